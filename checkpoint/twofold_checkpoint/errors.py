@@ -1,0 +1,42 @@
+"""Everything that can be wrong with a checkpoint, a store or an example.
+
+    CheckpointError
+    ├── CheckpointNotFoundError    no such id or alias
+    ├── CheckpointCorruptError     a file is missing, truncated or has another digest
+    ├── CheckpointFormatError      written by a version that this one cannot read
+    └── ExampleError               an example is malformed; names its source, line and field
+"""
+
+from __future__ import annotations
+
+
+class CheckpointError(Exception):
+    """Base of all errors of this package."""
+
+
+class CheckpointNotFoundError(CheckpointError):
+    """The store holds no checkpoint of that id or alias."""
+
+
+class CheckpointCorruptError(CheckpointError):
+    """A checkpoint's files are not those that its manifest describes."""
+
+
+class CheckpointFormatError(CheckpointError):
+    """A checkpoint was written in a format that this version cannot read."""
+
+
+class ExampleError(CheckpointError):
+    """An example is malformed.
+
+    *source* is a file or a request field, *line* counts from 1 (0 means that no single line is to blame), *field* is
+    a path such as ``entities[0].end``, and *reason* says what is wrong and what to write instead.
+    """
+
+    def __init__(self, *, source: str, line: int, field: str, reason: str) -> None:
+        place = f"{source}:{line}" if line else source
+        super().__init__(f"{place}: {field}: {reason}" if field else f"{place}: {reason}")
+        self.source = source
+        self.line = line
+        self.field = field
+        self.reason = reason

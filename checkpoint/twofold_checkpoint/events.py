@@ -1,0 +1,132 @@
+"""What the trainer says back: one JSON object a line."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from twofold_checkpoint.job import Hyperparameters
+
+Figure = Literal["protected", "retained", "new", "dev"]
+Moment = Literal["before", "during", "after"]
+VerdictName = Literal["pass", "fail", "inconclusive"]
+Outcome = Literal["succeeded", "rejected", "failed", "cancelled"]
+
+
+class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_defaults=True):
+    """Base of all events; the class name stands in the field ``event``."""
+
+
+class PhaseStarted(_Event, tag=True):
+    """A phase began. It ends when the next one begins or the job is over."""
+
+    phase: str
+
+
+class Noted(_Event, tag=True):
+    """Something that a person should know, as a sentence."""
+
+    message: str
+    warning: bool = False
+
+
+class DatasetDescribed(_Event, tag=True):
+    """Statistics of the data, after checking and splitting."""
+
+    train_examples: int
+    dev_examples: int
+    gate_examples: int
+    label_counts: dict[str, int]
+    unaligned_annotations: int
+    mean_tokens: float
+
+
+class Planned(_Event, tag=True):
+    """What the trainer is going to do, with every setting resolved."""
+
+    plan: str
+    hyperparameters: Hyperparameters
+    added_labels: tuple[str, ...] = ()
+
+
+class Stepped(_Event, tag=True):
+    """Training went on. Steps are counted over all stages."""
+
+    stage: str
+    step: int
+    total_steps: int
+    loss: float
+    remaining_seconds: float
+
+
+class ScoreMeasured(_Event, tag=True):
+    """A score on held-out examples, from 0 to 1."""
+
+    figure: Figure
+    moment: Moment
+    metric: Literal["accuracy", "f1"]
+    value: float
+    examples: int
+
+
+class FrozenProven(_Event, tag=True):
+    """Digests over the frozen tensors, before and after the training. They are equal, or the job has failed."""
+
+    parameters: int
+    digest_before: str
+    digest_after: str
+
+
+class ParityMeasured(_Event, tag=True):
+    """Largest difference of a logit between the exported graph and the trained model."""
+
+    max_error: float
+    texts: int
+
+
+class Judged(_Event, tag=True):
+    """The gate's verdict, with its reason as a sentence."""
+
+    verdict: VerdictName
+    reason: str
+
+
+class Published(_Event, tag=True):
+    """A candidate stands in the store."""
+
+    checkpoint_id: str
+
+
+class Finished(_Event, tag=True):
+    """The trainer's last word."""
+
+    outcome: Outcome
+    reason: str
+
+
+Event = (
+    PhaseStarted
+    | Noted
+    | DatasetDescribed
+    | Planned
+    | Stepped
+    | ScoreMeasured
+    | FrozenProven
+    | ParityMeasured
+    | Judged
+    | Published
+    | Finished
+)
+
+_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+
+
+def to_line(event: Event) -> bytes:
+    """Encode an event as one line, with its line feed."""
+    return msgspec.json.encode(event) + b"\n"
+
+
+def from_line(line: bytes) -> Event:
+    """Decode one line. Raises msgspec.DecodeError."""
+    return _decoder.decode(line)

@@ -1,0 +1,50 @@
+"""A few inputs with the answers that the trainer saw; an engine must give them again before it may serve."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from twofold_checkpoint.decoding import Prediction
+from twofold_checkpoint.errors import CheckpointCorruptError
+
+TOLERANCE = 1e-3
+"""Largest difference in a score. Labels and spans must be equal."""
+
+
+class GoldenAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """One text and its answer: the best label and all entities."""
+
+    text: str
+    prediction: Prediction
+
+
+def write_golden(path: str | os.PathLike[str], answers: Sequence[GoldenAnswer]) -> None:
+    """Write the answers as JSON."""
+    Path(path).write_bytes(msgspec.json.encode(tuple(answers)))
+
+
+def read_golden(path: str | os.PathLike[str]) -> tuple[GoldenAnswer, ...]:
+    """Read the answers. Raises CheckpointCorruptError."""
+    try:
+        return msgspec.json.decode(Path(path).read_bytes(), type=tuple[GoldenAnswer, ...])
+    except (OSError, msgspec.DecodeError) as error:
+        raise CheckpointCorruptError(f"{Path(path).name}: {error}") from error
+
+
+def disagreement(expected: Prediction, actual: Prediction) -> str | None:
+    """Say in a phrase where two answers differ, or return None."""
+    names = [label.label for label in expected.labels], [label.label for label in actual.labels]
+    if names[0] != names[1]:
+        return f"label {names[1]} instead of {names[0]}"
+    spans = [[(e.start, e.end, e.type) for e in one.entities] for one in (expected, actual)]
+    if spans[0] != spans[1]:
+        return f"entities {spans[1]} instead of {spans[0]}"
+    pairs = zip((*expected.labels, *expected.entities), (*actual.labels, *actual.entities), strict=True)
+    # Written so that a NaN differs from everything.
+    if not all(abs(old.score - new.score) <= TOLERANCE for old, new in pairs):
+        return f"a score differs by more than {TOLERANCE}"
+    return None

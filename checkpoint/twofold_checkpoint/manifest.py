@@ -1,0 +1,77 @@
+"""What a checkpoint says of itself."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from twofold_checkpoint.encoding import EncoderSettings
+from twofold_checkpoint.labels import LabelSet
+
+FORMAT = 1
+"""Version of the directory's layout. A reader refuses a newer one."""
+
+HeadName = Literal["classifier", "ner"]
+HEADS: tuple[HeadName, HeadName] = ("classifier", "ner")
+
+
+def other(head: HeadName) -> HeadName:
+    """Return the head that is protected while *head* is adapted."""
+    return "ner" if head == "classifier" else "classifier"
+
+
+class Score(msgspec.Struct, frozen=True, kw_only=True):
+    """One figure on held-out examples: accuracy of the classifier, or span micro-F1 of the NER head."""
+
+    head: HeadName
+    metric: Literal["accuracy", "f1"]
+    value: float
+    examples: int
+
+
+class FileDigest(msgspec.Struct, frozen=True, kw_only=True):
+    """Size and SHA-256 of one file of the checkpoint."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True):
+    """Say how the checkpoint came to be, so that it can be made again."""
+
+    seed: int
+    data_sha256: str
+    """Digest over the training examples, in order."""
+    settings: dict[str, float | int | str]
+    """Resolved hyperparameters."""
+    versions: dict[str, str]
+    """Versions of the libraries that trained and exported it."""
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """Describe one immutable checkpoint. It is stored as manifest.json, beside the files that it lists."""
+
+    format: int
+    id: str
+    parent: str | None
+    job_id: str | None
+    created: str
+    """ISO 8601, UTC."""
+    backbone: str
+    """Name under which the encoder was first loaded: a hub id, a package or a directory's name."""
+    architecture: str
+    """``model_type`` of the backbone's configuration, such as "bert"."""
+    pooling: Literal["mean", "cls", "last"]
+    hidden_size: int
+    labels: LabelSet
+    encoder: EncoderSettings
+    scores: tuple[Score, ...]
+    provenance: Provenance
+    files: tuple[FileDigest, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)

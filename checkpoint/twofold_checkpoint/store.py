@@ -1,0 +1,162 @@
+"""Checkpoints by id, and the aliases that move over them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from twofold_checkpoint.checkpoint import Checkpoint, digest_file, write_manifest
+from twofold_checkpoint.errors import CheckpointCorruptError, CheckpointError, CheckpointNotFoundError
+from twofold_checkpoint.manifest import Manifest
+
+Alias = Literal["current", "previous", "candidate"]
+ALIASES: tuple[Alias, Alias, Alias] = ("current", "previous", "candidate")
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class Aliases(msgspec.Struct, frozen=True, kw_only=True):
+    """Say which checkpoint each alias names. They live in one file, so that they move together."""
+
+    current: str | None = None
+    previous: str | None = None
+    candidate: str | None = None
+
+    def names_of(self, checkpoint_id: str) -> tuple[Alias, ...]:
+        """Return the aliases that name the checkpoint."""
+        return tuple(alias for alias in ALIASES if getattr(self, alias) == checkpoint_id)
+
+
+class Store:
+    """Hold a directory of checkpoints: ``checkpoints/ID/``, ``aliases.json`` and ``staging/``.
+
+    A checkpoint appears whole or not at all (written to staging, flushed, renamed). Several processes may use one
+    store: aliases change under a file lock and are replaced by one rename.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root)
+
+    def create(self) -> Store:
+        """Make the directories if they are not there."""
+        for name in ("checkpoints", "staging"):
+            (self.root / name).mkdir(parents=True, exist_ok=True)
+        return self
+
+    # -- checkpoints --------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """Give an empty directory to write a checkpoint's files into; what is left of it at the end is removed."""
+        path = self.root / "staging" / uuid.uuid4().hex
+        path.mkdir(parents=True)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def publish(self, staged: Path, manifest: Manifest) -> Checkpoint:
+        """Make the staged files a checkpoint. The manifest's file list is filled in here."""
+        self._path(manifest.id)  # Refuses an id that is no plain name.
+        files = tuple(digest_file(path) for path in sorted(staged.iterdir()))
+        manifest = msgspec.structs.replace(manifest, files=files)
+        write_manifest(staged, manifest)
+        for path in staged.iterdir():
+            _flush(path)
+        _flush(staged)
+        target = self._path(manifest.id)
+        target.parent.mkdir(exist_ok=True)
+        staged.rename(target)
+        _flush(target.parent)
+        return Checkpoint.open(target)
+
+    def get(self, name: str) -> Checkpoint:
+        """Open a checkpoint by id or alias. Raises CheckpointNotFoundError."""
+        if name in ALIASES:
+            checkpoint_id = getattr(self.aliases(), name)
+            if checkpoint_id is None:
+                raise CheckpointNotFoundError(f"no checkpoint has the alias {name!r} yet")
+            return Checkpoint.open(self._path(checkpoint_id))
+        path = self._path(name)
+        if not path.is_dir():
+            raise CheckpointNotFoundError(f"there is no checkpoint {name!r} in the store")
+        return Checkpoint.open(path)
+
+    def list(self) -> list[Checkpoint]:
+        """Open all readable checkpoints, newest first."""
+        found = []
+        for path in (self.root / "checkpoints").glob("*"):
+            try:
+                found.append(Checkpoint.open(path))
+            except CheckpointError:  # One damaged directory must not hide the others; opening it by id names the fault.
+                continue
+        return sorted(found, key=lambda checkpoint: (checkpoint.manifest.created, checkpoint.id), reverse=True)
+
+    def _path(self, checkpoint_id: str) -> Path:
+        if not _ID.fullmatch(checkpoint_id):
+            raise CheckpointNotFoundError(
+                f"{checkpoint_id[:100]!r} is not a checkpoint id; write letters, digits, '.', '_' and '-'"
+            )
+        return self.root / "checkpoints" / checkpoint_id
+
+    # -- aliases ------------------------------------------------------------------------------------------------
+
+    def aliases(self) -> Aliases:
+        """Read where the aliases point. Raises CheckpointCorruptError."""
+        try:
+            return msgspec.json.decode((self.root / "aliases.json").read_bytes(), type=Aliases)
+        except FileNotFoundError:
+            return Aliases()
+        except msgspec.DecodeError as error:
+            raise CheckpointCorruptError(f"aliases.json: {error}") from error
+
+    def promote(self, checkpoint_id: str) -> Aliases:
+        """Let "current" name the checkpoint and "previous" the one that was current."""
+        self.get(checkpoint_id)
+
+        def move(old: Aliases) -> Aliases:
+            if old.current == checkpoint_id:
+                return old
+            return Aliases(
+                current=checkpoint_id,
+                previous=old.current,
+                candidate=None if old.candidate == checkpoint_id else old.candidate,
+            )
+
+        return self._move(move)
+
+    def nominate(self, checkpoint_id: str) -> Aliases:
+        """Let "candidate" name the checkpoint."""
+        self.get(checkpoint_id)
+        return self._move(lambda old: msgspec.structs.replace(old, candidate=checkpoint_id))
+
+    def _move(self, change: Callable[[Aliases], Aliases]) -> Aliases:
+        with (self.root / "aliases.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            new = change(self.aliases())
+            temporary = self.root / "aliases.json.new"
+            with temporary.open("wb") as file:
+                file.write(msgspec.json.encode(new))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(self.root / "aliases.json")
+            _flush(self.root)
+        return new
+
+
+def _flush(path: Path) -> None:
+    """Flush a file or a directory to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
