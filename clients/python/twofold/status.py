@@ -79,7 +79,7 @@ def decode_status(encoded: bytes) -> Status:
         elif isinstance(detail, _BAD_REQUEST):
             violations += [FieldViolation(field=v.field, description=v.description) for v in detail.field_violations]
         elif isinstance(detail, _RETRY_INFO):
-            retry_after = detail.retry_delay.seconds + detail.retry_delay.nanos / _NANOS
+            retry_after = (detail.retry_delay.seconds * _NANOS + detail.retry_delay.nanos) / _NANOS
     return Status(
         code=status.code,
         message=status.message,
