@@ -103,9 +103,7 @@ class Encoder:
             self._encoding(text, one.ids, one.offsets, one.word_ids) for text, one in zip(texts, encoded, strict=True)
         ]
 
-    def _encoding(
-        self, text: str, ids: list[int], offsets: list[tuple[int, int]], words: list[int | None]
-    ) -> Encoding:
+    def _encoding(self, text: str, ids: list[int], offsets: list[tuple[int, int]], words: list[int | None]) -> Encoding:
         places = np.asarray(offsets, np.int64).reshape(-1, 2)
         _trim_white_space(text, places)
         if not text.isascii():

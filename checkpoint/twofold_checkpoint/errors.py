@@ -1,10 +1,10 @@
 """Everything that can be wrong with a checkpoint, a store or an example.
 
-    CheckpointError
-    ├── CheckpointNotFoundError    no such id or alias
-    ├── CheckpointCorruptError     a file is missing, truncated or has another digest
-    ├── CheckpointFormatError      written by a version that this one cannot read
-    └── ExampleError               an example is malformed; names its source, line and field
+CheckpointError
+├── CheckpointNotFoundError    no such id or alias
+├── CheckpointCorruptError     a file is missing, truncated or has another digest
+├── CheckpointFormatError      written by a version that this one cannot read
+└── ExampleError               an example is malformed; names its source, line and field
 """
 
 from __future__ import annotations

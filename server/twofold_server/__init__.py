@@ -1,0 +1,1 @@
+"""The serving process. It never imports torch or transformers."""

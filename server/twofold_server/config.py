@@ -1,0 +1,92 @@
+"""Every setting of the server: a field is a flag, an environment variable and a line of docs/configuration.md."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import ipaddress
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+
+def _setting(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Hold the server's settings. Flags are ``--listen``, variables ``TWOFOLD_LISTEN``; a flag wins."""
+
+    store: Path = _setting(Path("store"), "directory of checkpoints, jobs and uploads")
+    listen: str = _setting("127.0.0.1:8500", "address of the gRPC port; port 0 takes a free one")
+    metrics_listen: str = _setting("127.0.0.1:9500", "address of the Prometheus port; port 0 takes a free one")
+    plaintext: bool = _setting(False, "allow a listen address off loopback without TLS")
+    tls_certificate: Path | None = _setting(None, "PEM certificate chain; switches TLS on")
+    tls_key: Path | None = _setting(None, "PEM private key of the certificate")
+    tls_client_ca: Path | None = _setting(None, "PEM authorities of client certificates; switches mutual TLS on")
+    device: Literal["cpu", "cuda"] = _setting("cpu", "execution provider")
+    threads: int = _setting(0, "threads of a forward pass; 0 means the CPUs that this process may use")
+    max_batch_tokens: int = _setting(2048, "padded tokens in one forward pass; lower it for shorter tails")
+    max_queue_tokens: int = _setting(32768, "tokens that may wait; beyond it load is shed with RESOURCE_EXHAUSTED")
+    max_requests: int = _setting(512, "requests in progress at once; beyond it load is shed")
+    max_texts: int = _setting(256, "texts in one request")
+    max_characters: int = _setting(20_000, "code points in one text")
+    max_message_bytes: int = _setting(8 * 2**20, "bytes of one gRPC message")
+    drain_delay: float = _setting(0.0, "seconds between NOT_SERVING and refusing calls, for load balancers to notice")
+    drain_timeout: float = _setting(30.0, "seconds that calls in progress get to finish after SIGTERM")
+    trainer_python: str = _setting(sys.executable, "interpreter that has twofold_trainer; it needs torch, this one not")
+    trainer_threads: int = _setting(0, "threads of the trainer; 0 means the CPUs that this process may use")
+    max_queued_jobs: int = _setting(16, "adaptation jobs that may wait")
+    max_dataset_examples: int = _setting(200_000, "examples in one data set")
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "least severe log line to write")
+
+    def __post_init__(self) -> None:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls-certificate and tls-key belong together; give both or neither")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise ValueError("tls-client-ca needs tls-certificate and tls-key")
+        if not self.tls_certificate and not self.plaintext and not is_loopback(self.listen):
+            raise ValueError(
+                f"listen {self.listen!r} is off loopback and there is no TLS; give tls-certificate and tls-key, "
+                "or say --plaintext if the network protects the port"
+            )
+        for name in ("max_batch_tokens", "max_queue_tokens", "max_requests", "max_texts", "max_characters"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)} must be at least 1")
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether ``host:port`` can be reached from this machine only."""
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def read_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
+    """Make a Config of flags and environment variables. Exits with usage on a bad one."""
+    parser = argparse.ArgumentParser(prog="twofold-server", description="Serve Twofold's checkpoints over gRPC.")
+    hints = get_type_hints(Config)
+    for one in dataclasses.fields(Config):
+        flag = "--" + one.name.replace("_", "-")
+        variable = "TWOFOLD_" + one.name.upper()
+        text = f"{one.metadata['help']} [{variable}; default {one.default}]"
+        default = environment.get(variable, one.default)
+        kind = hints[one.name]
+        if kind is bool:
+            on = str(default).lower() in {"1", "true", "yes", "on"}
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=on, help=text)
+        elif one.type.startswith("Literal"):
+            parser.add_argument(flag, choices=kind.__args__, default=default, help=text)
+        else:
+            parser.add_argument(flag, type=Path if "Path" in one.type else kind, default=default, help=text)
+    try:
+        return Config(**vars(parser.parse_args(arguments)))
+    except ValueError as error:
+        parser.error(str(error))

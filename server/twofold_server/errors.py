@@ -1,0 +1,104 @@
+"""What can go wrong while serving, and the one table from an error to a gRPC status.
+
+ServerError
+├── InvalidRequestError    a field is wrong; names it, its value and what to write instead
+├── OverloadedError        load was shed; says when to come back
+├── NotServingError        no checkpoint is live yet, or the server is draining
+├── ExpiredError           the caller's deadline passed before the answer was ready
+├── UnknownNameError       there is no such job or upload
+├── ConflictError          a request_id was used before with another request
+├── WrongStateError        the object is not in a state that allows this
+└── SwapError              a checkpoint could not be made live; the old one serves on
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc
+from twofold_checkpoint.errors import (
+    CheckpointCorruptError,
+    CheckpointFormatError,
+    CheckpointNotFoundError,
+    ExampleError,
+)
+
+
+class ServerError(Exception):
+    """Base of all errors of this package."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One field of a request that is wrong. *description* holds the value and what to write instead."""
+
+    field: str
+    description: str
+
+
+class InvalidRequestError(ServerError):
+    """A request cannot be answered as it is."""
+
+    def __init__(self, *violations: Violation) -> None:
+        super().__init__("; ".join(f"{one.field}: {one.description}" for one in violations))
+        self.violations: Sequence[Violation] = violations
+
+
+class OverloadedError(ServerError):
+    """Load was shed. *retry_after* is in seconds."""
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class NotServingError(ServerError):
+    """No checkpoint is live yet, or the server is draining."""
+
+
+class ExpiredError(ServerError):
+    """The caller's deadline passed before the answer was ready."""
+
+
+class UnknownNameError(ServerError):
+    """There is no such job or upload."""
+
+
+class ConflictError(ServerError):
+    """A request_id was used before with another request."""
+
+
+class WrongStateError(ServerError):
+    """The object is not in a state that allows this."""
+
+
+class SwapError(ServerError):
+    """A checkpoint could not be made live; the old one serves on."""
+
+
+# Reasons are part of the contract: callers match codes and reasons, never messages.
+STATUS: dict[type[Exception], tuple[grpc.StatusCode, str]] = {
+    InvalidRequestError: (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    ExampleError: (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_EXAMPLE"),
+    OverloadedError: (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"),
+    NotServingError: (grpc.StatusCode.UNAVAILABLE, "NOT_SERVING"),
+    ExpiredError: (grpc.StatusCode.DEADLINE_EXCEEDED, "EXPIRED"),
+    UnknownNameError: (grpc.StatusCode.NOT_FOUND, "UNKNOWN_NAME"),
+    CheckpointNotFoundError: (grpc.StatusCode.NOT_FOUND, "CHECKPOINT_NOT_FOUND"),
+    ConflictError: (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
+    WrongStateError: (grpc.StatusCode.FAILED_PRECONDITION, "WRONG_STATE"),
+    SwapError: (grpc.StatusCode.FAILED_PRECONDITION, "SWAP_FAILED"),
+    CheckpointCorruptError: (grpc.StatusCode.FAILED_PRECONDITION, "CHECKPOINT_CORRUPT"),
+    CheckpointFormatError: (grpc.StatusCode.FAILED_PRECONDITION, "CHECKPOINT_FORMAT"),
+}
+BUG = (grpc.StatusCode.INTERNAL, "BUG")
+"""Status of every error that is not in the table. Its message tells the caller nothing of our insides."""
+
+
+def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
+    """Return the code and the reason for an error."""
+    for kind in type(error).__mro__:
+        if kind in STATUS:
+            return STATUS[kind]
+    return BUG

@@ -1,0 +1,77 @@
+"""Every metric that the server exports, in one place. docs/metrics.md lists them; a test holds the two together."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.process_collector import ProcessCollector
+
+# From a tenth of a millisecond to half a minute, each bound 1.7 times the one before.
+_SECONDS = tuple(round(1e-4 * 1.7**power, 7) for power in range(25))
+_MINUTES = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
+_TOKENS = tuple(2**power for power in range(3, 17))
+_TEXTS = tuple(2**power for power in range(10))
+
+
+class Metrics:
+    """Hold the metrics of one server. Durations are in seconds, scores from 0 to 1; label sets are bounded."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(name, text, labels, buckets=buckets, registry=registry)
+
+        # Requests.
+        self.requests = counter("twofold_requests_total", "RPCs that ended, by method and gRPC code.", "method", "code")
+        self.request_seconds = histogram("twofold_request_seconds", "Duration of RPCs.", _SECONDS, "method")
+        self.in_flight = gauge("twofold_requests_in_flight", "RPCs in progress.", "method")
+        self.texts = counter("twofold_texts_total", "Texts answered, by method.", "method")
+        self.stage_seconds = histogram(
+            "twofold_stage_seconds", "Time by stage: tokenize, queue, infer, decode.", _SECONDS, "stage"
+        )
+
+        # Batching.
+        self.batch_windows = histogram("twofold_batch_windows", "Windows in one forward pass.", _TEXTS)
+        self.batch_tokens = histogram("twofold_batch_tokens", "Tokens with padding in one forward pass.", _TOKENS)
+        self.tokens = counter("twofold_tokens_total", "Tokens that went through the engine.", "kind")
+        self.queue_tokens = gauge("twofold_queue_tokens", "Tokens that wait for an engine.")
+        self.shed = counter("twofold_shed_total", "Requests refused for load, by limit.", "reason")
+        self.dropped = counter("twofold_dropped_total", "Queued entries dropped before the engine.", "reason")
+
+        # Checkpoints.
+        self.ready = gauge("twofold_ready", "1 while a checkpoint answers.")
+        self.checkpoint = gauge("twofold_checkpoint_info", "1 for the checkpoint that answers.", "checkpoint")
+        self.engines = gauge("twofold_engines", "Engines in memory, by state.", "state")
+        self.swaps = counter("twofold_swaps_total", "Promotions, by outcome.", "outcome")
+        self.swap_seconds = histogram("twofold_swap_seconds", "Time from load to live.", _SECONDS)
+
+        # Adaptation.
+        self.jobs = counter("twofold_jobs_total", "Jobs that ended, by final state.", "state")
+        self.jobs_waiting = gauge("twofold_jobs_queued", "Jobs that wait.")
+        self.jobs_running = gauge("twofold_jobs_running", "Jobs that run.")
+        self.job_phase_seconds = histogram("twofold_job_phase_seconds", "Duration of job phases.", _MINUTES, "phase")
+        self.job_start = gauge("twofold_job_start_time_seconds", "Unix time at which the running job started, or 0.")
+        self.score = gauge(
+            "twofold_adaptation_score", "Scores of the last adaptation on held-out examples.", "figure", "moment"
+        )
+        self.interference = gauge(
+            "twofold_interference_ratio",
+            "Mean engine time per batch while a job runs, over the mean while none runs. 0 until both were seen.",
+        )
+        for stage in ("tokenize", "queue", "infer", "decode"):
+            self.stage_seconds.labels(stage)
+        for reason in ("requests", "queue"):
+            self.shed.labels(reason)
+        for reason in ("deadline", "cancelled"):
+            self.dropped.labels(reason)
+        for outcome in ("succeeded", "failed"):
+            self.swaps.labels(outcome)
+        for state in ("succeeded", "rejected", "failed", "cancelled"):
+            self.jobs.labels(state)
