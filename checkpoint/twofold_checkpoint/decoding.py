@@ -40,7 +40,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
 def log_softmax(logits: Floats) -> Floats:
     """Normalise the last axis."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    normalised: Floats = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return normalised
 
 
 def merge_label_logits(encoding: Encoding, rows: Sequence[Floats]) -> Floats:

@@ -18,20 +18,20 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_
     """Base of all events; the class name stands in the field ``event``."""
 
 
-class PhaseStarted(_Event, tag=True):
+class PhaseStarted(_Event, frozen=True, tag=True):
     """A phase began. It ends when the next one begins or the job is over."""
 
     phase: str
 
 
-class Noted(_Event, tag=True):
+class Noted(_Event, frozen=True, tag=True):
     """Something that a person should know, as a sentence."""
 
     message: str
     warning: bool = False
 
 
-class DatasetDescribed(_Event, tag=True):
+class DatasetDescribed(_Event, frozen=True, tag=True):
     """Statistics of the data, after checking and splitting."""
 
     train_examples: int
@@ -42,7 +42,7 @@ class DatasetDescribed(_Event, tag=True):
     mean_tokens: float
 
 
-class Planned(_Event, tag=True):
+class Planned(_Event, frozen=True, tag=True):
     """What the trainer is going to do, with every setting resolved."""
 
     plan: str
@@ -50,7 +50,7 @@ class Planned(_Event, tag=True):
     added_labels: tuple[str, ...] = ()
 
 
-class Stepped(_Event, tag=True):
+class Stepped(_Event, frozen=True, tag=True):
     """Training went on. Steps are counted over all stages."""
 
     stage: str
@@ -60,7 +60,7 @@ class Stepped(_Event, tag=True):
     remaining_seconds: float
 
 
-class ScoreMeasured(_Event, tag=True):
+class ScoreMeasured(_Event, frozen=True, tag=True):
     """A score on held-out examples, from 0 to 1."""
 
     figure: Figure
@@ -70,7 +70,7 @@ class ScoreMeasured(_Event, tag=True):
     examples: int
 
 
-class FrozenProven(_Event, tag=True):
+class FrozenProven(_Event, frozen=True, tag=True):
     """Digests over the frozen tensors, before and after the training. They are equal, or the job has failed."""
 
     parameters: int
@@ -78,27 +78,27 @@ class FrozenProven(_Event, tag=True):
     digest_after: str
 
 
-class ParityMeasured(_Event, tag=True):
+class ParityMeasured(_Event, frozen=True, tag=True):
     """Largest difference of a logit between the exported graph and the trained model."""
 
     max_error: float
     texts: int
 
 
-class Judged(_Event, tag=True):
+class Judged(_Event, frozen=True, tag=True):
     """The gate's verdict, with its reason as a sentence."""
 
     verdict: VerdictName
     reason: str
 
 
-class Published(_Event, tag=True):
+class Published(_Event, frozen=True, tag=True):
     """A candidate stands in the store."""
 
     checkpoint_id: str
 
 
-class Finished(_Event, tag=True):
+class Finished(_Event, frozen=True, tag=True):
     """The trainer's last word."""
 
     outcome: Outcome

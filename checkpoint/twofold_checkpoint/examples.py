@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -60,7 +61,7 @@ def check_example(example: Example, *, source: str, line: int = 0) -> Example:
                 f"{span.end} must be above start ({span.start}) and at most the text's {length} characters (code points)",
             )
     ordered = sorted(enumerate(example.entities), key=lambda item: (item[1].start, item[1].end))
-    for (_, left), (index, right) in zip(ordered, ordered[1:], strict=False):
+    for (_, left), (index, right) in itertools.pairwise(ordered):
         if right.start < left.end:
             raise refuse(
                 f"entities[{index}].start",

@@ -43,8 +43,8 @@ def disagreement(expected: Prediction, actual: Prediction) -> str | None:
     spans = [[(e.start, e.end, e.type) for e in one.entities] for one in (expected, actual)]
     if spans[0] != spans[1]:
         return f"entities {spans[1]} instead of {spans[0]}"
-    pairs = zip((*expected.labels, *expected.entities), (*actual.labels, *actual.entities), strict=True)
+    scores = [[one.score for one in (*answer.labels, *answer.entities)] for answer in (expected, actual)]
     # Written so that a NaN differs from everything.
-    if not all(abs(old.score - new.score) <= TOLERANCE for old, new in pairs):
+    if not all(abs(old - new) <= TOLERANCE for old, new in zip(*scores, strict=True)):
         return f"a score differs by more than {TOLERANCE}"
     return None

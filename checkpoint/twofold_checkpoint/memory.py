@@ -41,9 +41,10 @@ def read_memory(path: str | os.PathLike[str]) -> Memory:
     """Read memory.jsonl. Raises CheckpointCorruptError."""
     parts: dict[Part, list[Example]] = {part: [] for part in PARTS}
     decoder = msgspec.json.Decoder(Remembered)
+    number = 0
     try:
         with Path(path).open("rb") as file:
-            for number, raw in enumerate(file, 1):
+            for number, raw in enumerate(file, 1):  # noqa: B007 -- the handler below says where it stopped.
                 remembered = decoder.decode(raw)
                 parts[remembered.part].append(remembered.example)
     except OSError as error:
@@ -58,8 +59,9 @@ def write_memory(path: str | os.PathLike[str], memory: Memory) -> None:
     encoder = msgspec.json.Encoder()
     with Path(path).open("wb") as file:
         for part in PARTS:
-            for example in getattr(memory, part):
-                file.write(encoder.encode(Remembered(part=part, example=example)) + b"\n")
+            file.writelines(
+                encoder.encode(Remembered(part=part, example=example)) + b"\n" for example in getattr(memory, part)
+            )
 
 
 def fold(text: str) -> str:
