@@ -92,14 +92,10 @@ def decode_entities(encoding: Encoding, logits: Floats, entity_types: Sequence[s
         stop = word + 1
         while stop < len(tags) and tags[stop] == tags[word] + 1:
             stop += 1
-        entities.append(
-            Entity(
-                start=int(places[word, 0]),
-                end=int(places[stop - 1, 1]),
-                type=entity_types[(int(tags[word]) - 1) // 2],
-                score=float(probabilities[word:stop].min()),
-            )
-        )
+        start, end = int(places[word, 0]), int(places[stop - 1, 1])
+        if start < end:  # A byte-level tokenizer makes words of white space alone, whose range is empty.
+            name = entity_types[(int(tags[word]) - 1) // 2]
+            entities.append(Entity(start=start, end=end, type=name, score=float(probabilities[word:stop].min())))
         word = stop
     return tuple(entities)
 

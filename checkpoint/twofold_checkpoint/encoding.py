@@ -156,15 +156,17 @@ def _special_ids(tokenizer: Tokenizer) -> tuple[Ids, Ids]:
 
 
 def _trim_white_space(text: str, offsets: NDArray[np.int64]) -> None:
-    """Move offsets off the white space that byte-level tokenizers count to the following word, in place."""
+    """Move offsets off the white space that byte-level tokenizers count to the following word, in place.
+
+    A token of white space alone gets an empty range where the white space ends.
+    """
     for place in offsets:
         start, end = int(place[0]), int(place[1])
-        while start < end and text[start].isspace():
+        while start < len(text) and text[start].isspace():
             start += 1
         while end > start and text[end - 1].isspace():
             end -= 1
-        if start < end:
-            place[0], place[1] = start, end
+        place[0], place[1] = start, max(start, end)
 
 
 def _take_in_marks(text: str, offsets: NDArray[np.int64]) -> None:

@@ -43,7 +43,9 @@ def disagreement(expected: Prediction, actual: Prediction) -> str | None:
     spans = [[(e.start, e.end, e.type) for e in one.entities] for one in (expected, actual)]
     if spans[0] != spans[1]:
         return f"entities {spans[1]} instead of {spans[0]}"
-    scores = [[one.score for one in (*answer.labels, *answer.entities)] for answer in (expected, actual)]
+    scores = [
+        [one.score for one in answer.labels] + [one.score for one in answer.entities] for answer in (expected, actual)
+    ]
     # Written so that a NaN differs from everything.
     if not all(abs(old - new) <= TOLERANCE for old, new in zip(*scores, strict=True)):
         return f"a score differs by more than {TOLERANCE}"

@@ -1,0 +1,168 @@
+"""Decoder and alignment: tags to spans and back."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from checkpoint.test_encoding import encoder
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from twofold_checkpoint.alignment import UNKNOWN, align
+from twofold_checkpoint.decoding import (
+    decode_entities,
+    decode_labels,
+    merge_label_logits,
+    merge_tokens,
+    viterbi,
+)
+from twofold_checkpoint.encoding import Encoding
+from twofold_checkpoint.examples import Span
+from twofold_checkpoint.labels import LabelSet
+
+TYPES = ("city", "date")
+
+
+def allowed(tags: tuple[int, ...]) -> bool:
+    """Tell whether a tag sequence follows the BIO rules."""
+    return all(tag == 0 or tag % 2 or (place and tags[place - 1] in {tag - 1, tag}) for place, tag in enumerate(tags))
+
+
+@given(npst.arrays(np.float32, st.tuples(st.integers(1, 5), st.just(5)), elements=st.floats(-9, 9, width=32)))
+def test_viterbi_finds_the_best_allowed_sequence(scores: np.ndarray) -> None:
+    """The sequence found is the best of all that the BIO rules allow, by brute force."""
+
+    def total(tags: tuple[int, ...]) -> float:
+        return float(sum(scores[place, tag] for place, tag in enumerate(tags)))
+
+    best = max(total(tags) for tags in itertools.product(range(5), repeat=len(scores)) if allowed(tags))
+    found = tuple(viterbi(scores).tolist())
+
+    assert allowed(found)
+    assert total(found) == pytest.approx(best, abs=1e-4)
+
+
+def logits_for(encoding: Encoding, spans: list[Span]) -> np.ndarray:
+    """Give each token logits that say what the alignment says, as a trained head would."""
+    tags = align(encoding, spans, TYPES).tags
+    logits = np.zeros((len(encoding.ids), 1 + 2 * len(TYPES)), np.float32)
+    stops = np.append(encoding.word_starts[1:], len(encoding.ids))
+    for tag, start, stop in zip(tags, encoding.word_starts, stops, strict=True):
+        logits[start, tag] = 9
+        logits[start + 1 : stop, tag + 1 if tag % 2 else tag] = 9
+    return logits
+
+
+TEXTS = [
+    ("to Łódź tomorrow", [("Łódź", "city"), ("tomorrow", "date")]),
+    ("Cafe\u0301 in Zu\u0308rich 😀", [("Zu\u0308rich", "city")]),
+    ("new york new york", [("new york", "city")]),
+    ("nothing here", []),
+]
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "byte_level"])
+@pytest.mark.parametrize(("text", "marked"), TEXTS)
+def test_spans_survive_alignment_and_decoding(kind: str, text: str, marked: list[tuple[str, str]]) -> None:
+    """A span that is aligned and decoded again has the same characters, whatever script it is in."""
+    spans = [Span(start=text.index(part), end=text.index(part) + len(part), type=name) for part, name in marked]
+    [encoding] = encoder(kind).encode([text])
+
+    found = decode_entities(encoding, logits_for(encoding, spans), TYPES)
+
+    assert [(one.start, one.end, one.type) for one in found] == [(s.start, s.end, s.type) for s in spans]
+    assert all(one.score > 0.9 for one in found)
+
+
+def test_a_word_is_one_entity_or_none() -> None:
+    """Sub-words of one word vote together: a span never ends inside a word."""
+    [encoding] = encoder("wordpiece").encode(["berlin"])
+    logits = np.zeros((6, 5), np.float32)
+    logits[0, 1] = 3  # The first sub-word says that a city begins,
+    logits[1:, 0] = 1  # the others mildly say that there is none.
+    logits[1:, 2] = 0.9
+
+    [entity] = decode_entities(encoding, logits, TYPES)
+
+    assert (entity.start, entity.end) == (0, 6)
+
+
+def test_neighbouring_spans_of_one_type_stay_two() -> None:
+    """A span that begins right after another of its type is a span of its own."""
+    text = "rome paris"
+    spans = [Span(start=0, end=4, type="city"), Span(start=5, end=10, type="city")]
+    [encoding] = encoder("wordpiece").encode([text])
+
+    found = decode_entities(encoding, logits_for(encoding, spans), TYPES)
+
+    assert [(one.start, one.end) for one in found] == [(0, 4), (5, 10)]
+
+
+@pytest.mark.parametrize(("start", "end"), [(1, 6), (0, 5), (0, 3)])
+def test_a_span_that_cuts_a_word_is_reported_and_left_out_of_the_loss(start: int, end: int) -> None:
+    """What the words cannot express is named, and the words that it touches are marked unknown."""
+    span = Span(start=start, end=end, type="city")
+    [encoding] = encoder("wordpiece").encode(["berlin now"])
+
+    alignment = align(encoding, [span], TYPES)
+
+    assert alignment.unaligned == (span,)
+    assert alignment.tags.tolist() == [UNKNOWN, 0]
+
+
+def test_white_space_at_the_ends_of_a_span_does_not_matter() -> None:
+    """A span that takes in the space around a word is aligned with the word."""
+    [encoding] = encoder("wordpiece").encode(["to berlin now"])
+
+    alignment = align(encoding, [Span(start=2, end=10, type="city")], TYPES)
+
+    assert alignment.tags.tolist() == [0, 1, 0]
+
+
+def test_labels_come_best_first_and_sum_to_one() -> None:
+    """The labels asked for come in the order of their probabilities, which are a softmax."""
+    found = decode_labels(np.asarray([0.0, 2.0, 1.0], np.float32), ["a", "b", "c"], top=3)
+
+    assert [one.label for one in found] == ["b", "c", "a"]
+    assert sum(one.score for one in found) == pytest.approx(1, abs=1e-6)
+
+
+def test_windows_are_merged_by_their_kept_tokens() -> None:
+    """The rows of several windows become one row for each token of the text."""
+    [encoding] = encoder("wordpiece", 8, 2).encode(["abcdefghijklmno"])
+    rows = [np.zeros((8, 1), np.float32) for _ in encoding.windows]
+    for window, row in zip(encoding.windows, rows, strict=True):
+        row[window.prefix : window.prefix + window.stop - window.start, 0] = np.arange(window.start, window.stop)
+
+    merged = merge_tokens(encoding, rows)
+
+    assert merged[:, 0].tolist() == list(range(15))
+
+
+def test_window_logits_are_weighted_by_their_tokens() -> None:
+    """A window that sees more tokens counts for more in a text's label."""
+    [encoding] = encoder("wordpiece", 10, 0).encode(["abcdefghij"])
+
+    merged = merge_label_logits(encoding, [np.asarray([1.0], np.float32), np.asarray([0.0], np.float32)])
+
+    assert merged.tolist() == [pytest.approx(0.8)]
+
+
+def test_appending_never_moves_a_row() -> None:
+    """New labels and types come after the old ones, sorted; names that are there already change nothing."""
+    old = LabelSet(labels=("b", "a"), entity_types=("y",))
+
+    new = old.append(labels={"d", "c", "a"}, entity_types={"x", "y"})
+
+    assert new.labels == ("b", "a", "c", "d")
+    assert new.tags == ("O", "B-y", "I-y", "B-x", "I-x")
+    assert old.append() == old
+
+
+@pytest.mark.parametrize("labels", [("a", "a"), ("",), (" a",)])
+def test_a_label_set_names_each_row_once(labels: tuple[str, ...]) -> None:
+    """Labels that are doubled, empty or padded with space are refused."""
+    with pytest.raises(ValueError, match="label"):
+        LabelSet(labels=labels, entity_types=())
