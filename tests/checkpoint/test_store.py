@@ -1,0 +1,242 @@
+"""Store and checkpoint: whole or not at all, and never silently changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+import pytest
+from twofold_checkpoint.checkpoint import FILES, MANIFEST, Checkpoint
+from twofold_checkpoint.decoding import Entity, LabelScore, Prediction
+from twofold_checkpoint.encoding import EncoderSettings
+from twofold_checkpoint.errors import (
+    CheckpointCorruptError,
+    CheckpointError,
+    CheckpointFormatError,
+    CheckpointNotFoundError,
+)
+from twofold_checkpoint.golden import GoldenAnswer, disagreement, read_golden, write_golden
+from twofold_checkpoint.labels import LabelSet
+from twofold_checkpoint.manifest import FORMAT, Manifest, Provenance
+from twofold_checkpoint.store import Store
+
+
+def manifest(checkpoint_id: str, created: str = "2026-01-01T00:00:00Z") -> Manifest:
+    """Make a manifest that describes nothing in particular."""
+    return Manifest(
+        format=FORMAT,
+        id=checkpoint_id,
+        parent=None,
+        job_id=None,
+        created=created,
+        backbone="tiny",
+        architecture="bert",
+        pooling="mean",
+        hidden_size=8,
+        labels=LabelSet(labels=("a",), entity_types=("x",)),
+        encoder=EncoderSettings(max_tokens=16, overlap=4, pad_id=0),
+        scores=(),
+        provenance=Provenance(seed=0, data_sha256="", settings={}, versions={}),
+        files=(),
+    )
+
+
+def publish(store: Store, checkpoint_id: str, created: str = "2026-01-01T00:00:00Z") -> Checkpoint:
+    """Publish a checkpoint whose files hold their own names."""
+    with store.staging() as staged:
+        for name in FILES:
+            (staged / name).write_text(name * 10, encoding="utf-8")
+        return store.publish(staged, manifest(checkpoint_id, created))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Make an empty store."""
+    return Store(tmp_path / "store").create()
+
+
+def test_a_published_checkpoint_is_whole(store: Store) -> None:
+    """What was published can be opened by id, lists every file, and agrees with its digests."""
+    publish(store, "one")
+
+    checkpoint = store.get("one")
+
+    checkpoint.verify()
+    assert {file.name for file in checkpoint.manifest.files} == set(FILES)
+    assert checkpoint.manifest.size == sum(len(name) * 10 for name in FILES)
+    assert list((store.root / "staging").iterdir()) == []
+
+
+def test_a_failed_publication_leaves_nothing(store: Store) -> None:
+    """A writer that fails half-way leaves neither a checkpoint nor staged files."""
+    with pytest.raises(RuntimeError), store.staging() as staged:
+        (staged / FILES[0]).write_text("half", encoding="utf-8")
+        raise RuntimeError
+
+    assert store.list() == []
+    assert list((store.root / "staging").iterdir()) == []
+
+
+def truncate(path: Path) -> None:
+    """Cut off the last byte."""
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path: Path) -> None:
+    """Flip one bit."""
+    content = bytearray(path.read_bytes())
+    content[3] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    ("damage", "message"), [(truncate, "bytes instead of"), (flip, "has changed"), (Path.unlink, "No such file")]
+)
+def test_any_damage_to_any_file_is_found(store: Store, name: str, damage: Callable[[Path], None], message: str) -> None:
+    """A file that is truncated, changed by one bit or gone is named."""
+    checkpoint = publish(store, "one")
+
+    damage(checkpoint.path / name)
+
+    with pytest.raises(CheckpointCorruptError, match=message) as caught:
+        checkpoint.verify()
+    assert name in str(caught.value)
+
+
+MANIFESTS = [
+    (b"{", CheckpointCorruptError),
+    (b"[]", CheckpointCorruptError),
+    (b'{"format": 1}', CheckpointCorruptError),
+    (b'{"format": 99, "new": true}', CheckpointFormatError),
+]
+
+
+@pytest.mark.parametrize(("content", "error"), MANIFESTS)
+def test_a_bad_manifest_is_refused(store: Store, content: bytes, error: type[CheckpointError]) -> None:
+    """A manifest that is malformed or from a newer version is refused, and hides no other checkpoint."""
+    publish(store, "good")
+    checkpoint = publish(store, "bad")
+    (checkpoint.path / MANIFEST).write_bytes(content)
+
+    with pytest.raises(error):
+        store.get("bad")
+    assert [one.id for one in store.list()] == ["good"]
+
+
+def test_a_manifest_cannot_point_outside_its_checkpoint(store: Store) -> None:
+    """A manifest that lists a path and not a plain name is refused."""
+    checkpoint = publish(store, "one")
+    path = checkpoint.path / MANIFEST
+    path.write_text(path.read_text(encoding="utf-8").replace('"model.onnx"', '"../../etc/passwd"'), encoding="utf-8")
+
+    with pytest.raises(CheckpointCorruptError, match="outside"):
+        store.get("one")
+
+
+def test_a_manifest_that_forgets_a_file_is_corrupt(store: Store) -> None:
+    """A checkpoint without one of its files does not verify even if its manifest does not list it either."""
+    checkpoint = publish(store, "one")
+    files = tuple(file for file in checkpoint.manifest.files if file.name != "memory.jsonl")
+    forgetful = Checkpoint(checkpoint.path, msgspec.structs.replace(checkpoint.manifest, files=files))
+
+    with pytest.raises(CheckpointCorruptError, match=r"does not list memory\.jsonl"):
+        forgetful.verify()
+
+
+@pytest.mark.parametrize("name", ["../one", "/etc", "", ".", "..", "a/b", "a\0b", "x" * 101, "-a"])
+def test_an_id_never_leaves_the_store(store: Store, name: str) -> None:
+    """What is not a plain name is no checkpoint, wherever it would lead."""
+    with pytest.raises(CheckpointNotFoundError):
+        store.get(name)
+
+
+def test_aliases_move_together(store: Store) -> None:
+    """Promotion makes the old current the previous, and a promoted candidate is a candidate no more."""
+    for name in ("one", "two"):
+        publish(store, name)
+
+    store.promote("one")
+    store.nominate("two")
+    before = store.aliases()
+    after = store.promote("two")
+
+    assert (before.current, before.previous, before.candidate) == ("one", None, "two")
+    assert (after.current, after.previous, after.candidate) == ("two", "one", None)
+    assert store.get("current").id == "two"
+    assert store.get("previous").id == "one"
+    assert after.names_of("two") == ("current",)
+
+
+def test_promoting_the_current_checkpoint_changes_nothing(store: Store) -> None:
+    """A promotion that is repeated does not lose the previous checkpoint."""
+    for name in ("one", "two"):
+        publish(store, name)
+        store.promote(name)
+
+    assert store.promote("two") == store.aliases()
+    assert store.aliases().previous == "one"
+
+
+@pytest.mark.parametrize("alias", ["current", "previous", "candidate"])
+def test_an_alias_that_names_nothing_says_so(store: Store, alias: str) -> None:
+    """Asking for an alias of an empty store names the alias."""
+    with pytest.raises(CheckpointNotFoundError, match=alias):
+        store.get(alias)
+
+
+def test_a_checkpoint_that_is_not_there_cannot_be_promoted(store: Store) -> None:
+    """A promotion of an unknown id fails and moves nothing."""
+    publish(store, "one")
+    store.promote("one")
+
+    with pytest.raises(CheckpointNotFoundError):
+        store.promote("two")
+    assert store.aliases().current == "one"
+
+
+def test_aliases_survive_many_writers(store: Store) -> None:
+    """Writers that move aliases at once never lose one another's move or leave a half-written file."""
+    names = [f"c{number}" for number in range(8)]
+    for name in names:
+        publish(store, name)
+
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda name: Store(store.root).promote(name), names * 3))
+
+    final = store.aliases()
+    assert final in results
+    assert final.current != final.previous
+    assert {final.current, final.previous} <= set(names)
+
+
+def test_checkpoints_are_listed_newest_first(store: Store) -> None:
+    """The list is ordered by the time of making, whatever the ids are."""
+    publish(store, "b", "2026-01-01T00:00:00Z")
+    publish(store, "a", "2026-02-01T00:00:00Z")
+
+    assert [one.id for one in store.list()] == ["a", "b"]
+
+
+ANSWER = Prediction(labels=(LabelScore("a", 0.9),), entities=(Entity(start=0, end=2, type="x", score=0.8),))
+ANSWERS = [
+    (ANSWER, None),
+    (Prediction(labels=(LabelScore("b", 0.9),), entities=ANSWER.entities), "label"),
+    (Prediction(labels=ANSWER.labels), "entities"),
+    (Prediction(labels=(LabelScore("a", 0.9005),), entities=ANSWER.entities), None),
+    (Prediction(labels=(LabelScore("a", 0.95),), entities=ANSWER.entities), "score"),
+    (Prediction(labels=(LabelScore("a", float("nan")),), entities=ANSWER.entities), "score"),
+]
+
+
+@pytest.mark.parametrize(("actual", "complaint"), ANSWERS)
+def test_a_golden_answer_must_be_given_again(tmp_path: Path, actual: Prediction, complaint: str | None) -> None:
+    """Labels and spans must be equal and scores close; a NaN is never close."""
+    write_golden(tmp_path / "golden.json", [GoldenAnswer(text="t", prediction=ANSWER)])
+    [golden] = read_golden(tmp_path / "golden.json")
+
+    found = disagreement(golden.prediction, actual)
+
+    assert (found is None) if complaint is None else (found is not None and complaint in found)
