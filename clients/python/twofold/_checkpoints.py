@@ -1,0 +1,41 @@
+"""The versions of the model that a server holds."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from twofold._types import Head
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """One figure, from 0 to 1, measured on held-out examples."""
+
+    head: Head | None = None
+    metric: str = ""
+    value: float = 0.0
+    examples: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """One immutable version of the model and the aliases that name it now."""
+
+    id: str
+    parent_id: str = ""
+    create_time: datetime | None = None
+    backbone: str = ""
+    labels: tuple[str, ...] = ()
+    entity_types: tuple[str, ...] = ()
+    scores: tuple[Score, ...] = ()
+    size_bytes: int = 0
+    aliases: tuple[str, ...] = ()
+    job_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promotion:
+    """The checkpoint that answers now, the one that it replaced, and how long the swap took."""
+
+    checkpoint: Checkpoint
+    replaced_id: str = ""
+    swap_seconds: float = 0.0

@@ -1,0 +1,71 @@
+"""Annotated texts: what an adaptation learns from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A typed, half-open span of a text, in code points."""
+
+    start: int
+    end: int
+    type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """
+    An annotated text. Not annotated and annotated as nothing differ.
+
+    Example(text="Hi", label="greeting")             # the label is known, the entities are not
+    Example(text="Hi", entities=())                  # somebody looked, and there are no entities
+    """
+
+    text: str
+    label: str | None = None
+    entities: tuple[Span, ...] | None = None
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> "Example":
+        """
+        Read *record*, {"text", "label", "entities": [{"start", "end", "type"}]}; the last two may be null or absent.
+
+        Other keys are ignored. Raise ValueError that names the field, its value and what to write instead.
+        """
+        entities = _field(record, "entities", list, "a list or null", optional=True)
+        return cls(
+            text=_field(record, "text", str, "a string"),
+            label=_field(record, "label", str, "a string or null", optional=True),
+            entities=None if entities is None else tuple(_span(one, i) for i, one in enumerate(entities)),
+        )
+
+
+def _span(record: Any, index: int) -> Span:
+    where = f"entities[{index}]"
+    if not isinstance(record, Mapping):
+        raise ValueError(f'{where} is {record!r}; write {{"start", "end", "type"}}')  # noqa: TRY004 - it is the value of a file
+    span = Span(
+        start=_field(record, "start", int, "a whole number", within=where),
+        end=_field(record, "end", int, "a whole number", within=where),
+        type=_field(record, "type", str, "a string", within=where),
+    )
+    if not 0 <= span.start < span.end:
+        raise ValueError(f"{where} goes from {span.start} to {span.end}; write 0 <= start < end")
+    return span
+
+
+def _field(
+    record: Mapping[str, Any], name: str, kind: type, wanted: str, *, within: str = "", optional: bool = False
+) -> Any:
+    where = f"{within}.{name}" if within else name
+    value = record.get(name)
+    if value is None and optional:
+        return None
+    if value is None:
+        raise ValueError(f"{where} is missing; write {wanted}")
+    # A bool is an int to Python, but nobody means `"start": true`.
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"{where} is {value!r}; write {wanted}")  # noqa: TRY004 - as above
+    return value

@@ -1,0 +1,241 @@
+"""Adaptation jobs: what is asked of one, what it says, and what it ends with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import TypeAlias
+
+from twofold._types import Head
+
+
+class Freeze(StrEnum):
+    """Which parameters an adaptation may change."""
+
+    AUTO = "auto"
+    ALL = "all"
+    BACKBONE = "backbone"
+    HEAD = "head"
+    STAGED = "staged"
+
+
+class LabelPolicy(StrEnum):
+    """Whether an adaptation may add labels or entity types."""
+
+    APPEND = "append"
+    FIXED = "fixed"
+
+
+class PromotePolicy(StrEnum):
+    """What happens to a candidate that the gate passed."""
+
+    AUTO = "auto"
+    MANUAL = "manual"
+    NEVER = "never"
+
+
+class JobState(StrEnum):
+    """Where a job is in its life. REJECTED is a result: it was trained, and the gate said no."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a job in this state has ended."""
+        return self not in {JobState.QUEUED, JobState.RUNNING}
+
+
+class Verdict(StrEnum):
+    """What the gate says about a candidate."""
+
+    PASS = "pass"  # noqa: S105 - not a password
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """Keep the protected path's tensors as they are: only the adapted head may train."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistical:
+    """Allow the protected score to fall by *margin* points (0.01 of a score), judged on held-out data."""
+
+    margin: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hyperparameters:
+    """How to train; what is None is chosen by the trainer, and a job tells what was chosen."""
+
+    epochs: int | None = None
+    batch_size: int | None = None
+    head_learning_rate: float | None = None
+    backbone_learning_rate: float | None = None
+    layer_decay: float | None = None
+    warmup_ratio: float | None = None
+    weight_decay: float | None = None
+    patience: int | None = None
+    rehearsal_ratio: float | None = None
+    unfrozen_blocks: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """A data set that the server has stored."""
+
+    upload_id: str
+    train_examples: int = 0
+    dev_examples: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseTiming:
+    """One phase of a job and its time; *end_time* is None while it runs."""
+
+    phase: str
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One score, from 0 to 1, before and after; None where it was not measured."""
+
+    metric: str = ""
+    before: float | None = None
+    after: float | None = None
+    examples: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrozenProof:
+    """The SHA-256 digests over the frozen tensors, before and after."""
+
+    parameters: int = 0
+    digest_before: str = ""
+    digest_after: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetStatistics:
+    """What a job's data set holds."""
+
+    train_examples: int = 0
+    dev_examples: int = 0
+    gate_examples: int = 0
+    label_counts: Mapping[str, int] = field(default_factory=dict)
+    unaligned_annotations: int = 0
+    mean_tokens: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobReport:
+    """
+    What a job measured.
+
+    *protected* is the frozen head's task, *retained* the adapted head's old labels, *new* the given data set. *verdict*
+    is None until the gate has judged.
+    """
+
+    protected: Comparison | None = None
+    retained: Comparison | None = None
+    new: Comparison | None = None
+    verdict: Verdict | None = None
+    frozen: FrozenProof | None = None
+    dataset: DatasetStatistics | None = None
+    added_labels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    swap_seconds: float = 0.0
+    plan: str = ""
+    max_parity_error: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One adaptation, as it was when the server was asked."""
+
+    id: str
+    state: JobState = JobState.QUEUED
+    phase: str = ""
+    phases: tuple[PhaseTiming, ...] = ()
+    reason: str = ""
+    head: Head | None = None
+    freeze: Freeze = Freeze.AUTO
+    create_time: datetime | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    base_checkpoint_id: str = ""
+    candidate_checkpoint_id: str = ""
+    hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
+    report: JobReport = field(default_factory=JobReport)
+    queue_position: int = 0
+    last_sequence: int = 0
+    promote: PromotePolicy = PromotePolicy.AUTO
+    request_id: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the job has ended."""
+        return self.state.is_over
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepProgress:
+    """How far the training is; *loss* is averaged since the last report."""
+
+    stage: str = ""
+    step: int = 0
+    total_steps: int = 0
+    loss: float = 0.0
+    remaining_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreMeasured:
+    """One score on held-out examples: which *figure*, at which *moment* of the training."""
+
+    figure: str = ""
+    moment: str = ""
+    metric: str = ""
+    value: float = 0.0
+    examples: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseEnded:
+    """A phase is over and took *seconds*."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """The candidate is in the store."""
+
+    checkpoint_id: str
+
+
+Payload: TypeAlias = JobState | StepProgress | ScoreMeasured | PhaseEnded | Verdict | Published
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEvent:
+    """
+    One thing that a job said.
+
+    *payload* is for programs: match on its type. *warning* is true for what a person should read.
+    """
+
+    sequence: int = 0
+    time: datetime | None = None
+    phase: str = ""
+    message: str = ""
+    payload: Payload | None = None
+    warning: bool = False

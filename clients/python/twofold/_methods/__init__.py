@@ -1,0 +1,1 @@
+"""The client's methods, each written once, without I/O."""
