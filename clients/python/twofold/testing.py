@@ -1,0 +1,237 @@
+"""
+A whole Twofold server in memory, for the tests of those who call one.
+
+It listens on a real loopback port and speaks the real protocol, so nothing has to be mocked:
+
+    with FakeServer({"Hi": Prediction(label="greeting")}) as server, Client(server.target) as client:
+        assert client.predict("Hi").label == "greeting"
+        assert server.requests[-1].fields["texts"] == ["Hi"]
+"""
+
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Self
+
+import grpc
+from google.protobuf import json_format, message_factory, wrappers_pb2
+
+from twofold._checkpoints import Checkpoint
+from twofold._fake import Answers, Behaviour, Failing
+from twofold._fake_jobs import JobScript
+from twofold._jobs import JobEvent, JobReport, JobState, PhaseEnded, Published, ScoreMeasured, StepProgress, Verdict
+from twofold._types import Limits, Model
+from twofold.errors import FieldViolation, TwofoldError
+from twofold.status import METADATA_KEY, encode_status
+from twofold.v1 import adaptation_pb2, checkpoints_pb2, inference_pb2
+
+__all__ = ["FakeServer", "JobScript", "Request", "job_script"]
+
+_MODEL = Model(
+    checkpoint_id="first",
+    labels=("neutral", "question"),
+    entity_types=("LOC", "PER"),
+    backbone="fake",
+    hidden_size=4,
+    max_tokens=128,
+    limits=Limits(max_texts=64, max_characters=10_000),
+    server_version="fake",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request that came: the procedure's name, the message as a dict (or a list of them), and the metadata."""
+
+    rpc: str
+    fields: Any
+    metadata: Mapping[str, str]
+
+
+class FakeServer:
+    """
+    Serves while it is entered as a context manager; an instance should live as long as one test.
+
+    *answers* says what to predict: a function of the text, or a dict; a text that is not in the dict gets the model's
+    first label. Offsets are sent as they are given. Each job plays *script*, or what play_next gave it.
+    """
+
+    def __init__(
+        self,
+        answers: Answers = None,
+        *,
+        model: Model = _MODEL,
+        checkpoints: Sequence[Checkpoint] = (),
+        script: JobScript | None = None,
+    ) -> None:
+        self.requests: list[Request] = []
+        self.serving = True
+        self._failing: list[Failing] = []
+        self._behaviour = Behaviour(
+            answers=answers,
+            model=model,
+            checkpoints=checkpoints or [Checkpoint(id=model.checkpoint_id, labels=model.labels)],
+            script=script or job_script(),
+        )
+        self._server: Any = None
+        self._port = 0
+
+    def __repr__(self) -> str:
+        return f"<FakeServer {self.target if self._server else 'stopped'}>"
+
+    def __enter__(self) -> Self:
+        self._server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
+        self._server.add_generic_rpc_handlers(tuple(self._handlers()))
+        self._port = self._server.add_insecure_port(f"127.0.0.1:{self._port}")
+        self._server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._behaviour.stop()
+        self._server.stop(None).wait()
+        self._server = None
+
+    @property
+    def target(self) -> str:
+        """The address for Client."""
+        return f"127.0.0.1:{self._port}"
+
+    @property
+    def uploads(self) -> Mapping[str, Any]:
+        """The uploads by id, each as (train, dev), tuples of Example."""
+        return self._behaviour.uploads
+
+    def fail_next(
+        self,
+        code: grpc.StatusCode,
+        *,
+        message: str = "the test asked for this",
+        reason: str = "FAKE",
+        violations: Iterable[FieldViolation] = (),
+        retry_after: float | None = None,
+        times: int = 1,
+        rpc: str = "",
+        after_events: int = 0,
+    ) -> None:
+        """
+        Let the next calls fail, *times* of them; *rpc* names the procedure that it concerns, or any.
+
+        A watch fails after it has sent *after_events* events. *retry_after* is in seconds.
+        """
+        details = encode_status(
+            code.value[0], message, reason=reason, violations=tuple(violations), retry_after=retry_after
+        )
+        self._failing += [Failing(code, message, details, rpc, after_events)] * times
+
+    def play_next(self, script: JobScript) -> None:
+        """Let the next job that is made play *script*."""
+        self._behaviour.scripts.append(script)
+
+    def _handlers(self) -> Iterator[grpc.GenericRpcHandler]:
+        for file in (inference_pb2, adaptation_pb2, checkpoints_pb2):
+            for service in file.DESCRIPTOR.services_by_name.values():
+                named = {method.name: self._handler(method) for method in service.methods if self._answer(method.name)}
+                yield grpc.method_handlers_generic_handler(service.full_name, named)
+        health = grpc.unary_unary_rpc_method_handler(
+            lambda _request, _context: wrappers_pb2.Int32Value(value=1 if self.serving else 2),
+            wrappers_pb2.StringValue.FromString,
+            wrappers_pb2.Int32Value.SerializeToString,
+        )
+        yield grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": health})
+
+    def _answer(self, rpc: str) -> Callable[..., Any] | None:
+        return getattr(self._behaviour, re.sub(r"(?<!^)(?=[A-Z])", "_", rpc).lower(), None)
+
+    def _handler(self, method: Any) -> Any:
+        answer = self._answer(method.name)
+        assert answer is not None
+
+        def unary(request: Any, context: grpc.ServicerContext) -> Any:
+            request = list(request) if method.client_streaming else request
+            failing = self._admit(method.name, request, context)
+            self._behaviour.settle()
+            try:
+                if failing:
+                    _abort(context, failing)
+                return answer(request)
+            except TwofoldError as error:
+                _abort(context, Failing.of(error))
+
+        def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            failing = self._admit(method.name, request, context)
+            try:
+                for sent, response in enumerate(answer(request, context.is_active)):
+                    if failing and sent >= failing.after_events:
+                        _abort(context, failing)
+                    yield response
+            except TwofoldError as error:
+                _abort(context, Failing.of(error))
+
+        arity = f"{'stream' if method.client_streaming else 'unary'}_{'stream' if method.server_streaming else 'unary'}"
+        return getattr(grpc, f"{arity}_rpc_method_handler")(
+            stream if method.server_streaming else unary,
+            message_factory.GetMessageClass(method.input_type).FromString,
+            message_factory.GetMessageClass(method.output_type).SerializeToString,
+        )
+
+    def _admit(self, rpc: str, request: Any, context: grpc.ServicerContext) -> Failing | None:
+        """Record the request and return the failure that is due for it, if there is one."""
+        with _LOCK:
+            messages = [_fields(one) for one in request] if isinstance(request, list) else _fields(request)
+            metadata = {key: str(value) for key, value in context.invocation_metadata()}
+            self.requests.append(Request(rpc=rpc, fields=messages, metadata=metadata))
+            due = next((one for one in self._failing if one.rpc in {"", rpc}), None)
+            if due:
+                self._failing.remove(due)
+            return due
+
+
+def job_script(
+    *,
+    state: JobState | None = JobState.SUCCEEDED,
+    reason: str = "New data 41.0 → 87.5; the protected task fell by 0.2 points, within 1.0.",
+    report: JobReport | None = None,
+    pace: float = 0.0,
+) -> JobScript:
+    """
+    Return a job that validates, trains for four steps and is judged; *pace* is in seconds from event to event.
+
+    It ends in *state*; None means that it runs until it is cancelled.
+    """
+    events = [
+        JobEvent(message="The job has begun.", payload=JobState.RUNNING),
+        JobEvent(phase="validate", message="200 examples.", payload=PhaseEnded(seconds=0.1)),
+        JobEvent(phase="baseline", payload=ScoreMeasured(figure="protected", moment="before", metric="f1", value=0.9)),
+        JobEvent(phase="baseline", payload=ScoreMeasured(figure="new", moment="before", metric="accuracy", value=0.41)),
+        JobEvent(phase="baseline", payload=PhaseEnded(seconds=0.4)),
+        JobEvent(phase="train", message="2 annotations do not fit the tokens.", warning=True),
+    ]
+    for step in range(1, 5):
+        progress = StepProgress(stage="heads", step=step, total_steps=4, loss=1 / step, remaining_seconds=4.0 - step)
+        events.append(JobEvent(phase="train", payload=progress))
+    events.append(JobEvent(phase="train", payload=PhaseEnded(seconds=3.0)))
+    if state in {JobState.SUCCEEDED, JobState.REJECTED}:
+        passed = state is JobState.SUCCEEDED
+        events += [
+            JobEvent(phase="gate", payload=ScoreMeasured(figure="new", moment="after", metric="accuracy", value=0.875)),
+            JobEvent(phase="gate", payload=ScoreMeasured(figure="protected", moment="after", metric="f1", value=0.898)),
+            JobEvent(phase="gate", payload=Verdict.PASS if passed else Verdict.FAIL),
+            *([JobEvent(phase="swap", payload=Published(checkpoint_id=""))] if passed else []),
+        ]
+    if state:
+        events.append(JobEvent(message=reason, payload=state))
+    return JobScript(events=tuple(events), report=report or JobReport(), pace=pace)
+
+
+def _abort(context: grpc.ServicerContext, failing: Failing) -> None:
+    context.set_trailing_metadata(((METADATA_KEY, failing.details),))
+    context.abort(failing.code, failing.message)
+
+
+def _fields(message: Any) -> dict[str, Any]:
+    return json_format.MessageToDict(message, preserving_proto_field_name=True)
+
+
+_LOCK = threading.Lock()
