@@ -59,4 +59,24 @@ fix: setup  ## mend what can be mended by a machine
 test: setup  ## run all tests
 	$(BIN)/python -m pytest
 
-.PHONY: help setup proto verify-proto check fix test
+
+demo: setup  ## train, serve, adapt under load, swap: everything, on this machine
+	$(BIN)/python examples/demo.py
+
+# A store of your own: make serve STORE=path. Without one, the demo's is served, or a first checkpoint is trained for it.
+STORE ?= .demo/store
+serve: setup  ## leave a server running on 127.0.0.1:8500, metrics on 127.0.0.1:9500
+	@test -e $(STORE)/aliases.json || $(BIN)/twofold-trainer init --out $(STORE) \
+	  --train examples/parcels/train.jsonl --dev examples/parcels/dev.jsonl
+	$(BIN)/twofold-server --store $(STORE)
+
+# The benchmarks' data sets are not part of the project: SETS holds one directory each, SCORER is the outside judge.
+SETS ?= ../shared/data
+SCORER ?= ../shared/tools/score.py
+bench-base: setup  ## quality of a first checkpoint on SNIPS and HWU64 (an hour on 2 cores)
+	$(BIN)/python benchmarks/base.py --sets $(SETS) --scorer $(SCORER)
+
+bench-swap: setup  ## 20 swaps under a steady stream of requests
+	$(BIN)/python benchmarks/swap.py
+
+.PHONY: help setup proto verify-proto check fix test demo serve bench-base bench-swap
