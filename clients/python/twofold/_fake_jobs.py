@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from twofold._jobs import (
@@ -74,6 +74,8 @@ def _after(job: Job, event: JobEvent) -> Job:
             return replace(job, report=replace(report, verdict=verdict))
         case Published(checkpoint_id=checkpoint_id):
             return replace(job, candidate_checkpoint_id=checkpoint_id)
-        case PhaseEnded():
-            return replace(job, phases=(*job.phases, PhaseTiming(phase=event.phase)))
+        case PhaseEnded(seconds=seconds):
+            end = event.time or datetime.now(UTC)
+            timing = PhaseTiming(phase=event.phase, start_time=end - timedelta(seconds=seconds), end_time=end)
+            return replace(job, phases=(*job.phases, timing))
     return job

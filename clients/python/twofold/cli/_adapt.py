@@ -1,0 +1,101 @@
+"""Make a job."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import click
+
+from twofold._jobs import Exact, Freeze, Hyperparameters, LabelPolicy, PromotePolicy, Statistical
+from twofold._types import Head
+from twofold.cli._jobs import follow
+from twofold.cli._lines import read_examples
+from twofold.cli._session import Session, json_line
+
+F = TypeVar("F", bound=Callable[..., Any])
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+def _hyperparameters(command: F) -> F:
+    """Give *command* an option for each hyperparameter."""
+    hints = get_type_hints(Hyperparameters)
+    for one in reversed(fields(Hyperparameters)):
+        kind = int if hints[one.name] == int | None else float
+        command = click.option(f"--{one.name.replace('_', '-')}", type=kind, help="Chosen by the trainer if absent.")(
+            command
+        )
+    return command
+
+
+@click.command()
+@click.option("--train", type=_FILE, required=True, help="JSON lines to learn from: text, label, entities.")
+@click.option("--dev", type=_FILE, help="JSON lines to stop and judge by; a part of --train if absent.")
+@click.option(
+    "--head",
+    type=click.Choice([one.value for one in Head]),
+    required=True,
+    help="Adapt this head; the other is protected.",
+)
+@click.option(
+    "--freeze", type=click.Choice([one.value for one in Freeze]), default=Freeze.AUTO.value, show_default=True
+)
+@click.option("--margin", type=click.FloatRange(0, 100), help="Points that the protected score may fall.  [default: 1]")
+@click.option("--exact", is_flag=True, help="Keep the protected path's tensors as they are.")
+@click.option(
+    "--label-policy",
+    type=click.Choice([one.value for one in LabelPolicy]),
+    default=LabelPolicy.APPEND.value,
+    show_default=True,
+)
+@click.option(
+    "--promote",
+    type=click.Choice([one.value for one in PromotePolicy]),
+    default=PromotePolicy.AUTO.value,
+    show_default=True,
+)
+@click.option("--annotates", multiple=True, metavar="TYPE", help="An entity type that the data annotates; repeat it.")
+@click.option("--base", default="", metavar="CHECKPOINT", help="Start from this one.  [default: current]")
+@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--max-runtime", type=float, metavar="SECONDS", help="Stop training after this and judge the best so far."
+)
+@click.option("--request-id", help="Make no second job if this id made one already.")
+@_hyperparameters
+@click.option("--validate-only", is_flag=True, help="Check and plan, but train nothing.")
+@click.option("--watch", is_flag=True, help="Follow the job; exit 0 succeeded, 1 failed, 3 rejected, 4 cancelled.")
+@click.pass_context
+def adapt(
+    ctx: click.Context,
+    /,
+    *,
+    train: Path,
+    dev: Path | None,
+    margin: float | None,
+    exact: bool,
+    annotates: tuple[str, ...],
+    base: str,
+    watch: bool,
+    **options: Any,
+) -> None:
+    """Adapt one head to labelled examples while the other head's task is protected."""
+    if exact and margin is not None:
+        raise click.UsageError("--exact allows no loss at all; leave out --margin")
+    session: Session = ctx.obj
+    chosen = {one.name: options.pop(one.name) for one in fields(Hyperparameters)}
+    with session.client() as client:
+        job = client.adapt(
+            read_examples(train),
+            read_examples(dev) if dev else (),
+            protection=Exact() if exact else Statistical(1.0 if margin is None else margin),
+            hyperparameters=Hyperparameters(**chosen),
+            annotated_types=annotates,
+            base_checkpoint=base,
+            **options,
+        )
+        if watch:
+            ctx.exit(follow(session, client, job))
+    if session.for_people:
+        click.echo(f"{job.id} is {job.state}. Follow it: twofold jobs watch {job.id}")
+    else:
+        click.echo(json_line(job))

@@ -1,0 +1,73 @@
+"""The command's options and errors; its subcommands are in the modules beside."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from twofold._channel import TLS, Endpoint
+from twofold.cli import _adapt, _jobs, _predict, _store
+from twofold.cli._session import Session
+from twofold.errors import TwofoldError, UnavailableError
+
+
+class _App(click.Group):
+    """Turns what a call can raise into one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UnavailableError as error:
+            raise click.ClickException(f"{ctx.params['target']} does not answer: {error}") from error
+        except TwofoldError as error:
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            raise click.ClickException(
+                f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            ) from error
+
+
+@click.group(cls=_App, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--target", envvar="TWOFOLD_TARGET", default="127.0.0.1:8500", show_default=True, show_envvar=True)
+@click.option("--token", envvar="TWOFOLD_TOKEN", show_envvar=True, help="Bearer token.")
+@click.option("--timeout", default=30.0, show_default=True, help="Seconds for each call, its retries included.")
+@click.option("--plaintext", is_flag=True, help="Do not encrypt, though the target is another machine.")
+@click.option("--tls", is_flag=True, help="Encrypt, and trust the system's root certificates.")
+@click.option("--ca", type=click.Path(dir_okay=False, path_type=Path), help="Encrypt, and trust these (PEM file).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines even on a terminal.")
+@click.version_option(package_name="twofold")
+@click.pass_context
+def app(
+    ctx: click.Context,
+    *,
+    target: str,
+    token: str | None,
+    timeout: float,
+    plaintext: bool,
+    tls: bool,
+    ca: Path | None,
+    as_json: bool,
+) -> None:
+    """Label texts, find their entities, and adapt the model that does."""
+    security = TLS.from_files(ca) if ca else TLS() if tls else None
+    try:
+        endpoint = Endpoint(target=target, tls=security, token=token, plaintext=plaintext)
+    except ValueError as error:
+        # The library speaks of its arguments; here they are options.
+        said = str(error).replace("tls=TLS()", "--tls or --ca FILE").replace("plaintext=True", "--plaintext")
+        raise click.UsageError(said) from error
+    ctx.obj = Session(endpoint=endpoint, timeout=timeout, as_json=as_json)
+
+
+for command in (
+    _predict.predict,
+    _predict.embed,
+    _adapt.adapt,
+    _jobs.jobs,
+    _store.checkpoints,
+    _store.promote,
+    _store.roll_back,
+    _store.model,
+    _store.health,
+):
+    app.add_command(command)

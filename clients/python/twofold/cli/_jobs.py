@@ -1,0 +1,105 @@
+"""List, show, watch and cancel jobs."""
+
+import click
+from rich.live import Live
+from rich.text import Text
+
+from twofold._client import Client
+from twofold._jobs import Job, JobState
+from twofold.cli._board import Board, board_view, event_line, job_view
+from twofold.cli._session import Session, json_line, table, when
+
+EXIT_CODES = {JobState.SUCCEEDED: 0, JobState.FAILED: 1, JobState.REJECTED: 3, JobState.CANCELLED: 4}
+
+
+@click.group(invoke_without_command=True)
+@click.option("--limit", default=20, show_default=True, help="List at most so many.")
+@click.pass_context
+def jobs(ctx: click.Context, *, limit: int) -> None:
+    """List the jobs, newest first, or do something with one."""
+    if ctx.invoked_subcommand:
+        return
+    session: Session = ctx.obj
+    shown = table("id", "state", "head", "made", "reason")
+    with session.client() as client:
+        for _, job in zip(range(limit), client.jobs(page_size=min(limit, 500)), strict=False):
+            if session.for_people:
+                state = f"{job.state} {job.phase}" if job.state is JobState.RUNNING else str(job.state)
+                shown.add_row(job.id, state, job.head, when(job.create_time), job.reason)
+            else:
+                click.echo(json_line(job))
+    if session.for_people:
+        session.console.print(shown)
+
+
+@jobs.command()
+@click.argument("job_id")
+@click.pass_obj
+def show(session: Session, *, job_id: str) -> None:
+    """Show what a job measured and how it ended."""
+    with session.client() as client:
+        _print_job(session, client.job(job_id))
+
+
+@jobs.command()
+@click.argument("job_id")
+@click.pass_context
+def watch(ctx: click.Context, *, job_id: str) -> None:
+    """Follow a job to its end; exit 0 succeeded, 1 failed, 3 rejected, 4 cancelled."""
+    session: Session = ctx.obj
+    with session.client() as client:
+        ctx.exit(follow(session, client, client.job(job_id)))
+
+
+@jobs.command()
+@click.argument("job_id")
+@click.pass_obj
+def cancel(session: Session, *, job_id: str) -> None:
+    """Stop a job."""
+    with session.client() as client:
+        _print_job(session, client.cancel(job_id))
+
+
+def follow(session: Session, client: Client, job: Job) -> int:
+    """Show a job until it is over and return the exit code."""
+    try:
+        if session.for_people:
+            _follow_live(session, client, job)
+        else:
+            _follow_in_lines(session, client, job)
+        ended = client.wait(job)
+    except KeyboardInterrupt:
+        click.echo(f"\nThe job runs on. See it: twofold jobs watch {job.id}", err=True)
+        click.echo(f"Stop it:                twofold jobs cancel {job.id}", err=True)
+        return 130
+    if session.as_json:
+        click.echo(json_line(ended))
+    else:
+        session.console.print(job_view(ended))
+    return EXIT_CODES[ended.state]
+
+
+def _follow_live(session: Session, client: Client, job: Job) -> None:
+    board = Board(job=job)
+    console = session.console
+    with Live(get_renderable=lambda: board_view(board), console=console, transient=True) as live:
+        for event in client.watch(job):
+            board = board.after(event)
+            if event.warning:
+                live.console.print(Text("! ", style="yellow").append(event.message, style="default"))
+
+
+def _follow_in_lines(session: Session, client: Client, job: Job) -> None:
+    board = Board(job=job)
+    for event in client.watch(job):
+        before, board = board, board.after(event)
+        line = json_line(event) if session.as_json else event_line(event, before)
+        if line:
+            click.echo(line)
+
+
+def _print_job(session: Session, job: Job) -> None:
+    if session.for_people:
+        session.console.print(job_view(job))
+    else:
+        click.echo(json_line(job))
