@@ -190,7 +190,7 @@ class FakeServer:
 
 def job_script(
     *,
-    state: JobState | None = JobState.SUCCEEDED,
+    state: JobState | str | None = JobState.SUCCEEDED,
     reason: str = "New data 41.0 → 87.5; the protected task fell by 0.2 points, within 1.0.",
     report: JobReport | None = None,
     pace: float = 0.0,
@@ -200,6 +200,7 @@ def job_script(
 
     It ends in *state*; None means that it runs until it is cancelled.
     """
+    state = JobState(state) if state else None
     events = [
         JobEvent(message="The job has begun.", payload=JobState.RUNNING),
         JobEvent(phase="validate", message="200 examples.", payload=PhaseEnded(seconds=0.1)),

@@ -1,0 +1,78 @@
+import inspect
+import subprocess
+import sys
+import types
+
+import pytest
+import twofold
+from twofold import AsyncClient, Client, errors, status, testing
+
+METHODS = sorted(name for name, value in vars(Client).items() if inspect.isfunction(value) and not name.startswith("_"))
+
+
+def test_all_is_exact():
+    """What can be imported from the package is what __all__ names, in order."""
+    importable = {
+        name
+        for name, value in vars(twofold).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+
+    assert sorted(importable) == sorted(twofold.__all__)
+    assert len(twofold.__all__) == len(set(twofold.__all__))
+
+
+@pytest.mark.parametrize("module", [errors, status, testing], ids=lambda module: module.__name__)
+def test_public_modules(module):
+    """Every name that a public module promises is there and has a docstring."""
+    for name in module.__all__:
+        assert inspect.getdoc(getattr(module, name))
+
+
+def test_import_is_light():
+    """Importing the client brings neither the command's libraries nor any of the service's."""
+    heavy = "click rich numpy msgspec tokenizers twofold_checkpoint twofold_server twofold_trainer google.rpc"
+    code = (
+        f"import sys, twofold, twofold.testing; sys.exit(' '.join(set({heavy!r}.split()) & set(sys.modules)) or None)"
+    )
+
+    found = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_both_clients_have_the_same_methods(method):
+    """The asyncio client's methods have the names, parameters and docstrings of the blocking one's."""
+    one, other = getattr(Client, method), getattr(AsyncClient, method)
+
+    assert inspect.signature(one) == inspect.signature(other)
+    assert one.__doc__ == other.__doc__
+    assert one.__doc__
+
+
+def test_all_methods_are_there():
+    """No method is lost by accident."""
+    assert (
+        sorted(
+            [
+                "predict",
+                "embed",
+                "model",
+                "health",
+                "adapt",
+                "upload_dataset",
+                "job",
+                "jobs",
+                "watch",
+                "wait",
+                "cancel",
+                "checkpoint",
+                "checkpoints",
+                "promote",
+                "roll_back",
+                "close",
+            ]
+        )
+        == METHODS
+    )
