@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+from tokenizers import Tokenizer
 
 from twofold_checkpoint.encoding import Encoder
 from twofold_checkpoint.errors import CheckpointCorruptError, CheckpointFormatError, CheckpointNotFoundError
@@ -80,9 +81,13 @@ class Checkpoint:
             if actual.sha256 != expected.sha256:
                 raise CheckpointCorruptError(f"{self.id}: {expected.name} has changed since it was published")
 
+    def tokenizer(self) -> Tokenizer:
+        """Load the tokenizer."""
+        return Tokenizer.from_file(str(self.path / TOKENIZER))
+
     def encoder(self) -> Encoder:
         """Load the encoder."""
-        return Encoder.from_file(self.path / TOKENIZER, self.manifest.encoder)
+        return Encoder(self.tokenizer(), self.manifest.encoder)
 
 
 def digest_file(path: Path) -> FileDigest:

@@ -27,11 +27,14 @@ class Example(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Hold a text with what is known about it.
 
     ``label is None`` and ``entities is None`` mean *not annotated*; ``entities == ()`` means *annotated: there is none*.
+    ``annotated_types`` are the entity types that were looked for in this text; None means all that there are. It goes
+    with an example into the memory, so that a later training does not take an unannotated type for an absent one.
     """
 
     text: str
     label: str | None = None
     entities: tuple[Span, ...] | None = None
+    annotated_types: tuple[str, ...] | None = None
 
 
 def check_example(example: Example, *, source: str, line: int = 0) -> Example:
@@ -53,6 +56,8 @@ def check_example(example: Example, *, source: str, line: int = 0) -> Example:
         place = f"entities[{index}]"
         if not span.type or span.type != span.type.strip():
             raise refuse(f"{place}.type", f"{span.type!r} is empty or has white space around it")
+        if example.annotated_types is not None and span.type not in example.annotated_types:
+            raise refuse(f"{place}.type", f"{span.type!r} is not among the annotated_types")
         if not 0 <= span.start < length:
             raise refuse(f"{place}.start", f"{span.start} is outside the text of {length} characters")
         if not span.start < span.end <= length:

@@ -1,0 +1,175 @@
+"""The trainer's command line: ``init`` for a person, ``run`` for the server."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO
+
+import msgspec
+from twofold_checkpoint.errors import CheckpointError
+from twofold_checkpoint.events import (
+    DatasetDescribed,
+    Event,
+    Finished,
+    FrozenProven,
+    Judged,
+    Noted,
+    ParityMeasured,
+    PhaseStarted,
+    Planned,
+    Published,
+    ScoreMeasured,
+    Stepped,
+    to_line,
+)
+from twofold_checkpoint.job import Hyperparameters, read_job
+
+from twofold_trainer.errors import TrainerError
+from twofold_trainer.stop import Stop
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    stop = Stop()
+    # Before the slow imports: a job that is cancelled early shall end with a word, too.
+    signal.signal(signal.SIGTERM, lambda *_: stop.cancel())
+    signal.signal(signal.SIGINT, lambda *_: stop.cancel())
+    _quieten(arguments.threads)
+    return _run(arguments, stop) if arguments.command == "run" else _init(arguments, stop)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="twofold-trainer", description="Train and adapt Twofold checkpoints.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run one adaptation job; writes events to stdout as JSON lines")
+    run.add_argument("job", help="the job, as a JSON file")
+    init = commands.add_parser("init", help="train a first checkpoint from a pretrained backbone")
+    init.add_argument("--train", required=True, help="examples: .jsonl, CoNLL columns, or hf:name[:config][:split]")
+    init.add_argument("--dev", help="held-out examples; without them a tenth of --train is set aside")
+    init.add_argument("--out", required=True, metavar="STORE", help="directory of the store")
+    init.add_argument("--backbone", default="sentence-transformers/all-MiniLM-L6-v2", help="a directory or a hub id")
+    init.add_argument("--seed", type=int, default=0, help="seed of every random choice")
+    for name, kind in msgspec.structs.asdict(_KINDS).items():
+        init.add_argument(f"--{name.replace('_', '-')}", type=type(kind), help="chosen for you if left out")
+    for command in (run, init):
+        command.add_argument("--threads", type=int, help="threads to compute with; all cores if left out")
+    return parser
+
+
+_KINDS = Hyperparameters(
+    epochs=1,
+    batch_size=1,
+    head_learning_rate=1.0,
+    backbone_learning_rate=1.0,
+    layer_decay=1.0,
+    warmup_ratio=1.0,
+    weight_decay=1.0,
+    patience=1,
+    unfrozen_blocks=1,
+)
+"""One value of each setting's type."""
+
+
+def _run(arguments: argparse.Namespace, stop: Stop) -> int:
+    """Run a job. Only events reach stdout, whatever a library prints."""
+    with _claim_stdout() as pipe:
+        try:
+            job = read_job(arguments.job)
+        except (OSError, msgspec.DecodeError) as error:
+            reason = f"{arguments.job} is not a job that can be read: {error}."
+            return _write([Finished(outcome="failed", reason=reason)], pipe)
+        from twofold_trainer.run import fine_tune  # noqa: PLC0415 -- imports torch: seconds.
+
+        return _write(fine_tune(job, stop), pipe)
+
+
+def _write(events: Iterable[Event], pipe: BinaryIO) -> int:
+    """Write events as they come. A reader that has gone away ends the job."""
+    try:
+        for event in events:
+            pipe.write(to_line(event))
+            pipe.flush()
+    except BrokenPipeError:
+        return 1
+    return 0
+
+
+@contextlib.contextmanager
+def _claim_stdout() -> Iterator[BinaryIO]:
+    """Give the real stdout, and let everything else that is written to it go to stderr."""
+    sys.stdout.flush()
+    own = os.dup(1)
+    os.dup2(2, 1)
+    with os.fdopen(own, "wb") as pipe:
+        yield pipe
+
+
+def _init(arguments: argparse.Namespace, stop: Stop) -> int:
+    """Train a first checkpoint; tells a person on stderr how it goes."""
+    from twofold_trainer.init import initialise  # noqa: PLC0415 -- imports torch: seconds.
+
+    hyperparameters = Hyperparameters(**{name: getattr(arguments, name, None) for name in _KINDS.__struct_fields__})
+    try:
+        for event in initialise(
+            train=arguments.train,
+            dev=arguments.dev,
+            out=arguments.out,
+            backbone=arguments.backbone,
+            seed=arguments.seed,
+            hyperparameters=hyperparameters,
+            stop=stop,
+        ):
+            print(describe(event), file=sys.stderr, flush=True)
+    except (TrainerError, CheckpointError) as error:
+        print(f"twofold-trainer: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def describe(event: Event) -> str:
+    """Say an event in a line for a person."""
+    match event:
+        case PhaseStarted():
+            return f"== {event.phase}"
+        case Stepped():
+            left = f"{event.remaining_seconds:.0f} s left"
+            return f"   {event.stage}: step {event.step}/{event.total_steps}, loss {event.loss:.3f}, {left}"
+        case ScoreMeasured():
+            value = f"{event.metric} {100 * event.value:.1f}"
+            return f"   {event.figure} ({event.moment}): {value} on {event.examples} examples"
+        case DatasetDescribed():
+            parts = f"{event.train_examples} to train on, {event.dev_examples} to stop by, {event.gate_examples} to judge by"
+            return f"   {parts}; {len(event.label_counts)} names; {event.mean_tokens:.1f} tokens a text"
+        case Noted():
+            return f" {'!' if event.warning else ' '} {event.message}"
+        case Planned():
+            return f"   {event.plan}"
+        case FrozenProven():
+            return f"   {event.parameters} frozen tensors are unchanged"
+        case ParityMeasured():
+            return f"   the graph differs from the model by at most {event.max_error:.1e} on {event.texts} texts"
+        case Judged() | Finished():
+            return event.reason
+        case Published():
+            return f"   published {event.checkpoint_id}"
+
+
+def _quieten(threads: int | None) -> None:
+    """Set what libraries read from the environment when they are imported: threads, and progress bars off."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""New labels and entity types: rows put after the old ones, begun at the mean feature of their examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from twofold_checkpoint.manifest import HeadName
+
+from twofold_trainer.features import Features
+from twofold_trainer.model import TwofoldModel, grow
+from twofold_trainer.targets import Target
+
+
+def class_means(
+    seen: Iterable[tuple[Target, Features]], head: HeadName, rows: Sequence[int], hidden_size: int
+) -> Tensor:
+    """Return (rows, hidden): for each new row the mean feature of its examples, less the mean feature of all.
+
+    The features of one encoder share a large common part; a row that held it would answer to every text. A row without
+    an example begins at zero.
+    """
+    place = {row: index for index, row in enumerate(rows)}
+    sums = torch.zeros(len(rows), hidden_size)
+    counts = torch.zeros(len(rows))
+    total, everything = torch.zeros(hidden_size), 0
+    for target, features in seen:
+        if head == "classifier":
+            known, own = [target.label], features.pooled
+        else:
+            single = torch.from_numpy(target.allowed.sum(axis=1) == 1)
+            known = torch.from_numpy(target.allowed).int().argmax(dim=1)[single].tolist()
+            own = features.tokens[single]
+        total += own.sum(0)
+        everything += len(own)
+        for row, feature in zip(known, own, strict=True):
+            if row in place:
+                sums[place[row]] += feature
+                counts[place[row]] += 1
+    means = sums / counts.clamp(min=1).unsqueeze(1)
+    centred = means - total / max(1, everything)
+    # One class alone is its own mean: then the mean itself must do.
+    alone = centred.norm(dim=1) < 1e-4 * means.norm(dim=1)
+    centred[alone] = means[alone]
+    centred[counts == 0] = 0.0
+    return centred
+
+
+def grow_head(model: TwofoldModel, head: HeadName, rows: Tensor) -> None:
+    """Append rows to a head of the model, in place."""
+    grown = grow(model.head(head), rows)
+    if head == "classifier":
+        model.classifier = grown
+    else:
+        model.ner = grown

@@ -1,0 +1,158 @@
+"""The first checkpoint: both heads trained from a pretrained backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import torch
+from twofold_checkpoint.encoding import Encoder
+from twofold_checkpoint.events import (
+    Event,
+    Finished,
+    PhaseStarted,
+    Planned,
+    Published,
+    ScoreMeasured,
+)
+from twofold_checkpoint.examples import Example
+from twofold_checkpoint.job import Hyperparameters
+from twofold_checkpoint.labels import LabelSet
+from twofold_checkpoint.manifest import HEADS, Score
+from twofold_checkpoint.memory import Memory, balanced_sample
+from twofold_checkpoint.store import Store
+
+from twofold_trainer import recipe
+from twofold_trainer.backbone import DEFAULT, load_backbone
+from twofold_trainer.batches import Pool
+from twofold_trainer.climb import climb
+from twofold_trainer.errors import RefusedError
+from twofold_trainer.features import FeatureCache, cache_bytes
+from twofold_trainer.loop import Stage, Yardstick
+from twofold_trainer.model import TwofoldModel
+from twofold_trainer.plan import check_hyperparameters, describe_dataset, note_unaligned
+from twofold_trainer.publish import Candidate, provenance, publish, write_candidate
+from twofold_trainer.scoring import ROWS, Judge
+from twofold_trainer.sources import read_source
+from twofold_trainer.splits import Parts, remember, split, types_of, with_annotated_types
+from twofold_trainer.stop import Stop
+from twofold_trainer.targets import describe_unaligned, make_targets
+
+
+def initialise(
+    *,
+    train: str,
+    out: str,
+    dev: str | None = None,
+    backbone: str = DEFAULT,
+    seed: int = 0,
+    hyperparameters: Hyperparameters | None = None,
+    stop: Stop | None = None,
+) -> Iterator[Event]:
+    """Train both heads, publish the checkpoint, and make it current if the store has none.
+
+    Raises TrainerError or CheckpointError: here a person waits, and an error is an error.
+    """
+    stop = stop or Stop()
+    yield PhaseStarted(phase="validate")
+    asked = hyperparameters or Hyperparameters()
+    check_hyperparameters(asked)
+    parts, labels = _read(train, dev)
+    loaded = load_backbone(backbone)
+    encoder = Encoder(loaded.tokenizer, loaded.settings)
+    targets = make_targets(parts.train, encoder, labels)
+    unaligned = describe_unaligned([*targets, *make_targets([*parts.dev, *parts.gate], encoder, labels)])
+    yield describe_dataset(parts, targets, unaligned[0])
+    if unaligned[0]:
+        yield note_unaligned(unaligned)
+
+    torch.manual_seed(seed)  # For the heads' first weights.
+    model = TwofoldModel(loaded.module, labels, loaded.pooling).eval()
+    blocks = len(model.blocks())
+    default = recipe.init_recipe(blocks=blocks, examples=len(parts.train), hidden_size=model.config.hidden_size)
+    resolved = recipe.resolve(asked, default, blocks=blocks)
+    stages = [Stage(HEADS, rung, blocks) for rung in recipe.init_rungs(resolved.unfrozen_blocks)]
+    plan = f"Train {', then '.join(stage.name for stage in stages)} of {loaded.name} on {len(parts.train)} examples."
+    yield Planned(plan=plan, hyperparameters=recipe.echo(resolved))
+
+    yield PhaseStarted(phase="cache")
+    sampled = balanced_sample(parts.dev, recipe.MEMORY_DEV, seed=seed)
+    yardstick = Yardstick(tuple(Judge(sampled, head, encoder) for head in HEADS), labels)
+    encodings = [target.encoding for target in targets]
+    encodings += [encoding for one in yardstick.judges for encoding in one.encodings]
+    fits = cache_bytes(encodings, model.config.hidden_size) <= recipe.CACHE_BYTES
+    cache = FeatureCache()
+    for _ in cache.fill(model, encodings if fits else [], loaded.settings.pad_id, rows=ROWS):
+        stop.check()
+    pool = Pool(tuple(targets))
+    climbed = yield from climb(
+        model,
+        stages,
+        resolved,
+        lambda _: pool,
+        yardstick,
+        pad_id=loaded.settings.pad_id,
+        seed=seed,
+        stop=stop,
+        cache=cache if fits else None,
+    )
+
+    yield PhaseStarted(phase="evaluate")
+    scores = yield from _evaluate(model, parts, encoder, labels)
+    kept = " + ".join(trained.stage.name for trained in climbed.kept)
+    candidate = Candidate(
+        model=model,
+        tokenizer=loaded.tokenizer,
+        settings=loaded.settings,
+        labels=labels,
+        memory=remember(Memory(), parts, seed=seed),
+        backbone=loaded.name,
+        pooling=loaded.pooling,
+        provenance=provenance(seed, parts.train, resolved, kept=kept),
+        scores=scores,
+    )
+    store = Store(Path(out)).create()
+    with store.staging() as staged:
+        texts = [example.text for example in (*parts.gate, *parts.dev, *parts.train)]
+        yield from write_candidate(candidate, staged, texts, stop)
+        checkpoint = publish(candidate, staged, store)
+    yield Published(checkpoint_id=checkpoint.id)
+    first = store.aliases().current is None
+    if first:
+        store.promote(checkpoint.id)
+    figures = ", ".join(f"{score.metric} {100 * score.value:.1f}" for score in scores)
+    role = "the store's current checkpoint" if first else "not current: the store already has a current checkpoint"
+    yield Finished(outcome="succeeded", reason=f"Published {checkpoint.id} ({figures}), {role}.")
+
+
+def _read(train: str, dev: str | None) -> tuple[Parts, LabelSet]:
+    """Read, check and divide the examples, and collect their labels and types."""
+    given = read_source(train)
+    held_out = None if dev is None else read_source(dev)
+    everything: list[Example] = [*given, *(held_out or ())]
+    labels = LabelSet(labels=(), entity_types=()).append(
+        labels=(one.label for one in everything if one.label is not None), entity_types=types_of(everything)
+    )
+    if not labels.labels:
+        raise RefusedError(f"{train}: no example has a label; the classifier needs some")
+    if not labels.entity_types:
+        raise RefusedError(f"{train}: no example has an entity; the NER head needs some")
+    types = labels.entity_types
+    given = with_annotated_types(given, types)
+    held_out = None if held_out is None else with_annotated_types(held_out, types)
+    return split(given, held_out, Memory(), held_out=recipe.INIT_HELD_OUT_SHARE), labels
+
+
+def _evaluate(
+    model: TwofoldModel, parts: Parts, encoder: Encoder, labels: LabelSet
+) -> Generator[Event, None, tuple[Score, ...]]:
+    """Score both heads on the examples that only judge."""
+    scores = []
+    for head in HEADS:
+        score = Judge(parts.gate, head, encoder).score(model, labels)
+        if score is not None:
+            scores.append(score.as_score())
+            yield ScoreMeasured(
+                figure="new", moment="after", metric=score.metric, value=score.value, examples=score.examples
+            )
+    return tuple(scores)

@@ -1,0 +1,238 @@
+"""From a job to everything that it needs, or to a refusal before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+from twofold_checkpoint.checkpoint import MEMORY, Checkpoint
+from twofold_checkpoint.encoding import Encoder
+from twofold_checkpoint.events import DatasetDescribed, Event, Noted, Planned
+from twofold_checkpoint.examples import Example, read_examples
+from twofold_checkpoint.job import Exact, Hyperparameters, Job
+from twofold_checkpoint.labels import LabelSet
+from twofold_checkpoint.manifest import HeadName
+from twofold_checkpoint.memory import Memory, read_memory
+from twofold_checkpoint.store import Store
+
+from twofold_trainer import recipe
+from twofold_trainer.batches import Pool
+from twofold_trainer.errors import RefusedError
+from twofold_trainer.loop import Stage
+from twofold_trainer.model import TwofoldModel, load_model
+from twofold_trainer.recipe import Recipe
+from twofold_trainer.scoring import annotated_for
+from twofold_trainer.splits import Parts, count_names, split, types_of, with_annotated_types
+from twofold_trainer.targets import Target, describe_unaligned, make_targets
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Hold a checked job: what to train, on what, from what."""
+
+    job: Job
+    base: Checkpoint
+    model: TwofoldModel
+    encoder: Encoder
+    memory: Memory
+    parts: Parts
+    labels: LabelSet
+    new: tuple[Target, ...]
+    rehearsed: tuple[Target, ...]
+    unaligned: tuple[int, str]
+    recipe: Recipe
+    stages: tuple[Stage, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """Labels or types that the adapted head gets."""
+        old = self.base.manifest.labels
+        if self.job.head == "classifier":
+            return self.labels.labels[len(old.labels) :]
+        return self.labels.entity_types[len(old.entity_types) :]
+
+    def pool(self, stage: Stage) -> Pool:
+        """Return what a stage trains on. Only a stage that moves blocks has to rehearse the protected head too."""
+        if stage.blocks:
+            return Pool(self.new, self.rehearsed, self.recipe.rehearsal_ratio)
+        own = tuple(target for target in self.rehearsed if teaches(target, self.job.head))
+        return Pool(self.new, own, self.recipe.rehearsal_ratio)
+
+    def events(self) -> Iterator[Event]:
+        """Say what was found and what is going to be done."""
+        counted = describe_dataset(self.parts, self.new, self.unaligned[0], self.job.head)
+        yield counted
+        for note in self.notes:
+            yield Noted(message=note)
+        if self.unaligned[0]:
+            yield note_unaligned(self.unaligned)
+        yield Planned(plan=self.sentence(), hyperparameters=recipe.echo(self.recipe), added_labels=self.added)
+
+    def sentence(self) -> str:
+        """Say in one sentence what the trainer is going to do."""
+        data = f"{len(self.parts.train)} new examples"
+        if not self.stages:
+            return f"Measure {self.base.id} on {len(self.parts.gate)} of the given examples and train nothing."
+        names = ", then ".join(stage.name for stage in self.stages)
+        rehearsed = min(len(self.rehearsed), round(self.recipe.rehearsal_ratio * len(self.new)))
+        return (
+            f"Adapt the {self.job.head} head of {self.base.id} to {data} and up to {rehearsed} rehearsed ones an epoch; "
+            f"train {names}; add {len(self.added)} names."
+        )
+
+
+def make_plan(job: Job) -> Plan:
+    """Check a job. Raises RefusedError, ExampleError or another CheckpointError that says what to change."""
+    _check_settings(job)
+    base = Store(job.store).get(job.base)
+    base.verify()
+    memory = read_memory(base.path / MEMORY)
+    train, dev, notes = _read(job)
+    parts = split(train, dev, memory, held_out=recipe.HELD_OUT_SHARE)
+    if parts.moved:
+        notes.append(
+            f"{parts.moved} examples keep the part in which their text already stands, to keep the judges apart."
+        )
+    if not parts.train:
+        raise RefusedError("no example is left to train on: every text is one that the checkpoint holds out")
+    labels = _grow_labels(job, base.manifest.labels, [*parts.train, *parts.dev, *parts.gate])
+    model, encoder = load_model(base), base.encoder()
+    blocks = len(model.blocks())
+    default = recipe.default_recipe(
+        job.freeze, blocks=blocks, examples=len(parts.train), hidden_size=base.manifest.hidden_size
+    )
+    resolved = recipe.resolve(job.hyperparameters, default, blocks=blocks)
+    exact = isinstance(job.protection, Exact)
+    rungs = recipe.rungs(job.freeze, blocks=blocks, unfrozen=resolved.unfrozen_blocks, exact=exact)
+    new = make_targets(parts.train, encoder, labels, teaches=(job.head,))
+    held_out = make_targets([*parts.dev, *parts.gate], encoder, labels, teaches=(job.head,))
+    return Plan(
+        job=job,
+        base=base,
+        model=model,
+        encoder=encoder,
+        memory=memory,
+        parts=parts,
+        labels=labels,
+        new=tuple(new),
+        rehearsed=tuple(make_targets(memory.rehearsal, encoder, labels)),
+        unaligned=describe_unaligned([*new, *held_out]),
+        recipe=resolved,
+        stages=tuple(Stage((job.head,), rung, blocks) for rung in rungs),
+        notes=tuple(notes),
+    )
+
+
+def teaches(target: Target, head: HeadName) -> bool:
+    """Tell whether an example says anything to a head."""
+    return target.label >= 0 if head == "classifier" else target.example.entities is not None
+
+
+def note_unaligned(unaligned: tuple[int, str]) -> Noted:
+    """Report annotations that fit no sequence of words."""
+    count, quotes = unaligned
+    message = f"{count} annotations begin or end inside a word and were left out of the loss, such as {quotes}."
+    return Noted(message=message, warning=True)
+
+
+def describe_dataset(
+    parts: Parts, targets: Sequence[Target], unaligned: int, head: HeadName | None = None
+) -> DatasetDescribed:
+    """Count what there is to train on."""
+    return DatasetDescribed(
+        train_examples=len(parts.train),
+        dev_examples=len(parts.dev),
+        gate_examples=len(parts.gate),
+        label_counts=count_names(parts.train, labels=head != "ner", types=head != "classifier"),
+        unaligned_annotations=unaligned,
+        mean_tokens=sum(len(target.encoding.ids) for target in targets) / max(1, len(targets)),
+    )
+
+
+def _check_settings(job: Job) -> None:
+    """Refuse settings that contradict each other or make no sense."""
+    if isinstance(job.protection, Exact) and job.freeze in {"head", "staged"}:
+        raise RefusedError(
+            f"protection: exact keeps the protected path's tensors as they are, but freeze mode {job.freeze!r} moves the "
+            "backbone under it; choose freeze mode 'backbone' or 'auto', or statistical protection with a margin"
+        )
+    if not isinstance(job.protection, Exact) and not 0 <= job.protection.margin <= 100:
+        raise RefusedError(f"protection.margin: {job.protection.margin:g} is not from 0 to 100 points")
+    if job.max_runtime is not None and job.max_runtime <= 0:
+        raise RefusedError(f"max_runtime: {job.max_runtime:g} seconds leave no time; leave it out for no limit")
+    check_hyperparameters(job.hyperparameters)
+
+
+_LIMITS: dict[str, tuple[float, float]] = {
+    "epochs": (1, 10_000),
+    "batch_size": (1, 4096),
+    "head_learning_rate": (0, 10),
+    "backbone_learning_rate": (0, 10),
+    "layer_decay": (0, 1),
+    "warmup_ratio": (0, 1),
+    "weight_decay": (0, 10),
+    "patience": (1, 10_000),
+    "rehearsal_ratio": (0, 1000),
+    "unfrozen_blocks": (0, 10_000),
+}
+
+
+def check_hyperparameters(asked: Hyperparameters) -> None:
+    """Refuse a setting outside its range by name."""
+    for name, (least, most) in _LIMITS.items():
+        value = getattr(asked, name)
+        if value is not None and not least <= value <= most:
+            raise RefusedError(f"hyperparameters.{name}: {value:g} is not from {least:g} to {most:g}")
+
+
+def _read(job: Job) -> tuple[list[Example], list[Example] | None, list[str]]:
+    """Read the job's examples as the adapted head sees them, and say what was left out."""
+    given = list(read_examples(job.train)), None if job.dev is None else list(read_examples(job.dev))
+    everything = [*given[0], *(given[1] or ())]
+    field = "label" if job.head == "classifier" else "entities"
+    used = annotated_for(everything, job.head)
+    notes = []
+    if ignored := len(everything) - len(used):
+        notes.append(f"{ignored} of {len(everything)} examples have no {field} and were ignored.")
+    if not annotated_for(given[0], job.head):
+        raise RefusedError(f"no training example has {field}, so there is nothing to adapt the {job.head} head to")
+    other = "entities" if job.head == "classifier" else "label"
+    if unused := sum(getattr(one, other) is not None for one in used):
+        notes.append(f"The {other} of {unused} examples was not used: this job adapts the {job.head} head.")
+    types = job.annotated_types or types_of(everything)
+    if job.head == "ner" and (strange := [name for name in types_of(used) if name not in types]):
+        raise RefusedError(f"annotated_types: the examples have entities of type {strange[0]!r}, which is not listed")
+    train, dev = (None if some is None else _only(some, job.head, types) for some in given)
+    assert train is not None
+    return train, dev, notes
+
+
+def _only(examples: Sequence[Example], head: HeadName, types: tuple[str, ...]) -> list[Example]:
+    """Keep the examples that are annotated for the head, without what they say to the other one."""
+    own = annotated_for(examples, head)
+    if head == "classifier":
+        return [msgspec.structs.replace(one, entities=None, annotated_types=None) for one in own]
+    return with_annotated_types([msgspec.structs.replace(one, label=None) for one in own], types)
+
+
+def _grow_labels(job: Job, old: LabelSet, examples: Sequence[Example]) -> LabelSet:
+    """Append what the examples name and the checkpoint does not have, or refuse it."""
+    if job.head == "classifier":
+        grown = old.append(labels=(one.label for one in examples if one.label is not None))
+        added = grown.labels[len(old.labels) :]
+    else:
+        grown = old.append(entity_types=types_of(examples))
+        added = grown.entity_types[len(old.entity_types) :]
+    if added and not job.append_labels:
+        name = added[0]
+        example = next(
+            one for one in examples if one.label == name or any(span.type == name for span in one.entities or ())
+        )
+        kind = "label" if job.head == "classifier" else "entity type"
+        raise RefusedError(
+            f"the {kind} {name!r} of the example {example.text[:80]!r} is new, and new names are not allowed here; "
+            "correct it, or let labels be appended"
+        )
+    return grown

@@ -1,0 +1,143 @@
+"""Every number that training depends on, and the rules that choose one where the caller left it to us.
+
+All rules are pure functions of counts. Nothing outside this file holds a rate, a count of epochs or a share.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from twofold_checkpoint.job import Freeze, Hyperparameters
+
+Pooling = Literal["mean", "cls", "last"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Hold the resolved settings of one training. Rates are AdamW's, at the end of the warm-up."""
+
+    epochs: int
+    batch_size: int
+    head_learning_rate: float
+    backbone_learning_rate: float
+    layer_decay: float
+    warmup_ratio: float
+    weight_decay: float
+    patience: int
+    rehearsal_ratio: float
+    unfrozen_blocks: int
+    probe_epochs: int
+    """Epochs over cached features, in a stage that moves no block. They cost almost nothing."""
+    probe_learning_rate: float
+    """Rate of a head in a stage that moves no block."""
+
+
+CLIP_NORM = 1.0
+"""Largest norm of a step's gradient."""
+CHECKS_PER_EPOCH = 1
+"""Measurements on the dev examples in each epoch."""
+MIN_GAIN = 0.001
+"""What a stage must add to the dev score to be kept."""
+REPORT_SECONDS = 1.0
+"""Time between two progress events."""
+CACHE_BYTES = 2 << 30
+"""Features of the frozen backbone are kept in memory up to this size, and computed again and again beyond it."""
+
+SAMPLED = 1000
+"""Examples from which new rows begin, where not all features fit into memory."""
+
+HELD_OUT_SHARE = 0.2
+"""Share of the training examples that is set aside when a job brings no dev examples: half stops, half judges."""
+INIT_HELD_OUT_SHARE = 0.1
+"""The same for the first training."""
+
+MEMORY_REHEARSAL = 2000
+MEMORY_DEV = 500
+MEMORY_GATE = 2000
+"""Most examples of each part that a checkpoint carries."""
+
+MAX_TOKENS = 256
+"""Longest window of a new checkpoint, with special tokens, if the backbone can take it."""
+OVERLAP = 32
+"""Tokens that two windows of a long text share."""
+GOLDEN_ANSWERS = 8
+"""Texts with answers that an engine must repeat before it may serve."""
+PARITY_TOLERANCE = 1e-4
+"""Largest difference of a logit between the exported graph and the trained model."""
+
+
+def pooling_for(causal: bool) -> Pooling:
+    """Choose how token features become one feature of the text: the last token of a causal model has seen them all."""
+    return "last" if causal else "mean"
+
+
+def default_recipe(freeze: Freeze, *, blocks: int, examples: int, hidden_size: int) -> Recipe:
+    """Choose all settings of an adaptation from the mode, the backbone's size and the number of examples."""
+    epochs = 8 if examples < 500 else 5 if examples < 5000 else 3
+    return Recipe(
+        epochs=epochs,
+        batch_size=32 if examples >= 320 else 16,
+        head_learning_rate=1e-3,
+        backbone_learning_rate=1e-4 if hidden_size <= 512 else 3e-5,
+        layer_decay=0.9,
+        warmup_ratio=0.1,
+        weight_decay=0.01,
+        patience=2,
+        rehearsal_ratio=1.0,
+        unfrozen_blocks=blocks if freeze == "head" else 0,
+        probe_epochs=4 * epochs,
+        probe_learning_rate=3e-3,
+    )
+
+
+def init_recipe(*, blocks: int, examples: int, hidden_size: int) -> Recipe:
+    """Choose all settings of a first training, in which nothing has to be protected."""
+    recipe = default_recipe("staged", blocks=blocks, examples=examples, hidden_size=hidden_size)
+    return replace(
+        recipe,
+        rehearsal_ratio=0.0,
+        backbone_learning_rate=3e-4 if hidden_size <= 512 else 5e-5,
+        head_learning_rate=2e-3,
+    )
+
+
+def resolve(asked: Hyperparameters, default: Recipe, *, blocks: int) -> Recipe:
+    """Put what the caller asked for in the place of the defaults."""
+    named = {name: getattr(asked, name) for name in asked.__struct_fields__ if getattr(asked, name) is not None}
+    if "epochs" in named:
+        named["probe_epochs"] = named["epochs"]
+    if "head_learning_rate" in named:
+        named["probe_learning_rate"] = named["head_learning_rate"]
+    recipe = replace(default, **named)
+    unfrozen = recipe.unfrozen_blocks
+    return replace(recipe, unfrozen_blocks=unfrozen if 0 < unfrozen <= blocks else blocks)
+
+
+def echo(recipe: Recipe) -> Hyperparameters:
+    """Return the resolved settings in the form in which they were asked for."""
+    return Hyperparameters(**{name: getattr(recipe, name) for name in Hyperparameters.__struct_fields__})
+
+
+def rungs(freeze: Freeze, *, blocks: int, unfrozen: int, exact: bool) -> tuple[int, ...]:
+    """Say how many of the top blocks each stage trains, in order. Zero means the heads alone.
+
+    Every plan begins with the heads: a probed head moves the backbone less (Kumar et al. 2022, arXiv:2202.10054).
+    """
+    match freeze:
+        case "all":
+            return ()
+        case "backbone":
+            return (0,)
+        case "head":
+            return (0, unfrozen)
+        case "staged":
+            return (0, *range(min(2, blocks), blocks + 1))
+        case "auto":
+            return (0,) if exact else tuple(dict.fromkeys((0, math.ceil(blocks / 3), blocks)))
+
+
+def init_rungs(blocks: int) -> tuple[int, ...]:
+    """Say the same for a first training: heads, top two blocks, everything."""
+    return tuple(dict.fromkeys((0, min(2, blocks), blocks)))

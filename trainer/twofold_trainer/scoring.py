@@ -1,0 +1,88 @@
+"""A model's answers to examples, decoded exactly as serving decodes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from twofold_checkpoint.decoding import Prediction, decode_entities, decode_labels
+from twofold_checkpoint.encoding import Encoder, Encoding
+from twofold_checkpoint.examples import Example
+from twofold_checkpoint.labels import LabelSet
+from twofold_checkpoint.manifest import HeadName
+
+from twofold_trainer.features import FeatureCache, Features, compute_features
+from twofold_trainer.metrics import HeadScore, accuracy, count_spans, span_f1
+from twofold_trainer.model import TwofoldModel
+
+ROWS = 32
+"""Texts in a batch of scoring."""
+
+
+def predict(
+    model: TwofoldModel,
+    encodings: Sequence[Encoding],
+    labels: LabelSet,
+    pad_id: int,
+    *,
+    heads: Sequence[HeadName] = ("classifier", "ner"),
+    cache: FeatureCache | None = None,
+) -> list[Prediction]:
+    """Answer texts with the best label and all entities. Shorter texts first inside, given order outside."""
+    answers: list[Prediction] = [Prediction()] * len(encodings)
+    order = sorted(range(len(encodings)), key=lambda index: len(encodings[index].ids))
+    was_training = [module for module in model.modules() if module.training]
+    model.eval()
+    with torch.no_grad():
+        for first in range(0, len(order), ROWS):
+            chosen = order[first : first + ROWS]
+            some = [encodings[index] for index in chosen]
+            features = cache.get(some) if cache else compute_features(model, some, pad_id)
+            for index, answer in zip(chosen, _decode(model, some, features, labels, heads), strict=True):
+                answers[index] = answer
+    for module in was_training:
+        module.training = True
+    return answers
+
+
+def _decode(
+    model: TwofoldModel,
+    encodings: Sequence[Encoding],
+    features: Features,
+    labels: LabelSet,
+    heads: Sequence[HeadName],
+) -> Iterator[Prediction]:
+    classifier = model.classifier(features.pooled).numpy() if "classifier" in heads else None
+    sizes = np.cumsum([len(encoding.ids) for encoding in encodings])[:-1]
+    ner = np.split(model.ner(features.tokens).numpy(), sizes) if "ner" in heads else None
+    for row, encoding in enumerate(encodings):
+        yield Prediction(
+            labels=() if classifier is None else decode_labels(classifier[row], labels.labels),
+            entities=() if ner is None else decode_entities(encoding, ner[row], labels.entity_types),
+        )
+
+
+def annotated_for(examples: Sequence[Example], head: HeadName) -> list[Example]:
+    """Return the examples that are annotated for a head."""
+    return [one for one in examples if (one.label if head == "classifier" else one.entities) is not None]
+
+
+class Judge:
+    """Hold the held-out examples of one head, encoded once, and score models on them."""
+
+    def __init__(self, examples: Sequence[Example], head: HeadName, encoder: Encoder) -> None:
+        self.head = head
+        self.examples = annotated_for(examples, head)
+        self.encodings = encoder.encode([example.text for example in self.examples])
+        self._pad_id = encoder.settings.pad_id
+
+    def score(self, model: TwofoldModel, labels: LabelSet, cache: FeatureCache | None = None) -> HeadScore | None:
+        """Score the model; None if there is no example."""
+        answers = predict(model, self.encodings, labels, self._pad_id, heads=[self.head], cache=cache)
+        pairs = list(zip(self.examples, answers, strict=True))
+        if self.head == "classifier":
+            return accuracy([int(answer.labels[0].label == example.label) for example, answer in pairs])
+        return span_f1(
+            [count_spans(answer.entities, example.entities or (), example.annotated_types) for example, answer in pairs]
+        )

@@ -1,0 +1,166 @@
+"""Read annotated texts from the three forms in which people have them: JSON lines, CoNLL columns, `datasets`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from twofold_checkpoint.errors import ExampleError
+from twofold_checkpoint.examples import Example, Span, check_example, read_examples
+
+JSON_LINES = frozenset({".jsonl", ".json", ".ndjson"})
+CONLL = frozenset({".conll", ".bio", ".iob", ".tsv", ".txt"})
+HUB = "hf:"
+
+_LABEL = re.compile(r"#\s*(?:label|intent)\s*[:=]\s*(?P<label>.*\S)\s*")
+_TAG = re.compile(r"O|[BI]-\S+")
+
+
+def read_source(source: str) -> list[Example]:
+    """Read all examples of a file or of ``hf:name[:config][:split]``.
+
+    Raises ExampleError that names the source, the line, the field and what to write instead.
+    """
+    if source.startswith(HUB):
+        examples = list(read_dataset(source.removeprefix(HUB)))
+    elif Path(source).suffix in JSON_LINES:
+        examples = list(read_examples(source))
+    elif Path(source).suffix in CONLL:
+        examples = list(read_conll(source))
+    else:
+        known = ", ".join(sorted(JSON_LINES | CONLL))
+        raise _refuse(source, 0, "", f"has no known ending; name it {known}, or write {HUB}name for a data set")
+    if not examples:
+        raise _refuse(source, 0, "", "holds no example")
+    return examples
+
+
+# -- CoNLL ------------------------------------------------------------------------------------------------------
+
+
+def read_conll(path: str) -> Iterator[Example]:
+    """Yield the sentences of a column file: token first, BIO tag last, a blank line after each sentence.
+
+    A line ``# label: X`` or ``# intent = X`` before a sentence gives its label; other comments are passed over.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise _refuse(path, 0, "", f"cannot be read as UTF-8: {error}") from error
+    tokens: list[str] = []
+    tags: list[str] = []
+    label: str | None = None
+    first = 0
+    for number, line in enumerate([*lines, ""], 1):
+        if not line.strip():
+            if tokens:
+                yield check_example(_sentence(tokens, tags, label), source=path, line=first)
+                tokens, tags, label = [], [], None
+            continue
+        columns = line.split()
+        if not tokens:
+            first = number
+            if found := _LABEL.fullmatch(line.strip()):
+                label = found["label"]
+                continue
+        if columns[0] == "-DOCSTART-" or (columns[0].startswith("#") and not _TAG.fullmatch(columns[-1])):
+            continue
+        if len(columns) < 2:
+            raise _refuse(path, number, "tag", f"{line.strip()!r} has one column; write a token and its BIO tag")
+        _check_tag(columns[-1], tags[-1] if tags else "O", path, number)
+        tokens.append(columns[0])
+        tags.append(columns[-1])
+
+
+def _check_tag(tag: str, before: str, source: str, line: int) -> None:
+    """Refuse a tag that is none, or that goes on with a span which did not begin."""
+    if not _TAG.fullmatch(tag):
+        raise _refuse(source, line, "tag", f"{tag!r} is no BIO tag; write O, B-type or I-type")
+    if tag.startswith("I-") and before[2:] != tag[2:]:
+        raise _refuse(source, line, "tag", f"{tag!r} cannot follow {before!r}; a span begins with B-{tag[2:]}")
+
+
+def _sentence(tokens: Sequence[str], tags: Sequence[str], label: str | None) -> Example:
+    """Join tokens by single spaces and turn tags into spans."""
+    spans: list[Span] = []
+    place = 0
+    for token, tag in zip(tokens, tags, strict=True):
+        end = place + len(token)
+        if tag.startswith("B-"):
+            spans.append(Span(start=place, end=end, type=tag[2:]))
+        elif tag.startswith("I-"):
+            spans[-1] = Span(start=spans[-1].start, end=end, type=tag[2:])
+        place = end + 1
+    return Example(text=" ".join(tokens), label=label, entities=tuple(spans))
+
+
+# -- datasets ---------------------------------------------------------------------------------------------------
+
+TEXT_COLUMNS = ("text", "sentence", "utterance", "query")
+TOKEN_COLUMNS = ("tokens", "words")
+LABEL_COLUMNS = ("label", "intent")
+TAG_COLUMNS = ("ner_tags", "tags")
+
+
+def read_dataset(name: str) -> Iterator[Example]:
+    """Yield the rows of ``name[:config][:split]``; the split is "train" unless it is named.
+
+    Names of classes and tags are taken from the data set's features.
+    """
+    source = HUB + name
+    try:
+        import datasets  # noqa: PLC0415 -- an extra that few need.
+    except ImportError as error:
+        raise _refuse(source, 0, "", "needs the extra: pip install 'twofold-service[datasets]'") from error
+    path, _, rest = name.partition(":")
+    config, _, split = rest.rpartition(":") if ":" in rest else ("", "", rest)
+    try:
+        rows = datasets.load_dataset(path, config or None, split=split or "train")
+    except Exception as error:  # The library raises whatever its file readers raise.
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise _refuse(source, 0, "", f"cannot be loaded: {reason}") from error
+    yield from _rows(rows, rows.features, source)
+
+
+def _rows(rows: Iterable[dict[str, Any]], features: Any, source: str) -> Iterator[Example]:
+    text = _first(TEXT_COLUMNS, features)
+    tokens = _first(TOKEN_COLUMNS, features)
+    label = _first(LABEL_COLUMNS, features)
+    tags = _first(TAG_COLUMNS, features) if tokens else None
+    if not (text or tokens) or not (label or tags):
+        wanted = f"one of {TEXT_COLUMNS + TOKEN_COLUMNS} and one of {LABEL_COLUMNS + TAG_COLUMNS}"
+        raise _refuse(source, 0, "", f"has the columns {tuple(features)}; it needs {wanted}")
+    for number, row in enumerate(rows, 1):
+        name = _name(row[label], features[label], source, number, label) if label else None
+        if not (tokens and tags):
+            body = row[text] if text else " ".join(row[tokens or ""])
+            yield check_example(Example(text=body, label=name), source=source, line=number)
+            continue
+        element = getattr(features[tags], "feature", features[tags])
+        names = [_name(value, element, source, number, tags) or "O" for value in row[tags]]
+        if len(names) != len(row[tokens]):
+            raise _refuse(source, number, tags, f"has {len(names)} tags for {len(row[tokens])} tokens")
+        for before, tag in zip(["O", *names], names, strict=False):
+            _check_tag(tag, before, source, number)
+        yield check_example(_sentence(row[tokens], names, name), source=source, line=number)
+
+
+def _first(wanted: Sequence[str], features: Any) -> str | None:
+    return next((name for name in wanted if name in features), None)
+
+
+def _name(value: Any, feature: Any, source: str, line: int, field: str) -> str | None:
+    """Return a class by name; None for "not annotated", which `datasets` writes as None or -1."""
+    if value is None or value == -1:
+        return None
+    if isinstance(value, str):
+        return value
+    if hasattr(feature, "int2str"):
+        return str(feature.int2str(value))
+    raise _refuse(source, line, field, f"{value!r} is a number without a name; give the column ClassLabel features")
+
+
+def _refuse(source: str, line: int, field: str, reason: str) -> ExampleError:
+    return ExampleError(source=source, line=line, field=field, reason=reason)
