@@ -1,3 +1,4 @@
+import inspect
 import json
 import os
 import subprocess
@@ -12,6 +13,9 @@ from twofold import JobState, Retry
 from twofold.cli import __main__ as entry
 from twofold.cli._app import app
 from twofold.testing import job_script
+
+# click 8.1 must be told to keep the two outputs apart; later ones do.
+RUNNER = CliRunner(**({"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}))
 
 LINE = {
     "text": ADA,
@@ -28,7 +32,7 @@ def run(server):
 
     def run(*args, terminal=False, **kwargs):
         env = {"TWOFOLD_TARGET": server.target, "FORCE_COLOR": "1" if terminal else None, "COLUMNS": "100"}
-        return CliRunner().invoke(app, args, env=env, **kwargs)
+        return RUNNER.invoke(app, args, env=env, **kwargs)
 
     return run
 
@@ -267,6 +271,14 @@ def test_no_server(run, monkeypatch):
 
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: 127.0.0.1:1 does not answer:")
+
+
+def test_server_that_is_not_ready(run, server):
+    """A server that says it is not ready is not said to be silent."""
+    server.fail_next(grpc.StatusCode.UNAVAILABLE, message="no checkpoint is loaded", reason="NOT_READY", times=9)
+
+    assert run("health").exit_code == 0
+    assert run("roll-back").stderr == "Error: no checkpoint is loaded\n"
 
 
 def test_missing_extra(monkeypatch, capsys):

@@ -143,6 +143,8 @@ def _reader(name: str, hint: Any) -> Callable[[Message], Any]:
         (hint,) = (part for part in get_args(hint) if part is not types.NoneType)
     if get_origin(hint) is tuple:
         convert = _converter(get_args(hint)[0])
+        if convert is _same:  # Vectors are long; spare a call for each number.
+            return lambda message: tuple(getattr(message, name))
         if not optional:
             return lambda message: tuple(map(convert, getattr(message, name)))
         return lambda message: (
@@ -165,7 +167,11 @@ def _converter(kind: Any) -> Callable[[Any], Any]:
         return _moment
     if isinstance(kind, type) and is_dataclass(kind):
         return lambda message: read(message, kind)
-    return lambda value: value
+    return _same
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _moment(stamp: Any) -> datetime:

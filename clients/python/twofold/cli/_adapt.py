@@ -78,7 +78,12 @@ def adapt(
     watch: bool,
     **options: Any,
 ) -> None:
-    """Adapt one head to labelled examples while the other head's task is protected."""
+    """
+    Adapt one head and protect the other.
+
+    The examples are JSON lines: {"text": ..., "label": ..., "entities": [{"start", "end", "type"}]}. A label or entities
+    that are null or absent are not annotated; an empty list says that there are none.
+    """
     if exact and margin is not None:
         raise click.UsageError("--exact allows no loss at all; leave out --margin")
     session: Session = ctx.obj

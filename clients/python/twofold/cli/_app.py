@@ -18,9 +18,13 @@ class _App(click.Group):
         try:
             return super().invoke(ctx)
         except UnavailableError as error:
-            raise click.ClickException(f"{ctx.params['target']} does not answer: {error}") from error
+            # With a reason it is a server that speaks, to say that it is not ready.
+            where = "" if error.reason else f"{ctx.params['target']} does not answer: "
+            raise click.ClickException(f"{where}{error}") from error
         except TwofoldError as error:
             raise click.ClickException(str(error)) from error
+        except BrokenPipeError:
+            raise  # Whoever read along has seen enough; click ends quietly.
         except OSError as error:
             raise click.ClickException(
                 f"{error.filename}: {error.strerror}" if error.filename else str(error)

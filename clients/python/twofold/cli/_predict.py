@@ -3,7 +3,7 @@
 import sys
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,13 +48,18 @@ def predict(
     top: int,
     in_flight: int,
 ) -> None:
-    """Label TEXTS and find their entities; without any, the lines of the standard input."""
+    """
+    Label TEXTS and find their entities.
+
+    Without any texts, each line of the standard input is one.
+    """
     with session.client() as client:
 
         def ask(batch: list[str]) -> list[tuple[str, Prediction]]:
             return list(zip(batch, client.predict(batch, heads=heads, top_labels=top), strict=True))
 
-        answers = _in_order(ask, _texts(texts, source, sink, session), in_flight)
+        asked = _texts(texts, source)
+        answers = _with_progress(_in_order(ask, asked, in_flight), asked, sink)
         if session.for_people and not sink:
             for text, one in answers:
                 session.console.print(_shown(text, one))
@@ -87,16 +92,16 @@ def embed(
                 for text, one in zip(batch, found, strict=True)
             ]
 
-        _write(_in_order(ask, _texts(texts, source, sink, session), in_flight), sink)
+        asked = _texts(texts, source)
+        _write(_with_progress(_in_order(ask, asked, in_flight), asked, sink), sink)
 
 
-def _texts(texts: tuple[str, ...], source: Path | None, sink: Path | None, session: Session) -> Iterable[str]:
-    """Return the texts from where the user put them; those of a file with a progress bar."""
+def _texts(texts: tuple[str, ...], source: Path | None) -> Iterable[str]:
+    """Return the texts from where the user put them."""
     if texts and source:
         raise click.UsageError("give texts or --input, not both")
     if source:
-        found = read_texts(source)
-        return _with_progress(found) if sink and not session.as_json else found
+        return read_texts(source)
     if texts:
         return texts
     if sys.stdin.isatty():
@@ -104,10 +109,14 @@ def _texts(texts: tuple[str, ...], source: Path | None, sink: Path | None, sessi
     return (line.rstrip("\n") for line in sys.stdin)
 
 
-def _with_progress(texts: list[str]) -> Iterator[str]:
+def _with_progress(answers: Iterator[T], asked: Iterable[str], sink: Path | None) -> Iterator[T]:
+    """Pass *answers* on, with a progress bar if they go to a file and a person waits."""
+    if sink is None or not sys.stderr.isatty():
+        yield from answers
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
-        yield from progress.track(texts, description="texts")
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        yield from progress.track(answers, total=len(asked) if isinstance(asked, Sized) else None, description="texts")
 
 
 def _in_order(ask: Callable[[list[str]], list[T]], texts: Iterable[str], in_flight: int) -> Iterator[T]:

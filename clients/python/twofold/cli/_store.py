@@ -71,7 +71,11 @@ def model(session: Session) -> None:
 @click.argument("service", default="")
 @click.pass_context
 def health(ctx: click.Context, *, service: str) -> None:
-    """Say whether the server, or one SERVICE of it, is serving; exit 1 if not."""
+    """
+    Say whether the server is serving.
+
+    With SERVICE, such as twofold.v1.InferenceService, say it of that one. Exit 1 if it is not serving.
+    """
     session: Session = ctx.obj
     with session.client() as client:
         found = client.health(service)
