@@ -115,6 +115,8 @@ def test_predict_leaves_no_half_file(run, server, tmp_path):
         ('{"text": "a", "entities": [{"start": 0, "end": 1}]}', "entities[0].type is missing; write a string"),
         ('{"text": "a", "entities": [{"start": true, "end": 1, "type": "X"}]}', "entities[0].start is True; write a whole number"),
         ('{"text": "a", "entities": [{"start": 1, "end": 1, "type": "X"}]}', "entities[0] goes from 1 to 1; write 0 <= start < end"),
+        ('{"text": "a", "entities": [{"start": 0, "end": 2, "type": "X"}]}', "entities[0] ends at 2, but the text has 1 code points; write end <= 1"),
+        ('{"text": "\\ud800"}', "text is '\\ud800', which holds half a surrogate pair; write whole characters"),
     ],
 )  # fmt: skip
 def test_bad_lines(run, server, tmp_path, line, said):
@@ -251,6 +253,7 @@ def test_model_and_health(run, server):
         (["adapt", "--train", "no/such.jsonl", "--head", "ner"], 1, "Error: no/such.jsonl: No such file"),
         (["predict", "a", "--input", "b"], 2, "not both"),
         (["predict", "a", "--head", "parser"], 2, "'parser' is not one of 'classifier', 'ner'"),
+        (["predict", "half \udc80"], 1, "Error: the input is not UTF-8"),
         (["roll-back"], 1, "Error: there is no previous checkpoint\n"),
     ],
 )

@@ -34,15 +34,16 @@ class Example:
 
         Other keys are ignored. Raise ValueError that names the field, its value and what to write instead.
         """
+        text = _field(record, "text", str, "a string")
         entities = _field(record, "entities", list, "a list or null", optional=True)
         return cls(
-            text=_field(record, "text", str, "a string"),
+            text=text,
             label=_field(record, "label", str, "a string or null", optional=True),
-            entities=None if entities is None else tuple(_span(one, i) for i, one in enumerate(entities)),
+            entities=None if entities is None else tuple(_span(one, i, len(text)) for i, one in enumerate(entities)),
         )
 
 
-def _span(record: Any, index: int) -> Span:
+def _span(record: Any, index: int, length: int) -> Span:
     where = f"entities[{index}]"
     if not isinstance(record, Mapping):
         raise ValueError(f'{where} is {record!r}; write {{"start", "end", "type"}}')  # noqa: TRY004 - it is the value of a file
@@ -53,6 +54,8 @@ def _span(record: Any, index: int) -> Span:
     )
     if not 0 <= span.start < span.end:
         raise ValueError(f"{where} goes from {span.start} to {span.end}; write 0 <= start < end")
+    if span.end > length:
+        raise ValueError(f"{where} ends at {span.end}, but the text has {length} code points; write end <= {length}")
     return span
 
 
@@ -68,4 +71,6 @@ def _field(
     # A bool is an int to Python, but nobody means `"start": true`.
     if not isinstance(value, kind) or isinstance(value, bool):
         raise ValueError(f"{where} is {value!r}; write {wanted}")  # noqa: TRY004 - as above
+    if isinstance(value, str) and not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
+        raise ValueError(f"{where} is {value!r}, which holds half a surrogate pair; write whole characters")
     return value

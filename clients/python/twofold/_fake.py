@@ -52,12 +52,12 @@ class Behaviour:
         self._script = script
         self._plays: dict[str, Play] = {}
         self._changed = threading.Condition(threading.RLock())
-        self._stopped = False
+        self.stopped = False
 
     def stop(self) -> None:
         """Let the watches that wait end."""
         with self._changed:
-            self._stopped = True
+            self.stopped = True
             self._changed.notify_all()
 
     def settle(self) -> None:
@@ -163,7 +163,7 @@ class Behaviour:
         """Send the events as they happen, until the last one."""
         play = self._play(request.job_id)
         seen = request.after_sequence
-        while is_active() and not self._stopped:
+        while is_active() and not self.stopped:
             with self._changed:
                 fresh = [event for event in play.events() if event.sequence > seen]
                 if not fresh and not play.now().is_over:

@@ -75,6 +75,7 @@ class FakeServer:
             checkpoints=checkpoints or [Checkpoint(id=model.checkpoint_id, labels=model.labels)],
             script=script or job_script(),
         )
+        self._threads: ThreadPoolExecutor
         self._server: Any = None
         self._port = 0
 
@@ -82,7 +83,9 @@ class FakeServer:
         return f"<FakeServer {self.target if self._server else 'stopped'}>"
 
     def __enter__(self) -> Self:
-        self._server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
+        self._behaviour.stopped = False
+        self._threads = ThreadPoolExecutor(16)
+        self._server = grpc.server(self._threads, options=[("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers(tuple(self._handlers()))
         self._port = self._server.add_insecure_port(f"127.0.0.1:{self._port}")
         self._server.start()
@@ -91,6 +94,7 @@ class FakeServer:
     def __exit__(self, *_: object) -> None:
         self._behaviour.stop()
         self._server.stop(None).wait()
+        self._threads.shutdown(wait=False)
         self._server = None
 
     @property

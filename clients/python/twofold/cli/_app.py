@@ -23,6 +23,8 @@ class _App(click.Group):
             raise click.ClickException(f"{where}{error}") from error
         except TwofoldError as error:
             raise click.ClickException(str(error)) from error
+        except UnicodeError as error:
+            raise click.ClickException(f"the input is not UTF-8: {error}") from error
         except BrokenPipeError:
             raise  # Whoever read along has seen enough; click ends quietly.
         except OSError as error:
