@@ -18,8 +18,8 @@ from twofold_checkpoint.decoding import (
     Prediction,
     decode_entities,
     decode_labels,
-    merge_label_logits,
     merge_tokens,
+    merge_windows,
 )
 from twofold_checkpoint.encoding import Encoder, Encoding, pad
 from twofold_checkpoint.events import ParityMeasured
@@ -122,7 +122,7 @@ def decode(
         row = rows.stop
         answers.append(
             Prediction(
-                labels=decode_labels(merge_label_logits(encoding, list(classifier_logits[rows])), labels.labels),
+                labels=decode_labels(merge_windows(encoding, list(classifier_logits[rows])), labels.labels),
                 entities=decode_entities(encoding, merge_tokens(encoding, list(ner_logits[rows])), labels.entity_types),
             )
         )

@@ -37,13 +37,15 @@ class Verdict:
     reason: str
 
 
-def judge(*, protected: Pair, retained: Pair, new: Pair, margin: float) -> Verdict:
-    """Judge a candidate. *margin* is in points that the protected score may fall.
+def judge(*, protected: Pair, retained: Pair, new: Pair, margin: float, trained: bool = True) -> Verdict:
+    """Judge a candidate. *margin* is in points that the protected score may fall; *trained* says that a stage was kept.
 
     Rounding is not a fall: a difference below a millionth of a point counts as none.
     """
     slack = 1e-6
     figures = f"protected {protected}, retained {retained}, new {new}"
+    if not trained:
+        return Verdict("fail", f"no stage of the training was kept: {figures}")
     if new.points is None:
         return Verdict("inconclusive", f"there are no held-out examples of the new data to judge by: {figures}")
     if protected.points is not None and protected.points < -margin - slack:

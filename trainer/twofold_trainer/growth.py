@@ -15,8 +15,8 @@ from twofold_trainer.targets import Target
 
 def class_means(
     seen: Iterable[tuple[Target, Features]], head: HeadName, rows: Sequence[int], hidden_size: int
-) -> Tensor:
-    """Return (rows, hidden): for each new row the mean feature of its examples, less the mean feature of all.
+) -> tuple[Tensor, Tensor]:
+    """Return (rows, hidden), for each new row the mean feature of its examples less that of all, and that of all.
 
     The features of one encoder share a large common part; a row that held it would answer to every text. A row without
     an example begins at zero.
@@ -39,17 +39,18 @@ def class_means(
                 sums[place[row]] += feature
                 counts[place[row]] += 1
     means = sums / counts.clamp(min=1).unsqueeze(1)
-    centred = means - total / max(1, everything)
+    centre = total / max(1, everything)
+    centred = means - centre
     # One class alone is its own mean: then the mean itself must do.
     alone = centred.norm(dim=1) < 1e-4 * means.norm(dim=1)
     centred[alone] = means[alone]
     centred[counts == 0] = 0.0
-    return centred
+    return centred, centre
 
 
-def grow_head(model: TwofoldModel, head: HeadName, rows: Tensor) -> None:
+def grow_head(model: TwofoldModel, head: HeadName, rows: Tensor, centre: Tensor) -> None:
     """Append rows to a head of the model, in place."""
-    grown = grow(model.head(head), rows)
+    grown = grow(model.head(head), rows, centre)
     if head == "classifier":
         model.classifier = grown
     else:

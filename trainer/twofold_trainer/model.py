@@ -101,18 +101,19 @@ def pool(features: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
     return features.gather(1, last.view(-1, 1, 1).expand(-1, 1, features.shape[-1])).squeeze(1)
 
 
-def grow(head: nn.Linear, rows: Tensor) -> nn.Linear:
+def grow(head: nn.Linear, rows: Tensor, centre: Tensor) -> nn.Linear:
     """Return the head with *rows* (new, hidden) put after its own, which keep their bytes and their places.
 
-    New rows are scaled to the old rows' mean norm and get their mean bias, so that they begin on an equal footing.
+    New rows are scaled to the old rows' mean norm. Their biases let them answer to the mean feature, *centre*, as the
+    average old row does, so that no new row begins ahead of or behind the old ones.
     """
     new = nn.Linear(head.in_features, head.out_features + len(rows))
     with torch.no_grad():
         norm = head.weight.norm(dim=1).mean() if head.out_features else torch.tensor(1.0)
+        level = head(centre).mean() if head.out_features else torch.tensor(0.0)
         scaled = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-6) * norm
-        bias = head.bias.mean() if head.out_features else torch.tensor(0.0)
         new.weight.copy_(torch.cat([head.weight, scaled]))
-        new.bias.copy_(torch.cat([head.bias, bias.repeat(len(rows))]))
+        new.bias.copy_(torch.cat([head.bias, level - scaled @ centre]))
     return new
 
 

@@ -60,8 +60,8 @@ def _adapt(job: Job, stop: Stop) -> Iterator[Event]:
         return
 
     yield PhaseStarted(phase="baseline")
-    figures = _Figures(plan)
-    before = yield from figures.measure(plan.model, "before", stop)
+    figures = _Figures(plan, stop)
+    before = yield from figures.measure(plan.model, "before")
     if job.freeze == "all":
         told = ", ".join(f"{name} {100 * score.value:.1f}" for name, score in before.items() if score)
         yield Finished(outcome="succeeded", reason=f"Nothing was trained; measured on held-out examples: {told}.")
@@ -72,7 +72,7 @@ def _adapt(job: Job, stop: Stop) -> Iterator[Event]:
     yield PhaseStarted(phase="evaluate")
     trained = {*climbed.names, *(name for name, _ in plan.model.head(job.head).named_parameters(prefix=job.head))}
     yield prove_frozen(load_file(plan.base.path / TRAINING_WEIGHTS), plan.model.state_dict(), trained)
-    after = yield from figures.measure(plan.model, "after", stop)
+    after = yield from figures.measure(plan.model, "after")
 
     store = Store(job.store)
     candidate = _candidate(plan, climbed, after)
@@ -83,7 +83,7 @@ def _adapt(job: Job, stop: Stop) -> Iterator[Event]:
         yield PhaseStarted(phase="gate")
         pairs = {name: Pair(before[name], after[name]) for name in before}
         margin = job.protection.margin if isinstance(job.protection, Statistical) else 0.0
-        verdict = judge(**pairs, margin=margin)
+        verdict = judge(**pairs, margin=margin, trained=bool(climbed.kept))
         yield Judged(verdict=verdict.verdict, reason=f"{verdict.reason}.")
         story = f"{verdict.reason}; training ended because {climbed.reason}."
         if verdict.verdict != "pass":
@@ -99,7 +99,7 @@ def _train(plan: Plan, stop: Stop) -> Generator[Event, None, Climbed]:
     """Cache what the frozen backbone sees, grow the adapted head, and climb the stages."""
     job, model, pad_id = plan.job, plan.model, plan.encoder.settings.pad_id
     dev = [
-        Judge(balanced_sample(examples, recipe.MEMORY_DEV, seed=job.seed), job.head, plan.encoder)
+        Judge(balanced_sample(examples, recipe.MEMORY_DEV, seed=job.seed), job.head, plan.encoder, stop)
         for examples in (plan.parts.dev, plan.memory.dev)
     ]
     yardstick = Yardstick(tuple(dev), plan.labels)
@@ -116,7 +116,7 @@ def _train(plan: Plan, stop: Stop) -> Generator[Event, None, Climbed]:
     if plan.added:
         old, new = model.head(job.head).out_features, len(plan.added) * (1 if job.head == "classifier" else 2)
         seen = ((target, cache.get([target.encoding])) for target in sampled)
-        grow_head(model, job.head, class_means(seen, job.head, range(old, old + new), hidden_size))
+        grow_head(model, job.head, *class_means(seen, job.head, range(old, old + new), hidden_size))
     return (
         yield from climb(
             model,
@@ -128,15 +128,15 @@ def _train(plan: Plan, stop: Stop) -> Generator[Event, None, Climbed]:
             seed=job.seed,
             stop=stop,
             cache=cache if fits else None,
-            breach=_breach(plan) if job.freeze == "auto" else None,
+            breach=_breach(plan, stop) if job.freeze == "auto" else None,
         )
     )
 
 
-def _breach(plan: Plan) -> Breach | None:
+def _breach(plan: Plan, stop: Stop) -> Breach | None:
     """Return the guard of AUTO: a rung may not cost the protected task more on dev than its margin."""
     head = other(plan.job.head)
-    guard = Judge(plan.memory.dev, head, plan.encoder)
+    guard = Judge(plan.memory.dev, head, plan.encoder, stop)
     first = guard.score(plan.model, plan.labels)
     if first is None or not isinstance(plan.job.protection, Statistical):
         return None
@@ -157,22 +157,19 @@ def _breach(plan: Plan) -> Breach | None:
 class _Figures:
     """Hold the three judges of a job: of the protected task, of the adapted head's old labels, of the new data."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, stop: Stop) -> None:
         head = plan.job.head
         self._judges = {
-            "protected": Judge(plan.memory.gate, other(head), plan.encoder),
-            "retained": Judge(plan.memory.gate, head, plan.encoder),
-            "new": Judge(plan.parts.gate, head, plan.encoder),
+            "protected": Judge(plan.memory.gate, other(head), plan.encoder, stop),
+            "retained": Judge(plan.memory.gate, head, plan.encoder, stop),
+            "new": Judge(plan.parts.gate, head, plan.encoder, stop),
         }
         self._labels = {"before": plan.base.manifest.labels, "after": plan.labels}
 
-    def measure(
-        self, model: TwofoldModel, moment: Moment, stop: Stop
-    ) -> Generator[Event, None, dict[str, HeadScore | None]]:
+    def measure(self, model: TwofoldModel, moment: Moment) -> Generator[Event, None, dict[str, HeadScore | None]]:
         """Score the model and say so."""
         scores: dict[str, HeadScore | None] = {}
         for figure, one in self._judges.items():
-            stop.check()
             score = scores[figure] = one.score(model, self._labels[moment])
             if score is not None:
                 yield _measured(score, figure, moment)

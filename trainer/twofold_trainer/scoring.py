@@ -15,6 +15,7 @@ from twofold_checkpoint.manifest import HeadName
 from twofold_trainer.features import FeatureCache, Features, compute_features
 from twofold_trainer.metrics import HeadScore, accuracy, count_spans, span_f1
 from twofold_trainer.model import TwofoldModel
+from twofold_trainer.stop import Stop
 
 ROWS = 32
 """Texts in a batch of scoring."""
@@ -28,14 +29,17 @@ def predict(
     *,
     heads: Sequence[HeadName] = ("classifier", "ner"),
     cache: FeatureCache | None = None,
+    stop: Stop | None = None,
 ) -> list[Prediction]:
-    """Answer texts with the best label and all entities. Shorter texts first inside, given order outside."""
+    """Answer texts with the best label and all entities, in the given order. Raises CancelledError."""
     answers: list[Prediction] = [Prediction()] * len(encodings)
     order = sorted(range(len(encodings)), key=lambda index: len(encodings[index].ids))
     was_training = [module for module in model.modules() if module.training]
     model.eval()
     with torch.no_grad():
         for first in range(0, len(order), ROWS):
+            if stop is not None:
+                stop.check()
             chosen = order[first : first + ROWS]
             some = [encodings[index] for index in chosen]
             features = cache.get(some) if cache else compute_features(model, some, pad_id)
@@ -71,15 +75,16 @@ def annotated_for(examples: Sequence[Example], head: HeadName) -> list[Example]:
 class Judge:
     """Hold the held-out examples of one head, encoded once, and score models on them."""
 
-    def __init__(self, examples: Sequence[Example], head: HeadName, encoder: Encoder) -> None:
+    def __init__(self, examples: Sequence[Example], head: HeadName, encoder: Encoder, stop: Stop | None = None) -> None:
         self.head = head
+        self._stop = stop
         self.examples = annotated_for(examples, head)
         self.encodings = encoder.encode([example.text for example in self.examples])
         self._pad_id = encoder.settings.pad_id
 
     def score(self, model: TwofoldModel, labels: LabelSet, cache: FeatureCache | None = None) -> HeadScore | None:
         """Score the model; None if there is no example."""
-        answers = predict(model, self.encodings, labels, self._pad_id, heads=[self.head], cache=cache)
+        answers = predict(model, self.encodings, labels, self._pad_id, heads=[self.head], cache=cache, stop=self._stop)
         pairs = list(zip(self.examples, answers, strict=True))
         if self.head == "classifier":
             return accuracy([int(answer.labels[0].label == example.label) for example, answer in pairs])

@@ -1,0 +1,70 @@
+"""Fixtures of the trainer's tests."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from twofold_checkpoint.examples import write_examples
+from twofold_checkpoint.job import Job
+from twofold_checkpoint.store import Store
+from twofold_trainer.init import initialise
+
+from trainer import tiny
+
+MakeJob = Callable[..., Job]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Small tensors are computed fastest by one thread, and always the same way."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def base_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store whose current checkpoint has learnt the base task. Tests copy it."""
+    root = tmp_path_factory.mktemp("base")
+    backbone = tiny.save_backbone("bert", root / "backbone", layers=3)
+    write_examples(root / "train.jsonl", tiny.examples(240))
+    write_examples(root / "dev.jsonl", tiny.examples(120, seed=9))
+    for _ in initialise(
+        train=str(root / "train.jsonl"), dev=str(root / "dev.jsonl"), backbone=str(backbone), out=str(root / "store")
+    ):
+        pass
+    return root / "store"
+
+
+@pytest.fixture
+def store(base_store: Path, tmp_path: Path) -> Store:
+    """A copy of the base store."""
+    shutil.copytree(base_store, tmp_path / "store")
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def make_job(store: Store, tmp_path: Path) -> MakeJob:
+    """Make a job for the base store; examples may be given in place of files."""
+
+    def make(head: str = "ner", **settings) -> Job:
+        train = settings.pop("train", None) or (tiny.restaurant(80) if head == "ner" else tiny.intents(80))
+        write_examples(tmp_path / "train.jsonl", train)
+        dev = settings.pop("dev", None)
+        if dev is not None:
+            write_examples(tmp_path / "dev.jsonl", dev)
+        return Job(
+            **{
+                "id": "job",
+                "store": str(store.root),
+                "base": store.get("current").id,
+                "train": str(tmp_path / "train.jsonl"),
+                "dev": None if dev is None else str(tmp_path / "dev.jsonl"),
+                "head": head,
+                **settings,
+            }
+        )
+
+    return make

@@ -1,0 +1,196 @@
+"""Metrics, splits, recipe and gate: pure functions."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from twofold_checkpoint.decoding import Entity
+from twofold_checkpoint.examples import Example, Span
+from twofold_checkpoint.job import Hyperparameters
+from twofold_checkpoint.memory import Memory, fold
+from twofold_trainer import recipe
+from twofold_trainer.batches import Pool, batches
+from twofold_trainer.gate import Pair, judge
+from twofold_trainer.metrics import HeadScore, SpanCounts, accuracy, count_spans, span_f1
+from twofold_trainer.splits import remember, set_aside, split
+
+from trainer import tiny
+
+
+def entity(start: int, end: int, kind: str) -> Entity:
+    """Make a predicted span."""
+    return Entity(start=start, end=end, type=kind, score=1.0)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "expected", "annotated", "counts"),
+    [
+        ([], [], None, SpanCounts(0, 0, 0)),
+        ([entity(0, 2, "a")], [Span(start=0, end=2, type="a")], None, SpanCounts(1, 1, 1)),
+        ([entity(0, 3, "a")], [Span(start=0, end=2, type="a")], None, SpanCounts(0, 1, 1)),
+        ([entity(0, 2, "b")], [Span(start=0, end=2, type="a")], None, SpanCounts(0, 1, 1)),
+        ([entity(0, 2, "b")], [Span(start=0, end=2, type="a")], ("a",), SpanCounts(0, 0, 1)),
+        ([entity(0, 2, "a"), entity(3, 4, "b")], [Span(start=0, end=2, type="a")], ("a",), SpanCounts(1, 1, 1)),
+    ],
+)
+def test_spans_are_compared_exactly(
+    predicted: list, expected: list, annotated: tuple | None, counts: SpanCounts
+) -> None:
+    """A span counts if start, end and type are right; one of a type that nobody annotated counts neither way."""
+    assert count_spans(predicted, expected, annotated) == counts
+
+
+def test_scores_are_micro_averages() -> None:
+    """Accuracy is the share of right answers, F1 is over all spans of all texts, and nothing to measure is None."""
+    assert accuracy([1, 1, 0, 1]).value == 0.75
+    assert span_f1([SpanCounts(1, 2, 1), SpanCounts(1, 1, 3)]).value == pytest.approx(2 * 2 / (3 + 4))
+    assert span_f1([SpanCounts(0, 0, 0)]).value == 1.0
+    assert accuracy([]) is None
+    assert span_f1([]) is None
+
+
+def pair(before: float | None, after: float | None) -> Pair:
+    """Make a pair of accuracies on 100 examples."""
+    scores = [None if value is None else HeadScore("classifier", value, (1,) * 100) for value in (before, after)]
+    return Pair(*scores)
+
+
+@pytest.mark.parametrize(
+    ("protected", "new", "margin", "verdict", "reason"),
+    [
+        ((0.9, 0.9), (0.5, 0.8), 1.0, "pass", "the margin holds"),
+        ((0.9, 0.89), (0.5, 0.8), 1.0, "pass", "90.0 -> 89.0 on 100 examples"),
+        ((0.9, 0.889), (0.5, 0.8), 1.0, "fail", "fell by 1.1 points, more than the margin of 1"),
+        ((0.9, 0.8999), (0.5, 0.8), 0.0, "fail", "more than the margin of 0"),
+        ((0.9, 0.95), (0.5, 0.49), 1.0, "fail", "the new data's score fell by 1.0 points"),
+        ((0.9, 0.9), (0.5, 0.5), 1.0, "pass", "new 50.0 -> 50.0"),
+        ((None, None), (0.5, 0.6), 1.0, "pass", "nothing of the protected task could be measured"),
+        ((0.9, 0.9), (None, None), 1.0, "inconclusive", "no held-out examples of the new data"),
+    ],
+)
+def test_the_gate_judges_by_numbers(protected: tuple, new: tuple, margin: float, verdict: str, reason: str) -> None:
+    """A fall beyond the margin, or a worse score on the new data, is refused; the reason has the numbers."""
+    judged = judge(protected=pair(*protected), retained=pair(None, None), new=pair(*new), margin=margin)
+
+    assert judged.verdict == verdict
+    assert reason in judged.reason
+
+
+def test_the_gate_refuses_what_was_not_trained() -> None:
+    """A candidate of which no stage was kept is refused."""
+    good = pair(0.9, 0.9)
+
+    assert judge(protected=good, retained=good, new=good, margin=1, trained=False).verdict == "fail"
+
+
+def texts(examples: tuple[Example, ...]) -> set[str]:
+    """Return the folded texts."""
+    return {fold(example.text) for example in examples}
+
+
+@pytest.mark.parametrize("count", [4, 5, 9, 40, 200])
+def test_without_dev_examples_a_part_is_set_aside(count: int) -> None:
+    """However few examples there are, some train, some stop and some judge, and no text is in two parts."""
+    given = tiny.examples(count)
+    parts = split(given, None, Memory(), held_out=0.2)
+
+    assert parts.train
+    assert parts.dev
+    assert parts.gate
+    assert len(parts.train) + len(parts.dev) + len(parts.gate) == count
+    assert not texts(parts.train) & (texts(parts.dev) | texts(parts.gate))
+    assert not texts(parts.dev) & texts(parts.gate)
+    assert split(given[::-1], None, Memory(), held_out=0.2).gate == parts.gate[::-1] or count < 10
+
+
+def test_setting_aside_is_a_matter_of_the_text() -> None:
+    """The order of the examples does not decide which are set aside, and all copies of a text go together."""
+    given = [*tiny.examples(50), *tiny.examples(50)]
+    kept, aside = set_aside(given, 0.2)
+
+    assert {one.text for one in set_aside(given[::-1], 0.2)[1]} == {one.text for one in aside}
+    assert not {one.text for one in kept} & {one.text for one in aside}
+    assert len(aside) == 20
+
+
+def test_what_once_judged_never_trains() -> None:
+    """A text that the memory holds keeps its part; one that stands in train and dev is held out."""
+    first = split(tiny.examples(60), None, Memory(), held_out=0.2)
+    memory = remember(Memory(), first, seed=0)
+    swapped = split([*first.gate, *first.dev], first.train, memory, held_out=0.2)
+
+    assert texts(swapped.train) == texts(first.train)
+    assert texts(swapped.gate) == texts(first.gate)
+    assert swapped.moved == 60
+    both = split(first.train, first.train[:10], Memory(), held_out=0.2)
+    assert not texts(both.train) & texts(first.train[:10])
+
+
+def test_memory_grows_within_its_bounds_and_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part is bounded, old and new examples share it, and a text that is annotated again keeps both annotations."""
+    monkeypatch.setattr(recipe, "MEMORY_REHEARSAL", 40)
+    old = remember(Memory(), split(tiny.examples(60), None, Memory(), held_out=0.2), seed=0)
+    again = replace(
+        split(tiny.intents(60), None, Memory(), held_out=0.2),
+        train=(*tiny.intents(30), Example(text=old.rehearsal[0].text, label="x")),
+    )
+    new = remember(old, again, seed=0)
+
+    assert len(new.rehearsal) == 40
+    assert texts(old.gate) < texts(new.gate)
+    assert not texts(new.rehearsal) & (texts(new.gate) | texts(new.dev)) - texts(again.train)
+    joined = [one for one in remember(old, again, seed=0).rehearsal if one.label == "x"]
+    assert all(one.entities == old.rehearsal[0].entities for one in joined)
+
+
+def test_what_is_asked_for_goes_before_the_defaults() -> None:
+    """Every setting can be asked for, zero included, and the resolved values are echoed."""
+    default = recipe.default_recipe("auto", blocks=6, examples=1000, hidden_size=384)
+    asked = Hyperparameters(epochs=7, rehearsal_ratio=0.0, unfrozen_blocks=99)
+    resolved = recipe.resolve(asked, default, blocks=6)
+
+    assert (resolved.epochs, resolved.probe_epochs, resolved.rehearsal_ratio, resolved.unfrozen_blocks) == (
+        7,
+        7,
+        0.0,
+        6,
+    )
+    assert None not in [getattr(recipe.echo(resolved), name) for name in Hyperparameters.__struct_fields__]
+
+
+@pytest.mark.parametrize(
+    ("freeze", "exact", "expected"),
+    [
+        ("all", False, ()),
+        ("backbone", True, (0,)),
+        ("head", False, (0, 3)),
+        ("staged", False, (0, 2, 3, 4, 5, 6)),
+        ("auto", True, (0,)),
+        ("auto", False, (0, 2, 6)),
+    ],
+)
+def test_each_mode_has_its_rungs(freeze: str, exact: bool, expected: tuple[int, ...]) -> None:
+    """A mode's stages begin with the heads and free ever more blocks."""
+    assert recipe.rungs(freeze, blocks=6, unfrozen=3, exact=exact) == expected
+
+
+def test_an_epoch_holds_every_new_example_and_its_share_of_old_ones() -> None:
+    """Batches hold each text once, of similar lengths, and the same seed gives the same order."""
+
+    class Fake:
+        def __init__(self, size: int) -> None:
+            self.encoding = type("E", (), {"ids": range(size)})()
+
+    new, old = tuple(Fake(size) for size in range(20)), tuple(Fake(5) for _ in range(8))
+    pool = Pool(new, old, 0.25)
+    drawn = pool.epoch(random.Random(1))
+
+    assert len(drawn) == pool.epoch_size == 25
+    assert set(new) <= set(drawn)
+    assert Pool(new, old, 9.0).epoch_size == 28
+    cut = list(batches(drawn, 4, random.Random(2)))
+    assert sorted(map(id, drawn)) == sorted(id(one) for batch in cut for one in batch)
+    assert cut == list(batches(drawn, 4, random.Random(2)))
+    assert max(len(batch) for batch in cut) == 4

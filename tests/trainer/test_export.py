@@ -1,0 +1,62 @@
+"""The exported graph computes what the model does, for every architecture and shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from twofold_checkpoint.checkpoint import GRAPH, GRAPH_WEIGHTS
+from twofold_checkpoint.encoding import Encoder
+from twofold_checkpoint.labels import LabelSet
+from twofold_trainer.errors import ParityError
+from twofold_trainer.export import Graph, export, measure_parity, parity_batches
+from twofold_trainer.model import TwofoldModel
+
+from trainer import tiny
+
+LABELS = LabelSet(labels=("a", "b", "c"), entity_types=("x", "y"))
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_graph_and_model_agree(architecture: str, tmp_path: Path) -> None:
+    """At every shape the graph gives the model's logits, a row alone gives what it gives among others, and both axes are free."""
+    backbone = tiny.make_backbone(architecture, tmp_path / "backbone")
+    torch.manual_seed(1)
+    model = TwofoldModel(backbone.module, LABELS, backbone.pooling).eval()
+    for head in (model.classifier, model.ner):
+        torch.nn.init.normal_(head.weight, std=0.5)
+    encoder = Encoder(backbone.tokenizer, backbone.settings)
+    texts = [example.text for example in tiny.examples(12)]
+
+    export(model, tmp_path, max_tokens=backbone.settings.max_tokens)
+    graph = Graph(tmp_path, threads=1)
+    batches = parity_batches(texts, encoder)
+    measured = measure_parity(model, graph, batches, LABELS, backbone.settings.pad_id)
+
+    assert measured.max_error <= 1e-4
+    assert {len(batch) for batch in batches} >= {1, 2}
+    longest = max(len(window.ids) for batch in batches for encoding in batch for window in encoding.windows)
+    assert longest == backbone.settings.max_tokens
+
+    assert sorted(path.name for path in tmp_path.glob("model*")) == sorted([GRAPH, GRAPH_WEIGHTS])
+    inputs = onnx.load(tmp_path / GRAPH, load_external_data=False).graph.input
+    axes = [[axis.dim_param for axis in value.type.tensor_type.shape.dim] for value in inputs]
+    assert axes == [["batch", "length"]] * 2
+
+    mixed = batches[2]
+    (classifier, ner, pooled, features), mask = graph.run(mixed, backbone.settings.pad_id)
+    for row, encoding in enumerate(mixed):
+        alone, _ = graph.run([encoding], backbone.settings.pad_id)
+        size = int(mask[row].sum())
+        for together, single in zip((classifier[row], pooled[row]), (alone[0][0], alone[2][0]), strict=True):
+            np.testing.assert_allclose(together, single, atol=1e-5)
+        np.testing.assert_allclose(ner[row, :size], alone[1][0], atol=1e-5)
+        np.testing.assert_allclose(features[row, :size], alone[3][0], atol=1e-5)
+
+    with torch.no_grad():
+        model.ner.bias[1] += 1e-3
+    with pytest.raises(ParityError, match="differs from the trained model by 1"):
+        measure_parity(model, graph, batches, LABELS, backbone.settings.pad_id)

@@ -1,0 +1,196 @@
+"""The loop: determinism, the best state, undone stages, schedules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from twofold_checkpoint.encoding import Encoder
+from twofold_checkpoint.events import Noted, ScoreMeasured, Stepped
+from twofold_checkpoint.labels import LabelSet
+from twofold_checkpoint.manifest import HEADS
+from twofold_trainer import recipe
+from twofold_trainer.batches import Pool
+from twofold_trainer.climb import climb
+from twofold_trainer.errors import CancelledError
+from twofold_trainer.freezing import digest, trainable_groups
+from twofold_trainer.loop import Pace, Stage, Yardstick, make_optimizer, make_schedule, train_stage
+from twofold_trainer.model import TwofoldModel
+from twofold_trainer.scoring import Judge
+from twofold_trainer.stop import Stop
+from twofold_trainer.targets import make_targets
+
+from trainer import tiny
+
+LABELS = LabelSet(labels=tuple(sorted(tiny.TEMPLATES)), entity_types=("artist", "city", "date"))
+RECIPE = recipe.resolve(
+    recipe.Hyperparameters(epochs=2, batch_size=16, backbone_learning_rate=1e-3),
+    recipe.init_recipe(blocks=2, examples=60, hidden_size=32),
+    blocks=2,
+)
+
+
+class World:
+    """Hold a tiny model with its data."""
+
+    def __init__(self, directory: Path, *, seed: int = 0) -> None:
+        backbone = tiny.make_backbone("bert", directory)
+        self.encoder = Encoder(backbone.tokenizer, backbone.settings)
+        torch.manual_seed(seed)
+        self.model = TwofoldModel(backbone.module, LABELS, "mean").eval()
+        self.pool = Pool(tuple(make_targets(tiny.examples(60), self.encoder, LABELS)))
+        dev = tiny.examples(30, seed=5)
+        self.yardstick = Yardstick(tuple(Judge(dev, head, self.encoder) for head in HEADS), LABELS)
+        self.stop = Stop()
+
+    def train(self, *, blocks: int = 2, seed: int = 0):
+        """Start a stage."""
+        stage = Stage(HEADS, blocks, 2)
+        pace = Pace(stage.steps(RECIPE, self.pool))
+        return train_stage(
+            self.model, stage, RECIPE, self.pool, self.yardstick, pad_id=0, seed=seed, pace=pace, stop=self.stop
+        )
+
+    def digest(self) -> str:
+        """Return the digest of all weights."""
+        return digest(self.model.state_dict(), self.model.state_dict())
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
+    """Two trainings of one seed end in identical weights, dropout and shuffling included; another seed does not."""
+    digests = []
+    for number, seed in enumerate((3, 3, 4)):
+        world = World(tmp_path / str(number))
+        list(world.train(seed=seed))
+        digests.append(world.digest())
+
+    assert digests[0] == digests[1]
+    assert digests[0] != digests[2]
+
+
+def test_a_stage_reports_and_improves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage measures before the first step and after each epoch, counts its steps, and leaves a better model."""
+    monkeypatch.setattr("twofold_trainer.loop.REPORT_SECONDS", 0.0)
+    world = World(tmp_path)
+    events = list(world.train())
+    steps = [event for event in events if isinstance(event, Stepped)]
+    scores = [event.value for event in events if isinstance(event, ScoreMeasured)]
+
+    assert [event.step for event in steps] == list(range(1, 9))
+    assert {event.total_steps for event in steps} == {8}
+    assert steps[-1].remaining_seconds == 0.0
+    assert len(scores) == 3
+    assert isinstance(events[0], ScoreMeasured)
+    assert world.yardstick.measure(world.model, None).value == max(scores)
+    assert max(scores) > scores[0]
+
+
+def test_the_best_state_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If every epoch makes dev worse, the stage ends in the very bytes that it began with."""
+    world = World(tmp_path)
+    before = world.digest()
+    values = iter([0.5, 0.4, 0.3])
+
+    def measure(self, model, cache) -> ScoreMeasured:
+        return ScoreMeasured(figure="dev", moment="during", metric="f1", value=next(values), examples=1)
+
+    monkeypatch.setattr(Yardstick, "measure", measure)
+    list(world.train())
+
+    assert world.digest() == before
+
+
+def test_patience_ends_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage ends after as many measurements without a gain as its patience allows."""
+    world = World(tmp_path)
+    seen = []
+
+    def measure(self, model, cache) -> ScoreMeasured:
+        seen.append(1)
+        return ScoreMeasured(figure="dev", moment="during", metric="f1", value=0.5, examples=1)
+
+    monkeypatch.setattr(Yardstick, "measure", measure)
+    list(world.train(blocks=0))
+
+    assert len(seen) == 1 + RECIPE.patience
+
+
+@pytest.mark.parametrize("how", ["useless", "breaking"])
+def test_a_stage_is_undone(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage that does not help, or that breaks the protected task, leaves no trace, and the climb says why it ended."""
+    world = World(tmp_path)
+    if how == "useless":
+        monkeypatch.setattr("twofold_trainer.climb.MIN_GAIN", 2.0)
+
+    def breach(model):
+        yield Noted(message="looked")
+        return "it broke something" if how == "breaking" else None
+
+    stages = [Stage(HEADS, 0, 2), Stage(HEADS, 1, 2), Stage(HEADS, 2, 2)]
+    running = climb(
+        world.model,
+        stages,
+        RECIPE,
+        lambda _: world.pool,
+        world.yardstick,
+        pad_id=0,
+        seed=0,
+        stop=world.stop,
+        cache=None,
+        breach=breach,
+    )
+    digests = []
+    try:
+        while True:
+            event = next(running)
+            if isinstance(event, Noted) and "heads was kept" in event.message:
+                digests.append(world.digest())
+    except StopIteration as done:
+        climbed = done.value
+
+    assert [trained.stage.name for trained in climbed.kept] == ["heads"]
+    assert world.digest() == digests[0]
+    assert ("top block did not help" if how == "useless" else "top block was undone because it broke") in climbed.reason
+
+
+def test_cancelling_stops_between_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a request to cancel, not one more step is made."""
+    monkeypatch.setattr("twofold_trainer.loop.REPORT_SECONDS", 0.0)
+    world = World(tmp_path)
+    running = world.train()
+    next(event for event in running if isinstance(event, Stepped))
+    world.stop.cancel()
+
+    with pytest.raises(CancelledError):
+        next(running)
+
+
+def test_time_is_a_named_stop(tmp_path: Path) -> None:
+    """When the time is over, a stage ends without an error, in its best state."""
+    world = World(tmp_path)
+    world.stop.limit(0.0)
+    events = list(world.train())
+
+    assert not any(isinstance(event, Stepped) for event in events)
+    assert len(events) == 2
+
+
+def test_rates_rise_and_fall(tmp_path: Path) -> None:
+    """Rates rise over the warm-up to their full value, fall to zero, and are lower in lower blocks."""
+    world = World(tmp_path)
+    optimizer = make_optimizer(world.model, trainable_groups(world.model, HEADS, 2), RECIPE, moves_blocks=True)
+    full = sorted({group["lr"] for group in optimizer.param_groups}, reverse=True)
+    top = RECIPE.backbone_learning_rate
+    assert full == pytest.approx([RECIPE.head_learning_rate, *(top * RECIPE.layer_decay**depth for depth in range(3))])
+    schedule = make_schedule(optimizer, 20, 0.1)
+    factors = []
+    for _ in range(20):
+        factors.append(schedule.get_last_lr()[0] / RECIPE.head_learning_rate)
+        optimizer.step()
+        schedule.step()
+
+    assert factors[:3] == pytest.approx([0.5, 1.0, 1.0])
+    assert factors[3:] == sorted(factors[3:], reverse=True)
+    assert schedule.get_last_lr()[0] == 0.0
+    assert all(group["weight_decay"] == 0 for group in optimizer.param_groups if group["params"][0].ndim == 1)

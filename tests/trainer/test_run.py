@@ -1,0 +1,302 @@
+"""Whole jobs: what each mode changes, what each refuses, how each ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+import pytest
+import torch
+from safetensors.torch import load_file
+from trainer.conftest import MakeJob
+from twofold_checkpoint.checkpoint import MEMORY, TRAINING_WEIGHTS, Checkpoint
+from twofold_checkpoint.events import (
+    DatasetDescribed,
+    Event,
+    Finished,
+    FrozenProven,
+    Judged,
+    Noted,
+    ParityMeasured,
+    PhaseStarted,
+    Planned,
+    Published,
+    ScoreMeasured,
+    Stepped,
+)
+from twofold_checkpoint.examples import Example, Span
+from twofold_checkpoint.job import PHASES, Exact, Hyperparameters, Statistical
+from twofold_checkpoint.memory import fold, read_memory
+from twofold_checkpoint.store import Store
+from twofold_trainer import run as run_module
+from twofold_trainer.run import fine_tune
+from twofold_trainer.stop import Stop
+
+from trainer import tiny
+
+QUICK = Hyperparameters(epochs=3, backbone_learning_rate=5e-4, head_learning_rate=5e-3)
+
+
+def phases(events: Iterable[Event]) -> list[str]:
+    """Return the phases in order."""
+    return [event.phase for event in events if isinstance(event, PhaseStarted)]
+
+
+def figures(events: Iterable[Event], moment: str) -> dict[str, float]:
+    """Return the scores of one moment, dev aside."""
+    return {
+        event.figure: event.value
+        for event in events
+        if isinstance(event, ScoreMeasured) and event.moment == moment and event.figure != "dev"
+    }
+
+
+def one(events: Iterable[Event], kind: type[Event]):
+    """Return the only event of a kind."""
+    (found,) = (event for event in events if isinstance(event, kind))
+    return found
+
+
+def weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """Load a checkpoint's weights."""
+    return load_file(checkpoint.path / TRAINING_WEIGHTS)
+
+
+def store_is_as_it_was(store: Store) -> bool:
+    """Tell whether the store holds its one checkpoint and nothing half-done."""
+    aliases = store.aliases()
+    return len(store.list()) == 1 and aliases.candidate is None and not list((store.root / "staging").iterdir())
+
+
+def test_two_adaptations_in_a_row(make_job: MakeJob, store: Store) -> None:
+    """NER learns a new type, then the classifier two new labels; each time old rows, order, parts and frozen bytes stay."""
+    base = store.get("current")
+    first_events, first_end = tiny.ending(fine_tune(make_job("ner", freeze="backbone", hyperparameters=QUICK)))
+    assert first_end.outcome == "succeeded", first_end.reason
+    first = store.get(one(first_events, Published).checkpoint_id)
+    second_events, second_end = tiny.ending(
+        fine_tune(
+            make_job(
+                "classifier", base=first.id, freeze="head", hyperparameters=QUICK, protection=Statistical(margin=20)
+            )
+        )
+    )
+    assert second_end.outcome == "succeeded", second_end.reason
+    second = store.get(one(second_events, Published).checkpoint_id)
+    second.verify()
+
+    assert one(first_events, Planned).added_labels == ("people",)
+    assert first.manifest.labels.entity_types == ("artist", "city", "date", "people")
+    assert first.manifest.labels.labels == base.manifest.labels.labels
+    assert second.manifest.labels.labels == ("alarm", "flight", "music", "weather", "recipe", "taxi")
+    assert second.manifest.labels.entity_types == first.manifest.labels.entity_types
+    assert [one.manifest.parent for one in (base, first, second)] == [None, base.id, first.id]
+
+    for events, head in ((first_events, "ner"), (second_events, "classifier")):
+        assert phases(events) == [
+            name for name in PHASES if name != "swap" and (name != "train" or head == "classifier")
+        ]
+        before, after = figures(events, "before"), figures(events, "after")
+        assert set(before) == set(after) == {"protected", "retained", "new"}
+        assert after["new"] > before["new"] + 0.2
+        assert one(events, ParityMeasured).max_error <= 1e-4
+        assert one(events, Judged).verdict == "pass"
+        assert isinstance(events[-1], Finished)
+    assert figures(first_events, "after")["protected"] == figures(first_events, "before")["protected"]
+
+    olds, news = weights(base), weights(first)
+    assert {name for name in olds if not torch.equal(olds[name], news[name][: len(olds[name])])} <= {
+        "ner.weight",
+        "ner.bias",
+    }
+    assert one(first_events, FrozenProven).parameters == len(olds) - 2
+    olds, news = weights(first), weights(second)
+    assert all(torch.equal(olds[name], news[name]) for name in ("ner.weight", "ner.bias"))
+    moved = {name for name in olds if name.startswith("backbone.") and not torch.equal(olds[name], news[name])}
+    assert moved
+    assert one(second_events, FrozenProven).parameters == 2
+
+    memories = [read_memory(checkpoint.path / MEMORY) for checkpoint in (base, first, second)]
+    for old, new in zip(memories, memories[1:], strict=False):
+        for part in ("rehearsal", "dev", "gate"):
+            texts = {name: {fold(one.text) for one in getattr(new, name)} for name in ("rehearsal", "dev", "gate")}
+            assert {fold(one.text) for one in getattr(old, part)} < texts.pop(part)
+            assert not {fold(one.text) for one in getattr(old, part)} & set.union(*texts.values())
+    assert store.aliases().current == base.id
+
+
+@pytest.mark.parametrize("head", ["ner", "classifier"])
+@pytest.mark.parametrize(
+    ("freeze", "protection", "unfrozen", "moving"),
+    [
+        ("backbone", Statistical(), None, 0),
+        ("auto", Exact(), None, 0),
+        ("head", Statistical(), 1, 1),
+        ("head", Statistical(), None, 3),
+        ("staged", Statistical(), None, 3),
+    ],
+)
+def test_what_must_stay_frozen_does(
+    *,
+    head: str,
+    freeze: str,
+    protection: object,
+    unfrozen: int | None,
+    moving: int,
+    make_job: MakeJob,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In every mode the frozen tensors' digests are equal, and they are all but the adapted head and the freed blocks."""
+    # Every stage shall be kept here, so that what it may move is seen to move.
+    monkeypatch.setattr("twofold_trainer.climb.MIN_GAIN", -1.0)
+    monkeypatch.setattr("twofold_trainer.loop.restore", lambda *_: None)
+    settings = msgspec.structs.replace(QUICK, epochs=1, unfrozen_blocks=unfrozen)
+    events = tiny.until(make_job(head, freeze=freeze, protection=protection, hyperparameters=settings), "export")
+    proof = one(events, FrozenProven)
+
+    in_block, embeddings, heads = 16, 5, 2
+    free = heads + moving * in_block + (embeddings if moving == 3 else 0)
+    assert proof.digest_before == proof.digest_after
+    assert proof.parameters == embeddings + 3 * in_block + 2 * heads - free
+
+
+def test_rejected_when_the_protected_task_breaks(make_job: MakeJob, store: Store) -> None:
+    """A rough training that ruins the protected task is REJECTED with numbers, and nothing is published."""
+    rough = Hyperparameters(epochs=6, backbone_learning_rate=2e-2, head_learning_rate=2e-2, rehearsal_ratio=0.0)
+    events, end = tiny.ending(fine_tune(make_job("ner", freeze="head", hyperparameters=rough)))
+
+    assert end.outcome == "rejected"
+    assert "the protected score fell by" in end.reason
+    assert "more than the margin of 1" in end.reason
+    assert one(events, Judged).verdict == "fail"
+    before, after = figures(events, "before"), figures(events, "after")
+    assert after["protected"] < before["protected"] - 0.01
+    assert not any(isinstance(event, Published) for event in events)
+    assert store_is_as_it_was(store)
+
+
+def test_auto_undoes_what_breaks_the_protected_task(make_job: MakeJob) -> None:
+    """AUTO with the same rough rates undoes the shared rung, keeps the probe, and leaves the protected score alone."""
+    rough = Hyperparameters(epochs=6, backbone_learning_rate=2e-2, rehearsal_ratio=0.0)
+    events = tiny.until(make_job("ner", hyperparameters=rough), "export")
+
+    assert one(events, FrozenProven).parameters == 5 + 3 * 16 + 2
+    assert figures(events, "before")["protected"] == figures(events, "after")["protected"]
+
+
+def test_measuring_only(make_job: MakeJob, store: Store) -> None:
+    """FREEZE_ALL reports the three figures of the base and ends; it trains and publishes nothing."""
+    events, end = tiny.ending(fine_tune(make_job("ner", freeze="all")))
+
+    assert end.outcome == "succeeded"
+    assert phases(events) == ["validate", "baseline"]
+    assert set(figures(events, "before")) == {"protected", "retained", "new"}
+    assert store_is_as_it_was(store)
+
+
+def test_validating_only(make_job: MakeJob, store: Store) -> None:
+    """A dry run describes the data, plans, resolves every setting, and ends."""
+    events, end = tiny.ending(fine_tune(make_job("classifier", validate_only=True, dev=tiny.intents(40, seed=8))))
+
+    assert end.outcome == "succeeded"
+    assert phases(events) == ["validate"]
+    described = one(events, DatasetDescribed)
+    assert described.label_counts.keys() == {"recipe", "taxi"}
+    assert described.dev_examples + described.gate_examples >= 35
+    assert one(events, Planned).added_labels == ("recipe", "taxi")
+    assert one(events, Planned).hyperparameters.epochs
+    assert not any(isinstance(event, Stepped) for event in events)
+    assert store_is_as_it_was(store)
+
+
+OSLO = (Span(start=3, end=7, type="city"),)
+
+
+@pytest.mark.parametrize(
+    ("head", "settings", "reason"),
+    [
+        ("ner", {"protection": Exact(), "freeze": "head"}, "exact keeps the protected path's tensors"),
+        ("ner", {"protection": Exact(), "freeze": "staged"}, "choose freeze mode 'backbone' or 'auto'"),
+        ("ner", {"protection": Statistical(margin=-1)}, "protection.margin: -1 is not from 0 to 100"),
+        ("ner", {"append_labels": False}, "the entity type 'people' of the example '"),
+        ("classifier", {"append_labels": False}, "the label 'recipe' of the example '"),
+        ("classifier", {"train": [Example(text="in Oslo", entities=OSLO)]}, "no training example has label"),
+        ("ner", {"train": [Example(text="in Oslo", label="x")]}, "no training example has entities"),
+        ("ner", {"annotated_types": ("date",)}, "of type 'people', which is not listed"),
+        ("ner", {"hyperparameters": Hyperparameters(epochs=0)}, "hyperparameters.epochs: 0 is not from 1"),
+        ("ner", {"max_runtime": 0.0}, "max_runtime: 0 seconds leave no time"),
+        ("ner", {"base": "nothing"}, "there is no checkpoint 'nothing'"),
+        ("ner", {"train": [Example(text=" ")]}, "train.jsonl:1: text: is empty"),
+    ],
+)
+def test_refused_in_validation(head: str, settings: dict, reason: str, make_job: MakeJob, store: Store) -> None:
+    """What cannot be trained fails in the first phase, with a sentence that names it."""
+    events, end = tiny.ending(fine_tune(make_job(head, **settings)))
+
+    assert end.outcome == "failed"
+    assert reason in end.reason
+    assert phases(events) == ["validate"]
+    assert store_is_as_it_was(store)
+
+
+def test_what_was_not_used_is_noted(make_job: MakeJob) -> None:
+    """Examples without the head's annotation, annotations of the other head, and spans inside words are counted aloud."""
+    given = [
+        *tiny.restaurant(40),
+        *tiny.intents(7),
+        Example(text="fly to paris", label="flight", entities=(Span(start=7, end=10, type="city"),)),
+    ]
+    events, _ = tiny.ending(fine_tune(make_job("ner", train=given, validate_only=True)))
+    notes = [event.message for event in events if isinstance(event, Noted)]
+
+    assert any("7 of 48 examples have no entities and were ignored" in note for note in notes)
+    assert any("The label of 1 examples was not used" in note for note in notes)
+    assert any("city 'par' in 'fly to paris'" in note for note in notes)
+    assert one(events, DatasetDescribed).unaligned_annotations == 1
+
+
+@pytest.mark.parametrize("phase", [*(name for name in PHASES if name not in {"swap", "parity", "gate"})])
+def test_cancelled_at_every_phase(phase: str, make_job: MakeJob, store: Store) -> None:
+    """A job cancelled in any phase ends as cancelled, and leaves the store as it was."""
+    stop = Stop()
+    events: list[Event] = []
+    for event in fine_tune(make_job("ner", freeze="head", hyperparameters=QUICK), stop):
+        events.append(event)
+        if isinstance(event, PhaseStarted) and event.phase == phase:
+            stop.cancel()
+
+    end = events[-1]
+    assert isinstance(end, Finished)
+    assert end.outcome == "cancelled"
+    assert store_is_as_it_was(store)
+
+
+def test_time_over_judges_the_best_so_far(make_job: MakeJob) -> None:
+    """A job whose time is over goes on to evaluation with what it has, and is no failure."""
+    events = tiny.until(make_job("ner", max_runtime=0.5, hyperparameters=Hyperparameters(epochs=10_000)), "export")
+
+    assert phases(events)[-1] == "evaluate"
+    assert not any(isinstance(event, Finished) for event in events)
+
+
+def test_a_surprise_ends_with_a_sentence(make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unforeseen error ends the job as failed, with its kind and message in one line, and nothing half-done."""
+
+    def explode(*_: object, **__: object) -> None:
+        raise RuntimeError("disk\nfull")
+
+    monkeypatch.setattr(run_module, "write_candidate", explode)
+    _, end = tiny.ending(fine_tune(make_job("ner", freeze="backbone", hyperparameters=QUICK)))
+
+    assert (end.outcome, end.reason) == ("failed", "RuntimeError: disk full.")
+    assert store_is_as_it_was(store)
+
+
+def test_the_same_job_twice_trains_the_same(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same job gives byte-identical weights; the trained model is compared before its export."""
+    seen = []
+    monkeypatch.setattr(run_module, "_candidate", lambda plan, *_: seen.append(plan.model.state_dict()))
+    for _ in range(2):
+        tiny.until(make_job("ner", freeze="head", hyperparameters=QUICK), "export")
+
+    assert all(torch.equal(seen[0][name], seen[1][name]) for name in seen[0])
