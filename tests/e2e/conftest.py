@@ -1,0 +1,68 @@
+"""Real servers over real checkpoints, trained from the packaged MiniLM on a slice of real data."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twofold import Client, Example
+from twofold_server.testing import Server, serving
+
+ROOT = Path(__file__).parents[2]
+SETS = Path(os.environ.get("TWOFOLD_SETS", ROOT.parent / "shared" / "data"))
+BASE_TYPES = ("date", "time", "place_name")
+"""Entity types that the first checkpoint knows; the slice holds many more."""
+
+
+def hwu64(split: str, first: int) -> list[dict[str, Any]]:
+    """Read the first lines of a split of HWU64 (Liu et al. 2019), which is not part of the project."""
+    path = SETS / "hwu64" / f"{split}.jsonl"
+    if not path.exists():
+        pytest.skip(
+            f"HWU64 is not part of the project and {path} is not here; set TWOFOLD_SETS to its parent directory"
+        )
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line, _ in zip(lines, range(first), strict=False)]
+
+
+def of_types(lines: list[dict[str, Any]], types: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Keep only the entities of some types."""
+    return [{**line, "entities": [one for one in line["entities"] if one["type"] in types]} for line in lines]
+
+
+def examples(lines: list[dict[str, Any]], *, only: str) -> list[Example]:
+    """Make examples that are annotated for one head only."""
+    return [Example.from_dict({"text": line["text"], only: line[only]}) for line in lines]
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train a first checkpoint on 400 lines, with the command that users have."""
+    folder = tmp_path_factory.mktemp("hwu64")
+    for split, first in (("train", 400), ("dev", 160)):
+        lines = of_types(hwu64(split, first), BASE_TYPES)
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    command = [sys.executable, "-m", "twofold_trainer", "init", "--out", str(folder / "store"), "--epochs", "1"]
+    command += ["--train", str(folder / "train.jsonl"), "--dev", str(folder / "dev.jsonl")]
+    subprocess.run(command, check=True, timeout=240)
+    return folder / "store"
+
+
+@pytest.fixture(scope="session")
+def server(store: Path) -> Iterator[Server]:
+    """Serve the first checkpoint."""
+    with serving(store, log=store / "server.log") as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    """Call the server."""
+    with Client(server.target) as one:
+        yield one

@@ -1,0 +1,211 @@
+"""Every freeze mode over gRPC, on a slice of HWU64: what moved, what could not, and what was refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from e2e.conftest import BASE_TYPES, examples, hwu64, of_types
+from safetensors.numpy import load_file
+from twofold import (
+    Client,
+    Exact,
+    Example,
+    Freeze,
+    Head,
+    Hyperparameters,
+    InvalidArgumentError,
+    Job,
+    JobState,
+    Span,
+    Statistical,
+)
+from twofold_checkpoint.store import Store
+
+NEW_TYPES = ("event_name", "person")
+QUICK = Hyperparameters(epochs=1, batch_size=16)
+ANY_LOSS = Statistical(margin=100)
+"""These tests are about which tensors move, not about how well a minute of training does."""
+
+
+def ner_examples() -> tuple[list[Example], list[Example]]:
+    """Take lines that the first checkpoint has not seen, annotated with new entity types."""
+    lines = of_types(hwu64("train", 1200), NEW_TYPES)[400:]
+    found = examples([line for line in lines if line["entities"]], only="entities")[:120]
+    return found[:80], found[80:]
+
+
+def classifier_examples() -> tuple[list[Example], list[Example]]:
+    """Take lines that the first checkpoint has not seen, all under two new labels."""
+    lines = hwu64("train", 800)[400:]
+    marked = [{**line, "label": "short" if len(line["text"]) < 30 else "long"} for line in lines]
+    found = examples(marked, only="label")[:120]
+    return found[:80], found[80:]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One adaptation: what is adapted and how, and which groups of tensors must move and must not."""
+
+    head: Head
+    freeze: Freeze
+    moves: tuple[str, ...]
+    stays: tuple[str, ...]
+    protection: Exact | Statistical = ANY_LOSS
+
+
+CASES = {
+    "backbone, ner": Case(Head.NER, Freeze.BACKBONE, ("ner.",), ("backbone.", "classifier.")),
+    "backbone, classifier": Case(Head.CLASSIFIER, Freeze.BACKBONE, ("classifier.",), ("backbone.", "ner.")),
+    "exact": Case(Head.NER, Freeze.AUTO, ("ner.",), ("backbone.", "classifier."), Exact()),
+    "head, ner": Case(Head.NER, Freeze.HEAD, ("ner.", "backbone."), ("classifier.",)),
+    "head, classifier": Case(Head.CLASSIFIER, Freeze.HEAD, ("classifier.", "backbone."), ("ner.",)),
+    "staged": Case(Head.NER, Freeze.STAGED, ("ner.",), ("classifier.",)),
+    "auto": Case(Head.NER, Freeze.AUTO, ("ner.",), ("classifier.",)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_mode_moves_what_it_says_and_nothing_else(client: Client, store: Path, name: str) -> None:
+    """Frozen tensors keep their bytes, trained ones change, new labels come after the old ones, and the job says so."""
+    case = CASES[name]
+    train, dev = ner_examples() if case.head is Head.NER else classifier_examples()
+
+    job = client.wait(
+        client.adapt(
+            train, dev, head=case.head, freeze=case.freeze, protection=case.protection, hyperparameters=QUICK
+        ).id,
+        timeout=240,
+    )
+
+    assert job.state is JobState.SUCCEEDED, job.reason
+    check_tensors(case, job, store)
+    check_labels(case, job, store)
+    assert client.model().checkpoint_id == job.candidate_checkpoint_id
+    assert job.report.frozen is not None
+    assert job.report.frozen.parameters > 0
+    assert job.report.frozen.digest_before == job.report.frozen.digest_after != ""
+    for figure in (job.report.protected, job.report.retained, job.report.new):
+        assert figure is not None
+        assert None not in {figure.before, figure.after}
+        assert figure.examples > 0
+
+
+def check_tensors(case: Case, job: Job, store: Path) -> None:
+    """Compare the training weights of the base and of the candidate, tensor by tensor."""
+    before, after = (
+        load_file(Store(store).get(one).path / "weights.safetensors")
+        for one in (job.base_checkpoint_id, job.candidate_checkpoint_id)
+    )
+    assert before.keys() == after.keys()
+    moved = {key for key in before if before[key].shape != after[key].shape or np.any(before[key] != after[key])}
+    for prefix in case.moves:
+        assert any(key.startswith(prefix) for key in moved), f"nothing of {prefix} moved"
+    for prefix in case.stays:
+        assert not [key for key in moved if key.startswith(prefix)]
+
+
+def check_labels(case: Case, job: Job, store: Path) -> None:
+    """See that the adapted head grew at its end and the other one did not."""
+    before, after = (
+        Store(store).get(one).manifest.labels for one in (job.base_checkpoint_id, job.candidate_checkpoint_id)
+    )
+    assert after.labels[: len(before.labels)] == before.labels
+    assert after.entity_types[: len(before.entity_types)] == before.entity_types
+    if case.head is Head.NER:
+        assert set(NEW_TYPES) <= set(after.entity_types)
+        assert after.labels == before.labels
+    else:
+        assert {"long", "short"} <= set(after.labels)
+        assert after.entity_types == before.entity_types
+
+
+def test_freezing_all_reports_and_publishes_nothing(client: Client) -> None:
+    """FREEZE_ALL measures the checkpoint on the given data, and the same checkpoint answers on."""
+    before = client.model().checkpoint_id
+    train, dev = ner_examples()
+
+    job = client.wait(client.adapt(train, dev, head=Head.NER, freeze=Freeze.ALL).id, timeout=120)
+
+    assert job.state is JobState.SUCCEEDED, job.reason
+    assert job.candidate_checkpoint_id == ""
+    assert job.report.new is not None
+    assert job.report.new.before is not None
+    assert client.model().checkpoint_id == before
+
+
+def test_a_dry_run_plans_and_trains_nothing(client: Client) -> None:
+    """validate_only ends with the data's statistics and the plan, and publishes nothing."""
+    train, dev = ner_examples()
+
+    job = client.wait(client.adapt(train, dev, head=Head.NER, validate_only=True).id, timeout=120)
+
+    assert job.state is JobState.SUCCEEDED, job.reason
+    assert job.candidate_checkpoint_id == ""
+    assert job.report.plan
+    assert job.report.dataset is not None
+    assert job.report.dataset.train_examples == len(train)
+
+
+def test_a_candidate_that_breaks_the_protected_task_is_rejected(client: Client) -> None:
+    """A training that wrecks the encoder is refused by the gate, and the old checkpoint answers on as before."""
+    before = client.model().checkpoint_id
+    text = "wake me up at seven tomorrow"
+    answer = client.predict([text])[0]
+    wrecking = Hyperparameters(
+        epochs=2, batch_size=8, backbone_learning_rate=0.05, head_learning_rate=0.001, rehearsal_ratio=0
+    )
+    train, dev = ner_examples()
+
+    job = client.wait(
+        client.adapt(
+            train, dev, head=Head.NER, freeze=Freeze.HEAD, protection=Statistical(margin=1), hyperparameters=wrecking
+        ).id,
+        timeout=240,
+    )
+
+    assert job.state is JobState.REJECTED, job.reason
+    assert job.candidate_checkpoint_id == ""
+    assert "protected" in job.reason or "new data" in job.reason
+    assert client.model().checkpoint_id == before
+    assert client.predict([text])[0] == answer
+
+
+BAD = [
+    (Example(text="meet Bob", entities=(Span(start=5, end=9, type="person"),)), "entities[0].end"),
+    (
+        Example(text="Bob", entities=(Span(start=0, end=2, type="person"), Span(start=1, end=3, type="person"))),
+        "entities[1].start",
+    ),
+    (Example(text=" ", entities=()), "text"),
+]
+
+
+@pytest.mark.parametrize(("bad", "field"), BAD)
+def test_bad_examples_are_refused_by_line_and_field(client: Client, bad: Example, field: str) -> None:
+    """One bad example refuses the whole call, names its place and its field, and makes no job."""
+    train, _ = ner_examples()
+    jobs = len(list(client.jobs()))
+
+    with pytest.raises(InvalidArgumentError) as caught:
+        client.adapt([*train[:3], bad, *train[3:5]], head=Head.NER)
+
+    assert f"train[3].{field}" in str(caught.value)
+    assert len(list(client.jobs())) == jobs
+
+
+def test_new_names_are_refused_where_labels_are_fixed(client: Client) -> None:
+    """LABEL_POLICY_FIXED refuses an entity type that the checkpoint does not have, and names it."""
+    novel = Example(text="play chess", entities=(Span(start=5, end=10, type="board_game"),))
+
+    with pytest.raises(InvalidArgumentError, match="board_game"):
+        client.adapt([novel], head=Head.NER, label_policy="fixed")
+
+
+def test_types_of_the_first_checkpoint_are_still_found(client: Client) -> None:
+    """After all adaptations the server still answers with the first checkpoint's types in its label set."""
+    model = client.model()
+
+    assert model.entity_types[: len(BASE_TYPES)] == tuple(sorted(BASE_TYPES))
