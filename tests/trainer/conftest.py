@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from twofold_checkpoint.examples import write_examples
-from twofold_checkpoint.job import Job
+from twofold_checkpoint.job import Hyperparameters, Job
 from twofold_checkpoint.store import Store
 from twofold_trainer.init import initialise
 
@@ -31,11 +31,18 @@ def base_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     backbone = tiny.save_backbone("bert", root / "backbone", layers=3)
     write_examples(root / "train.jsonl", tiny.examples(240))
     write_examples(root / "dev.jsonl", tiny.examples(120, seed=9))
+    # Random weights learn from scratch, at rates that a pretrained backbone would not survive.
+    rates = Hyperparameters(epochs=12, batch_size=16, head_learning_rate=2e-2, backbone_learning_rate=3e-3, patience=4)
+    out = root / "store"
     for _ in initialise(
-        train=str(root / "train.jsonl"), dev=str(root / "dev.jsonl"), backbone=str(backbone), out=str(root / "store")
+        train=str(root / "train.jsonl"),
+        dev=str(root / "dev.jsonl"),
+        backbone=str(backbone),
+        out=str(out),
+        hyperparameters=rates,
     ):
         pass
-    return root / "store"
+    return out
 
 
 @pytest.fixture
@@ -50,9 +57,10 @@ def make_job(store: Store, tmp_path: Path) -> MakeJob:
     """Make a job for the base store; examples may be given in place of files."""
 
     def make(head: str = "ner", **settings) -> Job:
-        train = settings.pop("train", None) or (tiny.restaurant(80) if head == "ner" else tiny.intents(80))
+        of = tiny.restaurant if head == "ner" else tiny.intents
+        dev = settings.pop("dev", None if "train" in settings else of(80, seed=7))
+        train = settings.pop("train", of(80))
         write_examples(tmp_path / "train.jsonl", train)
-        dev = settings.pop("dev", None)
         if dev is not None:
             write_examples(tmp_path / "dev.jsonl", dev)
         return Job(

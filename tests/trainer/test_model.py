@@ -141,8 +141,8 @@ def test_new_rows_point_at_their_class(model: TwofoldModel) -> None:
     with torch.no_grad():
         seen = [(one, compute_features(model, [one.encoding], encoder.settings.pad_id)) for one in targets]
         rows, centre = class_means(seen, "classifier", [0, 1], model.config.hidden_size)
-        head = grow(nn.Linear(model.config.hidden_size, 0), rows, centre)
-        scores = torch.stack([head(features.pooled[0]) for _, features in seen])
+        head = grow(nn.Linear(model.config.hidden_size, 1), rows, centre)
+        scores = torch.stack([head(features.pooled[0])[1:] for _, features in seen])
 
     own = torch.tensor([target.label for target in targets])
     assert (scores.argmax(dim=1) == own).float().mean() > 0.9

@@ -113,6 +113,23 @@ def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
         read_source("hf:conll2003")
 
 
+@pytest.mark.parametrize(
+    ("name", "parsed"),
+    [
+        ("a/b", ("a/b", None, "train")),
+        ("a/b:test", ("a/b", None, "test")),
+        ("a/b:train[:10%]", ("a/b", None, "train[:10%]")),
+        ("a/b:en", ("a/b", "en", "train")),
+        ("a/b:en:validation", ("a/b", "en", "validation")),
+    ],
+)
+def test_names_of_data_sets(name: str, parsed: tuple[str, str | None, str]) -> None:
+    """After the path come a configuration and a split; either may be left out."""
+    from twofold_trainer.sources import parse_name
+
+    assert parse_name(name) == parsed
+
+
 class _Classes:
     """Stand for `datasets.ClassLabel`."""
 

@@ -27,7 +27,7 @@ def test_decoding_what_is_allowed_gives_the_annotation_back(encoder: Encoder) ->
     """Logits that are high where training allows a tag decode to the annotated spans, sub-words and all."""
     given = [Example(text="from zanzibar to Łódźville tomorrow", entities=tuple(SPANS)), *tiny.examples(40)]
     several = 0
-    for target in make_targets(given, encoder, LABELS):
+    for target in make_targets(given, encoder, LABELS, teaches=("ner",)):
         several += len(target.encoding.ids) > len(target.encoding.word_starts)
         logits = np.where(target.allowed, 9.0, 0.0).astype(np.float32)
         found = decode_entities(target.encoding, logits, LABELS.entity_types)

@@ -114,7 +114,11 @@ def _claim_stdout() -> Iterator[BinaryIO]:
 
 def _init(arguments: argparse.Namespace, stop: Stop) -> int:
     """Train a first checkpoint; tells a person on stderr how it goes."""
-    from twofold_trainer.init import initialise  # noqa: PLC0415 -- imports torch: seconds.
+    from transformers.utils import logging as transformers_logging  # noqa: PLC0415 -- imports torch: seconds.
+
+    from twofold_trainer.init import initialise  # noqa: PLC0415 -- the same.
+
+    transformers_logging.disable_progress_bar()
 
     hyperparameters = Hyperparameters(**{name: getattr(arguments, name, None) for name in _KINDS.__struct_fields__})
     try:

@@ -30,6 +30,8 @@ def label_nll(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits[known], labels[known])
 
 
-def total_loss(classifier_logits: Tensor, labels: Tensor, ner_logits: Tensor, allowed: Tensor) -> Tensor:
+def total_loss(
+    classifier_logits: Tensor, labels: Tensor, ner_logits: Tensor, allowed: Tensor, *, ner_weight: float = 1.0
+) -> Tensor:
     """Add the losses of both heads. What shall also count (distillation, penalties) is added here."""
-    return label_nll(classifier_logits, labels) + partial_label_nll(ner_logits, allowed)
+    return label_nll(classifier_logits, labels) + ner_weight * partial_label_nll(ner_logits, allowed)

@@ -16,6 +16,7 @@ HUB = "hf:"
 
 _LABEL = re.compile(r"#\s*(?:label|intent)\s*[:=]\s*(?P<label>.*\S)\s*")
 _TAG = re.compile(r"O|[BI]-\S+")
+_SPLIT = re.compile(r"(train|validation|valid|dev|test|all)(\b|_|$)")
 
 
 def read_source(source: str) -> list[Example]:
@@ -114,14 +115,22 @@ def read_dataset(name: str) -> Iterator[Example]:
         import datasets  # noqa: PLC0415 -- an extra that few need.
     except ImportError as error:
         raise _refuse(source, 0, "", "needs the extra: pip install 'twofold-service[datasets]'") from error
-    path, _, rest = name.partition(":")
-    config, _, split = rest.rpartition(":") if ":" in rest else ("", "", rest)
+    path, config, split = parse_name(name)
     try:
-        rows = datasets.load_dataset(path, config or None, split=split or "train")
+        rows = datasets.load_dataset(path, config, split=split)
     except Exception as error:  # The library raises whatever its file readers raise.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise _refuse(source, 0, "", f"cannot be loaded: {reason}") from error
     yield from _rows(rows, rows.features, source)
+
+
+def parse_name(name: str) -> tuple[str, str | None, str]:
+    """Return (path, configuration, split); a single part after the path is a split if it looks like one."""
+    path, *rest = name.split(":")
+    if len(rest) == 1 and not _SPLIT.match(rest[0]):
+        return path, rest[0], "train"
+    split = rest.pop() if rest else "train"
+    return path, ":".join(rest) or None, split or "train"
 
 
 def _rows(rows: Iterable[dict[str, Any]], features: Any, source: str) -> Iterator[Example]:
