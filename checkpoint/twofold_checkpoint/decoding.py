@@ -44,8 +44,8 @@ def log_softmax(logits: Floats) -> Floats:
     return normalised
 
 
-def merge_label_logits(encoding: Encoding, rows: Sequence[Floats]) -> Floats:
-    """Average the classifier's logits (labels,) over a text's windows, by the tokens that each window sees."""
+def merge_windows(encoding: Encoding, rows: Sequence[Floats]) -> Floats:
+    """Average rows (width,), such as label logits, over a text's windows, by the tokens that each window sees."""
     if len(rows) == 1:
         return rows[0]
     weights = np.asarray([window.stop - window.start for window in encoding.windows], np.float32)

@@ -14,7 +14,7 @@ from twofold_checkpoint.alignment import UNKNOWN, align
 from twofold_checkpoint.decoding import (
     decode_entities,
     decode_labels,
-    merge_label_logits,
+    merge_windows,
     merge_tokens,
     viterbi,
 )
@@ -145,7 +145,7 @@ def test_window_logits_are_weighted_by_their_tokens() -> None:
     """A window that sees more tokens counts for more in a text's label."""
     [encoding] = encoder("wordpiece", 10, 0).encode(["abcdefghij"])
 
-    merged = merge_label_logits(encoding, [np.asarray([1.0], np.float32), np.asarray([0.0], np.float32)])
+    merged = merge_windows(encoding, [np.asarray([1.0], np.float32), np.asarray([0.0], np.float32)])
 
     assert merged.tolist() == [pytest.approx(0.8)]
 

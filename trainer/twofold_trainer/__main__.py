@@ -118,7 +118,7 @@ def _init(arguments: argparse.Namespace, stop: Stop) -> int:
 
     from twofold_trainer.init import initialise  # noqa: PLC0415 -- the same.
 
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
     hyperparameters = Hyperparameters(**{name: getattr(arguments, name, None) for name in _KINDS.__struct_fields__})
     try:

@@ -38,6 +38,9 @@ def trainable_groups(model: TwofoldModel, heads: Iterable[HeadName], blocks: int
         taken.update(names)
         groups.append(Group(names, depth))
     if blocks and blocks >= len(all_blocks):
+        # The token embeddings stay: a first training on thousands of texts gains nothing from moving them, and
+        # AdamW over the whole vocabulary takes a third of its time.
+        taken.update(name_of[id(parameter)] for parameter in model.token_embeddings())
         rest = tuple(name for name in name_of.values() if name.startswith("backbone.") and name not in taken)
         groups.append(Group(rest, len(all_blocks)))
     return [group for group in groups if group.names]

@@ -47,7 +47,9 @@ class Stage:
 
     def epochs(self, recipe: Recipe) -> int:
         """How many epochs it has at most."""
-        return recipe.epochs if self.blocks else recipe.probe_epochs
+        if not self.blocks:
+            return recipe.probe_epochs
+        return recipe.epochs if self.blocks >= recipe.unfrozen_blocks else recipe.middle_epochs
 
     def steps(self, recipe: Recipe, pool: Pool) -> int:
         """How many steps it has if it is not ended early."""
@@ -142,7 +144,7 @@ def train_stage(
             stop.check()
             if stop.time_is_over:
                 break
-            loss = _loss(model, batch, stage, pad_id, cache)
+            loss = _loss(model, batch, stage, recipe, pad_id, cache)
             if loss.requires_grad:  # A batch of which nothing is known teaches nothing.
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -167,7 +169,12 @@ def train_stage(
 
 
 def _loss(
-    model: TwofoldModel, batch: Sequence[Target], stage: Stage, pad_id: int, cache: FeatureCache | None
+    model: TwofoldModel,
+    batch: Sequence[Target],
+    stage: Stage,
+    recipe: Recipe,
+    pad_id: int,
+    cache: FeatureCache | None,
 ) -> Tensor:
     """Return the loss of a batch. A frozen head's loss counts while the backbone under it moves."""
     encodings = [target.encoding for target in batch]
@@ -182,7 +189,8 @@ def _loss(
         labels = torch.full_like(labels, -1)
     if not stage.blocks and "ner" not in stage.heads:
         allowed = torch.ones_like(allowed)
-    return total_loss(model.classifier(features.pooled), labels, model.ner(features.tokens), allowed)
+    logits = model.classifier(features.pooled), model.ner(features.tokens)
+    return total_loss(logits[0], labels, logits[1], allowed, ner_weight=recipe.ner_weight)
 
 
 def make_optimizer(model: TwofoldModel, groups: Sequence[Group], recipe: Recipe, *, moves_blocks: bool) -> Optimizer:

@@ -70,6 +70,11 @@ class TwofoldModel(nn.Module):
         """Return a head by name."""
         return self.classifier if name == "classifier" else self.ner
 
+    def token_embeddings(self) -> list[nn.Parameter]:
+        """Return the table of token vectors."""
+        table: nn.Module = self.backbone.get_input_embeddings()  # type: ignore[operator]
+        return list(table.parameters())
+
     def blocks(self) -> list[nn.Module]:
         """Return the transformer blocks, bottom first."""
         return find_blocks(self.backbone, int(self.config.num_hidden_layers))

@@ -28,6 +28,10 @@ class Recipe:
     patience: int
     rehearsal_ratio: float
     unfrozen_blocks: int
+    middle_epochs: int
+    """Epochs of a stage that moves some blocks, but not all that the plan comes to."""
+    ner_weight: float
+    """Weight of the NER head's mean loss per token beside the classifier's mean loss per text."""
     probe_epochs: int
     """Epochs over cached features, in a stage that moves no block. They cost almost nothing."""
     probe_learning_rate: float
@@ -87,6 +91,8 @@ def default_recipe(freeze: Freeze, *, blocks: int, examples: int, hidden_size: i
         patience=2,
         rehearsal_ratio=1.0,
         unfrozen_blocks=blocks if freeze == "head" else 0,
+        middle_epochs=epochs,
+        ner_weight=1.0,
         probe_epochs=4 * epochs,
         probe_learning_rate=3e-3,
     )
@@ -97,9 +103,15 @@ def init_recipe(*, blocks: int, examples: int, hidden_size: int) -> Recipe:
     recipe = default_recipe("staged", blocks=blocks, examples=examples, hidden_size=hidden_size)
     return replace(
         recipe,
+        epochs=16 if examples < 1000 else 8,
+        middle_epochs=1,
+        probe_epochs=6,
+        patience=4,
         rehearsal_ratio=0.0,
         backbone_learning_rate=3e-4 if hidden_size <= 512 else 5e-5,
         head_learning_rate=2e-3,
+        # A text has about as many words as this, so both heads pull equally for each text.
+        ner_weight=8.0,
     )
 
 
@@ -107,7 +119,7 @@ def resolve(asked: Hyperparameters, default: Recipe, *, blocks: int) -> Recipe:
     """Put what the caller asked for in the place of the defaults."""
     named = {name: getattr(asked, name) for name in asked.__struct_fields__ if getattr(asked, name) is not None}
     if "epochs" in named:
-        named["probe_epochs"] = named["epochs"]
+        named["probe_epochs"] = named["middle_epochs"] = named["epochs"]
     if "head_learning_rate" in named:
         named["probe_learning_rate"] = named["head_learning_rate"]
     recipe = replace(default, **named)

@@ -126,7 +126,7 @@ def read_dataset(name: str) -> Iterator[Example]:
 
 def parse_name(name: str) -> tuple[str, str | None, str]:
     """Return (path, configuration, split); a single part after the path is a split if it looks like one."""
-    path, *rest = name.split(":")
+    path, *rest = re.split(r":(?![^\[]*\])", name)  # Not at the colon of a slice such as train[:10%].
     if len(rest) == 1 and not _SPLIT.match(rest[0]):
         return path, rest[0], "train"
     split = rest.pop() if rest else "train"
