@@ -38,7 +38,7 @@ def serving(store: Path, *flags: str, log: Path | None = None, patience: float =
     target, metrics = (f"127.0.0.1:{free_port()}" for _ in range(2))
     command = [sys.executable, "-m", "twofold_server", "--store", str(store), "--listen", target]
     command += ["--metrics-listen", metrics, *flags]
-    with (log or Path(os.devnull)).open("wb") as stderr, subprocess.Popen(command, stderr=stderr) as process:
+    with (log or Path(os.devnull)).open("wb") as stderr, subprocess.Popen(command, stderr=stderr) as process:  # noqa: S603 -- our own command.
         try:
             _wait_until_healthy(process, target, patience)
             yield Server(process.pid, target, f"http://{metrics}/metrics")

@@ -1,0 +1,166 @@
+"""The only wiring: read top to bottom on the way up, and from the bottom on the way down."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import grpc
+from grpc_reflection.v1alpha import reflection
+from twofold.v1 import adaptation_pb2, checkpoints_pb2, inference_pb2
+from twofold.v1.adaptation_pb2_grpc import add_AdaptationServiceServicer_to_server
+from twofold.v1.checkpoints_pb2_grpc import add_CheckpointServiceServicer_to_server
+from twofold.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
+from twofold_checkpoint.errors import CheckpointError, CheckpointNotFoundError
+from twofold_checkpoint.store import Store
+
+from twofold_server.batcher import Batcher
+from twofold_server.config import Config
+from twofold_server.engine import Engine
+from twofold_server.errors import SwapError
+from twofold_server.exposition import exposed
+from twofold_server.health import Health
+from twofold_server.inference import Inference
+from twofold_server.interference import Interference
+from twofold_server.launchers.subprocess import SubprocessLauncher
+from twofold_server.metrics import Metrics
+from twofold_server.promotion import Promoter, load_engine
+from twofold_server.rpc import Boundary
+from twofold_server.runner import JobRunner
+from twofold_server.servicers.adaptation import AdaptationServicer
+from twofold_server.servicers.checkpoints import CheckpointServicer
+from twofold_server.servicers.inference import InferenceServicer
+from twofold_server.slot import Slot
+from twofold_server.threads import count_cpus
+from twofold_server.uploads import Uploads
+
+log = logging.getLogger(__name__)
+
+SERVICES = tuple(
+    file.DESCRIPTOR.services_by_name[name].full_name
+    for file, name in (
+        (inference_pb2, "InferenceService"),
+        (adaptation_pb2, "AdaptationService"),
+        (checkpoints_pb2, "CheckpointService"),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """Say where a running server listens."""
+
+    target: str
+    metrics_url: str
+
+
+@asynccontextmanager
+async def serve(config: Config) -> AsyncIterator[Serving]:
+    """Serve until the block ends, then drain: calls in progress are answered, new ones are refused."""
+    async with AsyncExitStack() as down:
+        metrics = Metrics()
+        store = Store(config.store).create()
+
+        slot = Slot(metrics)
+        down.push_async_callback(asyncio.to_thread, slot.drain)
+        engine = await asyncio.to_thread(first_engine, store, config)
+        if engine is not None:
+            slot.swap(engine)
+
+        batcher = Batcher(
+            slot, metrics, max_batch_tokens=config.max_batch_tokens, max_queue_tokens=config.max_queue_tokens
+        )
+        batcher.start()
+        down.push_async_callback(batcher.stop)
+        inference = Inference(
+            slot, batcher, metrics, max_requests=config.max_requests, threads=config.threads or count_cpus()
+        )
+        down.callback(inference.stop)
+
+        health = Health(SERVICES)
+        promoter = Promoter(store, slot, config, metrics, on_live=health.serving)
+        runner = JobRunner(
+            store=store,
+            promoter=promoter,
+            launcher=SubprocessLauncher(config),
+            metrics=metrics,
+            max_queued=config.max_queued_jobs,
+        )
+        batcher.observe = Interference(metrics, lambda: runner.is_running).observe
+
+        server = grpc.aio.server(
+            interceptors=[Boundary(metrics)],
+            options=[
+                ("grpc.max_receive_message_length", config.max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),  # A second server on the port shall fail loudly.
+            ],
+        )
+        await health.attach(server)
+        add_InferenceServiceServicer_to_server(InferenceServicer(inference, slot, config, metrics), server)
+        add_CheckpointServiceServicer_to_server(CheckpointServicer(store, promoter), server)
+        uploads = Uploads(store.root / "uploads", max_examples=config.max_dataset_examples)
+        add_AdaptationServiceServicer_to_server(AdaptationServicer(runner, uploads, store), server)
+        reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
+
+        metrics_url = down.enter_context(exposed(metrics, config.metrics_listen))
+        await runner.start()
+        port = _listen(server, config)
+        await server.start()
+        down.push_async_callback(server.stop, config.drain_timeout)
+        # After the jobs have ended their watchers hear of it, so the jobs go before the calls.
+        down.push_async_callback(runner.stop)
+        if engine is not None:
+            await health.serving()
+        down.push_async_callback(_leave, health, config.drain_delay)
+
+        target = f"{config.listen.rpartition(':')[0]}:{port}"
+        log.info("listening", extra={"target": target, "metrics": metrics_url, "checkpoint": engine and engine.id})
+        yield Serving(target, metrics_url)
+        log.info("draining")
+
+
+def first_engine(store: Store, config: Config) -> Engine | None:
+    """Load the current checkpoint, or the previous one if it is damaged; None if the store has none yet."""
+    for alias in ("current", "previous"):
+        try:
+            return load_engine(store.get(alias), config)
+        except CheckpointNotFoundError as error:
+            log.warning("no checkpoint to serve: %s", error, extra={"alias": alias})
+        except (CheckpointError, SwapError) as error:
+            log.error("a checkpoint cannot be served: %s", error, extra={"alias": alias})  # noqa: TRY400 -- no bug of ours.
+    log.warning("serving without a checkpoint: calls answer UNAVAILABLE until one is promoted")
+    return None
+
+
+def _listen(server: grpc.aio.Server, config: Config) -> int:
+    """Open the port and return its number."""
+    if config.tls_certificate is None or config.tls_key is None:
+        return server.add_insecure_port(config.listen)
+    authorities = config.tls_client_ca.read_bytes() if config.tls_client_ca else None
+    credentials = grpc.ssl_server_credentials(
+        [(config.tls_key.read_bytes(), config.tls_certificate.read_bytes())],
+        root_certificates=authorities,
+        require_client_auth=authorities is not None,
+    )
+    return server.add_secure_port(config.listen, credentials)
+
+
+async def _leave(health: Health, delay: float) -> None:
+    """Say that the server leaves, and give load balancers time to hear it."""
+    await health.leaving()
+    await asyncio.sleep(delay)
+
+
+async def run(config: Config) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    async with serve(config):
+        await stopped.wait()

@@ -1,0 +1,187 @@
+"""A loaded checkpoint that answers."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Literal
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from twofold_checkpoint.checkpoint import GOLDEN, GRAPH, TOKENIZER, Checkpoint
+from twofold_checkpoint.decoding import Prediction, decode_entities, decode_labels, merge_tokens, merge_windows
+from twofold_checkpoint.encoding import Encoding, Ids, Window, pad
+from twofold_checkpoint.golden import disagreement, read_golden
+
+from twofold_server.errors import SwapError
+
+Floats = NDArray[np.float32]
+Output = Literal["classifier_logits", "ner_logits", "pooled", "token_features"]
+HEAD_OUTPUTS: tuple[Output, ...] = ("classifier_logits", "ner_logits")
+FEATURE_OUTPUTS: tuple[Output, ...] = ("pooled", "token_features")
+
+_INPUTS = {"input_ids", "attention_mask"}
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class EngineState(StrEnum):
+    """An engine's life is a line: loading, ready, draining, closed; any may end as failed."""
+
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    CLOSED = "closed"
+    FAILED = "failed"
+
+
+class Engine:
+    """Hold a checkpoint's session, encoder and labels, which belong together.
+
+    An engine answers from any thread; one call at a time uses the threads best. Its encoder and labels outlive close().
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, device: str = "cpu", threads: int = 1) -> None:
+        self.state = EngineState.LOADING
+        self.checkpoint = checkpoint
+        self.labels = checkpoint.manifest.labels
+        self.encoder = checkpoint.encoder()
+        settings = self.encoder.settings
+        tokenizer = next(file.sha256 for file in checkpoint.manifest.files if file.name == TOKENIZER)
+        self.encoding_key = (tokenizer, settings.max_tokens, settings.overlap, settings.pad_id)
+        """Two engines with equal keys encode every text alike."""
+        self._session: ort.InferenceSession | None = _open_session(checkpoint, device, threads)
+
+    def __repr__(self) -> str:
+        return f"<Engine {self.id} {self.state}>"
+
+    @property
+    def id(self) -> str:
+        """The checkpoint's id."""
+        return self.checkpoint.id
+
+    def run(self, input_ids: Ids, attention_mask: Ids, outputs: Sequence[Output]) -> list[Floats]:
+        """Run one forward pass over (windows, tokens)."""
+        if self._session is None:
+            raise RuntimeError(f"{self!r} was asked to run. This is a bug.")
+        feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
+        found: list[Floats] = self._session.run(list(outputs), feeds)
+        return found
+
+    def run_windows(
+        self, windows: Sequence[Window], outputs: Sequence[Output], max_tokens: int
+    ) -> list[tuple[Floats, ...]]:
+        """Run windows in forward passes of at most *max_tokens* padded tokens; returns each window's output rows."""
+        rows: list[tuple[Floats, ...]] = [()] * len(windows)
+        for chosen in slices([len(window.ids) for window in windows], max_tokens):
+            ids, mask = pad([windows[index] for index in chosen], self.encoder.settings.pad_id)
+            found = self.run(ids, mask, outputs)
+            for row, index in enumerate(chosen):
+                rows[index] = tuple(output[row] for output in found)
+        return rows
+
+    def warm_up(self, max_batch_tokens: int) -> None:
+        """Run the largest and the usual shapes, so that no request pays for their first time. Raises SwapError.
+
+        What comes out is compared with the manifest: a graph may leave its widths open until it runs.
+        """
+        longest = self.encoder.settings.max_tokens
+        widths = self._widths()
+        for rows, length in ((1, longest), (max(1, max_batch_tokens // longest), longest), (1, 16), (8, 16), (32, 16)):
+            ids = np.full((rows, min(length, longest)), self.encoder.settings.pad_id, np.int64)
+            found = self.run(ids, np.ones_like(ids), tuple(widths))
+            for (name, width), output in zip(widths.items(), found, strict=True):
+                if output.shape[-1] != width or output.shape[0] != rows:
+                    raise SwapError(f"output {name} is {output.shape[-1]} wide; the manifest says {width}")
+
+    def check_golden(self) -> None:
+        """Give the golden answers again. Raises SwapError that quotes the first text answered differently."""
+        for golden in read_golden(self.checkpoint.path / GOLDEN):
+            [encoding] = self.encoder.encode([golden.text])
+            rows = self.run_windows(encoding.windows, HEAD_OUTPUTS, self.encoder.settings.max_tokens)
+            wrong = disagreement(golden.prediction, predict(encoding, rows, self))
+            if wrong is not None:
+                raise SwapError(f"it does not answer as it did when it was published: {wrong}, for {golden.text!r}")
+
+    def check_signature(self) -> None:
+        """Compare the graph's inputs and outputs with what is fed and read. Raises SwapError."""
+        assert self._session is not None, "A closed engine was checked. This is a bug."
+        inputs = {one.name for one in self._session.get_inputs()}
+        if inputs != _INPUTS:
+            raise SwapError(f"the graph's inputs are {sorted(inputs)}; they must be {sorted(_INPUTS)}")
+        found = {output.name: output.shape[-1] for output in self._session.get_outputs()}
+        for name, width in self._widths().items():
+            if name not in found:
+                raise SwapError(f"the graph has no output {name}")
+            if isinstance(found[name], int) and found[name] != width:
+                raise SwapError(f"output {name} is {found[name]} wide; the manifest says {width}")
+
+    def close(self, state: EngineState = EngineState.CLOSED) -> None:
+        """Free the session and give its memory back to the system. Not on a request's path: it takes a while."""
+        self._session = None
+        self.state = state
+        gc.collect()
+        release_memory()
+
+    def _widths(self) -> dict[Output, int]:
+        manifest = self.checkpoint.manifest
+        return {
+            "classifier_logits": len(manifest.labels.labels),
+            "ner_logits": len(manifest.labels.tags),
+            "pooled": manifest.hidden_size,
+            "token_features": manifest.hidden_size,
+        }
+
+
+def predict(
+    encoding: Encoding, rows: Sequence[tuple[Floats, ...]], engine: Engine, *, top: int = 1, entities: bool = True
+) -> Prediction:
+    """Decode a text's rows of HEAD_OUTPUTS. *top* labels come back; with zero the label is not decoded."""
+    labels = engine.labels
+    return Prediction(
+        labels=decode_labels(merge_windows(encoding, [row[0] for row in rows]), labels.labels, top) if top else (),
+        entities=decode_entities(encoding, merge_tokens(encoding, [row[1] for row in rows]), labels.entity_types)
+        if entities
+        else (),
+    )
+
+
+def slices(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Cut windows, sorted by length, into passes of at most *max_tokens* padded tokens; a longer window runs alone."""
+    cut: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda one: -lengths[one]):
+        # The first of a pass is its longest, so it sets the padded length.
+        if cut and (len(cut[-1]) + 1) * lengths[cut[-1][0]] <= max_tokens:
+            cut[-1].append(index)
+        else:
+            cut.append([index])
+    return cut
+
+
+def release_memory() -> None:
+    """Give freed pages back to the system: glibc keeps them otherwise, and every swap would cost a copy for ever."""
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):  # Not glibc: nothing to give back.
+        return
+
+
+def _open_session(checkpoint: Checkpoint, device: str, threads: int) -> ort.InferenceSession:
+    provider = _PROVIDERS[device]
+    remedy = f"install the {'gpu' if device == 'cuda' else 'cpu'} extra, or choose another device"
+    if provider not in ort.get_available_providers():
+        raise SwapError(f"device {device!r} needs {provider}, which this onnxruntime does not have; {remedy}")
+    options = ort.SessionOptions()
+    # A pool for each session, whose threads sleep between operators. The one global pool cannot be told not to spin
+    # from Python, and threads that spin take the CPU from whatever else runs here, a trainer above all. See ADR 6.
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    # The arena keeps the largest batch's memory for ever; without it a swap costs one copy and no more.
+    options.enable_cpu_mem_arena = False
+    session = ort.InferenceSession(str(checkpoint.path / GRAPH), options, providers=[provider])
+    if provider not in session.get_providers():  # onnxruntime falls back to the CPU and says so only in its log.
+        raise SwapError(f"device {device!r} cannot be used on this machine: {provider} did not start; {remedy}")
+    return session

@@ -1,0 +1,154 @@
+"""Making a checkpoint the one that answers, without a lost request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from twofold_checkpoint.checkpoint import Checkpoint
+from twofold_checkpoint.errors import CheckpointError, CheckpointNotFoundError
+from twofold_checkpoint.store import Store
+
+from twofold_server.config import Config
+from twofold_server.engine import Engine, EngineState
+from twofold_server.errors import SwapError, WrongStateError
+from twofold_server.metrics import Metrics
+from twofold_server.slot import Slot
+from twofold_server.threads import count_cpus
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """Say what answers now, what answered before (its id, or empty), and how long the change took in seconds."""
+
+    checkpoint: Checkpoint
+    replaced_id: str
+    seconds: float
+
+
+def load_engine(checkpoint: Checkpoint, config: Config) -> Engine:
+    """Load a checkpoint, warm it up and let it answer its golden texts.
+
+    Raises CheckpointError or SwapError, which says the step; nothing of a half-made engine stays. Blocks for seconds.
+    """
+    with _step(checkpoint, "verify"):
+        checkpoint.verify()
+    with _step(checkpoint, "load"):
+        engine = Engine(checkpoint, device=config.device, threads=config.threads or count_cpus())
+    try:
+        with _step(checkpoint, "load"):
+            engine.check_signature()
+        with _step(checkpoint, "warm up"):
+            engine.warm_up(config.max_batch_tokens)
+        with _step(checkpoint, "golden answers"):
+            engine.check_golden()
+    except BaseException:
+        engine.close(EngineState.FAILED)
+        raise
+    return engine
+
+
+@contextmanager
+def _step(checkpoint: Checkpoint, step: str) -> Iterator[None]:
+    """Let whatever goes wrong in a step be a SwapError that names it; errors of checkpoints say enough themselves."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except SwapError as error:
+        raise SwapError(f"{checkpoint.id}: {step}: {error}") from error
+    except Exception as error:  # The errors of onnxruntime and tokenizers have no base of their own.
+        text = " ".join(str(error).split()).replace(f"{checkpoint.path}/", "")
+        raise SwapError(f"{checkpoint.id}: {step}: {text[:300]}") from error
+
+
+class Promoter:
+    """Move the aliases of a store and the engine of a slot together, one promotion at a time.
+
+    A promotion that began goes on to its end, even if its caller leaves: half of one would part the alias from the
+    engine. *on_live* is awaited whenever an engine has become live.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        slot: Slot,
+        config: Config,
+        metrics: Metrics,
+        on_live: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._store = store
+        self._slot = slot
+        self._config = config
+        self._metrics = metrics
+        self._on_live = on_live
+        self._turn = asyncio.Lock()
+        self._begun: set[asyncio.Task[Promotion]] = set()
+
+    async def promote(self, name: str) -> Promotion:
+        """Make the checkpoint of an id or alias live.
+
+        When it returns, every request that arrives later is answered by it. If any step fails, the old one serves on
+        and the error says which step: SwapError or CheckpointError.
+        """
+        return await self._to_its_end(name)
+
+    async def roll_back(self) -> Promotion:
+        """Make the previous checkpoint live again. Raises WrongStateError if there is none, or what promote raises."""
+        try:
+            return await self._to_its_end("previous")
+        except CheckpointNotFoundError as error:
+            raise WrongStateError(f"cannot roll back: {error}") from error
+
+    async def stop(self) -> None:
+        """Wait until what began has ended."""
+        await asyncio.gather(*self._begun, return_exceptions=True)
+
+    async def _to_its_end(self, name: str) -> Promotion:
+        task = asyncio.create_task(self._in_turn(name), name=f"promote {name}")
+        self._begun.add(task)
+        task.add_done_callback(self._begun.discard)
+        return await asyncio.shield(task)
+
+    async def _in_turn(self, name: str) -> Promotion:
+        async with self._turn:
+            checkpoint = await asyncio.to_thread(self._store.get, name)
+            live = self._slot.live
+            try:
+                if live is not None and live.id == checkpoint.id:
+                    await self._move_aliases(checkpoint)  # They differ if the server began with an older checkpoint.
+                    return Promotion(checkpoint, checkpoint.id, 0.0)
+                return await self._swap(checkpoint, "" if live is None else live.id)
+            except Exception as error:
+                self._metrics.swaps.labels("failed").inc()
+                log.warning("promotion failed", extra={"checkpoint": checkpoint.id, "reason": str(error)}, exc_info=error)
+                raise
+
+    async def _swap(self, checkpoint: Checkpoint, replaced: str) -> Promotion:
+        begun = time.monotonic()
+        engine = await asyncio.to_thread(load_engine, checkpoint, self._config)
+        try:
+            # The aliases first: moving them can fail, and nothing after it can.
+            await self._move_aliases(checkpoint)
+        except BaseException:
+            await asyncio.to_thread(engine.close, EngineState.FAILED)
+            raise
+        self._slot.swap(engine)
+        await self._on_live()
+        seconds = time.monotonic() - begun
+        self._metrics.swaps.labels("succeeded").inc()
+        self._metrics.swap_seconds.observe(seconds)
+        log.info("promoted", extra={"checkpoint": checkpoint.id, "replaced": replaced, "seconds": round(seconds, 3)})
+        return Promotion(checkpoint, replaced, seconds)
+
+    async def _move_aliases(self, checkpoint: Checkpoint) -> None:
+        try:
+            await asyncio.to_thread(self._store.promote, checkpoint.id)
+        except OSError as error:
+            raise SwapError(f"{checkpoint.id}: aliases: they cannot be written: {error.strerror}") from error

@@ -1,0 +1,117 @@
+"""Around every call: count it, time it, and turn domain errors into status codes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from twofold import status
+
+from twofold_server.errors import BUG, InvalidRequestError, OverloadedError, status_of
+from twofold_server.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+_OURS = "/twofold."
+
+
+class Boundary(grpc.aio.ServerInterceptor):
+    """Wrap every method of our own services. What it does not know becomes INTERNAL and tells nothing of our insides."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Return the method's handler with ours around it."""
+        handler = await continuation(handler_call_details)
+        name = str(handler_call_details.method)
+        if handler is None or not name.startswith(_OURS):
+            return handler
+        method = name.rpartition("/")[2]
+        streams = handler.request_streaming, handler.response_streaming
+        behaviour = getattr(handler, "_".join("stream" if one else "unary" for one in streams))
+        wrapped = (
+            self._around_stream(behaviour, method) if handler.response_streaming else self._around(behaviour, method)
+        )
+        make = getattr(grpc, "_".join("stream" if one else "unary" for one in streams) + "_rpc_method_handler")
+        made: grpc.RpcMethodHandler[Any, Any] = make(wrapped, handler.request_deserializer, handler.response_serializer)
+        return made
+
+    def _around(self, behaviour: Any, method: str) -> Any:
+        async def call(request: Any, context: Any) -> Any:
+            async with _Call(self._metrics, method, context):
+                return await behaviour(request, context)
+
+        return call
+
+    def _around_stream(self, behaviour: Any, method: str) -> Any:
+        async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+            async with _Call(self._metrics, method, context):
+                async for response in behaviour(request, context):
+                    yield response
+
+        return call
+
+
+class _Call:
+    """One call, from its first byte to its status."""
+
+    def __init__(self, metrics: Metrics, method: str, context: Any) -> None:
+        self._metrics = metrics
+        self._method = method
+        self._context = context
+        self._begun = time.monotonic()
+
+    async def __aenter__(self) -> None:
+        self._metrics.in_flight.labels(self._method).inc()
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._metrics.in_flight.labels(self._method).dec()
+        self._metrics.request_seconds.labels(self._method).observe(time.monotonic() - self._begun)
+        code = self._code_of(error)
+        self._metrics.requests.labels(self._method, code.name).inc()
+        # A call that the servicer itself aborted, or that was cancelled, has its status already.
+        if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
+            await self._abort(error)
+
+    def _code_of(self, error: BaseException | None) -> grpc.StatusCode:
+        if isinstance(error, asyncio.CancelledError):
+            remaining = self._context.time_remaining()
+            expired = remaining is not None and remaining <= 0
+            return grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
+        if isinstance(error, grpc.aio.AbortError):
+            aborted = self._context.code()
+            return aborted if isinstance(aborted, grpc.StatusCode) else grpc.StatusCode.UNKNOWN
+        if isinstance(error, NotImplementedError):
+            return grpc.StatusCode.UNIMPLEMENTED
+        return grpc.StatusCode.OK if error is None else status_of(error)[0]
+
+    async def _abort(self, error: Exception) -> None:
+        if isinstance(error, NotImplementedError):
+            await self._context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{self._method} comes in a later version")
+        code, reason = status_of(error)
+        message, metadata = " ".join(str(error).split())[:1000], {}
+        if (code, reason) == BUG:
+            number = uuid.uuid4().hex[:12]
+            log.error("unexpected error", exc_info=error, extra={"method": self._method, "error_id": number})
+            message, metadata = f"internal error; the server's log has it under {number}", {"error_id": number}
+        details = status.encode_status(
+            code.value[0],
+            message,
+            reason=reason,
+            violations=[status.FieldViolation(field=one.field, description=one.description) for one in error.violations]
+            if isinstance(error, InvalidRequestError)
+            else (),
+            retry_after=error.retry_after if isinstance(error, OverloadedError) else None,
+            metadata=metadata,
+        )
+        await self._context.abort(code, message, trailing_metadata=((status.METADATA_KEY, details),))

@@ -1,0 +1,1 @@
+"""The services: validate, delegate, answer. No logic of their own."""

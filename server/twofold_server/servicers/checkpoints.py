@@ -1,0 +1,63 @@
+"""CheckpointService."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from twofold.v1 import checkpoints_pb2 as pb
+from twofold.v1.checkpoints_pb2_grpc import CheckpointServiceServicer
+from twofold_checkpoint.checkpoint import Checkpoint
+from twofold_checkpoint.store import Store
+
+from twofold_server.errors import InvalidRequestError, Violation
+from twofold_server.promotion import Promoter
+from twofold_server.wire.checkpoints import write_checkpoint
+from twofold_server.wire.pages import page
+
+
+class CheckpointServicer(CheckpointServiceServicer):
+    """Show the store and move its aliases. DeleteCheckpoint comes later."""
+
+    def __init__(self, store: Store, promoter: Promoter) -> None:
+        self._store = store
+        self._promoter = promoter
+
+    async def GetCheckpoint(self, request: pb.GetCheckpointRequest, context: Any) -> pb.GetCheckpointResponse:  # noqa: ARG002, N802
+        """Return one checkpoint by id or alias."""
+        checkpoint = await asyncio.to_thread(self._store.get, request.checkpoint or "current")
+        return pb.GetCheckpointResponse(checkpoint=await self._write(checkpoint))
+
+    async def ListCheckpoints(self, request: pb.ListCheckpointsRequest, context: Any) -> pb.ListCheckpointsResponse:  # noqa: ARG002, N802
+        """Return a page of checkpoints, newest first."""
+        found, aliases = await asyncio.to_thread(lambda: (self._store.list(), self._store.aliases()))
+        some, token = page(found, lambda one: one.id, size=request.page_size, token=request.page_token)
+        written = [write_checkpoint(checkpoint, aliases) for checkpoint in some]
+        return pb.ListCheckpointsResponse(checkpoints=written, next_page_token=token)
+
+    async def PromoteCheckpoint(  # noqa: N802
+        self,
+        request: pb.PromoteCheckpointRequest,
+        context: Any,  # noqa: ARG002
+    ) -> pb.PromoteCheckpointResponse:
+        """Make a checkpoint the one that answers."""
+        if not request.checkpoint:
+            raise InvalidRequestError(Violation("checkpoint", 'is empty; write an id or "candidate"'))
+        done = await self._promoter.promote(request.checkpoint)
+        return pb.PromoteCheckpointResponse(
+            checkpoint=await self._write(done.checkpoint), replaced_id=done.replaced_id, swap_seconds=done.seconds
+        )
+
+    async def RollBack(self, request: pb.RollBackRequest, context: Any) -> pb.RollBackResponse:  # noqa: ARG002, N802
+        """Make the previous checkpoint answer again."""
+        done = await self._promoter.roll_back()
+        return pb.RollBackResponse(
+            checkpoint=await self._write(done.checkpoint), replaced_id=done.replaced_id, swap_seconds=done.seconds
+        )
+
+    async def DeleteCheckpoint(self, request: pb.DeleteCheckpointRequest, context: Any) -> pb.DeleteCheckpointResponse:  # noqa: N802
+        """Answer UNIMPLEMENTED: comes in a later version."""
+        raise NotImplementedError
+
+    async def _write(self, checkpoint: Checkpoint) -> pb.Checkpoint:
+        return write_checkpoint(checkpoint, await asyncio.to_thread(self._store.aliases))

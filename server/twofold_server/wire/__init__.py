@@ -1,0 +1,1 @@
+"""Protobuf to domain and back. Only this package and the servicers know protobuf types."""

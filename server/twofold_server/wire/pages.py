@@ -1,0 +1,39 @@
+"""Pages of a list, by the key of the last thing on the page before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from twofold_server.errors import InvalidRequestError, Violation
+
+T = TypeVar("T")
+
+DEFAULT_SIZE = 50
+MAX_SIZE = 500
+
+
+def page_size(asked: int) -> int:
+    """Return the size of a page. Raises InvalidRequestError."""
+    if not 0 <= asked <= MAX_SIZE:
+        raise InvalidRequestError(
+            Violation("page_size", f"{asked} must be from 0 (which means {DEFAULT_SIZE}) to {MAX_SIZE}")
+        )
+    return asked or DEFAULT_SIZE
+
+
+def page(items: Sequence[T], key: Callable[[T], str], *, size: int, token: str) -> tuple[Sequence[T], str]:
+    """Return the page after the item whose key is *token* (the first page if it is empty), and the next page's token.
+
+    Raises InvalidRequestError if no item has that key.
+    """
+    size = page_size(size)
+    first = 0
+    if token:
+        places = [index for index, item in enumerate(items) if key(item) == token]
+        if not places:
+            raise InvalidRequestError(Violation("page_token", f"{token!r} is not one; begin again with an empty token"))
+        first = places[0] + 1
+    some = items[first : first + size]
+    more = first + size < len(items)
+    return some, key(some[-1]) if more else ""
