@@ -105,7 +105,7 @@ def init_recipe(*, blocks: int, examples: int, hidden_size: int) -> Recipe:
         recipe,
         epochs=16 if examples < 1000 else 8,
         middle_epochs=1,
-        probe_epochs=6,
+        probe_epochs=3,
         patience=4,
         rehearsal_ratio=0.0,
         backbone_learning_rate=3e-4 if hidden_size <= 512 else 5e-5,
