@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import grpc
 from grpc_reflection.v1alpha import reflection
 from twofold.v1 import adaptation_pb2, checkpoints_pb2, inference_pb2
-from twofold.v1.adaptation_pb2_grpc import add_AdaptationServiceServicer_to_server
 from twofold.v1.checkpoints_pb2_grpc import add_CheckpointServiceServicer_to_server
 from twofold.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 from twofold_checkpoint.errors import CheckpointError, CheckpointNotFoundError
@@ -25,18 +24,13 @@ from twofold_server.errors import SwapError
 from twofold_server.exposition import exposed
 from twofold_server.health import Health
 from twofold_server.inference import Inference
-from twofold_server.interference import Interference
-from twofold_server.launchers.subprocess import SubprocessLauncher
 from twofold_server.metrics import Metrics
 from twofold_server.promotion import Promoter, load_engine
 from twofold_server.rpc import Boundary
-from twofold_server.runner import JobRunner
-from twofold_server.servicers.adaptation import AdaptationServicer
 from twofold_server.servicers.checkpoints import CheckpointServicer
 from twofold_server.servicers.inference import InferenceServicer
 from twofold_server.slot import Slot
 from twofold_server.threads import count_cpus
-from twofold_server.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +58,9 @@ async def serve(config: Config) -> AsyncIterator[Serving]:
     async with AsyncExitStack() as down:
         metrics = Metrics()
         store = Store(config.store).create()
-
         slot = Slot(metrics)
         down.push_async_callback(asyncio.to_thread, slot.drain)
-        engine = await asyncio.to_thread(first_engine, store, config)
-        if engine is not None:
+        if (engine := await asyncio.to_thread(first_engine, store, config)) is not None:
             slot.swap(engine)
 
         batcher = Batcher(
@@ -80,20 +72,13 @@ async def serve(config: Config) -> AsyncIterator[Serving]:
             slot, batcher, metrics, max_requests=config.max_requests, threads=config.threads or count_cpus()
         )
         down.callback(inference.stop)
-
         health = Health(SERVICES)
         promoter = Promoter(store, slot, config, metrics, on_live=health.serving)
-        runner = JobRunner(
-            store=store,
-            promoter=promoter,
-            launcher=SubprocessLauncher(config),
-            metrics=metrics,
-            max_queued=config.max_queued_jobs,
-        )
-        batcher.observe = Interference(metrics, lambda: runner.is_running).observe
+        down.push_async_callback(promoter.stop)
 
+        boundary = Boundary(metrics)
         server = grpc.aio.server(
-            interceptors=[Boundary(metrics)],
+            interceptors=[boundary],
             options=[
                 ("grpc.max_receive_message_length", config.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
@@ -103,17 +88,15 @@ async def serve(config: Config) -> AsyncIterator[Serving]:
         await health.attach(server)
         add_InferenceServiceServicer_to_server(InferenceServicer(inference, slot, config, metrics), server)
         add_CheckpointServiceServicer_to_server(CheckpointServicer(store, promoter), server)
-        uploads = Uploads(store.root / "uploads", max_examples=config.max_dataset_examples)
-        add_AdaptationServiceServicer_to_server(AdaptationServicer(runner, uploads, store), server)
         reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
 
         metrics_url = down.enter_context(exposed(metrics, config.metrics_listen))
-        await runner.start()
         port = _listen(server, config)
         await server.start()
         down.push_async_callback(server.stop, config.drain_timeout)
-        # After the jobs have ended their watchers hear of it, so the jobs go before the calls.
-        down.push_async_callback(runner.stop)
+        # Streams without an end would hold the server for the whole drain timeout.
+        down.push_async_callback(health.hang_up)
+        down.callback(boundary.hang_up)
         if engine is not None:
             await health.serving()
         down.push_async_callback(_leave, health, config.drain_delay)
@@ -125,14 +108,18 @@ async def serve(config: Config) -> AsyncIterator[Serving]:
 
 
 def first_engine(store: Store, config: Config) -> Engine | None:
-    """Load the current checkpoint, or the previous one if it is damaged; None if the store has none yet."""
+    """Load the current checkpoint, or the previous one if it is damaged; None if neither can serve."""
     for alias in ("current", "previous"):
         try:
-            return load_engine(store.get(alias), config)
+            engine = load_engine(store.get(alias), config)
         except CheckpointNotFoundError as error:
-            log.warning("no checkpoint to serve: %s", error, extra={"alias": alias})
+            log.warning("no checkpoint to serve", extra={"alias": alias, "reason": str(error)})
         except (CheckpointError, SwapError) as error:
-            log.error("a checkpoint cannot be served: %s", error, extra={"alias": alias})  # noqa: TRY400 -- no bug of ours.
+            log.error("a checkpoint cannot be served", extra={"alias": alias, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
+        else:
+            if alias == "previous":
+                log.error("serving the previous checkpoint", extra={"checkpoint": engine.id})
+            return engine
     log.warning("serving without a checkpoint: calls answer UNAVAILABLE until one is promoted")
     return None
 

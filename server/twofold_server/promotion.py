@@ -127,7 +127,9 @@ class Promoter:
                 return await self._swap(checkpoint, "" if live is None else live.id)
             except Exception as error:
                 self._metrics.swaps.labels("failed").inc()
-                log.warning("promotion failed", extra={"checkpoint": checkpoint.id, "reason": str(error)}, exc_info=error)
+                log.warning(
+                    "promotion failed", extra={"checkpoint": checkpoint.id, "reason": str(error)}, exc_info=error
+                )
                 raise
 
     async def _swap(self, checkpoint: Checkpoint, replaced: str) -> Promotion:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 from twofold import status
 
-from twofold_server.errors import BUG, InvalidRequestError, OverloadedError, status_of
+from twofold_server.errors import BUG, InvalidRequestError, NotServingError, OverloadedError, status_of
 from twofold_server.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 _OURS = "/twofold."
+_END = object()
+
+# All of an error travels in trailers, of which clients take 8 KiB.
+_MOST_VIOLATIONS = 10
+_LONGEST_MESSAGE = 300
 
 
 class Boundary(grpc.aio.ServerInterceptor):
@@ -25,6 +31,11 @@ class Boundary(grpc.aio.ServerInterceptor):
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._leaving = asyncio.Event()
+
+    def hang_up(self) -> None:
+        """End the streams of responses, which would otherwise keep the server from stopping, with UNAVAILABLE."""
+        self._leaving.set()
 
     async def intercept_service(
         self,
@@ -55,11 +66,32 @@ class Boundary(grpc.aio.ServerInterceptor):
 
     def _around_stream(self, behaviour: Any, method: str) -> Any:
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
-            async with _Call(self._metrics, method, context):
-                async for response in behaviour(request, context):
+            async with (
+                _Call(self._metrics, method, context),
+                contextlib.aclosing(self._until_leaving(behaviour(request, context))) as responses,
+            ):
+                async for response in responses:
                     yield response
 
         return call
+
+    async def _until_leaving(self, responses: AsyncIterator[Any]) -> AsyncGenerator[Any]:
+        leaving = asyncio.ensure_future(self._leaving.wait())
+        try:
+            while True:
+                following = asyncio.ensure_future(anext(responses, _END))
+                try:
+                    await asyncio.wait((following, leaving), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    following.cancel()
+                if not following.done() or following.cancelled():
+                    raise NotServingError("the server is going away; call another one")
+                response = following.result()
+                if response is _END:
+                    return
+                yield response
+        finally:
+            leaving.cancel()
 
 
 class _Call:
@@ -99,19 +131,26 @@ class _Call:
         if isinstance(error, NotImplementedError):
             await self._context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{self._method} comes in a later version")
         code, reason = status_of(error)
-        message, metadata = " ".join(str(error).split())[:1000], {}
+        message, metadata = _shorten(str(error)), {}
         if (code, reason) == BUG:
             number = uuid.uuid4().hex[:12]
             log.error("unexpected error", exc_info=error, extra={"method": self._method, "error_id": number})
             message, metadata = f"internal error; the server's log has it under {number}", {"error_id": number}
+        violations = error.violations[:_MOST_VIOLATIONS] if isinstance(error, InvalidRequestError) else ()
         details = status.encode_status(
             code.value[0],
             message,
             reason=reason,
-            violations=[status.FieldViolation(field=one.field, description=one.description) for one in error.violations]
-            if isinstance(error, InvalidRequestError)
-            else (),
+            violations=[
+                status.FieldViolation(field=one.field, description=_shorten(one.description)) for one in violations
+            ],
             retry_after=error.retry_after if isinstance(error, OverloadedError) else None,
             metadata=metadata,
         )
         await self._context.abort(code, message, trailing_metadata=((status.METADATA_KEY, details),))
+
+
+def _shorten(text: str) -> str:
+    """Put a message on one line of bounded length."""
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST_MESSAGE else f"{line[:_LONGEST_MESSAGE]}..."

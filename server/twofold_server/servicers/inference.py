@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -56,8 +57,10 @@ class InferenceServicer(InferenceServiceServicer):
             raise NotServingError("no checkpoint is live; publish one and promote it")
         return write_model(engine, self._config, VERSION)
 
-    async def PredictStream(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802
-        """Answer UNIMPLEMENTED: comes in a later version."""
+    def PredictStream(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.PredictStreamRequest], context: Any
+    ) -> AsyncIterator[pb.PredictStreamResponse]:
+        """Answer UNIMPLEMENTED."""
         raise NotImplementedError
 
 
