@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,12 +45,12 @@ class World:
         self.yardstick = Yardstick(tuple(Judge(dev, head, self.encoder) for head in HEADS), LABELS)
         self.stop = Stop()
 
-    def train(self, *, blocks: int = 2, seed: int = 0):
+    def train(self, *, blocks: int = 2, seed: int = 0, settings: recipe.Recipe = RECIPE):
         """Start a stage."""
         stage = Stage(HEADS, blocks, 2)
-        pace = Pace(stage.steps(RECIPE, self.pool))
+        pace = Pace(stage.steps(settings, self.pool))
         return train_stage(
-            self.model, stage, RECIPE, self.pool, self.yardstick, pad_id=0, seed=seed, pace=pace, stop=self.stop
+            self.model, stage, settings, self.pool, self.yardstick, pad_id=0, seed=seed, pace=pace, stop=self.stop
         )
 
     def digest(self) -> str:
@@ -111,9 +112,9 @@ def test_patience_ends_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         return ScoreMeasured(figure="dev", moment="during", metric="f1", value=0.5, examples=1)
 
     monkeypatch.setattr(Yardstick, "measure", measure)
-    list(world.train(blocks=0))
+    list(world.train(blocks=0, settings=replace(RECIPE, probe_epochs=9, patience=3)))
 
-    assert len(seen) == 1 + RECIPE.patience
+    assert len(seen) == 1 + 3
 
 
 @pytest.mark.parametrize("how", ["useless", "breaking"])

@@ -21,7 +21,7 @@ RUN = [sys.executable, "-m", "twofold_trainer", "run", "--threads", "1"]
 
 def test_a_job_file_in_events_out(make_job: MakeJob, store: Store, tmp_path: Path) -> None:
     """Run as a process, a job writes nothing but events to stdout, publishes, and exits with 0."""
-    rates = Hyperparameters(epochs=2, head_learning_rate=2e-2)
+    rates = Hyperparameters(epochs=20, head_learning_rate=3e-2, patience=20)
     write_job(tmp_path / "job.json", make_job("ner", freeze="backbone", hyperparameters=rates))
     done = subprocess.run([*RUN, str(tmp_path / "job.json")], capture_output=True, check=False, timeout=120)
     events = [from_line(line) for line in done.stdout.splitlines(keepends=True)]

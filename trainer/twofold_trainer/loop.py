@@ -144,7 +144,7 @@ def train_stage(
             stop.check()
             if stop.time_is_over:
                 break
-            loss = _loss(model, batch, stage, recipe, pad_id, cache)
+            loss = _loss(model, batch, stage, recipe, pad_id=pad_id, cache=cache)
             if loss.requires_grad:  # A batch of which nothing is known teaches nothing.
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -173,6 +173,7 @@ def _loss(
     batch: Sequence[Target],
     stage: Stage,
     recipe: Recipe,
+    *,
     pad_id: int,
     cache: FeatureCache | None,
 ) -> Tensor:

@@ -1,0 +1,65 @@
+"""The three figures of a job, before and after: protected, retained, new."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+
+from twofold_checkpoint.events import Event, Figure, Moment, ScoreMeasured
+from twofold_checkpoint.labels import LabelSet
+from twofold_checkpoint.manifest import HeadName, Score, other
+
+from twofold_trainer.metrics import HeadScore, accuracy, span_f1
+from twofold_trainer.model import TwofoldModel
+from twofold_trainer.plan import Plan
+from twofold_trainer.scoring import Judge
+from twofold_trainer.stop import Stop
+
+Measured = dict[Figure, HeadScore | None]
+
+
+class Figures:
+    """Hold the three judges of a job: of the protected task, of the adapted head's old labels, of the new data."""
+
+    def __init__(self, plan: Plan, stop: Stop) -> None:
+        head = plan.job.head
+        self._judges: dict[Figure, Judge] = {
+            "protected": Judge(plan.memory.gate, other(head), plan.encoder, stop),
+            "retained": Judge(plan.memory.gate, head, plan.encoder, stop),
+            "new": Judge(plan.parts.gate, head, plan.encoder, stop),
+        }
+        self._labels: dict[Moment, LabelSet] = {"before": plan.base.manifest.labels, "after": plan.labels}
+
+    def measure(self, model: TwofoldModel, moment: Moment) -> Generator[Event, None, Measured]:
+        """Score the model and say so."""
+        scores: Measured = {}
+        for figure, one in self._judges.items():
+            score = scores[figure] = one.score(model, self._labels[moment])
+            if score is not None:
+                yield measured(score, figure, moment)
+        return scores
+
+
+def measured(score: HeadScore, figure: Figure, moment: Moment) -> ScoreMeasured:
+    """Put a score into an event."""
+    return ScoreMeasured(
+        figure=figure,
+        moment=moment,
+        metric=score.metric,
+        value=score.value,
+        examples=score.examples,
+    )
+
+
+def join_scores(after: Mapping[Figure, HeadScore | None]) -> tuple[Score, ...]:
+    """Put the candidate's figures into one for each head, on all held-out examples that it was judged on."""
+    joined: dict[HeadName, list[HeadScore]] = {}
+    for score in after.values():
+        if score is not None:
+            joined.setdefault(score.head, []).append(score)
+    found = []
+    for head, scores in joined.items():
+        outcomes = [outcome for score in scores for outcome in score.outcomes]
+        whole = accuracy(outcomes) if head == "classifier" else span_f1(outcomes)  # type: ignore[arg-type]
+        assert whole is not None
+        found.append(whole.as_score())
+    return tuple(found)
