@@ -1,0 +1,143 @@
+"""What a data set holds, and how one is written: all of it, or nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Literal, Self
+
+import msgspec
+from twofold_checkpoint.examples import Example, check_example
+from twofold_checkpoint.manifest import HeadName
+
+from twofold_server.errors import InvalidRequestError, OverloadedError, Violation
+
+Part = Literal["train", "dev"]
+CONTENTS = "contents.json"
+MAX_NAME = 200
+"""Longest label or entity type, in code points."""
+MAX_NAMES = 10_000
+"""Most labels, or entity types, in one data set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inline:
+    """Examples that came with a request."""
+
+    train: tuple[Example, ...]
+    dev: tuple[Example, ...] = ()
+
+
+class Contents(msgspec.Struct, kw_only=True):
+    """Count what a data set holds, and remember where each name stands first, such as ``train[3].label``."""
+
+    display_name: str = ""
+    examples: dict[Part, int] = msgspec.field(default_factory=lambda: {"train": 0, "dev": 0})
+    annotated: dict[HeadName, int] = msgspec.field(default_factory=lambda: {"classifier": 0, "ner": 0})
+    """Training examples that say something to a head."""
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    entity_types: dict[str, str] = msgspec.field(default_factory=dict)
+
+    def add(self, part: Part, example: Example) -> None:
+        """Count one example. Raises InvalidRequestError for names that are too long or too many."""
+        place = f"{part}[{self.examples[part]}]"
+        self.examples[part] += 1
+        if part == "train":
+            self.annotated["classifier"] += example.label is not None
+            self.annotated["ner"] += example.entities is not None
+        if example.label is not None:
+            _note(self.labels, example.label, f"{place}.label")
+        for index, span in enumerate(example.entities or ()):
+            _note(self.entity_types, span.type, f"{place}.entities[{index}].type")
+
+
+def _note(names: dict[str, str], name: str, place: str) -> None:
+    if name in names:
+        return
+    if len(name) > MAX_NAME:
+        raise InvalidRequestError(
+            Violation(place, f"{name[:40]!r}... has {len(name)} characters; write at most {MAX_NAME}")
+        )
+    if len(names) >= MAX_NAMES:
+        raise InvalidRequestError(Violation(place, f"is name number {MAX_NAMES + 1}; a data set may have {MAX_NAMES}"))
+    names[name] = place
+
+
+@dataclass(slots=True)
+class DatasetWriter:
+    """Write a data set's files into a directory, checking every example on the way. Its methods block."""
+
+    path: Path
+    max_examples: int
+    contents: Contents = field(default_factory=Contents)
+    _files: dict[Part, BinaryIO] = field(default_factory=dict)
+    _encoder: msgspec.json.Encoder = field(default_factory=msgspec.json.Encoder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def add(self, part: Part, examples: Iterable[Example]) -> None:
+        """Check and write some examples.
+
+        Raises ExampleError that names part, line and field, InvalidRequestError if there are too many, and
+        OverloadedError if the disk takes no more.
+        """
+        try:
+            for example in examples:
+                line = self.contents.examples[part] + 1
+                checked = check_example(example, source=part, line=line)
+                if sum(self.contents.examples.values()) >= self.max_examples:
+                    raise InvalidRequestError(
+                        Violation(
+                            part, f"line {line} is one too many; a data set may hold {self.max_examples} examples"
+                        )
+                    )
+                self.contents.add(part, checked)
+                if part not in self._files:
+                    self._files[part] = (self.path / f"{part}.jsonl").open("wb")
+                self._files[part].write(self._encoder.encode(checked) + b"\n")
+        except OSError as error:
+            raise _disk_error(error) from error
+
+    def finish(self) -> Contents:
+        """Flush everything to disk."""
+        try:
+            (self.path / CONTENTS).write_bytes(self._encoder.encode(self.contents))
+            for file in self._files.values():
+                file.flush()
+            for path in (*self.path.iterdir(), self.path):
+                flush(path)
+        except OSError as error:
+            raise _disk_error(error) from error
+        return self.contents
+
+
+def read_contents(path: Path) -> Contents:
+    """Read what was counted when the data set was written."""
+    return msgspec.json.decode((path / CONTENTS).read_bytes(), type=Contents)
+
+
+def place(staged: Path, target: Path) -> None:
+    """Give a finished directory its name, in one step that lasts."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged.rename(target)
+    flush(target.parent)
+
+
+def flush(path: Path) -> None:
+    """Flush a file or a directory to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _disk_error(error: OSError) -> OverloadedError:
+    return OverloadedError(f"the data set could not be stored: {error.strerror}", retry_after=60.0)

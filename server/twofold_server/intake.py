@@ -1,0 +1,85 @@
+"""From an order to a queued job, or to a refusal that says what to change."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import hashlib
+import itertools
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+from twofold_checkpoint.labels import LabelSet
+from twofold_checkpoint.store import Store
+
+from twofold_server.admission import violations
+from twofold_server.config import Config
+from twofold_server.datasets import DatasetWriter, Inline, place
+from twofold_server.errors import InvalidRequestError, Violation
+from twofold_server.job_book import JobBook
+from twofold_server.jobs import JobView, Order, new_job_id
+from twofold_server.uploads import Uploads
+
+_MAX_VIOLATIONS = 20
+
+
+class Intake:
+    """Check orders, keep their inline examples under ``STORE/jobs/ID/``, and queue them."""
+
+    def __init__(self, store: Store, uploads: Uploads, book: JobBook, config: Config) -> None:
+        self._store = store
+        self._uploads = uploads
+        self._book = book
+        self._config = config
+
+    async def submit(self, order: Order, inline: Inline | None = None) -> JobView:
+        """Make a job, or return the one that this request_id and request made before.
+
+        Raises InvalidRequestError, ExampleError, UnknownNameError (upload), CheckpointNotFoundError (base),
+        ConflictError (request_id) or OverloadedError (the queue is full). After any of them nothing is kept.
+        """
+        digest = await asyncio.to_thread(digest_of, order, inline)
+        # Before anything else: a repeated request gets its job, even if the base or the queue has changed since.
+        if earlier := await self._book.find(order.request_id, digest):
+            return earlier
+        await self._book.check_room(self._config.max_queued_jobs)
+        base = await asyncio.to_thread(self._store.get, order.base)
+        now = dt.datetime.now(dt.UTC)
+        view = JobView(id=new_job_id(now), order=order, created=now, base=base.id)
+        await asyncio.to_thread(self._keep, view, inline, base.manifest.labels)
+        queued = None
+        try:
+            queued = await self._book.add(view, digest, limit=self._config.max_queued_jobs)
+        finally:
+            if queued is None or queued.id != view.id:
+                await asyncio.to_thread(shutil.rmtree, directory_of(self._store.root, view.id), ignore_errors=True)
+        return queued
+
+    def _keep(self, view: JobView, inline: Inline | None, base: LabelSet) -> None:
+        """Check the data, and give inline examples the form of an upload."""
+        if inline is None:
+            _refuse(violations(view.order, self._uploads.open(view.order.upload_id).contents, base))
+            return
+        with self._store.staging() as staged, DatasetWriter(staged, self._config.max_dataset_examples) as writer:
+            writer.add("train", inline.train)
+            writer.add("dev", inline.dev)
+            _refuse(violations(view.order, writer.finish(), base))
+            place(staged, directory_of(self._store.root, view.id))
+
+
+def digest_of(order: Order, inline: Inline | None) -> str:
+    """Return the SHA-256 of a whole request, to tell a repeated one from another."""
+    examples = None if inline is None else (inline.train, inline.dev)
+    return hashlib.sha256(msgspec.json.encode((order, examples), order="deterministic")).hexdigest()
+
+
+def directory_of(root: Path, job_id: str) -> Path:
+    """Return where a job's files are."""
+    return root / "jobs" / job_id
+
+
+def _refuse(found: Iterable[Violation]) -> None:
+    if first := tuple(itertools.islice(found, _MAX_VIOLATIONS)):
+        raise InvalidRequestError(*first)

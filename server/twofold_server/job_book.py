@@ -1,0 +1,150 @@
+"""Jobs as the event loop sees them: the table's calls in one thread, and word to everyone who waits."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from twofold_server.errors import NotServingError
+from twofold_server.job_metrics import JobMetrics
+from twofold_server.job_table import JobTable
+from twofold_server.jobs import JobState, JobView, Record, Said, StateEntered
+from twofold_server.metrics import Metrics
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class JobBook:
+    """Read and write jobs without blocking. What is shown is durable: everyone reads from the table."""
+
+    def __init__(self, path: Path, metrics: Metrics) -> None:
+        self._path = path
+        self._metrics = JobMetrics(metrics)
+        self._changed = asyncio.Event()
+        self._thread: ThreadPoolExecutor | None = None
+        self._table: JobTable
+
+    async def open(self) -> None:
+        """Open the table."""
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="jobs")
+        self._table = await self._ask(JobTable, self._path)
+        await self._count()
+
+    async def close(self) -> None:
+        """Close the table. Watchers of jobs that are not over get NotServingError."""
+        thread, self._thread = self._thread, None
+        if thread:
+            await asyncio.get_running_loop().run_in_executor(thread, self._table.close)
+            thread.shutdown()
+            self._announce()
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    async def add(self, view: JobView, digest: str, *, limit: int) -> JobView:
+        """Queue a job, or return the earlier one of the same request_id and request.
+
+        Raises ConflictError or OverloadedError.
+        """
+        added = await self._ask(self._table.add, view, digest, limit=limit)
+        await self._count()
+        self._announce()
+        return added
+
+    async def say(self, job_id: str, said: Said) -> JobView:
+        """Record an event of a job. Raises WrongStateError if the job is over."""
+        view, records = await self._ask(self._table.say, job_id, said, _now())
+        self._metrics.see(view, records)
+        self._announce()
+        return view
+
+    async def start_next(self) -> JobView | None:
+        """Let the oldest job that waits be running."""
+        started = await self._ask(self._table.start_next, _now())
+        if started is None:
+            return None
+        self._metrics.see(*started)
+        await self._count()
+        self._announce()
+        return started[0]
+
+    async def cancel_waiting(self, job_id: str, reason: str) -> JobView:
+        """End the job if it waits, and return it as it is now. Raises WrongStateError if it is over already."""
+        said = StateEntered(state=JobState.CANCELLED, reason=reason)
+        view, records = await self._ask(self._table.cancel_waiting, job_id, said, _now())
+        self._metrics.see(view, records)
+        await self._count()
+        self._announce()
+        return view
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    async def get(self, job_id: str) -> JobView:
+        """Return one job. Raises UnknownNameError."""
+        return await self._ask(self._table.get, job_id)
+
+    async def find(self, request_id: str, digest: str) -> JobView | None:
+        """Return the job of a request_id. Raises ConflictError if it came with another request."""
+        return await self._ask(self._table.find, request_id, digest)
+
+    async def check_room(self, limit: int) -> None:
+        """Raise OverloadedError if *limit* jobs wait already."""
+        await self._ask(self._table.check_room, limit)
+
+    async def page(self, size: int, before: int | None) -> tuple[list[JobView], int | None]:
+        """Return jobs, newest first, that were made before the job of that number, and the number for the next page."""
+        return await self._ask(self._table.page, size, before)
+
+    async def running(self) -> list[JobView]:
+        """Return the jobs that run, or that ran when their server died."""
+        return await self._ask(self._table.running)
+
+    async def watch(self, job_id: str, after: int = 0) -> AsyncGenerator[Record, None]:
+        """Yield the records after a sequence number, past ones first, and end after the job's last one.
+
+        A slow watcher loses nothing: it reads at its own pace. Raises UnknownNameError, or NotServingError when the
+        server stops before the job is over.
+        """
+        over = False
+        while not over:
+            changed = self._changed  # Taken before the look: what comes in between is not missed.
+            records, over = await self._ask(self._table.read, job_id, after)
+            for one in records:
+                yield one
+                after = one.sequence
+            if not records and not over:
+                await changed.wait()
+
+    async def wait_until_over(self, job_id: str) -> JobView:
+        """Wait for the job's end, and return it as it ended."""
+        while True:
+            changed = self._changed
+            view = await self.get(job_id)
+            if view.state.is_over:
+                return view
+            await changed.wait()
+
+    @property
+    def change(self) -> asyncio.Event:
+        """An event that is set when anything changes from now on. Take it, look, then wait for it."""
+        return self._changed
+
+    async def _count(self) -> None:
+        self._metrics.waiting(await self._ask(self._table.count_waiting))
+
+    def _announce(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def _ask(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._thread is None:
+            raise NotServingError("the server is stopping; ask again when it is back")
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: call(*args, **kwargs))
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)

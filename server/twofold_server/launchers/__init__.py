@@ -1,0 +1,23 @@
+"""How a job gets a process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Protocol
+
+from twofold_checkpoint.events import Event
+from twofold_checkpoint.job import Job
+
+
+class Launcher(Protocol):
+    """Run trainers somewhere: a process of this machine, an actor, a pod."""
+
+    def launch(self, job: Job) -> AsyncGenerator[Event, None]:
+        """Start a trainer and yield its events.
+
+        The last one is always Finished: the trainer's own, or one that says how it died. Nothing of the trainer runs
+        any more when it comes, or when the iterator is closed before.
+        """
+
+    def cancel(self, job_id: str) -> None:
+        """Ask a launched trainer to stop, and stop it by force after a grace. Returns at once; launch() then ends."""

@@ -1,0 +1,61 @@
+"""Pipes between a process and the event loop, read line by line within bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+
+_CHUNK = 2**16
+
+
+class Pipe:
+    """The reading end of a pipe."""
+
+    def __init__(self, reader: asyncio.StreamReader, transport: asyncio.ReadTransport) -> None:
+        self.reader = reader
+        self.kept = False
+        self._transport = transport
+
+    def keep(self) -> Pipe:
+        """Let the pipe live on when the block that opened it ends."""
+        self.kept = True
+        return self
+
+    def close(self) -> None:
+        """Close it; who reads sees its end."""
+        self._transport.close()
+
+
+@asynccontextmanager
+async def open_pipe() -> AsyncIterator[tuple[Pipe, int]]:
+    """Give a pipe and the descriptor of its writing end, for a process to inherit. Ours is closed with the block."""
+    reading, writing = os.pipe()
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    file = os.fdopen(reading, "rb", buffering=0)
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), file)
+    pipe = Pipe(reader, transport)
+    try:
+        yield pipe, writing
+    finally:
+        os.close(writing)
+        if not pipe.kept:
+            pipe.close()
+
+
+async def read_lines(reader: asyncio.StreamReader, limit: int) -> AsyncGenerator[bytes | None, None]:
+    """Yield lines without their line feeds, and None once for a line of more than *limit* bytes, however long it is."""
+    line, too_long = bytearray(), False
+    while chunk := await reader.read(_CHUNK):
+        *ended, rest = chunk.split(b"\n")
+        for part in ended:
+            line += part
+            yield None if too_long or len(line) > limit else bytes(line)
+            line, too_long = bytearray(), False
+        line += rest
+        if len(line) > limit:
+            line, too_long = bytearray(), True
+    if line or too_long:
+        yield None if too_long else bytes(line)

@@ -1,0 +1,245 @@
+"""A trainer as a process beside the server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections import deque
+from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
+
+import msgspec
+from twofold_checkpoint.events import Event, Finished, Noted, from_line
+from twofold_checkpoint.job import Job, write_job
+
+from twofold_server.config import Config
+from twofold_server.launchers.pipes import Pipe, open_pipe, read_lines
+from twofold_server.threads import count_cpus
+
+log = logging.getLogger(__name__)
+
+MAX_LINE = 2**20
+"""Bytes of an event. Longer lines are passed over."""
+NICENESS = 10
+"""Serving goes first where both want the same CPU."""
+_MAX_WARNINGS = 5
+_LINGER_SECONDS = 10.0
+
+_PASSED_ON = frozenset(
+    [
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "SHELL",
+        "LANG",
+        "TZ",
+        "TMPDIR",
+        "PYTHONPATH",
+        "VIRTUAL_ENV",
+        "LD_LIBRARY_PATH",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "REQUESTS_CA_BUNDLE",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "no_proxy",
+        "XDG_CACHE_HOME",
+    ]
+)
+_PASSED_ON_PREFIXES = ("LC_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "TORCH", "PYTORCH_", "CUDA_", "NVIDIA_")
+
+
+class SubprocessLauncher:
+    """Run each job as ``PYTHON -m twofold_trainer run JOB_FILE`` in a process group of its own, niced.
+
+    stdout carries events, one a line; the last lines of stderr explain a crash. A trainer that is cancelled gets
+    SIGTERM, and its whole group SIGKILL once *grace* seconds have passed.
+    """
+
+    def __init__(self, config: Config, *, grace: float = 10.0) -> None:
+        self._config = config
+        self._grace = grace
+        self._trainers: dict[str, _Trainer | None] = {}
+        self._unwanted: set[str] = set()
+
+    async def launch(self, job: Job) -> AsyncGenerator[Event, None]:
+        """Start the trainer and yield its events; the last one is Finished."""
+        self._trainers[job.id] = None  # From here on it can be cancelled.
+        try:
+            try:
+                trainer = self._trainers[job.id] = await self._start(job)
+            except OSError as error:
+                yield Finished(outcome="failed", reason=f"The trainer could not be started: {error}.")
+                return
+            try:
+                if job.id in self._unwanted:
+                    trainer.stop(self._grace)
+                last: Finished | None = None
+                async for event in _events(trainer.stdout, job.id):
+                    if isinstance(event, Finished):
+                        last = event
+                        break
+                    yield event
+                await trainer.wait(self._grace if last else None)
+            finally:
+                await trainer.kill()
+            yield last or Finished(outcome="failed", reason=describe_exit(trainer.exit_code, trainer.stderr.last))
+        finally:
+            del self._trainers[job.id]
+            self._unwanted.discard(job.id)
+
+    def cancel(self, job_id: str) -> None:
+        """Ask the trainer to stop; it is killed after the grace."""
+        if job_id in self._trainers:
+            self._unwanted.add(job_id)
+            if trainer := self._trainers[job_id]:
+                trainer.stop(self._grace)
+
+    async def _start(self, job: Job) -> _Trainer:
+        path = Path(job.store) / "jobs" / job.id / "job.json"
+        await asyncio.to_thread(_write, path, job)
+        threads = self._config.trainer_threads or count_cpus()
+        command = [self._config.trainer_python, "-m", "twofold_trainer", "run", str(path)]
+        return await _Trainer.start(command, trainer_environment(os.environ, threads))
+
+
+def trainer_environment(own: Mapping[str, str], threads: int) -> dict[str, str]:
+    """Choose what a trainer may know of the server's environment, and give it its thread budget."""
+    kept = {name: value for name, value in own.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)}
+    budget = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    return {**kept, **budget, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+
+
+def describe_exit(code: int, last_line: str) -> str:
+    """Say how a trainer died that had no last word."""
+    cause = ""
+    if code == -signal.SIGKILL:
+        cause = " (killed; out of memory?)"
+    elif code < 0:
+        cause = f" ({signal.Signals(-code).name})"
+    heard = f": {last_line.rstrip('.')}" if last_line else ""
+    return f"The trainer died with exit code {code}{cause}{heard}."
+
+
+class _Stderr:
+    """Keep the last line of a trainer's stderr, and log all of them for who debugs."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._recent: deque[str] = deque(maxlen=1)
+        self.task = asyncio.create_task(self._drain(pipe))
+
+    @property
+    def last(self) -> str:
+        return self._recent[0] if self._recent else ""
+
+    async def _drain(self, pipe: Pipe) -> None:
+        async for line in read_lines(pipe.reader, MAX_LINE):
+            text = (line or b"").decode(errors="replace").strip()[:500]
+            if text:
+                self._recent.append(text)
+                log.debug("trainer", extra={"line": text})
+
+
+class _Trainer:
+    """One running process with its pipes."""
+
+    def __init__(self, process: asyncio.subprocess.Process, stdout: Pipe, stderr: Pipe) -> None:
+        self._process = process
+        self.stdout = stdout
+        self.stderr = _Stderr(stderr)
+        self._pipes = stdout, stderr
+        self._reaper = asyncio.create_task(self._reap())
+        self._stopping: asyncio.TimerHandle | None = None
+
+    @classmethod
+    async def start(cls, command: list[str], environment: dict[str, str]) -> _Trainer:
+        # Pipes of our own: asyncio's would make wait() last as long as any grandchild holds their other end.
+        async with open_pipe() as (stdout, out), open_pipe() as (stderr, err):
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=environment,
+                start_new_session=True,
+            )
+            try:
+                os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
+            except OSError as error:  # It is gone already, or may not be niced. Either way the job goes on.
+                log.info("the trainer is not niced", extra={"reason": str(error)})
+            return cls(process, stdout.keep(), stderr.keep())
+
+    @property
+    def exit_code(self) -> int:
+        return self._process.returncode or 0
+
+    def stop(self, grace: float) -> None:
+        """Ask with SIGTERM, then make sure."""
+        if self._stopping is None and self._process.returncode is None:
+            self._process.terminate()
+            self._stopping = asyncio.get_running_loop().call_later(grace, self._kill_group)
+
+    async def wait(self, seconds: float | None) -> None:
+        """Wait until it has ended, but no longer than so many seconds."""
+        await asyncio.wait([self._reaper], timeout=seconds)
+
+    async def kill(self) -> None:
+        """Leave nothing of it behind."""
+        if self._process.returncode is None:
+            self._kill_group()
+        await self._reaper
+        if self._stopping:
+            self._stopping.cancel()
+        await asyncio.wait([self.stderr.task], timeout=1.0)
+        for pipe in self._pipes:
+            pipe.close()
+        await self.stderr.task
+
+    async def _reap(self) -> None:
+        await self._process.wait()
+        self._kill_group()  # What it started ends with it, and lets go of the pipes.
+        for pipe in self._pipes:  # A grandchild in a group of its own may still hold them.
+            asyncio.get_running_loop().call_later(_LINGER_SECONDS, pipe.close)
+
+    def _kill_group(self) -> None:
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            return
+
+
+async def _events(pipe: Pipe, job_id: str) -> AsyncGenerator[Event, None]:
+    """Yield the events on a pipe. A line that is none is logged and reported, the first few times."""
+    malformed = 0
+    async for line in read_lines(pipe.reader, MAX_LINE):
+        event = _parse(line)
+        if event is not None:
+            yield event
+            continue
+        malformed += 1
+        quoted = repr(line[:80]) if line is not None else f"more than {MAX_LINE} bytes"
+        log.warning("malformed event", extra={"job": job_id, "line": quoted})
+        if malformed <= _MAX_WARNINGS:
+            yield Noted(
+                message=f"The trainer wrote a line that is no event and was passed over: {quoted}.", warning=True
+            )
+
+
+def _parse(line: bytes | None) -> Event | None:
+    if line is None:
+        return None
+    try:
+        return from_line(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _write(path: Path, job: Job) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_job(path, job)

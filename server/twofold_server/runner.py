@@ -1,0 +1,240 @@
+"""One job at a time, from the queue to its last event."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import sqlite3
+from contextlib import aclosing
+from pathlib import Path
+from typing import IO, Protocol
+
+from twofold_checkpoint.checkpoint import Checkpoint
+from twofold_checkpoint.errors import CheckpointError
+from twofold_checkpoint.events import Finished, PhaseStarted
+from twofold_checkpoint.job import Job
+from twofold_checkpoint.store import Store
+
+from twofold_server.conclusion import conclude, conclude_after_crash, not_promoted, overtaken
+from twofold_server.config import Config
+from twofold_server.datasets import Inline
+from twofold_server.errors import ServerError, WrongStateError
+from twofold_server.intake import Intake, directory_of
+from twofold_server.job_book import JobBook
+from twofold_server.jobs import BaseChosen, JobState, JobView, Order, StateEntered, Swapped
+from twofold_server.launchers import Launcher
+from twofold_server.launchers.subprocess import SubprocessLauncher
+from twofold_server.metrics import Metrics
+from twofold_server.uploads import Uploads
+
+log = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 5.0
+
+
+class Promoter(Protocol):
+    """Whoever can make a checkpoint live."""
+
+    async def promote(self, name: str) -> Promotion:
+        """Make it live, and return when it answers. Raises SwapError or CheckpointError; the old one serves on."""
+
+
+class Promotion(Protocol):
+    """What a promotion says of itself."""
+
+    @property
+    def seconds(self) -> float:
+        """How long the change took."""
+
+
+class JobRunner:
+    """Run the queue of one store. One runner at a time has a store's jobs; the lock says so."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        store: Store,
+        promoter: Promoter,
+        metrics: Metrics,
+        launcher: Launcher | None = None,
+    ) -> None:
+        self._store = store
+        self._promoter = promoter
+        self._launcher = launcher or SubprocessLauncher(config)
+        self.book = JobBook(store.root / "jobs.sqlite3", metrics)
+        self._intake = Intake(store, Uploads(store, config), self.book, config)
+        self._lock: IO[str] | None = None
+        self._worker: asyncio.Task[None] | None = None
+        self._running: str | None = None
+        self._unwanted: set[str] = set()
+        self._stopping = asyncio.Event()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a job runs now, beside serving."""
+        return self._running is not None
+
+    async def start(self) -> None:
+        """End what an earlier server left running, then go on with the queue.
+
+        Raises WrongStateError if another server has this store's jobs.
+        """
+        self._lock = _lock(self._store.root / "jobs.lock")
+        await self.book.open()
+        for view in await self.book.running():
+            current = (await asyncio.to_thread(self._store.aliases)).current
+            ending = conclude_after_crash(view, current)
+            log.warning("a job was left running", extra={"job": view.id, "reason": ending.reason})
+            await self.book.say(view.id, ending)
+        self._worker = asyncio.create_task(self._work(), name="jobs")
+
+    async def stop(self) -> None:
+        """Stop the running job, if there is one, and wait for its end. Jobs that wait are there for the next server."""
+        self._stopping.set()
+        if self._running:
+            self._launcher.cancel(self._running)
+        if self._worker:
+            await self._worker
+        await self.book.close()
+        if self._lock:
+            self._lock.close()
+
+    async def submit(self, order: Order, inline: Inline | None = None) -> JobView:
+        """Make a job; see Intake.submit."""
+        return await self._intake.submit(order, inline)
+
+    async def cancel(self, job_id: str) -> JobView:
+        """Stop a job and return it once it has stopped. Raises WrongStateError if it is, or gets, over otherwise."""
+        view = await self.book.cancel_waiting(job_id, "CancelJob was called while the job waited.")
+        if view.state.is_over:
+            return view
+        self._unwanted.add(job_id)
+        self._launcher.cancel(job_id)
+        view = await self.book.wait_until_over(job_id)
+        if view.state is not JobState.CANCELLED:
+            raise WrongStateError(f"job {job_id!r} ended before it could be cancelled: {view.state}")
+        return view
+
+    # -- the queue ----------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        while not self._stopping.is_set():
+            change = self.book.change
+            try:
+                view = await self.book.start_next()
+            except sqlite3.Error:
+                log.exception("the queue cannot be read")
+                await self._pause()
+                continue
+            if view is None:
+                await self._either(change)
+            else:
+                await self._run(view)
+
+    async def _run(self, view: JobView) -> None:
+        """Run a job to its end. Whatever happens, it gets one, and the queue goes on."""
+        self._running = view.id
+        log.info("job started", extra={"job": view.id})
+        try:
+            ending = await self._adapt(view)
+        except (CheckpointError, ServerError, OSError, sqlite3.Error) as error:
+            log.exception("job failed", extra={"job": view.id})
+            ending = StateEntered(state=JobState.FAILED, reason=f"{error}.")
+        except Exception as error:
+            log.exception("job failed", extra={"job": view.id})
+            reason = f"Unexpected {type(error).__name__}; the server's log says more. This is a bug."
+            ending = StateEntered(state=JobState.FAILED, reason=reason)
+        self._unwanted.discard(view.id)
+        while True:
+            try:
+                await self.book.say(view.id, ending)
+                break
+            except sqlite3.Error:  # A full disk. The job must not stay running for ever.
+                log.exception("the end of a job cannot be written", extra={"job": view.id, "reason": ending.reason})
+                if self._stopping.is_set():
+                    break
+                await self._pause()
+        self._running = None
+        log.info("job ended", extra={"job": view.id, "state": ending.state.value, "reason": ending.reason})
+
+    async def _adapt(self, view: JobView) -> StateEntered:
+        base = await asyncio.to_thread(self._store.get, view.order.base)
+        await self.book.say(view.id, BaseChosen(checkpoint_id=base.id))
+        last = Finished(outcome="cancelled", reason="")
+        if view.id not in self._unwanted and not self._stopping.is_set():
+            async with aclosing(self._launcher.launch(self._job(view, base))) as events:
+                async for event in events:
+                    if isinstance(event, Finished):
+                        last = event
+                    else:
+                        view = await self.book.say(view.id, event)
+        ending = conclude(last, cancelled=view.id in self._unwanted, stopping=self._stopping.is_set())
+        if ending.state is JobState.SUCCEEDED and view.candidate and view.order.promote != "never":
+            return await self._promote(view, ending)
+        return ending
+
+    async def _promote(self, view: JobView, ending: StateEntered) -> StateEntered:
+        """Nominate the candidate, and let it answer if that was asked for."""
+        try:
+            # First of all, so that a candidate that cannot be made live can still be found by its alias.
+            aliases = await asyncio.to_thread(self._store.nominate, view.candidate)
+            if view.order.promote == "manual":
+                return ending
+            if view.order.base == "current" and aliases.current != view.base:
+                return not_promoted(view.candidate, overtaken(view.base, aliases.current))
+            await self.book.say(view.id, PhaseStarted(phase="swap"))
+            promotion = await self._promoter.promote(view.candidate)
+        except (CheckpointError, ServerError, OSError) as error:
+            return not_promoted(view.candidate, str(error))
+        except Exception as error:
+            log.exception("promotion failed", extra={"job": view.id, "checkpoint": view.candidate})
+            return not_promoted(view.candidate, f"unexpected {type(error).__name__}; the server's log says more")
+        await self.book.say(view.id, Swapped(checkpoint_id=view.candidate, seconds=promotion.seconds))
+        return ending
+
+    def _job(self, view: JobView, base: Checkpoint) -> Job:
+        """Write the order as the trainer reads it."""
+        order, root = view.order, self._store.root.resolve()
+        data = root / "uploads" / order.upload_id if order.upload_id else directory_of(root, view.id)
+        dev = data / "dev.jsonl"
+        return Job(
+            id=view.id,
+            store=str(root),
+            base=base.id,
+            train=str(data / "train.jsonl"),
+            dev=str(dev) if dev.exists() else None,
+            head=order.head,
+            freeze=order.freeze,
+            protection=order.protection,
+            append_labels=order.append_labels,
+            annotated_types=order.annotated_types,
+            hyperparameters=order.hyperparameters,
+            max_runtime=order.max_runtime,
+            seed=order.seed,
+            validate_only=order.validate_only,
+        )
+
+    async def _pause(self) -> None:
+        await self._either(asyncio.Event(), _RETRY_SECONDS)
+
+    async def _either(self, change: asyncio.Event, seconds: float | None = None) -> None:
+        """Wait for a change, the server's stop, or the time."""
+        waits = {asyncio.create_task(change.wait()), asyncio.create_task(self._stopping.wait())}
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for one in waits:
+            one.cancel()
+
+
+def _lock(path: Path) -> IO[str]:
+    """Claim the store's jobs for this process, until it ends."""
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise WrongStateError(
+            f"another server runs the jobs of this store ({path} is locked); stop it first"
+        ) from error
+    return file

@@ -1,0 +1,74 @@
+"""AdaptationService."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from twofold.v1 import adaptation_pb2 as pb
+from twofold.v1.adaptation_pb2_grpc import AdaptationServiceServicer
+
+from twofold_server.errors import InvalidRequestError, Violation
+from twofold_server.runner import JobRunner
+from twofold_server.uploads import Uploads
+from twofold_server.wire.adaptation import read_adapt, read_upload
+from twofold_server.wire.jobs import write_event, write_job
+from twofold_server.wire.pages import page_size
+
+
+class AdaptationServicer(AdaptationServiceServicer):
+    """Make jobs and tell of them."""
+
+    def __init__(self, runner: JobRunner, uploads: Uploads) -> None:
+        self._runner = runner
+        self._uploads = uploads
+
+    async def Adapt(self, request: pb.AdaptRequest, context: Any) -> pb.AdaptResponse:  # noqa: ARG002, N802
+        """Make a job and return it at once."""
+        order, inline = await asyncio.to_thread(read_adapt, request)
+        return pb.AdaptResponse(job=write_job(await self._runner.submit(order, inline)))
+
+    async def UploadDataset(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[pb.UploadDatasetRequest],
+        context: Any,  # noqa: ARG002
+    ) -> pb.UploadDatasetResponse:
+        """Store examples that are too many to send inside a request."""
+        upload = await self._uploads.receive(read_upload(message) async for message in request_iterator)
+        examples = upload.contents.examples
+        return pb.UploadDatasetResponse(
+            upload_id=upload.id, train_examples=examples["train"], dev_examples=examples["dev"]
+        )
+
+    async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.GetJobResponse:  # noqa: ARG002, N802
+        """Return one job."""
+        return pb.GetJobResponse(job=write_job(await self._runner.book.get(request.job_id)))
+
+    async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:  # noqa: ARG002, N802
+        """Return a page of jobs, newest first."""
+        views, more = await self._runner.book.page(page_size(request.page_size), _read_token(request.page_token))
+        token = "" if more is None else str(more)
+        return pb.ListJobsResponse(jobs=[write_job(view) for view in views], next_page_token=token)
+
+    async def WatchJob(self, request: pb.WatchJobRequest, context: Any) -> AsyncIterator[pb.WatchJobResponse]:  # noqa: ARG002, N802
+        """Stream a job's events, past ones first, until its last."""
+        after = request.after_sequence
+        if after < 0:
+            raise InvalidRequestError(Violation("after_sequence", f"{after} is negative; write 0 for all events"))
+        async for record in self._runner.book.watch(request.job_id, after):
+            yield pb.WatchJobResponse(event=write_event(record))
+
+    async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.CancelJobResponse:  # noqa: ARG002, N802
+        """Stop a job and return it once it has stopped."""
+        return pb.CancelJobResponse(job=write_job(await self._runner.cancel(request.job_id)))
+
+
+def _read_token(token: str) -> int | None:
+    if not token:
+        return None
+    if not (token.isascii() and token.isdigit() and len(token) < 19):
+        raise InvalidRequestError(
+            Violation("page_token", f"{token[:40]!r} is not one; begin again with an empty token")
+        )
+    return int(token)

@@ -1,0 +1,194 @@
+"""The requests of AdaptationService. What only the data or the base can tell is checked by the intake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from twofold.v1 import adaptation_pb2 as pb
+from twofold_checkpoint.errors import ExampleError
+from twofold_checkpoint.examples import Example, Span, check_example
+from twofold_checkpoint.job import Exact, Freeze, Hyperparameters, Statistical
+
+from twofold_server.datasets import Inline
+from twofold_server.errors import InvalidRequestError, Violation
+from twofold_server.jobs import Order, PromoteName
+from twofold_server.uploads import Batch, Header
+from twofold_server.wire.inference import HEAD_NAMES
+
+FREEZES: dict[pb.FreezeMode.ValueType, Freeze] = {
+    pb.FREEZE_MODE_UNSPECIFIED: "auto",
+    pb.FREEZE_MODE_AUTO: "auto",
+    pb.FREEZE_MODE_ALL: "all",
+    pb.FREEZE_MODE_BACKBONE: "backbone",
+    pb.FREEZE_MODE_HEAD: "head",
+    pb.FREEZE_MODE_STAGED: "staged",
+}
+PROMOTES: dict[pb.PromotePolicy.ValueType, PromoteName] = {
+    pb.PROMOTE_POLICY_UNSPECIFIED: "auto",
+    pb.PROMOTE_POLICY_AUTO: "auto",
+    pb.PROMOTE_POLICY_MANUAL: "manual",
+    pb.PROMOTE_POLICY_NEVER: "never",
+}
+APPENDS: dict[pb.LabelPolicy.ValueType, bool] = {
+    pb.LABEL_POLICY_UNSPECIFIED: True,
+    pb.LABEL_POLICY_FIXED: False,
+    pb.LABEL_POLICY_APPEND: True,
+}
+_MOVE_BACKBONE = {pb.FREEZE_MODE_HEAD, pb.FREEZE_MODE_STAGED}
+_MAX_REQUEST_ID = 200
+_MAX_VIOLATIONS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The values that a hyperparameter may have; *above* leaves the lower end out."""
+
+    low: float
+    high: float = float("inf")
+    above: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Tell whether a value lies in the range. No NaN does, and no infinity."""
+        return (self.low < value if self.above else self.low <= value) and value <= self.high and value < float("inf")
+
+    def __str__(self) -> str:
+        bounds = [f"above {self.low:g}" if self.above else f"at least {self.low:g}"]
+        if self.high < float("inf"):
+            bounds.append(f"at most {self.high:g}")
+        return " and ".join(bounds)
+
+
+RANGES = {
+    "epochs": Range(1, 1000),
+    "batch_size": Range(1, 4096),
+    "head_learning_rate": Range(0, 1, above=True),
+    "backbone_learning_rate": Range(0, 1, above=True),
+    "layer_decay": Range(0, 1, above=True),
+    "warmup_ratio": Range(0, 1),
+    "weight_decay": Range(0, 10),
+    "patience": Range(1, 10_000),
+    "rehearsal_ratio": Range(0, 100),
+    "unfrozen_blocks": Range(0, 10_000),
+}
+
+
+def read_adapt(request: pb.AdaptRequest) -> tuple[Order, Inline | None]:
+    """Read an order and its inline examples. Raises InvalidRequestError that names every wrong field, up to a bound."""
+    wrong = list(_wrong_fields(request))
+    inline = None
+    if request.dataset.WhichOneof("source") == "inline":
+        parts = [_read_inline(getattr(request.dataset.inline, part), part, wrong) for part in ("train", "dev")]
+        inline = Inline(*parts)
+    if wrong:
+        raise InvalidRequestError(*wrong[:_MAX_VIOLATIONS])
+    order = Order(
+        head=HEAD_NAMES[request.head],
+        upload_id=request.dataset.upload_id,
+        annotated_types=tuple(request.dataset.annotated_types),
+        freeze=FREEZES[request.freeze],
+        protection=_read_protection(request.protection),
+        append_labels=APPENDS[request.label_policy],
+        hyperparameters=Hyperparameters(**_given(request.hyperparameters)),
+        max_runtime=_seconds(request) if request.HasField("max_runtime") else None,
+        promote=PROMOTES[request.promote],
+        base=request.base_checkpoint or "current",
+        seed=request.seed,
+        request_id=request.request_id,
+        validate_only=request.validate_only,
+    )
+    return order, inline
+
+
+def read_example(message: pb.Example) -> Example:
+    """Read one example, unchecked."""
+    entities = None
+    if message.HasField("entities"):
+        entities = tuple(Span(start=one.start, end=one.end, type=one.type) for one in message.entities.entities)
+    return Example(text=message.text, label=message.label if message.HasField("label") else None, entities=entities)
+
+
+def read_upload(message: pb.UploadDatasetRequest) -> Header | Batch:
+    """Read one message of an upload; its examples are checked when they are stored."""
+    match message.WhichOneof("part"):
+        case "header":
+            return Header(message.header.display_name)
+        case "train":
+            return Batch("train", [read_example(one) for one in message.train.examples])
+        case "dev":
+            return Batch("dev", [read_example(one) for one in message.dev.examples])
+    raise InvalidRequestError(Violation("part", "is not set; send a header, train or dev examples in every message"))
+
+
+def _read_inline(messages: Any, part: str, wrong: list[Violation]) -> tuple[Example, ...]:
+    """Read and check examples, and note what is wrong with them."""
+    found = []
+    for index, message in enumerate(messages):
+        try:
+            found.append(check_example(read_example(message), source=part, line=index + 1))
+        except ExampleError as error:
+            wrong.append(Violation(f"dataset.inline.{part}[{index}].{error.field}", error.reason))
+            if len(wrong) >= _MAX_VIOLATIONS:
+                break
+    return tuple(found)
+
+
+def _read_protection(message: pb.Protection) -> Exact | Statistical:
+    if message.WhichOneof("kind") == "exact":
+        return Exact()
+    return Statistical(margin=message.statistical.margin) if message.statistical.HasField("margin") else Statistical()
+
+
+def _wrong_fields(request: pb.AdaptRequest) -> Iterator[Violation]:
+    """Yield what is wrong apart from the examples."""
+    if request.head not in HEAD_NAMES:
+        yield Violation("head", f"{request.head} is no head to adapt; write HEAD_CLASSIFIER or HEAD_NER")
+    yield from _wrong_dataset(request.dataset)
+    for name, known in (("freeze", FREEZES), ("label_policy", APPENDS), ("promote", PROMOTES)):
+        value = getattr(request, name)
+        if value not in known:
+            yield Violation(name, f"{value} is unknown here; write a value from 0 to {max(known)}, or leave it out")
+    yield from _wrong_protection(request)
+    for name, value in _given(request.hyperparameters).items():
+        if not RANGES[name].holds(value):
+            remedy = "leave it out to let the trainer choose"
+            yield Violation(f"hyperparameters.{name}", f"{value:g} must be {RANGES[name]}; {remedy}")
+    if request.HasField("max_runtime") and _seconds(request) <= 0:
+        yield Violation("max_runtime", f"{_seconds(request):g} s must be above 0; leave it out for no limit")
+    if len(request.request_id) > _MAX_REQUEST_ID:
+        told = f"has {len(request.request_id)} characters; write at most {_MAX_REQUEST_ID}, such as a UUID"
+        yield Violation("request_id", told)
+
+
+def _wrong_dataset(dataset: pb.Dataset) -> Iterator[Violation]:
+    source = dataset.WhichOneof("source")
+    if source is None:
+        yield Violation("dataset", "is missing; send examples inline, or the upload_id that UploadDataset returned")
+    elif source == "upload_id" and not dataset.upload_id:
+        yield Violation("dataset.upload_id", "is empty; write the upload_id that UploadDataset returned")
+    elif source == "inline" and not dataset.inline.train:
+        yield Violation("dataset.inline.train", "is empty; send at least one example")
+    for index, name in enumerate(dataset.annotated_types):
+        if not name or name != name.strip():
+            told = f"{name!r} is empty or has white space around it; write the type as it stands in the examples"
+            yield Violation(f"dataset.annotated_types[{index}]", told)
+
+
+def _wrong_protection(request: pb.AdaptRequest) -> Iterator[Violation]:
+    margin = request.protection.statistical.margin
+    if not 0 <= margin <= 100:
+        yield Violation("protection.statistical.margin", f"{margin:g} must be from 0 to 100 points")
+    if request.protection.WhichOneof("kind") == "exact" and request.freeze in _MOVE_BACKBONE:
+        mode = pb.FreezeMode.Name(request.freeze)
+        told = f"{mode} moves the backbone under the protected head, which exact protection forbids"
+        yield Violation("freeze", f"{told}; use FREEZE_MODE_BACKBONE or AUTO, or statistical protection")
+
+
+def _given(message: pb.Hyperparameters) -> dict[str, Any]:
+    """Return the hyperparameters that were given, by name."""
+    return {field.name: value for field, value in message.ListFields()}
+
+
+def _seconds(request: pb.AdaptRequest) -> float:
+    return float(request.max_runtime.seconds + request.max_runtime.nanos / 1e9)
