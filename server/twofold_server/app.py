@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import grpc
 from grpc_reflection.v1alpha import reflection
 from twofold.v1 import adaptation_pb2, checkpoints_pb2, inference_pb2
+from twofold.v1.adaptation_pb2_grpc import add_AdaptationServiceServicer_to_server
 from twofold.v1.checkpoints_pb2_grpc import add_CheckpointServiceServicer_to_server
 from twofold.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 from twofold_checkpoint.errors import CheckpointError, CheckpointNotFoundError
@@ -24,13 +25,17 @@ from twofold_server.errors import SwapError
 from twofold_server.exposition import exposed
 from twofold_server.health import Health
 from twofold_server.inference import Inference
+from twofold_server.interference import Interference
 from twofold_server.metrics import Metrics
 from twofold_server.promotion import Promoter, load_engine
 from twofold_server.rpc import Boundary
+from twofold_server.runner import JobRunner
+from twofold_server.servicers.adaptation import AdaptationServicer
 from twofold_server.servicers.checkpoints import CheckpointServicer
 from twofold_server.servicers.inference import InferenceServicer
 from twofold_server.slot import Slot
 from twofold_server.threads import count_cpus
+from twofold_server.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +80,8 @@ async def serve(config: Config) -> AsyncIterator[Serving]:
         health = Health(SERVICES)
         promoter = Promoter(store, slot, config, metrics, on_live=health.serving)
         down.push_async_callback(promoter.stop)
+        runner = JobRunner(config=config, store=store, promoter=promoter, metrics=metrics)
+        batcher.observe = Interference(metrics, lambda: runner.is_running).observe
 
         boundary = Boundary(metrics)
         server = grpc.aio.server(
@@ -88,15 +95,20 @@ async def serve(config: Config) -> AsyncIterator[Serving]:
         await health.attach(server)
         add_InferenceServiceServicer_to_server(InferenceServicer(inference, slot, config, metrics), server)
         add_CheckpointServiceServicer_to_server(CheckpointServicer(store, promoter), server)
+        adaptation = AdaptationServicer(runner, Uploads(store, config))
+        add_AdaptationServiceServicer_to_server(adaptation, server)
         reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
 
         metrics_url = down.enter_context(exposed(metrics, config.metrics_listen))
+        await runner.start()
         port = _listen(server, config)
         await server.start()
         down.push_async_callback(server.stop, config.drain_timeout)
         # Streams without an end would hold the server for the whole drain timeout.
         down.push_async_callback(health.hang_up)
         down.callback(boundary.hang_up)
+        # A job that is stopped tells its watchers, so the jobs go before the calls.
+        down.push_async_callback(runner.stop)
         if engine is not None:
             await health.serving()
         down.push_async_callback(_leave, health, config.drain_delay)
