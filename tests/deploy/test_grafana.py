@@ -1,0 +1,73 @@
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
+BOARD = json.loads((GRAFANA / "twofold.json").read_text())
+PANELS = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
+UNITS = {"short", "none", "s", "bytes", "percentunit", "reqps", "ops"}
+SOURCE = {"type": "prometheus", "uid": "${source}"}
+each_panel = pytest.mark.parametrize("panel", PANELS, ids=[panel["title"] for panel in PANELS])
+
+
+@each_panel
+def test_panel_explains_itself(panel: dict) -> None:
+    """A panel has a title, a description in whole sentences, a unit and a query."""
+    assert panel["title"]
+    assert panel["description"].endswith(".")
+    assert panel["fieldConfig"]["defaults"]["unit"] in UNITS
+    assert panel["targets"]
+    assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+
+
+@each_panel
+def test_panel_keeps_to_the_choice(panel: dict) -> None:
+    """A panel asks the chosen data source about the chosen servers only."""
+    assert panel["datasource"] == SOURCE
+    for target in panel["targets"]:
+        assert target["datasource"] == SOURCE
+        assert target["expr"].count("{") == target["expr"].count('job=~"$job", instance=~"$instance"')
+
+
+def test_ids() -> None:
+    """Every panel has an id of its own, and a title of its own to be found by."""
+    for key in ("id", "title"):
+        found = [panel[key] for panel in BOARD["panels"]]
+        assert len(set(found)) == len(found)
+
+
+def test_layout() -> None:
+    """No panel lies over another or beyond the 24 columns, and they stand in the file as on the page."""
+    seen: set[tuple[int, int]] = set()
+    for panel in BOARD["panels"]:
+        at = panel["gridPos"]
+        assert at["x"] + at["w"] <= 24
+        cells = set(itertools.product(range(at["x"], at["x"] + at["w"]), range(at["y"], at["y"] + at["h"])))
+        assert not cells & seen, panel["title"]
+        seen |= cells
+    places = [(panel["gridPos"]["y"], panel["gridPos"]["x"]) for panel in BOARD["panels"]]
+    assert places == sorted(places)
+
+
+def test_variables() -> None:
+    """The board can be imported anywhere: its data source is a variable, and it claims no id."""
+    names = [variable["name"] for variable in BOARD["templating"]["list"]]
+    assert names == ["source", "job", "instance"]
+    assert BOARD["uid"] == "twofold"
+    assert "id" not in BOARD
+
+
+def test_rows() -> None:
+    """The rows stand in the order in which one looks."""
+    rows = [panel["title"] for panel in BOARD["panels"] if panel["type"] == "row"]
+    assert rows == ["Now", "Traffic", "Stages", "Batching", "Checkpoints", "Adaptation"]
+
+
+def test_provisioning() -> None:
+    """The provisioning file is one of dashboards from files."""
+    [provider] = yaml.safe_load((GRAFANA / "provisioning/dashboards/twofold.yaml").read_text())["providers"]
+    assert provider["type"] == "file"
+    assert provider["options"]["path"]

@@ -1,0 +1,69 @@
+import dataclasses
+import re
+from pathlib import Path
+
+import yaml
+from twofold_server.config import Config, read_config
+
+KUBERNETES = Path(__file__).parents[2] / "deploy" / "kubernetes"
+OBJECTS = {one["kind"]: one for one in yaml.safe_load_all((KUBERNETES / "twofold.yaml").read_text())}
+POD = OBJECTS["Deployment"]["spec"]["template"]
+[SERVER] = POD["spec"]["containers"]
+
+
+def settings() -> Config:
+    """Read the settings of the container as the server does."""
+    return read_config([], {one["name"]: one["value"] for one in SERVER["env"]})
+
+
+def test_settings() -> None:
+    """Every variable of the container is a setting of the server, and the server accepts them together."""
+    known = {f"TWOFOLD_{one.name.upper()}" for one in dataclasses.fields(Config)}
+    assert {one["name"] for one in SERVER["env"]} <= known
+    assert settings().plaintext
+
+
+def test_ports() -> None:
+    """Container, probes and service agree with the ports that the server listens on."""
+    ports = {one["name"]: one["containerPort"] for one in SERVER["ports"]}
+    config = settings()
+    assert ports == {
+        "grpc": int(config.listen.rpartition(":")[2]),
+        "metrics": int(config.metrics_listen.rpartition(":")[2]),
+    }
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert SERVER[probe]["grpc"]["port"] == ports["grpc"]
+    for port in OBJECTS["Service"]["spec"]["ports"]:
+        assert (ports[port["targetPort"]], port["name"]) == (port["port"], port["targetPort"])
+
+
+def test_stopping() -> None:
+    """The pod is given longer to stop than the server takes to drain."""
+    config = settings()
+    assert POD["spec"]["terminationGracePeriodSeconds"] >= config.drain_delay + config.drain_timeout + 5
+
+
+def test_store() -> None:
+    """The store is a volume that outlives the pod, and one server at a time has it."""
+    spec = OBJECTS["Deployment"]["spec"]
+    assert (spec["replicas"], spec["strategy"]["type"]) == (1, "Recreate")
+    mounts = {one["name"]: one["mountPath"] for one in SERVER["volumeMounts"]}
+    assert mounts["store"] == str(settings().store)
+    [claim] = [one["persistentVolumeClaim"]["claimName"] for one in POD["spec"]["volumes"] if one["name"] == "store"]
+    assert claim == OBJECTS["PersistentVolumeClaim"]["metadata"]["name"]
+
+
+def test_user() -> None:
+    """The pod runs as the image's user, on a root that it cannot write."""
+    [user] = re.findall(r"^USER (\d+):", (KUBERNETES.parents[1] / "Dockerfile").read_text(), re.MULTILINE)
+    assert POD["spec"]["securityContext"]["runAsUser"] == int(user)
+    assert SERVER["securityContext"]["readOnlyRootFilesystem"]
+
+
+def test_monitor() -> None:
+    """The optional monitor finds the service and its port, under the name that the alerts expect as job."""
+    monitor = yaml.safe_load((KUBERNETES / "servicemonitor.yaml").read_text())
+    service = OBJECTS["Service"]
+    assert service["metadata"]["name"] == "twofold"
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert {one["port"] for one in monitor["spec"]["endpoints"]} <= {one["name"] for one in service["spec"]["ports"]}

@@ -1,0 +1,116 @@
+import dataclasses
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+from prometheus_client.metrics import MetricWrapperBase
+from twofold_checkpoint import checkpoint, decoding, encoding, examples, golden, labels, manifest, memory, store
+from twofold_server.config import Config
+from twofold_server.metrics import Metrics
+
+DOCS = Path(__file__).parents[2] / "docs"
+STRUCTS = (
+    manifest.Manifest,
+    manifest.Score,
+    manifest.Provenance,
+    manifest.FileDigest,
+    labels.LabelSet,
+    encoding.EncoderSettings,
+    store.Aliases,
+    memory.Remembered,
+    examples.Example,
+    examples.Span,
+    golden.GoldenAnswer,
+    decoding.Prediction,
+    decoding.LabelScore,
+    decoding.Entity,
+)
+
+
+def rows(text: str) -> list[list[str]]:
+    """Return the cells of all tables, without their heads."""
+    lines = re.findall(r"^\| (?=`)(.*) \|$", text, re.MULTILINE)
+    return [[cell.strip() for cell in line.split("|")] for line in lines]
+
+
+def read(name: str) -> str:
+    """Read a page."""
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def test_metrics() -> None:
+    """Every metric stands in docs/metrics.md with its type and labels, and nothing else does."""
+    metrics = Metrics()
+    labels_of = {one._name: one._labelnames for one in vars(metrics).values() if isinstance(one, MetricWrapperBase)}
+    exported = {
+        (family.name + "_total" * (family.type == "counter"), family.type, tuple(labels_of.get(family.name, ())))
+        for family in metrics.registry.collect()
+    }
+    documented = {
+        (name.strip("`"), kind, tuple(re.findall(r"(?:^|, |; )`(\w+)`(?=:|,|;|$)", re.sub(r":[^;]*", ":", names))))
+        for name, kind, names, _ in rows(read("metrics.md"))
+    }
+    assert documented == exported
+
+
+def test_configuration() -> None:
+    """Every setting stands in docs/configuration.md with its flag, variable, default and help, and nothing else does."""
+    expected = []
+    for one in dataclasses.fields(Config):
+        default = str(one.default).lower() if isinstance(one.default, bool) else str(one.default)
+        shown = "none" if one.default is None else f"`{default}`"
+        if one.name == "trainer_python":
+            shown = "the server's own"
+        flag, variable = f"`--{one.name.replace('_', '-')}`", f"`TWOFOLD_{one.name.upper()}`"
+        expected.append([flag, variable, shown, one.metadata["help"]])
+    assert rows(read("configuration.md")) == expected
+
+
+def test_settings_in_prose() -> None:
+    """The prose of docs/configuration.md names no setting that there is not."""
+    prose = re.sub(r"^\|.*\n", "", read("configuration.md"), flags=re.MULTILINE)
+    named = {one.removeprefix("no-") for one in re.findall(r"`(?:--)?([a-z]+(?:-[a-z]+)+)`", prose)}
+    assert named <= {one.name.replace("_", "-") for one in dataclasses.fields(Config)}
+
+
+def chapters() -> dict[str, str]:
+    """Return the chapters of docs/checkpoint-format.md by their headings."""
+    parts = re.split(r"^###? (.*)\n", read("checkpoint-format.md"), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.mark.parametrize("struct", STRUCTS, ids=lambda struct: struct.__name__)
+def test_fields(struct: type[msgspec.Struct]) -> None:
+    """Every field that is written stands in docs/checkpoint-format.md, in order, and nothing else does."""
+    documented = [cells[0].strip("`") for cells in rows(chapters()[struct.__name__])]
+    assert documented == list(struct.__struct_encode_fields__)
+
+
+def test_no_other_struct() -> None:
+    """Every chapter of docs/checkpoint-format.md that is not of a file is of something that is written."""
+    named = set(chapters()) - {"Files"} - {title for title in chapters() if title.startswith("`")}
+    assert named == {struct.__name__ for struct in STRUCTS}
+
+
+def test_files() -> None:
+    """Every file of a checkpoint stands in docs/checkpoint-format.md, and nothing else does."""
+    documented = {cells[0].strip("`") for cells in rows(chapters()["Files"])}
+    assert documented == {checkpoint.MANIFEST, *checkpoint.FILES}
+
+
+def test_format() -> None:
+    """docs/checkpoint-format.md describes the format that is written."""
+    assert f"\nFormat {manifest.FORMAT}." in read("checkpoint-format.md")
+
+
+def test_links() -> None:
+    """Every link of the docs to another page, or to a heading in it, leads somewhere."""
+    for page in DOCS.glob("*.md"):
+        for target in re.findall(r"\]\(([^)#:\s]*(?:#[^)]*)?)\)", page.read_text(encoding="utf-8")):
+            path, _, anchor = target.partition("#")
+            other = page.parent / path if path else page
+            assert other.exists(), f"{page.name} links to {target}"
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", other.read_text(encoding="utf-8"), re.MULTILINE)
+                assert anchor in {re.sub(r"[^\w\- ]", "", one).lower().replace(" ", "-") for one in headings}
