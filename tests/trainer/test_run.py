@@ -184,13 +184,18 @@ def test_rejected_when_the_protected_task_breaks(
     assert store_is_as_it_was(store)
 
 
-def test_auto_undoes_what_breaks_the_protected_task(make_job: MakeJob) -> None:
-    """AUTO with the same rough rates undoes the shared rung, keeps the probe, and leaves the protected score alone."""
-    rough = Hyperparameters(epochs=6, backbone_learning_rate=2e-2, head_learning_rate=2e-2, rehearsal_ratio=0.0)
+def test_auto_undoes_what_breaks_the_protected_task(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AUTO with ruinous rates undoes the shared rung, keeps the probe, and leaves the protected score alone."""
+    # Every stage ends in its last state and seems to help: the guard alone stands here.
+    monkeypatch.setattr("twofold_trainer.climb.MIN_GAIN", -1.0)
+    monkeypatch.setattr("twofold_trainer.loop.restore", lambda *_: None)
+    rough = Hyperparameters(epochs=6, backbone_learning_rate=0.2, head_learning_rate=2e-2, rehearsal_ratio=0.0)
     events = tiny.until(make_job("ner", hyperparameters=rough), "export")
 
     assert one(events, FrozenProven).parameters == 5 + 3 * 16 + 2
     assert figures(events, "before")["protected"] == figures(events, "after")["protected"]
+    guarded = figures(events, "during")["protected"]
+    assert guarded < figures(events, "before")["protected"] - 0.01
 
 
 def test_measuring_only(make_job: MakeJob, store: Store) -> None:
