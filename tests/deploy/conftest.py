@@ -1,0 +1,68 @@
+"""What a real server exports after real traffic."""
+
+from __future__ import annotations
+
+import sys
+import urllib.request
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import tiny
+from prometheus_client.parser import text_string_to_metric_families
+from twofold import Client, Example, Head, InvalidArgumentError, JobState, Span, TwofoldError
+from twofold_checkpoint.events import Finished, PhaseStarted, ScoreMeasured, to_line
+from twofold_checkpoint.job import PHASES
+from twofold_server.testing import serving
+
+Scrape = dict[str, list[dict[str, str]]]
+"""The labels of every series, by the name of the metric."""
+
+
+def write_trainer(path: Path) -> Path:
+    """Write a program that says what a trainer says of a job that the gate rejects, without training."""
+    said = [PhaseStarted(phase=phase) for phase in PHASES[:-1]]
+    said += [
+        ScoreMeasured(figure=figure, moment=moment, metric="f1", value=0.9, examples=100)
+        for figure in ("protected", "retained", "new")
+        for moment in ("before", "after")
+    ]
+    said.append(Finished(outcome="rejected", reason="The gate said no."))
+    lines = b"".join(to_line(one) for one in said).decode()
+    path.write_text(f"#!{sys.executable}\nprint({lines!r}, end='')\n", encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+def send_traffic(client: Client, broken: str) -> None:
+    """Make calls of every kind that the metrics tell apart."""
+    for texts in (["rain in oslo today"], ["play a song", "so much " * 40]):
+        client.predict(texts)
+        client.embed(texts)
+    with pytest.raises(InvalidArgumentError):
+        client.predict(["x" * 100_000])
+    client.promote("b")
+    with pytest.raises(TwofoldError):
+        client.promote(broken)
+    example = Example(text="we are in berlin", entities=(Span(start=10, end=16, type="b_place"),))
+    job = client.adapt([example] * 20, head=Head.NER)
+    assert client.wait(job.id).state is JobState.REJECTED
+
+
+@pytest.fixture(scope="session")
+def scrape(tmp_path_factory: pytest.TempPathFactory) -> Scrape:
+    """Scrape a real server after traffic, a promotion, a failed one, and a job."""
+    root = tmp_path_factory.mktemp("scrape")
+    store = tiny.make_store(root / "store", "a", "b")
+    broken = tiny.publish_broken(store, "one bit flipped").id
+    trainer = write_trainer(root / "trainer")
+    flags = ("--trainer-python", str(trainer))
+    with serving(store.root, *flags, log=root / "log") as server, Client(server.target) as client:
+        send_traffic(client, broken)
+        with urllib.request.urlopen(server.metrics_url) as answer:
+            text = answer.read().decode()
+    found: Scrape = defaultdict(list)
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found[sample.name].append(sample.labels)
+    return dict(found)

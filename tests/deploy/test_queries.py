@@ -1,0 +1,128 @@
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+import yaml
+from deploy.conftest import Scrape
+from deploy.promql import Selector, grouping_labels, selectors
+from prometheus_client.metrics import MetricWrapperBase
+from twofold_server.metrics import Metrics
+
+ROOT = Path(__file__).parents[2]
+GRAFANA = ROOT / "deploy" / "grafana"
+PROMETHEUS = ROOT / "deploy" / "prometheus"
+OF_PROMETHEUS = {"job", "instance"}
+"""Labels that Prometheus adds to what it scrapes."""
+
+
+def rules(name: str) -> list[dict]:
+    """Read the rules of a file."""
+    groups = yaml.safe_load((PROMETHEUS / name).read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def dashboard() -> dict:
+    """Read the dashboard."""
+    return json.loads((GRAFANA / "twofold.json").read_text())
+
+
+def queries() -> Iterator[tuple[str, str]]:
+    """Yield every query with the name of the panel or rule that asks it."""
+    board = dashboard()
+    for panel in board["panels"]:
+        for target in panel.get("targets", ()):
+            yield panel["title"], target["expr"]
+    for annotation in board["annotations"]["list"]:
+        yield annotation["name"], annotation["expr"]
+    for variable in board["templating"]["list"]:
+        if variable["type"] == "query":
+            found = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["definition"])
+            yield variable["name"], f"max by ({found[2]}) ({found[1]})"
+    for rule in rules("rules.yml") + rules("alerts.yml"):
+        yield rule.get("alert") or rule["record"], rule["expr"]
+
+
+QUERIES = list(queries())
+each_query = pytest.mark.parametrize("query", [one for _, one in QUERIES], ids=[name for name, _ in QUERIES])
+
+
+@pytest.mark.parametrize(
+    ("query", "found", "labels"),
+    [
+        ("a > 1", [Selector("a")], set()),
+        ("rate(a_total[5m]) / 5", [Selector("a_total")], set()),
+        (
+            'sum by (x, le) (rate(a{b="c", d=~"e|f"}[$__rate_interval]))',
+            [Selector("a", [("b", "=", "c"), ("d", "=~", "e|f")])],
+            {"x", "le"},
+        ),
+        ("x:a:b unless on (j) c == 0 or vector(0)", [Selector("x:a:b"), Selector("c")], {"j"}),
+        ("time() - a and b", [Selector("a"), Selector("b")], set()),
+        (
+            'a{b="c"} / on (j) group_left (k) sum by (j) (d)',
+            [Selector("a", [("b", "=", "c")]), Selector("d")],
+            {"j", "k"},
+        ),
+        ("histogram_quantile(0.99, a_bucket) > 6 * 3600", [Selector("a_bucket")], set()),
+    ],
+)
+def test_extraction(query: str, found: list[Selector], labels: set[str]) -> None:
+    """The metrics and labels of a query are found, and nothing else is taken for one."""
+    assert selectors(query) == found
+    assert grouping_labels(query) == labels
+
+
+@each_query
+def test_metrics_exist(query: str, scrape: Scrape) -> None:
+    """Every metric that a query names is in the scrape of a real server, or is Prometheus's, or is recorded by a rule."""
+    recorded = {rule["record"] for rule in rules("rules.yml")}
+    found = selectors(query)
+    assert found
+    for one in found:
+        assert one.name in scrape or one.name in recorded or one.name == "up"
+
+
+@each_query
+def test_labels_exist(query: str, scrape: Scrape) -> None:
+    """Every label that a query names is one of its metrics', and every value that it looks for does occur."""
+    known = set(OF_PROMETHEUS)
+    for one in selectors(query):
+        series = scrape.get(one.name, [])
+        labels = OF_PROMETHEUS | {label for labels in series for label in labels}
+        known |= labels
+        for label, sign, value in one.matchers:
+            assert label in labels, f"{one.name} has no label {label}"
+            if label in OF_PROMETHEUS:
+                continue
+            seen = {labels[label] for labels in series}
+            if label == "code":
+                seen = {code.name for code in grpc.StatusCode}
+            wanted = value.split("|") if sign in {"=~", "!~"} else [value]
+            assert set(wanted) <= seen, f"{one.name} has {label} {sorted(seen)}"
+    assert grouping_labels(query) <= known
+
+
+def test_every_metric_is_shown(scrape: Scrape) -> None:
+    """Every metric of the server is in the dashboard or in a rule: what nobody looks at need not be counted."""
+    named = {one.name for _, query in QUERIES for one in selectors(query)}
+    bases = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in named}
+    exported = {one._name for one in vars(Metrics()).values() if isinstance(one, MetricWrapperBase)}
+    assert exported <= bases
+
+
+def test_documented_label_values(scrape: Scrape) -> None:
+    """Every value of a bounded label that a real server exports stands in docs/metrics.md."""
+    table = re.findall(r"^\| `(\w+)` \| \w+ \| (.*?) \|", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE)
+    checked = 0
+    for name, cell in table:
+        for part in filter(None, cell.split(";")):
+            label, _, values = part.partition(":")
+            documented = set(re.findall(r"`(\w+)`", values))
+            series = scrape.get(name) or scrape.get(f"{name}_count", [])
+            seen = {labels[label.strip(" `")] for labels in series if documented}
+            assert seen <= documented, name
+            checked += len(seen)
+    assert checked > 20
