@@ -12,6 +12,7 @@ _DEFAULTS = {
     "failed": "The trainer failed and did not say why.",
     "cancelled": "The trainer was stopped from outside.",
 }
+MAX_REASON = 2000
 STOPPED = "The server was stopped while the job ran; submit it again."
 
 
@@ -21,7 +22,7 @@ def conclude(last: Finished, *, cancelled: bool, stopping: bool) -> StateEntered
         return StateEntered(state=JobState.CANCELLED, reason="CancelJob was called while the job ran.")
     if stopping:
         return StateEntered(state=JobState.FAILED, reason=STOPPED)
-    reason = last.reason.strip() or _DEFAULTS[last.outcome]
+    reason = last.reason.strip()[:MAX_REASON] or _DEFAULTS[last.outcome]
     # CANCELLED means that a caller asked for it; a trainer that somebody else stopped has failed.
     state = JobState.FAILED if last.outcome == "cancelled" else JobState(last.outcome)
     return StateEntered(state=state, reason=reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal, Self
@@ -16,9 +17,9 @@ from twofold_server.errors import InvalidRequestError, OverloadedError, Violatio
 
 Part = Literal["train", "dev"]
 CONTENTS = "contents.json"
-MAX_NAME = 200
+MAX_NAME = 100
 """Longest label or entity type, in code points."""
-MAX_NAMES = 10_000
+MAX_NAMES = 2000
 """Most labels, or entity types, in one data set."""
 
 
@@ -80,7 +81,8 @@ class DatasetWriter:
 
     def __exit__(self, *_: object) -> None:
         for file in self._files.values():
-            file.close()
+            with suppress(OSError):  # What a full disk did not take has been told already.
+                file.close()
 
     def add(self, part: Part, examples: Iterable[Example]) -> None:
         """Check and write some examples.

@@ -31,8 +31,9 @@ class JobBook:
 
     async def open(self) -> None:
         """Open the table."""
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="jobs")
-        self._table = await self._ask(JobTable, self._path)
+        thread = ThreadPoolExecutor(1, thread_name_prefix="jobs")
+        self._table = await asyncio.get_running_loop().run_in_executor(thread, JobTable, self._path)
+        self._thread = thread
         await self._count()
 
     async def close(self) -> None:

@@ -82,12 +82,12 @@ class JobRunner:
         Raises WrongStateError if another server has this store's jobs.
         """
         self._lock = _lock(self._store.root / "jobs.lock")
-        await self.book.open()
-        for view in await self.book.running():
-            current = (await asyncio.to_thread(self._store.aliases)).current
-            ending = conclude_after_crash(view, current)
-            log.warning("a job was left running", extra={"job": view.id, "reason": ending.reason})
-            await self.book.say(view.id, ending)
+        try:
+            await self.book.open()
+            await self._end_the_dead()
+        except BaseException:
+            await self.stop()
+            raise
         self._worker = asyncio.create_task(self._work(), name="jobs")
 
     async def stop(self) -> None:
@@ -117,6 +117,13 @@ class JobRunner:
             raise WrongStateError(f"job {job_id!r} ended before it could be cancelled: {view.state}")
         return view
 
+    async def _end_the_dead(self) -> None:
+        for view in await self.book.running():
+            current = (await asyncio.to_thread(self._store.aliases)).current
+            ending = conclude_after_crash(view, current)
+            log.warning("a job was left running", extra={"job": view.id, "reason": ending.reason})
+            await self.book.say(view.id, ending)
+
     # -- the queue ----------------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
@@ -124,7 +131,7 @@ class JobRunner:
             change = self.book.change
             try:
                 view = await self.book.start_next()
-            except sqlite3.Error:
+            except Exception:  # The queue must go on, whatever is wrong with one job or with the disk.
                 log.exception("the queue cannot be read")
                 await self._pause()
                 continue

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import msgspec
@@ -15,6 +15,7 @@ from twofold_checkpoint.events import Event, Finished, Noted, from_line
 from twofold_checkpoint.job import Job, write_job
 
 from twofold_server.config import Config
+from twofold_server.launchers.environment import trainer_environment
 from twofold_server.launchers.pipes import Pipe, open_pipe, read_lines
 from twofold_server.threads import count_cpus
 
@@ -26,33 +27,6 @@ NICENESS = 10
 """Serving goes first where both want the same CPU."""
 _MAX_WARNINGS = 5
 _LINGER_SECONDS = 10.0
-
-_PASSED_ON = frozenset(
-    [
-        "PATH",
-        "HOME",
-        "USER",
-        "LOGNAME",
-        "SHELL",
-        "LANG",
-        "TZ",
-        "TMPDIR",
-        "PYTHONPATH",
-        "VIRTUAL_ENV",
-        "LD_LIBRARY_PATH",
-        "SSL_CERT_FILE",
-        "SSL_CERT_DIR",
-        "REQUESTS_CA_BUNDLE",
-        "HTTP_PROXY",
-        "HTTPS_PROXY",
-        "NO_PROXY",
-        "http_proxy",
-        "https_proxy",
-        "no_proxy",
-        "XDG_CACHE_HOME",
-    ]
-)
-_PASSED_ON_PREFIXES = ("LC_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "TORCH", "PYTORCH_", "CUDA_", "NVIDIA_")
 
 
 class SubprocessLauncher:
@@ -107,13 +81,6 @@ class SubprocessLauncher:
         threads = self._config.trainer_threads or count_cpus()
         command = [self._config.trainer_python, "-m", "twofold_trainer", "run", str(path)]
         return await _Trainer.start(command, trainer_environment(os.environ, threads))
-
-
-def trainer_environment(own: Mapping[str, str], threads: int) -> dict[str, str]:
-    """Choose what a trainer may know of the server's environment, and give it its thread budget."""
-    kept = {name: value for name, value in own.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)}
-    budget = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    return {**kept, **budget, "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
 
 
 def describe_exit(code: int, last_line: str) -> str:

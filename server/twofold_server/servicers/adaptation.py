@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from twofold.v1 import adaptation_pb2 as pb
@@ -11,7 +11,7 @@ from twofold.v1.adaptation_pb2_grpc import AdaptationServiceServicer
 
 from twofold_server.errors import InvalidRequestError, Violation
 from twofold_server.runner import JobRunner
-from twofold_server.uploads import Uploads
+from twofold_server.uploads import Batch, Header, Uploads
 from twofold_server.wire.adaptation import read_adapt, read_upload
 from twofold_server.wire.jobs import write_event, write_job
 from twofold_server.wire.pages import page_size
@@ -35,7 +35,7 @@ class AdaptationServicer(AdaptationServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> pb.UploadDatasetResponse:
         """Store examples that are too many to send inside a request."""
-        upload = await self._uploads.receive(read_upload(message) async for message in request_iterator)
+        upload = await self._uploads.receive(_read_off_the_loop(request_iterator))
         examples = upload.contents.examples
         return pb.UploadDatasetResponse(
             upload_id=upload.id, train_examples=examples["train"], dev_examples=examples["dev"]
@@ -62,6 +62,11 @@ class AdaptationServicer(AdaptationServiceServicer):
     async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.CancelJobResponse:  # noqa: ARG002, N802
         """Stop a job and return it once it has stopped."""
         return pb.CancelJobResponse(job=write_job(await self._runner.cancel(request.job_id)))
+
+
+async def _read_off_the_loop(messages: AsyncIterator[pb.UploadDatasetRequest]) -> AsyncGenerator[Header | Batch, None]:
+    async for message in messages:
+        yield await asyncio.to_thread(read_upload, message)
 
 
 def _read_token(token: str) -> int | None:

@@ -25,6 +25,7 @@ from twofold_server.errors import (
     UnknownNameError,
     WrongStateError,
 )
+from twofold_server.job_table import JobTable
 from twofold_server.jobs import JobState, Order, PhaseEnded, StateEntered, fold
 
 ORDER = Order(head="classifier")
@@ -372,6 +373,32 @@ def test_two_servers_do_not_share_the_jobs_of_a_store(house: House) -> None:
         async with house.running():
             with pytest.raises(WrongStateError, match="another server runs the jobs"):
                 await house.make().start()
+
+    asyncio.run(story())
+
+
+def test_a_job_whose_events_cannot_be_stored_fails_and_the_queue_goes_on(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk ends the job and its trainer with the reason, also when its end cannot be written at first."""
+    house.play(TRAIN, HANG)
+    monkeypatch.setattr("twofold_server.runner._RETRY_SECONDS", 0.05)
+    tell, failures = JobTable.say, iter(range(3))
+
+    def full(table: JobTable, job_id: str, said: Any, now: Any) -> Any:
+        if isinstance(said, PhaseStarted | StateEntered) and next(failures, None) is not None:
+            raise sqlite3.OperationalError("database or disk is full")
+        return tell(table, job_id, said, now)
+
+    monkeypatch.setattr(JobTable, "say", full)
+
+    async def story() -> None:
+        async with house.running() as runner:
+            view = await over(runner, (await runner.submit(ORDER, INLINE)).id)
+            assert (view.state, view.reason) == (JobState.FAILED, "database or disk is full.")
+            assert psutil.Process().children() == []
+            house.play(finish())
+            assert (await over(runner, (await runner.submit(ORDER, INLINE)).id)).state is JobState.SUCCEEDED
 
     asyncio.run(story())
 

@@ -1,0 +1,177 @@
+"""Uploads: all of it, or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from server.adaptation.scripted import House, finish, over
+from twofold_checkpoint.errors import ExampleError
+from twofold_checkpoint.examples import Example, Span, read_examples
+from twofold_checkpoint.labels import LabelSet
+from twofold_server.admission import violations
+from twofold_server.datasets import MAX_NAME, Contents, DatasetWriter
+from twofold_server.errors import InvalidRequestError, OverloadedError, UnknownNameError
+from twofold_server.jobs import JobState, Order
+from twofold_server.uploads import Batch, Header, Upload
+
+GOOD = Example(text="where is it", label="where")
+SPAN = Example(text="to Rome", entities=(Span(start=3, end=7, type="city"),))
+BAD = Example(text="to Rome", entities=(Span(start=3, end=8, type="city"),))
+
+
+def upload(house: House, *messages: Header | Batch | BaseException) -> Upload:
+    """Send messages; an exception among them breaks the stream."""
+
+    async def stream() -> AsyncIterator[Header | Batch]:
+        for one in messages:
+            if isinstance(one, BaseException):
+                raise one
+            yield one
+
+    return asyncio.run(house.uploads.receive(stream()))
+
+
+def left_behind(house: House) -> list[Path]:
+    """Return what is in the store beside its checkpoint."""
+    return [path for name in ("uploads", "staging", "jobs") for path in house.store.root.glob(f"{name}/*")]
+
+
+def test_an_upload_is_stored_as_it_was_sent(house: House) -> None:
+    """Examples keep their order and parts over many messages, and are found again by the upload's id."""
+    sent = upload(
+        house,
+        Header("tickets of May"),
+        Batch("train", [GOOD, SPAN]),
+        Batch("dev", [SPAN]),
+        Batch("train", []),
+        Batch("train", [GOOD]),
+    )
+
+    found = house.uploads.open(sent.id)
+
+    assert list(read_examples(found.path / "train.jsonl")) == [GOOD, SPAN, GOOD]
+    assert list(read_examples(found.path / "dev.jsonl")) == [SPAN]
+    assert found.contents == sent.contents
+    assert found.contents.examples == {"train": 3, "dev": 1}
+    assert found.contents.annotated == {"classifier": 2, "ner": 1}
+    assert found.contents.labels == {"where": "train[0].label"}
+    assert found.contents.entity_types == {"city": "train[1].entities[0].type"}
+    assert found.contents.display_name == "tickets of May"
+
+
+REFUSED: list[tuple[list[Any], type[Exception], str]] = [
+    ([Batch("train", [GOOD, BAD])], ExampleError, "train:2: entities[0].end"),
+    ([Batch("train", [GOOD]), Batch("dev", [GOOD]), Batch("dev", [Example(text=" ")])], ExampleError, "dev:2: text"),
+    ([Batch("train", [GOOD]), Header("late")], InvalidRequestError, "header"),
+    ([Header("x" * 201)], InvalidRequestError, "header.display_name"),
+    ([Header("a"), Header("b"), Batch("train", [GOOD])], InvalidRequestError, "header"),
+    ([], InvalidRequestError, "train"),
+    ([Batch("dev", [GOOD])], InvalidRequestError, "train"),
+    ([Batch("train", [GOOD] * 4), Batch("dev", [GOOD])], InvalidRequestError, "4 examples"),
+    ([Batch("train", [Example(text="a", label="x" * (MAX_NAME + 1))])], InvalidRequestError, "train[0].label"),
+    ([Batch("train", [GOOD]), ConnectionError("gone")], ConnectionError, "gone"),
+    ([Batch("train", [GOOD]), asyncio.CancelledError()], asyncio.CancelledError, ""),
+]
+
+
+@pytest.mark.parametrize(("messages", "error", "names"), REFUSED)
+def test_nothing_is_kept_of_a_bad_upload(
+    house: House, messages: list[Any], error: type[BaseException], names: str
+) -> None:
+    """One bad line, a wrong order, too much, or a caller that went away: an error that names it, and no trace."""
+    house.set(max_dataset_examples=4)
+
+    with pytest.raises(error) as caught:
+        upload(house, *messages)
+
+    assert names in str(caught.value)
+    assert left_behind(house) == []
+
+
+@pytest.mark.parametrize(
+    "upload_id", ["", ".", "..", "../checkpoints/first", "upload-1/../x", "/etc", "upload-", "upload-no", "upload-\n"]
+)
+def test_no_upload_id_leaves_its_root(house: House, upload_id: str) -> None:
+    """An id that is no name of ours is unknown, wherever it would lead."""
+    upload(house, Batch("train", [GOOD]))
+
+    with pytest.raises(UnknownNameError, match="there is no upload"):
+        house.uploads.open(upload_id)
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that takes no more ends the upload with an error that says so and when to come back."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("twofold_server.datasets.flush", full)
+
+    with pytest.raises(OverloadedError, match="No space left"):
+        upload(house, Batch("train", [GOOD]))
+
+    assert left_behind(house) == []
+
+
+def test_a_job_trains_on_an_upload(house: House, tmp_path: Path) -> None:
+    """The trainer gets the upload's files, and the job is admitted by what was counted in them."""
+    sent = upload(house, Batch("train", [GOOD]), Batch("dev", [GOOD]))
+    house.play(("environment", str(tmp_path / "seen")), finish())
+
+    async def story() -> None:
+        async with house.running() as runner:
+            view = await runner.submit(Order(head="classifier", upload_id=sent.id))
+            assert (await over(runner, view.id)).state is JobState.SUCCEEDED
+            with pytest.raises(InvalidRequestError, match="no training example has entities"):
+                await runner.submit(Order(head="ner", upload_id=sent.id))
+            with pytest.raises(UnknownNameError):
+                await runner.submit(Order(head="ner", upload_id="../x"))
+
+    asyncio.run(story())
+    seen = (tmp_path / "seen").read_text(encoding="utf-8")
+    assert str(sent.path.resolve() / "train.jsonl") in seen
+    assert str(sent.path.resolve() / "dev.jsonl") in seen
+
+
+def contents_of(tmp_path: Path, *examples: Example) -> Contents:
+    """Count what examples hold."""
+    with DatasetWriter(tmp_path, 9) as writer:
+        writer.add("train", examples)
+        return writer.finish()
+
+
+BASE = LabelSet(labels=("where",), entity_types=("city",))
+NEW_LABEL = Example(text="a b", label="refund", entities=())
+NEW_TYPE = Example(text="a b", label="where", entities=(Span(start=0, end=1, type="day"),))
+ADMITTED: list[tuple[dict[str, Any], Example, list[tuple[str, str]]]] = [
+    ({"head": "classifier"}, NEW_LABEL, []),
+    ({"head": "ner"}, NEW_LABEL, []),
+    ({"head": "ner"}, GOOD, [("dataset.inline.train", "no training example has entities")]),
+    ({"head": "classifier"}, SPAN, [("dataset.inline.train", "no training example has label")]),
+    ({"head": "classifier", "append_labels": False}, GOOD, []),
+    ({"head": "classifier", "append_labels": False}, NEW_LABEL, [("dataset.inline.train[0].label", "'refund'")]),
+    ({"head": "classifier", "append_labels": False}, NEW_TYPE, []),
+    ({"head": "ner", "append_labels": False}, NEW_TYPE, [("dataset.inline.train[0].entities[0].type", "'day'")]),
+    ({"head": "ner", "annotated_types": ("day", "city")}, NEW_TYPE, []),
+    ({"head": "ner", "annotated_types": ("city",)}, NEW_TYPE, [("dataset.inline.train[0].entities[0].type", "'day'")]),
+    (
+        {"head": "ner", "annotated_types": ("city",), "upload_id": "upload-1"},
+        NEW_TYPE,
+        [("dataset.upload_id", "train[0].entities[0].type: 'day'")],
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "example", "expected"), ADMITTED)
+def test_an_order_must_fit_its_data_and_its_base(
+    tmp_path: Path, settings: dict[str, Any], example: Example, expected: list[tuple[str, str]]
+) -> None:
+    """The data says something to the adapted head, and names only what it may; a refusal names the example."""
+    found = list(violations(Order(**settings), contents_of(tmp_path, example), BASE))
+
+    assert [one.field for one in found] == [field for field, _ in expected]
+    assert all(words in one.description for one, (_, words) in zip(found, expected, strict=True))
