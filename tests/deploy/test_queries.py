@@ -1,5 +1,7 @@
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,6 +105,20 @@ def test_labels_exist(query: str, scrape: Scrape) -> None:
             wanted = value.split("|") if sign in {"=~", "!~"} else [value]
             assert set(wanted) <= seen, f"{one.name} has {label} {sorted(seen)}"
     assert grouping_labels(query) <= known
+
+
+def test_queries_are_valid(tmp_path: Path) -> None:
+    """Prometheus itself can read every query, with Grafana's variables filled in."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not on PATH; it comes with Prometheus (Debian: apt-get install prometheus)")
+    filled = [re.sub(r"\$(job|instance)", ".*", query).replace("$__rate_interval", "1m") for _, query in QUERIES]
+    records = [{"record": f"query{number}", "expr": query} for number, query in enumerate(filled)]
+    (tmp_path / "queries.yml").write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": records}]}))
+    done = subprocess.run(
+        [promtool, "check", "rules", "queries.yml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_metric_is_shown(scrape: Scrape) -> None:
