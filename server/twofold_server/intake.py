@@ -48,7 +48,11 @@ class Intake:
         base = await asyncio.to_thread(self._store.get, order.base)
         now = dt.datetime.now(dt.UTC)
         view = JobView(id=new_job_id(now), order=order, created=now, base=base.id)
-        await asyncio.to_thread(self._keep, view, inline, base.manifest.labels)
+        # To its end, even if the caller goes away: a job must not be left without its files, nor files without a job.
+        return await asyncio.shield(asyncio.create_task(self._queue(view, inline, base.manifest.labels, digest)))
+
+    async def _queue(self, view: JobView, inline: Inline | None, base: LabelSet, digest: str) -> JobView:
+        await asyncio.to_thread(self._keep, view, inline, base)
         queued = None
         try:
             queued = await self._book.add(view, digest, limit=self._config.max_queued_jobs)

@@ -113,6 +113,7 @@ class JobRunner:
         self._unwanted.add(job_id)
         self._launcher.cancel(job_id)
         view = await self.book.wait_until_over(job_id)
+        self._unwanted.discard(job_id)
         if view.state is not JobState.CANCELLED:
             raise WrongStateError(f"job {job_id!r} ended before it could be cancelled: {view.state}")
         return view

@@ -6,9 +6,10 @@ import asyncio
 import datetime as dt
 import re
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from twofold_checkpoint.examples import Example
 from twofold_checkpoint.store import Store
@@ -17,6 +18,8 @@ from twofold_server.config import Config
 from twofold_server.datasets import Contents, DatasetWriter, Part, place, read_contents
 from twofold_server.errors import InvalidRequestError, UnknownNameError, Violation
 
+T = TypeVar("T")
+P = ParamSpec("P")
 _ID = re.compile(r"upload-[0-9A-Za-z-]{1,60}")
 MAX_DISPLAY_NAME = 200
 
@@ -59,7 +62,7 @@ class Uploads:
             first = True
             async for message in messages:
                 if isinstance(message, Batch):
-                    await asyncio.to_thread(writer.add, message.part, message.examples)
+                    await _to_the_end(writer.add, message.part, message.examples)
                 elif not first:
                     raise InvalidRequestError(
                         Violation("header", "came late; send it as the first message or not at all")
@@ -72,9 +75,9 @@ class Uploads:
                 first = False
             if not writer.contents.examples["train"]:
                 raise InvalidRequestError(Violation("train", "holds no example; send at least one to train on"))
-            contents = await asyncio.to_thread(writer.finish)
+            contents = await _to_the_end(writer.finish)
             upload_id = f"upload-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
-            await asyncio.to_thread(place, staged, self._root / upload_id)
+            await _to_the_end(place, staged, self._root / upload_id)
         return Upload(upload_id, self._root / upload_id, contents)
 
     def open(self, upload_id: str) -> Upload:
@@ -86,3 +89,13 @@ class Uploads:
                 f"there is no upload {upload_id[:100]!r}; send the examples with UploadDataset first"
             )
         return Upload(upload_id, path, read_contents(path))
+
+
+async def _to_the_end(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Make a blocking call in a thread, and let it end before a caller's going away undoes its work."""
+    work = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        raise

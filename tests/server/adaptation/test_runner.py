@@ -493,6 +493,26 @@ def test_what_cannot_run_is_refused_before_it_waits(
     assert list(house.store.root.glob("jobs/*")) == list(house.store.root.glob("staging/*")) == []
 
 
+def test_a_caller_that_goes_away_leaves_whole_jobs_or_none(house: House) -> None:
+    """Whenever a call is cancelled, each job that was made has its files, and no files are without a job."""
+    house.set(max_queued_jobs=99)
+
+    async def story() -> None:
+        async with house.running() as runner:
+            for delay in range(12):
+                call = asyncio.create_task(runner.submit(ORDER, INLINE))
+                await asyncio.sleep(delay / 1000)
+                call.cancel()
+            await asyncio.sleep(0.2)
+            jobs, _ = await runner.book.page(99, None)
+            assert sorted(job.id for job in jobs) == sorted(
+                path.parent.name for path in house.store.root.glob("jobs/*/train.jsonl")
+            )
+
+    asyncio.run(story())
+    assert list(house.store.root.glob("staging/*")) == []
+
+
 # -- watching -----------------------------------------------------------------------------------------------------
 
 
