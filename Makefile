@@ -56,8 +56,9 @@ fix: setup  ## mend what can be mended by a machine
 	$(BIN)/ruff format .
 	$(BIN)/buf format --write proto
 
+# Threads of torch that wait asleep: the tests run servers beside them.
 test: setup  ## run all tests
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
 
 
 demo: setup  ## train, serve, adapt under load, swap: everything, on this machine
@@ -79,4 +80,16 @@ bench-base: setup  ## quality of a first checkpoint on SNIPS and HWU64 (an hour 
 bench-swap: setup  ## 20 swaps under a steady stream of requests
 	$(BIN)/python benchmarks/swap.py
 
-.PHONY: help setup proto verify-proto check fix test demo serve bench-base bench-swap
+.venv-lock/.done:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet uv
+	touch $@
+
+# Exact versions with hashes for the images, Python 3.11 and newer. Only resolves. UPGRADE=--upgrade takes newer versions.
+UPGRADE ?=
+lock: .venv-lock/.done  ## resolve requirements/*.in into lock files
+	for name in build server-cpu server-gpu trainer; do .venv-lock/bin/uv pip compile --quiet --universal \
+	  --python-version 3.11 --generate-hashes --no-emit-package twofold --no-emit-package twofold-service \
+	  --custom-compile-command 'make lock' $(UPGRADE) --output-file requirements/$$name.txt requirements/$$name.in >/dev/null; done
+
+.PHONY: help setup proto verify-proto check fix test demo serve bench-base bench-swap lock
