@@ -122,20 +122,37 @@ def _init(arguments: argparse.Namespace, stop: Stop) -> int:
 
     hyperparameters = Hyperparameters(**{name: getattr(arguments, name, None) for name in _KINDS.__struct_fields__})
     try:
-        for event in initialise(
-            train=arguments.train,
-            dev=arguments.dev,
-            out=arguments.out,
-            backbone=arguments.backbone,
-            seed=arguments.seed,
-            hyperparameters=hyperparameters,
-            stop=stop,
-        ):
-            print(describe(event), file=sys.stderr, flush=True)
+        show(
+            initialise(
+                train=arguments.train,
+                dev=arguments.dev,
+                out=arguments.out,
+                backbone=arguments.backbone,
+                seed=arguments.seed,
+                hyperparameters=hyperparameters,
+                stop=stop,
+            )
+        )
     except (TrainerError, CheckpointError) as error:
         print(f"twofold-trainer: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def show(events: Iterable[Event]) -> None:
+    """Print events to stderr. Steps share one line of a terminal; elsewhere about each tenth of the way is printed."""
+    terminal, tenth = sys.stderr.isatty(), -1
+    for event in events:
+        line = describe(event)
+        if terminal:
+            step = isinstance(event, Stepped)
+            print(f"\r\033[K{line}", end="" if step else "\n", file=sys.stderr, flush=True)
+            continue
+        if isinstance(event, Stepped):
+            if (reached := 10 * event.step // event.total_steps) == tenth:
+                continue
+            tenth = reached
+        print(line, file=sys.stderr, flush=True)
 
 
 def describe(event: Event) -> str:
