@@ -284,10 +284,10 @@ BROKEN: dict[str, tuple[Recipe, Callable[[Checkpoint], None] | None, str]] = {
         None,
         "output classifier_logits is 3 wide; the manifest says 4",
     ),
-    "wrong width, hidden": (
+    "wrong width, undeclared": (
         Recipe(tag="x", labels_too_many=1, open_widths=True),
         None,
-        "warm up: output classifier_logits is 3 wide",
+        "output classifier_logits is 3 wide",
     ),
     "NaN weights": (Recipe(tag="x", poison=float("nan")), None, "golden answers"),
     "other weights": (Recipe(tag="x", poison=0.0), None, "golden answers"),

@@ -100,15 +100,15 @@ async def serve(config: Config) -> AsyncIterator[Serving]:
         reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
 
         metrics_url = down.enter_context(exposed(metrics, config.metrics_listen))
-        await runner.start()
         port = _listen(server, config)
-        await server.start()
         down.push_async_callback(server.stop, config.drain_timeout)
         # Streams without an end would hold the server for the whole drain timeout.
         down.push_async_callback(health.hang_up)
         down.callback(boundary.hang_up)
         # A job that is stopped tells its watchers, so the jobs go before the calls.
+        await runner.start()
         down.push_async_callback(runner.stop)
+        await server.start()
         if engine is not None:
             await health.serving()
         down.push_async_callback(_leave, health, config.drain_delay)

@@ -1,0 +1,174 @@
+"""The whole server: how it comes up, and how it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from contextlib import AsyncExitStack
+
+import grpc
+import pytest
+import tiny
+from server.running import config_of, gated, refusal, running, until
+from twofold import Client, Health
+from twofold.v1 import inference_pb2 as pb
+from twofold.v1.inference_pb2_grpc import InferenceServiceStub
+from twofold_checkpoint import checkpoint as files
+from twofold_server.app import serve
+from twofold_server.testing import free_port, serving
+
+DAMAGE = {
+    "truncated weights": lambda path: (path / files.GRAPH_WEIGHTS).write_bytes(b"short"),
+    "no manifest": lambda path: (path / files.MANIFEST).unlink(),
+    "all gone": lambda path: path.rename(path.with_name("elsewhere")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_current_checkpoint_falls_back_loudly(damage, store, caplog):
+    """The server comes up with the previous checkpoint and says so as errors; promoting a good one mends it."""
+    store.promote("b")
+    DAMAGE[damage](store.root / "checkpoints" / "b")
+
+    async def main():
+        async with running(store) as server:
+            assert await server.is_serving()
+            assert (await server.predict("rain")).checkpoint_id == "a"
+
+    asyncio.run(main())
+    assert "serving the previous checkpoint" in [one.message for one in caplog.records if one.levelname == "ERROR"]
+
+
+def test_nothing_that_can_serve_is_an_empty_store(store, caplog):
+    """If current is damaged and there is no previous, the server comes up unready and says why."""
+    DAMAGE["truncated weights"](store.root / "checkpoints" / "a")
+
+    async def main():
+        async with running(store) as server:
+            assert not await server.is_serving()
+            code, _ = await refusal(server.predict("rain"))
+            assert code is grpc.StatusCode.UNAVAILABLE
+
+    asyncio.run(main())
+    assert any("until one is promoted" in one.message for one in caplog.records)
+
+
+def test_a_damaged_alias_file_is_no_reason_to_die(store):
+    """Unreadable aliases leave the server up and unready, so that it can be mended over the API."""
+    (store.root / "aliases.json").write_text("{")
+
+    async def main():
+        async with running(store) as server:
+            assert not await server.is_serving()
+
+    asyncio.run(main())
+
+
+def test_a_second_server_on_the_port_fails_loudly(store, tmp_path):
+    """Two servers never share a port by accident."""
+
+    async def main():
+        async with running(store) as server:
+            other = tiny.make_store(tmp_path / "other", "a")
+            with pytest.raises(RuntimeError, match="bind"):
+                async with serve(config_of(other, listen=server.target)):
+                    pass
+            # Whatever had started by then is gone again: the other store can be served at once.
+            async with running(other) as second:
+                assert (await second.predict("rain")).checkpoint_id == "a"
+            assert (await server.predict("rain")).checkpoint_id == "a"
+
+    asyncio.run(main())
+
+
+def test_calls_in_progress_are_answered_on_the_way_down(store):
+    """Draining waits for answers that are under way; a new call is refused."""
+
+    async def main():
+        going = AsyncExitStack()
+        server = await going.enter_async_context(serve(config_of(store)))
+        async with grpc.aio.insecure_channel(server.target) as channel:
+            stub = InferenceServiceStub(channel)
+            with gated() as gate:
+                calls = [asyncio.ensure_future(ask(stub)) for _ in range(5)]
+                await gate.wait_until_busy()
+                await asyncio.sleep(0.2)
+                end = asyncio.create_task(going.aclose())
+                await asyncio.sleep(0.2)
+                code, _ = await refusal(ask(stub))
+                assert code is grpc.StatusCode.UNAVAILABLE
+                gate.open.set()
+                assert [one.predictions[0].label for one in await asyncio.gather(*calls)] == ["a_weather"] * 5
+                await end
+
+    asyncio.run(main())
+
+
+async def ask(stub, *texts):
+    """Call Predict."""
+    return await stub.Predict(pb.PredictRequest(texts=texts or ["rain"]))
+
+
+def test_sigterm_drains_a_real_process(store):
+    """Calls in flight when SIGTERM comes are answered, the exit code is 0, and every log line is one JSON object."""
+    target, metrics = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    command = [sys.executable, "-m", "twofold_server", "--store", str(store.root), "--listen", target]
+    command += ["--metrics-listen", metrics, "--max-queue-tokens", "2000000"]
+
+    async def main(child):
+        async with grpc.aio.insecure_channel(target) as channel:
+            await asyncio.wait_for(channel.channel_ready(), 60)
+            stub = InferenceServiceStub(channel)
+            calls = [asyncio.ensure_future(ask(stub, *["so much rain in new york " * 60] * 60)) for _ in range(4)]
+            await until(f"http://{metrics}/metrics", "twofold_requests_in_flight", 4, method="Predict")
+            child.send_signal(signal.SIGTERM)
+            return [len(one.predictions) for one in await asyncio.gather(*calls)]
+
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as child:
+        try:
+            answered = asyncio.run(main(child))
+            _, log = child.communicate(timeout=30)
+        finally:
+            child.kill()
+
+    assert answered == [60] * 4
+    assert child.returncode == 0
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert [one["message"] for one in lines] == ["listening", "draining"]
+    assert all({"time", "level", "message"} <= set(one) for one in lines)
+
+
+def test_the_public_client_talks_to_the_real_server(store):
+    """The client package and the server agree, from health to a swap."""
+    with serving(store.root) as server, Client(server.target) as client:
+        assert client.health() is Health.SERVING
+        [prediction] = client.predict(["rain in new york"])
+        assert (prediction.label, prediction.entities[0].type) == ("a_weather", "a_place")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--listen", "0.0.0.0:0"], "--plaintext"),
+        (["--device", "abacus"], "invalid choice"),
+        (["--max-texts", "0"], "must be at least 1"),
+    ],
+)
+def test_a_wrong_setting_ends_with_usage(flags, says, store):
+    """A setting that cannot be is refused before anything starts."""
+    command = [sys.executable, "-m", "twofold_server", "--store", str(store.root), *flags]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert ended.returncode == 2
+    assert says in ended.stderr
+
+
+def test_tiny_answers_what_it_promises():
+    """The tests' own world is as its docstring says."""
+    answer = tiny.answer("wake me next friday in new york")
+
+    assert answer.labels[0].label == "a_alarm"
+    assert [(e.start, e.end, e.type) for e in answer.entities] == [(8, 19, "a_date"), (23, 31, "a_place")]

@@ -1,0 +1,289 @@
+"""Batcher and Inference over real engines, without gRPC: batches, limits, deadlines, failures and swaps."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from unittest import mock
+
+import pytest
+import tiny
+from server.running import config_of, gated
+from twofold_server.batcher import Batcher
+from twofold_server.engine import Engine
+from twofold_server.errors import ExpiredError, InvalidRequestError, NotServingError, OverloadedError
+from twofold_server.inference import Inference
+from twofold_server.metrics import Metrics
+from twofold_server.promotion import load_engine
+from twofold_server.slot import Slot
+
+
+@dataclass
+class Scene:
+    """Hold an inference and what it stands on."""
+
+    inference: Inference
+    batcher: Batcher
+    slot: Slot
+    metrics: Metrics
+    load: object
+
+    async def labels(self, *texts, **kwargs):
+        """Return the labels of texts."""
+        found = await self.inference.predict(texts, **kwargs)
+        return [one.labels[0].label for one in found.answers]
+
+    def value(self, name, **labels):
+        """Read a metric."""
+        return self.metrics.registry.get_sample_value(name, labels)
+
+
+@asynccontextmanager
+async def scene(store, *, batch=256, queue=4096, requests=64):
+    """Serve checkpoint "a" without a port."""
+    config, metrics = config_of(store, threads=1, max_batch_tokens=batch), Metrics()
+    slot = Slot(metrics)
+    slot.swap(load_engine(store.get("a"), config))
+    batcher = Batcher(slot, metrics, max_batch_tokens=batch, max_queue_tokens=queue)
+    batcher.start()
+    inference = Inference(slot, batcher, metrics, max_requests=requests, threads=2)
+    try:
+        yield Scene(inference, batcher, slot, metrics, lambda name: load_engine(store.get(name), config))
+    finally:
+        await batcher.stop()
+        inference.stop()
+        await asyncio.to_thread(slot.drain)
+
+
+def in_scene(store, test, **kwargs):
+    """Play a test."""
+
+    async def main():
+        async with scene(store, **kwargs) as one:
+            await test(one)
+
+    asyncio.run(main())
+
+
+def test_requests_that_wait_share_a_pass(store):
+    """While the engine is busy the queue grows, and is answered in one batch as soon as it is free."""
+
+    async def test(one):
+        with gated() as gate:
+            first = asyncio.create_task(one.labels("rain"))
+            await gate.wait_until_busy()
+            others = [asyncio.create_task(one.labels(text)) for text in ("play", "wake", "rain", "song")]
+            await asyncio.sleep(0.05)
+            gate.open.set()
+            answers = await asyncio.gather(first, *others)
+
+        assert answers == [["a_weather"], ["a_music"], ["a_alarm"], ["a_weather"], ["a_music"]]
+        assert gate.passes == [("a", 1), ("a", 4)]
+        assert one.value("twofold_batch_windows_sum") == 5
+        assert one.value("twofold_queue_tokens") == 0
+
+    in_scene(store, test)
+
+
+def test_a_large_request_is_split_and_comes_back_in_order(store):
+    """Texts of all lengths come back in their order, though they were answered in many batches."""
+    texts = [f"{'please ' * (index * 7 % 23)}{word}" for index, word in enumerate(["rain", "play", "wake"] * 20)]
+
+    async def test(one):
+        found = await one.inference.predict(texts)
+
+        assert [a.labels[0].label for a in found.answers] == ["a_weather", "a_music", "a_alarm"] * 20
+        assert one.value("twofold_batch_windows_count") > 5
+
+    in_scene(store, test, batch=128)
+
+
+def test_too_many_requests_are_refused_at_once(store):
+    """Beyond max_requests a request is refused before it is tokenized, with a time to come back."""
+
+    async def test(one):
+        with gated() as gate:
+            waiting = [asyncio.create_task(one.labels("rain")) for _ in range(2)]
+            await gate.wait_until_busy()
+            with pytest.raises(OverloadedError) as caught:
+                await one.labels("rain")
+            assert caught.value.retry_after > 0
+            assert one.value("twofold_shed_total", reason="requests") == 1
+            gate.open.set()
+            await asyncio.gather(*waiting)
+        assert await one.labels("rain") == ["a_weather"]
+
+    in_scene(store, test, requests=2)
+
+
+def test_a_full_queue_refuses_and_empties(store):
+    """Beyond max_queue_tokens a request is refused; those that wait are answered, and then there is room again."""
+
+    async def test(one):
+        with gated() as gate:
+            first = asyncio.create_task(one.labels("rain"))
+            await gate.wait_until_busy()
+            waiting = [asyncio.create_task(one.labels("rain")) for _ in range(6)]
+            await asyncio.sleep(0.05)
+            assert one.value("twofold_queue_tokens") == 18
+            with pytest.raises(OverloadedError, match="18 tokens wait"):
+                await one.labels("rain")
+            assert one.value("twofold_shed_total", reason="queue") == 1
+            for each in waiting[:3]:
+                each.cancel()
+            await asyncio.sleep(0)
+            late = asyncio.create_task(one.labels("play"))
+            await asyncio.sleep(0.05)
+            gate.open.set()
+            assert await late == ["a_music"]
+            await asyncio.gather(first, *waiting[3:])
+        assert one.value("twofold_dropped_total", reason="cancelled") == 3
+
+    in_scene(store, test, queue=20)
+
+
+def test_a_request_that_no_queue_could_hold_is_told_so(store):
+    """Coming back later would not help, so the error names the field and the limit instead."""
+
+    async def test(one):
+        with pytest.raises(InvalidRequestError, match=r"texts: hold .* at most 64"):
+            await one.labels("so very much " * 100)
+
+    in_scene(store, test, queue=64)
+
+
+def test_what_is_past_its_deadline_never_reaches_the_engine(store):
+    """A text whose deadline passes in the queue is dropped and counted, and its neighbours are answered."""
+
+    async def test(one):
+        with gated() as gate:
+            first = asyncio.create_task(one.labels("rain"))
+            await gate.wait_until_busy()
+            late = asyncio.create_task(one.labels("play", deadline=time.monotonic() + 0.05))
+            patient = asyncio.create_task(one.labels("wake"))
+            await asyncio.sleep(0.1)
+            gate.open.set()
+            with pytest.raises(ExpiredError):
+                await late
+            assert await first + await patient == ["a_weather", "a_alarm"]
+        assert gate.passes == [("a", 1), ("a", 1)]
+        assert one.value("twofold_dropped_total", reason="deadline") == 1
+
+    in_scene(store, test)
+
+
+def test_an_engine_that_fails_fails_one_batch(store):
+    """Only the callers of the batch that failed hear of it; the next batch is answered."""
+
+    async def test(one):
+        with mock.patch.object(Engine, "run", side_effect=MemoryError("no more")):
+            failed = await asyncio.gather(one.labels("rain", "play"), one.labels("wake"), return_exceptions=True)
+        assert [type(error) for error in failed] == [MemoryError] * 2
+
+        assert await one.labels("rain") == ["a_weather"]
+
+    in_scene(store, test)
+
+
+def test_stopping_answers_what_waits(store):
+    """stop() returns after the last answer; who comes later is sent away."""
+
+    async def test(one):
+        with gated() as gate:
+            waiting = [asyncio.create_task(one.labels("rain")) for _ in range(5)]
+            await gate.wait_until_busy()
+            stopping = asyncio.create_task(one.batcher.stop())
+            await asyncio.sleep(0.02)
+            with pytest.raises(NotServingError):
+                await one.labels("play")
+            gate.open.set()
+            await stopping
+            assert await asyncio.gather(*waiting) == [["a_weather"]] * 5
+
+    in_scene(store, test)
+
+
+def test_a_batch_runs_on_one_engine_and_late_ones_on_the_new(store):
+    """A swap between two batches of one request: each text says who answered, no pass mixes engines."""
+
+    async def test(one):
+        new = await asyncio.to_thread(one.load, "b")
+        with gated() as gate:
+            call = asyncio.create_task(one.inference.predict(["rain in oslo please"] * 6))
+            await gate.wait_until_busy()
+            one.slot.swap(new)
+            gate.open.set()
+            found = await call
+
+        assert found.checkpoint_ids == ["a"] * 4 + ["b"] * 2
+        assert [a.labels[0].label[0] for a in found.answers] == found.checkpoint_ids
+        assert [a.entities[0].type[0] for a in found.answers] == found.checkpoint_ids
+        assert gate.passes == [("a", 4), ("b", 2)]
+
+    in_scene(store, test, batch=24)
+
+
+def test_another_tokenizer_reads_the_text_again(store):
+    """A text that was tokenized before a swap is tokenized again if the new checkpoint numbers its tokens otherwise."""
+    tiny.publish(store, tiny.Recipe(tag="c", reverse_vocabulary=True))
+
+    async def test(one):
+        new = await asyncio.to_thread(one.load, "c")
+        assert new.encoding_key != one.slot.live.encoding_key
+        with gated() as gate:
+            first = asyncio.create_task(one.labels("rain"))
+            await gate.wait_until_busy()
+            waiting = asyncio.create_task(one.inference.predict(["wake me today in new york"]))
+            await asyncio.sleep(0.05)
+            one.slot.swap(new)
+            gate.open.set()
+            await first
+            found = await waiting
+
+        assert found.checkpoint_ids == ["c"]
+        recipe = tiny.Recipe(tag="c", reverse_vocabulary=True)
+        expected = tiny.answer("wake me today in new york", recipe)
+        assert found.answers[0].labels[0].label == expected.labels[0].label == "c_alarm"
+        spans = [(e.start, e.end, e.type) for e in expected.entities]
+        assert [(e.start, e.end, e.type) for e in found.answers[0].entities] == spans
+
+    in_scene(store, test)
+
+
+def test_equal_tokenizers_are_not_asked_twice(store):
+    """Between checkpoints with the same tokenizer the tokens are kept."""
+
+    async def test(one):
+        new = await asyncio.to_thread(one.load, "b")
+        with gated() as gate:
+            first = asyncio.create_task(one.labels("rain"))
+            await gate.wait_until_busy()
+            waiting = asyncio.create_task(one.labels("play"))
+            await asyncio.sleep(0.05)
+            one.slot.swap(new)
+            with mock.patch.object(new.encoder, "encode", side_effect=AssertionError):
+                gate.open.set()
+                assert await first + await waiting == ["a_weather", "b_music"]
+
+    in_scene(store, test)
+
+
+def test_features_and_predictions_never_share_a_pass(store):
+    """Embed and Predict want other outputs; each is answered in its own pass."""
+
+    async def test(one):
+        with gated() as gate:
+            first = asyncio.create_task(one.labels("rain"))
+            await gate.wait_until_busy()
+            both = [asyncio.create_task(one.labels("play")), asyncio.create_task(one.inference.embed(["play"]))]
+            await asyncio.sleep(0.05)
+            gate.open.set()
+            _, (_, embedded) = await first, await asyncio.gather(*both)
+
+        assert gate.passes == [("a", 1)] * 3
+        assert embedded.answers[0].pooled.shape == (tiny.WIDTH,)
+        assert embedded.answers[0].offsets.tolist() == [[0, 4]]
+
+    in_scene(store, test)

@@ -1,0 +1,123 @@
+"""Engine: the graph's answers, whatever stands beside a text, and what must not be loaded."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from unittest import mock
+
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+from twofold_checkpoint.encoding import pad
+from twofold_checkpoint.errors import CheckpointError
+from twofold_server.config import Config
+from twofold_server.engine import FEATURE_OUTPUTS, HEAD_OUTPUTS, Engine, EngineState, predict
+from twofold_server.errors import SwapError
+from twofold_server.promotion import load_engine
+
+CONFIG = Config(threads=1, max_batch_tokens=256)
+WORDS = st.sampled_from([*tiny.vocabulary(tiny.Recipe())[4:40], "oslo", "new york", "😀", "unheard-of"])
+TEXTS = st.lists(WORDS, max_size=120).map(" ".join)
+
+
+@cache
+def engine() -> Engine:
+    """Load one engine for all tests that only ask it."""
+    store = tiny.make_store(Path(mkdtemp()), "a")
+    return load_engine(store.get("a"), CONFIG)
+
+
+def ask(texts, budget=256):
+    """Answer texts together."""
+    encodings = engine().encoder.encode(texts)
+    windows = [window for encoding in encodings for window in encoding.windows]
+    rows = iter(engine().run_windows(windows, HEAD_OUTPUTS, budget))
+    return [predict(one, [next(rows) for _ in one.windows], engine(), top=3) for one in encodings]
+
+
+def same(left, right):
+    """Compare two predictions: labels and spans exactly, scores to rounding."""
+    assert [one.label for one in left.labels] == [one.label for one in right.labels]
+    assert [(e.start, e.end, e.type) for e in left.entities] == [(e.start, e.end, e.type) for e in right.entities]
+    for mine, other in zip((*left.labels, *left.entities), (*right.labels, *right.entities), strict=True):
+        assert mine.score == pytest.approx(other.score, abs=1e-5)
+
+
+@given(TEXTS)
+def test_the_graph_answers_as_the_arithmetic_says(text):
+    """A text's answer is what NumPy computes from the same numbers, in windows or not."""
+    [answer] = ask([text])
+
+    same(answer, tiny.answer(text, top=3))
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=8), st.integers(8, 512))
+def test_neighbours_and_padding_change_nothing(texts, budget):
+    """A text is answered alike alone and in any batch of any size."""
+    for together, text in zip(ask(texts, budget), texts, strict=True):
+        same(together, ask([text])[0])
+
+
+def test_features_are_those_of_the_graph():
+    """The features come out by name, one row for each window."""
+    [encoding] = engine().encoder.encode(["rain in oslo"])
+    [(pooled, tokens)] = engine().run_windows(encoding.windows, FEATURE_OUTPUTS, 256)
+    expected = tiny.make_weights(tiny.Recipe()).forward(*pad(encoding.windows, 0))
+
+    np.testing.assert_allclose(pooled, expected["pooled"][0], atol=1e-5)
+    np.testing.assert_allclose(tokens, expected["token_features"][0], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", tiny.BROKEN)
+def test_a_broken_checkpoint_is_not_loaded(kind, tmp_path):
+    """Whatever is wrong with a checkpoint, loading it fails and says what, without a path of this machine."""
+    store = tiny.make_store(tmp_path)
+    message = tiny.BROKEN[kind][2]
+    tiny.publish_broken(store, kind)
+
+    with pytest.raises((CheckpointError, SwapError)) as caught:
+        load_engine(store.get("x"), CONFIG)
+
+    assert message in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_widths_that_the_graph_leaves_open_are_seen_when_it_runs(tmp_path):
+    """A graph with open widths is loaded if what comes out is as wide as the manifest says."""
+    store = tiny.make_store(tmp_path)
+
+    assert load_engine(tiny.publish(store, tiny.Recipe(open_widths=True)), CONFIG).id == "a"
+
+
+def test_warming_up_compares_what_comes_out():
+    """Outputs that are not as wide as the manifest says fail the warm-up, whatever the graph declared."""
+
+    def narrow(ids, mask, outputs):
+        return [np.zeros((len(ids), 2), np.float32) for _ in outputs]
+
+    with mock.patch.object(engine(), "run", narrow), pytest.raises(SwapError, match="classifier_logits is 2 wide"):
+        engine().warm_up(64)
+
+
+def test_a_device_that_is_not_there_is_named():
+    """Asking for CUDA of a wheel without it says which extra to install."""
+    checkpoint = engine().checkpoint
+
+    with pytest.raises(SwapError, match="install the gpu extra"):
+        Engine(checkpoint, device="cuda")
+
+
+def test_a_closed_engine_keeps_its_labels(tmp_path):
+    """After close() the session is gone; labels and encoder are still there for answers that are being decoded."""
+    one = load_engine(tiny.make_store(tmp_path, "a").get("a"), CONFIG)
+    one.close()
+
+    assert one.state is EngineState.CLOSED
+    assert one.labels.labels[0] == "a_weather"
+    assert "closed" in repr(one)
+    with pytest.raises(RuntimeError, match="This is a bug"):
+        one.run(np.ones((1, 1), np.int64), np.ones((1, 1), np.int64), HEAD_OUTPUTS)

@@ -1,0 +1,119 @@
+"""The boundary: codes, details and counts of whatever a method does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from unittest import mock
+
+import grpc
+import pytest
+from server.running import refusal, running
+from twofold.v1 import inference_pb2 as pb
+from twofold_server.errors import STATUS, InvalidRequestError, OverloadedError, ServerError, Violation, status_of
+from twofold_server.inference import Inference
+from twofold_server.rpc import Boundary
+
+
+def fails_with(store, error):
+    """Let Predict fail with an error, and return what the caller sees and what was counted."""
+
+    async def main():
+        async with running(store) as server:
+            with mock.patch.object(Inference, "predict", side_effect=error):
+                code, told = await refusal(server.predict("rain"))
+            counted = await server.metric("twofold_requests_total", method="Predict", code=code.name)
+            in_flight = await server.metric("twofold_requests_in_flight", method="Predict")
+            return code, told, counted, in_flight
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", [kind for kind in STATUS if issubclass(kind, ServerError)])
+def test_every_error_of_the_table_keeps_its_code_and_reason(kind, store):
+    """The caller sees the code and the stable reason of the table, and the call is counted under it."""
+    made = {
+        InvalidRequestError: lambda: InvalidRequestError(Violation("texts", "is wrong; write another")),
+        OverloadedError: lambda: OverloadedError("full", retry_after=1.5),
+    }
+    error = made.get(kind, lambda: kind("what happened"))()
+
+    code, told, counted, in_flight = fails_with(store, error)
+
+    assert (code, told.reason) == STATUS[kind]
+    assert told.message == str(error)
+    assert (told.retry_after, len(told.violations)) == (
+        1.5 if kind is OverloadedError else None,
+        1 if kind is InvalidRequestError else 0,
+    )
+    assert (counted, in_flight) == (1, 0)
+
+
+def test_an_unknown_error_tells_nothing_of_our_insides(store, caplog):
+    """The caller gets INTERNAL and a number; the log has the number with the traceback."""
+    with caplog.at_level(logging.ERROR):
+        code, told, counted, _ = fails_with(store, KeyError("/srv/secret/path"))
+
+    assert (code, told.reason, counted) == (grpc.StatusCode.INTERNAL, "BUG", 1)
+    assert "secret" not in told.message
+    [record] = [one for one in caplog.records if one.name == "twofold_server.rpc"]
+    assert record.error_id == told.metadata["error_id"]
+    assert record.error_id in told.message
+    assert record.exc_info[0] is KeyError
+
+
+def test_long_messages_are_cut(store):
+    """An error's text is one line that fits into trailers."""
+    code, told, *_ = fails_with(store, ServerErrorOfMany("x\n" * 5000))
+
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    assert "\n" not in told.message
+    assert len(told.message) < 400
+
+
+class ServerErrorOfMany(next(kind for kind in STATUS if kind.__name__ == "WrongStateError")):
+    """A kind that the table does not name."""
+
+
+def test_a_kind_that_the_table_does_not_name_has_its_parents_code():
+    """status_of() goes up the family."""
+    assert status_of(ServerErrorOfMany()) == STATUS[ServerErrorOfMany.__mro__[1]]
+
+
+def test_hanging_up_ends_streams_of_responses():
+    """A stream that waits for ever ends with UNAVAILABLE once the server leaves, so that it can stop."""
+
+    class Metrics:
+        requests = request_seconds = in_flight = mock.MagicMock()
+
+    async def forever(request, context):
+        yield request
+        await asyncio.Event().wait()
+
+    async def main():
+        boundary = Boundary(Metrics())
+        server = grpc.aio.server(interceptors=[boundary])
+        method = grpc.unary_stream_rpc_method_handler(forever)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("twofold.v1.Test", {"Watch": method}),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.unary_stream("/twofold.v1.Test/Watch")(b"x")
+            assert await call.read() == b"x"
+            boundary.hang_up()
+            await asyncio.wait_for(server.stop(30), 5)
+            assert await call.code() is grpc.StatusCode.UNAVAILABLE
+
+    asyncio.run(main())
+
+
+def test_a_message_that_is_too_large_is_refused(store):
+    """GRPC refuses it by itself, and the server serves on."""
+
+    async def main():
+        async with running(store, max_message_bytes=1000) as server:
+            code, _ = await refusal(server.predict("x" * 2000))
+            assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert (await server.inference.GetModel(pb.GetModelRequest())).checkpoint_id == "a"
+
+    asyncio.run(main())
