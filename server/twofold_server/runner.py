@@ -123,6 +123,7 @@ class JobRunner:
             current = (await asyncio.to_thread(self._store.aliases)).current
             ending = conclude_after_crash(view, current)
             log.warning("a job was left running", extra={"job": view.id, "reason": ending.reason})
+            await asyncio.to_thread(self._launcher.bury, view.id)
             await self.book.say(view.id, ending)
 
     # -- the queue ----------------------------------------------------------------------------------------------

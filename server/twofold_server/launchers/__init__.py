@@ -21,3 +21,6 @@ class Launcher(Protocol):
 
     def cancel(self, job_id: str) -> None:
         """Ask a launched trainer to stop, and stop it by force after a grace. Returns at once; launch() then ends."""
+
+    def bury(self, job_id: str) -> None:
+        """End what the launch of an earlier server has left running, if anything. Blocks."""

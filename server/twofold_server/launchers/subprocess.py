@@ -8,6 +8,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -60,7 +61,8 @@ class SubprocessLauncher:
                         last = event
                         break
                     yield event
-                await trainer.wait(self._grace if last else None)
+                # It has nothing more to say, so it has no reason to stay.
+                await trainer.wait(self._grace)
             finally:
                 await trainer.kill()
             yield last or Finished(outcome="failed", reason=describe_exit(trainer.exit_code, trainer.stderr.last))
@@ -74,6 +76,15 @@ class SubprocessLauncher:
             self._unwanted.add(job_id)
             if trainer := self._trainers[job_id]:
                 trainer.stop(self._grace)
+
+    def bury(self, job_id: str) -> None:
+        """Kill the trainer of a server that died: it would go on until it next writes to its broken pipe."""
+        ending = os.fsencode(f"/jobs/{job_id}/job.json")
+        for path in Path("/proc").glob("[0-9]*/cmdline"):  # Only Linux has it; elsewhere the pipe must do.
+            with suppress(OSError):
+                command = path.read_bytes().rstrip(b"\0")
+                if command.endswith(ending) and b"twofold_trainer" in command:
+                    os.killpg(int(path.parent.name), signal.SIGKILL)
 
     async def _start(self, job: Job) -> _Trainer:
         path = Path(job.store) / "jobs" / job.id / "job.json"
@@ -89,7 +100,7 @@ def describe_exit(code: int, last_line: str) -> str:
     if code == -signal.SIGKILL:
         cause = " (killed; out of memory?)"
     elif code < 0:
-        cause = f" ({signal.Signals(-code).name})"
+        cause = f" ({signal.strsignal(-code)})"
     heard = f": {last_line.rstrip('.')}" if last_line else ""
     return f"The trainer died with exit code {code}{cause}{heard}."
 
@@ -152,7 +163,7 @@ class _Trainer:
             self._process.terminate()
             self._stopping = asyncio.get_running_loop().call_later(grace, self._kill_group)
 
-    async def wait(self, seconds: float | None) -> None:
+    async def wait(self, seconds: float) -> None:
         """Wait until it has ended, but no longer than so many seconds."""
         await asyncio.wait([self._reaper], timeout=seconds)
 

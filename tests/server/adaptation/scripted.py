@@ -43,6 +43,8 @@ for action, value in json.load(open(os.path.join(job["store"], "play.json"))):
         print(value, file=sys.stderr, flush=True)
     elif action == "sleep":
         time.sleep(value)
+    elif action == "silence":
+        os.close(1)
     elif action == "exit":
         sys.exit(value)
     elif action == "kill":
@@ -135,8 +137,9 @@ class House:
 
     def __init__(self, root: Path) -> None:
         self.store = Store(root / "store").create()
-        add_checkpoint(self.store, "first")
-        self.store.promote("first")
+        if self.store.aliases().current is None:
+            add_checkpoint(self.store, "first")
+            self.store.promote("first")
         python = root / "python"
         python.write_text(f"#!{sys.executable} -IS\n{_TRAINER}", encoding="utf-8")
         python.chmod(0o755)

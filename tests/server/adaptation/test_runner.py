@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -45,7 +49,7 @@ ENDINGS: list[tuple[str, list[tuple[str, Any]], JobState, str]] = [
         "code 1: ImportError: no torch.",
     ),
     ("out of memory", [("kill", signal.SIGKILL)], JobState.FAILED, "-9 (killed; out of memory?)"),
-    ("a crash in native code", [("kill", signal.SIGSEGV)], JobState.FAILED, "-11 (SIGSEGV)"),
+    ("a crash in native code", [("kill", signal.SIGSEGV)], JobState.FAILED, "-11 (Segmentation fault)"),
     ("words after the last one", [finish(), TRAIN, ("exit", 3)], JobState.SUCCEEDED, "It went well."),
 ]
 
@@ -105,6 +109,18 @@ def test_a_flood_of_events_is_kept_in_order(house: House) -> None:
             return [int(one.said.message) for one in records if hasattr(one.said, "message")]
 
     assert asyncio.run(story()) == list(range(500))
+
+
+@pytest.mark.parametrize("last", [[finish()], []], ids=["after its last word", "without one"])
+def test_a_trainer_that_falls_silent_does_not_stay(house: House, last: list[tuple[str, Any]]) -> None:
+    """A trainer that says nothing more and does not end is killed after the grace; its last word counts."""
+    house.grace = 0.3
+    house.play(TRAIN, *last, ("silence", 0), ("ignore", 0), HANG)
+
+    view = house.run()
+
+    assert view.state is (JobState.SUCCEEDED if last else JobState.FAILED)
+    assert psutil.Process().children() == []
 
 
 def test_what_the_trainer_starts_ends_with_it(house: House) -> None:
@@ -362,6 +378,48 @@ def test_a_job_that_ran_when_the_server_died_gets_its_end(
             ended = await runner.book.get(view.id)
             assert ended.state is state
             assert reason in ended.reason
+
+    asyncio.run(story())
+
+
+_VICTIM = """
+import asyncio, sys, pathlib
+from server.adaptation.scripted import House, INLINE, until, runs
+from twofold_server.jobs import Order
+house = House(pathlib.Path(sys.argv[1]))
+house.play(("say", '{"event": "PhaseStarted", "phase": "train"}'), ("sleep", 60))
+async def story():
+    async with house.running() as runner:
+        first = await runner.submit(Order(head="ner"), INLINE)
+        second = await runner.submit(Order(head="ner"), INLINE)
+        await until(runner, first.id, runs)
+        print(first.id, second.id, flush=True)
+        await asyncio.sleep(60)
+asyncio.run(story())
+"""
+
+
+def test_a_server_that_is_killed_leaves_nothing_but_its_queue(tmp_path: Path) -> None:
+    """After SIGKILL the running job has failed and its trainer is gone, and the waiting job runs."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", _VICTIM, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as victim:
+        assert victim.stdout
+        first, second = victim.stdout.readline().split()
+        [trainer] = psutil.Process(victim.pid).children()
+        victim.kill()
+
+    async def story() -> None:
+        house = House(tmp_path)
+        async with house.running() as runner:
+            view = await runner.book.get(first)
+            assert (view.state, view.phase, view.reason) == (
+                JobState.FAILED,
+                "train",
+                "The server died while the job ran.",
+            )
+            assert (await over(runner, second)).state is JobState.SUCCEEDED
+            assert not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE
 
     asyncio.run(story())
 
