@@ -206,13 +206,13 @@ class JobRunner:
     def _job(self, view: JobView, base: Checkpoint) -> Job:
         """Write the order as the trainer reads it."""
         order, root = view.order, self._store.root.resolve()
-        data = root / "uploads" / order.upload_id if order.upload_id else directory_of(root, view.id)
-        dev = data / "dev.jsonl"
+        folder = root / "uploads" / order.upload_id if order.upload_id else directory_of(root, view.id)
+        dev = folder / "dev.jsonl"
         return Job(
             id=view.id,
             store=str(root),
             base=base.id,
-            train=str(data / "train.jsonl"),
+            train=str(folder / "train.jsonl"),
             dev=str(dev) if dev.exists() else None,
             head=order.head,
             freeze=order.freeze,
