@@ -18,6 +18,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import report
@@ -99,30 +100,35 @@ async def watch_memory(pid: int, samples: list[tuple[float, int]]) -> None:
         await asyncio.sleep(0.02)
 
 
-async def measure(
-    server: Server, ids: list[str], texts: list[str], swaps: int, rate: float, size: int
-) -> tuple[dict[str, dict[str, Prediction]], list[Answer], list[Swap], list[tuple[float, int]]]:
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one run saw: each checkpoint's answers alone, all answers under load, the swaps, and memory over time."""
+
+    alone: dict[str, dict[str, Prediction]]
+    answers: list[Answer]
+    swaps: list[Swap]
+    memory: list[tuple[float, int]]
+
+
+async def measure(server: Server, ids: list[str], texts: list[str], arguments: argparse.Namespace) -> Measured:
     """Promote back and forth under load."""
-    answers: list[Answer] = []
-    done: list[Swap] = []
-    memory: list[tuple[float, int]] = []
-    alone: dict[str, dict[str, Prediction]] = {}
+    seen = Measured({}, [], [], [])
     async with AsyncClient(server.target) as client:
         for checkpoint_id in reversed(ids):  # What each checkpoint answers to each text on its own.
             await client.promote(checkpoint_id)
-            alone[checkpoint_id] = {text: (await client.predict([text]))[0] for text in texts}
-        watch = asyncio.create_task(watch_memory(server.pid, memory))
-        load = asyncio.create_task(stream(client, texts, rate, size, answers))
+            seen.alone[checkpoint_id] = {text: (await client.predict([text]))[0] for text in texts}
+        watch = asyncio.create_task(watch_memory(server.pid, seen.memory))
+        load = asyncio.create_task(stream(client, texts, arguments.rate, arguments.texts, seen.answers))
         await asyncio.sleep(2 * SETTLE)
-        for number in range(1, swaps + 1):
+        for number in range(1, arguments.swaps + 1):
             called = time.monotonic()
             await client.promote(ids[number % 2])
-            done.append(Swap(called, time.monotonic(), ids[number % 2]))
+            seen.swaps.append(Swap(called, time.monotonic(), ids[number % 2]))
             await asyncio.sleep(SETTLE)
         for task in (load, watch):
             task.cancel()
         await asyncio.gather(load, watch, return_exceptions=True)
-    return alone, answers, done, memory
+    return seen
 
 
 def same(one: Prediction, other: Prediction) -> bool:
@@ -144,6 +150,56 @@ def percentile(values: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
+def overlaps(answer: Answer, swap: Swap) -> bool:
+    """Tell whether a request was out while the swap was under way."""
+    return swap.called <= answer.received and swap.reported >= answer.sent
+
+
+def summarise(seen: Measured, ids: list[str], arguments: argparse.Namespace, model_bytes: int) -> dict[str, Any]:
+    """Turn what was seen into the report."""
+    good = [answer for answer in seen.answers if answer.predictions is not None]
+    stale = mixed = 0
+    inside, outside = [], []
+    for answer in good:
+        assert answer.predictions is not None
+        during = any(overlaps(answer, swap) for swap in seen.swaps)
+        (inside if during else outside).append(1000 * (answer.received - answer.sent))
+        earlier = [swap.checkpoint_id for swap in seen.swaps if swap.reported <= answer.sent]
+        named = {prediction.checkpoint_id for prediction in answer.predictions}
+        # While a swap is under way either may answer; a request that was sent after its report may not be stale.
+        stale += not during and named != {earlier[-1] if earlier else ids[0]}
+        pairs = zip(answer.texts, answer.predictions, strict=True)
+        mixed += len(named) > 1 or any(not same(one, seen.alone[one.checkpoint_id][text]) for text, one in pairs)
+    steady = statistics.median(rss for moment, rss in seen.memory if moment < seen.swaps[0].called)
+    ends = [
+        statistics.median(rss for moment, rss in seen.memory if SETTLE / 2 < moment - swap.reported < SETTLE)
+        for swap in seen.swaps
+    ]
+    span = max(answer.sent for answer in seen.answers) - min(answer.sent for answer in seen.answers)
+    figures = {
+        "swaps": len(seen.swaps),
+        "requests": len(seen.answers),
+        "requests_per_second": round(len(seen.answers) / span, 1),
+        "failed": len(seen.answers) - len(good),
+        "stale": stale,
+        "mixed": mixed,
+        "p50_ms": round(percentile(outside, 0.5), 2),
+        "p99_ms": round(percentile(outside, 0.99), 2),
+        "p99_in_swap_ms": round(percentile(inside, 0.99), 2),
+        "p99_swap_ratio": round(percentile(inside, 0.99) / percentile(outside, 0.99), 2),
+        "swap_seconds": round(statistics.median(swap.reported - swap.called for swap in seen.swaps), 2),
+        "peak_extra_copies": round((max(rss for _, rss in seen.memory) - steady) / model_bytes, 2),
+        "rss_growth": round(ends[-1] / ends[0], 3),
+    }
+    settings = {
+        "rate": arguments.rate,
+        "texts_per_request": arguments.texts,
+        "model_mib": round(model_bytes / 2**20, 1),
+    }
+    failures = sorted({answer.error for answer in seen.answers if answer.error})
+    return {"settings": settings, "figures": figures, "errors": failures[:5]}
+
+
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -158,52 +214,8 @@ def main() -> None:
     files = Store(arguments.work / "store").get(ids[0]).manifest.files
     model_bytes = sum(file.size for file in files if file.name.startswith("model.onnx"))
     with serving(arguments.work / "store", log=arguments.work / "server.log") as server:
-        alone, answers, swaps, memory = asyncio.run(
-            measure(server, ids, texts, arguments.swaps, arguments.rate, arguments.texts)
-        )
-
-    good = [answer for answer in answers if answer.predictions is not None]
-    stale = mixed = 0
-    for answer in good:
-        assert answer.predictions is not None
-        earlier = [swap for swap in swaps if swap.reported <= answer.sent]
-        disturbed = any(swap.called <= answer.received and swap.reported >= answer.sent for swap in swaps)
-        expected = earlier[-1].checkpoint_id if earlier else ids[0]
-        named = {prediction.checkpoint_id for prediction in answer.predictions}
-        stale += bool(not disturbed and named != {expected})
-        pairs = zip(answer.texts, answer.predictions, strict=True)
-        mixed += len(named) > 1 or any(not same(one, alone[one.checkpoint_id][text]) for text, one in pairs)
-    inside, outside = [], []
-    for answer in good:
-        during = any(swap.called <= answer.received and swap.reported >= answer.sent for swap in swaps)
-        (inside if during else outside).append(1000 * (answer.received - answer.sent))
-    steady = statistics.median(rss for moment, rss in memory if moment < swaps[0].called)
-    ends = [
-        statistics.median(rss for moment, rss in memory if swap.reported + SETTLE / 2 < moment < swap.reported + SETTLE)
-        for swap in swaps
-    ]
-    figures = {
-        "swaps": len(swaps),
-        "requests": len(answers),
-        "requests_per_second": round(len(answers) / (max(a.sent for a in answers) - min(a.sent for a in answers)), 1),
-        "failed": len(answers) - len(good),
-        "stale": stale,
-        "mixed": mixed,
-        "p50_ms": round(percentile(outside, 0.5), 2),
-        "p99_ms": round(percentile(outside, 0.99), 2),
-        "p99_in_swap_ms": round(percentile(inside, 0.99), 2),
-        "p99_swap_ratio": round(percentile(inside, 0.99) / percentile(outside, 0.99), 2),
-        "swap_seconds": round(statistics.median(swap.reported - swap.called for swap in swaps), 2),
-        "peak_extra_copies": round((max(rss for _, rss in memory) - steady) / model_bytes, 2),
-        "rss_growth": round(ends[-1] / ends[0], 3),
-    }
-    settings = {
-        "rate": arguments.rate,
-        "texts_per_request": arguments.texts,
-        "model_mib": round(model_bytes / 2**20, 1),
-    }
-    failures = sorted({answer.error for answer in answers if answer.error})
-    report.write("swap", settings=settings, figures=figures, errors=failures[:5])
+        seen = asyncio.run(measure(server, ids, texts, arguments))
+    report.write("swap", **summarise(seen, ids, arguments, model_bytes))
 
 
 if __name__ == "__main__":

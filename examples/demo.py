@@ -106,7 +106,7 @@ def show(text: str, prediction: Prediction) -> None:
         line.stylize("bold cyan", 2 + entity.start, 2 + entity.end)
     score = f"  {prediction.label} {prediction.labels[0].score:.2f}"
     spans = ", ".join(f"{text[entity.start : entity.end]} = {entity.type}" for entity in prediction.entities)
-    console.print(line, Text(score, "green"), Text("  " + spans, "dim"))
+    console.print(line, Text(score, "green"), Text("  " + spans, "dim"), soft_wrap=True)
 
 
 def adapt(client: Client) -> str:

@@ -14,8 +14,8 @@ from twofold_checkpoint.alignment import UNKNOWN, align
 from twofold_checkpoint.decoding import (
     decode_entities,
     decode_labels,
-    merge_windows,
     merge_tokens,
+    merge_windows,
     viterbi,
 )
 from twofold_checkpoint.encoding import Encoding
