@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from twofold_checkpoint.checkpoint import write_manifest
 from twofold_checkpoint.encoding import EncoderSettings
-from twofold_checkpoint.events import Event, Finished
+from twofold_checkpoint.events import Event, Finished, Judged, PhaseStarted
 from twofold_checkpoint.examples import Example, Span
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import FORMAT, Manifest, Provenance
@@ -79,6 +79,16 @@ def say(event: Event) -> tuple[str, Any]:
 def finish(outcome: Any = "succeeded", reason: str = "It went well.") -> tuple[str, Any]:
     """Let the trainer have its last word."""
     return say(Finished(outcome=outcome, reason=reason))
+
+
+ORDER = Order(head="classifier")
+TRAIN = say(PhaseStarted(phase="train"))
+
+
+def publish() -> list[tuple[str, Any]]:
+    """Train, measure, publish and end well."""
+    judged = say(Judged(verdict="pass", reason="It is better."))
+    return [TRAIN, judged, ("publish", "second"), finish("succeeded", "Published second.")]
 
 
 def add_checkpoint(store: Store, checkpoint_id: str) -> None:

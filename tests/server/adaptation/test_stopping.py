@@ -1,0 +1,246 @@
+"""Jobs that are cancelled, servers that are stopped, and servers that die."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+from server.adaptation.scripted import (
+    HANG,
+    INLINE,
+    ORDER,
+    TRAIN,
+    House,
+    finish,
+    over,
+    publish,
+    runs,
+    until,
+)
+from twofold_checkpoint.events import PhaseStarted
+from twofold_server.errors import (
+    NotServingError,
+    WrongStateError,
+)
+from twofold_server.job_table import JobTable
+from twofold_server.jobs import JobState, StateEntered
+
+
+@pytest.mark.parametrize("ignores", [False, True], ids=["polite", "deaf to SIGTERM"])
+def test_a_running_job_is_cancelled_once_its_trainer_is_gone(house: House, ignores: bool) -> None:
+    """CancelJob returns when the process has ended, by force if need be; a second call finds the job over."""
+    house.grace = 0.5
+    house.play(*([("ignore", 0)] if ignores else []), TRAIN, HANG)
+
+    async def story() -> None:
+        async with house.running() as runner:
+            view = await runner.submit(ORDER, INLINE)
+            await until(runner, view.id, runs)
+            assert runner.is_running
+            trainers = psutil.Process().children()
+            view = await asyncio.wait_for(runner.cancel(view.id), 10)
+            assert (view.state, view.reason) == (JobState.CANCELLED, "CancelJob was called while the job ran.")
+            assert not any(one.is_running() for one in trainers)
+            with pytest.raises(WrongStateError, match="already over: cancelled"):
+                await runner.cancel(view.id)
+
+    asyncio.run(story())
+
+
+def test_a_waiting_job_is_cancelled_at_once(house: House) -> None:
+    """A job that waits ends without a trainer, and the one that runs goes on."""
+    house.play(TRAIN, ("sleep", 0.5), finish())
+
+    async def story() -> None:
+        async with house.running() as runner:
+            first = await runner.submit(ORDER, INLINE)
+            second = await runner.submit(ORDER, INLINE)
+            view = await runner.cancel(second.id)
+            assert (view.state, view.started, view.phases) == (JobState.CANCELLED, None, ())
+            assert (await over(runner, first.id)).state is JobState.SUCCEEDED
+
+    asyncio.run(story())
+
+
+def test_a_job_is_cancelled_at_any_moment(house: House) -> None:
+    """Cancelled right after it was made, while its process starts: it ends as cancelled, and the queue goes on."""
+
+    async def story() -> None:
+        async with house.running() as runner:
+            for delay in (0.0, 0.002, 0.01, 0.03):
+                house.play(HANG)
+                view = await runner.submit(ORDER, INLINE)
+                await asyncio.sleep(delay)
+                view = await asyncio.wait_for(runner.cancel(view.id), 10)
+                assert view.state is JobState.CANCELLED
+            house.play(finish())
+            view = await runner.submit(ORDER, INLINE)
+            assert (await over(runner, view.id)).state is JobState.SUCCEEDED
+
+    asyncio.run(story())
+
+
+def test_a_swap_is_not_cancelled_half_way(house: House) -> None:
+    """Once the swap has begun the job is carried to its end, and CancelJob says that it came too late."""
+    house.play(*publish())
+
+    async def story() -> None:
+        house.promoter.hold = asyncio.Event()
+        async with house.running() as runner:
+            view = await runner.submit(ORDER, INLINE)
+            await until(runner, view.id, lambda view: view.phase == "swap")
+            cancelling = asyncio.create_task(runner.cancel(view.id))
+            await asyncio.sleep(0.05)
+            house.promoter.hold.set()
+            with pytest.raises(WrongStateError, match="ended before it could be cancelled: succeeded"):
+                await cancelling
+
+    asyncio.run(story())
+    assert house.store.aliases().current == "second"
+
+
+def test_stopping_the_server_ends_the_running_job_and_keeps_the_others(house: House) -> None:
+    """The running job fails with the reason; a waiting one runs when the server is back; watchers are told."""
+    house.play(TRAIN, HANG)
+
+    async def before() -> tuple[str, str]:
+        async with house.running() as runner:
+            first = await runner.submit(ORDER, INLINE)
+            second = await runner.submit(ORDER, INLINE)
+            await until(runner, first.id, runs)
+
+            async def watch() -> None:
+                async for _ in runner.book.watch(second.id):
+                    pass
+
+            watching = asyncio.create_task(watch())
+            await asyncio.sleep(0.05)
+        with pytest.raises(NotServingError):
+            await watching
+        return first.id, second.id
+
+    async def after(first: str, second: str) -> None:
+        house.play(finish())
+        async with house.running() as runner:
+            view = await runner.book.get(first)
+            assert view.state is JobState.FAILED
+            assert "server was stopped" in view.reason
+            assert (await over(runner, second)).state is JobState.SUCCEEDED
+
+    asyncio.run(after(*asyncio.run(before())))
+
+
+@pytest.mark.parametrize(
+    ("promoted", "state", "reason"),
+    [
+        (False, JobState.FAILED, "The server died while the job ran. second was published and waits"),
+        (True, JobState.SUCCEEDED, "made current just before the server died"),
+    ],
+)
+def test_a_job_that_ran_when_the_server_died_gets_its_end(
+    house: House, promoted: bool, state: JobState, reason: str
+) -> None:
+    """After a restart no job is left running: it has failed, or its candidate answers by now."""
+    house.play(*publish())
+    view = house.run(promote="auto")
+    if not promoted:
+        house.store.promote("first")
+    with sqlite3.connect(house.store.root / "jobs.sqlite3") as connection:  # As if its last event had not been written.
+        dead = msgspec.structs.replace(view, state=JobState.RUNNING, ended=None, reason="")
+        connection.execute("UPDATE jobs SET state = 'running', view = ?", (msgspec.json.encode(dead),))
+    connection.close()
+
+    async def story() -> None:
+        async with house.running() as runner:
+            ended = await runner.book.get(view.id)
+            assert ended.state is state
+            assert reason in ended.reason
+
+    asyncio.run(story())
+
+
+_VICTIM = """
+import asyncio, sys, pathlib
+from server.adaptation.scripted import House, INLINE, until, runs
+from twofold_server.jobs import Order
+house = House(pathlib.Path(sys.argv[1]))
+house.play(("say", '{"event": "PhaseStarted", "phase": "train"}'), ("sleep", 60))
+async def story():
+    async with house.running() as runner:
+        first = await runner.submit(Order(head="ner"), INLINE)
+        second = await runner.submit(Order(head="ner"), INLINE)
+        await until(runner, first.id, runs)
+        print(first.id, second.id, flush=True)
+        await asyncio.sleep(60)
+asyncio.run(story())
+"""
+
+
+def test_a_server_that_is_killed_leaves_nothing_but_its_queue(tmp_path: Path) -> None:
+    """After SIGKILL the running job has failed and its trainer is gone, and the waiting job runs."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", _VICTIM, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as victim:
+        assert victim.stdout
+        first, second = victim.stdout.readline().split()
+        [trainer] = psutil.Process(victim.pid).children()
+        victim.kill()
+
+    async def story() -> None:
+        house = House(tmp_path)
+        async with house.running() as runner:
+            view = await runner.book.get(first)
+            assert (view.state, view.phase, view.reason) == (
+                JobState.FAILED,
+                "train",
+                "The server died while the job ran.",
+            )
+            assert (await over(runner, second)).state is JobState.SUCCEEDED
+            assert not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE
+
+    asyncio.run(story())
+
+
+def test_two_servers_do_not_share_the_jobs_of_a_store(house: House) -> None:
+    """A second runner over the same store is refused: it would take the first one's job for a dead one."""
+
+    async def story() -> None:
+        async with house.running():
+            with pytest.raises(WrongStateError, match="another server runs the jobs"):
+                await house.make().start()
+
+    asyncio.run(story())
+
+
+def test_a_job_whose_events_cannot_be_stored_fails_and_the_queue_goes_on(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk ends the job and its trainer with the reason, also when its end cannot be written at first."""
+    house.play(TRAIN, HANG)
+    monkeypatch.setattr("twofold_server.runner._RETRY_SECONDS", 0.05)
+    tell, failures = JobTable.say, iter(range(3))
+
+    def full(table: JobTable, job_id: str, said: Any, now: Any) -> Any:
+        if isinstance(said, PhaseStarted | StateEntered) and next(failures, None) is not None:
+            raise sqlite3.OperationalError("database or disk is full")
+        return tell(table, job_id, said, now)
+
+    monkeypatch.setattr(JobTable, "say", full)
+
+    async def story() -> None:
+        async with house.running() as runner:
+            view = await over(runner, (await runner.submit(ORDER, INLINE)).id)
+            assert (view.state, view.reason) == (JobState.FAILED, "database or disk is full.")
+            assert psutil.Process().children() == []
+            house.play(finish())
+            assert (await over(runner, (await runner.submit(ORDER, INLINE)).id)).state is JobState.SUCCEEDED
+
+    asyncio.run(story())
