@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 
@@ -15,7 +16,11 @@ def main() -> None:
     """Read the settings and serve."""
     config = read_config(sys.argv[1:], os.environ)
     log_to_stderr(config.log_level)
-    asyncio.run(run(config))
+    try:
+        asyncio.run(run(config))
+    except Exception:
+        logging.getLogger("twofold_server").exception("the server cannot go on")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

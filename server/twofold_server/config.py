@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
+_SWITCH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
 
 def _setting(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
@@ -44,6 +46,10 @@ class Config:
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "least severe log line to write")
 
     def __post_init__(self) -> None:
+        for name in ("listen", "metrics_listen"):
+            host, _, port = getattr(self, name).rpartition(":")
+            if not host or not port.isdecimal():
+                raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)!r} must be HOST:PORT")
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls-certificate and tls-key belong together; give both or neither")
         if self.tls_client_ca and not self.tls_certificate:
@@ -56,6 +62,9 @@ class Config:
         for name in ("max_batch_tokens", "max_queue_tokens", "max_requests", "max_texts", "max_characters"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)} must be at least 1")
+        for name in ("threads", "trainer_threads", "drain_delay", "drain_timeout"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)} must not be negative")
 
 
 def is_loopback(address: str) -> bool:
@@ -80,9 +89,13 @@ def read_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Con
         default = environment.get(variable, one.default)
         kind = hints[one.name]
         if kind is bool:
-            on = str(default).lower() in {"1", "true", "yes", "on"}
+            if str(default).lower() not in _SWITCH:
+                parser.error(f"{variable} {default!r} is neither on nor off; write one of {', '.join(_SWITCH)}")
+            on = _SWITCH[str(default).lower()]
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=on, help=text)
         elif one.type.startswith("Literal"):
+            if default not in kind.__args__:  # argparse checks flags, but no defaults.
+                parser.error(f"{variable} {default!r} is not known; write one of {', '.join(kind.__args__)}")
             parser.add_argument(flag, choices=kind.__args__, default=default, help=text)
         else:
             parser.add_argument(flag, type=Path if "Path" in one.type else kind, default=default, help=text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Literal
@@ -122,7 +121,6 @@ class Engine:
         """Free the session and give its memory back to the system. Not on a request's path: it takes a while."""
         self._session = None
         self.state = state
-        gc.collect()
         release_memory()
 
     def _widths(self) -> dict[Output, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import AsyncExitStack
@@ -149,21 +150,20 @@ def test_the_public_client_talks_to_the_real_server(store):
         assert (prediction.label, prediction.entities[0].type) == ("a_weather", "a_place")
 
 
-@pytest.mark.parametrize(
-    ("flags", "says"),
-    [
-        (["--listen", "0.0.0.0:0"], "--plaintext"),
-        (["--device", "abacus"], "invalid choice"),
-        (["--max-texts", "0"], "must be at least 1"),
-    ],
-)
-def test_a_wrong_setting_ends_with_usage(flags, says, store):
-    """A setting that cannot be is refused before anything starts."""
-    command = [sys.executable, "-m", "twofold_server", "--store", str(store.root), *flags]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+def test_a_server_that_cannot_start_says_why(store):
+    """A port that is taken ends with exit code 1 and one JSON line, which holds the traceback."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        target = f"127.0.0.1:{taken.getsockname()[1]}"
+        command = [sys.executable, "-m", "twofold_server", "--store", str(store.root), "--listen", target]
+        command += ["--metrics-listen", "127.0.0.1:0"]
+        ended = subprocess.run(command, capture_output=True, timeout=60, check=False)
 
-    assert ended.returncode == 2
-    assert says in ended.stderr
+    assert ended.returncode == 1
+    last = json.loads(ended.stderr.splitlines()[-1])
+    assert last["message"] == "the server cannot go on"
+    assert target in last["traceback"]
 
 
 def test_tiny_answers_what_it_promises():

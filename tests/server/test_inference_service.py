@@ -281,6 +281,7 @@ def test_a_deadline_that_passes_in_the_queue_costs_no_pass(store):
         assert gate.passes == [("a", 1)]
         dropped = [await server.metric("twofold_dropped_total", reason=one) for one in ("deadline", "cancelled")]
         assert sum(dropped) == 1
+        assert await server.metric("twofold_requests_total", method="Predict", code="DEADLINE_EXCEEDED") == 1
 
     on_server(store, test)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
+import pytest
 import tiny
 from server.running import running
 from twofold.v1 import checkpoints_pb2
@@ -58,6 +59,7 @@ def test_swaps_under_load(store):
             assert tag in allowed
             best = expected[tag, text]
             assert prediction.label == best.labels[0].label
+            assert prediction.labels[0].score == pytest.approx(best.labels[0].score, abs=1e-4)
             assert [(e.start, e.end, e.type) for e in prediction.entities] == [
                 (e.start, e.end, e.type) for e in best.entities
             ]

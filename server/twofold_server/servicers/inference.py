@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -48,7 +49,8 @@ class InferenceServicer(InferenceServiceServicer):
         call = read_embed(request, self._config)
         answers = await self._inference.embed(call.texts, deadline=deadline_of(context))
         self._metrics.texts.labels("Embed").inc(len(call.texts))
-        return write_embeddings(call, answers)
+        # Millions of numbers, if every token comes: not on the event loop.
+        return await asyncio.to_thread(write_embeddings, call, answers)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:  # noqa: ARG002, N802
         """Describe the live checkpoint."""

@@ -1,0 +1,42 @@
+"""Log lines: one JSON object each."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from twofold_server.logs import JsonFormatter
+
+
+def line(message, *args, caplog, **kwargs):
+    """Log once, format the record as a line, and read it again."""
+    logging.getLogger("twofold_server.test").error(message, *args, **kwargs)
+    text = JsonFormatter().format(caplog.records[-1])
+    assert "\n" not in text
+    return json.loads(text)
+
+
+def test_a_line_holds_time_level_and_message(caplog):
+    """The message is filled in, the level is in small letters, the time is in UTC."""
+    found = line("%s of\n%d", "one", 2, caplog=caplog)
+
+    assert (found["level"], found["message"], found["logger"]) == ("error", "one of\n2", "twofold_server.test")
+    assert found["time"].endswith("+00:00")
+
+
+def test_extra_fields_stand_beside_the_message(caplog):
+    """What is given as extra is in the line, even if JSON has no form for it."""
+    found = line("promoted", extra={"checkpoint": "a", "path": Path("x"), "seconds": 0.5}, caplog=caplog)
+
+    assert (found["checkpoint"], found["path"], found["seconds"]) == ("a", "x", 0.5)
+
+
+def test_an_exception_leaves_its_traceback(caplog):
+    """The traceback is one field of the line."""
+    try:
+        {}["gone"]
+    except KeyError:
+        found = line("failed", exc_info=True, caplog=caplog)
+
+    assert "KeyError: 'gone'" in found["traceback"]
