@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from twofold import Client, Example
+from twofold_checkpoint.store import Store
 from twofold_server.testing import Server, serving
 
 ROOT = Path(__file__).parents[2]
@@ -66,3 +67,9 @@ def client(server: Server) -> Iterator[Client]:
     """Call the server."""
     with Client(server.target) as one:
         yield one
+
+
+@pytest.fixture(scope="session")
+def first(store: Path) -> str:
+    """Name the first checkpoint, from which every adaptation here starts, whatever was promoted before it."""
+    return Store(store).list()[-1].id

@@ -32,17 +32,17 @@ ANY_LOSS = Statistical(margin=100)
 
 def ner_examples() -> tuple[list[Example], list[Example]]:
     """Take lines that the first checkpoint has not seen, annotated with new entity types."""
-    lines = of_types(hwu64("train", 1200), NEW_TYPES)[400:]
-    found = examples([line for line in lines if line["entities"]], only="entities")[:120]
-    return found[:80], found[80:]
+    lines = of_types(hwu64("train", 4000), NEW_TYPES)[400:]
+    found = examples([line for line in lines if line["entities"]], only="entities")
+    return found[:120], found[120:240]
 
 
 def classifier_examples() -> tuple[list[Example], list[Example]]:
     """Take lines that the first checkpoint has not seen, all under two new labels."""
-    lines = hwu64("train", 800)[400:]
+    lines = hwu64("train", 640)[400:]
     marked = [{**line, "label": "short" if len(line["text"]) < 30 else "long"} for line in lines]
-    found = examples(marked, only="label")[:120]
-    return found[:80], found[80:]
+    found = examples(marked, only="label")
+    return found[:120], found[120:]
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,20 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_mode_moves_what_it_says_and_nothing_else(client: Client, store: Path, name: str) -> None:
+def test_a_mode_moves_what_it_says_and_nothing_else(client: Client, store: Path, first: str, name: str) -> None:
     """Frozen tensors keep their bytes, trained ones change, new labels come after the old ones, and the job says so."""
     case = CASES[name]
     train, dev = ner_examples() if case.head is Head.NER else classifier_examples()
 
     job = client.wait(
         client.adapt(
-            train, dev, head=case.head, freeze=case.freeze, protection=case.protection, hyperparameters=QUICK
+            train,
+            dev,
+            head=case.head,
+            freeze=case.freeze,
+            protection=case.protection,
+            hyperparameters=QUICK,
+            base_checkpoint=first,
         ).id,
         timeout=240,
     )
@@ -136,11 +142,13 @@ def test_freezing_all_reports_and_publishes_nothing(client: Client) -> None:
     assert client.model().checkpoint_id == before
 
 
-def test_a_dry_run_plans_and_trains_nothing(client: Client) -> None:
+def test_a_dry_run_plans_and_trains_nothing(client: Client, first: str) -> None:
     """validate_only ends with the data's statistics and the plan, and publishes nothing."""
     train, dev = ner_examples()
 
-    job = client.wait(client.adapt(train, dev, head=Head.NER, validate_only=True).id, timeout=120)
+    job = client.wait(
+        client.adapt(train, dev, head=Head.NER, validate_only=True, base_checkpoint=first).id, timeout=120
+    )
 
     assert job.state is JobState.SUCCEEDED, job.reason
     assert job.candidate_checkpoint_id == ""
@@ -149,26 +157,32 @@ def test_a_dry_run_plans_and_trains_nothing(client: Client) -> None:
     assert job.report.dataset.train_examples == len(train)
 
 
-def test_a_candidate_that_breaks_the_protected_task_is_rejected(client: Client) -> None:
-    """A training that wrecks the encoder is refused by the gate, and the old checkpoint answers on as before."""
+def test_a_candidate_that_breaks_the_protected_task_is_rejected(client: Client, first: str) -> None:
+    """Training without rehearsal learns the new types and forgets the protected task; the gate refuses the candidate."""
     before = client.model().checkpoint_id
     text = "wake me up at seven tomorrow"
     answer = client.predict([text])[0]
-    wrecking = Hyperparameters(
-        epochs=2, batch_size=8, backbone_learning_rate=0.05, head_learning_rate=0.001, rehearsal_ratio=0
-    )
+    forgetful = Hyperparameters(epochs=3, batch_size=16, backbone_learning_rate=1e-3, rehearsal_ratio=0)
     train, dev = ner_examples()
 
     job = client.wait(
         client.adapt(
-            train, dev, head=Head.NER, freeze=Freeze.HEAD, protection=Statistical(margin=1), hyperparameters=wrecking
+            train,
+            dev,
+            head=Head.NER,
+            freeze=Freeze.HEAD,
+            protection=Statistical(margin=0),
+            hyperparameters=forgetful,
+            base_checkpoint=first,
         ).id,
         timeout=240,
     )
 
     assert job.state is JobState.REJECTED, job.reason
     assert job.candidate_checkpoint_id == ""
-    assert "protected" in job.reason or "new data" in job.reason
+    assert "the protected score fell" in job.reason
+    assert job.report.new is not None
+    assert (job.report.new.after or 0) > (job.report.new.before or 0)
     assert client.model().checkpoint_id == before
     assert client.predict([text])[0] == answer
 
