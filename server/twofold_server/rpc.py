@@ -11,14 +11,16 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from twofold import status
 
-from twofold_server.errors import BUG, InvalidRequestError, NotServingError, OverloadedError, status_of
+from twofold_server.errors import BUG, InvalidRequestError, NotServingError, OverloadedError, Violation, status_of
 from twofold_server.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 _OURS = "/twofold."
+_ARITY = {False: "unary", True: "stream"}
 _END = object()
 
 # All of an error travels in trailers, of which clients take 8 KiB.
@@ -48,27 +50,28 @@ class Boundary(grpc.aio.ServerInterceptor):
         if handler is None or not name.startswith(_OURS):
             return handler
         method = name.rpartition("/")[2]
-        streams = handler.request_streaming, handler.response_streaming
-        behaviour = getattr(handler, "_".join("stream" if one else "unary" for one in streams))
-        wrapped = (
-            self._around_stream(behaviour, method) if handler.response_streaming else self._around(behaviour, method)
+        kind = f"{_ARITY[handler.request_streaming]}_{_ARITY[handler.response_streaming]}"
+        read = _reader(handler.request_deserializer, handler.request_streaming)
+        wrap = self._around_stream if handler.response_streaming else self._around
+        # The request comes as bytes and is read inside, so that one that cannot be read is counted and explained, too.
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        made: grpc.RpcMethodHandler[Any, Any] = make(
+            wrap(getattr(handler, kind), read, method), None, handler.response_serializer
         )
-        make = getattr(grpc, "_".join("stream" if one else "unary" for one in streams) + "_rpc_method_handler")
-        made: grpc.RpcMethodHandler[Any, Any] = make(wrapped, handler.request_deserializer, handler.response_serializer)
         return made
 
-    def _around(self, behaviour: Any, method: str) -> Any:
+    def _around(self, behaviour: Any, read: Callable[[Any], Any], method: str) -> Any:
         async def call(request: Any, context: Any) -> Any:
             async with _Call(self._metrics, method, context):
-                return await behaviour(request, context)
+                return await behaviour(read(request), context)
 
         return call
 
-    def _around_stream(self, behaviour: Any, method: str) -> Any:
+    def _around_stream(self, behaviour: Any, read: Callable[[Any], Any], method: str) -> Any:
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
             async with (
                 _Call(self._metrics, method, context),
-                contextlib.aclosing(self._until_leaving(behaviour(request, context))) as responses,
+                contextlib.aclosing(self._until_leaving(behaviour(read(request), context))) as responses,
             ):
                 async for response in responses:
                     yield response
@@ -92,6 +95,24 @@ class Boundary(grpc.aio.ServerInterceptor):
                 yield response
         finally:
             leaving.cancel()
+
+
+def _reader(deserialize: Callable[[bytes], Any] | None, streams: bool) -> Callable[[Any], Any]:
+    """Return what turns the bytes of a request, or a stream of them, into messages. Both raise InvalidRequestError."""
+
+    def read(request: bytes) -> Any:
+        try:
+            return deserialize(request) if deserialize else request
+        except DecodeError as error:
+            raise InvalidRequestError(
+                Violation("request", "cannot be read; send the message of the service's .proto, with text in UTF-8")
+            ) from error
+
+    async def read_all(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        async for request in requests:
+            yield read(request)
+
+    return read_all if streams else read
 
 
 class _Call:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from unittest import mock
 
 import grpc
@@ -103,6 +104,45 @@ def test_hanging_up_ends_streams_of_responses():
             boundary.hang_up()
             await asyncio.wait_for(server.stop(30), 5)
             assert await call.code() is grpc.StatusCode.UNAVAILABLE
+
+    asyncio.run(main())
+
+
+METHODS = ["InferenceService/Predict", "CheckpointService/PromoteCheckpoint", "AdaptationService/UploadDataset"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("raw", [b"\xff\xff\xff", b"\x0a\x02\xff\xfe", b"\x0a\xff\xff\xff\xff\x0f"])
+def test_bytes_that_are_no_message_are_an_invalid_argument(method, raw, store):
+    """Whatever bytes come, the caller is told that it is their fault, and the call is counted."""
+    path = f"/twofold.v1.{method}"
+
+    async def stream():
+        yield raw
+
+    async def main():
+        async with running(store) as server:
+            streams = method.endswith("UploadDataset")
+            call = server.channel.stream_unary(path)(stream()) if streams else server.channel.unary_unary(path)(raw)
+            code, told = await refusal(call)
+            assert (code, told.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+            assert "cannot be read" in told.message
+            name = method.rpartition("/")[2]
+            assert await server.metric("twofold_requests_total", method=name, code="INVALID_ARGUMENT") == 1
+
+    asyncio.run(main())
+
+
+def test_random_bytes_never_hurt(store):
+    """A hundred messages of random bytes get a status each, none of them of our own fault, and the server serves on."""
+    chance = random.Random(0)
+
+    async def main():
+        async with running(store) as server:
+            method = server.channel.unary_unary("/twofold.v1.InferenceService/Predict")
+            codes = [await method(chance.randbytes(chance.randint(0, 40))).code() for _ in range(100)]
+            assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT}
+            assert (await server.predict("rain")).predictions[0].label == "a_weather"
 
     asyncio.run(main())
 
