@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from twofold_checkpoint.encoding import Encoding
 
 from twofold_server.engine import Engine, Floats, Output
-from twofold_server.errors import ExpiredError, InvalidRequestError, NotServingError, OverloadedError, Violation
+from twofold_server.errors import ExpiredError, NotServingError, OverloadedError
 from twofold_server.metrics import Metrics
 from twofold_server.slot import Slot
 
@@ -122,23 +122,22 @@ class Batcher:
     ) -> list[asyncio.Future[Result]]:
         """Queue a request's texts, all or none of them, and return their answers to wait for.
 
-        Raises OverloadedError if the queue would grow too long, InvalidRequestError if even an empty queue could not
-        hold the request, and NotServingError after stop(). An answer that is cancelled leaves the queue.
+        Raises OverloadedError if the queue would grow too long, and NotServingError after stop(). An answer that is
+        cancelled leaves the queue.
         """
         if self._stopping:
             raise NotServingError("the server is going away; ask another one")
         loop = asyncio.get_running_loop()
         entries = [Entry(encoding, engine, outputs, deadline, loop.create_future()) for encoding in encodings]
         tokens = sum(entry.tokens for entry in entries)
-        if tokens > self._max_queue_tokens:
-            limit = f"hold {tokens} tokens; send at most {self._max_queue_tokens} in one request, the rest in others"
-            raise InvalidRequestError(Violation("texts", limit))
         if self._queued_tokens + tokens > self._max_queue_tokens:
             self._drop_dead()
-        if self._queued_tokens + tokens > self._max_queue_tokens:
+        # An empty queue takes whatever comes, or a request above the bound could never be answered.
+        if self._queue and self._queued_tokens + tokens > self._max_queue_tokens:
             self._metrics.shed.labels("queue").inc()
             raise OverloadedError(
-                f"{self._queued_tokens} tokens wait and at most {self._max_queue_tokens} may; come back later",
+                f"{self._queued_tokens} tokens wait, this request has {tokens}, and at most {self._max_queue_tokens} may "
+                "wait; come back later, or send fewer texts at once",
                 retry_after=self.wait_seconds(),
             )
         self._queue.extend(entries)

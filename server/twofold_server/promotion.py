@@ -118,18 +118,18 @@ class Promoter:
 
     async def _in_turn(self, name: str) -> Promotion:
         async with self._turn:
-            checkpoint = await asyncio.to_thread(self._store.get, name)
-            live = self._slot.live
             try:
+                checkpoint = await asyncio.to_thread(self._store.get, name)
+                live = self._slot.live
                 if live is not None and live.id == checkpoint.id:
                     await self._move_aliases(checkpoint)  # They differ if the server began with an older checkpoint.
                     return Promotion(checkpoint, checkpoint.id, 0.0)
                 return await self._swap(checkpoint, "" if live is None else live.id)
+            except CheckpointNotFoundError:  # A wrong name is the caller's fault, and no promotion.
+                raise
             except Exception as error:
                 self._metrics.swaps.labels("failed").inc()
-                log.warning(
-                    "promotion failed", extra={"checkpoint": checkpoint.id, "reason": str(error)}, exc_info=error
-                )
+                log.warning("promotion failed", extra={"checkpoint": name, "reason": str(error)}, exc_info=error)
                 raise
 
     async def _swap(self, checkpoint: Checkpoint, replaced: str) -> Promotion:

@@ -13,7 +13,7 @@ import tiny
 from server.running import config_of, gated
 from twofold_server.batcher import Batcher
 from twofold_server.engine import Engine
-from twofold_server.errors import ExpiredError, InvalidRequestError, NotServingError, OverloadedError
+from twofold_server.errors import ExpiredError, NotServingError, OverloadedError
 from twofold_server.inference import Inference
 from twofold_server.metrics import Metrics
 from twofold_server.promotion import load_engine
@@ -144,12 +144,21 @@ def test_a_full_queue_refuses_and_empties(store):
     in_scene(store, test, queue=20)
 
 
-def test_a_request_that_no_queue_could_hold_is_told_so(store):
-    """Coming back later would not help, so the error names the field and the limit instead."""
+def test_an_empty_queue_takes_a_request_above_its_bound(store):
+    """A request larger than the whole queue is answered if nobody waits, and refused if somebody does."""
+    text = "so very much rain " * 100
 
     async def test(one):
-        with pytest.raises(InvalidRequestError, match=r"texts: hold .* at most 64"):
-            await one.labels("so very much " * 100)
+        assert await one.labels(text) == ["a_weather"]
+        with gated() as gate:
+            calls = [asyncio.create_task(one.labels("rain"))]
+            await gate.wait_until_busy()
+            calls.append(asyncio.create_task(one.labels("play")))
+            await asyncio.sleep(0.05)
+            with pytest.raises(OverloadedError, match="send fewer texts at once"):
+                await one.labels(text)
+            gate.open.set()
+            await asyncio.gather(*calls)
 
     in_scene(store, test, queue=64)
 

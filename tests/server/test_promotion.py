@@ -117,6 +117,7 @@ def test_a_broken_checkpoint_changes_nothing(kind, store):
         assert store.aliases() == before
         assert one.announced == []
         assert all(engine.state is EngineState.FAILED for engine in made)
+        assert one.count("failed") == 1
 
     in_scene(store, test)
 
