@@ -23,6 +23,9 @@ _OURS = "/twofold."
 _ARITY = {False: "unary", True: "stream"}
 _END = object()
 
+# The caller's clock may be ahead by so many seconds when it gives up at its deadline.
+_CLOCKS_DIFFER = 0.01
+
 # All of an error travels in trailers, of which clients take 8 KiB.
 _MOST_VIOLATIONS = 10
 _LONGEST_MESSAGE = 300
@@ -139,7 +142,7 @@ class _Call:
     def _code_of(self, error: BaseException | None) -> grpc.StatusCode:
         if isinstance(error, asyncio.CancelledError):
             remaining = self._context.time_remaining()
-            expired = remaining is not None and remaining <= 0
+            expired = remaining is not None and remaining < _CLOCKS_DIFFER
             return grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
         if isinstance(error, grpc.aio.AbortError):
             aborted = self._context.code()

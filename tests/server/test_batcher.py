@@ -35,6 +35,14 @@ class Scene:
         found = await self.inference.predict(texts, **kwargs)
         return [one.labels[0].label for one in found.answers]
 
+    async def queued(self, tokens):
+        """Wait until so many tokens wait."""
+        for _ in range(500):
+            if self.value("twofold_queue_tokens") == tokens:
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"{self.value('twofold_queue_tokens')} tokens wait and not {tokens}")
+
     def value(self, name, **labels):
         """Read a metric."""
         return self.metrics.registry.get_sample_value(name, labels)
@@ -75,7 +83,7 @@ def test_requests_that_wait_share_a_pass(store):
             first = asyncio.create_task(one.labels("rain"))
             await gate.wait_until_busy()
             others = [asyncio.create_task(one.labels(text)) for text in ("play", "wake", "rain", "song")]
-            await asyncio.sleep(0.05)
+            await one.queued(12)
             gate.open.set()
             answers = await asyncio.gather(first, *others)
 
@@ -126,8 +134,7 @@ def test_a_full_queue_refuses_and_empties(store):
             first = asyncio.create_task(one.labels("rain"))
             await gate.wait_until_busy()
             waiting = [asyncio.create_task(one.labels("rain")) for _ in range(6)]
-            await asyncio.sleep(0.05)
-            assert one.value("twofold_queue_tokens") == 18
+            await one.queued(18)
             with pytest.raises(OverloadedError, match="18 tokens wait"):
                 await one.labels("rain")
             assert one.value("twofold_shed_total", reason="queue") == 1
@@ -135,7 +142,7 @@ def test_a_full_queue_refuses_and_empties(store):
                 each.cancel()
             await asyncio.sleep(0)
             late = asyncio.create_task(one.labels("play"))
-            await asyncio.sleep(0.05)
+            await one.queued(12)
             gate.open.set()
             assert await late == ["a_music"]
             await asyncio.gather(first, *waiting[3:])
@@ -154,7 +161,7 @@ def test_an_empty_queue_takes_a_request_above_its_bound(store):
             calls = [asyncio.create_task(one.labels("rain"))]
             await gate.wait_until_busy()
             calls.append(asyncio.create_task(one.labels("play")))
-            await asyncio.sleep(0.05)
+            await one.queued(3)
             with pytest.raises(OverloadedError, match="send fewer texts at once"):
                 await one.labels(text)
             gate.open.set()
@@ -172,6 +179,7 @@ def test_what_is_past_its_deadline_never_reaches_the_engine(store):
             await gate.wait_until_busy()
             late = asyncio.create_task(one.labels("play", deadline=time.monotonic() + 0.05))
             patient = asyncio.create_task(one.labels("wake"))
+            await one.queued(6)
             await asyncio.sleep(0.1)
             gate.open.set()
             with pytest.raises(ExpiredError):
@@ -201,8 +209,10 @@ def test_stopping_answers_what_waits(store):
 
     async def test(one):
         with gated() as gate:
-            waiting = [asyncio.create_task(one.labels("rain")) for _ in range(5)]
+            waiting = [asyncio.create_task(one.labels("rain"))]
             await gate.wait_until_busy()
+            waiting += [asyncio.create_task(one.labels("rain")) for _ in range(4)]
+            await one.queued(12)
             stopping = asyncio.create_task(one.batcher.stop())
             await asyncio.sleep(0.02)
             with pytest.raises(NotServingError):
@@ -245,7 +255,7 @@ def test_another_tokenizer_reads_the_text_again(store):
             first = asyncio.create_task(one.labels("rain"))
             await gate.wait_until_busy()
             waiting = asyncio.create_task(one.inference.predict(["wake me today in new york"]))
-            await asyncio.sleep(0.05)
+            await one.queued(9)
             one.slot.swap(new)
             gate.open.set()
             await first
@@ -270,7 +280,7 @@ def test_equal_tokenizers_are_not_asked_twice(store):
             first = asyncio.create_task(one.labels("rain"))
             await gate.wait_until_busy()
             waiting = asyncio.create_task(one.labels("play"))
-            await asyncio.sleep(0.05)
+            await one.queued(3)
             one.slot.swap(new)
             with mock.patch.object(new.encoder, "encode", side_effect=AssertionError):
                 gate.open.set()
@@ -287,7 +297,7 @@ def test_features_and_predictions_never_share_a_pass(store):
             first = asyncio.create_task(one.labels("rain"))
             await gate.wait_until_busy()
             both = [asyncio.create_task(one.labels("play")), asyncio.create_task(one.inference.embed(["play"]))]
-            await asyncio.sleep(0.05)
+            await one.queued(6)
             gate.open.set()
             _, (_, embedded) = await first, await asyncio.gather(*both)
 
