@@ -39,14 +39,16 @@ from twofold_server.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
-SERVICES = tuple(
-    file.DESCRIPTOR.services_by_name[name].full_name
+_DESCRIPTORS = tuple(
+    file.DESCRIPTOR.services_by_name[name]
     for file, name in (
         (inference_pb2, "InferenceService"),
         (adaptation_pb2, "AdaptationService"),
         (checkpoints_pb2, "CheckpointService"),
     )
 )
+SERVICES = tuple(service.full_name for service in _DESCRIPTORS)
+METHODS = tuple(method.name for service in _DESCRIPTORS for method in service.methods)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ async def serve(config: Config) -> AsyncIterator[Serving]:
         runner = JobRunner(config=config, store=store, promoter=promoter, metrics=metrics)
         batcher.observe = Interference(metrics, lambda: runner.is_running).observe
 
-        boundary = Boundary(metrics)
+        boundary = Boundary(metrics, METHODS)
         server = grpc.aio.server(
             interceptors=[boundary],
             options=[

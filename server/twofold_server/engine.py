@@ -171,6 +171,8 @@ def _open_session(checkpoint: Checkpoint, device: str, threads: int) -> ort.Infe
     remedy = f"install the {'gpu' if device == 'cuda' else 'cpu'} extra, or choose another device"
     if provider not in ort.get_available_providers():
         raise SwapError(f"device {device!r} needs {provider}, which this onnxruntime does not have; {remedy}")
+    if device == "cuda":
+        ort.preload_dlls()  # CUDA and cuDNN may have come as wheels, which the loader does not find by itself.
     options = ort.SessionOptions()
     # A pool for each session, whose threads sleep between operators. The one global pool cannot be told not to spin
     # from Python, and threads that spin take the CPU from whatever else runs here, a trainer above all. See ADR 6.

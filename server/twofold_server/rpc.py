@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 import grpc
@@ -31,12 +31,26 @@ _MOST_VIOLATIONS = 10
 _LONGEST_MESSAGE = 300
 
 
+_EXPECTED = (
+    grpc.StatusCode.OK,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.UNAVAILABLE,
+)
+"""Codes that alerts watch."""
+
+
 class Boundary(grpc.aio.ServerInterceptor):
     """Wrap every method of our own services. What it does not know becomes INTERNAL and tells nothing of our insides."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, methods: Iterable[str] = ()) -> None:
         self._metrics = metrics
         self._leaving = asyncio.Event()
+        # A counter that begins at its first error hides that error: a rate needs the zero before it.
+        for method in methods:
+            for code in _EXPECTED:
+                metrics.requests.labels(method, code.name)
 
     def hang_up(self) -> None:
         """End the streams of responses, which would otherwise keep the server from stopping, with UNAVAILABLE."""

@@ -63,6 +63,20 @@ def test_values_after_known_traffic(store):
     assert value("twofold_swap_seconds_count") == 1
 
 
+def test_every_method_has_its_counters_from_the_start(store):
+    """Before the first call of a method its counters stand at zero, so that a rate sees the first error."""
+
+    async def main():
+        async with running(store) as server:
+            return await asyncio.to_thread(read_metrics, server.metrics_url)
+
+    values = asyncio.run(main())
+
+    for method in ("Predict", "PredictStream", "Adapt", "WatchJob", "PromoteCheckpoint"):
+        for code in ("OK", "INTERNAL", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"):
+            assert values["twofold_requests_total", (("code", code), ("method", method))] == 0
+
+
 def test_waiting_tokens_and_calls_are_seen_while_they_wait(store):
     """While the engine is held, the queue and the calls in flight are on the port; afterwards both are zero."""
 
