@@ -6,7 +6,6 @@ This is the one place that knows how a text meets the model: training and servin
 from __future__ import annotations
 
 import itertools
-import os
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,11 +89,6 @@ class Encoder:
         self._room = settings.max_tokens - len(self._prefix) - len(self._suffix)
         if self._room <= settings.overlap:
             raise ValueError(f"max_tokens {settings.max_tokens} leaves no room beside the overlap {settings.overlap}")
-
-    @classmethod
-    def from_file(cls, path: str | os.PathLike[str], settings: EncoderSettings) -> Encoder:
-        """Load a tokenizer.json."""
-        return cls(Tokenizer.from_file(os.fspath(path)), settings)
 
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
         """Encode texts. Nothing is truncated: a long text has several windows."""

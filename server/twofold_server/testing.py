@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,13 +32,17 @@ class Server:
     metrics_url: str
 
 
+COMMAND = (sys.executable, "-m", "twofold_server")
+
+
 @contextmanager
-def serving(store: Path, *flags: str, log: Path | None = None, patience: float = 60.0) -> Iterator[Server]:
+def serving(
+    store: Path, *flags: str, log: Path | None = None, patience: float = 60.0, command: Sequence[str] = COMMAND
+) -> Iterator[Server]:
     """Run a server over a store until the block ends; it is then told to drain and must exit with 0."""
     target, metrics = (f"127.0.0.1:{free_port()}" for _ in range(2))
-    command = [sys.executable, "-m", "twofold_server", "--store", str(store), "--listen", target]
-    command += ["--metrics-listen", metrics, *flags]
-    with (log or Path(os.devnull)).open("wb") as stderr, subprocess.Popen(command, stderr=stderr) as process:  # noqa: S603 -- our own command.
+    arguments = [*command, "--store", str(store), "--listen", target, "--metrics-listen", metrics, *flags]
+    with (log or Path(os.devnull)).open("wb") as stderr, subprocess.Popen(arguments, stderr=stderr) as process:  # noqa: S603 -- our own command.
         try:
             _wait_until_healthy(process, target, patience)
             yield Server(process.pid, target, f"http://{metrics}/metrics")
