@@ -55,7 +55,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "store"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(store: Path) -> Iterator[Server]:
     """Serve the first checkpoint."""
     with serving(store, log=store / "server.log") as running:
