@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -153,11 +152,3 @@ def restore(model: nn.Module, saved: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, tensor in saved.items():
             state[name].copy_(tensor)
-
-
-def with_heads(model: TwofoldModel, **heads: nn.Linear) -> TwofoldModel:
-    """Return a copy of the model with other heads."""
-    new = copy.deepcopy(model)
-    for name, head in heads.items():
-        setattr(new, name, head)
-    return new

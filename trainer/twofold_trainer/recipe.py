@@ -40,8 +40,6 @@ class Recipe:
 
 CLIP_NORM = 1.0
 """Largest norm of a step's gradient."""
-CHECKS_PER_EPOCH = 1
-"""Measurements on the dev examples in each epoch."""
 MIN_GAIN = 0.001
 """What a stage must add to the dev score to be kept."""
 REPORT_SECONDS = 1.0
