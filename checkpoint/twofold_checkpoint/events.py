@@ -70,6 +70,18 @@ class ScoreMeasured(_Event, frozen=True, tag=True):
     examples: int
 
 
+class GuardLooked(_Event, frozen=True, tag=True):
+    """The guard scored the protected task on dev examples while training went on. Scores are from 0 to 1."""
+
+    step: int
+    baseline: float
+    value: float
+    allowed: float
+    """How far below the baseline the score may be."""
+    examples: int
+    action: Literal["none", "restore", "leave"]
+
+
 class FrozenProven(_Event, frozen=True, tag=True):
     """Digests over the frozen tensors, before and after the training. They are equal, or the job has failed."""
 
@@ -83,6 +95,14 @@ class ParityMeasured(_Event, frozen=True, tag=True):
 
     max_error: float
     texts: int
+
+
+class ExactProven(_Event, frozen=True, tag=True):
+    """The exported graph answers the protected task as the base's does, on texts that it has not seen. Not one differs."""
+
+    texts: int
+    max_error: float
+    """Largest difference of a logit."""
 
 
 class Judged(_Event, frozen=True, tag=True):
@@ -112,8 +132,10 @@ Event = (
     | Planned
     | Stepped
     | ScoreMeasured
+    | GuardLooked
     | FrozenProven
     | ParityMeasured
+    | ExactProven
     | Judged
     | Published
     | Finished

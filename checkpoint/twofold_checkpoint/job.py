@@ -11,6 +11,10 @@ import msgspec
 from twofold_checkpoint.manifest import HeadName
 
 Freeze = Literal["auto", "all", "backbone", "head", "staged"]
+LabelPolicy = Literal["append", "fixed", "replace"]
+"""New names are appended to the adapted head's, or refused, or take their place."""
+RETAINED_MARGIN = 3.0
+"""Points that the adapted head may lose on its old labels, unless somebody says otherwise."""
 PHASES = ("validate", "baseline", "cache", "probe", "train", "evaluate", "export", "parity", "gate", "swap")
 """Phases of a job in their usual order. The last one is the server's."""
 
@@ -55,7 +59,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     head: HeadName
     freeze: Freeze = "auto"
     protection: Exact | Statistical = Statistical()
-    append_labels: bool = True
+    label_policy: LabelPolicy = "append"
+    retained_margin: float | None = RETAINED_MARGIN
+    """Points that the adapted head's old labels may lose; None lets them lose anything."""
     annotated_types: tuple[str, ...] = ()
     """Entity types that the data annotates; empty means those that occur in it."""
     hyperparameters: Hyperparameters = Hyperparameters()

@@ -21,6 +21,13 @@ def other(head: HeadName) -> HeadName:
     return "ner" if head == "classifier" else "classifier"
 
 
+class Branch(msgspec.Struct, frozen=True, kw_only=True):
+    """Say that one head has its own copies of the top *blocks* blocks of the backbone."""
+
+    head: HeadName
+    blocks: int
+
+
 class Score(msgspec.Struct, frozen=True, kw_only=True):
     """One figure on held-out examples: accuracy of the classifier, or span micro-F1 of the NER head."""
 
@@ -70,6 +77,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     scores: tuple[Score, ...]
     provenance: Provenance
     files: tuple[FileDigest, ...]
+    branch: Branch | None = None
+    """None while both heads share the whole backbone."""
 
     @property
     def size(self) -> int:

@@ -18,8 +18,8 @@ from twofold_checkpoint.checkpoint import Checkpoint, digest_file, write_manifes
 from twofold_checkpoint.errors import CheckpointCorruptError, CheckpointError, CheckpointNotFoundError
 from twofold_checkpoint.manifest import Manifest
 
-Alias = Literal["current", "previous", "candidate"]
-ALIASES: tuple[Alias, Alias, Alias] = ("current", "previous", "candidate")
+Alias = Literal["current", "previous", "candidate", "approved"]
+ALIASES: tuple[Alias, ...] = ("current", "previous", "candidate", "approved")
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -30,6 +30,8 @@ class Aliases(msgspec.Struct, frozen=True, kw_only=True):
     current: str | None = None
     previous: str | None = None
     candidate: str | None = None
+    approved: str | None = None
+    """The last one that a person made current. Losses are counted from it, so that small ones cannot add up unseen."""
 
     def names_of(self, checkpoint_id: str) -> tuple[Alias, ...]:
         """Return the aliases that name the checkpoint."""
@@ -119,17 +121,22 @@ class Store:
         except msgspec.DecodeError as error:
             raise CheckpointCorruptError(f"aliases.json: {error}") from error
 
-    def promote(self, checkpoint_id: str) -> Aliases:
-        """Let "current" name the checkpoint and "previous" the one that was current."""
+    def promote(self, checkpoint_id: str, *, approve: bool = False) -> Aliases:
+        """Let "current" name the checkpoint and "previous" the one that was current.
+
+        *approve* says that a person chose it: "approved" names it, too.
+        """
         self.get(checkpoint_id)
 
         def move(old: Aliases) -> Aliases:
+            approved = checkpoint_id if approve else old.approved
             if old.current == checkpoint_id:
-                return old
+                return msgspec.structs.replace(old, approved=approved)
             return Aliases(
                 current=checkpoint_id,
                 previous=old.current,
                 candidate=None if old.candidate == checkpoint_id else old.candidate,
+                approved=approved,
             )
 
         return self._move(move)

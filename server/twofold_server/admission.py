@@ -26,7 +26,7 @@ def violations(order: Order, contents: Contents, base: LabelSet) -> Iterator[Vio
         for name, where in contents.entity_types.items():
             if name not in order.annotated_types:
                 yield _at(order, where, f"{name!r} is not among dataset.annotated_types; add it there or correct it")
-    if not order.append_labels:
+    if order.label_policy == "fixed":
         known, used, kind = (
             (base.labels, contents.labels, "label")
             if order.head == "classifier"

@@ -82,14 +82,17 @@ class Engine:
         return rows
 
     def warm_up(self, max_batch_tokens: int) -> None:
-        """Run the largest and the usual shapes, so that no request pays for their first time. Raises SwapError.
+        """Run the longest, the widest and the usual shapes, so that no request pays for their first time.
 
-        What comes out is compared with the manifest: a graph may leave its widths open until it runs.
+        The longest window runs alone: memory is not kept from one pass to the next, so a whole batch of such windows
+        would prepare nothing more, and it would take every core from the engine that answers meanwhile. What comes out
+        is compared with the manifest: a graph may leave its widths open until it runs. Raises SwapError.
         """
         longest = self.encoder.settings.max_tokens
         widths = self._widths()
-        for rows, length in ((1, longest), (max(1, max_batch_tokens // longest), longest), (1, 16), (8, 16), (32, 16)):
-            ids = np.full((rows, min(length, longest)), self.encoder.settings.pad_id, np.int64)
+        usual = min(16, longest)
+        for rows, length in ((1, longest), (1, usual), (8, usual), (max(1, min(32, max_batch_tokens // usual)), usual)):
+            ids = np.full((rows, length), self.encoder.settings.pad_id, np.int64)
             found = self.run(ids, np.ones_like(ids), tuple(widths))
             for (name, width), output in zip(widths.items(), found, strict=True):
                 if output.shape[-1] != width or output.shape[0] != rows:

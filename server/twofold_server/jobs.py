@@ -24,7 +24,7 @@ from twofold_checkpoint.events import (
     ScoreMeasured,
     VerdictName,
 )
-from twofold_checkpoint.job import Exact, Freeze, Hyperparameters, Statistical
+from twofold_checkpoint.job import RETAINED_MARGIN, Exact, Freeze, Hyperparameters, LabelPolicy, Statistical
 from twofold_checkpoint.manifest import HeadName
 
 MAX_NOTES = 100
@@ -57,7 +57,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     annotated_types: tuple[str, ...] = ()
     freeze: Freeze = "auto"
     protection: Exact | Statistical = Statistical()
-    append_labels: bool = True
+    label_policy: LabelPolicy = "append"
+    retained_margin: float = RETAINED_MARGIN
     hyperparameters: Hyperparameters = Hyperparameters()
     max_runtime: float | None = None
     promote: PromoteName = "auto"

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from twofold_checkpoint.checkpoint import Checkpoint
+from twofold_checkpoint.checkpoint import SERVED, Checkpoint
 from twofold_checkpoint.errors import CheckpointError, CheckpointNotFoundError
 from twofold_checkpoint.store import Store
 
@@ -38,7 +38,7 @@ def load_engine(checkpoint: Checkpoint, config: Config) -> Engine:
     Raises CheckpointError or SwapError, which says the step; nothing of a half-made engine stays. Blocks for seconds.
     """
     with _step(checkpoint, "verify"):
-        checkpoint.verify()
+        checkpoint.verify(SERVED)
     with _step(checkpoint, "load"):
         engine = Engine(checkpoint, device=config.device, threads=config.threads or count_cpus())
     try:
@@ -91,18 +91,18 @@ class Promoter:
         self._turn = asyncio.Lock()
         self._begun: set[asyncio.Task[Promotion]] = set()
 
-    async def promote(self, name: str) -> Promotion:
-        """Make the checkpoint of an id or alias live.
+    async def promote(self, name: str, *, approve: bool = False) -> Promotion:
+        """Make the checkpoint of an id or alias live; *approve* says that a person chose it.
 
         When it returns, every request that arrives later is answered by it. If any step fails, the old one serves on
         and the error says which step: SwapError or CheckpointError.
         """
-        return await self._to_its_end(name)
+        return await self._to_its_end(name, approve=approve)
 
     async def roll_back(self) -> Promotion:
         """Make the previous checkpoint live again. Raises WrongStateError if there is none, or what promote raises."""
         try:
-            return await self._to_its_end("previous")
+            return await self._to_its_end("previous", approve=True)
         except CheckpointNotFoundError as error:
             raise WrongStateError(f"cannot roll back: {error}") from error
 
@@ -110,21 +110,21 @@ class Promoter:
         """Wait until what began has ended."""
         await asyncio.gather(*self._begun, return_exceptions=True)
 
-    async def _to_its_end(self, name: str) -> Promotion:
-        task = asyncio.create_task(self._in_turn(name), name=f"promote {name}")
+    async def _to_its_end(self, name: str, *, approve: bool) -> Promotion:
+        task = asyncio.create_task(self._in_turn(name, approve=approve), name=f"promote {name}")
         self._begun.add(task)
         task.add_done_callback(self._begun.discard)
         return await asyncio.shield(task)
 
-    async def _in_turn(self, name: str) -> Promotion:
+    async def _in_turn(self, name: str, *, approve: bool) -> Promotion:
         async with self._turn:
             try:
                 checkpoint = await asyncio.to_thread(self._store.get, name)
                 live = self._slot.live
                 if live is not None and live.id == checkpoint.id:
-                    await self._move_aliases(checkpoint)  # They differ if the server began with an older checkpoint.
+                    await self._move_aliases(checkpoint, approve=approve)  # They differ if the server began with an older checkpoint.
                     return Promotion(checkpoint, checkpoint.id, 0.0)
-                return await self._swap(checkpoint, "" if live is None else live.id)
+                return await self._swap(checkpoint, "" if live is None else live.id, approve=approve)
             except CheckpointNotFoundError:  # A wrong name is the caller's fault, and no promotion.
                 raise
             except Exception as error:
@@ -132,12 +132,12 @@ class Promoter:
                 log.warning("promotion failed", extra={"checkpoint": name, "reason": str(error)}, exc_info=error)
                 raise
 
-    async def _swap(self, checkpoint: Checkpoint, replaced: str) -> Promotion:
+    async def _swap(self, checkpoint: Checkpoint, replaced: str, *, approve: bool) -> Promotion:
         begun = time.monotonic()
         engine = await asyncio.to_thread(load_engine, checkpoint, self._config)
         try:
             # The aliases first: moving them can fail, and nothing after it can.
-            await self._move_aliases(checkpoint)
+            await self._move_aliases(checkpoint, approve=approve)
         except BaseException:
             await asyncio.to_thread(engine.close, EngineState.FAILED)
             raise
@@ -149,8 +149,8 @@ class Promoter:
         log.info("promoted", extra={"checkpoint": checkpoint.id, "replaced": replaced, "seconds": round(seconds, 3)})
         return Promotion(checkpoint, replaced, seconds)
 
-    async def _move_aliases(self, checkpoint: Checkpoint) -> None:
+    async def _move_aliases(self, checkpoint: Checkpoint, *, approve: bool) -> None:
         try:
-            await asyncio.to_thread(self._store.promote, checkpoint.id)
+            await asyncio.to_thread(self._store.promote, checkpoint.id, approve=approve)
         except OSError as error:
             raise SwapError(f"{checkpoint.id}: aliases: they cannot be written: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""Metrics, splits, recipe and gate: pure functions."""
+"""Metrics, splits and recipe: pure functions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from twofold_checkpoint.job import Hyperparameters
 from twofold_checkpoint.memory import Memory, fold
 from twofold_trainer import recipe
 from twofold_trainer.batches import Pool, batches
-from twofold_trainer.gate import Pair, judge
-from twofold_trainer.metrics import HeadScore, SpanCounts, accuracy, count_spans, span_f1
+from twofold_trainer.metrics import SpanCounts, accuracy, count_spans, span_f1
 from twofold_trainer.splits import remember, set_aside, split
 
 from trainer import tiny
@@ -49,40 +48,6 @@ def test_scores_are_micro_averages() -> None:
     assert span_f1([SpanCounts(0, 0, 0)]).value == 1.0
     assert accuracy([]) is None
     assert span_f1([]) is None
-
-
-def pair(before: float | None, after: float | None) -> Pair:
-    """Make a pair of accuracies on 100 examples."""
-    scores = [None if value is None else HeadScore("classifier", value, (1,) * 100) for value in (before, after)]
-    return Pair(*scores)
-
-
-@pytest.mark.parametrize(
-    ("protected", "new", "margin", "verdict", "reason"),
-    [
-        ((0.9, 0.9), (0.5, 0.8), 1.0, "pass", "the margin holds"),
-        ((0.9, 0.89), (0.5, 0.8), 1.0, "pass", "90.0 -> 89.0 on 100 examples"),
-        ((0.9, 0.889), (0.5, 0.8), 1.0, "fail", "fell by 1.1 points, more than the margin of 1"),
-        ((0.9, 0.8999), (0.5, 0.8), 0.0, "fail", "more than the margin of 0"),
-        ((0.9, 0.95), (0.5, 0.49), 1.0, "fail", "the new data's score fell by 1.0 points"),
-        ((0.9, 0.9), (0.5, 0.5), 1.0, "pass", "new 50.0 -> 50.0"),
-        ((None, None), (0.5, 0.6), 1.0, "pass", "nothing of the protected task could be measured"),
-        ((0.9, 0.9), (None, None), 1.0, "inconclusive", "no held-out examples of the new data"),
-    ],
-)
-def test_the_gate_judges_by_numbers(protected: tuple, new: tuple, margin: float, verdict: str, reason: str) -> None:
-    """A fall beyond the margin, or a worse score on the new data, is refused; the reason has the numbers."""
-    judged = judge(protected=pair(*protected), retained=pair(None, None), new=pair(*new), margin=margin)
-
-    assert judged.verdict == verdict
-    assert reason in judged.reason
-
-
-def test_the_gate_refuses_what_was_not_trained() -> None:
-    """A candidate of which no stage was kept is refused."""
-    good = pair(0.9, 0.9)
-
-    assert judge(protected=good, retained=good, new=good, margin=1, trained=False).verdict == "fail"
 
 
 def texts(examples: tuple[Example, ...]) -> set[str]:
@@ -161,19 +126,12 @@ def test_what_is_asked_for_goes_before_the_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("freeze", "exact", "expected"),
-    [
-        ("all", False, ()),
-        ("backbone", True, (0,)),
-        ("head", False, (0, 3)),
-        ("staged", False, (0, 2, 3, 4, 5, 6)),
-        ("auto", True, (0,)),
-        ("auto", False, (0, 2, 6)),
-    ],
+    ("freeze", "expected"),
+    [("all", ()), ("backbone", (0,)), ("head", (0, 3)), ("staged", (0, 2, 3, 4, 5, 6)), ("auto", (0,))],
 )
-def test_each_mode_has_its_rungs(freeze: str, exact: bool, expected: tuple[int, ...]) -> None:
-    """A mode's stages begin with the heads and free ever more blocks."""
-    assert recipe.rungs(freeze, blocks=6, unfrozen=3, exact=exact) == expected
+def test_each_mode_has_its_rungs(freeze: str, expected: tuple[int, ...]) -> None:
+    """A mode's stages begin with the heads and free ever more blocks; AUTO decides after the probe."""
+    assert recipe.rungs(freeze, blocks=6, unfrozen=3) == expected
 
 
 def test_an_epoch_holds_every_new_example_and_its_share_of_old_ones() -> None:

@@ -8,17 +8,23 @@ from pathlib import Path
 import pytest
 import torch
 from twofold_checkpoint.encoding import Encoder
-from twofold_checkpoint.events import Noted, ScoreMeasured, Stepped
+from twofold_checkpoint.events import GuardLooked, Noted, ScoreMeasured, Stepped
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import HEADS
 from twofold_trainer import recipe
 from twofold_trainer.batches import Pool
 from twofold_trainer.climb import climb
 from twofold_trainer.errors import CancelledError
+from twofold_trainer.features import live
 from twofold_trainer.freezing import digest, trainable_groups
-from twofold_trainer.loop import Pace, Stage, Yardstick, make_optimizer, make_schedule, train_stage
+from twofold_trainer.guard import Guard
+from twofold_trainer.lesson import Lesson
+from twofold_trainer.loop import Yardstick, make_optimizer, make_schedule, train_stage
 from twofold_trainer.model import TwofoldModel
+from twofold_trainer.objective import Objective
+from twofold_trainer.pace import Pace
 from twofold_trainer.scoring import Judge
+from twofold_trainer.stage import Stage
 from twofold_trainer.stop import Stop
 from twofold_trainer.targets import make_targets
 
@@ -45,13 +51,24 @@ class World:
         self.yardstick = Yardstick(tuple(Judge(dev, head, self.encoder) for head in HEADS), LABELS)
         self.stop = Stop()
 
-    def train(self, *, blocks: int = 2, seed: int = 0, settings: recipe.Recipe = RECIPE):
+    def train(self, *, blocks: int = 2, seed: int = 0, settings: recipe.Recipe = RECIPE, guard: Guard | None = None):
         """Start a stage."""
         stage = Stage(HEADS, blocks, 2)
-        pace = Pace(stage.steps(settings, self.pool))
         return train_stage(
-            self.model, stage, settings, self.pool, self.yardstick, pad_id=0, seed=seed, pace=pace, stop=self.stop
+            self.model,
+            stage,
+            settings,
+            Lesson(self.pool, Objective(), live(self.model, 0), guard),
+            self.yardstick,
+            seed=seed,
+            pace=Pace(stage.steps(settings, self.pool)),
+            stop=self.stop,
         )
+
+    def guard(self, *, allowed: float) -> Guard:
+        """Guard the classifier, from what it answers now."""
+        judge = self.yardstick.judges[0]
+        return Guard(self.model, judge, LABELS, judge.score(self.model, LABELS).value, allowed)
 
     def digest(self) -> str:
         """Return the digest of all weights."""
@@ -72,7 +89,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_stage_reports_and_improves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stage measures before the first step and after each epoch, counts its steps, and leaves a better model."""
-    monkeypatch.setattr("twofold_trainer.loop.REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("twofold_trainer.pace.REPORT_SECONDS", 0.0)
     world = World(tmp_path)
     events = list(world.train())
     steps = [event for event in events if isinstance(event, Stepped)]
@@ -117,30 +134,13 @@ def test_patience_ends_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(seen) == 1 + 3
 
 
-@pytest.mark.parametrize("how", ["useless", "breaking"])
-def test_a_stage_is_undone(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stage that does not help, or that breaks the protected task, leaves no trace, and the climb says why it ended."""
+def test_a_useless_stage_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage that does not help leaves no trace, and the climb says why it ended."""
     world = World(tmp_path)
-    if how == "useless":
-        monkeypatch.setattr("twofold_trainer.climb.MIN_GAIN", 2.0)
-
-    def breach(model):
-        yield Noted(message="looked")
-        return "it broke something" if how == "breaking" else None
-
+    monkeypatch.setattr("twofold_trainer.climb.MIN_GAIN", 2.0)
     stages = [Stage(HEADS, 0, 2), Stage(HEADS, 1, 2), Stage(HEADS, 2, 2)]
-    running = climb(
-        world.model,
-        stages,
-        RECIPE,
-        lambda _: world.pool,
-        world.yardstick,
-        pad_id=0,
-        seed=0,
-        stop=world.stop,
-        cache=None,
-        breach=breach,
-    )
+    lesson = Lesson(world.pool, Objective(), live(world.model, 0))
+    running = climb(world.model, stages, RECIPE, lambda _: lesson, world.yardstick, seed=0, stop=world.stop)
     digests = []
     try:
         while True:
@@ -151,13 +151,43 @@ def test_a_stage_is_undone(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         climbed = done.value
 
     assert [trained.stage.name for trained in climbed.kept] == ["heads"]
+    assert not climbed.complete
     assert world.digest() == digests[0]
-    assert ("top block did not help" if how == "useless" else "top block was undone because it broke") in climbed.reason
+    assert "top block did not help" in climbed.reason
+
+
+def test_the_guard_restores_then_ends_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the first breach the best state comes back and training goes on; at the second the stage is left; nothing of it stays."""
+    monkeypatch.setattr("twofold_trainer.guard.EARLY_EVERY", 2)
+    world = World(tmp_path)
+    before = world.digest()
+    running = world.train(guard=world.guard(allowed=-2.0))  # No score can be so good: each look is a breach.
+    actions = []
+    try:
+        while True:
+            event = next(running)
+            if isinstance(event, GuardLooked):
+                actions.append(event.action)
+    except StopIteration as done:
+        trained = done.value
+
+    assert actions == ["restore", "leave"]
+    assert world.digest() == before
+    assert trained.broken == "the guard let nothing of it pass"
+
+
+def test_what_the_guard_lets_pass_is_kept(tmp_path: Path) -> None:
+    """A guard that is never breached changes nothing: the stage ends in the bytes of an unguarded one."""
+    free, guarded = World(tmp_path / "a"), World(tmp_path / "b")
+    list(free.train())
+    list(guarded.train(guard=guarded.guard(allowed=1.0)))
+
+    assert guarded.digest() == free.digest()
 
 
 def test_cancelling_stops_between_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a request to cancel, not one more step is made."""
-    monkeypatch.setattr("twofold_trainer.loop.REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("twofold_trainer.pace.REPORT_SECONDS", 0.0)
     world = World(tmp_path)
     running = world.train()
     next(event for event in running if isinstance(event, Stepped))
@@ -180,7 +210,7 @@ def test_time_is_a_named_stop(tmp_path: Path) -> None:
 def test_rates_rise_and_fall(tmp_path: Path) -> None:
     """Rates rise over the warm-up to their full value, fall to zero, and are lower in lower blocks."""
     world = World(tmp_path)
-    optimizer = make_optimizer(world.model, trainable_groups(world.model, HEADS, 2), RECIPE, moves_blocks=True)
+    optimizer = make_optimizer(world.model, trainable_groups(world.model, HEADS, 2), RECIPE, Stage(HEADS, 2, 2))
     full = sorted({group["lr"] for group in optimizer.param_groups}, reverse=True)
     top = RECIPE.backbone_learning_rate
     assert full == pytest.approx([RECIPE.head_learning_rate, *(top * RECIPE.layer_decay**depth for depth in range(3))])

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
-from twofold_trainer.losses import label_nll, partial_label_nll, total_loss
+from twofold_trainer.losses import distillation, label_nll, partial_label_nll, repaired_nll
 
 LN = [math.log(1.0), math.log(2.0), math.log(5.0)]
 
@@ -67,11 +67,52 @@ def test_unknown_labels_are_not_counted() -> None:
     assert none.requires_grad
 
 
-def test_total_is_the_sum_of_both_heads() -> None:
-    """The total loss adds what each head's loss gives alone."""
-    classifier, ner = torch.randn(2, 3), torch.randn(4, 5)
-    labels, allowed = torch.tensor([0, 2]), torch.eye(5).bool()[:4]
+def test_one_allowed_tag_needs_no_teacher() -> None:
+    """Where the data says which tag a token has, the repaired loss is the cross entropy, also for a tag the teacher lacks."""
+    logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    tags = torch.tensor([0, 4, 3, 1])
 
-    total = total_loss(classifier, labels, ner, allowed)
+    repaired = repaired_nll(logits, F.one_hot(tags, 5).bool(), torch.randn(4, 3))
 
-    assert total.item() == pytest.approx((label_nll(classifier, labels) + partial_label_nll(ner, allowed)).item())
+    assert repaired.item() == pytest.approx(F.cross_entropy(logits, tags).item())
+
+
+def test_the_teacher_repairs_what_the_data_does_not_annotate() -> None:
+    """A token that may be O or an unannotated type is taught the teacher's belief, renormalised over what is allowed."""
+    logits = torch.tensor([[0.0, 0.0, 0.0, 0.0]])
+    allowed = torch.tensor([[True, True, False, False]])
+    teacher = torch.tensor([[math.log(1.0), math.log(3.0), math.log(6.0)]])
+    logits.requires_grad_()
+    repaired_nll(logits, allowed, teacher).backward()
+
+    # The gradient of a cross entropy is probability less target: the target is (1/4, 3/4, 0, 0).
+    assert logits.grad[0].tolist() == pytest.approx([0.25 - 0.25, 0.25 - 0.75, 0.25, 0.25])
+
+
+def test_tokens_of_which_all_is_allowed_are_not_repaired() -> None:
+    """A token of which the data says nothing adds nothing; a batch of such tokens has loss zero and a gradient."""
+    logits = torch.randn(2, 3, requires_grad=True)
+    loss = repaired_nll(logits, torch.ones(2, 3).bool(), torch.randn(2, 3))
+
+    assert loss.item() == 0.0
+    assert loss.requires_grad
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_distillation_is_zero_only_for_the_teachers_answers(temperature: float) -> None:
+    """The loss is T^2 KL over the teacher's rows: zero for its own logits whatever new rows say, and as computed by hand."""
+    teacher = torch.tensor([[0.0, math.log(3.0) * temperature]])
+    student = torch.tensor([[0.0, 0.0, 9.0]])
+    by_hand = temperature**2 * (0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5))
+
+    assert distillation(torch.tensor([[0.0, math.log(3.0) * temperature, -4.0]]), teacher, temperature).item() == (
+        pytest.approx(0.0, abs=1e-6)
+    )
+    assert distillation(student, teacher, temperature).item() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_distilling_nothing_is_zero() -> None:
+    """A batch without a rehearsed text has a loss of zero, and a gradient."""
+    logits = torch.randn(3, 4, requires_grad=True)
+
+    assert distillation(logits[:0], torch.randn(0, 4), 2.0).item() == 0.0

@@ -10,11 +10,12 @@ from torch import nn
 from twofold_checkpoint.decoding import merge_tokens, merge_windows
 from twofold_checkpoint.encoding import Encoder, pad
 from twofold_checkpoint.labels import LabelSet
+from twofold_trainer.blocks import find_blocks
 from twofold_trainer.errors import FrozenMovedError
-from twofold_trainer.features import FeatureCache, compute_features
+from twofold_trainer.features import FeatureCache, compute_features, live
 from twofold_trainer.freezing import digest, freeze_all_but, prove_frozen, trainable_groups
 from twofold_trainer.growth import class_means
-from twofold_trainer.model import TwofoldModel, find_blocks, grow, pool, restore, snapshot
+from twofold_trainer.model import TwofoldModel, grow, pool, restore, snapshot
 from twofold_trainer.targets import make_targets
 
 from trainer import tiny
@@ -176,7 +177,7 @@ def test_flat_features_give_the_logits_of_serving(model: TwofoldModel) -> None:
     with torch.no_grad():
         flat = compute_features(model, encodings, pad_id)
         cache = FeatureCache()
-        done = list(cache.fill(model, encodings, pad_id, rows=4))
+        done = list(cache.fill(live(model, pad_id), encodings, rows=4))
         kept = cache.get(encodings)
         classifier, ner = model.classifier(flat.pooled), model.ner(flat.tokens)
     assert done == [4, 6]

@@ -14,8 +14,10 @@ from twofold_checkpoint.checkpoint import MEMORY, TRAINING_WEIGHTS, Checkpoint
 from twofold_checkpoint.events import (
     DatasetDescribed,
     Event,
+    ExactProven,
     Finished,
     FrozenProven,
+    GuardLooked,
     Judged,
     Noted,
     ParityMeasured,
@@ -27,6 +29,7 @@ from twofold_checkpoint.events import (
 )
 from twofold_checkpoint.examples import Example, Span
 from twofold_checkpoint.job import PHASES, Exact, Hyperparameters, Statistical
+from twofold_checkpoint.manifest import Branch
 from twofold_checkpoint.memory import fold, read_memory
 from twofold_checkpoint.store import Store
 from twofold_trainer import run as run_module
@@ -134,7 +137,6 @@ def test_two_adaptations_in_a_row(make_job: MakeJob, store: Store) -> None:
     ("freeze", "protection", "unfrozen", "moving"),
     [
         ("backbone", Statistical(), None, 0),
-        ("auto", Exact(), None, 0),
         ("head", Statistical(), 1, 1),
         ("head", Statistical(), None, 3),
         ("staged", Statistical(), None, 3),
@@ -170,6 +172,7 @@ def test_rejected_when_the_protected_task_breaks(
     """A rough training that ruins the protected task is REJECTED with numbers, and nothing is published."""
     # Without what undoes a bad stage: the gate alone stands here.
     monkeypatch.setattr("twofold_trainer.climb.MIN_GAIN", -1.0)
+    monkeypatch.setattr("twofold_trainer.course.Guard", lambda *_: None)
     monkeypatch.setattr("twofold_trainer.loop.restore", lambda *_: None)
     rough = Hyperparameters(epochs=6, backbone_learning_rate=2e-2, head_learning_rate=2e-2, rehearsal_ratio=0.0)
     events, end = tiny.ending(fine_tune(make_job("ner", freeze="head", hyperparameters=rough)))
@@ -184,18 +187,126 @@ def test_rejected_when_the_protected_task_breaks(
     assert store_is_as_it_was(store)
 
 
-def test_auto_undoes_what_breaks_the_protected_task(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    """AUTO with ruinous rates undoes the shared rung, keeps the probe, and leaves the protected score alone."""
-    # Every stage ends in its last state and seems to help: the guard alone stands here.
+ADAPTS = Hyperparameters(epochs=6, backbone_learning_rate=3e-3, head_learning_rate=1e-2)
+
+
+def test_auto_forks_what_it_could_not_prove(make_job: MakeJob, store: Store) -> None:
+    """With too little to prove a margin by, AUTO gives the head its own blocks at once: no protected bit or answer moves."""
+    base = store.get("current")
+    events, end = tiny.ending(fine_tune(make_job("ner", hyperparameters=ADAPTS, retained_margin=20.0)))
+    assert end.outcome == "succeeded", end.reason
+    forked = store.get(one(events, Published).checkpoint_id)
+
+    assert "no margin under" in end.reason
+    assert "so the ner head got own copies of the top 2 blocks" in end.reason
+    assert forked.manifest.branch == Branch(head="ner", blocks=2)
+    assert phases(events) == [name for name in PHASES if name != "swap"]
+    assert one(events, FrozenProven).parameters == len(weights(base)) - 2
+    exact = one(events, ExactProven)
+    assert exact.texts >= 60
+    assert exact.max_error <= 1e-5
+    before, after = figures(events, "before"), figures(events, "after")
+    assert after["protected"] == before["protected"]
+    assert after["new"] > before["new"] + 0.1
+
+
+def test_after_a_fork_each_head_adapts_without_touching_the_other(
+    make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same head again retrains its own blocks, then the other head trains what are now its own; each time exactly."""
+    # Every stage shall be kept here, so that what it may move is seen to move.
     monkeypatch.setattr("twofold_trainer.climb.MIN_GAIN", -1.0)
     monkeypatch.setattr("twofold_trainer.loop.restore", lambda *_: None)
-    rough = Hyperparameters(epochs=6, backbone_learning_rate=0.2, head_learning_rate=2e-2, rehearsal_ratio=0.0)
-    events = tiny.until(make_job("ner", hyperparameters=rough), "export")
+    names = {"base": store.get("current").id}
+    jobs = [
+        ("first", {"head": "ner"}),
+        ("second", {"head": "ner", "train": tiny.restaurant(60, seed=21), "dev": tiny.restaurant(60, seed=22)}),
+        ("third", {"head": "classifier"}),
+    ]
+    last = "base"
+    for name, settings in jobs:
+        events, end = tiny.ending(
+            fine_tune(
+                make_job(**settings, base=names[last], hyperparameters=ADAPTS, protection=Exact(), retained_margin=20.0)
+            )
+        )
+        assert end.outcome == "succeeded", end.reason
+        assert one(events, ExactProven).max_error <= 1e-5
+        names[name] = one(events, Published).checkpoint_id
+        last = name
 
-    assert one(events, FrozenProven).parameters == 5 + 3 * 16 + 2
+    loaded = {name: weights(store.get(checkpoint_id)) for name, checkpoint_id in names.items()}
+
+    def moved(old: str, new: str) -> set[str]:
+        shared = loaded[old].keys() & loaded[new].keys()
+        return {
+            name.split(".")[0]
+            for name in shared
+            if not torch.equal(loaded[old][name], loaded[new][name][: len(loaded[old][name])])
+        }
+
+    assert {store.get(names[name]).manifest.branch for name in ("first", "second", "third")} == {
+        Branch(head="ner", blocks=2)
+    }
+    assert moved("base", "first") == {"ner"}
+    assert moved("first", "second") <= {"branch", "ner"}
+    assert "branch" in moved("first", "second")
+    assert moved("second", "third") == {"backbone", "classifier"}
+    trunk = [name for name in loaded["base"] if name.startswith(("backbone.embeddings.", "backbone.encoder.layer.0."))]
+    assert len(trunk) == 5 + 16
+    assert all(torch.equal(loaded["base"][name], loaded["third"][name]) for name in trunk)
+
+
+def test_auto_shares_what_the_gate_passes(make_job: MakeJob, store: Store) -> None:
+    """With a margin that can be proven AUTO trains shared blocks under guard; whichever way it ends, it says why."""
+    protection = Statistical(margin=40)
+    events, end = tiny.ending(fine_tune(make_job("ner", hyperparameters=ADAPTS, protection=protection)))
+
+    assert end.outcome == "succeeded", end.reason
+    assert any(isinstance(event, GuardLooked) for event in events)
+    shared = store.get(one(events, Published).checkpoint_id).manifest.branch is None
+    assert ("a shared backbone learned it and passed the gate" in end.reason) == shared
+
+
+def test_auto_gives_a_ruined_backbone_up(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ruinous rates on shared blocks are seen by the guard and undone; the fork that follows leaves the protected score alone."""
+    monkeypatch.setattr("twofold_trainer.guard.EARLY_EVERY", 2)
+    rough = Hyperparameters(epochs=6, backbone_learning_rate=0.2, head_learning_rate=2e-2, rehearsal_ratio=0.0)
+    events = tiny.until(make_job("ner", hyperparameters=rough, protection=Statistical(margin=40)), "export")
+
+    actions = [event.action for event in events if isinstance(event, GuardLooked)]
+    assert "restore" in actions
+    assert any("The shared backbone is given up" in note.message for note in notes(events))
     assert figures(events, "before")["protected"] == figures(events, "after")["protected"]
-    guarded = figures(events, "during")["protected"]
-    assert guarded < figures(events, "before")["protected"] - 0.01
+
+
+@pytest.mark.parametrize("head", ["ner", "classifier"])
+def test_replaced_labels_are_forgotten(head: str, make_job: MakeJob, store: Store) -> None:
+    """REPLACE leaves only the new names, measures nothing retained, and takes the old annotations out of the memory."""
+    base = store.get("current").manifest.labels
+    events, end = tiny.ending(
+        fine_tune(make_job(head, label_policy="replace", freeze="backbone", hyperparameters=PROBE))
+    )
+    assert end.outcome == "succeeded", end.reason
+    checkpoint = store.get(one(events, Published).checkpoint_id)
+    memory = read_memory(checkpoint.path / MEMORY)
+    labels = checkpoint.manifest.labels
+
+    assert set(figures(events, "after")) == {"protected", "new"}
+    if head == "ner":
+        assert labels.labels == base.labels
+        assert set(labels.entity_types) == set(one(events, Planned).added_labels)
+        assert "artist" not in labels.entity_types
+        assert not any(span.type == "artist" for example in memory.rehearsal for span in example.entities or ())
+    else:
+        assert labels.entity_types == base.entity_types
+        assert labels.labels == ("recipe", "taxi") == one(events, Planned).added_labels
+        assert {example.label for example in memory.rehearsal} == {None, "recipe", "taxi"}
+
+
+def notes(events: Iterable[Event]) -> list[Noted]:
+    """Return the notes."""
+    return [event for event in events if isinstance(event, Noted)]
 
 
 def test_measuring_only(make_job: MakeJob, store: Store) -> None:
@@ -232,8 +343,8 @@ OSLO = (Span(start=3, end=7, type="city"),)
         ("ner", {"protection": Exact(), "freeze": "head"}, "exact keeps the protected path's tensors"),
         ("ner", {"protection": Exact(), "freeze": "staged"}, "choose freeze mode 'backbone' or 'auto'"),
         ("ner", {"protection": Statistical(margin=-1)}, "protection.margin: -1 is not from 0 to 100"),
-        ("ner", {"append_labels": False}, "the entity type 'people' of the example '"),
-        ("classifier", {"append_labels": False}, "the label 'recipe' of the example '"),
+        ("ner", {"label_policy": "fixed"}, "the entity type 'people' of the example '"),
+        ("classifier", {"label_policy": "fixed"}, "the label 'recipe' of the example '"),
         ("classifier", {"train": [Example(text="in Oslo", entities=OSLO)]}, "no training example has label"),
         ("ner", {"train": [Example(text="in Oslo", label="x")]}, "no training example has entities"),
         ("ner", {"annotated_types": ("date",)}, "of type 'people', which is not listed"),

@@ -16,8 +16,10 @@ from twofold_checkpoint.errors import CheckpointError
 from twofold_checkpoint.events import (
     DatasetDescribed,
     Event,
+    ExactProven,
     Finished,
     FrozenProven,
+    GuardLooked,
     Judged,
     Noted,
     ParityMeasured,
@@ -166,6 +168,8 @@ def describe(event: Event) -> str:
         case ScoreMeasured():
             value = f"{event.metric} {100 * event.value:.1f}"
             return f"   {event.figure} ({event.moment}): {value} on {event.examples} examples"
+        case GuardLooked():
+            return f"   guard: protected {100 * event.baseline:.1f} -> {100 * event.value:.1f} on dev: {event.action}"
         case DatasetDescribed():
             parts = f"{event.train_examples} to train on, {event.dev_examples} to stop by, {event.gate_examples} to judge by"
             return f"   {parts}; {len(event.label_counts)} names; {event.mean_tokens:.1f} tokens a text"
@@ -177,6 +181,10 @@ def describe(event: Event) -> str:
             return f"   {event.parameters} frozen tensors are unchanged"
         case ParityMeasured():
             return f"   the graph differs from the model by at most {event.max_error:.1e} on {event.texts} texts"
+        case ExactProven():
+            return (
+                f"   the protected head answers {event.texts} texts as before; logits differ by {event.max_error:.1e}"
+            )
         case Judged() | Finished():
             return event.reason
         case Published():

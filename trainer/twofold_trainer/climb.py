@@ -7,15 +7,13 @@ from dataclasses import dataclass
 
 from twofold_checkpoint.events import Event, Noted, PhaseStarted
 
-from twofold_trainer.batches import Pool
-from twofold_trainer.features import FeatureCache
-from twofold_trainer.loop import Pace, Stage, Trained, Yardstick, train_stage
+from twofold_trainer.lesson import Lesson
+from twofold_trainer.loop import Trained, Yardstick, train_stage
 from twofold_trainer.model import TwofoldModel, restore, snapshot
+from twofold_trainer.pace import Pace
 from twofold_trainer.recipe import MIN_GAIN, Recipe
+from twofold_trainer.stage import Stage
 from twofold_trainer.stop import Stop
-
-Breach = Callable[[TwofoldModel], Generator[Event, None, str | None]]
-"""Looks at the model after a stage that moved blocks, and says why it may not be kept, or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +22,8 @@ class Climbed:
 
     kept: tuple[Trained, ...]
     reason: str
+    complete: bool = True
+    """Whether every stage was kept."""
 
     @property
     def names(self) -> frozenset[str]:
@@ -35,51 +35,46 @@ def climb(
     model: TwofoldModel,
     stages: Sequence[Stage],
     recipe: Recipe,
-    pools: Callable[[Stage], Pool],
+    prepare: Callable[[Stage], Lesson],
     yardstick: Yardstick,
     *,
-    pad_id: int,
     seed: int,
     stop: Stop,
-    cache: FeatureCache | None,
-    breach: Breach | None = None,
+    first: int = 0,
 ) -> Generator[Event, None, Climbed]:
     """Run stages from the cheapest to the strongest. One that does not help, or breaks something, is undone and ends it.
 
-    The probe of new heads is never undone: without it there would be nothing to build on.
+    The probe of new heads is never undone: without it there would be nothing to build on. *first* is the number of
+    stages that went before, so that each has chances of its own.
     """
-    pace = Pace(sum(stage.steps(recipe, pools(stage)) for stage in stages))
     kept: list[Trained] = []
     phase = ""
-    for number, stage in enumerate(stages):
+    for number, stage in enumerate(stages, first):
         if stop.time_is_over:
-            return Climbed(tuple(kept), "the time was over")
+            return Climbed(tuple(kept), "the time was over", complete=False)
         wanted = "train" if stage.blocks else "probe"
         if wanted != phase:
             phase = wanted
             yield PhaseStarted(phase=phase)
-        before = snapshot(model, (name for name, _ in model.named_parameters()))
+        lesson = prepare(stage)
+        before = snapshot(model, model.state_dict())
         trained = yield from train_stage(
             model,
             stage,
             recipe,
-            pools(stage),
+            lesson,
             yardstick,
-            pad_id=pad_id,
             seed=(seed * 1000 + number) % 2**63,
-            pace=pace,
+            pace=Pace(stage.steps(recipe, lesson.pool)),
             stop=stop,
-            cache=None if stage.blocks else cache,
         )
         figures = f"dev {100 * trained.before:.1f} -> {100 * trained.best:.1f}"
-        broken = (yield from breach(model)) if breach is not None and stage.blocks else None
-        if broken is not None:
-            restore(model, before)
-            return Climbed(tuple(kept), f"{stage.name} was undone because {broken}")
         if stage.blocks and trained.best < trained.before + MIN_GAIN:
             restore(model, before)
-            return Climbed(tuple(kept), f"{stage.name} did not help ({figures}) and was undone")
+            why = "did not help" if trained.broken is None else f"was of no use because {trained.broken}"
+            return Climbed(tuple(kept), f"{stage.name} {why} ({figures}) and was undone", complete=False)
         kept.append(trained)
         yield Noted(message=f"Stage {stage.name} was kept: {figures}.")
-    ended = "the time was over" if stop.time_is_over else "the plan was carried out"
-    return Climbed(tuple(kept), ended)
+    if stop.time_is_over:
+        return Climbed(tuple(kept), "the time was over", complete=False)
+    return Climbed(tuple(kept), "the plan was carried out")

@@ -1,4 +1,4 @@
-"""The backbone's view of texts, flat: one row a text and one row a token, windows already merged.
+"""What the heads read of texts, flat: one row a text and one row a token, windows already merged.
 
 Serving averages the classifier's logits over a text's windows and cuts overlaps in the middle. Both are linear, so
 merging *features* the same way gives the same logits, and training, scoring and cached features all share this form.
@@ -6,14 +6,15 @@ merging *features* the same way gives the same logits, and training, scoring and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from twofold_checkpoint.encoding import Encoding, pad
+from twofold_checkpoint.encoding import Encoding, Window, pad
+from twofold_checkpoint.manifest import HEADS, HeadName
 
-from twofold_trainer.model import TwofoldModel, pool
+from twofold_trainer.model import Hidden, TwofoldModel, pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +25,29 @@ class Features:
     tokens: Tensor
 
 
-def compute_features(model: TwofoldModel, encodings: Sequence[Encoding], pad_id: int) -> Features:
-    """Run the backbone over all windows of the texts in one batch."""
+FeatureSource = Callable[[Sequence[Encoding]], Features]
+"""Gives the features of texts, computed now or kept from before."""
+
+
+def live(model: TwofoldModel, pad_id: int, *, heads: Sequence[HeadName] = HEADS) -> FeatureSource:
+    """Return a source that runs the whole model."""
+    return lambda encodings: compute_features(model, encodings, pad_id, heads=heads)
+
+
+def compute_features(
+    model: TwofoldModel, encodings: Sequence[Encoding], pad_id: int, *, heads: Sequence[HeadName] = HEADS
+) -> Features:
+    """Run the model's blocks over all windows of the texts in one batch."""
     windows = [window for encoding in encodings for window in encoding.windows]
     ids, mask = (torch.from_numpy(array) for array in pad(windows, pad_id))
-    hidden = model.backbone(input_ids=ids, attention_mask=mask).last_hidden_state
-    pooled = pool(hidden, mask, model.pooling)
+    return merge(model.hidden(ids, mask, heads=heads), mask, encodings, windows, model)
+
+
+def merge(
+    hidden: Hidden, mask: Tensor, encodings: Sequence[Encoding], windows: Sequence[Window], model: TwofoldModel
+) -> Features:
+    """Turn the hidden states of all windows (windows, tokens, hidden) into features of the texts."""
+    pooled = pool(hidden.classifier, mask, model.pooling)
     if len(windows) > len(encodings):
         pooled = _window_weights(encodings) @ pooled
     rows: list[int] = []
@@ -39,7 +57,7 @@ def compute_features(model: TwofoldModel, encodings: Sequence[Encoding], pad_id:
         kept = range(window.keep_start + first, window.keep_stop + first)
         rows.extend([row] * len(kept))
         columns.extend(kept)
-    tokens = hidden[torch.tensor(rows, dtype=torch.long), torch.tensor(columns, dtype=torch.long)]
+    tokens = hidden.ner[torch.tensor(rows, dtype=torch.long), torch.tensor(columns, dtype=torch.long)]
     return Features(pooled, tokens)
 
 
@@ -57,27 +75,27 @@ def _window_weights(encodings: Sequence[Encoding]) -> Tensor:
 
 
 class FeatureCache:
-    """Hold the features of texts under a backbone that does not move; lives as long as one stage."""
+    """Hold the features of texts under a backbone that does not move."""
 
     def __init__(self) -> None:
-        self._kept: dict[int, Features] = {}
+        self._kept: dict[int, tuple[Encoding, Features]] = {}  # The encoding too: an id is unique while it lives.
 
-    def fill(self, model: TwofoldModel, encodings: Sequence[Encoding], pad_id: int, *, rows: int) -> Iterator[int]:
+    def fill(self, source: FeatureSource, encodings: Sequence[Encoding], *, rows: int) -> Iterator[int]:
         """Compute and keep the features of texts, *rows* at a time; yields how many are done."""
         new = [encoding for encoding in encodings if id(encoding) not in self._kept]
         new.sort(key=lambda encoding: len(encoding.ids))
         for first in range(0, len(new), rows):
             some = new[first : first + rows]
             with torch.no_grad():
-                found = compute_features(model, some, pad_id)
+                found = source(some)
             tokens = torch.split(found.tokens, [len(encoding.ids) for encoding in some])
             for encoding, pooled, own in zip(some, found.pooled, tokens, strict=True):
-                self._kept[id(encoding)] = Features(pooled.clone(), own.clone())
+                self._kept[id(encoding)] = encoding, Features(pooled.clone(), own.clone())
             yield first + len(some)
 
     def get(self, encodings: Sequence[Encoding]) -> Features:
         """Return the kept features of texts."""
-        kept = [self._kept[id(encoding)] for encoding in encodings]
+        kept = [self._kept[id(encoding)][1] for encoding in encodings]
         return Features(torch.stack([one.pooled for one in kept]), torch.cat([one.tokens for one in kept]))
 
 

@@ -31,12 +31,15 @@ class Figures:
 
     def measure(self, model: TwofoldModel, moment: Moment) -> Generator[Event, None, Measured]:
         """Score the model and say so."""
-        scores: Measured = {}
-        for figure, one in self._judges.items():
-            score = scores[figure] = one.score(model, self._labels[moment])
+        scores = self.score(model, moment)
+        for figure, score in scores.items():
             if score is not None:
                 yield measured(score, figure, moment)
         return scores
+
+    def score(self, model: TwofoldModel, moment: Moment) -> Measured:
+        """Score the model."""
+        return {figure: one.score(model, self._labels[moment]) for figure, one in self._judges.items()}
 
 
 def measured(score: HeadScore, figure: Figure, moment: Moment) -> ScoreMeasured:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 from twofold_checkpoint.events import FrozenProven
-from twofold_checkpoint.manifest import HeadName
+from twofold_checkpoint.manifest import HeadName, other
 
 from twofold_trainer.errors import FrozenMovedError
 from twofold_trainer.model import TwofoldModel
@@ -22,8 +22,8 @@ class Group:
     depth: int | None
 
 
-def trainable_groups(model: TwofoldModel, heads: Iterable[HeadName], blocks: int) -> list[Group]:
-    """Group what a stage trains: the heads, the top *blocks* blocks, and with all of them the rest of the backbone.
+def trainable_groups(model: TwofoldModel, heads: Sequence[HeadName], blocks: int) -> list[Group]:
+    """Group what a stage trains: the heads, the top *blocks* blocks of their path, and with all of them what is left.
 
     What stands outside the blocks (embeddings, a final norm) moves only when every block does, at the lowest rate.
     """
@@ -31,18 +31,16 @@ def trainable_groups(model: TwofoldModel, heads: Iterable[HeadName], blocks: int
     groups = [
         Group(tuple(name_of[id(parameter)] for head in heads for parameter in model.head(head).parameters()), None)
     ]
-    all_blocks = model.blocks()
-    taken: set[str] = set()
-    for depth, block in enumerate(reversed(all_blocks[len(all_blocks) - blocks :] if blocks else [])):
-        names = tuple(name_of[id(parameter)] for parameter in block.parameters())
-        taken.update(names)
-        groups.append(Group(names, depth))
-    if blocks and blocks >= len(all_blocks):
+    path = model.path(heads[0])
+    for depth, block in enumerate(reversed(path[len(path) - blocks :] if blocks else [])):
+        groups.append(Group(tuple(name_of[id(parameter)] for parameter in block.parameters()), depth))
+    if blocks and blocks >= len(path):
+        taken = {name_of[id(parameter)] for block in all_blocks(model) for parameter in block.parameters()}
         # The token embeddings stay: a first training on thousands of texts gains nothing from moving them, and
         # AdamW over the whole vocabulary takes a third of its time.
         taken.update(name_of[id(parameter)] for parameter in model.token_embeddings())
         rest = tuple(name for name in name_of.values() if name.startswith("backbone.") and name not in taken)
-        groups.append(Group(rest, len(all_blocks)))
+        groups.append(Group(rest, len(path)))
     return [group for group in groups if group.names]
 
 
@@ -52,8 +50,24 @@ def freeze_all_but(model: TwofoldModel, names: Iterable[str]) -> None:
     model.eval()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
-    for block in model.blocks():
+    for block in all_blocks(model):
         block.train(any(parameter.requires_grad for parameter in block.parameters()))
+
+
+def all_blocks(model: TwofoldModel) -> list[nn.Module]:
+    """Return the backbone's blocks and the branch's."""
+    return [*model.blocks(), *(model.branch or ())]
+
+
+def is_untouched(model: TwofoldModel, adapted: HeadName, trained: Collection[str]) -> bool:
+    """Tell whether nothing was trained of the protected head, of the blocks on its path, and of what lies around them."""
+    name_of = {id(parameter): name for name, parameter in model.named_parameters()}
+    own = {name_of[id(parameter)] for block in all_blocks(model) for parameter in block.parameters()}
+    protected = other(adapted)
+    path = {name_of[id(parameter)] for block in model.path(protected) for parameter in block.parameters()}
+    around = {name for name in name_of.values() if name.startswith("backbone.") and name not in own}
+    head = {name_of[id(parameter)] for parameter in model.head(protected).parameters()}
+    return not (path | around | head) & set(trained)
 
 
 def digest(tensors: Mapping[str, Tensor], names: Iterable[str]) -> str:

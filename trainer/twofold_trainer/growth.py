@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from twofold_checkpoint.manifest import HeadName
 
 from twofold_trainer.features import Features
@@ -46,6 +46,14 @@ def class_means(
     centred[alone] = means[alone]
     centred[counts == 0] = 0.0
     return centred, centre
+
+
+def clear_head(model: TwofoldModel, head: HeadName) -> None:
+    """Take a head's rows away, in place. Of the NER head the row of O stays, whose meaning no names change."""
+    own, kept = model.head(head), 0 if head == "classifier" else 1
+    own.weight = nn.Parameter(own.weight.detach()[:kept].clone())
+    own.bias = nn.Parameter(own.bias.detach()[:kept].clone())
+    own.out_features = kept
 
 
 def grow_head(model: TwofoldModel, head: HeadName, rows: Tensor, centre: Tensor) -> None:

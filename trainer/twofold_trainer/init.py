@@ -27,14 +27,17 @@ from twofold_trainer.backbone import DEFAULT, load_backbone
 from twofold_trainer.batches import Pool
 from twofold_trainer.climb import climb
 from twofold_trainer.errors import RefusedError
-from twofold_trainer.features import FeatureCache, cache_bytes
-from twofold_trainer.loop import Stage, Yardstick
+from twofold_trainer.features import FeatureCache, cache_bytes, live
+from twofold_trainer.lesson import Lesson
+from twofold_trainer.loop import Yardstick
 from twofold_trainer.model import TwofoldModel
+from twofold_trainer.objective import Objective
 from twofold_trainer.plan import check_hyperparameters, describe_dataset, note_unaligned
 from twofold_trainer.publish import Candidate, provenance, publish, write_candidate
 from twofold_trainer.scoring import ROWS, Judge
 from twofold_trainer.sources import read_source
 from twofold_trainer.splits import Parts, remember, split, types_of, with_annotated_types
+from twofold_trainer.stage import Stage
 from twofold_trainer.stop import Stop
 from twofold_trainer.targets import describe_unaligned, make_targets
 
@@ -82,20 +85,15 @@ def initialise(
     encodings += [encoding for one in yardstick.judges for encoding in one.encodings]
     fits = cache_bytes(encodings, model.config.hidden_size) <= recipe.CACHE_BYTES
     cache = FeatureCache()
-    for _ in cache.fill(model, encodings if fits else [], loaded.settings.pad_id, rows=ROWS):
+    backbone_source = live(model, loaded.settings.pad_id)
+    for _ in cache.fill(backbone_source, encodings if fits else [], rows=ROWS):
         stop.check()
-    pool = Pool(tuple(targets))
-    climbed = yield from climb(
-        model,
-        stages,
-        resolved,
-        lambda _: pool,
-        yardstick,
-        pad_id=loaded.settings.pad_id,
-        seed=seed,
-        stop=stop,
-        cache=cache if fits else None,
-    )
+
+    def prepare(stage: Stage) -> Lesson:
+        source = cache.get if fits and not stage.blocks else backbone_source
+        return Lesson(Pool(tuple(targets)), Objective(ner_weight=resolved.ner_weight), source)
+
+    climbed = yield from climb(model, stages, resolved, prepare, yardstick, seed=seed, stop=stop)
 
     yield PhaseStarted(phase="evaluate")
     scores = yield from _evaluate(model, parts, encoder, labels)
@@ -119,7 +117,7 @@ def initialise(
     yield Published(checkpoint_id=checkpoint.id)
     first = store.aliases().current is None
     if first:
-        store.promote(checkpoint.id)
+        store.promote(checkpoint.id, approve=True)
     figures = ", ".join(f"{score.metric} {100 * score.value:.1f}" for score in scores)
     role = "the store's current checkpoint" if first else "not current: the store already has a current checkpoint"
     yield Finished(outcome="succeeded", reason=f"Published {checkpoint.id} ({figures}), {role}.")

@@ -3,57 +3,32 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from twofold_checkpoint.events import Event, ScoreMeasured, Stepped
+from twofold_checkpoint.events import Event, ScoreMeasured
 from twofold_checkpoint.labels import LabelSet
-from twofold_checkpoint.manifest import HeadName
 
-from twofold_trainer.batches import Pool, batches
-from twofold_trainer.features import FeatureCache, compute_features
+from twofold_trainer.batches import batches
+from twofold_trainer.features import FeatureSource
 from twofold_trainer.freezing import Group, freeze_all_but, trainable_groups
-from twofold_trainer.losses import total_loss
+from twofold_trainer.guard import decide, looks
+from twofold_trainer.lesson import Lesson
 from twofold_trainer.metrics import METRIC_OF
 from twofold_trainer.model import TwofoldModel, restore, snapshot
-from twofold_trainer.recipe import CLIP_NORM, REPORT_SECONDS, Recipe
+from twofold_trainer.objective import Objective
+from twofold_trainer.pace import Pace
+from twofold_trainer.recipe import CLIP_NORM, INTERPOLATIONS, Recipe
 from twofold_trainer.scoring import Judge
+from twofold_trainer.stage import Stage
 from twofold_trainer.stop import Stop
 from twofold_trainer.targets import Target
 
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """Say what a stage trains: these heads, and the top *blocks* blocks of *of*."""
-
-    heads: tuple[HeadName, ...]
-    blocks: int
-    of: int
-
-    @property
-    def name(self) -> str:
-        """The stage's name for people."""
-        if not self.blocks:
-            return "heads"
-        if self.blocks >= self.of:
-            return "all blocks"
-        return f"top {self.blocks} blocks" if self.blocks > 1 else "top block"
-
-    def epochs(self, recipe: Recipe) -> int:
-        """How many epochs it has at most."""
-        if not self.blocks:
-            return recipe.probe_epochs
-        return recipe.epochs if self.blocks >= recipe.unfrozen_blocks else recipe.middle_epochs
-
-    def steps(self, recipe: Recipe, pool: Pool) -> int:
-        """How many steps it has if it is not ended early."""
-        return self.epochs(recipe) * -(-pool.epoch_size // recipe.batch_size)
+State = dict[str, torch.Tensor]
+"""Copies of the tensors that a stage trains, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +38,9 @@ class Yardstick:
     judges: tuple[Judge, ...]
     labels: LabelSet
 
-    def measure(self, model: TwofoldModel, cache: FeatureCache | None) -> ScoreMeasured:
+    def measure(self, model: TwofoldModel, source: FeatureSource | None) -> ScoreMeasured:
         """Score the model. With nothing to measure by, every state is worth the same."""
-        scores = [score for judge in self.judges if (score := judge.score(model, self.labels, cache)) is not None]
+        scores = [score for judge in self.judges if (score := judge.score(model, self.labels, source)) is not None]
         return ScoreMeasured(
             figure="dev",
             moment="during",
@@ -75,134 +50,142 @@ class Yardstick:
         )
 
 
-@dataclass(slots=True)
-class Pace:
-    """Count steps over all stages, and guess how long the rest takes."""
-
-    total: int
-    step: int = 0
-    _losses: list[float] = field(default_factory=list)
-    _begun: float = field(default_factory=time.monotonic)
-    _reported: float = 0.0
-
-    def advance(self, stage: str, loss: float) -> Stepped | None:
-        """Count a step, and report if it is time."""
-        self.step += 1
-        self._losses.append(loss)
-        now = time.monotonic()
-        if now - self._reported < REPORT_SECONDS:
-            return None
-        self._reported = now
-        mean = sum(self._losses) / len(self._losses)
-        self._losses.clear()
-        remaining = (now - self._begun) / self.step * max(0, self.total - self.step)
-        return Stepped(stage=stage, step=self.step, total_steps=self.total, loss=mean, remaining_seconds=remaining)
-
-
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """Say what a stage did: the dev score that it began with, the best one, and which tensors it could move."""
+    """Say what a stage did: the dev score that it began with, the best one, and which tensors it could move.
+
+    *broken* says why nothing that the stage trained could be kept, if the guard let nothing pass.
+    """
 
     stage: Stage
     before: float
     best: float
     names: tuple[str, ...]
+    broken: str | None = None
 
 
 def train_stage(
     model: TwofoldModel,
     stage: Stage,
     recipe: Recipe,
-    pool: Pool,
+    lesson: Lesson,
     yardstick: Yardstick,
     *,
-    pad_id: int,
     seed: int,
     pace: Pace,
     stop: Stop,
-    cache: FeatureCache | None = None,
 ) -> Generator[Event, None, Trained]:
-    """Train one stage and leave the model in its best state on dev, which may be the one that it began with.
+    """Train one stage and leave the model in its best state on dev that the guard lets pass.
 
-    *cache* holds the features of every text of the pool and the yardstick, for a stage that moves no block.
+    That may be the state it began with.
     """
     groups = trainable_groups(model, stage.heads, stage.blocks)
     names = tuple(name for group in groups for name in group.names)
     freeze_all_but(model, names)
     torch.manual_seed(seed)  # For dropout.
     chance = random.Random(seed)
-    optimizer = make_optimizer(model, groups, recipe, moves_blocks=stage.blocks > 0)
-    schedule = make_schedule(optimizer, stage.steps(recipe, pool), recipe.warmup_ratio)
+    optimizer = make_optimizer(model, groups, recipe, stage)
+    schedule = make_schedule(optimizer, stage.steps(recipe, lesson.pool), recipe.warmup_ratio)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
-    measured = yardstick.measure(model, cache)
-    yield measured
-    before = best = measured.value
-    best_state = snapshot(model, names)
-    fruitless = 0
-    for _ in range(stage.epochs(recipe)):
-        for batch in batches(pool.epoch(chance), recipe.batch_size, chance):
-            stop.check()
-            if stop.time_is_over:
-                break
-            loss = _loss(model, batch, stage, recipe, pad_id=pad_id, cache=cache)
-            if loss.requires_grad:  # A batch of which nothing is known teaches nothing.
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-                torch.nn.utils.clip_grad_norm_(trained, CLIP_NORM)
-                optimizer.step()
-            schedule.step()
-            if (stepped := pace.advance(stage.name, loss.detach().item())) is not None:
-                yield stepped
-        stop.check()
-        measured = yardstick.measure(model, cache)
-        yield measured
-        if measured.value > best:
-            best, best_state, fruitless = measured.value, snapshot(model, names), 0
-        else:
-            fruitless += 1
-        if fruitless >= recipe.patience or stop.time_is_over:
-            break
-    restore(model, best_state)
-    model.eval()
-    return Trained(stage, before, best, names)
-
-
-def _loss(
-    model: TwofoldModel,
-    batch: Sequence[Target],
-    stage: Stage,
-    recipe: Recipe,
-    *,
-    pad_id: int,
-    cache: FeatureCache | None,
-) -> Tensor:
-    """Return the loss of a batch. A frozen head's loss counts while the backbone under it moves."""
-    encodings = [target.encoding for target in batch]
-    if cache is not None:
-        features = cache.get(encodings)
-    else:
+    def learn(batch: Sequence[Target]) -> float:
         with torch.set_grad_enabled(stage.blocks > 0):
-            features = compute_features(model, encodings, pad_id)
-    labels = torch.tensor([target.label for target in batch])
-    allowed = torch.from_numpy(np.concatenate([target.allowed for target in batch]))
-    if not stage.blocks and "classifier" not in stage.heads:
-        labels = torch.full_like(labels, -1)
-    if not stage.blocks and "ner" not in stage.heads:
-        allowed = torch.ones_like(allowed)
-    logits = model.classifier(features.pooled), model.ner(features.tokens)
-    return total_loss(logits[0], labels, logits[1], allowed, ner_weight=recipe.ner_weight)
+            features = lesson.source([target.encoding for target in batch])
+        loss = objective(model, batch, features)
+        if loss.requires_grad:  # A batch of which nothing is known teaches nothing.
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
+            optimizer.step()
+        schedule.step()
+        return loss.detach().item()
+
+    measured = yardstick.measure(model, lesson.source)
+    yield measured
+    before, best = measured.value, Best(measured.value, snapshot(model, names))
+    first, objective = best.state, lesson.objective
+    step = breaches = 0
+    left = False
+    for _ in range(stage.epochs(recipe)):
+        for batch in batches(lesson.pool.epoch(chance), recipe.batch_size, chance):
+            stop.check()
+            if stop.time_is_over or left:
+                break
+            step += 1
+            if (stepped := pace.advance(stage.name, learn(batch))) is not None:
+                yield stepped
+            if lesson.guard is not None and looks(step, stage.epoch_steps(recipe, lesson.pool)):
+                fallen = lesson.guard.fallen(lesson.source)
+                action = decide(fallen, lesson.guard.allowed, breaches)
+                yield lesson.guard.event(step, fallen, action)
+                left = action == "leave"
+                if action == "restore":
+                    breaches += 1
+                    restore(model, best.state)
+                    objective = gentler(objective, schedule)
+        stop.check()
+        measured = yardstick.measure(model, lesson.source)
+        yield measured
+        best.offer(measured.value, snapshot(model, names), passes=not lesson.breached())
+        if best.fruitless >= recipe.patience or stop.time_is_over or left:
+            break
+    _repair(model, best, first, lesson, yardstick)
+    restore(model, best.state)
+    model.eval()
+    broken = "the guard let nothing of it pass" if best.wild is not None and best.state is first else None
+    return Trained(stage, before, best.value, names, broken)
 
 
-def make_optimizer(model: TwofoldModel, groups: Sequence[Group], recipe: Recipe, *, moves_blocks: bool) -> Optimizer:
+@dataclass(slots=True)
+class Best:
+    """Keep the best state that the guard lets pass, and the best one that it does not."""
+
+    value: float
+    state: State
+    wild: tuple[float, State] | None = None
+    fruitless: int = 0
+    """Measurements since the last gain."""
+
+    def offer(self, value: float, state: State, *, passes: bool) -> None:
+        """Take a state if it is the best of its kind."""
+        self.fruitless += 1
+        if passes and value > self.value:
+            self.value, self.state, self.fruitless = value, state, 0
+        if not passes and (self.wild is None or value > self.wild[0]):
+            self.wild = value, state
+
+
+def gentler(objective: Objective, schedule: LambdaLR) -> Objective:
+    """Halve all rates and hold the protected head twice as firmly, after damage was seen."""
+    schedule.base_lrs = [rate / 2 for rate in schedule.base_lrs]
+    if objective.distillation is None:
+        return objective
+    firmer = replace(objective.distillation, protected=2 * objective.distillation.protected)
+    return replace(objective, distillation=firmer)
+
+
+def _repair(model: TwofoldModel, best: Best, old: State, lesson: Lesson, yardstick: Yardstick) -> None:
+    """Go from the best state that did not pass toward the old one until it does (WiSE-FT, arXiv:2109.01903)."""
+    if best.wild is None or best.wild[0] <= best.value:
+        return
+    for share in INTERPOLATIONS:
+        between = {name: torch.lerp(old[name], tensor, share) for name, tensor in best.wild[1].items()}
+        restore(model, between)
+        if not lesson.breached():
+            best.offer(yardstick.measure(model, lesson.source).value, between, passes=True)
+            return
+
+
+def make_optimizer(model: TwofoldModel, groups: Sequence[Group], recipe: Recipe, stage: Stage) -> Optimizer:
     """Make AdamW with a rate for each depth; what has one dimension (biases, norms) does not decay."""
     parameters = dict(model.named_parameters())
     settings = []
+    top = recipe.fork_learning_rate if stage.forked else recipe.backbone_learning_rate
     for group in groups:
         if group.depth is None:
-            rate = recipe.head_learning_rate if moves_blocks else recipe.probe_learning_rate
+            rate = recipe.head_learning_rate if stage.blocks else recipe.probe_learning_rate
         else:
-            rate = recipe.backbone_learning_rate * recipe.layer_decay**group.depth
+            rate = top * recipe.layer_decay**group.depth
         for decays in (True, False):
             chosen = [parameters[name] for name in group.names if (parameters[name].ndim > 1) == decays]
             if chosen:

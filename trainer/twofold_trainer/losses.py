@@ -1,10 +1,18 @@
-"""What training minimises: small pure functions, summed in one place."""
+"""What training minimises, term by term: small pure functions of logits."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+def label_nll(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross entropy of (texts, labels) logits; a label below zero is unknown and not counted."""
+    known = labels >= 0
+    if not bool(known.any()):
+        return logits.sum() * 0.0
+    return F.cross_entropy(logits[known], labels[known])
 
 
 def partial_label_nll(logits: Tensor, allowed: Tensor) -> Tensor:
@@ -22,16 +30,33 @@ def partial_label_nll(logits: Tensor, allowed: Tensor) -> Tensor:
     return (total - permitted).mean()
 
 
-def label_nll(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross entropy of (texts, labels) logits; a label below zero is unknown and not counted."""
-    known = labels >= 0
-    if not bool(known.any()):
+def repaired_nll(logits: Tensor, allowed: Tensor, teacher: Tensor) -> Tensor:
+    """Return the mean cross entropy of (tokens, tags) logits against targets that the teacher repairs.
+
+    A token with one allowed tag has that as its target. Where several are allowed, the data does not say which: the
+    target is then what the teacher, whose *teacher* logits are (tokens, old tags), believes of those, renormalised. So
+    data that does not annotate the old types does not teach that they are O. After the pseudo-labels of Douillard et
+    al. 2021, "PLOP" (CVPR), and Monaikul et al. 2021 (AAAI), kept soft. Tokens of which all is allowed count not.
+    """
+    informative = ~allowed.all(dim=1)
+    if not bool(informative.any()):
         return logits.sum() * 0.0
-    return F.cross_entropy(logits[known], labels[known])
+    logits, allowed, teacher = logits[informative], allowed[informative], teacher[informative]
+    known = torch.full_like(logits, -torch.inf)
+    known[:, : teacher.shape[1]] = teacher
+    # One allowed tag needs no teacher, and may be one that the teacher does not have.
+    alone = allowed.sum(dim=1, keepdim=True) == 1
+    scores = torch.where(alone, torch.zeros_like(known), known).masked_fill(~allowed, -torch.inf)
+    return F.cross_entropy(logits, scores.softmax(dim=1))
 
 
-def total_loss(
-    classifier_logits: Tensor, labels: Tensor, ner_logits: Tensor, allowed: Tensor, *, ner_weight: float = 1.0
-) -> Tensor:
-    """Add the losses of both heads. What shall also count (distillation, penalties) is added here."""
-    return label_nll(classifier_logits, labels) + ner_weight * partial_label_nll(ner_logits, allowed)
+def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return the mean over rows of T^2 KL(teacher || student) at temperature T, over the rows that the teacher has.
+
+    (rows, classes); the student may have more classes, appended. Hinton et al. 2015, arXiv:1503.02531.
+    """
+    if not len(logits):
+        return logits.sum() * 0.0
+    student = F.log_softmax(logits[:, : teacher.shape[1]] / temperature, dim=1)
+    target = F.log_softmax(teacher / temperature, dim=1)
+    return F.kl_div(student, target, log_target=True, reduction="batchmean") * temperature**2

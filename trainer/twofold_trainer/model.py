@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from twofold_checkpoint.checkpoint import BACKBONE_CONFIG, TRAINING_WEIGHTS, Checkpoint
 from twofold_checkpoint.labels import LabelSet
-from twofold_checkpoint.manifest import HeadName
+from twofold_checkpoint.manifest import HEADS, Branch, HeadName
+
+from twofold_trainer.blocks import can_divide, find_blocks, run_blocks
 
 ATTENTION = "eager"
 """The one attention that every architecture has and that exports to plain operators; at our lengths as fast as SDPA."""
@@ -34,10 +37,30 @@ class Output(NamedTuple):
     """(rows, tokens, hidden)."""
 
 
-class TwofoldModel(nn.Module):
-    """Hold a backbone with a classifier and an NER head. Rows are padded on the right."""
+class Hidden(NamedTuple):
+    """What each head reads, (rows, tokens, hidden); one and the same tensor unless the model is forked."""
 
-    def __init__(self, backbone: nn.Module, labels: LabelSet, pooling: Pooling) -> None:
+    classifier: Tensor
+    ner: Tensor
+
+
+class Entry(NamedTuple):
+    """The hidden state (rows, tokens, hidden) that enters the block at *depth*, counted from the bottom."""
+
+    depth: int
+    hidden: Tensor
+
+
+class TwofoldModel(nn.Module):
+    """Hold a backbone with a classifier and an NER head. Rows are padded on the right.
+
+    A forked model has a *branch*: the top blocks of one head's path that are its own. Below them both heads share the
+    trunk, and above it neither can touch the other.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, labels: LabelSet, pooling: Pooling, *, branch: Branch | None = None
+    ) -> None:
         super().__init__()
         if getattr(backbone, "pooler", None) is not None:
             # BERT's own pooler: we pool ourselves, and it would be carried along untrained.
@@ -51,19 +74,76 @@ class TwofoldModel(nn.Module):
         for head in (self.classifier, self.ner):
             nn.init.normal_(head.weight, std=0.02)
             nn.init.zeros_(head.bias)
+        self.branch: nn.ModuleList | None = None
+        self.branch_head: HeadName | None = None
+        if branch is not None:
+            self.fork(branch.head, branch.blocks)
 
     @property
     def config(self) -> Any:
         """The backbone's configuration."""
         return _config(self.backbone)
 
+    @property
+    def layers(self) -> int:
+        """How many blocks the backbone says that it has."""
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def can_fork(self) -> bool:
+        """Whether the backbone can be divided into a trunk and top blocks."""
+        return can_divide(self.backbone, self.layers)
+
+    @property
+    def fork_point(self) -> int:
+        """How many blocks from the bottom both heads share."""
+        return len(self.blocks()) - (0 if self.branch is None else len(self.branch))
+
+    @property
+    def division(self) -> Branch | None:
+        """How the manifest says that the model is forked."""
+        if self.branch is None or self.branch_head is None:
+            return None
+        return Branch(head=self.branch_head, blocks=len(self.branch))
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Output:
         """Run both heads on (rows, tokens) of ids and their mask."""
-        features = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        # Says to the exporter what GPT-Neo's own shape arithmetic hides: rows and tokens are those of the input.
-        features = features.view(*input_ids.shape, -1)
-        pooled = pool(features, attention_mask, self.pooling)
-        return Output(self.classifier(pooled), self.ner(features), pooled, features)
+        hidden = self.hidden(input_ids, attention_mask)
+        pooled = pool(hidden.classifier, attention_mask, self.pooling)
+        return Output(self.classifier(pooled), self.ner(hidden.ner), pooled, hidden.ner)
+
+    def hidden(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        *,
+        heads: Sequence[HeadName] = HEADS,
+        entry: Entry | None = None,
+    ) -> Hidden:
+        """Run the backbone for some heads; what the others would read means nothing then.
+
+        With *entry*, only the blocks from its depth on are run.
+        """
+
+        def run(blocks: Sequence[nn.Module], own: Tensor | None, keep: nn.Module | None = None) -> Any:
+            return run_blocks(
+                self.backbone, blocks, input_ids, attention_mask, layers=self.layers, entry=own, keep_input_of=keep
+            )
+
+        depth, given = (0, None) if entry is None else entry
+        if self.branch is None and entry is None:
+            shared = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            # Says to the exporter what GPT-Neo's own shape arithmetic hides: rows and tokens are those of the input.
+            shared = shared.view(*input_ids.shape, -1)
+            return Hidden(shared, shared)
+        if self.branch is None or len(heads) == 1 or depth > self.fork_point:
+            found = {head: run(self.path(head)[depth:], given)[0].view(*input_ids.shape, -1) for head in heads}
+            only = next(iter(found.values()))
+            return Hidden(found.get("classifier", only), found.get("ner", only))
+        main, trunk = run(self.blocks()[depth:], given, self.blocks()[self.fork_point])
+        side, _ = run(list(self.branch), trunk)
+        main, side = main.view(*input_ids.shape, -1), side.view(*input_ids.shape, -1)
+        return Hidden(side, main) if self.branch_head == "classifier" else Hidden(main, side)
 
     def head(self, name: HeadName) -> nn.Linear:
         """Return a head by name."""
@@ -75,23 +155,25 @@ class TwofoldModel(nn.Module):
         return list(table.parameters())
 
     def blocks(self) -> list[nn.Module]:
-        """Return the transformer blocks, bottom first."""
-        return find_blocks(self.backbone, int(self.config.num_hidden_layers))
+        """Return the backbone's own transformer blocks, bottom first."""
+        return find_blocks(self.backbone, self.layers)
+
+    def path(self, head: HeadName) -> list[nn.Module]:
+        """Return the blocks between the text and a head, bottom first."""
+        if self.branch is None or head != self.branch_head:
+            return self.blocks()
+        return [*self.blocks()[: self.fork_point], *self.branch]
+
+    def fork(self, head: HeadName, blocks: int) -> None:
+        """Give a head its own copy of the top *blocks* blocks, in place. It answers as before until they are trained."""
+        assert self.branch is None, "The model is forked already. This is a bug."
+        assert 0 < blocks <= len(self.blocks()), f"{blocks} blocks cannot be copied. This is a bug."
+        self.branch = nn.ModuleList(copy.deepcopy(block) for block in self.blocks()[-blocks:])
+        self.branch_head = head
 
 
 def _config(backbone: nn.Module) -> Any:
     return backbone.config
-
-
-def find_blocks(backbone: nn.Module, layers: int) -> list[nn.Module]:
-    """Find the list of *layers* modules of one class, whatever the architecture calls it.
-
-    An architecture that shares or nests its blocks has no such list: then the whole backbone is the one block.
-    """
-    for module in backbone.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == layers and len({type(block) for block in module}) == 1:
-            return list(module)
-    return [backbone]
 
 
 def pool(features: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
@@ -133,9 +215,10 @@ def save_model(model: TwofoldModel, directory: Path) -> None:
 
 def load_model(checkpoint: Checkpoint) -> TwofoldModel:
     """Load a checkpoint's model in evaluation mode. Nothing is asked of any hub."""
+    manifest = checkpoint.manifest
     config = AutoConfig.from_pretrained(checkpoint.path / BACKBONE_CONFIG)
     backbone = AutoModel.from_config(config, attn_implementation=ATTENTION)  # type: ignore[no-untyped-call]
-    model = TwofoldModel(backbone.to(torch.float32), checkpoint.manifest.labels, checkpoint.manifest.pooling)
+    model = TwofoldModel(backbone.to(torch.float32), manifest.labels, manifest.pooling, branch=manifest.branch)
     model.load_state_dict(load_file(checkpoint.path / TRAINING_WEIGHTS))
     return model.eval()
 

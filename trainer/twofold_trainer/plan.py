@@ -12,18 +12,19 @@ from twofold_checkpoint.events import DatasetDescribed, Event, Noted, Planned
 from twofold_checkpoint.examples import Example, read_examples
 from twofold_checkpoint.job import Exact, Hyperparameters, Job
 from twofold_checkpoint.labels import LabelSet
-from twofold_checkpoint.manifest import HeadName
+from twofold_checkpoint.manifest import HeadName, other
 from twofold_checkpoint.memory import Memory, read_memory
 from twofold_checkpoint.store import Store
 
 from twofold_trainer import recipe
 from twofold_trainer.batches import Pool
 from twofold_trainer.errors import RefusedError
-from twofold_trainer.loop import Stage
 from twofold_trainer.model import TwofoldModel, load_model
+from twofold_trainer.noninferiority import provable_margin
 from twofold_trainer.recipe import Recipe
 from twofold_trainer.scoring import annotated_for
-from twofold_trainer.splits import Parts, count_names, split, types_of, with_annotated_types
+from twofold_trainer.splits import Parts, count_names, forget, split, types_of, with_annotated_types
+from twofold_trainer.stage import Stage
 from twofold_trainer.targets import Target, describe_unaligned, make_targets
 
 
@@ -48,17 +49,57 @@ class Plan:
     @property
     def added(self) -> tuple[str, ...]:
         """Labels or types that the adapted head gets."""
-        old = self.base.manifest.labels
-        if self.job.head == "classifier":
-            return self.labels.labels[len(old.labels) :]
-        return self.labels.entity_types[len(old.entity_types) :]
+        return names_of(self.labels, self.job.head)[self.kept :]
+
+    @property
+    def kept(self) -> int:
+        """How many of its old labels or types the adapted head keeps: all, or none."""
+        replaced = self.job.label_policy == "replace"
+        return 0 if replaced else len(names_of(self.base.manifest.labels, self.job.head))
+
+    def moves_protected(self, stage: Stage) -> bool:
+        """Tell whether a stage moves blocks that the protected head reads, too."""
+        own = 0 if self.model.branch is None else len(self.model.branch)
+        return stage.blocks > own
 
     def pool(self, stage: Stage) -> Pool:
-        """Return what a stage trains on. Only a stage that moves blocks has to rehearse the protected head too."""
-        if stage.blocks:
+        """Return what a stage trains on. Only a stage that moves shared blocks has to rehearse the protected head too."""
+        if self.moves_protected(stage):
             return Pool(self.new, self.rehearsed, self.recipe.rehearsal_ratio)
         own = tuple(target for target in self.rehearsed if teaches(target, self.job.head))
         return Pool(self.new, own, self.recipe.rehearsal_ratio)
+
+    @property
+    def shared(self) -> Stage:
+        """The stage in which AUTO moves blocks that both heads read."""
+        blocks = len(self.model.blocks())
+        return Stage((self.job.head,), min(self.recipe.unfrozen_blocks, blocks), blocks)
+
+    @property
+    def forked(self) -> Stage:
+        """The stage in which AUTO trains blocks of the adapted head's own."""
+        blocks, branch = len(self.model.blocks()), self.base.manifest.branch
+        own = self.recipe.fork_blocks if branch is None else branch.blocks
+        return Stage((self.job.head,), min(own, blocks), blocks, forked=True)
+
+    def why_not_shared(self) -> str | None:
+        """Say why AUTO does not try a shared backbone: because the protected task could not be proven whole after it."""
+        if isinstance(self.job.protection, Exact):
+            return "protection is exact"
+        if self.base.manifest.branch is not None:
+            return "the heads have blocks of their own already"
+        examples = len(annotated_for(self.memory.gate, other(self.job.head)))
+        if not examples:
+            return "the checkpoint remembers no example to prove the protected task by"
+        provable = 100 * provable_margin(examples, recipe.EXPECTED_FLIPS)
+        if provable > self.job.protection.margin:
+            return f"on {examples} examples no margin under {provable:.1f} points can be proven for a shared backbone"
+        return None
+
+    def deepest(self) -> int:
+        """Return the number of blocks that no stage of the plan moves, from the bottom."""
+        stages = (*self.stages, self.shared, self.forked) if self.job.freeze == "auto" else self.stages
+        return min((stage.of - stage.blocks for stage in stages), default=0)
 
     def events(self) -> Iterator[Event]:
         """Say what was found and what is going to be done."""
@@ -76,6 +117,9 @@ class Plan:
         if not self.stages:
             return f"Measure {self.base.id} on {len(self.parts.gate)} of the given examples and train nothing."
         names = ", then ".join(stage.name for stage in self.stages)
+        if self.job.freeze == "auto":
+            why = self.why_not_shared()
+            names += f", then {self.shared.name} under guard" if why is None else f", then {self.forked.name}"
         rehearsed = min(len(self.rehearsed), round(self.recipe.rehearsal_ratio * len(self.new)))
         return (
             f"Adapt the {self.job.head} head of {self.base.id} to {data} and up to {rehearsed} rehearsed ones an epoch; "
@@ -89,6 +133,8 @@ def make_plan(job: Job) -> Plan:
     base = Store(job.store).get(job.base)
     base.verify()
     memory = read_memory(base.path / MEMORY)
+    if job.label_policy == "replace":
+        memory = forget(memory, job.head)
     train, dev, notes = _read(job)
     parts = split(train, dev, memory, held_out=recipe.HELD_OUT_SHARE)
     if parts.moved:
@@ -104,8 +150,7 @@ def make_plan(job: Job) -> Plan:
         job.freeze, blocks=blocks, examples=len(parts.train), hidden_size=base.manifest.hidden_size
     )
     resolved = recipe.resolve(job.hyperparameters, default, blocks=blocks)
-    exact = isinstance(job.protection, Exact)
-    rungs = recipe.rungs(job.freeze, blocks=blocks, unfrozen=resolved.unfrozen_blocks, exact=exact)
+    rungs = recipe.rungs(job.freeze, blocks=blocks, unfrozen=resolved.unfrozen_blocks)
     new = make_targets(parts.train, encoder, labels, teaches=(job.head,))
     held_out = make_targets([*parts.dev, *parts.gate], encoder, labels, teaches=(job.head,))
     return Plan(
@@ -117,7 +162,7 @@ def make_plan(job: Job) -> Plan:
         parts=parts,
         labels=labels,
         new=tuple(new),
-        rehearsed=tuple(make_targets(memory.rehearsal, encoder, labels)),
+        rehearsed=tuple(make_targets(memory.rehearsal, encoder, labels, rehearsed=True)),
         unaligned=describe_unaligned([*new, *held_out]),
         recipe=resolved,
         stages=tuple(Stage((job.head,), rung, blocks) for rung in rungs),
@@ -128,6 +173,11 @@ def make_plan(job: Job) -> Plan:
 def teaches(target: Target, head: HeadName) -> bool:
     """Tell whether an example says anything to a head."""
     return target.label >= 0 if head == "classifier" else target.example.entities is not None
+
+
+def names_of(labels: LabelSet, head: HeadName) -> tuple[str, ...]:
+    """Return the names of a head's rows: labels, or entity types."""
+    return labels.labels if head == "classifier" else labels.entity_types
 
 
 def note_unaligned(unaligned: tuple[int, str]) -> Noted:
@@ -162,6 +212,8 @@ def _check_settings(job: Job) -> None:
         raise RefusedError(f"protection.margin: {job.protection.margin:g} is not from 0 to 100 points")
     if job.max_runtime is not None and job.max_runtime <= 0:
         raise RefusedError(f"max_runtime: {job.max_runtime:g} seconds leave no time; leave it out for no limit")
+    if job.retained_margin is not None and not 0 <= job.retained_margin <= 100:
+        raise RefusedError(f"retained_margin: {job.retained_margin:g} is not from 0 to 100 points")
     check_hyperparameters(job.hyperparameters)
 
 
@@ -218,14 +270,16 @@ def _only(examples: Sequence[Example], head: HeadName, types: tuple[str, ...]) -
 
 
 def _grow_labels(job: Job, old: LabelSet, examples: Sequence[Example]) -> LabelSet:
-    """Append what the examples name and the checkpoint does not have, or refuse it."""
+    """Append what the examples name and the checkpoint does not have, or refuse it, or take it in the old ones' place."""
+    if job.label_policy == "replace":
+        own: dict[str, tuple[str, ...]] = {"labels" if job.head == "classifier" else "entity_types": ()}
+        old = msgspec.structs.replace(old, **own)
     if job.head == "classifier":
         grown = old.append(labels=(one.label for one in examples if one.label is not None))
-        added = grown.labels[len(old.labels) :]
     else:
         grown = old.append(entity_types=types_of(examples))
-        added = grown.entity_types[len(old.entity_types) :]
-    if added and not job.append_labels:
+    added = names_of(grown, job.head)[len(names_of(old, job.head)) :]
+    if added and job.label_policy == "fixed":
         name = added[0]
         example = next(
             one for one in examples if one.label == name or any(span.type == name for span in one.entities or ())

@@ -95,6 +95,7 @@ def publish(candidate: Candidate, staged: Path, store: Store) -> Checkpoint:
         scores=candidate.scores,
         provenance=candidate.provenance,
         files=(),
+        branch=candidate.model.division,
     )
     return store.publish(staged, manifest)
 

@@ -36,14 +36,28 @@ class Recipe:
     """Epochs over cached features, in a stage that moves no block. They cost almost nothing."""
     probe_learning_rate: float
     """Rate of a head in a stage that moves no block."""
+    fork_blocks: int
+    """Blocks of which the adapted head gets its own copies, if it comes to that."""
+    fork_learning_rate: float
+    """Rate of the top one of them. Nothing has to be protected there."""
+    distillation: float
+    """Weight of what the base checkpoint answered, for the protected head, beside the losses of the labels."""
+    retention: float
+    """The same for the old labels of the adapted head, on rehearsed texts."""
+    temperature: float
+    """Temperature of both."""
 
 
 CLIP_NORM = 1.0
 """Largest norm of a step's gradient."""
 MIN_GAIN = 0.001
 """What a stage must add to the dev score to be kept."""
+INTERPOLATIONS = (0.75, 0.5, 0.35, 0.25)
+"""Shares of what was learned that are tried, largest first, when all of it is more than the guard lets pass."""
 REPORT_SECONDS = 1.0
 """Time between two progress events."""
+EXPECTED_FLIPS = 0.01
+"""Share of the protected answers that a well protected training still changes; says beforehand what can be proven."""
 CACHE_BYTES = 2 << 30
 """Features of the frozen backbone are kept in memory up to this size, and computed again and again beyond it."""
 
@@ -68,6 +82,8 @@ GOLDEN_ANSWERS = 8
 """Texts with answers that an engine must repeat before it may serve."""
 PARITY_TOLERANCE = 1e-4
 """Largest difference of a logit between the exported graph and the trained model."""
+EXACT_TOLERANCE = 1e-5
+"""Largest difference of a protected logit between the base's graph and the candidate's, where protection is exact."""
 
 
 def pooling_for(causal: bool) -> Pooling:
@@ -93,6 +109,11 @@ def default_recipe(freeze: Freeze, *, blocks: int, examples: int, hidden_size: i
         ner_weight=1.0,
         probe_epochs=4 * epochs,
         probe_learning_rate=3e-3,
+        fork_blocks=math.ceil(2 * blocks / 3),
+        fork_learning_rate=3e-4 if hidden_size <= 512 else 5e-5,
+        distillation=1.0,
+        retention=1.0,
+        temperature=2.0,
     )
 
 
@@ -130,22 +151,21 @@ def echo(recipe: Recipe) -> Hyperparameters:
     return Hyperparameters(**{name: getattr(recipe, name) for name in Hyperparameters.__struct_fields__})
 
 
-def rungs(freeze: Freeze, *, blocks: int, unfrozen: int, exact: bool) -> tuple[int, ...]:
+def rungs(freeze: Freeze, *, blocks: int, unfrozen: int) -> tuple[int, ...]:
     """Say how many of the top blocks each stage trains, in order. Zero means the heads alone.
 
     Every plan begins with the heads: a probed head moves the backbone less (Kumar et al. 2022, arXiv:2202.10054).
+    AUTO goes on from there by what it finds.
     """
     match freeze:
         case "all":
             return ()
-        case "backbone":
+        case "backbone" | "auto":
             return (0,)
         case "head":
             return (0, unfrozen)
         case "staged":
             return (0, *range(min(2, blocks), blocks + 1))
-        case "auto":
-            return (0,) if exact else tuple(dict.fromkeys((0, math.ceil(blocks / 3), blocks)))
 
 
 def init_rungs(blocks: int) -> tuple[int, ...]:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 from twofold_checkpoint.checkpoint import TRAINING_WEIGHTS
 from twofold_checkpoint.errors import CheckpointError
-from twofold_checkpoint.events import Event, Finished, Judged, PhaseStarted, Published
+from twofold_checkpoint.events import Event, ExactProven, Finished, Judged, PhaseStarted, Published
 from twofold_checkpoint.job import Job, Statistical
+from twofold_checkpoint.manifest import other
 from twofold_checkpoint.store import Store
 
 from twofold_trainer.climb import Climbed
 from twofold_trainer.errors import CancelledError, TrainerError
+from twofold_trainer.exactness import prove_exact
 from twofold_trainer.figures import Figures, Measured, join_scores
-from twofold_trainer.freezing import prove_frozen
-from twofold_trainer.gate import Pair, judge
+from twofold_trainer.freezing import is_untouched, prove_frozen
+from twofold_trainer.gate import Pair, Verdict, judge
 from twofold_trainer.plan import Plan, make_plan
 from twofold_trainer.publish import Candidate, provenance, publish, write_candidate
 from twofold_trainer.splits import remember
@@ -60,7 +64,7 @@ def _adapt(job: Job, stop: Stop) -> Iterator[Event]:
         yield Finished(outcome="succeeded", reason=f"Nothing was trained; measured on held-out examples: {told}.")
         return
 
-    climbed = yield from train(plan, stop)
+    climbed = yield from train(plan, stop, lambda: _judge(plan, before, figures.score(plan.model, "after")))
 
     yield PhaseStarted(phase="evaluate")
     trained = {*climbed.names, *(name for name, _ in plan.model.head(job.head).named_parameters(prefix=job.head))}
@@ -73,15 +77,12 @@ def _adapt(job: Job, stop: Stop) -> Iterator[Event]:
         texts = [example.text for example in (*plan.parts.gate, *plan.parts.dev, *plan.parts.train)]
         yield from write_candidate(candidate, staged, texts, stop)
 
+        exact = is_untouched(plan.model, job.head, trained)
+        if exact:
+            yield _prove_exact(plan, staged, stop)
+
         yield PhaseStarted(phase="gate")
-        margin = job.protection.margin if isinstance(job.protection, Statistical) else 0.0
-        verdict = judge(
-            protected=Pair(before["protected"], after["protected"]),
-            retained=Pair(before["retained"], after["retained"]),
-            new=Pair(before["new"], after["new"]),
-            margin=margin,
-            trained=bool(climbed.kept),
-        )
+        verdict = _judge(plan, before, after, trained=bool(climbed.kept), exact=exact)
         yield Judged(verdict=verdict.verdict, reason=f"{verdict.reason}.")
         story = f"{verdict.reason}; training ended because {climbed.reason}."
         if verdict.verdict != "pass":
@@ -91,6 +92,33 @@ def _adapt(job: Job, stop: Stop) -> Iterator[Event]:
         checkpoint = publish(candidate, staged, store)
     yield Published(checkpoint_id=checkpoint.id)
     yield Finished(outcome="succeeded", reason=f"Published {checkpoint.id}: {story}")
+
+
+def _prove_exact(plan: Plan, staged: Path, stop: Stop) -> ExactProven:
+    return prove_exact(
+        plan.base.path,
+        staged,
+        plan.encoder.encode([example.text for example in (*plan.memory.gate, *plan.parts.gate)]),
+        other(plan.job.head),
+        (plan.base.manifest.labels, plan.labels),
+        pad_id=plan.encoder.settings.pad_id,
+        threads=torch.get_num_threads(),
+        stop=stop,
+    )
+
+
+def _judge(plan: Plan, before: Measured, after: Measured, *, trained: bool = True, exact: bool = False) -> Verdict:
+    protection = plan.job.protection
+    return judge(
+        protected=Pair(before["protected"], after["protected"]),
+        retained=Pair(before["retained"], after["retained"]),
+        new=Pair(before["new"], after["new"]),
+        margin=protection.margin if isinstance(protection, Statistical) else 0.0,
+        retained_margin=plan.job.retained_margin,
+        trained=trained,
+        exact=exact,
+        seed=plan.job.seed,
+    )
 
 
 def _candidate(plan: Plan, climbed: Climbed, after: Measured) -> Candidate:

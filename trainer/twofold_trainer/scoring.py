@@ -12,7 +12,7 @@ from twofold_checkpoint.examples import Example
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import HeadName
 
-from twofold_trainer.features import FeatureCache, Features, compute_features
+from twofold_trainer.features import Features, FeatureSource, live
 from twofold_trainer.metrics import HeadScore, accuracy, count_spans, span_f1
 from twofold_trainer.model import TwofoldModel
 from twofold_trainer.stop import Stop
@@ -28,10 +28,14 @@ def predict(
     pad_id: int,
     *,
     heads: Sequence[HeadName] = ("classifier", "ner"),
-    cache: FeatureCache | None = None,
+    source: FeatureSource | None = None,
     stop: Stop | None = None,
 ) -> list[Prediction]:
-    """Answer texts with the best label and all entities, in the given order. Raises CancelledError."""
+    """Answer texts with the best label and all entities, in the given order. Raises CancelledError.
+
+    *source* gives the features of the texts, if there is a cheaper way than to run the whole model.
+    """
+    source = source or live(model, pad_id, heads=heads)
     answers: list[Prediction] = [Prediction()] * len(encodings)
     order = sorted(range(len(encodings)), key=lambda index: len(encodings[index].ids))
     was_training = [module for module in model.modules() if module.training]
@@ -42,8 +46,7 @@ def predict(
                 stop.check()
             chosen = order[first : first + ROWS]
             some = [encodings[index] for index in chosen]
-            features = cache.get(some) if cache else compute_features(model, some, pad_id)
-            for index, answer in zip(chosen, _decode(model, some, features, labels, heads), strict=True):
+            for index, answer in zip(chosen, _decode(model, some, source(some), labels, heads), strict=True):
                 answers[index] = answer
     for module in was_training:
         module.training = True
@@ -82,9 +85,11 @@ class Judge:
         self.encodings = encoder.encode([example.text for example in self.examples])
         self._pad_id = encoder.settings.pad_id
 
-    def score(self, model: TwofoldModel, labels: LabelSet, cache: FeatureCache | None = None) -> HeadScore | None:
+    def score(self, model: TwofoldModel, labels: LabelSet, source: FeatureSource | None = None) -> HeadScore | None:
         """Score the model; None if there is no example."""
-        answers = predict(model, self.encodings, labels, self._pad_id, heads=[self.head], cache=cache, stop=self._stop)
+        answers = predict(
+            model, self.encodings, labels, self._pad_id, heads=[self.head], source=source, stop=self._stop
+        )
         pairs = list(zip(self.examples, answers, strict=True))
         if self.head == "classifier":
             return accuracy([int(answer.labels[0].label == example.label) for example, answer in pairs])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 from twofold_checkpoint.examples import Example
+from twofold_checkpoint.manifest import HeadName
 from twofold_checkpoint.memory import PARTS, Memory, Part, balanced_sample, fold, halve
 
 from twofold_trainer import recipe
@@ -70,6 +71,17 @@ def _both_halves(examples: Sequence[Example]) -> tuple[list[Example], list[Examp
     if len(examples) > 1 and not (dev and gate):
         return list(examples[::2]), list(examples[1::2])
     return dev, gate
+
+
+def forget(memory: Memory, head: HeadName) -> Memory:
+    """Return the memory without what it says to a head; an example that says nothing more is dropped."""
+
+    def strip(examples: Sequence[Example]) -> tuple[Example, ...]:
+        nothing = {"label": None} if head == "classifier" else {"entities": None, "annotated_types": None}
+        stripped = (msgspec.structs.replace(example, **nothing) for example in examples)
+        return tuple(one for one in stripped if one.label is not None or one.entities is not None)
+
+    return Memory(rehearsal=strip(memory.rehearsal), dev=strip(memory.dev), gate=strip(memory.gate))
 
 
 def remember(memory: Memory, parts: Parts, *, seed: int) -> Memory:

@@ -20,7 +20,7 @@ class Target:
     """Hold an example as training sees it.
 
     *label* is a row of the classifier, or -1 where the text is not annotated. *allowed* is (tokens, tags): all True
-    where nothing is known of a token.
+    where nothing is known of a token. *rehearsed* tells an example of the checkpoint's memory from one of the new data.
     """
 
     example: Example
@@ -28,10 +28,16 @@ class Target:
     label: int
     allowed: Mask
     unaligned: tuple[Span, ...]
+    rehearsed: bool = False
 
 
 def make_targets(
-    examples: Sequence[Example], encoder: Encoder, labels: LabelSet, *, teaches: Collection[str] = ("classifier", "ner")
+    examples: Sequence[Example],
+    encoder: Encoder,
+    labels: LabelSet,
+    *,
+    teaches: Collection[str] = ("classifier", "ner"),
+    rehearsed: bool = False,
 ) -> list[Target]:
     """Encode examples and look up their annotations for the heads that they shall teach."""
     row_of = {label: row for row, label in enumerate(labels.labels)}
@@ -45,7 +51,7 @@ def make_targets(
             unaligned = aligned.unaligned
             annotated = labels.entity_types if example.annotated_types is None else example.annotated_types
             allowed = allowed_tags(aligned.tags, encoding.word_starts, len(encoding.ids), labels, annotated)
-        made.append(Target(example, encoding, label, allowed, unaligned))
+        made.append(Target(example, encoding, label, allowed, unaligned, rehearsed))
     return made
 
 

@@ -2,79 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
-from twofold_checkpoint.events import Event, PhaseStarted
-from twofold_checkpoint.job import Statistical
-from twofold_checkpoint.manifest import other
-from twofold_checkpoint.memory import balanced_sample
+import torch
+from twofold_checkpoint.events import Event, Noted, PhaseStarted
 
 from twofold_trainer import recipe
-from twofold_trainer.climb import Breach, Climbed, climb
-from twofold_trainer.features import FeatureCache, cache_bytes
-from twofold_trainer.figures import measured
-from twofold_trainer.growth import class_means, grow_head
-from twofold_trainer.loop import Yardstick
-from twofold_trainer.model import TwofoldModel
+from twofold_trainer.climb import Climbed, climb
+from twofold_trainer.course import Course
+from twofold_trainer.gate import Verdict
+from twofold_trainer.growth import class_means, clear_head, grow_head
+from twofold_trainer.model import restore, snapshot
 from twofold_trainer.plan import Plan
-from twofold_trainer.scoring import ROWS, Judge
+from twofold_trainer.stage import Stage
 from twofold_trainer.stop import Stop
 
+Gate = Callable[[], Verdict]
+"""Judges the model as it stands."""
 
-def train(plan: Plan, stop: Stop) -> Generator[Event, None, Climbed]:
+
+def train(plan: Plan, stop: Stop, gate: Gate) -> Generator[Event, None, Climbed]:
     """Cache what the frozen backbone sees, grow the adapted head, and climb the stages."""
-    job, model, pad_id = plan.job, plan.model, plan.encoder.settings.pad_id
-    dev = [
-        Judge(balanced_sample(examples, recipe.MEMORY_DEV, seed=job.seed), job.head, plan.encoder, stop)
-        for examples in (plan.parts.dev, plan.memory.dev)
-    ]
-    yardstick = Yardstick(tuple(dev), plan.labels)
     yield PhaseStarted(phase="cache")
-    pool = plan.pool(plan.stages[0])
-    encodings = [target.encoding for target in (*pool.new, *pool.rehearsed)]
-    encodings += [encoding for one in dev for encoding in one.encodings]
-    hidden_size = plan.base.manifest.hidden_size
-    fits = cache_bytes(encodings, hidden_size) <= recipe.CACHE_BYTES
-    sampled = plan.new if fits else plan.new[: recipe.SAMPLED]
-    cache = FeatureCache()
-    for _ in cache.fill(model, encodings if fits else [one.encoding for one in sampled], pad_id, rows=ROWS):
-        stop.check()
+    course = Course(plan, stop)
+    course.fill()
     if plan.added:
-        old, new = model.head(job.head).out_features, len(plan.added) * (1 if job.head == "classifier" else 2)
-        seen = ((target, cache.get([target.encoding])) for target in sampled)
-        grow_head(model, job.head, *class_means(seen, job.head, range(old, old + new), hidden_size))
+        _grow(plan, course)
+    climbed = yield from _climb(plan, plan.stages, course, stop)
+    if plan.job.freeze != "auto" or stop.time_is_over:
+        return climbed
+    return (yield from _climb_on(plan, course, climbed, stop, gate))
+
+
+def _climb(
+    plan: Plan, stages: tuple[Stage, ...], course: Course, stop: Stop, first: int = 0
+) -> Generator[Event, None, Climbed]:
     return (
         yield from climb(
-            model,
-            plan.stages,
+            plan.model,
+            stages,
             plan.recipe,
-            plan.pool,
-            yardstick,
-            pad_id=pad_id,
-            seed=job.seed,
+            course.lesson,
+            course.yardstick,
+            seed=plan.job.seed,
             stop=stop,
-            cache=cache if fits else None,
-            breach=_breach(plan, stop) if job.freeze == "auto" else None,
+            first=first,
         )
     )
 
 
-def _breach(plan: Plan, stop: Stop) -> Breach | None:
-    """Return the guard of AUTO: a rung may not cost the protected task more on dev than its margin."""
-    head = other(plan.job.head)
-    guard = Judge(plan.memory.dev, head, plan.encoder, stop)
-    first = guard.score(plan.model, plan.labels)
-    if first is None or not isinstance(plan.job.protection, Statistical):
-        return None
-    margin = plan.job.protection.margin
+def _climb_on(plan: Plan, course: Course, probed: Climbed, stop: Stop, gate: Gate) -> Generator[Event, None, Climbed]:
+    """Go on with AUTO from the probe: a shared backbone if that can pass the gate, else blocks of the head's own."""
+    model, why = plan.model, plan.why_not_shared()
+    if why is None:
+        before = snapshot(model, model.state_dict())
+        shared = yield from _climb(plan, (plan.shared,), course, stop, first=1)
+        if not shared.kept:
+            why = shared.reason
+        else:
+            verdict = gate()
+            if verdict.verdict == "pass":
+                return Climbed((*probed.kept, *shared.kept), "a shared backbone learned it and passed the gate")
+            restore(model, before)
+            why = f"with a shared backbone {verdict.reason}"
+        if stop.time_is_over:
+            return Climbed(probed.kept, f"the time was over, and {why}", complete=False)
+        yield Noted(message=f"The shared backbone is given up: {why}.")
+    if not model.can_fork:
+        return Climbed(probed.kept, f"{why}, and the backbone cannot be divided for blocks of the head's own")
+    if model.branch is None:
+        model.fork(plan.job.head, plan.forked.blocks)
+    forked = yield from _climb(plan, (plan.forked,), course, stop, first=2)
+    if not forked.kept and not plan.base.manifest.branch:
+        model.branch, model.branch_head = None, None
+    kept = (*probed.kept, *forked.kept)
+    if not forked.kept:
+        return Climbed(kept, f"{why}, and {forked.reason}")
+    return Climbed(kept, f"{why}, so the {plan.job.head} head got {plan.forked.name}")
 
-    def look(model: TwofoldModel) -> Generator[Event, None, str | None]:
-        now = guard.score(model, plan.labels)
-        assert now is not None
-        yield measured(now, "protected", "during")
-        fallen = 100 * (first.value - now.value)
-        if fallen <= margin + 1e-6:
-            return None
-        return f"it cost the protected task {fallen:.1f} points on dev, more than the margin of {margin:g}"
 
-    return look
+def _grow(plan: Plan, course: Course) -> None:
+    """Append rows to the adapted head, begun at the means of their examples."""
+    head, model = plan.job.head, plan.model
+    if not plan.kept:
+        clear_head(model, head)
+    old, new = model.head(head).out_features, len(plan.added) * (1 if head == "classifier" else 2)
+    sampled = plan.new if course.fits else plan.new[: recipe.SAMPLED]
+    with torch.no_grad():
+        seen = ((target, course.base_features([target.encoding])) for target in sampled)
+        rows, centre = class_means(seen, head, range(old, old + new), plan.base.manifest.hidden_size)
+    grow_head(model, head, rows, centre)

@@ -24,6 +24,7 @@ class LabelPolicy(StrEnum):
 
     APPEND = "append"
     FIXED = "fixed"
+    REPLACE = "replace"
 
 
 class PromotePolicy(StrEnum):

@@ -43,7 +43,7 @@ class CheckpointServicer(CheckpointServiceServicer):
         """Make a checkpoint the one that answers."""
         if not request.checkpoint:
             raise InvalidRequestError(Violation("checkpoint", 'is empty; write an id or "candidate"'))
-        done = await self._promoter.promote(request.checkpoint)
+        done = await self._promoter.promote(request.checkpoint, approve=True)
         return pb.PromoteCheckpointResponse(
             checkpoint=await self._write(done.checkpoint), replaced_id=done.replaced_id, swap_seconds=done.seconds
         )

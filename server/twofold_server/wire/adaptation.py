@@ -9,7 +9,7 @@ from typing import Any
 from twofold.v1 import adaptation_pb2 as pb
 from twofold_checkpoint.errors import ExampleError
 from twofold_checkpoint.examples import Example, Span, check_example
-from twofold_checkpoint.job import Exact, Freeze, Hyperparameters, Statistical
+from twofold_checkpoint.job import RETAINED_MARGIN, Exact, Freeze, Hyperparameters, LabelPolicy, Statistical
 
 from twofold_server.datasets import Inline
 from twofold_server.errors import InvalidRequestError, Violation
@@ -31,10 +31,11 @@ PROMOTES: dict[pb.PromotePolicy.ValueType, PromoteName] = {
     pb.PROMOTE_POLICY_MANUAL: "manual",
     pb.PROMOTE_POLICY_NEVER: "never",
 }
-APPENDS: dict[pb.LabelPolicy.ValueType, bool] = {
-    pb.LABEL_POLICY_UNSPECIFIED: True,
-    pb.LABEL_POLICY_FIXED: False,
-    pb.LABEL_POLICY_APPEND: True,
+LABEL_POLICIES: dict[pb.LabelPolicy.ValueType, LabelPolicy] = {
+    pb.LABEL_POLICY_UNSPECIFIED: "append",
+    pb.LABEL_POLICY_FIXED: "fixed",
+    pb.LABEL_POLICY_APPEND: "append",
+    pb.LABEL_POLICY_REPLACE: "replace",
 }
 _MOVE_BACKBONE = {pb.FREEZE_MODE_HEAD, pb.FREEZE_MODE_STAGED}
 _MAX_REQUEST_ID = 200
@@ -89,7 +90,8 @@ def read_adapt(request: pb.AdaptRequest) -> tuple[Order, Inline | None]:
         annotated_types=tuple(request.dataset.annotated_types),
         freeze=FREEZES[request.freeze],
         protection=_read_protection(request.protection),
-        append_labels=APPENDS[request.label_policy],
+        label_policy=LABEL_POLICIES[request.label_policy],
+        retained_margin=request.retained_margin if request.HasField("retained_margin") else RETAINED_MARGIN,
         hyperparameters=Hyperparameters(**_given(request.hyperparameters)),
         max_runtime=_seconds(request) if request.HasField("max_runtime") else None,
         promote=PROMOTES[request.promote],
@@ -145,7 +147,7 @@ def _wrong_fields(request: pb.AdaptRequest) -> Iterator[Violation]:
     if request.head not in HEAD_NAMES:
         yield Violation("head", f"{request.head} is no head to adapt; write HEAD_CLASSIFIER or HEAD_NER")
     yield from _wrong_dataset(request.dataset)
-    for name, known in (("freeze", FREEZES), ("label_policy", APPENDS), ("promote", PROMOTES)):
+    for name, known in (("freeze", FREEZES), ("label_policy", LABEL_POLICIES), ("promote", PROMOTES)):
         value = getattr(request, name)
         if value not in known:
             yield Violation(name, f"{value} is unknown here; write a value from 0 to {max(known)}, or leave it out")
@@ -179,6 +181,8 @@ def _wrong_protection(request: pb.AdaptRequest) -> Iterator[Violation]:
     margin = request.protection.statistical.margin
     if not 0 <= margin <= 100:
         yield Violation("protection.statistical.margin", f"{margin:g} must be from 0 to 100 points")
+    if not 0 <= request.retained_margin <= 100:
+        yield Violation("retained_margin", f"{request.retained_margin:g} must be from 0 to 100 points")
     if request.protection.WhichOneof("kind") == "exact" and request.freeze in _MOVE_BACKBONE:
         mode = pb.FreezeMode.Name(request.freeze)
         told = f"{mode} moves the backbone under the protected head, which exact protection forbids"

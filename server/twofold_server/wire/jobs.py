@@ -122,11 +122,17 @@ def tell(said: jobs.Said, phase: str) -> str:
         case ev.ScoreMeasured():
             value = f"{said.metric} is {100 * said.value:.1f} on {said.examples} examples"
             return f"{said.figure}, {said.moment} the training: {value}."
+        case ev.GuardLooked():
+            what = {"none": "all is well", "restore": "the best state is restored", "leave": "the stage ends"}
+            fallen = 100 * (said.baseline - said.value)
+            return f"The protected score is {fallen:.1f} points below its baseline on dev; {what[said.action]}."
         case ev.FrozenProven():
             same = "are the same as before" if said.digest_before == said.digest_after else "HAVE CHANGED"
             return f"{said.parameters} frozen tensors {same}."
         case ev.ParityMeasured():
             return f"The graph differs from the model by at most {said.max_error:.1e} on {said.texts} texts."
+        case ev.ExactProven():
+            return f"The protected head answers all of {said.texts} texts as before, within {said.max_error:.1e} in a logit."
         case ev.Published():
             return f"{said.checkpoint_id} is in the store."
         case ev.Finished():

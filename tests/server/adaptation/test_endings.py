@@ -132,7 +132,7 @@ def test_the_trainer_gets_the_job_its_threads_and_no_secrets(
         head="ner",
         freeze="backbone",
         protection=Exact(),
-        append_labels=False,
+        label_policy="fixed",
         annotated_types=("city",),
         hyperparameters=Hyperparameters(epochs=3, layer_decay=0.5),
         max_runtime=90.5,
@@ -146,7 +146,7 @@ def test_the_trainer_gets_the_job_its_threads_and_no_secrets(
     assert "TWOFOLD_SECRET" not in environment
     assert (environment["HF_HOME"], environment["OMP_NUM_THREADS"]) == ("/models", "3")
     assert niceness == 10
-    for name in ("head", "freeze", "append_labels", "max_runtime", "seed", "validate_only"):
+    for name in ("head", "freeze", "label_policy", "max_runtime", "seed", "validate_only"):
         assert job[name] == getattr(order, name)
     assert (job["id"], job["base"], job["dev"]) == (view.id, "first", None)
     assert (job["protection"]["type"], job["annotated_types"]) == ("exact", ["city"])

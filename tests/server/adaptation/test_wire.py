@@ -46,7 +46,7 @@ def test_what_is_left_out_means_what_the_proto_says() -> None:
         head="ner",
         freeze="auto",
         protection=Statistical(margin=1.0),
-        append_labels=True,
+        label_policy="append",
         promote="auto",
         base="current",
     )
@@ -84,7 +84,7 @@ def test_every_field_is_read() -> None:
         annotated_types=("city", "day"),
         freeze="backbone",
         protection=Exact(),
-        append_labels=False,
+        label_policy="fixed",
         hyperparameters=Hyperparameters(**settings),
         max_runtime=1.5,
         promote="never",

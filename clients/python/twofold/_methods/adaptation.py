@@ -53,6 +53,7 @@ def adapt(
     freeze: Freeze | str = Freeze.AUTO,
     protection: Exact | Statistical = _PROTECTION,
     label_policy: LabelPolicy | str = LabelPolicy.APPEND,
+    retained_margin: float | None = None,
     promote: PromotePolicy | str = PromotePolicy.AUTO,
     hyperparameters: Hyperparameters = _HYPERPARAMETERS,
     annotated_types: Iterable[str] = (),
@@ -66,7 +67,8 @@ def adapt(
     """
     Make a job that adapts *head* to examples, or to an upload or its id, and return the job at once.
 
-    Examples that are too many for one request are uploaded first. *max_runtime* is in seconds. A call that is retried
+    Examples that are too many for one request are uploaded first. *max_runtime* is in seconds, *retained_margin* in
+    points that the head may lose on its old labels (3.0 if left out). A call that is retried
     makes one job, because every call carries a request id. Raise InvalidArgumentError, NotFoundError,
     AlreadyExistsError or OverloadedError.
     """
@@ -81,6 +83,7 @@ def adapt(
         seed=seed,
         request_id=request_id or uuid.uuid4().hex,
         validate_only=validate_only,
+        retained_margin=retained_margin,
     )
     if max_runtime is not None:
         request.max_runtime.FromNanoseconds(round(max_runtime * 1e9))

@@ -31,8 +31,8 @@ class _FreezeModeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enu
     FREEZE_MODE_UNSPECIFIED: _FreezeMode.ValueType  # 0
     """FREEZE_MODE_UNSPECIFIED is the zero value and means FREEZE_MODE_AUTO."""
     FREEZE_MODE_AUTO: _FreezeMode.ValueType  # 1
-    """FREEZE_MODE_AUTO climbs from the cheapest and safest to the strongest: baseline, probe, protected shared training.
-    It stops where the gate is met and more training does not help.
+    """FREEZE_MODE_AUTO climbs from the cheapest to the strongest: baseline, probe, protected shared training, a fork, in
+    which the adapted head gets top blocks of its own. It shares the backbone only if the gate passes that.
     """
     FREEZE_MODE_ALL: _FreezeMode.ValueType  # 2
     """FREEZE_MODE_ALL trains nothing. The job reports how the checkpoint does on the given data, out of the box."""
@@ -51,8 +51,8 @@ class FreezeMode(_FreezeMode, metaclass=_FreezeModeEnumTypeWrapper):
 FREEZE_MODE_UNSPECIFIED: FreezeMode.ValueType  # 0
 """FREEZE_MODE_UNSPECIFIED is the zero value and means FREEZE_MODE_AUTO."""
 FREEZE_MODE_AUTO: FreezeMode.ValueType  # 1
-"""FREEZE_MODE_AUTO climbs from the cheapest and safest to the strongest: baseline, probe, protected shared training.
-It stops where the gate is met and more training does not help.
+"""FREEZE_MODE_AUTO climbs from the cheapest to the strongest: baseline, probe, protected shared training, a fork, in
+which the adapted head gets top blocks of its own. It shares the backbone only if the gate passes that.
 """
 FREEZE_MODE_ALL: FreezeMode.ValueType  # 2
 """FREEZE_MODE_ALL trains nothing. The job reports how the checkpoint does on the given data, out of the box."""
@@ -78,6 +78,10 @@ class _LabelPolicyEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """LABEL_POLICY_FIXED refuses data that holds a label or type which the checkpoint does not have."""
     LABEL_POLICY_APPEND: _LabelPolicy.ValueType  # 2
     """LABEL_POLICY_APPEND appends new labels or types after the old ones. Old rows and their order never move."""
+    LABEL_POLICY_REPLACE: _LabelPolicy.ValueType  # 3
+    """LABEL_POLICY_REPLACE gives the adapted head the names of the data in the place of its old ones, which are forgotten:
+    nothing of them is rehearsed, measured or remembered. The other head is protected as ever.
+    """
 
 class LabelPolicy(_LabelPolicy, metaclass=_LabelPolicyEnumTypeWrapper):
     """LabelPolicy says whether an adaptation may add labels or entity types."""
@@ -88,6 +92,10 @@ LABEL_POLICY_FIXED: LabelPolicy.ValueType  # 1
 """LABEL_POLICY_FIXED refuses data that holds a label or type which the checkpoint does not have."""
 LABEL_POLICY_APPEND: LabelPolicy.ValueType  # 2
 """LABEL_POLICY_APPEND appends new labels or types after the old ones. Old rows and their order never move."""
+LABEL_POLICY_REPLACE: LabelPolicy.ValueType  # 3
+"""LABEL_POLICY_REPLACE gives the adapted head the names of the data in the place of its old ones, which are forgotten:
+nothing of them is rehearsed, measured or remembered. The other head is protected as ever.
+"""
 Global___LabelPolicy: typing_extensions.TypeAlias = LabelPolicy
 
 class _PromotePolicy:
@@ -204,6 +212,7 @@ class AdaptRequest(google.protobuf.message.Message):
     SEED_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: builtins.int
+    RETAINED_MARGIN_FIELD_NUMBER: builtins.int
     head: twofold.v1.inference_pb2.Head.ValueType
     """head to adapt. Required; the other head is the protected one."""
     freeze: Global___FreezeMode.ValueType
@@ -222,6 +231,10 @@ class AdaptRequest(google.protobuf.message.Message):
     """
     validate_only: builtins.bool
     """validate_only checks and plans without training."""
+    retained_margin: builtins.float
+    """retained_margin in points (0.01 of a score) that the adapted head may lose on its old labels. Absent means 3.0; from
+    0 to 100.
+    """
     @property
     def dataset(self) -> Global___Dataset:
         """dataset to adapt to. Required."""
@@ -253,9 +266,11 @@ class AdaptRequest(google.protobuf.message.Message):
         seed: builtins.int = ...,
         request_id: builtins.str = ...,
         validate_only: builtins.bool = ...,
+        retained_margin: builtins.float | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["dataset", b"dataset", "hyperparameters", b"hyperparameters", "max_runtime", b"max_runtime", "protection", b"protection"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base_checkpoint", b"base_checkpoint", "dataset", b"dataset", "freeze", b"freeze", "head", b"head", "hyperparameters", b"hyperparameters", "label_policy", b"label_policy", "max_runtime", b"max_runtime", "promote", b"promote", "protection", b"protection", "request_id", b"request_id", "seed", b"seed", "validate_only", b"validate_only"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_retained_margin", b"_retained_margin", "dataset", b"dataset", "hyperparameters", b"hyperparameters", "max_runtime", b"max_runtime", "protection", b"protection", "retained_margin", b"retained_margin"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_retained_margin", b"_retained_margin", "base_checkpoint", b"base_checkpoint", "dataset", b"dataset", "freeze", b"freeze", "head", b"head", "hyperparameters", b"hyperparameters", "label_policy", b"label_policy", "max_runtime", b"max_runtime", "promote", b"promote", "protection", b"protection", "request_id", b"request_id", "retained_margin", b"retained_margin", "seed", b"seed", "validate_only", b"validate_only"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_retained_margin", b"_retained_margin"]) -> typing.Literal["retained_margin"] | None: ...
 
 Global___AdaptRequest: typing_extensions.TypeAlias = AdaptRequest
 
@@ -402,7 +417,9 @@ class Protection(google.protobuf.message.Message):
     STATISTICAL_FIELD_NUMBER: builtins.int
     @property
     def exact(self) -> Global___ExactProtection:
-        """exact keeps the protected path's tensors as they are: only the adapted head may train."""
+        """exact keeps the protected path's tensors as they are: only the adapted head trains, or under AUTO its own copies of
+        the top blocks, too.
+        """
 
     @property
     def statistical(self) -> Global___StatisticalProtection:

@@ -1,0 +1,142 @@
+"""Forked models and frozen prefixes, of every architecture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from twofold_checkpoint.encoding import Encoder, Encoding
+from twofold_checkpoint.labels import LabelSet
+from twofold_checkpoint.manifest import HEADS
+from twofold_trainer.boundary import BoundaryCache
+from twofold_trainer.export import Graph, export, measure_parity, parity_batches
+from twofold_trainer.features import compute_features
+from twofold_trainer.freezing import freeze_all_but, is_untouched, trainable_groups
+from twofold_trainer.model import TwofoldModel
+
+from trainer import tiny
+
+LABELS = LabelSet(labels=("a", "b"), entity_types=("city",))
+
+
+class World:
+    """Hold a model of four blocks with its encoder and some texts, one of several windows."""
+
+    def __init__(self, architecture: str, directory: Path) -> None:
+        backbone = tiny.make_backbone(architecture, directory, layers=4)
+        torch.manual_seed(0)
+        self.model = TwofoldModel(backbone.module, LABELS, backbone.pooling).eval()
+        self.encoder = Encoder(backbone.tokenizer, backbone.settings)
+        texts = [example.text for example in tiny.examples(6)]
+        self.encodings: list[Encoding] = self.encoder.encode([*texts, " ".join(texts * 4)])
+        self.pad_id = backbone.settings.pad_id
+
+    def logits(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Answer the texts."""
+        with torch.no_grad():
+            features = compute_features(self.model, self.encodings, self.pad_id)
+            return self.model.classifier(features.pooled), self.model.ner(features.tokens)
+
+    def shake(self, names: list[str]) -> None:
+        """Move the named tensors."""
+        parameters = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name in names:
+                parameters[name].add_(0.05 * torch.randn_like(parameters[name]))
+
+
+@pytest.fixture(params=tiny.ARCHITECTURES)
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
+    """A world of each architecture."""
+    return World(request.param, tmp_path / request.param)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_fork_answers_as_before_until_it_is_trained(world: World, head: str) -> None:
+    """Copies give the same answers; training one head's path then changes that head's answers and no bit of the other's."""
+    before = world.logits()
+    world.model.fork(head, 2)
+    forked = world.logits()
+    names = [name for group in trainable_groups(world.model, (head,), 2) for name in group.names]
+    world.shake(names)
+    after = world.logits()
+
+    own, others = (0, 1) if head == "classifier" else (1, 0)
+    assert all(torch.allclose(*pair, atol=1e-5) for pair in zip(before, forked, strict=True))
+    assert torch.equal(after[others], forked[others])
+    assert not torch.allclose(after[own], forked[own], atol=1e-3)
+    assert is_untouched(world.model, head, names)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_after_a_fork_the_other_head_has_blocks_of_its_own_too(world: World, head: str) -> None:
+    """The head that kept the backbone's own blocks can train them without a bit of change for the forked head."""
+    world.model.fork(head, 2)
+    before = world.logits()
+    other = "ner" if head == "classifier" else "classifier"
+    names = [name for group in trainable_groups(world.model, (other,), 2) for name in group.names]
+    world.shake(names)
+
+    forked = 0 if head == "classifier" else 1
+    assert torch.equal(world.logits()[forked], before[forked])
+    assert is_untouched(world.model, other, names)
+    deeper = [name for group in trainable_groups(world.model, (other,), 3) for name in group.names]
+    assert not is_untouched(world.model, other, deeper)
+
+
+def test_one_heads_path_alone_gives_that_heads_features(world: World) -> None:
+    """Asked for one head, a forked model runs that head's path only and reads the same features."""
+    world.model.fork("ner", 2)
+    world.shake([name for group in trainable_groups(world.model, ("ner",), 2) for name in group.names])
+    with torch.no_grad():
+        both = compute_features(world.model, world.encodings, world.pad_id)
+        ner = compute_features(world.model, world.encodings, world.pad_id, heads=("ner",))
+        classifier = compute_features(world.model, world.encodings, world.pad_id, heads=("classifier",))
+
+    assert torch.allclose(ner.tokens, both.tokens, atol=1e-5)
+    assert torch.allclose(classifier.pooled, both.pooled, atol=1e-5)
+
+
+@pytest.mark.parametrize("forked", [False, True])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_cached_step_equals_an_uncached_one(world: World, depth: int, forked: bool) -> None:
+    """Loss and every gradient are the same whether the frozen prefix runs now or its output was kept."""
+    model = world.model
+    if forked:
+        model.fork("ner", 2)
+    names = [
+        name for group in trainable_groups(model, ("ner",), 4 - depth if not forked else 2) for name in group.names
+    ]
+    freeze_all_but(model, names)
+    model.eval()  # Without dropout, which would differ between the two.
+    cache = BoundaryCache(model, depth, world.pad_id)
+    assert list(cache.fill(world.encodings, rows=3)) == [3, 6, 7]
+    found = []
+    for features in (
+        compute_features(model, world.encodings, world.pad_id),
+        cache.features(world.encodings),
+    ):
+        loss = model.ner(features.tokens).square().mean() + model.classifier(features.pooled).square().mean()
+        model.zero_grad()
+        loss.backward()
+        parameters = dict(model.named_parameters())
+        found.append((loss.item(), {name: parameters[name].grad.clone() for name in names}))
+
+    (plain, gradients), (cached, cached_gradients) = found
+    assert cached == pytest.approx(plain, rel=1e-5)
+    for name in names:
+        assert torch.allclose(gradients[name], cached_gradients[name], rtol=1e-3, atol=1e-5), name
+
+
+def test_a_forked_model_is_one_graph(world: World, tmp_path: Path) -> None:
+    """Both paths are exported as one graph, which agrees with the model at every shape."""
+    world.model.fork("ner", 2)
+    world.shake([name for group in trainable_groups(world.model, ("ner",), 2) for name in group.names])
+    export(world.model, tmp_path, max_tokens=world.encoder.settings.max_tokens)
+    graph = Graph(tmp_path, threads=1)
+    batches = parity_batches([example.text for example in tiny.examples(6)], world.encoder)
+
+    measured = measure_parity(world.model, graph, batches, LABELS, world.pad_id)
+
+    assert measured.max_error <= 1e-4

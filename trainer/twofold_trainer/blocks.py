@@ -1,0 +1,85 @@
+"""A backbone's transformer blocks, whatever its architecture, and how to run some of them alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def find_blocks(backbone: nn.Module, layers: int) -> list[nn.Module]:
+    """Find the list of *layers* modules of one class, whatever the architecture calls it.
+
+    An architecture that shares or nests its blocks has no such list: then the whole backbone is the one block.
+    """
+    place = _place(backbone, layers)
+    return [backbone] if place is None else list(getattr(*place))
+
+
+def can_divide(backbone: nn.Module, layers: int) -> bool:
+    """Tell whether the backbone has a list of blocks, of which some can be run alone."""
+    return _place(backbone, layers) is not None
+
+
+def run_blocks(
+    backbone: nn.Module,
+    blocks: Sequence[nn.Module],
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    *,
+    layers: int,
+    entry: Tensor | None = None,
+    keep_input_of: nn.Module | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Run the backbone with *blocks* in the place of its own; returns its last hidden state (rows, tokens, hidden).
+
+    With *entry*, the hidden state that enters the first of the blocks, whatever the backbone does below them has no
+    part in the result. Masks and positions are still the backbone's own work, so this holds for every architecture.
+    The second result is what entered the block *keep_input_of*.
+    """
+    place = _place(backbone, layers)
+    assert place is not None, "The backbone cannot be divided, and nobody asked. This is a bug."
+    kept: list[Tensor] = []
+
+    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        return ((entry, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": entry})
+
+    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kept.append(args[0] if args else kwargs["hidden_states"])
+
+    with _in_place(*place, blocks):
+        hooks = []
+        if entry is not None:
+            hooks.append(blocks[0].register_forward_pre_hook(enter, with_kwargs=True))
+        if keep_input_of is not None:
+            hooks.append(keep_input_of.register_forward_pre_hook(keep, with_kwargs=True))
+        try:
+            hidden = backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return hidden, kept[0] if kept else None
+
+
+def _place(backbone: nn.Module, layers: int) -> tuple[nn.Module, str] | None:
+    """Return the module that holds the list of blocks, and the list's name there."""
+    for owner in backbone.modules():
+        for name, child in owner.named_children():
+            if isinstance(child, nn.ModuleList) and len(child) == layers and len({type(block) for block in child}) == 1:
+                return owner, name
+    return None
+
+
+@contextmanager
+def _in_place(owner: nn.Module, name: str, blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """Let the owner run other blocks for a while."""
+    own = getattr(owner, name)
+    setattr(owner, name, nn.ModuleList(blocks))
+    try:
+        yield
+    finally:
+        setattr(owner, name, own)

@@ -1,0 +1,71 @@
+"""Watches the protected task during training, and says when to go back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from twofold_checkpoint.events import GuardLooked
+from twofold_checkpoint.labels import LabelSet
+
+from twofold_trainer.features import FeatureSource
+from twofold_trainer.model import TwofoldModel
+from twofold_trainer.scoring import Judge
+
+Action = Literal["none", "restore", "leave"]
+
+EARLY_STEPS = 200
+"""Most of the damage is done early (arXiv:2501.13453), so the guard looks often at first."""
+EARLY_EVERY = 25
+LOOKS_PER_EPOCH = 4
+
+
+def looks(step: int, epoch_steps: int) -> bool:
+    """Tell whether the guard looks after a stage's step, counted from one."""
+    if step <= EARLY_STEPS and step % EARLY_EVERY == 0:
+        return True
+    return step % max(EARLY_EVERY, epoch_steps // LOOKS_PER_EPOCH) == 0
+
+
+def decide(fallen: float, allowed: float, breaches: int) -> Action:
+    """Choose what to do when the protected score has *fallen* by so much: first go back, then leave the stage."""
+    if fallen <= allowed + 1e-9:
+        return "none"
+    return "leave" if breaches else "restore"
+
+
+def allowance(margin: float, examples: int) -> float:
+    """Return the fall that the guard lets pass: half the margin, but not less than one example's doing and a half.
+
+    *margin* is in points (0.01 of a score). On few examples half a margin is less than one answer, and chance would
+    look like damage.
+    """
+    return max(margin / 200, 1.5 / max(1, examples))
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Hold the protected task's dev examples and what the base scored on them."""
+
+    model: TwofoldModel
+    judge: Judge
+    labels: LabelSet
+    baseline: float
+    allowed: float
+
+    def fallen(self, source: FeatureSource) -> float:
+        """Score the model as it is; returns how much of the protected score is lost, negative if it rose."""
+        score = self.judge.score(self.model, self.labels, source)
+        assert score is not None, "A guard without examples was asked. This is a bug."
+        return self.baseline - score.value
+
+    def event(self, step: int, fallen: float, action: Action) -> GuardLooked:
+        """Say what was seen and what is done about it."""
+        return GuardLooked(
+            step=step,
+            baseline=self.baseline,
+            value=self.baseline - fallen,
+            allowed=self.allowed,
+            examples=len(self.judge.examples),
+            action=action,
+        )

@@ -1,0 +1,28 @@
+"""What a stage is taught with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from twofold_trainer.batches import Pool
+from twofold_trainer.features import FeatureSource
+from twofold_trainer.guard import Guard
+from twofold_trainer.objective import Objective
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """Hold what a stage trains on, what it minimises, where the features come from, and who guards it.
+
+    *source* gives the features of the texts of the pool, the yardstick and the guard, from below whatever the stage
+    moves.
+    """
+
+    pool: Pool
+    objective: Objective
+    source: FeatureSource
+    guard: Guard | None = None
+
+    def breached(self) -> bool:
+        """Tell whether the guard is there and would not let the model pass as it is."""
+        return self.guard is not None and self.guard.fallen(self.source) > self.guard.allowed + 1e-9

@@ -1,0 +1,48 @@
+"""One stage of a plan: what it trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from twofold_checkpoint.manifest import HeadName
+
+from twofold_trainer.batches import Pool
+from twofold_trainer.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Say what a stage trains: these heads, and the top *blocks* blocks of *of* on their path.
+
+    A stage that is *forked* trains the adapted head's own copies of them, and the other head's path does not move.
+    """
+
+    heads: tuple[HeadName, ...]
+    blocks: int
+    of: int
+    forked: bool = False
+
+    @property
+    def name(self) -> str:
+        """The stage's name for people."""
+        if not self.blocks:
+            return "heads"
+        if self.forked:
+            return f"own copies of the top {self.blocks} blocks" if self.blocks > 1 else "an own copy of the top block"
+        if self.blocks >= self.of:
+            return "all blocks"
+        return f"top {self.blocks} blocks" if self.blocks > 1 else "top block"
+
+    def epochs(self, recipe: Recipe) -> int:
+        """How many epochs it has at most."""
+        if not self.blocks:
+            return recipe.probe_epochs
+        return recipe.epochs if self.forked or self.blocks >= recipe.unfrozen_blocks else recipe.middle_epochs
+
+    def steps(self, recipe: Recipe, pool: Pool) -> int:
+        """How many steps it has if it is not ended early."""
+        return self.epochs(recipe) * self.epoch_steps(recipe, pool)
+
+    def epoch_steps(self, recipe: Recipe, pool: Pool) -> int:
+        """How many steps an epoch has."""
+        return -(-pool.epoch_size // recipe.batch_size)
