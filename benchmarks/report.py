@@ -28,8 +28,10 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write(name: str, *, settings: Mapping[str, Any], figures: Mapping[str, float], **more: Any) -> None:
-    """Write the result and print the figures as one line of JSON."""
+def write(
+    name: str, *, settings: Mapping[str, Any], figures: Mapping[str, float], quiet: bool = False, **more: Any
+) -> None:
+    """Write the result and print the figures as one line of JSON, unless it is a result that is not finished yet."""
     result = {
         "name": name,
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -40,4 +42,5 @@ def write(name: str, *, settings: Mapping[str, Any], figures: Mapping[str, float
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(result["figures"]))
+    if not quiet:
+        print(json.dumps(result["figures"]))

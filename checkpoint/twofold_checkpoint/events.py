@@ -105,11 +105,31 @@ class ExactProven(_Event, frozen=True, tag=True):
     """Largest difference of a logit."""
 
 
+class Compared(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the held-out examples prove of the protected task. Scores and bounds are from 0 to 1, bounds one-sided 95 %."""
+
+    against: Literal["base", "approved"]
+    before: float
+    after: float
+    lower_bound: float
+    """Of the difference after minus before."""
+    upper_bound: float
+    examples: int
+    gained: int
+    """Examples answered better than before."""
+    lost: int
+    needed_examples: int | None = None
+    """How many would decide, where these do not."""
+
+
 class Judged(_Event, frozen=True, tag=True):
     """The gate's verdict, with its reason as a sentence."""
 
     verdict: VerdictName
     reason: str
+    comparisons: tuple[Compared, ...] = ()
+    negative_flips: tuple[str, ...] = ()
+    """Texts of protected examples that the base answers better, the first few."""
 
 
 class Published(_Event, frozen=True, tag=True):

@@ -12,8 +12,10 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 from twofold_checkpoint.events import (
+    Compared,
     DatasetDescribed,
     Event,
+    ExactProven,
     FrozenProven,
     Judged,
     Noted,
@@ -142,6 +144,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     swap_seconds: float = 0.0
     plan: str = ""
     max_parity_error: float = 0.0
+    gate: tuple[Compared, ...] = ()
+    negative_flips: tuple[str, ...] = ()
+    exact: ExactProven | None = None
 
 
 class JobView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -237,7 +242,9 @@ def _report_after(report: Report, said: Said) -> Report:
             comparison = Comparison(metric=said.metric, examples=said.examples, **values)
             return replace(report, **{figure: comparison})
         case Judged():
-            return replace(report, verdict=said.verdict)
+            return replace(report, verdict=said.verdict, gate=said.comparisons, negative_flips=said.negative_flips)
+        case ExactProven():
+            return replace(report, exact=said)
         case FrozenProven():
             return replace(report, frozen=said)
         case DatasetDescribed():

@@ -122,7 +122,9 @@ class Promoter:
                 checkpoint = await asyncio.to_thread(self._store.get, name)
                 live = self._slot.live
                 if live is not None and live.id == checkpoint.id:
-                    await self._move_aliases(checkpoint, approve=approve)  # They differ if the server began with an older checkpoint.
+                    await self._move_aliases(
+                        checkpoint, approve=approve
+                    )  # They differ if the server began with an older checkpoint.
                     return Promotion(checkpoint, checkpoint.id, 0.0)
                 return await self._swap(checkpoint, "" if live is None else live.id, approve=approve)
             except CheckpointNotFoundError:  # A wrong name is the caller's fault, and no promotion.

@@ -9,6 +9,7 @@ from twofold import (
     Entity,
     Example,
     Freeze,
+    GuardLook,
     Hyperparameters,
     Job,
     JobEvent,
@@ -49,7 +50,7 @@ MESSAGES = {
     Upload: adaptation_pb2.UploadDatasetResponse,
 }
 payloads = st.one_of(
-    *(st.from_type(kind) for kind in (JobState, StepProgress, ScoreMeasured, PhaseEnded, Verdict, Published))
+    *(st.from_type(kind) for kind in (JobState, StepProgress, ScoreMeasured, GuardLook, PhaseEnded, Verdict, Published))
 )
 
 

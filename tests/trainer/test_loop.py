@@ -140,7 +140,16 @@ def test_a_useless_stage_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("twofold_trainer.climb.MIN_GAIN", 2.0)
     stages = [Stage(HEADS, 0, 2), Stage(HEADS, 1, 2), Stage(HEADS, 2, 2)]
     lesson = Lesson(world.pool, Objective(), live(world.model, 0))
-    running = climb(world.model, stages, RECIPE, lambda _: lesson, world.yardstick, seed=0, stop=world.stop)
+    running = climb(
+        world.model,
+        stages,
+        RECIPE,
+        lambda _: world.pool,
+        lambda _: lesson,
+        yardstick=world.yardstick,
+        seed=0,
+        stop=world.stop,
+    )
     digests = []
     try:
         while True:

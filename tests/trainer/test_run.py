@@ -84,7 +84,12 @@ def test_two_adaptations_in_a_row(make_job: MakeJob, store: Store) -> None:
     second_events, second_end = tiny.ending(
         fine_tune(
             make_job(
-                "classifier", base=first.id, freeze="head", hyperparameters=QUICK, protection=Statistical(margin=20)
+                "classifier",
+                base=first.id,
+                freeze="head",
+                hyperparameters=QUICK,
+                protection=Statistical(margin=20),
+                retained_margin=30.0,
             )
         )
     )
@@ -420,7 +425,7 @@ def test_a_surprise_ends_with_a_sentence(make_job: MakeJob, store: Store, monkey
 def test_the_same_job_twice_trains_the_same(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same job gives byte-identical weights; the trained model is compared before its export."""
     seen = []
-    monkeypatch.setattr(run_module, "_candidate", lambda plan, *_: seen.append(plan.model.state_dict()))
+    monkeypatch.setattr(run_module, "make_candidate", lambda plan, *_: seen.append(plan.model.state_dict()))
     for _ in range(2):
         tiny.until(make_job("ner", freeze="head", hyperparameters=QUICK), "export")
 

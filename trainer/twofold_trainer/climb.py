@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from twofold_checkpoint.events import Event, Noted, PhaseStarted
 
+from twofold_trainer.batches import Pool
 from twofold_trainer.lesson import Lesson
 from twofold_trainer.loop import Trained, Yardstick, train_stage
 from twofold_trainer.model import TwofoldModel, restore, snapshot
@@ -35,9 +36,10 @@ def climb(
     model: TwofoldModel,
     stages: Sequence[Stage],
     recipe: Recipe,
+    pool: Callable[[Stage], Pool],
     prepare: Callable[[Stage], Lesson],
-    yardstick: Yardstick,
     *,
+    yardstick: Yardstick,
     seed: int,
     stop: Stop,
     first: int = 0,
@@ -47,6 +49,7 @@ def climb(
     The probe of new heads is never undone: without it there would be nothing to build on. *first* is the number of
     stages that went before, so that each has chances of its own.
     """
+    pace = Pace(sum(stage.steps(recipe, pool(stage)) for stage in stages))
     kept: list[Trained] = []
     phase = ""
     for number, stage in enumerate(stages, first):
@@ -65,7 +68,7 @@ def climb(
             lesson,
             yardstick,
             seed=(seed * 1000 + number) % 2**63,
-            pace=Pace(stage.steps(recipe, lesson.pool)),
+            pace=pace,
             stop=stop,
         )
         figures = f"dev {100 * trained.before:.1f} -> {100 * trained.best:.1f}"

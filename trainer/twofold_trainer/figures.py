@@ -37,6 +37,10 @@ class Figures:
                 yield measured(score, figure, moment)
         return scores
 
+    def protected_text(self, place: int) -> str:
+        """Return the text of a protected example by its place."""
+        return self._judges["protected"].examples[place].text
+
     def score(self, model: TwofoldModel, moment: Moment) -> Measured:
         """Score the model."""
         return {figure: one.score(model, self._labels[moment]) for figure, one in self._judges.items()}

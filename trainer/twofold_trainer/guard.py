@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,7 @@ from twofold_checkpoint.labels import LabelSet
 
 from twofold_trainer.features import FeatureSource
 from twofold_trainer.model import TwofoldModel
+from twofold_trainer.recipe import EXPECTED_FLIPS
 from twofold_trainer.scoring import Judge
 
 Action = Literal["none", "restore", "leave"]
@@ -27,20 +29,25 @@ def looks(step: int, epoch_steps: int) -> bool:
     return step % max(EARLY_EVERY, epoch_steps // LOOKS_PER_EPOCH) == 0
 
 
+ALARM = 3.0
+"""How many times its allowance a fall must be before the guard steps in at once. Smaller ones pass as rates fall; what
+has not passed by the end of an epoch is not kept."""
+
+
 def decide(fallen: float, allowed: float, breaches: int) -> Action:
     """Choose what to do when the protected score has *fallen* by so much: first go back, then leave the stage."""
-    if fallen <= allowed + 1e-9:
+    if fallen <= ALARM * allowed + 1e-9:
         return "none"
     return "leave" if breaches else "restore"
 
 
 def allowance(margin: float, examples: int) -> float:
-    """Return the fall that the guard lets pass: half the margin, but not less than one example's doing and a half.
+    """Return the fall that the guard lets pass: half the margin, but not less than chance does on so few examples.
 
-    *margin* is in points (0.01 of a score). On few examples half a margin is less than one answer, and chance would
-    look like damage.
+    *margin* is in points (0.01 of a score). One standard error of the difference, where EXPECTED_FLIPS of the answers
+    change, is chance.
     """
-    return max(margin / 200, 1.5 / max(1, examples))
+    return max(margin / 200, math.sqrt(EXPECTED_FLIPS / max(1, examples)))
 
 
 @dataclass(frozen=True, slots=True)

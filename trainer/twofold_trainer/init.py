@@ -89,11 +89,15 @@ def initialise(
     for _ in cache.fill(backbone_source, encodings if fits else [], rows=ROWS):
         stop.check()
 
+    pool = Pool(tuple(targets))
+
     def prepare(stage: Stage) -> Lesson:
         source = cache.get if fits and not stage.blocks else backbone_source
-        return Lesson(Pool(tuple(targets)), Objective(ner_weight=resolved.ner_weight), source)
+        return Lesson(pool, Objective(ner_weight=resolved.ner_weight), source)
 
-    climbed = yield from climb(model, stages, resolved, prepare, yardstick, seed=seed, stop=stop)
+    climbed = yield from climb(
+        model, stages, resolved, lambda _: pool, prepare, yardstick=yardstick, seed=seed, stop=stop
+    )
 
     yield PhaseStarted(phase="evaluate")
     scores = yield from _evaluate(model, parts, encoder, labels)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from twofold_checkpoint.manifest import HEADS, HeadName, other
+from twofold_checkpoint.manifest import HEADS, HeadName
 
 from twofold_trainer.features import Features
 from twofold_trainer.losses import distillation, label_nll, partial_label_nll, repaired_nll
 from twofold_trainer.model import TwofoldModel
 from twofold_trainer.targets import Target
-from twofold_trainer.teacher import Teacher
+from twofold_trainer.teacher import Answers, Teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,10 @@ class Distillation:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """Hold what counts: the labels of *heads*, and what a teacher says of *adapted* and of the other head."""
+    """Hold what counts: the labels of *heads*, and what a teacher says of *adapted* and of the other head.
+
+    New and rehearsed texts are averaged apart and added, so that rehearsal takes nothing from what is new.
+    """
 
     heads: tuple[HeadName, ...] = HEADS
     ner_weight: float = 1.0
@@ -43,35 +46,37 @@ class Objective:
 
     def __call__(self, model: TwofoldModel, batch: Sequence[Target], features: Features) -> Tensor:
         """Return the loss of a batch whose features were computed."""
-        weights = {"classifier": 1.0, "ner": self.ner_weight}
         answers = None
         if self.distillation is not None:
             answers = self.distillation.teacher.answer([target.encoding for target in batch])
         total = features.pooled.sum() * 0.0
         for head in self.heads:
             logits = model.classifier(features.pooled) if head == "classifier" else model.ner(features.tokens)
-            old = None if answers is None else (answers.classifier if head == "classifier" else answers.ner)
-            if self.forgets and head == self.adapted:
-                old = None
-            total = total + weights[head] * self._labelled(head, batch, logits, old)
-            if old is not None:
-                total = total + weights[head] * self._distilled(head, batch, logits, old)
+            for rehearsed in (False, True):
+                total = total + self._part(head, batch, logits, answers, rehearsed=rehearsed)
         return total
 
-    def _labelled(self, head: HeadName, batch: Sequence[Target], logits: Tensor, old: Tensor | None) -> Tensor:
-        if head == "classifier":
-            return label_nll(logits, torch.tensor([target.label for target in batch]))
-        allowed = torch.from_numpy(np.concatenate([target.allowed for target in batch]))
-        if old is None or old.shape[1] == 0:
-            return partial_label_nll(logits, allowed)
-        return repaired_nll(logits, allowed, old)
-
-    def _distilled(self, head: HeadName, batch: Sequence[Target], logits: Tensor, old: Tensor) -> Tensor:
-        assert self.distillation is not None
-        own = self.distillation
-        if self.adapted is None or head == other(self.adapted):
-            return own.protected * distillation(logits, old, own.temperature)
-        rehearsed = torch.tensor([target.rehearsed for target in batch])
+    def _part(
+        self, head: HeadName, batch: Sequence[Target], logits: Tensor, answers: Answers | None, *, rehearsed: bool
+    ) -> Tensor:
+        """Return the loss of one head on the new or on the rehearsed texts."""
+        rows = torch.tensor([target.rehearsed == rehearsed for target in batch])
         if head == "ner":
-            rehearsed = rehearsed.repeat_interleave(torch.tensor([len(target.encoding.ids) for target in batch]))
-        return own.retained * distillation(logits[rehearsed], old[rehearsed], own.temperature)
+            rows = rows.repeat_interleave(torch.tensor([len(target.encoding.ids) for target in batch]))
+        own, logits = [target for target in batch if target.rehearsed == rehearsed], logits[rows]
+        old = None
+        if answers is not None and not (self.forgets and head == self.adapted):
+            old = (answers.classifier if head == "classifier" else answers.ner)[rows]
+        if head == "classifier":
+            loss = label_nll(logits, torch.tensor([target.label for target in own], dtype=torch.long))
+        else:
+            masks = [target.allowed for target in own]
+            allowed = torch.from_numpy(np.concatenate(masks)) if masks else torch.ones_like(logits, dtype=torch.bool)
+            loss = partial_label_nll(logits, allowed) if old is None else repaired_nll(logits, allowed, old)
+        if old is not None and self.distillation is not None:
+            weight = self.distillation.protected
+            if head == self.adapted:
+                weight = self.distillation.retained if rehearsed else 0.0
+            if weight:
+                loss = loss + weight * distillation(logits, old, self.distillation.temperature)
+        return loss if head == "classifier" else self.ner_weight * loss

@@ -78,6 +78,8 @@ MAX_TOKENS = 256
 """Longest window of a new checkpoint, with special tokens, if the backbone can take it."""
 OVERLAP = 32
 """Tokens that two windows of a long text share."""
+FLIPS_SHOWN = 20
+"""Protected examples that a job's report quotes because the candidate answers them worse."""
 GOLDEN_ANSWERS = 8
 """Texts with answers that an engine must repeat before it may serve."""
 PARITY_TOLERANCE = 1e-4
@@ -98,7 +100,7 @@ def default_recipe(freeze: Freeze, *, blocks: int, examples: int, hidden_size: i
         epochs=epochs,
         batch_size=32 if examples >= 320 else 16,
         head_learning_rate=1e-3,
-        backbone_learning_rate=1e-4 if hidden_size <= 512 else 3e-5,
+        backbone_learning_rate=3e-4 if hidden_size <= 512 else 5e-5,
         layer_decay=0.9,
         warmup_ratio=0.1,
         weight_decay=0.01,
@@ -106,13 +108,14 @@ def default_recipe(freeze: Freeze, *, blocks: int, examples: int, hidden_size: i
         rehearsal_ratio=1.0,
         unfrozen_blocks=blocks if freeze == "head" else 0,
         middle_epochs=epochs,
-        ner_weight=1.0,
+        # A text has about as many words as this, so both heads pull equally for each text.
+        ner_weight=8.0,
         probe_epochs=4 * epochs,
         probe_learning_rate=3e-3,
         fork_blocks=math.ceil(2 * blocks / 3),
         fork_learning_rate=3e-4 if hidden_size <= 512 else 5e-5,
         distillation=1.0,
-        retention=1.0,
+        retention=0.25,
         temperature=2.0,
     )
 
@@ -127,10 +130,7 @@ def init_recipe(*, blocks: int, examples: int, hidden_size: int) -> Recipe:
         probe_epochs=3,
         patience=4,
         rehearsal_ratio=0.0,
-        backbone_learning_rate=3e-4 if hidden_size <= 512 else 5e-5,
         head_learning_rate=2e-3,
-        # A text has about as many words as this, so both heads pull equally for each text.
-        ner_weight=8.0,
     )
 
 

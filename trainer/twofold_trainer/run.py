@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from twofold_checkpoint.checkpoint import TRAINING_WEIGHTS
 from twofold_checkpoint.errors import CheckpointError
-from twofold_checkpoint.events import Event, ExactProven, Finished, Judged, PhaseStarted, Published
+from twofold_checkpoint.events import Compared, Event, ExactProven, Finished, Judged, PhaseStarted, Published
 from twofold_checkpoint.job import Job, Statistical
 from twofold_checkpoint.manifest import other
 from twofold_checkpoint.store import Store
@@ -23,6 +23,7 @@ from twofold_trainer.freezing import is_untouched, prove_frozen
 from twofold_trainer.gate import Pair, Verdict, judge
 from twofold_trainer.plan import Plan, make_plan
 from twofold_trainer.publish import Candidate, provenance, publish, write_candidate
+from twofold_trainer.recipe import FLIPS_SHOWN
 from twofold_trainer.splits import remember
 from twofold_trainer.stop import Stop
 from twofold_trainer.training import train
@@ -64,7 +65,7 @@ def _adapt(job: Job, stop: Stop) -> Iterator[Event]:
         yield Finished(outcome="succeeded", reason=f"Nothing was trained; measured on held-out examples: {told}.")
         return
 
-    climbed = yield from train(plan, stop, lambda: _judge(plan, before, figures.score(plan.model, "after")))
+    climbed = yield from train(plan, stop, lambda: judge_candidate(plan, before, figures.score(plan.model, "after")))
 
     yield PhaseStarted(phase="evaluate")
     trained = {*climbed.names, *(name for name, _ in plan.model.head(job.head).named_parameters(prefix=job.head))}
@@ -72,7 +73,7 @@ def _adapt(job: Job, stop: Stop) -> Iterator[Event]:
     after = yield from figures.measure(plan.model, "after")
 
     store = Store(job.store)
-    candidate = _candidate(plan, climbed, after)
+    candidate = make_candidate(plan, climbed, after)
     with store.staging() as staged:
         texts = [example.text for example in (*plan.parts.gate, *plan.parts.dev, *plan.parts.train)]
         yield from write_candidate(candidate, staged, texts, stop)
@@ -82,8 +83,8 @@ def _adapt(job: Job, stop: Stop) -> Iterator[Event]:
             yield _prove_exact(plan, staged, stop)
 
         yield PhaseStarted(phase="gate")
-        verdict = _judge(plan, before, after, trained=bool(climbed.kept), exact=exact)
-        yield Judged(verdict=verdict.verdict, reason=f"{verdict.reason}.")
+        verdict = judge_candidate(plan, before, after, trained=bool(climbed.kept), exact=exact)
+        yield _told(verdict, figures)
         story = f"{verdict.reason}; training ended because {climbed.reason}."
         if verdict.verdict != "pass":
             yield Finished(outcome="rejected", reason=f"Not published: {story}")
@@ -107,7 +108,32 @@ def _prove_exact(plan: Plan, staged: Path, stop: Stop) -> ExactProven:
     )
 
 
-def _judge(plan: Plan, before: Measured, after: Measured, *, trained: bool = True, exact: bool = False) -> Verdict:
+def _told(verdict: Verdict, figures: Figures) -> Judged:
+    return Judged(
+        verdict=verdict.verdict,
+        reason=f"{verdict.reason}.",
+        comparisons=tuple(
+            Compared(
+                against=one.against,
+                before=one.before,
+                after=one.after,
+                lower_bound=one.bounds.lower,
+                upper_bound=one.bounds.upper,
+                examples=one.examples,
+                gained=one.gained,
+                lost=one.lost,
+                needed_examples=one.needed_examples,
+            )
+            for one in verdict.comparisons
+        ),
+        negative_flips=tuple(figures.protected_text(place) for place in verdict.negative_flips[:FLIPS_SHOWN]),
+    )
+
+
+def judge_candidate(
+    plan: Plan, before: Measured, after: Measured, *, trained: bool = True, exact: bool = False
+) -> Verdict:
+    """Judge the model of a plan by its scores before and after; see gate.judge."""
     protection = plan.job.protection
     return judge(
         protected=Pair(before["protected"], after["protected"]),
@@ -121,7 +147,8 @@ def _judge(plan: Plan, before: Measured, after: Measured, *, trained: bool = Tru
     )
 
 
-def _candidate(plan: Plan, climbed: Climbed, after: Measured) -> Candidate:
+def make_candidate(plan: Plan, climbed: Climbed, after: Measured) -> Candidate:
+    """Gather what the candidate's checkpoint says of itself."""
     job, manifest = plan.job, plan.base.manifest
     stages = " + ".join(trained.stage.name for trained in climbed.kept)
     return Candidate(

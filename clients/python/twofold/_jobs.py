@@ -137,12 +137,41 @@ class DatasetStatistics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GateComparison:
+    """
+    What held-out examples prove of the protected task, *against* "base" or "approved".
+
+    Scores and bounds are from 0 to 1; the bounds are of *after* minus *before*, one-sided at 95 %. *needed_examples*
+    would decide where these do not.
+    """
+
+    against: str = ""
+    before: float = 0.0
+    after: float = 0.0
+    lower_bound: float = 0.0
+    upper_bound: float = 0.0
+    examples: int = 0
+    gained: int = 0
+    lost: int = 0
+    needed_examples: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExactProof:
+    """On how many texts the protected head answers exactly as before, and the largest difference of a logit."""
+
+    texts: int = 0
+    max_error: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobReport:
     """
     What a job measured.
 
     *protected* is the frozen head's task, *retained* the adapted head's old labels, *new* the given data set. *verdict*
-    is None until the gate has judged.
+    is None until the gate has judged; *gate* holds what it compared, *negative_flips* texts that are answered worse, and
+    *exact* the proof that none is, where the protected path was not trained.
     """
 
     protected: Comparison | None = None
@@ -156,6 +185,9 @@ class JobReport:
     swap_seconds: float = 0.0
     plan: str = ""
     max_parity_error: float = 0.0
+    gate: tuple[GateComparison, ...] = ()
+    negative_flips: tuple[str, ...] = ()
+    exact: ExactProof | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +231,18 @@ class StepProgress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GuardLook:
+    """One look at the protected task while training goes on; *action* is "none", "restore" or "leave"."""
+
+    step: int = 0
+    baseline: float = 0.0
+    value: float = 0.0
+    allowed: float = 0.0
+    examples: int = 0
+    action: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreMeasured:
     """One score on held-out examples: which *figure*, at which *moment* of the training."""
 
@@ -223,7 +267,7 @@ class Published:
     checkpoint_id: str
 
 
-Payload: TypeAlias = JobState | StepProgress | ScoreMeasured | PhaseEnded | Verdict | Published
+Payload: TypeAlias = JobState | StepProgress | ScoreMeasured | GuardLook | PhaseEnded | Verdict | Published
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from google.protobuf.message import Message
 from twofold._examples import Example
 from twofold._jobs import (
     Freeze,
+    GuardLook,
     JobEvent,
     JobState,
     LabelPolicy,
@@ -103,6 +104,8 @@ def write_event(event: JobEvent) -> adaptation_pb2.JobEvent:
             message.step.CopyFrom(write(step, adaptation_pb2.StepProgress))
         case ScoreMeasured() as score:
             message.score.CopyFrom(write(score, adaptation_pb2.ScoreMeasured))
+        case GuardLook() as look:
+            message.guard.CopyFrom(write(look, adaptation_pb2.GuardLook))
         case PhaseEnded(seconds=seconds):
             message.phase_seconds = seconds
         case Published(checkpoint_id=checkpoint_id):
@@ -123,6 +126,8 @@ def _payload(message: adaptation_pb2.JobEvent) -> Payload | None:
             return read(message.step, StepProgress)
         case "score":
             return read(message.score, ScoreMeasured)
+        case "guard":
+            return read(message.guard, GuardLook)
         case "phase_seconds":
             return PhaseEnded(seconds=message.phase_seconds)
         case "checkpoint_id":

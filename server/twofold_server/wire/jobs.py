@@ -61,6 +61,8 @@ def _write_report(report: Report) -> pb.JobReport:
         swap_seconds=report.swap_seconds,
         plan=report.plan,
         max_parity_error=report.max_parity_error,
+        gate=[_copy(one, pb.GateComparison) for one in report.gate],
+        negative_flips=report.negative_flips,
     )
     for name in ("protected", "retained", "new"):
         if one := getattr(report, name):
@@ -70,6 +72,8 @@ def _write_report(report: Report) -> pb.JobReport:
         message.verdict = VERDICTS[report.verdict]
     if report.frozen:
         message.frozen.CopyFrom(_copy(report.frozen, pb.FrozenProof))
+    if report.exact:
+        message.exact.CopyFrom(_copy(report.exact, pb.ExactProof))
     if report.dataset:
         message.dataset.CopyFrom(_copy(report.dataset, pb.DatasetStatistics))
     return message
@@ -89,6 +93,8 @@ def write_event(record: Record) -> pb.JobEvent:
             event.step.CopyFrom(_copy(step, pb.StepProgress))
         case ev.ScoreMeasured() as score:
             event.score.CopyFrom(_copy(score, pb.ScoreMeasured))
+        case ev.GuardLooked() as look:
+            event.guard.CopyFrom(_copy(look, pb.GuardLook))
         case ev.Judged(verdict=verdict):
             event.verdict = VERDICTS[verdict]
         case ev.Published(checkpoint_id=checkpoint_id):

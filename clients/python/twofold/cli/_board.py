@@ -12,6 +12,7 @@ from rich.text import Text
 
 from twofold._jobs import (
     Comparison,
+    GuardLook,
     Job,
     JobEvent,
     JobReport,
@@ -120,6 +121,8 @@ def event_line(event: JobEvent, before: Board) -> str:
             said = f"{step.stage} {step.step}/{step.total_steps}  loss {step.loss:.4f}  {_left(step)}"
         case ScoreMeasured() as s:
             said = f"{s.figure} {s.metric} {s.moment}: {100 * s.value:.1f} ({s.examples} examples)"
+        case GuardLook() as look if look.action == "none":
+            return ""
         case PhaseEnded(seconds=seconds):
             said = f"done in {seconds:.1f} s" + (f": {said}" if said else "")
         case Verdict() as verdict:

@@ -791,6 +791,9 @@ class JobReport(google.protobuf.message.Message):
     SWAP_SECONDS_FIELD_NUMBER: builtins.int
     PLAN_FIELD_NUMBER: builtins.int
     MAX_PARITY_ERROR_FIELD_NUMBER: builtins.int
+    GATE_FIELD_NUMBER: builtins.int
+    NEGATIVE_FLIPS_FIELD_NUMBER: builtins.int
+    EXACT_FIELD_NUMBER: builtins.int
     verdict: Global___Verdict.ValueType
     """verdict of the gate."""
     swap_seconds: builtins.float
@@ -827,6 +830,20 @@ class JobReport(google.protobuf.message.Message):
     def notes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """notes in whole sentences, such as annotations that could not be aligned with tokens."""
 
+    @property
+    def gate(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___GateComparison]:
+        """gate comparisons of the protected task: against the base, and against the last checkpoint that a person approved.
+        Empty until the gate has judged.
+        """
+
+    @property
+    def negative_flips(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """negative_flips are texts of protected examples that the base answers better than the candidate, the first 20."""
+
+    @property
+    def exact(self) -> Global___ExactProof:
+        """exact is the proof that the protected head answers as before. Absent where its path was trained."""
+
     def __init__(
         self,
         *,
@@ -841,11 +858,88 @@ class JobReport(google.protobuf.message.Message):
         swap_seconds: builtins.float = ...,
         plan: builtins.str = ...,
         max_parity_error: builtins.float = ...,
+        gate: collections.abc.Iterable[Global___GateComparison] | None = ...,
+        negative_flips: collections.abc.Iterable[builtins.str] | None = ...,
+        exact: Global___ExactProof | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["dataset", b"dataset", "frozen", b"frozen", "new", b"new", "protected", b"protected", "retained", b"retained"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["added_labels", b"added_labels", "dataset", b"dataset", "frozen", b"frozen", "max_parity_error", b"max_parity_error", "new", b"new", "notes", b"notes", "plan", b"plan", "protected", b"protected", "retained", b"retained", "swap_seconds", b"swap_seconds", "verdict", b"verdict"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["dataset", b"dataset", "exact", b"exact", "frozen", b"frozen", "new", b"new", "protected", b"protected", "retained", b"retained"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["added_labels", b"added_labels", "dataset", b"dataset", "exact", b"exact", "frozen", b"frozen", "gate", b"gate", "max_parity_error", b"max_parity_error", "negative_flips", b"negative_flips", "new", b"new", "notes", b"notes", "plan", b"plan", "protected", b"protected", "retained", b"retained", "swap_seconds", b"swap_seconds", "verdict", b"verdict"]) -> None: ...
 
 Global___JobReport: typing_extensions.TypeAlias = JobReport
+
+@typing.final
+class GateComparison(google.protobuf.message.Message):
+    """GateComparison says what held-out examples prove of the protected task. Bounds are one-sided, at 95 %."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AGAINST_FIELD_NUMBER: builtins.int
+    BEFORE_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    LOWER_BOUND_FIELD_NUMBER: builtins.int
+    UPPER_BOUND_FIELD_NUMBER: builtins.int
+    EXAMPLES_FIELD_NUMBER: builtins.int
+    GAINED_FIELD_NUMBER: builtins.int
+    LOST_FIELD_NUMBER: builtins.int
+    NEEDED_EXAMPLES_FIELD_NUMBER: builtins.int
+    against: builtins.str
+    """against is "base" or "approved"."""
+    before: builtins.float
+    """before is the score of the checkpoint that is compared with, from 0 to 1."""
+    after: builtins.float
+    """after is the candidate's score."""
+    lower_bound: builtins.float
+    """lower_bound of after minus before. The gate passes if it is above minus the margin."""
+    upper_bound: builtins.float
+    """upper_bound of after minus before."""
+    examples: builtins.int
+    """examples it was measured on."""
+    gained: builtins.int
+    """gained examples are answered better than before."""
+    lost: builtins.int
+    """lost examples are answered worse."""
+    needed_examples: builtins.int
+    """needed_examples would decide. Absent where these did."""
+    def __init__(
+        self,
+        *,
+        against: builtins.str = ...,
+        before: builtins.float = ...,
+        after: builtins.float = ...,
+        lower_bound: builtins.float = ...,
+        upper_bound: builtins.float = ...,
+        examples: builtins.int = ...,
+        gained: builtins.int = ...,
+        lost: builtins.int = ...,
+        needed_examples: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_needed_examples", b"_needed_examples", "needed_examples", b"needed_examples"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_needed_examples", b"_needed_examples", "after", b"after", "against", b"against", "before", b"before", "examples", b"examples", "gained", b"gained", "lost", b"lost", "lower_bound", b"lower_bound", "needed_examples", b"needed_examples", "upper_bound", b"upper_bound"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_needed_examples", b"_needed_examples"]) -> typing.Literal["needed_examples"] | None: ...
+
+Global___GateComparison: typing_extensions.TypeAlias = GateComparison
+
+@typing.final
+class ExactProof(google.protobuf.message.Message):
+    """ExactProof compares the protected head's answers of the base's graph and the candidate's. Not one differs."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TEXTS_FIELD_NUMBER: builtins.int
+    MAX_ERROR_FIELD_NUMBER: builtins.int
+    texts: builtins.int
+    """texts it was compared on."""
+    max_error: builtins.float
+    """max_error is the largest difference of a logit."""
+    def __init__(
+        self,
+        *,
+        texts: builtins.int = ...,
+        max_error: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["max_error", b"max_error", "texts", b"texts"]) -> None: ...
+
+Global___ExactProof: typing_extensions.TypeAlias = ExactProof
 
 @typing.final
 class Comparison(google.protobuf.message.Message):
@@ -1109,6 +1203,7 @@ class JobEvent(google.protobuf.message.Message):
     VERDICT_FIELD_NUMBER: builtins.int
     CHECKPOINT_ID_FIELD_NUMBER: builtins.int
     WARNING_FIELD_NUMBER: builtins.int
+    GUARD_FIELD_NUMBER: builtins.int
     sequence: builtins.int
     """sequence counts the job's events from 1."""
     phase: builtins.str
@@ -1137,6 +1232,10 @@ class JobEvent(google.protobuf.message.Message):
     def score(self) -> Global___ScoreMeasured:
         """score that was measured."""
 
+    @property
+    def guard(self) -> Global___GuardLook:
+        """guard says what the guard saw and did."""
+
     def __init__(
         self,
         *,
@@ -1151,10 +1250,11 @@ class JobEvent(google.protobuf.message.Message):
         verdict: Global___Verdict.ValueType = ...,
         checkpoint_id: builtins.str = ...,
         warning: builtins.bool = ...,
+        guard: Global___GuardLook | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["checkpoint_id", b"checkpoint_id", "payload", b"payload", "phase_seconds", b"phase_seconds", "score", b"score", "state", b"state", "step", b"step", "time", b"time", "verdict", b"verdict", "warning", b"warning"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["checkpoint_id", b"checkpoint_id", "message", b"message", "payload", b"payload", "phase", b"phase", "phase_seconds", b"phase_seconds", "score", b"score", "sequence", b"sequence", "state", b"state", "step", b"step", "time", b"time", "verdict", b"verdict", "warning", b"warning"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["payload", b"payload"]) -> typing.Literal["state", "step", "score", "phase_seconds", "verdict", "checkpoint_id", "warning"] | None: ...
+    def HasField(self, field_name: typing.Literal["checkpoint_id", b"checkpoint_id", "guard", b"guard", "payload", b"payload", "phase_seconds", b"phase_seconds", "score", b"score", "state", b"state", "step", b"step", "time", b"time", "verdict", b"verdict", "warning", b"warning"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["checkpoint_id", b"checkpoint_id", "guard", b"guard", "message", b"message", "payload", b"payload", "phase", b"phase", "phase_seconds", b"phase_seconds", "score", b"score", "sequence", b"sequence", "state", b"state", "step", b"step", "time", b"time", "verdict", b"verdict", "warning", b"warning"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["payload", b"payload"]) -> typing.Literal["state", "step", "score", "phase_seconds", "verdict", "checkpoint_id", "warning", "guard"] | None: ...
 
 Global___JobEvent: typing_extensions.TypeAlias = JobEvent
 
@@ -1225,6 +1325,44 @@ class ScoreMeasured(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["examples", b"examples", "figure", b"figure", "metric", b"metric", "moment", b"moment", "value", b"value"]) -> None: ...
 
 Global___ScoreMeasured: typing_extensions.TypeAlias = ScoreMeasured
+
+@typing.final
+class GuardLook(google.protobuf.message.Message):
+    """GuardLook is one look of the guard at the protected task, on examples that stop and never judge."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: builtins.int
+    BASELINE_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    ALLOWED_FIELD_NUMBER: builtins.int
+    EXAMPLES_FIELD_NUMBER: builtins.int
+    ACTION_FIELD_NUMBER: builtins.int
+    step: builtins.int
+    """step of the stage."""
+    baseline: builtins.float
+    """baseline score of the base checkpoint, from 0 to 1."""
+    value: builtins.float
+    """value of the score now."""
+    allowed: builtins.float
+    """allowed fall below the baseline for a state to be kept."""
+    examples: builtins.int
+    """examples it was measured on."""
+    action: builtins.str
+    """action is "none", "restore" (the best state came back) or "leave" (the stage ended)."""
+    def __init__(
+        self,
+        *,
+        step: builtins.int = ...,
+        baseline: builtins.float = ...,
+        value: builtins.float = ...,
+        allowed: builtins.float = ...,
+        examples: builtins.int = ...,
+        action: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "allowed", b"allowed", "baseline", b"baseline", "examples", b"examples", "step", b"step", "value", b"value"]) -> None: ...
+
+Global___GuardLook: typing_extensions.TypeAlias = GuardLook
 
 @typing.final
 class CancelJobRequest(google.protobuf.message.Message):

@@ -64,7 +64,7 @@ class Checkpoint(google.protobuf.message.Message):
 
     @property
     def aliases(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """aliases that name it now: "current", "previous", "candidate"."""
+        """aliases that name it now: "current", "previous", "candidate", "approved" (the last one that a person made current)."""
 
     def __init__(
         self,

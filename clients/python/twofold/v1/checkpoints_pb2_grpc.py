@@ -67,7 +67,8 @@ class CheckpointServiceServicer(object):
     """
 
     def GetCheckpoint(self, request, context):
-        """GetCheckpoint returns one checkpoint by id or by alias ("current", "previous", "candidate"). NOT_FOUND if there is none.
+        """GetCheckpoint returns one checkpoint by id or by alias ("current", "previous", "candidate", "approved"). NOT_FOUND if
+        there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

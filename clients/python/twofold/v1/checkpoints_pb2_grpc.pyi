@@ -157,7 +157,9 @@ class CheckpointServiceStub(typing.Generic[_CheckpointServiceGetCheckpointType, 
     ], channel: grpc.aio.Channel) -> None: ...
 
     GetCheckpoint: _CheckpointServiceGetCheckpointType
-    """GetCheckpoint returns one checkpoint by id or by alias ("current", "previous", "candidate"). NOT_FOUND if there is none."""
+    """GetCheckpoint returns one checkpoint by id or by alias ("current", "previous", "candidate", "approved"). NOT_FOUND if
+    there is none.
+    """
 
     ListCheckpoints: _CheckpointServiceListCheckpointsType
     """ListCheckpoints returns the store's checkpoints, newest first."""
@@ -205,7 +207,9 @@ class CheckpointServiceServicer(metaclass=abc.ABCMeta):
         request: twofold.v1.checkpoints_pb2.GetCheckpointRequest,
         context: _ServicerContext,
     ) -> typing.Union[twofold.v1.checkpoints_pb2.GetCheckpointResponse, collections.abc.Awaitable[twofold.v1.checkpoints_pb2.GetCheckpointResponse]]:
-        """GetCheckpoint returns one checkpoint by id or by alias ("current", "previous", "candidate"). NOT_FOUND if there is none."""
+        """GetCheckpoint returns one checkpoint by id or by alias ("current", "previous", "candidate", "approved"). NOT_FOUND if
+        there is none.
+        """
 
     @abc.abstractmethod
     def ListCheckpoints(

@@ -1,0 +1,64 @@
+"""Three exact adaptations in a row over gRPC, each swapped in: what is protected answers as before, to the last label."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from e2e.conftest import hwu64
+from e2e.test_freeze_modes import classifier_examples, ner_examples
+from twofold import Client, Exact, Head, Hyperparameters, JobState, Prediction
+from twofold_checkpoint.manifest import Branch
+from twofold_checkpoint.store import Store
+
+LEARNS = Hyperparameters(epochs=2, batch_size=16)
+
+
+def labels_of(predictions: list[Prediction]) -> list[str | None]:
+    """Return the labels."""
+    return [prediction.label for prediction in predictions]
+
+
+def spans_of(predictions: list[Prediction]) -> list[list[tuple[int, int, str]]]:
+    """Return the spans."""
+    return [[(one.start, one.end, one.type) for one in prediction.entities] for prediction in predictions]
+
+
+def test_either_head_adapts_again_and_again_without_touching_the_other(client: Client, store: Path, first: str) -> None:
+    """NER, NER again, then the classifier: each candidate serves, and the other head gives the very same answers."""
+    client.promote(first)
+    train, dev = ner_examples()
+    more = train[60:], dev[60:]
+    texts = [line["text"] for line in hwu64("test", 150)]
+    rounds = [
+        (Head.NER, (train[:60], dev[:60]), labels_of),
+        (Head.NER, more, labels_of),
+        (Head.CLASSIFIER, classifier_examples(), spans_of),
+    ]
+    base = first
+    for head, (given, held_out), protected in rounds:
+        before = client.predict(texts)
+        job = client.wait(
+            client.adapt(
+                given, held_out, head=head, protection=Exact(), retained_margin=100, hyperparameters=LEARNS
+            ).id,
+            timeout=240,
+        )
+        after = client.predict(texts)
+
+        assert job.state is JobState.SUCCEEDED, job.reason
+        assert job.base_checkpoint_id == base
+        assert {prediction.checkpoint_id for prediction in after} == {job.candidate_checkpoint_id}
+        assert protected(after) == protected(before)
+        if protected is labels_of:
+            pairs = zip(before, after, strict=True)
+            assert all(one.labels[0].score == pytest.approx(two.labels[0].score, abs=1e-5) for one, two in pairs)
+        assert job.report.protected is not None
+        assert job.report.protected.before == job.report.protected.after
+        base = job.candidate_checkpoint_id
+
+    assert Store(store).get(base).manifest.branch in {
+        None,
+        Branch(head="ner", blocks=4),
+        Branch(head="classifier", blocks=4),
+    }
