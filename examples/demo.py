@@ -39,7 +39,6 @@ from twofold import (
     Prediction,
     Retry,
     ScoreMeasured,
-    Statistical,
     StepProgress,
     TwofoldError,
     Verdict,
@@ -49,8 +48,6 @@ from twofold_server.testing import serving
 PARCELS = Path(__file__).parent / "parcels"
 RATE = 20.0
 """Requests a second while the adaptation runs."""
-MARGIN = 3.0
-"""Points that the protected score may fall. The example's gate set is too small to prove a finer one."""
 
 console = Console(highlight=False)
 
@@ -115,7 +112,6 @@ def adapt(client: Client) -> str:
         train=read("lockers-train.jsonl"),
         dev=read("lockers-dev.jsonl"),
         head=Head.NER,
-        protection=Statistical(margin=MARGIN),
     )
     phase = ""
     for event in client.watch(job.id):

@@ -15,6 +15,7 @@ STRUCTS = (
     manifest.Score,
     manifest.Provenance,
     manifest.FileDigest,
+    manifest.Branch,
     labels.LabelSet,
     encoding.EncoderSettings,
     store.Aliases,

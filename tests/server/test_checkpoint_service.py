@@ -99,12 +99,13 @@ def test_promote_and_roll_back(store):
 
         done = await stub.PromoteCheckpoint(pb.PromoteCheckpointRequest(checkpoint="b"))
         assert (done.checkpoint.id, done.replaced_id) == ("b", "a")
-        assert list(done.checkpoint.aliases) == ["current"]
+        assert list(done.checkpoint.aliases) == ["current", "approved"]
         assert done.swap_seconds > 0
         assert (await server.predict("rain")).predictions[0].label == "b_weather"
 
         back = await stub.RollBack(pb.RollBackRequest())
         assert (back.checkpoint.id, back.replaced_id) == ("a", "b")
+        assert list(back.checkpoint.aliases) == ["current", "approved"]
         assert (await server.predict("rain")).predictions[0].label == "a_weather"
 
     on_server(store, test)
