@@ -77,6 +77,9 @@ SCORER ?= ../shared/tools/score.py
 bench-base: setup  ## quality of a first checkpoint on SNIPS and HWU64 (an hour on 2 cores)
 	$(BIN)/python benchmarks/base.py --sets $(SETS) --scorer $(SCORER)
 
+bench-adapt: setup  ## what adaptation costs the other tasks: scenarios by methods (hours; resumable; QUICK=1, SIZE=full)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/adapt.py --sets $(SETS) --scorer $(SCORER)
+
 bench-swap: setup  ## 20 swaps under a steady stream of requests
 	$(BIN)/python benchmarks/swap.py
 
@@ -92,4 +95,4 @@ lock: .venv-lock/.done  ## resolve requirements/*.in into lock files
 	  --python-version 3.11 --generate-hashes --no-emit-package twofold --no-emit-package twofold-service \
 	  --custom-compile-command 'make lock' $(UPGRADE) --output-file requirements/$$name.txt requirements/$$name.in >/dev/null; done
 
-.PHONY: help setup proto verify-proto check fix test demo serve bench-base bench-swap lock
+.PHONY: help setup proto verify-proto check fix test demo serve bench-base bench-adapt bench-swap lock

@@ -112,7 +112,7 @@ def test_memory_grows_within_its_bounds_and_parts(monkeypatch: pytest.MonkeyPatc
 
 def test_what_is_asked_for_goes_before_the_defaults() -> None:
     """Every setting can be asked for, zero included, and the resolved values are echoed."""
-    default = recipe.default_recipe("auto", blocks=6, examples=1000, hidden_size=384)
+    default = recipe.default_recipe("auto", "ner", blocks=6, examples=1000, hidden_size=384)
     asked = Hyperparameters(epochs=7, rehearsal_ratio=0.0, unfrozen_blocks=99)
     resolved = recipe.resolve(asked, default, blocks=6)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from twofold_trainer.gate import Pair, judge
 from twofold_trainer.metrics import SpanCounts, accuracy, span_f1
 
@@ -29,8 +31,10 @@ BETTER = labels("----++", "--++++", times=20)
         (changed(2000, lost=4, gained=4), 1.0, "pass", "did not fall by"),
         (changed(2000, lost=30, gained=4), 1.0, "fail", "fell by 1.3 points, more than the margin of 1"),
         (changed(2000, lost=16, gained=4), 1.0, "inconclusive", "cannot exclude a fall of"),
-        (changed(50), 1.0, "inconclusive", "about 268 would decide"),
-        (changed(300), 1.0, "pass", "did not fall by 0.9 points or more"),
+        (changed(50), 1.0, "inconclusive", "about 299 would decide"),
+        (changed(300), 1.0, "pass", "did not fall by 0.99 points or more"),
+        (changed(298), 1.0, "inconclusive", "about 299 would decide"),
+        (changed(300, lost=3), 1.0, "fail", "fell by 1.0 points, as much as the margin of 1"),
         (changed(300, lost=1), 0.0, "fail", "more than the margin of 0"),
         (changed(300), 0.0, "inconclusive", "above the margin of 0"),
         (NOTHING, 1.0, "inconclusive", "no example is remembered to judge the protected task by"),
@@ -68,6 +72,33 @@ def test_exact_protection_needs_no_statistics() -> None:
 
     assert [few.verdict, none.verdict, swapped.verdict] == ["pass", "pass", "fail"]
     assert "This is a bug" in swapped.reason
+
+
+def test_exact_protection_compares_every_span() -> None:
+    """With the same bytes, one text's spans that differ are a fault, even where F1 is the same."""
+    before = span_f1([SpanCounts(1, 2, 2), SpanCounts(2, 2, 2)])
+    after = span_f1([SpanCounts(2, 2, 2), SpanCounts(1, 2, 2)])
+    judged = judge(
+        protected=Pair(before, after), retained=NOTHING, new=BETTER, margin=50, retained_margin=None, exact=True
+    )
+
+    assert judged.verdict == "fail"
+
+
+@given(st.integers(0, 6), st.integers(0, 6), st.integers(13, 800), st.sampled_from([0.5, 1.0, 3.0]))
+def test_what_would_decide_is_more_than_there_is(gained: int, lost: int, examples: int, margin: float) -> None:
+    """Where the examples cannot decide, the number that would is larger than theirs; where they can, there is none."""
+    judged = judge(
+        protected=changed(examples, lost=lost, gained=gained),
+        retained=NOTHING,
+        new=BETTER,
+        margin=margin,
+        retained_margin=None,
+    )
+    needed = judged.comparisons[0].needed_examples
+
+    assert (needed is not None) == (judged.verdict == "inconclusive")
+    assert needed is None or needed > examples
 
 
 def test_small_losses_do_not_add_up() -> None:

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twofold_trainer.metrics import SpanCounts
-from twofold_trainer.noninferiority import needed_examples, paired_f1, provable_margin, tango, tango_score
+from twofold_trainer.noninferiority import (
+    clopper_pearson,
+    needed_examples,
+    paired_accuracy,
+    paired_f1,
+    provable_margin,
+    tango,
+    tango_score,
+)
 
 Z = NormalDist().inv_cdf(0.95)
 
@@ -38,6 +46,22 @@ def test_without_a_changed_answer_the_bound_is_known(examples: int) -> None:
     assert bounds.upper == pytest.approx(Z**2 / (examples + Z**2))
 
 
+@pytest.mark.parametrize("examples", [1, 10, 50, 700])
+def test_without_an_event_its_probability_is_known(examples: int) -> None:
+    """With no event of n the exact bound is 1 - alpha^(1/n), about 3 / n; with n of n it is 1."""
+    assert clopper_pearson(0, examples) == pytest.approx(1 - 0.05 ** (1 / examples))
+    assert clopper_pearson(examples, examples) == 1
+
+
+@pytest.mark.parametrize(("events", "examples"), [(1, 20), (3, 100), (9, 10), (40, 3000)])
+def test_the_exact_bound_is_where_the_tail_is_alpha(events: int, examples: int) -> None:
+    """At the bound, as few events or fewer have the probability alpha, counted term by term."""
+    share = clopper_pearson(events, examples)
+    tail = sum(math.comb(examples, k) * share**k * (1 - share) ** (examples - k) for k in range(events + 1))
+
+    assert tail == pytest.approx(0.05, rel=1e-6)
+
+
 COUNTS = st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(0, 200)).map(
     lambda one: (one[0], one[1], one[0] + one[1] + one[2] + 1)
 )
@@ -47,7 +71,7 @@ COUNTS = st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(0, 200)).
 def test_bounds_mirror_each_other(counts: tuple[int, int, int]) -> None:
     """Exchanging gains and losses turns the interval round; it always holds the difference."""
     gained, lost, examples = counts
-    one, other = tango(gained, lost, examples), tango(lost, gained, examples)
+    one, other = paired_accuracy(gained, lost, examples), paired_accuracy(lost, gained, examples)
 
     assert one.lower == pytest.approx(-other.upper, abs=1e-9)
     assert one.lower <= one.difference + 1e-9
@@ -56,10 +80,23 @@ def test_bounds_mirror_each_other(counts: tuple[int, int, int]) -> None:
 
 @given(COUNTS)
 def test_a_loss_more_never_looks_better(counts: tuple[int, int, int]) -> None:
-    """One more lost answer never raises the lower bound."""
+    """One more lost answer never raises the lower bound, and one less gained neither."""
     gained, lost, examples = counts
+    bound = paired_accuracy(gained, lost, examples + 1).lower
 
-    assert tango(gained, lost + 1, examples + 1).lower <= tango(gained, lost, examples + 1).lower + 1e-9
+    assert paired_accuracy(gained, lost + 1, examples + 1).lower <= bound + 1e-9
+    assert paired_accuracy(gained + 1, lost, examples + 1).lower >= bound - 1e-9
+
+
+@given(COUNTS)
+def test_the_corrected_bounds_are_never_tighter(counts: tuple[int, int, int]) -> None:
+    """The exact bound only widens Tango's interval, and leaves it alone where both sides have answers."""
+    gained, lost, examples = counts
+    score, corrected = tango(gained, lost, examples), paired_accuracy(gained, lost, examples)
+
+    assert corrected.lower <= score.lower
+    assert corrected.upper >= score.upper
+    assert corrected == score or not (gained and lost)
 
 
 @pytest.mark.parametrize(("gained", "lost", "examples"), [(0, 1, 44), (1, 7, 21), (5, 2, 300), (3, 3, 60)])
@@ -103,11 +140,11 @@ def test_what_can_be_proven(examples: int, share: float, points: float) -> None:
 
 
 def test_unchanged_answers_still_need_examples() -> None:
-    """Where no answer changed, the needed examples are those with which Tango's bound passes the margin."""
+    """Where no answer changed, the needed examples are the fewest whose bound passes the margin."""
     needed = needed_examples(0.0, 0.01)
 
-    assert tango(0, 0, needed).lower >= -0.01
-    assert tango(0, 0, needed - 2).lower < -0.01
+    assert paired_accuracy(0, 0, needed).lower > -0.01
+    assert paired_accuracy(0, 0, needed - 1).lower < -0.01
 
 
 def test_f1_difference_is_that_of_all_spans() -> None:
@@ -121,10 +158,20 @@ def test_f1_difference_is_that_of_all_spans() -> None:
 
 
 def test_unchanged_spans_prove_no_more_than_unchanged_labels() -> None:
-    """A bootstrap without differences would promise everything; the bound stays that of Tango without a changed answer."""
+    """A bootstrap without differences would promise everything; the bound is that of labels, wider if sentences differ."""
     same = [SpanCounts(2, 2, 2)] * 50
+    uneven = [SpanCounts(1, 1, 1), SpanCounts(3, 3, 3)] * 25
 
-    assert paired_f1(same, same).lower == pytest.approx(tango(0, 0, 50).lower)
+    assert paired_f1(same, same).lower == pytest.approx(paired_accuracy(0, 0, 50).lower)
+    assert paired_f1(uneven, uneven).lower == pytest.approx(math.sqrt(5 / 4) * paired_accuracy(0, 0, 50).lower)
+
+
+def test_texts_without_spans_have_bounds() -> None:
+    """Where there was nothing to find, finding nothing is no change, and a wrong span is one."""
+    none, wrong = [SpanCounts(0, 0, 0)] * 50, [SpanCounts(0, 0, 0)] * 49 + [SpanCounts(0, 1, 0)]
+
+    assert paired_f1(none, none).lower == pytest.approx(paired_accuracy(0, 0, 50).lower)
+    assert paired_f1(none, wrong).difference == -1
 
 
 def test_many_sentences_come_to_the_bootstrap() -> None:

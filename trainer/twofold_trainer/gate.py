@@ -9,7 +9,7 @@ from typing import Literal
 from twofold_checkpoint.events import VerdictName
 
 from twofold_trainer.metrics import HeadScore, SpanCounts
-from twofold_trainer.noninferiority import Bounds, needed_examples, paired_f1, tango
+from twofold_trainer.noninferiority import Bounds, needed_examples, paired_accuracy, paired_f1
 
 Against = Literal["base", "approved"]
 SLACK = 1e-9
@@ -76,7 +76,7 @@ def judge(
 ) -> Verdict:
     """Judge a candidate. *margin* and *retained_margin* are in points that the two scores may fall.
 
-    The protected score must be proven not inferior, by Tango's test or a paired bootstrap, against the base and against
+    The protected score must be proven not inferior, by paired_accuracy or paired_f1, against the base and against
     *approved*, the last checkpoint that a person chose: small losses must not add up. *exact* says that the protected
     path has the same bytes, so that its answers are compared one by one instead. *trained* says that a stage was kept.
     """
@@ -96,7 +96,7 @@ def judge(
         return say("fail", "no stage of the training was kept")
     if new.points is None:
         return say("inconclusive", "there are no held-out examples of the new data to judge by")
-    if exact and (flips or (protected.points or 0.0) != 0.0):
+    if exact and protected.before != protected.after:
         return say("fail", "the protected path has the same bytes and other answers. This is a bug")
     if not exact and not comparisons:
         return say("inconclusive", "no example is remembered to judge the protected task by")
@@ -122,11 +122,12 @@ def compare(pair: Pair, against: Against, margin: float, *, seed: int = 0) -> Co
     n = after.examples
     gained, lost = (sum(1 for _ in _changed(pair, better=better)) for better in (True, False))
     if after.head == "classifier":
-        bounds = tango(gained, lost, n)
+        bounds = paired_accuracy(gained, lost, n)
     else:
         bounds = paired_f1(_spans(before), _spans(after), seed=seed)
-    undecided = bounds.lower <= -margin / 100 < bounds.difference and margin > 0
-    needed = needed_examples((gained + lost) / n, margin / 100) if undecided else None
+    room = (margin / 100 + min(0.0, bounds.difference)) / bounds.weight  # What the fall seen leaves of the margin.
+    undecided = bounds.lower <= -margin / 100 and SLACK < room < 1
+    needed = max(n + 1, needed_examples((gained + lost) / n, room)) if undecided else None
     return Comparison(against, before.value, after.value, bounds, n, gained, lost, needed)
 
 
@@ -136,15 +137,16 @@ def _worst(comparisons: Iterable[Comparison], margin: float) -> tuple[VerdictNam
     for one in comparisons:
         than = "" if one.against == "base" else " since a person last approved a checkpoint"
         lower, fallen = 100 * one.bounds.lower, -100 * one.bounds.difference
-        if fallen > margin + 100 * SLACK or (fallen > 0 and margin == 0):
+        if fallen > 0 and fallen >= margin - 100 * SLACK:
+            beyond = "more than" if fallen > margin + 100 * SLACK else "as much as"
             told.append(
-                ("fail", f"the protected score fell by {fallen:.1f} points{than}, more than the margin of {margin:g}")
+                ("fail", f"the protected score fell by {fallen:.1f} points{than}, {beyond} the margin of {margin:g}")
             )
         elif lower > -margin:
-            told.append(("pass", f"the protected score did not fall by {-lower:.1f} points or more{than} (95 % sure)"))
+            told.append(("pass", f"the protected score did not fall by {-lower:.2f} points or more{than} (95 % sure)"))
         else:
             more = "" if one.needed_examples is None else f"; about {one.needed_examples} would decide"
-            why = f"{one.examples} examples cannot exclude a fall of {-lower:.1f} points{than}, above the margin of {margin:g}"
+            why = f"{one.examples} examples cannot exclude a fall of {-lower:.2f} points{than}, above the margin of {margin:g}"
             told.append(("inconclusive", f"{why}{more}"))
     order: tuple[VerdictName, ...] = ("fail", "inconclusive", "pass")
     return min(told, key=lambda one: order.index(one[0]))

@@ -147,7 +147,7 @@ def make_plan(job: Job) -> Plan:
     model, encoder = load_model(base), base.encoder()
     blocks = len(model.blocks())
     default = recipe.default_recipe(
-        job.freeze, blocks=blocks, examples=len(parts.train), hidden_size=base.manifest.hidden_size
+        job.freeze, job.head, blocks=blocks, examples=len(parts.train), hidden_size=base.manifest.hidden_size
     )
     resolved = recipe.resolve(job.hyperparameters, default, blocks=blocks)
     rungs = recipe.rungs(job.freeze, blocks=blocks, unfrozen=resolved.unfrozen_blocks)

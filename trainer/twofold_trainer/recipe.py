@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from twofold_checkpoint.job import Freeze, Hyperparameters
+from twofold_checkpoint.manifest import HeadName
 
 Pooling = Literal["mean", "cls", "last"]
 
@@ -93,8 +94,8 @@ def pooling_for(causal: bool) -> Pooling:
     return "last" if causal else "mean"
 
 
-def default_recipe(freeze: Freeze, *, blocks: int, examples: int, hidden_size: int) -> Recipe:
-    """Choose all settings of an adaptation from the mode, the backbone's size and the number of examples."""
+def default_recipe(freeze: Freeze, head: HeadName, *, blocks: int, examples: int, hidden_size: int) -> Recipe:
+    """Choose all settings of an adaptation from the mode, the head, the backbone's size and the number of examples."""
     epochs = 8 if examples < 500 else 5 if examples < 5000 else 3
     return Recipe(
         epochs=epochs,
@@ -108,8 +109,10 @@ def default_recipe(freeze: Freeze, *, blocks: int, examples: int, hidden_size: i
         rehearsal_ratio=1.0,
         unfrozen_blocks=blocks if freeze == "head" else 0,
         middle_epochs=epochs,
-        # A text has about as many words as this, so both heads pull equally for each text.
-        ner_weight=8.0,
+        # A text has about eight words, so with that weight both heads pull equally for each text. A protected NER head
+        # that pulls so hard leaves little of each step to a classifier that learns: on CLINC150 after SNIPS 81.6 instead
+        # of 85.4 of the new labels came out right.
+        ner_weight=8.0 if head == "ner" else 1.0,
         probe_epochs=4 * epochs,
         probe_learning_rate=3e-3,
         fork_blocks=math.ceil(2 * blocks / 3),
@@ -122,7 +125,7 @@ def default_recipe(freeze: Freeze, *, blocks: int, examples: int, hidden_size: i
 
 def init_recipe(*, blocks: int, examples: int, hidden_size: int) -> Recipe:
     """Choose all settings of a first training, in which nothing has to be protected."""
-    recipe = default_recipe("staged", blocks=blocks, examples=examples, hidden_size=hidden_size)
+    recipe = default_recipe("staged", "ner", blocks=blocks, examples=examples, hidden_size=hidden_size)
     return replace(
         recipe,
         epochs=16 if examples < 1000 else 8,

@@ -1,0 +1,226 @@
+"""What adaptation costs the tasks that were there before: eleven scenarios, the classic methods and ours.
+
+    python benchmarks/adapt.py --sets DIRECTORY --scorer SCORE.py [--size standard|full|quick] [--work DIRECTORY]
+                               [--scenarios NAME,...] [--rows NAME,...] [--again] [--seed 0]
+
+DIRECTORY holds scenarios.json and the data sets that it names. Base checkpoints are trained once and kept in --work. A
+cell (one scenario, one row) runs in a process of its own and is written to the results at once; one that is there
+already, measured under the same settings, is not run again unless --again asks for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from adapting.bases import BasePlan, ensure_base, plan_base
+from adapting.cells import Cell, digest_settings
+from adapting.progress import remaining_seconds, spell
+from adapting.rates import DEFAULT
+from adapting.results import Key, name_results, read_cells, select_current, select_left, write_cells
+from adapting.rows import CLASSICS, ROWS, find_row, is_run
+from adapting.scenarios import Scenario, ScenarioError, read_scenarios
+from adapting.scorer import Scorer
+from adapting.sizes import NAMES, Size, choose_size
+from adapting.summary import summarise
+from adapting.table import make_tables
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Hold what a run of the benchmark was asked for."""
+
+    root: Path
+    scorer: Path
+    work: Path
+    size: Size
+    scenarios: tuple[Scenario, ...]
+    seed: int
+
+    @cached_property
+    def bases(self) -> dict[str, BasePlan]:
+        """The base of each scenario."""
+        return {one.name: plan_base(self.root, one.base, self.size, seed=self.seed) for one in self.scenarios}
+
+    @cached_property
+    def wanted(self) -> dict[Key, str]:
+        """Every cell of the benchmark, with the digest of its settings."""
+        return {
+            (one.name, row): digest_settings(self.settings(one, row))
+            for one in self.scenarios
+            for row in ROWS
+            if is_run(row, one.name)
+        }
+
+    def settings(self, scenario: Scenario, row: str) -> dict[str, Any]:
+        """Say what a cell depends on, beside the code."""
+        definition = hashlib.sha256(msgspec.json.encode(scenario)).hexdigest()[:16]
+        settings = {"scenario": definition, "base": self.bases[scenario.name].digest, "seed": self.seed}
+        settings["caps"] = msgspec.to_builtins(self.size.step)
+        if row in CLASSICS:
+            settings["rates"] = asdict(DEFAULT)
+        return settings
+
+    def find(self, name: str) -> Scenario:
+        """Return a scenario by name."""
+        return next(one for one in self.scenarios if one.name == name)
+
+    def measure(self, scenario: Scenario, row: str) -> Cell:
+        """Measure a cell in this process."""
+        from adapting.measuring import Run, measure, peak_memory_mib  # noqa: PLC0415 -- imports torch: seconds.
+        from adapting.student import load_student  # noqa: PLC0415 -- the same.
+
+        run = Run(
+            scenario=scenario,
+            row=find_row(row),
+            student=load_student(ensure_base(self.bases[scenario.name], self.work / "bases")),
+            root=self.root,
+            size=self.size,
+            scorer=Scorer(self.scorer),
+            work=self.directory(scenario.name, row),
+            seed=self.seed,
+            rates=DEFAULT,
+        )
+        steps = measure(run)
+        return Cell(
+            **self.identity(scenario, row),
+            steps=steps,
+            verdict=", ".join(step.verdict for step in steps if step.verdict) or None,
+            seconds=round(sum(step.seconds for step in steps), 2),
+            cpu_seconds=round(sum(step.cpu_seconds for step in steps), 2),
+            peak_memory_mib=round(peak_memory_mib()),
+        )
+
+    def identity(self, scenario: Scenario, row: str) -> dict[str, Any]:
+        """Return what a cell says of itself before it is measured."""
+        return {
+            "scenario": scenario.name,
+            "row": row,
+            "size": self.size.name,
+            "digest": self.wanted[scenario.name, row],
+            "settings": self.settings(scenario, row),
+        }
+
+    def directory(self, scenario: str, row: str) -> Path:
+        """Return the directory of a cell's files."""
+        return self.work / "cells" / f"{self.size.name}-{self.seed}" / scenario / row
+
+
+def run_apart(benchmark: Benchmark, scenario: str, row: str, arguments: list[str]) -> Cell:
+    """Measure a cell in a process of its own; what goes wrong there becomes the cell's error."""
+    directory = benchmark.directory(scenario, row)
+    directory.mkdir(parents=True, exist_ok=True)
+    out, log = directory / "cell.json", directory / "log.txt"
+    out.unlink(missing_ok=True)
+    begun = time.monotonic()
+    with log.open("wb") as file:
+        command = [sys.executable, __file__, *arguments, "--cell", f"{scenario}/{row}"]
+        code = subprocess.run(command, check=False, stdout=file, stderr=file).returncode
+    wall = round(time.monotonic() - begun, 2)
+    if code == 0:
+        return msgspec.structs.replace(msgspec.json.decode(out.read_bytes(), type=Cell), wall_seconds=wall)
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    error = f"{lines[-1] if lines else 'no output'} (exit code {code})"
+    tell(f"    see {log}")
+    return Cell(**benchmark.identity(benchmark.find(scenario), row), wall_seconds=wall, error=error)
+
+
+def run(benchmark: Benchmark, chosen: list[Key], arguments: list[str], *, again: bool) -> int:
+    """Measure what is left to measure, write the results after every cell, and print the tables."""
+    name, wanted = name_results(benchmark.size.name), benchmark.wanted
+    settings = {
+        "size": benchmark.size.name,
+        "caps": msgspec.to_builtins(benchmark.size.step),
+        "seed": benchmark.seed,
+        "rates": asdict(DEFAULT),
+    }
+    cells = read_cells(name)
+    left = chosen if again else select_left(cells, wanted, chosen)
+    failed = 0
+    for number, (scenario, row) in enumerate(left):
+        done = [cells[key] for key in left[:number]] or select_current(cells, wanted)
+        time_left = remaining_seconds(done, left[number:])
+        after = "" if time_left is None else f"; about {spell(time_left)} left"
+        tell(f"[{number + 1}/{len(left)}] {scenario} / {row}{after}")
+        try:
+            ensure_base(benchmark.bases[scenario], benchmark.work / "bases")
+            cell = run_apart(benchmark, scenario, row, arguments)
+        except RuntimeError as error:  # The base could not be trained.
+            cell = Cell(**benchmark.identity(benchmark.find(scenario), row), error=str(error))
+        cells[scenario, row] = cell
+        failed += cell.error is not None
+        tell(f"    {describe(cell)}")
+        write_cells(name, cells, wanted, settings, quiet=True)
+    print(make_tables(select_current(cells, wanted), [one.name for one in benchmark.scenarios]))
+    write_cells(name, cells, wanted, settings)
+    return 1 if failed else 0
+
+
+def describe(cell: Cell) -> str:
+    """Say in a line what came of a cell."""
+    one = summarise(cell)
+    if one is None:
+        return f"failed: {cell.error}"
+    kept = "" if one.retained is None else f", retained {one.retained.before:.1f} -> {one.retained.after:.1f}"
+    protected = f"protected {one.protected.before:.1f} -> {one.protected.after:.1f}"
+    return f"new {one.new:.1f}, {protected}{kept}; {cell.seconds:.0f} s, {cell.peak_memory_mib:.0f} MiB"
+
+
+def tell(line: str) -> None:
+    """Tell a person who waits."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Run the benchmark, or, as a process of its own, one cell of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", type=Path, required=True)
+    parser.add_argument("--scorer", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path(".work/adapt"))
+    parser.add_argument("--size", choices=NAMES, default="standard")
+    parser.add_argument("--scenarios", type=split, help="names, separated by commas; all if left out")
+    parser.add_argument("--rows", type=split, default=ROWS, help="the same")
+    parser.add_argument("--again", action="store_true", help="run the chosen cells even if they are finished")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--cell", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    try:
+        found = read_scenarios(arguments.sets)
+    except ScenarioError as error:
+        parser.error(str(error))
+    size = choose_size(arguments.size, found.quick, first=arguments.first)
+    scenarios = tuple(one for one in found.scenarios if size.scenarios is None or one.name in size.scenarios)
+    benchmark = Benchmark(arguments.sets, arguments.scorer, arguments.work, size, scenarios, arguments.seed)
+    if arguments.cell:
+        scenario, _, row = arguments.cell.partition("/")
+        cell = benchmark.measure(benchmark.find(scenario), row)
+        (benchmark.directory(scenario, row) / "cell.json").write_bytes(msgspec.json.encode(cell))
+        return 0
+    names = [one.name for one in scenarios]
+    chosen_names = arguments.scenarios or names
+    for kind, given, known in (("scenario", chosen_names, names), ("row", arguments.rows, ROWS)):
+        if unknown := [one for one in given if one not in known]:
+            parser.error(f"{kind} {unknown[0]!r} is not known; write one of {', '.join(known)}")
+    chosen = [key for key in benchmark.wanted if key[0] in chosen_names and key[1] in arguments.rows]
+    shared = ["--sets", arguments.sets, "--scorer", arguments.scorer, "--work", arguments.work]
+    shared += ["--size", arguments.size, "--seed", arguments.seed]
+    shared += [] if arguments.first is None else ["--first", arguments.first]
+    return run(benchmark, chosen, [str(one) for one in shared], again=arguments.again)
+
+
+def split(names: str) -> tuple[str, ...]:
+    """Read names that are separated by commas."""
+    return tuple(names.split(","))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The adaptation benchmark: scenarios, bases, rows, cells, table."""

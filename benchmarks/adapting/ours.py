@@ -1,0 +1,121 @@
+"""The product's own rows: the real trainer, as the server runs it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from twofold_checkpoint.checkpoint import Checkpoint
+from twofold_checkpoint.events import Event, ExactProven, PhaseStarted
+from twofold_checkpoint.examples import Example, write_examples
+from twofold_checkpoint.job import Exact, Hyperparameters, Job, Statistical
+from twofold_checkpoint.manifest import other
+from twofold_checkpoint.store import Store
+from twofold_trainer.exactness import prove_exact
+from twofold_trainer.figures import Figures
+from twofold_trainer.freezing import is_untouched
+from twofold_trainer.plan import Plan, make_plan
+from twofold_trainer.publish import publish, write_candidate
+from twofold_trainer.run import judge_candidate, make_candidate
+from twofold_trainer.stop import Stop
+from twofold_trainer.training import train
+
+from adapting.student import Adapted, Row, Student, Task, load_student
+
+
+def adapt(student: Student, task: Task, *, protection: str) -> Adapted:
+    """Adapt through a job of the trainer. The candidate is scored whatever the gate says; its verdict stands beside."""
+    store = _own_store(student, task.work)
+    assert student.checkpoint is not None, "Our rows publish what they train. This is a bug."
+    plan = make_plan(_job(protection, student.checkpoint, store, task))
+    stop, phases = Stop(), [*plan.events()]
+    figures = Figures(plan, stop)
+    before = figures.score(plan.model, "before")
+    climbed = _run(train(plan, stop, lambda: judge_candidate(plan, before, figures.score(plan.model, "after"))), phases)
+    after = figures.score(plan.model, "after")
+    trained = {*climbed.names, f"{task.head}.weight", f"{task.head}.bias"}
+    exact = is_untouched(plan.model, task.head, trained)
+    verdict = judge_candidate(plan, before, after, trained=bool(climbed.kept), exact=exact)
+    with store.staging() as staged:
+        candidate = make_candidate(plan, climbed, after)
+        texts = [example.text for example in (*plan.parts.gate, *plan.parts.dev, *plan.parts.train)]
+        _run(write_candidate(candidate, staged, texts, stop), phases)
+        texts = [example.text for example in (*plan.memory.gate, *plan.memory.dev, *plan.parts.gate, *plan.parts.dev)]
+        proof = _prove(plan, staged, texts, stop) if exact else None
+        checkpoint = publish(candidate, staged, store)
+    more: dict[str, object] = {
+        "reason": climbed.reason,
+        "kept": [trained.stage.name for trained in climbed.kept],
+        "gate": verdict.reason,
+        "exact": exact,
+        "phases": [event.phase for event in phases if isinstance(event, PhaseStarted)],
+        "threads": torch.get_num_threads(),
+    }
+    if proof is not None:
+        more |= {"logit_diff": proof.max_error, "compared_texts": proof.texts}
+    return Adapted(load_student(checkpoint), verdict.verdict, more)
+
+
+def _prove(plan: Plan, staged: Path, texts: Sequence[str], stop: Stop) -> ExactProven:
+    """Compare the protected head's graph of the candidate with that of the base."""
+    return prove_exact(
+        plan.base.path,
+        staged,
+        plan.encoder.encode(list(texts)),
+        other(plan.job.head),
+        (plan.base.manifest.labels, plan.labels),
+        pad_id=plan.encoder.settings.pad_id,
+        threads=torch.get_num_threads(),
+        stop=stop,
+    )
+
+
+ROWS: dict[str, Row] = {name: partial(adapt, protection=name) for name in ("statistical", "exact", "auto")}
+
+
+def _own_store(student: Student, work: Path) -> Store:
+    """Return a store that holds the student's checkpoint and belongs to this cell alone."""
+    assert student.checkpoint is not None, "Our rows start from a checkpoint. This is a bug."
+    store = Store(work / "store").create()
+    target = store.root / "checkpoints" / student.checkpoint.id
+    if not target.exists():
+        shutil.copytree(student.checkpoint.path, target)
+    return store
+
+
+def _job(protection: str, base: Checkpoint, store: Store, task: Task) -> Job:
+    """Write the examples down and describe the job. All that is not asked for is the trainer's choice."""
+    dev = task.work / "dev.jsonl"
+    _write(task.work / "train.jsonl", task.train)
+    _write(dev, task.dev)
+    return Job(
+        id=f"bench-{protection}",
+        store=str(store.root),
+        base=base.id,
+        train=str(task.work / "train.jsonl"),
+        dev=str(dev) if task.dev else None,
+        head=task.head,
+        freeze="head" if protection == "statistical" else "auto",
+        protection=Exact() if protection == "exact" else Statistical(),
+        label_policy="replace" if task.replaces else "append",
+        hyperparameters=Hyperparameters(epochs=task.rates.epochs),
+        seed=task.seed,
+    )
+
+
+def _write(path: Path, examples: Sequence[Example]) -> None:
+    """Write the examples that have a text; a job refuses the others."""
+    write_examples(path, [example for example in examples if example.text.strip()])
+
+
+def _run(events: Generator[Event, None, Any], heard: list[Event]) -> Any:
+    """Run a generator to its end and return what it returns."""
+    while True:
+        try:
+            heard.append(next(events))
+        except StopIteration as done:
+            return done.value

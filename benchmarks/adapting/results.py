@@ -1,0 +1,66 @@
+"""The results file: every cell, the figures that come of them, and what is still missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+import report
+
+from adapting.cells import Cell
+from adapting.figures import compute_figures, find_dominated
+from adapting.summary import summarise
+
+Key = tuple[str, str]
+"""A scenario and a row."""
+
+
+def name_results(size: str) -> str:
+    """Return the results file's name; only the standard size has the plain one."""
+    return "adapt" if size == "standard" else f"adapt-{size}"
+
+
+def read_cells(name: str) -> dict[Key, Cell]:
+    """Read what was measured before; nothing if there is no file."""
+    path = report.RESULTS / f"{name}.json"
+    if not path.exists():
+        return {}
+    written = json.loads(path.read_text(encoding="utf-8"))
+    cells = msgspec.convert([*written["outdated"], *written["cells"]], list[Cell])
+    return {(cell.scenario, cell.row): cell for cell in cells}
+
+
+def write_cells(
+    name: str, cells: Mapping[Key, Cell], wanted: Mapping[Key, str], settings: Mapping[str, Any], *, quiet: bool = False
+) -> None:
+    """Write the file anew. *wanted* says which cells belong to it, with the digest that each must have.
+
+    Cells that were measured under other settings count for nothing, but are kept until they are measured again.
+    """
+    current = select_current(cells, wanted)
+    outdated = [cell for key, cell in cells.items() if cell not in current]
+    summaries = {(cell.scenario, cell.row): one for cell in current if (one := summarise(cell)) is not None}
+    report.write(
+        name,
+        settings=settings,
+        figures=compute_figures(current),
+        quiet=quiet,
+        missing=[f"{scenario}/{row}" for scenario, row in wanted if (scenario, row) not in summaries],
+        dominated=[dataclasses.asdict(one) for one in find_dominated(summaries)],
+        cells=msgspec.to_builtins(current),
+        outdated=msgspec.to_builtins(outdated),
+    )
+
+
+def select_current(cells: Mapping[Key, Cell], wanted: Mapping[Key, str]) -> list[Cell]:
+    """Return the cells that were measured under the wanted settings, in the wanted order."""
+    return [cells[key] for key, digest in wanted.items() if key in cells and cells[key].digest == digest]
+
+
+def select_left(cells: Mapping[Key, Cell], wanted: Mapping[Key, str], chosen: Iterable[Key]) -> list[Key]:
+    """Return the chosen cells that have to be measured. One that failed is tried again."""
+    done = {(cell.scenario, cell.row) for cell in select_current(cells, wanted) if cell.error is None}
+    return [key for key in chosen if key not in done]

@@ -1,0 +1,74 @@
+"""The cells as tables in Markdown, for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from adapting.cells import Cell, Change
+from adapting.rows import ROWS
+from adapting.summary import mean, summarise
+
+HEADER = ("row", "new", "protected", "retained", "negative flips", "verdict", "seconds", "peak MiB")
+MEANS_HEADER = ("row", "scenarios", "new", "protected loss", "largest", "retained loss", "sum", "seconds")
+
+
+def make_tables(cells: Iterable[Cell], scenarios: Sequence[str]) -> str:
+    """Return a table for each scenario that has cells, in the given order, and one of the rows' means."""
+    given = list(cells)
+    parts = []
+    for scenario in scenarios:
+        own = sorted((cell for cell in given if cell.scenario == scenario), key=lambda cell: ROWS.index(cell.row))
+        if own:
+            parts.append(f"### {scenario}\n\n{_table(HEADER, map(_line, own))}")
+    means = [line for row in ROWS if (line := _means(row, [cell for cell in given if cell.row == row]))]
+    if means:
+        parts.append(f"### means over scenarios\n\n{_table(MEANS_HEADER, means)}")
+    return "\n".join(parts)
+
+
+def _line(cell: Cell) -> list[str]:
+    one = summarise(cell)
+    if one is None:
+        return [cell.row, f"failed: {cell.error}", *[""] * (len(HEADER) - 2)]
+    return [
+        cell.row,
+        f"{one.new:.1f}",
+        _change(one.protected),
+        "" if one.retained is None else _change(one.retained),
+        str(one.negative_flips),
+        cell.verdict or "",
+        f"{cell.seconds:.0f}",
+        f"{cell.peak_memory_mib:.0f}",
+    ]
+
+
+def _means(row: str, cells: Sequence[Cell]) -> list[str]:
+    """Return a row's line; a row that was run on fewer scenarios says so by their number. Nothing without scores."""
+    found = [one for cell in cells if (one := summarise(cell)) is not None]
+    if not found:
+        return []
+    lost = [one.protected.loss for one in found]
+    forgotten = [one.retained.loss for one in found if one.retained is not None]
+    return [
+        row,
+        str(len(found)),
+        f"{mean([one.new for one in found]):.1f}",
+        f"{mean(lost):.2f}",
+        f"{max(lost):.2f}",
+        f"{mean(forgotten):.2f}" if forgotten else "",
+        f"{mean([sum(one.figures) for one in found]):.1f}",
+        f"{mean([cell.seconds for cell in cells if cell.steps]):.0f}",
+    ]
+
+
+def _change(change: Change) -> str:
+    return f"{change.before:.1f} → {change.after:.1f}"
+
+
+def _table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "".join(f"| {' | '.join(map(_escape, line))} |\n" for line in (header, rule, *lines))
+
+
+def _escape(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())

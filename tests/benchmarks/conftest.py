@@ -1,0 +1,101 @@
+"""A student that has learnt a small task, and new tasks for it."""
+
+from __future__ import annotations
+
+import copy
+import random
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.optim import AdamW
+from twofold_checkpoint.encoding import Encoder
+from twofold_checkpoint.examples import Example
+from twofold_checkpoint.labels import LabelSet
+from twofold_checkpoint.memory import Memory
+from twofold_trainer.batches import batches
+from twofold_trainer.features import compute_features
+from twofold_trainer.losses import label_nll, partial_label_nll
+from twofold_trainer.model import TwofoldModel
+from twofold_trainer.splits import types_of, with_annotated_types
+from twofold_trainer.targets import make_targets
+
+from trainer import tiny
+
+# The benchmarks are scripts: their directory is where they find each other.
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from adapting.rates import Rates
+from adapting.student import Student, Task
+
+
+def with_types(examples: Sequence[Example]) -> list[Example]:
+    """Note which types were looked for, as the scenarios' reader does."""
+    return with_annotated_types(examples, types_of(examples))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Small tensors are computed fastest by one thread, and always the same way."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def _trained(tmp_path_factory: pytest.TempPathFactory) -> Student:
+    """A student that has learnt the base task: random weights, at rates that a pretrained backbone would not survive."""
+    backbone = tiny.make_backbone("bert", tmp_path_factory.mktemp("backbone"))
+    labels = LabelSet(labels=tuple(sorted(tiny.TEMPLATES)), entity_types=("artist", "city", "date"))
+    torch.manual_seed(0)
+    model, encoder = (
+        TwofoldModel(backbone.module, labels, backbone.pooling),
+        Encoder(backbone.tokenizer, backbone.settings),
+    )
+    taught = with_types(tiny.examples(160))
+    targets, chance = make_targets(taught, encoder, labels), random.Random(0)
+    optimizer = AdamW(model.parameters(), lr=3e-3)
+    model.eval()  # Without dropout a tiny model learns in few steps.
+    for _ in range(8):
+        for batch in batches(targets, 16, chance):
+            features = compute_features(model, [target.encoding for target in batch], backbone.settings.pad_id)
+            loss = label_nll(model.classifier(features.pooled), torch.tensor([target.label for target in batch]))
+            allowed = torch.from_numpy(np.concatenate([target.allowed for target in batch]))
+            optimizer.zero_grad()
+            (loss + partial_label_nll(model.ner(features.tokens), allowed)).backward()
+            optimizer.step()
+    return Student(model, encoder, labels, Memory(rehearsal=tuple(taught)))
+
+
+@pytest.fixture
+def base(_trained: Student) -> Callable[[], Student]:
+    """Give a fresh copy of the student that knows the base task."""
+    return lambda: replace(_trained, model=copy.deepcopy(_trained.model))
+
+
+QUICK = {"backbone": 3e-3, "head": 2e-2, "probe": 2e-2, "batch_size": 16, "ewc_weight": 1.0}
+"""Rates at which a tiny model learns."""
+
+
+@pytest.fixture
+def make_task(tmp_path: Path) -> Callable:
+    """Make a task over new examples of the small world."""
+
+    def make(head: str = "ner", **settings):
+        of = tiny.restaurant if head == "ner" else tiny.intents
+        rates = settings.pop("rates", {})
+        return Task(
+            **{
+                "head": head,
+                "replaces": False,
+                "train": tuple(with_types(of(48))),
+                "dev": (),
+                "work": tmp_path,
+                "rates": Rates(**{**QUICK, **rates}),
+                **settings,
+            }
+        )
+
+    return make

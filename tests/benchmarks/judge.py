@@ -1,0 +1,54 @@
+"""A judge that speaks as the outside scorer does, for tests that must not need it: exact answers only, no precision."""
+
+from __future__ import annotations
+
+import json
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+HEADS = ("classifier", "ner")
+
+
+def read(path: str) -> list[dict]:
+    """Read JSON lines."""
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def spans(row: dict, types: list[str]) -> set:
+    """Return a text's entities of some types, or all."""
+    return {
+        (one["start"], one["end"], one["type"]) for one in row["entities"] or () if not types or one["type"] in types
+    }
+
+
+def answer(row: dict, head: str, types: list[str]) -> object:
+    """Return what a row says for a head."""
+    return row["label"] if head == "classifier" else spans(row, types)
+
+
+def main(what: str, *given: str) -> dict:
+    """Answer one of the scorer's three questions."""
+    options = {name: value for name, value in pairwise(given) if name.startswith("--")}
+    paths = [one for one in given if one.endswith(".jsonl")]
+    types = options["--types"].split(",") if "--types" in options else []
+    rows = list(zip(*map(read, paths), strict=True))
+    if what == "same":
+        differ = [sum(answer(a, head, []) != answer(b, head, []) for a, b in rows) for head in HEADS]
+        return {"n": len(rows), "label_differs": differ[0], "spans_differ": differ[1]}
+    if what == "flips":
+        right = [
+            [answer(gold, options["--head"], []) == answer(one, options["--head"], []) for one in rest]
+            for gold, *rest in rows
+        ]
+        return {"negative": sum(a and not b for a, b in right), "positive": sum(b and not a for a, b in right)}
+    head = options["--heads"]
+    answers = [(answer(gold, head, types), answer(found, head, types)) for gold, found in rows]
+    if head == "classifier":
+        return {head: {"accuracy": sum(gold == found for gold, found in answers) / len(answers)}}
+    total = sum(len(gold) + len(found) for gold, found in answers)
+    return {head: {"f1": 2 * sum(len(gold & found) for gold, found in answers) / total if total else 0.0}}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(*sys.argv[1:])))
