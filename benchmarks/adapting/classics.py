@@ -60,11 +60,17 @@ def derpp(course: Course) -> Aid:
 
 
 def ewc(course: Course) -> Aid:
-    """Pull each weight back by its Fisher information on the memory (Kirkpatrick et al. 2017, arXiv:1612.00796)."""
+    """Pull each weight back by its Fisher information on the memory (Kirkpatrick et al. 2017, arXiv:1612.00796).
+
+    The information is scaled to a mean of one: a base that fits its texts well has a millionth of the information of
+    one that does not, and no one weight would do for both.
+    """
     chosen = course.remembered
     if len(chosen) > course.rates.ewc_texts:
         chosen = tuple(course.chance.sample(chosen, course.rates.ewc_texts))
     information = fisher(course, chosen)
+    mean = sum(float(one.sum()) for one in information.values()) / sum(one.numel() for one in information.values())
+    strength = course.rates.ewc_weight / mean
     anchors = {name: tensor.detach() for name, tensor in course.old.named_parameters()}
 
     def edit(source: FeatureSource) -> None:  # noqa: ARG001
@@ -72,7 +78,7 @@ def ewc(course: Course) -> Aid:
             if parameter.grad is not None and name in information:
                 old = slice(len(anchors[name]))  # Rows that were appended have no anchor.
                 drift = parameter.detach()[old] - anchors[name]
-                parameter.grad[old] += course.rates.ewc_weight * information[name] * drift
+                parameter.grad[old] += strength * information[name] * drift
 
     return Aid(edit=edit)
 

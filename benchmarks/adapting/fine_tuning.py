@@ -6,7 +6,7 @@ import copy
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -147,7 +147,7 @@ def start(student: Student, task: Task) -> tuple[Course, LabelSet]:
     return course, labels
 
 
-Groups = list[dict]
+Groups = list[dict[str, Any]]
 """Parameter groups of an optimizer."""
 
 

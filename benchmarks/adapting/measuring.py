@@ -50,7 +50,7 @@ class Run:
             dev=gather(self.root, step.dev, self.size.step.dev_first),
             work=work,
             seed=self.seed,
-            rates=self.rates,
+            rates=self.rates.adapting(self.scenario.adapted_head),
         )
 
 

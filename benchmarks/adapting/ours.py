@@ -18,9 +18,10 @@ from twofold_checkpoint.store import Store
 from twofold_trainer.exactness import prove_exact
 from twofold_trainer.figures import Figures
 from twofold_trainer.freezing import is_untouched
+from twofold_trainer.judging import judge_candidate
 from twofold_trainer.plan import Plan, make_plan
 from twofold_trainer.publish import publish, write_candidate
-from twofold_trainer.run import judge_candidate, make_candidate
+from twofold_trainer.run import make_candidate
 from twofold_trainer.stop import Stop
 from twofold_trainer.training import train
 

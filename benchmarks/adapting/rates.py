@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from twofold_checkpoint.manifest import HeadName
 
@@ -13,12 +13,12 @@ class Rates:
 
     epochs: int = 3
     batch_size: int = 32
-    backbone: float = 1e-4
+    backbone: float = 3e-4
     """Rate of the top block."""
     layer_decay: float = 0.9
     """Factor from a block to the one below."""
     head: float = 1e-3
-    probe_epochs: int = 1
+    probe_epochs: int = 3
     """Epochs of the adapted head alone, over a backbone that stays, before anything else moves."""
     probe: float = 3e-3
     """Rate of the head in these."""
@@ -28,7 +28,8 @@ class Rates:
     clip: float = 1.0
     """Largest norm of a step's gradient."""
     ner_weight: float = 8.0
-    """Weight of a loss per token beside a loss per text: a text has about as many words."""
+    """Weight of a loss per token beside a loss per text: a text has about as many words. Only where NER is adapted: a
+    protected NER head that pulls so hard would leave the classifier little of each step."""
 
     lwf_weight: float = 1.0
     lwf_temperature: float = 2.0
@@ -36,9 +37,14 @@ class Rates:
     """Weight of the squared distance to the stored logits (DER++'s alpha)."""
     derpp_labels: float = 1.0
     """Weight of the remembered labels (DER++'s beta), as high as in plain rehearsal."""
-    ewc_weight: float = 1e4
+    ewc_weight: float = 1.0
+    """Weight of the drift of a parameter whose Fisher information is the mean of all."""
     ewc_texts: int = 500
     """Remembered texts from which the Fisher information is estimated."""
+
+    def adapting(self, head: HeadName) -> Rates:
+        """Return the rates for adapting a head."""
+        return self if head == "ner" else replace(self, ner_weight=1.0)
 
     def weight(self, head: HeadName) -> float:
         """Return the weight of a head's mean loss."""

@@ -262,6 +262,26 @@ def test_after_a_fork_each_head_adapts_without_touching_the_other(
     assert all(torch.equal(loaded["base"][name], loaded["third"][name]) for name in trunk)
 
 
+def test_losses_are_counted_from_what_a_person_approved(make_job: MakeJob, store: Store) -> None:
+    """After an adaptation that nobody approved, the gate compares with the approved checkpoint, too, and says so."""
+    first_events, _ = tiny.ending(fine_tune(make_job("ner", freeze="backbone", hyperparameters=PROBE)))
+    approved, first = store.get("approved"), one(first_events, Published).checkpoint_id
+    job = make_job(
+        "ner",
+        base=first,
+        freeze="head",
+        hyperparameters=QUICK,
+        protection=Statistical(margin=60),
+        retained_margin=100.0,
+    )
+    events, _ = tiny.ending(fine_tune(job))
+
+    judged = one(events, Judged)
+    assert approved.id == store.get("current").id != first
+    assert [compared.against for compared in judged.comparisons] == ["base", "approved"]
+    assert len({compared.examples for compared in judged.comparisons}) == 1
+
+
 def test_auto_shares_what_the_gate_passes(make_job: MakeJob, store: Store) -> None:
     """With a margin that can be proven AUTO trains shared blocks under guard; whichever way it ends, it says why."""
     protection = Statistical(margin=40)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 
+from twofold_checkpoint.checkpoint import Checkpoint
 from twofold_checkpoint.events import Event, Figure, Moment, ScoreMeasured
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import HeadName, Score, other
 
 from twofold_trainer.metrics import HeadScore, accuracy, span_f1
-from twofold_trainer.model import TwofoldModel
+from twofold_trainer.model import TwofoldModel, load_model
 from twofold_trainer.plan import Plan
 from twofold_trainer.scoring import Judge
 from twofold_trainer.stop import Stop
@@ -40,6 +41,12 @@ class Figures:
     def protected_text(self, place: int) -> str:
         """Return the text of a protected example by its place."""
         return self._judges["protected"].examples[place].text
+
+    def score_approved(self, checkpoint: Checkpoint | None) -> HeadScore | None:
+        """Score the protected task of the checkpoint that a person last approved."""
+        if checkpoint is None:
+            return None
+        return self._judges["protected"].score(load_model(checkpoint), checkpoint.manifest.labels)
 
     def score(self, model: TwofoldModel, moment: Moment) -> Measured:
         """Score the model."""

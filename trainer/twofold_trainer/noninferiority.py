@@ -37,7 +37,7 @@ def paired_accuracy(gained: int, lost: int, examples: int, *, alpha: float = ALP
 
     Where no answer was gained, the losses are binomial, and Tango's test lets a true fall by the margin pass in up to
     6.7 % of the cases at 5 %. The bound is then no tighter than the exact one of Clopper and Pearson 1934 (Biometrika
-    26:404-413), and the same on the other side. What is left is at most 5.9 %, at some fifty to two hundred examples.
+    26:404-413), and the same on the other side. What is left is at most 5.9 %, at some fifty to four hundred examples.
     """
     score = tango(gained, lost, examples, alpha=alpha)
     lower = score.lower if gained else min(score.lower, -clopper_pearson(lost, examples, alpha=alpha))
@@ -113,7 +113,7 @@ def paired_f1(
     So the bound is never tighter than paired_accuracy's for sentences that changed, times what one of those moves F1:
     the root mean square of what they did here, drawn toward that of losing a whole sentence while there are few.
     Simulations in tests/trainer/test_gate_simulation.py hold it to its error rate. Where a tenth of the sentences hold
-    nearly half of the spans and whole sentences go wrong, it is still up to 7 %.
+    two fifths of the spans and whole sentences go wrong, it is still up to 7 %.
     """
     kinds = Counter(zip(before, after, strict=True))
     counts = np.array([_numbers(*kind) for kind in kinds], dtype=np.float64)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 from twofold_checkpoint.checkpoint import MEMORY, Checkpoint
 from twofold_checkpoint.encoding import Encoder
+from twofold_checkpoint.errors import CheckpointNotFoundError
 from twofold_checkpoint.events import DatasetDescribed, Event, Noted, Planned
 from twofold_checkpoint.examples import Example, read_examples
 from twofold_checkpoint.job import Exact, Hyperparameters, Job
@@ -100,6 +101,17 @@ class Plan:
         """Return the number of blocks that no stage of the plan moves, from the bottom."""
         stages = (*self.stages, self.shared, self.forked) if self.job.freeze == "auto" else self.stages
         return min((stage.of - stage.blocks for stage in stages), default=0)
+
+    def approved(self) -> Checkpoint | None:
+        """Return the last checkpoint that a person approved, if it is another one than the base and still there."""
+        store = Store(self.job.store)
+        name = store.aliases().approved
+        if name is None or name == self.base.id:
+            return None
+        try:
+            return store.get(name)
+        except CheckpointNotFoundError:
+            return None
 
     def events(self) -> Iterator[Event]:
         """Say what was found and what is going to be done."""

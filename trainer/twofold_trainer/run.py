@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from twofold_checkpoint.checkpoint import TRAINING_WEIGHTS
 from twofold_checkpoint.errors import CheckpointError
-from twofold_checkpoint.events import Compared, Event, ExactProven, Finished, Judged, PhaseStarted, Published
-from twofold_checkpoint.job import Job, Statistical
+from twofold_checkpoint.events import Event, ExactProven, Finished, PhaseStarted, Published
+from twofold_checkpoint.job import Job
 from twofold_checkpoint.manifest import other
 from twofold_checkpoint.store import Store
 
@@ -20,10 +20,10 @@ from twofold_trainer.errors import CancelledError, TrainerError
 from twofold_trainer.exactness import prove_exact
 from twofold_trainer.figures import Figures, Measured, join_scores
 from twofold_trainer.freezing import is_untouched, prove_frozen
-from twofold_trainer.gate import Pair, Verdict, judge
+from twofold_trainer.gate import Verdict
+from twofold_trainer.judging import describe_verdict, judge_candidate
 from twofold_trainer.plan import Plan, make_plan
 from twofold_trainer.publish import Candidate, provenance, publish, write_candidate
-from twofold_trainer.recipe import FLIPS_SHOWN
 from twofold_trainer.splits import remember
 from twofold_trainer.stop import Stop
 from twofold_trainer.training import train
@@ -65,7 +65,12 @@ def _adapt(job: Job, stop: Stop) -> Iterator[Event]:
         yield Finished(outcome="succeeded", reason=f"Nothing was trained; measured on held-out examples: {told}.")
         return
 
-    climbed = yield from train(plan, stop, lambda: judge_candidate(plan, before, figures.score(plan.model, "after")))
+    approved = figures.score_approved(plan.approved())
+
+    def gate() -> Verdict:
+        return judge_candidate(plan, before, figures.score(plan.model, "after"), approved=approved)
+
+    climbed = yield from train(plan, stop, gate)
 
     yield PhaseStarted(phase="evaluate")
     trained = {*climbed.names, *(name for name, _ in plan.model.head(job.head).named_parameters(prefix=job.head))}
@@ -83,8 +88,8 @@ def _adapt(job: Job, stop: Stop) -> Iterator[Event]:
             yield _prove_exact(plan, staged, stop)
 
         yield PhaseStarted(phase="gate")
-        verdict = judge_candidate(plan, before, after, trained=bool(climbed.kept), exact=exact)
-        yield _told(verdict, figures)
+        verdict = judge_candidate(plan, before, after, approved=approved, trained=bool(climbed.kept), exact=exact)
+        yield describe_verdict(verdict, figures)
         story = f"{verdict.reason}; training ended because {climbed.reason}."
         if verdict.verdict != "pass":
             yield Finished(outcome="rejected", reason=f"Not published: {story}")
@@ -105,45 +110,6 @@ def _prove_exact(plan: Plan, staged: Path, stop: Stop) -> ExactProven:
         pad_id=plan.encoder.settings.pad_id,
         threads=torch.get_num_threads(),
         stop=stop,
-    )
-
-
-def _told(verdict: Verdict, figures: Figures) -> Judged:
-    return Judged(
-        verdict=verdict.verdict,
-        reason=f"{verdict.reason}.",
-        comparisons=tuple(
-            Compared(
-                against=one.against,
-                before=one.before,
-                after=one.after,
-                lower_bound=one.bounds.lower,
-                upper_bound=one.bounds.upper,
-                examples=one.examples,
-                gained=one.gained,
-                lost=one.lost,
-                needed_examples=one.needed_examples,
-            )
-            for one in verdict.comparisons
-        ),
-        negative_flips=tuple(figures.protected_text(place) for place in verdict.negative_flips[:FLIPS_SHOWN]),
-    )
-
-
-def judge_candidate(
-    plan: Plan, before: Measured, after: Measured, *, trained: bool = True, exact: bool = False
-) -> Verdict:
-    """Judge the model of a plan by its scores before and after; see gate.judge."""
-    protection = plan.job.protection
-    return judge(
-        protected=Pair(before["protected"], after["protected"]),
-        retained=Pair(before["retained"], after["retained"]),
-        new=Pair(before["new"], after["new"]),
-        margin=protection.margin if isinstance(protection, Statistical) else 0.0,
-        retained_margin=plan.job.retained_margin,
-        trained=trained,
-        exact=exact,
-        seed=plan.job.seed,
     )
 
 
