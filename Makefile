@@ -56,9 +56,10 @@ fix: setup  ## mend what can be mended by a machine
 	$(BIN)/ruff format .
 	$(BIN)/buf format --write proto
 
-# Threads of torch that wait asleep: the tests run servers beside them.
+# Threads of torch that wait asleep: the tests run servers beside them. Two processes, each with whole files: two cores
+# are busy, and what a file sets up is set up once.
 test: setup  ## run all tests
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 
 demo: setup  ## train, serve, adapt under load, swap: everything, on this machine
@@ -77,8 +78,10 @@ SCORER ?= ../shared/tools/score.py
 bench-base: setup  ## quality of a first checkpoint on SNIPS and HWU64 (an hour on 2 cores)
 	$(BIN)/python benchmarks/base.py --sets $(SETS) --scorer $(SCORER)
 
+SIZE ?= standard
 bench-adapt: setup  ## what adaptation costs the other tasks: scenarios by methods (hours; resumable; QUICK=1, SIZE=full)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/adapt.py --sets $(SETS) --scorer $(SCORER)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/adapt.py --sets $(SETS) --scorer $(SCORER) \
+	  --size $(if $(QUICK),quick,$(SIZE))
 
 bench-swap: setup  ## 20 swaps under a steady stream of requests
 	$(BIN)/python benchmarks/swap.py

@@ -195,10 +195,12 @@ def test_rejected_when_the_protected_task_breaks(
 ADAPTS = Hyperparameters(epochs=6, backbone_learning_rate=3e-3, head_learning_rate=1e-2)
 
 
-def test_auto_forks_what_it_could_not_prove(make_job: MakeJob, store: Store) -> None:
+def test_auto_forks_what_it_could_not_prove(make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """With too little to prove a margin by, AUTO gives the head its own blocks at once: no protected bit or answer moves."""
+    # How much so small a model gains from its own blocks is chance; here they are kept.
+    monkeypatch.setattr("twofold_trainer.climb.MIN_GAIN", -1.0)
     base = store.get("current")
-    events, end = tiny.ending(fine_tune(make_job("ner", hyperparameters=ADAPTS, retained_margin=20.0)))
+    events, end = tiny.ending(fine_tune(make_job("ner", hyperparameters=ADAPTS, retained_margin=30.0)))
     assert end.outcome == "succeeded", end.reason
     forked = store.get(one(events, Published).checkpoint_id)
 
