@@ -284,10 +284,11 @@ def test_losses_are_counted_from_what_a_person_approved(make_job: MakeJob, store
     assert len({compared.examples for compared in judged.comparisons}) == 1
 
 
-def test_auto_shares_what_the_gate_passes(make_job: MakeJob, store: Store) -> None:
+def test_auto_shares_what_the_gate_passes(make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a margin that can be proven AUTO trains shared blocks under guard; whichever way it ends, it says why."""
-    protection = Statistical(margin=40)
-    events, end = tiny.ending(fine_tune(make_job("ner", hyperparameters=ADAPTS, protection=protection)))
+    monkeypatch.setattr("twofold_trainer.guard.EARLY_EVERY", 2)
+    job = make_job("ner", hyperparameters=ADAPTS, protection=Statistical(margin=40), retained_margin=100.0)
+    events, end = tiny.ending(fine_tune(job))
 
     assert end.outcome == "succeeded", end.reason
     assert any(isinstance(event, GuardLooked) for event in events)
