@@ -142,6 +142,8 @@ def resolve(asked: Hyperparameters, default: Recipe, *, blocks: int) -> Recipe:
     named = {name: getattr(asked, name) for name in asked.__struct_fields__ if getattr(asked, name) is not None}
     if "epochs" in named:
         named["probe_epochs"] = named["middle_epochs"] = named["epochs"]
+    if "backbone_learning_rate" in named:
+        named["fork_learning_rate"] = named["backbone_learning_rate"]
     if "head_learning_rate" in named:
         named["probe_learning_rate"] = named["head_learning_rate"]
     recipe = replace(default, **named)
