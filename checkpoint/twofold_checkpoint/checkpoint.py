@@ -22,6 +22,8 @@ TRAINING_WEIGHTS = "weights.safetensors"
 BACKBONE_CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 MEMORY = "memory.jsonl"
+STATISTICS = "statistics.safetensors"
+"""Only where the memory is one of statistics."""
 GOLDEN = "golden.json"
 
 FILES = (GRAPH, GRAPH_WEIGHTS, TRAINING_WEIGHTS, BACKBONE_CONFIG, TOKENIZER, MEMORY, GOLDEN)
@@ -67,13 +69,13 @@ class Checkpoint:
         """The checkpoint's id."""
         return self.manifest.id
 
-    def verify(self, names: Collection[str] = FILES) -> None:
-        """Compare files with their digests. Raises CheckpointCorruptError that names the first bad file."""
+    def verify(self, names: Collection[str] | None = None) -> None:
+        """Compare files, or all of them, with their digests. Raises CheckpointCorruptError that names the first bad one."""
         listed = {file.name for file in self.manifest.files}
         if missing := [name for name in FILES if name not in listed]:
             raise CheckpointCorruptError(f"{self.id}: {MANIFEST} does not list {missing[0]}")
         for expected in self.manifest.files:
-            if expected.name not in names:
+            if names is not None and expected.name not in names:
                 continue
             try:
                 actual = digest_file(self.path / expected.name)

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from twofold_checkpoint.manifest import HeadName
+from twofold_checkpoint.manifest import HeadName, MemoryMode
 
 Freeze = Literal["auto", "all", "backbone", "head", "staged"]
 LabelPolicy = Literal["append", "fixed", "replace"]
@@ -32,6 +32,11 @@ class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     patience: int | None = None
     rehearsal_ratio: float | None = None
     unfrozen_blocks: int | None = None
+    distillation: float | None = None
+    retention: float | None = None
+    projection: float | None = None
+    guard: bool | None = None
+    train_norms: bool | None = None
 
 
 class Exact(msgspec.Struct, frozen=True, tag="exact"):
@@ -65,6 +70,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     annotated_types: tuple[str, ...] = ()
     """Entity types that the data annotates; empty means those that occur in it."""
     hyperparameters: Hyperparameters = Hyperparameters()
+    memory: MemoryMode | None = None
+    """What the candidate carries for the next adaptation; None means the same as the base does."""
     max_runtime: float | None = None
     """Seconds after which training stops and the best state so far is judged."""
     seed: int = 0

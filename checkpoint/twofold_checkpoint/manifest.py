@@ -13,6 +13,8 @@ FORMAT = 1
 """Version of the directory's layout. A reader refuses a newer one."""
 
 HeadName = Literal["classifier", "ner"]
+MemoryMode = Literal["examples", "statistics", "none"]
+"""What a checkpoint carries of what it has learnt from: examples, covariances of activations without any text, or nothing."""
 HEADS: tuple[HeadName, HeadName] = ("classifier", "ner")
 
 
@@ -51,7 +53,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     data_sha256: str
     """Digest over the training examples, in order."""
-    settings: dict[str, float | int | str]
+    settings: dict[str, float | int | str | bool]
     """Resolved hyperparameters."""
     versions: dict[str, str]
     """Versions of the libraries that trained and exported it."""
@@ -79,6 +81,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[FileDigest, ...]
     branch: Branch | None = None
     """None while both heads share the whole backbone."""
+    memory: MemoryMode = "examples"
 
     @property
     def size(self) -> int:

@@ -27,7 +27,7 @@ from twofold_checkpoint.events import (
     VerdictName,
 )
 from twofold_checkpoint.job import RETAINED_MARGIN, Exact, Freeze, Hyperparameters, LabelPolicy, Statistical
-from twofold_checkpoint.manifest import HeadName
+from twofold_checkpoint.manifest import HeadName, MemoryMode
 
 MAX_NOTES = 100
 """Notes in a report. Those that come later stand among the events only."""
@@ -64,6 +64,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     hyperparameters: Hyperparameters = Hyperparameters()
     max_runtime: float | None = None
     promote: PromoteName = "auto"
+    memory: MemoryMode | None = None
     base: str = "current"
     """An id or an alias. An alias is resolved when the job starts, so that queued jobs build on one another."""
     seed: int = 0

@@ -222,6 +222,7 @@ class JobRunner:
             annotated_types=order.annotated_types,
             hyperparameters=order.hyperparameters,
             max_runtime=order.max_runtime,
+            memory=order.memory,
             seed=order.seed,
             validate_only=order.validate_only,
         )

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO
+from typing import BinaryIO, get_args
 
 import msgspec
 from twofold_checkpoint.errors import CheckpointError
@@ -31,6 +31,7 @@ from twofold_checkpoint.events import (
     to_line,
 )
 from twofold_checkpoint.job import Hyperparameters, read_job
+from twofold_checkpoint.manifest import MemoryMode
 
 from twofold_trainer.errors import TrainerError
 from twofold_trainer.stop import Stop
@@ -59,6 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--out", required=True, metavar="STORE", help="directory of the store")
     init.add_argument("--backbone", default="sentence-transformers/all-MiniLM-L6-v2", help="a directory or a hub id")
     init.add_argument("--seed", type=int, default=0, help="seed of every random choice")
+    init.add_argument(
+        "--memory",
+        choices=get_args(MemoryMode),
+        default="examples",
+        help="what the checkpoint carries for later adaptations: examples, covariances without any text, or nothing",
+    )
     for name, kind in msgspec.structs.asdict(_KINDS).items():
         init.add_argument(f"--{name.replace('_', '-')}", type=type(kind), help="chosen for you if left out")
     for command in (run, init):
@@ -132,6 +139,7 @@ def _init(arguments: argparse.Namespace, stop: Stop) -> int:
                 backbone=arguments.backbone,
                 seed=arguments.seed,
                 hyperparameters=hyperparameters,
+                memory=arguments.memory,
                 stop=stop,
             )
         )

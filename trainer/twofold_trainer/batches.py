@@ -5,11 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from twofold_trainer.targets import Target
 
 BUCKET = 16
 """Batches whose texts are sorted by length together: most of the padding goes, most of the chance stays."""
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,12 @@ class Pool:
     def epoch(self, chance: random.Random) -> list[Target]:
         """Draw one epoch's texts."""
         return [*self.new, *chance.sample(self.rehearsed, self._drawn)]
+
+
+def cut(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Yield the items in order, *size* at a time."""
+    for first in range(0, len(items), size):
+        yield items[first : first + size]
 
 
 def batches(targets: Sequence[Target], size: int, chance: random.Random) -> Iterator[list[Target]]:

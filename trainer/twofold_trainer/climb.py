@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from twofold_checkpoint.events import Event, Noted, PhaseStarted
@@ -59,18 +60,21 @@ def climb(
         if wanted != phase:
             phase = wanted
             yield PhaseStarted(phase=phase)
-        lesson = prepare(stage)
         before = snapshot(model, model.state_dict())
-        trained = yield from train_stage(
-            model,
-            stage,
-            recipe,
-            lesson,
-            yardstick,
-            seed=(seed * 1000 + number) % 2**63,
-            pace=pace,
-            stop=stop,
-        )
+        lesson = prepare(stage)
+        with lesson.constraint or nullcontext():
+            trained = yield from train_stage(
+                model,
+                stage,
+                recipe,
+                lesson,
+                yardstick,
+                seed=(seed * 1000 + number) % 2**63,
+                pace=pace,
+                stop=stop,
+            )
+        if lesson.constraint is not None:
+            yield Noted(message=f"Stage {stage.name}: {lesson.constraint.leak()}.")
         figures = f"dev {100 * trained.before:.1f} -> {100 * trained.best:.1f}"
         if stage.blocks and trained.best < trained.before + MIN_GAIN:
             restore(model, before)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from twofold_checkpoint.encoding import Encoding
+from twofold_checkpoint.examples import Example
 from twofold_checkpoint.job import Statistical
 from twofold_checkpoint.manifest import HEADS, HeadName, other
 from twofold_checkpoint.memory import balanced_sample
 
 from twofold_trainer import recipe
+from twofold_trainer.batches import cut
 from twofold_trainer.boundary import BoundaryCache
 from twofold_trainer.features import FeatureCache, FeatureSource, cache_bytes, live
 from twofold_trainer.guard import Guard, allowance
 from twofold_trainer.lesson import Lesson
 from twofold_trainer.loop import Yardstick
 from twofold_trainer.model import load_model
+from twofold_trainer.nullspace import Constraint, Covariances, collect_covariances, constrain, linear_names
 from twofold_trainer.objective import Distillation, Objective
-from twofold_trainer.plan import Plan
-from twofold_trainer.scoring import ROWS, Judge
+from twofold_trainer.plan import Plan, teaches
+from twofold_trainer.scoring import ROWS, Judge, annotated_for
 from twofold_trainer.stage import Stage
 from twofold_trainer.stop import Stop
 from twofold_trainer.teacher import Teacher
@@ -36,12 +40,11 @@ class Course:
         self._stop = stop
         job, head = plan.job, plan.job.head
 
-        def judge(part: str, head: HeadName) -> Judge:
-            examples = (plan.memory if part == "memory" else plan.parts).dev
+        def judge(examples: Sequence[Example], head: HeadName) -> Judge:
             return Judge(balanced_sample(examples, recipe.MEMORY_DEV, seed=job.seed), head, plan.encoder, stop)
 
-        self.yardstick = Yardstick((judge("new", head), judge("memory", head)), plan.labels)
-        self._protected = judge("memory", other(head))
+        self.yardstick = Yardstick((judge(plan.parts.dev, head), judge(plan.memory.dev, head)), plan.labels)
+        self._protected = judge(annotated_for(plan.protected("dev"), other(head)), other(head))
         self._encodings: list[Encoding] = [target.encoding for target in (*plan.new, *plan.rehearsed)]
         for one in (*self.yardstick.judges, self._protected):
             self._encodings += one.encodings
@@ -49,6 +52,7 @@ class Course:
         self._boundaries: dict[int, BoundaryCache] = {}
         self.fits = cache_bytes(self._encodings, plan.base.manifest.hidden_size) <= recipe.CACHE_BYTES
         self._teacher: Teacher | None = None
+        self._covariances: Covariances = {}
         self.guard: Guard | None = None
 
     def fill(self) -> None:
@@ -64,9 +68,23 @@ class Course:
             source = live(load_model(plan.base), plan.encoder.settings.pad_id)
         self._teacher = Teacher(model, source)
         first = self._protected.score(model, plan.base.manifest.labels, source)
-        if first is not None and isinstance(plan.job.protection, Statistical):
+        if first is not None and isinstance(plan.job.protection, Statistical) and plan.recipe.guard:
             allowed = allowance(plan.job.protection.margin, first.examples)
             self.guard = Guard(model, self._protected, plan.base.manifest.labels, first.value, allowed)
+
+        if plan.recipe.projection and any(map(plan.moves_protected, plan.possible)):
+            self._covariances = self._collect()
+
+    def _collect(self) -> Covariances:
+        """Return what the base remembers of its activations, or run it over the protected texts that may be trained on."""
+        plan, protected = self._plan, other(self._plan.job.head)
+        if plan.statistics is not None:
+            return plan.statistics
+        encodings = [target.encoding for target in plan.rehearsed if teaches(target, protected)]
+        if not encodings:
+            return {}
+
+        return collect_covariances(plan.model, plan.model.blocks(), cut(encodings, ROWS), plan.encoder.settings.pad_id)
 
     @property
     def base_features(self) -> FeatureSource:
@@ -77,19 +95,40 @@ class Course:
         """Prepare a stage."""
         plan, head = self._plan, self._plan.job.head
         shared = plan.moves_protected(stage)
-        heads: tuple[HeadName, ...] = HEADS if shared else (head,)
         assert self._teacher is not None, "A lesson was asked for before the cache was filled. This is a bug."
         settings = plan.recipe
-        distilled = Distillation(self._teacher, settings.distillation, settings.retention, settings.temperature)
+        recalls = any(teaches(target, head) for target in plan.rehearsed)
+        distilled = Distillation(
+            self._teacher,
+            protected=settings.distillation,
+            retained=settings.retention,
+            retained_on_new=0.0 if recalls else settings.retention,
+            temperature=settings.temperature,
+        )
         return Lesson(
             pool=plan.pool(stage),
-            objective=Objective(heads, plan.recipe.ner_weight, head, forgets=not plan.kept, distillation=distilled),
-            source=self._source(stage, heads),
+            objective=Objective(
+                self._heads(stage), plan.recipe.ner_weight, head, forgets=not plan.kept, distillation=distilled
+            ),
+            source=self.source(stage),
             guard=self.guard if shared else None,
+            constraint=self._constrain(stage) if shared else None,
         )
 
-    def _source(self, stage: Stage, heads: tuple[HeadName, ...]) -> FeatureSource:
+    def _heads(self, stage: Stage) -> tuple[HeadName, ...]:
+        """Return the heads whose answers a stage may change."""
+        return HEADS if self._plan.moves_protected(stage) else (self._plan.job.head,)
+
+    def _constrain(self, stage: Stage) -> Constraint | None:
+        """Hold the blocks that a stage moves to where protected texts have no activations, if that is asked for."""
+        model = self._plan.model
+        moved = linear_names(model, model.path(stage.heads[0])[stage.of - stage.blocks :])
+        known = {name: self._covariances[name] for name in moved if name in self._covariances}
+        return constrain(model, known, self._plan.recipe.projection) if known else None
+
+    def source(self, stage: Stage) -> FeatureSource:
         """Choose the cheapest source that a stage leaves true: what lies below the blocks that it moves."""
+        heads = self._heads(stage)
         if not stage.blocks and self.fits:
             return self._features.get
         return self._boundary(stage.of - stage.blocks, heads) or self._live(heads)

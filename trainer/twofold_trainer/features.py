@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from twofold_checkpoint.encoding import Encoding, Window, pad
 from twofold_checkpoint.manifest import HEADS, HeadName
 
@@ -24,6 +25,12 @@ class Features:
     pooled: Tensor
     tokens: Tensor
 
+    def drop(self, share: float) -> Features:
+        """Leave the share of the values out at random, so that the heads lean on none of them."""
+        if not share:
+            return self
+        return Features(*(F.dropout(values, share) for values in (self.pooled, self.tokens)))
+
 
 FeatureSource = Callable[[Sequence[Encoding]], Features]
 """Gives the features of texts, computed now or kept from before."""
@@ -32,6 +39,16 @@ FeatureSource = Callable[[Sequence[Encoding]], Features]
 def live(model: TwofoldModel, pad_id: int, *, heads: Sequence[HeadName] = HEADS) -> FeatureSource:
     """Return a source that runs the whole model."""
     return lambda encodings: compute_features(model, encodings, pad_id, heads=heads)
+
+
+def without_gradients(source: FeatureSource) -> FeatureSource:
+    """Return a source through which nothing below the heads can learn."""
+
+    def give(encodings: Sequence[Encoding]) -> Features:
+        with torch.no_grad():
+            return source(encodings)
+
+    return give
 
 
 def compute_features(

@@ -24,7 +24,7 @@ class Figures:
     def __init__(self, plan: Plan, stop: Stop) -> None:
         head = plan.job.head
         self._judges: dict[Figure, Judge] = {
-            "protected": Judge(plan.memory.gate, other(head), plan.encoder, stop),
+            "protected": Judge(plan.protected("gate"), other(head), plan.encoder, stop),
             "retained": Judge(plan.memory.gate, head, plan.encoder, stop),
             "new": Judge(plan.parts.gate, head, plan.encoder, stop),
         }

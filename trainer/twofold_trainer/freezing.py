@@ -22,15 +22,14 @@ class Group:
     depth: int | None
 
 
-def trainable_groups(model: TwofoldModel, heads: Sequence[HeadName], blocks: int) -> list[Group]:
+def trainable_groups(model: TwofoldModel, heads: Sequence[HeadName], blocks: int, *, norms: bool = True) -> list[Group]:
     """Group what a stage trains: the heads, the top *blocks* blocks of their path, and with all of them what is left.
 
     What stands outside the blocks (embeddings, a final norm) moves only when every block does, at the lowest rate.
+    Without *norms*, no normalisation layer moves.
     """
     name_of = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = [
-        Group(tuple(name_of[id(parameter)] for head in heads for parameter in model.head(head).parameters()), None)
-    ]
+    groups = [Group(head_names(model, heads), None)]
     path = model.path(heads[0])
     for depth, block in enumerate(reversed(path[len(path) - blocks :] if blocks else [])):
         groups.append(Group(tuple(name_of[id(parameter)] for parameter in block.parameters()), depth))
@@ -41,7 +40,28 @@ def trainable_groups(model: TwofoldModel, heads: Sequence[HeadName], blocks: int
         taken.update(name_of[id(parameter)] for parameter in model.token_embeddings())
         rest = tuple(name for name in name_of.values() if name.startswith("backbone.") and name not in taken)
         groups.append(Group(rest, len(path)))
-    return [group for group in groups if group.names]
+    return only(groups, set(name_of.values()) - (set() if norms else set(norm_names(model))))
+
+
+def only(groups: Iterable[Group], names: Collection[str]) -> list[Group]:
+    """Leave out of the groups what is not named."""
+    left = (Group(tuple(name for name in group.names if name in names), group.depth) for group in groups)
+    return [group for group in left if group.names]
+
+
+def head_names(model: TwofoldModel, heads: Iterable[HeadName]) -> tuple[str, ...]:
+    """Name the parameters of heads."""
+    return tuple(name for head in heads for name, _ in model.head(head).named_parameters(prefix=head))
+
+
+def norm_names(model: nn.Module) -> list[str]:
+    """Name the parameters of normalisation layers. Architectures bring their own, so their names have to tell."""
+    return [
+        f"{place}.{name}"
+        for place, module in model.named_modules()
+        if type(module).__name__.lower().endswith("norm")
+        for name, _ in module.named_parameters(recurse=False)
+    ]
 
 
 def freeze_all_but(model: TwofoldModel, names: Iterable[str]) -> None:

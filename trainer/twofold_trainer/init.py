@@ -18,7 +18,7 @@ from twofold_checkpoint.events import (
 from twofold_checkpoint.examples import Example
 from twofold_checkpoint.job import Hyperparameters
 from twofold_checkpoint.labels import LabelSet
-from twofold_checkpoint.manifest import HEADS, Score
+from twofold_checkpoint.manifest import HEADS, MemoryMode, Score
 from twofold_checkpoint.memory import Memory, balanced_sample
 from twofold_checkpoint.store import Store
 
@@ -28,6 +28,7 @@ from twofold_trainer.batches import Pool
 from twofold_trainer.climb import climb
 from twofold_trainer.errors import RefusedError
 from twofold_trainer.features import FeatureCache, cache_bytes, live
+from twofold_trainer.keeping import keep
 from twofold_trainer.lesson import Lesson
 from twofold_trainer.loop import Yardstick
 from twofold_trainer.model import TwofoldModel
@@ -36,7 +37,7 @@ from twofold_trainer.plan import check_hyperparameters, describe_dataset, note_u
 from twofold_trainer.publish import Candidate, provenance, publish, write_candidate
 from twofold_trainer.scoring import ROWS, Judge
 from twofold_trainer.sources import read_source
-from twofold_trainer.splits import Parts, remember, split, types_of, with_annotated_types
+from twofold_trainer.splits import Parts, split, types_of, with_annotated_types
 from twofold_trainer.stage import Stage
 from twofold_trainer.stop import Stop
 from twofold_trainer.targets import describe_unaligned, make_targets
@@ -50,6 +51,7 @@ def initialise(
     backbone: str = DEFAULT,
     seed: int = 0,
     hyperparameters: Hyperparameters | None = None,
+    memory: MemoryMode = "examples",
     stop: Stop | None = None,
 ) -> Iterator[Event]:
     """Train both heads, publish the checkpoint, and make it current if the store has none.
@@ -107,7 +109,7 @@ def initialise(
         tokenizer=loaded.tokenizer,
         settings=loaded.settings,
         labels=labels,
-        memory=remember(Memory(), parts, seed=seed),
+        kept=keep(memory, model, encoder, memory=Memory(), parts=parts, seed=seed),
         backbone=loaded.name,
         pooling=loaded.pooling,
         provenance=provenance(seed, parts.train, resolved, kept=kept),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from twofold_trainer.batches import Pool
 from twofold_trainer.features import FeatureSource
 from twofold_trainer.guard import Guard
+from twofold_trainer.nullspace import Constraint
 from twofold_trainer.objective import Objective
 
 
@@ -22,6 +23,8 @@ class Lesson:
     objective: Objective
     source: FeatureSource
     guard: Guard | None = None
+    constraint: Constraint | None = None
+    """Keeps the updates out of what protected texts activate, if they are to be kept out; the stage ends it."""
 
     def breached(self) -> bool:
         """Tell whether the guard is there and would not let the model pass as it is."""

@@ -13,12 +13,13 @@ from twofold_checkpoint.events import Event, ScoreMeasured
 from twofold_checkpoint.labels import LabelSet
 
 from twofold_trainer.batches import batches
-from twofold_trainer.features import FeatureSource
-from twofold_trainer.freezing import Group, freeze_all_but, trainable_groups
+from twofold_trainer.features import FeatureSource, without_gradients
+from twofold_trainer.freezing import Group, freeze_all_but, head_names, only, trainable_groups
 from twofold_trainer.guard import decide, looks
 from twofold_trainer.lesson import Lesson
 from twofold_trainer.metrics import METRIC_OF
 from twofold_trainer.model import TwofoldModel, restore, snapshot
+from twofold_trainer.nullspace import Constraint, moved
 from twofold_trainer.objective import Objective
 from twofold_trainer.pace import Pace
 from twofold_trainer.recipe import CLIP_NORM, INTERPOLATIONS, Recipe
@@ -79,31 +80,14 @@ def train_stage(
 
     That may be the state it began with.
     """
-    groups = trainable_groups(model, stage.heads, stage.blocks)
-    names = tuple(name for group in groups for name in group.names)
-    freeze_all_but(model, names)
+    learner = make_learner(model, stage, recipe, lesson)
+    names = learner.names
     torch.manual_seed(seed)  # For dropout.
     chance = random.Random(seed)
-    optimizer = make_optimizer(model, groups, recipe, stage)
-    schedule = make_schedule(optimizer, stage.steps(recipe, lesson.pool), recipe.warmup_ratio)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-    def learn(batch: Sequence[Target]) -> float:
-        with torch.set_grad_enabled(stage.blocks > 0):
-            features = lesson.source([target.encoding for target in batch])
-        loss = objective(model, batch, features)
-        if loss.requires_grad:  # A batch of which nothing is known teaches nothing.
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
-            optimizer.step()
-        schedule.step()
-        return loss.detach().item()
-
     measured = yardstick.measure(model, lesson.source)
     yield measured
     before, best = measured.value, Best(measured.value, snapshot(model, names))
-    first, objective = best.state, lesson.objective
+    first = best.state
     step = breaches = 0
     left = False
     for _ in range(stage.epochs(recipe)):
@@ -112,7 +96,7 @@ def train_stage(
             if stop.time_is_over or left:
                 break
             step += 1
-            if (stepped := pace.advance(stage.name, learn(batch))) is not None:
+            if (stepped := pace.advance(stage.name, learner.learn(batch))) is not None:
                 yield stepped
             if lesson.guard is not None and looks(step, stage.epoch_steps(recipe, lesson.pool)):
                 fallen = lesson.guard.fallen(lesson.source)
@@ -122,7 +106,7 @@ def train_stage(
                 if action == "restore":
                     breaches += 1
                     restore(model, best.state)
-                    objective = gentler(objective, schedule)
+                    learner.soften()
         stop.check()
         measured = yardstick.measure(model, lesson.source)
         yield measured
@@ -133,7 +117,58 @@ def train_stage(
     restore(model, best.state)
     model.eval()
     broken = "the guard let nothing of it pass" if best.wild is not None and best.state is first else None
-    return Trained(stage, before, best.value, names, broken)
+    return Trained(stage, before, best.value, names if lesson.constraint is None else moved(names), broken)
+
+
+@dataclass(slots=True)
+class Learner:
+    """Hold what takes a stage's steps."""
+
+    model: TwofoldModel
+    names: tuple[str, ...]
+    """The parameters that move."""
+    source: FeatureSource
+    objective: Objective
+    dropout: float
+    optimizer: Optimizer
+    schedule: LambdaLR
+
+    def learn(self, batch: Sequence[Target]) -> float:
+        """Take a step and return the loss before it."""
+        features = self.source([target.encoding for target in batch])
+        loss = self.objective(self.model, batch, features.drop(self.dropout))
+        if loss.requires_grad:  # A batch of which nothing is known teaches nothing.
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
+            self.optimizer.step()
+        self.schedule.step()
+        return loss.detach().item()
+
+    def soften(self) -> None:
+        """Halve all rates and hold the protected head twice as firmly, after damage was seen."""
+        self.schedule.base_lrs = [rate / 2 for rate in self.schedule.base_lrs]
+        held = self.objective.distillation
+        if held is not None:
+            self.objective = replace(self.objective, distillation=replace(held, protected=2 * held.protected))
+
+
+def make_learner(model: TwofoldModel, stage: Stage, recipe: Recipe, lesson: Lesson) -> Learner:
+    """Freeze all but what the stage trains, and prepare its steps."""
+    groups = choose_groups(model, stage, recipe, lesson.constraint)
+    names = tuple(name for group in groups for name in group.names)
+    freeze_all_but(model, names)
+    optimizer = make_optimizer(model, groups, recipe, stage)
+    return Learner(
+        model,
+        names,
+        lesson.source if stage.blocks else without_gradients(lesson.source),
+        lesson.objective,
+        recipe.head_dropout if stage.blocks else 0.0,
+        optimizer,
+        make_schedule(optimizer, stage.steps(recipe, lesson.pool), recipe.warmup_ratio),
+    )
 
 
 @dataclass(slots=True)
@@ -155,15 +190,6 @@ class Best:
             self.wild = value, state
 
 
-def gentler(objective: Objective, schedule: LambdaLR) -> Objective:
-    """Halve all rates and hold the protected head twice as firmly, after damage was seen."""
-    schedule.base_lrs = [rate / 2 for rate in schedule.base_lrs]
-    if objective.distillation is None:
-        return objective
-    firmer = replace(objective.distillation, protected=2 * objective.distillation.protected)
-    return replace(objective, distillation=firmer)
-
-
 def _repair(model: TwofoldModel, best: Best, old: State, lesson: Lesson, yardstick: Yardstick) -> None:
     """Go from the best state that did not pass toward the old one until it does (WiSE-FT, arXiv:2109.01903)."""
     if best.wild is None or best.wild[0] <= best.value:
@@ -174,6 +200,14 @@ def _repair(model: TwofoldModel, best: Best, old: State, lesson: Lesson, yardsti
         if not lesson.breached():
             best.offer(yardstick.measure(model, lesson.source).value, between, passes=True)
             return
+
+
+def choose_groups(model: TwofoldModel, stage: Stage, recipe: Recipe, constraint: Constraint | None) -> list[Group]:
+    """Choose what a stage trains: of its blocks, where a constraint holds them, only that constraint's coefficients."""
+    groups = trainable_groups(model, stage.heads, stage.blocks, norms=recipe.train_norms)
+    if constraint is None:
+        return groups
+    return only(groups, {*constraint.names, *head_names(model, stage.heads)})
 
 
 def make_optimizer(model: TwofoldModel, groups: Sequence[Group], recipe: Recipe, stage: Stage) -> Optimizer:

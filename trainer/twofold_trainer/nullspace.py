@@ -61,8 +61,8 @@ def collect_covariances(
     The model runs as it answers, without dropout. Raises RefusedError if there is no text or no linear layer, or if a
     layer does not get one vector for each token.
     """
-    inside = {id(module) for block in blocks for module in block.modules()}
-    layers = {name: layer for name, layer in _linears(model).items() if id(layer) in inside}
+    linears = _linears(model)
+    layers = {name: linears[name] for name in linear_names(model, blocks)}
     if not layers:
         raise RefusedError("the blocks have no linear layer that could be constrained; choose a fork instead")
     sums = {name: torch.zeros(2 * (layer.in_features,), dtype=torch.float64) for name, layer in layers.items()}
@@ -173,6 +173,11 @@ class Leak:
     layers: int
     capacity: float
 
+    def __str__(self) -> str:
+        room = f"{100 * self.capacity:.0f} % of the dimensions of {self.layers} layers"
+        less = ", which is little: a fork would learn more" if self.exhausted else ""
+        return f"updates stayed in {room}{less}; {self.leak:.1e} of them leaked, {self.excess:.1e} beyond rounding"
+
     @property
     def protected(self) -> float:
         """The mean share of the dimensions that no update may touch, r / d."""
@@ -193,6 +198,9 @@ def leaked(change: Tensor, protected: Tensor) -> float:
     if not change.any():
         return 0.0
     return float(((change @ protected).norm() / change.norm()).nan_to_num(1.0))
+
+
+_COEFFICIENTS = ".parametrizations.weight.0.coefficients"
 
 
 class Constraint:
@@ -226,7 +234,7 @@ class Constraint:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of *parameters* in the model."""
-        return tuple(f"{name}.parametrizations.weight.0.coefficients" for name in self._layers)
+        return tuple(f"{name}{_COEFFICIENTS}" for name in self._layers)
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the coefficients, (out, m) of each layer: all that an optimizer may move but the heads."""
@@ -277,6 +285,13 @@ class Constraint:
             self.drop() if kind else self.merge()
 
 
+def moved(names: Iterable[str]) -> tuple[str, ...]:
+    """Say what named parameters will have moved once constraints are merged: weights, where they are coefficients."""
+    return tuple(
+        f"{name.removesuffix(_COEFFICIENTS)}.weight" if name.endswith(_COEFFICIENTS) else name for name in names
+    )
+
+
 def constrain(model: TwofoldModel, covariances: Covariances, energy: float = ENERGY) -> Constraint:
     """Hold the updates of the layers to the complements of the inputs that their covariances have seen.
 
@@ -291,6 +306,12 @@ def constrain(model: TwofoldModel, covariances: Covariances, energy: float = ENE
             has = f"{name} with {len(covariance.total)} inputs, but the model has {width}"
             raise RefusedError(f"the covariances are of {has}; collect them again from this model")
     return Constraint(model, {name: split(covariance, energy) for name, covariance in covariances.items()})
+
+
+def linear_names(model: nn.Module, blocks: Iterable[nn.Module]) -> list[str]:
+    """Name the linear layers of some of the model's blocks."""
+    inside = {id(module) for block in blocks for module in block.modules()}
+    return [name for name, layer in _linears(model).items() if id(layer) in inside]
 
 
 def _linears(model: nn.Module) -> dict[str, nn.Linear]:

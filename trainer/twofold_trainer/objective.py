@@ -26,6 +26,8 @@ class Distillation:
     """Weight for the head that is not adapted, on every text."""
     retained: float
     """Weight for the old labels of the adapted head, on texts that are rehearsed."""
+    retained_on_new: float
+    """The same on new texts, which say little of the old labels; for where nothing is rehearsed (LwF)."""
     temperature: float
 
 
@@ -76,7 +78,7 @@ class Objective:
         if old is not None and self.distillation is not None:
             weight = self.distillation.protected
             if head == self.adapted:
-                weight = self.distillation.retained if rehearsed else 0.0
+                weight = self.distillation.retained if rehearsed else self.distillation.retained_on_new
             if weight:
                 loss = loss + weight * distillation(logits, old, self.distillation.temperature)
         return loss if head == "classifier" else self.ner_weight * loss

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
-from twofold_checkpoint.checkpoint import MEMORY, Checkpoint
+from twofold_checkpoint.checkpoint import MEMORY, STATISTICS, Checkpoint
 from twofold_checkpoint.encoding import Encoder
 from twofold_checkpoint.errors import CheckpointNotFoundError
 from twofold_checkpoint.events import DatasetDescribed, Event, Noted, Planned
 from twofold_checkpoint.examples import Example, read_examples
 from twofold_checkpoint.job import Exact, Hyperparameters, Job
 from twofold_checkpoint.labels import LabelSet
-from twofold_checkpoint.manifest import HeadName, other
-from twofold_checkpoint.memory import Memory, read_memory
+from twofold_checkpoint.manifest import HeadName, MemoryMode, other
+from twofold_checkpoint.memory import Memory, fold, read_memory
 from twofold_checkpoint.store import Store
 
 from twofold_trainer import recipe
@@ -22,6 +23,7 @@ from twofold_trainer.batches import Pool
 from twofold_trainer.errors import RefusedError
 from twofold_trainer.model import TwofoldModel, load_model
 from twofold_trainer.noninferiority import provable_margin
+from twofold_trainer.nullspace import Covariances, load_covariances
 from twofold_trainer.recipe import Recipe
 from twofold_trainer.scoring import annotated_for
 from twofold_trainer.splits import Parts, count_names, forget, split, types_of, with_annotated_types
@@ -38,6 +40,8 @@ class Plan:
     model: TwofoldModel
     encoder: Encoder
     memory: Memory
+    statistics: Covariances | None
+    """What the base remembers of its activations, where it remembers no texts."""
     parts: Parts
     labels: LabelSet
     new: tuple[Target, ...]
@@ -46,6 +50,11 @@ class Plan:
     recipe: Recipe
     stages: tuple[Stage, ...]
     notes: tuple[str, ...]
+
+    @property
+    def remembers(self) -> MemoryMode:
+        """What the candidate will carry of what it has learnt from."""
+        return self.job.memory or self.base.manifest.memory
 
     @property
     def added(self) -> tuple[str, ...]:
@@ -57,6 +66,13 @@ class Plan:
         """How many of its old labels or types the adapted head keeps: all, or none."""
         replaced = self.job.label_policy == "replace"
         return 0 if replaced else len(names_of(self.base.manifest.labels, self.job.head))
+
+    def protected(self, part: Literal["dev", "gate"]) -> tuple[Example, ...]:
+        """Return what tells how the protected head does: what is remembered, and what the job's held-out examples say."""
+        remembered: tuple[Example, ...] = getattr(self.memory, part)
+        texts = {fold(example.text) for example in remembered}
+        own: tuple[Example, ...] = getattr(self.parts, part)
+        return (*remembered, *(example for example in own if fold(example.text) not in texts))
 
     def moves_protected(self, stage: Stage) -> bool:
         """Tell whether a stage moves blocks that the protected head reads, too."""
@@ -89,18 +105,22 @@ class Plan:
             return "protection is exact"
         if self.base.manifest.branch is not None:
             return "the heads have blocks of their own already"
-        examples = len(annotated_for(self.memory.gate, other(self.job.head)))
+        examples = len(annotated_for(self.protected("gate"), other(self.job.head)))
         if not examples:
-            return "the checkpoint remembers no example to prove the protected task by"
+            return "no example is remembered or given to prove the protected task by"
         provable = 100 * provable_margin(examples, recipe.EXPECTED_FLIPS)
         if provable > self.job.protection.margin:
             return f"on {examples} examples no margin under {provable:.1f} points can be proven for a shared backbone"
         return None
 
+    @property
+    def possible(self) -> tuple[Stage, ...]:
+        """Every stage that may be trained, whatever comes of those before it."""
+        return (*self.stages, self.shared, self.forked) if self.job.freeze == "auto" else self.stages
+
     def deepest(self) -> int:
         """Return the number of blocks that no stage of the plan moves, from the bottom."""
-        stages = (*self.stages, self.shared, self.forked) if self.job.freeze == "auto" else self.stages
-        return min((stage.of - stage.blocks for stage in stages), default=0)
+        return min((stage.of - stage.blocks for stage in self.possible), default=0)
 
     def approved(self) -> Checkpoint | None:
         """Return the last checkpoint that a person approved, if it is another one than the base and still there."""
@@ -147,7 +167,7 @@ def make_plan(job: Job) -> Plan:
     memory = read_memory(base.path / MEMORY)
     if job.label_policy == "replace":
         memory = forget(memory, job.head)
-    train, dev, notes = _read(job)
+    train, dev, notes = _read(job, base.manifest.labels)
     parts = split(train, dev, memory, held_out=recipe.HELD_OUT_SHARE)
     if parts.moved:
         notes.append(
@@ -158,8 +178,14 @@ def make_plan(job: Job) -> Plan:
     labels = _grow_labels(job, base.manifest.labels, [*parts.train, *parts.dev, *parts.gate])
     model, encoder = load_model(base), base.encoder()
     blocks = len(model.blocks())
+    remembers = base.manifest.memory
     default = recipe.default_recipe(
-        job.freeze, job.head, blocks=blocks, examples=len(parts.train), hidden_size=base.manifest.hidden_size
+        job.freeze,
+        job.head,
+        blocks=blocks,
+        examples=len(parts.train),
+        hidden_size=base.manifest.hidden_size,
+        remembers=remembers,
     )
     resolved = recipe.resolve(job.hyperparameters, default, blocks=blocks)
     rungs = recipe.rungs(job.freeze, blocks=blocks, unfrozen=resolved.unfrozen_blocks)
@@ -171,6 +197,7 @@ def make_plan(job: Job) -> Plan:
         model=model,
         encoder=encoder,
         memory=memory,
+        statistics=load_covariances(base.path / STATISTICS) if remembers == "statistics" else None,
         parts=parts,
         labels=labels,
         new=tuple(new),
@@ -240,6 +267,9 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "patience": (1, 10_000),
     "rehearsal_ratio": (0, 1000),
     "unfrozen_blocks": (0, 10_000),
+    "distillation": (0, 1000),
+    "retention": (0, 1000),
+    "projection": (0, 1),
 }
 
 
@@ -251,7 +281,7 @@ def check_hyperparameters(asked: Hyperparameters) -> None:
             raise RefusedError(f"hyperparameters.{name}: {value:g} is not from {least:g} to {most:g}")
 
 
-def _read(job: Job) -> tuple[list[Example], list[Example] | None, list[str]]:
+def _read(job: Job, known: LabelSet) -> tuple[list[Example], list[Example] | None, list[str]]:
     """Read the job's examples as the adapted head sees them, and say what was left out."""
     given = list(read_examples(job.train)), None if job.dev is None else list(read_examples(job.dev))
     everything = [*given[0], *(given[1] or ())]
@@ -262,23 +292,42 @@ def _read(job: Job) -> tuple[list[Example], list[Example] | None, list[str]]:
         notes.append(f"{ignored} of {len(everything)} examples have no {field} and were ignored.")
     if not annotated_for(given[0], job.head):
         raise RefusedError(f"no training example has {field}, so there is nothing to adapt the {job.head} head to")
-    other = "entities" if job.head == "classifier" else "label"
-    if unused := sum(getattr(one, other) is not None for one in used):
-        notes.append(f"The {other} of {unused} examples was not used: this job adapts the {job.head} head.")
     types = job.annotated_types or types_of(everything)
     if job.head == "ner" and (strange := [name for name in types_of(used) if name not in types]):
         raise RefusedError(f"annotated_types: the examples have entities of type {strange[0]!r}, which is not listed")
-    train, dev = (None if some is None else _only(some, job.head, types) for some in given)
-    assert train is not None
+    train = _only(given[0], job.head, types)
+    dev = None if given[1] is None else _only(given[1], job.head, types, judges=known)
+    field = "entities" if job.head == "classifier" else "label"
+    said = sum(getattr(one, field) is not None for one in used)
+    judging = sum(getattr(one, field) is not None for one in dev or ())
+    if judging:
+        notes.append(f"The {field} of {judging} held-out examples helps to judge the protected head.")
+    if unused := said - judging:
+        notes.append(f"The {field} of {unused} examples was not used: this job adapts the {job.head} head.")
     return train, dev, notes
 
 
-def _only(examples: Sequence[Example], head: HeadName, types: tuple[str, ...]) -> list[Example]:
-    """Keep the examples that are annotated for the head, without what they say to the other one."""
-    own = annotated_for(examples, head)
-    if head == "classifier":
-        return [msgspec.structs.replace(one, entities=None, annotated_types=None) for one in own]
-    return with_annotated_types([msgspec.structs.replace(one, label=None) for one in own], types)
+def _only(
+    examples: Sequence[Example], head: HeadName, types: tuple[str, ...], *, judges: LabelSet | None = None
+) -> list[Example]:
+    """Keep the examples that are annotated for the head, without what they say to the other one.
+
+    Those that are held out keep that, too, where its names are among *judges*: it tells how well the other head does.
+    """
+    kept = []
+    for one in annotated_for(examples, head):
+        said: dict[str, None] = {}
+        if head == "classifier":
+            if (
+                judges is None
+                or one.entities is None
+                or not {span.type for span in one.entities} <= {*judges.entity_types}
+            ):
+                said = {"entities": None, "annotated_types": None}
+        elif judges is None or one.label not in judges.labels:
+            said = {"label": None}
+        kept.append(msgspec.structs.replace(one, **said))
+    return kept if head == "classifier" else with_annotated_types(kept, types)
 
 
 def _grow_labels(job: Job, old: LabelSet, examples: Sequence[Example]) -> LabelSet:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
+import random
 import uuid
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -14,18 +15,20 @@ from pathlib import Path
 import msgspec
 import torch
 from tokenizers import Tokenizer
-from twofold_checkpoint.checkpoint import GOLDEN, MEMORY, TOKENIZER, Checkpoint
+from twofold_checkpoint.checkpoint import GOLDEN, MEMORY, STATISTICS, TOKENIZER, Checkpoint
 from twofold_checkpoint.encoding import Encoder, EncoderSettings
 from twofold_checkpoint.events import Event, PhaseStarted
 from twofold_checkpoint.examples import Example
 from twofold_checkpoint.golden import GoldenAnswer, write_golden
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import FORMAT, Manifest, Provenance, Score
-from twofold_checkpoint.memory import Memory, write_memory
+from twofold_checkpoint.memory import write_memory
 from twofold_checkpoint.store import Store
 
 from twofold_trainer.export import Graph, export, measure_parity, parity_batches
+from twofold_trainer.keeping import Kept
 from twofold_trainer.model import TwofoldModel, save_model
+from twofold_trainer.nullspace import save_covariances
 from twofold_trainer.recipe import GOLDEN_ANSWERS, Pooling, Recipe
 from twofold_trainer.stop import Stop
 
@@ -41,7 +44,7 @@ class Candidate:
     tokenizer: Tokenizer
     settings: EncoderSettings
     labels: LabelSet
-    memory: Memory
+    kept: Kept
     backbone: str
     pooling: Pooling
     provenance: Provenance
@@ -58,7 +61,9 @@ def write_candidate(
     yield PhaseStarted(phase="export")
     save_model(candidate.model, staged)
     candidate.tokenizer.save(str(staged / TOKENIZER))
-    write_memory(staged / MEMORY, candidate.memory)
+    write_memory(staged / MEMORY, candidate.kept.memory)
+    if candidate.kept.statistics is not None:
+        save_covariances(candidate.kept.statistics, staged / STATISTICS)
     export(candidate.model, staged, max_tokens=candidate.settings.max_tokens)
 
     stop.check()
@@ -69,7 +74,11 @@ def write_candidate(
     shapes = parity_batches(texts[:PARITY_TEXTS], encoder)
     yield measure_parity(candidate.model, graph, shapes, candidate.labels, pad_id)
     answers = []
-    for encoding in encoder.encode(spread(texts, GOLDEN_ANSWERS)):
+    # Where no text may be kept, golden answers are those to texts of nobody.
+    golden = (
+        texts if candidate.kept.mode == "examples" else made_up(candidate.tokenizer, seed=candidate.provenance.seed)
+    )
+    for encoding in encoder.encode(spread(golden, GOLDEN_ANSWERS)):
         (prediction,) = graph.predict([encoding], candidate.labels, pad_id)
         answers.append(GoldenAnswer(text=encoding.text, prediction=prediction))
     write_golden(staged / GOLDEN, answers)
@@ -96,6 +105,7 @@ def publish(candidate: Candidate, staged: Path, store: Store) -> Checkpoint:
         provenance=candidate.provenance,
         files=(),
         branch=candidate.model.division,
+        memory=candidate.kept.mode,
     )
     return store.publish(staged, manifest)
 
@@ -106,6 +116,13 @@ def spread(texts: Sequence[str], count: int) -> list[str]:
     if len(ordered) <= count:
         return ordered
     return [ordered[round(index * (len(ordered) - 1) / (count - 1))] for index in range(count)]
+
+
+def made_up(tokenizer: Tokenizer, *, seed: int) -> list[str]:
+    """Make texts of one to twelve words of the vocabulary."""
+    words = sorted(word for word in tokenizer.get_vocab() if word.isalpha() and len(word) > 1)
+    chance = random.Random(seed)
+    return [" ".join(chance.choices(words or ["a"], k=count)) for count in range(1, 13)]
 
 
 def provenance(seed: int, examples: Sequence[Example], recipe: Recipe, **more: str | float) -> Provenance:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from twofold_checkpoint.job import Freeze, Hyperparameters
-from twofold_checkpoint.manifest import HeadName
+from twofold_checkpoint.manifest import HeadName, MemoryMode
 
 Pooling = Literal["mean", "cls", "last"]
 
@@ -47,6 +47,14 @@ class Recipe:
     """The same for the old labels of the adapted head, on rehearsed texts."""
     temperature: float
     """Temperature of both."""
+    projection: float
+    """Share of the energy of the protected activations that no update of shared blocks may touch. Zero is none of it."""
+    guard: bool
+    """Whether the protected task is watched while shared blocks train."""
+    train_norms: bool
+    """Whether normalisation layers move with their blocks."""
+    head_dropout: float
+    """Share of what the heads read that is left out of each step while blocks move."""
 
 
 CLIP_NORM = 1.0
@@ -55,12 +63,17 @@ MIN_GAIN = 0.001
 """What a stage must add to the dev score to be kept."""
 INTERPOLATIONS = (0.75, 0.5, 0.35, 0.25)
 """Shares of what was learned that are tried, largest first, when all of it is more than the guard lets pass."""
+OFFSETS = (-2.0, -1.5, -1.0, -0.75, -0.5, -0.25, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)
+"""What is tried as the lead of new rows over old ones, in logits."""
 REPORT_SECONDS = 1.0
 """Time between two progress events."""
 EXPECTED_FLIPS = 0.01
 """Share of the protected answers that a well protected training still changes; says beforehand what can be proven."""
 CACHE_BYTES = 2 << 30
 """Features of the frozen backbone are kept in memory up to this size, and computed again and again beyond it."""
+
+PROJECTION = 0.999
+"""Energy of the protected activations that updates keep out of where there are no texts to rehearse."""
 
 SAMPLED = 1000
 """Examples from which new rows begin, where not all features fit into memory."""
@@ -94,8 +107,16 @@ def pooling_for(causal: bool) -> Pooling:
     return "last" if causal else "mean"
 
 
-def default_recipe(freeze: Freeze, head: HeadName, *, blocks: int, examples: int, hidden_size: int) -> Recipe:
-    """Choose all settings of an adaptation from the mode, the head, the backbone's size and the number of examples."""
+def default_recipe(
+    freeze: Freeze,
+    head: HeadName,
+    *,
+    blocks: int,
+    examples: int,
+    hidden_size: int,
+    remembers: MemoryMode = "examples",
+) -> Recipe:
+    """Choose all settings of an adaptation from what is known before it. *remembers* says what the base carries."""
     epochs = 8 if examples < 500 else 5 if examples < 5000 else 3
     return Recipe(
         epochs=epochs,
@@ -120,6 +141,10 @@ def default_recipe(freeze: Freeze, head: HeadName, *, blocks: int, examples: int
         distillation=1.0,
         retention=0.25,
         temperature=2.0,
+        projection=PROJECTION if remembers == "statistics" else 0.0,
+        guard=True,
+        train_norms=True,
+        head_dropout=0.1,
     )
 
 

@@ -22,9 +22,9 @@ from twofold_trainer.figures import Figures, Measured, join_scores
 from twofold_trainer.freezing import is_untouched, prove_frozen
 from twofold_trainer.gate import Verdict
 from twofold_trainer.judging import describe_verdict, judge_candidate
+from twofold_trainer.keeping import keep
 from twofold_trainer.plan import Plan, make_plan
 from twofold_trainer.publish import Candidate, provenance, publish, write_candidate
-from twofold_trainer.splits import remember
 from twofold_trainer.stop import Stop
 from twofold_trainer.training import train
 
@@ -122,7 +122,15 @@ def make_candidate(plan: Plan, climbed: Climbed, after: Measured) -> Candidate:
         tokenizer=plan.base.tokenizer(),
         settings=manifest.encoder,
         labels=plan.labels,
-        memory=remember(plan.memory, plan.parts, seed=job.seed),
+        kept=keep(
+            plan.remembers,
+            plan.model,
+            plan.encoder,
+            memory=plan.memory,
+            parts=plan.parts,
+            seed=job.seed,
+            statistics=plan.statistics,
+        ),
         backbone=manifest.backbone,
         pooling=manifest.pooling,
         provenance=provenance(job.seed, plan.parts.train, plan.recipe, head=job.head, freeze=job.freeze, kept=stages),

@@ -8,6 +8,7 @@ import torch
 from twofold_checkpoint.events import Event, Noted, PhaseStarted
 
 from twofold_trainer import recipe
+from twofold_trainer.balance import balance
 from twofold_trainer.climb import Climbed, climb
 from twofold_trainer.course import Course
 from twofold_trainer.gate import Verdict
@@ -37,19 +38,23 @@ def train(plan: Plan, stop: Stop, gate: Gate) -> Generator[Event, None, Climbed]
 def _climb(
     plan: Plan, stages: tuple[Stage, ...], course: Course, stop: Stop, first: int = 0
 ) -> Generator[Event, None, Climbed]:
-    return (
-        yield from climb(
-            plan.model,
-            stages,
-            plan.recipe,
-            plan.pool,
-            course.lesson,
-            yardstick=course.yardstick,
-            seed=plan.job.seed,
-            stop=stop,
-            first=first,
-        )
+    climbed = yield from climb(
+        plan.model,
+        stages,
+        plan.recipe,
+        plan.pool,
+        course.lesson,
+        yardstick=course.yardstick,
+        seed=plan.job.seed,
+        stop=stop,
+        first=first,
     )
+    if climbed.kept and plan.kept and plan.added:
+        kept = plan.kept if plan.job.head == "classifier" else 1 + 2 * plan.kept
+        lead = balance(plan.model, course.yardstick, course.source(climbed.kept[-1].stage), kept)
+        if lead:
+            yield Noted(message=f"New rows got a lead of {lead:+g} logits over the old ones, which does best on dev.")
+    return climbed
 
 
 def _climb_on(plan: Plan, course: Course, probed: Climbed, stop: Stop, gate: Gate) -> Generator[Event, None, Climbed]:

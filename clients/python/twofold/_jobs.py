@@ -27,6 +27,14 @@ class LabelPolicy(StrEnum):
     REPLACE = "replace"
 
 
+class MemoryMode(StrEnum):
+    """What a checkpoint carries of what it has learnt from: examples, statistics without any text, or nothing."""
+
+    EXAMPLES = "examples"
+    STATISTICS = "statistics"
+    NONE = "none"
+
+
 class PromotePolicy(StrEnum):
     """What happens to a candidate that the gate passed."""
 
@@ -85,6 +93,11 @@ class Hyperparameters:
     patience: int | None = None
     rehearsal_ratio: float | None = None
     unfrozen_blocks: int | None = None
+    distillation: float | None = None
+    retention: float | None = None
+    projection: float | None = None
+    guard: bool | None = None
+    train_norms: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

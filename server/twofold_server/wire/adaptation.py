@@ -10,6 +10,7 @@ from twofold.v1 import adaptation_pb2 as pb
 from twofold_checkpoint.errors import ExampleError
 from twofold_checkpoint.examples import Example, Span, check_example
 from twofold_checkpoint.job import RETAINED_MARGIN, Exact, Freeze, Hyperparameters, LabelPolicy, Statistical
+from twofold_checkpoint.manifest import MemoryMode
 
 from twofold_server.datasets import Inline
 from twofold_server.errors import InvalidRequestError, Violation
@@ -36,6 +37,12 @@ LABEL_POLICIES: dict[pb.LabelPolicy.ValueType, LabelPolicy] = {
     pb.LABEL_POLICY_FIXED: "fixed",
     pb.LABEL_POLICY_APPEND: "append",
     pb.LABEL_POLICY_REPLACE: "replace",
+}
+MEMORIES: dict[pb.MemoryMode.ValueType, MemoryMode | None] = {
+    pb.MEMORY_MODE_UNSPECIFIED: None,
+    pb.MEMORY_MODE_EXAMPLES: "examples",
+    pb.MEMORY_MODE_STATISTICS: "statistics",
+    pb.MEMORY_MODE_NONE: "none",
 }
 _MOVE_BACKBONE = {pb.FREEZE_MODE_HEAD, pb.FREEZE_MODE_STAGED}
 _MAX_REQUEST_ID = 200
@@ -72,6 +79,9 @@ RANGES = {
     "patience": Range(1, 10_000),
     "rehearsal_ratio": Range(0, 100),
     "unfrozen_blocks": Range(0, 10_000),
+    "distillation": Range(0, 1000),
+    "retention": Range(0, 1000),
+    "projection": Range(0, 1),
 }
 
 
@@ -97,6 +107,7 @@ def read_adapt(request: pb.AdaptRequest) -> tuple[Order, Inline | None]:
         promote=PROMOTES[request.promote],
         base=request.base_checkpoint or "current",
         seed=request.seed,
+        memory=MEMORIES[request.memory],
         request_id=request.request_id,
         validate_only=request.validate_only,
     )
@@ -147,13 +158,18 @@ def _wrong_fields(request: pb.AdaptRequest) -> Iterator[Violation]:
     if request.head not in HEAD_NAMES:
         yield Violation("head", f"{request.head} is no head to adapt; write HEAD_CLASSIFIER or HEAD_NER")
     yield from _wrong_dataset(request.dataset)
-    for name, known in (("freeze", FREEZES), ("label_policy", LABEL_POLICIES), ("promote", PROMOTES)):
+    for name, known in (
+        ("freeze", FREEZES),
+        ("label_policy", LABEL_POLICIES),
+        ("promote", PROMOTES),
+        ("memory", MEMORIES),
+    ):
         value = getattr(request, name)
         if value not in known:
             yield Violation(name, f"{value} is unknown here; write a value from 0 to {max(known)}, or leave it out")
     yield from _wrong_protection(request)
     for name, value in _given(request.hyperparameters).items():
-        if not RANGES[name].holds(value):
+        if name in RANGES and not RANGES[name].holds(value):
             remedy = "leave it out to let the trainer choose"
             yield Violation(f"hyperparameters.{name}", f"{value:g} must be {RANGES[name]}; {remedy}")
     if request.HasField("max_runtime") and _seconds(request) <= 0:

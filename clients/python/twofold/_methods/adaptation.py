@@ -15,6 +15,7 @@ from twofold._jobs import (
     Job,
     JobEvent,
     LabelPolicy,
+    MemoryMode,
     PromotePolicy,
     Statistical,
     Upload,
@@ -40,6 +41,7 @@ _HYPERPARAMETERS = Hyperparameters()
 
 _FREEZE = adaptation_pb2.DESCRIPTOR.enum_types_by_name["FreezeMode"]
 _LABEL_POLICY = adaptation_pb2.DESCRIPTOR.enum_types_by_name["LabelPolicy"]
+_MEMORY = adaptation_pb2.DESCRIPTOR.enum_types_by_name["MemoryMode"]
 _PROMOTE = adaptation_pb2.DESCRIPTOR.enum_types_by_name["PromotePolicy"]
 _HEAD = adaptation_pb2.AdaptRequest.DESCRIPTOR.fields_by_name["head"].enum_type
 
@@ -57,6 +59,7 @@ def adapt(
     promote: PromotePolicy | str = PromotePolicy.AUTO,
     hyperparameters: Hyperparameters = _HYPERPARAMETERS,
     annotated_types: Iterable[str] = (),
+    memory: MemoryMode | str | None = None,
     base_checkpoint: str = "",
     seed: int = 0,
     max_runtime: float | None = None,
@@ -68,9 +71,9 @@ def adapt(
     Make a job that adapts *head* to examples, or to an upload or its id, and return the job at once.
 
     Examples that are too many for one request are uploaded first. *max_runtime* is in seconds, *retained_margin* in
-    points that the head may lose on its old labels (3.0 if left out). A call that is retried
-    makes one job, because every call carries a request id. Raise InvalidArgumentError, NotFoundError,
-    AlreadyExistsError or OverloadedError.
+    points that the head may lose on its old labels (3.0 if left out), *memory* what the candidate carries for the next
+    adaptation (what its base does, if left out). A call that is retried makes one job, because every call carries a
+    request id. Raise InvalidArgumentError, NotFoundError, AlreadyExistsError or OverloadedError.
     """
     request = adaptation_pb2.AdaptRequest(
         head=enum_number(_HEAD, Head(head)),
@@ -85,6 +88,8 @@ def adapt(
         validate_only=validate_only,
         retained_margin=retained_margin,
     )
+    if memory is not None:
+        request.memory = enum_number(_MEMORY, MemoryMode(memory))
     if max_runtime is not None:
         request.max_runtime.FromNanoseconds(round(max_runtime * 1e9))
     request.dataset.CopyFrom((yield from _dataset(context, train, dev, timeout)))

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import click
 
-from twofold._jobs import Exact, Freeze, Hyperparameters, LabelPolicy, PromotePolicy, Statistical
+from twofold._jobs import Exact, Freeze, Hyperparameters, LabelPolicy, MemoryMode, PromotePolicy, Statistical
 from twofold._types import Head
 from twofold.cli._jobs import follow
 from twofold.cli._lines import read_examples
@@ -21,7 +22,7 @@ def _hyperparameters(command: F) -> F:
     """Give *command* an option for each hyperparameter."""
     hints = get_type_hints(Hyperparameters)
     for one in reversed(fields(Hyperparameters)):
-        kind = int if hints[one.name] == int | None else float
+        (kind,) = set(get_args(hints[one.name])) - {NoneType}
         command = click.option(f"--{one.name.replace('_', '-')}", type=kind, help="Chosen by the trainer if absent.")(
             command
         )
@@ -53,6 +54,11 @@ def _hyperparameters(command: F) -> F:
     type=click.Choice([one.value for one in PromotePolicy]),
     default=PromotePolicy.AUTO.value,
     show_default=True,
+)
+@click.option(
+    "--memory",
+    type=click.Choice([one.value for one in MemoryMode]),
+    help="What the candidate carries for the next adaptation; what its base does if absent.",
 )
 @click.option("--annotates", multiple=True, metavar="TYPE", help="An entity type that the data annotates; repeat it.")
 @click.option("--base", default="", metavar="CHECKPOINT", help="Start from this one.  [default: current]")

@@ -126,6 +126,38 @@ PROMOTE_POLICY_NEVER: PromotePolicy.ValueType  # 3
 """PROMOTE_POLICY_NEVER publishes it without an alias."""
 Global___PromotePolicy: typing_extensions.TypeAlias = PromotePolicy
 
+class _MemoryMode:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _MemoryModeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_MemoryMode.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    MEMORY_MODE_UNSPECIFIED: _MemoryMode.ValueType  # 0
+    """MEMORY_MODE_UNSPECIFIED is the zero value and means the base's own mode."""
+    MEMORY_MODE_EXAMPLES: _MemoryMode.ValueType  # 1
+    """MEMORY_MODE_EXAMPLES keeps a bounded, balanced set of examples to rehearse and to judge by. The strongest."""
+    MEMORY_MODE_STATISTICS: _MemoryMode.ValueType  # 2
+    """MEMORY_MODE_STATISTICS keeps covariances of activations, and no text. A shared backbone can then be protected, but
+    judged only by examples of the request that are annotated for both heads.
+    """
+    MEMORY_MODE_NONE: _MemoryMode.ValueType  # 3
+    """MEMORY_MODE_NONE keeps nothing. Only distillation on the new texts is left, or a fork."""
+
+class MemoryMode(_MemoryMode, metaclass=_MemoryModeEnumTypeWrapper):
+    """MemoryMode says what a checkpoint carries of what it has learnt from, so that the next adaptation can protect it."""
+
+MEMORY_MODE_UNSPECIFIED: MemoryMode.ValueType  # 0
+"""MEMORY_MODE_UNSPECIFIED is the zero value and means the base's own mode."""
+MEMORY_MODE_EXAMPLES: MemoryMode.ValueType  # 1
+"""MEMORY_MODE_EXAMPLES keeps a bounded, balanced set of examples to rehearse and to judge by. The strongest."""
+MEMORY_MODE_STATISTICS: MemoryMode.ValueType  # 2
+"""MEMORY_MODE_STATISTICS keeps covariances of activations, and no text. A shared backbone can then be protected, but
+judged only by examples of the request that are annotated for both heads.
+"""
+MEMORY_MODE_NONE: MemoryMode.ValueType  # 3
+"""MEMORY_MODE_NONE keeps nothing. Only distillation on the new texts is left, or a fork."""
+Global___MemoryMode: typing_extensions.TypeAlias = MemoryMode
+
 class _JobState:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -213,6 +245,7 @@ class AdaptRequest(google.protobuf.message.Message):
     REQUEST_ID_FIELD_NUMBER: builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     RETAINED_MARGIN_FIELD_NUMBER: builtins.int
+    MEMORY_FIELD_NUMBER: builtins.int
     head: twofold.v1.inference_pb2.Head.ValueType
     """head to adapt. Required; the other head is the protected one."""
     freeze: Global___FreezeMode.ValueType
@@ -235,6 +268,8 @@ class AdaptRequest(google.protobuf.message.Message):
     """retained_margin in points (0.01 of a score) that the adapted head may lose on its old labels. Absent means 3.0; from
     0 to 100.
     """
+    memory: Global___MemoryMode.ValueType
+    """memory that the candidate carries for the next adaptation. Zero means the same as the base carries."""
     @property
     def dataset(self) -> Global___Dataset:
         """dataset to adapt to. Required."""
@@ -267,9 +302,10 @@ class AdaptRequest(google.protobuf.message.Message):
         request_id: builtins.str = ...,
         validate_only: builtins.bool = ...,
         retained_margin: builtins.float | None = ...,
+        memory: Global___MemoryMode.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_retained_margin", b"_retained_margin", "dataset", b"dataset", "hyperparameters", b"hyperparameters", "max_runtime", b"max_runtime", "protection", b"protection", "retained_margin", b"retained_margin"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_retained_margin", b"_retained_margin", "base_checkpoint", b"base_checkpoint", "dataset", b"dataset", "freeze", b"freeze", "head", b"head", "hyperparameters", b"hyperparameters", "label_policy", b"label_policy", "max_runtime", b"max_runtime", "promote", b"promote", "protection", b"protection", "request_id", b"request_id", "retained_margin", b"retained_margin", "seed", b"seed", "validate_only", b"validate_only"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_retained_margin", b"_retained_margin", "base_checkpoint", b"base_checkpoint", "dataset", b"dataset", "freeze", b"freeze", "head", b"head", "hyperparameters", b"hyperparameters", "label_policy", b"label_policy", "max_runtime", b"max_runtime", "memory", b"memory", "promote", b"promote", "protection", b"protection", "request_id", b"request_id", "retained_margin", b"retained_margin", "seed", b"seed", "validate_only", b"validate_only"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_retained_margin", b"_retained_margin"]) -> typing.Literal["retained_margin"] | None: ...
 
 Global___AdaptRequest: typing_extensions.TypeAlias = AdaptRequest
@@ -485,6 +521,11 @@ class Hyperparameters(google.protobuf.message.Message):
     PATIENCE_FIELD_NUMBER: builtins.int
     REHEARSAL_RATIO_FIELD_NUMBER: builtins.int
     UNFROZEN_BLOCKS_FIELD_NUMBER: builtins.int
+    DISTILLATION_FIELD_NUMBER: builtins.int
+    RETENTION_FIELD_NUMBER: builtins.int
+    PROJECTION_FIELD_NUMBER: builtins.int
+    GUARD_FIELD_NUMBER: builtins.int
+    TRAIN_NORMS_FIELD_NUMBER: builtins.int
     epochs: builtins.int
     """epochs over the training examples, in each stage."""
     batch_size: builtins.int
@@ -505,6 +546,20 @@ class Hyperparameters(google.protobuf.message.Message):
     """rehearsal_ratio of rehearsed examples from the checkpoint's memory to new ones. Zero switches rehearsal off."""
     unfrozen_blocks: builtins.int
     """unfrozen_blocks at the top of the backbone that FREEZE_MODE_HEAD trains. Zero or more than there are means all."""
+    distillation: builtins.float
+    """distillation is the weight of what the base answered for the protected head, beside the losses of the labels. Zero
+    switches it off.
+    """
+    retention: builtins.float
+    """retention is the same for the old labels of the adapted head. Zero switches it off."""
+    projection: builtins.float
+    """projection is the share of the energy of the protected texts' activations that no update of shared blocks may
+    touch, from 0 to 1. Zero, the default where examples are remembered, lets the updates go anywhere.
+    """
+    guard: builtins.bool
+    """guard watches the protected task while shared blocks train, and goes back when it suffers. True unless it is false."""
+    train_norms: builtins.bool
+    """train_norms lets normalisation layers move with their blocks. True unless it is false."""
     def __init__(
         self,
         *,
@@ -518,15 +573,24 @@ class Hyperparameters(google.protobuf.message.Message):
         patience: builtins.int | None = ...,
         rehearsal_ratio: builtins.float | None = ...,
         unfrozen_blocks: builtins.int | None = ...,
+        distillation: builtins.float | None = ...,
+        retention: builtins.float | None = ...,
+        projection: builtins.float | None = ...,
+        guard: builtins.bool | None = ...,
+        train_norms: builtins.bool | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_backbone_learning_rate", b"_backbone_learning_rate", "_batch_size", b"_batch_size", "_epochs", b"_epochs", "_head_learning_rate", b"_head_learning_rate", "_layer_decay", b"_layer_decay", "_patience", b"_patience", "_rehearsal_ratio", b"_rehearsal_ratio", "_unfrozen_blocks", b"_unfrozen_blocks", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "backbone_learning_rate", b"backbone_learning_rate", "batch_size", b"batch_size", "epochs", b"epochs", "head_learning_rate", b"head_learning_rate", "layer_decay", b"layer_decay", "patience", b"patience", "rehearsal_ratio", b"rehearsal_ratio", "unfrozen_blocks", b"unfrozen_blocks", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_backbone_learning_rate", b"_backbone_learning_rate", "_batch_size", b"_batch_size", "_epochs", b"_epochs", "_head_learning_rate", b"_head_learning_rate", "_layer_decay", b"_layer_decay", "_patience", b"_patience", "_rehearsal_ratio", b"_rehearsal_ratio", "_unfrozen_blocks", b"_unfrozen_blocks", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "backbone_learning_rate", b"backbone_learning_rate", "batch_size", b"batch_size", "epochs", b"epochs", "head_learning_rate", b"head_learning_rate", "layer_decay", b"layer_decay", "patience", b"patience", "rehearsal_ratio", b"rehearsal_ratio", "unfrozen_blocks", b"unfrozen_blocks", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_backbone_learning_rate", b"_backbone_learning_rate", "_batch_size", b"_batch_size", "_distillation", b"_distillation", "_epochs", b"_epochs", "_guard", b"_guard", "_head_learning_rate", b"_head_learning_rate", "_layer_decay", b"_layer_decay", "_patience", b"_patience", "_projection", b"_projection", "_rehearsal_ratio", b"_rehearsal_ratio", "_retention", b"_retention", "_train_norms", b"_train_norms", "_unfrozen_blocks", b"_unfrozen_blocks", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "backbone_learning_rate", b"backbone_learning_rate", "batch_size", b"batch_size", "distillation", b"distillation", "epochs", b"epochs", "guard", b"guard", "head_learning_rate", b"head_learning_rate", "layer_decay", b"layer_decay", "patience", b"patience", "projection", b"projection", "rehearsal_ratio", b"rehearsal_ratio", "retention", b"retention", "train_norms", b"train_norms", "unfrozen_blocks", b"unfrozen_blocks", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_backbone_learning_rate", b"_backbone_learning_rate", "_batch_size", b"_batch_size", "_distillation", b"_distillation", "_epochs", b"_epochs", "_guard", b"_guard", "_head_learning_rate", b"_head_learning_rate", "_layer_decay", b"_layer_decay", "_patience", b"_patience", "_projection", b"_projection", "_rehearsal_ratio", b"_rehearsal_ratio", "_retention", b"_retention", "_train_norms", b"_train_norms", "_unfrozen_blocks", b"_unfrozen_blocks", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "backbone_learning_rate", b"backbone_learning_rate", "batch_size", b"batch_size", "distillation", b"distillation", "epochs", b"epochs", "guard", b"guard", "head_learning_rate", b"head_learning_rate", "layer_decay", b"layer_decay", "patience", b"patience", "projection", b"projection", "rehearsal_ratio", b"rehearsal_ratio", "retention", b"retention", "train_norms", b"train_norms", "unfrozen_blocks", b"unfrozen_blocks", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_backbone_learning_rate", b"_backbone_learning_rate"]) -> typing.Literal["backbone_learning_rate"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_batch_size", b"_batch_size"]) -> typing.Literal["batch_size"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_distillation", b"_distillation"]) -> typing.Literal["distillation"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_epochs", b"_epochs"]) -> typing.Literal["epochs"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_guard", b"_guard"]) -> typing.Literal["guard"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_head_learning_rate", b"_head_learning_rate"]) -> typing.Literal["head_learning_rate"] | None: ...
     @typing.overload
@@ -534,7 +598,13 @@ class Hyperparameters(google.protobuf.message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_patience", b"_patience"]) -> typing.Literal["patience"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_projection", b"_projection"]) -> typing.Literal["projection"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_rehearsal_ratio", b"_rehearsal_ratio"]) -> typing.Literal["rehearsal_ratio"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_retention", b"_retention"]) -> typing.Literal["retention"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_train_norms", b"_train_norms"]) -> typing.Literal["train_norms"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_unfrozen_blocks", b"_unfrozen_blocks"]) -> typing.Literal["unfrozen_blocks"] | None: ...
     @typing.overload

@@ -1,0 +1,41 @@
+"""How a head's new rows stand against its old ones, once both are learnt.
+
+Training sees new and old examples in shares that say nothing of how often they will be asked for, and what was learnt
+last shouts loudest, or what is held shouts it down. One number added to the biases of all new rows sets that right: after
+the bias correction of Wu et al. 2019 (arXiv:1905.13260) and the logit adjustment of Menon et al. 2021 (arXiv:2007.07314).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from twofold_trainer.features import FeatureCache, FeatureSource
+from twofold_trainer.loop import Yardstick
+from twofold_trainer.model import TwofoldModel
+from twofold_trainer.recipe import MIN_GAIN, OFFSETS
+from twofold_trainer.scoring import ROWS
+
+
+def balance(model: TwofoldModel, yardstick: Yardstick, source: FeatureSource, old: int) -> float:
+    """Add to the biases of the rows after the first *old* what does best by the yardstick, and return it, in logits.
+
+    The texts are run once, and only the head's last sum is done again for each number that is tried.
+    """
+    head = model.head(yardstick.judges[0].head)
+    cache = FeatureCache()
+    for _ in cache.fill(source, [one for judge in yardstick.judges for one in judge.encodings], rows=ROWS):
+        pass
+    trained = head.bias.detach().clone()
+
+    def score(offset: float) -> float:
+        with torch.no_grad():
+            head.bias.copy_(trained)
+            head.bias[old:] += offset
+        return yardstick.measure(model, cache.get).value
+
+    scores = {offset: score(offset) for offset in (0.0, *OFFSETS)}
+    best = max(scores, key=lambda offset: (scores[offset], -abs(offset)))
+    if scores[best] < scores[0.0] + MIN_GAIN:
+        best = 0.0
+    score(best)
+    return best
