@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from twofold_checkpoint.encoding import Encoding, Window, pad
 from twofold_checkpoint.manifest import HEADS, HeadName
 
@@ -24,12 +23,6 @@ class Features:
 
     pooled: Tensor
     tokens: Tensor
-
-    def drop(self, share: float) -> Features:
-        """Leave the share of the values out at random, so that the heads lean on none of them."""
-        if not share:
-            return self
-        return Features(*(F.dropout(values, share) for values in (self.pooled, self.tokens)))
 
 
 FeatureSource = Callable[[Sequence[Encoding]], Features]

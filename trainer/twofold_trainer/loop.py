@@ -129,14 +129,13 @@ class Learner:
     """The parameters that move."""
     source: FeatureSource
     objective: Objective
-    dropout: float
     optimizer: Optimizer
     schedule: LambdaLR
 
     def learn(self, batch: Sequence[Target]) -> float:
         """Take a step and return the loss before it."""
         features = self.source([target.encoding for target in batch])
-        loss = self.objective(self.model, batch, features.drop(self.dropout))
+        loss = self.objective(self.model, batch, features)
         if loss.requires_grad:  # A batch of which nothing is known teaches nothing.
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -165,7 +164,6 @@ def make_learner(model: TwofoldModel, stage: Stage, recipe: Recipe, lesson: Less
         names,
         lesson.source if stage.blocks else without_gradients(lesson.source),
         lesson.objective,
-        recipe.head_dropout if stage.blocks else 0.0,
         optimizer,
         make_schedule(optimizer, stage.steps(recipe, lesson.pool), recipe.warmup_ratio),
     )

@@ -53,8 +53,6 @@ class Recipe:
     """Whether the protected task is watched while shared blocks train."""
     train_norms: bool
     """Whether normalisation layers move with their blocks."""
-    head_dropout: float
-    """Share of what the heads read that is left out of each step while blocks move."""
 
 
 CLIP_NORM = 1.0
@@ -144,7 +142,6 @@ def default_recipe(
         projection=PROJECTION if remembers == "statistics" else 0.0,
         guard=True,
         train_norms=True,
-        head_dropout=0.1,
     )
 
 
