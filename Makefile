@@ -79,9 +79,10 @@ bench-base: setup  ## quality of a first checkpoint on SNIPS and HWU64 (an hour 
 	$(BIN)/python benchmarks/base.py --sets $(SETS) --scorer $(SCORER)
 
 SIZE ?= standard
-bench-adapt: setup  ## what adaptation costs the other tasks: scenarios by methods (hours; resumable; QUICK=1, SIZE=full)
+JOBS ?= 1
+bench-adapt: setup  ## what adaptation costs the other tasks (hours; resumable; QUICK=1, SIZE=full, JOBS=2)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/adapt.py --sets $(SETS) --scorer $(SCORER) \
-	  --size $(if $(QUICK),quick,$(SIZE))
+	  --size $(if $(QUICK),quick,$(SIZE)) --jobs $(JOBS)
 
 bench-swap: setup  ## 20 swaps under a steady stream of requests
 	$(BIN)/python benchmarks/swap.py

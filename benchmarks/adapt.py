@@ -1,20 +1,24 @@
 """What adaptation costs the tasks that were there before: eleven scenarios, the classic methods and ours.
 
     python benchmarks/adapt.py --sets DIRECTORY --scorer SCORE.py [--size standard|full|quick] [--work DIRECTORY]
-                               [--scenarios NAME,...] [--rows NAME,...] [--again] [--seed 0]
+                               [--scenarios NAME,...] [--rows NAME,...] [--again] [--seed 0] [--jobs 1]
 
 DIRECTORY holds scenarios.json and the data sets that it names. Base checkpoints are trained once and kept in --work. A
 cell (one scenario, one row) runs in a process of its own and is written to the results at once; one that is there
-already, measured under the same settings, is not run again unless --again asks for it.
+already, measured under the same settings, is not run again unless --again asks for it. With --jobs N, N cells run at a
+time and share the cores; their seconds are then those of a busy machine, their CPU seconds are not.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +36,8 @@ from adapting.scorer import Scorer
 from adapting.sizes import NAMES, Size, choose_size
 from adapting.summary import summarise
 from adapting.table import make_tables
+
+LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -114,8 +120,13 @@ class Benchmark:
         return self.work / "cells" / f"{self.size.name}-{self.seed}" / scenario / row
 
 
-def run_apart(benchmark: Benchmark, scenario: str, row: str, arguments: list[str]) -> Cell:
+def run_apart(benchmark: Benchmark, scenario: str, row: str, arguments: list[str], *, threads: int) -> Cell:
     """Measure a cell in a process of its own; what goes wrong there becomes the cell's error."""
+    try:
+        with LOCK:  # Once for all cells that wait for the same base.
+            ensure_base(benchmark.bases[scenario], benchmark.work / "bases")
+    except RuntimeError as error:  # The base could not be trained.
+        return Cell(**benchmark.identity(benchmark.find(scenario), row), error=str(error))
     directory = benchmark.directory(scenario, row)
     directory.mkdir(parents=True, exist_ok=True)
     out, log = directory / "cell.json", directory / "log.txt"
@@ -123,7 +134,8 @@ def run_apart(benchmark: Benchmark, scenario: str, row: str, arguments: list[str
     begun = time.monotonic()
     with log.open("wb") as file:
         command = [sys.executable, __file__, *arguments, "--cell", f"{scenario}/{row}"]
-        code = subprocess.run(command, check=False, stdout=file, stderr=file).returncode
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        code = subprocess.run(command, check=False, stdout=file, stderr=file, env=environment).returncode
     wall = round(time.monotonic() - begun, 2)
     if code == 0:
         return msgspec.structs.replace(msgspec.json.decode(out.read_bytes(), type=Cell), wall_seconds=wall)
@@ -133,7 +145,7 @@ def run_apart(benchmark: Benchmark, scenario: str, row: str, arguments: list[str
     return Cell(**benchmark.identity(benchmark.find(scenario), row), wall_seconds=wall, error=error)
 
 
-def run(benchmark: Benchmark, chosen: list[Key], arguments: list[str], *, again: bool) -> int:
+def run(benchmark: Benchmark, chosen: list[Key], arguments: list[str], *, again: bool, jobs: int) -> int:
     """Measure what is left to measure, write the results after every cell, and print the tables."""
     name, wanted = name_results(benchmark.size.name), benchmark.wanted
     settings = {
@@ -145,20 +157,20 @@ def run(benchmark: Benchmark, chosen: list[Key], arguments: list[str], *, again:
     cells = read_cells(name)
     left = chosen if again else select_left(cells, wanted, chosen)
     failed = 0
-    for number, (scenario, row) in enumerate(left):
-        done = [cells[key] for key in left[:number]] or select_current(cells, wanted)
-        time_left = remaining_seconds(done, left[number:])
-        after = "" if time_left is None else f"; about {spell(time_left)} left"
-        tell(f"[{number + 1}/{len(left)}] {scenario} / {row}{after}")
-        try:
-            ensure_base(benchmark.bases[scenario], benchmark.work / "bases")
-            cell = run_apart(benchmark, scenario, row, arguments)
-        except RuntimeError as error:  # The base could not be trained.
-            cell = Cell(**benchmark.identity(benchmark.find(scenario), row), error=str(error))
-        cells[scenario, row] = cell
-        failed += cell.error is not None
-        tell(f"    {describe(cell)}")
-        write_cells(name, cells, wanted, settings, quiet=True)
+    done: list[Cell] = []
+    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    with ThreadPoolExecutor(jobs) as pool:
+        running = {pool.submit(run_apart, benchmark, *key, arguments, threads=threads): key for key in left}
+        for number, finished in enumerate(as_completed(running), 1):
+            scenario, row = running[finished]
+            cell = cells[scenario, row] = finished.result()
+            done.append(cell)
+            failed += cell.error is not None
+            waiting = [key for key in left if key not in {(one.scenario, one.row) for one in done}]
+            time_left = remaining_seconds(done, waiting)
+            after = "" if time_left is None else f"; about {spell(time_left / jobs)} left"
+            tell(f"[{number}/{len(left)}] {scenario} / {row}: {describe(cell)}{after}")
+            write_cells(name, cells, wanted, settings, quiet=True)
     print(make_tables(select_current(cells, wanted), [one.name for one in benchmark.scenarios]))
     write_cells(name, cells, wanted, settings)
     return 1 if failed else 0
@@ -190,6 +202,7 @@ def main() -> int:
     parser.add_argument("--rows", type=split, default=ROWS, help="the same")
     parser.add_argument("--again", action="store_true", help="run the chosen cells even if they are finished")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="cells that run at a time")
     parser.add_argument("--first", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -214,7 +227,7 @@ def main() -> int:
     shared = ["--sets", arguments.sets, "--scorer", arguments.scorer, "--work", arguments.work]
     shared += ["--size", arguments.size, "--seed", arguments.seed]
     shared += [] if arguments.first is None else ["--first", arguments.first]
-    return run(benchmark, chosen, [str(one) for one in shared], again=arguments.again)
+    return run(benchmark, chosen, [str(one) for one in shared], again=arguments.again, jobs=arguments.jobs)
 
 
 def split(names: str) -> tuple[str, ...]:
