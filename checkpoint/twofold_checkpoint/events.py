@@ -120,6 +120,9 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     lost: int
     needed_examples: int | None = None
     """How many would decide, where these do not."""
+    calibration_before: float | None = None
+    """Expected calibration error, from 0 to 1: how far confidence and accuracy are apart."""
+    calibration_after: float | None = None
 
 
 class Judged(_Event, frozen=True, tag=True):

@@ -12,7 +12,7 @@ from twofold_checkpoint.job import Hyperparameters
 from twofold_checkpoint.memory import Memory, fold
 from twofold_trainer import recipe
 from twofold_trainer.batches import Pool, batches
-from twofold_trainer.metrics import SpanCounts, accuracy, count_spans, span_f1
+from twofold_trainer.metrics import SpanCounts, accuracy, count_spans, span_f1, span_hits
 from twofold_trainer.splits import remember, set_aside, split
 
 from trainer import tiny
@@ -39,6 +39,8 @@ def test_spans_are_compared_exactly(
 ) -> None:
     """A span counts if start, end and type are right; one of a type that nobody annotated counts neither way."""
     assert count_spans(predicted, expected, annotated) == counts
+    hits = span_hits(predicted, expected, annotated)
+    assert hits == [(1.0, 1)] * counts.right + [(1.0, 0)] * (counts.predicted - counts.right)
 
 
 def test_scores_are_micro_averages() -> None:

@@ -113,6 +113,9 @@ def test_two_adaptations_in_a_row(make_job: MakeJob, store: Store) -> None:
         assert after["new"] > before["new"] + 0.1
         assert one(events, ParityMeasured).max_error <= 1e-4
         assert one(events, Judged).verdict == "pass"
+        compared = one(events, Judged).comparisons[0]
+        assert 0 < compared.calibration_before < 1
+        assert (compared.calibration_before == compared.calibration_after) == (head == "ner")
         assert isinstance(events[-1], Finished)
     assert figures(first_events, "after")["protected"] == figures(first_events, "before")["protected"]
 

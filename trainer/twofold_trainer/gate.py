@@ -49,6 +49,8 @@ class Comparison:
     lost: int
     needed_examples: int | None
     """How many examples would decide, where these do not."""
+    calibration: tuple[float | None, float | None] = (None, None)
+    """Expected calibration error before and after. It is reported, and decides nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,8 @@ def compare(pair: Pair, against: Against, margin: float, *, seed: int = 0) -> Co
     room = (margin / 100 + min(0.0, bounds.difference)) / bounds.weight  # What the fall seen leaves of the margin.
     undecided = bounds.lower <= -margin / 100 and SLACK < room < 1
     needed = max(n + 1, needed_examples((gained + lost) / n, room)) if undecided else None
-    return Comparison(against, before.value, after.value, bounds, n, gained, lost, needed)
+    calibration = before.calibration_error, after.calibration_error
+    return Comparison(against, before.value, after.value, bounds, n, gained, lost, needed, calibration)
 
 
 def _worst(comparisons: Iterable[Comparison], margin: float) -> tuple[VerdictName, str]:

@@ -55,6 +55,8 @@ def describe_verdict(verdict: Verdict, figures: Figures) -> Judged:
                 gained=one.gained,
                 lost=one.lost,
                 needed_examples=one.needed_examples,
+                calibration_before=one.calibration[0],
+                calibration_after=one.calibration[1],
             )
             for one in verdict.comparisons
         ),

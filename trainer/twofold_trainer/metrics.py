@@ -39,6 +39,18 @@ def count_spans(predicted: Sequence[Entity], expected: Sequence[Span], annotated
     return SpanCounts(len(found & wanted), len(found), len(wanted))
 
 
+def span_hits(
+    predicted: Sequence[Entity], expected: Sequence[Span], annotated: Collection[str] | None
+) -> list[tuple[float, int]]:
+    """Return the confidence of every predicted span whose type is annotated, and 1 if it is right, else 0."""
+    wanted = {(one.start, one.end, one.type) for one in expected}
+    return [
+        (one.score, int((one.start, one.end, one.type) in wanted))
+        for one in predicted
+        if annotated is None or one.type in annotated
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class HeadScore:
     """Hold one head's figure with what each example contributed, in the order of the examples.
@@ -50,6 +62,8 @@ class HeadScore:
     head: HeadName
     value: float
     outcomes: tuple[int, ...] | tuple[SpanCounts, ...]
+    calibration_error: float | None = None
+    """Of the labels, or of the spans that were found; see calibration.py."""
 
     @property
     def examples(self) -> int:

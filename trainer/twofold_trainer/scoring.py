@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,8 +13,9 @@ from twofold_checkpoint.examples import Example
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import HeadName
 
+from twofold_trainer.calibration import expected_calibration_error
 from twofold_trainer.features import Features, FeatureSource, live
-from twofold_trainer.metrics import HeadScore, accuracy, count_spans, span_f1
+from twofold_trainer.metrics import HeadScore, accuracy, count_spans, span_f1, span_hits
 from twofold_trainer.model import TwofoldModel
 from twofold_trainer.stop import Stop
 
@@ -92,7 +94,13 @@ class Judge:
         )
         pairs = list(zip(self.examples, answers, strict=True))
         if self.head == "classifier":
-            return accuracy([int(answer.labels[0].label == example.label) for example, answer in pairs])
-        return span_f1(
-            [count_spans(answer.entities, example.entities or (), example.annotated_types) for example, answer in pairs]
-        )
+            hits = [(answer.labels[0].score, int(answer.labels[0].label == example.label)) for example, answer in pairs]
+            score = accuracy([right for _, right in hits])
+        else:
+            spans = [(answer.entities, example.entities or (), example.annotated_types) for example, answer in pairs]
+            hits = [hit for one in spans for hit in span_hits(*one)]
+            score = span_f1([count_spans(*one) for one in spans])
+        if score is None:
+            return None
+        confidences = [min(1.0, sure) for sure, _ in hits]  # Single precision may pass 1 by its last bit.
+        return replace(score, calibration_error=expected_calibration_error(confidences, [right for _, right in hits]))

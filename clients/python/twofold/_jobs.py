@@ -167,6 +167,8 @@ class GateComparison:
     gained: int = 0
     lost: int = 0
     needed_examples: int | None = None
+    calibration_before: float | None = None
+    calibration_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

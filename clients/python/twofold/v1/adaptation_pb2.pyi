@@ -952,6 +952,8 @@ class GateComparison(google.protobuf.message.Message):
     GAINED_FIELD_NUMBER: builtins.int
     LOST_FIELD_NUMBER: builtins.int
     NEEDED_EXAMPLES_FIELD_NUMBER: builtins.int
+    CALIBRATION_BEFORE_FIELD_NUMBER: builtins.int
+    CALIBRATION_AFTER_FIELD_NUMBER: builtins.int
     against: builtins.str
     """against is "base" or "approved"."""
     before: builtins.float
@@ -970,6 +972,12 @@ class GateComparison(google.protobuf.message.Message):
     """lost examples are answered worse."""
     needed_examples: builtins.int
     """needed_examples would decide. Absent where these did."""
+    calibration_before: builtins.float
+    """calibration_before is how far confidence and accuracy were apart, from 0 to 1 (expected calibration error). Absent
+    where nothing was found that could be right. It is reported and decides nothing.
+    """
+    calibration_after: builtins.float
+    """calibration_after is the same of the candidate."""
     def __init__(
         self,
         *,
@@ -982,9 +990,16 @@ class GateComparison(google.protobuf.message.Message):
         gained: builtins.int = ...,
         lost: builtins.int = ...,
         needed_examples: builtins.int | None = ...,
+        calibration_before: builtins.float | None = ...,
+        calibration_after: builtins.float | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_needed_examples", b"_needed_examples", "needed_examples", b"needed_examples"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_needed_examples", b"_needed_examples", "after", b"after", "against", b"against", "before", b"before", "examples", b"examples", "gained", b"gained", "lost", b"lost", "lower_bound", b"lower_bound", "needed_examples", b"needed_examples", "upper_bound", b"upper_bound"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_calibration_after", b"_calibration_after", "_calibration_before", b"_calibration_before", "_needed_examples", b"_needed_examples", "calibration_after", b"calibration_after", "calibration_before", b"calibration_before", "needed_examples", b"needed_examples"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_calibration_after", b"_calibration_after", "_calibration_before", b"_calibration_before", "_needed_examples", b"_needed_examples", "after", b"after", "against", b"against", "before", b"before", "calibration_after", b"calibration_after", "calibration_before", b"calibration_before", "examples", b"examples", "gained", b"gained", "lost", b"lost", "lower_bound", b"lower_bound", "needed_examples", b"needed_examples", "upper_bound", b"upper_bound"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_calibration_after", b"_calibration_after"]) -> typing.Literal["calibration_after"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_calibration_before", b"_calibration_before"]) -> typing.Literal["calibration_before"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_needed_examples", b"_needed_examples"]) -> typing.Literal["needed_examples"] | None: ...
 
 Global___GateComparison: typing_extensions.TypeAlias = GateComparison
