@@ -12,13 +12,14 @@ import torch
 from twofold_trainer.features import FeatureCache, FeatureSource
 from twofold_trainer.loop import Yardstick
 from twofold_trainer.model import TwofoldModel
-from twofold_trainer.recipe import MIN_GAIN, OFFSETS
+from twofold_trainer.recipe import LEAD_COST, MIN_GAIN, OFFSETS
 from twofold_trainer.scoring import ROWS
 
 
 def balance(model: TwofoldModel, yardstick: Yardstick, source: FeatureSource, old: int) -> float:
     """Add to the biases of the rows after the first *old* what does best by the yardstick, and return it, in logits.
 
+    No judge may lose more than LEAD_COST by it: what is new does not win at the cost of what is old, or the other way.
     The texts are run once, and only the head's last sum is done again for each number that is tried.
     """
     head = model.head(yardstick.judges[0].head)
@@ -27,15 +28,20 @@ def balance(model: TwofoldModel, yardstick: Yardstick, source: FeatureSource, ol
         pass
     trained = head.bias.detach().clone()
 
-    def score(offset: float) -> float:
+    def lead(offset: float) -> None:
         with torch.no_grad():
             head.bias.copy_(trained)
             head.bias[old:] += offset
-        return yardstick.measure(model, cache.get).value
 
-    scores = {offset: score(offset) for offset in (0.0, *OFFSETS)}
-    best = max(scores, key=lambda offset: (scores[offset], -abs(offset)))
-    if scores[best] < scores[0.0] + MIN_GAIN:
-        best = 0.0
-    score(best)
+    def scores(offset: float) -> list[float]:
+        lead(offset)
+        return yardstick.scores(model, cache.get)
+
+    unmoved = scores(0.0)
+    best, most = 0.0, sum(unmoved) + len(unmoved) * MIN_GAIN
+    for offset in sorted(OFFSETS, key=abs):
+        tried = scores(offset)
+        if sum(tried) > most and all(new >= before - LEAD_COST for new, before in zip(tried, unmoved, strict=True)):
+            best, most = offset, sum(tried)
+    lead(best)
     return best

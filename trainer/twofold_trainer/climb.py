@@ -76,7 +76,7 @@ def climb(
         if lesson.constraint is not None:
             yield Noted(message=f"Stage {stage.name}: {lesson.constraint.leak()}.")
         figures = f"dev {100 * trained.before:.1f} -> {100 * trained.best:.1f}"
-        if stage.blocks and trained.best < trained.before + MIN_GAIN:
+        if stage.blocks and trained.best < trained.before + MIN_GAIN - yardstick.chance:
             restore(model, before)
             why = "did not help" if trained.broken is None else f"was of no use because {trained.broken}"
             return Climbed(tuple(kept), f"{stage.name} {why} ({figures}) and was undone", complete=False)

@@ -103,6 +103,7 @@ class Course:
             protected=settings.distillation,
             retained=settings.retention,
             retained_on_new=0.0 if recalls else settings.retention,
+            repair=settings.repair,
             temperature=settings.temperature,
         )
         return Lesson(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +18,12 @@ from twofold_trainer.features import FeatureSource, without_gradients
 from twofold_trainer.freezing import Group, freeze_all_but, head_names, only, trainable_groups
 from twofold_trainer.guard import decide, looks
 from twofold_trainer.lesson import Lesson
-from twofold_trainer.metrics import METRIC_OF
+from twofold_trainer.metrics import METRIC_OF, HeadScore
 from twofold_trainer.model import TwofoldModel, restore, snapshot
 from twofold_trainer.nullspace import Constraint, moved
 from twofold_trainer.objective import Objective
 from twofold_trainer.pace import Pace
-from twofold_trainer.recipe import CLIP_NORM, INTERPOLATIONS, Recipe
+from twofold_trainer.recipe import CLIP_NORM, EXPECTED_FLIPS, INTERPOLATIONS, TELLING, Recipe
 from twofold_trainer.scoring import Judge
 from twofold_trainer.stage import Stage
 from twofold_trainer.stop import Stop
@@ -41,7 +42,7 @@ class Yardstick:
 
     def measure(self, model: TwofoldModel, source: FeatureSource | None) -> ScoreMeasured:
         """Score the model. With nothing to measure by, every state is worth the same."""
-        scores = [score for judge in self.judges if (score := judge.score(model, self.labels, source)) is not None]
+        scores = self._scores(model, source)
         return ScoreMeasured(
             figure="dev",
             moment="during",
@@ -49,6 +50,19 @@ class Yardstick:
             value=sum(score.value for score in scores) / len(scores) if scores else 0.0,
             examples=sum(score.examples for score in scores),
         )
+
+    @property
+    def chance(self) -> float:
+        """How much a state may seem to lose where the new examples are too few to tell: a standard error of their share."""
+        examples = len(self.judges[0].examples)
+        return 0.0 if examples >= TELLING else math.sqrt(EXPECTED_FLIPS / max(1, examples)) / len(self.judges)
+
+    def scores(self, model: TwofoldModel, source: FeatureSource | None) -> list[float]:
+        """Return what each judge that has examples says."""
+        return [score.value for score in self._scores(model, source)]
+
+    def _scores(self, model: TwofoldModel, source: FeatureSource | None) -> list[HeadScore]:
+        return [score for judge in self.judges if (score := judge.score(model, self.labels, source)) is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +100,10 @@ def train_stage(
     chance = random.Random(seed)
     measured = yardstick.measure(model, lesson.source)
     yield measured
-    before, best = measured.value, Best(measured.value, snapshot(model, names))
+    before, best = (
+        measured.value,
+        Best(measured.value - (yardstick.chance if stage.blocks else 0.0), snapshot(model, names)),
+    )
     first = best.state
     step = breaches = 0
     left = False
@@ -176,14 +193,16 @@ class Best:
     value: float
     state: State
     wild: tuple[float, State] | None = None
+    highest: float = -math.inf
     fruitless: int = 0
-    """Measurements since the last gain."""
+    """Measurements since the highest one. A stage first falls while its rates rise: what it began with does not count."""
 
     def offer(self, value: float, state: State, *, passes: bool) -> None:
         """Take a state if it is the best of its kind."""
-        self.fruitless += 1
+        self.fruitless = 0 if value > self.highest else self.fruitless + 1
+        self.highest = max(self.highest, value)
         if passes and value > self.value:
-            self.value, self.state, self.fruitless = value, state, 0
+            self.value, self.state = value, state
         if not passes and (self.wild is None or value > self.wild[0]):
             self.wild = value, state
 

@@ -30,24 +30,31 @@ def partial_label_nll(logits: Tensor, allowed: Tensor) -> Tensor:
     return (total - permitted).mean()
 
 
-def repaired_nll(logits: Tensor, allowed: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean cross entropy of (tokens, tags) logits against targets that the teacher repairs.
+def repaired_nll(logits: Tensor, allowed: Tensor, teacher: Tensor, weight: float = 1.0) -> Tensor:
+    """Return the mean of -log p(any allowed tag), plus *weight* times that of what the teacher says of these tags.
 
-    A token with one allowed tag has that as its target. Where several are allowed, the data does not say which: the
-    target is then what the teacher, whose *teacher* logits are (tokens, old tags), believes of those, renormalised. So
-    data that does not annotate the old types does not teach that they are O. After the pseudo-labels of Douillard et
-    al. 2021, "PLOP" (CVPR), and Monaikul et al. 2021 (AAAI), kept soft. Tokens of which all is allowed count not.
+    Where several tags of *logits* (tokens, tags) are allowed, the data does not say which. The second term is then the
+    cross entropy, among the allowed tags, against what the teacher, whose *teacher* logits are (tokens, old tags),
+    believes of them. So data that does not annotate the old types does not teach that they are O. With a weight of one
+    the sum is the cross entropy against the teacher's answer, renormalised: the pseudo-labels of Douillard et al. 2021,
+    "PLOP" (CVPR), and Monaikul et al. 2021 (AAAI), kept soft. Tokens of which all is allowed count not.
     """
     informative = ~allowed.all(dim=1)
     if not bool(informative.any()):
         return logits.sum() * 0.0
     logits, allowed, teacher = logits[informative], allowed[informative], teacher[informative]
+    inside = logits.masked_fill(~allowed, -torch.inf)
+    permitted = torch.logsumexp(inside, dim=1)
+    loss = (torch.logsumexp(logits, dim=1) - permitted).mean()
+    if not weight:
+        return loss
     known = torch.full_like(logits, -torch.inf)
     known[:, : teacher.shape[1]] = teacher
     # One allowed tag needs no teacher, and may be one that the teacher does not have.
     alone = allowed.sum(dim=1, keepdim=True) == 1
-    scores = torch.where(alone, torch.zeros_like(known), known).masked_fill(~allowed, -torch.inf)
-    return F.cross_entropy(logits, scores.softmax(dim=1))
+    beliefs = torch.where(alone, torch.zeros_like(known), known).masked_fill(~allowed, -torch.inf).softmax(dim=1)
+    surprise = (permitted.unsqueeze(1) - logits).masked_fill(~allowed, 0.0)
+    return loss + weight * (beliefs * surprise).sum(dim=1).mean()
 
 
 def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:

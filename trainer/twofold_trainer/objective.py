@@ -28,6 +28,8 @@ class Distillation:
     """Weight for the old labels of the adapted head, on texts that are rehearsed."""
     retained_on_new: float
     """The same on new texts, which say little of the old labels; for where nothing is rehearsed (LwF)."""
+    repair: float
+    """Weight of what the teacher says of tokens that new texts leave open."""
     temperature: float
 
 
@@ -74,7 +76,10 @@ class Objective:
         else:
             masks = [target.allowed for target in own]
             allowed = torch.from_numpy(np.concatenate(masks)) if masks else torch.ones_like(logits, dtype=torch.bool)
-            loss = partial_label_nll(logits, allowed) if old is None else repaired_nll(logits, allowed, old)
+            if old is None or self.distillation is None:
+                loss = partial_label_nll(logits, allowed)
+            else:
+                loss = repaired_nll(logits, allowed, old, 1.0 if rehearsed else self.distillation.repair)
         if old is not None and self.distillation is not None:
             weight = self.distillation.protected
             if head == self.adapted:

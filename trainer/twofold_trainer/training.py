@@ -28,7 +28,7 @@ def train(plan: Plan, stop: Stop, gate: Gate) -> Generator[Event, None, Climbed]
     course = Course(plan, stop)
     course.fill()
     if plan.added:
-        _grow(plan, course)
+        grow(plan, course)
     climbed = yield from _climb(plan, plan.stages, course, stop)
     if plan.job.freeze != "auto" or stop.time_is_over:
         return climbed
@@ -87,7 +87,7 @@ def _climb_on(plan: Plan, course: Course, probed: Climbed, stop: Stop, gate: Gat
     return Climbed(kept, f"{why}, so the {plan.job.head} head got {plan.forked.name}")
 
 
-def _grow(plan: Plan, course: Course) -> None:
+def grow(plan: Plan, course: Course) -> None:
     """Append rows to the adapted head, begun at the means of their examples."""
     head, model = plan.job.head, plan.model
     if not plan.kept:
