@@ -97,9 +97,10 @@ def test_new_and_rehearsed_texts_are_averaged_apart(world: World) -> None:
     assert world.loss(Objective(ner_weight=8.0)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_teacher_adds_what_it_says(world: World) -> None:
-    """The protected head is distilled on all texts, the adapted head's old rows on rehearsed ones, and new texts are repaired."""
-    own = Distillation(world.teacher, protected=2.0, retained=3.0, temperature=2.0)
+@pytest.mark.parametrize("on_new", [0.0, 0.7])
+def test_the_teacher_adds_what_it_says(world: World, on_new: float) -> None:
+    """The protected head is distilled on all texts, the adapted head's old rows on rehearsed ones, or on new ones where that is asked for, and new texts are repaired."""
+    own = Distillation(world.teacher, protected=2.0, retained=3.0, retained_on_new=on_new, repair=0.25, temperature=2.0)
     expected = 0.0
     for number, part in enumerate((world.batch[:6], world.batch[6:])):
         encodings = [target.encoding for target in part]
@@ -109,16 +110,16 @@ def test_the_teacher_adds_what_it_says(world: World) -> None:
             logits = world.model.classifier(features.pooled), world.model.ner(features.tokens)
         allowed = torch.cat([torch.from_numpy(target.allowed) for target in part])
         expected += label_nll(logits[0], torch.tensor([target.label for target in part])).item()
-        expected += repaired_nll(logits[1], allowed, old.ner).item()
+        expected += repaired_nll(logits[1], allowed, old.ner, (0.25, 1.0)[number]).item()
         expected += 2.0 * distillation(logits[0], old.classifier, 2.0).item()
-        expected += 3.0 * number * distillation(logits[1], old.ner, 2.0).item()
+        expected += (on_new, 3.0)[number] * distillation(logits[1], old.ner, 2.0).item()
 
     assert world.loss(Objective(adapted="ner", distillation=own)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_teacher_whose_labels_were_replaced_is_not_heard(world: World) -> None:
     """With replaced labels the teacher speaks for the protected head only."""
-    own = Distillation(world.teacher, protected=0.0, retained=5.0, temperature=2.0)
+    own = Distillation(world.teacher, protected=0.0, retained=5.0, retained_on_new=5.0, repair=1.0, temperature=2.0)
 
     heard = world.loss(Objective(adapted="ner", distillation=own))
     not_heard = world.loss(Objective(adapted="ner", forgets=True, distillation=own))

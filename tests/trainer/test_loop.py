@@ -120,7 +120,7 @@ def test_the_best_state_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_patience_ends_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stage ends after as many measurements without a gain as its patience allows."""
+    """A stage ends after as many measurements without a gain over its own first one as its patience allows."""
     world = World(tmp_path)
     seen = []
 
@@ -131,7 +131,26 @@ def test_patience_ends_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Yardstick, "measure", measure)
     list(world.train(blocks=0, settings=replace(RECIPE, probe_epochs=9, patience=3)))
 
-    assert len(seen) == 1 + 3
+    assert len(seen) == 1 + 1 + 3
+
+
+@pytest.mark.parametrize(("examples", "kept"), [(10, True), (50, False)])
+def test_few_examples_do_not_undo_a_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, examples: int, kept: bool
+) -> None:
+    """A stage that seems to lose a point and a half keeps its state where so few examples cannot tell, and not otherwise."""
+    world = World(tmp_path)
+    world.yardstick.judges[0].examples = world.yardstick.judges[0].examples[:1] * examples
+    before = world.digest()
+    values = iter([0.9, 0.5, 0.885])
+
+    def measure(self, model, cache) -> ScoreMeasured:
+        return ScoreMeasured(figure="dev", moment="during", metric="f1", value=next(values), examples=examples)
+
+    monkeypatch.setattr(Yardstick, "measure", measure)
+    list(world.train())
+
+    assert (world.digest() != before) == kept
 
 
 def test_a_useless_stage_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,23 @@ def test_the_teacher_repairs_what_the_data_does_not_annotate() -> None:
     assert logits.grad[0].tolist() == pytest.approx([0.25 - 0.25, 0.25 - 0.75, 0.25, 0.25])
 
 
+def test_a_teacher_without_weight_leaves_it_open() -> None:
+    """Without weight the repaired loss is that of partial labels; each unit of weight adds the same, for open tokens only."""
+    logits, teacher = torch.randn(5, 4), torch.randn(5, 3)
+    allowed = torch.tensor([[True, True, False, False], [True, True, True, False], [False, False, False, True]])[
+        [0, 1, 2, 0, 1]
+    ]
+    losses = [repaired_nll(logits, allowed, teacher, weight).item() for weight in (0.0, 0.25, 1.0)]
+
+    assert losses[0] == pytest.approx(partial_label_nll(logits, allowed).item(), rel=1e-6)
+    assert losses[1] - losses[0] == pytest.approx(0.25 * (losses[2] - losses[0]), rel=1e-4)
+    assert losses[2] > losses[0]
+    closed = allowed[2:3]
+    assert repaired_nll(logits[2:3], closed, teacher[2:3], 5.0).item() == pytest.approx(
+        partial_label_nll(logits[2:3], closed).item(), rel=1e-6
+    )
+
+
 def test_tokens_of_which_all_is_allowed_are_not_repaired() -> None:
     """A token of which the data says nothing adds nothing; a batch of such tokens has loss zero and a gradient."""
     logits = torch.randn(2, 3, requires_grad=True)
