@@ -97,7 +97,7 @@ def test_no_other_struct() -> None:
 def test_files() -> None:
     """Every file of a checkpoint stands in docs/checkpoint-format.md, and nothing else does."""
     documented = {cells[0].strip("`") for cells in rows(chapters()["Files"])}
-    assert documented == {checkpoint.MANIFEST, *checkpoint.FILES}
+    assert documented == {checkpoint.MANIFEST, *checkpoint.FILES, checkpoint.STATISTICS}
 
 
 def test_format() -> None:
