@@ -30,7 +30,7 @@ from adapting.cells import Cell, digest_settings
 from adapting.progress import remaining_seconds, spell
 from adapting.rates import DEFAULT
 from adapting.results import Key, name_results, read_cells, select_current, select_left, write_cells
-from adapting.rows import CLASSICS, ROWS, find_row, is_run
+from adapting.rows import CLASSICS, ROWS, TWINS, find_row, is_run
 from adapting.scenarios import Scenario, ScenarioError, read_scenarios
 from adapting.scorer import Scorer
 from adapting.sizes import NAMES, Size, choose_size
@@ -155,7 +155,7 @@ def run(benchmark: Benchmark, chosen: list[Key], arguments: list[str], *, again:
         "rates": asdict(DEFAULT),
     }
     cells = read_cells(name)
-    left = chosen if again else select_left(cells, wanted, chosen)
+    left = [key for key in (chosen if again else select_left(cells, wanted, chosen)) if key[1] not in TWINS]
     failed = 0
     done: list[Cell] = []
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)
@@ -170,6 +170,10 @@ def run(benchmark: Benchmark, chosen: list[Key], arguments: list[str], *, again:
             time_left = remaining_seconds(done, waiting)
             after = "" if time_left is None else f"; about {spell(time_left / jobs)} left"
             tell(f"[{number}/{len(left)}] {scenario} / {row}: {describe(cell)}{after}")
+            for twin in (one for one, other in TWINS.items() if other == row):
+                cells[scenario, twin] = msgspec.structs.replace(
+                    cell, **benchmark.identity(benchmark.find(scenario), twin)
+                )
             write_cells(name, cells, wanted, settings, quiet=True)
     print(make_tables(select_current(cells, wanted), [one.name for one in benchmark.scenarios]))
     write_cells(name, cells, wanted, settings)

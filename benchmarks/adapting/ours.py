@@ -3,36 +3,48 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
-from twofold_checkpoint.checkpoint import Checkpoint
+from twofold_checkpoint.checkpoint import MANIFEST, MEMORY, STATISTICS, Checkpoint
 from twofold_checkpoint.events import Event, ExactProven, PhaseStarted
 from twofold_checkpoint.examples import Example, write_examples
 from twofold_checkpoint.job import Exact, Hyperparameters, Job, Statistical
-from twofold_checkpoint.manifest import other
+from twofold_checkpoint.manifest import MemoryMode, other
+from twofold_checkpoint.memory import write_memory
 from twofold_checkpoint.store import Store
 from twofold_trainer.exactness import prove_exact
 from twofold_trainer.figures import Figures
 from twofold_trainer.freezing import is_untouched
 from twofold_trainer.judging import judge_candidate
+from twofold_trainer.keeping import keep
+from twofold_trainer.nullspace import save_covariances
 from twofold_trainer.plan import Plan, make_plan
 from twofold_trainer.publish import publish, write_candidate
+from twofold_trainer.recipe import PROJECTION
 from twofold_trainer.run import make_candidate
+from twofold_trainer.splits import Parts
 from twofold_trainer.stop import Stop
 from twofold_trainer.training import train
 
 from adapting.student import Adapted, Row, Student, Task, load_student
 
 
-def adapt(student: Student, task: Task, *, protection: str) -> Adapted:
+def adapt(
+    student: Student,
+    task: Task,
+    *,
+    protection: str = "statistical",
+    memory: MemoryMode = "examples",
+    **settings: float | bool,
+) -> Adapted:
     """Adapt through a job of the trainer. The candidate is scored whatever the gate says; its verdict stands beside."""
-    store = _own_store(student, task.work)
-    assert student.checkpoint is not None, "Our rows publish what they train. This is a bug."
-    plan = make_plan(_job(protection, student.checkpoint, store, task))
+    store, base = _own_store(student, task.work, memory)
+    plan = make_plan(_job(protection, base, store, task, settings))
     stop, phases = Stop(), [*plan.events()]
     figures = Figures(plan, stop)
     before = figures.score(plan.model, "before")
@@ -75,20 +87,41 @@ def _prove(plan: Plan, staged: Path, texts: Sequence[str], stop: Stop) -> ExactP
     )
 
 
-ROWS: dict[str, Row] = {name: partial(adapt, protection=name) for name in ("statistical", "exact", "auto")}
+ROWS: dict[str, Row] = {
+    **{name: partial(adapt, protection=name) for name in ("statistical", "exact", "auto")},
+    "without_distillation": partial(adapt, distillation=0.0),
+    "without_retention": partial(adapt, retention=0.0),
+    "without_repair": partial(adapt, repair=0.0),
+    "without_rehearsal": partial(adapt, rehearsal_ratio=0.0),
+    "without_guard": partial(adapt, guard=False),
+    "without_norms": partial(adapt, train_norms=False),
+    "with_projection": partial(adapt, projection=PROJECTION),
+    "memory_statistics": partial(adapt, memory="statistics"),
+    "memory_none": partial(adapt, memory="none"),
+}
 
 
-def _own_store(student: Student, work: Path) -> Store:
-    """Return a store that holds the student's checkpoint and belongs to this cell alone."""
+def _own_store(student: Student, work: Path, memory: MemoryMode) -> tuple[Store, Checkpoint]:
+    """Return a store that belongs to this cell alone, and in it the student's checkpoint, as if it had that memory."""
     assert student.checkpoint is not None, "Our rows start from a checkpoint. This is a bug."
-    store = Store(work / "store").create()
-    target = store.root / "checkpoints" / student.checkpoint.id
+    store, given = Store(work / "store").create(), student.checkpoint
+    target = store.root / "checkpoints" / given.id
     if not target.exists():
-        shutil.copytree(student.checkpoint.path, target)
-    return store
+        shutil.copytree(given.path, target)
+    if memory == given.manifest.memory:
+        return store, store.get(given.id)
+    kept = keep(memory, student.model, student.encoder, memory=student.memory, parts=Parts((), (), ()), seed=0)
+    with store.staging() as staged:
+        shutil.copytree(given.path, staged, dirs_exist_ok=True)
+        write_memory(staged / MEMORY, kept.memory)
+        if kept.statistics is not None:
+            save_covariances(kept.statistics, staged / STATISTICS)
+        (staged / MANIFEST).unlink()
+        manifest = msgspec.structs.replace(given.manifest, id=f"{given.id}-{memory}", memory=memory)
+        return store, store.publish(staged, manifest)
 
 
-def _job(protection: str, base: Checkpoint, store: Store, task: Task) -> Job:
+def _job(protection: str, base: Checkpoint, store: Store, task: Task, settings: Mapping[str, float | bool]) -> Job:
     """Write the examples down and describe the job. All that is not asked for is the trainer's choice."""
     dev = task.work / "dev.jsonl"
     _write(task.work / "train.jsonl", task.train)
@@ -103,7 +136,7 @@ def _job(protection: str, base: Checkpoint, store: Store, task: Task) -> Job:
         freeze="head" if protection == "statistical" else "auto",
         protection=Exact() if protection == "exact" else Statistical(),
         label_policy="replace" if task.replaces else "append",
-        hyperparameters=Hyperparameters(epochs=task.rates.epochs),
+        hyperparameters=Hyperparameters(epochs=task.rates.epochs, **settings),  # type: ignore[arg-type] # By name.
         seed=task.seed,
     )
 

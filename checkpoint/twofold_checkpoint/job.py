@@ -37,6 +37,7 @@ class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     projection: float | None = None
     guard: bool | None = None
     train_norms: bool | None = None
+    repair: float | None = None
 
 
 class Exact(msgspec.Struct, frozen=True, tag="exact"):

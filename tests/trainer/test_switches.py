@@ -52,7 +52,14 @@ def take_all(best: Any, value: float, state: dict[str, Tensor], *, passes: bool)
 
 @pytest.mark.parametrize(
     "settings",
-    [{"distillation": 0.0}, {"retention": 0.0}, {"rehearsal_ratio": 0.0}, {"projection": 0.9}, {"train_norms": False}],
+    [
+        {"distillation": 0.0},
+        {"retention": 0.0},
+        {"repair": 0.0},
+        {"rehearsal_ratio": 0.0},
+        {"projection": 0.9},
+        {"train_norms": False},
+    ],
 )
 def test_a_switch_changes_what_is_trained(make_job: MakeJob, settings: dict[str, Any]) -> None:
     """No switch is without effect: the same job with it ends with other weights."""

@@ -270,6 +270,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "distillation": (0, 1000),
     "retention": (0, 1000),
     "projection": (0, 1),
+    "repair": (0, 1000),
 }
 
 

@@ -98,6 +98,7 @@ class Hyperparameters:
     projection: float | None = None
     guard: bool | None = None
     train_norms: bool | None = None
+    repair: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,6 +82,7 @@ RANGES = {
     "distillation": Range(0, 1000),
     "retention": Range(0, 1000),
     "projection": Range(0, 1),
+    "repair": Range(0, 1000),
 }
 
 

@@ -526,6 +526,7 @@ class Hyperparameters(google.protobuf.message.Message):
     PROJECTION_FIELD_NUMBER: builtins.int
     GUARD_FIELD_NUMBER: builtins.int
     TRAIN_NORMS_FIELD_NUMBER: builtins.int
+    REPAIR_FIELD_NUMBER: builtins.int
     epochs: builtins.int
     """epochs over the training examples, in each stage."""
     batch_size: builtins.int
@@ -560,6 +561,10 @@ class Hyperparameters(google.protobuf.message.Message):
     """guard watches the protected task while shared blocks train, and goes back when it suffers. True unless it is false."""
     train_norms: builtins.bool
     """train_norms lets normalisation layers move with their blocks. True unless it is false."""
+    repair: builtins.float
+    """repair is the weight of what the base says of tokens that new data leaves open, because it does not annotate the old
+    types. Zero leaves them open.
+    """
     def __init__(
         self,
         *,
@@ -578,9 +583,10 @@ class Hyperparameters(google.protobuf.message.Message):
         projection: builtins.float | None = ...,
         guard: builtins.bool | None = ...,
         train_norms: builtins.bool | None = ...,
+        repair: builtins.float | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_backbone_learning_rate", b"_backbone_learning_rate", "_batch_size", b"_batch_size", "_distillation", b"_distillation", "_epochs", b"_epochs", "_guard", b"_guard", "_head_learning_rate", b"_head_learning_rate", "_layer_decay", b"_layer_decay", "_patience", b"_patience", "_projection", b"_projection", "_rehearsal_ratio", b"_rehearsal_ratio", "_retention", b"_retention", "_train_norms", b"_train_norms", "_unfrozen_blocks", b"_unfrozen_blocks", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "backbone_learning_rate", b"backbone_learning_rate", "batch_size", b"batch_size", "distillation", b"distillation", "epochs", b"epochs", "guard", b"guard", "head_learning_rate", b"head_learning_rate", "layer_decay", b"layer_decay", "patience", b"patience", "projection", b"projection", "rehearsal_ratio", b"rehearsal_ratio", "retention", b"retention", "train_norms", b"train_norms", "unfrozen_blocks", b"unfrozen_blocks", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_backbone_learning_rate", b"_backbone_learning_rate", "_batch_size", b"_batch_size", "_distillation", b"_distillation", "_epochs", b"_epochs", "_guard", b"_guard", "_head_learning_rate", b"_head_learning_rate", "_layer_decay", b"_layer_decay", "_patience", b"_patience", "_projection", b"_projection", "_rehearsal_ratio", b"_rehearsal_ratio", "_retention", b"_retention", "_train_norms", b"_train_norms", "_unfrozen_blocks", b"_unfrozen_blocks", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "backbone_learning_rate", b"backbone_learning_rate", "batch_size", b"batch_size", "distillation", b"distillation", "epochs", b"epochs", "guard", b"guard", "head_learning_rate", b"head_learning_rate", "layer_decay", b"layer_decay", "patience", b"patience", "projection", b"projection", "rehearsal_ratio", b"rehearsal_ratio", "retention", b"retention", "train_norms", b"train_norms", "unfrozen_blocks", b"unfrozen_blocks", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_backbone_learning_rate", b"_backbone_learning_rate", "_batch_size", b"_batch_size", "_distillation", b"_distillation", "_epochs", b"_epochs", "_guard", b"_guard", "_head_learning_rate", b"_head_learning_rate", "_layer_decay", b"_layer_decay", "_patience", b"_patience", "_projection", b"_projection", "_rehearsal_ratio", b"_rehearsal_ratio", "_repair", b"_repair", "_retention", b"_retention", "_train_norms", b"_train_norms", "_unfrozen_blocks", b"_unfrozen_blocks", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "backbone_learning_rate", b"backbone_learning_rate", "batch_size", b"batch_size", "distillation", b"distillation", "epochs", b"epochs", "guard", b"guard", "head_learning_rate", b"head_learning_rate", "layer_decay", b"layer_decay", "patience", b"patience", "projection", b"projection", "rehearsal_ratio", b"rehearsal_ratio", "repair", b"repair", "retention", b"retention", "train_norms", b"train_norms", "unfrozen_blocks", b"unfrozen_blocks", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_backbone_learning_rate", b"_backbone_learning_rate", "_batch_size", b"_batch_size", "_distillation", b"_distillation", "_epochs", b"_epochs", "_guard", b"_guard", "_head_learning_rate", b"_head_learning_rate", "_layer_decay", b"_layer_decay", "_patience", b"_patience", "_projection", b"_projection", "_rehearsal_ratio", b"_rehearsal_ratio", "_repair", b"_repair", "_retention", b"_retention", "_train_norms", b"_train_norms", "_unfrozen_blocks", b"_unfrozen_blocks", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "backbone_learning_rate", b"backbone_learning_rate", "batch_size", b"batch_size", "distillation", b"distillation", "epochs", b"epochs", "guard", b"guard", "head_learning_rate", b"head_learning_rate", "layer_decay", b"layer_decay", "patience", b"patience", "projection", b"projection", "rehearsal_ratio", b"rehearsal_ratio", "repair", b"repair", "retention", b"retention", "train_norms", b"train_norms", "unfrozen_blocks", b"unfrozen_blocks", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_backbone_learning_rate", b"_backbone_learning_rate"]) -> typing.Literal["backbone_learning_rate"] | None: ...
     @typing.overload
@@ -601,6 +607,8 @@ class Hyperparameters(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_projection", b"_projection"]) -> typing.Literal["projection"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_rehearsal_ratio", b"_rehearsal_ratio"]) -> typing.Literal["rehearsal_ratio"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_repair", b"_repair"]) -> typing.Literal["repair"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_retention", b"_retention"]) -> typing.Literal["retention"] | None: ...
     @typing.overload
