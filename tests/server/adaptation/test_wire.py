@@ -90,6 +90,7 @@ def test_every_field_is_read() -> None:
         hyperparameters=Hyperparameters(**settings),
         max_runtime=1.5,
         promote="never",
+        memory="statistics",
         base="previous",
         seed=-(2**63),
         request_id="r",
