@@ -34,7 +34,6 @@ from twofold_checkpoint.job import Hyperparameters as Asked
 from twofold_checkpoint.job import Job
 from twofold_checkpoint.store import Store
 from twofold_server.testing import serving
-from twofold_trainer.batches import batches
 from twofold_trainer.course import Course
 from twofold_trainer.features import live
 from twofold_trainer.lesson import Lesson
@@ -92,8 +91,8 @@ def time_epoch(plan: Plan, stage: Stage, lesson: Lesson, *, seed: int) -> float:
     learner = make_learner(plan.model, stage, plan.recipe, lesson)
     chance = random.Random(seed)
     begun = time.monotonic()
-    for batch in batches(lesson.pool.epoch(chance), plan.recipe.batch_size, chance):
-        learner.learn(batch)
+    for step in lesson.pool.epoch(plan.recipe.batch_size, chance):
+        learner.learn(step)
     seconds = time.monotonic() - begun
     plan.model.eval()
     restore(plan.model, before)

@@ -6,6 +6,8 @@ import random
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from twofold_checkpoint.decoding import Entity
 from twofold_checkpoint.examples import Example, Span
 from twofold_checkpoint.job import Hyperparameters
@@ -143,14 +145,45 @@ def test_an_epoch_holds_every_new_example_and_its_share_of_old_ones() -> None:
         def __init__(self, size: int) -> None:
             self.encoding = type("E", (), {"ids": range(size)})()
 
-    new, old = tuple(Fake(size) for size in range(20)), tuple(Fake(5) for _ in range(8))
+    new, old = tuple(Fake(size + 9) for size in range(20)), tuple(Fake(5) for _ in range(8))
     pool = Pool(new, old, 0.25)
-    drawn = pool.epoch(random.Random(1))
+    steps = list(pool.epoch(5, random.Random(1)))
+    drawn = [one for step in steps for batch in step for one in batch]
 
-    assert len(drawn) == pool.epoch_size == 25
+    assert len(steps) == pool.steps(5) == 5
+    assert len(drawn) == len(set(map(id, drawn))) == 20 + pool.drawn == 25
     assert set(new) <= set(drawn)
-    assert Pool(new, old, 9.0).epoch_size == 28
+    # Every step has a batch of each kind, however different their lengths are.
+    assert [[(len(batch), len({one in new for one in batch})) for batch in step] for step in steps] == [
+        [(4, 1), (1, 1)]
+    ] * 5
+    assert Pool(new, old, 9.0).drawn == 8
+    assert list(Pool(new).epoch(4, random.Random(2))) == [[batch] for batch in batches(new, 4, random.Random(2))]
     cut = list(batches(drawn, 4, random.Random(2)))
     assert sorted(map(id, drawn)) == sorted(id(one) for batch in cut for one in batch)
     assert cut == list(batches(drawn, 4, random.Random(2)))
     assert max(len(batch) for batch in cut) == 4
+
+
+@given(
+    new=st.integers(1, 60),
+    old=st.integers(0, 60),
+    ratio=st.floats(0, 3),
+    size=st.integers(1, 40),
+    seed=st.integers(0, 9),
+)
+def test_an_epoch_leaves_nothing_out(new: int, old: int, ratio: float, size: int, seed: int) -> None:
+    """Whatever the counts are, every new text comes once, as many old ones as asked for, in the steps that were announced."""
+    chance = random.Random(seed)
+    fakes = [
+        type("T", (), {"encoding": type("E", (), {"ids": range(chance.randrange(9))})(), "old": number >= new})()
+        for number in range(new + old)
+    ]
+    pool = Pool(tuple(fakes[:new]), tuple(fakes[new:]), ratio)
+    steps = list(pool.epoch(size, chance))
+    drawn = [one for step in steps for batch in step for one in batch]
+
+    assert len(steps) == pool.steps(size)
+    assert sum(not one.old for one in drawn) == new
+    assert sum(one.old for one in drawn) == pool.drawn == min(old, round(ratio * new))
+    assert len(set(map(id, drawn))) == len(drawn)

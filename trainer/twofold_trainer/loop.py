@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from twofold_checkpoint.events import Event, ScoreMeasured
 from twofold_checkpoint.labels import LabelSet
 
-from twofold_trainer.batches import batches
+from twofold_trainer.batches import Step
 from twofold_trainer.features import FeatureSource, without_gradients
 from twofold_trainer.freezing import Group, freeze_all_but, head_names, only, trainable_groups
 from twofold_trainer.guard import decide, looks
@@ -27,7 +27,6 @@ from twofold_trainer.recipe import CLIP_NORM, EXPECTED_FLIPS, INTERPOLATIONS, TE
 from twofold_trainer.scoring import Judge
 from twofold_trainer.stage import Stage
 from twofold_trainer.stop import Stop
-from twofold_trainer.targets import Target
 
 State = dict[str, torch.Tensor]
 """Copies of the tensors that a stage trains, by name."""
@@ -108,14 +107,14 @@ def train_stage(
     step = breaches = 0
     left = False
     for _ in range(stage.epochs(recipe)):
-        for batch in batches(lesson.pool.epoch(chance), recipe.batch_size, chance):
+        for drawn in lesson.pool.epoch(recipe.batch_size, chance):
             stop.check()
             if stop.time_is_over or left:
                 break
             step += 1
-            if (stepped := pace.advance(stage.name, learner.learn(batch))) is not None:
+            if (stepped := pace.advance(stage.name, learner.learn(drawn))) is not None:
                 yield stepped
-            if lesson.guard is not None and looks(step, stage.epoch_steps(recipe, lesson.pool)):
+            if lesson.guard is not None and looks(step, lesson.pool.steps(recipe.batch_size)):
                 fallen = lesson.guard.fallen(lesson.source)
                 action = decide(fallen, lesson.guard.allowed, breaches)
                 yield lesson.guard.event(step, fallen, action)
@@ -149,10 +148,12 @@ class Learner:
     optimizer: Optimizer
     schedule: LambdaLR
 
-    def learn(self, batch: Sequence[Target]) -> float:
+    def learn(self, step: Step) -> float:
         """Take a step and return the loss before it."""
-        features = self.source([target.encoding for target in batch])
-        loss = self.objective(self.model, batch, features)
+        losses = [
+            self.objective(self.model, batch, self.source([target.encoding for target in batch])) for batch in step
+        ]
+        loss = torch.stack(losses).sum()
         if loss.requires_grad:  # A batch of which nothing is known teaches nothing.
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]

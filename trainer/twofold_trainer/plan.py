@@ -116,7 +116,9 @@ class Plan:
     @property
     def possible(self) -> tuple[Stage, ...]:
         """Every stage that may be trained, whatever comes of those before it."""
-        return (*self.stages, self.shared, self.forked) if self.job.freeze == "auto" else self.stages
+        if self.job.freeze != "auto":
+            return self.stages
+        return (*self.stages, *(() if self.why_not_shared() else (self.shared,)), self.forked)
 
     def deepest(self) -> int:
         """Return the number of blocks that no stage of the plan moves, from the bottom."""

@@ -41,8 +41,4 @@ class Stage:
 
     def steps(self, recipe: Recipe, pool: Pool) -> int:
         """How many steps it has if it is not ended early."""
-        return self.epochs(recipe) * self.epoch_steps(recipe, pool)
-
-    def epoch_steps(self, recipe: Recipe, pool: Pool) -> int:
-        """How many steps an epoch has."""
-        return -(-pool.epoch_size // recipe.batch_size)
+        return self.epochs(recipe) * pool.steps(recipe.batch_size)
