@@ -84,7 +84,8 @@ class Plan:
         if self.moves_protected(stage):
             return Pool(self.new, self.rehearsed, self.recipe.rehearsal_ratio)
         own = tuple(target for target in self.rehearsed if teaches(target, self.job.head))
-        return Pool(self.new, own, self.recipe.rehearsal_ratio)
+        ratio = self.recipe.fork_rehearsal_ratio if stage.forked else self.recipe.rehearsal_ratio
+        return Pool(self.new, own, ratio)
 
     @property
     def shared(self) -> Stage:

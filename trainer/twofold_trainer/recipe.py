@@ -41,6 +41,8 @@ class Recipe:
     """Blocks of which the adapted head gets its own copies, if it comes to that."""
     fork_learning_rate: float
     """Rate of the top one of them. Nothing has to be protected there."""
+    fork_rehearsal_ratio: float
+    """Rehearsed examples to new ones there: only the adapted head's own old labels have to be kept."""
     distillation: float
     """Weight of what the base checkpoint answered, for the protected head, beside the losses of the labels."""
     retention: float
@@ -141,8 +143,9 @@ def default_recipe(
         ner_weight=8.0 if head == "ner" else 1.0,
         probe_epochs=4 * epochs,
         probe_learning_rate=3e-3,
-        fork_blocks=math.ceil(2 * blocks / 3),
+        fork_blocks=math.ceil(blocks / 2),
         fork_learning_rate=3e-4 if hidden_size <= 512 else 5e-5,
+        fork_rehearsal_ratio=0.5,
         distillation=1.0,
         retention=0.25,
         repair=0.25,
@@ -174,6 +177,8 @@ def resolve(asked: Hyperparameters, default: Recipe, *, blocks: int) -> Recipe:
         named["probe_epochs"] = named["middle_epochs"] = named["epochs"]
     if "backbone_learning_rate" in named:
         named["fork_learning_rate"] = named["backbone_learning_rate"]
+    if "rehearsal_ratio" in named:
+        named["fork_rehearsal_ratio"] = named["rehearsal_ratio"]
     if "head_learning_rate" in named:
         named["probe_learning_rate"] = named["head_learning_rate"]
     recipe = replace(default, **named)
