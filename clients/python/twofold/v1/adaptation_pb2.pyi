@@ -546,7 +546,9 @@ class Hyperparameters(google.protobuf.message.Message):
     rehearsal_ratio: builtins.float
     """rehearsal_ratio of rehearsed examples from the checkpoint's memory to new ones. Zero switches rehearsal off."""
     unfrozen_blocks: builtins.int
-    """unfrozen_blocks at the top of the backbone that FREEZE_MODE_HEAD trains. Zero or more than there are means all."""
+    """unfrozen_blocks at the top of the backbone that FREEZE_MODE_HEAD trains, or that a fork copies. Zero or more than
+    there are means all to the first, and the trainer's choice to the second.
+    """
     distillation: builtins.float
     """distillation is the weight of what the base answered for the protected head, beside the losses of the labels. Zero
     switches it off.
