@@ -57,9 +57,9 @@ fix: setup  ## mend what can be mended by a machine
 	$(BIN)/buf format --write proto
 
 # Threads of torch that wait asleep: the tests run servers beside them. Two processes, each with whole files: two cores
-# are busy, and what a file sets up is set up once.
+# are busy, and what a file sets up is set up once. In the order of collection, which has the long files of e2e early.
 test: setup  ## run all tests
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 
 demo: setup  ## train, serve, adapt under load, swap: everything, on this machine
@@ -84,6 +84,13 @@ bench-adapt: setup  ## what adaptation costs the other tasks (hours; resumable; 
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/adapt.py --sets $(SETS) --scorer $(SCORER) \
 	  --size $(if $(QUICK),quick,$(SIZE)) --jobs $(JOBS)
 
+$(VENV)/.bench: $(VENV)/.done
+	$(BIN)/pip install --quiet '$(TORCH)' --group bench
+	touch $@
+
+bench-adapt-cost: setup $(VENV)/.bench  ## seconds of cached epochs, and of a whole job beside transformers.Trainer
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/adapt_cost.py --sets $(SETS)
+
 bench-swap: setup  ## 20 swaps under a steady stream of requests
 	$(BIN)/python benchmarks/swap.py
 
@@ -99,4 +106,4 @@ lock: .venv-lock/.done  ## resolve requirements/*.in into lock files
 	  --python-version 3.11 --generate-hashes --no-emit-package twofold --no-emit-package twofold-service \
 	  --custom-compile-command 'make lock' $(UPGRADE) --output-file requirements/$$name.txt requirements/$$name.in >/dev/null; done
 
-.PHONY: help setup proto verify-proto check fix test demo serve bench-base bench-adapt bench-swap lock
+.PHONY: help setup proto verify-proto check fix test demo serve bench-base bench-adapt bench-adapt-cost bench-swap lock

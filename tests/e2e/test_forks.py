@@ -8,9 +8,10 @@ import pytest
 from e2e.conftest import hwu64
 from e2e.test_freeze_modes import classifier_examples, ner_examples
 from twofold import Client, Exact, Head, Hyperparameters, JobState, Prediction
-from twofold_checkpoint.manifest import Branch
 from twofold_checkpoint.store import Store
 
+# A branch copies half of MiniLM's six blocks, or all where the probe says that the new texts are far from the old.
+HALF, ALL = 3, 6
 LEARNS = Hyperparameters(epochs=2, batch_size=16)
 
 
@@ -57,8 +58,5 @@ def test_either_head_adapts_again_and_again_without_touching_the_other(client: C
         assert job.report.protected.before == job.report.protected.after
         base = job.candidate_checkpoint_id
 
-    assert Store(store).get(base).manifest.branch in {
-        None,
-        Branch(head="ner", blocks=4),
-        Branch(head="classifier", blocks=4),
-    }
+    branch = Store(store).get(base).manifest.branch
+    assert branch is None or branch.blocks in {HALF, ALL}
