@@ -56,10 +56,11 @@ fix: setup  ## mend what can be mended by a machine
 	$(BIN)/ruff format .
 	$(BIN)/buf format --write proto
 
-# Threads of torch that wait asleep: the tests run servers beside them. Two processes, each with whole files: two cores
-# are busy, and what a file sets up is set up once. In the order of collection, which has the long files of e2e early.
+# Threads of torch that wait asleep, as the trainer sets them: the tests run servers beside them. Two processes, each with
+# whole files: two cores are busy, and what a file sets up is set up once. In the order of collection, which has the long
+# files of e2e early.
 test: setup  ## run all tests
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	GOMP_SPINCOUNT=2000 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 
 demo: setup  ## train, serve, adapt under load, swap: everything, on this machine
@@ -81,7 +82,7 @@ bench-base: setup  ## quality of a first checkpoint on SNIPS and HWU64 (an hour 
 SIZE ?= standard
 JOBS ?= 1
 bench-adapt: setup  ## what adaptation costs the other tasks (hours; resumable; QUICK=1, SIZE=full, JOBS=2)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/adapt.py --sets $(SETS) --scorer $(SCORER) \
+	GOMP_SPINCOUNT=2000 $(BIN)/python benchmarks/adapt.py --sets $(SETS) --scorer $(SCORER) \
 	  --size $(if $(QUICK),quick,$(SIZE)) --jobs $(JOBS)
 
 $(VENV)/.bench: $(VENV)/.done
@@ -89,7 +90,7 @@ $(VENV)/.bench: $(VENV)/.done
 	touch $@
 
 bench-adapt-cost: setup $(VENV)/.bench  ## seconds of cached epochs, and of a whole job beside transformers.Trainer
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/adapt_cost.py --sets $(SETS)
+	GOMP_SPINCOUNT=2000 $(BIN)/python benchmarks/adapt_cost.py --sets $(SETS)
 
 bench-swap: setup  ## 20 swaps under a steady stream of requests
 	$(BIN)/python benchmarks/swap.py

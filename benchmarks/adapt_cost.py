@@ -125,20 +125,19 @@ def run_job(
             head="ner",
             hyperparameters=Hyperparameters(epochs=epochs),
         )
-        phases = {}
-        for event in client.watch(job):
-            if event.phase_seconds:
-                phases[event.phase] = round(event.phase_seconds, 2)
+        for _ in client.watch(job):
+            pass
         seconds = time.monotonic() - begun
-        ended = client.get_job(job.id)
-        if ended.state is JobState.SUCCEEDED and client.get_model().checkpoint_id == base.id:
+        ended = client.job(job)
+        if ended.state is JobState.SUCCEEDED and client.model().checkpoint_id == base.id:
             raise RuntimeError("the job succeeded, and the base still answers")
+        phases = {one.phase: round((one.end_time - one.start_time).total_seconds(), 2) for one in ended.phases}
         return JobTime(seconds, str(ended.state), ended.reason, phases)
 
 
 def to_client(example: StoredExample) -> Example:
     """Write an example in the client's own type."""
-    spans = None if example.entities is None else tuple(Span(one.start, one.end, one.type) for one in example.entities)
+    spans = None if example.entities is None else tuple(Span(start=one.start, end=one.end, type=one.type) for one in example.entities)
     return Example(text=example.text, label=example.label, entities=spans)
 
 

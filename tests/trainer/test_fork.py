@@ -129,6 +129,23 @@ def test_a_cached_step_equals_an_uncached_one(world: World, depth: int, forked: 
         assert torch.allclose(gradients[name], cached_gradients[name], rtol=1e-3, atol=1e-5), name
 
 
+@pytest.mark.parametrize("forked", [False, True])
+def test_a_cached_pass_runs_what_lies_above_the_boundary_once(world: World, forked: bool) -> None:
+    """Both heads are answered by one run of the blocks that they share, and nothing below the boundary runs at all."""
+    model = world.model
+    if forked:
+        model.fork("ner", 1)
+    cache = BoundaryCache(model, 2, world.pad_id)
+    list(cache.fill(world.encodings, rows=8))
+    runs = [0] * len(model.blocks())
+    for place, block in enumerate(model.blocks()):
+        block.register_forward_hook(lambda *_, place=place: runs.__setitem__(place, runs[place] + 1))
+
+    cache.features(world.encodings)
+
+    assert runs == [0, 0, 1, 1]
+
+
 def test_a_forked_model_is_one_graph(world: World, tmp_path: Path) -> None:
     """Both paths are exported as one graph, which agrees with the model at every shape."""
     world.model.fork("ner", 2)

@@ -44,10 +44,14 @@ class Course:
             return Judge(balanced_sample(examples, recipe.MEMORY_DEV, seed=job.seed), head, plan.encoder, stop)
 
         self.yardstick = Yardstick((judge(plan.parts.dev, head), judge(plan.memory.dev, head)), plan.labels)
-        self._protected = judge(annotated_for(plan.protected("dev"), other(head)), other(head))
         self._encodings: list[Encoding] = [target.encoding for target in (*plan.new, *plan.rehearsed)]
-        for one in (*self.yardstick.judges, self._protected):
+        for one in self.yardstick.judges:
             self._encodings += one.encodings
+        self._moves_protected = any(map(plan.moves_protected, plan.possible))
+        self._protected: Judge | None = None
+        if self._moves_protected and isinstance(plan.job.protection, Statistical) and plan.recipe.guard:
+            self._protected = judge(annotated_for(plan.protected("dev"), other(head)), other(head))
+            self._encodings += self._protected.encodings
         self._features = FeatureCache()
         self._boundaries: dict[int, BoundaryCache] = {}
         self.fits = cache_bytes(self._encodings, plan.base.manifest.hidden_size) <= recipe.CACHE_BYTES
@@ -67,13 +71,20 @@ class Course:
             # The teacher answers from its own copy, for this one is going to move.
             source = live(load_model(plan.base), plan.encoder.settings.pad_id)
         self._teacher = Teacher(model, source)
-        first = self._protected.score(model, plan.base.manifest.labels, source)
-        if first is not None and isinstance(plan.job.protection, Statistical) and plan.recipe.guard:
-            allowed = allowance(plan.job.protection.margin, first.examples)
-            self.guard = Guard(model, self._protected, plan.base.manifest.labels, first.value, allowed)
-
-        if plan.recipe.projection and any(map(plan.moves_protected, plan.possible)):
+        self.guard = self._set_guard(source)
+        if plan.recipe.projection and self._moves_protected:
             self._covariances = self._collect()
+
+    def _set_guard(self, source: FeatureSource) -> Guard | None:
+        """Let the guard note where the protected head begins; None if nothing can move it, or nothing measures it."""
+        labels, protection = self._plan.base.manifest.labels, self._plan.job.protection
+        if self._protected is None or not isinstance(protection, Statistical):
+            return None
+        first = self._protected.score(self._plan.model, labels, source)
+        if first is None:
+            return None
+        allowed = allowance(protection.margin, first.examples)
+        return Guard(self._plan.model, self._protected, labels, first.value, allowed)
 
     def _collect(self) -> Covariances:
         """Return what the base remembers of its activations, or run it over the protected texts that may be trained on."""

@@ -136,7 +136,10 @@ class TwofoldModel(nn.Module):
             # Says to the exporter what GPT-Neo's own shape arithmetic hides: rows and tokens are those of the input.
             shared = shared.view(*input_ids.shape, -1)
             return Hidden(shared, shared)
-        if self.branch is None or len(heads) == 1 or depth > self.fork_point:
+        if self.branch is None:
+            shared = run(self.blocks()[depth:], given)[0].view(*input_ids.shape, -1)
+            return Hidden(shared, shared)
+        if len(heads) == 1 or depth > self.fork_point:
             found = {head: run(self.path(head)[depth:], given)[0].view(*input_ids.shape, -1) for head in heads}
             only = next(iter(found.values()))
             return Hidden(found.get("classifier", only), found.get("ner", only))

@@ -93,6 +93,8 @@ HELD_OUT_SHARE = 0.2
 INIT_HELD_OUT_SHARE = 0.1
 """The same for the first training."""
 
+REHEARSED = 1000
+"""Remembered texts that a job draws from, or as many as it has new ones: what enters the caches costs a pass each."""
 MEMORY_REHEARSAL = 2000
 MEMORY_DEV = 500
 MEMORY_GATE = 2000
