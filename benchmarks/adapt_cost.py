@@ -137,7 +137,11 @@ def run_job(
 
 def to_client(example: StoredExample) -> Example:
     """Write an example in the client's own type."""
-    spans = None if example.entities is None else tuple(Span(start=one.start, end=one.end, type=one.type) for one in example.entities)
+    spans = (
+        None
+        if example.entities is None
+        else tuple(Span(start=one.start, end=one.end, type=one.type) for one in example.entities)
+    )
     return Example(text=example.text, label=example.label, entities=spans)
 
 
