@@ -18,8 +18,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from twofold_checkpoint import checkpoint as files
+from twofold_checkpoint import decoding
 from twofold_checkpoint.checkpoint import Checkpoint
-from twofold_checkpoint.decoding import Prediction, decode_entities, decode_labels, merge_tokens, merge_windows
+from twofold_checkpoint.decoding import Prediction, merge_tokens, merge_windows
 from twofold_checkpoint.encoding import Encoder, EncoderSettings, Encoding, pad
 from twofold_checkpoint.golden import GoldenAnswer, write_golden
 from twofold_checkpoint.labels import LabelSet
@@ -195,13 +196,11 @@ def answer(text: str, recipe: Recipe | None = None, *, tag: str | None = None, t
 
 
 def decode(encoding: Encoding, rows: Sequence[dict[str, np.ndarray]], labels: LabelSet, top: int) -> Prediction:
-    """Decode rows of single windows."""
+    """Decode rows of single windows, one text at a time."""
     label_logits = merge_windows(encoding, [row["classifier_logits"][0] for row in rows])
     tag_logits = merge_tokens(encoding, [row["ner_logits"][0] for row in rows])
-    return Prediction(
-        labels=decode_labels(label_logits, labels.labels, top),
-        entities=decode_entities(encoding, tag_logits, labels.entity_types),
-    )
+    [found] = decoding.decode([encoding], [label_logits], [tag_logits], labels, top=top)
+    return found
 
 
 def publish(store: Store, recipe: Recipe | None = None, *, name: str = "", parent: str | None = None) -> Checkpoint:

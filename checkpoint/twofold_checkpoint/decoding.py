@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twofold_checkpoint.encoding import Encoding
-from twofold_checkpoint.labels import OUTSIDE
+from twofold_checkpoint.labels import OUTSIDE, LabelSet
 
 Floats = NDArray[np.float32]
 
@@ -62,42 +62,95 @@ def merge_tokens(encoding: Encoding, rows: Sequence[Floats]) -> Floats:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def decode_labels(logits: Floats, labels: Sequence[str], top: int = 1) -> tuple[LabelScore, ...]:
-    """Return the *top* labels with their probabilities, best first; equal scores keep row order."""
-    probabilities = np.exp(log_softmax(logits))
-    order = np.argsort(-probabilities, kind="stable")[:top]
-    return tuple(LabelScore(labels[index], float(probabilities[index])) for index in order)
+def decode(
+    encodings: Sequence[Encoding],
+    label_logits: Sequence[Floats] | None,
+    tag_logits: Sequence[Floats] | None,
+    labels: LabelSet,
+    *,
+    top: int = 1,
+) -> list[Prediction]:
+    """Turn the merged logits of texts, (labels,) and (tokens, tags) each, into answers; a head without logits says nothing.
 
-
-def decode_entities(encoding: Encoding, logits: Floats, entity_types: Sequence[str]) -> tuple[Entity, ...]:
-    """Find the best sequence of word tags under the BIO rules, and return its spans.
-
-    *logits* is (tokens, tags). A word's score for a tag is the sum over its sub-words: the first may begin a span, the
-    others can only go on as the first one does, so a span never ends inside a word. The rules (no I after O or after
-    another type) are those of a masked CRF; see Lester et al. 2020 (arXiv:2010.04362) for why decoding with them is
-    enough.
+    All texts are worked on at once: most of what a text costs is the calls, not the numbers.
     """
-    if not len(encoding.word_starts) or not entity_types:
-        return ()
-    words = _word_scores(log_softmax(logits), encoding.word_starts)
-    tags = viterbi(words)
-    probabilities = np.exp(np.take_along_axis(log_softmax(words), tags[:, None], axis=1))[:, 0]
-    places = encoding.word_spans()
-    entities: list[Entity] = []
-    word = 0
-    while word < len(tags):
-        if tags[word] == OUTSIDE:
-            word += 1
+    count = len(encodings)
+    found = (
+        [()] * count if label_logits is None or not count else decode_labels(np.stack(label_logits), labels.labels, top)
+    )
+    spans = [()] * count if tag_logits is None else decode_entities(encodings, tag_logits, labels.entity_types)
+    return [Prediction(labels=own, entities=entities) for own, entities in zip(found, spans, strict=True)]
+
+
+def decode_labels(logits: Floats, labels: Sequence[str], top: int = 1) -> list[tuple[LabelScore, ...]]:
+    """Return, for each row of (texts, labels), the *top* labels with their probabilities; equal scores keep row order."""
+    probabilities = np.exp(log_softmax(logits))
+    # The first of equals, as a stable order has it.
+    order = logits.argmax(axis=1)[:, None] if top == 1 else np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+    scores = np.take_along_axis(probabilities, order, axis=1)
+    return [
+        tuple(LabelScore(labels[index], score) for index, score in zip(row, own, strict=True))
+        for row, own in zip(order.tolist(), scores.tolist(), strict=True)
+    ]
+
+
+def decode_entities(
+    encodings: Sequence[Encoding], logits: Sequence[Floats], entity_types: Sequence[str]
+) -> list[tuple[Entity, ...]]:
+    """Find the best sequence of word tags under the BIO rules for each text, and return its spans.
+
+    *logits* is (tokens, tags) for each text. A word's score for a tag is the sum over its sub-words: the first may begin
+    a span, the others can only go on as the first one does, so a span never ends inside a word. The rules (no I after O
+    or after another type) are those of a masked CRF; see Lester et al. 2020 (arXiv:2010.04362) for why decoding with
+    them is enough.
+    """
+    found: list[list[Entity]] = [[] for _ in encodings]
+    if not entity_types or not any(len(encoding.ids) for encoding in encodings):
+        return [tuple(own) for own in found]
+    tokens = _ends([len(encoding.ids) for encoding in encodings])
+    words = _ends([len(encoding.word_starts) for encoding in encodings])
+    starts = np.concatenate(
+        [encoding.word_starts + first for encoding, first in zip(encodings, tokens[:-1], strict=True)]
+    )
+    scores = _word_scores(log_softmax(np.concatenate(logits)), starts)
+    tags = _best_tags(scores, words)
+    # A span begins at a B, and ends before the next word that is not inside one; no text begins inside a span.
+    begins = np.flatnonzero(tags % 2)
+    if not len(begins):
+        return [tuple(own) for own in found]
+    outside = np.append(np.flatnonzero((tags % 2 == 1) | (tags == OUTSIDE)), len(tags))
+    stops = outside[np.searchsorted(outside, begins, side="right")]
+    offsets = np.concatenate([encoding.offsets for encoding in encodings])
+    places = np.stack(
+        [np.minimum.reduceat(offsets[:, 0], starts), np.maximum.reduceat(offsets[:, 1], starts)], axis=1
+    ).tolist()
+    texts = np.searchsorted(words, begins, side="right") - 1
+    for text, begin, stop in zip(texts.tolist(), begins.tolist(), stops.tolist(), strict=True):
+        start, end = places[begin][0], places[stop - 1][1]
+        if start >= end:  # A byte-level tokenizer makes words of white space alone, whose range is empty.
             continue
-        stop = word + 1
-        while stop < len(tags) and tags[stop] == tags[word] + 1:
-            stop += 1
-        start, end = int(places[word, 0]), int(places[stop - 1, 1])
-        if start < end:  # A byte-level tokenizer makes words of white space alone, whose range is empty.
-            name = entity_types[(int(tags[word]) - 1) // 2]
-            entities.append(Entity(start=start, end=end, type=name, score=float(probabilities[word:stop].min())))
-        word = stop
-    return tuple(entities)
+        own = log_softmax(scores[begin:stop])
+        score = float(np.exp(own[np.arange(stop - begin), tags[begin:stop]].min()))
+        found[text].append(Entity(start=start, end=end, type=entity_types[(int(tags[begin]) - 1) // 2], score=score))
+    return [tuple(own) for own in found]
+
+
+def _ends(lengths: Sequence[int]) -> NDArray[np.int64]:
+    """Return where each of several stretches begins when they stand end to end, and where the last one ends."""
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+
+def _best_tags(scores: Floats, words: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the best tag of each word of several texts, which stand end to end between the places *words*."""
+    tags: NDArray[np.int64] = scores.argmax(axis=1)
+    # Nothing can be better than the best of every word, and mostly they obey the rules.
+    before = np.concatenate([[OUTSIDE], tags[:-1]])
+    before[words[:-1][words[:-1] < len(tags)]] = OUTSIDE
+    inside = (tags > OUTSIDE) & (tags % 2 == 0)
+    wrong = np.flatnonzero(inside & (before != tags) & (before != tags - 1))
+    for text in set((np.searchsorted(words, wrong, side="right") - 1).tolist()):
+        tags[words[text] : words[text + 1]] = viterbi(scores[words[text] : words[text + 1]])
+    return tags
 
 
 def viterbi(scores: Floats) -> NDArray[np.int64]:
@@ -105,9 +158,6 @@ def viterbi(scores: Floats) -> NDArray[np.int64]:
 
     O and B may follow anything, I-x only B-x or I-x; so each step is O(tags) and not O(tags squared).
     """
-    greedy: NDArray[np.int64] = scores.argmax(axis=1)
-    if _obeys_the_rules(greedy):  # Nothing can be better than the best of every word, and mostly they agree.
-        return greedy
     length, width = scores.shape
     best = scores[0].copy()
     best[2::2] = -np.inf  # A sequence cannot begin inside a span.
@@ -127,12 +177,6 @@ def viterbi(scores: Floats) -> NDArray[np.int64]:
     for step in range(length - 1, 0, -1):
         tags[step - 1] = back[step, tags[step]]
     return tags
-
-
-def _obeys_the_rules(tags: NDArray[np.int64]) -> bool:
-    before = np.concatenate([[OUTSIDE], tags[:-1]])
-    inside = (tags > OUTSIDE) & (tags % 2 == 0)
-    return bool(np.all(~inside | (before == tags) | (before == tags - 1)))
 
 
 def _word_scores(tokens: Floats, word_starts: NDArray[np.int64]) -> Floats:

@@ -10,10 +10,12 @@ from typing import Literal
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+from twofold_checkpoint import decoding
 from twofold_checkpoint.checkpoint import GOLDEN, GRAPH, TOKENIZER, Checkpoint
-from twofold_checkpoint.decoding import Prediction, decode_entities, decode_labels, merge_tokens, merge_windows
+from twofold_checkpoint.decoding import Prediction, merge_tokens, merge_windows
 from twofold_checkpoint.encoding import Encoding, Ids, Window, pad
 from twofold_checkpoint.golden import disagreement, read_golden
+from twofold_checkpoint.labels import LabelSet
 
 from twofold_server.errors import SwapError
 
@@ -103,7 +105,8 @@ class Engine:
         for golden in read_golden(self.checkpoint.path / GOLDEN):
             [encoding] = self.encoder.encode([golden.text])
             rows = self.run_windows(encoding.windows, HEAD_OUTPUTS, self.encoder.settings.max_tokens)
-            wrong = disagreement(golden.prediction, predict(encoding, rows, self))
+            [answer] = decode([encoding], [rows], self.labels)
+            wrong = disagreement(golden.prediction, answer)
             if wrong is not None:
                 raise SwapError(f"it does not answer as it did when it was published: {wrong}, for {golden.text!r}")
 
@@ -136,16 +139,29 @@ class Engine:
         }
 
 
-def predict(
-    encoding: Encoding, rows: Sequence[tuple[Floats, ...]], engine: Engine, *, top: int = 1, entities: bool = True
-) -> Prediction:
-    """Decode a text's rows of HEAD_OUTPUTS. *top* labels come back; with zero the label is not decoded."""
-    labels = engine.labels
-    return Prediction(
-        labels=decode_labels(merge_windows(encoding, [row[0] for row in rows]), labels.labels, top) if top else (),
-        entities=decode_entities(encoding, merge_tokens(encoding, [row[1] for row in rows]), labels.entity_types)
-        if entities
-        else (),
+def decode(
+    encodings: Sequence[Encoding],
+    rows: Sequence[Sequence[tuple[Floats, ...]]],
+    labels: LabelSet,
+    *,
+    top: int = 1,
+    entities: bool = True,
+) -> list[Prediction]:
+    """Decode the rows of HEAD_OUTPUTS of texts. *top* labels come back; with zero the label is not decoded."""
+    found = zip(encodings, rows, strict=True)
+    merged = [
+        (
+            merge_windows(encoding, [row[0] for row in own]) if top else None,
+            merge_tokens(encoding, [row[1] for row in own]) if entities else None,
+        )
+        for encoding, own in found
+    ]
+    return decoding.decode(
+        encodings,
+        [one for one, _ in merged if one is not None] if top else None,
+        [one for _, one in merged if one is not None] if entities else None,
+        labels,
+        top=top,
     )
 
 

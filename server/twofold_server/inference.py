@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from twofold_checkpoint.decoding import Floats, Prediction, merge_tokens, merge_windows
 
 from twofold_server.batcher import Batcher, Result
-from twofold_server.engine import FEATURE_OUTPUTS, HEAD_OUTPUTS, Output, predict
+from twofold_server.engine import FEATURE_OUTPUTS, HEAD_OUTPUTS, Output, decode
 from twofold_server.errors import NotServingError, OverloadedError
 from twofold_server.metrics import Metrics
 from twofold_server.slot import Slot
@@ -74,26 +75,35 @@ class Inference:
         Raises OverloadedError, NotServingError or ExpiredError.
         """
 
-        def decode(result: Result) -> Prediction:
-            return predict(result.encoding, result.rows, result.engine, top=top, entities=entities)
+        def read(results: Sequence[Result]) -> list[Prediction]:
+            # A swap may come between the batches of a request, and engines have labels of their own.
+            answers: list[Prediction] = []
+            for engine, some in itertools.groupby(results, key=lambda result: result.engine):
+                alike = list(some)
+                encodings = [result.encoding for result in alike]
+                rows = [result.rows for result in alike]
+                answers += decode(encodings, rows, engine.labels, top=top, entities=entities)
+            return answers
 
-        return await self._answer(texts, HEAD_OUTPUTS, decode, deadline)
+        return await self._answer(texts, HEAD_OUTPUTS, read, deadline)
 
     async def embed(self, texts: Sequence[str], *, deadline: float = float("inf")) -> Answers[Embedding]:
         """Return the features of texts. Raises what predict raises."""
 
-        def decode(result: Result) -> Embedding:
+        def read(result: Result) -> Embedding:
             pooled = merge_windows(result.encoding, [row[0] for row in result.rows])
             tokens = merge_tokens(result.encoding, [row[1] for row in result.rows])
             return Embedding(pooled, tokens, result.encoding.offsets)
 
-        return await self._answer(texts, FEATURE_OUTPUTS, decode, deadline)
+        return await self._answer(
+            texts, FEATURE_OUTPUTS, lambda results: [read(result) for result in results], deadline
+        )
 
     async def _answer(
         self,
         texts: Sequence[str],
         outputs: tuple[Output, ...],
-        decode: Callable[[Result], T],
+        read: Callable[[Sequence[Result]], list[T]],
         deadline: float,
     ) -> Answers[T]:
         loop = asyncio.get_running_loop()
@@ -112,7 +122,7 @@ class Inference:
                 for answer in waiting:
                     answer.cancel()
             begun = time.monotonic()
-            answers = await loop.run_in_executor(self._threads, lambda: [decode(result) for result in results])
+            answers = await loop.run_in_executor(self._threads, read, results)
             timings = Timings(
                 tokenize=tokenize,
                 queue=max(result.queue_seconds for result in results),

@@ -70,10 +70,31 @@ def test_spans_survive_alignment_and_decoding(kind: str, text: str, marked: list
     spans = [Span(start=text.index(part), end=text.index(part) + len(part), type=name) for part, name in marked]
     [encoding] = encoder(kind).encode([text])
 
-    found = decode_entities(encoding, logits_for(encoding, spans), TYPES)
+    [found] = decode_entities([encoding], [logits_for(encoding, spans)], TYPES)
 
     assert [(one.start, one.end, one.type) for one in found] == [(s.start, s.end, s.type) for s in spans]
     assert all(one.score > 0.9 for one in found)
+
+
+@given(
+    st.lists(st.sampled_from(["", "to berlin now", "rome", "a b c d e", "Łódź tomorrow"]), min_size=1, max_size=6),
+    st.integers(0, 2**32 - 1),
+)
+def test_a_text_is_decoded_alike_alone_and_among_others(texts: list[str], seed: int) -> None:
+    """Whatever the logits, a text's spans and scores are those that it gets alone."""
+    encodings = encoder("wordpiece").encode(texts)
+    random = np.random.default_rng(seed)
+    logits = [random.normal(0, 3, (len(one.ids), 5)).astype(np.float32) for one in encodings]
+
+    together = decode_entities(encodings, logits, TYPES)
+
+    alone = [decode_entities([one], [own], TYPES)[0] for one, own in zip(encodings, logits, strict=True)]
+    assert [[(e.start, e.end, e.type) for e in found] for found in together] == [
+        [(e.start, e.end, e.type) for e in found] for found in alone
+    ]
+    assert [e.score for found in together for e in found] == pytest.approx(
+        [e.score for f in alone for e in f], abs=1e-6
+    )
 
 
 def test_a_word_is_one_entity_or_none() -> None:
@@ -84,7 +105,7 @@ def test_a_word_is_one_entity_or_none() -> None:
     logits[1:, 0] = 1  # the others mildly say that there is none.
     logits[1:, 2] = 0.9
 
-    [entity] = decode_entities(encoding, logits, TYPES)
+    [[entity]] = decode_entities([encoding], [logits], TYPES)
 
     assert (entity.start, entity.end) == (0, 6)
 
@@ -95,7 +116,7 @@ def test_neighbouring_spans_of_one_type_stay_two() -> None:
     spans = [Span(start=0, end=4, type="city"), Span(start=5, end=10, type="city")]
     [encoding] = encoder("wordpiece").encode([text])
 
-    found = decode_entities(encoding, logits_for(encoding, spans), TYPES)
+    [found] = decode_entities([encoding], [logits_for(encoding, spans)], TYPES)
 
     assert [(one.start, one.end) for one in found] == [(0, 4), (5, 10)]
 
@@ -123,7 +144,7 @@ def test_white_space_at_the_ends_of_a_span_does_not_matter() -> None:
 
 def test_labels_come_best_first_and_sum_to_one() -> None:
     """The labels asked for come in the order of their probabilities, which are a softmax."""
-    found = decode_labels(np.asarray([0.0, 2.0, 1.0], np.float32), ["a", "b", "c"], top=3)
+    [found] = decode_labels(np.asarray([[0.0, 2.0, 1.0]], np.float32), ["a", "b", "c"], top=3)
 
     assert [one.label for one in found] == ["b", "c", "a"]
     assert sum(one.score for one in found) == pytest.approx(1, abs=1e-6)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from twofold_checkpoint.encoding import pad
 from twofold_checkpoint.errors import CheckpointError
 from twofold_server.config import Config
-from twofold_server.engine import FEATURE_OUTPUTS, HEAD_OUTPUTS, Engine, EngineState, predict
+from twofold_server.engine import FEATURE_OUTPUTS, HEAD_OUTPUTS, Engine, EngineState, decode
 from twofold_server.errors import SwapError
 from twofold_server.promotion import load_engine
 
@@ -36,7 +36,7 @@ def ask(texts, budget=256):
     encodings = engine().encoder.encode(texts)
     windows = [window for encoding in encodings for window in encoding.windows]
     rows = iter(engine().run_windows(windows, HEAD_OUTPUTS, budget))
-    return [predict(one, [next(rows) for _ in one.windows], engine(), top=3) for one in encodings]
+    return decode(encodings, [[next(rows) for _ in one.windows] for one in encodings], engine().labels, top=3)
 
 
 def same(left, right):

@@ -13,14 +13,9 @@ import onnx
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
+from twofold_checkpoint import decoding
 from twofold_checkpoint.checkpoint import GRAPH, GRAPH_WEIGHTS
-from twofold_checkpoint.decoding import (
-    Prediction,
-    decode_entities,
-    decode_labels,
-    merge_tokens,
-    merge_windows,
-)
+from twofold_checkpoint.decoding import Prediction, merge_tokens, merge_windows
 from twofold_checkpoint.encoding import Encoder, Encoding, pad
 from twofold_checkpoint.events import ParityMeasured
 from twofold_checkpoint.labels import LabelSet
@@ -115,18 +110,13 @@ def decode(
     encodings: Sequence[Encoding], classifier_logits: Floats, ner_logits: Floats, labels: LabelSet
 ) -> list[Prediction]:
     """Turn the logits of all windows of the texts into answers."""
-    answers = []
-    row = 0
+    label_logits, tag_logits, row = [], [], 0
     for encoding in encodings:
         rows = slice(row, row + len(encoding.windows))
         row = rows.stop
-        answers.append(
-            Prediction(
-                labels=decode_labels(merge_windows(encoding, list(classifier_logits[rows])), labels.labels),
-                entities=decode_entities(encoding, merge_tokens(encoding, list(ner_logits[rows])), labels.entity_types),
-            )
-        )
-    return answers
+        label_logits.append(merge_windows(encoding, list(classifier_logits[rows])))
+        tag_logits.append(merge_tokens(encoding, list(ner_logits[rows])))
+    return decoding.decode(encodings, label_logits, tag_logits, labels)
 
 
 def parity_batches(texts: Sequence[str], encoder: Encoder, *, rows: int = 8) -> list[list[Encoding]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
-from twofold_checkpoint.decoding import Prediction, decode_entities, decode_labels
+from twofold_checkpoint.decoding import Prediction, decode
 from twofold_checkpoint.encoding import Encoder, Encoding
 from twofold_checkpoint.examples import Example
 from twofold_checkpoint.labels import LabelSet
@@ -61,15 +61,11 @@ def _decode(
     features: Features,
     labels: LabelSet,
     heads: Sequence[HeadName],
-) -> Iterator[Prediction]:
-    classifier = model.classifier(features.pooled).numpy() if "classifier" in heads else None
+) -> list[Prediction]:
+    classifier = list(model.classifier(features.pooled).numpy()) if "classifier" in heads else None
     sizes = np.cumsum([len(encoding.ids) for encoding in encodings])[:-1]
     ner = np.split(model.ner(features.tokens).numpy(), sizes) if "ner" in heads else None
-    for row, encoding in enumerate(encodings):
-        yield Prediction(
-            labels=() if classifier is None else decode_labels(classifier[row], labels.labels),
-            entities=() if ner is None else decode_entities(encoding, ner[row], labels.entity_types),
-        )
+    return decode(encodings, classifier, ner, labels)
 
 
 def annotated_for(examples: Sequence[Example], head: HeadName) -> list[Example]:
