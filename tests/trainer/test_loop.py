@@ -37,6 +37,9 @@ RECIPE = recipe.resolve(
     blocks=2,
 )
 
+LEARNING = replace(RECIPE, epochs=4, batch_size=4, head_learning_rate=3e-2, backbone_learning_rate=3e-3)
+"""Steps enough for random weights to learn something."""
+
 
 class World:
     """Hold a tiny model with its data."""
@@ -80,7 +83,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     digests = []
     for number, seed in enumerate((3, 3, 4)):
         world = World(tmp_path / str(number))
-        list(world.train(seed=seed))
+        list(world.train(seed=seed, settings=LEARNING))
         digests.append(world.digest())
 
     assert digests[0] == digests[1]
@@ -91,14 +94,14 @@ def test_a_stage_reports_and_improves(tmp_path: Path, monkeypatch: pytest.Monkey
     """A stage measures before the first step and after each epoch, counts its steps, and leaves a better model."""
     monkeypatch.setattr("twofold_trainer.pace.REPORT_SECONDS", 0.0)
     world = World(tmp_path)
-    events = list(world.train())
+    events = list(world.train(settings=LEARNING))
     steps = [event for event in events if isinstance(event, Stepped)]
     scores = [event.value for event in events if isinstance(event, ScoreMeasured)]
 
-    assert [event.step for event in steps] == list(range(1, 9))
-    assert {event.total_steps for event in steps} == {8}
+    assert [event.step for event in steps] == list(range(1, 61))
+    assert {event.total_steps for event in steps} == {60}
     assert steps[-1].remaining_seconds == 0.0
-    assert len(scores) == 3
+    assert len(scores) == 5
     assert isinstance(events[0], ScoreMeasured)
     assert world.yardstick.measure(world.model, None).value == max(scores)
     assert max(scores) > scores[0]

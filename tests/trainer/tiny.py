@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -97,13 +98,16 @@ def _corpus() -> Iterator[str]:
 
 @cache
 def word_piece() -> str:
-    """Train a BERT-like tokenizer, as JSON."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    """Make a BERT-like tokenizer, as JSON: letters and the commonest words, since a trained one differs from run to run."""
+    words = Counter(word for text in _corpus() for word in text.lower().split())
+    letters = sorted({letter for word in words for letter in word})
+    often = [word for word, _ in sorted(words.items(), key=lambda item: (-item[1], item[0]))[:40]]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = dict.fromkeys([*special, *letters, *(f"##{letter}" for letter in letters), *often])
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=150, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator(_corpus(), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
