@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import itertools
 import statistics
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +21,12 @@ from typing import Any
 
 import psutil
 import report
-from cost import run
+from calling.trained import EXAMPLES, prepare
 from twofold import AsyncClient, Prediction, TwofoldError
 from twofold_checkpoint.examples import read_examples
 from twofold_checkpoint.store import Store
 from twofold_server.testing import Server, serving
 
-EXAMPLES = Path(__file__).parent.parent / "examples" / "parcels"
 TOLERANCE = 1e-4
 SETTLE = 2.0
 """Seconds of traffic between two promotions."""
@@ -52,18 +50,6 @@ class Swap:
     called: float
     reported: float
     checkpoint_id: str
-
-
-def prepare(work: Path) -> list[str]:
-    """Train two checkpoints that differ in their seed, once, and return their ids, the current one first."""
-    store = work / "store"
-    for seed in range(2):
-        if not (work / f"trained-{seed}").exists():
-            command = [sys.executable, "-m", "twofold_trainer", "init", "--out", str(store), "--seed", str(seed)]
-            run([*command, "--train", str(EXAMPLES / "train.jsonl"), "--dev", str(EXAMPLES / "dev.jsonl")])
-            (work / f"trained-{seed}").touch()
-    current = Store(store).get("current").id
-    return sorted((checkpoint.id for checkpoint in Store(store).list()), key=lambda one: one != current)
 
 
 async def request(client: AsyncClient, texts: tuple[str, ...], answers: list[Answer]) -> None:

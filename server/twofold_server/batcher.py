@@ -18,6 +18,7 @@ from twofold_checkpoint.encoding import Encoding
 from twofold_server.engine import Engine, Floats, Output
 from twofold_server.errors import ExpiredError, NotServingError, OverloadedError
 from twofold_server.metrics import Metrics
+from twofold_server.slices import slices
 from twofold_server.slot import Slot
 
 log = logging.getLogger(__name__)
@@ -61,25 +62,16 @@ class Entry:
         self.windows, self.tokens, self.longest = len(lengths), sum(lengths), max(lengths)
 
 
-def choose(queue: Sequence[Entry], max_tokens: int) -> list[Entry]:
+def choose(queue: Sequence[Entry], max_tokens: int, pass_tokens: int) -> list[Entry]:
     """Choose the next batch from a queue in order of arrival.
 
-    The oldest entry is always in it, so nothing starves. The others have the same outputs and are its neighbours in
-    length, shorter ones first, as long as the padded batch has at most *max_tokens* tokens.
+    The oldest entry is always in it, so nothing starves. The others have the same outputs and about its length: all that
+    wait are cut into passes, and the one with the oldest is next.
     """
     oldest = queue[0]
-    alike = sorted((entry for entry in queue if entry.outputs == oldest.outputs), key=lambda entry: entry.longest)
-    place = alike.index(oldest)
-    chosen, windows, longest = [oldest], oldest.windows, oldest.longest
-    for entry in (*reversed(alike[:place]), *alike[place + 1 :]):
-        if (windows + 1) * longest > max_tokens:
-            break
-        more = windows + entry.windows
-        if more * max(longest, entry.longest) > max_tokens:
-            continue
-        chosen.append(entry)
-        windows, longest = more, max(longest, entry.longest)
-    return chosen
+    alike = [entry for entry in queue if entry.outputs == oldest.outputs]
+    cut = slices([(entry.windows, entry.longest) for entry in alike], max_tokens, pass_tokens)
+    return next([alike[place] for place in places] for places in cut if 0 in places)
 
 
 class Batcher:
@@ -163,7 +155,8 @@ class Batcher:
                 self._arrival.clear()
                 await self._arrival.wait()
                 continue
-            batch = choose(self._queue, self._max_batch_tokens)
+            engine = self._slot.live
+            batch = choose(self._queue, self._max_batch_tokens, engine.pass_tokens if engine else 0)
             taken = set(batch)
             self._queue = [entry for entry in self._queue if entry not in taken]
             self._count(-sum(entry.tokens for entry in batch))

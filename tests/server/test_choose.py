@@ -7,7 +7,10 @@ from types import SimpleNamespace
 from hypothesis import given
 from hypothesis import strategies as st
 from twofold_server.batcher import Entry, choose
-from twofold_server.engine import FEATURE_OUTPUTS, HEAD_OUTPUTS, slices
+from twofold_server.engine import FEATURE_OUTPUTS, HEAD_OUTPUTS
+from twofold_server.slices import slices
+
+COST = 8
 
 
 def entry(lengths, outputs=HEAD_OUTPUTS):
@@ -35,7 +38,7 @@ QUEUES = st.lists(
 @given(QUEUES, st.integers(1, 512))
 def test_a_batch_keeps_the_rules(queue, budget):
     """The oldest entry is in it, all want the same outputs, and it is within the budget unless it is one entry."""
-    batch = choose(queue, budget)
+    batch = choose(queue, budget, COST)
 
     assert queue[0] in batch
     assert {one.outputs for one in batch} == {queue[0].outputs}
@@ -47,7 +50,7 @@ def test_batch_after_batch_answers_everything_once(queue, budget):
     """Taking batches until the queue is empty takes every entry exactly once."""
     left, taken = list(queue), []
     while left:
-        batch = choose(left, budget)
+        batch = choose(left, budget, COST)
         taken += batch
         left = [one for one in left if one not in batch]
 
@@ -59,20 +62,31 @@ def test_neighbours_in_length_go_together():
     """What is added to the oldest is as long as it, not what came next."""
     queue = [entry([10]), entry([60]), entry([9]), entry([61]), entry([10])]
 
-    assert [one.longest for one in choose(queue, 32)] == [10, 9, 10]
+    assert [one.longest for one in choose(queue, 32, COST)] == [10, 10, 9]
 
 
 def test_a_long_text_does_not_wait_for_ever():
     """However many short texts come after it, the oldest long text is in the next batch."""
     queue = [entry([60]), *(entry([5]) for _ in range(100))]
 
-    assert choose(queue, 64) == [queue[0]]
+    assert choose(queue, 64, COST) == [queue[0]]
 
 
-@given(st.lists(st.integers(1, 64), max_size=30), st.integers(1, 256))
-def test_slices_cover_all_windows_within_the_budget(lengths, budget):
-    """Every window is in one pass; a pass is within the budget unless it is a single window."""
-    cut = slices(lengths, budget)
+SIZES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 64)), max_size=30)
 
-    assert sorted(index for one in cut for index in one) == list(range(len(lengths)))
-    assert all(len(one) == 1 or len(one) * max(lengths[index] for index in one) <= budget for one in cut)
+
+@given(SIZES, st.integers(1, 256), st.integers(0, 64))
+def test_passes_cover_everything_within_the_budget(sizes, budget, cost):
+    """Every item is in one pass; a pass of several is within the budget, and its padding costs no more than a pass."""
+    cut = slices(sizes, budget, cost)
+
+    assert sorted(place for one in cut for place in one) == list(range(len(sizes)))
+    for one in cut:
+        windows, longest = sum(sizes[place][0] for place in one), max(sizes[place][1] for place in one)
+        padding = sum(sizes[place][0] * (longest - sizes[place][1]) for place in one)
+        assert len(one) == 1 or (windows * longest <= budget and padding <= cost)
+
+
+def test_a_pass_ends_where_padding_costs_more_than_another_pass():
+    """Lengths that lie apart get passes of their own, lengths that lie together share one."""
+    assert slices([(1, 9), (1, 40), (1, 10), (1, 38), (1, 8)], 1000, 8) == [[1, 3], [2, 0, 4]]
