@@ -1,43 +1,43 @@
 """Many requests, one forward pass.
 
 Texts wait in one queue, bounded in tokens. While the engine computes, the queue grows; when it is free, the next batch is
-cut from what is there: batches form by back-pressure, and no timer adds latency to a quiet server.
+cut from what is there: batches form by back-pressure, and no timer adds latency to a quiet server. See ADR 15.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
+import itertools
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 from twofold_checkpoint.encoding import Encoding
 
-from twofold_server.engine import Engine, Floats, Output
+from twofold_server.engine import Engine, Rows
 from twofold_server.errors import ExpiredError, NotServingError, OverloadedError
 from twofold_server.metrics import Metrics
+from twofold_server.reading import Reader
 from twofold_server.slices import slices
 from twofold_server.slot import Slot
 
-log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """Hold a text's output rows, one tuple for each window, with the engine that computed them and its encoding.
+class Result(Generic[T]):
+    """Hold a text's answer, the checkpoint that gave it, and the time that its batch took in each stage."""
 
-    *engine* is there for its labels; its session may be closed by now.
-    """
-
-    engine: Engine
-    encoding: Encoding
-    rows: list[tuple[Floats, ...]]
+    answer: T
+    checkpoint_id: str
     batch: int
     """Number of the batch."""
     queue_seconds: float
     infer_seconds: float
+    decode_seconds: float
 
 
 @dataclass(slots=True, eq=False)
@@ -47,9 +47,9 @@ class Entry:
     encoding: Encoding
     engine: Engine
     """The engine whose encoder made the encoding."""
-    outputs: tuple[Output, ...]
+    reader: Reader[Any]
     deadline: float
-    answer: asyncio.Future[Result]
+    answer: asyncio.Future[Result[Any]]
     arrived: float = field(default_factory=time.monotonic)
     windows: int = field(init=False)
     tokens: int = field(init=False)
@@ -62,6 +62,20 @@ class Entry:
         self.windows, self.tokens, self.longest = len(lengths), sum(lengths), max(lengths)
 
 
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """Hold a batch after its forward pass: one list of output rows for each entry."""
+
+    number: int
+    entries: Sequence[Entry]
+    engine: Engine
+    """There for its labels; its session may be closed by now."""
+    encodings: Sequence[Encoding]
+    rows: Sequence[Rows]
+    begun: float
+    seconds: float
+
+
 def choose(queue: Sequence[Entry], max_tokens: int, pass_tokens: int) -> list[Entry]:
     """Choose the next batch from a queue in order of arrival.
 
@@ -69,7 +83,7 @@ def choose(queue: Sequence[Entry], max_tokens: int, pass_tokens: int) -> list[En
     wait are cut into passes, and the one with the oldest is next.
     """
     oldest = queue[0]
-    alike = [entry for entry in queue if entry.outputs == oldest.outputs]
+    alike = [entry for entry in queue if entry.reader.outputs == oldest.reader.outputs]
     cut = slices([(entry.windows, entry.longest) for entry in alike], max_tokens, pass_tokens)
     return next([alike[place] for place in places] for places in cut if 0 in places)
 
@@ -77,8 +91,9 @@ def choose(queue: Sequence[Entry], max_tokens: int, pass_tokens: int) -> list[En
 class Batcher:
     """Answer texts in batches, from one engine at a time.
 
-    It is created and used on one event loop. Passes run on a thread of their own; a batch takes one lease, so it never
-    mixes checkpoints, and a text's windows are never divided between two.
+    submit() and stop() are called on one event loop. Forward passes run on a thread that takes the next batch by itself,
+    at the moment when the engine is free, and answers are decoded on another, a batch at once; the loop is woken once for
+    each batch. A batch takes one lease, so it never mixes checkpoints, and a text's windows are never divided between two.
     """
 
     def __init__(self, slot: Slot, metrics: Metrics, *, max_batch_tokens: int, max_queue_tokens: int) -> None:
@@ -86,55 +101,58 @@ class Batcher:
         self._metrics = metrics
         self._max_batch_tokens = max_batch_tokens
         self._max_queue_tokens = max_queue_tokens
+        self._arrival = threading.Condition()
+        """Guards the queue, its tokens and whether to stop."""
         self._queue: list[Entry] = []
         self._queued_tokens = 0
-        self._tokens_per_second = 10_000.0
-        self._batches = 0
-        self._arrival = asyncio.Event()
         self._stopping = False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._loop: asyncio.Task[None] | None = None
+        self._tokens_per_second = 10_000.0
+        self._numbers = itertools.count(1)
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decode")
+        self._loop: asyncio.AbstractEventLoop
         self.observe: Callable[[float], None] = lambda _: None
         """Told the seconds of every batch; the interference watch listens here."""
 
     def start(self) -> None:
         """Begin to answer."""
-        self._loop = asyncio.create_task(self._run(), name="batcher")
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
 
     async def stop(self) -> None:
         """Answer what waits, then stop."""
-        self._stopping = True
-        self._arrival.set()
-        if self._loop is not None:
-            await self._loop
-        self._thread.shutdown(wait=True)
+        with self._arrival:
+            self._stopping = True
+            self._arrival.notify()
+        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._decoder.shutdown)
 
     def submit(
-        self, encodings: Sequence[Encoding], engine: Engine, outputs: tuple[Output, ...], deadline: float
-    ) -> list[asyncio.Future[Result]]:
+        self, encodings: Sequence[Encoding], engine: Engine, reader: Reader[T], deadline: float
+    ) -> list[asyncio.Future[Result[T]]]:
         """Queue a request's texts, all or none of them, and return their answers to wait for.
 
         Raises OverloadedError if the queue would grow too long, and NotServingError after stop(). An answer that is
         cancelled leaves the queue.
         """
-        if self._stopping:
-            raise NotServingError("the server is going away; ask another one")
-        loop = asyncio.get_running_loop()
-        entries = [Entry(encoding, engine, outputs, deadline, loop.create_future()) for encoding in encodings]
+        entries = [Entry(encoding, engine, reader, deadline, self._loop.create_future()) for encoding in encodings]
         tokens = sum(entry.tokens for entry in entries)
-        if self._queued_tokens + tokens > self._max_queue_tokens:
-            self._drop_dead()
-        # An empty queue takes whatever comes, or a request above the bound could never be answered.
-        if self._queue and self._queued_tokens + tokens > self._max_queue_tokens:
-            self._metrics.shed.labels("queue").inc()
-            raise OverloadedError(
-                f"{self._queued_tokens} tokens wait, this request has {tokens}, and at most {self._max_queue_tokens} may "
-                "wait; come back later, or send fewer texts at once",
-                retry_after=self.wait_seconds(),
-            )
-        self._queue.extend(entries)
-        self._count(tokens)
-        self._arrival.set()
+        with self._arrival:
+            if self._stopping:
+                raise NotServingError("the server is going away; ask another one")
+            if self._queued_tokens + tokens > self._max_queue_tokens:
+                self._drop_dead()
+            # An empty queue takes whatever comes, or a request above the bound could never be answered.
+            if self._queue and self._queued_tokens + tokens > self._max_queue_tokens:
+                self._metrics.shed.labels("queue").inc()
+                raise OverloadedError(
+                    f"{self._queued_tokens} tokens wait, this request has {tokens}, and at most "
+                    f"{self._max_queue_tokens} may wait; come back later, or send fewer texts at once",
+                    retry_after=self.wait_seconds(),
+                )
+            self._queue.extend(entries)
+            self._count(tokens)
+            self._arrival.notify()
         return [entry.answer for entry in entries]
 
     def wait_seconds(self) -> float:
@@ -145,42 +163,42 @@ class Batcher:
         self._queued_tokens += tokens
         self._metrics.queue_tokens.set(self._queued_tokens)
 
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            self._drop_dead()
-            if not self._queue:
+    def _run(self) -> None:
+        """Compute batch after batch, on the engine's thread."""
+        while (batch := self._take()) is not None:
+            try:
+                computed = self._compute(batch)
+            except Exception as error:  # noqa: BLE001 -- whatever it was, only this batch's callers hear of it.
+                self._deliver([(entry, error) for entry in batch])
+            else:
+                self._decoder.submit(self._decode, computed)
+
+    def _take(self) -> list[Entry] | None:
+        """Wait for the next batch and take it out of the queue; None when all is answered and nothing more comes."""
+        with self._arrival:
+            while True:
+                self._drop_dead()
+                if self._queue:
+                    break
                 if self._stopping:
-                    return
-                self._arrival.clear()
-                await self._arrival.wait()
-                continue
+                    return None
+                self._arrival.wait()
             engine = self._slot.live
             batch = choose(self._queue, self._max_batch_tokens, engine.pass_tokens if engine else 0)
             taken = set(batch)
             self._queue = [entry for entry in self._queue if entry not in taken]
             self._count(-sum(entry.tokens for entry in batch))
-            try:
-                results = await loop.run_in_executor(self._thread, self._compute, batch)
-            except Exception as error:  # noqa: BLE001 -- whatever it was, only this batch's callers hear of it.
-                for entry in batch:
-                    if not entry.answer.done():
-                        entry.answer.set_exception(error)
-            else:
-                for entry, result in zip(batch, results, strict=True):
-                    if not entry.answer.done():
-                        entry.answer.set_result(result)
+            return batch
 
     def _drop_dead(self) -> None:
         """Take out of the queue what nobody waits for any more."""
         now = time.monotonic()
-        alive = []
+        alive, expired = [], []
         for entry in self._queue:
             # A caller whose deadline passes also cancels; the deadline is the cause.
             if entry.deadline <= now:
                 self._metrics.dropped.labels("deadline").inc()
-                if not entry.answer.done():
-                    entry.answer.set_exception(ExpiredError("the deadline passed while the text waited for an engine"))
+                expired.append((entry, ExpiredError("the deadline passed while the text waited for an engine")))
             elif entry.answer.cancelled():
                 self._metrics.dropped.labels("cancelled").inc()
             else:
@@ -188,24 +206,58 @@ class Batcher:
                 continue
             self._count(-entry.tokens)
         self._queue = alive
+        if expired:
+            self._deliver(expired)
 
-    def _compute(self, batch: Sequence[Entry]) -> list[Result]:
-        """Run a batch under one lease, on the engine's thread."""
+    def _compute(self, batch: Sequence[Entry]) -> Computed:
+        """Run a batch under one lease."""
         begun = time.monotonic()
         with self._slot.lease() as engine:
             encodings = _encodings_for(engine, batch)
             windows = [window for encoding in encodings for window in encoding.windows]
-            rows = engine.run_windows(windows, batch[0].outputs, self._max_batch_tokens)
+            found = iter(engine.run_windows(windows, batch[0].reader.outputs, self._max_batch_tokens))
         seconds = time.monotonic() - begun
         self._note([len(window.ids) for window in windows], seconds)
-        self._batches += 1
-        results, first = [], 0
-        for entry, encoding in zip(batch, encodings, strict=True):
-            last = first + len(encoding.windows)
-            results.append(Result(engine, encoding, rows[first:last], self._batches, begun - entry.arrived, seconds))
-            self._metrics.stage_seconds.labels("queue").observe(begun - entry.arrived)
-            first = last
-        return results
+        rows = [list(itertools.islice(found, len(encoding.windows))) for encoding in encodings]
+        return Computed(next(self._numbers), batch, engine, encodings, rows, begun, seconds)
+
+    def _decode(self, computed: Computed) -> None:
+        """Turn output rows into answers, on the decoder's thread: a batch at once for all who read alike."""
+        begun = time.monotonic()
+        answers: dict[Entry, Any] = {}
+        try:
+            for reader in dict.fromkeys(entry.reader for entry in computed.entries):
+                chosen = [place for place, entry in enumerate(computed.entries) if entry.reader == reader]
+                found = reader.read(
+                    computed.engine, [computed.encodings[one] for one in chosen], [computed.rows[one] for one in chosen]
+                )
+                answers.update(zip((computed.entries[one] for one in chosen), found, strict=True))
+        except Exception as error:  # noqa: BLE001 -- as above.
+            self._deliver([(entry, error) for entry in computed.entries])
+            return
+        seconds = time.monotonic() - begun
+        self._metrics.stage_seconds.labels("decode").observe(seconds)
+        results: list[tuple[Entry, Result[Any]]] = []
+        for entry, answer in answers.items():
+            waited = computed.begun - entry.arrived
+            self._metrics.stage_seconds.labels("queue").observe(waited)
+            result = Result(answer, computed.engine.id, computed.number, waited, computed.seconds, seconds)
+            results.append((entry, result))
+        self._deliver(results)
+
+    def _deliver(self, found: Sequence[tuple[Entry, Result[Any] | Exception]]) -> None:
+        """Give answers to those who still wait for them, on the event loop."""
+
+        def deliver() -> None:
+            for entry, answer in found:
+                if entry.answer.done():
+                    continue
+                if isinstance(answer, Exception):
+                    entry.answer.set_exception(answer)
+                else:
+                    entry.answer.set_result(answer)
+
+        self._loop.call_soon_threadsafe(deliver)
 
     def _note(self, lengths: Sequence[int], seconds: float) -> None:
         tokens, padded = sum(lengths), len(lengths) * max(lengths)

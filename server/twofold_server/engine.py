@@ -22,6 +22,8 @@ from twofold_server.slices import slices
 
 Floats = NDArray[np.float32]
 Output = Literal["classifier_logits", "ner_logits", "pooled", "token_features"]
+Rows = list[tuple[Floats, ...]]
+"""What a pass computed for a text: for each of its windows one row of every output."""
 HEAD_OUTPUTS: tuple[Output, ...] = ("classifier_logits", "ner_logits")
 FEATURE_OUTPUTS: tuple[Output, ...] = ("pooled", "token_features")
 
@@ -76,11 +78,9 @@ class Engine:
         found: list[Floats] = self._session.run(list(outputs), feeds)
         return found
 
-    def run_windows(
-        self, windows: Sequence[Window], outputs: Sequence[Output], max_tokens: int
-    ) -> list[tuple[Floats, ...]]:
+    def run_windows(self, windows: Sequence[Window], outputs: Sequence[Output], max_tokens: int) -> Rows:
         """Run windows in forward passes of at most *max_tokens* padded tokens; returns each window's output rows."""
-        rows: list[tuple[Floats, ...]] = [()] * len(windows)
+        rows: Rows = [()] * len(windows)
         for chosen in slices([(1, len(window.ids)) for window in windows], max_tokens, self.pass_tokens):
             ids, mask = pad([windows[index] for index in chosen], self.encoder.settings.pad_id)
             found = self.run(ids, mask, outputs)
@@ -146,7 +146,7 @@ class Engine:
 
 def decode(
     encodings: Sequence[Encoding],
-    rows: Sequence[Sequence[tuple[Floats, ...]]],
+    rows: Sequence[Rows],
     labels: LabelSet,
     *,
     top: int = 1,

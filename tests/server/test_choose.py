@@ -7,16 +7,17 @@ from types import SimpleNamespace
 from hypothesis import given
 from hypothesis import strategies as st
 from twofold_server.batcher import Entry, choose
-from twofold_server.engine import FEATURE_OUTPUTS, HEAD_OUTPUTS
+from twofold_server.reading import Featuring, Predicting
 from twofold_server.slices import slices
 
 COST = 8
+PREDICTING = Predicting()
 
 
-def entry(lengths, outputs=HEAD_OUTPUTS):
+def entry(lengths, reader=PREDICTING):
     """Make an entry of windows of these lengths."""
     windows = tuple(SimpleNamespace(ids=range(length)) for length in lengths)
-    return Entry(SimpleNamespace(windows=windows), None, outputs, float("inf"), None)
+    return Entry(SimpleNamespace(windows=windows), None, reader, float("inf"), None)
 
 
 def cost(batch):
@@ -28,7 +29,7 @@ QUEUES = st.lists(
     st.builds(
         entry,
         st.lists(st.integers(1, 64), min_size=1, max_size=4),
-        st.sampled_from([HEAD_OUTPUTS, FEATURE_OUTPUTS]),
+        st.sampled_from([PREDICTING, Featuring()]),
     ),
     min_size=1,
     max_size=40,
@@ -41,7 +42,7 @@ def test_a_batch_keeps_the_rules(queue, budget):
     batch = choose(queue, budget, COST)
 
     assert queue[0] in batch
-    assert {one.outputs for one in batch} == {queue[0].outputs}
+    assert {one.reader.outputs for one in batch} == {queue[0].reader.outputs}
     assert cost(batch) <= budget or batch == [queue[0]]
 
 

@@ -12,7 +12,8 @@ from twofold_checkpoint.manifest import HEADS, HeadName
 from twofold_server.config import Config
 from twofold_server.engine import Engine
 from twofold_server.errors import InvalidRequestError, Violation
-from twofold_server.inference import Answers, Embedding, Timings
+from twofold_server.inference import Answers, Timings
+from twofold_server.reading import Embedding
 from twofold_server.wire.offsets import OffsetUnit, offset_converter
 
 HEAD_NAMES: dict[int, HeadName] = {pb.HEAD_CLASSIFIER: "classifier", pb.HEAD_NER: "ner"}
