@@ -3,7 +3,8 @@
     python benchmarks/serving.py --sets DIRECTORY [--rounds 3] [--seconds 5] [--work DIRECTORY]
 
 DIRECTORY holds the test sets: short commands and sentences of abstracts, measured one after the other. The loop takes the
-batch size that is best for it on this machine. Caller, loop and server are processes of their own and share the cores;
+batch size that is best for it on this machine; it is also run with the server's own way of cutting batches by length, so
+that one sees what the server adds and what it saves. Caller, loop and server are processes of their own and share the cores;
 CPU seconds are counted for each. Every ratio is one of two neighbours in time, and the median over the rounds is told;
 a figure is that of the text set on which the server does worse.
 """
@@ -85,12 +86,22 @@ def call(server: Server, texts: Path, load: Load, seconds: float) -> dict[str, A
     }
 
 
-def loop(checkpoint: Path, texts: Path, batch: int, threads: int, seconds: float) -> dict[str, Any]:
+def loop(checkpoint: Path, texts: Path, batch: int, seconds: float, *, cut: bool = False) -> dict[str, Any]:
     """Run the bare loop."""
-    looped = run_json(
-        "bare.py", "--checkpoint", checkpoint, "--texts", texts, "--batch", batch, "--threads", threads,
-        "--seconds", seconds,
-    )  # fmt: skip
+    threads = len(os.sched_getaffinity(0))
+    options = (
+        "--checkpoint",
+        checkpoint,
+        "--texts",
+        texts,
+        "--batch",
+        batch,
+        "--threads",
+        threads,
+        "--seconds",
+        seconds,
+    )
+    looped = run_json("bare.py", *options, *(["--cut"] if cut else []))
     return {
         "per_second": looped["texts"] / looped["seconds"],
         "cpu_ms": 1000 * looped["cpu_seconds"] / looped["texts"],
@@ -99,14 +110,14 @@ def loop(checkpoint: Path, texts: Path, batch: int, threads: int, seconds: float
 
 def measure(server: Server, checkpoint: Path, texts: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Let the loop and the server take turns over one set of texts."""
-    threads = len(os.sched_getaffinity(0))
-    trials = {batch: loop(checkpoint, texts, batch, threads, arguments.seconds / 2) for batch in BATCHES}
+    trials = {batch: loop(checkpoint, texts, batch, arguments.seconds / 2) for batch in BATCHES}
     best = max(trials, key=lambda batch: trials[batch]["per_second"])
     rounds = []
     for number in range(arguments.rounds):
-        bare = loop(checkpoint, texts, best, threads, arguments.seconds)
+        bare = loop(checkpoint, texts, best, arguments.seconds)
+        cut = loop(checkpoint, texts, max(BATCHES), arguments.seconds, cut=True)
         loads = {load.name: call(server, texts, load, arguments.seconds) for load in LOADS}
-        rounds.append({"bare": bare, **loads})
+        rounds.append({"bare": bare, "cut": cut, **loads})
         print(f"round {number + 1}: bare {bare['per_second']:.0f} texts/s, " + ", ".join(
             f"{name} {one['per_second'] / bare['per_second']:.2f} at {one['cpu_ms'] / bare['cpu_ms']:.2f} of the CPU"
             for name, one in loads.items()
@@ -116,11 +127,13 @@ def measure(server: Server, checkpoint: Path, texts: Path, arguments: argparse.N
         for name in rounds[0]
     }
     ratios = {
-        load.name: {
-            key: round(statistics.median(one[load.name][key] / one["bare"][key] for one in rounds), 3)
+        f"{name}_over_{other}": {
+            key: round(statistics.median(one[name][key] / one[other][key] for one in rounds), 3)
             for key in ("per_second", "cpu_ms")
         }
-        for load in LOADS
+        for name in ("cut", *(load.name for load in LOADS))
+        for other in ("bare", "cut")
+        if name != other
     }
     trial_rates = {str(batch): round(one["per_second"], 1) for batch, one in trials.items()}
     return {"best_batch": best, "trials": trial_rates, "medians": medians, "ratios": ratios}
@@ -145,10 +158,10 @@ def main() -> None:
             sets[name] = measure(server, checkpoint.path, texts, arguments)
     ratios = [one["ratios"] for one in sets.values()]
     figures = {
-        "batch_throughput_ratio": min(one["batch"]["per_second"] for one in ratios),
-        "batch_cpu_ratio": max(one["batch"]["cpu_ms"] for one in ratios),
-        "single_throughput_ratio": min(one["single_64"]["per_second"] for one in ratios),
-        "single_cpu_ratio": max(one["single_64"]["cpu_ms"] for one in ratios),
+        "batch_throughput_ratio": min(one["batch_over_bare"]["per_second"] for one in ratios),
+        "batch_cpu_ratio": max(one["batch_over_bare"]["cpu_ms"] for one in ratios),
+        "single_throughput_ratio": min(one["single_64_over_bare"]["per_second"] for one in ratios),
+        "single_cpu_ratio": max(one["single_64_over_bare"]["cpu_ms"] for one in ratios),
     }
     settings = {"rounds": arguments.rounds, "seconds": arguments.seconds, "loads": [load.name for load in LOADS]}
     report.write("serving", settings=settings, figures=figures, sets=sets)

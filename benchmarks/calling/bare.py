@@ -1,8 +1,9 @@
 """The bare loop: tokenizer, ONNX Runtime and decoding over the same texts, without a server around them.
 
-    python benchmarks/calling/bare.py --checkpoint DIRECTORY --texts FILE [--batch 32] [--threads 2] [--seconds 5]
+    python benchmarks/calling/bare.py --checkpoint DIRECTORY --texts FILE [--batch 32] [--threads 2] [--seconds 5] [--cut]
 
-What any server of this graph can at best do. The last line of output is a JSON object.
+With --cut a batch is not padded as a whole but cut by length into passes, as the server does it. The last line of output
+is a JSON object.
 """
 
 from __future__ import annotations
@@ -28,14 +29,18 @@ class Looped:
     cpu_seconds: float
 
 
-def loop(engine: Engine, texts: list[str], *, batch: int, seconds: float) -> Looped:
+def loop(engine: Engine, texts: list[str], *, batch: int, seconds: float, cut: bool) -> Looped:
     """Answer texts, *batch* at a time, for some seconds after one pass over a few of them."""
     groups = itertools.cycle([texts[start : start + batch] for start in range(0, len(texts), batch)])
 
     def answer(some: list[str]) -> int:
         encodings = engine.encoder.encode(some)
         windows = [window for encoding in encodings for window in encoding.windows]
-        rows = iter(zip(*engine.run(*pad(windows, engine.encoder.settings.pad_id), HEAD_OUTPUTS), strict=True))
+        rows = iter(
+            engine.run_windows(windows, HEAD_OUTPUTS, 1 << 30)
+            if cut
+            else zip(*engine.run(*pad(windows, engine.encoder.settings.pad_id), HEAD_OUTPUTS), strict=True)
+        )
         grouped = [list(itertools.islice(rows, len(encoding.windows))) for encoding in encodings]
         return len(decode(encodings, grouped, engine.labels))
 
@@ -55,10 +60,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--cut", action="store_true")
     arguments = parser.parse_args()
     engine = Engine(Checkpoint.open(arguments.checkpoint), threads=arguments.threads)
     texts = json.loads(arguments.texts.read_text(encoding="utf-8"))
-    print(json.dumps(asdict(loop(engine, texts, batch=arguments.batch, seconds=arguments.seconds))))
+    looped = loop(engine, texts, batch=arguments.batch, seconds=arguments.seconds, cut=arguments.cut)
+    print(json.dumps(asdict(looped)))
 
 
 if __name__ == "__main__":
