@@ -9,11 +9,11 @@ OURS = ("statistical", "exact", "auto")
 PARTS = (
     "without_distillation",
     "without_retention",
-    "without_repair",
     "without_rehearsal",
     "without_guard",
     "without_norms",
     "with_projection",
+    "with_repair",
     "memory_statistics",
     "memory_none",
 )

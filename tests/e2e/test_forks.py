@@ -10,8 +10,8 @@ from e2e.test_freeze_modes import classifier_examples, ner_examples
 from twofold import Client, Exact, Head, Hyperparameters, JobState, Prediction
 from twofold_checkpoint.store import Store
 
-# A branch copies half of MiniLM's six blocks, or all where the probe says that the new texts are far from the old.
-HALF, ALL = 3, 6
+# A branch copies two thirds of MiniLM's six blocks, or all where the probe says that the new texts are far from the old.
+SOME, ALL = 4, 6
 LEARNS = Hyperparameters(epochs=2, batch_size=16)
 
 
@@ -59,4 +59,4 @@ def test_either_head_adapts_again_and_again_without_touching_the_other(client: C
         base = job.candidate_checkpoint_id
 
     branch = Store(store).get(base).manifest.branch
-    assert branch is None or branch.blocks in {HALF, ALL}
+    assert branch is None or branch.blocks in {SOME, ALL}

@@ -202,7 +202,7 @@ ADAPTS = Hyperparameters(epochs=6, backbone_learning_rate=3e-3, head_learning_ra
 def test_auto_forks_what_it_could_not_prove(
     make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch, *, far: float, blocks: int, asked: int | None
 ) -> None:
-    """With too little to prove a margin by, AUTO gives the head half of the blocks at once, all where the probe falls short of FAR, or as many as were asked for: no protected bit or answer moves."""
+    """With too little to prove a margin by, AUTO gives the head two thirds of the blocks at once, all where the probe falls short of FAR, or as many as were asked for: no protected bit or answer moves."""
     monkeypatch.setattr("twofold_trainer.training.FAR", far)
     settings = msgspec.structs.replace(ADAPTS, unfrozen_blocks=asked)
     # How much so small a model gains from its own blocks is chance; here they are kept.

@@ -12,14 +12,17 @@ import torch
 from twofold_trainer.features import FeatureCache, FeatureSource
 from twofold_trainer.loop import Yardstick
 from twofold_trainer.model import TwofoldModel
-from twofold_trainer.recipe import LEAD_COST, MIN_GAIN, OFFSETS
+from twofold_trainer.recipe import FALL_WEIGHT, LEAD_COST, MIN_GAIN, OFFSETS
 from twofold_trainer.scoring import ROWS
 
 
-def balance(model: TwofoldModel, yardstick: Yardstick, source: FeatureSource, old: int) -> float:
+def balance(
+    model: TwofoldModel, yardstick: Yardstick, source: FeatureSource, old: int, *, floor: float | None = None
+) -> float:
     """Add to the biases of the rows after the first *old* what does best by the yardstick, and return it, in logits.
 
     No judge may lose more than LEAD_COST by it: what is new does not win at the cost of what is old, or the other way.
+    With a *floor*, what the second judge's score, that of the old rows, lies below it counts FALL_WEIGHT times as much.
     The texts are run once, and only the head's last sum is done again for each number that is tried.
     """
     head = model.head(yardstick.judges[0].head)
@@ -37,11 +40,15 @@ def balance(model: TwofoldModel, yardstick: Yardstick, source: FeatureSource, ol
         lead(offset)
         return yardstick.scores(model, cache.get)
 
+    def worth(scores: list[float]) -> float:
+        fallen = 0.0 if floor is None or len(scores) < 2 else max(0.0, floor - scores[1])
+        return sum(scores) - FALL_WEIGHT * fallen
+
     unmoved = scores(0.0)
-    best, most = 0.0, sum(unmoved) + len(unmoved) * MIN_GAIN
+    best, most = 0.0, worth(unmoved) + len(unmoved) * MIN_GAIN
     for offset in sorted(OFFSETS, key=abs):
         tried = scores(offset)
-        if sum(tried) > most and all(new >= before - LEAD_COST for new, before in zip(tried, unmoved, strict=True)):
-            best, most = offset, sum(tried)
+        if worth(tried) > most and all(new >= before - LEAD_COST for new, before in zip(tried, unmoved, strict=True)):
+            best, most = offset, worth(tried)
     lead(best)
     return best

@@ -58,6 +58,8 @@ class Course:
         self._teacher: Teacher | None = None
         self._covariances: Covariances = {}
         self.guard: Guard | None = None
+        self.floor: float | None = None
+        """Dev score of the old labels below which they have fallen; None if nothing measures them."""
 
     def fill(self) -> None:
         """Run the base model over every text, once, and ask it what it answers. Raises CancelledError."""
@@ -72,6 +74,8 @@ class Course:
             source = live(load_model(plan.base), plan.encoder.settings.pad_id)
         self._teacher = Teacher(model, source)
         self.guard = self._set_guard(source)
+        kept = self.yardstick.judges[1].score(model, plan.base.manifest.labels, source)
+        self.floor = None if kept is None else kept.value - recipe.FALL
         if plan.recipe.projection and self._moves_protected:
             self._covariances = self._collect()
 

@@ -73,8 +73,12 @@ OFFSETS = (-2.0, -1.5, -1.0, -0.75, -0.5, -0.25, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0,
 FAR = 0.5
 """A dev score of the probe below which the new texts are far from what the backbone knows, so that a fork takes all of its
 blocks: on biomedical abstracts after commands half of them came to 59.0 of F1, and all to 67.6."""
-LEAD_COST = 0.005
+LEAD_COST = 0.01
 """What neither the old nor the new dev score may lose by it."""
+FALL = 0.01
+"""What the old dev score may have lost since the base before its further fall counts for more."""
+FALL_WEIGHT = 2.0
+"""How much more, in choosing the lead."""
 REPORT_SECONDS = 1.0
 """Time between two progress events."""
 EXPECTED_FLIPS = 0.01
@@ -148,12 +152,12 @@ def default_recipe(
         ner_weight=8.0 if head == "ner" else 1.0,
         probe_epochs=4 * epochs,
         probe_learning_rate=3e-3,
-        fork_blocks=math.ceil(blocks / 2),
+        fork_blocks=math.ceil(2 * blocks / 3),
         fork_learning_rate=3e-4 if hidden_size <= 512 else 5e-5,
         fork_rehearsal_ratio=0.5,
         distillation=1.0,
-        retention=0.25,
-        repair=0.25,
+        retention=0.5,
+        repair=0.0,
         temperature=2.0,
         projection=PROJECTION if remembers == "statistics" else 0.0,
         guard=True,

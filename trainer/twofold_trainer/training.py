@@ -53,7 +53,8 @@ def _climb(
     )
     if climbed.kept and plan.kept and plan.added:
         kept = plan.kept if plan.job.head == "classifier" else 1 + 2 * plan.kept
-        lead = balance(plan.model, course.yardstick, course.source(climbed.kept[-1].stage), kept)
+        source = course.source(climbed.kept[-1].stage)
+        lead = balance(plan.model, course.yardstick, source, kept, floor=course.floor)
         if lead:
             yield Noted(message=f"New rows got a lead of {lead:+g} logits over the old ones, which does best on dev.")
     return climbed
@@ -92,7 +93,7 @@ def _climb_on(plan: Plan, course: Course, probed: Climbed, stop: Stop, gate: Gat
 
 
 def _deepen(plan: Plan, course: Course) -> Stage:
-    """Choose how deep a fork goes: what was asked for, else half of the blocks, or all where the probe finds the texts far."""
+    """Choose how deep a fork goes: what was asked for, else two thirds of the blocks, or all where the probe finds the texts far."""
     stage = plan.forked
     scores = course.yardstick.scores(plan.model, course.base_features)
     if plan.job.hyperparameters.unfrozen_blocks or len(scores) < len(course.yardstick.judges) or scores[0] >= FAR:
