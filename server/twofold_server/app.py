@@ -23,6 +23,7 @@ from twofold_server.config import Config
 from twofold_server.engine import Engine
 from twofold_server.errors import SwapError
 from twofold_server.exposition import exposed
+from twofold_server.giving_way import GivingWay
 from twofold_server.health import Health
 from twofold_server.inference import Inference
 from twofold_server.interference import Interference
@@ -110,6 +111,11 @@ async def serve(config: Config) -> AsyncIterator[Serving]:
         # A job that is stopped tells its watchers, so the jobs go before the calls.
         await runner.start()
         down.push_async_callback(runner.stop)
+        if config.pause_above_ms:
+            giving_way = GivingWay(runner, config.pause_above_ms / 1000)
+            inference.observe = giving_way.observe
+            watch = asyncio.create_task(giving_way.run(), name="giving way")
+            down.callback(watch.cancel)
         await server.start()
         if engine is not None:
             await health.serving()

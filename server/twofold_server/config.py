@@ -41,6 +41,7 @@ class Config:
     drain_timeout: float = _setting(30.0, "seconds that calls in progress get to finish after SIGTERM")
     trainer_python: str = _setting(sys.executable, "interpreter that has twofold_trainer; it needs torch, this one not")
     trainer_threads: int = _setting(0, "threads of the trainer; 0 means the CPUs that this process may use")
+    pause_above_ms: float = _setting(0.0, "95th percentile of latency at which a running job is paused; 0 means never")
     max_queued_jobs: int = _setting(16, "adaptation jobs that may wait")
     max_dataset_examples: int = _setting(200_000, "examples in one data set")
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "least severe log line to write")
@@ -62,7 +63,7 @@ class Config:
         for name in ("max_batch_tokens", "max_queue_tokens", "max_requests", "max_texts", "max_characters"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)} must be at least 1")
-        for name in ("threads", "trainer_threads", "drain_delay", "drain_timeout"):
+        for name in ("threads", "trainer_threads", "drain_delay", "drain_timeout", "pause_above_ms"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)} must not be negative")
 

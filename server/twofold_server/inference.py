@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,6 +52,8 @@ class Inference:
         self._metrics = metrics
         self._max_requests = max_requests
         self._requests = 0
+        self.observe: Callable[[float], None] = lambda _: None
+        """Told the seconds of every request that was answered; the job that gives way listens here."""
         self._threads = ThreadPoolExecutor(max(1, threads), thread_name_prefix="text")
 
     def stop(self) -> None:
@@ -98,6 +100,7 @@ class Inference:
                 infer=sum(batch.infer_seconds for batch in batches),
                 decode=sum(batch.decode_seconds for batch in batches),
             )
+            self.observe(time.monotonic() - begun)
             return Answers([one.answer for one in results], [one.checkpoint_id for one in results], timings)
 
     def _observe(self, stage: str, begun: float) -> float:

@@ -61,6 +61,12 @@ class Metrics:
         self.score = gauge(
             "twofold_adaptation_score", "Scores of the last adaptation on held-out examples.", "figure", "moment"
         )
+        self.job_paused = gauge(
+            "twofold_job_paused", "1 while the running job is paused because answers took too long."
+        )
+        self.job_pauses = counter(
+            "twofold_job_pauses_total", "How often a job was paused because answers took too long."
+        )
         self.interference = gauge(
             "twofold_interference_ratio",
             "Mean engine time per batch while a job runs, over the mean while none runs. 0 until both were seen.",

@@ -12,7 +12,7 @@ from typing import IO, Protocol
 
 from twofold_checkpoint.checkpoint import Checkpoint
 from twofold_checkpoint.errors import CheckpointError
-from twofold_checkpoint.events import Finished, PhaseStarted
+from twofold_checkpoint.events import Finished, Noted, PhaseStarted
 from twofold_checkpoint.job import Job
 from twofold_checkpoint.store import Store
 
@@ -62,19 +62,26 @@ class JobRunner:
     ) -> None:
         self._store = store
         self._promoter = promoter
+        self._metrics = metrics
         self._launcher = launcher or SubprocessLauncher(config)
         self.book = JobBook(store.root / "jobs.sqlite3", metrics)
         self._intake = Intake(store, Uploads(store, config), self.book, config)
         self._lock: IO[str] | None = None
         self._worker: asyncio.Task[None] | None = None
         self._running: str | None = None
+        self._paused = False
         self._unwanted: set[str] = set()
         self._stopping = asyncio.Event()
 
     @property
+    def running_job(self) -> str:
+        """The id of the job that runs, paused or not; empty if none does."""
+        return self._running or ""
+
+    @property
     def is_running(self) -> bool:
-        """Whether a job runs now, beside serving."""
-        return self._running is not None
+        """Whether a job runs now, beside serving, and is not paused."""
+        return self._running is not None and not self._paused
 
     async def start(self) -> None:
         """End what an earlier server left running, then go on with the queue.
@@ -117,6 +124,22 @@ class JobRunner:
         if view.state is not JobState.CANCELLED:
             raise WrongStateError(f"job {job_id!r} ended before it could be cancelled: {view.state}")
         return view
+
+    async def pause(self, reason: str) -> None:
+        """Hold the running job where it is, and note the reason among its events."""
+        await self._hold(reason, held=True)
+
+    async def resume(self, reason: str) -> None:
+        """Let it go on."""
+        await self._hold(reason, held=False)
+
+    async def _hold(self, reason: str, *, held: bool) -> None:
+        if (job := self._running) and held != self._paused and self._launcher.hold(job, held=held):
+            self._paused = held
+            self._metrics.job_paused.set(held)
+            self._metrics.job_pauses.inc(held)
+            log.info("job paused" if held else "job resumed", extra={"job": job, "reason": reason})
+            await self.book.say(job, Noted(message=reason))
 
     async def _end_the_dead(self) -> None:
         for view in await self.book.running():
@@ -165,7 +188,8 @@ class JobRunner:
                 if self._stopping.is_set():
                     break
                 await self._pause()
-        self._running = None
+        self._running, self._paused = None, False
+        self._metrics.job_paused.set(0)
         log.info("job ended", extra={"job": view.id, "state": ending.state.value, "reason": ending.reason})
 
     async def _adapt(self, view: JobView) -> StateEntered:

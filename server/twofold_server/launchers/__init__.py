@@ -22,5 +22,8 @@ class Launcher(Protocol):
     def cancel(self, job_id: str) -> None:
         """Ask a launched trainer to stop, and stop it by force after a grace. Returns at once; launch() then ends."""
 
+    def hold(self, job_id: str, *, held: bool) -> bool:
+        """Stop a launched trainer where it is, or let it go on, and return whether there is one. It can be cancelled then."""
+
     def bury(self, job_id: str) -> None:
         """End what the launch of an earlier server has left running, if anything. Blocks."""

@@ -77,6 +77,14 @@ class SubprocessLauncher:
             if trainer := self._trainers[job_id]:
                 trainer.stop(self._grace)
 
+    def hold(self, job_id: str, *, held: bool) -> bool:
+        """Stop all of the trainer's processes where they are, or let them go on; returns whether there are any."""
+        trainer = self._trainers.get(job_id)
+        if trainer is None or job_id in self._unwanted:
+            return False
+        trainer.signal_group(signal.SIGSTOP if held else signal.SIGCONT)
+        return True
+
     def bury(self, job_id: str) -> None:
         """Kill the trainer of a server that died: it would go on until it next writes to its broken pipe."""
         ending = os.fsencode(f"/jobs/{job_id}/job.json")
@@ -161,6 +169,7 @@ class _Trainer:
         """Ask with SIGTERM, then make sure."""
         if self._stopping is None and self._process.returncode is None:
             self._process.terminate()
+            self.signal_group(signal.SIGCONT)  # A process that is held would not hear of it.
             self._stopping = asyncio.get_running_loop().call_later(grace, self._kill_group)
 
     async def wait(self, seconds: float) -> None:
@@ -186,10 +195,12 @@ class _Trainer:
             asyncio.get_running_loop().call_later(_LINGER_SECONDS, pipe.close)
 
     def _kill_group(self) -> None:
-        try:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            return
+        self.signal_group(signal.SIGKILL)
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """Send a signal to it and to all that it started."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
 
 
 async def _events(pipe: Pipe, job_id: str) -> AsyncGenerator[Event, None]:
