@@ -10,6 +10,7 @@ import tiny
 from server.running import gated, refusal, running
 from twofold.v1 import inference_pb2 as pb
 from twofold_checkpoint.store import Store
+from twofold_server.servicers.inference import STREAM_AHEAD
 
 FAR = "so very much and the " * 500
 
@@ -207,16 +208,89 @@ def test_all_wrong_fields_are_named_at_once(store):
     on_server(store, test, max_characters=20)
 
 
-def test_what_comes_later_says_so(store):
-    """PredictStream answers UNIMPLEMENTED with a sentence."""
+async def answers_of(call):
+    """Read a stream to its end; returns what came, and the error that ended it or None."""
+    found = []
+    try:
+        async for one in call:
+            found.append([prediction.label for prediction in one.response.predictions])  # noqa: PERF401 -- kept on an error.
+    except grpc.aio.AioRpcError as error:
+        return found, error
+    return found, None
+
+
+def stream_of(*requests):
+    """Make a stream of requests, each with these texts."""
+    return iter([pb.PredictStreamRequest(request=pb.PredictRequest(texts=texts)) for texts in requests])
+
+
+def test_a_stream_is_answered_in_order(store):
+    """More requests than are worked on at once come back complete and in their order, long ones among short ones."""
+    words = {"rain": "a_weather", "play": "a_music", "wake": "a_alarm"}
+    requests = [[word] * (1 + number % 5) for number, word in enumerate([*words] * 20)]
 
     async def test(server):
-        call = server.inference.PredictStream(iter([pb.PredictStreamRequest()]))
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            async for _ in call:
-                pass
-        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-        assert "PredictStream comes in a later version" in caught.value.details()
+        found, error = await answers_of(server.inference.PredictStream(stream_of(*requests)))
+        assert error is None
+        assert found == [[words[text] for text in texts] for texts in requests]
+        assert await server.metric("twofold_texts_total", method="PredictStream") == sum(map(len, requests))
+
+    on_server(store, test)
+
+
+def test_a_bad_request_ends_its_stream_after_the_good_ones(store):
+    """What came before a request without texts is answered; then the status names the field."""
+
+    async def test(server):
+        found, error = await answers_of(server.inference.PredictStream(stream_of(["rain"], ["play"], [], ["wake"])))
+        assert found == [["a_weather"], ["a_music"]]
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "texts" in error.details()
+
+    on_server(store, test)
+
+
+def test_a_stream_waits_where_a_call_is_shed(store):
+    """With room for two requests in progress, forty of a stream are all answered, and a lone call beside them may be shed."""
+
+    async def test(server):
+        found, error = await answers_of(server.inference.PredictStream(stream_of(*[["rain"]] * 40)))
+        assert (found, error) == ([["a_weather"]] * 40, None)
+        assert await server.metric("twofold_shed_total", reason="requests") > 0
+
+    on_server(store, test, max_requests=2)
+
+
+def test_a_stream_reads_no_further_than_it_answers(store):
+    """While the engine is busy only so many requests of an endless stream are taken, and none is left once it is cancelled."""
+
+    async def test(server):
+        taken = 0
+
+        async def endless():
+            nonlocal taken
+            while True:
+                taken += 1
+                yield pb.PredictStreamRequest(request=pb.PredictRequest(texts=["rain " * 200]))
+
+        with gated() as gate:
+            call = server.inference.PredictStream(endless())
+            reading = asyncio.create_task(answers_of(call))
+            await gate.wait_until_busy()
+            before = -1
+            for _ in range(30):
+                if taken == before:
+                    break
+                before = taken
+                await asyncio.sleep(0.3)
+            assert taken == before
+            assert await server.metric("twofold_queue_tokens") <= (STREAM_AHEAD + 2) * 300
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+            gate.open.set()
+            await server.until("twofold_queue_tokens", 0)
+            await server.until("twofold_requests_in_flight", 0, method="PredictStream")
 
     on_server(store, test)
 

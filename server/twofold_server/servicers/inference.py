@@ -13,7 +13,7 @@ from twofold.v1.inference_pb2_grpc import InferenceServiceServicer
 
 from twofold_server import VERSION
 from twofold_server.config import Config
-from twofold_server.errors import NotServingError
+from twofold_server.errors import NotServingError, OverloadedError
 from twofold_server.inference import Inference
 from twofold_server.metrics import Metrics
 from twofold_server.slot import Slot
@@ -25,9 +25,12 @@ from twofold_server.wire.inference import (
     write_predictions,
 )
 
+STREAM_AHEAD = 8
+"""Requests of a stream that are worked on at once, beside the one that is read and the one whose answer is next."""
+
 
 class InferenceServicer(InferenceServiceServicer):
-    """Answer Predict, Embed and GetModel. PredictStream comes later."""
+    """Answer Predict, PredictStream, Embed and GetModel."""
 
     def __init__(self, inference: Inference, slot: Slot, config: Config, metrics: Metrics) -> None:
         self._inference = inference
@@ -37,12 +40,7 @@ class InferenceServicer(InferenceServiceServicer):
 
     async def Predict(self, request: pb.PredictRequest, context: Any) -> pb.PredictResponse:  # noqa: N802
         """Classify texts and find their entities."""
-        call = read_predict(request, self._config)
-        answers = await self._inference.predict(
-            call.texts, top=call.top, entities=call.entities, deadline=deadline_of(context)
-        )
-        self._metrics.texts.labels("Predict").inc(len(call.texts))
-        return write_predictions(call, answers)
+        return await self._answer(request, deadline_of(context), "Predict")
 
     async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:  # noqa: N802
         """Return features of texts."""
@@ -59,11 +57,49 @@ class InferenceServicer(InferenceServiceServicer):
             raise NotServingError("no checkpoint is live; publish one and promote it")
         return write_model(engine, self._config, VERSION)
 
-    def PredictStream(  # noqa: N802
+    async def PredictStream(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.PredictStreamRequest], context: Any
     ) -> AsyncIterator[pb.PredictStreamResponse]:
-        """Answer UNIMPLEMENTED."""
-        raise NotImplementedError
+        """Answer requests in their order, a few of them at a time; the caller is not read further meanwhile."""
+        deadline = deadline_of(context)
+        answers: asyncio.Queue[asyncio.Task[pb.PredictResponse] | None] = asyncio.Queue(STREAM_AHEAD)
+        begun: set[asyncio.Task[Any]] = set()
+
+        async def read() -> None:
+            try:
+                async for one in request_iterator:
+                    answer = asyncio.create_task(self._answer_patiently(one.request, deadline))
+                    begun.add(answer)
+                    await answers.put(answer)
+            finally:
+                # The last word, also where a request could not be read: what came before it is answered first.
+                await answers.put(None)
+
+        reading = asyncio.create_task(read())
+        begun.add(reading)
+        try:
+            while (answer := await answers.get()) is not None:
+                yield pb.PredictStreamResponse(response=await answer)
+                begun.discard(answer)
+            await reading
+        finally:
+            for task in begun:
+                task.cancel()
+            await asyncio.gather(*begun, return_exceptions=True)
+
+    async def _answer_patiently(self, request: pb.PredictRequest, deadline: float) -> pb.PredictResponse:
+        """Answer one request of a stream. A stream is not shed for load, it waits: that is what slows its caller down."""
+        while True:
+            try:
+                return await self._answer(request, deadline, "PredictStream")
+            except OverloadedError as error:
+                await asyncio.sleep(error.retry_after)
+
+    async def _answer(self, request: pb.PredictRequest, deadline: float, method: str) -> pb.PredictResponse:
+        call = read_predict(request, self._config)
+        answers = await self._inference.predict(call.texts, top=call.top, entities=call.entities, deadline=deadline)
+        self._metrics.texts.labels(method).inc(len(call.texts))
+        return write_predictions(call, answers)
 
 
 def deadline_of(context: grpc.aio.ServicerContext[Any, Any]) -> float:

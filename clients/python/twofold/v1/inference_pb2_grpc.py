@@ -73,7 +73,9 @@ class InferenceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def PredictStream(self, request_iterator, context):
-        """PredictStream answers each request as Predict does, in the order of the requests. UNIMPLEMENTED in this version.
+        """PredictStream answers each request as Predict does, in the order of the requests, a few of them at a time: a caller
+        who sends faster than that is slowed down by the flow control of gRPC, and nothing is shed for load. A request that is
+        refused ends the stream with its status, once what came before it is answered. The deadline is that of the whole call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -141,7 +141,10 @@ class InferenceServiceStub(typing.Generic[_InferenceServicePredictType, _Inferen
     """
 
     PredictStream: _InferenceServicePredictStreamType
-    """PredictStream answers each request as Predict does, in the order of the requests. UNIMPLEMENTED in this version."""
+    """PredictStream answers each request as Predict does, in the order of the requests, a few of them at a time: a caller
+    who sends faster than that is slowed down by the flow control of gRPC, and nothing is shed for load. A request that is
+    refused ends the stream with its status, once what came before it is answered. The deadline is that of the whole call.
+    """
 
     Embed: _InferenceServiceEmbedType
     """Embed returns the features of the live encoder, pooled and per token, for external classifiers."""
@@ -190,7 +193,10 @@ class InferenceServiceServicer(metaclass=abc.ABCMeta):
         request_iterator: _MaybeAsyncIterator[twofold.v1.inference_pb2.PredictStreamRequest],
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[twofold.v1.inference_pb2.PredictStreamResponse], collections.abc.AsyncIterator[twofold.v1.inference_pb2.PredictStreamResponse]]:
-        """PredictStream answers each request as Predict does, in the order of the requests. UNIMPLEMENTED in this version."""
+        """PredictStream answers each request as Predict does, in the order of the requests, a few of them at a time: a caller
+        who sends faster than that is slowed down by the flow control of gRPC, and nothing is shed for load. A request that is
+        refused ends the stream with its status, once what came before it is answered. The deadline is that of the whole call.
+        """
 
     @abc.abstractmethod
     def Embed(
