@@ -16,9 +16,15 @@ from twofold_checkpoint.store import Store
 from twofold_server.config import Config
 from twofold_server.engine import Engine, EngineState
 from twofold_server.errors import SwapError, WrongStateError
+from twofold_server.memory import count_free_bytes
 from twofold_server.metrics import Metrics
 from twofold_server.slot import Slot
 from twofold_server.threads import count_cpus
+
+_COPIES = 1.5
+"""Memory that an engine takes while it is loaded, by the size of its files. Swaps were measured at 1.24."""
+_SLACK_BYTES = 64 << 20
+"""What its first passes take, and whatever else begins meanwhile."""
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +46,7 @@ def load_engine(checkpoint: Checkpoint, config: Config) -> Engine:
     with _step(checkpoint, "verify"):
         checkpoint.verify(SERVED)
     with _step(checkpoint, "load"):
+        _check_memory(checkpoint)
         engine = Engine(checkpoint, device=config.device, threads=config.threads or count_cpus())
     try:
         with _step(checkpoint, "load"):
@@ -52,6 +59,17 @@ def load_engine(checkpoint: Checkpoint, config: Config) -> Engine:
         engine.close(EngineState.FAILED)
         raise
     return engine
+
+
+def _check_memory(checkpoint: Checkpoint) -> None:
+    """Refuse what does not fit beside the engine that answers: half-way through, the kernel would end the whole server."""
+    size = sum(file.size for file in checkpoint.manifest.files if file.name in SERVED)
+    needed, free = int(_COPIES * size) + _SLACK_BYTES, count_free_bytes()
+    if free is not None and needed > free:
+        raise SwapError(
+            f"it takes about {needed >> 20} MiB while it is loaded, and {free >> 20} MiB are free; free some memory, or "
+            "start a server with more"
+        )
 
 
 @contextmanager

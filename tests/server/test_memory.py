@@ -1,0 +1,51 @@
+"""Memory: what is left, and what is refused because it would not fit."""
+
+from __future__ import annotations
+
+import pytest
+from server.running import config_of
+from twofold_server.errors import SwapError
+from twofold_server.memory import count_free_bytes, free_bytes
+from twofold_server.promotion import load_engine
+
+MEMINFO = "MemTotal:       24000 kB\nMemFree:         1000 kB\nMemAvailable:    8000 kB\n"
+AVAILABLE = 8000 * 1024
+
+
+@pytest.mark.parametrize(
+    ("meminfo", "limit", "used", "statistics", "expected"),
+    [
+        (MEMINFO, None, None, None, AVAILABLE),
+        (MEMINFO, "max\n", "5\n", "", AVAILABLE),
+        (MEMINFO, "5000000\n", "4000000\n", "anon 7\ninactive_file 300000\n", 1_300_000),
+        (MEMINFO, "5000000\n", "4000000\n", None, 1_000_000),
+        (MEMINFO, "90000000000\n", "4000000\n", "inactive_file 0\n", AVAILABLE),
+        (MEMINFO, "4000000\n", "5000000\n", "", 0),
+        ("", None, None, None, None),
+        ("", "5000000\n", "4000000\n", "", 1_000_000),
+    ],
+)
+def test_the_smaller_of_machine_and_cgroup_counts(meminfo, limit, used, statistics, expected):
+    """What is left is what the machine and the cgroup both have left, never less than nothing, and None if nobody knows."""
+    assert free_bytes(meminfo, limit, used, statistics) == expected
+
+
+def test_this_machine_has_memory_left():
+    """On Linux the question has an answer."""
+    assert count_free_bytes() > 0
+
+
+def test_what_does_not_fit_is_refused_before_it_is_loaded(store, monkeypatch):
+    """Too little memory for a second copy is an error that says how much is needed and free, and no session is opened."""
+    monkeypatch.setattr("twofold_server.promotion.count_free_bytes", lambda: 10 << 20)
+    monkeypatch.setattr("twofold_server.promotion.Engine", None)
+
+    with pytest.raises(SwapError, match=r"b: load: it takes about 64 MiB .* and 10 MiB are free"):
+        load_engine(store.get("b"), config_of(store))
+
+
+def test_where_nobody_knows_it_is_tried(store, monkeypatch):
+    """Without an answer about memory a checkpoint is loaded."""
+    monkeypatch.setattr("twofold_server.promotion.count_free_bytes", lambda: None)
+
+    assert load_engine(store.get("b"), config_of(store)).id == "b"
