@@ -16,7 +16,6 @@ import json
 import os
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import urllib.request
@@ -26,12 +25,12 @@ from typing import Any
 
 import psutil
 import report
+from calling.processes import run_json
 from calling.texts import SETS, read_texts
 from calling.trained import prepare
 from twofold_checkpoint.store import Store
 from twofold_server.testing import Server, serving
 
-CALLING = Path(__file__).parent / "calling"
 BATCHES = (8, 16, 32, 64)
 
 
@@ -45,16 +44,6 @@ class Load:
 
 
 LOADS = (Load("batch", 32, 8), Load("single_64", 1, 64), Load("single_8", 1, 8), Load("single_1", 1, 1))
-
-
-def run_json(script: str, *arguments: object) -> dict[str, Any]:
-    """Run a script of calling/ and return what its last line says."""
-    command = [sys.executable, str(CALLING / script), *map(str, arguments)]
-    # A package's scripts find their neighbours by the path of the benchmarks.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CALLING.parent), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 def read_tokens(server: Server) -> dict[str, float]:

@@ -1,6 +1,7 @@
-"""Put load on a server from a process of its own: a closed loop, N calls in flight.
+"""Put load on a server from a process of its own: N calls in flight, or a rate that does not wait for answers.
 
-    python benchmarks/calling/caller.py --target HOST:PORT --texts FILE [--in-flight 64] [--size 1] [--seconds 5]
+    python benchmarks/calling/caller.py --target HOST:PORT --texts FILE [--in-flight 64 | --rate 300] [--size 1]
+                                        [--seconds 5]
 
 FILE holds a JSON array of texts. Each call carries --size texts. Requests are serialised beforehand and answers are
 parsed, so that the caller takes as little as it can of the cores that it shares with the server. The last line of output
@@ -14,10 +15,12 @@ import asyncio
 import itertools
 import json
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import grpc
+from twofold import status
 from twofold.v1 import inference_pb2 as pb
 
 METHOD = "/twofold.v1.InferenceService/Predict"
@@ -25,7 +28,7 @@ METHOD = "/twofold.v1.InferenceService/Predict"
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """What a closed loop saw. Latencies are in milliseconds; *codes* counts the calls that failed by status."""
+    """What a caller saw. Latencies are in milliseconds; *codes* counts the calls that failed, by status."""
 
     texts: int
     """Texts answered within *seconds*."""
@@ -39,39 +42,77 @@ class Called:
     codes: dict[str, int]
 
 
-async def call(target: str, texts: list[str], *, in_flight: int, size: int, seconds: float) -> Called:
-    """Keep *in_flight* calls out for some seconds, after a tenth of that to warm up."""
-    groups = [texts[start : start + size] for start in range(0, len(texts) - size + 1, size)]
-    requests = itertools.cycle([pb.PredictRequest(texts=group).SerializeToString() for group in groups])
-    latencies: list[float] = []
-    codes: dict[str, int] = {}
-    async with grpc.aio.insecure_channel(target, options=[("grpc.max_receive_message_length", -1)]) as channel:
-        predict = channel.unary_unary(METHOD, response_deserializer=pb.PredictResponse.FromString)
-        first = time.monotonic() + seconds / 10
-        last = first + seconds
+class Calls:
+    """Make calls and note what comes back, and whether it came within the time that counts."""
 
-        async def keep_calling() -> tuple[int, int]:
-            answered = answered_in_time = 0
-            while (sent := time.monotonic()) < last:
-                try:
-                    response = await predict(next(requests))
-                except grpc.aio.AioRpcError as error:
-                    codes[error.code().name] = codes.get(error.code().name, 0) + 1
-                    continue
-                received = time.monotonic()
-                answered += len(response.predictions)
-                if first <= received <= last:
-                    answered_in_time += len(response.predictions)
-                    latencies.append(1000 * (received - sent))
-            return answered_in_time, answered
+    def __init__(self, channel: grpc.aio.Channel, texts: list[str], size: int, seconds: float) -> None:
+        groups = [texts[start : start + size] for start in range(0, len(texts) - size + 1, size)]
+        self._requests = itertools.cycle([pb.PredictRequest(texts=group).SerializeToString() for group in groups])
+        self._predict = channel.unary_unary(METHOD, response_deserializer=pb.PredictResponse.FromString)
+        self.first = time.monotonic() + seconds / 10
+        """After a tenth of the time to warm up, calls count."""
+        self.last = self.first + seconds
+        self.answered = self.answered_in_time = 0
+        self.latencies: list[float] = []
+        self.codes: Counter[str] = Counter()
 
+    async def make(self) -> None:
+        """Make one call."""
+        sent = time.monotonic()
+        try:
+            response = await self._predict(next(self._requests))
+        except grpc.aio.AioRpcError as error:
+            details = dict(error.trailing_metadata() or ()).get(status.METADATA_KEY)
+            told = details is not None and status.decode_status(details).retry_after is not None
+            self.codes[f"{error.code().name}{' with RetryInfo' if told else ''}"] += 1
+            return
+        received = time.monotonic()
+        self.answered += len(response.predictions)
+        if self.first <= received <= self.last:
+            self.answered_in_time += len(response.predictions)
+            self.latencies.append(1000 * (received - sent))
+
+
+async def keep_in_flight(calls: Calls, in_flight: int) -> None:
+    """Keep so many calls out: a closed loop."""
+
+    async def worker() -> None:
+        while time.monotonic() < calls.last:
+            await calls.make()
+
+    await asyncio.gather(*(worker() for _ in range(in_flight)))
+
+
+async def keep_rate(calls: Calls, rate: float) -> None:
+    """Send so many calls a second, whatever becomes of them: an open loop. Waits for those that are out at the end."""
+    out: set[asyncio.Task[None]] = set()
+    begun = time.monotonic()
+    for number in itertools.count():
+        due = begun + number / rate
+        if due > calls.last:
+            break
+        if (wait := due - time.monotonic()) > 0:
+            await asyncio.sleep(wait)
+        task = asyncio.create_task(calls.make())
+        out.add(task)
+        task.add_done_callback(out.discard)
+    await asyncio.gather(*out)
+
+
+async def call(arguments: argparse.Namespace, texts: list[str]) -> Called:
+    """Call for some seconds."""
+    options = [("grpc.max_receive_message_length", -1)]
+    async with grpc.aio.insecure_channel(arguments.target, options=options) as channel:
+        calls = Calls(channel, texts, arguments.size, arguments.seconds)
         before = time.process_time()
-        counts = await asyncio.gather(*(keep_calling() for _ in range(in_flight)))
+        if arguments.rate:
+            await keep_rate(calls, arguments.rate)
+        else:
+            await keep_in_flight(calls, arguments.in_flight)
         cpu = time.process_time() - before
-    latencies.sort()
-    p50, p95, p99 = (latencies[min(len(latencies) - 1, int(share * len(latencies)))] for share in (0.5, 0.95, 0.99))
-    in_time, answered = (sum(column) for column in zip(*counts, strict=True))
-    return Called(in_time, seconds, answered, cpu, p50, p95, p99, codes)
+    latencies = sorted(calls.latencies)
+    percentiles = (latencies[min(len(latencies) - 1, int(share * len(latencies)))] for share in (0.5, 0.95, 0.99))
+    return Called(calls.answered_in_time, arguments.seconds, calls.answered, cpu, *percentiles, codes=dict(calls.codes))
 
 
 def main() -> None:
@@ -82,16 +123,9 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--size", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rate", type=float, help="calls a second, instead of calls in flight")
     arguments = parser.parse_args()
-    called = asyncio.run(
-        call(
-            arguments.target,
-            json.loads(arguments.texts.read_text(encoding="utf-8")),
-            in_flight=arguments.in_flight,
-            size=arguments.size,
-            seconds=arguments.seconds,
-        )
-    )
+    called = asyncio.run(call(arguments, json.loads(arguments.texts.read_text(encoding="utf-8"))))
     print(json.dumps(asdict(called)))
 
 

@@ -157,7 +157,8 @@ class Batcher:
 
     def wait_seconds(self) -> float:
         """Guess how long the queue takes, for those who are sent away."""
-        return min(30.0, max(0.05, self._queued_tokens / self._tokens_per_second))
+        # In steps, so that the same refusal need not be written a thousand times a second.
+        return min(30.0, max(0.05, round(self._queued_tokens / self._tokens_per_second, 1)))
 
     def _count(self, tokens: int) -> None:
         self._queued_tokens += tokens

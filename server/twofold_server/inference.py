@@ -108,15 +108,19 @@ class Inference:
         self._metrics.stage_seconds.labels(stage).observe(seconds)
         return seconds
 
-    @contextmanager
-    def _permit(self) -> Iterator[None]:
-        """Let a request in, or refuse it before any work is done for it."""
+    def check_room(self) -> None:
+        """Raise OverloadedError if no request can be let in: to be asked before any work is done for one."""
         if self._requests >= self._max_requests:
             self._metrics.shed.labels("requests").inc()
             raise OverloadedError(
                 f"{self._requests} requests are in progress, which is the most; come back later",
                 retry_after=self._batcher.wait_seconds(),
             )
+
+    @contextmanager
+    def _permit(self) -> Iterator[None]:
+        """Let a request in, or refuse it."""
+        self.check_room()
         self._requests += 1
         try:
             yield

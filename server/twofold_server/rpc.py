@@ -8,6 +8,7 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from functools import lru_cache
 from typing import Any
 
 import grpc
@@ -47,6 +48,7 @@ class Boundary(grpc.aio.ServerInterceptor):
     def __init__(self, metrics: Metrics, methods: Iterable[str] = ()) -> None:
         self._metrics = metrics
         self._leaving = asyncio.Event()
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         # A counter that begins at its first error hides that error: a rate needs the zero before it.
         for method in methods:
             for code in _EXPECTED:
@@ -62,8 +64,10 @@ class Boundary(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Return the method's handler with ours around it."""
-        handler = await continuation(handler_call_details)
         name = str(handler_call_details.method)
+        if name in self._handlers:
+            return self._handlers[name]
+        handler = await continuation(handler_call_details)
         if handler is None or not name.startswith(_OURS):
             return handler
         method = name.rpartition("/")[2]
@@ -75,6 +79,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         made: grpc.RpcMethodHandler[Any, Any] = make(
             wrap(getattr(handler, kind), read, method), None, handler.response_serializer
         )
+        self._handlers[name] = made
         return made
 
     def _around(self, behaviour: Any, read: Callable[[Any], Any], method: str) -> Any:
@@ -175,17 +180,20 @@ class _Call:
             log.error("unexpected error", exc_info=error, extra={"method": self._method, "error_id": number})
             message, metadata = f"internal error; the server's log has it under {number}", {"error_id": number}
         violations = error.violations[:_MOST_VIOLATIONS] if isinstance(error, InvalidRequestError) else ()
-        details = status.encode_status(
-            code.value[0],
-            message,
-            reason=reason,
-            violations=[
+        if isinstance(error, OverloadedError):
+            details = _encode_overload(code.value[0], message, reason, error.retry_after)
+        else:
+            wrong = [
                 status.FieldViolation(field=one.field, description=_shorten(one.description)) for one in violations
-            ],
-            retry_after=error.retry_after if isinstance(error, OverloadedError) else None,
-            metadata=metadata,
-        )
+            ]
+            details = status.encode_status(code.value[0], message, reason=reason, violations=wrong, metadata=metadata)
         await self._context.abort(code, message, trailing_metadata=((status.METADATA_KEY, details),))
+
+
+@lru_cache(64)
+def _encode_overload(code: int, message: str, reason: str, retry_after: float) -> bytes:
+    """Encode a refusal for load. The same one is sent again and again, when there is least time for it."""
+    return status.encode_status(code, message, reason=reason, retry_after=retry_after)
 
 
 def _shorten(text: str) -> str:
