@@ -54,6 +54,62 @@ def test_predict_many(call, server):
     }
 
 
+def test_predict_stream(call, server):
+    """Any number of texts give their predictions in their order, sent in messages that each carry some of them."""
+    texts = (ADA if number % 2 else "b" for number in range(70))
+
+    found = call("predict_stream", texts, heads=["classifier"], top_labels=2)
+
+    assert [one.label for one in found[:2]] == [call("predict", text).label for text in ("b", ADA)]
+    assert len(found) == 70
+    sent = [one["request"] for one in server.requests[0].fields]
+    assert [len(one["texts"]) for one in sent] == [32, 32, 6]
+    assert all(one["heads"] == ["HEAD_CLASSIFIER"] and one["top_labels"] == 2 for one in sent)
+
+
+def test_predict_stream_of_nothing(call):
+    """No texts give no predictions."""
+    assert call("predict_stream", []) == []
+
+
+def test_predict_stream_breaks(call, server):
+    """What ends a stream is raised: the server's error, or that of the texts, after all that was sent before it."""
+
+    def texts():
+        yield from [ADA] * 32
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        call("predict_stream", texts())
+    assert len(server.requests[-1].fields) == 1
+
+    server.fail_next(grpc.StatusCode.UNAVAILABLE, rpc="PredictStream", after_events=1)
+    with pytest.raises(UnavailableError):
+        call("predict_stream", [ADA] * 64)
+    with pytest.raises(ValueError, match="parser"):
+        call("predict_stream", [ADA], heads=["parser"])
+
+
+def test_leaving_a_prediction_stream_reads_no_further(client):
+    """Whoever stops iterating over a source without an end is let go."""
+    read = 0
+
+    def texts():
+        nonlocal read
+        while True:
+            read += 1
+            yield ADA
+
+    found = client.predict_stream(texts())
+    next(found)
+    found.close()
+
+    seen = read
+    client.predict("a")
+    client.predict("a")
+    assert read <= seen + 32
+
+
 def test_predict_refuses(call):
     """What is no head is refused before anything is sent, and what is no text by the server."""
     with pytest.raises(ValueError, match="parser"):

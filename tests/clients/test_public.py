@@ -57,6 +57,7 @@ def test_all_methods_are_there():
         sorted(
             [
                 "predict",
+                "predict_stream",
                 "embed",
                 "model",
                 "health",

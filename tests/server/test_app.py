@@ -150,11 +150,12 @@ def test_sigterm_drains_a_real_process(store):
 
 
 def test_the_public_client_talks_to_the_real_server(store):
-    """The client package and the server agree, from health to a swap."""
+    """The client package and the server agree, on one text and on a stream of them."""
     with serving(store.root) as server, Client(server.target) as client:
         assert client.health() is Health.SERVING
         [prediction] = client.predict(["rain in new york"])
         assert (prediction.label, prediction.entities[0].type) == ("a_weather", "a_place")
+        assert list(client.predict_stream("rain in new york" for _ in range(70))) == [prediction] * 70
 
 
 def test_a_server_that_cannot_start_says_why(store):

@@ -108,6 +108,7 @@ class Client(_Face):
         self._driver = BlockingDriver(self._endpoint)
 
     predict = _returns(inference.predict)
+    predict_stream = _iterates(inference.predict_stream)
     embed = _returns(inference.embed)
     model = _returns(inference.model)
     health = _returns(inference.health)
@@ -161,6 +162,7 @@ class AsyncClient(_Face):
         self._driver = AsyncDriver(self._endpoint)
 
     predict = _awaits(inference.predict)
+    predict_stream = _async_iterates(inference.predict_stream)
     embed = _awaits(inference.embed)
     model = _awaits(inference.model)
     health = _awaits(inference.health)

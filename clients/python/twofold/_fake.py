@@ -92,6 +92,17 @@ class Behaviour:
             found.append(one)
         return write(Predictions(predictions=tuple(found), checkpoint_id=current), inference_pb2.PredictResponse)
 
+    def predict_stream(
+        self,
+        requests: Iterator[inference_pb2.PredictStreamRequest],
+        is_active: Callable[[], bool],
+    ) -> Iterator[inference_pb2.PredictStreamResponse]:
+        """Answer each request before the next is read."""
+        for one in requests:
+            if not is_active():
+                return
+            yield inference_pb2.PredictStreamResponse(response=self.predict(one.request))
+
     def _prediction(self, text: str) -> Prediction:
         if callable(self._answers):
             given = self._answers(text)

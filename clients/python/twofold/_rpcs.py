@@ -20,6 +20,7 @@ def _rpc(file: ModuleType, service: str, method: str) -> Rpc:
 
 
 PREDICT = _rpc(inference_pb2, "InferenceService", "Predict")
+PREDICT_STREAM = _rpc(inference_pb2, "InferenceService", "PredictStream")
 EMBED = _rpc(inference_pb2, "InferenceService", "Embed")
 GET_MODEL = _rpc(inference_pb2, "InferenceService", "GetModel")
 

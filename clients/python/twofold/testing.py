@@ -154,7 +154,8 @@ class FakeServer:
 
         def unary(request: Any, context: grpc.ServicerContext) -> Any:
             request = list(request) if method.client_streaming else request
-            failing = self._admit(method.name, request, context)
+            fields = [_fields(one) for one in request] if method.client_streaming else _fields(request)
+            failing = self._admit(method.name, fields, context)
             self._behaviour.settle()
             try:
                 if failing:
@@ -164,7 +165,10 @@ class FakeServer:
                 _abort(context, Failing.of(error))
 
         def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            failing = self._admit(method.name, request, context)
+            seen: list[Any] = []
+            failing = self._admit(method.name, seen if method.client_streaming else _fields(request), context)
+            if method.client_streaming:
+                request = _recording(request, seen)
             try:
                 for sent, response in enumerate(answer(request, context.is_active)):
                     if failing and sent >= failing.after_events:
@@ -180,12 +184,11 @@ class FakeServer:
             message_factory.GetMessageClass(method.output_type).SerializeToString,
         )
 
-    def _admit(self, rpc: str, request: Any, context: grpc.ServicerContext) -> Failing | None:
+    def _admit(self, rpc: str, fields: Any, context: grpc.ServicerContext) -> Failing | None:
         """Record the request and return the failure that is due for it, if there is one."""
         with _LOCK:
-            messages = [_fields(one) for one in request] if isinstance(request, list) else _fields(request)
             metadata = {key: str(value) for key, value in context.invocation_metadata()}
-            self.requests.append(Request(rpc=rpc, fields=messages, metadata=metadata))
+            self.requests.append(Request(rpc=rpc, fields=fields, metadata=metadata))
             due = next((one for one in self._failing if one.rpc in {"", rpc}), None)
             if due:
                 self._failing.remove(due)
@@ -237,6 +240,13 @@ def _abort(context: grpc.ServicerContext, failing: Failing) -> None:
 
 def _fields(message: Any) -> dict[str, Any]:
     return json_format.MessageToDict(message, preserving_proto_field_name=True)
+
+
+def _recording(requests: Iterator[Any], seen: list[Any]) -> Iterator[Any]:
+    """Hand the messages of a stream on, and record each when it is read."""
+    for one in requests:
+        seen.append(_fields(one))
+        yield one
 
 
 _LOCK = threading.Lock()
