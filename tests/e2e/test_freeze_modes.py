@@ -160,8 +160,8 @@ def test_a_dry_run_plans_and_trains_nothing(client: Client, first: str) -> None:
     assert job.report.dataset.train_examples == len(train)
 
 
-def test_a_candidate_that_cannot_be_proven_is_rejected(client: Client, first: str) -> None:
-    """On eighty examples no margin of a point can be proven for a moved backbone: REJECTED, and the old one answers on."""
+def test_a_candidate_that_fell_is_rejected(client: Client, first: str) -> None:
+    """Where all protection is switched off, the protected task falls, the job is REJECTED and the old one answers on."""
     before = client.model().checkpoint_id
     text = "wake me up at seven tomorrow"
     answer = client.predict([text])[0]
@@ -174,7 +174,13 @@ def test_a_candidate_that_cannot_be_proven_is_rejected(client: Client, first: st
             head=Head.NER,
             freeze=Freeze.HEAD,
             retained_margin=100,
-            hyperparameters=Hyperparameters(epochs=3, batch_size=16),
+            hyperparameters=Hyperparameters(
+                epochs=3,
+                batch_size=16,
+                distillation=0.0,
+                rehearsal_ratio=0.0,
+                guard=False,
+            ),
             base_checkpoint=first,
         ).id,
         timeout=240,
@@ -186,8 +192,8 @@ def test_a_candidate_that_cannot_be_proven_is_rejected(client: Client, first: st
     assert job.report.exact is None
     assert [one.against for one in job.report.gate][:1] == ["base"]
     assert job.report.gate[0].lower_bound <= -0.01
-    assert job.report.new is not None
-    assert (job.report.new.after or 0) > (job.report.new.before or 0)
+    assert job.report.protected is not None
+    assert (job.report.protected.after or 0) < (job.report.protected.before or 0)
     assert client.model().checkpoint_id == before
     assert client.predict([text])[0] == answer
 

@@ -55,7 +55,7 @@ def take_all(best: Any, value: float, state: dict[str, Tensor], *, passes: bool)
     [
         {"distillation": 0.0},
         {"retention": 0.0},
-        {"repair": 0.0},
+        {"repair": 1.0},
         {"rehearsal_ratio": 0.0},
         {"projection": 0.9},
         {"train_norms": False},

@@ -75,7 +75,7 @@ class Course:
         self._teacher = Teacher(model, source)
         self.guard = self._set_guard(source)
         kept = self.yardstick.judges[1].score(model, plan.base.manifest.labels, source)
-        self.floor = None if kept is None else kept.value - recipe.FALL
+        self.floor = None if kept is None else kept.value
         if plan.recipe.projection and self._moves_protected:
             self._covariances = self._collect()
 

@@ -75,10 +75,8 @@ FAR = 0.5
 blocks: on biomedical abstracts after commands half of them came to 59.0 of F1, and all to 67.6."""
 LEAD_COST = 0.01
 """What neither the old nor the new dev score may lose by it."""
-FALL = 0.01
-"""What the old dev score may have lost since the base before its further fall counts for more."""
-FALL_WEIGHT = 2.0
-"""How much more, in choosing the lead."""
+FALL_WEIGHT = 3.0
+"""How much more than anything else it counts, in choosing the lead, what the old dev score has lost since the base."""
 REPORT_SECONDS = 1.0
 """Time between two progress events."""
 EXPECTED_FLIPS = 0.01
@@ -156,7 +154,7 @@ def default_recipe(
         fork_learning_rate=3e-4 if hidden_size <= 512 else 5e-5,
         fork_rehearsal_ratio=0.5,
         distillation=1.0,
-        retention=0.5,
+        retention=1.0,
         repair=0.0,
         temperature=2.0,
         projection=PROJECTION if remembers == "statistics" else 0.0,
