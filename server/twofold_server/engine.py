@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Literal
@@ -32,6 +33,11 @@ _INPUTS = {"input_ids", "attention_mask"}
 _PASS_TOKENS = {"cpu": 16, "cuda": 2048}
 """What a pass costs beside its tokens, counted in tokens. On two cores MiniLM takes 3 ms and 0.16 ms for each token; a
 GPU is far from busy with a few hundred tokens, and was not measured."""
+_WARM_UP = {"cpu": ((2, 8),), "cuda": ((1, None), (1, 16), (8, 16), (32, 16))}
+"""Shapes (windows, tokens) that are run before an engine answers; None is the longest window."""
+_TURN = threading.Lock()
+"""One pass at a time in a process. Two at once would take twice as long each, and wait for one another's threads at every
+operator; so an engine that is being loaded computes between the batches of the one that answers. See ADR 18."""
 
 
 class EngineState(StrEnum):
@@ -47,20 +53,29 @@ class EngineState(StrEnum):
 class Engine:
     """Hold a checkpoint's session, encoder and labels, which belong together.
 
-    An engine answers from any thread; one call at a time uses the threads best. Its encoder and labels outlive close().
+    An engine answers from any thread; passes take turns. Its encoder and labels outlive close(). *beside* is an engine that
+    answers meanwhile: its encoder is shared where both have the same.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, *, device: str = "cpu", threads: int = 1, gpu_memory_mib: int = 0
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: str = "cpu",
+        threads: int = 1,
+        gpu_memory_mib: int = 0,
+        beside: Engine | None = None,
     ) -> None:
         self.state = EngineState.LOADING
         self.checkpoint = checkpoint
         self.labels = checkpoint.manifest.labels
-        self.encoder = checkpoint.encoder()
-        settings = self.encoder.settings
+        settings = checkpoint.manifest.encoder
         tokenizer = next(file.sha256 for file in checkpoint.manifest.files if file.name == TOKENIZER)
         self.encoding_key = (tokenizer, settings.max_tokens, settings.overlap, settings.pad_id)
         """Two engines with equal keys encode every text alike."""
+        # To load a tokenizer holds the interpreter for some 15 ms, in which no request gets on.
+        shared = beside is not None and beside.encoding_key == self.encoding_key
+        self.encoder = beside.encoder if beside is not None and shared else checkpoint.encoder()
         self.pass_tokens = _PASS_TOKENS[device]
         self._device = device
         self._session: ort.InferenceSession | None = open_session(
@@ -80,10 +95,11 @@ class Engine:
         if self._session is None:
             raise RuntimeError(f"{self!r} was asked to run. This is a bug.")
         feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if self._device != "cpu":
-            return run_bound(self._session, feeds, outputs, self._device)
-        found: list[Floats] = self._session.run(list(outputs), feeds)
-        return found
+        with _TURN:
+            if self._device != "cpu":
+                return run_bound(self._session, feeds, outputs, self._device)
+            found: list[Floats] = self._session.run(list(outputs), feeds)
+            return found
 
     def run_windows(self, windows: Sequence[Window], outputs: Sequence[Output], max_tokens: int) -> Rows:
         """Run windows in forward passes of at most *max_tokens* padded tokens; returns each window's output rows."""
@@ -95,17 +111,15 @@ class Engine:
                 rows[index] = tuple(output[row] for output in found)
         return rows
 
-    def warm_up(self, max_batch_tokens: int) -> None:
-        """Run the longest, the widest and the usual shapes, so that no request pays for their first time.
+    def warm_up(self) -> None:
+        """Run what takes longer the first time, so that no request pays for it, and compare the widths with the manifest.
 
-        The longest window runs alone: memory is not kept from one pass to the next, so a whole batch of such windows
-        would prepare nothing more, and it would take every core from the engine that answers meanwhile. What comes out
-        is compared with the manifest: a graph may leave its widths open until it runs. Raises SwapError.
+        On a CPU no shape takes longer the first time than later, and no memory is kept from one pass to the next; a brief
+        pass shows that the graph runs. On a GPU kernels are loaded, and its arena grows, with the shapes. Raises SwapError.
         """
-        longest = self.encoder.settings.max_tokens
         widths = self._widths()
-        usual = min(16, longest)
-        for rows, length in ((1, longest), (1, usual), (8, usual), (max(1, min(32, max_batch_tokens // usual)), usual)):
+        for rows, tokens in _WARM_UP[self._device]:
+            length = min(tokens or self.encoder.settings.max_tokens, self.encoder.settings.max_tokens)
             ids = np.full((rows, length), self.encoder.settings.pad_id, np.int64)
             found = self.run(ids, np.ones_like(ids), tuple(widths))
             for (name, width), output in zip(widths.items(), found, strict=True):

@@ -38,8 +38,8 @@ class Promotion:
     seconds: float
 
 
-def load_engine(checkpoint: Checkpoint, config: Config) -> Engine:
-    """Load a checkpoint, warm it up and let it answer its golden texts.
+def load_engine(checkpoint: Checkpoint, config: Config, beside: Engine | None = None) -> Engine:
+    """Load a checkpoint, warm it up and let it answer its golden texts, *beside* the engine that answers meanwhile.
 
     Raises CheckpointError or SwapError, which says the step; nothing of a half-made engine stays. Blocks for seconds.
     """
@@ -52,12 +52,13 @@ def load_engine(checkpoint: Checkpoint, config: Config) -> Engine:
             device=config.device,
             threads=config.threads or count_cpus(),
             gpu_memory_mib=config.gpu_memory_mib,
+            beside=beside,
         )
     try:
         with _step(checkpoint, "load"):
             engine.check_signature()
         with _step(checkpoint, "warm up"):
-            engine.warm_up(config.max_batch_tokens)
+            engine.warm_up()
         with _step(checkpoint, "golden answers"):
             engine.check_golden()
     except BaseException:
@@ -159,7 +160,7 @@ class Promoter:
 
     async def _swap(self, checkpoint: Checkpoint, replaced: str, *, approve: bool) -> Promotion:
         begun = time.monotonic()
-        engine = await asyncio.to_thread(load_engine, checkpoint, self._config)
+        engine = await asyncio.to_thread(load_engine, checkpoint, self._config, self._slot.live)
         try:
             # The aliases first: moving them can fail, and nothing after it can.
             await self._move_aliases(checkpoint, approve=approve)
