@@ -184,6 +184,9 @@ def init_recipe(*, blocks: int, examples: int, hidden_size: int, bf16: bool = Fa
         patience=4,
         rehearsal_ratio=0.0,
         head_learning_rate=2e-3,
+        # With eight, as where only NER is adapted, the classifier gets too little: on the dev set of HWU64 91.8 / 81.5
+        # (accuracy / F1) instead of 92.2 / 80.7, and 88.6 instead of 89.7 as the mean over all labels and types.
+        ner_weight=3.0,
     )
 
 
