@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Literal
@@ -38,6 +39,8 @@ _WARM_UP = {"cpu": ((2, 8),), "cuda": ((1, None), (1, 16), (8, 16), (32, 16))}
 _TURN = threading.Lock()
 """One pass at a time in a process. Two at once would take twice as long each, and wait for one another's threads at every
 operator; so an engine that is being loaded computes between the batches of the one that answers. See ADR 18."""
+_PAUSE = 0.02
+"""Seconds between the passes of an engine that is being loaded: a lock is not fair, and batches wait for it."""
 
 
 class EngineState(StrEnum):
@@ -129,6 +132,7 @@ class Engine:
     def check_golden(self) -> None:
         """Give the golden answers again. Raises SwapError that quotes the first text answered differently."""
         for golden in read_golden(self.checkpoint.path / GOLDEN):
+            time.sleep(_PAUSE)
             [encoding] = self.encoder.encode([golden.text])
             rows = self.run_windows(encoding.windows, HEAD_OUTPUTS, self.encoder.settings.max_tokens)
             [answer] = decode([encoding], [rows], self.labels)

@@ -19,7 +19,7 @@ from twofold_server.errors import SwapError, WrongStateError
 from twofold_server.memory import count_free_bytes
 from twofold_server.metrics import Metrics
 from twofold_server.slot import Slot
-from twofold_server.threads import count_cpus
+from twofold_server.threads import count_cpus, run_aside
 
 _COPIES = 1.5
 """Memory that an engine takes while it is loaded, by the size of its files. Swaps were measured at 1.24."""
@@ -44,7 +44,7 @@ def load_engine(checkpoint: Checkpoint, config: Config, beside: Engine | None = 
     Raises CheckpointError or SwapError, which says the step; nothing of a half-made engine stays. Blocks for seconds.
     """
     with _step(checkpoint, "verify"):
-        checkpoint.verify(SERVED)
+        run_aside(lambda: checkpoint.verify(SERVED))
     with _step(checkpoint, "load"):
         _check_memory(checkpoint)
         engine = Engine(

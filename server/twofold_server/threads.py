@@ -1,16 +1,22 @@
-"""How many threads to compute with: what this process may use, which is not what the machine has."""
+"""Threads: how many to compute with, and one for work that can wait."""
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _CGROUP = Path("/sys/fs/cgroup/cpu.max")
 
 
 def allowed_cpus(affinity: int, cpu_max: str | None) -> int:
-    """Return the CPUs that a process may use: its affinity, cut by a cgroup quota such as ``"150000 100000"``.
+    """Return the CPUs that a process may use, which are not those that the machine has: its affinity, cut by a cgroup quota such as ``"150000 100000"``.
 
     A quota is rounded up: a thread too many waits a little, a thread too few leaves time unused that is paid for.
     """
@@ -27,3 +33,18 @@ def count_cpus() -> int:
     except OSError:  # No cgroup of version 2, so no quota that could be read.
         cpu_max = None
     return allowed_cpus(len(os.sched_getaffinity(0)), cpu_max)
+
+
+def run_aside(work: Callable[[], T]) -> T:
+    """Do some work on a thread that takes what CPU the others leave, and return its result or raise its error.
+
+    The thread ends with the work: without a privilege no thread can take back a priority that it gave up. It must not
+    start threads that answer requests, which would inherit its own.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="aside", initializer=_step_back) as aside:
+        return aside.submit(work).result()
+
+
+def _step_back() -> None:
+    with suppress(OSError, AttributeError):  # Not Linux: a thread has no priority of its own.
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
