@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import threading
-import time
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Literal
@@ -36,11 +34,6 @@ _PASS_TOKENS = {"cpu": 16, "cuda": 2048}
 GPU is far from busy with a few hundred tokens, and was not measured."""
 _WARM_UP = {"cpu": ((2, 8),), "cuda": ((1, None), (1, 16), (8, 16), (32, 16))}
 """Shapes (windows, tokens) that are run before an engine answers; None is the longest window."""
-_TURN = threading.Lock()
-"""One pass at a time in a process. Two at once would take twice as long each, and wait for one another's threads at every
-operator; so an engine that is being loaded computes between the batches of the one that answers. See ADR 18."""
-_PAUSE = 0.02
-"""Seconds between the passes of an engine that is being loaded: a lock is not fair, and batches wait for it."""
 
 
 class EngineState(StrEnum):
@@ -98,11 +91,10 @@ class Engine:
         if self._session is None:
             raise RuntimeError(f"{self!r} was asked to run. This is a bug.")
         feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
-        with _TURN:
-            if self._device != "cpu":
-                return run_bound(self._session, feeds, outputs, self._device)
-            found: list[Floats] = self._session.run(list(outputs), feeds)
-            return found
+        if self._device != "cpu":
+            return run_bound(self._session, feeds, outputs, self._device)
+        found: list[Floats] = self._session.run(list(outputs), feeds)
+        return found
 
     def run_windows(self, windows: Sequence[Window], outputs: Sequence[Output], max_tokens: int) -> Rows:
         """Run windows in forward passes of at most *max_tokens* padded tokens; returns each window's output rows."""
@@ -132,7 +124,6 @@ class Engine:
     def check_golden(self) -> None:
         """Give the golden answers again. Raises SwapError that quotes the first text answered differently."""
         for golden in read_golden(self.checkpoint.path / GOLDEN):
-            time.sleep(_PAUSE)
             [encoding] = self.encoder.encode([golden.text])
             rows = self.run_windows(encoding.windows, HEAD_OUTPUTS, self.encoder.settings.max_tokens)
             [answer] = decode([encoding], [rows], self.labels)

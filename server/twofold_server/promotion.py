@@ -19,7 +19,7 @@ from twofold_server.errors import SwapError, WrongStateError
 from twofold_server.memory import count_free_bytes
 from twofold_server.metrics import Metrics
 from twofold_server.slot import Slot
-from twofold_server.threads import count_cpus, run_aside
+from twofold_server.threads import count_cpus, run_aside, step_back
 
 _COPIES = 1.5
 """Memory that an engine takes while it is loaded, by the size of its files. Swaps were measured at 1.24."""
@@ -41,10 +41,20 @@ class Promotion:
 def load_engine(checkpoint: Checkpoint, config: Config, beside: Engine | None = None) -> Engine:
     """Load a checkpoint, warm it up and let it answer its golden texts, *beside* the engine that answers meanwhile.
 
-    Raises CheckpointError or SwapError, which says the step; nothing of a half-made engine stays. Blocks for seconds.
+    Raises CheckpointError or SwapError, which says the step; nothing of a half-made engine stays. Blocks for seconds, on
+    threads that leave the CPU to requests.
     """
+    run_aside(lambda: _verify(checkpoint))
+    return run_aside(lambda: _load(checkpoint, config, beside))
+
+
+def _verify(checkpoint: Checkpoint) -> None:
+    step_back()
     with _step(checkpoint, "verify"):
-        run_aside(lambda: checkpoint.verify(SERVED))
+        checkpoint.verify(SERVED)
+
+
+def _load(checkpoint: Checkpoint, config: Config, beside: Engine | None) -> Engine:
     with _step(checkpoint, "load"):
         _check_memory(checkpoint)
         engine = Engine(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -36,15 +37,18 @@ def count_cpus() -> int:
 
 
 def run_aside(work: Callable[[], T]) -> T:
-    """Do some work on a thread that takes what CPU the others leave, and return its result or raise its error.
+    """Do some work on a thread of its own, and return its result or raise its error.
 
-    The thread ends with the work: without a privilege no thread can take back a priority that it gave up. It must not
-    start threads that answer requests, which would inherit its own.
+    The work may step back, and the thread ends with it.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="aside", initializer=_step_back) as aside:
+    with ThreadPoolExecutor(1, thread_name_prefix="aside") as aside:
         return aside.submit(work).result()
 
 
-def _step_back() -> None:
+def step_back() -> None:
+    """Let this thread take only what CPU the others leave, to its end: without a privilege none can step forward again.
+
+    Threads that it starts are like it.
+    """
     with suppress(OSError, AttributeError):  # Not Linux: a thread has no priority of its own.
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
