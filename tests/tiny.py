@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -273,11 +274,18 @@ def _garble_manifest(checkpoint: Checkpoint) -> None:
     (checkpoint.path / files.MANIFEST).write_text("{")
 
 
+def _garble_graph(checkpoint: Checkpoint) -> None:
+    (checkpoint.path / files.GRAPH).write_bytes(b"garbled before its digest was taken")
+    digests = [files.digest_file(checkpoint.path / file.name) for file in checkpoint.manifest.files]
+    files.write_manifest(checkpoint.path, msgspec.structs.replace(checkpoint.manifest, files=tuple(digests)))
+
+
 BROKEN: dict[str, tuple[Recipe, Callable[[Checkpoint], None] | None, str]] = {
     "truncated weights": (Recipe(tag="x"), _truncate, "model.onnx.data has"),
     "one bit flipped": (Recipe(tag="x"), _flip, "model.onnx.data has changed"),
     "no tokenizer": (Recipe(tag="x"), _forget_tokenizer, "tokenizer.json"),
     "no manifest": (Recipe(tag="x"), _garble_manifest, "manifest.json"),
+    "a garbled graph": (Recipe(tag="x"), _garble_graph, "load: "),
     "wrong width": (
         Recipe(tag="x", labels_too_many=1),
         None,
@@ -288,7 +296,11 @@ BROKEN: dict[str, tuple[Recipe, Callable[[Checkpoint], None] | None, str]] = {
         None,
         "output classifier_logits is 3 wide",
     ),
-    "NaN weights": (Recipe(tag="x", poison=float("nan")), None, "golden answers"),
+    "NaN weights": (
+        Recipe(tag="x", poison=float("nan")),
+        None,
+        "output ner_logits has values that are not finite",
+    ),
     "other weights": (Recipe(tag="x", poison=0.0), None, "golden answers"),
     "wrong golden answers": (Recipe(tag="x", golden_tag="y"), None, "label ['x_weather'] instead of ['y_weather']"),
     "no ner output": (Recipe(tag="x", missing_output="ner_logits"), None, "the graph has no output ner_logits"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from unittest import mock
@@ -98,7 +99,7 @@ def test_the_live_checkpoint_needs_no_promotion(store):
 
 @pytest.mark.parametrize("kind", tiny.BROKEN)
 def test_a_broken_checkpoint_changes_nothing(kind, store):
-    """The old engine serves on, the aliases stay, and nothing of the new engine is kept."""
+    """The old engine serves on, the aliases stay, nothing of the new engine is kept, and the error says what is wrong."""
     tiny.publish_broken(store, kind)
 
     async def test(one):
@@ -106,10 +107,11 @@ def test_a_broken_checkpoint_changes_nothing(kind, store):
         init = Engine.__init__
 
         def note(engine, *args, **kwargs):
-            made.append(engine)
             init(engine, *args, **kwargs)
+            made.append(engine)
 
-        with mock.patch.object(Engine, "__init__", note), pytest.raises((CheckpointError, SwapError)):
+        told = pytest.raises((CheckpointError, SwapError), match=re.escape(tiny.BROKEN[kind][2]))
+        with mock.patch.object(Engine, "__init__", note), told:
             await one.promoter.promote("x")
 
         assert one.slot.live is live
