@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import onnx
+from msgspec import structs
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from twofold_checkpoint import checkpoint as files
@@ -274,18 +274,29 @@ def _garble_manifest(checkpoint: Checkpoint) -> None:
     (checkpoint.path / files.MANIFEST).write_text("{")
 
 
+def _swap_digest(checkpoint: Checkpoint) -> None:
+    """Write another digest of the graph into the manifest: this is not the graph that was judged."""
+    listed = [
+        structs.replace(file, sha256="0" * 64) if file.name == files.GRAPH else file
+        for file in checkpoint.manifest.files
+    ]
+    files.write_manifest(checkpoint.path, structs.replace(checkpoint.manifest, files=tuple(listed)))
+
+
 def _garble_graph(checkpoint: Checkpoint) -> None:
-    (checkpoint.path / files.GRAPH).write_bytes(b"garbled before its digest was taken")
-    digests = [files.digest_file(checkpoint.path / file.name) for file in checkpoint.manifest.files]
-    files.write_manifest(checkpoint.path, msgspec.structs.replace(checkpoint.manifest, files=tuple(digests)))
+    """Put what is no graph in its place, with the digest of just that."""
+    (checkpoint.path / files.GRAPH).write_bytes(b"no graph")
+    listed = [files.digest_file(checkpoint.path / file.name) for file in checkpoint.manifest.files]
+    files.write_manifest(checkpoint.path, structs.replace(checkpoint.manifest, files=tuple(listed)))
 
 
 BROKEN: dict[str, tuple[Recipe, Callable[[Checkpoint], None] | None, str]] = {
     "truncated weights": (Recipe(tag="x"), _truncate, "model.onnx.data has"),
     "one bit flipped": (Recipe(tag="x"), _flip, "model.onnx.data has changed"),
+    "wrong digest": (Recipe(tag="x"), _swap_digest, "model.onnx has changed"),
+    "no graph": (Recipe(tag="x"), _garble_graph, "x: load: "),
     "no tokenizer": (Recipe(tag="x"), _forget_tokenizer, "tokenizer.json"),
     "no manifest": (Recipe(tag="x"), _garble_manifest, "manifest.json"),
-    "a garbled graph": (Recipe(tag="x"), _garble_graph, "load: "),
     "wrong width": (
         Recipe(tag="x", labels_too_many=1),
         None,

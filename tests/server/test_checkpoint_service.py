@@ -112,7 +112,7 @@ def test_promote_and_roll_back(store):
 
 
 @pytest.mark.parametrize(
-    "kind", ["a garbled graph", "truncated weights", "one bit flipped", "wrong width", "NaN weights"]
+    "kind", ["no graph", "truncated weights", "wrong digest", "wrong width", "NaN weights"]
 )
 def test_a_broken_checkpoint_is_refused_and_the_old_one_answers(kind, store):
     """FAILED_PRECONDITION says what is wrong, and nothing changed."""
