@@ -18,6 +18,7 @@ from twofold_checkpoint.golden import disagreement, read_golden
 from twofold_checkpoint.labels import LabelSet
 
 from twofold_server.errors import SwapError
+from twofold_server.sessions import open_session, run_bound
 from twofold_server.slices import slices
 
 Floats = NDArray[np.float32]
@@ -31,7 +32,6 @@ _INPUTS = {"input_ids", "attention_mask"}
 _PASS_TOKENS = {"cpu": 16, "cuda": 2048}
 """What a pass costs beside its tokens, counted in tokens. On two cores MiniLM takes 3 ms and 0.16 ms for each token; a
 GPU is far from busy with a few hundred tokens, and was not measured."""
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class EngineState(StrEnum):
@@ -50,7 +50,9 @@ class Engine:
     An engine answers from any thread; one call at a time uses the threads best. Its encoder and labels outlive close().
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str = "cpu", threads: int = 1) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, *, device: str = "cpu", threads: int = 1, gpu_memory_mib: int = 0
+    ) -> None:
         self.state = EngineState.LOADING
         self.checkpoint = checkpoint
         self.labels = checkpoint.manifest.labels
@@ -60,7 +62,10 @@ class Engine:
         self.encoding_key = (tokenizer, settings.max_tokens, settings.overlap, settings.pad_id)
         """Two engines with equal keys encode every text alike."""
         self.pass_tokens = _PASS_TOKENS[device]
-        self._session: ort.InferenceSession | None = _open_session(checkpoint, device, threads)
+        self._device = device
+        self._session: ort.InferenceSession | None = open_session(
+            checkpoint.path / GRAPH, device=device, threads=threads, gpu_memory_mib=gpu_memory_mib
+        )
 
     def __repr__(self) -> str:
         return f"<Engine {self.id} {self.state}>"
@@ -75,6 +80,8 @@ class Engine:
         if self._session is None:
             raise RuntimeError(f"{self!r} was asked to run. This is a bug.")
         feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if self._device != "cpu":
+            return run_bound(self._session, feeds, outputs, self._device)
         found: list[Floats] = self._session.run(list(outputs), feeds)
         return found
 
@@ -176,24 +183,3 @@ def release_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     except (OSError, AttributeError):  # Not glibc: nothing to give back.
         return
-
-
-def _open_session(checkpoint: Checkpoint, device: str, threads: int) -> ort.InferenceSession:
-    provider = _PROVIDERS[device]
-    remedy = f"install the {'gpu' if device == 'cuda' else 'cpu'} extra, or choose another device"
-    if provider not in ort.get_available_providers():
-        raise SwapError(f"device {device!r} needs {provider}, which this onnxruntime does not have; {remedy}")
-    if device == "cuda":
-        ort.preload_dlls()  # CUDA and cuDNN may have come as wheels, which the loader does not find by itself.
-    options = ort.SessionOptions()
-    # A pool for each session, whose threads sleep between operators. The one global pool cannot be told not to spin
-    # from Python, and threads that spin take the CPU from whatever else runs here, a trainer above all. See ADR 6.
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    # The arena keeps the largest batch's memory for ever; without it a swap costs one copy and no more.
-    options.enable_cpu_mem_arena = False
-    session = ort.InferenceSession(str(checkpoint.path / GRAPH), options, providers=[provider])
-    if provider not in session.get_providers():  # onnxruntime falls back to the CPU and says so only in its log.
-        raise SwapError(f"device {device!r} cannot be used on this machine: {provider} did not start; {remedy}")
-    return session

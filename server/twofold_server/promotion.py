@@ -47,7 +47,12 @@ def load_engine(checkpoint: Checkpoint, config: Config) -> Engine:
         checkpoint.verify(SERVED)
     with _step(checkpoint, "load"):
         _check_memory(checkpoint)
-        engine = Engine(checkpoint, device=config.device, threads=config.threads or count_cpus())
+        engine = Engine(
+            checkpoint,
+            device=config.device,
+            threads=config.threads or count_cpus(),
+            gpu_memory_mib=config.gpu_memory_mib,
+        )
     try:
         with _step(checkpoint, "load"):
             engine.check_signature()
