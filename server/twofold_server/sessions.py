@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+from twofold_checkpoint.checkpoint import SLOW_FUSIONS
 
 from twofold_server.errors import SwapError
 
@@ -56,7 +57,9 @@ def open_session(graph: Path, *, device: str, threads: int, gpu_memory_mib: int 
     options.log_severity_level = 3
     # The arena keeps the largest batch's memory for ever; without it a swap costs one copy and no more.
     options.enable_cpu_mem_arena = False
-    session = ort.InferenceSession(str(graph), options, providers=providers)
+    session = ort.InferenceSession(
+        str(graph), options, providers=providers, disabled_optimizers=[*SLOW_FUSIONS] if device == "cpu" else None
+    )
     wanted = providers[0][0]
     if wanted not in session.get_providers():  # onnxruntime falls back to the CPU and says so only in its log.
         raise SwapError(

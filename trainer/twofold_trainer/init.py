@@ -36,6 +36,7 @@ from twofold_trainer.model import TwofoldModel
 from twofold_trainer.objective import Objective
 from twofold_trainer.plan import check_hyperparameters, describe_dataset, note_unaligned
 from twofold_trainer.publish import Candidate, provenance, publish, write_candidate
+from twofold_trainer.reduced import Reduction, reduce_precision
 from twofold_trainer.scoring import ROWS, Judge
 from twofold_trainer.sources import read_source
 from twofold_trainer.splits import Parts, split, types_of, with_annotated_types
@@ -122,7 +123,10 @@ def initialise(
     with store.staging() as staged:
         texts = [example.text for example in (*parts.gate, *parts.dev, *parts.train)]
         yield from write_candidate(candidate, staged, texts, stop)
-        checkpoint = publish(candidate, staged, store)
+        reduced = reduce_precision(
+            Reduction(labels, encoder, (*parts.gate, *parts.dev), seed, torch.get_num_threads()), staged, stop
+        )
+        checkpoint = publish(candidate, staged, store, (yield from reduced))
     yield Published(checkpoint_id=checkpoint.id)
     first = store.aliases().current is None
     if first:
