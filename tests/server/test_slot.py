@@ -18,6 +18,7 @@ class StubEngine:
     def __init__(self, name):
         self.id = name
         self.state = EngineState.LOADING
+        self.precision = "fp32"
         self.closed_by = None
 
     def close(self):
