@@ -91,12 +91,11 @@ def _read_by_outputs(graph: Any) -> set[str]:
 
 def _quantise_rows(source: str) -> Iterator[Any]:
     """Bring each row of *source* to -127 .. 127 by its largest magnitude, and to unsigned bytes."""
-    top, bottom, depth = f"{source}.max", f"{source}.min", f"{source}.depth"
-    size, factor, scaled = f"{source}.size", f"{source}.factor", f"{source}.scaled"
-    yield helper.make_node("ReduceMax", [source, "int8.last_axis"], [top], keepdims=1)
-    yield helper.make_node("ReduceMin", [source, "int8.last_axis"], [bottom], keepdims=1)
-    yield helper.make_node("Neg", [bottom], [depth])
-    yield helper.make_node("Max", [top, depth, "int8.smallest"], [size])
+    magnitudes, largest, size = f"{source}.magnitudes", f"{source}.largest", f"{source}.size"
+    factor, scaled = f"{source}.factor", f"{source}.scaled"
+    yield helper.make_node("Abs", [source], [magnitudes])
+    yield helper.make_node("ReduceMax", [magnitudes, "int8.last_axis"], [largest], keepdims=1)
+    yield helper.make_node("Max", [largest, "int8.smallest"], [size])
     yield helper.make_node("Div", ["int8.levels", size], [factor])
     yield helper.make_node("Mul", [source, factor], [scaled])
     yield helper.make_node("QuantizeLinear", [scaled, "int8.one", "int8.centre"], [f"{source}.int8"])
