@@ -1,6 +1,6 @@
 """Reduced precisions on this CPU: how fast each scheme is beside fp32, what it answers, and whether it keeps rows apart.
 
-    python benchmarks/precision.py --sets DIRECTORY [--rounds 5] [--work DIRECTORY]
+    python benchmarks/precision.py --sets DIRECTORY [--rounds 3] [--work DIRECTORY]
 
 A checkpoint is trained once on some of HWU64. Its graph is reduced by every scheme in the table, one of which is ours. All
 run through the engine, cut into passes as the server cuts them, in turns over the test texts of HWU64 and NCBI; a speedup
@@ -46,7 +46,7 @@ TRAINED_ON = 3500
 MAX_TOKENS = 2048
 SHARED = 64
 """Texts that wait together, from which passes are cut."""
-TEXTS = 300
+TEXTS = 150
 
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]
@@ -198,7 +198,7 @@ def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path(".work/precision"))
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
