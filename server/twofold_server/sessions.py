@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+from twofold_checkpoint.checkpoint import SLOW_FUSIONS
 
 from twofold_server.errors import SwapError
 from twofold_server.threads import run_aside, step_back
@@ -57,8 +58,9 @@ def open_session(graph: Path, *, device: str, threads: int, gpu_memory_mib: int 
     options.log_severity_level = 3
     # The arena keeps the largest batch's memory for ever; without it a swap costs one copy and no more.
     options.enable_cpu_mem_arena = False
+    slow = SLOW_FUSIONS if device == "cpu" else ()
     session = run_aside(
-        lambda: ort.InferenceSession(str(graph), options, providers=providers, disabled_optimizers=_step_back_now())
+        lambda: ort.InferenceSession(str(graph), options, providers=providers, disabled_optimizers=_stepping_back(slow))
     )
     wanted = providers[0][0]
     if wanted not in session.get_providers():  # onnxruntime falls back to the CPU and says so only in its log.
@@ -69,14 +71,14 @@ def open_session(graph: Path, *, device: str, threads: int, gpu_memory_mib: int 
     return session
 
 
-def _step_back_now() -> Iterator[str]:
-    """Name no optimizer. They are asked for when the session has its threads and before it packs its weights.
+def _stepping_back(optimizers: Iterable[str]) -> Iterator[str]:
+    """Name optimizers. They are asked for when the session has its threads and before it packs its weights.
 
     That is the moment to step back: the threads, which will answer requests, would inherit it, and the packing is what
     requests would feel.
     """
     step_back()
-    yield from ()
+    yield from optimizers
 
 
 def run_bound(
