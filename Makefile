@@ -98,7 +98,7 @@ bench-serving: setup  ## what serving costs over the bare model: throughput, CPU
 bench-overload: setup  ## calls at three times the capacity: goodput, refusals, latencies (a minute)
 	$(BIN)/python benchmarks/overload.py --sets $(SETS)
 
-bench-swap: setup  ## 20 swaps under a steady stream of requests
+bench-swap: setup  ## 100 swaps under requests at half of the capacity (3 minutes)
 	$(BIN)/python benchmarks/swap.py
 
 bench-beside-training: setup  ## latencies beside a running job, in turns, and a job that is paused for them (4 minutes)

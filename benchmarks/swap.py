@@ -2,10 +2,13 @@
 
     python benchmarks/swap.py [--swaps 100] [--rate RATE] [--texts 1] [--work DIRECTORY]
 
-The rate is half of the capacity, measured first with 64 requests in flight, unless it is given. Requests are sent on a fixed schedule whether or not earlier ones were answered (an open loop), so a stall shows in the
-latencies. `stale` counts answers of another checkpoint than the promoted one to requests that were sent after the
-promotion had been reported. `mixed` counts answers that differ from what the checkpoint they name gives alone, and
-requests with more than one checkpoint in one batch.
+The rate is half of the capacity, measured first with 64 requests in flight, unless it is given. Requests are sent on a
+fixed schedule whether or not earlier ones were answered (an open loop), so a stall shows in the latencies. A request
+that was out at any moment between a promotion's call and its report counts as one in a swap.
+
+`stale` counts answers of another checkpoint than the promoted one to requests that were sent after the promotion had been
+reported. `mixed` counts answers that differ from what the checkpoint they name gives alone, and requests with more than one
+checkpoint in one batch.
 """
 
 from __future__ import annotations

@@ -307,7 +307,11 @@ BROKEN: dict[str, tuple[Recipe, Callable[[Checkpoint], None] | None, str]] = {
         None,
         "output classifier_logits is 3 wide",
     ),
-    "NaN weights": (Recipe(tag="x", poison=float("nan")), None, "golden answers"),
+    "NaN weights": (
+        Recipe(tag="x", poison=float("nan")),
+        None,
+        "output ner_logits has values that are not finite",
+    ),
     "other weights": (Recipe(tag="x", poison=0.0), None, "golden answers"),
     "wrong golden answers": (Recipe(tag="x", golden_tag="y"), None, "label ['x_weather'] instead of ['y_weather']"),
     "no ner output": (Recipe(tag="x", missing_output="ner_logits"), None, "the graph has no output ner_logits"),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from twofold_checkpoint import decoding
 from twofold_checkpoint.checkpoint import GOLDEN, GRAPH, TOKENIZER, Checkpoint
 from twofold_checkpoint.decoding import Prediction, merge_tokens, merge_windows
-from twofold_checkpoint.encoding import Encoding, Ids, Window, pad
+from twofold_checkpoint.encoding import Encoder, Encoding, Ids, Window, pad
 from twofold_checkpoint.golden import disagreement, read_golden
 from twofold_checkpoint.labels import LabelSet
 
@@ -49,8 +49,8 @@ class EngineState(StrEnum):
 class Engine:
     """Hold a checkpoint's session, encoder and labels, which belong together.
 
-    An engine answers from any thread; passes take turns. Its encoder and labels outlive close(). *beside* is an engine that
-    answers meanwhile: its encoder is shared where both have the same.
+    An engine answers from any thread; one call at a time uses the threads best. Its encoder and labels outlive close().
+    *beside* is an engine that answers meanwhile: its encoder is shared where both have the same.
     """
 
     def __init__(
@@ -70,8 +70,9 @@ class Engine:
         self.encoding_key = (tokenizer, settings.max_tokens, settings.overlap, settings.pad_id)
         """Two engines with equal keys encode every text alike."""
         # To load a tokenizer holds the interpreter for some 15 ms, in which no request gets on.
-        shared = beside is not None and beside.encoding_key == self.encoding_key
-        self.encoder = beside.encoder if beside is not None and shared else checkpoint.encoder()
+        self.encoder: Encoder = (
+            beside.encoder if beside and beside.encoding_key == self.encoding_key else checkpoint.encoder()
+        )
         self.pass_tokens = _PASS_TOKENS[device]
         self._device = device
         self._session: ort.InferenceSession | None = open_session(
@@ -107,7 +108,7 @@ class Engine:
         return rows
 
     def warm_up(self) -> None:
-        """Run what takes longer the first time, so that no request pays for it, and compare the widths with the manifest.
+        """Run what takes longer the first time, so that no request pays for it, and look at what comes out.
 
         On a CPU no shape takes longer the first time than later, and no memory is kept from one pass to the next; a brief
         pass shows that the graph runs. On a GPU kernels are loaded, and its arena grows, with the shapes. Raises SwapError.
@@ -120,6 +121,8 @@ class Engine:
             for (name, width), output in zip(widths.items(), found, strict=True):
                 if output.shape[-1] != width or output.shape[0] != rows:
                     raise SwapError(f"output {name} is {output.shape[-1]} wide; the manifest says {width}")
+                if not np.isfinite(output).all():
+                    raise SwapError(f"output {name} has values that are not finite")
 
     def check_golden(self) -> None:
         """Give the golden answers again. Raises SwapError that quotes the first text answered differently."""

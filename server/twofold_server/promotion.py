@@ -41,20 +41,10 @@ class Promotion:
 def load_engine(checkpoint: Checkpoint, config: Config, beside: Engine | None = None) -> Engine:
     """Load a checkpoint, warm it up and let it answer its golden texts, *beside* the engine that answers meanwhile.
 
-    Raises CheckpointError or SwapError, which says the step; nothing of a half-made engine stays. Blocks for seconds, on
-    threads that leave the CPU to requests.
+    Raises CheckpointError or SwapError, which says the step; nothing of a half-made engine stays. Blocks for seconds,
+    while threads do the work that leave the CPU to requests. See ADR 18.
     """
     run_aside(lambda: _verify(checkpoint))
-    return run_aside(lambda: _load(checkpoint, config, beside))
-
-
-def _verify(checkpoint: Checkpoint) -> None:
-    step_back()
-    with _step(checkpoint, "verify"):
-        checkpoint.verify(SERVED)
-
-
-def _load(checkpoint: Checkpoint, config: Config, beside: Engine | None) -> Engine:
     with _step(checkpoint, "load"):
         _check_memory(checkpoint)
         engine = Engine(
@@ -65,16 +55,27 @@ def _load(checkpoint: Checkpoint, config: Config, beside: Engine | None) -> Engi
             beside=beside,
         )
     try:
-        with _step(checkpoint, "load"):
-            engine.check_signature()
-        with _step(checkpoint, "warm up"):
-            engine.warm_up()
-        with _step(checkpoint, "golden answers"):
-            engine.check_golden()
+        run_aside(lambda: _try_out(engine))
     except BaseException:
         engine.close(EngineState.FAILED)
         raise
     return engine
+
+
+def _verify(checkpoint: Checkpoint) -> None:
+    step_back()
+    with _step(checkpoint, "verify"):
+        checkpoint.verify(SERVED)
+
+
+def _try_out(engine: Engine) -> None:
+    step_back()
+    with _step(engine.checkpoint, "load"):
+        engine.check_signature()
+    with _step(engine.checkpoint, "warm up"):
+        engine.warm_up()
+    with _step(engine.checkpoint, "golden answers"):
+        engine.check_golden()
 
 
 def _check_memory(checkpoint: Checkpoint) -> None:

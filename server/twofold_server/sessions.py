@@ -10,7 +10,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from twofold_server.errors import SwapError
-from twofold_server.threads import step_back
+from twofold_server.threads import run_aside, step_back
 
 Provider = tuple[str, dict[str, str]]
 """The name of an execution provider, and its options."""
@@ -57,7 +57,9 @@ def open_session(graph: Path, *, device: str, threads: int, gpu_memory_mib: int 
     options.log_severity_level = 3
     # The arena keeps the largest batch's memory for ever; without it a swap costs one copy and no more.
     options.enable_cpu_mem_arena = False
-    session = ort.InferenceSession(str(graph), options, providers=providers, disabled_optimizers=_step_back_now())
+    session = run_aside(
+        lambda: ort.InferenceSession(str(graph), options, providers=providers, disabled_optimizers=_step_back_now())
+    )
     wanted = providers[0][0]
     if wanted not in session.get_providers():  # onnxruntime falls back to the CPU and says so only in its log.
         raise SwapError(
