@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import grpc
 import pytest
 import tiny
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from server.running import read_metrics, refusal
+from server.running import config_of, read_metrics, refusal
 from server.tensors import TEXTS, ask, on_server, read
 from twofold.open_inference import open_inference_pb2 as pb
+from twofold.open_inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from twofold.v1 import checkpoints_pb2
 from twofold_checkpoint.store import Store
+from twofold_server.app import serve
 from twofold_server.servicers.open_inference import NOT_SERVED
 
 
@@ -82,6 +86,27 @@ def test_without_a_checkpoint_nothing_is_ready(tmp_path):
         assert await readiness(stub, version="a") == (True, True)
 
     on_server(empty, test)
+
+
+def test_who_leaves_is_not_ready(store):
+    """Readiness ends when health says NOT_SERVING, while calls are still answered; the process is alive until its end."""
+
+    async def main():
+        going = AsyncExitStack()
+        server = await going.enter_async_context(serve(config_of(store, drain_delay=0.5)))
+        async with grpc.aio.insecure_channel(server.target) as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+            stub = GRPCInferenceServiceStub(channel)
+            assert await readiness(stub) == (True, True)
+            end = asyncio.create_task(going.aclose())
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert await readiness(stub) == (False, False)
+            assert (await stub.ServerLive(pb.ServerLiveRequest())).live
+            assert read(await stub.ModelInfer(ask()))["label"] == ["a_weather"]
+            await end
+
+    asyncio.run(main())
 
 
 def test_the_store_is_the_repository(store):
