@@ -11,7 +11,7 @@ from unittest import mock
 import grpc
 import pytest
 import tiny
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from server.running import gated, refusal
 from server.tensors import TEXTS, ask, on_server, read
@@ -187,27 +187,31 @@ INPUTS = st.builds(
     shape=st.lists(st.one_of(st.integers(0, 3), st.integers(-(2**63), 2**63 - 1)), max_size=3),
     contents=st.one_of(st.none(), st.builds(pb.InferTensorContents, bytes_contents=ELEMENTS)),
 )
-REQUESTS = st.builds(
-    pb.ModelInferRequest,
-    model_name=st.sampled_from(["twofold", "twofold", "x"]),
-    inputs=st.lists(INPUTS, max_size=2),
-    raw_input_contents=st.lists(st.one_of(st.binary(max_size=20), st.builds(write_strings, ELEMENTS)), max_size=2),
-    parameters=st.dictionaries(st.sampled_from(["timeout", "offset_unit", "priority", "sequence_id"]), VALUES),
-)
+PARTS = {
+    "model_name": st.sampled_from(["x", ""]),
+    "inputs": st.lists(INPUTS, max_size=2),
+    "raw_input_contents": st.lists(st.one_of(st.binary(max_size=20), st.builds(write_strings, ELEMENTS)), max_size=2),
+    "parameters": st.dictionaries(st.sampled_from(["timeout", "offset_unit", "priority", "sequence_id"]), VALUES),
+}
 
 
-@given(REQUESTS)
-def test_any_request_is_read_or_refused(request):
-    """Whatever a request holds, it is either understood or wrong in a way that is named."""
+@settings(deadline=None)
+@given(st.lists(st.text(max_size=5), min_size=1, max_size=4), st.booleans(), st.fixed_dictionaries({}, optional=PARTS))
+def test_any_request_is_read_or_refused(texts, typed, parts):
+    """Texts are read as they are; whatever takes the place of some part is understood, or wrong in a way that is named."""
+    request = ask(*texts, typed=typed, **parts)
     try:
         call = read_infer(request, Config())
     except InvalidRequestError as error:
-        named = error.violations
-        assert named
+        named = [one.field for one in error.violations]
+        assert parts
+        assert all(named)
     except UnknownNameError:
-        assert request.model_name != "twofold"
+        assert "model_name" in parts
     else:
-        assert 1 <= len(call.texts) == request.inputs[0].shape[0]
+        assert "model_name" not in parts
+        assert len(call.texts) == request.inputs[0].shape[0]
+        assert call.texts == texts or parts.keys() & {"inputs", "raw_input_contents"}
         assert call.timeout > 0
 
 
