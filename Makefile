@@ -110,6 +110,9 @@ bench-adapt-cost: setup $(VENV)/.bench  ## seconds of cached epochs, and of a wh
 bench-serving: setup  ## what serving costs over the bare model: throughput, CPU, latencies (5 minutes)
 	$(BIN)/python benchmarks/serving.py --sets $(SETS)
 
+bench-precision: setup  ## reduced precisions: speed, answers and isolation of all that was tried (5 minutes, once 4 of training)
+	$(BIN)/python benchmarks/precision.py --sets $(SETS)
+
 bench-overload: setup  ## calls at three times the capacity: goodput, refusals, latencies (a minute)
 	$(BIN)/python benchmarks/overload.py --sets $(SETS)
 
@@ -128,4 +131,4 @@ lock: .venv-lock/.done  ## resolve requirements/*.in into lock files
 	  --python-version 3.11 --generate-hashes --no-emit-package twofold --no-emit-package twofold-service \
 	  --custom-compile-command 'make lock' $(UPGRADE) --output-file requirements/$$name.txt requirements/$$name.in >/dev/null; done
 
-.PHONY: help setup proto verify-proto check fix test demo serve bench-base bench-adapt bench-adapt-cost bench-serving bench-overload bench-swap lock
+.PHONY: help setup proto verify-proto check fix test demo serve bench-base bench-adapt bench-adapt-cost bench-serving bench-precision bench-overload bench-swap lock

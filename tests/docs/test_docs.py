@@ -17,6 +17,7 @@ STRUCTS = (
     manifest.Provenance,
     manifest.FileDigest,
     manifest.Branch,
+    manifest.ReducedGraph,
     labels.LabelSet,
     encoding.EncoderSettings,
     store.Aliases,
@@ -98,7 +99,7 @@ def test_no_other_struct() -> None:
 def test_files() -> None:
     """Every file of a checkpoint stands in docs/checkpoint-format.md, and nothing else does."""
     documented = {cells[0].strip("`") for cells in rows(chapters()["Files"])}
-    assert documented == {checkpoint.MANIFEST, *checkpoint.FILES, checkpoint.STATISTICS}
+    assert documented == {checkpoint.MANIFEST, *checkpoint.FILES, *checkpoint.INT8_FILES, checkpoint.STATISTICS}
 
 
 def test_format() -> None:

@@ -117,6 +117,12 @@ GOLDEN_ANSWERS = 8
 """Texts with answers that an engine must repeat before it may serve."""
 PARITY_TOLERANCE = 1e-4
 """Largest difference of a logit between the exported graph and the trained model."""
+REDUCED_MARGIN = 1.0
+"""Points that a head may lose in reduced precision against the same head in fp32."""
+REDUCED_JUDGED_TOKENS = 12_000
+"""Tokens of held-out examples that judge a reduced graph; of a MiniLM they take two seconds, in both precisions."""
+ISOLATION_TOLERANCE = 1e-5
+"""Largest difference of a probability between a row alone and the same row among others."""
 EXACT_TOLERANCE = 1e-5
 """Largest difference of a protected logit between the base's graph and the candidate's, where protection is exact."""
 

@@ -141,6 +141,7 @@ def write_model(engine: Engine, config: Config, version: str) -> pb.GetModelResp
         max_tokens=manifest.encoder.max_tokens,
         limits=pb.Limits(max_texts=config.max_texts, max_characters=config.max_characters),
         server_version=version,
+        precision=engine.precision,
     )
 
 
