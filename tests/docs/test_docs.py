@@ -8,6 +8,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from twofold_checkpoint import checkpoint, decoding, encoding, examples, golden, labels, manifest, memory, store
 from twofold_server.config import Config
 from twofold_server.metrics import Metrics
+from twofold_server.wire import open_inference
 
 DOCS = Path(__file__).parents[2] / "docs"
 STRUCTS = (
@@ -116,3 +117,11 @@ def test_links() -> None:
             if anchor:
                 headings = re.findall(r"^#+ (.*)$", other.read_text(encoding="utf-8"), re.MULTILINE)
                 assert anchor in {re.sub(r"[^\w\- ]", "", one).lower().replace(" ", "-") for one in headings}
+
+
+def test_tensors() -> None:
+    """Every tensor stands in docs/open-inference.md with its datatype, in order, and nothing else does."""
+    documented = [
+        (re.match(r"`(\w+)`", name)[1], kind.strip("`")) for name, kind, _, _ in rows(read("open-inference.md"))
+    ]
+    assert documented == [(one.name, one.datatype) for one in (*open_inference.INPUTS, *open_inference.OUTPUTS)]
