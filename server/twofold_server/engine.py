@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Literal
@@ -19,6 +18,7 @@ from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import Precision
 
 from twofold_server.errors import SwapError
+from twofold_server.memory import release_memory
 from twofold_server.sessions import open_session, run_bound
 from twofold_server.slices import slices
 
@@ -209,11 +209,3 @@ def decode(
         labels,
         top=top,
     )
-
-
-def release_memory() -> None:
-    """Give freed pages back to the system: glibc keeps them otherwise, and every swap would cost a copy for ever."""
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    except (OSError, AttributeError):  # Not glibc: nothing to give back.
-        return
