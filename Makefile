@@ -116,8 +116,15 @@ bench-precision: setup  ## reduced precisions: speed, answers and isolation of a
 bench-overload: setup  ## calls at three times the capacity: goodput, refusals, latencies (a minute)
 	$(BIN)/python benchmarks/overload.py --sets $(SETS)
 
-bench-swap: setup  ## 20 swaps under a steady stream of requests
+bench-swap: setup  ## 100 swaps under requests at half of the capacity (3 minutes)
 	$(BIN)/python benchmarks/swap.py
+
+bench-beside-training: setup  ## latencies beside a running job, in turns, and a job that is paused for them (4 minutes)
+	$(BIN)/python benchmarks/beside_training.py --sets $(SETS)
+
+SECONDS ?= 600
+soak: setup  ## everything at once, meant and not: unexpected codes, growth of memory (SECONDS=600)
+	$(BIN)/python benchmarks/soak.py --seconds $(SECONDS)
 
 .venv-lock/.done:
 	$(PYTHON) -m venv .venv-lock
@@ -131,4 +138,4 @@ lock: .venv-lock/.done  ## resolve requirements/*.in into lock files
 	  --python-version 3.11 --generate-hashes --no-emit-package twofold --no-emit-package twofold-service \
 	  --custom-compile-command 'make lock' $(UPGRADE) --output-file requirements/$$name.txt requirements/$$name.in >/dev/null; done
 
-.PHONY: help setup proto verify-proto check fix test demo serve bench-base bench-adapt bench-adapt-cost bench-serving bench-precision bench-overload bench-swap lock
+.PHONY: help setup proto verify-proto check fix test demo serve bench-base bench-adapt bench-adapt-cost bench-serving bench-precision bench-overload bench-swap bench-beside-training soak lock

@@ -1,11 +1,14 @@
 """What a swap costs: promotions back and forth between two checkpoints under a steady stream of requests.
 
-    python benchmarks/swap.py [--swaps 20] [--rate 60] [--texts 1] [--work DIRECTORY]
+    python benchmarks/swap.py [--swaps 100] [--rate RATE] [--texts 1] [--work DIRECTORY]
 
-Requests are sent on a fixed schedule whether or not earlier ones were answered (an open loop), so a stall shows in the
-latencies. `stale` counts answers of another checkpoint than the promoted one to requests that were sent after the
-promotion had been reported. `mixed` counts answers that differ from what the checkpoint they name gives alone, and
-requests with more than one checkpoint in one batch.
+The rate is half of the capacity, measured first with 64 requests in flight, unless it is given. Requests are sent on a
+fixed schedule whether or not earlier ones were answered (an open loop), so a stall shows in the latencies. A request
+that was out at any moment between a promotion's call and its report counts as one in a swap.
+
+`stale` counts answers of another checkpoint than the promoted one to requests that were sent after the promotion had been
+reported. `mixed` counts answers that differ from what the checkpoint they name gives alone, and requests with more than one
+checkpoint in one batch.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import json
 import statistics
 import time
 from dataclasses import dataclass
@@ -21,6 +25,7 @@ from typing import Any
 
 import psutil
 import report
+from calling.processes import run_json
 from calling.trained import EXAMPLES, prepare
 from twofold import AsyncClient, Prediction, TwofoldError
 from twofold_checkpoint.examples import read_examples
@@ -28,8 +33,9 @@ from twofold_checkpoint.store import Store
 from twofold_server.testing import Server, serving
 
 TOLERANCE = 1e-4
-SETTLE = 2.0
+SETTLE = 1.0
 """Seconds of traffic between two promotions."""
+IN_FLIGHT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +111,7 @@ async def measure(server: Server, ids: list[str], texts: list[str], arguments: a
             seen.alone[checkpoint_id] = {text: (await client.predict([text]))[0] for text in texts}
         watch = asyncio.create_task(watch_memory(server.pid, seen.memory))
         load = asyncio.create_task(stream(client, texts, arguments.rate, arguments.texts, seen.answers))
-        await asyncio.sleep(2 * SETTLE)
+        await asyncio.sleep(4 * SETTLE)
         for number in range(1, arguments.swaps + 1):
             called = time.monotonic()
             await client.promote(ids[number % 2])
@@ -141,7 +147,18 @@ def overlaps(answer: Answer, swap: Swap) -> bool:
     return swap.called <= answer.received and swap.reported >= answer.sent
 
 
-def summarise(seen: Measured, ids: list[str], arguments: argparse.Namespace, model_bytes: int) -> dict[str, Any]:
+def measure_capacity(server: Server, texts: list[str], arguments: argparse.Namespace) -> float:
+    """Return the requests that are answered in a second when many are in flight."""
+    file = arguments.work / "texts.json"
+    file.write_text(json.dumps(texts), encoding="utf-8")
+    load = ("--texts", file, "--in-flight", IN_FLIGHT, "--size", arguments.texts, "--seconds", 6)
+    called = run_json("caller.py", "--target", server.target, *load)
+    return float(called["texts"] / called["seconds"] / arguments.texts)
+
+
+def summarise(
+    seen: Measured, ids: list[str], arguments: argparse.Namespace, *, model_bytes: int, capacity: float
+) -> dict[str, Any]:
     """Turn what was seen into the report."""
     good = [answer for answer in seen.answers if answer.predictions is not None]
     stale = mixed = 0
@@ -175,10 +192,11 @@ def summarise(seen: Measured, ids: list[str], arguments: argparse.Namespace, mod
         "p99_swap_ratio": round(percentile(inside, 0.99) / percentile(outside, 0.99), 2),
         "swap_seconds": round(statistics.median(swap.reported - swap.called for swap in seen.swaps), 2),
         "peak_extra_copies": round((max(rss for _, rss in seen.memory) - steady) / model_bytes, 2),
-        "rss_growth": round(ends[-1] / ends[0], 3),
+        "rss_growth": round(ends[-1] / ends[1], 3),
     }
     settings = {
         "rate": arguments.rate,
+        "capacity": round(capacity, 1),
         "texts_per_request": arguments.texts,
         "model_mib": round(model_bytes / 2**20, 1),
     }
@@ -189,8 +207,8 @@ def summarise(seen: Measured, ids: list[str], arguments: argparse.Namespace, mod
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--swaps", type=int, default=20)
-    parser.add_argument("--rate", type=float, default=60.0)
+    parser.add_argument("--swaps", type=int, default=100)
+    parser.add_argument("--rate", type=float, help="requests a second, instead of half of the capacity")
     parser.add_argument("--texts", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path(".work/swap"))
     arguments = parser.parse_args()
@@ -200,8 +218,10 @@ def main() -> None:
     files = Store(arguments.work / "store").get(ids[0]).manifest.files
     model_bytes = sum(file.size for file in files if file.name.startswith("model.onnx"))
     with serving(arguments.work / "store", log=arguments.work / "server.log") as server:
+        capacity = measure_capacity(server, texts, arguments)
+        arguments.rate = arguments.rate or round(capacity / 2, 1)
         seen = asyncio.run(measure(server, ids, texts, arguments))
-    report.write("swap", **summarise(seen, ids, arguments, model_bytes))
+    report.write("swap", **summarise(seen, ids, arguments, model_bytes=model_bytes, capacity=capacity))
 
 
 if __name__ == "__main__":

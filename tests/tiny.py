@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from msgspec import structs
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from twofold_checkpoint import checkpoint as files
@@ -287,9 +288,27 @@ def _garble_manifest(checkpoint: Checkpoint) -> None:
     (checkpoint.path / files.MANIFEST).write_text("{")
 
 
+def _swap_digest(checkpoint: Checkpoint) -> None:
+    """Write another digest of the graph into the manifest: this is not the graph that was judged."""
+    listed = [
+        structs.replace(file, sha256="0" * 64) if file.name == files.GRAPH else file
+        for file in checkpoint.manifest.files
+    ]
+    files.write_manifest(checkpoint.path, structs.replace(checkpoint.manifest, files=tuple(listed)))
+
+
+def _garble_graph(checkpoint: Checkpoint) -> None:
+    """Put what is no graph in its place, with the digest of just that."""
+    (checkpoint.path / files.GRAPH).write_bytes(b"no graph")
+    listed = [files.digest_file(checkpoint.path / file.name) for file in checkpoint.manifest.files]
+    files.write_manifest(checkpoint.path, structs.replace(checkpoint.manifest, files=tuple(listed)))
+
+
 BROKEN: dict[str, tuple[Recipe, Callable[[Checkpoint], None] | None, str]] = {
     "truncated weights": (Recipe(tag="x"), _truncate, "model.onnx.data has"),
     "one bit flipped": (Recipe(tag="x"), _flip, "model.onnx.data has changed"),
+    "wrong digest": (Recipe(tag="x"), _swap_digest, "model.onnx has changed"),
+    "no graph": (Recipe(tag="x"), _garble_graph, "x: load: "),
     "no tokenizer": (Recipe(tag="x"), _forget_tokenizer, "tokenizer.json"),
     "no manifest": (Recipe(tag="x"), _garble_manifest, "manifest.json"),
     "wrong width": (
@@ -302,7 +321,11 @@ BROKEN: dict[str, tuple[Recipe, Callable[[Checkpoint], None] | None, str]] = {
         None,
         "output classifier_logits is 3 wide",
     ),
-    "NaN weights": (Recipe(tag="x", poison=float("nan")), None, "golden answers"),
+    "NaN weights": (
+        Recipe(tag="x", poison=float("nan")),
+        None,
+        "output ner_logits has values that are not finite",
+    ),
     "other weights": (Recipe(tag="x", poison=0.0), None, "golden answers"),
     "wrong golden answers": (Recipe(tag="x", golden_tag="y"), None, "label ['x_weather'] instead of ['y_weather']"),
     "no ner output": (Recipe(tag="x", missing_output="ner_logits"), None, "the graph has no output ner_logits"),

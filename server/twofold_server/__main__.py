@@ -10,10 +10,12 @@ import sys
 from twofold_server.app import run
 from twofold_server.config import read_config
 from twofold_server.logs import log_to_stderr
+from twofold_server.memory import share_arenas
 
 
 def main() -> None:
     """Read the settings and serve."""
+    share_arenas()
     config = read_config(sys.argv[1:], os.environ)
     log_to_stderr(config.log_level)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Literal
@@ -13,12 +12,13 @@ from numpy.typing import NDArray
 from twofold_checkpoint import decoding
 from twofold_checkpoint.checkpoint import TOKENIZER, Checkpoint, graph_of
 from twofold_checkpoint.decoding import Prediction, merge_tokens, merge_windows
-from twofold_checkpoint.encoding import Encoding, Ids, Window, pad
+from twofold_checkpoint.encoding import Encoder, Encoding, Ids, Window, pad
 from twofold_checkpoint.golden import REDUCED_TOLERANCE, TOLERANCE, disagreement, read_golden
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import Precision
 
 from twofold_server.errors import SwapError
+from twofold_server.memory import release_memory
 from twofold_server.sessions import open_session, run_bound
 from twofold_server.slices import slices
 
@@ -35,6 +35,8 @@ _INPUTS = {"input_ids", "attention_mask"}
 _PASS_TOKENS = {"cpu": 16, "cuda": 2048}
 """What a pass costs beside its tokens, counted in tokens. On two cores MiniLM takes 3 ms and 0.16 ms for each token; a
 GPU is far from busy with a few hundred tokens, and was not measured."""
+_WARM_UP = {"cpu": ((2, 8),), "cuda": ((1, None), (1, 16), (8, 16), (32, 16))}
+"""Shapes (windows, tokens) that are run before an engine answers; None is the longest window."""
 
 
 class EngineState(StrEnum):
@@ -51,6 +53,7 @@ class Engine:
     """Hold a checkpoint's session, encoder and labels, which belong together.
 
     An engine answers from any thread; one call at a time uses the threads best. Its encoder and labels outlive close().
+    *beside* is an engine that answers meanwhile: its encoder is shared where both have the same.
     """
 
     def __init__(
@@ -61,16 +64,20 @@ class Engine:
         threads: int = 1,
         gpu_memory_mib: int = 0,
         precision: Precision = "fp32",
+        beside: Engine | None = None,
     ) -> None:
         self.state = EngineState.LOADING
         self.checkpoint = checkpoint
         self.precision = precision
         self.labels = checkpoint.manifest.labels
-        self.encoder = checkpoint.encoder()
-        settings = self.encoder.settings
+        settings = checkpoint.manifest.encoder
         tokenizer = next(file.sha256 for file in checkpoint.manifest.files if file.name == TOKENIZER)
         self.encoding_key = (tokenizer, settings.max_tokens, settings.overlap, settings.pad_id)
         """Two engines with equal keys encode every text alike."""
+        # To load a tokenizer holds the interpreter for some 15 ms, in which no request gets on.
+        self.encoder: Encoder = (
+            beside.encoder if beside and beside.encoding_key == self.encoding_key else checkpoint.encoder()
+        )
         self.pass_tokens = _PASS_TOKENS[device]
         self._device = device
         self._session: ort.InferenceSession | None = open_session(
@@ -105,22 +112,22 @@ class Engine:
                 rows[index] = tuple(output[row] for output in found)
         return rows
 
-    def warm_up(self, max_batch_tokens: int) -> None:
-        """Run the longest, the widest and the usual shapes, so that no request pays for their first time.
+    def warm_up(self) -> None:
+        """Run what takes longer the first time, so that no request pays for it, and look at what comes out.
 
-        The longest window runs alone: memory is not kept from one pass to the next, so a whole batch of such windows
-        would prepare nothing more, and it would take every core from the engine that answers meanwhile. What comes out
-        is compared with the manifest: a graph may leave its widths open until it runs. Raises SwapError.
+        On a CPU no shape takes longer the first time than later, and no memory is kept from one pass to the next; a brief
+        pass shows that the graph runs. On a GPU kernels are loaded, and its arena grows, with the shapes. Raises SwapError.
         """
-        longest = self.encoder.settings.max_tokens
         widths = self._widths()
-        usual = min(16, longest)
-        for rows, length in ((1, longest), (1, usual), (8, usual), (max(1, min(32, max_batch_tokens // usual)), usual)):
+        for rows, tokens in _WARM_UP[self._device]:
+            length = min(tokens or self.encoder.settings.max_tokens, self.encoder.settings.max_tokens)
             ids = np.full((rows, length), self.encoder.settings.pad_id, np.int64)
             found = self.run(ids, np.ones_like(ids), tuple(widths))
             for (name, width), output in zip(widths.items(), found, strict=True):
                 if output.shape[-1] != width or output.shape[0] != rows:
                     raise SwapError(f"output {name} is {output.shape[-1]} wide; the manifest says {width}")
+                if not np.isfinite(output).all():
+                    raise SwapError(f"output {name} has values that are not finite")
 
     def check_golden(self) -> None:
         """Give the golden answers again. Raises SwapError that quotes the first text answered differently.
@@ -202,11 +209,3 @@ def decode(
         labels,
         top=top,
     )
-
-
-def release_memory() -> None:
-    """Give freed pages back to the system: glibc keeps them otherwise, and every swap would cost a copy for ever."""
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    except (OSError, AttributeError):  # Not glibc: nothing to give back.
-        return

@@ -28,6 +28,15 @@ def check_precision(manifest: Manifest, precision: Precision) -> None:
     raise SwapError(f"there is no graph in {precision} in this checkpoint; {remedy}")
 
 
+def are_alike(manifest: Manifest, other: Manifest) -> bool:
+    """Tell whether two checkpoints have the same backbone in the same precisions, so that the same one is the fastest."""
+    return (manifest.backbone, manifest.hidden_size, manifest.precisions) == (
+        other.backbone,
+        other.hidden_size,
+        other.precisions,
+    )
+
+
 def time_passes(engines: Sequence[Engine]) -> list[float]:
     """Return the seconds that each engine takes for one pass of each shape. They take turns."""
     fastest = np.full((len(engines), len(SHAPES)), np.inf)

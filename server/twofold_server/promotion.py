@@ -19,12 +19,12 @@ from twofold_server.engine import Engine, EngineState
 from twofold_server.errors import SwapError, WrongStateError
 from twofold_server.memory import count_free_bytes
 from twofold_server.metrics import Metrics
-from twofold_server.precision import check_precision, time_passes
+from twofold_server.precision import are_alike, check_precision, time_passes
 from twofold_server.slot import Slot
-from twofold_server.threads import count_cpus
+from twofold_server.threads import count_cpus, run_aside, step_back
 
 _COPIES = 1.5
-"""Memory that an engine takes while it is loaded, by the size of its files. Swaps were measured at 1.24."""
+"""Memory that an engine takes while it is loaded, by the size of its files. Swaps were measured at 0.8 to 1.2."""
 _SLACK_BYTES = 64 << 20
 """What its first passes take, and whatever else begins meanwhile."""
 
@@ -40,25 +40,37 @@ class Promotion:
     seconds: float
 
 
-def load_engine(checkpoint: Checkpoint, config: Config) -> Engine:
+def load_engine(checkpoint: Checkpoint, config: Config, beside: Engine | None = None) -> Engine:
     """Load a checkpoint in the precision that is asked for, or in the fastest that it has, and let it prove itself.
 
-    Raises CheckpointError or SwapError, which says the step; nothing of a half-made engine stays. Blocks for seconds.
+    *beside* is the engine that answers meanwhile. Raises CheckpointError or SwapError, which says the step; nothing of a
+    half-made engine stays. Blocks for seconds, while the work is done on threads that leave the CPU to requests. See
+    ADR 19.
     """
     if config.precision != "auto":
         with _step(checkpoint, "precision"):
             check_precision(checkpoint.manifest, config.precision)
-        return _load(checkpoint, config, config.precision)
-    engine = _load(checkpoint, config, "fp32")
+        return _load(checkpoint, config, config.precision, beside)
+    if beside is not None and are_alike(checkpoint.manifest, beside.checkpoint.manifest):
+        try:  # What is fastest there is fastest here; to time both would take the memory of both.
+            return _load(checkpoint, config, beside.precision, beside)
+        except (CheckpointError, SwapError):
+            if beside.precision == "fp32":
+                raise
+    return _load_fastest(checkpoint, config, beside)
+
+
+def _load_fastest(checkpoint: Checkpoint, config: Config, beside: Engine | None) -> Engine:
+    engine = _load(checkpoint, config, "fp32", beside)
     if config.device != "cpu":
         return engine
     for precision in checkpoint.manifest.precisions[1:]:
         try:
-            other = _load(checkpoint, config, precision)
+            other = _load(checkpoint, config, precision, beside)
         except (CheckpointError, SwapError) as error:
             log.warning("a precision cannot be served", extra={"precision": precision, "reason": str(error)})
             continue
-        seconds = time_passes((engine, other))
+        seconds = _time(engine, other)
         log.info(
             "precisions timed",
             extra={"checkpoint": checkpoint.id, engine.precision: seconds[0], other.precision: seconds[1]},
@@ -68,10 +80,17 @@ def load_engine(checkpoint: Checkpoint, config: Config) -> Engine:
     return engine
 
 
-def _load(checkpoint: Checkpoint, config: Config, precision: Precision) -> Engine:
+def _time(*engines: Engine) -> list[float]:
+    def aside() -> list[float]:
+        step_back()
+        return time_passes(engines)
+
+    return run_aside(aside)
+
+
+def _load(checkpoint: Checkpoint, config: Config, precision: Precision, beside: Engine | None) -> Engine:
     """Load one of a checkpoint's graphs, warm it up and let it answer its golden texts."""
-    with _step(checkpoint, "verify"):
-        checkpoint.verify(served(precision))
+    run_aside(lambda: _verify(checkpoint, precision))
     with _step(checkpoint, "load"):
         _check_memory(checkpoint, precision)
         engine = Engine(
@@ -80,18 +99,30 @@ def _load(checkpoint: Checkpoint, config: Config, precision: Precision) -> Engin
             threads=config.threads or count_cpus(),
             gpu_memory_mib=config.gpu_memory_mib,
             precision=precision,
+            beside=beside,
         )
     try:
-        with _step(checkpoint, "load"):
-            engine.check_signature()
-        with _step(checkpoint, "warm up"):
-            engine.warm_up(config.max_batch_tokens)
-        with _step(checkpoint, "golden answers"):
-            engine.check_golden()
+        run_aside(lambda: _try_out(engine))
     except BaseException:
         engine.close(EngineState.FAILED)
         raise
     return engine
+
+
+def _verify(checkpoint: Checkpoint, precision: Precision) -> None:
+    step_back()
+    with _step(checkpoint, "verify"):
+        checkpoint.verify(served(precision))
+
+
+def _try_out(engine: Engine) -> None:
+    step_back()
+    with _step(engine.checkpoint, "load"):
+        engine.check_signature()
+    with _step(engine.checkpoint, "warm up"):
+        engine.warm_up()
+    with _step(engine.checkpoint, "golden answers"):
+        engine.check_golden()
 
 
 def _check_memory(checkpoint: Checkpoint, precision: Precision) -> None:
@@ -187,7 +218,7 @@ class Promoter:
 
     async def _swap(self, checkpoint: Checkpoint, replaced: str, *, approve: bool) -> Promotion:
         begun = time.monotonic()
-        engine = await asyncio.to_thread(load_engine, checkpoint, self._config)
+        engine = await asyncio.to_thread(load_engine, checkpoint, self._config, self._slot.live)
         try:
             # The aliases first: moving them can fail, and nothing after it can.
             await self._move_aliases(checkpoint, approve=approve)

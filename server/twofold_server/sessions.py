@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from twofold_checkpoint.checkpoint import SLOW_FUSIONS
 
 from twofold_server.errors import SwapError
+from twofold_server.threads import run_aside, step_back
 
 Provider = tuple[str, dict[str, str]]
 """The name of an execution provider, and its options."""
@@ -57,8 +58,9 @@ def open_session(graph: Path, *, device: str, threads: int, gpu_memory_mib: int 
     options.log_severity_level = 3
     # The arena keeps the largest batch's memory for ever; without it a swap costs one copy and no more.
     options.enable_cpu_mem_arena = False
-    session = ort.InferenceSession(
-        str(graph), options, providers=providers, disabled_optimizers=[*SLOW_FUSIONS] if device == "cpu" else None
+    slow = SLOW_FUSIONS if device == "cpu" else ()
+    session = run_aside(
+        lambda: ort.InferenceSession(str(graph), options, providers=providers, disabled_optimizers=_stepping_back(slow))
     )
     wanted = providers[0][0]
     if wanted not in session.get_providers():  # onnxruntime falls back to the CPU and says so only in its log.
@@ -67,6 +69,16 @@ def open_session(graph: Path, *, device: str, threads: int, gpu_memory_mib: int 
             f"cuDNN are those that onnxruntime {ort.__version__} needs, or choose another device"
         )
     return session
+
+
+def _stepping_back(optimizers: Iterable[str]) -> Iterator[str]:
+    """Name optimizers. They are asked for when the session has its threads and before it packs its weights.
+
+    That is the moment to step back: the threads, which will answer requests, would inherit it, and the packing is what
+    requests would feel.
+    """
+    step_back()
+    yield from optimizers
 
 
 def run_bound(

@@ -1,16 +1,23 @@
-"""How many threads to compute with: what this process may use, which is not what the machine has."""
+"""Threads: how many to compute with, and one for work that can wait."""
 
 from __future__ import annotations
 
 import math
 import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _CGROUP = Path("/sys/fs/cgroup/cpu.max")
 
 
 def allowed_cpus(affinity: int, cpu_max: str | None) -> int:
-    """Return the CPUs that a process may use: its affinity, cut by a cgroup quota such as ``"150000 100000"``.
+    """Return the CPUs that a process may use, which are not those that the machine has: its affinity, cut by a cgroup quota such as ``"150000 100000"``.
 
     A quota is rounded up: a thread too many waits a little, a thread too few leaves time unused that is paid for.
     """
@@ -27,3 +34,21 @@ def count_cpus() -> int:
     except OSError:  # No cgroup of version 2, so no quota that could be read.
         cpu_max = None
     return allowed_cpus(len(os.sched_getaffinity(0)), cpu_max)
+
+
+def run_aside(work: Callable[[], T]) -> T:
+    """Do some work on a thread of its own, and return its result or raise its error.
+
+    The work may step back, and the thread ends with it.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="aside") as aside:
+        return aside.submit(work).result()
+
+
+def step_back() -> None:
+    """Let this thread take only what CPU the others leave, to its end: without a privilege none can step forward again.
+
+    Threads that it starts are like it.
+    """
+    with suppress(OSError, AttributeError):  # Not Linux: a thread has no priority of its own.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)

@@ -111,7 +111,7 @@ def test_promote_and_roll_back(store):
     on_server(store, test)
 
 
-@pytest.mark.parametrize("kind", ["one bit flipped", "NaN weights", "wrong width"])
+@pytest.mark.parametrize("kind", ["no graph", "truncated weights", "wrong digest", "wrong width", "NaN weights"])
 def test_a_broken_checkpoint_is_refused_and_the_old_one_answers(kind, store):
     """FAILED_PRECONDITION says what is wrong, and nothing changed."""
     tiny.publish_broken(store, kind)

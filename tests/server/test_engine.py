@@ -100,7 +100,7 @@ def test_warming_up_compares_what_comes_out():
         return [np.zeros((len(ids), 2), np.float32) for _ in outputs]
 
     with mock.patch.object(engine(), "run", narrow), pytest.raises(SwapError, match="classifier_logits is 2 wide"):
-        engine().warm_up(64)
+        engine().warm_up()
 
 
 def test_a_device_that_is_not_there_is_named():

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
+
 import pytest
 from server.running import config_of
 from twofold_server.errors import SwapError
@@ -10,6 +14,26 @@ from twofold_server.promotion import load_engine
 
 MEMINFO = "MemTotal:       24000 kB\nMemFree:         1000 kB\nMemAvailable:    8000 kB\n"
 AVAILABLE = 8000 * 1024
+COUNT_ARENAS = """
+import ctypes, sys, threading
+from twofold_server.memory import share_arenas
+
+libc = ctypes.CDLL("libc.so.6")
+libc.fopen.restype = ctypes.c_void_p
+if sys.argv[1] == "shared":
+    share_arenas()
+barrier = threading.Barrier(8)
+def allocate():
+    barrier.wait()
+    libc.malloc(100_000)
+    barrier.wait()
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+out = ctypes.c_void_p(libc.fopen(b"/dev/stdout", b"w"))
+libc.malloc_info(0, out)
+libc.fclose(out)
+"""
 
 
 @pytest.mark.parametrize(
@@ -49,3 +73,15 @@ def test_where_nobody_knows_it_is_tried(store, monkeypatch):
     monkeypatch.setattr("twofold_server.promotion.count_free_bytes", lambda: None)
 
     assert load_engine(store.get("b"), config_of(store)).id == "b"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has arenas")
+def test_threads_share_arenas():
+    """Eight threads that allocate at once do it from two arenas, and from more if they are not told."""
+
+    def count(how):
+        command = [sys.executable, "-c", COUNT_ARENAS, how]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.count("<heap nr=")
+
+    assert count("shared") == 2
+    assert count("apart") > 2

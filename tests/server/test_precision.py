@@ -67,6 +67,32 @@ def test_auto_serves_what_is_faster(faster: str, expected: str, tmp_path: Path) 
     ]
 
 
+@pytest.mark.parametrize("settled", ["int8", "fp32"])
+def test_auto_takes_what_is_fastest_in_a_checkpoint_like_it(settled: str, tmp_path: Path) -> None:
+    """Beside an engine of the same backbone, auto loads the precision of that one alone, and times nothing."""
+    live = load(tmp_path, settled, int8=PASSED)
+    checkpoint = tiny.publish(Store(tmp_path), tiny.Recipe(tag="b", int8=PASSED))
+
+    with mock.patch.object(promotion, "time_passes", side_effect=AssertionError):
+        engine = load_engine(checkpoint, Config(threads=1, max_batch_tokens=256, precision="auto"), live)
+
+    assert engine.precision == settled
+    assert engine.encoder is live.encoder
+
+
+@pytest.mark.parametrize(
+    "recipe", [{"int8": None}, {"int8": PASSED, "int8_golden_tag": "y"}], ids=["it has none", "it answers wrongly"]
+)
+def test_auto_does_not_insist_on_what_was_fastest(recipe: dict, tmp_path: Path) -> None:
+    """Beside an engine in int8, a checkpoint that cannot serve in int8 serves in fp32."""
+    live = load(tmp_path, "int8", int8=PASSED)
+    checkpoint = tiny.publish(Store(tmp_path), tiny.Recipe(tag="b", **recipe))
+
+    engine = load_engine(checkpoint, Config(threads=1, max_batch_tokens=256, precision="auto"), live)
+
+    assert engine.precision == "fp32"
+
+
 @pytest.mark.parametrize("recipe", [{}, {"int8": FAILED}, {"int8": PASSED, "int8_golden_tag": "y"}])
 def test_auto_serves_fp32_where_nothing_else_may(recipe: dict, tmp_path: Path) -> None:
     """Without a graph in int8, with one that failed, or with one that answers wrongly here, auto serves fp32."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from pathlib import Path
 from unittest import mock
 
@@ -10,6 +13,7 @@ import onnxruntime as ort
 import pytest
 import tiny
 from twofold_checkpoint.checkpoint import GRAPH
+from twofold_server import sessions
 from twofold_server.engine import HEAD_OUTPUTS
 from twofold_server.errors import SwapError
 from twofold_server.sessions import choose_providers, open_session, run_bound
@@ -70,3 +74,31 @@ def test_a_bound_pass_computes_the_same(graph: Path) -> None:
         bound = run_bound(session, feeds, outputs, "cpu")
         for one, other in zip(bound, session.run(list(outputs), feeds), strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no priority of its own")
+def test_a_session_is_loaded_behind_requests_and_answers_beside_them(graph: Path) -> None:
+    """Its weights are packed by a thread that comes last; its own threads, which will answer, keep their priority."""
+
+    def niceness(thread: int) -> int:
+        return os.getpriority(os.PRIO_PROCESS, thread)
+
+    own, packing, me = [], [], threading.get_native_id()
+
+    def names() -> set[int]:
+        return {int(path.name) for path in Path("/proc/self/task").iterdir()}
+
+    before, step_back = names(), sessions.step_back
+
+    def note() -> None:
+        step_back()
+        packing.append(niceness(threading.get_native_id()))
+        own.extend(names() - before - {threading.get_native_id()})
+
+    with mock.patch.object(sessions, "step_back", note):
+        session = open_session(graph, device="cpu", threads=3)
+
+    assert packing == [19]
+    assert [niceness(thread) for thread in own] == [niceness(me)] * 2  # The third is the one that runs a pass.
+    assert set(own) <= names()  # They are there to stay.
+    assert session.get_providers() == ["CPUExecutionProvider"]

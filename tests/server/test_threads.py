@@ -1,9 +1,14 @@
-"""Counting CPUs: what a process may use."""
+"""Threads: as many as the process has CPUs, and one aside."""
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
-from twofold_server.threads import allowed_cpus, count_cpus
+from twofold_server.threads import allowed_cpus, count_cpus, run_aside, step_back
 
 QUOTAS = [
     (8, None, 8),
@@ -28,3 +33,29 @@ def test_a_quota_cuts_the_affinity(affinity, cpu_max, expected):
 def test_this_machine_has_a_cpu():
     """Whatever this machine is, there is at least one CPU to use."""
     assert count_cpus() >= 1
+
+
+def niceness():
+    """Return this thread's own."""
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+def test_work_aside_is_done_on_another_thread():
+    """What the work returns comes back, and what it raises is raised."""
+    assert run_aside(threading.get_ident) != threading.get_ident()
+    with pytest.raises(ZeroDivisionError):
+        run_aside(lambda: 1 // 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no priority of its own")
+def test_only_the_thread_that_steps_back_and_those_that_it_starts_do():
+    """The thread that waits for the work keeps its priority."""
+
+    def work():
+        step_back()
+        with ThreadPoolExecutor(1) as pool:
+            return niceness(), pool.submit(niceness).result()
+
+    before = niceness()
+    assert run_aside(work) == (19, 19)
+    assert niceness() == before

@@ -18,20 +18,19 @@ from twofold_checkpoint.job import Job, write_job
 from twofold_server.config import Config
 from twofold_server.launchers.environment import trainer_environment
 from twofold_server.launchers.pipes import Pipe, open_pipe, read_lines
+from twofold_server.launchers.priority import put_last
 from twofold_server.threads import count_cpus
 
 log = logging.getLogger(__name__)
 
 MAX_LINE = 2**20
 """Bytes of an event. Longer lines are passed over."""
-NICENESS = 10
-"""Serving goes first where both want the same CPU."""
 _MAX_WARNINGS = 5
 _LINGER_SECONDS = 10.0
 
 
 class SubprocessLauncher:
-    """Run each job as ``PYTHON -m twofold_trainer run JOB_FILE`` in a process group of its own, niced.
+    """Run each job as ``PYTHON -m twofold_trainer run JOB_FILE`` in a process group of its own, at the lowest priority.
 
     stdout carries events, one a line; the last lines of stderr explain a crash. A trainer that is cancelled gets
     SIGTERM, and its whole group SIGKILL once *grace* seconds have passed.
@@ -155,10 +154,7 @@ class _Trainer:
                 env=environment,
                 start_new_session=True,
             )
-            try:
-                os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
-            except OSError as error:  # It is gone already, or may not be niced. Either way the job goes on.
-                log.info("the trainer is not niced", extra={"reason": str(error)})
+            put_last(process.pid)
             return cls(process, stdout.keep(), stderr.keep())
 
     @property

@@ -58,7 +58,10 @@ for action, value in json.load(open(os.path.join(job["store"], "play.json"))):
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         open(os.path.join(job["store"], "child"), "w").write(str(child.pid))
     elif action == "environment":
-        json.dump([dict(os.environ), os.getpriority(os.PRIO_PROCESS, 0), job], open(value, "w"))
+        group = "/proc/self/autogroup"
+        group = open(group).read() if os.path.exists(group) else "nice 19"
+        priority = [os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0) == os.SCHED_IDLE, group]
+        json.dump([dict(os.environ), priority, job], open(value, "w"))
     elif action == "publish":
         path = os.path.join(job["store"], "checkpoints", value)
         manifest = json.load(open(os.path.join(job["store"], "checkpoints", job["base"], "manifest.json")))

@@ -124,7 +124,7 @@ def test_what_the_trainer_starts_ends_with_it(house: House) -> None:
 def test_the_trainer_gets_the_job_its_threads_and_no_secrets(
     house: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    """The trainer is niced, reads the order as given, has its thread budget, and sees no variable it does not need."""
+    """The trainer comes last for a CPU, reads the order as given, has its thread budget, and sees no variable it does not need."""
     monkeypatch.setenv("TWOFOLD_SECRET", "x")
     monkeypatch.setenv("HF_HOME", "/models")
     house.play(("sleep", 0.3), ("environment", str(tmp_path / "seen")), finish())
@@ -142,10 +142,10 @@ def test_the_trainer_gets_the_job_its_threads_and_no_secrets(
 
     view = house.run(order)
 
-    environment, niceness, job = msgspec.json.decode((tmp_path / "seen").read_bytes())
+    environment, (niceness, idle, group), job = msgspec.json.decode((tmp_path / "seen").read_bytes())
     assert "TWOFOLD_SECRET" not in environment
     assert (environment["HF_HOME"], environment["OMP_NUM_THREADS"]) == ("/models", "3")
-    assert niceness == 10
+    assert (niceness, idle, group.rpartition("nice ")[2].strip()) == (19, True, "19")
     for name in ("head", "freeze", "label_policy", "max_runtime", "seed", "validate_only"):
         assert job[name] == getattr(order, name)
     assert (job["id"], job["base"], job["dev"]) == (view.id, "first", None)

@@ -1,0 +1,1 @@
+"""What a soak does to a server, and what it expects of it."""
