@@ -22,6 +22,7 @@ from twofold_trainer.batches import batches
 from twofold_trainer.features import FeatureCache, Features, FeatureSource, live
 from twofold_trainer.growth import class_means, clear_head, grow_head
 from twofold_trainer.losses import label_nll, partial_label_nll
+from twofold_trainer.mixed_precision import has_bf16, in_mixed_precision
 from twofold_trainer.model import TwofoldModel
 from twofold_trainer.splits import Parts, forget, remember, types_of
 from twofold_trainer.targets import Target, make_targets
@@ -159,6 +160,8 @@ def _train(course: Course, aid: Aid, groups: Groups, source: FeatureSource, epoc
     for parameter in parameters:
         parameter.requires_grad_(requires_grad=True)
     model.train(source is not course.frozen)
+    if source is not course.frozen and rates.mixed_precision and has_bf16():
+        source = in_mixed_precision(source)
     optimizer = AdamW(groups, fused=True)
     steps = epochs * -(-len(course.new) // rates.batch_size)
     schedule = LambdaLR(optimizer, lambda step: warm_and_fall(step, steps, rates.warmup))

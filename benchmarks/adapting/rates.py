@@ -27,6 +27,8 @@ class Rates:
     weight_decay: float = 0.01
     clip: float = 1.0
     """Largest norm of a step's gradient."""
+    mixed_precision: bool = True
+    """Blocks multiply in bf16 where the CPU is made for it, in these rows as in ours."""
     ner_weight: float = 8.0
     """Weight of a loss per token beside a loss per text: a text has about as many words. Only where NER is adapted: a
     protected NER head that pulls so hard would leave the classifier little of each step."""

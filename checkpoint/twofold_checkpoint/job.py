@@ -38,6 +38,7 @@ class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     guard: bool | None = None
     train_norms: bool | None = None
     repair: float | None = None
+    mixed_precision: bool | None = None
 
 
 class Exact(msgspec.Struct, frozen=True, tag="exact"):

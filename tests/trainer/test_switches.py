@@ -59,6 +59,7 @@ def take_all(best: Any, value: float, state: dict[str, Tensor], *, passes: bool)
         {"rehearsal_ratio": 0.0},
         {"projection": 0.9},
         {"train_norms": False},
+        {"mixed_precision": True},
     ],
 )
 def test_a_switch_changes_what_is_trained(make_job: MakeJob, settings: dict[str, Any]) -> None:

@@ -31,6 +31,7 @@ from twofold_trainer.features import FeatureCache, cache_bytes, live
 from twofold_trainer.keeping import keep
 from twofold_trainer.lesson import Lesson
 from twofold_trainer.loop import Yardstick
+from twofold_trainer.mixed_precision import has_bf16
 from twofold_trainer.model import TwofoldModel
 from twofold_trainer.objective import Objective
 from twofold_trainer.plan import check_hyperparameters, describe_dataset, note_unaligned
@@ -74,7 +75,9 @@ def initialise(
     torch.manual_seed(seed)  # For the heads' first weights.
     model = TwofoldModel(loaded.module, labels, loaded.pooling).eval()
     blocks = len(model.blocks())
-    default = recipe.init_recipe(blocks=blocks, examples=len(parts.train), hidden_size=model.config.hidden_size)
+    default = recipe.init_recipe(
+        blocks=blocks, examples=len(parts.train), hidden_size=model.config.hidden_size, bf16=has_bf16()
+    )
     resolved = recipe.resolve(asked, default, blocks=blocks)
     stages = [Stage(HEADS, rung, blocks) for rung in recipe.init_rungs(resolved.unfrozen_blocks)]
     plan = f"Train {', then '.join(stage.name for stage in stages)} of {loaded.name} on {len(parts.train)} examples."

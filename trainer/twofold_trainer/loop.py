@@ -19,6 +19,7 @@ from twofold_trainer.freezing import Group, freeze_all_but, head_names, only, tr
 from twofold_trainer.guard import decide, looks
 from twofold_trainer.lesson import Lesson
 from twofold_trainer.metrics import METRIC_OF, HeadScore
+from twofold_trainer.mixed_precision import in_mixed_precision
 from twofold_trainer.model import TwofoldModel, restore, snapshot
 from twofold_trainer.nullspace import Constraint, moved
 from twofold_trainer.objective import Objective
@@ -177,10 +178,15 @@ def make_learner(model: TwofoldModel, stage: Stage, recipe: Recipe, lesson: Less
     names = tuple(name for group in groups for name in group.names)
     freeze_all_but(model, names)
     optimizer = make_optimizer(model, groups, recipe, stage)
+    source = lesson.source
+    if not stage.blocks:
+        source = without_gradients(source)
+    elif recipe.mixed_precision:
+        source = in_mixed_precision(source)
     return Learner(
         model,
         names,
-        lesson.source if stage.blocks else without_gradients(lesson.source),
+        source,
         lesson.objective,
         optimizer,
         make_schedule(optimizer, stage.steps(recipe, lesson.pool), recipe.warmup_ratio),

@@ -21,6 +21,7 @@ from twofold_checkpoint.store import Store
 from twofold_trainer import recipe
 from twofold_trainer.batches import Pool
 from twofold_trainer.errors import RefusedError
+from twofold_trainer.mixed_precision import has_bf16
 from twofold_trainer.model import TwofoldModel, load_model
 from twofold_trainer.noninferiority import provable_margin
 from twofold_trainer.nullspace import Covariances, load_covariances
@@ -189,6 +190,7 @@ def make_plan(job: Job) -> Plan:
         examples=len(parts.train),
         hidden_size=base.manifest.hidden_size,
         remembers=remembers,
+        bf16=has_bf16(),
     )
     resolved = recipe.resolve(job.hyperparameters, default, blocks=blocks)
     rungs = recipe.rungs(job.freeze, blocks=blocks, unfrozen=resolved.unfrozen_blocks)

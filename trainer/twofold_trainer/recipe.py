@@ -57,8 +57,13 @@ class Recipe:
     """Whether the protected task is watched while shared blocks train."""
     train_norms: bool
     """Whether normalisation layers move with their blocks."""
+    mixed_precision: bool
+    """Whether the blocks of training steps multiply in bf16. Never for judging."""
 
 
+LEAST_MIXED = 256
+"""Smallest hidden size at which bf16 gains anything: below it, to and fro between the types takes as long as it saves. At
+384, a step of 32 texts of 14 tokens is 1.7 times as fast."""
 CLIP_NORM = 1.0
 """Largest norm of a step's gradient."""
 MIN_GAIN = 0.001
@@ -129,8 +134,12 @@ def default_recipe(
     examples: int,
     hidden_size: int,
     remembers: MemoryMode = "examples",
+    bf16: bool = False,
 ) -> Recipe:
-    """Choose all settings of an adaptation from what is known before it. *remembers* says what the base carries."""
+    """Choose all settings of an adaptation from what is known before it.
+
+    *remembers* says what the base carries, *bf16* whether this machine multiplies fast in bf16.
+    """
     epochs = 8 if examples < 500 else 5 if examples < 5000 else 3
     return Recipe(
         epochs=epochs,
@@ -160,12 +169,13 @@ def default_recipe(
         projection=PROJECTION if remembers == "statistics" else 0.0,
         guard=True,
         train_norms=True,
+        mixed_precision=bf16 and hidden_size >= LEAST_MIXED,
     )
 
 
-def init_recipe(*, blocks: int, examples: int, hidden_size: int) -> Recipe:
+def init_recipe(*, blocks: int, examples: int, hidden_size: int, bf16: bool = False) -> Recipe:
     """Choose all settings of a first training, in which nothing has to be protected."""
-    recipe = default_recipe("staged", "ner", blocks=blocks, examples=examples, hidden_size=hidden_size)
+    recipe = default_recipe("staged", "ner", blocks=blocks, examples=examples, hidden_size=hidden_size, bf16=bf16)
     return replace(
         recipe,
         epochs=16 if examples < 1000 else 8,
@@ -174,6 +184,9 @@ def init_recipe(*, blocks: int, examples: int, hidden_size: int) -> Recipe:
         patience=4,
         rehearsal_ratio=0.0,
         head_learning_rate=2e-3,
+        # With eight, as where only NER is adapted, the classifier gets too little: on the dev set of HWU64 91.8 / 81.5
+        # (accuracy / F1) instead of 92.2 / 80.7, and 88.6 instead of 89.7 as the mean over all labels and types.
+        ner_weight=3.0,
     )
 
 

@@ -99,6 +99,7 @@ class Hyperparameters:
     guard: bool | None = None
     train_norms: bool | None = None
     repair: float | None = None
+    mixed_precision: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,6 +60,7 @@ def test_every_field_is_read() -> None:
         "epochs": 3, "batch_size": 8, "head_learning_rate": 0.01, "backbone_learning_rate": 1e-5, "layer_decay": 0.5,
         "warmup_ratio": 0.25, "weight_decay": 0.0, "patience": 2, "rehearsal_ratio": 0.0, "unfrozen_blocks": 0,
         "distillation": 0.0, "retention": 2.0, "projection": 0.5, "guard": False, "train_norms": True, "repair": 0.5,
+        "mixed_precision": False,
     }  # fmt: skip
     order, data = read_adapt(
         request(

@@ -527,6 +527,7 @@ class Hyperparameters(google.protobuf.message.Message):
     GUARD_FIELD_NUMBER: builtins.int
     TRAIN_NORMS_FIELD_NUMBER: builtins.int
     REPAIR_FIELD_NUMBER: builtins.int
+    MIXED_PRECISION_FIELD_NUMBER: builtins.int
     epochs: builtins.int
     """epochs over the training examples, in each stage."""
     batch_size: builtins.int
@@ -567,6 +568,10 @@ class Hyperparameters(google.protobuf.message.Message):
     """repair is the weight of what the base says of tokens that new data leaves open, because it does not annotate the old
     types. Zero leaves them open.
     """
+    mixed_precision: builtins.bool
+    """mixed_precision lets the blocks of training steps multiply in bf16, which is faster where the trainer's CPU has
+    instructions for it. Whatever is judged is computed in fp32. The trainer's choice unless it is given.
+    """
     def __init__(
         self,
         *,
@@ -586,9 +591,10 @@ class Hyperparameters(google.protobuf.message.Message):
         guard: builtins.bool | None = ...,
         train_norms: builtins.bool | None = ...,
         repair: builtins.float | None = ...,
+        mixed_precision: builtins.bool | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_backbone_learning_rate", b"_backbone_learning_rate", "_batch_size", b"_batch_size", "_distillation", b"_distillation", "_epochs", b"_epochs", "_guard", b"_guard", "_head_learning_rate", b"_head_learning_rate", "_layer_decay", b"_layer_decay", "_patience", b"_patience", "_projection", b"_projection", "_rehearsal_ratio", b"_rehearsal_ratio", "_repair", b"_repair", "_retention", b"_retention", "_train_norms", b"_train_norms", "_unfrozen_blocks", b"_unfrozen_blocks", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "backbone_learning_rate", b"backbone_learning_rate", "batch_size", b"batch_size", "distillation", b"distillation", "epochs", b"epochs", "guard", b"guard", "head_learning_rate", b"head_learning_rate", "layer_decay", b"layer_decay", "patience", b"patience", "projection", b"projection", "rehearsal_ratio", b"rehearsal_ratio", "repair", b"repair", "retention", b"retention", "train_norms", b"train_norms", "unfrozen_blocks", b"unfrozen_blocks", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_backbone_learning_rate", b"_backbone_learning_rate", "_batch_size", b"_batch_size", "_distillation", b"_distillation", "_epochs", b"_epochs", "_guard", b"_guard", "_head_learning_rate", b"_head_learning_rate", "_layer_decay", b"_layer_decay", "_patience", b"_patience", "_projection", b"_projection", "_rehearsal_ratio", b"_rehearsal_ratio", "_repair", b"_repair", "_retention", b"_retention", "_train_norms", b"_train_norms", "_unfrozen_blocks", b"_unfrozen_blocks", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "backbone_learning_rate", b"backbone_learning_rate", "batch_size", b"batch_size", "distillation", b"distillation", "epochs", b"epochs", "guard", b"guard", "head_learning_rate", b"head_learning_rate", "layer_decay", b"layer_decay", "patience", b"patience", "projection", b"projection", "rehearsal_ratio", b"rehearsal_ratio", "repair", b"repair", "retention", b"retention", "train_norms", b"train_norms", "unfrozen_blocks", b"unfrozen_blocks", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_backbone_learning_rate", b"_backbone_learning_rate", "_batch_size", b"_batch_size", "_distillation", b"_distillation", "_epochs", b"_epochs", "_guard", b"_guard", "_head_learning_rate", b"_head_learning_rate", "_layer_decay", b"_layer_decay", "_mixed_precision", b"_mixed_precision", "_patience", b"_patience", "_projection", b"_projection", "_rehearsal_ratio", b"_rehearsal_ratio", "_repair", b"_repair", "_retention", b"_retention", "_train_norms", b"_train_norms", "_unfrozen_blocks", b"_unfrozen_blocks", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "backbone_learning_rate", b"backbone_learning_rate", "batch_size", b"batch_size", "distillation", b"distillation", "epochs", b"epochs", "guard", b"guard", "head_learning_rate", b"head_learning_rate", "layer_decay", b"layer_decay", "mixed_precision", b"mixed_precision", "patience", b"patience", "projection", b"projection", "rehearsal_ratio", b"rehearsal_ratio", "repair", b"repair", "retention", b"retention", "train_norms", b"train_norms", "unfrozen_blocks", b"unfrozen_blocks", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_backbone_learning_rate", b"_backbone_learning_rate", "_batch_size", b"_batch_size", "_distillation", b"_distillation", "_epochs", b"_epochs", "_guard", b"_guard", "_head_learning_rate", b"_head_learning_rate", "_layer_decay", b"_layer_decay", "_mixed_precision", b"_mixed_precision", "_patience", b"_patience", "_projection", b"_projection", "_rehearsal_ratio", b"_rehearsal_ratio", "_repair", b"_repair", "_retention", b"_retention", "_train_norms", b"_train_norms", "_unfrozen_blocks", b"_unfrozen_blocks", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "backbone_learning_rate", b"backbone_learning_rate", "batch_size", b"batch_size", "distillation", b"distillation", "epochs", b"epochs", "guard", b"guard", "head_learning_rate", b"head_learning_rate", "layer_decay", b"layer_decay", "mixed_precision", b"mixed_precision", "patience", b"patience", "projection", b"projection", "rehearsal_ratio", b"rehearsal_ratio", "repair", b"repair", "retention", b"retention", "train_norms", b"train_norms", "unfrozen_blocks", b"unfrozen_blocks", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_backbone_learning_rate", b"_backbone_learning_rate"]) -> typing.Literal["backbone_learning_rate"] | None: ...
     @typing.overload
@@ -603,6 +609,8 @@ class Hyperparameters(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_head_learning_rate", b"_head_learning_rate"]) -> typing.Literal["head_learning_rate"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_layer_decay", b"_layer_decay"]) -> typing.Literal["layer_decay"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_mixed_precision", b"_mixed_precision"]) -> typing.Literal["mixed_precision"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_patience", b"_patience"]) -> typing.Literal["patience"] | None: ...
     @typing.overload
