@@ -98,6 +98,10 @@ bench-serving: setup  ## what serving costs over the bare model: throughput, CPU
 bench-overload: setup  ## calls at three times the capacity: goodput, refusals, latencies (a minute)
 	$(BIN)/python benchmarks/overload.py --sets $(SETS)
 
+ROUNDS ?= 3
+bench-peers: setup  ## Twofold beside five other model servers, in turns (40 minutes; resumable; ONLY=litserve,mlserver, FRESH=1)
+	$(BIN)/python benchmarks/peers.py --sets $(SETS) --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY)) $(if $(FRESH),--fresh)
+
 bench-swap: setup  ## 20 swaps under a steady stream of requests
 	$(BIN)/python benchmarks/swap.py
 
@@ -113,4 +117,4 @@ lock: .venv-lock/.done  ## resolve requirements/*.in into lock files
 	  --python-version 3.11 --generate-hashes --no-emit-package twofold --no-emit-package twofold-service \
 	  --custom-compile-command 'make lock' $(UPGRADE) --output-file requirements/$$name.txt requirements/$$name.in >/dev/null; done
 
-.PHONY: help setup proto verify-proto check fix test demo serve bench-base bench-adapt bench-adapt-cost bench-serving bench-overload bench-swap lock
+.PHONY: help setup proto verify-proto check fix test demo serve bench-base bench-adapt bench-adapt-cost bench-serving bench-overload bench-peers bench-swap lock

@@ -1,14 +1,14 @@
 """Twofold and other model servers over the same graph, tokenizer, decoder and load, in turns.
 
-    python benchmarks/peers.py --sets DIRECTORY [--only litserve,bentoml] [--rounds 3] [--seconds 4] [--fresh]
-                               [--work DIRECTORY]
+    python benchmarks/peers.py --sets DIRECTORY [--only litserve,bentoml] [--rounds 3] [--seconds 3] [--fresh]
+                               [--within SECONDS] [--work DIRECTORY]
 
 For each peer: its environment is made once, short trials find the settings that suit it best on this machine, and then
 Twofold (at its defaults) and the peer take turns, one server at a time. A turn sends single-text calls: 64 in flight, whose
-rate is the capacity; then at half of that, whatever becomes of them; and the peer is also sent half of Twofold's capacity.
-Both test sets are sent in every turn, one after the other. What is measured is kept in DIRECTORY/peers, so a run goes on
-where another ended, and --rounds says how many rounds there shall be in all; --fresh forgets what was measured of the peers
-that are named. docs/peers.md explains the settings.
+rate is the capacity; then at half of that, whatever becomes of them. Both test sets are sent in every turn, one after the
+other. What is measured is kept in DIRECTORY/peers, so a run goes on where another ended: --rounds says how many rounds there
+shall be in all, --within after which time nothing new is begun, and --fresh forgets what was measured of the peers that are
+named. docs/peers.md explains the settings.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import argparse
 import dataclasses
 import json
 import math
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +66,8 @@ class Bench:
     caller: Path
     """The interpreter of the process that calls."""
     seconds: float
+    until: float
+    """The time of the monotonic clock after which nothing new is begun."""
 
     def call(self, side: Side, texts: str, seconds: float, *load: object) -> dict[str, Any]:
         """Put a load on a server and say what the caller saw, and what each text cost the server."""
@@ -93,16 +97,24 @@ class Bench:
                 wrong = sum(one != other for one, other in zip(answers, self.expected[name], strict=True))
                 raise RuntimeError(f"{wrong} of {ASKED} texts of {name} are answered otherwise than they should be")
 
-    def turn(self, side: Side, same_rates: Mapping[str, float] | None = None) -> dict[str, dict[str, float]]:
+    def rates(self, side: Side) -> dict[str, float]:
+        """Measure one server's rates shortly, to compare settings."""
+        self.call(side, next(iter(self.texts)), self.seconds / 6, "--in-flight", IN_FLIGHT)
+        called = {name: self.call(side, name, self.seconds / 2, "--in-flight", IN_FLIGHT) for name in self.texts}
+        return {name: round(one["per_second"], 1) for name, one in called.items()}
+
+    def begin(self) -> None:
+        """Raise TimeoutError if it is too late to begin something."""
+        if time.monotonic() > self.until:
+            raise TimeoutError("there is no time left; run it again to go on")
+
+    def turn(self, side: Side) -> dict[str, dict[str, float]]:
         """Measure one server on all text sets."""
         found = {}
         for name in self.texts:
             self.call(side, name, self.seconds / 4, "--in-flight", IN_FLIGHT)
             full = self.call(side, name, self.seconds, "--in-flight", IN_FLIGHT)
             half = self.call(side, name, 2 * self.seconds, "--rate", round(full["per_second"] / 2, 1))
-            same = half
-            if same_rates:
-                same = self.call(side, name, 2 * self.seconds, "--rate", round(same_rates[name] / 2, 1))
             if full["failed"] or half["failed"]:
                 raise RuntimeError(f"calls failed: {full['failed']} at capacity, {half['failed']} at half of it")
             found[name] = {
@@ -113,8 +125,6 @@ class Bench:
                 "p50_ms": half["p50_ms"],
                 "p99_ms": half["p99_ms"],
                 "cpu_half_ms": half["cpu_ms"],
-                "p99_same_rate_ms": same["p99_ms"],
-                "failed_same_rate": same["failed"],
             }
         return found
 
@@ -146,11 +156,9 @@ def measure(bench: Bench, name: str, rounds: int, kept: dict[str, Any]) -> None:
     def trial(choice: Mapping[str, Any]) -> float:
         known = next((one["rates"] for one in kept["trials"] if one["settings"] == choice), None)
         if known is None:
+            bench.begin()
             try:
-                known = peer(choice, lambda side: {
-                    texts: round(bench.call(side, texts, bench.seconds / 2, "--in-flight", IN_FLIGHT)["per_second"], 1)
-                    for texts in [*bench.texts, *bench.texts]  # Twice: the first time warms up.
-                })  # fmt: skip
+                known = peer(choice, bench.rates)
             except RuntimeError as error:
                 known = {"failed": 0.0, "why": str(error)}
             kept["trials"].append({"settings": dict(choice), "rates": known})
@@ -161,17 +169,16 @@ def measure(bench: Bench, name: str, rounds: int, kept: dict[str, Any]) -> None:
     best, _ = search(entrant.axes, trial)
     kept["settings"] = best
     while len(kept["rounds"]) < rounds:
+        bench.begin()
         with serving(bench.checkpoint.path.parent.parent) as server:
             bench.check("twofold", server.target)
             ours = bench.turn(Side("twofold", server.target, server.pid))
-        rates = {texts: ours[texts]["per_second"] for texts in ours}
-        theirs = peer(best, lambda side, rates=rates: bench.turn(side, rates))
+        theirs = peer(best, bench.turn)
         kept["rounds"].append({texts: {"twofold": ours[texts], "peer": theirs[texts]} for texts in ours})
         write(bench, name, kept)
         print(f"{name} round {len(kept['rounds'])}: " + "; ".join(
             f"{texts} {mine['per_second']:.0f} and {theirs[texts]['per_second']:.0f} texts/s, "
-            f"p99 {mine['p99_ms']:.0f} and {theirs[texts]['p99_ms']:.0f} ms, "
-            f"{theirs[texts]['p99_same_rate_ms']:.0f} ms at the same rate"
+            f"p99 {mine['p99_ms']:.0f} and {theirs[texts]['p99_ms']:.0f} ms"
             for texts, mine in ours.items()
         ), file=sys.stderr, flush=True)  # fmt: skip
 
@@ -187,10 +194,13 @@ def main() -> None:
     parser.add_argument("--sets", type=Path, required=True)
     parser.add_argument("--only", default="", help="some of " + ", ".join(ENTRANTS))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--within", type=float, default=math.inf)
     parser.add_argument("--fresh", action="store_true")
     parser.add_argument("--work", type=Path, default=Path(".work"))
     arguments = parser.parse_args()
+    until = time.monotonic() + arguments.within
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # Servers are ended on the way out.
     names = arguments.only.split(",") if arguments.only else list(ENTRANTS)
     if unknown := [name for name in names if name not in ENTRANTS]:
         parser.error(f"--only {','.join(unknown)} is not known; write some of {', '.join(ENTRANTS)}")
@@ -203,7 +213,7 @@ def main() -> None:
         read = read_texts(arguments.sets, (name,))
         texts[name], expected[name] = work / f"{name}.texts.json", expect(checkpoint, read[:ASKED])
         texts[name].write_text(json.dumps(read), encoding="utf-8")
-    bench = Bench(work, checkpoint, texts, expected, install("caller", work), arguments.seconds)
+    bench = Bench(work, checkpoint, texts, expected, install("caller", work), arguments.seconds, until)
     known, missing = {}, {}
     for name in ENTRANTS:
         path = work / f"{name}.json"
@@ -213,11 +223,17 @@ def main() -> None:
         if name in names:
             try:
                 measure(bench, name, arguments.rounds, kept)
-            except (RuntimeError, subprocess.CalledProcessError) as error:
-                missing[name] = str(error)
+                kept.pop("failed", None)
+            except TimeoutError as error:
                 print(f"{name}: {error}", file=sys.stderr, flush=True)
+            except (RuntimeError, subprocess.CalledProcessError) as error:
+                kept["failed"] = str(error)
+                print(f"{name}: {error}", file=sys.stderr, flush=True)
+            write(bench, name, kept)
         if kept["rounds"]:
             known[name] = kept
+        else:
+            missing[name] = kept.get("failed", "not measured yet")
     summaries = {name: summarise(kept["rounds"]) for name, kept in known.items()}
     peers = {
         name: {"settings": kept["settings"], "sets": summaries[name], "trials": kept["trials"], "rounds": len(kept["rounds"])}

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from typing import Any
 
 Axis = Sequence[Mapping[str, Any]]
 """Settings that exclude each other; the first of them is what a search begins with."""
@@ -26,39 +25,33 @@ class Entrant:
     """The interpreter that its environment is made of, if not ours."""
 
 
-# One copy of the model with both cores, asleep or awake between operators; one copy for each core; and more threads than
-# cores, since none of these servers keeps its threads busy all the time.
+# One copy of the model with both cores, its threads asleep or awake between operators; one copy for each core; and more
+# threads than cores, since none of these servers keeps its threads busy all the time.
 _COPIES: Axis = (
     {"workers": 1, "threads": 2},
-    {"workers": 1, "threads": 2, "spinning": True},
     {"workers": 2, "threads": 1},
+    {"workers": 1, "threads": 2, "spinning": True},
     {"workers": 2, "threads": 2},
 )
-_BATCHES: Axis = ({"batch": 16}, {"batch": 8}, {"batch": 32}, {"batch": 64})
-_WAITS: Axis = ({"wait_ms": 2.0}, {"wait_ms": 0.5}, {"wait_ms": 10.0})
+_BATCHES: Axis = ({"batch": 16}, {"batch": 8}, {"batch": 32})
+_WAITS: Axis = ({"wait_ms": 2.0}, {"wait_ms": 0.5})
+# The model in the server's own process, on its event loop or on a thread beside it; and in processes of its own.
+_MLSERVER_COPIES: Axis = (
+    {"workers": 0, "threads": 2, "offload": True},
+    {"workers": 0, "threads": 2},
+    {"workers": 0, "threads": 2, "spinning": True},
+    {"workers": 1, "threads": 2},
+    {"workers": 2, "threads": 1},
+)
 
 ENTRANTS: Mapping[str, Entrant] = {
     "litserve": Entrant("http", (_COPIES, _BATCHES, _WAITS)),
     "bentoml": Entrant("http", (_COPIES, _BATCHES)),  # How long it waits, it finds out by itself.
-    "mlserver": Entrant(
-        "open_inference",
-        (
-            (
-                {"workers": 0, "threads": 2},
-                {"workers": 0, "threads": 2, "spinning": True},
-                {"workers": 0, "threads": 2, "offload": True},
-                {"workers": 0, "threads": 2, "offload": True, "spinning": True},
-                *_COPIES[0:1],
-                *_COPIES[2:3],
-            ),
-            _BATCHES,
-            _WAITS,
-        ),
-    ),
+    "mlserver": Entrant("open_inference", (_MLSERVER_COPIES, _BATCHES, _WAITS)),
     "ray_serve": Entrant("http", (_COPIES, _BATCHES, _WAITS)),
     "pytriton": Entrant(
         "open_inference",
-        (_COPIES, _BATCHES, ({"wait_ms": 2.0}, {"wait_ms": 0.0}, {"wait_ms": 10.0})),
+        (_COPIES, _BATCHES, ({"wait_ms": 2.0}, {"wait_ms": 0.0})),
         python="/usr/bin/python3.11",
     ),
 }

@@ -21,7 +21,7 @@ def summarise(rounds: Sequence[Round]) -> dict[str, dict[str, dict[str, float]]]
         }
         found[name]["ratio"] = {
             key: round(_median(own, lambda one, key=key: one["twofold"][key] / one["peer"][key]), 3)
-            for key in ("per_second", "cpu_ms", "p99_ms", "p99_same_rate_ms")
+            for key in ("per_second", "cpu_ms", "p99_ms")
         }
     return found
 
@@ -40,7 +40,6 @@ def figures(peers: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
     found = {
         "throughput_over_best_peer": min(ratios("per_second")),
         "p99_over_best_peer": max(ratios("p99_ms")),
-        "p99_same_rate_over_best_peer": max(ratios("p99_same_rate_ms")),
         "cpu_over_best_peer": max(ratios("cpu_ms")),
     }
     for name, summary in peers.items():
