@@ -5,6 +5,9 @@ tried, max_latency_ms stays at its default of a minute, since a lower one only c
 its own dispatcher and model; recommended for a CPU: as many as it has cores) are tried against one with all cores. Access
 log, metrics and tracing are off. uvloop and httptools are installed, which uvicorn then uses. Callers use HTTP: the API of
 today's services has no gRPC.
+
+https://docs.bentoml.com/en/latest/get-started/adaptive-batching.html
+https://docs.bentoml.com/en/latest/build-with-bentoml/parallelize-requests.html
 """
 
 from __future__ import annotations

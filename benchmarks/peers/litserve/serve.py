@@ -4,6 +4,9 @@ Batching (max_batch_size, batch_timeout), fast_queue=True (ZeroMQ, recommended a
 device (recommended for a CPU: as many as it has cores; tried against one worker with all cores), API servers as processes,
 one for each worker (its default). Requests are batched in the worker. A batch_timeout of zero polls without a pause and
 takes a core for it, so a short one is used. Callers use HTTP, the only way in.
+
+https://lightning.ai/docs/litserve/features/batching
+https://lightning.ai/docs/litserve/api-reference/litserver
 """
 
 from __future__ import annotations

@@ -4,6 +4,9 @@ max_batch_size and max_batch_time switch the adaptive batcher on. parallel_worke
 process, which the page names for models that gain nothing from workers), 1, and 2. Without workers the model either holds
 the event loop, as the page's examples do, or runs on one thread beside it; both are tried. No metrics endpoint, no debug
 mode, log level ERROR. Callers use gRPC and the Open Inference Protocol.
+
+https://docs.seldon.ai/mlserver/user-guide/adaptive-batching
+https://docs.seldon.ai/mlserver/user-guide/parallel-inference
 """
 
 from __future__ import annotations

@@ -2,9 +2,13 @@
 
 Dynamic batching in Triton's own scheduler (max_batch_size, max_queue_delay_microseconds; preferred sizes are left unset, as
 Triton's page advises), the @batch decorator, and one inference callable for each model instance; one instance with all cores
-is tried against one for each core. Callables are threads of one Python process. HTTP, metrics and strict validation of
-outputs are off. Callers use Triton's gRPC endpoint. PyTriton's stub loads the libpython of the system's own Python 3.11, so
-its environment is made from that.
+is tried against one for each core. Callables are threads of one Python process. Metrics and strict validation of
+outputs are off. Callers use Triton's gRPC endpoint; the HTTP one is there because PyTriton asks it whether the model is
+ready. PyTriton's stub loads the libpython of the system's own Python 3.11, so its environment is made from that.
+
+https://triton-inference-server.github.io/pytriton/latest/binding_configuration/
+https://triton-inference-server.github.io/pytriton/latest/binding_models/
+https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/batcher.html
 """
 
 from __future__ import annotations

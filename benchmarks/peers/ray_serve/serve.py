@@ -4,7 +4,11 @@
 in front of the replicas instead of the Python proxy), max_ongoing_requests far above what is in flight, the access log off.
 The model runs on a thread, as the page on asyncio says of code that computes: the replica's loop goes on taking requests,
 and one batch is computed at a time. Replicas are tried: one with all cores against one for each core. No dashboard and no
-usage reports. Callers use HTTP.
+usage reports. Callers use HTTP, as the pages on high throughput do; there is a gRPC ingress too, which was not tried.
+
+https://docs.ray.io/en/latest/serve/advanced-guides/performance.html
+https://docs.ray.io/en/latest/serve/advanced-guides/dyn-req-batch.html
+https://docs.ray.io/en/latest/serve/advanced-guides/asyncio-best-practices.html
 """
 
 from __future__ import annotations
