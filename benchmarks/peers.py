@@ -1,14 +1,14 @@
 """Twofold and other model servers over the same graph, tokenizer, decoder and load, in turns.
 
-    python benchmarks/peers.py --sets DIRECTORY [--only litserve,bentoml] [--rounds 3] [--seconds 3] [--fresh]
-                               [--within SECONDS] [--work DIRECTORY]
+    python benchmarks/peers.py --sets DIRECTORY [--texts hwu64] [--only litserve,bentoml] [--rounds 3]
+                               [--seconds 3] [--fresh] [--within SECONDS] [--work DIRECTORY]
 
 For each peer: its environment is made once, short trials find the settings that suit it best on this machine, and then
 Twofold (at its defaults) and the peer take turns, one server at a time. A turn sends single-text calls: 64 in flight, whose
-rate is the capacity; then at half of that, whatever becomes of them. Both test sets are sent in every turn, one after the
-other. What is measured is kept in DIRECTORY/peers, so a run goes on where another ended: --rounds says how many rounds there
-shall be in all, --within after which time nothing new is begun, and --fresh forgets what was measured of the peers that are
-named. docs/peers.md explains the settings.
+rate is the capacity; then at half of that, whatever becomes of them. Several sets of texts are sent one after the other
+in every turn. What is measured is kept in DIRECTORY/peers, so a run goes on where another ended: --rounds says how many
+rounds there shall be in all, --within after which time nothing new is begun, and --fresh forgets what was measured of the
+peers that are named. docs/peers.md explains the settings.
 """
 
 from __future__ import annotations
@@ -100,8 +100,12 @@ class Bench:
     def rates(self, side: Side) -> dict[str, float]:
         """Measure one server's rates shortly, to compare settings."""
         self.call(side, next(iter(self.texts)), self.seconds / 6, "--in-flight", IN_FLIGHT)
-        called = {name: self.call(side, name, self.seconds / 2, "--in-flight", IN_FLIGHT) for name in self.texts}
+        called = {name: self.call(side, name, self.seconds, "--in-flight", IN_FLIGHT) for name in self.texts}
         return {name: round(one["per_second"], 1) for name, one in called.items()}
+
+    def kept(self, name: str) -> Path:
+        """Return the file of what was measured of a peer."""
+        return self.work / f"{name}.{'+'.join(self.texts)}.json"
 
     def begin(self) -> None:
         """Raise TimeoutError if it is too late to begin something."""
@@ -185,13 +189,14 @@ def measure(bench: Bench, name: str, rounds: int, kept: dict[str, Any]) -> None:
 
 def write(bench: Bench, name: str, kept: Mapping[str, Any]) -> None:
     """Keep what was measured of a peer."""
-    (bench.work / f"{name}.json").write_text(json.dumps(kept, indent=1), encoding="utf-8")
+    bench.kept(name).write_text(json.dumps(kept, indent=1), encoding="utf-8")
 
 
 def main() -> None:
     """Measure what is not measured yet, and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", type=Path, required=True)
+    parser.add_argument("--texts", default=SETS[0], help="some of " + ", ".join(SETS))
     parser.add_argument("--only", default="", help="some of " + ", ".join(ENTRANTS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0)
@@ -209,14 +214,14 @@ def main() -> None:
     (arguments.work / "swap").mkdir(exist_ok=True)
     checkpoint = Store(arguments.work / "swap" / "store").get(prepare(arguments.work / "swap")[0])
     texts, expected = {}, {}
-    for name in SETS:
+    for name in arguments.texts.split(","):
         read = read_texts(arguments.sets, (name,))
-        texts[name], expected[name] = work / f"{name}.texts.json", expect(checkpoint, read[:ASKED])
+        texts[name], expected[name] = work / f"texts.{name}.json", expect(checkpoint, read[:ASKED])
         texts[name].write_text(json.dumps(read), encoding="utf-8")
     bench = Bench(work, checkpoint, texts, expected, install("caller", work), arguments.seconds, until)
     known, missing = {}, {}
     for name in ENTRANTS:
-        path = work / f"{name}.json"
+        path = bench.kept(name)
         kept: dict[str, Any] = {"trials": [], "rounds": []}
         if path.exists() and not (arguments.fresh and name in names):
             kept = json.loads(path.read_text(encoding="utf-8"))
@@ -239,7 +244,7 @@ def main() -> None:
         name: {"settings": kept["settings"], "sets": summaries[name], "trials": kept["trials"], "rounds": len(kept["rounds"])}
         for name, kept in known.items()
     }  # fmt: skip
-    settings = {"seconds": arguments.seconds, "in_flight": IN_FLIGHT, "size": 1}
+    settings = {"seconds": arguments.seconds, "in_flight": IN_FLIGHT, "size": 1, "texts": list(texts)}
     found = figures(summaries) if summaries else {}
     report.write("peers", settings=settings, figures=found, peers=peers, missing=missing)
 

@@ -33,7 +33,7 @@ _COPIES: Axis = (
     {"workers": 1, "threads": 2, "spinning": True},
     {"workers": 2, "threads": 2},
 )
-_BATCHES: Axis = ({"batch": 16}, {"batch": 8}, {"batch": 32})
+_BATCHES: Axis = ({"batch": 16}, {"batch": 32}, {"batch": 64}, {"batch": 8})
 _WAITS: Axis = ({"wait_ms": 2.0}, {"wait_ms": 0.5})
 # The model in the server's own process, on its event loop or on a thread beside it; and in processes of its own.
 _MLSERVER_COPIES: Axis = (

@@ -4,6 +4,7 @@ max_batch_size and max_batch_time switch the adaptive batcher on. parallel_worke
 process, which the page names for models that gain nothing from workers), 1, and 2. Without workers the model either holds
 the event loop, as the page's examples do, or runs on one thread beside it; both are tried. No metrics endpoint, no debug
 mode, log level ERROR. Callers use gRPC and the Open Inference Protocol.
+uvloop stays at 0.21: workers of MLServer 1.7.1 end at once with a newer one ("no current event loop").
 
 https://docs.seldon.ai/mlserver/user-guide/adaptive-batching
 https://docs.seldon.ai/mlserver/user-guide/parallel-inference

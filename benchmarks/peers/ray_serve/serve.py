@@ -21,7 +21,7 @@ from typing import Any
 
 for name in ("RAY_SERVE_THROUGHPUT_OPTIMIZED", "RAY_SERVE_ENABLE_HA_PROXY"):
     os.environ.setdefault(name, "1")
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"})  # Loopback only.
 
 import ray  # noqa: E402 -- it reads the environment when it is imported.
 from peers.answering import load  # noqa: E402
