@@ -163,7 +163,7 @@ def measure(bench: Bench, name: str, rounds: int, kept: dict[str, Any]) -> None:
             bench.begin()
             try:
                 known = peer(choice, bench.rates)
-            except RuntimeError as error:
+            except (RuntimeError, subprocess.CalledProcessError) as error:
                 known = {"failed": 0.0, "why": str(error)}
             kept["trials"].append({"settings": dict(choice), "rates": known})
             write(bench, name, kept)

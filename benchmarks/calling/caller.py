@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import math
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -104,7 +105,7 @@ async def call(arguments: argparse.Namespace, texts: list[str]) -> Called:
         else:
             await keep_in_flight(calls, arguments.in_flight)
         cpu = time.process_time() - before
-    latencies = sorted(calls.latencies)
+    latencies = sorted(calls.latencies) or [math.inf]  # Nothing may have come back within so short a time.
     percentiles = (latencies[min(len(latencies) - 1, int(share * len(latencies)))] for share in (0.5, 0.95, 0.99))
     return Called(calls.answered_in_time, arguments.seconds, calls.answered, cpu, *percentiles, codes=dict(calls.codes))
 
