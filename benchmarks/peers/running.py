@@ -63,14 +63,17 @@ def _wait(process: subprocess.Popen[bytes], ready: Callable[[], None], patience:
             return
 
 
-def end(pid: int, patience: float = 15.0) -> None:
-    """Tell a process to end, wait for it, and kill what it leaves behind."""
+def end(pid: int, patience: float = 10.0) -> None:
+    """Tell a process to end, wait for it, and end what it leaves behind."""
     try:
-        members = family(pid)
+        first, *rest = family(pid)
     except psutil.NoSuchProcess:
         return
-    members[0].terminate()
-    _, alive = psutil.wait_procs(members, patience)
+    first.terminate()
+    _, alive = psutil.wait_procs([first], patience)
+    # Some servers forget their children.
+    _, left = psutil.wait_procs(rest, 1.0)
+    alive += left
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
