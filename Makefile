@@ -98,8 +98,8 @@ bench-serving: setup  ## what serving costs over the bare model: throughput, CPU
 bench-overload: setup  ## calls at three times the capacity: goodput, refusals, latencies (a minute)
 	$(BIN)/python benchmarks/overload.py --sets $(SETS)
 
-ROUNDS ?= 3
-bench-peers: setup  ## Twofold beside five other model servers, in turns (40 minutes; resumable; ONLY=litserve,mlserver, FRESH=1)
+ROUNDS ?= 6
+bench-peers: setup  ## Twofold beside five other model servers, in turns (half an hour; resumable; ONLY=litserve,mlserver FRESH=1)
 	$(BIN)/python benchmarks/peers.py --sets $(SETS) --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY)) $(if $(FRESH),--fresh)
 
 bench-swap: setup  ## 20 swaps under a steady stream of requests

@@ -1,7 +1,7 @@
 """Twofold and other model servers over the same graph, tokenizer, decoder and load, in turns.
 
-    python benchmarks/peers.py --sets DIRECTORY [--texts hwu64] [--only litserve,bentoml] [--rounds 3]
-                               [--seconds 3] [--fresh] [--within SECONDS] [--work DIRECTORY]
+    python benchmarks/peers.py --sets DIRECTORY [--texts hwu64] [--only litserve,bentoml] [--rounds 6]
+                               [--seconds 2] [--fresh] [--within SECONDS] [--work DIRECTORY]
 
 For each peer: its environment is made once, short trials find the settings that suit it best on this machine, and then
 Twofold (at its defaults) and the peer take turns, one server at a time. A turn sends single-text calls: 64 in flight, whose
@@ -14,6 +14,7 @@ peers that are named. docs/peers.md explains the settings.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import math
@@ -22,7 +23,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ from calling.texts import SETS, read_texts
 from calling.trained import prepare
 from peers.entrants import ENTRANTS
 from peers.figures import figures, summarise
-from peers.running import install, running
+from peers.running import install, running, stopped
 from peers.search import search
 from peers.settings import Settings
 from twofold_checkpoint.checkpoint import Checkpoint
@@ -52,6 +54,10 @@ class Side:
     wire: str
     target: str
     pid: int
+
+
+Sides = Mapping[str, Side]
+"""Who takes turns: "twofold" and "peer"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,38 +103,58 @@ class Bench:
                 wrong = sum(one != other for one, other in zip(answers, self.expected[name], strict=True))
                 raise RuntimeError(f"{wrong} of {ASKED} texts of {name} are answered otherwise than they should be")
 
-    def rates(self, side: Side) -> dict[str, float]:
-        """Measure one server's rates shortly, to compare settings."""
-        self.call(side, next(iter(self.texts)), self.seconds / 6, "--in-flight", IN_FLIGHT)
-        called = {name: self.call(side, name, self.seconds, "--in-flight", IN_FLIGHT) for name in self.texts}
-        return {name: round(one["per_second"], 1) for name, one in called.items()}
-
     def kept(self, name: str) -> Path:
         """Return the file of what was measured of a peer."""
         return self.work / f"{name}.{'+'.join(self.texts)}.json"
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Return what was measured of a peer."""
+        path = self.kept(name)
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"trials": [], "rounds": []}
 
     def begin(self) -> None:
         """Raise TimeoutError if it is too late to begin something."""
         if time.monotonic() > self.until:
             raise TimeoutError("there is no time left; run it again to go on")
 
-    def turn(self, side: Side) -> dict[str, dict[str, float]]:
-        """Measure one server on all text sets."""
+    def alone(self, sides: Sides, who: str, texts: str, seconds: float, *load: object) -> dict[str, Any]:
+        """Put a load on one of two servers while the other is stopped."""
+        with contextlib.ExitStack() as stack:
+            for other, side in sides.items():
+                if other != who:
+                    stack.enter_context(stopped(side.pid))
+            return self.call(sides[who], texts, seconds, *load)
+
+    def rates(self, sides: Sides) -> dict[str, dict[str, float]]:
+        """Measure both servers' rates shortly and twice in turns, to compare settings."""
         found = {}
-        for name in self.texts:
-            self.call(side, name, self.seconds / 4, "--in-flight", IN_FLIGHT)
-            full = self.call(side, name, self.seconds, "--in-flight", IN_FLIGHT)
-            half = self.call(side, name, 2 * self.seconds, "--rate", round(full["per_second"] / 2, 1))
-            if full["failed"] or half["failed"]:
-                raise RuntimeError(f"calls failed: {full['failed']} at capacity, {half['failed']} at half of it")
-            found[name] = {
-                "per_second": full["per_second"],
-                "cpu_ms": full["cpu_ms"],
-                "caller_cpu_ms": full["caller_cpu_ms"],
-                "p99_full_ms": full["p99_ms"],
-                "p50_ms": half["p50_ms"],
-                "p99_ms": half["p99_ms"],
-                "cpu_half_ms": half["cpu_ms"],
+        for texts in self.texts:
+            rates: dict[str, list[float]] = {who: [] for who in sides}
+            for who in [*sides, *sides]:
+                one = self.alone(sides, who, texts, self.seconds / 2, "--in-flight", IN_FLIGHT)
+                rates[who].append(one["per_second"])
+            found[texts] = {who: round(sum(own) / len(own), 1) for who, own in rates.items()}
+        return found
+
+    def round(self, sides: Sides) -> dict[str, dict[str, dict[str, float]]]:
+        """Let both servers take turns: both at their capacity, then both at half of it."""
+        found = {}
+        for texts in self.texts:
+            full = {who: self.alone(sides, who, texts, self.seconds, "--in-flight", IN_FLIGHT) for who in sides}
+            half = {
+                who: self.alone(sides, who, texts, 1.5 * self.seconds, "--rate", round(one["per_second"] / 2, 1))
+                for who, one in full.items()
+            }
+            if failed := {who: n for who in sides if (n := full[who]["failed"] + half[who]["failed"])}:
+                raise RuntimeError(f"calls failed: {failed}")
+            found[texts] = {
+                who: {
+                    **{key: full[who][key] for key in ("per_second", "cpu_ms", "caller_cpu_ms")},
+                    "p99_full_ms": full[who]["p99_ms"],
+                    **{key: half[who][key] for key in ("p50_ms", "p99_ms")},
+                    "cpu_half_ms": half[who]["cpu_ms"],
+                }
+                for who in sides
             }
         return found
 
@@ -146,45 +172,57 @@ def expect(checkpoint: Checkpoint, texts: list[str]) -> list[Any]:
 
 def measure(bench: Bench, name: str, rounds: int, kept: dict[str, Any]) -> None:
     """Bring what is known of a peer up to so many rounds; *kept* is written down after every step."""
+    with serving(bench.checkpoint.path.parent.parent, log=bench.work / "twofold.log") as server:
+        ours = Side("twofold", server.target, server.pid)
+        bench.check(ours.wire, ours.target)
+        _measure(bench, ours, name, rounds, kept)
+
+
+def _measure(bench: Bench, ours: Side, name: str, rounds: int, kept: dict[str, Any]) -> None:
     entrant, python = ENTRANTS[name], install(name, bench.work, ENTRANTS[name].python)
     settings = Settings(port=0, checkpoint=str(bench.checkpoint.path.absolute()))
 
-    def peer(choice: Mapping[str, Any], work: Any) -> Any:
+    @contextmanager
+    def both(choice: Mapping[str, Any]) -> Iterator[Sides]:
         port = free_port()
-        target = f"127.0.0.1:{port}"
+        theirs, log = f"127.0.0.1:{port}", bench.work / f"{name}.log"
         chosen = dataclasses.replace(settings, port=port, **choice)
-        log = bench.work / f"{name}.log"
-        with running(name, python, chosen, lambda: bench.check(entrant.wire, target), log) as pid:
-            return work(Side(entrant.wire, target, pid))
+        with running(name, python, chosen, lambda: bench.check(entrant.wire, theirs), log) as pid:
+            yield {"twofold": ours, "peer": Side(entrant.wire, theirs, pid)}
 
     def trial(choice: Mapping[str, Any]) -> float:
         known = next((one["rates"] for one in kept["trials"] if one["settings"] == choice), None)
         if known is None:
             bench.begin()
             try:
-                known = peer(choice, bench.rates)
+                with both(choice) as sides:
+                    known = bench.rates(sides)
             except (RuntimeError, subprocess.CalledProcessError) as error:
-                known = {"failed": 0.0, "why": str(error)}
+                known = {"failed": str(error)}
             kept["trials"].append({"settings": dict(choice), "rates": known})
             write(bench, name, kept)
             print(f"{name} {choice}: {known}", file=sys.stderr, flush=True)
-        return 0.0 if "failed" in known else math.prod(known.values()) ** (1 / len(known))
+        if "failed" in known:
+            return 0.0
+        return math.prod(one["peer"] / one["twofold"] for one in known.values())
 
-    best, _ = search(entrant.axes, trial)
-    kept["settings"] = best
-    while len(kept["rounds"]) < rounds:
-        bench.begin()
-        with serving(bench.checkpoint.path.parent.parent) as server:
-            bench.check("twofold", server.target)
-            ours = bench.turn(Side("twofold", server.target, server.pid))
-        theirs = peer(best, bench.turn)
-        kept["rounds"].append({texts: {"twofold": ours[texts], "peer": theirs[texts]} for texts in ours})
+    if "settings" not in kept:
+        kept["settings"] = search(entrant.axes, trial)[0]
         write(bench, name, kept)
-        print(f"{name} round {len(kept['rounds'])}: " + "; ".join(
-            f"{texts} {mine['per_second']:.0f} and {theirs[texts]['per_second']:.0f} texts/s, "
-            f"p99 {mine['p99_ms']:.0f} and {theirs[texts]['p99_ms']:.0f} ms"
-            for texts, mine in ours.items()
-        ), file=sys.stderr, flush=True)  # fmt: skip
+    if len(kept["rounds"]) >= rounds:
+        return
+    bench.begin()
+    with both(kept["settings"]) as sides:
+        bench.rates(sides)  # Warms both up.
+        while len(kept["rounds"]) < rounds:
+            bench.begin()
+            kept["rounds"].append(bench.round(sides))
+            write(bench, name, kept)
+            print(f"{name} round {len(kept['rounds'])}: " + "; ".join(
+                f"{texts} {one['twofold']['per_second']:.0f} and {one['peer']['per_second']:.0f} texts/s, "
+                f"p99 {one['twofold']['p99_ms']:.0f} and {one['peer']['p99_ms']:.0f} ms"
+                for texts, one in kept["rounds"][-1].items()
+            ), file=sys.stderr, flush=True)  # fmt: skip
 
 
 def write(bench: Bench, name: str, kept: Mapping[str, Any]) -> None:
@@ -198,8 +236,8 @@ def main() -> None:
     parser.add_argument("--sets", type=Path, required=True)
     parser.add_argument("--texts", default=SETS[0], help="some of " + ", ".join(SETS))
     parser.add_argument("--only", default="", help="some of " + ", ".join(ENTRANTS))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--within", type=float, default=math.inf)
     parser.add_argument("--fresh", action="store_true")
     parser.add_argument("--work", type=Path, default=Path(".work"))
@@ -219,32 +257,45 @@ def main() -> None:
         texts[name], expected[name] = work / f"texts.{name}.json", expect(checkpoint, read[:ASKED])
         texts[name].write_text(json.dumps(read), encoding="utf-8")
     bench = Bench(work, checkpoint, texts, expected, install("caller", work), arguments.seconds, until)
-    known, missing = {}, {}
-    for name in ENTRANTS:
-        path = bench.kept(name)
-        kept: dict[str, Any] = {"trials": [], "rounds": []}
-        if path.exists() and not (arguments.fresh and name in names):
-            kept = json.loads(path.read_text(encoding="utf-8"))
-        if name in names:
-            try:
-                measure(bench, name, arguments.rounds, kept)
-                kept.pop("failed", None)
-            except TimeoutError as error:
-                print(f"{name}: {error}", file=sys.stderr, flush=True)
-            except (RuntimeError, subprocess.CalledProcessError) as error:
-                kept["failed"] = str(error)
-                print(f"{name}: {error}", file=sys.stderr, flush=True)
-            write(bench, name, kept)
-        if kept["rounds"]:
-            known[name] = kept
-        else:
-            missing[name] = kept.get("failed", "not measured yet")
+    if unfit := [name for name in names if not _bring(bench, name, arguments.rounds, fresh=arguments.fresh)]:
+        print(f"not measured to the end: {', '.join(unfit)}", file=sys.stderr)
+    conclude(bench)
+
+
+def _bring(bench: Bench, name: str, rounds: int, *, fresh: bool) -> bool:
+    """Measure a peer as far as there is time, and say whether that was to the end."""
+    kept = {"trials": [], "rounds": []} if fresh else bench.read(name)
+    kept.pop("failed", None)
+    try:
+        measure(bench, name, rounds, kept)
+    except TimeoutError as error:
+        print(f"{name}: {error}", file=sys.stderr, flush=True)
+        return False
+    except (RuntimeError, subprocess.CalledProcessError) as error:
+        kept["failed"] = str(error)
+        print(f"{name}: {error}", file=sys.stderr, flush=True)
+        return False
+    finally:
+        write(bench, name, kept)
+    return True
+
+
+def conclude(bench: Bench) -> None:
+    """Report what is known of all peers."""
+    everything = {name: bench.read(name) for name in ENTRANTS}
+    known = {name: kept for name, kept in everything.items() if kept["rounds"]}
     summaries = {name: summarise(kept["rounds"]) for name, kept in known.items()}
     peers = {
-        name: {"settings": kept["settings"], "sets": summaries[name], "trials": kept["trials"], "rounds": len(kept["rounds"])}
+        name: {
+            "settings": kept["settings"],
+            "sets": summaries[name],
+            "trials": kept["trials"],
+            "rounds": kept["rounds"],
+        }
         for name, kept in known.items()
-    }  # fmt: skip
-    settings = {"seconds": arguments.seconds, "in_flight": IN_FLIGHT, "size": 1, "texts": list(texts)}
+    }
+    missing = {name: kept.get("failed", "not measured yet") for name, kept in everything.items() if name not in known}
+    settings = {"seconds": bench.seconds, "in_flight": IN_FLIGHT, "size": 1, "texts": list(bench.texts)}
     found = figures(summaries) if summaries else {}
     report.write("peers", settings=settings, figures=found, peers=peers, missing=missing)
 

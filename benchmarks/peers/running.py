@@ -63,6 +63,21 @@ def _wait(process: subprocess.Popen[bytes], ready: Callable[[], None], patience:
             return
 
 
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Stop a server and all that belongs to it until the block ends: it takes nothing from the one that is measured."""
+    members = family(pid)
+    try:
+        for process in members:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+        yield
+    finally:
+        for process in members:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+
+
 def end(pid: int, patience: float = 10.0) -> None:
     """Tell a process to end, wait for it, and end what it leaves behind."""
     try:
