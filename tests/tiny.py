@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from twofold_checkpoint.decoding import Prediction, merge_tokens, merge_windows
 from twofold_checkpoint.encoding import Encoder, EncoderSettings, Encoding, pad
 from twofold_checkpoint.golden import GoldenAnswer, write_golden
 from twofold_checkpoint.labels import LabelSet
-from twofold_checkpoint.manifest import FORMAT, Manifest, Provenance, Score
+from twofold_checkpoint.manifest import FORMAT, Manifest, Provenance, ReducedGraph, Score
 from twofold_checkpoint.memory import Memory, write_memory
 from twofold_checkpoint.store import Store
 
@@ -56,6 +57,10 @@ class Recipe:
     """Tag of the golden answers, if another."""
     missing_output: str | None = None
     extra_input: bool = False
+    int8: ReducedGraph | None = None
+    """What the gate said of a graph in int8, which is here the same as that in fp32; if it passed, the graph is there."""
+    int8_golden_tag: str | None = None
+    """Tag of the golden answers in int8, if another."""
 
 
 def vocabulary(recipe: Recipe) -> list[str]:
@@ -220,6 +225,14 @@ def publish(store: Store, recipe: Recipe | None = None, *, name: str = "", paren
         healthy = dataclasses.replace(recipe, poison=None)
         golden = [GoldenAnswer(text=text, prediction=answer(text, healthy, tag=recipe.golden_tag)) for text in TEXTS]
         write_golden(staged / files.GOLDEN, golden)
+        if recipe.int8 is not None and recipe.int8.passed:
+            shutil.copyfile(staged / files.GRAPH, staged / files.INT8_GRAPH)
+            (staged / files.INT8_GRAPH_WEIGHTS).write_bytes(b"")
+            tag = recipe.int8_golden_tag
+            write_golden(
+                staged / files.INT8_GOLDEN,
+                [GoldenAnswer(text=text, prediction=answer(text, healthy, tag=tag)) for text in TEXTS],
+            )
         write_memory(staged / files.MEMORY, Memory())
         (staged / files.TRAINING_WEIGHTS).write_bytes(b"")
         (staged / files.BACKBONE_CONFIG).write_text(json.dumps({"model_type": "bert"}))
@@ -239,6 +252,7 @@ def publish(store: Store, recipe: Recipe | None = None, *, name: str = "", paren
             scores=(Score(head="classifier", metric="accuracy", value=0.9, examples=100),),
             provenance=Provenance(seed=recipe.seed, data_sha256="", settings={}, versions={}),
             files=(),
+            reduced=() if recipe.int8 is None else (recipe.int8,),
         )
         return store.publish(staged, manifest)
 

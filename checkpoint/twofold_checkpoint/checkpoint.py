@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from twofold_checkpoint.encoding import Encoder
 from twofold_checkpoint.errors import CheckpointCorruptError, CheckpointFormatError, CheckpointNotFoundError
-from twofold_checkpoint.manifest import FORMAT, FileDigest, Manifest
+from twofold_checkpoint.manifest import FORMAT, FileDigest, Manifest, Precision
 
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
@@ -26,10 +26,30 @@ STATISTICS = "statistics.safetensors"
 """Only where the memory is one of statistics."""
 GOLDEN = "golden.json"
 
+SLOW_FUSIONS = ("SkipLayerNormFusion",)
+"""Fusions of ONNX Runtime that a graph runs without on a CPU, where the fused operator is an order of magnitude slower than
+its parts. Trainer and server leave out the same ones, so that they compute the same to the last bit."""
+INT8_GRAPH = "model.int8.onnx"
+INT8_GRAPH_WEIGHTS = "model.int8.onnx.data"
+"""What the int8 graph does not share with the fp32 graph's weights."""
+INT8_GOLDEN = "golden.int8.json"
+
 FILES = (GRAPH, GRAPH_WEIGHTS, TRAINING_WEIGHTS, BACKBONE_CONFIG, TOKENIZER, MEMORY, GOLDEN)
 """The files of every checkpoint, beside its manifest."""
 SERVED = (GRAPH, GRAPH_WEIGHTS, TOKENIZER, GOLDEN)
 """Those of them that an engine reads. The others are for the next adaptation."""
+INT8_FILES = (INT8_GRAPH, INT8_GRAPH_WEIGHTS, INT8_GOLDEN)
+"""Only where a graph in int8 passed its gate."""
+
+
+def served(precision: Precision) -> tuple[str, ...]:
+    """Return the files that an engine of this precision reads: one in int8 takes from fp32 what it does not replace."""
+    return (*SERVED, *INT8_FILES) if precision == "int8" else SERVED
+
+
+def graph_of(precision: Precision) -> tuple[str, str]:
+    """Return the names of a precision's graph and of its golden answers."""
+    return (INT8_GRAPH, INT8_GOLDEN) if precision == "int8" else (GRAPH, GOLDEN)
 
 
 @dataclass(frozen=True, slots=True)

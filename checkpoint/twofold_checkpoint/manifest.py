@@ -15,6 +15,8 @@ FORMAT = 1
 HeadName = Literal["classifier", "ner"]
 MemoryMode = Literal["examples", "statistics", "none"]
 """What a checkpoint carries of what it has learnt from: examples, covariances of activations without any text, or nothing."""
+Precision = Literal["fp32", "int8", "bf16", "fp16"]
+"""What a graph computes in. Every checkpoint has a graph in fp32; the others are reduced."""
 HEADS: tuple[HeadName, HeadName] = ("classifier", "ner")
 
 
@@ -37,6 +39,19 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     metric: Literal["accuracy", "f1"]
     value: float
     examples: int
+
+
+class ReducedGraph(msgspec.Struct, frozen=True, kw_only=True):
+    """Say what the gate found of a graph in reduced precision. Only one that passed has its files in the checkpoint."""
+
+    precision: Precision
+    passed: bool
+    reason: str
+    """One sentence with figures."""
+    isolation_error: float
+    """Largest difference of a probability between a row alone and the same row in a batch."""
+    scores: tuple[Score, ...] = ()
+    """On held-out examples, of which fp32 is the measure."""
 
 
 class FileDigest(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +97,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     branch: Branch | None = None
     """None while both heads share the whole backbone."""
     memory: MemoryMode = "examples"
+    reduced: tuple[ReducedGraph, ...] = ()
+    """Empty in checkpoints that were published before there were any."""
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """The precisions in which the checkpoint may serve."""
+        return ("fp32", *(one.precision for one in self.reduced if one.passed))
 
     @property
     def size(self) -> int:

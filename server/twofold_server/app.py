@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import grpc
-from grpc_reflection.v1alpha import reflection
+from twofold.open_inference import open_inference_pb2
 from twofold.v1 import adaptation_pb2, checkpoints_pb2, inference_pb2
 from twofold.v1.adaptation_pb2_grpc import add_AdaptationServiceServicer_to_server
 from twofold.v1.checkpoints_pb2_grpc import add_CheckpointServiceServicer_to_server
@@ -29,11 +29,13 @@ from twofold_server.inference import Inference
 from twofold_server.interference import Interference
 from twofold_server.metrics import Metrics
 from twofold_server.promotion import Promoter, load_engine
+from twofold_server.reflection import enable_reflection
 from twofold_server.rpc import Boundary
 from twofold_server.runner import JobRunner
 from twofold_server.servicers.adaptation import AdaptationServicer
 from twofold_server.servicers.checkpoints import CheckpointServicer
 from twofold_server.servicers.inference import InferenceServicer
+from twofold_server.servicers.open_inference import OpenInferenceServicer
 from twofold_server.slot import Slot
 from twofold_server.threads import count_cpus
 from twofold_server.uploads import Uploads
@@ -46,6 +48,7 @@ _DESCRIPTORS = tuple(
         (inference_pb2, "InferenceService"),
         (adaptation_pb2, "AdaptationService"),
         (checkpoints_pb2, "CheckpointService"),
+        (open_inference_pb2, "GRPCInferenceService"),
     )
 )
 SERVICES = tuple(service.full_name for service in _DESCRIPTORS)
@@ -100,7 +103,16 @@ async def serve(config: Config) -> AsyncIterator[Serving]:
         add_CheckpointServiceServicer_to_server(CheckpointServicer(store, promoter), server)
         adaptation = AdaptationServicer(runner, Uploads(store, config))
         add_AdaptationServiceServicer_to_server(adaptation, server)
-        reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
+        OpenInferenceServicer(
+            inference=inference,
+            slot=slot,
+            config=config,
+            metrics=metrics,
+            store=store,
+            promoter=promoter,
+            health=health,
+        ).add_to(server)
+        enable_reflection((*SERVICES, "grpc.health.v1.Health"), server)
 
         metrics_url = down.enter_context(exposed(metrics, config.metrics_listen))
         port = _listen(server, config)

@@ -30,6 +30,10 @@ class Config:
     tls_key: Path | None = _setting(None, "PEM private key of the certificate")
     tls_client_ca: Path | None = _setting(None, "PEM authorities of client certificates; switches mutual TLS on")
     device: Literal["cpu", "cuda"] = _setting("cpu", "execution provider")
+    precision: Literal["fp32", "int8", "bf16", "fp16", "auto"] = _setting(
+        "fp32", "what the graph computes in; auto takes the fastest of those that passed their gate"
+    )
+    gpu_memory_mib: int = _setting(0, "memory of the GPU for one engine in MiB, two during a swap; 0 means no bound")
     threads: int = _setting(0, "threads of a forward pass; 0 means the CPUs that this process may use")
     max_batch_tokens: int = _setting(2048, "padded tokens in one forward pass; lower it for shorter tails")
     max_queue_tokens: int = _setting(32768, "tokens that may wait; beyond it load is shed with RESOURCE_EXHAUSTED")
@@ -60,10 +64,14 @@ class Config:
                 f"listen {self.listen!r} is off loopback and there is no TLS; give tls-certificate and tls-key, "
                 "or say --plaintext if the network protects the port"
             )
+        if self.device == "cpu" and self.precision in ("bf16", "fp16"):
+            raise ValueError(f"precision {self.precision!r} needs device 'cuda'; write fp32, int8 or auto")
+        if self.device == "cuda" and self.precision == "int8":
+            raise ValueError("precision 'int8' needs device 'cpu'; write fp32 or auto")
         for name in ("max_batch_tokens", "max_queue_tokens", "max_requests", "max_texts", "max_characters"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)} must be at least 1")
-        for name in ("threads", "trainer_threads", "drain_delay", "drain_timeout", "pause_above_ms"):
+        for name in ("gpu_memory_mib", "threads", "trainer_threads", "drain_delay", "drain_timeout", "pause_above_ms"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)} must not be negative")
 

@@ -11,13 +11,15 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 from twofold_checkpoint import decoding
-from twofold_checkpoint.checkpoint import GOLDEN, GRAPH, TOKENIZER, Checkpoint
+from twofold_checkpoint.checkpoint import TOKENIZER, Checkpoint, graph_of
 from twofold_checkpoint.decoding import Prediction, merge_tokens, merge_windows
 from twofold_checkpoint.encoding import Encoding, Ids, Window, pad
-from twofold_checkpoint.golden import disagreement, read_golden
+from twofold_checkpoint.golden import REDUCED_TOLERANCE, TOLERANCE, disagreement, read_golden
 from twofold_checkpoint.labels import LabelSet
+from twofold_checkpoint.manifest import Precision
 
 from twofold_server.errors import SwapError
+from twofold_server.sessions import open_session, run_bound
 from twofold_server.slices import slices
 
 Floats = NDArray[np.float32]
@@ -27,11 +29,12 @@ Rows = list[tuple[Floats, ...]]
 HEAD_OUTPUTS: tuple[Output, ...] = ("classifier_logits", "ner_logits")
 FEATURE_OUTPUTS: tuple[Output, ...] = ("pooled", "token_features")
 
+ISOLATION_TOLERANCE = 1e-5
+"""Largest difference of a score between a text alone and the same text among others."""
 _INPUTS = {"input_ids", "attention_mask"}
 _PASS_TOKENS = {"cpu": 16, "cuda": 2048}
 """What a pass costs beside its tokens, counted in tokens. On two cores MiniLM takes 3 ms and 0.16 ms for each token; a
 GPU is far from busy with a few hundred tokens, and was not measured."""
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class EngineState(StrEnum):
@@ -50,9 +53,18 @@ class Engine:
     An engine answers from any thread; one call at a time uses the threads best. Its encoder and labels outlive close().
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str = "cpu", threads: int = 1) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: str = "cpu",
+        threads: int = 1,
+        gpu_memory_mib: int = 0,
+        precision: Precision = "fp32",
+    ) -> None:
         self.state = EngineState.LOADING
         self.checkpoint = checkpoint
+        self.precision = precision
         self.labels = checkpoint.manifest.labels
         self.encoder = checkpoint.encoder()
         settings = self.encoder.settings
@@ -60,10 +72,13 @@ class Engine:
         self.encoding_key = (tokenizer, settings.max_tokens, settings.overlap, settings.pad_id)
         """Two engines with equal keys encode every text alike."""
         self.pass_tokens = _PASS_TOKENS[device]
-        self._session: ort.InferenceSession | None = _open_session(checkpoint, device, threads)
+        self._device = device
+        self._session: ort.InferenceSession | None = open_session(
+            checkpoint.path / graph_of(precision)[0], device=device, threads=threads, gpu_memory_mib=gpu_memory_mib
+        )
 
     def __repr__(self) -> str:
-        return f"<Engine {self.id} {self.state}>"
+        return f"<Engine {self.id} {self.precision} {self.state}>"
 
     @property
     def id(self) -> str:
@@ -75,6 +90,8 @@ class Engine:
         if self._session is None:
             raise RuntimeError(f"{self!r} was asked to run. This is a bug.")
         feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if self._device != "cpu":
+            return run_bound(self._session, feeds, outputs, self._device)
         found: list[Floats] = self._session.run(list(outputs), feeds)
         return found
 
@@ -106,14 +123,31 @@ class Engine:
                     raise SwapError(f"output {name} is {output.shape[-1]} wide; the manifest says {width}")
 
     def check_golden(self) -> None:
-        """Give the golden answers again. Raises SwapError that quotes the first text answered differently."""
-        for golden in read_golden(self.checkpoint.path / GOLDEN):
-            [encoding] = self.encoder.encode([golden.text])
-            rows = self.run_windows(encoding.windows, HEAD_OUTPUTS, self.encoder.settings.max_tokens)
-            [answer] = decode([encoding], [rows], self.labels)
-            wrong = disagreement(golden.prediction, answer)
-            if wrong is not None:
-                raise SwapError(f"it does not answer as it did when it was published: {wrong}, for {golden.text!r}")
+        """Give the golden answers again. Raises SwapError that quotes the first text answered differently.
+
+        Each text is asked alone. In reduced precision all of them are then asked together, too: whether a row's answer
+        is its own is for this CPU's kernels to show, and a trainer's CPU may have others.
+        """
+        golden = read_golden(self.checkpoint.path / graph_of(self.precision)[1])
+        tolerance = TOLERANCE if self.precision == "fp32" else REDUCED_TOLERANCE
+        alone = [self._answer([one.text])[0] for one in golden]
+        for expected, found in zip(golden, alone, strict=True):
+            if (wrong := disagreement(expected.prediction, found, tolerance)) is not None:
+                raise SwapError(f"it does not answer as it did when it was published: {wrong}, for {expected.text!r}")
+        if self.precision == "fp32":
+            return
+        for text, own, among in zip(golden, alone, self._answer([one.text for one in golden]), strict=True):
+            if (wrong := disagreement(own, among, ISOLATION_TOLERANCE)) is not None:
+                raise SwapError(
+                    f"in {self.precision} a text's neighbours change its answer: {wrong}, for {text.text!r}"
+                )
+
+    def _answer(self, texts: Sequence[str]) -> list[Prediction]:
+        """Answer texts in one pass."""
+        encodings = self.encoder.encode(texts)
+        windows = [window for encoding in encodings for window in encoding.windows]
+        rows = iter(zip(*self.run(*pad(windows, self.encoder.settings.pad_id), HEAD_OUTPUTS), strict=True))
+        return decode(encodings, [[next(rows) for _ in encoding.windows] for encoding in encodings], self.labels)
 
     def check_signature(self) -> None:
         """Compare the graph's inputs and outputs with what is fed and read. Raises SwapError."""
@@ -176,24 +210,3 @@ def release_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     except (OSError, AttributeError):  # Not glibc: nothing to give back.
         return
-
-
-def _open_session(checkpoint: Checkpoint, device: str, threads: int) -> ort.InferenceSession:
-    provider = _PROVIDERS[device]
-    remedy = f"install the {'gpu' if device == 'cuda' else 'cpu'} extra, or choose another device"
-    if provider not in ort.get_available_providers():
-        raise SwapError(f"device {device!r} needs {provider}, which this onnxruntime does not have; {remedy}")
-    if device == "cuda":
-        ort.preload_dlls()  # CUDA and cuDNN may have come as wheels, which the loader does not find by itself.
-    options = ort.SessionOptions()
-    # A pool for each session, whose threads sleep between operators. The one global pool cannot be told not to spin
-    # from Python, and threads that spin take the CPU from whatever else runs here, a trainer above all. See ADR 6.
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    # The arena keeps the largest batch's memory for ever; without it a swap costs one copy and no more.
-    options.enable_cpu_mem_arena = False
-    session = ort.InferenceSession(str(checkpoint.path / GRAPH), options, providers=[provider])
-    if provider not in session.get_providers():  # onnxruntime falls back to the CPU and says so only in its log.
-        raise SwapError(f"device {device!r} cannot be used on this machine: {provider} did not start; {remedy}")
-    return session

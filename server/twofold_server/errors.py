@@ -5,9 +5,10 @@ ServerError
 ├── OverloadedError        load was shed; says when to come back
 ├── NotServingError        no checkpoint is live yet, or the server is draining
 ├── ExpiredError           the caller's deadline passed before the answer was ready
-├── UnknownNameError       there is no such job or upload
+├── UnknownNameError       there is no such job, upload or model
 ├── ConflictError          a request_id was used before with another request
 ├── WrongStateError        the object is not in a state that allows this
+├── UnsupportedError       a procedure of a foreign protocol that is not served; says what to call instead
 └── SwapError              a checkpoint could not be made live; the old one serves on
 """
 
@@ -62,7 +63,7 @@ class ExpiredError(ServerError):
 
 
 class UnknownNameError(ServerError):
-    """There is no such job or upload."""
+    """There is no such job, upload or model."""
 
 
 class ConflictError(ServerError):
@@ -71,6 +72,10 @@ class ConflictError(ServerError):
 
 class WrongStateError(ServerError):
     """The object is not in a state that allows this."""
+
+
+class UnsupportedError(ServerError):
+    """A procedure of a foreign protocol that is not served."""
 
 
 class SwapError(ServerError):
@@ -88,6 +93,7 @@ STATUS: dict[type[Exception], tuple[grpc.StatusCode, str]] = {
     CheckpointNotFoundError: (grpc.StatusCode.NOT_FOUND, "CHECKPOINT_NOT_FOUND"),
     ConflictError: (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
     WrongStateError: (grpc.StatusCode.FAILED_PRECONDITION, "WRONG_STATE"),
+    UnsupportedError: (grpc.StatusCode.UNIMPLEMENTED, "UNSUPPORTED"),
     SwapError: (grpc.StatusCode.FAILED_PRECONDITION, "SWAP_FAILED"),
     CheckpointCorruptError: (grpc.StatusCode.FAILED_PRECONDITION, "CHECKPOINT_CORRUPT"),
     CheckpointFormatError: (grpc.StatusCode.FAILED_PRECONDITION, "CHECKPOINT_FORMAT"),

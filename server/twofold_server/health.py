@@ -20,6 +20,9 @@ class Health:
     def __init__(self, services: Sequence[str]) -> None:
         self._servicer = _Servicer()
         self._names = ("", *services)
+        self.ready = False
+        """Whether SERVING was the last word."""
+        self._left = False
 
     async def attach(self, server: grpc.aio.Server) -> None:
         """Serve health, as not serving at first."""
@@ -28,10 +31,12 @@ class Health:
 
     async def serving(self) -> None:
         """Say that the server answers."""
+        self.ready = not self._left
         await self._say(health_pb2.HealthCheckResponse.SERVING)
 
     async def leaving(self) -> None:
         """Say that the server will not answer any more; nothing can be said after this."""
+        self.ready, self._left = False, True
         await self._servicer.enter_graceful_shutdown()
 
     async def hang_up(self) -> None:

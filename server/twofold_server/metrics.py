@@ -48,6 +48,9 @@ class Metrics:
         # Checkpoints.
         self.ready = gauge("twofold_ready", "1 while a checkpoint answers.")
         self.checkpoint = gauge("twofold_checkpoint_info", "1 for the checkpoint that answers.", "checkpoint")
+        self.precision = gauge(
+            "twofold_precision_info", "1 for the precision of the checkpoint that answers.", "precision"
+        )
         self.engines = gauge("twofold_engines", "Engines in memory: the live one, and those that drain.")
         self.swaps = counter("twofold_swaps_total", "Promotions, by outcome.", "outcome")
         self.swap_seconds = histogram("twofold_swap_seconds", "Time from load to live.", _SECONDS)

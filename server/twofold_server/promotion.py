@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from twofold_checkpoint.checkpoint import SERVED, Checkpoint
+from twofold_checkpoint.checkpoint import Checkpoint, served
 from twofold_checkpoint.errors import CheckpointError, CheckpointNotFoundError
+from twofold_checkpoint.manifest import Precision
 from twofold_checkpoint.store import Store
 
 from twofold_server.config import Config
@@ -18,6 +19,7 @@ from twofold_server.engine import Engine, EngineState
 from twofold_server.errors import SwapError, WrongStateError
 from twofold_server.memory import count_free_bytes
 from twofold_server.metrics import Metrics
+from twofold_server.precision import check_precision, time_passes
 from twofold_server.slot import Slot
 from twofold_server.threads import count_cpus
 
@@ -39,15 +41,46 @@ class Promotion:
 
 
 def load_engine(checkpoint: Checkpoint, config: Config) -> Engine:
-    """Load a checkpoint, warm it up and let it answer its golden texts.
+    """Load a checkpoint in the precision that is asked for, or in the fastest that it has, and let it prove itself.
 
     Raises CheckpointError or SwapError, which says the step; nothing of a half-made engine stays. Blocks for seconds.
     """
+    if config.precision != "auto":
+        with _step(checkpoint, "precision"):
+            check_precision(checkpoint.manifest, config.precision)
+        return _load(checkpoint, config, config.precision)
+    engine = _load(checkpoint, config, "fp32")
+    if config.device != "cpu":
+        return engine
+    for precision in checkpoint.manifest.precisions[1:]:
+        try:
+            other = _load(checkpoint, config, precision)
+        except (CheckpointError, SwapError) as error:
+            log.warning("a precision cannot be served", extra={"precision": precision, "reason": str(error)})
+            continue
+        seconds = time_passes((engine, other))
+        log.info(
+            "precisions timed",
+            extra={"checkpoint": checkpoint.id, engine.precision: seconds[0], other.precision: seconds[1]},
+        )
+        engine, slower = (other, engine) if seconds[1] < seconds[0] else (engine, other)
+        slower.close()
+    return engine
+
+
+def _load(checkpoint: Checkpoint, config: Config, precision: Precision) -> Engine:
+    """Load one of a checkpoint's graphs, warm it up and let it answer its golden texts."""
     with _step(checkpoint, "verify"):
-        checkpoint.verify(SERVED)
+        checkpoint.verify(served(precision))
     with _step(checkpoint, "load"):
-        _check_memory(checkpoint)
-        engine = Engine(checkpoint, device=config.device, threads=config.threads or count_cpus())
+        _check_memory(checkpoint, precision)
+        engine = Engine(
+            checkpoint,
+            device=config.device,
+            threads=config.threads or count_cpus(),
+            gpu_memory_mib=config.gpu_memory_mib,
+            precision=precision,
+        )
     try:
         with _step(checkpoint, "load"):
             engine.check_signature()
@@ -61,9 +94,9 @@ def load_engine(checkpoint: Checkpoint, config: Config) -> Engine:
     return engine
 
 
-def _check_memory(checkpoint: Checkpoint) -> None:
+def _check_memory(checkpoint: Checkpoint, precision: Precision) -> None:
     """Refuse what does not fit beside the engine that answers: half-way through, the kernel would end the whole server."""
-    size = sum(file.size for file in checkpoint.manifest.files if file.name in SERVED)
+    size = sum(file.size for file in checkpoint.manifest.files if file.name in served(precision))
     needed, free = int(_COPIES * size) + _SLACK_BYTES, count_free_bytes()
     if free is not None and needed > free:
         raise SwapError(

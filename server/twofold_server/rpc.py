@@ -20,7 +20,7 @@ from twofold_server.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-_OURS = "/twofold."
+_OURS = ("/twofold.", "/inference.")
 _ARITY = {False: "unary", True: "stream"}
 _END = object()
 

@@ -87,5 +87,8 @@ class Slot:
         self._metrics.ready.set(self._live is not None)
         if self._live is not None:
             self._metrics.checkpoint.labels(self._live.id).set(1)
+            self._metrics.precision.labels(self._live.precision).set(1)
         if old is not None and (self._live is None or old.id != self._live.id):
             self._metrics.checkpoint.remove(old.id)
+        if old is not None and (self._live is None or old.precision != self._live.precision):
+            self._metrics.precision.remove(old.precision)

@@ -7,10 +7,13 @@ import urllib.request
 from collections import defaultdict
 from pathlib import Path
 
+import grpc
 import pytest
 import tiny
 from prometheus_client.parser import text_string_to_metric_families
+from server.tensors import ask
 from twofold import Client, Example, Head, InvalidArgumentError, JobState, Span, TwofoldError
+from twofold.open_inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from twofold_checkpoint.events import Finished, PhaseStarted, ScoreMeasured, to_line
 from twofold_checkpoint.job import PHASES
 from twofold_server.testing import serving
@@ -34,8 +37,10 @@ def write_trainer(path: Path) -> Path:
     return path
 
 
-def send_traffic(client: Client, broken: str) -> None:
+def send_traffic(target: str, client: Client, broken: str) -> None:
     """Make calls of every kind that the metrics tell apart."""
+    with grpc.insecure_channel(target) as channel:
+        GRPCInferenceServiceStub(channel).ModelInfer(ask("rain in oslo today"))
     for texts in (["rain in oslo today"], ["play a song", "so much " * 40]):
         client.predict(texts)
         client.embed(texts)
@@ -58,7 +63,7 @@ def scrape(tmp_path_factory: pytest.TempPathFactory) -> Scrape:
     trainer = write_trainer(root / "trainer")
     flags = ("--trainer-python", str(trainer))
     with serving(store.root, *flags, log=root / "log") as server, Client(server.target) as client:
-        send_traffic(client, broken)
+        send_traffic(server.target, client, broken)
         with urllib.request.urlopen(server.metrics_url) as answer:
             text = answer.read().decode()
     found: Scrape = defaultdict(list)

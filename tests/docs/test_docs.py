@@ -8,6 +8,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from twofold_checkpoint import checkpoint, decoding, encoding, examples, golden, labels, manifest, memory, store
 from twofold_server.config import Config
 from twofold_server.metrics import Metrics
+from twofold_server.wire import open_inference
 
 DOCS = Path(__file__).parents[2] / "docs"
 STRUCTS = (
@@ -16,6 +17,7 @@ STRUCTS = (
     manifest.Provenance,
     manifest.FileDigest,
     manifest.Branch,
+    manifest.ReducedGraph,
     labels.LabelSet,
     encoding.EncoderSettings,
     store.Aliases,
@@ -97,7 +99,7 @@ def test_no_other_struct() -> None:
 def test_files() -> None:
     """Every file of a checkpoint stands in docs/checkpoint-format.md, and nothing else does."""
     documented = {cells[0].strip("`") for cells in rows(chapters()["Files"])}
-    assert documented == {checkpoint.MANIFEST, *checkpoint.FILES, checkpoint.STATISTICS}
+    assert documented == {checkpoint.MANIFEST, *checkpoint.FILES, *checkpoint.INT8_FILES, checkpoint.STATISTICS}
 
 
 def test_format() -> None:
@@ -115,3 +117,11 @@ def test_links() -> None:
             if anchor:
                 headings = re.findall(r"^#+ (.*)$", other.read_text(encoding="utf-8"), re.MULTILINE)
                 assert anchor in {re.sub(r"[^\w\- ]", "", one).lower().replace(" ", "-") for one in headings}
+
+
+def test_tensors() -> None:
+    """Every tensor stands in docs/open-inference.md with its datatype, in order, and nothing else does."""
+    documented = [
+        (re.match(r"`(\w+)`", name)[1], kind.strip("`")) for name, kind, _, _ in rows(read("open-inference.md"))
+    ]
+    assert documented == [(one.name, one.datatype) for one in (*open_inference.INPUTS, *open_inference.OUTPUTS)]

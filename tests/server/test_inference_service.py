@@ -161,6 +161,7 @@ def test_get_model_describes_what_is_live(store):
         assert (model.hidden_size, model.max_tokens) == (tiny.WIDTH, tiny.MAX_TOKENS)
         assert (model.limits.max_texts, model.limits.max_characters) == (7, 20_000)
         assert model.server_version
+        assert model.precision == "fp32"
 
     on_server(store, test, max_texts=7)
 

@@ -18,6 +18,7 @@ class StubEngine:
     def __init__(self, name):
         self.id = name
         self.state = EngineState.LOADING
+        self.precision = "fp32"
         self.closed_by = None
 
     def close(self):
@@ -112,14 +113,18 @@ def test_metrics_tell_what_is_in_memory():
     """Ready, the live checkpoint and the engines in memory are right before, during and after a swap."""
     metrics = Metrics()
     slot, old, new = Slot(metrics), StubEngine("old"), StubEngine("new")
+    new.precision = "int8"
     assert value(metrics, "twofold_ready") == 0
     slot.swap(old)
     assert value(metrics, "twofold_checkpoint_info", checkpoint="old") == 1
+    assert value(metrics, "twofold_precision_info", precision="fp32") == 1
     with slot.lease():
         slot.swap(new)
         assert value(metrics, "twofold_engines") == 2
     assert value(metrics, "twofold_checkpoint_info", checkpoint="old") is None
     assert value(metrics, "twofold_checkpoint_info", checkpoint="new") == 1
+    assert value(metrics, "twofold_precision_info", precision="fp32") is None
+    assert value(metrics, "twofold_precision_info", precision="int8") == 1
     slot.drain()
 
     assert value(metrics, "twofold_engines") == 0

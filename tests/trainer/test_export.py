@@ -8,12 +8,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from twofold_checkpoint.checkpoint import GRAPH, GRAPH_WEIGHTS
+from twofold_checkpoint.checkpoint import GRAPH, GRAPH_WEIGHTS, INT8_GRAPH
 from twofold_checkpoint.encoding import Encoder
 from twofold_checkpoint.labels import LabelSet
 from twofold_trainer.errors import ParityError
 from twofold_trainer.export import Graph, export, measure_parity, parity_batches
+from twofold_trainer.int8 import quantise_graph
 from twofold_trainer.model import TwofoldModel
+from twofold_trainer.reduced import measure_isolation
 
 from trainer import tiny
 
@@ -55,6 +57,13 @@ def test_graph_and_model_agree(architecture: str, tmp_path: Path) -> None:
             np.testing.assert_allclose(together, single, atol=1e-5)
         np.testing.assert_allclose(ner[row, :size], alone[1][0], atol=1e-5)
         np.testing.assert_allclose(features[row, :size], alone[3][0], atol=1e-5)
+
+    blocks = len(model.blocks())
+    assert quantise_graph(tmp_path) >= 4 * blocks
+    int8 = Graph(tmp_path, threads=1, name=INT8_GRAPH)
+    assert measure_isolation(int8, texts, encoder) <= 1e-5
+    reduced, _ = int8.run(mixed, backbone.settings.pad_id)
+    assert 0 < np.abs(reduced[3] - features)[mask.astype(bool)].max() < 0.2 * np.abs(features).max()
 
     with torch.no_grad():
         model.ner.bias[1] += 1e-3

@@ -14,7 +14,7 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 from twofold_checkpoint import decoding
-from twofold_checkpoint.checkpoint import GRAPH, GRAPH_WEIGHTS
+from twofold_checkpoint.checkpoint import GRAPH, GRAPH_WEIGHTS, SLOW_FUSIONS
 from twofold_checkpoint.decoding import Prediction, merge_tokens, merge_windows
 from twofold_checkpoint.encoding import Encoder, Encoding, pad
 from twofold_checkpoint.events import ParityMeasured
@@ -86,14 +86,15 @@ def _check_axes(path: Path) -> None:
 
 
 class Graph:
-    """Run an exported graph on the CPU, as serving does."""
+    """Run an exported graph on the CPU, as serving does: with the same fusions."""
 
-    def __init__(self, directory: Path, *, threads: int) -> None:
+    def __init__(self, directory: Path, *, threads: int, name: str = GRAPH) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        path = str(directory / GRAPH)
-        self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._session = ort.InferenceSession(
+            str(directory / name), options, providers=["CPUExecutionProvider"], disabled_optimizers=[*SLOW_FUSIONS]
+        )
 
     def run(self, encodings: Sequence[Encoding], pad_id: int) -> tuple[list[Floats], NDArray[np.int64]]:
         """Run all windows of the texts as one batch; returns the outputs in order, and the mask."""

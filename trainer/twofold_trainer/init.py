@@ -36,6 +36,7 @@ from twofold_trainer.model import TwofoldModel
 from twofold_trainer.objective import Objective
 from twofold_trainer.plan import check_hyperparameters, describe_dataset, note_unaligned
 from twofold_trainer.publish import Candidate, provenance, publish, write_candidate
+from twofold_trainer.reduced import Reduction, reduce_precision
 from twofold_trainer.scoring import ROWS, Judge
 from twofold_trainer.sources import read_source
 from twofold_trainer.splits import Parts, split, types_of, with_annotated_types
@@ -122,14 +123,19 @@ def initialise(
     with store.staging() as staged:
         texts = [example.text for example in (*parts.gate, *parts.dev, *parts.train)]
         yield from write_candidate(candidate, staged, texts, stop)
-        checkpoint = publish(candidate, staged, store)
+        judged_by = Reduction(labels, encoder, (*parts.gate, *parts.dev), seed, torch.get_num_threads())
+        checkpoint = publish(candidate, staged, store, (yield from reduce_precision(judged_by, staged, stop)))
     yield Published(checkpoint_id=checkpoint.id)
     first = store.aliases().current is None
     if first:
         store.promote(checkpoint.id, approve=True)
+    yield _finished(checkpoint.id, scores, first=first)
+
+
+def _finished(checkpoint_id: str, scores: tuple[Score, ...], *, first: bool) -> Finished:
     figures = ", ".join(f"{score.metric} {100 * score.value:.1f}" for score in scores)
     role = "the store's current checkpoint" if first else "not current: the store already has a current checkpoint"
-    yield Finished(outcome="succeeded", reason=f"Published {checkpoint.id} ({figures}), {role}.")
+    return Finished(outcome="succeeded", reason=f"Published {checkpoint_id} ({figures}), {role}.")
 
 
 def _read(train: str, dev: str | None) -> tuple[Parts, LabelSet]:

@@ -21,7 +21,7 @@ from twofold_checkpoint.events import Event, PhaseStarted
 from twofold_checkpoint.examples import Example
 from twofold_checkpoint.golden import GoldenAnswer, write_golden
 from twofold_checkpoint.labels import LabelSet
-from twofold_checkpoint.manifest import FORMAT, Manifest, Provenance, Score
+from twofold_checkpoint.manifest import FORMAT, Manifest, Provenance, ReducedGraph, Score
 from twofold_checkpoint.memory import write_memory
 from twofold_checkpoint.store import Store
 
@@ -85,7 +85,7 @@ def write_candidate(
     stop.check()
 
 
-def publish(candidate: Candidate, staged: Path, store: Store) -> Checkpoint:
+def publish(candidate: Candidate, staged: Path, store: Store, reduced: tuple[ReducedGraph, ...] = ()) -> Checkpoint:
     """Make the written files a checkpoint of the store."""
     now = datetime.now(UTC)
     config = candidate.model.config
@@ -106,6 +106,7 @@ def publish(candidate: Candidate, staged: Path, store: Store) -> Checkpoint:
         files=(),
         branch=candidate.model.division,
         memory=candidate.kept.mode,
+        reduced=reduced,
     )
     return store.publish(staged, manifest)
 

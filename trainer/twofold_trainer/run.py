@@ -25,6 +25,7 @@ from twofold_trainer.judging import describe_verdict, judge_candidate
 from twofold_trainer.keeping import keep
 from twofold_trainer.plan import Plan, make_plan
 from twofold_trainer.publish import Candidate, provenance, publish, write_candidate
+from twofold_trainer.reduced import Reduction, reduce_precision
 from twofold_trainer.stop import Stop
 from twofold_trainer.training import train
 
@@ -94,10 +95,17 @@ def _adapt(job: Job, stop: Stop) -> Iterator[Event]:
         if verdict.verdict != "pass":
             yield Finished(outcome="rejected", reason=f"Not published: {story}")
             return
+        reduced = yield from reduce_precision(_reduction(plan), staged, stop)
         stop.check()
-        checkpoint = publish(candidate, staged, store)
+        checkpoint = publish(candidate, staged, store, reduced)
     yield Published(checkpoint_id=checkpoint.id)
     yield Finished(outcome="succeeded", reason=f"Published {checkpoint.id}: {story}")
+
+
+def _reduction(plan: Plan) -> Reduction:
+    memory, parts = plan.memory, plan.parts
+    held_out = (*memory.gate, *parts.gate, *memory.dev, *parts.dev)
+    return Reduction(plan.labels, plan.encoder, held_out, plan.job.seed, torch.get_num_threads())
 
 
 def _prove_exact(plan: Plan, staged: Path, stop: Stop) -> ExactProven:

@@ -149,3 +149,4 @@ class Model:
     max_tokens: int = 0
     limits: Limits = field(default_factory=Limits)
     server_version: str = ""
+    precision: str = ""

@@ -79,9 +79,14 @@ def _wrong_texts(texts: Sequence[str], config: Config) -> list[Violation]:
         return [Violation("texts", "is empty; send at least one text")]
     if len(texts) > config.max_texts:
         return [Violation("texts", f"holds {len(texts)} texts; send at most {config.max_texts} in one request")]
+    return too_long(texts, config, "texts")
+
+
+def too_long(texts: Sequence[str], config: Config, field: str) -> list[Violation]:
+    """Name the texts that have too many characters, as elements of a *field*."""
     return [
         Violation(
-            f"texts[{index}]",
+            f"{field}[{index}]",
             f"has {len(text)} characters; at most {config.max_characters} are allowed, split the text",
         )
         for index, text in enumerate(texts)
@@ -97,7 +102,7 @@ def _wrong_unit(unit: int) -> list[Violation]:
 
 def write_predictions(call: PredictCall, answers: Answers[Prediction]) -> pb.PredictResponse:
     """Make the response."""
-    response = pb.PredictResponse(checkpoint_id=_one(answers.checkpoint_ids), timings=_write_timings(answers.timings))
+    response = pb.PredictResponse(checkpoint_id=one_of(answers.checkpoint_ids), timings=_write_timings(answers.timings))
     for text, prediction, checkpoint_id in zip(call.texts, answers.answers, answers.checkpoint_ids, strict=True):
         offset = offset_converter(text, call.unit)
         response.predictions.add(
@@ -114,7 +119,7 @@ def write_predictions(call: PredictCall, answers: Answers[Prediction]) -> pb.Pre
 
 def write_embeddings(call: EmbedCall, answers: Answers[Embedding]) -> pb.EmbedResponse:
     """Make the response."""
-    response = pb.EmbedResponse(checkpoint_id=_one(answers.checkpoint_ids), timings=_write_timings(answers.timings))
+    response = pb.EmbedResponse(checkpoint_id=one_of(answers.checkpoint_ids), timings=_write_timings(answers.timings))
     for text, embedding, checkpoint_id in zip(call.texts, answers.answers, answers.checkpoint_ids, strict=True):
         added = response.embeddings.add(pooled=embedding.pooled.tolist(), checkpoint_id=checkpoint_id)
         if call.include_tokens:
@@ -136,6 +141,7 @@ def write_model(engine: Engine, config: Config, version: str) -> pb.GetModelResp
         max_tokens=manifest.encoder.max_tokens,
         limits=pb.Limits(max_texts=config.max_texts, max_characters=config.max_characters),
         server_version=version,
+        precision=engine.precision,
     )
 
 
@@ -148,6 +154,6 @@ def _write_timings(timings: Timings) -> pb.Timings:
     )
 
 
-def _one(checkpoint_ids: Sequence[str]) -> str:
+def one_of(checkpoint_ids: Sequence[str]) -> str:
     """Return the id that all share, or nothing if a swap came between them."""
     return checkpoint_ids[0] if len(set(checkpoint_ids)) == 1 else ""

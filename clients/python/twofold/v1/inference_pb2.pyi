@@ -443,6 +443,7 @@ class GetModelResponse(google.protobuf.message.Message):
     MAX_TOKENS_FIELD_NUMBER: builtins.int
     LIMITS_FIELD_NUMBER: builtins.int
     SERVER_VERSION_FIELD_NUMBER: builtins.int
+    PRECISION_FIELD_NUMBER: builtins.int
     checkpoint_id: builtins.str
     """checkpoint_id of the live checkpoint."""
     backbone: builtins.str
@@ -453,6 +454,8 @@ class GetModelResponse(google.protobuf.message.Message):
     """max_tokens is the longest window that the encoder sees at once. A longer text is read in overlapping windows."""
     server_version: builtins.str
     """server_version is the version of the running service."""
+    precision: builtins.str
+    """precision in which the live checkpoint computes: "fp32" or "int8"."""
     @property
     def labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """labels of the classifier head, in the order of its rows. Labels are only ever appended."""
@@ -476,9 +479,10 @@ class GetModelResponse(google.protobuf.message.Message):
         max_tokens: builtins.int = ...,
         limits: Global___Limits | None = ...,
         server_version: builtins.str = ...,
+        precision: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["limits", b"limits"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["backbone", b"backbone", "checkpoint_id", b"checkpoint_id", "entity_types", b"entity_types", "hidden_size", b"hidden_size", "labels", b"labels", "limits", b"limits", "max_tokens", b"max_tokens", "server_version", b"server_version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["backbone", b"backbone", "checkpoint_id", b"checkpoint_id", "entity_types", b"entity_types", "hidden_size", b"hidden_size", "labels", b"labels", "limits", b"limits", "max_tokens", b"max_tokens", "precision", b"precision", "server_version", b"server_version"]) -> None: ...
 
 Global___GetModelResponse: typing_extensions.TypeAlias = GetModelResponse
 

@@ -1,0 +1,46 @@
+"""BYTES tensors as raw contents: one string after the other, each behind its length in four bytes, the lowest first."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+
+from twofold_server.errors import InvalidRequestError, Violation
+
+_LENGTH = struct.Struct("<I")
+
+
+def write_strings(strings: Iterable[bytes]) -> bytes:
+    """Make raw contents."""
+    return b"".join(part for one in strings for part in (_LENGTH.pack(len(one)), one))
+
+
+def read_strings(raw: bytes, count: int, field: str) -> list[bytes]:
+    """Read *count* strings, and nothing may be left. Raises InvalidRequestError that names the element of the *field*."""
+    strings: list[bytes] = []
+    place = 0
+    for index in range(count):
+        if len(raw) - place < _LENGTH.size:
+            raise InvalidRequestError(
+                Violation(field, f"ends after {index} elements, and the shape says {count}; send both alike")
+            )
+        (length,) = _LENGTH.unpack_from(raw, place)
+        place += _LENGTH.size
+        if length > len(raw) - place:
+            raise InvalidRequestError(
+                Violation(
+                    f"{field}[{index}]",
+                    f"says that it has {length} bytes, and {len(raw) - place} are there; write each element's length in "
+                    "four bytes, the lowest first, and then its bytes",
+                )
+            )
+        strings.append(raw[place : place + length])
+        place += length
+    if place < len(raw):
+        raise InvalidRequestError(
+            Violation(
+                field,
+                f"goes on for {len(raw) - place} bytes after {count} elements, as many as the shape says; send both alike",
+            )
+        )
+    return strings

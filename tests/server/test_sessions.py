@@ -1,0 +1,72 @@
+"""Sessions: the provider of a device and its options, and a clear word where there is none. No GPU is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import tiny
+from twofold_checkpoint.checkpoint import GRAPH
+from twofold_server.engine import HEAD_OUTPUTS
+from twofold_server.errors import SwapError
+from twofold_server.sessions import choose_providers, open_session, run_bound
+
+CPU = ("CPUExecutionProvider", {})
+CUDA = {"arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
+BOTH = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    """Publish a tiny checkpoint and return its graph."""
+    return tiny.make_store(tmp_path, "a").get("a").path / GRAPH
+
+
+@pytest.mark.parametrize(
+    ("device", "mib", "available", "expected"),
+    [
+        ("cpu", 0, ("CPUExecutionProvider",), [CPU]),
+        ("cpu", 512, BOTH, [CPU]),
+        ("cuda", 0, BOTH, [("CUDAExecutionProvider", CUDA), CPU]),
+        ("cuda", 512, BOTH, [("CUDAExecutionProvider", {**CUDA, "gpu_mem_limit": "536870912"}), CPU]),
+    ],
+)
+def test_a_device_has_its_provider(device: str, mib: int, available: tuple[str, ...], expected: object) -> None:
+    """Only what the device needs is asked for: a bounded arena and full precision on a GPU, nothing on a CPU."""
+    assert choose_providers(device, mib, available) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "available", "extra"), [("cuda", ("CPUExecutionProvider",), "gpu"), ("cpu", (), "cpu")]
+)
+def test_a_wheel_without_the_provider_names_the_extra(device: str, available: tuple[str, ...], extra: str) -> None:
+    """Where the wheel lacks the provider, the error says what to install."""
+    with pytest.raises(SwapError, match=f"device '{device}' needs .*; install the {extra} extra, or choose another"):
+        choose_providers(device, 0, available)
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider 'CUDAExecutionProvider' is not in available")
+def test_a_provider_that_does_not_start_is_an_error(graph: Path) -> None:
+    """Where CUDA does not start, onnxruntime falls back to the CPU; a server that was told to use a GPU must not."""
+    with (
+        mock.patch.object(ort, "get_available_providers", return_value=list(BOTH)),
+        mock.patch.object(ort, "preload_dlls") as preload,
+        pytest.raises(SwapError, match="CUDAExecutionProvider did not start; check that its driver"),
+    ):
+        open_session(graph, device="cuda", threads=1)
+    preload.assert_called_once_with()
+
+
+def test_a_bound_pass_computes_the_same(graph: Path) -> None:
+    """A pass with its inputs and outputs bound to a device, here the CPU, gives what a plain pass gives, in that order."""
+    session = open_session(graph, device="cpu", threads=1)
+    ids = np.array([[2, 9, 12, 3], [2, 7, 3, 0]], np.int64)
+    feeds = {"input_ids": ids, "attention_mask": np.array([[1, 1, 1, 1], [1, 1, 1, 0]], np.int64)}
+
+    for outputs in (HEAD_OUTPUTS, HEAD_OUTPUTS[::-1], HEAD_OUTPUTS[:1]):
+        bound = run_bound(session, feeds, outputs, "cpu")
+        for one, other in zip(bound, session.run(list(outputs), feeds), strict=True):
+            np.testing.assert_array_equal(one, other)
