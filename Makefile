@@ -116,6 +116,10 @@ bench-precision: setup  ## reduced precisions: speed, answers and isolation of a
 bench-overload: setup  ## calls at three times the capacity: goodput, refusals, latencies (a minute)
 	$(BIN)/python benchmarks/overload.py --sets $(SETS)
 
+ROUNDS ?= 6
+bench-peers: setup  ## Twofold beside five other model servers, in turns (half an hour; resumable; ONLY=litserve,mlserver FRESH=1)
+	$(BIN)/python benchmarks/peers.py --sets $(SETS) --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY)) $(if $(FRESH),--fresh)
+
 bench-swap: setup  ## 100 swaps under requests at half of the capacity (3 minutes)
 	$(BIN)/python benchmarks/swap.py
 
@@ -138,4 +142,4 @@ lock: .venv-lock/.done  ## resolve requirements/*.in into lock files
 	  --python-version 3.11 --generate-hashes --no-emit-package twofold --no-emit-package twofold-service \
 	  --custom-compile-command 'make lock' $(UPGRADE) --output-file requirements/$$name.txt requirements/$$name.in >/dev/null; done
 
-.PHONY: help setup proto verify-proto check fix test demo serve bench-base bench-adapt bench-adapt-cost bench-serving bench-precision bench-overload bench-swap bench-beside-training soak lock
+.PHONY: help setup proto verify-proto check fix test demo serve bench-base bench-adapt bench-adapt-cost bench-serving bench-precision bench-overload bench-peers bench-swap bench-beside-training soak lock

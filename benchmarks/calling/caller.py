@@ -1,9 +1,10 @@
 """Put load on a server from a process of its own: N calls in flight, or a rate that does not wait for answers.
 
     python benchmarks/calling/caller.py --target HOST:PORT --texts FILE [--in-flight 64 | --rate 300] [--size 1]
-                                        [--seconds 5]
+                                        [--seconds 5] [--wire twofold | open_inference | http] [--ask 50]
 
-FILE holds a JSON array of texts. Each call carries --size texts. Requests are serialised beforehand and answers are
+FILE holds a JSON array of texts. Each call carries --size texts. With --ask the first texts are only asked about, all at
+once, and the last line says what was answered. Requests are serialised beforehand and answers are
 parsed, so that the caller takes as little as it can of the cores that it shares with the server. The last line of output
 is a JSON object: what was answered, in which time, and what it cost this process.
 """
@@ -14,16 +15,13 @@ import argparse
 import asyncio
 import itertools
 import json
+import math
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import grpc
-from twofold import status
-from twofold.v1 import inference_pb2 as pb
-
-METHOD = "/twofold.v1.InferenceService/Predict"
+from calling.wires import WIRES, Answer, CallError, Wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +43,10 @@ class Called:
 class Calls:
     """Make calls and note what comes back, and whether it came within the time that counts."""
 
-    def __init__(self, channel: grpc.aio.Channel, texts: list[str], size: int, seconds: float) -> None:
+    def __init__(self, wire: Wire, texts: list[str], size: int, seconds: float) -> None:
         groups = [texts[start : start + size] for start in range(0, len(texts) - size + 1, size)]
-        self._requests = itertools.cycle([pb.PredictRequest(texts=group).SerializeToString() for group in groups])
-        self._predict = channel.unary_unary(METHOD, response_deserializer=pb.PredictResponse.FromString)
+        self._requests = itertools.cycle([wire.write(group) for group in groups])
+        self._wire = wire
         self.first = time.monotonic() + seconds / 10
         """After a tenth of the time to warm up, calls count."""
         self.last = self.first + seconds
@@ -60,16 +58,14 @@ class Calls:
         """Make one call."""
         sent = time.monotonic()
         try:
-            response = await self._predict(next(self._requests))
-        except grpc.aio.AioRpcError as error:
-            details = dict(error.trailing_metadata() or ()).get(status.METADATA_KEY)
-            told = details is not None and status.decode_status(details).retry_after is not None
-            self.codes[f"{error.code().name}{' with RetryInfo' if told else ''}"] += 1
+            count = self._wire.count(await self._wire.send(next(self._requests)))
+        except CallError as error:
+            self.codes[str(error)] += 1
             return
         received = time.monotonic()
-        self.answered += len(response.predictions)
+        self.answered += count
         if self.first <= received <= self.last:
-            self.answered_in_time += len(response.predictions)
+            self.answered_in_time += count
             self.latencies.append(1000 * (received - sent))
 
 
@@ -101,18 +97,24 @@ async def keep_rate(calls: Calls, rate: float) -> None:
 
 async def call(arguments: argparse.Namespace, texts: list[str]) -> Called:
     """Call for some seconds."""
-    options = [("grpc.max_receive_message_length", -1)]
-    async with grpc.aio.insecure_channel(arguments.target, options=options) as channel:
-        calls = Calls(channel, texts, arguments.size, arguments.seconds)
+    async with WIRES[arguments.wire](arguments.target) as wire:
+        calls = Calls(wire, texts, arguments.size, arguments.seconds)
         before = time.process_time()
         if arguments.rate:
             await keep_rate(calls, arguments.rate)
         else:
             await keep_in_flight(calls, arguments.in_flight)
         cpu = time.process_time() - before
-    latencies = sorted(calls.latencies)
+    latencies = sorted(calls.latencies) or [math.inf]  # Nothing may have come back within so short a time.
     percentiles = (latencies[min(len(latencies) - 1, int(share * len(latencies)))] for share in (0.5, 0.95, 0.99))
     return Called(calls.answered_in_time, arguments.seconds, calls.answered, cpu, *percentiles, codes=dict(calls.codes))
+
+
+async def ask(arguments: argparse.Namespace, texts: list[str]) -> list[Answer]:
+    """Ask about each text in a call of its own, all at once."""
+    async with WIRES[arguments.wire](arguments.target) as wire:
+        responses = await asyncio.gather(*(wire.send(wire.write([text])) for text in texts))
+        return [answer for response in responses for answer in wire.answers(response)]
 
 
 def main() -> None:
@@ -124,9 +126,17 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rate", type=float, help="calls a second, instead of calls in flight")
+    parser.add_argument("--wire", choices=WIRES, default="twofold")
+    parser.add_argument("--ask", type=int, help="only ask about so many texts, and print the answers")
     arguments = parser.parse_args()
-    called = asyncio.run(call(arguments, json.loads(arguments.texts.read_text(encoding="utf-8"))))
-    print(json.dumps(asdict(called)))
+    texts = json.loads(arguments.texts.read_text(encoding="utf-8"))
+    if arguments.ask:
+        try:
+            print(json.dumps({"answers": asyncio.run(ask(arguments, texts[: arguments.ask]))}))
+        except CallError as error:
+            print(json.dumps({"failed": str(error)}))
+    else:
+        print(json.dumps(asdict(asyncio.run(call(arguments, texts)))))
 
 
 if __name__ == "__main__":

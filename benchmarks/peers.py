@@ -1,0 +1,304 @@
+"""Twofold and other model servers over the same graph, tokenizer, decoder and load, in turns.
+
+    python benchmarks/peers.py --sets DIRECTORY [--texts hwu64] [--only litserve,bentoml] [--rounds 6]
+                               [--seconds 2] [--fresh] [--within SECONDS] [--work DIRECTORY]
+
+For each peer: its environment is made once, short trials find the settings that suit it best on this machine, and then
+Twofold (at its defaults) and the peer take turns, one server at a time. A turn sends single-text calls: 64 in flight, whose
+rate is the capacity; then at half of that, whatever becomes of them. Several sets of texts are sent one after the other
+in every turn. What is measured is kept in DIRECTORY/peers, so a run goes on where another ended: --rounds says how many
+rounds there shall be in all, --within after which time nothing new is begun, and --fresh forgets what was measured of the
+peers that are named. docs/peers.md explains the settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import math
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import report
+from calling.processes import cpu_seconds, run_json
+from calling.texts import SETS, read_texts
+from calling.trained import prepare
+from peers.entrants import ENTRANTS
+from peers.figures import figures, summarise
+from peers.running import install, running, stopped
+from peers.search import search
+from peers.settings import Settings
+from twofold_checkpoint.checkpoint import Checkpoint
+from twofold_checkpoint.store import Store
+from twofold_server.engine import HEAD_OUTPUTS, Engine, decode
+from twofold_server.testing import free_port, serving
+
+IN_FLIGHT = 64
+ASKED = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One running server, and how to call it."""
+
+    wire: str
+    target: str
+    pid: int
+
+
+Sides = Mapping[str, Side]
+"""Who takes turns: "twofold" and "peer"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What every measurement needs."""
+
+    work: Path
+    checkpoint: Checkpoint
+    texts: Mapping[str, Path]
+    expected: Mapping[str, Any]
+    """The answers to the first texts of each set."""
+    caller: Path
+    """The interpreter of the process that calls."""
+    seconds: float
+    until: float
+    """The time of the monotonic clock after which nothing new is begun."""
+
+    def call(self, side: Side, texts: str, seconds: float, *load: object) -> dict[str, Any]:
+        """Put a load on a server and say what the caller saw, and what each text cost the server."""
+        before = cpu_seconds(side.pid)
+        options = ("--target", side.target, "--wire", side.wire, "--texts", self.texts[texts], "--seconds", seconds)
+        called = run_json("caller.py", *options, *load, python=self.caller)
+        cpu = cpu_seconds(side.pid) - before
+        return {
+            "per_second": called["texts"] / called["seconds"],
+            "cpu_ms": 1000 * cpu / max(1, called["all_texts"]),
+            "caller_cpu_ms": 1000 * called["cpu_seconds"] / max(1, called["all_texts"]),
+            "p50_ms": called["p50_ms"],
+            "p99_ms": called["p99_ms"],
+            "failed": sum(called["codes"].values()),
+        }
+
+    def check(self, wire: str, target: str) -> None:
+        """Compare a server's answers with those that are expected."""
+        socket.create_connection(("127.0.0.1", int(target.rpartition(":")[2])), 1.0).close()
+        for name, texts in self.texts.items():
+            asked = ("--target", target, "--wire", wire, "--texts", texts, "--ask", ASKED)
+            found = run_json("caller.py", *asked, python=self.caller)
+            if "failed" in found:
+                raise ConnectionError(found["failed"])
+            answers = found["answers"]
+            if answers != self.expected[name]:
+                wrong = sum(one != other for one, other in zip(answers, self.expected[name], strict=True))
+                raise RuntimeError(f"{wrong} of {ASKED} texts of {name} are answered otherwise than they should be")
+
+    def kept(self, name: str) -> Path:
+        """Return the file of what was measured of a peer."""
+        return self.work / f"{name}.{'+'.join(self.texts)}.json"
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Return what was measured of a peer."""
+        path = self.kept(name)
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"trials": [], "rounds": []}
+
+    def begin(self) -> None:
+        """Raise TimeoutError if it is too late to begin something."""
+        if time.monotonic() > self.until:
+            raise TimeoutError("there is no time left; run it again to go on")
+
+    def alone(self, sides: Sides, who: str, texts: str, seconds: float, *load: object) -> dict[str, Any]:
+        """Put a load on one of two servers while the other is stopped."""
+        with contextlib.ExitStack() as stack:
+            for other, side in sides.items():
+                if other != who:
+                    stack.enter_context(stopped(side.pid))
+            return self.call(sides[who], texts, seconds, *load)
+
+    def rates(self, sides: Sides) -> dict[str, dict[str, float]]:
+        """Measure both servers' rates shortly and twice in turns, to compare settings."""
+        found = {}
+        for texts in self.texts:
+            rates: dict[str, list[float]] = {who: [] for who in sides}
+            for who in [*sides, *sides]:
+                one = self.alone(sides, who, texts, self.seconds / 2, "--in-flight", IN_FLIGHT)
+                rates[who].append(one["per_second"])
+            found[texts] = {who: round(sum(own) / len(own), 1) for who, own in rates.items()}
+        return found
+
+    def round(self, sides: Sides) -> dict[str, dict[str, dict[str, float]]]:
+        """Let both servers take turns: both at their capacity, then both at half of it."""
+        found = {}
+        for texts in self.texts:
+            full = {who: self.alone(sides, who, texts, self.seconds, "--in-flight", IN_FLIGHT) for who in sides}
+            half = {
+                who: self.alone(sides, who, texts, 1.5 * self.seconds, "--rate", round(one["per_second"] / 2, 1))
+                for who, one in full.items()
+            }
+            if failed := {who: n for who in sides if (n := full[who]["failed"] + half[who]["failed"])}:
+                raise RuntimeError(f"calls failed: {failed}")
+            found[texts] = {
+                who: {
+                    **{key: full[who][key] for key in ("per_second", "cpu_ms", "caller_cpu_ms")},
+                    "p99_full_ms": full[who]["p99_ms"],
+                    **{key: half[who][key] for key in ("p50_ms", "p99_ms")},
+                    "cpu_half_ms": half[who]["cpu_ms"],
+                }
+                for who in sides
+            }
+        return found
+
+
+def expect(checkpoint: Checkpoint, texts: list[str]) -> list[Any]:
+    """Answer texts one by one with Twofold's engine."""
+    engine, found = Engine(checkpoint), []
+    for text in texts:
+        [encoding] = engine.encoder.encode([text])
+        rows = engine.run_windows(encoding.windows, HEAD_OUTPUTS, 1 << 30)
+        [answer] = decode([encoding], [rows], engine.labels)
+        found.append([answer.labels[0].label, [[one.start, one.end, one.type] for one in answer.entities]])
+    return found
+
+
+def measure(bench: Bench, name: str, rounds: int, kept: dict[str, Any]) -> None:
+    """Bring what is known of a peer up to so many rounds; *kept* is written down after every step."""
+    with serving(bench.checkpoint.path.parent.parent, log=bench.work / "twofold.log") as server:
+        ours = Side("twofold", server.target, server.pid)
+        bench.check(ours.wire, ours.target)
+        _measure(bench, ours, name, rounds, kept)
+
+
+def _measure(bench: Bench, ours: Side, name: str, rounds: int, kept: dict[str, Any]) -> None:
+    entrant, python = ENTRANTS[name], install(name, bench.work, ENTRANTS[name].python)
+    settings = Settings(port=0, checkpoint=str(bench.checkpoint.path.absolute()))
+
+    @contextmanager
+    def both(choice: Mapping[str, Any]) -> Iterator[Sides]:
+        port = free_port()
+        theirs, log = f"127.0.0.1:{port}", bench.work / f"{name}.log"
+        chosen = dataclasses.replace(settings, port=port, **choice)
+        with running(name, python, chosen, lambda: bench.check(entrant.wire, theirs), log) as pid:
+            yield {"twofold": ours, "peer": Side(entrant.wire, theirs, pid)}
+
+    def trial(choice: Mapping[str, Any]) -> float:
+        known = next((one["rates"] for one in kept["trials"] if one["settings"] == choice), None)
+        if known is None:
+            bench.begin()
+            try:
+                with both(choice) as sides:
+                    known = bench.rates(sides)
+            except (RuntimeError, subprocess.CalledProcessError) as error:
+                known = {"failed": str(error)}
+            kept["trials"].append({"settings": dict(choice), "rates": known})
+            write(bench, name, kept)
+            print(f"{name} {choice}: {known}", file=sys.stderr, flush=True)
+        if "failed" in known:
+            return 0.0
+        return math.prod(one["peer"] / one["twofold"] for one in known.values())
+
+    if "settings" not in kept:
+        kept["settings"] = search(entrant.axes, trial)[0]
+        write(bench, name, kept)
+    if len(kept["rounds"]) >= rounds:
+        return
+    bench.begin()
+    with both(kept["settings"]) as sides:
+        bench.rates(sides)  # Warms both up.
+        while len(kept["rounds"]) < rounds:
+            bench.begin()
+            kept["rounds"].append(bench.round(sides))
+            write(bench, name, kept)
+            print(f"{name} round {len(kept['rounds'])}: " + "; ".join(
+                f"{texts} {one['twofold']['per_second']:.0f} and {one['peer']['per_second']:.0f} texts/s, "
+                f"p99 {one['twofold']['p99_ms']:.0f} and {one['peer']['p99_ms']:.0f} ms"
+                for texts, one in kept["rounds"][-1].items()
+            ), file=sys.stderr, flush=True)  # fmt: skip
+
+
+def write(bench: Bench, name: str, kept: Mapping[str, Any]) -> None:
+    """Keep what was measured of a peer."""
+    bench.kept(name).write_text(json.dumps(kept, indent=1), encoding="utf-8")
+
+
+def main() -> None:
+    """Measure what is not measured yet, and report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", type=Path, required=True)
+    parser.add_argument("--texts", default=SETS[0], help="some of " + ", ".join(SETS))
+    parser.add_argument("--only", default="", help="some of " + ", ".join(ENTRANTS))
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--within", type=float, default=math.inf)
+    parser.add_argument("--fresh", action="store_true")
+    parser.add_argument("--work", type=Path, default=Path(".work"))
+    arguments = parser.parse_args()
+    until = time.monotonic() + arguments.within
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # Servers are ended on the way out.
+    names = arguments.only.split(",") if arguments.only else list(ENTRANTS)
+    if unknown := [name for name in names if name not in ENTRANTS]:
+        parser.error(f"--only {','.join(unknown)} is not known; write some of {', '.join(ENTRANTS)}")
+    work = arguments.work / "peers"
+    work.mkdir(parents=True, exist_ok=True)
+    (arguments.work / "swap").mkdir(exist_ok=True)
+    checkpoint = Store(arguments.work / "swap" / "store").get(prepare(arguments.work / "swap")[0])
+    texts, expected = {}, {}
+    for name in arguments.texts.split(","):
+        read = read_texts(arguments.sets, (name,))
+        texts[name], expected[name] = work / f"texts.{name}.json", expect(checkpoint, read[:ASKED])
+        texts[name].write_text(json.dumps(read), encoding="utf-8")
+    bench = Bench(work, checkpoint, texts, expected, install("caller", work), arguments.seconds, until)
+    if unfit := [name for name in names if not _bring(bench, name, arguments.rounds, fresh=arguments.fresh)]:
+        print(f"not measured to the end: {', '.join(unfit)}", file=sys.stderr)
+    conclude(bench)
+
+
+def _bring(bench: Bench, name: str, rounds: int, *, fresh: bool) -> bool:
+    """Measure a peer as far as there is time, and say whether that was to the end."""
+    kept = {"trials": [], "rounds": []} if fresh else bench.read(name)
+    kept.pop("failed", None)
+    try:
+        measure(bench, name, rounds, kept)
+    except TimeoutError as error:
+        print(f"{name}: {error}", file=sys.stderr, flush=True)
+        return False
+    except (RuntimeError, subprocess.CalledProcessError) as error:
+        kept["failed"] = str(error)
+        print(f"{name}: {error}", file=sys.stderr, flush=True)
+        return False
+    finally:
+        write(bench, name, kept)
+    return True
+
+
+def conclude(bench: Bench) -> None:
+    """Report what is known of all peers."""
+    everything = {name: bench.read(name) for name in ENTRANTS}
+    known = {name: kept for name, kept in everything.items() if kept["rounds"]}
+    summaries = {name: summarise(kept["rounds"]) for name, kept in known.items()}
+    peers = {
+        name: {
+            "settings": kept["settings"],
+            "sets": summaries[name],
+            "trials": kept["trials"],
+            "rounds": kept["rounds"],
+        }
+        for name, kept in known.items()
+    }
+    missing = {name: kept.get("failed", "not measured yet") for name, kept in everything.items() if name not in known}
+    settings = {"seconds": bench.seconds, "in_flight": IN_FLIGHT, "size": 1, "texts": list(bench.texts)}
+    found = figures(summaries) if summaries else {}
+    report.write("peers", settings=settings, figures=found, peers=peers, missing=missing)
+
+
+if __name__ == "__main__":
+    main()
