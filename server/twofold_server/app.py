@@ -37,7 +37,7 @@ from twofold_server.servicers.checkpoints import CheckpointServicer
 from twofold_server.servicers.inference import InferenceServicer
 from twofold_server.servicers.open_inference import OpenInferenceServicer
 from twofold_server.slot import Slot
-from twofold_server.threads import count_cpus
+from twofold_server.threads import choose_passes, count_cpus
 from twofold_server.uploads import Uploads
 
 log = logging.getLogger(__name__)
@@ -74,14 +74,17 @@ async def serve(config: Config) -> AsyncIterator[Serving]:
         if (engine := await asyncio.to_thread(first_engine, store, config)) is not None:
             slot.swap(engine)
 
+        threads = config.threads or count_cpus()
         batcher = Batcher(
-            slot, metrics, max_batch_tokens=config.max_batch_tokens, max_queue_tokens=config.max_queue_tokens
+            slot,
+            metrics,
+            max_batch_tokens=config.max_batch_tokens,
+            max_queue_tokens=config.max_queue_tokens,
+            passes=config.passes or choose_passes(threads, config.device),
         )
         batcher.start()
         down.push_async_callback(batcher.stop)
-        inference = Inference(
-            slot, batcher, metrics, max_requests=config.max_requests, threads=config.threads or count_cpus()
-        )
+        inference = Inference(slot, batcher, metrics, max_requests=config.max_requests, threads=threads)
         down.callback(inference.stop)
         health = Health(SERVICES)
         promoter = Promoter(store, slot, config, metrics, on_live=health.serving)

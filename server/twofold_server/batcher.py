@@ -1,7 +1,8 @@
 """Many requests, one forward pass.
 
-Texts wait in one queue, bounded in tokens. While the engine computes, the queue grows; when it is free, the next batch is
-cut from what is there: batches form by back-pressure, and no timer adds latency to a quiet server. See ADR 15.
+Texts wait in one queue, bounded in tokens. While the engine computes, the queue grows; when it has a pass free, the next
+batch is cut from what is there: batches form by back-pressure, and no timer adds latency to a quiet server. See ADR 15 and,
+for several passes at a time, ADR 20.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ from twofold_server.slices import slices
 from twofold_server.slot import Slot
 
 T = TypeVar("T")
+
+_LEAST_SHARE = 64
+"""Tokens for which a further pass begins beside one that runs. What is less waits for that one to end: passes of one text or
+two cost so much more for each token that a second core would gain nothing by them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,24 +96,30 @@ def choose(queue: Sequence[Entry], max_tokens: int, pass_tokens: int) -> list[En
 class Batcher:
     """Answer texts in batches, from one engine at a time.
 
-    submit() and stop() are called on one event loop. Forward passes run on a thread that takes the next batch by itself,
-    at the moment when the engine is free, and answers are decoded on another, a batch at once; the loop is woken once for
-    each batch. A batch takes one lease, so it never mixes checkpoints, and a text's windows are never divided between two.
+    submit() and stop() are called on one event loop. Forward passes run on *passes* threads, each of which takes the next
+    batch by itself, at the moment when it is free, and answers are decoded on another, a batch at once; the loop is woken
+    once for each batch. A batch takes one lease, so it never mixes checkpoints, and a text's windows are never divided
+    between two.
     """
 
-    def __init__(self, slot: Slot, metrics: Metrics, *, max_batch_tokens: int, max_queue_tokens: int) -> None:
+    def __init__(
+        self, slot: Slot, metrics: Metrics, *, max_batch_tokens: int, max_queue_tokens: int, passes: int = 1
+    ) -> None:
         self._slot = slot
         self._metrics = metrics
         self._max_batch_tokens = max_batch_tokens
         self._max_queue_tokens = max_queue_tokens
         self._arrival = threading.Condition()
-        """Guards the queue, its tokens and whether to stop."""
+        """Guards the queue, its tokens, the count of free passes and whether to stop."""
         self._queue: list[Entry] = []
         self._queued_tokens = 0
+        self._free = 0
+        """Passes that wait for a batch."""
         self._stopping = False
         self._tokens_per_second = 10_000.0
+        """Of one pass."""
         self._numbers = itertools.count(1)
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._threads = [threading.Thread(target=self._run, name="engine", daemon=True) for _ in range(passes)]
         self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decode")
         self._loop: asyncio.AbstractEventLoop
         self.observe: Callable[[float], None] = lambda _: None
@@ -117,14 +128,16 @@ class Batcher:
     def start(self) -> None:
         """Begin to answer."""
         self._loop = asyncio.get_running_loop()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     async def stop(self) -> None:
         """Answer what waits, then stop."""
         with self._arrival:
             self._stopping = True
-            self._arrival.notify()
-        await asyncio.to_thread(self._thread.join)
+            self._arrival.notify_all()
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
         await asyncio.to_thread(self._decoder.shutdown)
 
     def submit(
@@ -152,20 +165,20 @@ class Batcher:
                 )
             self._queue.extend(entries)
             self._count(tokens)
-            self._arrival.notify()
+            self._arrival.notify(len(entries))
         return [entry.answer for entry in entries]
 
     def wait_seconds(self) -> float:
         """Guess how long the queue takes, for those who are sent away."""
         # In steps, so that the same refusal need not be written a thousand times a second.
-        return min(30.0, max(0.05, round(self._queued_tokens / self._tokens_per_second, 1)))
+        return min(30.0, max(0.05, round(self._queued_tokens / (self._tokens_per_second * len(self._threads)), 1)))
 
     def _count(self, tokens: int) -> None:
         self._queued_tokens += tokens
         self._metrics.queue_tokens.set(self._queued_tokens)
 
     def _run(self) -> None:
-        """Compute batch after batch, on the engine's thread."""
+        """Compute batch after batch, on a thread of the engine's."""
         while (batch := self._take()) is not None:
             try:
                 computed = self._compute(batch)
@@ -177,15 +190,21 @@ class Batcher:
     def _take(self) -> list[Entry] | None:
         """Wait for the next batch and take it out of the queue; None when all is answered and nothing more comes."""
         with self._arrival:
+            self._free += 1
             while True:
                 self._drop_dead()
-                if self._queue:
+                alone = self._free == len(self._threads)
+                if self._queue and (alone or self._stopping or self._queued_tokens >= _LEAST_SHARE):
                     break
                 if self._stopping:
                     return None
                 self._arrival.wait()
             engine = self._slot.live
-            batch = choose(self._queue, self._max_batch_tokens, engine.pass_tokens if engine else 0)
+            pass_tokens = engine.pass_tokens if engine else 0
+            # Passes that are free share what waits, so that none takes all of it while another one has nothing to do.
+            share = max(_LEAST_SHARE, -(-self._queued_tokens // self._free)) + pass_tokens
+            self._free -= 1
+            batch = choose(self._queue, min(share, self._max_batch_tokens), pass_tokens)
             taken = set(batch)
             self._queue = [entry for entry in self._queue if entry not in taken]
             self._count(-sum(entry.tokens for entry in batch))

@@ -35,6 +35,7 @@ class Config:
     )
     gpu_memory_mib: int = _setting(0, "memory of the GPU for one engine in MiB, two during a swap; 0 means no bound")
     threads: int = _setting(0, "threads of a forward pass; 0 means the CPUs that this process may use")
+    passes: int = _setting(0, "forward passes at a time, which share the threads; 0 means two, and one on cuda")
     max_batch_tokens: int = _setting(2048, "padded tokens in one forward pass; lower it for shorter tails")
     max_queue_tokens: int = _setting(32768, "tokens that may wait; beyond it load is shed with RESOURCE_EXHAUSTED")
     max_requests: int = _setting(512, "requests in progress at once; beyond it load is shed")
@@ -71,7 +72,15 @@ class Config:
         for name in ("max_batch_tokens", "max_queue_tokens", "max_requests", "max_texts", "max_characters"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)} must be at least 1")
-        for name in ("gpu_memory_mib", "threads", "trainer_threads", "drain_delay", "drain_timeout", "pause_above_ms"):
+        for name in (
+            "gpu_memory_mib",
+            "threads",
+            "passes",
+            "trainer_threads",
+            "drain_delay",
+            "drain_timeout",
+            "pause_above_ms",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)} must not be negative")
 

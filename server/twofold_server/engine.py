@@ -52,7 +52,7 @@ class EngineState(StrEnum):
 class Engine:
     """Hold a checkpoint's session, encoder and labels, which belong together.
 
-    An engine answers from any thread; one call at a time uses the threads best. Its encoder and labels outlive close().
+    An engine answers on any thread, and several at a time. Its encoder and labels outlive close().
     *beside* is an engine that answers meanwhile: its encoder is shared where both have the same.
     """
 

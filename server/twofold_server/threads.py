@@ -27,6 +27,11 @@ def allowed_cpus(affinity: int, cpu_max: str | None) -> int:
     return max(1, min(affinity, math.ceil(int(quota) / int(period))))
 
 
+def choose_passes(threads: int, device: str) -> int:
+    """Say how many forward passes run at a time, if nobody does: two where there is a second core. See ADR 20."""
+    return 2 if device == "cpu" and threads > 1 else 1
+
+
 def count_cpus() -> int:
     """Ask this machine."""
     try:

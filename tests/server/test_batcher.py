@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -49,12 +50,12 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(store, *, batch=256, queue=4096, requests=64):
-    """Serve checkpoint "a" without a port."""
+async def scene(store, *, batch=256, queue=4096, requests=64, passes=1):
+    """Serve checkpoint "a" without a port, with one pass at a time where a test does not ask for more."""
     config, metrics = config_of(store, threads=1, max_batch_tokens=batch), Metrics()
     slot = Slot(metrics)
     slot.swap(load_engine(store.get("a"), config))
-    batcher = Batcher(slot, metrics, max_batch_tokens=batch, max_queue_tokens=queue)
+    batcher = Batcher(slot, metrics, max_batch_tokens=batch, max_queue_tokens=queue, passes=passes)
     batcher.start()
     inference = Inference(slot, batcher, metrics, max_requests=requests, threads=2)
     try:
@@ -306,3 +307,42 @@ def test_features_and_predictions_never_share_a_pass(store):
         assert embedded.answers[0].offsets.tolist() == [[0, 4]]
 
     in_scene(store, test)
+
+
+def test_passes_run_side_by_side_and_share_what_waits(store):
+    """With two passes at a time a request of many texts is divided between them, and its answers come in order."""
+    together = threading.Barrier(2, timeout=10)
+    run, sizes = Engine.run, []
+
+    def meet(self, input_ids, attention_mask, outputs):
+        sizes.append(len(input_ids))
+        together.wait()  # Breaks unless both are in a pass at the same time.
+        return run(self, input_ids, attention_mask, outputs)
+
+    async def test(one):
+        with mock.patch.object(Engine, "run", meet):
+            answers = await one.labels(*["rain in oslo please", "play in oslo please"] * 16)
+
+        assert answers == ["a_weather", "a_music"] * 16
+        assert len(sizes) == 2
+        assert sum(sizes) == 32
+        assert min(sizes) >= 12  # Up to the padding that a pass may have.
+
+    in_scene(store, test, passes=2, batch=1024)
+
+
+def test_every_pass_ends_when_the_batcher_stops(store):
+    """stop() answers what all passes have and what waits, and leaves no thread."""
+
+    async def test(one):
+        with gated() as gate:
+            waiting = [asyncio.create_task(one.labels("rain")) for _ in range(8)]
+            await gate.wait_until_busy()
+            stopping = asyncio.create_task(one.batcher.stop())
+            await asyncio.sleep(0.02)
+            gate.open.set()
+            await stopping
+            assert await asyncio.gather(*waiting) == [["a_weather"]] * 8
+        assert not [thread for thread in threading.enumerate() if thread.name == "engine"]
+
+    in_scene(store, test, passes=3)

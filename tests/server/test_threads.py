@@ -8,7 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from twofold_server.threads import allowed_cpus, count_cpus, run_aside, step_back
+from twofold_server.threads import allowed_cpus, choose_passes, count_cpus, run_aside, step_back
 
 QUOTAS = [
     (8, None, 8),
@@ -59,3 +59,11 @@ def test_only_the_thread_that_steps_back_and_those_that_it_starts_do():
     before = niceness()
     assert run_aside(work) == (19, 19)
     assert niceness() == before
+
+
+@pytest.mark.parametrize(
+    ("threads", "device", "expected"), [(1, "cpu", 1), (2, "cpu", 2), (16, "cpu", 2), (1, "cuda", 1), (16, "cuda", 1)]
+)
+def test_two_passes_where_there_is_a_second_core(threads, device, expected):
+    """A pass that waits for its threads leaves a core to another one, if there are two; a GPU has one pass at a time."""
+    assert choose_passes(threads, device) == expected
