@@ -13,8 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from twofold_checkpoint.encoding import Encoding
 
@@ -22,49 +22,14 @@ from twofold_server.engine import Engine, Rows
 from twofold_server.errors import ExpiredError, NotServingError, OverloadedError
 from twofold_server.metrics import Metrics
 from twofold_server.reading import Reader
-from twofold_server.slices import slices
 from twofold_server.slot import Slot
+from twofold_server.waiting import Entry, Result, choose
 
 T = TypeVar("T")
 
 _LEAST_SHARE = 64
 """Tokens for which a further pass begins beside one that runs. What is less waits for that one to end: passes of one text or
 two cost so much more for each token that a second core would gain nothing by them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result(Generic[T]):
-    """Hold a text's answer, the checkpoint that gave it, and the time that its batch took in each stage."""
-
-    answer: T
-    checkpoint_id: str
-    batch: int
-    """Number of the batch."""
-    queue_seconds: float
-    infer_seconds: float
-    decode_seconds: float
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """Hold one text that waits. *deadline* is in seconds of time.monotonic(), or infinite."""
-
-    encoding: Encoding
-    engine: Engine
-    """The engine whose encoder made the encoding."""
-    reader: Reader[Any]
-    deadline: float
-    answer: asyncio.Future[Result[Any]]
-    arrived: float = field(default_factory=time.monotonic)
-    windows: int = field(init=False)
-    tokens: int = field(init=False)
-    """Tokens of all windows."""
-    longest: int = field(init=False)
-    """Tokens of the longest window."""
-
-    def __post_init__(self) -> None:
-        lengths = [len(window.ids) for window in self.encoding.windows]
-        self.windows, self.tokens, self.longest = len(lengths), sum(lengths), max(lengths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +44,6 @@ class Computed:
     rows: Sequence[Rows]
     begun: float
     seconds: float
-
-
-def choose(queue: Sequence[Entry], max_tokens: int, pass_tokens: int) -> list[Entry]:
-    """Choose the next batch from a queue in order of arrival.
-
-    The oldest entry is always in it, so nothing starves. The others have the same outputs and about its length: all that
-    wait are cut into passes, and the one with the oldest is next.
-    """
-    oldest = queue[0]
-    alike = [entry for entry in queue if entry.reader.outputs == oldest.reader.outputs]
-    cut = slices([(entry.windows, entry.longest) for entry in alike], max_tokens, pass_tokens)
-    return next([alike[place] for place in places] for places in cut if 0 in places)
 
 
 class Batcher:

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twofold_server.batcher import Entry, choose
 from twofold_server.reading import Featuring, Predicting
 from twofold_server.slices import slices
+from twofold_server.waiting import Entry, choose
 
 COST = 8
 PREDICTING = Predicting()

@@ -1,0 +1,64 @@
+"""A text that waits, its answer, and which of those that wait are next."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from twofold_checkpoint.encoding import Encoding
+
+from twofold_server.engine import Engine
+from twofold_server.reading import Reader
+from twofold_server.slices import slices
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Result(Generic[T]):
+    """Hold a text's answer, the checkpoint that gave it, and the time that its batch took in each stage."""
+
+    answer: T
+    checkpoint_id: str
+    batch: int
+    """Number of the batch."""
+    queue_seconds: float
+    infer_seconds: float
+    decode_seconds: float
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """Hold one text that waits. *deadline* is in seconds of time.monotonic(), or infinite."""
+
+    encoding: Encoding
+    engine: Engine
+    """The engine whose encoder made the encoding."""
+    reader: Reader[Any]
+    deadline: float
+    answer: asyncio.Future[Result[Any]]
+    arrived: float = field(default_factory=time.monotonic)
+    windows: int = field(init=False)
+    tokens: int = field(init=False)
+    """Tokens of all windows."""
+    longest: int = field(init=False)
+    """Tokens of the longest window."""
+
+    def __post_init__(self) -> None:
+        lengths = [len(window.ids) for window in self.encoding.windows]
+        self.windows, self.tokens, self.longest = len(lengths), sum(lengths), max(lengths)
+
+
+def choose(queue: Sequence[Entry], max_tokens: int, pass_tokens: int) -> list[Entry]:
+    """Choose the next batch from a queue in order of arrival.
+
+    The oldest entry is always in it, so nothing starves. The others have the same outputs and about its length: all that
+    wait are cut into passes, and the one with the oldest is next.
+    """
+    oldest = queue[0]
+    alike = [entry for entry in queue if entry.reader.outputs == oldest.reader.outputs]
+    cut = slices([(entry.windows, entry.longest) for entry in alike], max_tokens, pass_tokens)
+    return next([alike[place] for place in places] for places in cut if 0 in places)
