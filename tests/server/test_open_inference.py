@@ -301,14 +301,14 @@ def test_a_text_that_waits_past_its_timeout_is_not_answered(store):
             await gate.wait_until_busy()
             late = asyncio.ensure_future(stub.ModelInfer(ask(parameters={"timeout": {"int64_param": 1}})))
             patient = asyncio.ensure_future(stub.ModelInfer(ask(parameters={"timeout": {"uint64_param": 60_000_000}})))
-            await server.until("twofold_requests_in_flight", 2, method="ModelInfer")
+            await server.until("twofold_queue_tokens", 6)
             gate.open.set()
             code, told = await refusal(late)
             assert (code, told.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "EXPIRED")
             assert read(await patient)["label"] == ["a_weather"]
             await first
 
-    on_server(store, test)
+    on_server(store, test, passes=1)
 
 
 def test_load_is_shed_as_elsewhere(store):
