@@ -69,20 +69,29 @@ def test_a_fork_answers_as_before_until_it_is_trained(world: World, head: str) -
     assert is_untouched(world.model, head, names)
 
 
+@pytest.mark.parametrize("blocks", [2, 4])
 @pytest.mark.parametrize("head", HEADS)
-def test_after_a_fork_the_other_head_has_blocks_of_its_own_too(world: World, head: str) -> None:
-    """The head that kept the backbone's own blocks can train them without a bit of change for the forked head."""
-    world.model.fork(head, 2)
+def test_after_a_fork_the_other_head_has_blocks_of_its_own_too(world: World, head: str, blocks: int) -> None:
+    """The head that kept the backbone's own blocks, or all of them, can train them without a bit of change for the other."""
+    world.model.fork(head, blocks)
     before = world.logits()
     other = "ner" if head == "classifier" else "classifier"
-    names = [name for group in trainable_groups(world.model, (other,), 2) for name in group.names]
+    names = [name for group in trainable_groups(world.model, (other,), blocks) for name in group.names]
     world.shake(names)
 
     forked = 0 if head == "classifier" else 1
     assert torch.equal(world.logits()[forked], before[forked])
     assert is_untouched(world.model, other, names)
-    deeper = [name for group in trainable_groups(world.model, (other,), 3) for name in group.names]
-    assert not is_untouched(world.model, other, deeper)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_below_a_fork_nothing_is_one_heads_own(world: World, head: str) -> None:
+    """A head that trains a block below the fork, or all of them with what stands outside, moves what the other one reads."""
+    world.model.fork(head, 2)
+    other = "ner" if head == "classifier" else "classifier"
+    for blocks in (3, 4):
+        names = [name for group in trainable_groups(world.model, (other,), blocks) for name in group.names]
+        assert not is_untouched(world.model, other, names)
 
 
 def test_one_heads_path_alone_gives_that_heads_features(world: World) -> None:

@@ -25,8 +25,8 @@ class Group:
 def trainable_groups(model: TwofoldModel, heads: Sequence[HeadName], blocks: int, *, norms: bool = True) -> list[Group]:
     """Group what a stage trains: the heads, the top *blocks* blocks of their path, and with all of them what is left.
 
-    What stands outside the blocks (embeddings, a final norm) moves only when every block does, at the lowest rate, and
-    never for a head with a branch, however deep that is: both heads read it.
+    What stands outside the blocks (embeddings, a final norm) is read by both heads, however deep a branch is. It moves
+    only when every block does, at the lowest rate, and not where the blocks that move are one head's own.
     Without *norms*, no normalisation layer moves.
     """
     name_of = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -34,7 +34,8 @@ def trainable_groups(model: TwofoldModel, heads: Sequence[HeadName], blocks: int
     path = model.path(heads[0])
     for depth, block in enumerate(reversed(path[len(path) - blocks :] if blocks else [])):
         groups.append(Group(tuple(name_of[id(parameter)] for parameter in block.parameters()), depth))
-    if blocks and blocks >= len(path) and heads[0] != model.branch_head:
+    own = 0 if model.branch is None else len(model.branch)
+    if blocks > own and blocks >= len(path) and heads[0] != model.branch_head:
         taken = {name_of[id(parameter)] for block in all_blocks(model) for parameter in block.parameters()}
         # The token embeddings stay: a first training on thousands of texts gains nothing from moving them, and
         # AdamW over the whole vocabulary takes a third of its time.
