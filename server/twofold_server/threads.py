@@ -1,4 +1,4 @@
-"""Threads: how many to compute with, and one for work that can wait."""
+"""Threads: as many as this process may use, which is not what the machine has, and one for work that can wait."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CGROUP = Path("/sys/fs/cgroup/cpu.max")
 
 
 def allowed_cpus(affinity: int, cpu_max: str | None) -> int:
-    """Return the CPUs that a process may use, which are not those that the machine has: its affinity, cut by a cgroup quota such as ``"150000 100000"``.
+    """Return the CPUs that a process may use: its affinity, cut by a cgroup quota such as ``"150000 100000"``.
 
     A quota is rounded up: a thread too many waits a little, a thread too few leaves time unused that is paid for.
     """
