@@ -70,7 +70,12 @@ def _load_fastest(checkpoint: Checkpoint, config: Config, beside: Engine | None)
         except (CheckpointError, SwapError) as error:
             log.warning("a precision cannot be served", extra={"precision": precision, "reason": str(error)})
             continue
-        seconds = _time(engine, other)
+        try:
+            seconds = _time(engine, other)
+        except BaseException:
+            engine.close()
+            other.close()
+            raise
         log.info(
             "precisions timed",
             extra={"checkpoint": checkpoint.id, engine.precision: seconds[0], other.precision: seconds[1]},

@@ -71,6 +71,7 @@ def test_tritonclient(modules, store):
     ]
     assert found["entities"][0]
     assert found["checkpoint_id"] == ["a", "a"]
+    assert found["async"] == found["label"]
     assert found["some"] == {"label": found["label"]}
     assert found["unknown_version"] == [
         "StatusCode.NOT_FOUND",
@@ -89,7 +90,7 @@ def test_tritonclient(modules, store):
         ("a", "UNAVAILABLE"),
     ]
     [statistics] = found["statistics"]["model_stats"]
-    assert (statistics["version"], statistics["inference_count"]) == ("b", "6")
+    assert (statistics["version"], statistics["inference_count"]) == ("b", "8")
 
     ours = {"label": "a_weather", "version": "a", "two_pools": True}
     assert answers == ({"twofold": ours} if OURS in modules else {})

@@ -15,14 +15,25 @@ import sys
 
 def tritonclient_grpc(target):
     """Call everything that Twofold serves, and one method that it does not."""
+    import queue
+
     import numpy as np
     from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
     from tritonclient.utils import InferenceServerException
 
+    def tensor(shape=(2,), strings=("rain in oslo", "play ♫")):
+        made = InferInput("text", shape, "BYTES")
+        made.set_data_from_numpy(np.array(strings, dtype=np.object_).reshape(shape))
+        return made
+
     def infer(shape=(2,), strings=("rain in oslo", "play ♫"), **more):
-        tensor = InferInput("text", shape, "BYTES")
-        tensor.set_data_from_numpy(np.array(strings, dtype=np.object_).reshape(shape))
-        return client.infer("twofold", [tensor], **more)
+        return client.infer("twofold", [tensor(shape, strings)], **more)
+
+    def infer_async():
+        answered = queue.Queue()
+        client.async_infer("twofold", [tensor()], lambda result, error: answered.put((result, error)))
+        result, error = answered.get(timeout=30)
+        return str(error) if error else texts(result, "label")
 
     def error(call, *arguments, **more):
         try:
@@ -49,6 +60,7 @@ def tritonclient_grpc(target):
             "label_score": answer.as_numpy("label_score").tolist(),
             "entities": [json.loads(one) for one in texts(answer, "entities")],
             "checkpoint_id": texts(answer, "checkpoint_id"),
+            "async": infer_async(),
             "some": {one.name: texts(some, one.name) for one in some.get_response().outputs},
             "unknown_version": error(infer, model_version="b"),
             "wrong_text": error(infer, (1,), (b"\xff",)),
