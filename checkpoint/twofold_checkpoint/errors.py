@@ -2,6 +2,7 @@
 
 CheckpointError
 ├── CheckpointNotFoundError    no such id or alias
+├── CheckpointInUseError       it cannot be deleted; names what needs it
 ├── CheckpointCorruptError     a file is missing, truncated or has another digest
 ├── CheckpointFormatError      written by a version that this one cannot read
 └── ExampleError               an example is malformed; names its source, line and field
@@ -16,6 +17,10 @@ class CheckpointError(Exception):
 
 class CheckpointNotFoundError(CheckpointError):
     """The store holds no checkpoint of that id or alias."""
+
+
+class CheckpointInUseError(CheckpointError):
+    """A checkpoint cannot be deleted, because something needs it."""
 
 
 class CheckpointCorruptError(CheckpointError):

@@ -15,7 +15,12 @@ from typing import Literal
 import msgspec
 
 from twofold_checkpoint.checkpoint import Checkpoint, digest_file, write_manifest
-from twofold_checkpoint.errors import CheckpointCorruptError, CheckpointError, CheckpointNotFoundError
+from twofold_checkpoint.errors import (
+    CheckpointCorruptError,
+    CheckpointError,
+    CheckpointInUseError,
+    CheckpointNotFoundError,
+)
 from twofold_checkpoint.manifest import Manifest
 
 Alias = Literal["current", "previous", "candidate", "approved"]
@@ -126,9 +131,9 @@ class Store:
 
         *approve* says that a person chose it: "approved" names it, too.
         """
-        self.get(checkpoint_id)
 
         def move(old: Aliases) -> Aliases:
+            self.get(checkpoint_id)
             approved = checkpoint_id if approve else old.approved
             if old.current == checkpoint_id:
                 return msgspec.structs.replace(old, approved=approved)
@@ -143,21 +148,57 @@ class Store:
 
     def nominate(self, checkpoint_id: str) -> Aliases:
         """Let "candidate" name the checkpoint."""
-        self.get(checkpoint_id)
-        return self._move(lambda old: msgspec.structs.replace(old, candidate=checkpoint_id))
+
+        def move(old: Aliases) -> Aliases:
+            self.get(checkpoint_id)
+            return msgspec.structs.replace(old, candidate=checkpoint_id)
+
+        return self._move(move)
+
+    def delete(self, checkpoint_id: str) -> None:
+        """Remove a checkpoint, readable or not, whole or not at all; if it is the candidate, there is none afterwards.
+
+        Raises CheckpointNotFoundError, or CheckpointInUseError if another alias names it.
+        """
+        path, gone = self._path(checkpoint_id), self.root / "staging" / uuid.uuid4().hex
+
+        def move(old: Aliases) -> Aliases:
+            if not path.is_dir():
+                raise CheckpointNotFoundError(f"there is no checkpoint {checkpoint_id!r} in the store")
+            if kept := [alias for alias in old.names_of(checkpoint_id) if alias != "candidate"]:
+                names = " and ".join(f'"{alias}"' for alias in kept)
+                raise CheckpointInUseError(
+                    f"{checkpoint_id} is {names}; promote others until it is not, then delete it"
+                )
+            return msgspec.structs.replace(old, candidate=None) if old.candidate == checkpoint_id else old
+
+        with self._locked():
+            self._write(move(self.aliases()))  # First, so that no alias ever names what is not there.
+            path.rename(gone)
+            _flush(path.parent)
+        shutil.rmtree(gone, ignore_errors=True)
 
     def _move(self, change: Callable[[Aliases], Aliases]) -> Aliases:
+        with self._locked():
+            new = change(self.aliases())
+            self._write(new)
+        return new
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other processes from moving aliases and from deleting what one is about to name."""
         with (self.root / "aliases.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            new = change(self.aliases())
-            temporary = self.root / "aliases.json.new"
-            with temporary.open("wb") as file:
-                file.write(msgspec.json.encode(new))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(self.root / "aliases.json")
-            _flush(self.root)
-        return new
+            yield
+
+    def _write(self, aliases: Aliases) -> None:
+        temporary = self.root / "aliases.json.new"
+        with temporary.open("wb") as file:
+            file.write(msgspec.json.encode(aliases))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(self.root / "aliases.json")
+        _flush(self.root)
 
 
 def _flush(path: Path) -> None:

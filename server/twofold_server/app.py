@@ -18,8 +18,11 @@ from twofold.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 from twofold_checkpoint.errors import CheckpointError, CheckpointNotFoundError
 from twofold_checkpoint.store import Store
 
+from twofold_server.access import Access
 from twofold_server.batcher import Batcher
+from twofold_server.certificates import credentials_of
 from twofold_server.config import Config
+from twofold_server.deletion import Deleter
 from twofold_server.engine import Engine
 from twofold_server.errors import SwapError
 from twofold_server.exposition import exposed
@@ -92,7 +95,8 @@ async def serve(config: Config) -> AsyncIterator[Serving]:
         runner = JobRunner(config=config, store=store, promoter=promoter, metrics=metrics)
         batcher.observe = Interference(metrics, lambda: runner.is_running).observe
 
-        boundary = Boundary(metrics, METHODS)
+        access = await asyncio.to_thread(Access, config.tokens, metrics) if config.tokens else None
+        boundary = Boundary(metrics, METHODS, access)
         server = grpc.aio.server(
             interceptors=[boundary],
             options=[
@@ -103,7 +107,8 @@ async def serve(config: Config) -> AsyncIterator[Serving]:
         )
         await health.attach(server)
         add_InferenceServiceServicer_to_server(InferenceServicer(inference, slot, config, metrics), server)
-        add_CheckpointServiceServicer_to_server(CheckpointServicer(store, promoter), server)
+        deleter = Deleter(store, slot, runner.book)
+        add_CheckpointServiceServicer_to_server(CheckpointServicer(store, promoter, deleter), server)
         adaptation = AdaptationServicer(runner, Uploads(store, config))
         add_AdaptationServiceServicer_to_server(adaptation, server)
         OpenInferenceServicer(
@@ -161,14 +166,9 @@ def first_engine(store: Store, config: Config) -> Engine | None:
 
 def _listen(server: grpc.aio.Server, config: Config) -> int:
     """Open the port and return its number."""
-    if config.tls_certificate is None or config.tls_key is None:
+    credentials = credentials_of(config)
+    if credentials is None:
         return server.add_insecure_port(config.listen)
-    authorities = config.tls_client_ca.read_bytes() if config.tls_client_ca else None
-    credentials = grpc.ssl_server_credentials(
-        [(config.tls_key.read_bytes(), config.tls_certificate.read_bytes())],
-        root_certificates=authorities,
-        require_client_auth=authorities is not None,
-    )
     return server.add_secure_port(config.listen, credentials)
 
 

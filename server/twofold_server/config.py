@@ -29,6 +29,9 @@ class Config:
     tls_certificate: Path | None = _setting(None, "PEM certificate chain; switches TLS on")
     tls_key: Path | None = _setting(None, "PEM private key of the certificate")
     tls_client_ca: Path | None = _setting(None, "PEM authorities of client certificates; switches mutual TLS on")
+    tokens: Path | None = _setting(
+        None, "TOML file of bearer tokens; switches them on, and is read again when it changes"
+    )
     device: Literal["cpu", "cuda"] = _setting("cpu", "execution provider")
     precision: Literal["fp32", "int8", "bf16", "fp16", "auto"] = _setting(
         "fp32", "what the graph computes in; auto takes the fastest of those that passed their gate"

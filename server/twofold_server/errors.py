@@ -2,7 +2,10 @@
 
 ServerError
 ├── InvalidRequestError    a field is wrong; names it, its value and what to write instead
+├── UnauthenticatedError   the call has no token that is known here
+├── ScopeMissingError      the caller's token does not allow this
 ├── OverloadedError        load was shed; says when to come back
+│   └── RateLimitedError   the caller's token has had its requests for now
 ├── NotServingError        no checkpoint is live yet, or the server is draining
 ├── ExpiredError           the caller's deadline passed before the answer was ready
 ├── UnknownNameError       there is no such job, upload or model
@@ -21,6 +24,7 @@ import grpc
 from twofold_checkpoint.errors import (
     CheckpointCorruptError,
     CheckpointFormatError,
+    CheckpointInUseError,
     CheckpointNotFoundError,
     ExampleError,
 )
@@ -46,12 +50,24 @@ class InvalidRequestError(ServerError):
         self.violations: Sequence[Violation] = violations
 
 
+class UnauthenticatedError(ServerError):
+    """The call has no token that is known here."""
+
+
+class ScopeMissingError(ServerError):
+    """The caller's token does not allow this."""
+
+
 class OverloadedError(ServerError):
     """Load was shed. *retry_after* is in seconds."""
 
     def __init__(self, message: str, *, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class RateLimitedError(OverloadedError):
+    """The caller's token has had its requests for now."""
 
 
 class NotServingError(ServerError):
@@ -86,6 +102,9 @@ class SwapError(ServerError):
 STATUS: dict[type[Exception], tuple[grpc.StatusCode, str]] = {
     InvalidRequestError: (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
     ExampleError: (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_EXAMPLE"),
+    UnauthenticatedError: (grpc.StatusCode.UNAUTHENTICATED, "NO_VALID_TOKEN"),
+    ScopeMissingError: (grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING"),
+    RateLimitedError: (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED"),
     OverloadedError: (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"),
     NotServingError: (grpc.StatusCode.UNAVAILABLE, "NOT_SERVING"),
     ExpiredError: (grpc.StatusCode.DEADLINE_EXCEEDED, "EXPIRED"),
@@ -95,6 +114,7 @@ STATUS: dict[type[Exception], tuple[grpc.StatusCode, str]] = {
     WrongStateError: (grpc.StatusCode.FAILED_PRECONDITION, "WRONG_STATE"),
     UnsupportedError: (grpc.StatusCode.UNIMPLEMENTED, "UNSUPPORTED"),
     SwapError: (grpc.StatusCode.FAILED_PRECONDITION, "SWAP_FAILED"),
+    CheckpointInUseError: (grpc.StatusCode.FAILED_PRECONDITION, "CHECKPOINT_IN_USE"),
     CheckpointCorruptError: (grpc.StatusCode.FAILED_PRECONDITION, "CHECKPOINT_CORRUPT"),
     CheckpointFormatError: (grpc.StatusCode.FAILED_PRECONDITION, "CHECKPOINT_FORMAT"),
 }

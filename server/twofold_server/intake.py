@@ -45,20 +45,21 @@ class Intake:
         if earlier := await self._book.find(order.request_id, digest):
             return earlier
         await self._book.check_room(self._config.max_queued_jobs)
-        base = await asyncio.to_thread(self._store.get, order.base)
-        now = dt.datetime.now(dt.UTC)
-        view = JobView(id=new_job_id(now), order=order, created=now, base=base.id)
         # To its end, even if the caller goes away: a job must not be left without its files, nor files without a job.
-        return await asyncio.shield(asyncio.create_task(self._queue(view, inline, base.manifest.labels, digest)))
+        return await asyncio.shield(asyncio.create_task(self._queue(order, inline, digest)))
 
-    async def _queue(self, view: JobView, inline: Inline | None, base: LabelSet, digest: str) -> JobView:
-        await asyncio.to_thread(self._keep, view, inline, base)
-        queued = None
-        try:
-            queued = await self._book.add(view, digest, limit=self._config.max_queued_jobs)
-        finally:
-            if queued is None or queued.id != view.id:
-                await asyncio.to_thread(shutil.rmtree, directory_of(self._store.root, view.id), ignore_errors=True)
+    async def _queue(self, order: Order, inline: Inline | None, digest: str) -> JobView:
+        async with self._book.bases:  # What a job builds on is not deleted before the job can be seen.
+            base = await asyncio.to_thread(self._store.get, order.base)
+            now = dt.datetime.now(dt.UTC)
+            view = JobView(id=new_job_id(now), order=order, created=now, base=base.id)
+            await asyncio.to_thread(self._keep, view, inline, base.manifest.labels)
+            queued = None
+            try:
+                queued = await self._book.add(view, digest, limit=self._config.max_queued_jobs)
+            finally:
+                if queued is None or queued.id != view.id:
+                    await asyncio.to_thread(shutil.rmtree, directory_of(self._store.root, view.id), ignore_errors=True)
         return queued
 
     def _keep(self, view: JobView, inline: Inline | None, base: LabelSet) -> None:

@@ -26,6 +26,8 @@ class JobBook:
         self._path = path
         self._metrics = JobMetrics(metrics)
         self._changed = asyncio.Event()
+        self.bases = asyncio.Lock()
+        """Held while a job is made, from the look at its base to its row, and while a checkpoint is deleted."""
         self._thread: ThreadPoolExecutor | None = None
         self._table: JobTable
 
@@ -103,6 +105,10 @@ class JobBook:
     async def running(self) -> list[JobView]:
         """Return the jobs that run, or that ran when their server died."""
         return await self._ask(self._table.running)
+
+    async def unfinished(self) -> list[JobView]:
+        """Return the jobs that wait or run."""
+        return await self._ask(self._table.unfinished)
 
     async def watch(self, job_id: str, after: int = 0) -> AsyncGenerator[Record, None]:
         """Yield the records after a sequence number, past ones first, and end after the job's last one.

@@ -168,6 +168,10 @@ class JobTable:
         """Return the jobs that run, or that ran when their server died."""
         return self._views("WHERE state = ? ORDER BY number", JobState.RUNNING)
 
+    def unfinished(self) -> list[JobView]:
+        """Return the jobs that wait or run."""
+        return self._views("WHERE state IN (?, ?) ORDER BY number", JobState.QUEUED, JobState.RUNNING)
+
     def count_waiting(self) -> int:
         """Count the jobs that wait."""
         [count] = self._connection.execute("SELECT count(*) FROM jobs WHERE state = ?", (JobState.QUEUED,)).fetchone()

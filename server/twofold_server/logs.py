@@ -29,7 +29,8 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_to_stderr(level: str) -> None:
-    """Send all log lines of *level* and above to stderr."""
+    """Send all log lines of *level* and above to stderr, and the audit's whatever the level."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.getLogger("twofold_server.audit").setLevel(logging.INFO)

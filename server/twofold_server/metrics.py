@@ -76,7 +76,7 @@ class Metrics:
         )
         for stage in ("tokenize", "queue", "infer", "decode"):
             self.stage_seconds.labels(stage)
-        for reason in ("requests", "queue"):
+        for reason in ("requests", "queue", "rate"):
             self.shed.labels(reason)
         for reason in ("deadline", "cancelled"):
             self.dropped.labels(reason)

@@ -15,12 +15,14 @@ import grpc
 from google.protobuf.message import DecodeError
 from twofold import status
 
+from twofold_server.access import Access
+from twofold_server.audit import AUDITED, audited
 from twofold_server.errors import BUG, InvalidRequestError, NotServingError, OverloadedError, Violation, status_of
 from twofold_server.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-_OURS = ("/twofold.", "/inference.")
+_OURS = ("/twofold.", "/inference.", "/grpc.reflection.")
 _ARITY = {False: "unary", True: "stream"}
 _END = object()
 
@@ -43,10 +45,14 @@ _EXPECTED = (
 
 
 class Boundary(grpc.aio.ServerInterceptor):
-    """Wrap every method of our own services. What it does not know becomes INTERNAL and tells nothing of our insides."""
+    """Wrap every method but health's. What it does not know becomes INTERNAL and tells nothing of our insides.
 
-    def __init__(self, metrics: Metrics, methods: Iterable[str] = ()) -> None:
+    With *access*, callers are let in by their tokens; without it, nothing is looked at in any call.
+    """
+
+    def __init__(self, metrics: Metrics, methods: Iterable[str] = (), access: Access | None = None) -> None:
         self._metrics = metrics
+        self._access = access
         self._leaving = asyncio.Event()
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         # A counter that begins at its first error hides that error: a rate needs the zero before it.
@@ -73,12 +79,16 @@ class Boundary(grpc.aio.ServerInterceptor):
         method = name.rpartition("/")[2]
         kind = f"{_ARITY[handler.request_streaming]}_{_ARITY[handler.response_streaming]}"
         read = _reader(handler.request_deserializer, handler.request_streaming)
+        behaviour = getattr(handler, kind)
+        if self._access:
+            behaviour = self._access.guard(name, _reading(behaviour, read), streams=handler.request_streaming)
+            read = _as_it_is
+        if name in AUDITED:  # Around the access, so that who is refused leaves a line, too.
+            behaviour, read = audited(name, _reading(behaviour, read)), _as_it_is
         wrap = self._around_stream if handler.response_streaming else self._around
         # The request comes as bytes and is read inside, so that one that cannot be read is counted and explained, too.
         make = getattr(grpc, f"{kind}_rpc_method_handler")
-        made: grpc.RpcMethodHandler[Any, Any] = make(
-            wrap(getattr(handler, kind), read, method), None, handler.response_serializer
-        )
+        made: grpc.RpcMethodHandler[Any, Any] = make(wrap(behaviour, read, method), None, handler.response_serializer)
         self._handlers[name] = made
         return made
 
@@ -135,6 +145,15 @@ def _reader(deserialize: Callable[[bytes], Any] | None, streams: bool) -> Callab
             yield read(request)
 
     return read_all if streams else read
+
+
+def _reading(behaviour: Any, read: Callable[[Any], Any]) -> Any:
+    """Let a behaviour read its request itself, so that what stands before it can refuse one that was not read."""
+    return lambda request, context: behaviour(read(request), context)
+
+
+def _as_it_is(request: Any) -> Any:
+    return request
 
 
 class _Call:

@@ -15,12 +15,13 @@ from twofold_checkpoint.errors import (
     CheckpointCorruptError,
     CheckpointError,
     CheckpointFormatError,
+    CheckpointInUseError,
     CheckpointNotFoundError,
 )
 from twofold_checkpoint.golden import GoldenAnswer, disagreement, read_golden, write_golden
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import FORMAT, Manifest, Provenance
-from twofold_checkpoint.store import Store
+from twofold_checkpoint.store import Aliases, Store
 
 
 def manifest(checkpoint_id: str, created: str = "2026-01-01T00:00:00Z") -> Manifest:
@@ -195,6 +196,62 @@ def test_a_checkpoint_that_is_not_there_cannot_be_promoted(store: Store) -> None
     with pytest.raises(CheckpointNotFoundError):
         store.promote("two")
     assert store.aliases().current == "one"
+
+
+@pytest.mark.parametrize("alias", ["current", "previous", "approved"])
+def test_what_an_alias_names_is_not_deleted(store: Store, alias: str) -> None:
+    """A checkpoint that answers, answered before, or was approved stays, and the error says which of them it is."""
+    for name in ("one", "two", "three"):
+        publish(store, name)
+    store.promote("one", approve=True)
+    store.promote("two")
+    store.promote("three")
+    before = store.aliases()
+    assert (before.approved, before.previous, before.current) == ("one", "two", "three")
+
+    with pytest.raises(CheckpointInUseError, match=f'is "{alias}"; promote others until it is not'):
+        store.delete(getattr(before, alias))
+
+    assert store.aliases() == before
+    assert len(store.list()) == 3
+
+
+def test_a_deleted_checkpoint_is_gone(store: Store) -> None:
+    """Neither the list, nor the directory, nor an alias has it, and nothing of it stays in staging."""
+    for name in ("one", "two", "three"):
+        publish(store, name)
+    store.promote("one")
+    store.nominate("two")
+
+    store.delete("three")
+    assert store.aliases().candidate == "two"
+    store.delete("two")
+
+    assert store.aliases() == msgspec.convert({"current": "one"}, Aliases)
+    assert [path.name for path in (store.root / "checkpoints").iterdir()] == ["one"]
+    assert list((store.root / "staging").iterdir()) == []
+    for name in ("two", "candidate"):
+        with pytest.raises(CheckpointNotFoundError):
+            store.get(name)
+
+
+def test_a_damaged_checkpoint_can_be_deleted(store: Store) -> None:
+    """What cannot be opened can be removed."""
+    (publish(store, "bad").path / MANIFEST).unlink()
+
+    store.delete("bad")
+
+    assert not (store.root / "checkpoints" / "bad").exists()
+
+
+@pytest.mark.parametrize("name", ["two", "", "..", "../checkpoints/one", "current"])
+def test_only_a_checkpoint_can_be_deleted(store: Store, name: str) -> None:
+    """What is no id of a checkpoint is not found, wherever it would lead."""
+    publish(store, "one")
+
+    with pytest.raises(CheckpointNotFoundError):
+        store.delete(name)
+    assert [one.id for one in store.list()] == ["one"]
 
 
 def test_aliases_survive_many_writers(store: Store) -> None:

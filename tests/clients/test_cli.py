@@ -236,6 +236,18 @@ def test_checkpoints(run, train):
     assert "job-1-candidate" in marked[0]
 
 
+def test_delete(run, train):
+    """A checkpoint is deleted by its id, and what is needed stays, with the reason."""
+    for _ in range(2):
+        run("adapt", "--train", str(train), "--head", "ner", "--promote", "manual")
+
+    assert lines(run("delete", "job-1-candidate")) == [{"deleted": "job-1-candidate"}]
+    assert run("delete", "job-2-candidate", terminal=True).stdout == "job-2-candidate is deleted.\n"
+    kept = run("delete", "first")
+    assert (kept.exit_code, kept.stderr) == (1, "Error: checkpoint 'first' is in use: it is 'current'\n")
+    assert [one["id"] for one in lines(run("checkpoints"))] == ["first"]
+
+
 def test_model_and_health(run, server):
     """The model is described, and health tells by its exit code, too."""
     assert lines(run("model"))[0]["entity_types"] == ["LOC", "PER"]

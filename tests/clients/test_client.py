@@ -285,6 +285,40 @@ def test_roll_back_is_never_retried(call, server):
     assert len(server.requests) == 1
 
 
+def test_delete_checkpoint(call, server):
+    """A checkpoint that nothing needs is gone; one that an alias names, or on which a job builds, stays."""
+    first, second = (call("adapt", EXAMPLES, head="ner", promote="manual") for _ in range(2))
+    server.play_next(job_script(state=None))
+    running = call("adapt", EXAMPLES, head="ner", promote="manual")
+
+    def refused(checkpoint):
+        with pytest.raises(FailedPreconditionError) as raised:
+            call("delete_checkpoint", checkpoint)
+        assert raised.value.reason == "CHECKPOINT_IN_USE"
+        return raised.value.message
+
+    assert "it is 'current'" in refused("first")
+    call("promote", first.id + "-candidate")
+    assert "it is 'previous'" in refused("first")
+    call("promote", second.id + "-candidate")
+    assert f"job {running.id!r} builds on it" in refused("first")
+    call("cancel", running)
+    call("delete_checkpoint", Checkpoint(id="first"))
+
+    assert [one.id for one in call("checkpoints")] == ["job-2-candidate", "job-1-candidate"]
+    with pytest.raises(NotFoundError):
+        call("delete_checkpoint", "first")
+
+
+def test_delete_checkpoint_is_never_retried(call, server):
+    """The second of two deletions would say that there is no such checkpoint."""
+    server.fail_next(grpc.StatusCode.UNAVAILABLE)
+
+    with pytest.raises(UnavailableError):
+        call("delete_checkpoint", "first")
+    assert len(server.requests) == 1
+
+
 def test_deadline(call):
     """A server that takes too long is not waited for."""
 

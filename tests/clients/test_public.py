@@ -72,6 +72,7 @@ def test_all_methods_are_there():
                 "checkpoints",
                 "promote",
                 "roll_back",
+                "delete_checkpoint",
                 "close",
             ]
         )

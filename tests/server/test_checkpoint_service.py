@@ -130,13 +130,62 @@ def test_a_broken_checkpoint_is_refused_and_the_old_one_answers(kind, store):
 
 
 def test_wrong_requests(store):
-    """A promotion needs a name; deleting comes later."""
+    """A promotion needs a name, and a deletion an id, which is no alias."""
 
     async def test(stub, _):
         code, told = await refusal(stub.PromoteCheckpoint(pb.PromoteCheckpointRequest()))
         assert (code, told.violations[0].field) == (grpc.StatusCode.INVALID_ARGUMENT, "checkpoint")
-        code, told = await refusal(stub.DeleteCheckpoint(pb.DeleteCheckpointRequest(checkpoint_id="b")))
-        assert code is grpc.StatusCode.UNIMPLEMENTED
-        assert "DeleteCheckpoint comes in a later version" in told.message
+        for name, says in (("", "is empty"), ("candidate", "'candidate' is an alias, which moves; write the id")):
+            code, told = await refusal(stub.DeleteCheckpoint(pb.DeleteCheckpointRequest(checkpoint_id=name)))
+            assert (code, told.violations[0].field) == (grpc.StatusCode.INVALID_ARGUMENT, "checkpoint_id")
+            assert says in told.message
+
+    on_server(store, test)
+
+
+def test_a_checkpoint_that_nothing_needs_is_deleted(store):
+    """It is gone, the others are there, and a second deletion finds nothing."""
+
+    async def test(stub, server):
+        request = pb.DeleteCheckpointRequest(checkpoint_id="b")
+        await stub.DeleteCheckpoint(request)
+        left = await stub.ListCheckpoints(pb.ListCheckpointsRequest())
+        assert [one.id for one in left.checkpoints] == ["a"]
+        code, told = await refusal(stub.DeleteCheckpoint(request))
+        assert (code, told.reason) == (grpc.StatusCode.NOT_FOUND, "CHECKPOINT_NOT_FOUND")
+        assert (await server.predict("rain")).checkpoint_id == "a"
+
+    on_server(store, test)
+
+
+def test_what_is_needed_is_not_deleted(store):
+    """FAILED_PRECONDITION says why: it answers, or an alias names it. Nothing changes, and a roll back works."""
+
+    async def refused(stub, name):
+        code, told = await refusal(stub.DeleteCheckpoint(pb.DeleteCheckpointRequest(checkpoint_id=name)))
+        assert (code, told.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CHECKPOINT_IN_USE")
+        return told.message
+
+    async def test(stub, server):
+        await stub.PromoteCheckpoint(pb.PromoteCheckpointRequest(checkpoint="b"))
+        assert "b answers now" in await refused(stub, "b")
+        assert 'a is "previous"' in await refused(stub, "a")
+        assert (await stub.RollBack(pb.RollBackRequest())).checkpoint.id == "a"
+        assert (await server.predict("rain")).checkpoint_id == "a"
+
+    on_server(store, test)
+
+
+def test_what_answers_is_not_deleted_even_if_no_alias_names_it(store):
+    """Another process moved the aliases; the server still answers with the checkpoint, so it stays."""
+    tiny.publish(store, tiny.Recipe(tag="c"))
+
+    async def test(stub, server):
+        store.promote("b")
+        store.promote("c")
+        assert (await server.predict("rain")).checkpoint_id == "a"
+        code, told = await refusal(stub.DeleteCheckpoint(pb.DeleteCheckpointRequest(checkpoint_id="a")))
+        assert code is grpc.StatusCode.FAILED_PRECONDITION
+        assert "a answers now" in told.message
 
     on_server(store, test)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 from twofold_server.logs import JsonFormatter
@@ -40,3 +42,15 @@ def test_an_exception_leaves_its_traceback(caplog):
         found = line("failed", exc_info=True, caplog=caplog)
 
     assert "KeyError: 'gone'" in found["traceback"]
+
+
+def test_the_audit_is_written_whatever_the_level():
+    """With `error` as the level, the audit's lines are there and other lines below it are not."""
+    code = (
+        "import logging; from twofold_server.logs import log_to_stderr; log_to_stderr('error');"
+        "[logging.getLogger(f'twofold_server.{name}').info(name) for name in ('audit', 'app')]"
+    )
+
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+
+    assert [json.loads(one)["message"] for one in ended.stderr.splitlines()] == ["audit"]

@@ -11,7 +11,15 @@ import grpc
 import pytest
 from server.running import refusal, running
 from twofold.v1 import inference_pb2 as pb
-from twofold_server.errors import STATUS, InvalidRequestError, OverloadedError, ServerError, Violation, status_of
+from twofold_server.errors import (
+    STATUS,
+    InvalidRequestError,
+    OverloadedError,
+    RateLimitedError,
+    ServerError,
+    Violation,
+    status_of,
+)
 from twofold_server.inference import Inference
 from twofold_server.rpc import Boundary
 
@@ -36,6 +44,7 @@ def test_every_error_of_the_table_keeps_its_code_and_reason(kind, store):
     made = {
         InvalidRequestError: lambda: InvalidRequestError(Violation("texts", "is wrong; write another")),
         OverloadedError: lambda: OverloadedError("full", retry_after=1.5),
+        RateLimitedError: lambda: RateLimitedError("too many", retry_after=1.5),
     }
     error = made.get(kind, lambda: kind("what happened"))()
 
@@ -44,7 +53,7 @@ def test_every_error_of_the_table_keeps_its_code_and_reason(kind, store):
     assert (code, told.reason) == STATUS[kind]
     assert told.message == str(error)
     assert (told.retry_after, len(told.violations)) == (
-        1.5 if kind is OverloadedError else None,
+        1.5 if issubclass(kind, OverloadedError) else None,
         1 if kind is InvalidRequestError else 0,
     )
     assert (counted, in_flight) == (1, 0)

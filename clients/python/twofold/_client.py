@@ -125,6 +125,7 @@ class Client(_Face):
     checkpoints = _iterates(versions.checkpoints)
     promote = _returns(versions.promote)
     roll_back = _returns(versions.roll_back)
+    delete_checkpoint = _returns(versions.delete_checkpoint)
 
     def close(self) -> None:
         """Close the connection; calls that run are cancelled."""
@@ -179,6 +180,7 @@ class AsyncClient(_Face):
     checkpoints = _async_iterates(versions.checkpoints)
     promote = _awaits(versions.promote)
     roll_back = _awaits(versions.roll_back)
+    delete_checkpoint = _awaits(versions.delete_checkpoint)
 
     async def close(self) -> None:
         """Close the connection; calls that run are cancelled."""

@@ -49,6 +49,7 @@ class Behaviour:
         self._model = model
         self._checkpoints = list(checkpoints)
         self._aliases = {"current": model.checkpoint_id}
+        self._deleted: set[str] = set()
         self._script = script
         self._plays: dict[str, Play] = {}
         self._changed = threading.Condition(threading.RLock())
@@ -232,6 +233,23 @@ class Behaviour:
             )
         return write(self._promote("previous"), checkpoints_pb2.RollBackResponse)
 
+    def delete_checkpoint(
+        self, request: checkpoints_pb2.DeleteCheckpointRequest
+    ) -> checkpoints_pb2.DeleteCheckpointResponse:
+        """Forget a checkpoint that no alias names and no job needs."""
+        found = self._checkpoint(request.checkpoint_id, aliases={})
+        jobs = [job for job in (play.now() for play in self._plays.values()) if not job.is_over]
+        needs = [f"it is {alias!r}" for alias, of in self._aliases.items() if of == found.id]
+        needs += [f"job {job.id!r} builds on it" for job in jobs if job.base_checkpoint_id == found.id]
+        if needs:
+            raise FailedPreconditionError(
+                f"checkpoint {found.id!r} is in use: {needs[0]}",
+                code=grpc.StatusCode.FAILED_PRECONDITION,
+                reason="CHECKPOINT_IN_USE",
+            )
+        self._deleted.add(found.id)
+        return checkpoints_pb2.DeleteCheckpointResponse()
+
     def _promote(self, name: str) -> Promotion:
         wanted, replaced = self._checkpoint(name).id, self._aliases["current"]
         if wanted != replaced:
@@ -241,12 +259,13 @@ class Behaviour:
     def _stored(self) -> list[Checkpoint]:
         """Return the checkpoints that were given and those that jobs have published."""
         done = [job for job in (play.now() for play in self._plays.values()) if job.candidate_checkpoint_id]
-        return self._checkpoints + [
+        made = [
             Checkpoint(id=job.candidate_checkpoint_id, parent_id=job.base_checkpoint_id, job_id=job.id) for job in done
         ]
+        return [one for one in self._checkpoints + made if one.id not in self._deleted]
 
-    def _checkpoint(self, name: str) -> Checkpoint:
-        wanted = self._aliases.get(name, name)
+    def _checkpoint(self, name: str, aliases: Mapping[str, str] | None = None) -> Checkpoint:
+        wanted = (self._aliases if aliases is None else aliases).get(name, name)
         for one in self._stored():
             if one.id == wanted:
                 return replace(one, aliases=tuple(alias for alias, of in self._aliases.items() if of == wanted))

@@ -35,6 +35,7 @@ GET_CHECKPOINT = _rpc(checkpoints_pb2, "CheckpointService", "GetCheckpoint")
 LIST_CHECKPOINTS = _rpc(checkpoints_pb2, "CheckpointService", "ListCheckpoints")
 PROMOTE_CHECKPOINT = _rpc(checkpoints_pb2, "CheckpointService", "PromoteCheckpoint")
 ROLL_BACK = _rpc(checkpoints_pb2, "CheckpointService", "RollBack")
+DELETE_CHECKPOINT = _rpc(checkpoints_pb2, "CheckpointService", "DeleteCheckpoint")
 
 # On the wire a HealthCheckRequest is a message with one string, and its response one with one number, both in field 1.
 # So are these two, and they spare a dependency.

@@ -9,6 +9,7 @@ from typing import Any
 from twofold.v1 import adaptation_pb2 as pb
 from twofold.v1.adaptation_pb2_grpc import AdaptationServiceServicer
 
+from twofold_server.audit import note
 from twofold_server.errors import InvalidRequestError, Violation
 from twofold_server.runner import JobRunner
 from twofold_server.uploads import Batch, Header, Uploads
@@ -27,7 +28,9 @@ class AdaptationServicer(AdaptationServiceServicer):
     async def Adapt(self, request: pb.AdaptRequest, context: Any) -> pb.AdaptResponse:  # noqa: ARG002, N802
         """Make a job and return it at once."""
         order, inline = await asyncio.to_thread(read_adapt, request)
-        return pb.AdaptResponse(job=write_job(await self._runner.submit(order, inline)))
+        view = await self._runner.submit(order, inline)
+        note(job=view.id, checkpoint=view.base)
+        return pb.AdaptResponse(job=write_job(view))
 
     async def UploadDataset(  # noqa: N802
         self,
@@ -61,6 +64,7 @@ class AdaptationServicer(AdaptationServiceServicer):
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.CancelJobResponse:  # noqa: ARG002, N802
         """Stop a job and return it once it has stopped."""
+        note(job=request.job_id)
         return pb.CancelJobResponse(job=write_job(await self._runner.cancel(request.job_id)))
 
 

@@ -8,8 +8,10 @@ from typing import Any
 from twofold.v1 import checkpoints_pb2 as pb
 from twofold.v1.checkpoints_pb2_grpc import CheckpointServiceServicer
 from twofold_checkpoint.checkpoint import Checkpoint
-from twofold_checkpoint.store import Store
+from twofold_checkpoint.store import ALIASES, Store
 
+from twofold_server.audit import note
+from twofold_server.deletion import Deleter
 from twofold_server.errors import InvalidRequestError, Violation
 from twofold_server.promotion import Promoter
 from twofold_server.wire.checkpoints import write_checkpoint
@@ -17,11 +19,12 @@ from twofold_server.wire.pages import page
 
 
 class CheckpointServicer(CheckpointServiceServicer):
-    """Show the store and move its aliases. DeleteCheckpoint comes later."""
+    """Show the store, move its aliases, and delete from it."""
 
-    def __init__(self, store: Store, promoter: Promoter) -> None:
+    def __init__(self, store: Store, promoter: Promoter, deleter: Deleter) -> None:
         self._store = store
         self._promoter = promoter
+        self._deleter = deleter
 
     async def GetCheckpoint(self, request: pb.GetCheckpointRequest, context: Any) -> pb.GetCheckpointResponse:  # noqa: ARG002, N802
         """Return one checkpoint by id or alias."""
@@ -43,7 +46,9 @@ class CheckpointServicer(CheckpointServiceServicer):
         """Make a checkpoint the one that answers."""
         if not request.checkpoint:
             raise InvalidRequestError(Violation("checkpoint", 'is empty; write an id or "candidate"'))
+        note(checkpoint=request.checkpoint)
         done = await self._promoter.promote(request.checkpoint, approve=True)
+        note(checkpoint=done.checkpoint.id)
         return pb.PromoteCheckpointResponse(
             checkpoint=await self._write(done.checkpoint), replaced_id=done.replaced_id, swap_seconds=done.seconds
         )
@@ -51,13 +56,21 @@ class CheckpointServicer(CheckpointServiceServicer):
     async def RollBack(self, request: pb.RollBackRequest, context: Any) -> pb.RollBackResponse:  # noqa: ARG002, N802
         """Make the previous checkpoint answer again."""
         done = await self._promoter.roll_back()
+        note(checkpoint=done.checkpoint.id)
         return pb.RollBackResponse(
             checkpoint=await self._write(done.checkpoint), replaced_id=done.replaced_id, swap_seconds=done.seconds
         )
 
-    async def DeleteCheckpoint(self, request: pb.DeleteCheckpointRequest, context: Any) -> pb.DeleteCheckpointResponse:  # noqa: N802
-        """Answer UNIMPLEMENTED: comes in a later version."""
-        raise NotImplementedError
+    async def DeleteCheckpoint(self, request: pb.DeleteCheckpointRequest, context: Any) -> pb.DeleteCheckpointResponse:  # noqa: ARG002, N802
+        """Remove a checkpoint that nothing needs."""
+        if not request.checkpoint_id:
+            raise InvalidRequestError(Violation("checkpoint_id", "is empty; write the id of a checkpoint"))
+        if request.checkpoint_id in ALIASES:
+            told = f"{request.checkpoint_id!r} is an alias, which moves; write the id of a checkpoint"
+            raise InvalidRequestError(Violation("checkpoint_id", told))
+        note(checkpoint=request.checkpoint_id)
+        await self._deleter.delete(request.checkpoint_id)
+        return pb.DeleteCheckpointResponse()
 
     async def _write(self, checkpoint: Checkpoint) -> pb.Checkpoint:
         return write_checkpoint(checkpoint, await asyncio.to_thread(self._store.aliases))

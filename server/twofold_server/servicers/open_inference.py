@@ -16,6 +16,7 @@ from twofold.open_inference.open_inference_pb2_grpc import (
 from twofold_checkpoint.store import Store
 
 from twofold_server import VERSION
+from twofold_server.audit import note
 from twofold_server.config import Config
 from twofold_server.errors import UnknownNameError, UnsupportedError
 from twofold_server.health import Health
@@ -142,7 +143,10 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> pb.RepositoryModelLoadResponse:
         """Make a checkpoint the one that answers."""
-        await self._promoter.promote(read_load(request), approve=True)
+        name = read_load(request)
+        note(checkpoint=name)
+        done = await self._promoter.promote(name, approve=True)
+        note(checkpoint=done.checkpoint.id)
         return pb.RepositoryModelLoadResponse()
 
     def _live(self) -> str:

@@ -1,4 +1,4 @@
-"""See the checkpoints, and say which one answers."""
+"""See the checkpoints, say which one answers, and delete the others."""
 
 from twofold import _rpcs
 from twofold._checkpoints import Checkpoint, Promotion
@@ -47,3 +47,15 @@ def roll_back(context: Context, *, timeout: float | None = 300.0) -> Flow[Promot
     request = checkpoints_pb2.RollBackRequest()
     answer = yield from context.call(_rpcs.ROLL_BACK, request, timeout, retry=Retry(attempts=1))
     return read(answer, Promotion)
+
+
+def delete_checkpoint(context: Context, checkpoint: Checkpoint | str, *, timeout: float | None = None) -> Flow[None]:
+    """
+    Remove a checkpoint for good, by its id.
+
+    Raise NotFoundError, or FailedPreconditionError that names what needs it; then nothing changes. It is never retried,
+    because the second of two would say that there is no such checkpoint.
+    """
+    name = checkpoint if isinstance(checkpoint, str) else checkpoint.id
+    request = checkpoints_pb2.DeleteCheckpointRequest(checkpoint_id=name)
+    yield from context.call(_rpcs.DELETE_CHECKPOINT, request, timeout, retry=Retry(attempts=1))

@@ -73,6 +73,7 @@ for command in (
     _store.checkpoints,
     _store.promote,
     _store.roll_back,
+    _store.delete,
     _store.model,
     _store.health,
 ):

@@ -1,4 +1,4 @@
-"""See the checkpoints and the server, and say which checkpoint answers."""
+"""See the checkpoints and the server, say which checkpoint answers, and delete others."""
 
 import click
 
@@ -42,6 +42,20 @@ def roll_back(session: Session) -> None:
     """Make the previous checkpoint the one that answers."""
     with session.client() as client:
         _tell(session, client.roll_back())
+
+
+@click.command()
+@click.argument("checkpoint")
+@click.pass_obj
+def delete(session: Session, *, checkpoint: str) -> None:
+    """
+    Remove CHECKPOINT, an id, for good.
+
+    One that is current, previous or approved, or that a job needs, stays.
+    """
+    with session.client() as client:
+        client.delete_checkpoint(checkpoint)
+    click.echo(f"{checkpoint} is deleted." if session.for_people else json_line({"deleted": checkpoint}))
 
 
 @click.command()

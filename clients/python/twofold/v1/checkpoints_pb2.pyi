@@ -296,7 +296,7 @@ class DeleteCheckpointRequest(google.protobuf.message.Message):
 
     CHECKPOINT_ID_FIELD_NUMBER: builtins.int
     checkpoint_id: builtins.str
-    """checkpoint_id to remove."""
+    """checkpoint_id to remove, which is no alias. Empty is refused."""
     def __init__(
         self,
         *,

@@ -97,7 +97,8 @@ class CheckpointServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCheckpoint(self, request, context):
-        """DeleteCheckpoint removes a checkpoint that no alias names. UNIMPLEMENTED in this version.
+        """DeleteCheckpoint removes a checkpoint for good. FAILED_PRECONDITION, and nothing changes, if "current", "previous" or
+        "approved" names it, if it answers, or if a job that waits or runs builds on it or has made it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -173,7 +173,9 @@ class CheckpointServiceStub(typing.Generic[_CheckpointServiceGetCheckpointType, 
     """RollBack promotes the checkpoint that "previous" names. FAILED_PRECONDITION if there is none."""
 
     DeleteCheckpoint: _CheckpointServiceDeleteCheckpointType
-    """DeleteCheckpoint removes a checkpoint that no alias names. UNIMPLEMENTED in this version."""
+    """DeleteCheckpoint removes a checkpoint for good. FAILED_PRECONDITION, and nothing changes, if "current", "previous" or
+    "approved" names it, if it answers, or if a job that waits or runs builds on it or has made it.
+    """
 
 CheckpointServiceAsyncStub: typing_extensions.TypeAlias = CheckpointServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -243,6 +245,8 @@ class CheckpointServiceServicer(metaclass=abc.ABCMeta):
         request: twofold.v1.checkpoints_pb2.DeleteCheckpointRequest,
         context: _ServicerContext,
     ) -> typing.Union[twofold.v1.checkpoints_pb2.DeleteCheckpointResponse, collections.abc.Awaitable[twofold.v1.checkpoints_pb2.DeleteCheckpointResponse]]:
-        """DeleteCheckpoint removes a checkpoint that no alias names. UNIMPLEMENTED in this version."""
+        """DeleteCheckpoint removes a checkpoint for good. FAILED_PRECONDITION, and nothing changes, if "current", "previous" or
+        "approved" names it, if it answers, or if a job that waits or runs builds on it or has made it.
+        """
 
 def add_CheckpointServiceServicer_to_server(servicer: CheckpointServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

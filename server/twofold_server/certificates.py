@@ -1,0 +1,75 @@
+"""The server's certificate, and the authorities of its callers', as the files have them now."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from pathlib import Path
+
+import grpc
+
+from twofold_server.config import Config
+from twofold_server.watched import Watched
+
+log = logging.getLogger(__name__)
+
+
+def credentials_of(config: Config) -> grpc.ServerCredentials | None:
+    """Return what a TLS port needs, or None for plaintext. Raises OSError or ValueError if a file is wrong.
+
+    The files are looked at whenever a connection begins, and read again if they have changed.
+    """
+    if config.tls_certificate is None or config.tls_key is None:
+        return None
+    certificates = Certificates(config.tls_certificate, config.tls_key, config.tls_client_ca)
+    return grpc.dynamic_ssl_server_credentials(
+        certificates.read(),
+        certificates.read_if_changed,  # type: ignore[arg-type] # The stubs do not know that None means no change.
+        require_client_authentication=config.tls_client_ca is not None,
+    )
+
+
+class Certificates:
+    """Read the files of a certificate, its key, and perhaps the authorities of client certificates."""
+
+    def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
+        self._certificate = certificate
+        self._key = key
+        self._client_ca = client_ca
+        self._watched = Watched(*(path for path in (certificate, key, client_ca) if path))
+
+    def read(self) -> grpc.ServerCertificateConfiguration:
+        """Read and check the files. Raises OSError or ValueError that names the file and what is wrong."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(self._certificate, self._key)
+        except ssl.SSLError as error:
+            wrong = f"tls-certificate {self._certificate.name} and tls-key {self._key.name}"
+            raise ValueError(
+                f"{wrong}: {error.reason}; give a PEM chain and the unencrypted key of its first"
+            ) from error
+        if self._client_ca:
+            try:
+                context.load_verify_locations(self._client_ca)
+            except ssl.SSLError as error:
+                raise ValueError(
+                    f"tls-client-ca {self._client_ca.name}: {error.reason}; give PEM certificates"
+                ) from error
+        pair = (self._key.read_bytes(), self._certificate.read_bytes())
+        authorities = self._client_ca.read_bytes() if self._client_ca else None
+        return grpc.ssl_server_certificate_configuration([pair], authorities)
+
+    def read_if_changed(self) -> grpc.ServerCertificateConfiguration | None:
+        """Read the files again if they have changed. None, which lets gRPC go on with what it has, if not, or if they are wrong.
+
+        A certificate and its key are two files: between the two, they do not fit, and the next connection looks again.
+        """
+        if not self._watched.has_changed():
+            return None
+        try:
+            found = self.read()
+        except (OSError, ValueError) as error:
+            log.error("the TLS files are wrong, the old ones stay in force", extra={"reason": str(error)})  # noqa: TRY400 -- no bug of ours.
+            return None
+        log.info("TLS files read again", extra={"certificate": self._certificate})
+        return found

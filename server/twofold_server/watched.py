@@ -1,0 +1,29 @@
+"""Files that others replace while the server runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class Watched:
+    """Tell whether any of some files has changed since the last look. Make it before the files are first read."""
+
+    def __init__(self, *paths: Path) -> None:
+        self._paths = paths
+        self._seen = self._look()
+
+    def has_changed(self) -> bool:
+        """Look again."""
+        before, self._seen = self._seen, self._look()
+        return before != self._seen
+
+    def _look(self) -> list[tuple[int, int, int] | None]:
+        return [_state(path) for path in self._paths]
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
