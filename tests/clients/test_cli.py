@@ -261,6 +261,8 @@ def test_model_and_health(run, server):
     ("args", "code", "said"),
     [
         (["--target", "elsewhere:1", "model"], 2, "give --tls or --ca FILE to encrypt, or --plaintext to send"),
+        (["--certificate", __file__, "model"], 2, "--certificate and --key go together; give both or none"),
+        (["--tls", "--plaintext", "model"], 2, "exclude each other"),
         (["--ca", "no/such.pem", "model"], 1, "Error: no/such.pem: No such file or directory\n"),
         (["adapt", "--train", "no/such.jsonl", "--head", "ner"], 1, "Error: no/such.jsonl: No such file"),
         (["predict", "a", "--input", "b"], 2, "not both"),

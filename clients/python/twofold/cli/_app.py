@@ -40,6 +40,12 @@ class _App(click.Group):
 @click.option("--plaintext", is_flag=True, help="Do not encrypt, though the target is another machine.")
 @click.option("--tls", is_flag=True, help="Encrypt, and trust the system's root certificates.")
 @click.option("--ca", type=click.Path(dir_okay=False, path_type=Path), help="Encrypt, and trust these (PEM file).")
+@click.option(
+    "--certificate", type=click.Path(dir_okay=False, path_type=Path), help="Show this certificate (PEM file)."
+)
+@click.option(
+    "--key", type=click.Path(dir_okay=False, path_type=Path), help="The certificate's private key (PEM file)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines even on a terminal.")
 @click.version_option(package_name="twofold")
 @click.pass_context
@@ -52,15 +58,19 @@ def app(
     plaintext: bool,
     tls: bool,
     ca: Path | None,
+    certificate: Path | None,
+    key: Path | None,
     as_json: bool,
 ) -> None:
     """Label texts, find their entities, and adapt the model that does."""
-    security = TLS.from_files(ca) if ca else TLS() if tls else None
     try:
+        encrypted = tls or ca or certificate or key
+        security = TLS.from_files(ca, certificate=certificate, private_key=key) if encrypted else None
         endpoint = Endpoint(target=target, tls=security, token=token, plaintext=plaintext)
     except ValueError as error:
         # The library speaks of its arguments; here they are options.
         said = str(error).replace("tls=TLS()", "--tls or --ca FILE").replace("plaintext=True", "--plaintext")
+        said = said.replace("certificate and private_key", "--certificate and --key")
         raise click.UsageError(said) from error
     ctx.obj = Session(endpoint=endpoint, timeout=timeout, as_json=as_json)
 
