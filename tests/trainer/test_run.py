@@ -29,7 +29,7 @@ from twofold_checkpoint.events import (
 )
 from twofold_checkpoint.examples import Example, Span
 from twofold_checkpoint.job import PHASES, Exact, Hyperparameters, Statistical
-from twofold_checkpoint.manifest import Branch
+from twofold_checkpoint.manifest import Branch, HeadName
 from twofold_checkpoint.memory import fold, read_memory
 from twofold_checkpoint.store import Store
 from twofold_trainer import run as run_module
@@ -198,23 +198,33 @@ def test_rejected_when_the_protected_task_breaks(
 ADAPTS = Hyperparameters(epochs=6, backbone_learning_rate=3e-3, head_learning_rate=1e-2)
 
 
-@pytest.mark.parametrize(("far", "blocks", "asked"), [(0.0, 2, None), (1.1, 3, None), (1.1, 1, 1)])
+@pytest.mark.parametrize(
+    ("head", "far", "asked", "blocks"),
+    [("classifier", 0.0, None, 2), ("classifier", 1.1, None, 3), ("ner", 0.0, None, 3), ("ner", 1.1, 1, 1)],
+)
 def test_auto_forks_what_it_could_not_prove(
-    make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch, *, far: float, blocks: int, asked: int | None
+    make_job: MakeJob,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    head: HeadName,
+    far: float,
+    asked: int | None,
+    blocks: int,
 ) -> None:
-    """With too little to prove a margin by, AUTO gives the head two thirds of the blocks at once, all where the probe falls short of FAR, or as many as were asked for: no protected bit or answer moves."""
+    """With too little to prove a margin by, AUTO gives NER all blocks, the classifier two thirds of them or, where the probe falls short of FAR, all, and either as many as were asked for: no protected bit or answer moves."""
     monkeypatch.setattr("twofold_trainer.training.FAR", far)
     settings = msgspec.structs.replace(ADAPTS, unfrozen_blocks=asked)
     # How much so small a model gains from its own blocks is chance; here they are kept.
     monkeypatch.setattr("twofold_trainer.climb.MIN_GAIN", -1.0)
     base = store.get("current")
-    events, end = tiny.ending(fine_tune(make_job("ner", hyperparameters=settings, retained_margin=30.0)))
+    events, end = tiny.ending(fine_tune(make_job(head, hyperparameters=settings, retained_margin=30.0)))
     assert end.outcome == "succeeded", end.reason
     forked = store.get(one(events, Published).checkpoint_id)
 
     assert "no margin under" in end.reason
-    assert "so the ner head got " in end.reason
-    assert forked.manifest.branch == Branch(head="ner", blocks=blocks)
+    assert f"so the {head} head got " in end.reason
+    assert forked.manifest.branch == Branch(head=head, blocks=blocks)
     assert phases(events) == [name for name in PHASES if name != "swap"]
     assert one(events, FrozenProven).parameters == len(weights(base)) - 2
     exact = one(events, ExactProven)
@@ -233,6 +243,7 @@ def test_after_a_fork_each_head_adapts_without_touching_the_other(
     monkeypatch.setattr("twofold_trainer.climb.MIN_GAIN", -1.0)
     monkeypatch.setattr("twofold_trainer.loop.restore", lambda *_: None)
     names = {"base": store.get("current").id}
+    upper = msgspec.structs.replace(ADAPTS, unfrozen_blocks=2)  # The block below them stays everybody's.
     jobs = [
         ("first", {"head": "ner"}),
         ("second", {"head": "ner", "train": tiny.restaurant(60, seed=21), "dev": tiny.restaurant(60, seed=22)}),
@@ -242,7 +253,7 @@ def test_after_a_fork_each_head_adapts_without_touching_the_other(
     for name, settings in jobs:
         events, end = tiny.ending(
             fine_tune(
-                make_job(**settings, base=names[last], hyperparameters=ADAPTS, protection=Exact(), retained_margin=20.0)
+                make_job(**settings, base=names[last], hyperparameters=upper, protection=Exact(), retained_margin=20.0)
             )
         )
         assert end.outcome == "succeeded", end.reason

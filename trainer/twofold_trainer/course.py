@@ -124,7 +124,13 @@ class Course:
         return Lesson(
             pool=plan.pool(stage),
             objective=Objective(
-                self._heads(stage), plan.recipe.ner_weight, head, forgets=not plan.kept, distillation=distilled
+                self._heads(stage),
+                settings.ner_weight,
+                settings.protected_weight,
+                settings.rehearsed_weight,
+                adapted=head,
+                forgets=not plan.kept,
+                distillation=distilled,
             ),
             source=self.source(stage),
             guard=self.guard if shared else None,

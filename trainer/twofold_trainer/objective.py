@@ -37,12 +37,16 @@ class Distillation:
 class Objective:
     """Hold what counts: the labels of *heads*, and what a teacher says of *adapted* and of the other head.
 
-    New and rehearsed texts are averaged apart and added, so that rehearsal takes nothing from what is new.
+    New and rehearsed texts are averaged apart and added, so that how many are rehearsed takes nothing from what is new.
     """
 
     heads: tuple[HeadName, ...] = HEADS
     ner_weight: float = 1.0
     """Weight of the NER head's mean loss per token beside the classifier's mean loss per text."""
+    protected_weight: float = 1.0
+    """Weight of all that is said of the head that is not adapted, beside what new texts say of the one that is."""
+    rehearsed_weight: float = 1.0
+    """Weight of all that rehearsed texts say of the adapted head, beside what new texts say of it."""
     adapted: HeadName | None = None
     forgets: bool = False
     """Whether the adapted head's labels were replaced, so that what the teacher says for it means nothing."""
@@ -57,8 +61,17 @@ class Objective:
         for head in self.heads:
             logits = model.classifier(features.pooled) if head == "classifier" else model.ner(features.tokens)
             for rehearsed in (False, True):
-                total = total + self._part(head, batch, logits, answers, rehearsed=rehearsed)
+                part = self._part(head, batch, logits, answers, rehearsed=rehearsed)
+                total = total + self._weight(head, rehearsed=rehearsed) * part
         return total
+
+    def _weight(self, head: HeadName, *, rehearsed: bool) -> float:
+        own = self.ner_weight if head == "ner" else 1.0
+        if self.adapted is None:
+            return own
+        if head != self.adapted:
+            return own * self.protected_weight
+        return own * self.rehearsed_weight if rehearsed else own
 
     def _part(
         self, head: HeadName, batch: Sequence[Target], logits: Tensor, answers: Answers | None, *, rehearsed: bool
@@ -86,4 +99,4 @@ class Objective:
                 weight = self.distillation.retained if rehearsed else self.distillation.retained_on_new
             if weight:
                 loss = loss + weight * distillation(logits, old, self.distillation.temperature)
-        return loss if head == "classifier" else self.ner_weight * loss
+        return loss

@@ -93,7 +93,7 @@ def _climb_on(plan: Plan, course: Course, probed: Climbed, stop: Stop, gate: Gat
 
 
 def _deepen(plan: Plan, course: Course) -> Stage:
-    """Choose how deep a fork goes: what was asked for, else two thirds of the blocks, or all where the probe finds the texts far."""
+    """Choose how deep a fork goes: as deep as was asked for or as the recipe says, or all blocks where the probe finds the texts far."""
     stage = plan.forked
     scores = course.yardstick.scores(plan.model, course.base_features)
     if plan.job.hyperparameters.unfrozen_blocks or len(scores) < len(course.yardstick.judges) or scores[0] >= FAR:
