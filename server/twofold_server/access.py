@@ -32,6 +32,7 @@ _TABLE: Mapping[str, Mapping[str, Need]] = {
         "Adapt": "adapt",
         "UploadDataset": "adapt",
         "GetJob": "adapt",
+        "GetReport": "adapt",
         "ListJobs": "adapt",
         "WatchJob": "adapt",
         "CancelJob": "adapt",

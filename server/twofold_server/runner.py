@@ -26,6 +26,7 @@ from twofold_server.jobs import BaseChosen, JobState, JobView, Order, StateEnter
 from twofold_server.launchers import Launcher
 from twofold_server.launchers.subprocess import SubprocessLauncher
 from twofold_server.metrics import Metrics
+from twofold_server.reporting import Reporter
 from twofold_server.uploads import Uploads
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class JobRunner:
         self._metrics = metrics
         self._launcher = launcher or SubprocessLauncher(config)
         self.book = JobBook(store.root / "jobs.sqlite3", metrics)
+        self.reporter = Reporter(store, self.book)
         self._intake = Intake(store, Uploads(store, config), self.book, config)
         self._lock: IO[str] | None = None
         self._worker: asyncio.Task[None] | None = None
@@ -148,6 +150,7 @@ class JobRunner:
             log.warning("a job was left running", extra={"job": view.id, "reason": ending.reason})
             await asyncio.to_thread(self._launcher.bury, view.id)
             await self.book.say(view.id, ending)
+            await self.reporter.make(view.id)
 
     # -- the queue ----------------------------------------------------------------------------------------------
 
@@ -188,6 +191,7 @@ class JobRunner:
                 if self._stopping.is_set():
                     break
                 await self._pause()
+        await self.reporter.make(view.id)
         self._running, self._paused = None, False
         self._metrics.job_paused.set(0)
         log.info("job ended", extra={"job": view.id, "state": ending.state.value, "reason": ending.reason})

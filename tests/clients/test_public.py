@@ -68,6 +68,7 @@ def test_all_methods_are_there():
                 "watch",
                 "wait",
                 "cancel",
+                "report",
                 "checkpoint",
                 "checkpoints",
                 "promote",

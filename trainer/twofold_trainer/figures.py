@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 
 from twofold_checkpoint.checkpoint import Checkpoint
+from twofold_checkpoint.decoding import Prediction
 from twofold_checkpoint.events import Event, Figure, Moment, ScoreMeasured
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import HeadName, Score, other
@@ -23,16 +24,20 @@ class Figures:
 
     def __init__(self, plan: Plan, stop: Stop) -> None:
         head = plan.job.head
-        self._judges: dict[Figure, Judge] = {
+        self.judges: dict[Figure, Judge] = {
             "protected": Judge(plan.protected("gate"), other(head), plan.encoder, stop),
             "retained": Judge(plan.memory.gate, head, plan.encoder, stop),
             "new": Judge(plan.parts.gate, head, plan.encoder, stop),
         }
         self._labels: dict[Moment, LabelSet] = {"before": plan.base.manifest.labels, "after": plan.labels}
+        self.answers: dict[Moment, dict[Figure, tuple[Prediction, ...]]] = {}
+        """What was answered when it was measured."""
 
     def measure(self, model: TwofoldModel, moment: Moment) -> Generator[Event, None, Measured]:
-        """Score the model and say so."""
-        scores = self.score(model, moment)
+        """Score the model and say so. Its answers are kept for the report."""
+        answers = {figure: one.answer(model, self._labels[moment]) for figure, one in self.judges.items()}
+        self.answers[moment] = answers
+        scores: Measured = {figure: one.rate(answers[figure]) for figure, one in self.judges.items()}
         for figure, score in scores.items():
             if score is not None:
                 yield measured(score, figure, moment)
@@ -40,17 +45,17 @@ class Figures:
 
     def protected_text(self, place: int) -> str:
         """Return the text of a protected example by its place."""
-        return self._judges["protected"].examples[place].text
+        return self.judges["protected"].examples[place].text
 
     def score_approved(self, checkpoint: Checkpoint | None) -> HeadScore | None:
         """Score the protected task of the checkpoint that a person last approved."""
         if checkpoint is None:
             return None
-        return self._judges["protected"].score(load_model(checkpoint), checkpoint.manifest.labels)
+        return self.judges["protected"].score(load_model(checkpoint), checkpoint.manifest.labels)
 
     def score(self, model: TwofoldModel, moment: Moment) -> Measured:
         """Score the model."""
-        return {figure: one.score(model, self._labels[moment]) for figure, one in self._judges.items()}
+        return {figure: one.score(model, self._labels[moment]) for figure, one in self.judges.items()}
 
 
 def measured(score: HeadScore, figure: Figure, moment: Moment) -> ScoreMeasured:

@@ -83,7 +83,7 @@ def judge(
     path has the same bytes, so that its answers are compared one by one instead. *trained* says that a stage was kept.
     """
     figures = f"protected {protected}, retained {retained}, new {new}"
-    flips = tuple(_changed(protected, better=False))
+    flips = tuple(changed(protected, better=False))
     pairs: list[tuple[Pair | None, Against]] = [(protected, "base"), (approved, "approved")]
     comparisons = tuple(
         compare(pair, against, margin, seed=seed)
@@ -122,7 +122,7 @@ def compare(pair: Pair, against: Against, margin: float, *, seed: int = 0) -> Co
     assert before is not None, "Nothing was measured before. This is a bug."
     assert after is not None, "Nothing was measured after. This is a bug."
     n = after.examples
-    gained, lost = (sum(1 for _ in _changed(pair, better=better)) for better in (True, False))
+    gained, lost = (sum(1 for _ in changed(pair, better=better)) for better in (True, False))
     if after.head == "classifier":
         bounds = paired_accuracy(gained, lost, n)
     else:
@@ -155,7 +155,7 @@ def _worst(comparisons: Iterable[Comparison], margin: float) -> tuple[VerdictNam
     return min(told, key=lambda one: order.index(one[0]))
 
 
-def _changed(pair: Pair, *, better: bool) -> Iterable[int]:
+def changed(pair: Pair, *, better: bool) -> Iterable[int]:
     """Yield the places of the examples that are answered better, or worse, than before.
 
     Of spans: fewer right ones, or as many right and more wrong ones, are worse.

@@ -39,8 +39,12 @@ def judge_candidate(
     )
 
 
-def describe_verdict(verdict: Verdict, figures: Figures) -> Judged:
-    """Put a verdict into an event, with what it was found by and the first texts that are answered worse."""
+def describe_verdict(verdict: Verdict, figures: Figures, *, quoting: bool = True) -> Judged:
+    """Put a verdict into an event, with what it was found by.
+
+    With *quoting*, the first texts that are answered worse are in it: events are stored.
+    """
+    shown = verdict.negative_flips[:FLIPS_SHOWN] if quoting else ()
     return Judged(
         verdict=verdict.verdict,
         reason=f"{verdict.reason}.",
@@ -60,5 +64,5 @@ def describe_verdict(verdict: Verdict, figures: Figures) -> Judged:
             )
             for one in verdict.comparisons
         ),
-        negative_flips=tuple(figures.protected_text(place) for place in verdict.negative_flips[:FLIPS_SHOWN]),
+        negative_flips=tuple(figures.protected_text(place) for place in shown),
     )

@@ -26,6 +26,7 @@ from twofold_trainer.keeping import keep
 from twofold_trainer.plan import Plan, make_plan
 from twofold_trainer.publish import Candidate, provenance, publish, write_candidate
 from twofold_trainer.reduced import Reduction, reduce_precision
+from twofold_trainer.report import leave_findings, may_quote, unquoted
 from twofold_trainer.stop import Stop
 from twofold_trainer.training import train
 
@@ -53,7 +54,7 @@ def _adapt(job: Job, stop: Stop) -> Iterator[Event]:
     stop.limit(job.max_runtime)
     yield PhaseStarted(phase="validate")
     plan = make_plan(job)
-    yield from plan.events()
+    yield from unquoted(plan, plan.events())
     if job.validate_only:
         yield Finished(outcome="succeeded", reason=f"The job is valid. {plan.sentence()}")
         return
@@ -61,6 +62,7 @@ def _adapt(job: Job, stop: Stop) -> Iterator[Event]:
     yield PhaseStarted(phase="baseline")
     figures = Figures(plan, stop)
     before = yield from figures.measure(plan.model, "before")
+    yield from leave_findings(plan, figures, before)
     if job.freeze == "all":
         told = ", ".join(f"{name} {100 * score.value:.1f}" for name, score in before.items() if score)
         yield Finished(outcome="succeeded", reason=f"Nothing was trained; measured on held-out examples: {told}.")
@@ -77,6 +79,7 @@ def _adapt(job: Job, stop: Stop) -> Iterator[Event]:
     trained = {*climbed.names, *(name for name, _ in plan.model.head(job.head).named_parameters(prefix=job.head))}
     yield prove_frozen(load_file(plan.base.path / TRAINING_WEIGHTS), plan.model.state_dict(), trained)
     after = yield from figures.measure(plan.model, "after")
+    yield from leave_findings(plan, figures, before, after, approved=approved is not None)
 
     store = Store(job.store)
     candidate = make_candidate(plan, climbed, after)
@@ -90,7 +93,7 @@ def _adapt(job: Job, stop: Stop) -> Iterator[Event]:
 
         yield PhaseStarted(phase="gate")
         verdict = judge_candidate(plan, before, after, approved=approved, trained=bool(climbed.kept), exact=exact)
-        yield describe_verdict(verdict, figures)
+        yield describe_verdict(verdict, figures, quoting=may_quote(plan))
         story = f"{verdict.reason}; training ended because {climbed.reason}."
         if verdict.verdict != "pass":
             yield Finished(outcome="rejected", reason=f"Not published: {story}")

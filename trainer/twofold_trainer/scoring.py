@@ -83,11 +83,16 @@ class Judge:
         self.encodings = encoder.encode([example.text for example in self.examples])
         self._pad_id = encoder.settings.pad_id
 
-    def score(self, model: TwofoldModel, labels: LabelSet, source: FeatureSource | None = None) -> HeadScore | None:
-        """Score the model; None if there is no example."""
-        answers = predict(
-            model, self.encodings, labels, self._pad_id, heads=[self.head], source=source, stop=self._stop
+    def answer(
+        self, model: TwofoldModel, labels: LabelSet, source: FeatureSource | None = None
+    ) -> tuple[Prediction, ...]:
+        """Let the model answer the examples, in their order."""
+        return tuple(
+            predict(model, self.encodings, labels, self._pad_id, heads=[self.head], source=source, stop=self._stop)
         )
+
+    def rate(self, answers: Sequence[Prediction]) -> HeadScore | None:
+        """Score answers to the examples; None if there is no example."""
         pairs = list(zip(self.examples, answers, strict=True))
         if self.head == "classifier":
             hits = [(answer.labels[0].score, int(answer.labels[0].label == example.label)) for example, answer in pairs]
@@ -100,3 +105,7 @@ class Judge:
             return None
         confidences = [min(1.0, sure) for sure, _ in hits]  # Single precision may pass 1 by its last bit.
         return replace(score, calibration_error=expected_calibration_error(confidences, [right for _, right in hits]))
+
+    def score(self, model: TwofoldModel, labels: LabelSet, source: FeatureSource | None = None) -> HeadScore | None:
+        """Score the model; None if there is no example."""
+        return self.rate(self.answer(model, labels, source))

@@ -34,6 +34,7 @@ from twofold._jobs import (
     Upload,
     Verdict,
 )
+from twofold._reports import ReportFormat
 from twofold._retry import Retry
 from twofold._types import (
     Embedding,
@@ -108,6 +109,7 @@ __all__ = [
     "PromotePolicy",
     "Promotion",
     "Published",
+    "ReportFormat",
     "Retry",
     "Score",
     "ScoreMeasured",

@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from twofold._channel import TLS, Endpoint
 from twofold._drivers import AsyncDriver, BlockingDriver
-from twofold._methods import adaptation, inference, versions
+from twofold._methods import adaptation, inference, reports, versions
 from twofold._retry import Context, Retry
 from twofold._steps import Feed, Flow
 
@@ -120,6 +120,7 @@ class Client(_Face):
     watch = _iterates(adaptation.watch)
     wait = _returns(adaptation.wait)
     cancel = _returns(adaptation.cancel)
+    report = _returns(reports.report)
 
     checkpoint = _returns(versions.checkpoint)
     checkpoints = _iterates(versions.checkpoints)
@@ -175,6 +176,7 @@ class AsyncClient(_Face):
     watch = _async_iterates(adaptation.watch)
     wait = _awaits(adaptation.wait)
     cancel = _awaits(adaptation.cancel)
+    report = _awaits(reports.report)
 
     checkpoint = _awaits(versions.checkpoint)
     checkpoints = _async_iterates(versions.checkpoints)

@@ -13,6 +13,7 @@ import grpc
 from twofold._checkpoints import Checkpoint, Promotion
 from twofold._examples import Example
 from twofold._fake_jobs import JobScript, Play
+from twofold._fake_reports import report_of
 from twofold._jobs import Freeze, Job, JobEvent, JobState, PromotePolicy, Upload
 from twofold._types import Embedding, Embeddings, Head, LabelScore, Model, Prediction, Predictions
 from twofold._wire import enum_member, read_example, write, write_event
@@ -203,6 +204,17 @@ class Behaviour:
             )
             self._changed.notify_all()
             return adaptation_pb2.CancelJobResponse(job=write(play.now(), adaptation_pb2.Job))
+
+    def get_report(self, request: adaptation_pb2.GetReportRequest) -> adaptation_pb2.GetReportResponse:
+        """Return a page, or a document, with a job's end and its reason."""
+        job = self._play(request.job_id).now()
+        if not job.is_over:
+            raise FailedPreconditionError(
+                f"job {job.id!r} is {job.state}; it has a report when it is over",
+                code=grpc.StatusCode.FAILED_PRECONDITION,
+                reason="WRONG_STATE",
+            )
+        return report_of(job, as_json=request.format == adaptation_pb2.REPORT_FORMAT_JSON)
 
     def get_checkpoint(self, request: checkpoints_pb2.GetCheckpointRequest) -> checkpoints_pb2.GetCheckpointResponse:
         """Return a checkpoint by id or alias."""

@@ -30,6 +30,7 @@ GET_JOB = _rpc(adaptation_pb2, "AdaptationService", "GetJob")
 LIST_JOBS = _rpc(adaptation_pb2, "AdaptationService", "ListJobs")
 WATCH_JOB = _rpc(adaptation_pb2, "AdaptationService", "WatchJob")
 CANCEL_JOB = _rpc(adaptation_pb2, "AdaptationService", "CancelJob")
+GET_REPORT = _rpc(adaptation_pb2, "AdaptationService", "GetReport")
 
 GET_CHECKPOINT = _rpc(checkpoints_pb2, "CheckpointService", "GetCheckpoint")
 LIST_CHECKPOINTS = _rpc(checkpoints_pb2, "CheckpointService", "ListCheckpoints")

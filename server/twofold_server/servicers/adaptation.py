@@ -14,7 +14,7 @@ from twofold_server.errors import InvalidRequestError, Violation
 from twofold_server.runner import JobRunner
 from twofold_server.uploads import Batch, Header, Uploads
 from twofold_server.wire.adaptation import read_adapt, read_upload
-from twofold_server.wire.jobs import write_event, write_job
+from twofold_server.wire.jobs import MEDIA_TYPES, read_report_format, write_event, write_job
 from twofold_server.wire.pages import page_size
 
 
@@ -66,6 +66,12 @@ class AdaptationServicer(AdaptationServiceServicer):
         """Stop a job and return it once it has stopped."""
         note(job=request.job_id)
         return pb.CancelJobResponse(job=write_job(await self._runner.cancel(request.job_id)))
+
+    async def GetReport(self, request: pb.GetReportRequest, context: Any) -> pb.GetReportResponse:  # noqa: ARG002, N802
+        """Return the report of a job that is over."""
+        form = read_report_format(request.format)
+        content = await self._runner.reporter.read(request.job_id, form)
+        return pb.GetReportResponse(content=content, media_type=MEDIA_TYPES[form])
 
 
 async def _read_off_the_loop(messages: AsyncIterator[pb.UploadDatasetRequest]) -> AsyncGenerator[Header | Batch, None]:

@@ -10,7 +10,9 @@ from twofold.v1 import adaptation_pb2 as pb
 from twofold_checkpoint import events as ev
 
 from twofold_server import jobs
+from twofold_server.errors import InvalidRequestError, Violation
 from twofold_server.jobs import JobState, JobView, Record, Report
+from twofold_server.reporting import ReportFormat
 from twofold_server.wire.adaptation import FREEZES, PROMOTES
 from twofold_server.wire.checkpoints import write_time
 from twofold_server.wire.inference import HEAD_NUMBERS
@@ -24,6 +26,21 @@ VERDICTS: dict[ev.VerdictName, pb.Verdict.ValueType] = {
 # The last number of a name is its own; zero, which means the same, comes first.
 _FREEZE_NUMBERS = {name: number for number, name in FREEZES.items()}
 _PROMOTE_NUMBERS = {name: number for number, name in PROMOTES.items()}
+REPORT_FORMATS: dict[pb.ReportFormat.ValueType, ReportFormat] = {
+    pb.REPORT_FORMAT_UNSPECIFIED: "html",
+    pb.REPORT_FORMAT_HTML: "html",
+    pb.REPORT_FORMAT_JSON: "json",
+}
+MEDIA_TYPES: dict[ReportFormat, str] = {"html": "text/html; charset=utf-8", "json": "application/json"}
+
+
+def read_report_format(number: pb.ReportFormat.ValueType) -> ReportFormat:
+    """Return the form in which a report is wanted. Raises InvalidRequestError."""
+    if number not in REPORT_FORMATS:
+        raise InvalidRequestError(
+            Violation("format", f"{number} is none; write REPORT_FORMAT_HTML or REPORT_FORMAT_JSON")
+        )
+    return REPORT_FORMATS[number]
 
 
 def write_job(view: JobView) -> pb.Job:

@@ -1,4 +1,8 @@
-"""List, show, watch and cancel jobs."""
+"""List, show, watch and cancel jobs, and fetch their reports."""
+
+import re
+import webbrowser
+from pathlib import Path
 
 import click
 from rich.live import Live
@@ -6,7 +10,9 @@ from rich.text import Text
 
 from twofold._client import Client
 from twofold._jobs import Job, JobState
+from twofold._reports import ReportFormat
 from twofold.cli._board import Board, board_view, event_line, job_view
+from twofold.cli._lines import written_at_once
 from twofold.cli._session import Session, json_line, table, when
 
 EXIT_CODES = {JobState.SUCCEEDED: 0, JobState.FAILED: 1, JobState.REJECTED: 3, JobState.CANCELLED: 4}
@@ -58,6 +64,33 @@ def cancel(session: Session, *, job_id: str) -> None:
     """Stop a job."""
     with session.client() as client:
         _print_job(session, client.cancel(job_id))
+
+
+@jobs.command()
+@click.argument("job_id")
+@click.option("--json", "as_json", is_flag=True, help="Fetch the document that the page shows.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write here.  [default: JOB_ID.html]")
+@click.option("--open", "opens", is_flag=True, help="Show it in a browser.")
+@click.pass_obj
+def report(session: Session, *, job_id: str, as_json: bool, out: Path | None, opens: bool) -> None:
+    """
+    Fetch the report of a job that is over: a page that needs nothing else.
+
+    With --json and without --out the document goes to the standard output.
+    """
+    if opens and as_json:
+        raise click.UsageError("--open shows the page; leave out --json")
+    with session.client() as client:
+        content = client.report(job_id, format=ReportFormat.JSON if as_json else ReportFormat.HTML)
+    if as_json and out is None:
+        click.echo(content)
+        return
+    path = out or Path(f"{re.sub(r'[^A-Za-z0-9._-]', '-', job_id)}.html")
+    with written_at_once(path) as file:
+        file.write(content)
+    if opens and not webbrowser.open(path.absolute().as_uri()):
+        raise click.ClickException(f"there is no browser to open {path} with")
+    click.echo(str(path) if session.for_people else json_line({"job": job_id, "report": str(path)}))
 
 
 def follow(session: Session, client: Client, job: Job) -> int:

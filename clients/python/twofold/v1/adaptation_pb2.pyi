@@ -198,6 +198,30 @@ JOB_STATE_CANCELLED: JobState.ValueType  # 6
 """JOB_STATE_CANCELLED is over because CancelJob was called."""
 Global___JobState: typing_extensions.TypeAlias = JobState
 
+class _ReportFormat:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ReportFormatEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ReportFormat.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    REPORT_FORMAT_UNSPECIFIED: _ReportFormat.ValueType  # 0
+    """REPORT_FORMAT_UNSPECIFIED is the zero value and means REPORT_FORMAT_HTML."""
+    REPORT_FORMAT_HTML: _ReportFormat.ValueType  # 1
+    """REPORT_FORMAT_HTML is one page that needs nothing from anywhere else."""
+    REPORT_FORMAT_JSON: _ReportFormat.ValueType  # 2
+    """REPORT_FORMAT_JSON is the document that the page shows."""
+
+class ReportFormat(_ReportFormat, metaclass=_ReportFormatEnumTypeWrapper):
+    """ReportFormat is the form of a report."""
+
+REPORT_FORMAT_UNSPECIFIED: ReportFormat.ValueType  # 0
+"""REPORT_FORMAT_UNSPECIFIED is the zero value and means REPORT_FORMAT_HTML."""
+REPORT_FORMAT_HTML: ReportFormat.ValueType  # 1
+"""REPORT_FORMAT_HTML is one page that needs nothing from anywhere else."""
+REPORT_FORMAT_JSON: ReportFormat.ValueType  # 2
+"""REPORT_FORMAT_JSON is the document that the page shows."""
+Global___ReportFormat: typing_extensions.TypeAlias = ReportFormat
+
 class _Verdict:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -1505,3 +1529,47 @@ class CancelJobResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["job", b"job"]) -> None: ...
 
 Global___CancelJobResponse: typing_extensions.TypeAlias = CancelJobResponse
+
+@typing.final
+class GetReportRequest(google.protobuf.message.Message):
+    """GetReportRequest names a job and the form of its report."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: builtins.int
+    FORMAT_FIELD_NUMBER: builtins.int
+    job_id: builtins.str
+    """job_id of the job."""
+    format: Global___ReportFormat.ValueType
+    """format of the report. Zero means HTML."""
+    def __init__(
+        self,
+        *,
+        job_id: builtins.str = ...,
+        format: Global___ReportFormat.ValueType = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["format", b"format", "job_id", b"job_id"]) -> None: ...
+
+Global___GetReportRequest: typing_extensions.TypeAlias = GetReportRequest
+
+@typing.final
+class GetReportResponse(google.protobuf.message.Message):
+    """GetReportResponse holds the report."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONTENT_FIELD_NUMBER: builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: builtins.int
+    content: builtins.bytes
+    """content in UTF-8."""
+    media_type: builtins.str
+    """media_type of the content, such as "text/html; charset=utf-8"."""
+    def __init__(
+        self,
+        *,
+        content: builtins.bytes = ...,
+        media_type: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["content", b"content", "media_type", b"media_type"]) -> None: ...
+
+Global___GetReportResponse: typing_extensions.TypeAlias = GetReportResponse

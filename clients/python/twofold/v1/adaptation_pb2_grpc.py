@@ -65,6 +65,11 @@ class AdaptationServiceStub(object):
                 request_serializer=twofold_dot_v1_dot_adaptation__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=twofold_dot_v1_dot_adaptation__pb2.CancelJobResponse.FromString,
                 _registered_method=True)
+        self.GetReport = channel.unary_unary(
+                '/twofold.v1.AdaptationService/GetReport',
+                request_serializer=twofold_dot_v1_dot_adaptation__pb2.GetReportRequest.SerializeToString,
+                response_deserializer=twofold_dot_v1_dot_adaptation__pb2.GetReportResponse.FromString,
+                _registered_method=True)
 
 
 class AdaptationServiceServicer(object):
@@ -117,6 +122,14 @@ class AdaptationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetReport(self, request, context):
+        """GetReport returns the report of a job that is over: one page for people, or the same as JSON. It has at most 3 MiB.
+        FAILED_PRECONDITION if the job is not over. Where the candidate's memory is one of examples, the report quotes texts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdaptationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -149,6 +162,11 @@ def add_AdaptationServiceServicer_to_server(servicer, server):
                     servicer.CancelJob,
                     request_deserializer=twofold_dot_v1_dot_adaptation__pb2.CancelJobRequest.FromString,
                     response_serializer=twofold_dot_v1_dot_adaptation__pb2.CancelJobResponse.SerializeToString,
+            ),
+            'GetReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReport,
+                    request_deserializer=twofold_dot_v1_dot_adaptation__pb2.GetReportRequest.FromString,
+                    response_serializer=twofold_dot_v1_dot_adaptation__pb2.GetReportResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -314,6 +332,33 @@ class AdaptationService(object):
             '/twofold.v1.AdaptationService/CancelJob',
             twofold_dot_v1_dot_adaptation__pb2.CancelJobRequest.SerializeToString,
             twofold_dot_v1_dot_adaptation__pb2.CancelJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/twofold.v1.AdaptationService/GetReport',
+            twofold_dot_v1_dot_adaptation__pb2.GetReportRequest.SerializeToString,
+            twofold_dot_v1_dot_adaptation__pb2.GetReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -121,7 +121,23 @@ _AdaptationServiceCancelJobType = typing_extensions.TypeVar(
     ],
 )
 
-class AdaptationServiceStub(typing.Generic[_AdaptationServiceAdaptType, _AdaptationServiceUploadDatasetType, _AdaptationServiceGetJobType, _AdaptationServiceListJobsType, _AdaptationServiceWatchJobType, _AdaptationServiceCancelJobType]):
+_AdaptationServiceGetReportType = typing_extensions.TypeVar(
+    '_AdaptationServiceGetReportType',
+    grpc.UnaryUnaryMultiCallable[
+        twofold.v1.adaptation_pb2.GetReportRequest,
+        twofold.v1.adaptation_pb2.GetReportResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        twofold.v1.adaptation_pb2.GetReportRequest,
+        twofold.v1.adaptation_pb2.GetReportResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        twofold.v1.adaptation_pb2.GetReportRequest,
+        twofold.v1.adaptation_pb2.GetReportResponse,
+    ],
+)
+
+class AdaptationServiceStub(typing.Generic[_AdaptationServiceAdaptType, _AdaptationServiceUploadDatasetType, _AdaptationServiceGetJobType, _AdaptationServiceListJobsType, _AdaptationServiceWatchJobType, _AdaptationServiceCancelJobType, _AdaptationServiceGetReportType]):
     """AdaptationService runs adaptation jobs. Jobs run one at a time, in the order in which they were made."""
 
     @typing.overload
@@ -149,6 +165,10 @@ class AdaptationServiceStub(typing.Generic[_AdaptationServiceAdaptType, _Adaptat
         grpc.UnaryUnaryMultiCallable[
             twofold.v1.adaptation_pb2.CancelJobRequest,
             twofold.v1.adaptation_pb2.CancelJobResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            twofold.v1.adaptation_pb2.GetReportRequest,
+            twofold.v1.adaptation_pb2.GetReportResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -178,6 +198,10 @@ class AdaptationServiceStub(typing.Generic[_AdaptationServiceAdaptType, _Adaptat
             twofold.v1.adaptation_pb2.CancelJobRequest,
             twofold.v1.adaptation_pb2.CancelJobResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            twofold.v1.adaptation_pb2.GetReportRequest,
+            twofold.v1.adaptation_pb2.GetReportResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     Adapt: _AdaptationServiceAdaptType
@@ -203,6 +227,11 @@ class AdaptationServiceStub(typing.Generic[_AdaptationServiceAdaptType, _Adaptat
     CancelJob: _AdaptationServiceCancelJobType
     """CancelJob asks a job to stop and returns once it has stopped. FAILED_PRECONDITION if it is already over."""
 
+    GetReport: _AdaptationServiceGetReportType
+    """GetReport returns the report of a job that is over: one page for people, or the same as JSON. It has at most 3 MiB.
+    FAILED_PRECONDITION if the job is not over. Where the candidate's memory is one of examples, the report quotes texts.
+    """
+
 AdaptationServiceAsyncStub: typing_extensions.TypeAlias = AdaptationServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         twofold.v1.adaptation_pb2.AdaptRequest,
@@ -227,6 +256,10 @@ AdaptationServiceAsyncStub: typing_extensions.TypeAlias = AdaptationServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         twofold.v1.adaptation_pb2.CancelJobRequest,
         twofold.v1.adaptation_pb2.CancelJobResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        twofold.v1.adaptation_pb2.GetReportRequest,
+        twofold.v1.adaptation_pb2.GetReportResponse,
     ],
 ]
 
@@ -285,5 +318,15 @@ class AdaptationServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[twofold.v1.adaptation_pb2.CancelJobResponse, collections.abc.Awaitable[twofold.v1.adaptation_pb2.CancelJobResponse]]:
         """CancelJob asks a job to stop and returns once it has stopped. FAILED_PRECONDITION if it is already over."""
+
+    @abc.abstractmethod
+    def GetReport(
+        self,
+        request: twofold.v1.adaptation_pb2.GetReportRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[twofold.v1.adaptation_pb2.GetReportResponse, collections.abc.Awaitable[twofold.v1.adaptation_pb2.GetReportResponse]]:
+        """GetReport returns the report of a job that is over: one page for people, or the same as JSON. It has at most 3 MiB.
+        FAILED_PRECONDITION if the job is not over. Where the candidate's memory is one of examples, the report quotes texts.
+        """
 
 def add_AdaptationServiceServicer_to_server(servicer: AdaptationServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

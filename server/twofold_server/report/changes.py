@@ -1,0 +1,125 @@
+"""Examples that are answered otherwise than before: negative flips and fixed ones, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from twofold_checkpoint.decoding import Entity
+from twofold_checkpoint.examples import Span
+from twofold_checkpoint.findings import Answer, Change
+
+from twofold_server.report.document import Document
+from twofold_server.report.markup import Markup, tag
+from twofold_server.report.numbers import plural, score
+
+HUES = 8
+"""Colours for entity types; the ninth type begins again with the first one."""
+SHOWN = 4
+"""Examples of a kind that are open from the start."""
+
+
+def changes_section(document: Document) -> Markup | None:
+    """Show what is answered worse than before, then what is answered better."""
+    lost, gained = sum(one.lost for one in document.figures), sum(one.gained for one in document.figures)
+    if not lost and not gained:
+        return None
+    if not document.texts:
+        return tag(
+            "section",
+            tag("h2", "What changed"),
+            tag(
+                "p",
+                f"{plural(lost, 'held-out example')} answered worse and {gained} better than before. None is shown: "
+                "this store keeps no texts.",
+                class_="lead",
+            ),
+        )
+    hues = _hues(document.changes)
+    return tag(
+        "section",
+        tag("h2", "What changed"),
+        (_kind(document, figure, hues) for figure in ("protected", "retained", "new")),
+    )
+
+
+def _kind(document: Document, figure: str, hues: dict[str, int]) -> Iterator[Markup]:
+    counted = next((one for one in document.figures if one.figure == figure), None)
+    for better in (False, True):
+        chosen = [one for one in document.changes if one.figure == figure and one.better == better]
+        if not chosen or counted is None:
+            continue
+        whole = counted.gained if better else counted.lost
+        title = f"{'Fixed' if better else 'Lost'} · {figure}"
+        some = f"{whole}" if whole == len(chosen) else f"{len(chosen)} of {whole}"
+        yield tag("h3", title, " ", tag("small", some), class_="good" if better else "bad")
+        yield tag("div", (_change(one, hues) for one in chosen[:SHOWN]), class_="changes")
+        if rest := chosen[SHOWN:]:
+            yield tag(
+                "details",
+                tag("summary", f"{len(rest)} more"),
+                tag("div", (_change(one, hues) for one in rest), class_="changes"),
+            )
+
+
+def _change(one: Change, hues: dict[str, int]) -> Markup:
+    if one.label is not None:
+        return tag(
+            "article",
+            tag("p", one.text, class_="text", dir="auto"),
+            tag(
+                "p",
+                _label("before", one.before, one.label),
+                tag("span", "→", class_="arrow"),
+                _label("after", one.after, one.label),
+                class_="answers",
+            ),
+            class_="change",
+        )
+    wanted = one.entities or ()
+    rows = (("right", wanted), ("before", one.before.entities or ()), ("after", one.after.entities or ()))
+    return tag(
+        "article",
+        (
+            tag(
+                "div",
+                tag("span", name, class_="when"),
+                tag("p", _marked(one.text, spans, wanted, hues), class_="text", dir="auto"),
+                class_=f"row {name}",
+            )
+            for name, spans in rows
+        ),
+        class_="change spans",
+    )
+
+
+def _label(when: str, answer: Answer, right: str) -> Markup:
+    sure = "" if answer.score is None else f" {score(answer.score)} %"
+    mood = "good" if answer.label == right else "bad"
+    return tag("span", tag("bdi", answer.label or "nothing"), tag("small", sure), class_=f"chip {mood}", title=when)
+
+
+def _marked(
+    text: str, spans: Sequence[Span | Entity], wanted: Sequence[Span], hues: dict[str, int]
+) -> Iterator[Markup | str]:
+    """Cut a text at its spans and mark them; one that is not as it should be is marked as wrong."""
+    right = {(one.start, one.end, one.type) for one in wanted}
+    place = 0
+    for one in sorted(spans, key=lambda span: (span.start, span.end)):
+        start, end = max(place, one.start), min(one.end, len(text))
+        if start >= end:
+            continue
+        yield text[place:start]
+        wrong = "" if (one.start, one.end, one.type) in right else " wrong"
+        yield tag("mark", text[start:end], tag("small", tag("bdi", one.type)), class_=f"hue{hues[one.type]}{wrong}")
+        place = end
+    yield text[place:]
+
+
+def _hues(changes: Iterable[Change]) -> dict[str, int]:
+    types = {
+        span.type
+        for one in changes
+        for spans in (one.entities, one.before.entities, one.after.entities)
+        for span in spans or ()
+    }
+    return {name: number % HUES for number, name in enumerate(sorted(types))}

@@ -1,0 +1,115 @@
+"""From what is known of a job to its report. A pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twofold_checkpoint.events import Noted
+from twofold_checkpoint.findings import Findings
+from twofold_checkpoint.job import Statistical
+
+from twofold_server.jobs import JobView, Phase, Record
+from twofold_server.report.curves import draw_curves
+from twofold_server.report.document import Ancestor, Asked, DatasetFacts, Document, Note, PhaseSeconds, Proofs
+
+MAX_NOTES = 100
+MAX_CHARACTERS = 2000
+"""Of one note."""
+MAX_NAMES = 300
+"""Labels whose examples are counted, the commonest first."""
+
+
+def compose(
+    view: JobView, records: Sequence[Record], findings: Findings | None, lineage: tuple[Ancestor, ...]
+) -> Document:
+    """Put a job's view, its events, what its trainer found and its line of checkpoints into one document."""
+    found = findings or Findings(texts=False)
+    told = view.report
+    return Document(
+        job_id=view.id,
+        state=view.state,
+        verdict=told.verdict,
+        reason=view.reason,
+        created=view.created,
+        started=view.started,
+        ended=view.ended,
+        asked=_asked(view),
+        texts=found.texts,
+        figures=found.figures,
+        gate=told.gate,
+        stages=draw_curves(records),
+        names=found.names,
+        confusions=found.confusions,
+        changes=found.changes,
+        dataset=_dataset(view, found),
+        notes=_notes(records),
+        plan=told.plan,
+        hyperparameters=view.hyperparameters,
+        added_labels=told.added_labels,
+        proofs=_proofs(view),
+        branch=found.branch,
+        phases=tuple(PhaseSeconds(name=one.name, seconds=_seconds(one)) for one in view.phases),
+        swap_seconds=told.swap_seconds,
+        base=view.base,
+        candidate=view.candidate,
+        lineage=lineage,
+    )
+
+
+def _asked(view: JobView) -> Asked:
+    order = view.order
+    return Asked(
+        head=order.head,
+        freeze=order.freeze,
+        margin=order.protection.margin if isinstance(order.protection, Statistical) else None,
+        label_policy=order.label_policy,
+        retained_margin=order.retained_margin,
+        promote=order.promote,
+        memory=order.memory,
+        seed=order.seed,
+        validate_only=order.validate_only,
+    )
+
+
+def _dataset(view: JobView, found: Findings) -> DatasetFacts | None:
+    told = view.report.dataset
+    if told is None:
+        return None
+    commonest = sorted(told.label_counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_NAMES]
+    return DatasetFacts(
+        train_examples=told.train_examples,
+        dev_examples=told.dev_examples,
+        gate_examples=told.gate_examples,
+        label_counts=dict(commonest),
+        unaligned_annotations=told.unaligned_annotations,
+        mean_tokens=told.mean_tokens,
+        lengths=found.lengths,
+    )
+
+
+def _notes(records: Sequence[Record]) -> tuple[Note, ...]:
+    """Take the notes, warnings first if there are too many."""
+    notes = [
+        Note(phase=one.phase, message=one.said.message[:MAX_CHARACTERS], warning=one.said.warning)
+        for one in records
+        if isinstance(one.said, Noted)
+    ]
+    if len(notes) > MAX_NOTES:
+        notes.sort(key=lambda note: not note.warning)
+    return tuple(notes[:MAX_NOTES])
+
+
+def _proofs(view: JobView) -> Proofs:
+    frozen, exact = view.report.frozen, view.report.exact
+    return Proofs(
+        frozen_tensors=None if frozen is None else frozen.parameters,
+        digest_before=None if frozen is None else frozen.digest_before,
+        digest_after=None if frozen is None else frozen.digest_after,
+        exact_texts=None if exact is None else exact.texts,
+        exact_max_error=None if exact is None else exact.max_error,
+        parity_max_error=view.report.max_parity_error or None,
+    )
+
+
+def _seconds(phase: Phase) -> float:
+    return 0.0 if phase.ended is None else (phase.ended - phase.started).total_seconds()

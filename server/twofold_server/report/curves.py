@@ -1,0 +1,69 @@
+"""The learning curves of a job, from its events."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from twofold_checkpoint.events import GuardLooked, PhaseStarted, ScoreMeasured, Stepped
+
+from twofold_server.jobs import Record
+from twofold_server.report.document import DevPoint, GuardPoint, LossPoint, StageCurves
+
+Point = TypeVar("Point", LossPoint, DevPoint, GuardPoint)
+POINTS = 300
+"""Most points of each curve of a stage. Of more, every second or third is kept, and the last one."""
+
+
+@dataclass(slots=True)
+class _Stage:
+    name: str = ""
+    loss: list[LossPoint] = field(default_factory=list)
+    dev: list[DevPoint] = field(default_factory=list)
+    guard: list[GuardPoint] = field(default_factory=list)
+
+
+def draw_curves(records: Iterable[Record]) -> tuple[StageCurves, ...]:
+    """Sort what was said while the job trained into stages. A stage begins with its phase, or where steps name another."""
+    stages: list[_Stage] = []
+    order = 0
+    for record in records:
+        said = record.said
+        if isinstance(said, PhaseStarted) and said.phase in {"probe", "train"}:
+            stages.append(_Stage())
+        if not stages:
+            continue
+        now = stages[-1]
+        match said:
+            case Stepped(stage=name):
+                if now.name and now.name != name:  # Every stage begins with a measurement: the last one is its own.
+                    now = _Stage(dev=[now.dev.pop()] if now.dev else [])
+                    stages.append(now)
+                now.name = name
+                now.loss.append(LossPoint(step=said.step, value=said.loss))
+            case ScoreMeasured(figure="dev"):
+                order += 1
+                now.dev.append(DevPoint(order=order, value=said.value))
+            case GuardLooked():
+                order += 1
+                look = GuardPoint(
+                    order=order,
+                    value=said.value,
+                    baseline=said.baseline,
+                    allowed=said.allowed,
+                    action=said.action,
+                )
+                now.guard.append(look)
+    return tuple(
+        StageCurves(name=one.name or "heads", loss=_thin(one.loss), dev=_thin(one.dev), guard=_thin(one.guard))
+        for one in stages
+        if one.loss or one.dev
+    )
+
+
+def _thin(points: list[Point]) -> tuple[Point, ...]:
+    stride = math.ceil(len(points) / POINTS) or 1
+    kept = points[::-stride]  # From the end, which is what a reader looks for.
+    return tuple(reversed(kept))

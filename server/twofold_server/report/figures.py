@@ -1,0 +1,149 @@
+"""The three figures before and after, and what the gate saw of the protected one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from twofold_checkpoint.events import Compared
+from twofold_checkpoint.findings import Interval, Measurement
+from twofold_checkpoint.manifest import other
+
+from twofold_server.report.document import Document
+from twofold_server.report.markup import Markup, tag
+from twofold_server.report.numbers import MINUS, plural, score, signed
+from twofold_server.report.plot import Scale, box, chart, dot, drawing, segment, word
+
+TASKS = {"classifier": "labels", "ner": "entities"}
+METRICS = {"accuracy": "accuracy", "f1": "F1"}
+
+
+def figures_section(document: Document) -> Markup | None:
+    """Show the three figures as cards."""
+    if not document.figures:
+        return None
+    return tag("div", (_card(one, document) for one in document.figures), class_="cards")
+
+
+def _card(one: Measurement, document: Document) -> Markup:
+    adapted = document.asked.head
+    said = {
+        "protected": f"the {TASKS[other(adapted)]}, which must not suffer",
+        "retained": f"the {TASKS[adapted]} that were known before",
+        "new": f"the {TASKS[adapted]} of the given data",
+    }
+    last = one.after or one.before
+    return tag(
+        "article",
+        tag("h3", one.figure.capitalize(), " ", tag("small", said[one.figure])),
+        tag(
+            "p",
+            tag("span", score(one.before.value), " → ", class_="from") if one.after else None,
+            tag("strong", score(last.value)),
+            " ",
+            tag("span", METRICS[one.metric], class_="metric"),
+            _difference(one, document.asked.margin),
+            class_="big",
+        ),
+        _intervals(one),
+        tag("p", _facts(one), class_="facts"),
+        class_=f"card {one.figure}",
+    )
+
+
+def _difference(one: Measurement, margin: float | None) -> Markup | None:
+    found = one.difference
+    if found is None:
+        return None
+    allowed = (margin or 0.0) / 100 if one.figure == "protected" else 0.0
+    mood = "good" if found.value > 0 else "even"
+    if one.figure == "protected" and found.low > -allowed:
+        mood = "good"
+    elif found.value < 0 and found.value <= -allowed:
+        mood = "bad"
+    return tag("span", signed(found.value), class_=f"chip {mood}")
+
+
+def _intervals(one: Measurement) -> Markup:
+    """Draw before above after on one scale, each with its interval."""
+    rows = [(25.0, "before", one.before), *([(75.0, "after", one.after)] if one.after else [])]
+    scale = Scale.around((100 * end for _, _, of in rows for end in (of.low, of.high)), ticks=3, most=100.0)
+
+    def row(height: float, when: str, of: Interval) -> Iterator[Markup]:
+        told = f"{when} {score(of.value)}, between {score(of.low)} and {score(of.high)}"
+        yield segment((scale(100 * of.low), height), (scale(100 * of.high), height), f"range {when}", told)
+        yield dot((scale(100 * of.value), height), when, told)
+
+    lines = (segment((scale(tick), 0), (scale(tick), 100), "grid") for tick in scale.ticks)
+    shapes = (row(*one) for one in rows)
+    values = [f"{when} {score(of.value)} ({score(of.low)} to {score(of.high)})" for _, when, of in rows]
+    label = f"{one.figure}: {', '.join(values)}"
+    ticks = (word(scale(tick), 100, f"{tick:g}", "tick") for tick in scale.ticks)
+    return chart(drawing(lines, shapes, label=label), ticks, class_="intervals")
+
+
+def _facts(one: Measurement) -> Iterator[object]:
+    yield f"{plural(one.examples, 'example')}"
+    if one.difference is not None:
+        yield f" · difference {signed(one.difference.low)} to {signed(one.difference.high)}"
+        yield f" · {one.gained} fixed, {one.lost} lost"
+    if one.calibration_before is not None:
+        later = "" if one.calibration_after is None else f" → {score(one.calibration_after)}"
+        yield f" · calibration error {score(one.calibration_before)}{later}"
+
+
+def gate_section(document: Document) -> Markup | None:
+    """Show what is proven of the protected task: the interval of its fall beside the margin."""
+    if not document.gate:
+        return None
+    margin = document.asked.margin
+    rule = (
+        f"The whole interval must lie to the right of {MINUS}{margin:g} points, the margin."
+        if margin is not None
+        else "Protection was exact: answers are compared one by one, and this interval decides nothing."
+    )
+    return tag(
+        "section",
+        tag("h2", "What the gate could prove"),
+        tag("p", "How far the protected task may have fallen, with 95 % on each side. ", rule, class_="lead"),
+        (_compared(one, margin) for one in document.gate),
+    )
+
+
+def _compared(one: Compared, margin: float | None) -> Markup:
+    against = "its base" if one.against == "base" else "the checkpoint that a person last approved"
+    low, high, middle = 100 * one.lower_bound, 100 * one.upper_bound, 100 * (one.after - one.before)
+    edge = None if margin is None else -margin
+    scale = Scale.around([low, high, 0.0, *([] if edge is None else [1.5 * edge, -0.5 * edge])], least=-100.0, ticks=5)
+    proven = edge is None or low > edge
+    mood = "good" if proven else "bad" if edge is not None and middle <= edge else "unsure"
+    told = f"{middle:+.1f} points, between {low:+.2f} and {high:+.2f}"
+    shapes = (
+        None if edge is None else box(0, 0, scale(edge), 100, "forbidden", title="a fall beyond the margin"),
+        (segment((scale(tick), 0), (scale(tick), 100), "grid") for tick in scale.ticks),
+        segment((scale(0), 0), (scale(0), 100), "zero"),
+        None if edge is None else segment((scale(edge), 0), (scale(edge), 100), "edge"),
+        segment((scale(low), 50), (scale(high), 50), f"range {mood}", told),
+        dot((scale(middle), 50), mood, told),
+    )
+    needed = (
+        "" if one.needed_examples is None else f" About {plural(one.needed_examples, 'example')} would decide instead."
+    )
+    return tag(
+        "figure",
+        tag("figcaption", tag("b", f"Against {against}: "), f"{score(one.before)} → {score(one.after)}."),
+        chart(
+            drawing(shapes, label=told),
+            (word(scale(tick), 100, _tick(tick), "tick") for tick in scale.ticks),
+            class_="proof",
+        ),
+        tag(
+            "p",
+            f"{plural(one.examples, 'example')}, {one.gained} answered better and {one.lost} worse than before. "
+            f"A fall of {max(0.0, -low):.2f} points or more is excluded.{needed}",
+            class_="facts",
+        ),
+    )
+
+
+def _tick(points: float) -> str:
+    return f"{points:+.4g}".replace("-", MINUS) if round(points, 6) else "0"

@@ -1,0 +1,118 @@
+"""The curves of the training: dev score, guard, loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twofold_server.report.document import Document, GuardPoint, StageCurves
+from twofold_server.report.markup import Markup, tag
+from twofold_server.report.numbers import plural, score
+from twofold_server.report.plot import Point, Scale, box, chart, dot, drawing, line, segment, word
+
+ACTIONS = {"none": "all is well", "restore": "the best state was restored", "leave": "the stage was ended"}
+DOTS = 60
+"""Points of a curve up to which each is marked."""
+
+
+def learning_section(document: Document) -> Markup | None:
+    """Show how the training went."""
+    stages = document.stages
+    charts = [one for one in (_dev(stages), _guard(stages), _loss(stages)) if one is not None]
+    if not charts:
+        return None
+    return tag("section", tag("h2", "How it learned"), tag("div", charts, class_="curves"))
+
+
+def _dev(stages: Sequence[StageCurves]) -> Markup | None:
+    values = [100 * point.value for stage in stages for point in stage.dev]
+    if not values:
+        return None
+    across = _orders(stages)
+    up = Scale.around(values, most=100.0, flipped=True)
+    shapes: list[object] = [_grid(up)]
+    words: list[object] = []
+    for number, stage in enumerate(stages):
+        points: list[Point] = [(across(point.order), up(100 * point.value)) for point in stage.dev]
+        shapes.append(line(points, "dev"))
+        if len(values) <= DOTS:
+            told = [f"{stage.name}: {score(point.value)}" for point in stage.dev]
+            shapes += [dot(place, "dev", said) for place, said in zip(points, told, strict=True)]
+        if number and points:
+            shapes.append(segment((points[0][0], 0), (points[0][0], 100), "stage"))
+    return _panel(
+        "Dev score",
+        f"Of the adapted head, on examples that stop the training and never judge; best {max(values):.1f}. "
+        f"Stages: {', '.join(dict.fromkeys(stage.name for stage in stages))}.",
+        drawing(shapes, label=f"dev score from {values[0]:.1f} to at best {max(values):.1f}"),
+        [*words, *_left(up)],
+    )
+
+
+def _guard(stages: Sequence[StageCurves]) -> Markup | None:
+    looks = [look for stage in stages for look in stage.guard]
+    if not looks:
+        return None
+    across = _orders(stages)
+    floor = 100 * (looks[0].baseline - looks[0].allowed)
+    up = Scale.around([floor, 100 * looks[0].baseline, *(100 * look.value for look in looks)], most=100.0, flipped=True)
+    shapes = (
+        box(0, up(100 * looks[0].baseline), 100, up(floor), "allowed", title="what the guard allows"),
+        _grid(up),
+        segment((0, up(100 * looks[0].baseline)), (100, up(100 * looks[0].baseline)), "zero", "baseline"),
+        segment((0, up(floor)), (100, up(floor)), "edge", "floor"),
+        line([(across(look.order), up(100 * look.value)) for look in looks], "guard"),
+        (dot((across(look.order), up(100 * look.value)), look.action, _told(look)) for look in looks),
+    )
+    restored, left = (sum(look.action == action for look in looks) for action in ("restore", "leave"))
+    return _panel(
+        "Guard",
+        f"The protected task while shared blocks trained. Of {plural(len(looks), 'look')}, {restored} restored the best "
+        f"state and {left} ended a stage. What lies below the dashed line is not kept.",
+        drawing(shapes, label=f"protected dev score over {plural(len(looks), 'look')}"),
+        _left(up),
+    )
+
+
+def _told(look: GuardPoint) -> str:
+    return f"{score(look.value)}: {ACTIONS.get(look.action, look.action)}"
+
+
+def _loss(stages: Sequence[StageCurves]) -> Markup | None:
+    points = [point for stage in stages for point in stage.loss]
+    if len(points) < 2:
+        return None
+    up = Scale.around([0.0, *(point.value for point in points)], flipped=True)
+    across = Scale.within(point.step for point in points)
+    shapes = (
+        _grid(up),
+        line([(across(point.step), up(point.value)) for point in points], "loss"),
+    )
+    steps = (word(across(tick), 100, f"{tick:g}", "tick") for tick in across.ticks)
+    return _panel(
+        "Loss",
+        f"Averaged between two reports, by step; {points[-1].value:.3f} at the end.",
+        drawing(shapes, label=f"loss from {points[0].value:.3f} to {points[-1].value:.3f}"),
+        [*_left(up), *steps],
+    )
+
+
+def _orders(stages: Sequence[StageCurves]) -> Scale:
+    orders = [point.order for stage in stages for point in stage.dev]
+    orders += [look.order for stage in stages for look in stage.guard]
+    return Scale(min(orders), max(*orders, min(orders) + 1), 1)
+
+
+def _grid(up: Scale) -> list[Markup]:
+    return [segment((0, up(tick)), (100, up(tick)), "grid") for tick in up.ticks]
+
+
+def _left(up: Scale) -> list[Markup]:
+    return [word(0, up(tick), f"{tick:g}", "left") for tick in up.ticks]
+
+
+def _panel(title: str, caption: str, drawn: Markup, words: Sequence[object]) -> Markup:
+    return tag(
+        "figure",
+        tag("figcaption", tag("b", title), " ", caption),
+        chart(drawn, words, class_="curve"),
+    )

@@ -1,0 +1,50 @@
+"""The line of checkpoints that a job stands in."""
+
+from __future__ import annotations
+
+from twofold_checkpoint.errors import CheckpointError
+from twofold_checkpoint.manifest import Manifest
+from twofold_checkpoint.store import Aliases, Store
+
+from twofold_server.report.document import Ancestor
+
+GENERATIONS = 12
+"""Checkpoints that are shown, the newest ones."""
+
+
+def trace(store: Store, base: str, candidate: str) -> tuple[Ancestor, ...]:
+    """Return the candidate, if one was published, its base, and the parents of that, newest first.
+
+    The line ends where a checkpoint is not there any more. What a person last approved is added if it is not in it.
+    """
+    aliases = store.aliases()
+    line: list[Ancestor] = []
+    if candidate and (manifest := _read(store, candidate)):
+        line.append(_ancestor(manifest, aliases, "candidate"))
+    following: str | None = base
+    while following and len(line) < GENERATIONS and (manifest := _read(store, following)):
+        line.append(_ancestor(manifest, aliases, "base" if following == base else "ancestor"))
+        following = manifest.parent
+    approved = aliases.approved
+    if approved and approved not in {one.id for one in line} and (manifest := _read(store, approved)):
+        line.append(_ancestor(manifest, aliases, "approved"))
+    return tuple(line)
+
+
+def _read(store: Store, checkpoint_id: str) -> Manifest | None:
+    try:
+        return store.get(checkpoint_id).manifest
+    except CheckpointError:
+        return None
+
+
+def _ancestor(manifest: Manifest, aliases: Aliases, role: str) -> Ancestor:
+    return Ancestor(
+        id=manifest.id,
+        created=manifest.created,
+        job_id=manifest.job_id,
+        scores=manifest.scores,
+        branch=manifest.branch,
+        aliases=tuple(aliases.names_of(manifest.id)),
+        role=role,
+    )

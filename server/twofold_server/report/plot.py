@@ -1,0 +1,122 @@
+"""Charts as inline SVG that stretch with the page.
+
+The drawing has the coordinates 0 to 100 both ways and is stretched to its box; strokes and dots are not, and words stand
+beside the drawing in HTML, so that a phone shows them as large as any other text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from twofold_server.report.markup import Markup, tag
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Map values to 0 to 100, with ticks at round numbers. A scale that is *flipped* has its low end at 100."""
+
+    low: float
+    high: float
+    step: float
+    flipped: bool = False
+
+    @classmethod
+    def around(
+        cls,
+        values: Iterable[float],
+        *,
+        ticks: int = 4,
+        least: float = -math.inf,
+        most: float = math.inf,
+        flipped: bool = False,
+    ) -> Scale:
+        """Choose a scale for values, at most from *least* to *most*, that begins and ends at a tick."""
+        known = [value for value in values if math.isfinite(value)] or [0.0]
+        low, high = min(known), max(known)
+        spread = max(high - low, 1e-3 * max(abs(low), abs(high)), 1e-6)
+        rough = spread / ticks
+        size = 10.0 ** math.floor(math.log10(rough))
+        step = next(factor * size for factor in (1, 2, 2.5, 5, 10) if factor * size >= rough * (1 - 1e-9))
+        first, last = math.floor(low / step) * step, math.ceil(high / step) * step
+        if first == last:
+            first, last = first - step, last + step
+        return cls(max(first, least), min(last, most), step, flipped)
+
+    @classmethod
+    def within(cls, values: Iterable[float], *, ticks: int = 4) -> Scale:
+        """Choose a scale for values that begins with the least and ends with the most of them."""
+        known = list(values)
+        return cls(min(known), max(known), cls.around(known, ticks=ticks).step)
+
+    def __call__(self, value: float) -> float:
+        """Return the place of a value."""
+        span = self.high - self.low
+        place = 100 * (min(max(value, self.low), self.high) - self.low) / span if span > 0 else 50.0
+        return 100 - place if self.flipped else place
+
+    @property
+    def ticks(self) -> list[float]:
+        """The round numbers on the scale."""
+        count = math.floor((self.high - self.low) / self.step + 1e-6)
+        first = math.ceil(self.low / self.step - 1e-6) * self.step
+        return [one for n in range(count + 1) if (one := first + n * self.step) <= self.high + 1e-9]
+
+
+def drawing(*shapes: object, label: str, class_: str = "") -> Markup:
+    """Put shapes into a drawing that fills its box. *label* says what it shows to who cannot see it."""
+    return tag(
+        "svg",
+        shapes,
+        viewBox="0 0 100 100",
+        preserveAspectRatio="none",
+        role="img",
+        aria_label=label,
+        class_=class_ or None,
+    )
+
+
+def line(points: Sequence[Point], class_: str) -> Markup | None:
+    """Draw a line through points."""
+    if len(points) < 2:
+        return None
+    return tag("polyline", points=" ".join(f"{x:.2f},{y:.2f}" for x, y in points), class_=f"line {class_}")
+
+
+def segment(start: Point, end: Point, class_: str, title: str = "") -> Markup:
+    """Draw a straight line, with a word for who points at it."""
+    (x1, y1), (x2, y2) = start, end
+    ends = {"x1": f"{x1:.2f}", "y1": f"{y1:.2f}", "x2": f"{x2:.2f}", "y2": f"{y2:.2f}"}
+    return tag("line", tag("title", title) if title else None, **ends, class_=class_)
+
+
+def dot(place: Point, class_: str, title: str = "") -> Markup:
+    """Draw a dot that stays round however its drawing is stretched: a line of no length with round ends."""
+    x, y = place
+    return segment((x, y), (x + 0.001, y), f"dot {class_}", title)
+
+
+def box(left: float, top: float, right: float, bottom: float, class_: str, *, title: str = "") -> Markup:
+    """Fill a rectangle."""
+    return tag(
+        "rect",
+        tag("title", title) if title else None,
+        x=f"{left:.2f}",
+        y=f"{top:.2f}",
+        width=f"{max(0.0, right - left):.2f}",
+        height=f"{max(0.0, bottom - top):.2f}",
+        class_=class_,
+    )
+
+
+def word(x: float, y: float, text: object, class_: str = "") -> Markup:
+    """Set a word over a drawing, centred on a place in its coordinates."""
+    return tag("span", text, class_=f"word {class_}".rstrip(), style=f"left:{x:.2f}%;top:{y:.2f}%")
+
+
+def chart(*content: object, class_: str = "") -> Markup:
+    """Give drawings and the words over them a common box."""
+    return tag("div", content, class_=f"chart {class_}".rstrip())

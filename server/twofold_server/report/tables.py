@@ -1,0 +1,180 @@
+"""What the held-out examples say of each label and entity type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from twofold_checkpoint.findings import Confusion, Measurement, NameCount
+
+from twofold_server.report.document import Document
+from twofold_server.report.markup import Markup, tag
+from twofold_server.report.numbers import score, signed
+from twofold_server.report.plot import chart, dot, drawing, segment
+
+MATRIX = 12
+"""Names up to which confusions are a matrix. Of more, the commonest ones are a list."""
+ROWS = 12
+"""Rows that are open from the start."""
+NOTHING = "no entity"
+
+
+def tables_section(document: Document) -> Markup | None:
+    """Show each figure by name, and what is taken for what."""
+    parts = [part for one in document.figures for part in _figure(document, one)]
+    return tag("section", tag("h2", "Name by name"), parts) if parts else None
+
+
+def _figure(document: Document, one: Measurement) -> Iterator[Markup]:
+    names = [row for row in document.names if row.figure == one.figure]
+    wrong = [row for row in document.confusions if row.figure == one.figure]
+    if not names:
+        return
+    yield tag(
+        "div",
+        tag(
+            "div",
+            tag("h3", one.figure.capitalize(), " ", tag("small", "F1 of each name, those that moved most first")),
+            _names(names),
+        ),
+        tag("div", tag("h3", "Taken for one another"), _confusions(names, wrong)) if wrong else None,
+        class_="pair",
+    )
+
+
+def f1(right: int, answered: int, expected: int) -> float:
+    """Return F1; 1.0 where there was nothing to find and nothing was found."""
+    return 2 * right / (answered + expected) if answered + expected else 1.0
+
+
+def _names(names: Sequence[NameCount]) -> Iterator[Markup]:
+    ordered = sorted(names, key=lambda one: -_weight(one))
+    yield _table(ordered[:ROWS])
+    if rest := ordered[ROWS:]:
+        yield tag("details", tag("summary", f"{len(rest)} more names"), _table(rest))
+
+
+def _table(names: Sequence[NameCount]) -> Markup:
+    return tag(
+        "table",
+        _heads(("name", ""), ("before", "after", "", "examples")),
+        tag("tbody", map(_row, names)),
+        class_="names",
+    )
+
+
+def _heads(words: Sequence[str], numbers: Sequence[str]) -> Markup:
+    cells = (*(tag("th", one) for one in words), *(tag("th", one, class_="number") for one in numbers))
+    return tag("thead", tag("tr", cells))
+
+
+def _weight(one: NameCount) -> float:
+    """Return how much of the figure a name has moved."""
+    if one.right_after is None or one.answered_after is None:
+        return 0.0
+    after = f1(one.right_after, one.answered_after, one.expected)
+    return one.expected * abs(after - f1(one.right_before, one.answered_before, one.expected))
+
+
+def _row(one: NameCount) -> Markup:
+    before = f1(one.right_before, one.answered_before, one.expected)
+    if one.right_after is None or one.answered_after is None:
+        after, moved, mood = None, "", "even"
+    else:
+        after = f1(one.right_after, one.answered_after, one.expected)
+        moved = "" if round(100 * (after - before), 1) == 0 else signed(after - before)
+        mood = "even" if not moved else "good" if after > before else "bad"
+    told = f"{score(before)}" if after is None else f"{score(before)} to {score(after)}"
+    shapes = (
+        segment((0, 50), (100, 50), "track"),
+        None if after is None else segment((100 * before, 50), (100 * after, 50), f"moved {mood}"),
+        dot((100 * before, 50), "before"),
+        None if after is None else dot((100 * after, 50), "after"),
+    )
+    return tag(
+        "tr",
+        tag("th", tag("bdi", one.name), scope="row"),
+        tag("td", chart(drawing(shapes, label=f"F1 {told}"), class_="spark")),
+        tag("td", score(before), class_="number"),
+        tag("td", "–" if after is None else score(after), class_="number"),  # noqa: RUF001 -- a dash.
+        tag("td", moved, class_=f"number {mood}"),
+        tag("td", f"{one.expected}", class_="number quiet"),
+    )
+
+
+def _confusions(names: Sequence[NameCount], wrong: Sequence[Confusion]) -> Markup | Iterator[Markup]:
+    known = {row.name for row in names}
+    rows: list[str | None] = [row.name for row in names]
+    if any(one.expected is None or one.answered is None for one in wrong):
+        rows.append(None)
+    fits = all(name is None or name in known for one in wrong for name in (one.expected, one.answered))
+    return _matrix(rows, names, wrong) if fits and len(rows) <= MATRIX else _list(wrong)
+
+
+def _count(before: int, after: int | None) -> int:
+    return before if after is None else after
+
+
+def _matrix(rows: Sequence[str | None], names: Sequence[NameCount], wrong: Sequence[Confusion]) -> Markup:
+    counts = {(one.expected, one.answered): _count(one.before, one.after) for one in wrong}
+    right = {one.name: _count(one.right_before, one.right_after) for one in names}
+    most = max(1, *counts.values())
+    greatest = max(1, *right.values())
+
+    def cell(expected: str | None, answered: str | None) -> Markup:
+        if expected is None and answered is None:
+            return tag("td")
+        if expected is not None and expected == answered:
+            count = right.get(expected, 0)
+            share, mood = count / greatest, "hit"
+        else:
+            count = counts.get((expected, answered), 0)
+            share, mood = count / most, "miss"
+        told = f"{expected or NOTHING}, answered {answered or NOTHING}: {count}"
+        return tag("td", count or "", class_=mood, style=f"--share:{share:.2f}", title=told)
+
+    return tag(
+        "div",
+        tag(
+            "table",
+            tag(
+                "thead",
+                tag("tr", tag("th", "right ↓ answered →"), (tag("th", tag("span", _named(one))) for one in rows)),
+            ),
+            tag(
+                "tbody",
+                (tag("tr", tag("th", _named(one), scope="row"), (cell(one, two) for two in rows)) for one in rows),
+            ),
+            class_="matrix",
+        ),
+        class_="scroll",
+    )
+
+
+def _list(wrong: Sequence[Confusion]) -> Iterator[Markup]:
+    def table(some: Sequence[Confusion]) -> Markup:
+        return tag(
+            "table",
+            _heads(("right", "answered"), ("before", "after")),
+            tag(
+                "tbody",
+                (
+                    tag(
+                        "tr",
+                        tag("th", _named(one.expected), scope="row"),
+                        tag("td", _named(one.answered)),
+                        tag("td", one.before, class_="number"),
+                        tag("td", "" if one.after is None else one.after, class_="number"),
+                    )
+                    for one in some
+                ),
+            ),
+            class_="names",
+        )
+
+    yield table(wrong[:ROWS])
+    if rest := wrong[ROWS:]:
+        yield tag("details", tag("summary", f"{len(rest)} more"), table(rest))
+
+
+def _named(name: str | None) -> Markup:
+    return tag("i", NOTHING) if name is None else tag("bdi", name)

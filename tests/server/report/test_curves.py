@@ -1,0 +1,86 @@
+"""From events to curves, and from values to places in a chart."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twofold_checkpoint.events import Event, GuardLooked, PhaseStarted, ScoreMeasured, Stepped
+from twofold_server.jobs import Record
+from twofold_server.report.curves import POINTS, draw_curves
+from twofold_server.report.plot import Scale
+
+NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+
+
+def records(*events: Event) -> list[Record]:
+    """Number events."""
+    return [Record(sequence=number, time=NOW, phase="", said=event) for number, event in enumerate(events, 1)]
+
+
+def step(stage: str, number: int) -> Stepped:
+    """Make a step."""
+    return Stepped(stage=stage, step=number, total_steps=9, loss=1 / number, remaining_seconds=0.0)
+
+
+def dev(value: float) -> ScoreMeasured:
+    """Measure on dev."""
+    return ScoreMeasured(figure="dev", moment="during", metric="f1", value=value, examples=5)
+
+
+def test_stages_are_told_apart() -> None:
+    """A stage begins with its phase, or where steps name another one; the measurement before that is its own."""
+    look = GuardLooked(step=1, baseline=0.9, value=0.8, allowed=0.05, examples=9, action="restore")
+    before = ScoreMeasured(figure="new", moment="before", metric="f1", value=0.5, examples=5)
+    told = records(
+        before,
+        PhaseStarted(phase="probe"),
+        dev(0.1),
+        step("heads", 1),
+        dev(0.2),
+        PhaseStarted(phase="train"),
+        dev(0.3),
+        step("top 2 blocks", 2),
+        dev(0.4),
+        dev(0.5),
+        step("all blocks", 3),
+        look,
+        dev(0.6),
+        PhaseStarted(phase="evaluate"),
+    )
+    stages = draw_curves(told)
+
+    assert [(one.name, [point.value for point in one.dev]) for one in stages] == [
+        ("heads", [0.1, 0.2]),
+        ("top 2 blocks", [0.3, 0.4]),
+        ("all blocks", [0.5, 0.6]),
+    ]
+    assert [[point.order for point in one.dev] for one in stages] == [[1, 2], [3, 4], [5, 7]]
+    assert [(one.order, one.action) for one in stages[2].guard] == [(6, "restore")]
+    assert [point.step for one in stages for point in one.loss] == [1, 2, 3]
+
+
+def test_long_curves_are_thinned() -> None:
+    """Of a training of hours some hundred points are kept, the last one among them."""
+    [stage] = draw_curves(records(PhaseStarted(phase="train"), *(step("heads", n) for n in range(1, 5000))))
+
+    assert POINTS / 2 < len(stage.loss) <= POINTS
+    assert stage.loss[-1].step == 4999
+    assert sorted(point.step for point in stage.loss) == [point.step for point in stage.loss]
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=5))
+def test_every_value_is_on_its_scale(flipped: bool, values: list[float]) -> None:
+    """A scale holds all values that it was made around, in their order, with a handful of ticks."""
+    scale = Scale.around(values, flipped=flipped)
+    places = [scale(value) for value in sorted(values)]
+
+    assert scale.low <= min(values) + 1e-6 * scale.step
+    assert scale.high >= max(values) - 1e-6 * scale.step
+    assert places == sorted(places, reverse=flipped)
+    assert all(0 <= place <= 100 for place in places)
+    assert 1 <= len(scale.ticks) <= 8

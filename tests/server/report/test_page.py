@@ -1,0 +1,298 @@
+"""The page of a report: safe, self-contained, whole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from server.report.sample import DOCUMENT, FIXED, FLIP, PROTECTED, document
+from twofold_checkpoint.examples import Span
+from twofold_checkpoint.findings import Answer
+from twofold_server.jobs import JobState
+from twofold_server.report.document import Document, Note
+from twofold_server.report.numbers import MINUS
+from twofold_server.report.page import headline, render
+from twofold_server.reporting import MAX_BYTES, fit, write
+
+VOID = {"meta", "br"}
+KNOWN = {
+    *[
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "header",
+        "main",
+        "footer",
+        "section",
+        "div",
+        "article",
+        "figure",
+        "figcaption",
+        "details",
+        "summary",
+    ],
+    *[
+        "h1",
+        "h2",
+        "h3",
+        "p",
+        "span",
+        "small",
+        "strong",
+        "b",
+        "i",
+        "bdi",
+        "code",
+        "mark",
+        "ul",
+        "ol",
+        "li",
+        "dl",
+        "dt",
+        "dd",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+    ],
+    *["svg", "line", "rect", "polyline"],
+}
+HOSTILE = (
+    "</script><img src=x onerror=alert(1)>",
+    "'\"><svg onload=alert(1)>",
+    "</style><style>*{display:none}</style>",
+    "javascript:alert(1)//&amp;&lt;",
+    "<!-- -->]]><?php ?>",
+    "\u202egnp.exe\u202c \u2066\u2067\u2069",
+    "a\u0000b\u0007\u001b[31m\u2028\u2029\ufeff",
+    "{{7*7}} ${7*7} %s {0}",
+)
+
+
+class Page(HTMLParser):
+    """Read a page: its elements, its attributes and its visible text. A tag that closes another one is an error."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: set[str] = set()
+        self.attributes: list[tuple[str, str, str]] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """An element begins."""
+        self.seen.add(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        """An element ends."""
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        """Text stands in an element."""
+        if self.open[-1:] != ["style"]:
+            self.text += data
+
+    def handle_comment(self, data: str) -> None:
+        """No page has one."""
+        raise AssertionError(f"a comment: {data}")
+
+
+def with_text(text: str) -> Document:
+    """Return the report with a text in every place that a user can fill."""
+    flip = replace(FLIP, text=text, label=text, before=Answer(label=text), after=Answer(label=text))
+    span = Span(start=0, end=max(1, len(text) // 2), type=text)
+    fixed = replace(FIXED, text=text, entities=(span,), after=Answer(entities=()))
+    return document(
+        reason=text,
+        changes=(flip, fixed),
+        names=tuple(replace(one, name=text) for one in DOCUMENT.names),
+        confusions=tuple(replace(one, expected=text, answered=text + "!") for one in DOCUMENT.confusions),
+        notes=(Note(phase=text, message=text, warning=True),),
+        added_labels=(text,),
+        plan=text,
+        dataset=replace(DOCUMENT.dataset, label_counts={text: 3}),
+        job_id=text,
+        base=text,
+        candidate=text,
+        lineage=tuple(replace(one, id=text, created=text) for one in DOCUMENT.lineage),
+    )
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_is_text(text: str) -> None:
+    """Markup, scripts, controls and marks of direction in any text of a user come out as letters to read."""
+    page = Page(render(with_text(text)))
+
+    assert page.seen <= KNOWN
+    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+    shown = re.sub(r"⟦U\+[0-9A-F]{4}⟧", "", page.text)
+    kept = "".join(letter for letter in text if letter.isprintable())
+    assert shown.count(kept) > 10
+    assert not re.search("[\u202a-\u202e\u2066-\u2069\x00-\x08\x1b\u2028\u2029\ufeff]", page.text)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.text(min_size=1, max_size=40))
+def test_any_text_leaves_the_page_whole(text: str) -> None:
+    """Whatever a text holds, the page has the elements that it always has, and encodes as UTF-8."""
+    page = render(with_text(text))
+
+    assert Page(page).seen <= KNOWN
+    page.encode()
+
+
+def test_nothing_is_loaded() -> None:
+    """The page has no script and refers to nothing outside itself, and tells the browser to load nothing."""
+    text = render(DOCUMENT)
+    page = Page(text)
+
+    assert page.seen <= KNOWN
+    assert not {name for _, name, _ in page.attributes} & {"src", "href", "srcset", "action", "data"}
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "http" not in text.replace("http-equiv", "")
+    assert ("meta", "content", "default-src 'none'; style-src 'unsafe-inline'") in page.attributes
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """Yield the strings of a document."""
+    if isinstance(value, dict):
+        for one in value.values():
+            yield from leaves(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from leaves(one)
+    elif isinstance(value, str):
+        yield value
+
+
+def test_everything_is_shown() -> None:
+    """Each sentence, name, text and number of examples of the document is somewhere on the page."""
+    page = Page(render(DOCUMENT)).text
+    hidden = {"pass", "succeeded", "restore", "f1"}  # Said in other words, or in colour.
+    expected = {
+        one for one in leaves(msgspec.to_builtins(DOCUMENT)) if not re.match(r"\d{4}-|[0-9a-f]{64}$", one)
+    } - hidden
+
+    assert [one for one in expected if one not in page and one.capitalize() not in page] == []
+    for number in ("92.0", "91.5", f"{MINUS}0.5", f"{MINUS}1.2", "1,234", "1 min 20 s", "Calibration error"):
+        assert number in page, number
+
+
+HEADLINES = [
+    ({}, "PASS", "answers now"),
+    ({"swap_seconds": 0.0}, "PASS", "candidate waits"),
+    ({"state": JobState.REJECTED, "verdict": "fail"}, "REJECTED", "the gate said no"),
+    ({"state": JobState.REJECTED, "verdict": "inconclusive"}, "INCONCLUSIVE", "Too little is known"),
+    ({"state": JobState.REJECTED, "verdict": None}, "REJECTED", "serves on"),
+    ({"state": JobState.FAILED, "verdict": None}, "FAILED", "went wrong"),
+    ({"state": JobState.FAILED, "verdict": "pass"}, "FAILED", "could not be made live"),
+    ({"state": JobState.CANCELLED, "verdict": None}, "CANCELLED", "stopped"),
+    ({"verdict": None}, "MEASURED", "Nothing was trained"),
+    ({"verdict": None, "asked": replace(DOCUMENT.asked, validate_only=True)}, "VALID", "planned"),
+]
+
+
+@pytest.mark.parametrize(("changes", "word", "said"), HEADLINES)
+def test_headlines(changes: dict[str, Any], word: str, said: str) -> None:
+    """The page begins with one word and one line for how the job ended, and then its reason."""
+    changed = document(**changes)
+    page = Page(render(changed)).text
+
+    assert headline(changed)[0] == word
+    assert said in headline(changed)[1]
+    assert page.index(word) < page.index(said) < page.index(DOCUMENT.reason)
+
+
+BARE = {
+    "verdict": None,
+    "figures": (),
+    "gate": (),
+    "stages": (),
+    "names": (),
+    "confusions": (),
+    "changes": (),
+    "dataset": None,
+    "notes": (),
+    "plan": "",
+    "hyperparameters": None,
+    "added_labels": (),
+    "branch": None,
+    "phases": (),
+    "candidate": "",
+    "lineage": (),
+    "started": None,
+    "ended": None,
+}
+
+
+@pytest.mark.parametrize("name", [*BARE, "all"])
+def test_what_is_not_known_is_not_shown(name: str) -> None:
+    """Any part of a report may be missing, and all of them: the page says what is left."""
+    changed = document(**(BARE if name == "all" else {name: BARE[name]}))
+
+    assert DOCUMENT.reason in Page(render(changed)).text
+
+
+def test_a_figure_without_after() -> None:
+    """Where nothing was trained, figures and names have one value."""
+    figures = (replace(PROTECTED, after=None, difference=None, calibration_after=None),)
+    names = tuple(replace(one, answered_after=None, right_after=None) for one in DOCUMENT.names)
+    confusions = tuple(replace(one, after=None) for one in DOCUMENT.confusions)
+    page = Page(render(document(figures=figures, names=names, confusions=confusions, changes=()))).text
+
+    assert "92.0" in page
+    assert "91.5" not in page.split("What the gate could prove", maxsplit=1)[0]
+
+
+def test_changes_without_texts_are_counted() -> None:
+    """A report that may hold no text says how many examples changed."""
+    page = Page(render(document(texts=False, changes=()))).text
+
+    assert "5 held-out examples answered worse and 71 better" in page
+    assert "keeps no texts" in page
+
+
+def test_a_report_fits() -> None:
+    """However many and long the texts are, both forms stay within the limit; a report that fits loses nothing."""
+    many = tuple(replace(FLIP, text=f"{number}{'<&漢' * 2000}") for number in range(200))
+    for form in fit(document(changes=many)).values():
+        assert 1000 < len(form) <= MAX_BYTES
+    assert fit(DOCUMENT) == {"json": write(DOCUMENT), "html": render(DOCUMENT).encode()}
+
+
+def test_the_document_reads_back() -> None:
+    """What report.json holds is the document, and the page is made of nothing else."""
+    read = msgspec.json.decode(write(DOCUMENT), type=Document)
+
+    assert read == DOCUMENT
+    assert render(read) == render(DOCUMENT)
+
+
+def test_spans_are_marked_where_they_are() -> None:
+    """A span marks its own letters, also behind ones outside the basic plane, and a wrong one is marked as wrong."""
+    text = "🙂🙂 to Rome"
+    one = replace(FIXED, better=False, text=text, entities=(Span(start=6, end=10, type="city"),))
+    page = render(document(changes=(one,)))
+
+    assert '<mark class="hue0">Rome<small><bdi>city</bdi></small></mark>' in page
+    assert ' wrong">' in page
+    assert page.count("🙂🙂 ") == 3
