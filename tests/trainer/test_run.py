@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable
 
 import msgspec
@@ -367,7 +368,7 @@ def test_measuring_only(make_job: MakeJob, store: Store) -> None:
 
 
 def test_validating_only(make_job: MakeJob, store: Store) -> None:
-    """A dry run describes the data, plans, resolves every setting, and ends."""
+    """A dry run describes the data, plans, resolves every setting, says what the job takes and what it could prove, and ends."""
     events, end = tiny.ending(fine_tune(make_job("classifier", validate_only=True, dev=tiny.intents(40, seed=8))))
 
     assert end.outcome == "succeeded"
@@ -377,6 +378,9 @@ def test_validating_only(make_job: MakeJob, store: Store) -> None:
     assert described.dev_examples + described.gate_examples >= 35
     assert one(events, Planned).added_labels == ("recipe", "taxi")
     assert one(events, Planned).hyperparameters.epochs
+    notes = "\n".join(event.message for event in events if isinstance(event, Noted))
+    assert re.search(r"takes about [1-9]\d* seconds and [1-9]\d+ MiB", notes)
+    assert re.search(r"By \d+ protected examples the smallest margin .* is \d+\.\d points", notes)
     assert not any(isinstance(event, Stepped) for event in events)
     assert store_is_as_it_was(store)
 

@@ -17,6 +17,7 @@ from twofold_checkpoint.store import Store
 
 from twofold_trainer.climb import Climbed
 from twofold_trainer.errors import CancelledError, TrainerError
+from twofold_trainer.estimate import describe
 from twofold_trainer.exactness import prove_exact
 from twofold_trainer.figures import Figures, Measured, join_scores
 from twofold_trainer.freezing import is_untouched, prove_frozen
@@ -56,6 +57,7 @@ def _adapt(job: Job, stop: Stop) -> Iterator[Event]:
     plan = make_plan(job)
     yield from unquoted(plan, plan.events())
     if job.validate_only:
+        yield from describe(plan)
         yield Finished(outcome="succeeded", reason=f"The job is valid. {plan.sentence()}")
         return
 

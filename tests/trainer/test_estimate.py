@@ -1,0 +1,49 @@
+"""What a dry run says of a job's time, memory and proof."""
+
+from __future__ import annotations
+
+import pytest
+from trainer.conftest import MakeJob
+from twofold_checkpoint.job import Exact, Hyperparameters
+from twofold_trainer.estimate import OVERHEAD_SECONDS, Work, count_work, describe_provable, memory_mib, seconds
+from twofold_trainer.plan import make_plan
+
+
+def test_seconds_count_every_pass() -> None:
+    """Cached and judged texts take one forward pass each, trained ones three."""
+    assert seconds(Work(cached=100, trained=200.0, judged=50), 0.01) == pytest.approx(OVERHEAD_SECONDS + 7.5)
+
+
+def test_only_stages_that_move_blocks_train(make_job: MakeJob) -> None:
+    """A probe reads what is cached; half of the blocks cost half; every epoch trains on all that it draws."""
+    asked = Hyperparameters(epochs=4, unfrozen_blocks=1)
+    probe = make_plan(make_job("ner", freeze="backbone", hyperparameters=asked))
+    shared = make_plan(make_job("ner", freeze="head", hyperparameters=asked))
+    pool = shared.pool(shared.stages[-1])
+
+    assert count_work(probe).trained == 0
+    assert count_work(shared).trained == pytest.approx(4 * (len(pool.new) + pool.drawn) / 3)
+    assert count_work(shared).judged > count_work(probe).judged
+    assert count_work(shared).cached == count_work(probe).cached >= len(shared.new) + len(shared.rehearsed)
+
+
+def test_copies_and_moments_take_memory(make_job: MakeJob) -> None:
+    """A fork of all blocks takes more than a probe does."""
+    probe = make_plan(make_job("ner", freeze="backbone"))
+    fork = make_plan(make_job("ner", protection=Exact()))
+
+    assert memory_mib(fork) > memory_mib(probe) > 50
+
+
+@pytest.mark.parametrize(
+    ("examples", "says"),
+    [
+        (0, "Nothing is remembered or given by which"),
+        # (1.645 + 0.842) * sqrt(0.01 / n), in points.
+        (700, "By 700 protected examples the smallest margin that can be proven for a shared backbone is 0.9 points"),
+        (100, " is 2.5 points, if one answer in 100 changes."),
+    ],
+)
+def test_provable_margins(examples: int, says: str) -> None:
+    """The margin is the one of the gate's own test, where one answer in a hundred changes."""
+    assert says in describe_provable(examples)
