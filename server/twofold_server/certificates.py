@@ -42,7 +42,9 @@ class Certificates:
         """Read and check the files. Raises OSError or ValueError that names the file and what is wrong."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            context.load_cert_chain(self._certificate, self._key)
+            context.load_cert_chain(
+                self._certificate, self._key, password=""
+            )  # Without one, it would ask the terminal.
         except ssl.SSLError as error:
             wrong = f"tls-certificate {self._certificate.name} and tls-key {self._key.name}"
             raise ValueError(

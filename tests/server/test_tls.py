@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 import trustme
+from cryptography.hazmat.primitives import serialization
 from server.running import config_of
 from twofold import TLS, Client, UnavailableError
 from twofold.v1 import inference_pb2 as pb
@@ -171,7 +172,15 @@ def test_authorities_are_rotated_without_a_restart(store, files, authority, othe
     asyncio.run(main())
 
 
+def locked(certificate):
+    """Return a private key as PEM that a password protects."""
+    key = serialization.load_pem_private_key(key_of(certificate), None)
+    encryption = serialization.BestAvailableEncryption(b"password")
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+
+
 WRONG = {
+    "a key that a password protects": lambda other: {"key": locked(issue(other))},
     "a key that does not fit": lambda other: {"key": key_of(issue(other))},
     "a certificate that does not fit": lambda other: {"certificate": chain_of(issue(other))},
     "no certificate": lambda other: {"certificate": b"-----BEGIN CERTIFICATE-----\n"},
