@@ -7,6 +7,14 @@ This is the client. What is named here is public, and so are twofold.errors, two
 from twofold._channel import TLS
 from twofold._checkpoints import Checkpoint, Promotion, Score
 from twofold._client import AsyncClient, Client
+from twofold._events import (
+    GuardLook,
+    JobEvent,
+    PhaseEnded,
+    Published,
+    ScoreMeasured,
+    StepProgress,
+)
 from twofold._examples import Example, Span
 from twofold._jobs import (
     Comparison,
@@ -16,21 +24,15 @@ from twofold._jobs import (
     Freeze,
     FrozenProof,
     GateComparison,
-    GuardLook,
     Hyperparameters,
     Job,
-    JobEvent,
     JobReport,
     JobState,
     LabelPolicy,
     MemoryMode,
-    PhaseEnded,
     PhaseTiming,
     PromotePolicy,
-    Published,
-    ScoreMeasured,
     Statistical,
-    StepProgress,
     Upload,
     Verdict,
 )

@@ -4,40 +4,30 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import grpc
 
 from twofold._checkpoints import Checkpoint, Promotion
+from twofold._events import JobEvent
 from twofold._examples import Example
 from twofold._fake_jobs import JobScript, Play
 from twofold._fake_reports import report_of
-from twofold._jobs import Freeze, Job, JobEvent, JobState, PromotePolicy, Upload
+from twofold._jobs import (
+    Freeze,
+    Job,
+    JobState,
+    PromotePolicy,
+    Upload,
+)
 from twofold._types import Embedding, Embeddings, Head, LabelScore, Model, Prediction, Predictions
 from twofold._wire import enum_member, read_example, write, write_event
-from twofold.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, TwofoldError
-from twofold.status import encode_status
+from twofold.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from twofold.v1 import adaptation_pb2, checkpoints_pb2, inference_pb2
 
 Answers: TypeAlias = Callable[[str], Prediction] | Mapping[str, Prediction] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Failing:
-    """A failure that waits for its call."""
-
-    code: grpc.StatusCode
-    message: str
-    details: bytes
-    rpc: str = ""
-    after_events: int = 0
-
-    @classmethod
-    def of(cls, error: TwofoldError) -> "Failing":
-        """Return what *error* looks like on the wire."""
-        return cls(error.code, error.message, encode_status(error.code.value[0], error.message, reason=error.reason))
 
 
 class Behaviour:

@@ -5,16 +5,18 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from twofold._events import (
+    JobEvent,
+    PhaseEnded,
+    Published,
+    ScoreMeasured,
+)
 from twofold._jobs import (
     Comparison,
     Job,
-    JobEvent,
     JobReport,
     JobState,
-    PhaseEnded,
     PhaseTiming,
-    Published,
-    ScoreMeasured,
     Verdict,
 )
 

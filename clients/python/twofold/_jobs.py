@@ -1,10 +1,9 @@
-"""Adaptation jobs: what is asked of one, what it says, and what it ends with."""
+"""Adaptation jobs: what is asked of one, and what it ends with."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import TypeAlias
 
 from twofold._types import Head
 
@@ -234,70 +233,3 @@ class Job:
     def is_over(self) -> bool:
         """Whether the job has ended."""
         return self.state.is_over
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepProgress:
-    """How far the training is; *loss* is averaged since the last report."""
-
-    stage: str = ""
-    step: int = 0
-    total_steps: int = 0
-    loss: float = 0.0
-    remaining_seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GuardLook:
-    """One look at the protected task while training goes on; *action* is "none", "restore" or "leave"."""
-
-    step: int = 0
-    baseline: float = 0.0
-    value: float = 0.0
-    allowed: float = 0.0
-    examples: int = 0
-    action: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreMeasured:
-    """One score on held-out examples: which *figure*, at which *moment* of the training."""
-
-    figure: str = ""
-    moment: str = ""
-    metric: str = ""
-    value: float = 0.0
-    examples: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PhaseEnded:
-    """A phase is over and took *seconds*."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
-    """The candidate is in the store."""
-
-    checkpoint_id: str
-
-
-Payload: TypeAlias = JobState | StepProgress | ScoreMeasured | GuardLook | PhaseEnded | Verdict | Published
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobEvent:
-    """
-    One thing that a job said.
-
-    *payload* is for programs: match on its type. *warning* is true for what a person should read.
-    """
-
-    sequence: int = 0
-    time: datetime | None = None
-    phase: str = ""
-    message: str = ""
-    payload: Payload | None = None
-    warning: bool = False

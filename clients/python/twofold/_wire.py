@@ -17,19 +17,21 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from google.protobuf.message import Message
 
-from twofold._examples import Example
-from twofold._jobs import (
-    Freeze,
+from twofold._events import (
     GuardLook,
     JobEvent,
-    JobState,
-    LabelPolicy,
     Payload,
     PhaseEnded,
-    PromotePolicy,
     Published,
     ScoreMeasured,
     StepProgress,
+)
+from twofold._examples import Example
+from twofold._jobs import (
+    Freeze,
+    JobState,
+    LabelPolicy,
+    PromotePolicy,
     Verdict,
 )
 from twofold._types import OffsetUnit

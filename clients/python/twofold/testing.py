@@ -19,9 +19,17 @@ import grpc
 from google.protobuf import json_format, message_factory, wrappers_pb2
 
 from twofold._checkpoints import Checkpoint
-from twofold._fake import Answers, Behaviour, Failing
+from twofold._events import (
+    JobEvent,
+    PhaseEnded,
+    Published,
+    ScoreMeasured,
+    StepProgress,
+)
+from twofold._fake import Answers, Behaviour
+from twofold._fake_failures import Failing
 from twofold._fake_jobs import JobScript
-from twofold._jobs import JobEvent, JobReport, JobState, PhaseEnded, Published, ScoreMeasured, StepProgress, Verdict
+from twofold._jobs import JobReport, JobState, Verdict
 from twofold._types import Limits, Model
 from twofold.errors import FieldViolation, TwofoldError
 from twofold.status import METADATA_KEY, encode_status

@@ -15,6 +15,9 @@ from twofold_server.report.plot import Scale, box, chart, dot, drawing, segment,
 
 TASKS = {"classifier": "labels", "ner": "entities"}
 METRICS = {"accuracy": "accuracy", "f1": "F1"}
+AGAINST = {"base": "its base", "approved": "the checkpoint that a person last approved"}
+_SLACK = 1e-7
+"""Points. What the gate lets pass as rounding; a fall of the margin itself is within it for old labels only."""
 
 
 def figures_section(document: Document) -> Markup | None:
@@ -41,7 +44,7 @@ def _card(one: Measurement, document: Document) -> Markup:
             tag("strong", score(last.value)),
             " ",
             tag("span", METRICS[one.metric], class_="metric"),
-            _difference(one, document.asked.margin),
+            _difference(one, document),
             class_="big",
         ),
         _intervals(one),
@@ -50,17 +53,25 @@ def _card(one: Measurement, document: Document) -> Markup:
     )
 
 
-def _difference(one: Measurement, margin: float | None) -> Markup | None:
+def _difference(one: Measurement, document: Document) -> Markup | None:
+    """Show how far the score moved, in the colour of what the gate makes of it, and what it was allowed to fall."""
     found = one.difference
     if found is None:
         return None
-    allowed = (margin or 0.0) / 100 if one.figure == "protected" else 0.0
-    mood = "good" if found.value > 0 else "even"
-    if one.figure == "protected" and found.low > -allowed:
-        mood = "good"
-    elif found.value < 0 and found.value <= -allowed:
-        mood = "bad"
-    return tag("span", signed(found.value), class_=f"chip {mood}")
+    exact = document.proofs.exact_texts is not None
+    margins = {"protected": 0.0 if exact else document.asked.margin or 0.0, "retained": document.asked.retained_margin}
+    margin = margins.get(one.figure, 0.0)
+    points = 100 * found.value
+    fallen = points < -_SLACK
+    if one.figure == "protected":
+        proven = exact or 100 * found.low > -margin
+        beyond = fallen and points <= -margin + _SLACK
+        mood = "bad" if beyond else "good" if proven or points > 0 else "unsure" if fallen else "even"
+    else:
+        beyond = points < -margin - _SLACK
+        mood = "bad" if beyond else "good" if points > _SLACK else "even"
+    allowed = tag("small", f"of {margin:g} allowed") if fallen and margin else None
+    return tag("span", signed(found.value), " " if allowed else None, allowed, class_=f"chip {mood}")
 
 
 def _intervals(one: Measurement) -> Markup:
@@ -95,27 +106,46 @@ def gate_section(document: Document) -> Markup | None:
     """Show what is proven of the protected task: the interval of its fall beside the margin."""
     if not document.gate:
         return None
-    margin = document.asked.margin
-    rule = (
-        f"The whole interval must lie to the right of {MINUS}{margin:g} points, the margin."
-        if margin is not None
-        else "Protection was exact: answers are compared one by one, and this interval decides nothing."
-    )
+    exact = document.proofs.exact_texts
+    # Exact in fact, whatever was asked for: a fork or a frozen trunk leaves the protected path as it was.
+    margin = None if exact is not None else document.asked.margin
+    if exact is not None:
+        lead = (
+            "The protected path has the same bytes as before: the gate was exact. It answers "
+            f"{plural(exact, 'text')} as before, compared one by one, and no interval decides."
+        )
+    else:
+        rule = (
+            f"The whole interval must lie to the right of {MINUS}{margin:g} points, the margin."
+            if margin is not None
+            else "Protection was to be exact, so that this interval decides nothing."
+        )
+        lead = f"How far the protected task may have fallen, with 95 % on each side. {rule}"
     return tag(
         "section",
         tag("h2", "What the gate could prove"),
-        tag("p", "How far the protected task may have fallen, with 95 % on each side. ", rule, class_="lead"),
-        (_compared(one, margin) for one in document.gate),
+        tag("p", lead, class_="lead"),
+        (
+            _equal(one) if exact is not None and one.against == "base" else _compared(one, margin)
+            for one in document.gate
+        ),
+    )
+
+
+def _equal(one: Compared) -> Markup:
+    """Show that nothing moved against the base: there is no interval where nothing is left to chance."""
+    return tag(
+        "figure",
+        tag("figcaption", tag("b", f"Against {AGAINST[one.against]}: "), f"{score(one.before)} → {score(one.after)}."),
+        tag("p", f"{plural(one.examples, 'example')}, all answered as before.", class_="facts"),
     )
 
 
 def _compared(one: Compared, margin: float | None) -> Markup:
-    against = "its base" if one.against == "base" else "the checkpoint that a person last approved"
     low, high, middle = 100 * one.lower_bound, 100 * one.upper_bound, 100 * (one.after - one.before)
     edge = None if margin is None else -margin
     scale = Scale.around([low, high, 0.0, *([] if edge is None else [1.5 * edge, -0.5 * edge])], least=-100.0, ticks=5)
-    proven = edge is None or low > edge
-    mood = "good" if proven else "bad" if edge is not None and middle <= edge else "unsure"
+    mood = "even" if edge is None else "good" if low > edge else "bad" if middle <= edge else "unsure"
     told = f"{middle:+.1f} points, between {low:+.2f} and {high:+.2f}"
     shapes = (
         None if edge is None else box(0, 0, scale(edge), 100, "forbidden", title="a fall beyond the margin"),
@@ -125,12 +155,12 @@ def _compared(one: Compared, margin: float | None) -> Markup:
         segment((scale(low), 50), (scale(high), 50), f"range {mood}", told),
         dot((scale(middle), 50), mood, told),
     )
-    needed = (
-        "" if one.needed_examples is None else f" About {plural(one.needed_examples, 'example')} would decide instead."
-    )
+    excluded = "" if edge is None else f" A fall of {max(0.0, -low):.2f} points or more is excluded."
+    if edge is not None and one.needed_examples is not None:
+        excluded += f" About {plural(one.needed_examples, 'example')} would decide instead."
     return tag(
         "figure",
-        tag("figcaption", tag("b", f"Against {against}: "), f"{score(one.before)} → {score(one.after)}."),
+        tag("figcaption", tag("b", f"Against {AGAINST[one.against]}: "), f"{score(one.before)} → {score(one.after)}."),
         chart(
             drawing(shapes, label=told),
             (word(scale(tick), 100, _tick(tick), "tick") for tick in scale.ticks),
@@ -138,8 +168,7 @@ def _compared(one: Compared, margin: float | None) -> Markup:
         ),
         tag(
             "p",
-            f"{plural(one.examples, 'example')}, {one.gained} answered better and {one.lost} worse than before. "
-            f"A fall of {max(0.0, -low):.2f} points or more is excluded.{needed}",
+            f"{plural(one.examples, 'example')}, {one.gained} answered better and {one.lost} worse than before.{excluded}",
             class_="facts",
         ),
     )

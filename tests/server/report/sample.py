@@ -150,8 +150,6 @@ DOCUMENT = Document(
         frozen_tensors=30,
         digest_before="ab" * 32,
         digest_after="ab" * 32,
-        exact_texts=90,
-        exact_max_error=1e-7,
         parity_max_error=1e-5,
     ),
     branch=Branch(head="ner", blocks=3),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from server.report.sample import DOCUMENT, FIXED, FLIP, PROTECTED, document
 from twofold_checkpoint.examples import Span
-from twofold_checkpoint.findings import Answer
+from twofold_checkpoint.findings import Answer, Interval
 from twofold_server.jobs import JobState
 from twofold_server.report.document import Document, Note
 from twofold_server.report.numbers import MINUS
@@ -261,6 +261,61 @@ def test_a_figure_without_after() -> None:
 
     assert "92.0" in page
     assert "91.5" not in page.split("What the gate could prove", maxsplit=1)[0]
+
+
+MARGINS = {"margin": 2.0, "retained_margin": 3.0}
+CHIPS = [
+    # figure, difference, its bounds, exact, what the chip says and its colour
+    ("retained", -0.005, (-0.02, 0.01), False, f"{MINUS}0.5 of 3 allowed", "even"),
+    ("retained", -0.03, (-0.05, 0.0), False, f"{MINUS}3.0 of 3 allowed", "even"),
+    ("retained", -0.031, (-0.05, 0.0), False, f"{MINUS}3.1 of 3 allowed", "bad"),
+    ("retained", 0.0, (-0.01, 0.01), False, "±0.0", "even"),
+    ("retained", 0.01, (-0.01, 0.02), False, "+1.0", "good"),
+    ("new", -0.001, (-0.01, 0.01), False, f"{MINUS}0.1", "bad"),
+    ("new", 0.3, (0.2, 0.4), False, "+30.0", "good"),
+    ("protected", -0.005, (-0.012, 0.0), False, f"{MINUS}0.5 of 2 allowed", "good"),
+    ("protected", -0.005, (-0.04, 0.01), False, f"{MINUS}0.5 of 2 allowed", "unsure"),
+    ("protected", -0.02, (-0.04, 0.0), False, f"{MINUS}2.0 of 2 allowed", "bad"),
+    ("protected", 0.0, (-0.03, 0.03), False, "±0.0", "even"),
+    ("protected", 0.0, (-0.03, 0.03), True, "±0.0", "good"),
+]
+
+
+@pytest.mark.parametrize(("figure", "value", "bounds", "exact", "said", "mood"), CHIPS)
+def test_a_fall_is_red_only_beyond_what_was_allowed(
+    *, figure: str, value: float, bounds: tuple[float, float], exact: bool, said: str, mood: str
+) -> None:
+    """A difference has the colour of what the gate makes of it, and a fall says what was allowed."""
+    difference = Interval(value=value, low=bounds[0], high=bounds[1])
+    proofs = replace(DOCUMENT.proofs, exact_texts=90 if exact else None)
+    asked = replace(DOCUMENT.asked, **MARGINS)
+    figures = (replace(PROTECTED, figure=figure, difference=difference),)
+    page = render(document(figures=figures, asked=asked, proofs=proofs, gate=(), changes=(), lineage=()))
+
+    (chip,) = re.findall(r'<span class="(chip \w+)">(.*?)</span>', page)
+    assert (chip[0], re.sub("<.*?>", "", chip[1])) == (f"chip {mood}", said)
+
+
+def test_where_the_bytes_are_the_same_no_interval_decides() -> None:
+    """A candidate whose protected path is as it was says so, under a margin too, and draws no interval against its base."""
+    proofs = replace(DOCUMENT.proofs, exact_texts=1090, exact_max_error=1e-7)
+    (base,) = DOCUMENT.gate
+    same = replace(base, after=base.before, lower_bound=-0.007, upper_bound=0.007, gained=0, lost=0)
+    approved = replace(base, against="approved")
+    section = render(document(proofs=proofs, gate=(same, approved))).split("What the gate could prove")[1]
+    section = section.split("</section>")[0]
+    said = Page(f"<section><h2>{section}</section>").text
+
+    assert "the gate was exact" in said
+    assert "1,090 texts as before" in said
+    assert "no interval decides" in said
+    assert "400 examples, all answered as before" in said
+    for word in ("margin", "excluded", "would decide", "0.70"):
+        assert word not in said
+    against_base, against_approved = section.split("<figure>")[1:]
+    assert "<svg" not in against_base
+    assert "<svg" in against_approved
+    assert 'class="edge"' not in against_approved
 
 
 def test_changes_without_texts_are_counted() -> None:

@@ -7,13 +7,13 @@ from itertools import count
 from typing import Any
 
 from twofold import _rpcs
+from twofold._events import JobEvent
 from twofold._examples import Example
 from twofold._jobs import (
     Exact,
     Freeze,
     Hyperparameters,
     Job,
-    JobEvent,
     LabelPolicy,
     MemoryMode,
     PromotePolicy,

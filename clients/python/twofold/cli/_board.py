@@ -10,18 +10,20 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from twofold._jobs import (
-    Comparison,
+from twofold._events import (
     GuardLook,
-    Job,
     JobEvent,
-    JobReport,
-    JobState,
     PhaseEnded,
-    PhaseTiming,
     Published,
     ScoreMeasured,
     StepProgress,
+)
+from twofold._jobs import (
+    Comparison,
+    Job,
+    JobReport,
+    JobState,
+    PhaseTiming,
     Verdict,
 )
 from twofold.cli._session import table
