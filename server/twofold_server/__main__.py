@@ -1,4 +1,4 @@
-"""The command `twofold-server`, and `twofold-server make-token`."""
+"""The command `twofold-server`, with `make-token` and `print-config`."""
 
 from __future__ import annotations
 
@@ -10,25 +10,45 @@ import sys
 from collections.abc import Sequence
 
 from twofold_server.app import run
-from twofold_server.config import read_config
 from twofold_server.logs import log_to_stderr
 from twofold_server.memory import share_arenas
+from twofold_server.sources import describe, resolve
 from twofold_server.tokens import SCOPES, make_token
 
 
 def main() -> None:
-    """Read the settings and serve, or make a token."""
-    if sys.argv[1:2] == ["make-token"]:
-        print_token(sys.argv[2:])
-        return
+    """Read the settings and serve, or do what the first word says."""
+    match sys.argv[1:]:
+        case ["make-token", *arguments]:
+            print_token(arguments)
+        case ["print-config", *arguments]:
+            print_config(arguments)
+        case arguments:
+            start(arguments)
+
+
+def start(arguments: Sequence[str]) -> None:
+    """Serve until a signal says to stop."""
     share_arenas()
-    config = read_config(sys.argv[1:], os.environ)
-    log_to_stderr(config.log_level)
+    resolved = resolve(arguments, os.environ)
+    log_to_stderr(resolved.config.log_level)
+    log = logging.getLogger("twofold_server")
+    for warning in resolved.warnings:
+        log.warning(warning)
     try:
-        asyncio.run(run(config))
+        asyncio.run(run(resolved.config))
     except Exception:
-        logging.getLogger("twofold_server").exception("the server cannot go on")
+        log.exception("the server cannot go on")
         sys.exit(1)
+
+
+def print_config(arguments: Sequence[str]) -> None:
+    """Print the settings as the server would take them, as TOML with where each came from, and hide secrets."""
+    resolved = resolve(arguments, os.environ, prog="twofold-server print-config")
+    for line in describe(resolved):
+        print(line)
+    for warning in resolved.warnings:
+        print(warning, file=sys.stderr)
 
 
 def print_token(arguments: Sequence[str]) -> None:

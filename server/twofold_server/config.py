@@ -1,17 +1,14 @@
-"""Every setting of the server: a field is a flag, an environment variable and a line of docs/configuration.md."""
+"""Every setting of the server: a field is a flag, a variable, a key of a TOML file and a line of docs/configuration.md."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import ipaddress
+import re
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
-
-_SWITCH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+from typing import Any, Literal
 
 
 def _setting(default: Any, text: str) -> Any:
@@ -20,7 +17,7 @@ def _setting(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Hold the server's settings. Flags are ``--listen``, variables ``TWOFOLD_LISTEN``; a flag wins."""
+    """Hold the server's settings. Flags are ``--listen``, variables ``TWOFOLD_LISTEN``, keys ``listen``; a flag wins."""
 
     store: Path = _setting(Path("store"), "directory of checkpoints, jobs and uploads")
     listen: str = _setting("127.0.0.1:8500", "address of the gRPC port; port 0 takes a free one")
@@ -87,6 +84,11 @@ class Config:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)} must not be negative")
 
+    def __repr__(self) -> str:
+        shown = ((one.name, getattr(self, one.name)) for one in dataclasses.fields(self))
+        pairs = (f"{name}={redacted(value) if isinstance(value, str) else value!r}" for name, value in shown)
+        return f"Config({', '.join(pairs)})"
+
 
 def is_loopback(address: str) -> bool:
     """Tell whether ``host:port`` can be reached from this machine only."""
@@ -99,28 +101,7 @@ def is_loopback(address: str) -> bool:
         return False
 
 
-def read_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
-    """Make a Config of flags and environment variables. Exits with usage on a bad one."""
-    parser = argparse.ArgumentParser(prog="twofold-server", description="Serve Twofold's checkpoints over gRPC.")
-    hints = get_type_hints(Config)
-    for one in dataclasses.fields(Config):
-        flag = "--" + one.name.replace("_", "-")
-        variable = "TWOFOLD_" + one.name.upper()
-        text = f"{one.metadata['help']} [{variable}; default {one.default}]"
-        default = environment.get(variable, one.default)
-        kind = hints[one.name]
-        if kind is bool:
-            if str(default).lower() not in _SWITCH:
-                parser.error(f"{variable} {default!r} is neither on nor off; write one of {', '.join(_SWITCH)}")
-            on = _SWITCH[str(default).lower()]
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=on, help=text)
-        elif one.type.startswith("Literal"):
-            if default not in kind.__args__:  # argparse checks flags, but no defaults.
-                parser.error(f"{variable} {default!r} is not known; write one of {', '.join(kind.__args__)}")
-            parser.add_argument(flag, choices=kind.__args__, default=default, help=text)
-        else:
-            parser.add_argument(flag, type=Path if "Path" in one.type else kind, default=default, help=text)
-    try:
-        return Config(**vars(parser.parse_args(arguments)))
-    except ValueError as error:
-        parser.error(str(error))
+def redacted(text: str) -> str:
+    """Hide the password of an address, such as a database's, wherever settings are shown."""
+    text = re.sub(r"(?<=://)([^/@:]*):.*@", r"\1:***@", text)
+    return re.sub(r"(?i)([?&][^=&]*(?:password|secret|token)[^=&]*=)[^&]*", r"\1***", text)

@@ -11,11 +11,12 @@ import tiny
 from twofold_checkpoint.manifest import ReducedGraph
 from twofold_checkpoint.store import Store
 from twofold_server import promotion
-from twofold_server.config import Config, read_config
+from twofold_server.config import Config
 from twofold_server.engine import Engine
 from twofold_server.errors import SwapError
 from twofold_server.precision import SHAPES, TURNS, time_passes
 from twofold_server.promotion import load_engine
+from twofold_server.sources import read_config
 
 PASSED = ReducedGraph(precision="int8", passed=True, reason="It may serve.", isolation_error=0.0)
 FAILED = ReducedGraph(precision="int8", passed=False, reason="It lost 3 points.", isolation_error=0.0)
