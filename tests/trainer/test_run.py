@@ -200,8 +200,7 @@ ADAPTS = Hyperparameters(epochs=6, backbone_learning_rate=3e-3, head_learning_ra
 
 
 @pytest.mark.parametrize(
-    ("head", "far", "asked", "blocks"),
-    [("classifier", 0.0, None, 2), ("classifier", 1.1, None, 3), ("ner", 0.0, None, 3), ("ner", 1.1, 1, 1)],
+    ("head", "asked", "blocks"), [("classifier", None, 3), ("classifier", 2, 2), ("ner", None, 3), ("ner", 1, 1)]
 )
 def test_auto_forks_what_it_could_not_prove(
     make_job: MakeJob,
@@ -209,12 +208,10 @@ def test_auto_forks_what_it_could_not_prove(
     monkeypatch: pytest.MonkeyPatch,
     *,
     head: HeadName,
-    far: float,
     asked: int | None,
     blocks: int,
 ) -> None:
-    """With too little to prove a margin by, AUTO gives NER all blocks, the classifier two thirds of them or, where the probe falls short of FAR, all, and either as many as were asked for: no protected bit or answer moves."""
-    monkeypatch.setattr("twofold_trainer.training.FAR", far)
+    """With too little to prove a margin by, AUTO gives the head copies of all blocks, or of as many as were asked for: no protected bit or answer moves."""
     settings = msgspec.structs.replace(ADAPTS, unfrozen_blocks=asked)
     # How much so small a model gains from its own blocks is chance; here they are kept.
     monkeypatch.setattr("twofold_trainer.climb.MIN_GAIN", -1.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import replace
 
 import torch
 from twofold_checkpoint.events import Event, Noted, PhaseStarted
@@ -16,7 +15,6 @@ from twofold_trainer.gate import Verdict
 from twofold_trainer.growth import class_means, clear_head, grow_head
 from twofold_trainer.model import restore, snapshot
 from twofold_trainer.plan import Plan
-from twofold_trainer.recipe import FAR
 from twofold_trainer.stage import Stage
 from twofold_trainer.stop import Stop
 
@@ -81,7 +79,6 @@ def _climb_on(plan: Plan, course: Course, probed: Climbed, stop: Stop, gate: Gat
         return Climbed(probed.kept, f"{why}, and the backbone cannot be divided for blocks of the head's own")
     stage = plan.forked
     if model.branch is None:
-        stage = _deepen(plan, course)
         model.fork(plan.job.head, stage.blocks)
     forked = yield from _climb(plan, (stage,), course, stop, first=2)
     if not forked.kept and not plan.base.manifest.branch:
@@ -90,15 +87,6 @@ def _climb_on(plan: Plan, course: Course, probed: Climbed, stop: Stop, gate: Gat
     if not forked.kept:
         return Climbed(kept, f"{why}, and {forked.reason}")
     return Climbed(kept, f"{why}, so the {plan.job.head} head got {stage.name}")
-
-
-def _deepen(plan: Plan, course: Course) -> Stage:
-    """Choose how deep a fork goes: as deep as was asked for or as the recipe says, or all blocks where the probe finds the texts far."""
-    stage = plan.forked
-    scores = course.yardstick.scores(plan.model, course.base_features)
-    if plan.job.hyperparameters.unfrozen_blocks or len(scores) < len(course.yardstick.judges) or scores[0] >= FAR:
-        return stage
-    return replace(stage, blocks=stage.of)
 
 
 def grow(plan: Plan, course: Course) -> None:
