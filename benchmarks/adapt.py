@@ -30,12 +30,12 @@ from adapting.cells import Cell, digest_settings
 from adapting.progress import remaining_seconds, spell
 from adapting.rates import DEFAULT
 from adapting.results import Key, name_results, read_cells, select_current, select_left, write_cells
-from adapting.rows import CLASSICS, ROWS, TWINS, find_row, is_run
+from adapting.rows import CLASSICS, OVERVIEW, ROWS, TWINS, find_row, is_run
 from adapting.scenarios import Scenario, ScenarioError, read_scenarios
 from adapting.scorer import Scorer
 from adapting.sizes import NAMES, Size, choose_size
 from adapting.summary import summarise
-from adapting.table import make_tables
+from adapting.table import make_overview, make_tables
 
 LOCK = threading.Lock()
 
@@ -175,7 +175,12 @@ def run(benchmark: Benchmark, chosen: list[Key], arguments: list[str], *, again:
                     cell, **benchmark.identity(benchmark.find(scenario), twin)
                 )
             write_cells(name, cells, wanted, settings, quiet=True)
-    print(make_tables(select_current(cells, wanted), [one.name for one in benchmark.scenarios]))
+    names = [one.name for one in benchmark.scenarios]
+    for table in (
+        make_tables(select_current(cells, wanted), names),
+        make_overview(select_current(cells, wanted), names, OVERVIEW),
+    ):
+        print(table)
     write_cells(name, cells, wanted, settings)
     return 1 if failed else 0
 

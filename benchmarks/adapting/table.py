@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from adapting.cells import Cell, Change
 from adapting.rows import ROWS
-from adapting.summary import mean, summarise
+from adapting.summary import Summary, mean, summarise
 
 HEADER = ("row", "new", "protected", "retained", "negative flips", "verdict", "seconds", "peak MiB")
 MEANS_HEADER = ("row", "scenarios", "new", "protected loss", "largest", "retained loss", "sum", "seconds")
@@ -24,6 +24,31 @@ def make_tables(cells: Iterable[Cell], scenarios: Sequence[str]) -> str:
     if means:
         parts.append(f"### means over scenarios\n\n{_table(MEANS_HEADER, means)}")
     return "\n".join(parts)
+
+
+def make_overview(cells: Iterable[Cell], scenarios: Sequence[str], rows: Sequence[str]) -> str:
+    """Return one table: a line for each scenario, and for each row what is new, and what the protected task and old labels gained.
+
+    A missing cell is a dash, and so is what old labels keep where they were replaced.
+    """
+    found = {(cell.scenario, cell.row): one for cell in cells if (one := summarise(cell)) is not None}
+    return _table(
+        ("scenario", *rows),
+        [(scenario, *(_brief(found.get((scenario, row))) for row in rows)) for scenario in scenarios],
+    )
+
+
+def _brief(one: Summary | None) -> str:
+    if one is None:
+        return "-"
+    kept = "-" if one.retained is None else _signed(-one.retained.loss)
+    return f"{one.new:.1f} {_signed(-one.protected.loss)} {kept}"
+
+
+def _signed(points: float) -> str:
+    """Write a change with its sign; a rounded zero has none."""
+    text = f"{points:+.1f}"
+    return "0.0" if text[1:] == "0.0" else text
 
 
 def _line(cell: Cell) -> list[str]:

@@ -15,7 +15,7 @@ from adapting.results import name_results, read_cells, select_current, select_le
 from adapting.rows import CLASSICS, COSTLY, COSTLY_SCENARIOS, OURS, PARTS, ROWS, is_run
 from adapting.sizes import QUICK_SCENARIOS
 from adapting.summary import summarise
-from adapting.table import make_tables
+from adapting.table import make_overview, make_tables
 from benchmarks.invented import EARLIER, SEQUENCE, cell
 
 
@@ -170,6 +170,23 @@ def test_tables() -> None:
         cell("a", "unconstrained", (80.0, 85.0, 60.0), peak_memory_mib=900.0),
     ]
     assert make_tables(cells, ["a", "b", "c"]) == TABLES
+
+
+OVERVIEW = """| scenario | unconstrained | auto |
+| --- | ---: | ---: |
+| a | 80.0 -5.0 -30.0 | - |
+| b | - | 70.0 0.0 - |
+"""
+
+
+def test_the_overview() -> None:
+    """A line a scenario: what is new, and what the protected task and old labels gained; a dash where there is nothing."""
+    cells = [
+        cell("b", "auto", (70.0, 90.0, None)),
+        cell("a", "unconstrained", (80.0, 85.0, 60.0)),
+        cell("a", "auto", error="killed"),
+    ]
+    assert make_overview(cells, ["a", "b"], ["unconstrained", "auto"]) == OVERVIEW
 
 
 def test_nothing_makes_no_table() -> None:
