@@ -127,7 +127,6 @@ class Course:
                 self._heads(stage),
                 settings.ner_weight,
                 settings.protected_weight,
-                settings.rehearsed_weight,
                 adapted=head,
                 forgets=not plan.kept,
                 distillation=distilled,

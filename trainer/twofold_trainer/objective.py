@@ -37,16 +37,14 @@ class Distillation:
 class Objective:
     """Hold what counts: the labels of *heads*, and what a teacher says of *adapted* and of the other head.
 
-    New and rehearsed texts are averaged apart and added, so that how many are rehearsed takes nothing from what is new.
+    New and rehearsed texts are averaged apart and added, so that rehearsal takes nothing from what is new.
     """
 
     heads: tuple[HeadName, ...] = HEADS
     ner_weight: float = 1.0
     """Weight of the NER head's mean loss per token beside the classifier's mean loss per text."""
     protected_weight: float = 1.0
-    """Weight of all that is said of the head that is not adapted, beside what new texts say of the one that is."""
-    rehearsed_weight: float = 1.0
-    """Weight of all that rehearsed texts say of the adapted head, beside what new texts say of it."""
+    """Weight of all that is said of the head that is not adapted, beside what is said of the one that is."""
     adapted: HeadName | None = None
     forgets: bool = False
     """Whether the adapted head's labels were replaced, so that what the teacher says for it means nothing."""
@@ -62,16 +60,12 @@ class Objective:
             logits = model.classifier(features.pooled) if head == "classifier" else model.ner(features.tokens)
             for rehearsed in (False, True):
                 part = self._part(head, batch, logits, answers, rehearsed=rehearsed)
-                total = total + self._weight(head, rehearsed=rehearsed) * part
+                total = total + self._weight(head) * part
         return total
 
-    def _weight(self, head: HeadName, *, rehearsed: bool) -> float:
+    def _weight(self, head: HeadName) -> float:
         own = self.ner_weight if head == "ner" else 1.0
-        if self.adapted is None:
-            return own
-        if head != self.adapted:
-            return own * self.protected_weight
-        return own * self.rehearsed_weight if rehearsed else own
+        return own if self.adapted in (None, head) else own * self.protected_weight
 
     def _part(
         self, head: HeadName, batch: Sequence[Target], logits: Tensor, answers: Answers | None, *, rehearsed: bool

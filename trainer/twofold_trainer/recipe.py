@@ -33,9 +33,7 @@ class Recipe:
     ner_weight: float
     """Weight of the NER head's mean loss per token beside the classifier's mean loss per text."""
     protected_weight: float
-    """Weight of all that is said of the head that is not adapted, beside what new texts say of the one that is."""
-    rehearsed_weight: float
-    """Weight of all that rehearsed texts say of the adapted head, beside what new texts say of it."""
+    """Weight of all that is said of the head that is not adapted, beside what is said of the one that is."""
     probe_epochs: int
     """Epochs over cached features, in a stage that moves no block. They cost almost nothing."""
     probe_learning_rate: float
@@ -163,10 +161,9 @@ def default_recipe(
         # that pulls so hard leaves little of each step to a classifier that learns: on CLINC150 after SNIPS 81.6 instead
         # of 85.4 of the new labels came out right.
         ner_weight=8.0 if head == "ner" else 1.0,
-        # Both were learnt once, and have only to be held: on CLINC150 after SNIPS 86.4 instead of 81.7 of the new labels came
+        # It was learnt once, and has only to be held: on CLINC150 after SNIPS 86.4 instead of 81.7 of the new labels came
         # out right with a quarter of the protected weight, and entities stayed at 95.3 and more.
         protected_weight=0.5 if head == "ner" else 0.25,
-        rehearsed_weight=0.5,
         probe_epochs=4 * epochs,
         probe_learning_rate=3e-3,
         # What the lower blocks see matters as much: on three new domains of SNIPS all six blocks came to 92.0 of F1 and four
