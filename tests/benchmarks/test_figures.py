@@ -13,6 +13,7 @@ from adapting.figures import Dominated, compute_figures, find_dominated, sum_mar
 from adapting.progress import remaining_seconds, spell
 from adapting.results import name_results, read_cells, select_current, select_left, write_cells
 from adapting.rows import CLASSICS, COSTLY, COSTLY_SCENARIOS, OURS, PARTS, ROWS, is_run
+from adapting.rows import OVERVIEW as OVERVIEW_ROWS
 from adapting.sizes import QUICK_SCENARIOS
 from adapting.summary import summarise
 from adapting.table import make_overview, make_tables
@@ -187,6 +188,16 @@ def test_the_overview() -> None:
         cell("a", "auto", error="killed"),
     ]
     assert make_overview(cells, ["a", "b"], ["unconstrained", "auto"]) == OVERVIEW
+
+
+def test_the_page_shows_what_was_measured() -> None:
+    """docs/adaptation.md holds the overview of the committed results as it is."""
+    page = Path(__file__).parents[2] / "docs" / "adaptation.md"
+    written = json.loads((report.RESULTS / "adapt.json").read_text(encoding="utf-8"))
+    cells = msgspec.convert(written["cells"], list[Cell])
+    scenarios = list(dict.fromkeys(cell.scenario for cell in cells))
+    assert len(scenarios) == 11
+    assert make_overview(cells, scenarios, OVERVIEW_ROWS) in page.read_text(encoding="utf-8")
 
 
 def test_nothing_makes_no_table() -> None:
