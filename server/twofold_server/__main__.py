@@ -1,4 +1,4 @@
-"""The command `twofold-server`, with `make-token` and `print-config`."""
+"""The command `twofold-server`, with `make-token`, `print-config` and `doctor`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import os
 import sys
 from collections.abc import Sequence
 
+import msgspec
+
 from twofold_server.app import run
+from twofold_server.doctor import examine
 from twofold_server.logs import log_to_stderr
 from twofold_server.memory import share_arenas
 from twofold_server.sources import describe, resolve
@@ -23,6 +26,8 @@ def main() -> None:
             print_token(arguments)
         case ["print-config", *arguments]:
             print_config(arguments)
+        case ["doctor", *arguments]:
+            sys.exit(diagnose(arguments))
         case arguments:
             start(arguments)
 
@@ -49,6 +54,21 @@ def print_config(arguments: Sequence[str]) -> None:
         print(line)
     for warning in resolved.warnings:
         print(warning, file=sys.stderr)
+
+
+def diagnose(arguments: Sequence[str]) -> int:
+    """Print whether a server could run with these settings, a line for each check, and return 1 if one fails."""
+    as_json = "--json" in arguments
+    settings = [one for one in arguments if one != "--json"]
+    resolved = resolve(settings, os.environ, prog="twofold-server doctor")
+    failed = False
+    for one in examine(resolved.config, resolved.warnings):
+        failed |= one.state == "failed"
+        if as_json:
+            print(msgspec.json.encode(one).decode())
+        else:
+            print(f"{one.state:<8} {one.name:<10} {one.said}" + (f"\n         → {one.todo}" if one.todo else ""))
+    return 1 if failed else 0
 
 
 def print_token(arguments: Sequence[str]) -> None:

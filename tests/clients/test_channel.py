@@ -1,5 +1,9 @@
+import contextlib
 import shutil
+import socket
 import subprocess
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -50,6 +54,38 @@ def test_token(server):
 
         assert server.requests[-1].metadata["authorization"] == "Bearer s3cret"
         assert "s3cret" not in repr(client) + repr(client._endpoint)
+
+
+def test_a_far_server(server):
+    """A server whose first bytes take a while to come is waited for, and not given up and dialled again."""
+    dialled = []
+
+    def pass_on(source, sink):
+        with contextlib.suppress(OSError):
+            while some := source.recv(4096):
+                sink.sendall(some)
+
+    def answer(listening):
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = listening.accept()
+                dialled.append(near)
+                time.sleep(0.5)  # Longer than the first back-off, which gRPC would take for the limit.
+                host, _, port = server.target.rpartition(":")
+                far = socket.create_connection((host, int(port)))
+                sockets.extend([near, far])
+                threading.Thread(target=pass_on, args=(near, far), daemon=True).start()
+                threading.Thread(target=pass_on, args=(far, near), daemon=True).start()
+
+    sockets = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=answer, args=(listening,), daemon=True).start()
+        with Client(f"127.0.0.1:{listening.getsockname()[1]}", retry=Retry(attempts=1)) as client:
+            assert client.model().checkpoint_id == "first"
+        listening.shutdown(socket.SHUT_RDWR)
+    for one in sockets:
+        one.close()
+    assert len(dialled) == 1
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificates")

@@ -97,7 +97,7 @@ def test_predict_leaves_no_half_file(run, server, tmp_path):
 
     result = run("predict", "--input", str(source), "--output", str(sink))
 
-    assert (result.exit_code, result.stderr) == (1, "Error: texts[3] is too long\n")
+    assert (result.exit_code, result.stderr.splitlines()[0]) == (1, "Error: texts[3] is too long")
     assert sink.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
 
@@ -208,7 +208,9 @@ def test_jobs(run, server, train):
     assert lines(run("jobs", "show", "job-2"))[0]["report"]["verdict"] == "pass"
     assert lines(run("jobs", "cancel", "job-1"))[0]["state"] == "cancelled"
     assert run("jobs", "watch", "job-1").exit_code == 4
-    assert run("jobs", "show", "nope").stderr == "Error: there is no job 'nope'\n"
+    assert (
+        run("jobs", "show", "nope").stderr == "Error: there is no job 'nope'\nNext: See which there are: twofold jobs\n"
+    )
     assert "succeeded" in run("jobs", terminal=True).stdout
     assert "PASS" in run("jobs", "show", "job-2", terminal=True).stdout
 
@@ -244,7 +246,7 @@ def test_delete(run, train):
     assert lines(run("delete", "job-1-candidate")) == [{"deleted": "job-1-candidate"}]
     assert run("delete", "job-2-candidate", terminal=True).stdout == "job-2-candidate is deleted.\n"
     kept = run("delete", "first")
-    assert (kept.exit_code, kept.stderr) == (1, "Error: checkpoint 'first' is in use: it is 'current'\n")
+    assert (kept.exit_code, kept.stderr.splitlines()[0]) == (1, "Error: checkpoint 'first' is in use: it is 'current'")
     assert [one["id"] for one in lines(run("checkpoints"))] == ["first"]
 
 
@@ -272,7 +274,7 @@ def test_model_and_health(run, server):
     ],
 )
 def test_errors(run, args, code, said):
-    """An error is one clear line on stderr, with exit code 1, or 2 for wrong use."""
+    """An error is one clear line on stderr, and what to do next, with exit code 1, or 2 for wrong use."""
     result = run(*args)
 
     assert result.exit_code == code
@@ -295,7 +297,7 @@ def test_server_that_is_not_ready(run, server):
     server.fail_next(grpc.StatusCode.UNAVAILABLE, message="no checkpoint is loaded", reason="NOT_READY", times=9)
 
     assert run("health").exit_code == 0
-    assert run("roll-back").stderr == "Error: no checkpoint is loaded\n"
+    assert run("roll-back").stderr.startswith("Error: no checkpoint is loaded\nNext: Wait until it is ready")
 
 
 def test_missing_extra(monkeypatch, capsys):

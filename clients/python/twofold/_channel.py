@@ -13,7 +13,8 @@ from twofold.status import METADATA_KEY
 _OPTIONS = (
     # A server that restarts is back within a second or two; gRPC's own 1 s to 120 s would outlast our retries.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # What one attempt to connect may take, whatever its name says: a far or busy server needs some round trips.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     # Whoever asks for the vectors of all tokens means it.
     ("grpc.max_receive_message_length", -1),

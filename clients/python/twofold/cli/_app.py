@@ -1,36 +1,52 @@
 """The command's options and errors; its subcommands are in the modules beside."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
 from twofold._channel import TLS, Endpoint
-from twofold.cli import _adapt, _jobs, _predict, _store
+from twofold.cli import _adapt, _doctor, _jobs, _predict, _store
+from twofold.cli._advice import advice_of
 from twofold.cli._session import Session
 from twofold.errors import TwofoldError, UnavailableError
 
 
+class _Error(click.ClickException):
+    """An error, and on a line of its own what to do next."""
+
+    def __init__(self, message: str, advice: str) -> None:
+        super().__init__(message)
+        self._advice = advice
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        super().show(file)
+        click.echo(f"Next: {self._advice}", file=file, err=file is None)
+
+
 class _App(click.Group):
-    """Turns what a call can raise into one line and an exit code."""
+    """Turns what a call can raise into two lines, the fault and what to do, and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except UnavailableError as error:
-            # With a reason it is a server that speaks, to say that it is not ready.
-            where = "" if error.reason else f"{ctx.params['target']} does not answer: "
-            raise click.ClickException(f"{where}{error}") from error
-        except TwofoldError as error:
-            raise click.ClickException(str(error)) from error
-        except UnicodeError as error:
-            raise click.ClickException(f"the input is not UTF-8: {error}") from error
         except BrokenPipeError:
             raise  # Whoever read along has seen enough; click ends quietly.
-        except OSError as error:
-            raise click.ClickException(
-                f"{error.filename}: {error.strerror}" if error.filename else str(error)
-            ) from error
+        except (TwofoldError, UnicodeError, OSError) as error:
+            raise _Error(_said(error, ctx.params["target"]), advice_of(error, ctx.invoked_subcommand or "")) from error
+
+
+def _said(error: Exception, target: str) -> str:
+    match error:
+        # With a reason it is a server that speaks, to say that it is not ready.
+        case UnavailableError() if not error.reason:
+            return f"{target} does not answer: {error}"
+        case UnicodeError():
+            return f"the input is not UTF-8: {error}"
+        case OSError() if error.filename:
+            return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 @click.group(cls=_App, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -86,5 +102,25 @@ for command in (
     _store.delete,
     _store.model,
     _store.health,
+    _doctor.doctor,
 ):
     app.add_command(command)
+
+
+def _speak_json(ctx: click.Context, _: click.Parameter, given: bool) -> None:
+    if given and ctx.obj is not None:  # It is None while a shell asks for completions.
+        ctx.obj = replace(ctx.obj, as_json=True)
+
+
+def _take_json(command: click.Command) -> None:
+    """Let a command and those below it take --json, too; one that has its own keeps it."""
+    if not any("--json" in one.opts for one in command.params):
+        told = "Print JSON lines even on a terminal."
+        command.params.append(
+            click.Option(["--json", "speaks_json"], is_flag=True, expose_value=False, callback=_speak_json, help=told)
+        )
+    for one in command.commands.values() if isinstance(command, click.Group) else ():
+        _take_json(one)
+
+
+_take_json(app)

@@ -1,0 +1,167 @@
+"""Whether a server could run here: its files, its execution provider, its store and its trainer, each looked at once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import onnxruntime as ort
+from twofold_checkpoint.checkpoint import Checkpoint
+from twofold_checkpoint.errors import CheckpointError, CheckpointNotFoundError
+from twofold_checkpoint.store import ALIASES, Store
+
+from twofold_server import VERSION
+from twofold_server.certificates import credentials_of
+from twofold_server.config import Config
+from twofold_server.errors import SwapError
+from twofold_server.sessions import choose_providers
+from twofold_server.tokens import read_tokens
+
+_FIND = "import sys; from importlib.util import find_spec as f; sys.exit(not (f('twofold_trainer') and f('torch')))"
+_PATIENCE = 30.0
+"""Seconds for the trainer's interpreter to start."""
+_ROOM = 3
+"""Checkpoints of the current one's size that a disk should have room for: one that is written, one that is staged, a data set."""
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """What was looked at, what was found, and what to do about it. `twofold doctor` reads it as a line of JSON."""
+
+    name: str
+    state: Literal["ok", "warning", "failed"] = "ok"
+    said: str = ""
+    todo: str = ""
+
+
+def examine(config: Config, warnings: tuple[str, ...] = ()) -> Iterator[Check]:
+    """Yield the checks. Nothing is changed, but for a file that is written to the store and removed."""
+    yield Check(name="version", said=f"twofold-service {VERSION}")
+    for warning in warnings:
+        yield Check(name="settings", state="warning", said=warning, todo="Spell it so, or take it out.")
+    yield _providers(config)
+    yield from _files(config)
+    yield _trainer(config)
+    yield from _store(config.store)
+
+
+def _providers(config: Config) -> Check:
+    available = ort.get_available_providers()
+    said = f"onnxruntime {ort.__version__} has {', '.join(available)}"
+    try:
+        choose_providers(config.device, config.gpu_memory_mib, available)
+    except SwapError as error:
+        return Check(
+            name="providers", state="failed", said=f"{said}: {error}", todo="Mend what it says, or --device cpu."
+        )
+    return Check(name="providers", said=said)
+
+
+def _files(config: Config) -> Iterator[Check]:
+    """Read the certificates and the tokens as the server would."""
+    try:
+        encrypted = credentials_of(config) is not None
+    except (OSError, ValueError) as error:
+        todo = "Check --tls-certificate, --tls-key and --tls-client-ca."
+        yield Check(name="tls", state="failed", said=str(error), todo=todo)
+    else:
+        yield Check(name="tls", said="the certificate and its key fit" if encrypted else f"none, on {config.listen}")
+    if config.tokens is None:
+        return
+    try:
+        grants = read_tokens(config.tokens)
+    except (OSError, ValueError) as error:
+        yield Check(
+            name="tokens", state="failed", said=str(error), todo="twofold-server make-token prints such a line."
+        )
+        return
+    if grants:
+        yield Check(name="tokens", said=f"{len(grants)} in {config.tokens}")
+    else:
+        todo = "Append what twofold-server make-token prints to it."
+        yield Check(name="tokens", state="failed", said=f"{config.tokens} is empty: nobody gets in", todo=todo)
+
+
+def _trainer(config: Config) -> Check:
+    """Ask the trainer's interpreter for what jobs need; answers do without."""
+    todo = "Jobs will fail until it does: pip install 'twofold-service[trainer]' for it, or name another by --trainer-python."
+    command = [config.trainer_python, "-c", _FIND]
+    try:
+        ended = subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=False)  # noqa: S603 - as jobs run it
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Check(name="trainer", state="warning", said=f"{config.trainer_python} does not run: {error}", todo=todo)
+    if ended.returncode:
+        said = f"{config.trainer_python} lacks twofold_trainer or torch"
+        return Check(name="trainer", state="warning", said=said, todo=todo)
+    return Check(name="trainer", said=f"{config.trainer_python} has it")
+
+
+def _store(root: Path) -> Iterator[Check]:
+    if not root.is_dir():
+        todo = "Make a first checkpoint: twofold-trainer init --out STORE --train FILE; or name another by --store."
+        yield Check(name="store", state="failed", said=f"{root} is no directory", todo=todo)
+        return
+    try:
+        with tempfile.NamedTemporaryFile(dir=root, prefix=".doctor-"):
+            pass
+    except OSError as error:
+        todo = f"Let user {os.getuid()} write there: jobs, uploads and promotions need it."
+        yield Check(name="store", state="failed", said=f"{root} cannot be written: {error.strerror}", todo=todo)
+    else:
+        yield Check(name="store", said=f"{root.absolute()} can be read and written")
+    size = 0
+    for one, checkpoint in _aliases(Store(root)):
+        size = max(size, sum(file.size for file in checkpoint.manifest.files) if checkpoint else 0)
+        yield one
+    yield _disk(root, size)
+
+
+def _aliases(store: Store) -> Iterator[tuple[Check, Checkpoint | None]]:
+    """Open what each alias names and compare its files with their digests."""
+    try:
+        named = store.aliases()
+    except (CheckpointError, OSError) as error:
+        todo = "Restore aliases.json, or remove it and promote a checkpoint: twofold promote ID"
+        yield Check(name="aliases", state="failed", said=str(error), todo=todo), None
+        return
+    for alias in ALIASES:
+        checkpoint_id = getattr(named, alias)
+        if checkpoint_id is None:
+            if alias == "current":
+                todo = "Promote one, or make a first one: twofold-trainer init --out STORE --train FILE"
+                yield Check(name=alias, state="failed", said="no checkpoint is current", todo=todo), None
+            continue
+        try:
+            found = store.get(checkpoint_id)
+            found.verify()
+        except (CheckpointError, OSError) as error:
+            gone = isinstance(error, CheckpointNotFoundError)
+            todo = "Restore it from a copy, or promote another: twofold checkpoints, twofold promote ID"
+            state: Literal["failed", "warning"] = "failed" if alias == "current" else "warning"
+            said = str(error) if gone else f"{checkpoint_id} is damaged: {error}"
+            yield Check(name=alias, state=state, said=said, todo=todo), None
+        else:
+            yield Check(name=alias, said=f"{checkpoint_id} is whole"), found
+
+
+def _disk(root: Path, size: int) -> Check:
+    """Compare the room that is left with the size of a checkpoint."""
+    free = shutil.disk_usage(root).free
+    said = (
+        f"{_gigabytes(free)} are free; a checkpoint takes {_gigabytes(size)}"
+        if size
+        else f"{_gigabytes(free)} are free"
+    )
+    if free >= _ROOM * size:
+        return Check(name="disk", said=said)
+    todo = "Make room, or delete checkpoints that nothing needs: twofold checkpoints, twofold delete ID"
+    return Check(name="disk", state="failed" if free < size else "warning", said=said, todo=todo)
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"

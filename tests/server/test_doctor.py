@@ -1,0 +1,172 @@
+"""Both doctors: `twofold-server doctor` on this machine, and what `twofold doctor` finds of TLS and tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import trustme
+from server.running import config_of
+from server.test_tls import Files, issue, key_of, roots_of
+from twofold import TLS
+from twofold._channel import Endpoint
+from twofold.cli import _examination as outside
+from twofold_checkpoint import checkpoint as files
+from twofold_server.__main__ import diagnose
+from twofold_server.app import serve
+from twofold_server.config import Config
+from twofold_server.doctor import examine
+from twofold_server.tokens import make_token
+
+
+def found(config):
+    """Return the checks by their names."""
+    return {one.name: one for one in examine(config)}
+
+
+def states(checks):
+    """Return the names of those that are not well, with their states."""
+    return {name: one.state for name, one in checks.items() if one.state != "ok"}
+
+
+def test_a_machine_that_is_well(store):
+    """With a whole store, a provider and a trainer all is well, and the store is as it was."""
+    before = sorted(store.root.rglob("*"))
+    checks = found(config_of(store))
+
+    assert list(checks) == ["version", "providers", "tls", "trainer", "store", "current", "disk"]
+    assert states(checks) == {}
+    assert "a is whole" in checks["current"].said
+    assert sorted(store.root.rglob("*")) == before
+
+
+def test_a_damaged_checkpoint(store):
+    """A damaged current one fails, a damaged previous one is a warning; both are named with what to do."""
+    store.promote("b")
+    (store.root / "checkpoints" / "a" / files.GRAPH_WEIGHTS).write_bytes(b"short")
+    checks = found(config_of(store))
+    assert states(checks) == {"previous": "warning"}
+    assert files.GRAPH_WEIGHTS in checks["previous"].said
+
+    (store.root / "checkpoints" / "b" / files.MANIFEST).unlink()
+    checks = found(config_of(store))
+    assert states(checks) == {"current": "failed", "previous": "warning"}
+    assert "promote another" in checks["current"].todo
+
+
+def test_damaged_aliases(store):
+    """A file of aliases that cannot be read fails, and so does a store in which nothing is current."""
+    (store.root / "aliases.json").write_text("{")
+    assert states(found(config_of(store))) == {"aliases": "failed"}
+    (store.root / "aliases.json").unlink()
+    assert states(found(config_of(store))) == {"current": "failed"}
+
+
+FAULTS = [
+    ({"store": Path("no/such")}, "store", "failed", "twofold-trainer init"),
+    ({"store": Path("/proc")}, "store", "failed", "Let user"),
+    ({"trainer_python": "/no/such/python"}, "trainer", "warning", "--trainer-python"),
+    ({"trainer_python": "/bin/false"}, "trainer", "warning", "Jobs will fail"),
+    ({"device": "cuda"}, "providers", "failed", "--device cpu"),
+    ({"tls_certificate": Path("no.pem"), "tls_key": Path("no.pem")}, "tls", "failed", "--tls-certificate"),
+    ({"tokens": Path("no.toml")}, "tokens", "failed", "make-token"),
+]
+
+
+@pytest.mark.parametrize(("settings", "name", "state", "todo"), FAULTS)
+def test_faults(store, *, settings, name, state, todo):
+    """Each fault is told by the check that it belongs to, with what to do."""
+    if settings.get("device") == "cuda" and "CUDA" in found(config_of(store))["providers"].said:
+        pytest.skip("this onnxruntime has CUDA")
+    config = Config(**{"store": store.root, **settings})
+
+    check = found(config)[name]
+
+    assert check.state == state
+    assert todo in check.todo
+
+
+def test_tokens(store, tmp_path):
+    """A file of tokens is read as the server reads it; an empty one would let nobody in."""
+    path = tmp_path / "tokens.toml"
+    path.write_text("")
+    assert states(found(config_of(store, tokens=path))) == {"tokens": "failed"}
+    path.write_text(make_token("me", ["predict"])[1])
+    assert "1 in " in found(config_of(store, tokens=path))["tokens"].said
+
+
+def test_the_command(store, capsys, monkeypatch):
+    """A line for each check, JSON if it is asked for, and 1 if one fails; a misspelt variable is a warning."""
+    monkeypatch.setenv("TWOFOLD_STORR", "x")
+    assert diagnose(["--json", "--store", str(store.root)]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["name"] for one in lines if one["state"] == "warning"] == ["settings"]
+
+    assert diagnose(["--store", "no/such", "--trainer-python", sys.executable]) == 1
+    assert "failed   store      no/such is no directory\n         → Make" in capsys.readouterr().out
+
+
+DAYS = [(90, outside.State.OK, ""), (3, outside.State.WARNING, "Renew it")]
+
+
+@pytest.mark.parametrize(("days", "state", "todo"), DAYS)
+def test_certificates_from_outside(store, tmp_path, *, days, state, todo):
+    """`twofold doctor` shakes hands, tells how long the certificate is good, and warns in its last two weeks."""
+    authority, terms = trustme.CA(), {"not_after": dt.datetime.now(dt.UTC) + dt.timedelta(days=days)}
+    checks = examined(store, tmp_path, authority, TLS(root_certificates=roots_of(authority)), terms)
+
+    assert (checks["tls"].state, checks["tls"].todo.startswith(todo)) == (state, True)
+    assert f"{terms['not_after']:%Y-%m-%d}" in checks["tls"].said
+    assert checks["health"].state is outside.State.OK
+
+
+def test_a_stranger_certificate_from_outside(store, tmp_path):
+    """A server whose certificate another authority made fails, with what to give."""
+    checks = examined(store, tmp_path, trustme.CA(), TLS(root_certificates=roots_of(trustme.CA())), {})
+
+    assert checks["tls"].state is outside.State.FAILED
+    assert "--ca FILE" in checks["tls"].todo
+    assert list(checks) == ["reach", "tls", "grpc"]
+
+
+def test_encryption_is_found_out(store, tmp_path):
+    """Who speaks plaintext to a server with TLS is told what to give."""
+    checks = examined(store, tmp_path, trustme.CA(), None, {})
+
+    assert "--tls or --ca FILE" in checks["grpc"].todo
+
+
+def test_mutual_tls_from_outside(store, tmp_path):
+    """A server that asks for a certificate gets it, and the doctor all its answers."""
+    authority, callers = trustme.CA(), trustme.CA()
+    own = issue(callers, "me")
+    chain = b"".join(one.bytes() for one in own.cert_chain_pems)
+    tls = TLS(root_certificates=roots_of(authority), certificate=chain, private_key=key_of(own))
+    checks = examined(store, tmp_path, authority, tls, {}, client_ca=roots_of(callers))
+
+    assert {one.state for one in checks.values()} == {outside.State.OK}
+    checks = examined(
+        store, tmp_path, authority, TLS(root_certificates=roots_of(authority)), {}, client_ca=roots_of(callers)
+    )
+    assert "--certificate FILE" in checks["grpc"].todo
+
+
+def examined(store, folder, authority, tls, terms, *, client_ca=None):
+    """Run a server with TLS and return what is found of it from outside."""
+    written = Files(folder)
+    written.issue(authority, **terms)
+    written.write(client_ca=client_ca)
+    settings = {"tls_certificate": folder / "cert.pem", "tls_key": folder / "key.pem"}
+    if client_ca:
+        settings["tls_client_ca"] = folder / "ca.pem"
+
+    async def main():
+        async with serve(config_of(store, **settings)) as serving:
+            endpoint = Endpoint(target=serving.target, tls=tls)
+            return await asyncio.to_thread(lambda: {one.name: one for one in outside.examine(endpoint, 20.0)})
+
+    return asyncio.run(main())
