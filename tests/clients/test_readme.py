@@ -31,6 +31,13 @@ def test_command(command):
 @pytest.mark.parametrize("option", sorted(set(re.findall(r"--([a-z-]+)", README))))
 def test_option(option):
     """Every option of the README exists."""
-    options = {opt for command in app.commands.values() for one in command.params for opt in one.opts}
+    options = {opt for command in below(app) for one in command.params for opt in one.opts}
 
     assert f"--{option}" in options
+
+
+def below(command):
+    """Yield a command and all that are below it."""
+    yield command
+    for one in command.commands.values() if isinstance(command, click.Group) else ():
+        yield from below(one)
