@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from twofold_server.database_url import DatabaseUrl
+
 
 def _setting(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
@@ -20,6 +22,9 @@ class Config:
     """Hold the server's settings. Flags are ``--listen``, variables ``TWOFOLD_LISTEN``, keys ``listen``; a flag wins."""
 
     store: Path = _setting(Path("store"), "directory of checkpoints, jobs and uploads")
+    database: DatabaseUrl | None = _setting(
+        None, "postgresql:// URL of the database of jobs, which servers may share; without it SQLite in the store"
+    )
     listen: str = _setting("127.0.0.1:8500", "address of the gRPC port; port 0 takes a free one")
     metrics_listen: str = _setting("127.0.0.1:9500", "address of the Prometheus port; port 0 takes a free one")
     plaintext: bool = _setting(False, "allow a listen address off loopback without TLS")

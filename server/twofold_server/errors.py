@@ -11,6 +11,7 @@ ServerError
 ├── UnknownNameError       there is no such job, upload or model
 ├── ConflictError          a request_id was used before with another request
 ├── WrongStateError        the object is not in a state that allows this
+├── DatabaseError          the database of jobs failed, or does not answer
 ├── UnsupportedError       a procedure of a foreign protocol that is not served; says what to call instead
 └── SwapError              a checkpoint could not be made live; the old one serves on
 """
@@ -90,6 +91,10 @@ class WrongStateError(ServerError):
     """The object is not in a state that allows this."""
 
 
+class DatabaseError(ServerError):
+    """The database of jobs failed, or does not answer."""
+
+
 class UnsupportedError(ServerError):
     """A procedure of a foreign protocol that is not served."""
 
@@ -112,6 +117,7 @@ STATUS: dict[type[Exception], tuple[grpc.StatusCode, str]] = {
     CheckpointNotFoundError: (grpc.StatusCode.NOT_FOUND, "CHECKPOINT_NOT_FOUND"),
     ConflictError: (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
     WrongStateError: (grpc.StatusCode.FAILED_PRECONDITION, "WRONG_STATE"),
+    DatabaseError: (grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE"),
     UnsupportedError: (grpc.StatusCode.UNIMPLEMENTED, "UNSUPPORTED"),
     SwapError: (grpc.StatusCode.FAILED_PRECONDITION, "SWAP_FAILED"),
     CheckpointInUseError: (grpc.StatusCode.FAILED_PRECONDITION, "CHECKPOINT_IN_USE"),

@@ -6,9 +6,9 @@ import asyncio
 import datetime as dt
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from twofold_server.database import Place
 from twofold_server.errors import NotServingError
 from twofold_server.job_metrics import JobMetrics
 from twofold_server.job_table import JobTable
@@ -22,8 +22,8 @@ P = ParamSpec("P")
 class JobBook:
     """Read and write jobs without blocking. What is shown is durable: everyone reads from the table."""
 
-    def __init__(self, path: Path, metrics: Metrics) -> None:
-        self._path = path
+    def __init__(self, place: Place, metrics: Metrics) -> None:
+        self._place = place
         self._metrics = JobMetrics(metrics)
         self._changed = asyncio.Event()
         self.bases = asyncio.Lock()
@@ -34,7 +34,7 @@ class JobBook:
     async def open(self) -> None:
         """Open the table."""
         thread = ThreadPoolExecutor(1, thread_name_prefix="jobs")
-        self._table = await asyncio.get_running_loop().run_in_executor(thread, JobTable, self._path)
+        self._table = await asyncio.get_running_loop().run_in_executor(thread, JobTable, self._place)
         self._thread = thread
         await self._count()
 
@@ -75,14 +75,23 @@ class JobBook:
         self._announce()
         return started[0]
 
-    async def cancel_waiting(self, job_id: str, reason: str) -> JobView:
-        """End the job if it waits, and return it as it is now. Raises WrongStateError if it is over already."""
+    async def cancel(self, job_id: str, reason: str) -> JobView:
+        """End the job if it waits, mark it as unwanted if it runs, and return it as it is now.
+
+        Raises WrongStateError if it is over already.
+        """
         said = StateEntered(state=JobState.CANCELLED, reason=reason)
-        view, records = await self._ask(self._table.cancel_waiting, job_id, said, _now())
+        view, records = await self._ask(self._table.cancel, job_id, said, _now())
         self._metrics.see(view, records)
         await self._count()
         self._announce()
         return view
+
+    async def beat(self) -> None:
+        """Say that this server is alive, and let everyone look at what other servers have written."""
+        await self._ask(self._table.beat)
+        await self._count()
+        self._announce()
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -102,9 +111,13 @@ class JobBook:
         """Return jobs, newest first, that were made before the job of that number, and the number for the next page."""
         return await self._ask(self._table.page, size, before)
 
-    async def running(self) -> list[JobView]:
-        """Return the jobs that run, or that ran when their server died."""
-        return await self._ask(self._table.running)
+    async def abandoned(self) -> list[JobView]:
+        """Return the jobs that ran when their server died."""
+        return await self._ask(self._table.abandoned)
+
+    async def unwanted(self) -> list[str]:
+        """Return the ids of the jobs that run here and that somebody has cancelled."""
+        return await self._ask(self._table.unwanted)
 
     async def unfinished(self) -> list[JobView]:
         """Return the jobs that wait or run."""
@@ -134,6 +147,11 @@ class JobBook:
             if view.state.is_over:
                 return view
             await changed.wait()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other servers may have the same jobs."""
+        return self._table.is_shared
 
     @property
     def change(self) -> asyncio.Event:

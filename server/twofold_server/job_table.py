@@ -1,39 +1,25 @@
-"""Jobs and their events in SQLite."""
+"""Jobs and their events in a database."""
 
 from __future__ import annotations
 
 import datetime as dt
-import sqlite3
-from pathlib import Path
+import os
+import secrets
+import socket
+from contextlib import suppress
 
 import msgspec
 from msgspec.structs import replace
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, not_, or_, select, update
 
-from twofold_server.errors import ConflictError, OverloadedError, UnknownNameError, WrongStateError
+from twofold_server.database import Database, Place
+from twofold_server.errors import ConflictError, DatabaseError, OverloadedError, UnknownNameError, WrongStateError
 from twofold_server.jobs import JobState, JobView, Record, Said, StateEntered, fold, record
+from twofold_server.tables import EVENTS, JOBS, SERVERS
 
-VERSION = 1
-"""Version of the schema. A newer one is refused."""
+LEASE_SECONDS = 30.0
+"""How long a server that does not beat is taken to be alive. It beats far more often."""
 
-_SCHEMA = """
-CREATE TABLE jobs (
-    number     INTEGER PRIMARY KEY AUTOINCREMENT,  -- The order of creation.
-    id         TEXT NOT NULL UNIQUE,
-    request_id TEXT UNIQUE,                        -- NULL if the caller gave none.
-    digest     TEXT NOT NULL,                      -- Over the whole request.
-    state      TEXT NOT NULL,
-    view       BLOB NOT NULL                       -- JSON: the fold of the job's events.
-);
-CREATE INDEX jobs_by_state ON jobs (state, number);
-CREATE TABLE events (
-    job      INTEGER NOT NULL REFERENCES jobs,
-    sequence INTEGER NOT NULL,
-    time     TEXT NOT NULL,
-    phase    TEXT NOT NULL,
-    said     BLOB NOT NULL,                        -- JSON.
-    PRIMARY KEY (job, sequence)
-) WITHOUT ROWID;
-"""
 _PAGE_OF_EVENTS = 500
 _RETRY_SECONDS = 60.0
 
@@ -42,30 +28,36 @@ Written = tuple[JobView, tuple[Record, ...]]
 
 _said: msgspec.json.Decoder[Said] = msgspec.json.Decoder(Said)
 _view = msgspec.json.Decoder(JobView)
+_earlier = JOBS.alias("earlier")
+_position = (
+    select(func.count())
+    .where(_earlier.c.state == JobState.QUEUED, _earlier.c.number < JOBS.c.number)
+    .correlate(JOBS)
+    .scalar_subquery()
+)
 
 
 class JobTable:
     """Hold all jobs ever made. An event and the view that it changes are written in one durable transaction.
 
-    Every method blocks; all calls come from one thread.
+    Every method blocks; all calls come from one thread. Several servers may have one table if it is in PostgreSQL:
+    *owner* is the name of this one among them. All raise DatabaseError.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = FULL")
-        [version] = self._connection.execute("PRAGMA user_version").fetchone()
-        if version > VERSION:
-            self._connection.close()
-            raise WrongStateError(
-                f"{path.name}: schema {version} is newer than {VERSION}, the newest known here; upgrade"
-            )
-        if version == 0:
-            self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+    def __init__(self, place: Place, owner: str = "") -> None:
+        self.owner = owner or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._database = Database(place)
+        self.is_shared = self._database.is_shared
+        with self._database.writing() as connection:
+            if not self.is_shared:  # Who has the file has it alone: those that had it are dead.
+                connection.execute(delete(SERVERS))
+            self._beat(connection)
 
     def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
+        """Say that this server is gone, and close the database."""
+        with suppress(DatabaseError), self._database.writing() as connection:  # Without it, its lease runs out.
+            connection.execute(delete(SERVERS).where(SERVERS.c.id == self.owner))
+        self._database.close()
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -74,117 +66,132 @@ class JobTable:
 
         Raises ConflictError if its request_id came with another request, OverloadedError if *limit* jobs wait.
         """
-        with self._connection:
-            self._connection.execute("BEGIN IMMEDIATE")
-            if earlier := self.find(view.order.request_id, digest):
+        with self._database.writing() as connection:
+            if earlier := _find(connection, view.order.request_id, digest):
                 return earlier
-            self.check_room(limit)
-            request_id = view.order.request_id or None
-            row = (view.id, request_id, digest, view.state, msgspec.json.encode(view))
-            self._connection.execute(
-                "INSERT INTO jobs (id, request_id, digest, state, view) VALUES (?, ?, ?, ?, ?)", row
-            )
+            _check_room(connection, limit)
+            row = {
+                "id": view.id,
+                "request_id": view.order.request_id or None,
+                "digest": digest,
+                "state": view.state.value,
+                "view": msgspec.json.encode(view),
+            }
+            connection.execute(insert(JOBS), row)
             said = StateEntered(state=JobState.QUEUED, reason="The job waits for its turn.")
-            self._write(view, said, view.created)
-            return self.get(view.id)
+            _write(connection, view, said, view.created)
+            return _get(connection, view.id)
 
     def say(self, job_id: str, said: Said, now: dt.datetime) -> Written:
         """Add an event to a job. Raises WrongStateError if it is over."""
-        with self._connection:
-            self._connection.execute("BEGIN IMMEDIATE")
-            view = self.get(job_id)
-            if view.state.is_over:
-                raise WrongStateError(f"job {job_id!r} is already over: {view.state}")
-            return self._write(view, said, now)
+        with self._database.writing() as connection:
+            return _write(connection, _get_unfinished(connection, job_id), said, now)
 
     def start_next(self, now: dt.datetime) -> Written | None:
-        """Let the oldest job that waits be running, and return it."""
-        with self._connection:
-            self._connection.execute("BEGIN IMMEDIATE")
-            waiting = self._views("WHERE state = ? ORDER BY number LIMIT 1", JobState.QUEUED)
+        """Let the oldest job that waits be running here, and return it, unless one runs already.
+
+        Writers take turns, so no two servers get one job. One that runs here is one whose start this server did not
+        hear of: it has asked for the next one.
+        """
+        with self._database.writing() as connection:
+            for view in _views(connection, JOBS.c.state == JobState.RUNNING):
+                return (view, ()) if self._owns(connection, view.id) else None
+            waiting = _views(connection, JOBS.c.state == JobState.QUEUED)
             if not waiting:
                 return None
             said = StateEntered(state=JobState.RUNNING, reason="The job has a trainer.")
-            return self._write(waiting[0], said, now)
+            connection.execute(update(JOBS).where(JOBS.c.id == waiting[0].id).values(owner=self.owner))
+            return _write(connection, waiting[0], said, now)
 
-    def cancel_waiting(self, job_id: str, said: StateEntered, now: dt.datetime) -> Written:
-        """End the job if it waits, and return it as it is now. Raises WrongStateError if it is over already."""
-        with self._connection:
-            self._connection.execute("BEGIN IMMEDIATE")
-            view = self.get(job_id)
-            if view.state.is_over:
-                raise WrongStateError(f"job {job_id!r} is already over: {view.state}")
-            return self._write(view, said, now) if view.state is JobState.QUEUED else (view, ())
+    def cancel(self, job_id: str, said: StateEntered, now: dt.datetime) -> Written:
+        """End the job if it waits, mark it as unwanted if it runs, and return it as it is now.
 
-    def _write(self, view: JobView, said: Said, now: dt.datetime) -> Written:
-        records = record(view, said, now)
-        view = fold(replace(view, queue_position=0), records)
-        change = (view.state, msgspec.json.encode(view), view.id)
-        self._connection.execute("UPDATE jobs SET state = ?, view = ? WHERE id = ?", change)
-        [number] = self._connection.execute("SELECT number FROM jobs WHERE id = ?", (view.id,)).fetchone()
-        rows = [
-            (number, one.sequence, one.time.isoformat(), one.phase, msgspec.json.encode(one.said)) for one in records
-        ]
-        self._connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?)", rows)
-        return view, records
+        Raises WrongStateError if it is over already.
+        """
+        with self._database.writing() as connection:
+            view = _get_unfinished(connection, job_id)
+            if view.state is JobState.QUEUED:
+                return _write(connection, view, said, now)
+            connection.execute(update(JOBS).where(JOBS.c.id == job_id).values(unwanted=True))
+            return view, ()
+
+    def beat(self) -> None:
+        """Say that this server is alive."""
+        with self._database.writing() as connection:
+            self._beat(connection)
+
+    def _beat(self, connection: Connection) -> None:
+        mine = SERVERS.c.id == self.owner
+        if not connection.execute(update(SERVERS).where(mine).values(seen=self._database.clock)).rowcount:
+            connection.execute(insert(SERVERS).values(id=self.owner, seen=self._database.clock))
+        long_gone = self._database.clock - 10 * LEASE_SECONDS
+        connection.execute(delete(SERVERS).where(SERVERS.c.seen < long_gone))
+
+    def _owns(self, connection: Connection, job_id: str) -> bool:
+        return bool(connection.execute(select(JOBS.c.owner == self.owner).where(JOBS.c.id == job_id)).scalar_one())
 
     # -- reading ------------------------------------------------------------------------------------------------
 
     def find(self, request_id: str, digest: str) -> JobView | None:
         """Return the job of a request_id. Raises ConflictError if it came with another request."""
-        if not request_id:
-            return None
-        row = self._connection.execute("SELECT id, digest FROM jobs WHERE request_id = ?", (request_id,)).fetchone()
-        if row is None:
-            return None
-        if row[1] != digest:
-            raise ConflictError(
-                f"request_id {request_id!r} was used for job {row[0]!r} with another request; write a new request_id"
-            )
-        return self.get(row[0])
+        with self._database.reading() as connection:
+            return _find(connection, request_id, digest)
 
     def check_room(self, limit: int) -> None:
         """Raise OverloadedError if *limit* jobs wait already."""
-        if self.count_waiting() >= limit:
-            raise OverloadedError(f"{limit} jobs wait already; come back when one is done", retry_after=_RETRY_SECONDS)
+        with self._database.reading() as connection:
+            _check_room(connection, limit)
 
     def get(self, job_id: str) -> JobView:
         """Return one job. Raises UnknownNameError."""
-        found = self._views("WHERE id = ?", job_id)
-        if not found:
-            raise UnknownNameError(f"there is no job {job_id[:100]!r}")
-        return found[0]
+        with self._database.reading() as connection:
+            return _get(connection, job_id)
 
     def page(self, size: int, before: int | None) -> tuple[list[JobView], int | None]:
         """Return jobs, newest first, that were made before the job of that number, and the number for the next page."""
-        rows = self._connection.execute(
-            "SELECT number, id FROM jobs WHERE ? IS NULL OR number < ? ORDER BY number DESC LIMIT ?",
-            (before, before, size + 1),
-        ).fetchall()
+        query = select(JOBS.c.number, JOBS.c.view, _position).order_by(JOBS.c.number.desc()).limit(size + 1)
+        if before is not None:
+            query = query.where(JOBS.c.number < before)
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
         more = len(rows) > size
-        return [self.get(row[1]) for row in rows[:size]], rows[size - 1][0] if more else None
+        return [_placed(view, position) for _, view, position in rows[:size]], rows[size - 1].number if more else None
 
-    def running(self) -> list[JobView]:
-        """Return the jobs that run, or that ran when their server died."""
-        return self._views("WHERE state = ? ORDER BY number", JobState.RUNNING)
+    def abandoned(self) -> list[JobView]:
+        """Return the jobs that ran when their server died."""
+        living = select(SERVERS.c.id).where(SERVERS.c.seen > self._database.clock - LEASE_SECONDS)
+        left = or_(JOBS.c.owner.is_(None), not_(JOBS.c.owner.in_(living)) & (JOBS.c.owner != self.owner))
+        with self._database.reading() as connection:
+            return _views(connection, (JOBS.c.state == JobState.RUNNING) & left)
+
+    def unwanted(self) -> list[str]:
+        """Return the ids of the jobs that run here and that somebody has cancelled."""
+        mine = (JOBS.c.state == JobState.RUNNING) & (JOBS.c.owner == self.owner) & JOBS.c.unwanted
+        with self._database.reading() as connection:
+            return list(connection.execute(select(JOBS.c.id).where(mine)).scalars())
 
     def unfinished(self) -> list[JobView]:
         """Return the jobs that wait or run."""
-        return self._views("WHERE state IN (?, ?) ORDER BY number", JobState.QUEUED, JobState.RUNNING)
+        with self._database.reading() as connection:
+            return _views(connection, JOBS.c.state.in_((JobState.QUEUED, JobState.RUNNING)))
 
     def count_waiting(self) -> int:
         """Count the jobs that wait."""
-        [count] = self._connection.execute("SELECT count(*) FROM jobs WHERE state = ?", (JobState.QUEUED,)).fetchone()
-        return int(count)
+        with self._database.reading() as connection:
+            return _count_waiting(connection)
 
     def read(self, job_id: str, after: int) -> tuple[list[Record], bool]:
         """Return the next events after a sequence number, and whether there will be none after these."""
-        view = self.get(job_id)
-        rows = self._connection.execute(
-            "SELECT sequence, time, phase, said FROM events JOIN jobs ON job = number"
-            " WHERE id = ? AND sequence > ? ORDER BY sequence LIMIT ?",
-            (job_id, after, _PAGE_OF_EVENTS),
+        query = (
+            select(EVENTS.c.sequence, EVENTS.c.time, EVENTS.c.phase, EVENTS.c.said)
+            .join(JOBS)
+            .where(JOBS.c.id == job_id, EVENTS.c.sequence > after)
+            .order_by(EVENTS.c.sequence)
+            .limit(_PAGE_OF_EVENTS)
         )
+        with self._database.reading() as connection:
+            view = _get(connection, job_id)
+            rows = connection.execute(query).all()
         records = [
             Record(sequence=sequence, time=dt.datetime.fromisoformat(time), phase=phase, said=_said.decode(said))
             for sequence, time, phase, said in rows
@@ -192,10 +199,69 @@ class JobTable:
         seen = records[-1].sequence if records else after
         return records, view.state.is_over and seen >= view.last_sequence
 
-    def _views(self, where: str, *values: str) -> list[JobView]:
-        position = "(SELECT count(*) FROM jobs AS other WHERE other.state = 'queued' AND other.number < jobs.number)"
-        rows = self._connection.execute(f"SELECT view, {position} FROM jobs {where}", values)  # noqa: S608 -- no input in it.
-        found = [(_view.decode(view), int(before)) for view, before in rows]
-        return [
-            replace(view, queue_position=before) if view.state is JobState.QUEUED else view for view, before in found
-        ]
+
+def _write(connection: Connection, view: JobView, said: Said, now: dt.datetime) -> Written:
+    records = record(view, said, now)
+    view = fold(replace(view, queue_position=0), records)
+    change = {"state": view.state.value, "view": msgspec.json.encode(view)}
+    connection.execute(update(JOBS).where(JOBS.c.id == view.id).values(change))
+    number = connection.execute(select(JOBS.c.number).where(JOBS.c.id == view.id)).scalar_one()
+    rows = [
+        {
+            "job": number,
+            "sequence": one.sequence,
+            "time": one.time.isoformat(),
+            "phase": one.phase,
+            "said": msgspec.json.encode(one.said),
+        }
+        for one in records
+    ]
+    connection.execute(insert(EVENTS), rows)
+    return view, records
+
+
+def _find(connection: Connection, request_id: str, digest: str) -> JobView | None:
+    if not request_id:
+        return None
+    row = connection.execute(select(JOBS.c.id, JOBS.c.digest).where(JOBS.c.request_id == request_id)).one_or_none()
+    if row is None:
+        return None
+    if row.digest != digest:
+        raise ConflictError(
+            f"request_id {request_id!r} was used for job {row.id!r} with another request; write a new request_id"
+        )
+    return _get(connection, row.id)
+
+
+def _check_room(connection: Connection, limit: int) -> None:
+    if _count_waiting(connection) >= limit:
+        raise OverloadedError(f"{limit} jobs wait already; come back when one is done", retry_after=_RETRY_SECONDS)
+
+
+def _count_waiting(connection: Connection) -> int:
+    return connection.execute(select(func.count()).where(JOBS.c.state == JobState.QUEUED)).scalar_one()
+
+
+def _get(connection: Connection, job_id: str) -> JobView:
+    # A text of PostgreSQL cannot hold every character, and no id of ours holds one of those.
+    found = _views(connection, JOBS.c.id == job_id) if job_id.isprintable() else []
+    if not found:
+        raise UnknownNameError(f"there is no job {job_id[:100]!r}")
+    return found[0]
+
+
+def _get_unfinished(connection: Connection, job_id: str) -> JobView:
+    view = _get(connection, job_id)
+    if view.state.is_over:
+        raise WrongStateError(f"job {job_id!r} is already over: {view.state}")
+    return view
+
+
+def _views(connection: Connection, where: ColumnElement[bool]) -> list[JobView]:
+    query = select(JOBS.c.view, _position).where(where).order_by(JOBS.c.number)
+    return [_placed(view, position) for view, position in connection.execute(query)]
+
+
+def _placed(stored: bytes, position: int) -> JobView:
+    view = _view.decode(stored)
+    return replace(view, queue_position=position) if view.state is JobState.QUEUED else view

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
-import sqlite3
 from contextlib import aclosing
-from pathlib import Path
 from typing import IO, Protocol
 
 from twofold_checkpoint.checkpoint import Checkpoint
@@ -16,16 +13,18 @@ from twofold_checkpoint.events import Finished, Noted, PhaseStarted
 from twofold_checkpoint.job import Job
 from twofold_checkpoint.store import Store
 
-from twofold_server.conclusion import conclude, conclude_after_crash, not_promoted, overtaken
+from twofold_server.claim import claim
+from twofold_server.conclusion import conclude, not_promoted, overtaken
 from twofold_server.config import Config
 from twofold_server.datasets import Inline
-from twofold_server.errors import ServerError, WrongStateError
+from twofold_server.errors import DatabaseError, ServerError, WrongStateError
 from twofold_server.intake import Intake, directory_of
 from twofold_server.job_book import JobBook
 from twofold_server.jobs import BaseChosen, JobState, JobView, Order, StateEntered, Swapped
 from twofold_server.launchers import Launcher
 from twofold_server.launchers.subprocess import SubprocessLauncher
 from twofold_server.metrics import Metrics
+from twofold_server.pulse import Pulse
 from twofold_server.reporting import Reporter
 from twofold_server.uploads import Uploads
 
@@ -50,7 +49,7 @@ class Promotion(Protocol):
 
 
 class JobRunner:
-    """Run the queue of one store. One runner at a time has a store's jobs; the lock says so."""
+    """Run the queue of one store. One runner at a time has a store's jobs, or several that share a database."""
 
     def __init__(
         self,
@@ -65,9 +64,11 @@ class JobRunner:
         self._promoter = promoter
         self._metrics = metrics
         self._launcher = launcher or SubprocessLauncher(config)
-        self.book = JobBook(store.root / "jobs.sqlite3", metrics)
+        self.book = JobBook(config.database or store.root / "jobs.sqlite3", metrics)
         self.reporter = Reporter(store, self.book)
         self._intake = Intake(store, Uploads(store, config), self.book, config)
+        self._pulse = Pulse(store, self.book, self.reporter, self._launcher, self._stop_running)
+        self._shares = config.database is not None
         self._lock: IO[str] | None = None
         self._worker: asyncio.Task[None] | None = None
         self._running: str | None = None
@@ -88,12 +89,12 @@ class JobRunner:
     async def start(self) -> None:
         """End what an earlier server left running, then go on with the queue.
 
-        Raises WrongStateError if another server has this store's jobs.
+        Raises WrongStateError if another server has this store's jobs, or DatabaseError.
         """
-        self._lock = _lock(self._store.root / "jobs.lock")
+        self._lock = claim(self._store.root / "jobs.lock", shared=self._shares)
         try:
             await self.book.open()
-            await self._end_the_dead()
+            await self._pulse.start()
         except BaseException:
             await self.stop()
             raise
@@ -106,6 +107,7 @@ class JobRunner:
             self._launcher.cancel(self._running)
         if self._worker:
             await self._worker
+        await self._pulse.stop()
         await self.book.close()
         if self._lock:
             self._lock.close()
@@ -116,11 +118,10 @@ class JobRunner:
 
     async def cancel(self, job_id: str) -> JobView:
         """Stop a job and return it once it has stopped. Raises WrongStateError if it is, or gets, over otherwise."""
-        view = await self.book.cancel_waiting(job_id, "CancelJob was called while the job waited.")
+        view = await self.book.cancel(job_id, "CancelJob was called while the job waited.")
         if view.state.is_over:
             return view
-        self._unwanted.add(job_id)
-        self._launcher.cancel(job_id)
+        self._stop_running(job_id)  # If another server runs it, that one hears of it from the table.
         view = await self.book.wait_until_over(job_id)
         self._unwanted.discard(job_id)
         if view.state is not JobState.CANCELLED:
@@ -143,14 +144,9 @@ class JobRunner:
             log.info("job paused" if held else "job resumed", extra={"job": job, "reason": reason})
             await self.book.say(job, Noted(message=reason))
 
-    async def _end_the_dead(self) -> None:
-        for view in await self.book.running():
-            current = (await asyncio.to_thread(self._store.aliases)).current
-            ending = conclude_after_crash(view, current)
-            log.warning("a job was left running", extra={"job": view.id, "reason": ending.reason})
-            await asyncio.to_thread(self._launcher.bury, view.id)
-            await self.book.say(view.id, ending)
-            await self.reporter.make(view.id)
+    def _stop_running(self, job_id: str) -> None:
+        self._unwanted.add(job_id)
+        self._launcher.cancel(job_id)
 
     # -- the queue ----------------------------------------------------------------------------------------------
 
@@ -174,7 +170,7 @@ class JobRunner:
         log.info("job started", extra={"job": view.id})
         try:
             ending = await self._adapt(view)
-        except (CheckpointError, ServerError, OSError, sqlite3.Error) as error:
+        except (CheckpointError, ServerError, OSError) as error:
             log.exception("job failed", extra={"job": view.id})
             ending = StateEntered(state=JobState.FAILED, reason=f"{error}.")
         except Exception as error:
@@ -186,7 +182,10 @@ class JobRunner:
             try:
                 await self.book.say(view.id, ending)
                 break
-            except sqlite3.Error:  # A full disk. The job must not stay running for ever.
+            except WrongStateError as error:  # Another server took this one for dead.
+                log.error("a job had ended already", extra={"job": view.id, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
+                break
+            except DatabaseError:  # A full disk. The job must not stay running for ever.
                 log.exception("the end of a job cannot be written", extra={"job": view.id, "reason": ending.reason})
                 if self._stopping.is_set():
                     break
@@ -264,16 +263,3 @@ class JobRunner:
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         for one in waits:
             one.cancel()
-
-
-def _lock(path: Path) -> IO[str]:
-    """Claim the store's jobs for this process, until it ends."""
-    file = path.open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise WrongStateError(
-            f"another server runs the jobs of this store ({path} is locked); stop it first"
-        ) from error
-    return file

@@ -16,9 +16,17 @@ from types import NoneType
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from twofold_server.config import Config, redacted
+from twofold_server.database_url import DatabaseUrl
 
 _SWITCH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-_WANTED = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}
+_WANTED = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    Path: "a path",
+    DatabaseUrl: "a URL",
+}
 _FIELDS = {one.name: one for one in dataclasses.fields(Config)}
 _PREFIX = "TWOFOLD_"
 _CLIENTS = frozenset({"TWOFOLD_TARGET", "TWOFOLD_TOKEN"})
@@ -183,7 +191,9 @@ def _of_text(name: str, raw: str | bool, where: str) -> Any:
         return raw if raw in choices else _wrong(name, raw, where)
     try:
         value = _SWITCH[raw.lower()] if kind is bool else kind(raw)
-    except (KeyError, ValueError):
+    except (KeyError, ValueError) as error:
+        if kind is DatabaseUrl:  # It may hold a password wherever it is wrong.
+            raise WrongSettingError(f"{where} {error}") from None
         _wrong(name, raw, where)
     if isinstance(value, float) and not math.isfinite(value):
         _wrong(name, raw, where)

@@ -51,7 +51,13 @@ def test_the_file_may_be_named_by_a_variable(file):
     assert "cannot be read" in refused(["--config", "no/such.toml"], {"TWOFOLD_CONFIG": path})
 
 
-ANOTHER = {"device": "cuda", "plaintext": True, "listen": "127.0.0.1:1", "metrics_listen": "127.0.0.1:1"}
+ANOTHER = {
+    "database": "postgresql://db/jobs",
+    "device": "cuda",
+    "plaintext": True,
+    "listen": "127.0.0.1:1",
+    "metrics_listen": "127.0.0.1:1",
+}
 ALONE = {"tls_certificate", "tls_key", "tls_client_ca", "precision", "log_level"}  # Each needs others, or is a choice.
 
 

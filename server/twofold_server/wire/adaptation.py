@@ -178,6 +178,8 @@ def _wrong_fields(request: pb.AdaptRequest) -> Iterator[Violation]:
     if len(request.request_id) > _MAX_REQUEST_ID:
         told = f"has {len(request.request_id)} characters; write at most {_MAX_REQUEST_ID}, such as a UUID"
         yield Violation("request_id", told)
+    if "\0" in request.request_id:  # PostgreSQL could not keep it.
+        yield Violation("request_id", "holds the character U+0000; write others, such as a UUID")
 
 
 def _wrong_dataset(dataset: pb.Dataset) -> Iterator[Violation]:

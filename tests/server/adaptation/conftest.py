@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from postgresql import PostgreSQL, postgresql_server
 from server.adaptation.scripted import House
+from twofold_server.database import Place
+
+BOTH = ("sqlite", "postgresql")
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
+def database() -> str:
+    """The kind of database that jobs are in; tests for both say so by parametrization."""
+    return "sqlite"
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL server."""
+    with postgresql_server() as server:
+        yield server
+
+
+@pytest.fixture
+def place(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> Place:
+    """Where a table of jobs can be."""
+    if database == "sqlite":
+        return tmp_path / "jobs.sqlite3"
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    return server.make_database()
+
+
+@pytest.fixture
+def house(tmp_path: Path, place: Place) -> House:
     """A store with one checkpoint and a trainer that plays scripts."""
-    return House(tmp_path)
+    house = House(tmp_path)
+    if not isinstance(place, Path):
+        house.set(database=place)
+    return house

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import sqlite3
-from pathlib import Path
 
 import pytest
 from twofold_checkpoint.events import (
@@ -20,8 +18,6 @@ from twofold_checkpoint.events import (
     Stepped,
 )
 from twofold_checkpoint.job import Hyperparameters
-from twofold_server.errors import WrongStateError
-from twofold_server.job_table import VERSION, JobTable
 from twofold_server.jobs import (
     MAX_NOTES,
     BaseChosen,
@@ -163,52 +159,3 @@ def test_ids_sort_by_time_and_differ() -> None:
     """Ids of later jobs come later; two of the same second differ."""
     assert new_job_id(at(0)) < new_job_id(at(1)) < new_job_id(at(100_000))
     assert new_job_id(at(0)) != new_job_id(at(0))
-
-
-def test_the_table_gives_back_what_was_said(tmp_path: Path) -> None:
-    """Every kind of event survives the file, and the stored job is the fold of the stored events."""
-    everything = [one for said, _ in (*EFFECTS, *REPORTS) for one in said]
-    everything = [one for one in everything if not isinstance(one, StateEntered)]
-    table = JobTable(tmp_path / "jobs.sqlite3")
-    table.add(first(), "digest", limit=9)
-    for seconds, one in enumerate(everything):
-        table.say("job-1", one, at(seconds))
-    table.close()
-
-    table = JobTable(tmp_path / "jobs.sqlite3")
-    records, over, after = [], False, 0
-    while len(records) < table.get("job-1").last_sequence:
-        more, over = table.read("job-1", after)
-        records += more
-        after = records[-1].sequence
-
-    assert [one.said for one in records if not isinstance(one.said, StateEntered | PhaseEnded)] == [
-        one for one in everything if not isinstance(one, PhaseEnded)
-    ]
-    assert (fold(first(), records), over) == (table.get("job-1"), False)
-    table.close()
-
-
-def test_a_job_that_is_over_says_nothing_more(tmp_path: Path) -> None:
-    """The event with a final state is the last one."""
-    table = JobTable(tmp_path / "jobs.sqlite3")
-    table.add(first(), "digest", limit=9)
-    table.say("job-1", StateEntered(state=JobState.FAILED, reason="Oh."), at(1))
-
-    with pytest.raises(WrongStateError, match="already over: failed"):
-        table.say("job-1", Noted(message="n"), at(2))
-
-    assert table.read("job-1", 0)[1]
-    table.close()
-
-
-def test_a_newer_table_is_refused(tmp_path: Path) -> None:
-    """A schema that this version does not know is left alone."""
-    path = tmp_path / "jobs.sqlite3"
-    JobTable(path).close()
-    connection = sqlite3.connect(path)
-    connection.execute(f"PRAGMA user_version = {VERSION + 1}")
-    connection.close()
-
-    with pytest.raises(WrongStateError, match="newer"):
-        JobTable(path)

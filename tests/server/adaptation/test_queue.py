@@ -25,6 +25,8 @@ from twofold_server.errors import (
 )
 from twofold_server.jobs import JobState, Order
 
+pytestmark = pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+
 
 def test_jobs_run_one_at_a_time_in_order(house: House) -> None:
     """Jobs start in the order of their making, each after the end of the one before; positions count down."""

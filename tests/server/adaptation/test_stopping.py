@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -25,15 +24,22 @@ from server.adaptation.scripted import (
     runs,
     until,
 )
+from sqlalchemy import update
 from twofold_checkpoint.events import PhaseStarted
+from twofold_server.database import Database
 from twofold_server.errors import (
+    DatabaseError,
     NotServingError,
     WrongStateError,
 )
 from twofold_server.job_table import JobTable
 from twofold_server.jobs import JobState, StateEntered
+from twofold_server.tables import JOBS
+
+BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 
 
+@BOTH
 @pytest.mark.parametrize("ignores", [False, True], ids=["polite", "deaf to SIGTERM"])
 def test_a_running_job_is_cancelled_once_its_trainer_is_gone(house: House, ignores: bool) -> None:
     """CancelJob returns when the process has ended, by force if need be; a second call finds the job over."""
@@ -55,6 +61,7 @@ def test_a_running_job_is_cancelled_once_its_trainer_is_gone(house: House, ignor
     asyncio.run(story())
 
 
+@BOTH
 def test_a_waiting_job_is_cancelled_at_once(house: House) -> None:
     """A job that waits ends without a trainer, and the one that runs goes on."""
     house.play(TRAIN, ("sleep", 0.5), finish())
@@ -107,6 +114,7 @@ def test_a_swap_is_not_cancelled_half_way(house: House) -> None:
     assert house.store.aliases().current == "second"
 
 
+@BOTH
 def test_stopping_the_server_ends_the_running_job_and_keeps_the_others(house: House) -> None:
     """The running job fails with the reason; a waiting one runs when the server is back; watchers are told."""
     house.play(TRAIN, HANG)
@@ -138,6 +146,7 @@ def test_stopping_the_server_ends_the_running_job_and_keeps_the_others(house: Ho
     asyncio.run(after(*asyncio.run(before())))
 
 
+@BOTH
 @pytest.mark.parametrize(
     ("promoted", "state", "reason"),
     [
@@ -153,10 +162,11 @@ def test_a_job_that_ran_when_the_server_died_gets_its_end(
     view = house.run(promote="auto")
     if not promoted:
         house.store.promote("first")
-    with sqlite3.connect(house.store.root / "jobs.sqlite3") as connection:  # As if its last event had not been written.
-        dead = msgspec.structs.replace(view, state=JobState.RUNNING, ended=None, reason="")
-        connection.execute("UPDATE jobs SET state = 'running', view = ?", (msgspec.json.encode(dead),))
-    connection.close()
+    dead = msgspec.structs.replace(view, state=JobState.RUNNING, ended=None, reason="")
+    database = Database(house.config.database or house.store.root / "jobs.sqlite3")
+    with database.writing() as connection:  # As if its last event had not been written.
+        connection.execute(update(JOBS).values(state="running", view=msgspec.json.encode(dead)))
+    database.close()
 
     async def story() -> None:
         async with house.running() as runner:
@@ -220,6 +230,7 @@ def test_two_servers_do_not_share_the_jobs_of_a_store(house: House) -> None:
     asyncio.run(story())
 
 
+@BOTH
 def test_a_job_whose_events_cannot_be_stored_fails_and_the_queue_goes_on(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,7 +241,7 @@ def test_a_job_whose_events_cannot_be_stored_fails_and_the_queue_goes_on(
 
     def full(table: JobTable, job_id: str, said: Any, now: Any) -> Any:
         if isinstance(said, PhaseStarted | StateEntered) and next(failures, None) is not None:
-            raise sqlite3.OperationalError("database or disk is full")
+            raise DatabaseError("database or disk is full")
         return tell(table, job_id, said, now)
 
     monkeypatch.setattr(JobTable, "say", full)

@@ -161,6 +161,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"max_runtime": "0s"}, "max_runtime", "above 0"),
     ({"max_runtime": "-3s"}, "max_runtime", "-3 s"),
     ({"request_id": "x" * 201}, "request_id", "201 characters"),
+    ({"request_id": "r\0"}, "request_id", "U+0000"),
     setting("epochs", 0),
     setting("epochs", 1001),
     setting("batch_size", 0),

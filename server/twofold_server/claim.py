@@ -1,0 +1,26 @@
+"""The claim of a server on the jobs of a store."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+from typing import IO
+
+from twofold_server.errors import WrongStateError
+
+
+def claim(path: Path, *, shared: bool) -> IO[str]:
+    """Claim a store's jobs for this process, until it ends: alone, or with others that share a database.
+
+    Raises WrongStateError if another server has them otherwise.
+    """
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise WrongStateError(
+            f"another server runs the jobs of this store ({path} is locked); stop it first, or let both share one "
+            "--database"
+        ) from error
+    return file

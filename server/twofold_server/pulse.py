@@ -1,0 +1,73 @@
+"""What a server does all the time to share its jobs with others: it says that it lives, and looks after who does not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+
+from twofold_checkpoint.errors import CheckpointError
+from twofold_checkpoint.store import Store
+
+from twofold_server.conclusion import conclude_after_crash
+from twofold_server.errors import ServerError, WrongStateError
+from twofold_server.job_book import JobBook
+from twofold_server.launchers import Launcher
+from twofold_server.reporting import Reporter
+
+log = logging.getLogger(__name__)
+
+BEAT_SECONDS = 2.0
+"""Time between two beats: as late as this, a server hears of what others have written."""
+
+
+class Pulse:
+    """End the jobs of servers that died: once at first, and again and again where servers share a database.
+
+    *cancel* is called with the id of each running job of this server that was cancelled at another one.
+    """
+
+    def __init__(
+        self, store: Store, book: JobBook, reporter: Reporter, launcher: Launcher, cancel: Callable[[str], None]
+    ) -> None:
+        self._store = store
+        self._book = book
+        self._reporter = reporter
+        self._launcher = launcher
+        self._cancel = cancel
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """End what is left of the dead, and go on with it if others share the jobs."""
+        await self._end_the_dead()
+        if self._book.is_shared:
+            self._task = asyncio.create_task(self._beat(), name="pulse")
+
+    async def stop(self) -> None:
+        """Leave it."""
+        if self._task:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            try:
+                await self._book.beat()
+                for job_id in await self._book.unwanted():
+                    self._cancel(job_id)
+                await self._end_the_dead()
+            except (ServerError, CheckpointError, OSError) as error:  # The next beat may find it mended.
+                log.error("a beat failed", extra={"reason": str(error)})  # noqa: TRY400 -- no bug of ours.
+
+    async def _end_the_dead(self) -> None:
+        for view in await self._book.abandoned():
+            current = (await asyncio.to_thread(self._store.aliases)).current
+            ending = conclude_after_crash(view, current)
+            log.warning("a job was left running", extra={"job": view.id, "reason": ending.reason})
+            await asyncio.to_thread(self._launcher.bury, view.id)
+            with suppress(WrongStateError):  # Another server was faster.
+                await self._book.say(view.id, ending)
+            await self._reporter.make(view.id)

@@ -1,0 +1,52 @@
+"""The tables of jobs, as the queries know them. How they came to be stands in migrations.py; a test holds the two together."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    false,
+)
+
+SCHEMA = MetaData()
+_Number = BigInteger().with_variant(Integer, "sqlite")
+
+JOBS = Table(
+    "jobs",
+    SCHEMA,
+    Column("number", _Number, primary_key=True),  # The order of creation; the database counts.
+    Column("id", Text, nullable=False, unique=True),
+    Column("request_id", Text, unique=True),  # NULL if the caller gave none.
+    Column("digest", Text, nullable=False),  # Over the whole request.
+    Column("state", Text, nullable=False),
+    Column("view", LargeBinary, nullable=False),  # JSON: the fold of the job's events.
+    Column("owner", Text),  # The server that runs it, or ran it.
+    Column("unwanted", Boolean, nullable=False, server_default=false()),  # CancelJob was called while it ran.
+    Index("jobs_by_state", "state", "number"),
+)
+
+EVENTS = Table(
+    "events",
+    SCHEMA,
+    Column("job", _Number, ForeignKey("jobs.number"), primary_key=True),
+    Column("sequence", _Number, primary_key=True),
+    Column("time", Text, nullable=False),
+    Column("phase", Text, nullable=False),
+    Column("said", LargeBinary, nullable=False),  # JSON.
+)
+
+SERVERS = Table(
+    "servers",
+    SCHEMA,
+    Column("id", Text, primary_key=True),
+    Column("seen", Double, nullable=False),  # Seconds since 1970, by the database's clock.
+)
