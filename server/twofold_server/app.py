@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from twofold.open_inference import open_inference_pb2
@@ -21,6 +22,7 @@ from twofold_checkpoint.store import Store
 from twofold_server.access import Access
 from twofold_server.batcher import Batcher
 from twofold_server.certificates import credentials_of
+from twofold_server.collector import Collector
 from twofold_server.config import Config
 from twofold_server.deletion import Deleter
 from twofold_server.engine import Engine
@@ -109,8 +111,7 @@ async def serve(config: Config) -> AsyncIterator[Serving]:
         add_InferenceServiceServicer_to_server(InferenceServicer(inference, slot, config, metrics), server)
         deleter = Deleter(store, slot, runner.book)
         add_CheckpointServiceServicer_to_server(CheckpointServicer(store, promoter, deleter), server)
-        adaptation = AdaptationServicer(runner, Uploads(store, config))
-        add_AdaptationServiceServicer_to_server(adaptation, server)
+        add_AdaptationServiceServicer_to_server(AdaptationServicer(runner, Uploads(store, config)), server)
         OpenInferenceServicer(
             inference=inference,
             slot=slot,
@@ -134,8 +135,9 @@ async def serve(config: Config) -> AsyncIterator[Serving]:
         if config.pause_above_ms:
             giving_way = GivingWay(runner, config.pause_above_ms / 1000)
             inference.observe = giving_way.observe
-            watch = asyncio.create_task(giving_way.run(), name="giving way")
-            down.callback(watch.cancel)
+            _begin(down, giving_way.run(), "giving way")
+        collector = Collector(config=config, store=store, slot=slot, book=runner.book, deleter=deleter, metrics=metrics)
+        _begin(down, collector.run(), "collector")
         await server.start()
         if engine is not None:
             await health.serving()
@@ -170,6 +172,11 @@ def _listen(server: grpc.aio.Server, config: Config) -> int:
     if credentials is None:
         return server.add_insecure_port(config.listen)
     return server.add_secure_port(config.listen, credentials)
+
+
+def _begin(down: AsyncExitStack, work: Coroutine[Any, Any, None], name: str) -> None:
+    """Let some work go on beside the server, until it stops."""
+    down.callback(asyncio.create_task(work, name=name).cancel)
 
 
 async def _leave(health: Health, delay: float) -> None:

@@ -54,6 +54,9 @@ class Config:
     pause_above_ms: float = _setting(0.0, "95th percentile of latency at which a running job is paused; 0 means never")
     max_queued_jobs: int = _setting(16, "adaptation jobs that may wait")
     max_dataset_examples: int = _setting(200_000, "examples in one data set")
+    keep_checkpoints: int = _setting(0, "newest checkpoints that are kept beside those in use; 0 keeps all")
+    keep_jobs: int = _setting(0, "newest jobs that are kept when they are over, with report and examples; 0 keeps all")
+    keep_uploads: int = _setting(0, "newest uploads that are kept beside those of unfinished jobs; 0 keeps all")
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "least severe log line to write")
 
     def __post_init__(self) -> None:
@@ -85,6 +88,9 @@ class Config:
             "drain_delay",
             "drain_timeout",
             "pause_above_ms",
+            "keep_checkpoints",
+            "keep_jobs",
+            "keep_uploads",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)} must not be negative")

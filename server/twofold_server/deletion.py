@@ -7,10 +7,11 @@ import logging
 from collections.abc import Iterable
 
 from twofold_checkpoint.errors import CheckpointInUseError
-from twofold_checkpoint.store import ALIASES, Aliases, Store
+from twofold_checkpoint.store import Aliases, Store
 
 from twofold_server.job_book import JobBook
 from twofold_server.jobs import JobView
+from twofold_server.retention import needs_of
 from twofold_server.slot import Slot
 
 log = logging.getLogger(__name__)
@@ -43,8 +44,6 @@ class Deleter:
 def needed_by(checkpoint_id: str, jobs: Iterable[JobView], aliases: Aliases) -> JobView | None:
     """Return the first job, of those that wait or run, that builds on a checkpoint or has made it."""
     for job in jobs:
-        asked = job.order.base  # Of a job that waits, an alias is what it will build on, wherever it moves.
-        builds_on = getattr(aliases, asked) if asked in ALIASES else asked
-        if checkpoint_id in {builds_on, job.base, job.candidate}:
+        if checkpoint_id in needs_of(job, aliases):
             return job
     return None

@@ -87,6 +87,11 @@ class JobBook:
         self._announce()
         return view
 
+    async def forget(self, job_id: str) -> None:
+        """Remove a job and its events. Raises UnknownNameError, or WrongStateError if it is not over."""
+        await self._ask(self._table.forget, job_id)
+        self._announce()
+
     async def beat(self) -> None:
         """Say that this server is alive, and let everyone look at what other servers have written."""
         await self._ask(self._table.beat)
@@ -122,6 +127,10 @@ class JobBook:
     async def unfinished(self) -> list[JobView]:
         """Return the jobs that wait or run."""
         return await self._ask(self._table.unfinished)
+
+    async def over(self) -> list[JobView]:
+        """Return the jobs that are over."""
+        return await self._ask(self._table.over)
 
     async def watch(self, job_id: str, after: int = 0) -> AsyncGenerator[Record, None]:
         """Yield the records after a sequence number, past ones first, and end after the job's last one.

@@ -115,6 +115,16 @@ class JobTable:
             connection.execute(update(JOBS).where(JOBS.c.id == job_id).values(unwanted=True))
             return view, ()
 
+    def forget(self, job_id: str) -> None:
+        """Remove a job and its events. Raises UnknownNameError, or WrongStateError if it is not over."""
+        with self._database.writing() as connection:
+            view = _get(connection, job_id)
+            if not view.state.is_over:
+                raise WrongStateError(f"job {job_id!r} is {view.state}; it can be removed when it is over")
+            number = select(JOBS.c.number).where(JOBS.c.id == job_id).scalar_subquery()
+            connection.execute(delete(EVENTS).where(EVENTS.c.job == number))
+            connection.execute(delete(JOBS).where(JOBS.c.id == job_id))
+
     def beat(self) -> None:
         """Say that this server is alive."""
         with self._database.writing() as connection:
@@ -174,6 +184,11 @@ class JobTable:
         """Return the jobs that wait or run."""
         with self._database.reading() as connection:
             return _views(connection, JOBS.c.state.in_((JobState.QUEUED, JobState.RUNNING)))
+
+    def over(self) -> list[JobView]:
+        """Return the jobs that are over."""
+        with self._database.reading() as connection:
+            return _views(connection, JOBS.c.state.not_in((JobState.QUEUED, JobState.RUNNING)))
 
     def count_waiting(self) -> int:
         """Count the jobs that wait."""

@@ -55,6 +55,8 @@ class Metrics:
         self.swaps = counter("twofold_swaps_total", "Promotions, by outcome.", "outcome")
         self.swap_seconds = histogram("twofold_swap_seconds", "Time from load to live.", _SECONDS)
 
+        self.collected = counter("twofold_collected_total", "What retention has removed, by kind.", "kind")
+
         # Adaptation.
         self.jobs = counter("twofold_jobs_total", "Jobs that ended, by final state.", "state")
         self.jobs_waiting = gauge("twofold_jobs_queued", "Jobs that wait.")
@@ -80,6 +82,8 @@ class Metrics:
             self.shed.labels(reason)
         for reason in ("deadline", "cancelled"):
             self.dropped.labels(reason)
+        for kind in ("checkpoint", "job", "upload"):
+            self.collected.labels(kind)
         for outcome in ("succeeded", "failed"):
             self.swaps.labels(outcome)
         for state in ("succeeded", "rejected", "failed", "cancelled"):
