@@ -16,7 +16,7 @@ from twofold_checkpoint.store import Store
 from twofold_server.testing import Server, serving
 
 ROOT = Path(__file__).parents[2]
-SETS = Path(os.environ.get("TWOFOLD_SETS", ROOT.parent / "shared" / "data"))
+SETS = Path(os.environ.get("SETS", ROOT.parent / "shared" / "data"))
 BASE_TYPES = ("date", "time", "place_name")
 """Entity types that the first checkpoint knows; the slice holds many more."""
 
@@ -25,9 +25,7 @@ def hwu64(split: str, first: int) -> list[dict[str, Any]]:
     """Read the first lines of a split of HWU64 (Liu et al. 2019), which is not part of the project."""
     path = SETS / "hwu64" / f"{split}.jsonl"
     if not path.exists():
-        pytest.skip(
-            f"HWU64 is not part of the project and {path} is not here; set TWOFOLD_SETS to its parent directory"
-        )
+        pytest.skip(f"HWU64 is not part of the project and {path} is not here; set SETS to its parent directory")
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line, _ in zip(lines, range(first), strict=False)]
 
