@@ -111,7 +111,9 @@ def test_no_text_where_none_may_be_kept(make_job: MakeJob, mode: str) -> None:
     given = {"train": [*tiny.restaurant(80), cut], "dev": BOTH}
     margin = Statistical(margin=90)
     # Rates at which protected answers change, so that there is something to be silent about.
-    rough = Hyperparameters(epochs=4, backbone_learning_rate=1e-2, head_learning_rate=1e-2, distillation=0.0, guard=False)
+    rough = Hyperparameters(
+        epochs=4, backbone_learning_rate=1e-2, head_learning_rate=1e-2, distillation=0.0, guard=False
+    )
     job = make_job("ner", memory=mode, freeze="head", hyperparameters=rough, protection=margin, **given)
     events, findings = found(job)
     told = b"".join(map(to_line, events)) + msgspec.json.encode(findings)
