@@ -24,8 +24,9 @@ TIMED = 128
 """Texts of the job that are run once to see how long one takes here."""
 BACKWARD = 2.0
 """A backward pass costs about two forward passes."""
-OVERHEAD_SECONDS = 15.0
-"""Starting, exporting the graph, comparing it with the model and loading it; measured with a MiniLM."""
+OVERHEAD_SECONDS = 30.0
+"""Starting, exporting the graph, comparing it with the model and judging its int8 form. A MiniLM took 56 seconds for it on one
+busy core; on two free ones it is taken to be about half."""
 ADAM_BYTES = 4 * 5
 """Per trained parameter: gradient, two moments, and the copies of the first and the best state."""
 
