@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
 from collections.abc import Iterable
+from pathlib import Path
 
 import msgspec
 import pytest
 import torch
 from safetensors.torch import load_file
 from trainer.conftest import MakeJob
-from twofold_checkpoint.checkpoint import MEMORY, TRAINING_WEIGHTS, Checkpoint
+from twofold_checkpoint.checkpoint import GRAPH, GRAPH_WEIGHTS, MEMORY, TRAINING_WEIGHTS, Checkpoint
 from twofold_checkpoint.events import (
     DatasetDescribed,
     Event,
@@ -34,6 +36,7 @@ from twofold_checkpoint.manifest import Branch, HeadName
 from twofold_checkpoint.memory import fold, read_memory
 from twofold_checkpoint.store import Store
 from twofold_trainer import run as run_module
+from twofold_trainer.errors import GraftError
 from twofold_trainer.run import fine_tune
 from twofold_trainer.stop import Stop
 
@@ -95,6 +98,7 @@ def test_two_adaptations_in_a_row(make_job: MakeJob, store: Store) -> None:
         )
     )
     assert second_end.outcome == "succeeded", second_end.reason
+    assert not [note for note in notes([*first_events, *second_events]) if "exported" in note.message]
     second = store.get(one(second_events, Published).checkpoint_id)
     second.verify()
 
@@ -473,3 +477,25 @@ def test_the_same_job_twice_trains_the_same(make_job: MakeJob, monkeypatch: pyte
         tiny.until(make_job("ner", freeze="head", hyperparameters=QUICK), "export")
 
     assert all(torch.equal(seen[0][name], seen[1][name]) for name in seen[0])
+
+
+@pytest.mark.parametrize("failing", ["graft", "parity"])
+def test_a_graph_that_cannot_be_used_again_is_exported(
+    failing: str, make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the base's graph is of no use, or what was made of it computes something else, the model is exported, and it is said."""
+
+    def refuse(*_: object) -> None:
+        raise GraftError("it is too old")
+
+    def copy_the_base(base: Path, _: object, __: object, directory: Path) -> None:
+        for name in (GRAPH, GRAPH_WEIGHTS):
+            shutil.copy(base / name, directory / name)
+
+    monkeypatch.setattr("twofold_trainer.publish.graft", refuse if failing == "graft" else copy_the_base)
+    events, end = tiny.ending(fine_tune(make_job("ner", freeze="backbone", hyperparameters=PROBE)))
+
+    assert end.outcome == "succeeded", end.reason
+    [note] = [one.message for one in notes(events) if "exported" in one.message]
+    assert ("it is too old" if failing == "graft" else "other shapes than the trained model") in note
+    assert phases(events)[-4:] == ["evaluate", "export", "parity", "gate"]

@@ -4,6 +4,7 @@ TrainerError
 ├── RefusedError             the job or its examples cannot be trained as they are
 ├── BackboneError            no place has the backbone, or what it has cannot be used
 ├── FrozenMovedError         a tensor that had to stay as it was has changed
+├── GraftError               the base's graph cannot be made the candidate's; the model has to be exported
 ├── ParityError              the exported graph does not compute what the trained model does
 └── CancelledError           somebody asked the trainer to stop
 """
@@ -25,6 +26,10 @@ class BackboneError(TrainerError):
 
 class FrozenMovedError(TrainerError):
     """A frozen tensor has changed."""
+
+
+class GraftError(TrainerError):
+    """The base's graph cannot be made the candidate's; the model has to be exported."""
 
 
 class ParityError(TrainerError):

@@ -143,6 +143,8 @@ def measure_parity(
         ids, _ = pad([window for encoding in encodings for window in encoding.windows], pad_id)
         with torch.no_grad():
             expected = [one.numpy() for one in model(torch.from_numpy(ids), torch.from_numpy(mask))]
+        if any(one.shape != other.shape for one, other in zip(expected, outputs, strict=True)):
+            raise ParityError("the exported graph gives logits of other shapes than the trained model")
         real = mask.astype(bool)
         errors = [
             float(np.abs(expected[0] - outputs[0]).max(initial=0.0)),

@@ -17,7 +17,7 @@ import torch
 from tokenizers import Tokenizer
 from twofold_checkpoint.checkpoint import GOLDEN, MEMORY, STATISTICS, TOKENIZER, Checkpoint
 from twofold_checkpoint.encoding import Encoder, EncoderSettings
-from twofold_checkpoint.events import Event, PhaseStarted
+from twofold_checkpoint.events import Event, Noted, ParityMeasured, PhaseStarted
 from twofold_checkpoint.examples import Example
 from twofold_checkpoint.golden import GoldenAnswer, write_golden
 from twofold_checkpoint.labels import LabelSet
@@ -25,7 +25,9 @@ from twofold_checkpoint.manifest import FORMAT, Manifest, Provenance, ReducedGra
 from twofold_checkpoint.memory import write_memory
 from twofold_checkpoint.store import Store
 
+from twofold_trainer.errors import GraftError, ParityError, TrainerError
 from twofold_trainer.export import Graph, export, measure_parity, parity_batches
+from twofold_trainer.graft import graft
 from twofold_trainer.keeping import Kept
 from twofold_trainer.model import TwofoldModel, save_model
 from twofold_trainer.nullspace import save_covariances
@@ -49,7 +51,8 @@ class Candidate:
     pooling: Pooling
     provenance: Provenance
     scores: tuple[Score, ...]
-    parent: str | None = None
+    base: Checkpoint | None = None
+    """What it was adapted from."""
     job_id: str | None = None
 
 
@@ -64,15 +67,29 @@ def write_candidate(
     write_memory(staged / MEMORY, candidate.kept.memory)
     if candidate.kept.statistics is not None:
         save_covariances(candidate.kept.statistics, staged / STATISTICS)
-    export(candidate.model, staged, max_tokens=candidate.settings.max_tokens)
+    encoder, pad_id = Encoder(candidate.tokenizer, candidate.settings), candidate.settings.pad_id
+    shapes = parity_batches(texts[:PARITY_TEXTS], encoder)
+
+    grafted = yield from _graft(candidate, staged)
+    if not grafted:
+        export(candidate.model, staged, max_tokens=candidate.settings.max_tokens)
 
     stop.check()
     yield PhaseStarted(phase="parity")
-    encoder = Encoder(candidate.tokenizer, candidate.settings)
-    graph = Graph(staged, threads=torch.get_num_threads())
-    pad_id = candidate.settings.pad_id
-    shapes = parity_batches(texts[:PARITY_TEXTS], encoder)
-    yield measure_parity(candidate.model, graph, shapes, candidate.labels, pad_id)
+
+    def prove() -> tuple[Graph, ParityMeasured]:
+        graph = Graph(staged, threads=torch.get_num_threads())
+        return graph, measure_parity(candidate.model, graph, shapes, candidate.labels, pad_id)
+
+    try:
+        graph, measured = prove()
+    except ParityError as error:
+        if not grafted:
+            raise
+        yield _exported_anew(error)
+        export(candidate.model, staged, max_tokens=candidate.settings.max_tokens)
+        graph, measured = prove()
+    yield measured
     answers = []
     # Where no text may be kept, golden answers are those to texts of nobody.
     golden = (
@@ -85,6 +102,23 @@ def write_candidate(
     stop.check()
 
 
+def _graft(candidate: Candidate, staged: Path) -> Generator[Event, None, bool]:
+    """Make the candidate's graph of its base's; returns whether that could be done."""
+    base = candidate.base
+    if base is None:
+        return False
+    try:
+        graft(base.path, base.manifest.branch, candidate.model, staged)
+    except GraftError as error:
+        yield _exported_anew(error)
+        return False
+    return True
+
+
+def _exported_anew(error: TrainerError) -> Noted:
+    return Noted(message=f"The base's graph could not be used again, so the model is exported: {error}.")
+
+
 def publish(candidate: Candidate, staged: Path, store: Store, reduced: tuple[ReducedGraph, ...] = ()) -> Checkpoint:
     """Make the written files a checkpoint of the store."""
     now = datetime.now(UTC)
@@ -92,7 +126,7 @@ def publish(candidate: Candidate, staged: Path, store: Store, reduced: tuple[Red
     manifest = Manifest(
         format=FORMAT,
         id=f"{now:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:8]}",
-        parent=candidate.parent,
+        parent=None if candidate.base is None else candidate.base.id,
         job_id=candidate.job_id,
         created=now.isoformat(timespec="milliseconds"),
         backbone=candidate.backbone,

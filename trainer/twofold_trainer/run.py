@@ -148,6 +148,6 @@ def make_candidate(plan: Plan, climbed: Climbed, after: Measured) -> Candidate:
         pooling=manifest.pooling,
         provenance=provenance(job.seed, plan.parts.train, plan.recipe, head=job.head, freeze=job.freeze, kept=stages),
         scores=join_scores(after),
-        parent=plan.base.id,
+        base=plan.base,
         job_id=job.id,
     )
