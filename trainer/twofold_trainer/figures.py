@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 
 from twofold_checkpoint.checkpoint import Checkpoint
 from twofold_checkpoint.decoding import Prediction
@@ -13,7 +13,7 @@ from twofold_checkpoint.manifest import HeadName, Score, other
 from twofold_trainer.metrics import HeadScore, accuracy, span_f1
 from twofold_trainer.model import TwofoldModel, load_model
 from twofold_trainer.plan import Plan
-from twofold_trainer.scoring import Judge
+from twofold_trainer.scoring import Judge, predict
 from twofold_trainer.stop import Stop
 
 Measured = dict[Figure, HeadScore | None]
@@ -29,15 +29,17 @@ class Figures:
             "retained": Judge(plan.memory.gate, head, plan.encoder, stop),
             "new": Judge(plan.parts.gate, head, plan.encoder, stop),
         }
+        self._pad_id, self._stop = plan.encoder.settings.pad_id, stop
+        # A remembered text that is annotated for both heads stands in two judges: it is run once, for both.
+        self._encodings = {one.text: one for judge in self.judges.values() for one in judge.encodings}
         self._labels: dict[Moment, LabelSet] = {"before": plan.base.manifest.labels, "after": plan.labels}
         self.answers: dict[Moment, dict[Figure, tuple[Prediction, ...]]] = {}
         """What was answered when it was measured."""
 
     def measure(self, model: TwofoldModel, moment: Moment) -> Generator[Event, None, Measured]:
         """Score the model and say so. Its answers are kept for the report."""
-        answers = {figure: one.answer(model, self._labels[moment]) for figure, one in self.judges.items()}
-        self.answers[moment] = answers
-        scores: Measured = {figure: one.rate(answers[figure]) for figure, one in self.judges.items()}
+        self.answers[moment] = self._answer(model, moment)
+        scores = self._rate(self.answers[moment])
         for figure, score in scores.items():
             if score is not None:
                 yield measured(score, figure, moment)
@@ -55,7 +57,16 @@ class Figures:
 
     def score(self, model: TwofoldModel, moment: Moment) -> Measured:
         """Score the model."""
-        return {figure: one.score(model, self._labels[moment]) for figure, one in self.judges.items()}
+        return self._rate(self._answer(model, moment))
+
+    def _answer(self, model: TwofoldModel, moment: Moment) -> dict[Figure, tuple[Prediction, ...]]:
+        texts = self._encodings.values()
+        found = predict(model, list(texts), self._labels[moment], self._pad_id, stop=self._stop)
+        by_text = dict(zip(self._encodings, found, strict=True))
+        return {figure: tuple(by_text[one.text] for one in judge.encodings) for figure, judge in self.judges.items()}
+
+    def _rate(self, answers: Mapping[Figure, Sequence[Prediction]]) -> Measured:
+        return {figure: judge.rate(answers[figure]) for figure, judge in self.judges.items()}
 
 
 def measured(score: HeadScore, figure: Figure, moment: Moment) -> ScoreMeasured:
