@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -41,6 +41,13 @@ class Aliases(msgspec.Struct, frozen=True, kw_only=True):
     def names_of(self, checkpoint_id: str) -> tuple[Alias, ...]:
         """Return the aliases that name the checkpoint."""
         return tuple(alias for alias in ALIASES if getattr(self, alias) == checkpoint_id)
+
+
+class Move(NamedTuple):
+    """Where the aliases pointed before a change, and after it."""
+
+    before: Aliases
+    after: Aliases
 
 
 class Store:
@@ -126,7 +133,7 @@ class Store:
         except msgspec.DecodeError as error:
             raise CheckpointCorruptError(f"aliases.json: {error}") from error
 
-    def promote(self, checkpoint_id: str, *, approve: bool = False) -> Aliases:
+    def promote(self, checkpoint_id: str, *, approve: bool = False) -> Move:
         """Let "current" name the checkpoint and "previous" the one that was current.
 
         *approve* says that a person chose it: "approved" names it, too.
@@ -146,7 +153,25 @@ class Store:
 
         return self._move(move)
 
-    def nominate(self, checkpoint_id: str) -> Aliases:
+    def undo(self, checkpoint_id: str) -> Move:
+        """Let "current" name what "previous" does, in the place of a checkpoint that turned out bad.
+
+        Afterwards there is no previous, so that nobody rolls back to the bad one; if it was approved, the restored one
+        is instead. Raises CheckpointNotFoundError if it is not current any more, or if there is no previous.
+        """
+
+        def move(old: Aliases) -> Aliases:
+            if old.current != checkpoint_id:
+                raise CheckpointNotFoundError(f"{checkpoint_id} is not current any more; {old.current} is")
+            if old.previous is None:
+                raise CheckpointNotFoundError('no checkpoint has the alias "previous"')
+            self.get(old.previous)
+            approved = old.previous if old.approved == checkpoint_id else old.approved
+            return msgspec.structs.replace(old, current=old.previous, previous=None, approved=approved)
+
+        return self._move(move)
+
+    def nominate(self, checkpoint_id: str) -> Move:
         """Let "candidate" name the checkpoint."""
 
         def move(old: Aliases) -> Aliases:
@@ -155,7 +180,7 @@ class Store:
 
         return self._move(move)
 
-    def delete(self, checkpoint_id: str) -> None:
+    def delete(self, checkpoint_id: str) -> Move:
         """Remove a checkpoint, readable or not, whole or not at all; if it is the candidate, there is none afterwards.
 
         Raises CheckpointNotFoundError, or CheckpointInUseError if another alias names it.
@@ -173,16 +198,20 @@ class Store:
             return msgspec.structs.replace(old, candidate=None) if old.candidate == checkpoint_id else old
 
         with self._locked():
-            self._write(move(self.aliases()))  # First, so that no alias ever names what is not there.
+            before = self.aliases()
+            after = move(before)
+            self._write(after)  # First, so that no alias ever names what is not there.
             path.rename(gone)
             _flush(path.parent)
         shutil.rmtree(gone, ignore_errors=True)
+        return Move(before, after)
 
-    def _move(self, change: Callable[[Aliases], Aliases]) -> Aliases:
+    def _move(self, change: Callable[[Aliases], Aliases]) -> Move:
         with self._locked():
-            new = change(self.aliases())
-            self._write(new)
-        return new
+            before = self.aliases()
+            after = change(before)
+            self._write(after)
+        return Move(before, after)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

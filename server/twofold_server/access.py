@@ -40,6 +40,7 @@ _TABLE: Mapping[str, Mapping[str, Need]] = {
     "twofold.v1.CheckpointService": {
         "GetCheckpoint": "token",
         "ListCheckpoints": "token",
+        "ListAliasChanges": "token",
         "PromoteCheckpoint": "admin",
         "RollBack": "admin",
         "DeleteCheckpoint": "admin",

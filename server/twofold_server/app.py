@@ -32,8 +32,10 @@ from twofold_server.giving_way import GivingWay
 from twofold_server.health import Health
 from twofold_server.inference import Inference
 from twofold_server.interference import Interference
+from twofold_server.loading import load_engine
 from twofold_server.metrics import Metrics
-from twofold_server.promotion import Promoter, load_engine
+from twofold_server.probation import Probation
+from twofold_server.promotion import Promoter
 from twofold_server.reflection import enable_reflection
 from twofold_server.rpc import Boundary
 from twofold_server.runner import JobRunner
@@ -41,6 +43,7 @@ from twofold_server.servicers.adaptation import AdaptationServicer
 from twofold_server.servicers.checkpoints import CheckpointServicer
 from twofold_server.servicers.inference import InferenceServicer
 from twofold_server.servicers.open_inference import OpenInferenceServicer
+from twofold_server.shadow import Shadow
 from twofold_server.slot import Slot
 from twofold_server.threads import choose_passes, count_cpus
 from twofold_server.uploads import Uploads
@@ -69,7 +72,7 @@ class Serving:
 
 
 @asynccontextmanager
-async def serve(config: Config) -> AsyncIterator[Serving]:
+async def serve(config: Config) -> AsyncIterator[Serving]:  # noqa: PLR0915 -- the wiring is one list on purpose.
     """Serve until the block ends, then drain: calls in progress are answered, new ones are refused."""
     async with AsyncExitStack() as down:
         metrics = Metrics()
@@ -92,9 +95,17 @@ async def serve(config: Config) -> AsyncIterator[Serving]:
         inference = Inference(slot, batcher, metrics, max_requests=config.max_requests, threads=threads)
         down.callback(inference.stop)
         health = Health(SERVICES)
-        promoter = Promoter(store, slot, config, metrics, on_live=health.serving)
+        shadow = Shadow(metrics, lambda: batcher.is_busy, config.max_batch_tokens)
+        inference.offer = shadow.offer
+        probation = Probation(config, slot, shadow, metrics)
+        batcher.told = probation.saw_pass
+        promoter = Promoter(store, slot, config, metrics, on_live=health.serving, watcher=probation)
+        probation.undo = promoter.undo
         down.push_async_callback(promoter.stop)
+        down.push_async_callback(probation.stop)
         runner = JobRunner(config=config, store=store, promoter=promoter, metrics=metrics)
+        promoter.record = runner.book.record
+        probation.told = runner.amend
         batcher.observe = Interference(metrics, lambda: runner.is_running).observe
 
         access = await asyncio.to_thread(Access, config.tokens, metrics) if config.tokens else None
@@ -110,7 +121,7 @@ async def serve(config: Config) -> AsyncIterator[Serving]:
         await health.attach(server)
         add_InferenceServiceServicer_to_server(InferenceServicer(inference, slot, config, metrics), server)
         deleter = Deleter(store, slot, runner.book)
-        add_CheckpointServiceServicer_to_server(CheckpointServicer(store, promoter, deleter), server)
+        add_CheckpointServiceServicer_to_server(CheckpointServicer(store, runner.book, promoter, deleter), server)
         add_AdaptationServiceServicer_to_server(AdaptationServicer(runner, Uploads(store, config)), server)
         OpenInferenceServicer(
             inference=inference,

@@ -40,6 +40,11 @@ def note(**about: str) -> None:
         line.update({key: value if _ID.fullmatch(value) else "(no id)" for key, value in about.items()})
 
 
+def tell(action: str, *, who: str, outcome: str, **about: str) -> None:
+    """Leave a line of what was done without a call."""
+    log.info(action, extra={"who": who, "outcome": outcome, **about})
+
+
 def audited(procedure: str, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
     """Let a behaviour leave a line of its call when it has ended, however it ended."""
     action = AUDITED[procedure]
@@ -58,7 +63,7 @@ def audited(procedure: str, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> 
             outcome, about["reason"] = code.name, reason
             raise
         finally:
-            log.info(action, extra={"who": caller_of(context), "outcome": outcome, **about})
+            tell(action, who=caller_of(context), outcome=outcome, **about)
 
     return call
 

@@ -11,8 +11,9 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -77,6 +78,13 @@ class Batcher:
         self._loop: asyncio.AbstractEventLoop
         self.observe: Callable[[float], None] = lambda _: None
         """Told the seconds of every batch; the interference watch listens here."""
+        self.told: Callable[[str, bool], None] = lambda *_: None
+        """Told of every pass its checkpoint and whether it failed, on any thread; probation listens here."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether texts wait for an engine."""
+        return self._queued_tokens > 0
 
     def start(self) -> None:
         """Begin to answer."""
@@ -185,7 +193,7 @@ class Batcher:
     def _compute(self, batch: Sequence[Entry]) -> Computed:
         """Run a batch under one lease."""
         begun = time.monotonic()
-        with self._slot.lease() as engine:
+        with self._slot.lease() as engine, self._telling(engine):
             encodings = _encodings_for(engine, batch)
             windows = [window for encoding in encodings for window in encoding.windows]
             found = iter(engine.run_windows(windows, batch[0].reader.outputs, self._max_batch_tokens))
@@ -199,12 +207,8 @@ class Batcher:
         begun = time.monotonic()
         answers: dict[Entry, Any] = {}
         try:
-            for reader in dict.fromkeys(entry.reader for entry in computed.entries):
-                chosen = [place for place, entry in enumerate(computed.entries) if entry.reader == reader]
-                found = reader.read(
-                    computed.engine, [computed.encodings[one] for one in chosen], [computed.rows[one] for one in chosen]
-                )
-                answers.update(zip((computed.entries[one] for one in chosen), found, strict=True))
+            with self._telling(computed.engine, of_success=True):
+                answers.update(self._read(computed))
         except Exception as error:  # noqa: BLE001 -- as above.
             self._deliver([(entry, error) for entry in computed.entries])
             return
@@ -217,6 +221,26 @@ class Batcher:
             result = Result(answer, computed.engine.id, computed.number, waited, computed.seconds, seconds)
             results.append((entry, result))
         self._deliver(results)
+
+    @staticmethod
+    def _read(computed: Computed) -> Iterator[tuple[Entry, Any]]:
+        for reader in dict.fromkeys(entry.reader for entry in computed.entries):
+            chosen = [place for place, entry in enumerate(computed.entries) if entry.reader == reader]
+            found = reader.read(
+                computed.engine, [computed.encodings[one] for one in chosen], [computed.rows[one] for one in chosen]
+            )
+            yield from zip((computed.entries[one] for one in chosen), found, strict=True)
+
+    @contextmanager
+    def _telling(self, engine: Engine, *, of_success: bool = False) -> Iterator[None]:
+        """Tell of a pass: that it failed here, or that all of it is done."""
+        try:
+            yield
+        except Exception:
+            self.told(engine.id, True)
+            raise
+        if of_success:
+            self.told(engine.id, False)
 
     def _deliver(self, found: Sequence[tuple[Entry, Result[Any] | Exception]]) -> None:
         """Give answers to those who still wait for them, on the event loop."""

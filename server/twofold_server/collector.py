@@ -11,6 +11,7 @@ from pathlib import Path
 from twofold_checkpoint.errors import CheckpointError
 from twofold_checkpoint.store import Store
 
+from twofold_server.alias_changes import SERVER, Author
 from twofold_server.config import Config
 from twofold_server.deletion import Deleter
 from twofold_server.errors import ServerError
@@ -100,7 +101,11 @@ class Collector:
         live = self._slot.live
         needed = needed_checkpoints(jobs, aliases, live.id if live else None)
         chosen = surplus(kept, keep=self._config.keep_checkpoints, needed=needed, now=time.time())
-        return chosen, self._deleter.delete  # Which looks once more whether anything needs it.
+        return chosen, self._delete
+
+    async def _delete(self, checkpoint_id: str) -> None:
+        # Which looks once more whether anything needs it.
+        await self._deleter.delete(checkpoint_id, Author(SERVER, "It was beyond keep-checkpoints."))
 
 
 def _directories(root: Path) -> list[Kept]:

@@ -52,6 +52,15 @@ class Config:
     trainer_python: str = _setting(sys.executable, "interpreter that has twofold_trainer; it needs torch, this one not")
     trainer_threads: int = _setting(0, "threads of the trainer; 0 means the CPUs that this process may use")
     pause_above_ms: float = _setting(0.0, "95th percentile of latency at which a running job is paused; 0 means never")
+    watch_seconds: float = _setting(300.0, "seconds after a swap in which a bad one is undone by itself; 0 means never")
+    watch_share: float = _setting(
+        0.05, "share of texts that the checkpoint before, kept in memory, answers meanwhile; 0 compares nothing"
+    )
+    watch_fewest: int = _setting(50, "passes, or compared texts, by which a swap may be undone at the earliest")
+    watch_errors: float = _setting(0.02, "share of passes that may fail after a swap")
+    watch_slowdown: float = _setting(3.0, "times as long as before that a text may take after a swap")
+    watch_agreement: float = _setting(0.8, "least share of texts that a head answers as before, unless it was adapted")
+    watch_adapted_agreement: float = _setting(0.4, "the same of the head that was adapted")
     max_queued_jobs: int = _setting(16, "adaptation jobs that may wait")
     max_dataset_examples: int = _setting(200_000, "examples in one data set")
     keep_checkpoints: int = _setting(0, "newest checkpoints that are kept beside those in use; 0 keeps all")
@@ -77,7 +86,14 @@ class Config:
             raise ValueError(f"precision {self.precision!r} needs device 'cuda'; write fp32, int8 or auto")
         if self.device == "cuda" and self.precision == "int8":
             raise ValueError("precision 'int8' needs device 'cpu'; write fp32 or auto")
-        for name in ("max_batch_tokens", "max_queue_tokens", "max_requests", "max_texts", "max_characters"):
+        for name in (
+            "max_batch_tokens",
+            "max_queue_tokens",
+            "max_requests",
+            "max_texts",
+            "max_characters",
+            "watch_fewest",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)} must be at least 1")
         for name in (
@@ -88,12 +104,19 @@ class Config:
             "drain_delay",
             "drain_timeout",
             "pause_above_ms",
+            "watch_seconds",
             "keep_checkpoints",
             "keep_jobs",
             "keep_uploads",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)} must not be negative")
+
+        for name in ("watch_share", "watch_errors", "watch_agreement", "watch_adapted_agreement"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)} must be from 0 to 1")
+        if self.watch_slowdown <= 1:
+            raise ValueError(f"watch-slowdown {self.watch_slowdown} must be above 1")
 
     def __repr__(self) -> str:
         shown = ((one.name, getattr(self, one.name)) for one in dataclasses.fields(self))

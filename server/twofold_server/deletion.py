@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from twofold_checkpoint.errors import CheckpointInUseError
 from twofold_checkpoint.store import Aliases, Store
 
+from twofold_server.alias_changes import Author
 from twofold_server.job_book import JobBook
 from twofold_server.jobs import JobView
 from twofold_server.retention import needs_of
@@ -25,7 +26,7 @@ class Deleter:
         self._slot = slot
         self._book = book
 
-    async def delete(self, checkpoint_id: str) -> None:
+    async def delete(self, checkpoint_id: str, author: Author) -> None:
         """Remove a checkpoint. Raises CheckpointNotFoundError, or CheckpointInUseError that names what needs it."""
         async with self._book.bases:
             jobs = await self._book.unfinished()
@@ -37,7 +38,8 @@ class Deleter:
                 raise CheckpointInUseError(
                     f"job {job.id} needs {checkpoint_id} and is {job.state}; delete it when the job is over, or cancel that"
                 )
-            await asyncio.to_thread(self._store.delete, checkpoint_id)
+            move = await asyncio.to_thread(self._store.delete, checkpoint_id)
+            await self._book.record(move, author)
         log.info("deleted", extra={"checkpoint": checkpoint_id})
 
 

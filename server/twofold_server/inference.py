@@ -54,6 +54,8 @@ class Inference:
         self._requests = 0
         self.observe: Callable[[float], None] = lambda _: None
         """Told the seconds of every request that was answered; the job that gives way listens here."""
+        self.offer: Callable[[Sequence[str]], None] = lambda _: None
+        """Given the texts of every request that was let in; what is compared with another checkpoint is chosen here."""
         self._threads = ThreadPoolExecutor(max(1, threads), thread_name_prefix="text")
 
     def stop(self) -> None:
@@ -86,6 +88,7 @@ class Inference:
                 encodings = await loop.run_in_executor(self._threads, engine.encoder.encode, texts)
             tokenize = self._observe("tokenize", begun)
             waiting = self._batcher.submit(encodings, engine, reader, deadline)
+            self.offer(texts)
             try:
                 results = await asyncio.gather(*waiting)
             finally:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import logging
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+from twofold_checkpoint.store import Aliases, Move
+
+from twofold_server.alias_changes import AliasChange, Author
+from twofold_server.alias_table import AliasTable
 from twofold_server.database import Place
-from twofold_server.errors import NotServingError
+from twofold_server.errors import NotServingError, ServerError
 from twofold_server.job_metrics import JobMetrics
 from twofold_server.job_table import JobTable
 from twofold_server.jobs import JobState, JobView, Record, Said, StateEntered
 from twofold_server.metrics import Metrics
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -30,11 +37,13 @@ class JobBook:
         """Held while a job is made, from the look at its base to its row, and while a checkpoint is deleted."""
         self._thread: ThreadPoolExecutor | None = None
         self._table: JobTable
+        self._aliases: AliasTable
 
     async def open(self) -> None:
         """Open the table."""
         thread = ThreadPoolExecutor(1, thread_name_prefix="jobs")
         self._table = await asyncio.get_running_loop().run_in_executor(thread, JobTable, self._place)
+        self._aliases = AliasTable(self._table.database)
         self._thread = thread
         await self._count()
 
@@ -65,6 +74,11 @@ class JobBook:
         self._announce()
         return view
 
+    async def amend(self, job_id: str, said: Said) -> None:
+        """Record what came of a job, also if it is over. Raises UnknownNameError."""
+        await self._ask(self._table.amend, job_id, said, _now())
+        self._announce()
+
     async def start_next(self) -> JobView | None:
         """Let the oldest job that waits be running."""
         started = await self._ask(self._table.start_next, _now())
@@ -92,6 +106,17 @@ class JobBook:
         await self._ask(self._table.forget, job_id)
         self._announce()
 
+    async def record(self, move: Move, author: Author) -> None:
+        """Write down who moved aliases. They have moved: where the database fails, the next start finds it so."""
+        try:
+            await self._ask(self._aliases.write, move, author, _now())
+        except ServerError as error:
+            log.error("nobody wrote down who moved aliases", extra={"who": author.who, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
+
+    async def catch_up(self, aliases: Aliases) -> None:
+        """Write down what moved while nobody could."""
+        await self._ask(self._aliases.catch_up, aliases, _now())
+
     async def beat(self) -> None:
         """Say that this server is alive, and let everyone look at what other servers have written."""
         await self._ask(self._table.beat)
@@ -115,6 +140,10 @@ class JobBook:
     async def page(self, size: int, before: int | None) -> tuple[list[JobView], int | None]:
         """Return jobs, newest first, that were made before the job of that number, and the number for the next page."""
         return await self._ask(self._table.page, size, before)
+
+    async def alias_changes(self, size: int, before: int | None) -> tuple[list[AliasChange], int | None]:
+        """Return changes of aliases, newest first, that came before that number, and the number for the next page."""
+        return await self._ask(self._aliases.page, size, before)
 
     async def abandoned(self) -> list[JobView]:
         """Return the jobs that ran when their server died."""

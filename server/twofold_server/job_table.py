@@ -46,18 +46,18 @@ class JobTable:
 
     def __init__(self, place: Place, owner: str = "") -> None:
         self.owner = owner or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self._database = Database(place)
-        self.is_shared = self._database.is_shared
-        with self._database.writing() as connection:
+        self.database = Database(place)
+        self.is_shared = self.database.is_shared
+        with self.database.writing() as connection:
             if not self.is_shared:  # Who has the file has it alone: those that had it are dead.
                 connection.execute(delete(SERVERS))
             self._beat(connection)
 
     def close(self) -> None:
         """Say that this server is gone, and close the database."""
-        with suppress(DatabaseError), self._database.writing() as connection:  # Without it, its lease runs out.
+        with suppress(DatabaseError), self.database.writing() as connection:  # Without it, its lease runs out.
             connection.execute(delete(SERVERS).where(SERVERS.c.id == self.owner))
-        self._database.close()
+        self.database.close()
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -66,7 +66,7 @@ class JobTable:
 
         Raises ConflictError if its request_id came with another request, OverloadedError if *limit* jobs wait.
         """
-        with self._database.writing() as connection:
+        with self.database.writing() as connection:
             if earlier := _find(connection, view.order.request_id, digest):
                 return earlier
             _check_room(connection, limit)
@@ -84,8 +84,13 @@ class JobTable:
 
     def say(self, job_id: str, said: Said, now: dt.datetime) -> Written:
         """Add an event to a job. Raises WrongStateError if it is over."""
-        with self._database.writing() as connection:
+        with self.database.writing() as connection:
             return _write(connection, _get_unfinished(connection, job_id), said, now)
+
+    def amend(self, job_id: str, said: Said, now: dt.datetime) -> Written:
+        """Add an event to a job, also if it is over. Raises UnknownNameError."""
+        with self.database.writing() as connection:
+            return _write(connection, _get(connection, job_id), said, now)
 
     def start_next(self, now: dt.datetime) -> Written | None:
         """Let the oldest job that waits be running here, and return it, unless one runs already.
@@ -93,7 +98,7 @@ class JobTable:
         Writers take turns, so no two servers get one job. One that runs here is one whose start this server did not
         hear of: it has asked for the next one.
         """
-        with self._database.writing() as connection:
+        with self.database.writing() as connection:
             for view in _views(connection, JOBS.c.state == JobState.RUNNING):
                 return (view, ()) if self._owns(connection, view.id) else None
             waiting = _views(connection, JOBS.c.state == JobState.QUEUED)
@@ -108,7 +113,7 @@ class JobTable:
 
         Raises WrongStateError if it is over already.
         """
-        with self._database.writing() as connection:
+        with self.database.writing() as connection:
             view = _get_unfinished(connection, job_id)
             if view.state is JobState.QUEUED:
                 return _write(connection, view, said, now)
@@ -117,7 +122,7 @@ class JobTable:
 
     def forget(self, job_id: str) -> None:
         """Remove a job and its events. Raises UnknownNameError, or WrongStateError if it is not over."""
-        with self._database.writing() as connection:
+        with self.database.writing() as connection:
             view = _get(connection, job_id)
             if not view.state.is_over:
                 raise WrongStateError(f"job {job_id!r} is {view.state}; it can be removed when it is over")
@@ -127,14 +132,14 @@ class JobTable:
 
     def beat(self) -> None:
         """Say that this server is alive."""
-        with self._database.writing() as connection:
+        with self.database.writing() as connection:
             self._beat(connection)
 
     def _beat(self, connection: Connection) -> None:
         mine = SERVERS.c.id == self.owner
-        if not connection.execute(update(SERVERS).where(mine).values(seen=self._database.clock)).rowcount:
-            connection.execute(insert(SERVERS).values(id=self.owner, seen=self._database.clock))
-        long_gone = self._database.clock - 10 * LEASE_SECONDS
+        if not connection.execute(update(SERVERS).where(mine).values(seen=self.database.clock)).rowcount:
+            connection.execute(insert(SERVERS).values(id=self.owner, seen=self.database.clock))
+        long_gone = self.database.clock - 10 * LEASE_SECONDS
         connection.execute(delete(SERVERS).where(SERVERS.c.seen < long_gone))
 
     def _owns(self, connection: Connection, job_id: str) -> bool:
@@ -144,17 +149,17 @@ class JobTable:
 
     def find(self, request_id: str, digest: str) -> JobView | None:
         """Return the job of a request_id. Raises ConflictError if it came with another request."""
-        with self._database.reading() as connection:
+        with self.database.reading() as connection:
             return _find(connection, request_id, digest)
 
     def check_room(self, limit: int) -> None:
         """Raise OverloadedError if *limit* jobs wait already."""
-        with self._database.reading() as connection:
+        with self.database.reading() as connection:
             _check_room(connection, limit)
 
     def get(self, job_id: str) -> JobView:
         """Return one job. Raises UnknownNameError."""
-        with self._database.reading() as connection:
+        with self.database.reading() as connection:
             return _get(connection, job_id)
 
     def page(self, size: int, before: int | None) -> tuple[list[JobView], int | None]:
@@ -162,37 +167,37 @@ class JobTable:
         query = select(JOBS.c.number, JOBS.c.view, _position).order_by(JOBS.c.number.desc()).limit(size + 1)
         if before is not None:
             query = query.where(JOBS.c.number < before)
-        with self._database.reading() as connection:
+        with self.database.reading() as connection:
             rows = connection.execute(query).all()
         more = len(rows) > size
         return [_placed(view, position) for _, view, position in rows[:size]], rows[size - 1].number if more else None
 
     def abandoned(self) -> list[JobView]:
         """Return the jobs that ran when their server died."""
-        living = select(SERVERS.c.id).where(SERVERS.c.seen > self._database.clock - LEASE_SECONDS)
+        living = select(SERVERS.c.id).where(SERVERS.c.seen > self.database.clock - LEASE_SECONDS)
         left = or_(JOBS.c.owner.is_(None), not_(JOBS.c.owner.in_(living)) & (JOBS.c.owner != self.owner))
-        with self._database.reading() as connection:
+        with self.database.reading() as connection:
             return _views(connection, (JOBS.c.state == JobState.RUNNING) & left)
 
     def unwanted(self) -> list[str]:
         """Return the ids of the jobs that run here and that somebody has cancelled."""
         mine = (JOBS.c.state == JobState.RUNNING) & (JOBS.c.owner == self.owner) & JOBS.c.unwanted
-        with self._database.reading() as connection:
+        with self.database.reading() as connection:
             return list(connection.execute(select(JOBS.c.id).where(mine)).scalars())
 
     def unfinished(self) -> list[JobView]:
         """Return the jobs that wait or run."""
-        with self._database.reading() as connection:
+        with self.database.reading() as connection:
             return _views(connection, JOBS.c.state.in_((JobState.QUEUED, JobState.RUNNING)))
 
     def over(self) -> list[JobView]:
         """Return the jobs that are over."""
-        with self._database.reading() as connection:
+        with self.database.reading() as connection:
             return _views(connection, JOBS.c.state.not_in((JobState.QUEUED, JobState.RUNNING)))
 
     def count_waiting(self) -> int:
         """Count the jobs that wait."""
-        with self._database.reading() as connection:
+        with self.database.reading() as connection:
             return _count_waiting(connection)
 
     def read(self, job_id: str, after: int) -> tuple[list[Record], bool]:
@@ -204,7 +209,7 @@ class JobTable:
             .order_by(EVENTS.c.sequence)
             .limit(_PAGE_OF_EVENTS)
         )
-        with self._database.reading() as connection:
+        with self.database.reading() as connection:
             view = _get(connection, job_id)
             rows = connection.execute(query).all()
         records = [

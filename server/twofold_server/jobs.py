@@ -102,7 +102,21 @@ class Swapped(_Told, frozen=True):
     seconds: float
 
 
-Said = StateEntered | BaseChosen | PhaseEnded | Swapped | Event
+class RolledBack(_Told, frozen=True):
+    """The candidate was made live and turned out bad, so the checkpoint before answers again. It may follow the end."""
+
+    checkpoint_id: str
+    restored_id: str
+    cause: str
+    reason: str
+
+    @property
+    def told(self) -> str:
+        """The whole of it in two sentences."""
+        return f"{self.checkpoint_id} was bad: {self.reason}. {self.restored_id} answers again."
+
+
+Said = StateEntered | BaseChosen | PhaseEnded | Swapped | RolledBack | Event
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,6 +162,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     gate: tuple[Compared, ...] = ()
     negative_flips: tuple[str, ...] = ()
     exact: ExactProven | None = None
+    rolled_back: str = ""
+    """Why the checkpoint before answers again; empty if it does not."""
 
 
 class JobView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -258,4 +274,6 @@ def _report_after(report: Report, said: Said) -> Report:
             return replace(report, max_parity_error=max(report.max_parity_error, said.max_error))
         case Swapped():
             return replace(report, swap_seconds=said.seconds)
+        case RolledBack():
+            return replace(report, rolled_back=said.told)
     return report

@@ -51,9 +51,16 @@ class Metrics:
         self.precision = gauge(
             "twofold_precision_info", "1 for the precision of the checkpoint that answers.", "precision"
         )
-        self.engines = gauge("twofold_engines", "Engines in memory: the live one, and those that drain.")
+        self.engines = gauge("twofold_engines", "Engines in memory: the live one, one beside it, and those that drain.")
+        self.engines_beside = gauge("twofold_engines_beside", "1 while an engine stands beside the live one.")
         self.swaps = counter("twofold_swaps_total", "Promotions, by outcome.", "outcome")
         self.swap_seconds = histogram("twofold_swap_seconds", "Time from load to live.", _SECONDS)
+
+        self.swaps_undone = counter("twofold_swaps_undone_total", "Swaps that were undone by themselves.", "cause")
+        self.shadow_texts = counter("twofold_shadow_texts_total", "Live texts for another checkpoint.", "outcome")
+        self.shadow_answers = counter(
+            "twofold_shadow_answers_total", "Answers of another checkpoint beside the live one's.", "head", "outcome"
+        )
 
         self.collected = counter("twofold_collected_total", "What retention has removed, by kind.", "kind")
 
@@ -86,5 +93,12 @@ class Metrics:
             self.collected.labels(kind)
         for outcome in ("succeeded", "failed"):
             self.swaps.labels(outcome)
+        for cause in ("errors", "latency", "agreement"):
+            self.swaps_undone.labels(cause)
+        for outcome in ("compared", "failed", "dropped"):
+            self.shadow_texts.labels(outcome)
+        for head in ("classifier", "ner"):
+            for outcome in ("agreed", "differed"):
+                self.shadow_answers.labels(head, outcome)
         for state in ("succeeded", "rejected", "failed", "cancelled"):
             self.jobs.labels(state)

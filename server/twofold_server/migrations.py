@@ -34,6 +34,18 @@ _STEPS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE jobs ADD COLUMN unwanted BOOLEAN NOT NULL DEFAULT FALSE",
         "CREATE TABLE servers (id TEXT NOT NULL PRIMARY KEY, seen DOUBLE PRECISION NOT NULL)",
     ),
+    (  # 3: who moved which alias.
+        """CREATE TABLE alias_changes (
+            number  {counted},
+            time    TEXT NOT NULL,
+            alias   TEXT NOT NULL,
+            from_id TEXT,
+            to_id   TEXT,
+            who     TEXT NOT NULL,
+            why     TEXT NOT NULL
+        )""",
+        "CREATE INDEX alias_changes_by_alias ON alias_changes (alias, number)",
+    ),
 )
 VERSION = len(_STEPS)
 """Version of the schema. A newer one is refused."""

@@ -43,6 +43,13 @@ class Reporter:
         except Exception:  # The queue goes on, and who asks for the report later is told.
             log.exception("no report could be made", extra={"job": job_id})
 
+    async def make_again(self, job_id: str) -> None:
+        """Replace a job's report, since there is more to say."""
+        for form in ("html", "json"):
+            path = directory_of(self._store.root, job_id) / f"report.{form}"
+            await asyncio.to_thread(path.unlink, missing_ok=True)
+        await self.make(job_id)
+
     async def read(self, job_id: str, form: ReportFormat) -> bytes:
         """Return a job's report. Raises UnknownNameError, or WrongStateError if the job is not over."""
         view = await self._book.get(job_id)

@@ -11,8 +11,10 @@ from twofold_checkpoint.checkpoint import Checkpoint
 from twofold_checkpoint.errors import CheckpointError
 from twofold_checkpoint.events import Finished, Noted, PhaseStarted
 from twofold_checkpoint.job import Job
+from twofold_checkpoint.manifest import HeadName
 from twofold_checkpoint.store import Store
 
+from twofold_server.alias_changes import Author
 from twofold_server.claim import claim
 from twofold_server.conclusion import conclude, not_promoted, overtaken
 from twofold_server.config import Config
@@ -20,7 +22,7 @@ from twofold_server.datasets import Inline
 from twofold_server.errors import DatabaseError, ServerError, WrongStateError
 from twofold_server.intake import Intake, directory_of
 from twofold_server.job_book import JobBook
-from twofold_server.jobs import BaseChosen, JobState, JobView, Order, StateEntered, Swapped
+from twofold_server.jobs import BaseChosen, JobState, JobView, Order, RolledBack, StateEntered, Swapped
 from twofold_server.launchers import Launcher
 from twofold_server.launchers.subprocess import SubprocessLauncher
 from twofold_server.metrics import Metrics
@@ -36,7 +38,7 @@ _RETRY_SECONDS = 5.0
 class Promoter(Protocol):
     """Whoever can make a checkpoint live."""
 
-    async def promote(self, name: str) -> Promotion:
+    async def promote(self, name: str, author: Author, *, adapted: HeadName | None = None) -> Promotion:
         """Make it live, and return when it answers. Raises SwapError or CheckpointError; the old one serves on."""
 
 
@@ -94,6 +96,7 @@ class JobRunner:
         self._lock = claim(self._store.root / "jobs.lock", shared=self._shares)
         try:
             await self.book.open()
+            await self.book.catch_up(await asyncio.to_thread(self._store.aliases))
             await self._pulse.start()
         except BaseException:
             await self.stop()
@@ -127,6 +130,15 @@ class JobRunner:
         if view.state is not JobState.CANCELLED:
             raise WrongStateError(f"job {job_id!r} ended before it could be cancelled: {view.state}")
         return view
+
+    async def amend(self, job_id: str, said: RolledBack) -> None:
+        """Tell what came of a job's candidate. Retention may have removed the job; then there is nobody to tell."""
+        try:
+            await self.book.amend(job_id, said)
+            if (await self.book.get(job_id)).state.is_over:
+                await self.reporter.make_again(job_id)
+        except ServerError as error:
+            log.warning("a job cannot be told of", extra={"job": job_id, "reason": str(error)})
 
     async def pause(self, reason: str) -> None:
         """Hold the running job where it is, and note the reason among its events."""
@@ -215,13 +227,16 @@ class JobRunner:
         """Nominate the candidate, and let it answer if that was asked for."""
         try:
             # First of all, so that a candidate that cannot be made live can still be found by its alias.
-            aliases = await asyncio.to_thread(self._store.nominate, view.candidate)
+            author = Author(view.id, "The gate passed it.")
+            nomination = await asyncio.to_thread(self._store.nominate, view.candidate)
+            await self.book.record(nomination, author)
+            aliases = nomination.after
             if view.order.promote == "manual":
                 return ending
             if view.order.base == "current" and aliases.current != view.base:
                 return not_promoted(view.candidate, overtaken(view.base, aliases.current))
             await self.book.say(view.id, PhaseStarted(phase="swap"))
-            promotion = await self._promoter.promote(view.candidate)
+            promotion = await self._promoter.promote(view.candidate, author, adapted=view.order.head)
         except (CheckpointError, ServerError, OSError) as error:
             return not_promoted(view.candidate, str(error))
         except Exception as error:

@@ -1,4 +1,4 @@
-"""The tables of jobs, as the queries know them. How they came to be stands in migrations.py; a test holds the two together."""
+"""The tables of jobs and alias changes, as the queries know them. How they came to be stands in migrations.py; a test holds the two together."""
 
 from __future__ import annotations
 
@@ -49,4 +49,17 @@ SERVERS = Table(
     SCHEMA,
     Column("id", Text, primary_key=True),
     Column("seen", Double, nullable=False),  # Seconds since 1970, by the database's clock.
+)
+
+ALIAS_CHANGES = Table(
+    "alias_changes",
+    SCHEMA,
+    Column("number", _Number, primary_key=True),
+    Column("time", Text, nullable=False),
+    Column("alias", Text, nullable=False),
+    Column("from_id", Text),  # NULL if it named nothing.
+    Column("to_id", Text),
+    Column("who", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    Index("alias_changes_by_alias", "alias", "number"),
 )

@@ -162,7 +162,7 @@ def test_aliases_move_together(store: Store) -> None:
     store.promote("one")
     store.nominate("two")
     before = store.aliases()
-    after = store.promote("two")
+    after = store.promote("two").after
 
     assert (before.current, before.previous, before.candidate) == ("one", None, "two")
     assert (after.current, after.previous, after.candidate) == ("two", "one", None)
@@ -177,7 +177,7 @@ def test_promoting_the_current_checkpoint_changes_nothing(store: Store) -> None:
         publish(store, name)
         store.promote(name)
 
-    assert store.promote("two") == store.aliases()
+    assert store.promote("two") == (store.aliases(), store.aliases())
     assert store.aliases().previous == "one"
 
 
@@ -261,7 +261,7 @@ def test_aliases_survive_many_writers(store: Store) -> None:
         publish(store, name)
 
     with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(lambda name: Store(store.root).promote(name), names * 3))
+        results = list(pool.map(lambda name: Store(store.root).promote(name).after, names * 3))
 
     final = store.aliases()
     assert final in results
@@ -297,3 +297,22 @@ def test_a_golden_answer_must_be_given_again(tmp_path: Path, actual: Prediction,
     found = disagreement(golden.prediction, actual)
 
     assert (found is None) if complaint is None else (found is not None and complaint in found)
+
+
+def test_a_bad_checkpoint_is_undone_for_good(store: Store) -> None:
+    """The one before is current and approved in its place, nothing leads back to the bad one, and once is enough."""
+    for name in ("one", "two"):
+        publish(store, name)
+        store.promote(name, approve=True)
+
+    before, after = store.undo("two")
+
+    assert (before.current, before.previous, before.approved) == ("two", "one", "two")
+    assert (after.current, after.previous, after.approved) == ("one", None, "one")
+    assert store.aliases() == after
+    for name, says in (
+        ("two", "two is not current any more; one is"),
+        ("one", 'no checkpoint has the alias "previous"'),
+    ):
+        with pytest.raises(CheckpointNotFoundError, match=says):
+            store.undo(name)

@@ -32,6 +32,7 @@ COMMANDS = {
     "jobs cancel": ["job-1"],
     "jobs report": ["job-1"],
     "checkpoints": [],
+    "history": [],
     "promote": ["first"],
     "roll-back": [],
     "delete": ["job-1-candidate"],

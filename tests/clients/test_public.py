@@ -71,6 +71,7 @@ def test_all_methods_are_there():
                 "report",
                 "checkpoint",
                 "checkpoints",
+                "alias_changes",
                 "promote",
                 "roll_back",
                 "delete_checkpoint",

@@ -16,8 +16,8 @@ from twofold_server.batcher import Batcher
 from twofold_server.engine import Engine
 from twofold_server.errors import ExpiredError, NotServingError, OverloadedError
 from twofold_server.inference import Inference
+from twofold_server.loading import load_engine
 from twofold_server.metrics import Metrics
-from twofold_server.promotion import load_engine
 from twofold_server.slot import Slot
 
 

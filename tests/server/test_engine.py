@@ -17,7 +17,7 @@ from twofold_checkpoint.errors import CheckpointError
 from twofold_server.config import Config
 from twofold_server.engine import FEATURE_OUTPUTS, HEAD_OUTPUTS, Engine, EngineState, decode
 from twofold_server.errors import SwapError
-from twofold_server.promotion import load_engine
+from twofold_server.loading import load_engine
 
 CONFIG = Config(threads=1, max_batch_tokens=256)
 WORDS = st.sampled_from([*tiny.vocabulary(tiny.Recipe())[4:40], "oslo", "new york", "😀", "unheard-of"])

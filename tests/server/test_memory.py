@@ -9,8 +9,8 @@ import sys
 import pytest
 from server.running import config_of
 from twofold_server.errors import SwapError
+from twofold_server.loading import load_engine
 from twofold_server.memory import count_free_bytes, free_bytes
-from twofold_server.promotion import load_engine
 
 MEMINFO = "MemTotal:       24000 kB\nMemFree:         1000 kB\nMemAvailable:    8000 kB\n"
 AVAILABLE = 8000 * 1024

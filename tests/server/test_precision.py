@@ -10,12 +10,12 @@ import pytest
 import tiny
 from twofold_checkpoint.manifest import ReducedGraph
 from twofold_checkpoint.store import Store
-from twofold_server import promotion
+from twofold_server import loading
 from twofold_server.config import Config
 from twofold_server.engine import Engine
 from twofold_server.errors import SwapError
+from twofold_server.loading import load_engine
 from twofold_server.precision import SHAPES, TURNS, time_passes
-from twofold_server.promotion import load_engine
 from twofold_server.sources import read_config
 
 PASSED = ReducedGraph(precision="int8", passed=True, reason="It may serve.", isolation_error=0.0)
@@ -59,7 +59,7 @@ def test_auto_serves_what_is_faster(faster: str, expected: str, tmp_path: Path) 
         loaded.extend(engines)
         return [1.0 if engine.precision == faster else 2.0 for engine in engines]
 
-    with mock.patch.object(promotion, "time_passes", timed):
+    with mock.patch.object(loading, "time_passes", timed):
         engine = load(tmp_path, "auto", int8=PASSED)
 
     assert engine.precision == expected
@@ -74,7 +74,7 @@ def test_auto_takes_what_is_fastest_in_a_checkpoint_like_it(settled: str, tmp_pa
     live = load(tmp_path, settled, int8=PASSED)
     checkpoint = tiny.publish(Store(tmp_path), tiny.Recipe(tag="b", int8=PASSED))
 
-    with mock.patch.object(promotion, "time_passes", side_effect=AssertionError):
+    with mock.patch.object(loading, "time_passes", side_effect=AssertionError):
         engine = load_engine(checkpoint, Config(threads=1, max_batch_tokens=256, precision="auto"), live)
 
     assert engine.precision == settled

@@ -13,11 +13,26 @@ import tiny
 from server.running import config_of
 from twofold_checkpoint.errors import CheckpointError, CheckpointNotFoundError
 from twofold_server import promotion
+from twofold_server.alias_changes import Author
 from twofold_server.engine import Engine, EngineState
 from twofold_server.errors import SwapError, WrongStateError
+from twofold_server.loading import load_engine
 from twofold_server.metrics import Metrics
-from twofold_server.promotion import Promoter, load_engine
+from twofold_server.promotion import Promoter
 from twofold_server.slot import Slot
+
+
+class Unwatched:
+    """Watches no swap."""
+
+    def begin(self, swap):
+        """Begin nothing."""
+
+    async def end(self):
+        """End nothing."""
+
+
+ANNA = Author("anna", "A test says so.")
 
 
 @dataclass
@@ -38,7 +53,7 @@ class Scene:
 @asynccontextmanager
 async def scene(store, *, live="a"):
     """Set the stage with a live checkpoint."""
-    config, metrics, announced = config_of(store, threads=1, max_batch_tokens=128), Metrics(), []
+    config, metrics, announced = config_of(store, threads=1, max_batch_tokens=128, watch_seconds=0), Metrics(), []
     slot = Slot(metrics)
 
     async def on_live():
@@ -46,7 +61,7 @@ async def scene(store, *, live="a"):
 
     if live:
         slot.swap(load_engine(store.get(live), config))
-    promoter = Promoter(store, slot, config, metrics, on_live)
+    promoter = Promoter(store, slot, config, metrics, on_live=on_live, watcher=Unwatched())
     try:
         yield Scene(store, slot, metrics, promoter, announced)
     finally:
@@ -69,7 +84,7 @@ def test_a_promotion_moves_engine_and_aliases_together(store):
 
     async def test(one):
         old = one.slot.live
-        done = await one.promoter.promote("b")
+        done = await one.promoter.promote("b", ANNA)
 
         assert (done.checkpoint.id, done.replaced_id) == ("b", "a")
         assert done.seconds > 0
@@ -89,7 +104,7 @@ def test_the_live_checkpoint_needs_no_promotion(store):
 
     async def test(one):
         with mock.patch.object(promotion, "load_engine", side_effect=AssertionError):
-            done = await one.promoter.promote("current")
+            done = await one.promoter.promote("current", ANNA)
 
         assert (done.replaced_id, done.seconds) == ("a", 0.0)
         assert store.aliases().previous is None
@@ -115,7 +130,7 @@ def test_a_broken_checkpoint_changes_nothing(kind, store):
             mock.patch.object(Engine, "__init__", note),
             pytest.raises((CheckpointError, SwapError), match=re.escape(reason)),
         ):
-            await one.promoter.promote("x")
+            await one.promoter.promote("x", ANNA)
 
         assert one.slot.live is live
         assert live.state is EngineState.READY
@@ -137,7 +152,7 @@ def test_aliases_that_cannot_be_written_change_nothing(store):
             mock.patch.object(type(store), "promote", side_effect=OSError(28, "No space left on device")),
             pytest.raises(SwapError, match=r"aliases: .*No space left"),
         ):
-            await one.promoter.promote("b")
+            await one.promoter.promote("b", ANNA)
 
         assert one.slot.live is live
         assert one.metrics.registry.get_sample_value("twofold_engines") == 1
@@ -150,10 +165,10 @@ def test_roll_back_returns_and_returns_again(store):
     """Rolling back makes the previous checkpoint live; rolling back once more undoes it."""
 
     async def test(one):
-        await one.promoter.promote("b")
-        assert (await one.promoter.roll_back()).checkpoint.id == "a"
+        await one.promoter.promote("b", ANNA)
+        assert (await one.promoter.roll_back(ANNA)).checkpoint.id == "a"
         assert (store.aliases().current, store.aliases().previous) == ("a", "b")
-        assert (await one.promoter.roll_back()).checkpoint.id == "b"
+        assert (await one.promoter.roll_back(ANNA)).checkpoint.id == "b"
 
     in_scene(store, test)
 
@@ -163,9 +178,9 @@ def test_nothing_to_roll_back_to(store):
 
     async def test(one):
         with pytest.raises(WrongStateError, match="previous"):
-            await one.promoter.roll_back()
+            await one.promoter.roll_back(ANNA)
         with pytest.raises(CheckpointNotFoundError):
-            await one.promoter.promote("nowhere")
+            await one.promoter.promote("nowhere", ANNA)
 
     in_scene(store, test)
 
@@ -174,7 +189,7 @@ def test_promotions_take_turns(store):
     """Many at once end one after the other, with the engine and the aliases of the last one."""
 
     async def test(one):
-        done = await asyncio.gather(*(one.promoter.promote(name) for name in ("b", "a", "b", "a")))
+        done = await asyncio.gather(*(one.promoter.promote(name, ANNA) for name in ("b", "a", "b", "a")))
 
         assert [each.replaced_id for each in done] == ["a", "b", "a", "b"]
         assert (one.slot.live.id, store.aliases().current) == ("a", "a")
@@ -186,7 +201,7 @@ def test_a_caller_that_leaves_does_not_cut_a_promotion_in_half(store):
     """A cancelled caller hears nothing, and the promotion ends whole: engine and aliases agree."""
 
     async def test(one):
-        call = asyncio.create_task(one.promoter.promote("b"))
+        call = asyncio.create_task(one.promoter.promote("b", ANNA))
         await asyncio.sleep(0)  # It has begun, and cannot have ended: its work is on a thread.
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -202,7 +217,7 @@ def test_a_first_checkpoint_becomes_live_in_an_empty_slot(store):
     """Where nothing answered before, nothing was replaced."""
 
     async def test(one):
-        assert (await one.promoter.promote("b")).replaced_id == ""
+        assert (await one.promoter.promote("b", ANNA)).replaced_id == ""
         assert one.announced == ["b"]
 
     in_scene(store, test, live="")

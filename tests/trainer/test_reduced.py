@@ -16,7 +16,7 @@ from twofold_checkpoint.manifest import ReducedGraph
 from twofold_checkpoint.store import Store
 from twofold_server.config import Config
 from twofold_server.engine import HEAD_OUTPUTS, Engine, decode
-from twofold_server.promotion import load_engine
+from twofold_server.loading import load_engine
 from twofold_trainer.export import Graph
 from twofold_trainer.int8 import LEVELS, quantise_graph, quantise_weights
 from twofold_trainer.reduced import Reduction, judge_reduced, measure_isolation, reduce_precision

@@ -5,7 +5,7 @@ This is the client. What is named here is public, and so are twofold.errors, two
 """
 
 from twofold._channel import TLS
-from twofold._checkpoints import Checkpoint, Promotion, Score
+from twofold._checkpoints import AliasChange, Checkpoint, Promotion, Score
 from twofold._client import AsyncClient, Client
 from twofold._events import (
     GuardLook,
@@ -69,6 +69,7 @@ from twofold.errors import (
 __all__ = [
     "TLS",
     "AccessDeniedError",
+    "AliasChange",
     "AlreadyExistsError",
     "AsyncClient",
     "Checkpoint",

@@ -33,6 +33,23 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AliasChange:
+    """
+    One move of an alias, from a checkpoint to another; an empty id stands for none.
+
+    *who* is the name of a token or certificate, the id of a job, "server" for what the server does by itself, or
+    "outside" for what another process did; *why* is one sentence.
+    """
+
+    time: datetime | None = None
+    alias: str = ""
+    from_id: str = ""
+    to_id: str = ""
+    who: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Promotion:
     """The checkpoint that answers now, the one that it replaced, and how long the swap took."""
 

@@ -124,6 +124,7 @@ class Client(_Face):
 
     checkpoint = _returns(versions.checkpoint)
     checkpoints = _iterates(versions.checkpoints)
+    alias_changes = _iterates(versions.alias_changes)
     promote = _returns(versions.promote)
     roll_back = _returns(versions.roll_back)
     delete_checkpoint = _returns(versions.delete_checkpoint)
@@ -180,6 +181,7 @@ class AsyncClient(_Face):
 
     checkpoint = _awaits(versions.checkpoint)
     checkpoints = _async_iterates(versions.checkpoints)
+    alias_changes = _async_iterates(versions.alias_changes)
     promote = _awaits(versions.promote)
     roll_back = _awaits(versions.roll_back)
     delete_checkpoint = _awaits(versions.delete_checkpoint)

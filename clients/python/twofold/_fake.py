@@ -13,6 +13,8 @@ import grpc
 from twofold._checkpoints import Checkpoint, Promotion
 from twofold._events import JobEvent
 from twofold._examples import Example
+from twofold._fake_aliases import FakeAliases
+from twofold._fake_failures import not_found
 from twofold._fake_jobs import JobScript, Play
 from twofold._fake_reports import report_of
 from twofold._jobs import (
@@ -24,7 +26,7 @@ from twofold._jobs import (
 )
 from twofold._types import Embedding, Embeddings, Head, LabelScore, Model, Prediction, Predictions
 from twofold._wire import enum_member, read_example, write, write_event
-from twofold.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from twofold.errors import FailedPreconditionError, InvalidArgumentError
 from twofold.v1 import adaptation_pb2, checkpoints_pb2, inference_pb2
 
 Answers: TypeAlias = Callable[[str], Prediction] | Mapping[str, Prediction] | None
@@ -39,7 +41,8 @@ class Behaviour:
         self._answers = answers
         self._model = model
         self._checkpoints = list(checkpoints)
-        self._aliases = {"current": model.checkpoint_id}
+        self._aliases = FakeAliases()
+        self._aliases.move("outside", "The test began.", current=model.checkpoint_id)
         self._deleted: set[str] = set()
         self._script = script
         self._plays: dict[str, Play] = {}
@@ -63,7 +66,7 @@ class Behaviour:
                     and job.candidate_checkpoint_id
                 ):
                     if not play.promoted:
-                        self._promote(job.candidate_checkpoint_id)
+                        self._promote(job.candidate_checkpoint_id, job.id, "The gate passed it.")
                     play.promoted = True
 
     def predict(self, request: inference_pb2.PredictRequest) -> inference_pb2.PredictResponse:
@@ -118,7 +121,7 @@ class Behaviour:
     def adapt(self, request: adaptation_pb2.AdaptRequest) -> adaptation_pb2.AdaptResponse:
         """Make a job that plays the next script, or return the one of the same request id."""
         if request.dataset.upload_id and request.dataset.upload_id not in self.uploads:
-            raise _not_found("upload", request.dataset.upload_id)
+            raise not_found("upload", request.dataset.upload_id)
         with self._changed:
             known = [p for p in self._plays.values() if request.request_id and p.job.request_id == request.request_id]
             if known:
@@ -223,7 +226,8 @@ class Behaviour:
         self, request: checkpoints_pb2.PromoteCheckpointRequest
     ) -> checkpoints_pb2.PromoteCheckpointResponse:
         """Let a checkpoint answer."""
-        return write(self._promote(request.checkpoint), checkpoints_pb2.PromoteCheckpointResponse)
+        done = self._promote(request.checkpoint, "anonymous", "PromoteCheckpoint was called.")
+        return write(done, checkpoints_pb2.PromoteCheckpointResponse)
 
     def roll_back(self, _: checkpoints_pb2.RollBackRequest) -> checkpoints_pb2.RollBackResponse:
         """Let the previous checkpoint answer."""
@@ -233,7 +237,7 @@ class Behaviour:
                 code=grpc.StatusCode.FAILED_PRECONDITION,
                 reason="NO_PREVIOUS_CHECKPOINT",
             )
-        return write(self._promote("previous"), checkpoints_pb2.RollBackResponse)
+        return write(self._promote("previous", "anonymous", "RollBack was called."), checkpoints_pb2.RollBackResponse)
 
     def delete_checkpoint(
         self, request: checkpoints_pb2.DeleteCheckpointRequest
@@ -252,10 +256,18 @@ class Behaviour:
         self._deleted.add(found.id)
         return checkpoints_pb2.DeleteCheckpointResponse()
 
-    def _promote(self, name: str) -> Promotion:
+    def list_alias_changes(
+        self, request: checkpoints_pb2.ListAliasChangesRequest
+    ) -> checkpoints_pb2.ListAliasChangesResponse:
+        """Return a page of the aliases' moves."""
+        found, token = _page(self._aliases.changes[::-1], request)
+        changes = [write(one, checkpoints_pb2.AliasChange) for one in found]
+        return checkpoints_pb2.ListAliasChangesResponse(changes=changes, next_page_token=token)
+
+    def _promote(self, name: str, who: str, why: str) -> Promotion:
         wanted, replaced = self._checkpoint(name).id, self._aliases["current"]
         if wanted != replaced:
-            self._aliases.update(current=wanted, previous=replaced)
+            self._aliases.move(who, why, current=wanted, previous=replaced)
         return Promotion(checkpoint=self._checkpoint(wanted), replaced_id=replaced, swap_seconds=0.01)
 
     def _stored(self) -> list[Checkpoint]:
@@ -271,11 +283,11 @@ class Behaviour:
         for one in self._stored():
             if one.id == wanted:
                 return replace(one, aliases=tuple(alias for alias, of in self._aliases.items() if of == wanted))
-        raise _not_found("checkpoint", name)
+        raise not_found("checkpoint", name)
 
     def _play(self, job_id: str) -> Play:
         if job_id not in self._plays:
-            raise _not_found("job", job_id)
+            raise not_found("job", job_id)
         return self._plays[job_id]
 
 
@@ -283,9 +295,3 @@ def _page(everything: list[Any], request: Any) -> tuple[list[Any], str]:
     begin = int(request.page_token or 0)
     end = begin + (request.page_size or 50)
     return everything[begin:end], str(end) if end < len(everything) else ""
-
-
-def _not_found(kind: str, name: str) -> NotFoundError:
-    return NotFoundError(
-        f"there is no {kind} {name!r}", code=grpc.StatusCode.NOT_FOUND, reason=f"{kind.upper()}_NOT_FOUND"
-    )

@@ -187,7 +187,8 @@ class JobReport:
 
     *protected* is the frozen head's task, *retained* the adapted head's old labels, *new* the given data set. *verdict*
     is None until the gate has judged; *gate* holds what it compared, *negative_flips* texts that are answered worse, and
-    *exact* the proof that none is, where the protected path was not trained.
+    *exact* the proof that none is, where the protected path was not trained. *rolled_back* says why the checkpoint before
+    answers again, if it does.
     """
 
     protected: Comparison | None = None
@@ -204,6 +205,7 @@ class JobReport:
     gate: tuple[GateComparison, ...] = ()
     negative_flips: tuple[str, ...] = ()
     exact: ExactProof | None = None
+    rolled_back: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,7 @@ GET_REPORT = _rpc(adaptation_pb2, "AdaptationService", "GetReport")
 
 GET_CHECKPOINT = _rpc(checkpoints_pb2, "CheckpointService", "GetCheckpoint")
 LIST_CHECKPOINTS = _rpc(checkpoints_pb2, "CheckpointService", "ListCheckpoints")
+LIST_ALIAS_CHANGES = _rpc(checkpoints_pb2, "CheckpointService", "ListAliasChanges")
 PROMOTE_CHECKPOINT = _rpc(checkpoints_pb2, "CheckpointService", "PromoteCheckpoint")
 ROLL_BACK = _rpc(checkpoints_pb2, "CheckpointService", "RollBack")
 DELETE_CHECKPOINT = _rpc(checkpoints_pb2, "CheckpointService", "DeleteCheckpoint")

@@ -8,7 +8,7 @@ from twofold_checkpoint.events import Noted
 from twofold_checkpoint.findings import Findings
 from twofold_checkpoint.job import Statistical
 
-from twofold_server.jobs import JobView, Phase, Record
+from twofold_server.jobs import JobView, Phase, Record, RolledBack
 from twofold_server.report.curves import draw_curves
 from twofold_server.report.document import Ancestor, Asked, DatasetFacts, Document, Note, PhaseSeconds, Proofs
 
@@ -93,6 +93,11 @@ def _notes(records: Sequence[Record]) -> tuple[Note, ...]:
         Note(phase=one.phase, message=one.said.message[:MAX_CHARACTERS], warning=one.said.warning)
         for one in records
         if isinstance(one.said, Noted)
+    ]
+    notes += [
+        Note(phase=one.phase, message=one.said.told, warning=True)
+        for one in records
+        if isinstance(one.said, RolledBack)
     ]
     if len(notes) > MAX_NOTES:
         notes.sort(key=lambda note: not note.warning)

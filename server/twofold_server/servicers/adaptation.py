@@ -15,7 +15,7 @@ from twofold_server.runner import JobRunner
 from twofold_server.uploads import Batch, Header, Uploads
 from twofold_server.wire.adaptation import read_adapt, read_upload
 from twofold_server.wire.jobs import MEDIA_TYPES, read_report_format, write_event, write_job
-from twofold_server.wire.pages import page_size
+from twofold_server.wire.pages import number_of, page_size
 
 
 class AdaptationServicer(AdaptationServiceServicer):
@@ -50,7 +50,7 @@ class AdaptationServicer(AdaptationServiceServicer):
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:  # noqa: ARG002, N802
         """Return a page of jobs, newest first."""
-        views, more = await self._runner.book.page(page_size(request.page_size), _read_token(request.page_token))
+        views, more = await self._runner.book.page(page_size(request.page_size), number_of(request.page_token))
         token = "" if more is None else str(more)
         return pb.ListJobsResponse(jobs=[write_job(view) for view in views], next_page_token=token)
 
@@ -77,13 +77,3 @@ class AdaptationServicer(AdaptationServiceServicer):
 async def _read_off_the_loop(messages: AsyncIterator[pb.UploadDatasetRequest]) -> AsyncGenerator[Header | Batch, None]:
     async for message in messages:
         yield await asyncio.to_thread(read_upload, message)
-
-
-def _read_token(token: str) -> int | None:
-    if not token:
-        return None
-    if not (token.isascii() and token.isdigit() and len(token) < 19):
-        raise InvalidRequestError(
-            Violation("page_token", f"{token[:40]!r} is not one; begin again with an empty token")
-        )
-    return int(token)

@@ -10,19 +10,22 @@ from twofold.v1.checkpoints_pb2_grpc import CheckpointServiceServicer
 from twofold_checkpoint.checkpoint import Checkpoint
 from twofold_checkpoint.store import ALIASES, Store
 
-from twofold_server.audit import note
+from twofold_server.alias_changes import Author
+from twofold_server.audit import caller_of, note
 from twofold_server.deletion import Deleter
 from twofold_server.errors import InvalidRequestError, Violation
+from twofold_server.job_book import JobBook
 from twofold_server.promotion import Promoter
-from twofold_server.wire.checkpoints import write_checkpoint
-from twofold_server.wire.pages import page
+from twofold_server.wire.checkpoints import write_alias_change, write_checkpoint
+from twofold_server.wire.pages import number_of, page, page_size
 
 
 class CheckpointServicer(CheckpointServiceServicer):
     """Show the store, move its aliases, and delete from it."""
 
-    def __init__(self, store: Store, promoter: Promoter, deleter: Deleter) -> None:
+    def __init__(self, store: Store, book: JobBook, promoter: Promoter, deleter: Deleter) -> None:
         self._store = store
+        self._book = book
         self._promoter = promoter
         self._deleter = deleter
 
@@ -41,13 +44,15 @@ class CheckpointServicer(CheckpointServiceServicer):
     async def PromoteCheckpoint(  # noqa: N802
         self,
         request: pb.PromoteCheckpointRequest,
-        context: Any,  # noqa: ARG002
+        context: Any,
     ) -> pb.PromoteCheckpointResponse:
         """Make a checkpoint the one that answers."""
         if not request.checkpoint:
             raise InvalidRequestError(Violation("checkpoint", 'is empty; write an id or "candidate"'))
         note(checkpoint=request.checkpoint)
-        done = await self._promoter.promote(request.checkpoint, approve=True)
+        done = await self._promoter.promote(
+            request.checkpoint, Author(caller_of(context), "PromoteCheckpoint was called."), approve=True
+        )
         note(checkpoint=done.checkpoint.id)
         return pb.PromoteCheckpointResponse(
             checkpoint=await self._write(done.checkpoint), replaced_id=done.replaced_id, swap_seconds=done.seconds
@@ -55,13 +60,13 @@ class CheckpointServicer(CheckpointServiceServicer):
 
     async def RollBack(self, request: pb.RollBackRequest, context: Any) -> pb.RollBackResponse:  # noqa: ARG002, N802
         """Make the previous checkpoint answer again."""
-        done = await self._promoter.roll_back()
+        done = await self._promoter.roll_back(Author(caller_of(context), "RollBack was called."))
         note(checkpoint=done.checkpoint.id)
         return pb.RollBackResponse(
             checkpoint=await self._write(done.checkpoint), replaced_id=done.replaced_id, swap_seconds=done.seconds
         )
 
-    async def DeleteCheckpoint(self, request: pb.DeleteCheckpointRequest, context: Any) -> pb.DeleteCheckpointResponse:  # noqa: ARG002, N802
+    async def DeleteCheckpoint(self, request: pb.DeleteCheckpointRequest, context: Any) -> pb.DeleteCheckpointResponse:  # noqa: N802
         """Remove a checkpoint that nothing needs."""
         if not request.checkpoint_id:
             raise InvalidRequestError(Violation("checkpoint_id", "is empty; write the id of a checkpoint"))
@@ -69,8 +74,15 @@ class CheckpointServicer(CheckpointServiceServicer):
             told = f"{request.checkpoint_id!r} is an alias, which moves; write the id of a checkpoint"
             raise InvalidRequestError(Violation("checkpoint_id", told))
         note(checkpoint=request.checkpoint_id)
-        await self._deleter.delete(request.checkpoint_id)
+        await self._deleter.delete(request.checkpoint_id, Author(caller_of(context), "DeleteCheckpoint was called."))
         return pb.DeleteCheckpointResponse()
+
+    async def ListAliasChanges(self, request: pb.ListAliasChangesRequest, context: Any) -> pb.ListAliasChangesResponse:  # noqa: ARG002, N802
+        """Return a page of the changes of aliases, newest first."""
+        found, more = await self._book.alias_changes(page_size(request.page_size), number_of(request.page_token))
+        return pb.ListAliasChangesResponse(
+            changes=[write_alias_change(one) for one in found], next_page_token="" if more is None else str(more)
+        )
 
     async def _write(self, checkpoint: Checkpoint) -> pb.Checkpoint:
         return write_checkpoint(checkpoint, await asyncio.to_thread(self._store.aliases))

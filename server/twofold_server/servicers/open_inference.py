@@ -16,7 +16,8 @@ from twofold.open_inference.open_inference_pb2_grpc import (
 from twofold_checkpoint.store import Store
 
 from twofold_server import VERSION
-from twofold_server.audit import note
+from twofold_server.alias_changes import Author
+from twofold_server.audit import caller_of, note
 from twofold_server.config import Config
 from twofold_server.errors import UnknownNameError, UnsupportedError
 from twofold_server.health import Health
@@ -140,12 +141,14 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
     async def RepositoryModelLoad(  # noqa: N802
         self,
         request: pb.RepositoryModelLoadRequest,
-        context: Any,  # noqa: ARG002
+        context: Any,
     ) -> pb.RepositoryModelLoadResponse:
         """Make a checkpoint the one that answers."""
         name = read_load(request)
         note(checkpoint=name)
-        done = await self._promoter.promote(name, approve=True)
+        done = await self._promoter.promote(
+            name, Author(caller_of(context), "RepositoryModelLoad was called."), approve=True
+        )
         note(checkpoint=done.checkpoint.id)
         return pb.RepositoryModelLoadResponse()
 

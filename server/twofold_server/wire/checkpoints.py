@@ -9,6 +9,7 @@ from twofold.v1 import checkpoints_pb2 as pb
 from twofold_checkpoint.checkpoint import Checkpoint
 from twofold_checkpoint.store import Aliases
 
+from twofold_server.alias_changes import AliasChange
 from twofold_server.wire.inference import HEAD_NUMBERS
 
 
@@ -36,4 +37,16 @@ def write_checkpoint(checkpoint: Checkpoint, aliases: Aliases) -> pb.Checkpoint:
         size_bytes=manifest.size,
         aliases=aliases.names_of(manifest.id),
         job_id=manifest.job_id or "",
+    )
+
+
+def write_alias_change(change: AliasChange) -> pb.AliasChange:
+    """Say when an alias moved, from where to where, who moved it and why."""
+    return pb.AliasChange(
+        time=write_time(change.time),
+        alias=change.alias,
+        from_id=change.from_id or "",
+        to_id=change.to_id or "",
+        who=change.author.who,
+        why=change.author.why,
     )

@@ -80,6 +80,7 @@ def _write_report(report: Report) -> pb.JobReport:
         max_parity_error=report.max_parity_error,
         gate=[_copy(one, pb.GateComparison) for one in report.gate],
         negative_flips=report.negative_flips,
+        rolled_back=report.rolled_back,
     )
     for name in ("protected", "retained", "new"):
         if one := getattr(report, name):
@@ -116,7 +117,7 @@ def write_event(record: Record) -> pb.JobEvent:
             event.verdict = VERDICTS[verdict]
         case ev.Published(checkpoint_id=checkpoint_id):
             event.checkpoint_id = checkpoint_id
-        case ev.Noted(warning=True):
+        case ev.Noted(warning=True) | jobs.RolledBack():
             event.warning = True
     return event
 
@@ -132,6 +133,8 @@ def tell(said: jobs.Said, phase: str) -> str:
             return f"The phase {phase} took {said.seconds:.1f} s."
         case jobs.Swapped():
             return f"{said.checkpoint_id} answers; the swap took {said.seconds:.1f} s."
+        case jobs.RolledBack():
+            return said.told
         case ev.PhaseStarted():
             return f"The phase {said.phase} began."
         case ev.DatasetDescribed():

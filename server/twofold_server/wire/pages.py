@@ -37,3 +37,14 @@ def page(items: Sequence[T], key: Callable[[T], str], *, size: int, token: str) 
     some = items[first : first + size]
     more = first + size < len(items)
     return some, key(some[-1]) if more else ""
+
+
+def number_of(token: str) -> int | None:
+    """Return the number of the row after which a page begins; None for the first page. Raises InvalidRequestError."""
+    if not token:
+        return None
+    if not (token.isascii() and token.isdigit() and len(token) < 19):
+        raise InvalidRequestError(
+            Violation("page_token", f"{token[:40]!r} is not one; begin again with an empty token")
+        )
+    return int(token)

@@ -16,8 +16,9 @@ from twofold_checkpoint.encoding import EncoderSettings
 from twofold_checkpoint.events import Event, Finished, Judged, PhaseStarted
 from twofold_checkpoint.examples import Example, Span
 from twofold_checkpoint.labels import LabelSet
-from twofold_checkpoint.manifest import FORMAT, Manifest, Provenance
+from twofold_checkpoint.manifest import FORMAT, HeadName, Manifest, Provenance
 from twofold_checkpoint.store import Store
+from twofold_server.alias_changes import Author
 from twofold_server.config import Config
 from twofold_server.datasets import Inline
 from twofold_server.jobs import JobState, JobView, Order
@@ -134,9 +135,10 @@ class FakePromoter:
     fails: Exception | None = None
     seconds: float = 0.25
     promoted: list[str] = field(default_factory=list)
+    authors: list[Author] = field(default_factory=list)
     hold: asyncio.Event | None = None
 
-    async def promote(self, name: str) -> FakePromotion:
+    async def promote(self, name: str, author: Author, *, adapted: HeadName | None = None) -> FakePromotion:
         """Promote, or fail as told."""
         if self.hold:
             await self.hold.wait()
@@ -144,6 +146,7 @@ class FakePromoter:
             raise self.fails
         self.store.promote(name)
         self.promoted.append(name)
+        self.authors.append(author)
         return FakePromotion(self.seconds)
 
 

@@ -10,9 +10,12 @@ from server.adaptation.scripted import HANG, INLINE, ORDER, House, add_checkpoin
 from twofold_checkpoint.errors import CheckpointInUseError, CheckpointNotFoundError
 from twofold_checkpoint.events import PhaseStarted, Published
 from twofold_checkpoint.store import Aliases
+from twofold_server.alias_changes import Author
 from twofold_server.deletion import Deleter, needed_by
 from twofold_server.jobs import JobState, JobView, Order
 from twofold_server.slot import Slot
+
+ANNA = Author("anna", "A test says so.")
 
 TRAIN = say(PhaseStarted(phase="train"))
 
@@ -59,7 +62,7 @@ def test_what_jobs_build_on_stays_until_they_are_over(house: House):
 
             async def refused(checkpoint_id):
                 with pytest.raises(CheckpointInUseError) as caught:
-                    await deleter.delete(checkpoint_id)
+                    await deleter.delete(checkpoint_id, ANNA)
                 return str(caught.value)
 
             running = await runner.submit(order("second"), INLINE)
@@ -74,7 +77,7 @@ def test_what_jobs_build_on_stays_until_they_are_over(house: House):
             await runner.cancel(waiting.id)
             await runner.cancel(running.id)
             for name in ("second", "third", "fourth"):
-                await deleter.delete(name)
+                await deleter.delete(name, ANNA)
             return {one.id for one in house.store.list()}
 
     assert asyncio.run(story()) == {"first"}
@@ -91,7 +94,7 @@ def test_a_job_and_a_deletion_at_once_do_not_part(house: House):
             for number in range(20):
                 name = f"base{number}"
                 add_checkpoint(house.store, name)
-                calls = [runner.submit(order(name), INLINE), deleter.delete(name)]
+                calls = [runner.submit(order(name), INLINE), deleter.delete(name, ANNA)]
                 calls = calls if number % 2 else calls[::-1]
                 answers = await asyncio.gather(*calls, return_exceptions=True)
                 job, deleted = answers if number % 2 else answers[::-1]
@@ -116,7 +119,7 @@ def test_a_finished_job_needs_nothing(house: House):
             assert view.state is JobState.SUCCEEDED
             add_checkpoint(house.store, "third")
             house.store.promote("third")
-            await Deleter(house.store, Slot(house.metrics), runner.book).delete("first")
+            await Deleter(house.store, Slot(house.metrics), runner.book).delete("first", ANNA)
             return {one.id for one in house.store.list()}
 
     assert asyncio.run(story()) == {"second", "third"}

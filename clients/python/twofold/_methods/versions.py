@@ -1,7 +1,7 @@
 """See the checkpoints, say which one answers, and delete the others."""
 
 from twofold import _rpcs
-from twofold._checkpoints import Checkpoint, Promotion
+from twofold._checkpoints import AliasChange, Checkpoint, Promotion
 from twofold._retry import Context, Retry
 from twofold._steps import Feed, Flow, Item
 from twofold._wire import read
@@ -25,6 +25,18 @@ def checkpoints(context: Context, *, page_size: int = 50, timeout: float | None 
         if not page.next_page_token:
             return
         request = checkpoints_pb2.ListCheckpointsRequest(page_size=page_size, page_token=page.next_page_token)
+
+
+def alias_changes(context: Context, *, page_size: int = 50, timeout: float | None = None) -> Feed[AliasChange]:
+    """Iterate over the moves of the aliases, newest first: who promoted what, and why; *timeout* is for each page."""
+    request = checkpoints_pb2.ListAliasChangesRequest(page_size=page_size)
+    while True:
+        page = yield from context.call(_rpcs.LIST_ALIAS_CHANGES, request, timeout)
+        for one in page.changes:
+            yield Item(read(one, AliasChange))
+        if not page.next_page_token:
+            return
+        request = checkpoints_pb2.ListAliasChangesRequest(page_size=page_size, page_token=page.next_page_token)
 
 
 def promote(context: Context, checkpoint: Checkpoint | str, *, timeout: float | None = 300.0) -> Flow[Promotion]:

@@ -97,6 +97,7 @@ for command in (
     _adapt.adapt,
     _jobs.jobs,
     _store.checkpoints,
+    _store.history,
     _store.promote,
     _store.roll_back,
     _store.delete,

@@ -175,6 +175,8 @@ def _facts(job: Job) -> list[tuple[str, str | Text]]:
     if job.candidate_checkpoint_id:
         swap = f", swapped in after {report.swap_seconds:.2f} s" if report.swap_seconds else ""
         facts.append(("checkpoint", job.candidate_checkpoint_id + swap))
+    if report.rolled_back:
+        facts.append(("rolled back", Text(report.rolled_back, "bold red")))
     if proof := report.frozen:
         same = proof.digest_before == proof.digest_after
         facts.append(("frozen", f"{proof.parameters} tensors, {'unchanged' if same else 'CHANGED'}"))

@@ -28,6 +28,23 @@ def checkpoints(session: Session) -> None:
 
 
 @click.command()
+@click.pass_obj
+def history(session: Session) -> None:
+    """List who moved which alias, when and why, newest first."""
+    with session.client() as client:
+        shown = table("when", "alias", "from", "to", "who", "why")
+        for one in client.alias_changes():
+            if not session.for_people:
+                click.echo(json_line(one))
+                continue
+            style = "bold" if one.alias == "current" else ""
+            ids = one.from_id or "none", one.to_id or "none"
+            shown.add_row(when(one.time), one.alias, *ids, one.who, one.why, style=style)
+        if session.for_people:
+            session.console.print(shown)
+
+
+@click.command()
 @click.argument("checkpoint")
 @click.pass_obj
 def promote(session: Session, *, checkpoint: str) -> None:

@@ -906,6 +906,7 @@ class JobReport(google.protobuf.message.Message):
     GATE_FIELD_NUMBER: builtins.int
     NEGATIVE_FLIPS_FIELD_NUMBER: builtins.int
     EXACT_FIELD_NUMBER: builtins.int
+    ROLLED_BACK_FIELD_NUMBER: builtins.int
     verdict: Global___Verdict.ValueType
     """verdict of the gate."""
     swap_seconds: builtins.float
@@ -914,6 +915,8 @@ class JobReport(google.protobuf.message.Message):
     """plan says in one sentence what the trainer does, or would do under validate_only."""
     max_parity_error: builtins.float
     """max_parity_error between the exported graph and the trained model, in logits."""
+    rolled_back: builtins.str
+    """rolled_back says why the checkpoint before answers again, although the candidate was made live. Empty if it does not."""
     @property
     def protected(self) -> Global___Comparison:
         """protected task: the frozen head on held-out examples of the checkpoint's memory."""
@@ -973,9 +976,10 @@ class JobReport(google.protobuf.message.Message):
         gate: collections.abc.Iterable[Global___GateComparison] | None = ...,
         negative_flips: collections.abc.Iterable[builtins.str] | None = ...,
         exact: Global___ExactProof | None = ...,
+        rolled_back: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["dataset", b"dataset", "exact", b"exact", "frozen", b"frozen", "new", b"new", "protected", b"protected", "retained", b"retained"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["added_labels", b"added_labels", "dataset", b"dataset", "exact", b"exact", "frozen", b"frozen", "gate", b"gate", "max_parity_error", b"max_parity_error", "negative_flips", b"negative_flips", "new", b"new", "notes", b"notes", "plan", b"plan", "protected", b"protected", "retained", b"retained", "swap_seconds", b"swap_seconds", "verdict", b"verdict"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["added_labels", b"added_labels", "dataset", b"dataset", "exact", b"exact", "frozen", b"frozen", "gate", b"gate", "max_parity_error", b"max_parity_error", "negative_flips", b"negative_flips", "new", b"new", "notes", b"notes", "plan", b"plan", "protected", b"protected", "retained", b"retained", "rolled_back", b"rolled_back", "swap_seconds", b"swap_seconds", "verdict", b"verdict"]) -> None: ...
 
 Global___JobReport: typing_extensions.TypeAlias = JobReport
 
@@ -1338,7 +1342,9 @@ class JobEvent(google.protobuf.message.Message):
     message: builtins.str
     """message for people, one sentence."""
     state: Global___JobState.ValueType
-    """state that the job entered. The event with a final state is the last one."""
+    """state that the job entered. The event with a final state is the last one, unless the candidate answered and turned
+    out bad: one more event then says that the checkpoint before answers again, and why.
+    """
     phase_seconds: builtins.float
     """phase_seconds that the phase took, at its end."""
     verdict: Global___Verdict.ValueType

@@ -317,3 +317,92 @@ class DeleteCheckpointResponse(google.protobuf.message.Message):
     ) -> None: ...
 
 Global___DeleteCheckpointResponse: typing_extensions.TypeAlias = DeleteCheckpointResponse
+
+@typing.final
+class ListAliasChangesRequest(google.protobuf.message.Message):
+    """ListAliasChangesRequest asks for a page of changes."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    page_size: builtins.int
+    """page_size is the most to return. Zero means 50; more than 500 is refused."""
+    page_token: builtins.str
+    """page_token of the last response, to go on from there. Empty means the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+
+Global___ListAliasChangesRequest: typing_extensions.TypeAlias = ListAliasChangesRequest
+
+@typing.final
+class ListAliasChangesResponse(google.protobuf.message.Message):
+    """ListAliasChangesResponse holds a page of changes."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """next_page_token to ask for the next page. Empty if this was the last."""
+    @property
+    def changes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___AliasChange]:
+        """changes, newest first."""
+
+    def __init__(
+        self,
+        *,
+        changes: collections.abc.Iterable[Global___AliasChange] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changes", b"changes", "next_page_token", b"next_page_token"]) -> None: ...
+
+Global___ListAliasChangesResponse: typing_extensions.TypeAlias = ListAliasChangesResponse
+
+@typing.final
+class AliasChange(google.protobuf.message.Message):
+    """AliasChange says that an alias moved."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: builtins.int
+    ALIAS_FIELD_NUMBER: builtins.int
+    FROM_ID_FIELD_NUMBER: builtins.int
+    TO_ID_FIELD_NUMBER: builtins.int
+    WHO_FIELD_NUMBER: builtins.int
+    WHY_FIELD_NUMBER: builtins.int
+    alias: builtins.str
+    """alias that moved: "current", "previous", "candidate" or "approved"."""
+    from_id: builtins.str
+    """from_id of the checkpoint that it named before. Empty if it named none."""
+    to_id: builtins.str
+    """to_id of the checkpoint that it names since. Empty if it names none."""
+    who: builtins.str
+    """who moved it: the name of the caller's token or certificate ("anonymous" without one), the id of a job, "server" for
+    what the server does by itself, or "outside" for what another process did.
+    """
+    why: builtins.str
+    """why in one sentence."""
+    @property
+    def time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """time at which it was written down."""
+
+    def __init__(
+        self,
+        *,
+        time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        alias: builtins.str = ...,
+        from_id: builtins.str = ...,
+        to_id: builtins.str = ...,
+        who: builtins.str = ...,
+        why: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["time", b"time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["alias", b"alias", "from_id", b"from_id", "time", b"time", "to_id", b"to_id", "who", b"who", "why", b"why"]) -> None: ...
+
+Global___AliasChange: typing_extensions.TypeAlias = AliasChange

@@ -60,6 +60,11 @@ class CheckpointServiceStub(object):
                 request_serializer=twofold_dot_v1_dot_checkpoints__pb2.DeleteCheckpointRequest.SerializeToString,
                 response_deserializer=twofold_dot_v1_dot_checkpoints__pb2.DeleteCheckpointResponse.FromString,
                 _registered_method=True)
+        self.ListAliasChanges = channel.unary_unary(
+                '/twofold.v1.CheckpointService/ListAliasChanges',
+                request_serializer=twofold_dot_v1_dot_checkpoints__pb2.ListAliasChangesRequest.SerializeToString,
+                response_deserializer=twofold_dot_v1_dot_checkpoints__pb2.ListAliasChangesResponse.FromString,
+                _registered_method=True)
 
 
 class CheckpointServiceServicer(object):
@@ -104,6 +109,13 @@ class CheckpointServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAliasChanges(self, request, context):
+        """ListAliasChanges returns who moved which alias, when and why, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CheckpointServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -131,6 +143,11 @@ def add_CheckpointServiceServicer_to_server(servicer, server):
                     servicer.DeleteCheckpoint,
                     request_deserializer=twofold_dot_v1_dot_checkpoints__pb2.DeleteCheckpointRequest.FromString,
                     response_serializer=twofold_dot_v1_dot_checkpoints__pb2.DeleteCheckpointResponse.SerializeToString,
+            ),
+            'ListAliasChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAliasChanges,
+                    request_deserializer=twofold_dot_v1_dot_checkpoints__pb2.ListAliasChangesRequest.FromString,
+                    response_serializer=twofold_dot_v1_dot_checkpoints__pb2.ListAliasChangesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -269,6 +286,33 @@ class CheckpointService(object):
             '/twofold.v1.CheckpointService/DeleteCheckpoint',
             twofold_dot_v1_dot_checkpoints__pb2.DeleteCheckpointRequest.SerializeToString,
             twofold_dot_v1_dot_checkpoints__pb2.DeleteCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAliasChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/twofold.v1.CheckpointService/ListAliasChanges',
+            twofold_dot_v1_dot_checkpoints__pb2.ListAliasChangesRequest.SerializeToString,
+            twofold_dot_v1_dot_checkpoints__pb2.ListAliasChangesResponse.FromString,
             options,
             channel_credentials,
             insecure,

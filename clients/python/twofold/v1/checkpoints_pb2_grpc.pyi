@@ -105,7 +105,23 @@ _CheckpointServiceDeleteCheckpointType = typing_extensions.TypeVar(
     ],
 )
 
-class CheckpointServiceStub(typing.Generic[_CheckpointServiceGetCheckpointType, _CheckpointServiceListCheckpointsType, _CheckpointServicePromoteCheckpointType, _CheckpointServiceRollBackType, _CheckpointServiceDeleteCheckpointType]):
+_CheckpointServiceListAliasChangesType = typing_extensions.TypeVar(
+    '_CheckpointServiceListAliasChangesType',
+    grpc.UnaryUnaryMultiCallable[
+        twofold.v1.checkpoints_pb2.ListAliasChangesRequest,
+        twofold.v1.checkpoints_pb2.ListAliasChangesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        twofold.v1.checkpoints_pb2.ListAliasChangesRequest,
+        twofold.v1.checkpoints_pb2.ListAliasChangesResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        twofold.v1.checkpoints_pb2.ListAliasChangesRequest,
+        twofold.v1.checkpoints_pb2.ListAliasChangesResponse,
+    ],
+)
+
+class CheckpointServiceStub(typing.Generic[_CheckpointServiceGetCheckpointType, _CheckpointServiceListCheckpointsType, _CheckpointServicePromoteCheckpointType, _CheckpointServiceRollBackType, _CheckpointServiceDeleteCheckpointType, _CheckpointServiceListAliasChangesType]):
     """CheckpointService shows the store and moves its aliases. A checkpoint is immutable; an alias is a name that moves."""
 
     @typing.overload
@@ -129,6 +145,10 @@ class CheckpointServiceStub(typing.Generic[_CheckpointServiceGetCheckpointType, 
         grpc.UnaryUnaryMultiCallable[
             twofold.v1.checkpoints_pb2.DeleteCheckpointRequest,
             twofold.v1.checkpoints_pb2.DeleteCheckpointResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            twofold.v1.checkpoints_pb2.ListAliasChangesRequest,
+            twofold.v1.checkpoints_pb2.ListAliasChangesResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -154,6 +174,10 @@ class CheckpointServiceStub(typing.Generic[_CheckpointServiceGetCheckpointType, 
             twofold.v1.checkpoints_pb2.DeleteCheckpointRequest,
             twofold.v1.checkpoints_pb2.DeleteCheckpointResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            twofold.v1.checkpoints_pb2.ListAliasChangesRequest,
+            twofold.v1.checkpoints_pb2.ListAliasChangesResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     GetCheckpoint: _CheckpointServiceGetCheckpointType
@@ -177,6 +201,9 @@ class CheckpointServiceStub(typing.Generic[_CheckpointServiceGetCheckpointType, 
     "approved" names it, if it answers, or if a job that waits or runs builds on it or has made it.
     """
 
+    ListAliasChanges: _CheckpointServiceListAliasChangesType
+    """ListAliasChanges returns who moved which alias, when and why, newest first."""
+
 CheckpointServiceAsyncStub: typing_extensions.TypeAlias = CheckpointServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         twofold.v1.checkpoints_pb2.GetCheckpointRequest,
@@ -197,6 +224,10 @@ CheckpointServiceAsyncStub: typing_extensions.TypeAlias = CheckpointServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         twofold.v1.checkpoints_pb2.DeleteCheckpointRequest,
         twofold.v1.checkpoints_pb2.DeleteCheckpointResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        twofold.v1.checkpoints_pb2.ListAliasChangesRequest,
+        twofold.v1.checkpoints_pb2.ListAliasChangesResponse,
     ],
 ]
 
@@ -248,5 +279,13 @@ class CheckpointServiceServicer(metaclass=abc.ABCMeta):
         """DeleteCheckpoint removes a checkpoint for good. FAILED_PRECONDITION, and nothing changes, if "current", "previous" or
         "approved" names it, if it answers, or if a job that waits or runs builds on it or has made it.
         """
+
+    @abc.abstractmethod
+    def ListAliasChanges(
+        self,
+        request: twofold.v1.checkpoints_pb2.ListAliasChangesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[twofold.v1.checkpoints_pb2.ListAliasChangesResponse, collections.abc.Awaitable[twofold.v1.checkpoints_pb2.ListAliasChangesResponse]]:
+        """ListAliasChanges returns who moved which alias, when and why, newest first."""
 
 def add_CheckpointServiceServicer_to_server(servicer: CheckpointServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -1,0 +1,113 @@
+"""What was seen of a checkpoint under live requests, and whether that is enough to say that it is bad. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from twofold_checkpoint.manifest import HEADS, HeadName
+
+Cause = Literal["errors", "latency", "agreement"]
+CAUSES: tuple[Cause, ...] = ("errors", "latency", "agreement")
+
+ALPHA = 1e-3
+"""Chance that a share which is within its limit is ever taken to be above it, however often it is looked at."""
+SLOW_SHARE = 0.05
+"""Share of texts that may be slow: the limit of slowness is one of the 95th percentile."""
+_ALTERNATIVES = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """*bad* of *all*."""
+
+    bad: int = 0
+    all: int = 0
+
+    def __add__(self, bad: bool) -> Share:
+        return Share(self.bad + bad, self.all + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Count what was seen of a checkpoint: its passes, and the texts that another one has answered, too."""
+
+    passes: Share = Share()
+    """Those that failed, of the live ones."""
+    texts: Share = Share()
+    """Those that only this one could not answer, or not with numbers."""
+    slow: Share = Share()
+    """Those for which it took too many times as long as the other one."""
+    differing: Mapping[HeadName, Share] = field(default_factory=lambda: dict.fromkeys(HEADS, Share()))
+    """Those that the head answers differently, of those that could be compared."""
+
+    def agreement(self, head: HeadName) -> float | None:
+        """Return the share of texts that a head answers as the other checkpoint does; None if none was compared."""
+        seen = self.differing[head]
+        return 1 - seen.bad / seen.all if seen.all else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Say what is still good."""
+
+    fewest: int
+    """Nothing is decided by fewer."""
+    errors: float
+    slowdown: float
+    agreement: float
+    adapted_agreement: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Why a checkpoint is bad, as one sentence without its end."""
+
+    cause: Cause
+    told: str
+
+
+def is_proven(seen: Share, limit: float, alpha: float = ALPHA) -> bool:
+    """Tell whether more than a share *limit* of all is bad, as far as these show.
+
+    It may be asked again after each new one: if the share is within the limit, the chance that this is ever true is at
+    most *alpha*. The likelihood ratio of a mixture of shares above the limit against the limit is a nonnegative
+    supermartingale then, which exceeds 1/alpha at any time with that chance only (Ville 1939; Robbins 1970).
+    """
+    if limit >= 1 or not seen.bad:
+        return False
+    if limit <= 0:
+        return True
+    good = seen.all - seen.bad
+    # Denser near the limit, where more are needed to tell.
+    shares = [limit + (1 - limit) * (step / _ALTERNATIVES) ** 2 for step in range(1, _ALTERNATIVES + 1)]
+    ratios = [
+        seen.bad * math.log(share / limit) + (good * math.log((1 - share) / (1 - limit)) if good else 0.0)
+        for share in shares
+        if share < 1 or not good
+    ]
+    top = max(ratios)
+    mixture = top + math.log(sum(math.exp(one - top) for one in ratios) / _ALTERNATIVES)
+    return mixture >= -math.log(alpha)
+
+
+def judge(evidence: Evidence, limits: Limits, adapted: HeadName | None) -> Finding | None:
+    """Return why the checkpoint is bad, or None where that is not proven. *adapted* is the head that was to change."""
+    return next(_findings(evidence, limits, adapted), None)
+
+
+def _findings(evidence: Evidence, limits: Limits, adapted: HeadName | None) -> Iterator[Finding]:
+    for seen, what in ((evidence.passes, "passes"), (evidence.texts, "texts")):
+        if seen.all >= limits.fewest and is_proven(seen, limits.errors):
+            yield Finding("errors", f"{seen.bad} of {seen.all} {what} failed, and {limits.errors:.1%} may")
+    if evidence.slow.all >= limits.fewest and is_proven(evidence.slow, SLOW_SHARE):
+        told = f"{evidence.slow.bad} of {evidence.slow.all} texts took more than {limits.slowdown:g} times as long"
+        yield Finding("latency", f"{told}, and {SLOW_SHARE:.0%} may")
+    for head in HEADS:
+        seen = evidence.differing[head]
+        least = limits.adapted_agreement if adapted in {head, None} else limits.agreement
+        if seen.all >= limits.fewest and is_proven(seen, 1 - least):
+            told = f"the {head} head agrees on {seen.all - seen.bad} of {seen.all} texts"
+            yield Finding("agreement", f"{told}, and {least:.0%} is the least")
