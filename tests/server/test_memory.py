@@ -61,8 +61,8 @@ def test_this_machine_has_memory_left():
 
 def test_what_does_not_fit_is_refused_before_it_is_loaded(store, monkeypatch):
     """Too little memory for a second copy is an error that says how much is needed and free, and no session is opened."""
-    monkeypatch.setattr("twofold_server.promotion.count_free_bytes", lambda: 10 << 20)
-    monkeypatch.setattr("twofold_server.promotion.Engine", None)
+    monkeypatch.setattr("twofold_server.loading.count_free_bytes", lambda: 10 << 20)
+    monkeypatch.setattr("twofold_server.loading.Engine", None)
 
     with pytest.raises(SwapError, match=r"b: load: it takes about 64 MiB .* and 10 MiB are free"):
         load_engine(store.get("b"), config_of(store))
@@ -70,7 +70,7 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded(store, monkeypatch):
 
 def test_where_nobody_knows_it_is_tried(store, monkeypatch):
     """Without an answer about memory a checkpoint is loaded."""
-    monkeypatch.setattr("twofold_server.promotion.count_free_bytes", lambda: None)
+    monkeypatch.setattr("twofold_server.loading.count_free_bytes", lambda: None)
 
     assert load_engine(store.get("b"), config_of(store)).id == "b"
 

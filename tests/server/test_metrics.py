@@ -15,7 +15,7 @@ def test_values_after_known_traffic(store):
     """Three good calls, a wrong one and a swap give exactly these numbers."""
 
     async def main():
-        async with running(store) as server:
+        async with running(store, watch_seconds=0) as server:
             await server.predict("rain")  # 3 tokens
             await server.predict("rain in oslo", "play")  # 5 + 3 tokens, padded to 10
             await server.inference.Embed(pb.EmbedRequest(texts=["wake"]))  # 3 tokens

@@ -17,7 +17,7 @@ from twofold_server.database import Database, Place
 from twofold_server.database_url import DatabaseUrl
 from twofold_server.errors import ConflictError, DatabaseError, OverloadedError, UnknownNameError, WrongStateError
 from twofold_server.job_table import JobTable
-from twofold_server.jobs import JobState, JobView, Order, PhaseEnded, StateEntered, fold
+from twofold_server.jobs import JobState, JobView, Order, PhaseEnded, RolledBack, StateEntered, fold
 from twofold_server.migrations import VERSION
 from twofold_server.tables import SCHEMA
 
@@ -68,6 +68,23 @@ def test_a_job_that_is_over_says_nothing_more(place: Place) -> None:
         table.say("job-1", Noted(message="n"), at(2))
 
     assert table.read("job-1", 0)[1]
+    table.close()
+
+
+@BOTH
+def test_what_came_of_a_job_follows_its_end(place: Place) -> None:
+    """A swap that was undone is told to a job that is over: one more event, and its end stays as it was."""
+    table = JobTable(place)
+    table.add(first(), "digest", limit=9)
+    ended, _ = table.say("job-1", ENDED, at(1))
+    said = RolledBack(checkpoint_id="c2", restored_id="c1", cause="errors", reason="9 of 9 failed")
+
+    view, _ = table.amend("job-1", said, at(2))
+
+    records, over = table.read("job-1", ended.last_sequence)
+    assert ([one.said for one in records], over) == ([said], True)
+    assert (view.state, view.reason, view.ended) == (ended.state, ended.reason, ended.ended)
+    assert table.get("job-1").report.rolled_back == said.told
     table.close()
 
 
@@ -218,7 +235,7 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
     """What does not fit is an error with its reason, without any text of the caller; nothing of it is kept."""
     table = JobTable(tmp_path / "jobs.sqlite3")
     table.add(first(), "digest", limit=9)
-    with table._database.reading() as connection:
+    with table.database.reading() as connection:
         connection.exec_driver_sql("PRAGMA max_page_count = 1")
 
     with pytest.raises(DatabaseError) as raised:

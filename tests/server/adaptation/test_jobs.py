@@ -28,6 +28,7 @@ from twofold_server.jobs import (
     Phase,
     PhaseEnded,
     Record,
+    RolledBack,
     Said,
     StateEntered,
     Swapped,
@@ -120,6 +121,10 @@ REPORTS: list[tuple[list[Said], dict[str, object]]] = [
     ([Noted(message=str(number)) for number in range(200)], {"notes": tuple(map(str, range(MAX_NOTES)))}),
     ([ParityMeasured(max_error=2e-6, texts=9), ParityMeasured(max_error=1e-6, texts=9)], {"max_parity_error": 2e-6}),
     ([Swapped(checkpoint_id="c2", seconds=1.5)], {"swap_seconds": 1.5}),
+    (
+        [RolledBack(checkpoint_id="c2", restored_id="c1", cause="errors", reason="9 of 9 failed")],
+        {"rolled_back": "c2 was bad: 9 of 9 failed. c1 answers again."},
+    ),
 ]
 
 

@@ -267,6 +267,7 @@ STORY: list[tuple[jobs.Said, str | None]] = [
     ),
     (ev.Published(checkpoint_id="second"), "checkpoint_id"),
     (jobs.Swapped(checkpoint_id="second", seconds=1.5), None),
+    (jobs.RolledBack(checkpoint_id="second", restored_id="first", cause="errors", reason="9 failed"), "warning"),
     (jobs.StateEntered(state=JobState.SUCCEEDED, reason="Done."), "state"),
 ]
 
