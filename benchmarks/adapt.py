@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from adapting.bases import BasePlan, ensure_base, plan_base
+from adapting.bases import BasePlan, digest_weights, ensure_base, plan_base
 from adapting.cells import Cell, digest_settings
 from adapting.progress import remaining_seconds, spell
 from adapting.rates import DEFAULT
@@ -37,7 +38,8 @@ from adapting.sizes import NAMES, Size, choose_size
 from adapting.summary import summarise
 from adapting.table import make_overview, make_tables
 
-LOCK = threading.Lock()
+LOCKS: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+"""One a base: of all cells that wait for the same one, one trains it. Bases train with a thread each, side by side."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,11 @@ class Benchmark:
         from adapting.measuring import Run, measure, peak_memory_mib  # noqa: PLC0415 -- imports torch: seconds.
         from adapting.student import load_student  # noqa: PLC0415 -- the same.
 
+        base = ensure_base(self.bases[scenario.name], self.work / "bases")
         run = Run(
             scenario=scenario,
             row=find_row(row),
-            student=load_student(ensure_base(self.bases[scenario.name], self.work / "bases")),
+            student=load_student(base),
             root=self.root,
             size=self.size,
             scorer=Scorer(self.scorer),
@@ -98,6 +101,7 @@ class Benchmark:
         steps = measure(run)
         return Cell(
             **self.identity(scenario, row),
+            base_weights=digest_weights(base),
             steps=steps,
             verdict=", ".join(step.verdict for step in steps if step.verdict) or None,
             seconds=round(sum(step.seconds for step in steps), 2),
@@ -123,8 +127,9 @@ class Benchmark:
 def run_apart(benchmark: Benchmark, scenario: str, row: str, arguments: list[str], *, threads: int) -> Cell:
     """Measure a cell in a process of its own; what goes wrong there becomes the cell's error."""
     try:
-        with LOCK:  # Once for all cells that wait for the same base.
-            ensure_base(benchmark.bases[scenario], benchmark.work / "bases")
+        base = benchmark.bases[scenario]
+        with LOCKS[base.digest]:
+            ensure_base(base, benchmark.work / "bases")
     except RuntimeError as error:  # The base could not be trained.
         return Cell(**benchmark.identity(benchmark.find(scenario), row), error=str(error))
     directory = benchmark.directory(scenario, row)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 from cost import run
-from twofold_checkpoint.checkpoint import Checkpoint
+from twofold_checkpoint.checkpoint import TRAINING_WEIGHTS, Checkpoint
 from twofold_checkpoint.examples import Example, write_examples
 from twofold_checkpoint.store import Store
 
@@ -44,13 +44,22 @@ def plan_base(root: Path, base: Base, size: Size, *, seed: int) -> BasePlan:
 
 
 def ensure_base(plan: BasePlan, work: Path) -> Checkpoint:
-    """Return the base's checkpoint; `twofold-trainer init` trains it if it is not there. Raises RuntimeError."""
+    """Return the base's checkpoint; `twofold-trainer init` trains it if it is not there. Raises RuntimeError.
+
+    With one thread, whatever the machine has: sums of several threads come out otherwise, and rows that were measured in
+    different sessions should start from the same bytes.
+    """
     own = work / plan.digest
     store = Store(own / "store")
     if store.aliases().current is None:
         own.mkdir(parents=True, exist_ok=True)
         write_examples(own / "train.jsonl", plan.train)
         write_examples(own / "dev.jsonl", plan.dev)
-        command = [sys.executable, "-m", "twofold_trainer", "init", "--out", str(own / "store"), *plan.arguments]
-        run([*command, "--train", str(own / "train.jsonl"), "--dev", str(own / "dev.jsonl")])
+        command = [sys.executable, "-m", "twofold_trainer", "init", "--threads", "1", "--out", str(own / "store")]
+        run([*command, *plan.arguments, "--train", str(own / "train.jsonl"), "--dev", str(own / "dev.jsonl")])
     return store.get("current")
+
+
+def digest_weights(base: Checkpoint) -> str:
+    """Return sixteen hexadecimal digits over the weights that a base came to."""
+    return hashlib.sha256((base.path / TRAINING_WEIGHTS).read_bytes()).hexdigest()[:16]

@@ -56,6 +56,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     digest: str
     """Of the settings: a cell with another digest is out of date."""
     settings: dict[str, Any]
+    base_weights: str = ""
+    """Digest of the weights that it began with, which may differ where the base was trained again."""
     steps: tuple[StepScores, ...] = ()
     verdict: str | None = None
     seconds: float = 0.0

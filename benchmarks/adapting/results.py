@@ -49,10 +49,20 @@ def write_cells(
         figures=compute_figures(current),
         quiet=quiet,
         missing=[f"{scenario}/{row}" for scenario, row in wanted if (scenario, row) not in summaries],
+        mixed_bases=find_mixed_bases(current),
         dominated=[dataclasses.asdict(one) for one in find_dominated(summaries)],
         cells=msgspec.to_builtins(current),
         outdated=msgspec.to_builtins(outdated),
     )
+
+
+def find_mixed_bases(cells: Iterable[Cell]) -> list[str]:
+    """Name the scenarios whose rows did not all start from the same weights: a point between them may be the base's."""
+    found: dict[str, set[str]] = {}
+    for cell in cells:
+        if cell.steps:
+            found.setdefault(cell.scenario, set()).add(cell.base_weights)
+    return [scenario for scenario, weights in found.items() if len(weights) > 1]
 
 
 def select_current(cells: Mapping[Key, Cell], wanted: Mapping[Key, str]) -> list[Cell]:

@@ -11,7 +11,7 @@ import report
 from adapting.cells import Cell, digest_settings
 from adapting.figures import Dominated, compute_figures, find_dominated, sum_margin
 from adapting.progress import remaining_seconds, spell
-from adapting.results import name_results, read_cells, select_current, select_left, write_cells
+from adapting.results import find_mixed_bases, name_results, read_cells, select_current, select_left, write_cells
 from adapting.rows import CLASSICS, COSTLY, COSTLY_SCENARIOS, OURS, PARTS, ROWS, is_run
 from adapting.rows import OVERVIEW as OVERVIEW_ROWS
 from adapting.sizes import QUICK_SCENARIOS
@@ -230,6 +230,17 @@ def test_finished_cells_are_found_again(results: Path, capsys: pytest.CaptureFix
     written = json.loads((results / "adapt.json").read_text())
     assert written["missing"] == ["a/derpp", "a/auto", "a/exact"]
     assert [one["row"] for one in written["outdated"]] == ["derpp"]
+
+
+def test_rows_that_began_with_other_weights_are_named() -> None:
+    """A base that was trained again may be another one: the scenario is named, and one without scores is not."""
+    given = [
+        cell("a", "lwf", (80.0, 90.0, 90.0), base_weights="1"),
+        cell("a", "auto", (80.0, 90.0, 90.0), base_weights="2"),
+        cell("b", "lwf", (80.0, 90.0, 90.0), base_weights="2"),
+        cell("b", "auto", error="no"),
+    ]
+    assert find_mixed_bases(given) == ["a"]
 
 
 def test_a_digest_is_of_the_settings_alone() -> None:
