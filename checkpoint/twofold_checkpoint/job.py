@@ -15,8 +15,11 @@ LabelPolicy = Literal["append", "fixed", "replace"]
 """New names are appended to the adapted head's, or refused, or take their place."""
 RETAINED_MARGIN = 3.0
 """Points that the adapted head may lose on its old labels, unless somebody says otherwise."""
-PHASES = ("validate", "baseline", "cache", "probe", "train", "evaluate", "export", "parity", "gate", "swap")
-"""Phases of a job in their usual order. The last one is the server's."""
+SERVER_PHASES = ("shadow", "swap")
+PHASES = (
+    "validate", "baseline", "cache", "probe", "train", "evaluate", "export", "parity", "gate", *SERVER_PHASES,
+)  # fmt: skip
+"""Phases of a job in their usual order. The last ones are the server's."""
 
 
 class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

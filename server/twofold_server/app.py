@@ -37,6 +37,7 @@ from twofold_server.metrics import Metrics
 from twofold_server.probation import Probation
 from twofold_server.promotion import Promoter
 from twofold_server.reflection import enable_reflection
+from twofold_server.rehearsal import Rehearsal
 from twofold_server.rpc import Boundary
 from twofold_server.runner import JobRunner
 from twofold_server.servicers.adaptation import AdaptationServicer
@@ -103,7 +104,8 @@ async def serve(config: Config) -> AsyncIterator[Serving]:  # noqa: PLR0915 -- t
         probation.undo = promoter.undo
         down.push_async_callback(promoter.stop)
         down.push_async_callback(probation.stop)
-        runner = JobRunner(config=config, store=store, promoter=promoter, metrics=metrics)
+        rehearsal = Rehearsal(config, slot, shadow, promoter)
+        runner = JobRunner(config=config, store=store, promoter=promoter, metrics=metrics, rehearsal=rehearsal)
         promoter.record = runner.book.record
         probation.told = runner.amend
         batcher.observe = Interference(metrics, lambda: runner.is_running).observe

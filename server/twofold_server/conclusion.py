@@ -45,6 +45,12 @@ def not_promoted(candidate: str, reason: str) -> StateEntered:
     return StateEntered(state=JobState.FAILED, reason=told)
 
 
+def refused_in_shadow(candidate: str, told: str) -> StateEntered:
+    """End a job whose candidate passed the gate and was bad on live texts."""
+    reason = f"{candidate} passed the gate, but in shadow, on live texts, {told}; the old checkpoint serves on."
+    return StateEntered(state=JobState.REJECTED, reason=reason)
+
+
 def overtaken(base: str, current: str | None) -> str:
     """Say why a candidate is not promoted on its own: the gate compared it with what is not current any more."""
     return (

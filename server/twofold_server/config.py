@@ -61,6 +61,11 @@ class Config:
     watch_slowdown: float = _setting(3.0, "times as long as before that a text may take after a swap")
     watch_agreement: float = _setting(0.8, "least share of texts that a head answers as before, unless it was adapted")
     watch_adapted_agreement: float = _setting(0.4, "the same of the head that was adapted")
+    shadow_share: float = _setting(
+        0.0, "share of texts that a candidate answers, too, before a job makes it live; a job may ask for another"
+    )
+    shadow_texts: int = _setting(500, "compared texts after which a candidate in shadow is made live or refused")
+    shadow_seconds: float = _setting(600.0, "seconds after which it is, however few were compared")
     max_queued_jobs: int = _setting(16, "adaptation jobs that may wait")
     max_dataset_examples: int = _setting(200_000, "examples in one data set")
     keep_checkpoints: int = _setting(0, "newest checkpoints that are kept beside those in use; 0 keeps all")
@@ -93,6 +98,7 @@ class Config:
             "max_texts",
             "max_characters",
             "watch_fewest",
+            "shadow_texts",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)} must be at least 1")
@@ -105,6 +111,7 @@ class Config:
             "drain_timeout",
             "pause_above_ms",
             "watch_seconds",
+            "shadow_seconds",
             "keep_checkpoints",
             "keep_jobs",
             "keep_uploads",
@@ -112,7 +119,7 @@ class Config:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)} must not be negative")
 
-        for name in ("watch_share", "watch_errors", "watch_agreement", "watch_adapted_agreement"):
+        for name in ("shadow_share", "watch_share", "watch_errors", "watch_agreement", "watch_adapted_agreement"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)} must be from 0 to 1")
         if self.watch_slowdown <= 1:

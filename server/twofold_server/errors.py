@@ -11,6 +11,7 @@ ServerError
 ├── UnknownNameError       there is no such job, upload or model
 ├── ConflictError          a request_id was used before with another request
 ├── WrongStateError        the object is not in a state that allows this
+│   └── OvertakenError         something else became current than what a candidate was compared with
 ├── DatabaseError          the database of jobs failed, or does not answer
 ├── UnsupportedError       a procedure of a foreign protocol that is not served; says what to call instead
 └── SwapError              a checkpoint could not be made live; the old one serves on
@@ -89,6 +90,14 @@ class ConflictError(ServerError):
 
 class WrongStateError(ServerError):
     """The object is not in a state that allows this."""
+
+
+class OvertakenError(WrongStateError):
+    """Something else became current than what a candidate was compared with: *current*, or nothing."""
+
+    def __init__(self, current: str | None) -> None:
+        super().__init__(f"{current} is current by now")
+        self.current = current
 
 
 class DatabaseError(ServerError):

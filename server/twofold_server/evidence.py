@@ -98,6 +98,21 @@ def judge(evidence: Evidence, limits: Limits, adapted: HeadName | None) -> Findi
     return next(_findings(evidence, limits, adapted), None)
 
 
+def refusal(evidence: Evidence, limits: Limits, adapted: HeadName | None) -> Finding | None:
+    """Return why a candidate that was compared is not made live, or None.
+
+    Before it is live, the proof is the candidate's to give: a head that was seen to agree too little refuses it, proven
+    or not, unless fewer texts were compared than decide anything.
+    """
+    if found := judge(evidence, limits, adapted):
+        return found
+    for head in HEADS:
+        seen, least = evidence.differing[head], _least(limits, head, adapted)
+        if seen.all >= limits.fewest and seen.all - seen.bad < least * seen.all:
+            return _disagreement(head, seen, least)
+    return None
+
+
 def _findings(evidence: Evidence, limits: Limits, adapted: HeadName | None) -> Iterator[Finding]:
     for seen, what in ((evidence.passes, "passes"), (evidence.texts, "texts")):
         if seen.all >= limits.fewest and is_proven(seen, limits.errors):
@@ -107,7 +122,16 @@ def _findings(evidence: Evidence, limits: Limits, adapted: HeadName | None) -> I
         yield Finding("latency", f"{told}, and {SLOW_SHARE:.0%} may")
     for head in HEADS:
         seen = evidence.differing[head]
-        least = limits.adapted_agreement if adapted in {head, None} else limits.agreement
+        least = _least(limits, head, adapted)
         if seen.all >= limits.fewest and is_proven(seen, 1 - least):
-            told = f"the {head} head agrees on {seen.all - seen.bad} of {seen.all} texts"
-            yield Finding("agreement", f"{told}, and {least:.0%} is the least")
+            yield _disagreement(head, seen, least)
+
+
+def _least(limits: Limits, head: HeadName, adapted: HeadName | None) -> float:
+    """Return the least agreement of a head. The one that was to change, or might have been, has the wide limit."""
+    return limits.adapted_agreement if adapted in {head, None} else limits.agreement
+
+
+def _disagreement(head: HeadName, seen: Share, least: float) -> Finding:
+    told = f"the {head} head agrees on {seen.all - seen.bad} of {seen.all} texts"
+    return Finding("agreement", f"{told}, and {least:.0%} is the least")

@@ -29,6 +29,8 @@ from twofold_checkpoint.events import (
 from twofold_checkpoint.job import RETAINED_MARGIN, Exact, Freeze, Hyperparameters, LabelPolicy, Statistical
 from twofold_checkpoint.manifest import HeadName, MemoryMode
 
+from twofold_server.live_events import RolledBack, Shadowed
+
 MAX_NOTES = 100
 """Notes in a report. Those that come later stand among the events only."""
 
@@ -65,6 +67,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_runtime: float | None = None
     promote: PromoteName = "auto"
     memory: MemoryMode | None = None
+    shadow_share: float | None = None
+    """None means what the server is set to."""
     base: str = "current"
     """An id or an alias. An alias is resolved when the job starts, so that queued jobs build on one another."""
     seed: int = 0
@@ -102,21 +106,7 @@ class Swapped(_Told, frozen=True):
     seconds: float
 
 
-class RolledBack(_Told, frozen=True):
-    """The candidate was made live and turned out bad, so the checkpoint before answers again. It may follow the end."""
-
-    checkpoint_id: str
-    restored_id: str
-    cause: str
-    reason: str
-
-    @property
-    def told(self) -> str:
-        """The whole of it in two sentences."""
-        return f"{self.checkpoint_id} was bad: {self.reason}. {self.restored_id} answers again."
-
-
-Said = StateEntered | BaseChosen | PhaseEnded | Swapped | RolledBack | Event
+Said = StateEntered | BaseChosen | PhaseEnded | Swapped | Shadowed | RolledBack | Event
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,6 +152,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     gate: tuple[Compared, ...] = ()
     negative_flips: tuple[str, ...] = ()
     exact: ExactProven | None = None
+    shadow: Shadowed | None = None
     rolled_back: str = ""
     """Why the checkpoint before answers again; empty if it does not."""
 
@@ -274,6 +265,8 @@ def _report_after(report: Report, said: Said) -> Report:
             return replace(report, max_parity_error=max(report.max_parity_error, said.max_error))
         case Swapped():
             return replace(report, swap_seconds=said.seconds)
+        case Shadowed():
+            return replace(report, shadow=said)
         case RolledBack():
             return replace(report, rolled_back=said.told)
     return report

@@ -13,11 +13,11 @@ from twofold_server.alias_changes import SERVER, Author
 from twofold_server.config import Config
 from twofold_server.errors import ServerError
 from twofold_server.evidence import Evidence, Finding, judge
-from twofold_server.jobs import RolledBack
+from twofold_server.live_events import RolledBack
 from twofold_server.metrics import Metrics
-from twofold_server.shadow import Pair, Shadow
+from twofold_server.shadow import Shadow
 from twofold_server.slot import Slot
-from twofold_server.trial import Swap, Trial, limits_of
+from twofold_server.trial import Swap, Trial, limits_of, pair_of
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Probation:
             return
         trial = self._trial = Trial(swap.subject.id)
         if swap.reference is not None:
-            pair = Pair(swap.subject, swap.reference, self._limits.slowdown)
+            pair = pair_of(swap.subject, swap.reference, self._config)
             self._shadow.begin(pair, self._config.watch_share, trial.saw_text)
         self._watch = asyncio.create_task(self._look(swap, trial), name="probation")
 

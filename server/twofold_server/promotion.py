@@ -18,11 +18,12 @@ from twofold_checkpoint.store import Move, Store
 from twofold_server.alias_changes import Author
 from twofold_server.config import Config
 from twofold_server.engine import Engine, EngineState
-from twofold_server.errors import SwapError, WrongStateError
+from twofold_server.errors import OvertakenError, SwapError, WrongStateError
 from twofold_server.loading import load_engine
 from twofold_server.metrics import Metrics
+from twofold_server.shadow import Pair
 from twofold_server.slot import Slot
-from twofold_server.trial import Swap
+from twofold_server.trial import Swap, pair_of
 
 log = logging.getLogger(__name__)
 
@@ -80,19 +81,25 @@ class Promoter:
         """Writes down who moved aliases, and never fails; the job book does it."""
 
     async def promote(
-        self, name: str, author: Author, *, approve: bool = False, adapted: HeadName | None = None
+        self,
+        name: str,
+        author: Author,
+        *,
+        approve: bool = False,
+        adapted: HeadName | None = None,
+        over: str | None = None,
     ) -> Promotion:
         """Make the checkpoint of an id or alias live; *approve* says that a person chose it, *adapted* what a job changed.
 
-        When it returns, every request that arrives later is answered by it. If any step fails, the old one serves on
+        With *over* it replaces the checkpoint of that id and no other, or raises OvertakenError. When it returns, every request that arrives later is answered by it. If any step fails, the old one serves on
         and the error says which step: SwapError or CheckpointError.
         """
-        return await self._to_its_end(self._promote(name, author, approve=approve, adapted=adapted))
+        return await self._to_its_end(self._promote(name, author, approve=approve, adapted=adapted, over=over))
 
     async def roll_back(self, author: Author) -> Promotion:
         """Make the previous checkpoint live again. Raises WrongStateError if there is none, or what promote raises."""
         try:
-            return await self._to_its_end(self._promote("previous", author, approve=True, adapted=None))
+            return await self._to_its_end(self._promote("previous", author, approve=True))
         except CheckpointNotFoundError as error:
             raise WrongStateError(f"cannot roll back: {error}") from error
 
@@ -102,6 +109,28 @@ class Promoter:
         Raises CheckpointNotFoundError if something else has become current, or what promote raises.
         """
         return (await self._to_its_end(self._undo(checkpoint_id, author))).checkpoint.id
+
+    async def stand_by(self, name: str) -> Pair | None:
+        """Load a checkpoint beside the one that answers, to compare them; None if there is nothing to compare with.
+
+        The next promotion, of this or of another one, ends that. Raises what promote raises.
+        """
+        async with self._turn:
+            with self._counted(name):
+                live, checkpoint = self._slot.live, await asyncio.to_thread(self._store.get, name)
+                if live is None or live.id == checkpoint.id:
+                    return None
+                await self._watcher.end()
+                await asyncio.to_thread(self._slot.dismiss)
+                engine = await asyncio.to_thread(load_engine, checkpoint, self._config, live)
+                self._slot.stand_by(engine)
+                return pair_of(engine, live, self._config)
+
+    async def dismiss(self, pair: Pair) -> None:
+        """Let the subject of a pair go, if it still stands by."""
+        async with self._turn:
+            if self._slot.beside is pair.subject:
+                await asyncio.to_thread(self._slot.dismiss)
 
     async def stop(self) -> None:
         """Wait until what began has ended."""
@@ -113,8 +142,13 @@ class Promoter:
         task.add_done_callback(self._begun.discard)
         return await asyncio.shield(task)
 
-    async def _promote(self, name: str, author: Author, *, approve: bool, adapted: HeadName | None) -> Promotion:
+    async def _promote(
+        self, name: str, author: Author, *, approve: bool, adapted: HeadName | None = None, over: str | None = None
+    ) -> Promotion:
         async with self._turn:
+            current = (await asyncio.to_thread(self._store.aliases)).current
+            if over is not None and current not in {over, name}:  # It may have been made current by a person meanwhile.
+                raise OvertakenError(current)
             with self._counted(name):
                 checkpoint = await asyncio.to_thread(self._store.get, name)
 

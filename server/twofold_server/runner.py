@@ -5,49 +5,35 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import aclosing
-from typing import IO, Protocol
+from typing import IO
 
 from twofold_checkpoint.checkpoint import Checkpoint
 from twofold_checkpoint.errors import CheckpointError
-from twofold_checkpoint.events import Finished, Noted, PhaseStarted
+from twofold_checkpoint.events import Finished, Noted
 from twofold_checkpoint.job import Job
-from twofold_checkpoint.manifest import HeadName
 from twofold_checkpoint.store import Store
 
-from twofold_server.alias_changes import Author
 from twofold_server.claim import claim
-from twofold_server.conclusion import conclude, not_promoted, overtaken
+from twofold_server.conclusion import conclude
 from twofold_server.config import Config
 from twofold_server.datasets import Inline
 from twofold_server.errors import DatabaseError, ServerError, WrongStateError
 from twofold_server.intake import Intake, directory_of
 from twofold_server.job_book import JobBook
-from twofold_server.jobs import BaseChosen, JobState, JobView, Order, RolledBack, StateEntered, Swapped
+from twofold_server.jobs import BaseChosen, JobState, JobView, Order, StateEntered
 from twofold_server.launchers import Launcher
 from twofold_server.launchers.subprocess import SubprocessLauncher
+from twofold_server.live_events import RolledBack
 from twofold_server.metrics import Metrics
 from twofold_server.pulse import Pulse
+from twofold_server.rehearsal import Rehearsal
 from twofold_server.reporting import Reporter
+from twofold_server.succession import Promoter, Succession
 from twofold_server.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 5.0
-
-
-class Promoter(Protocol):
-    """Whoever can make a checkpoint live."""
-
-    async def promote(self, name: str, author: Author, *, adapted: HeadName | None = None) -> Promotion:
-        """Make it live, and return when it answers. Raises SwapError or CheckpointError; the old one serves on."""
-
-
-class Promotion(Protocol):
-    """What a promotion says of itself."""
-
-    @property
-    def seconds(self) -> float:
-        """How long the change took."""
 
 
 class JobRunner:
@@ -60,14 +46,15 @@ class JobRunner:
         store: Store,
         promoter: Promoter,
         metrics: Metrics,
+        rehearsal: Rehearsal | None = None,
         launcher: Launcher | None = None,
     ) -> None:
         self._store = store
-        self._promoter = promoter
         self._metrics = metrics
         self._launcher = launcher or SubprocessLauncher(config)
         self.book = JobBook(config.database or store.root / "jobs.sqlite3", metrics)
         self.reporter = Reporter(store, self.book)
+        self._succession = Succession(store, self.book, promoter, rehearsal, config)
         self._intake = Intake(store, Uploads(store, config), self.book, config)
         self._pulse = Pulse(store, self.book, self.reporter, self._launcher, self._stop_running)
         self._shares = config.database is not None
@@ -220,30 +207,14 @@ class JobRunner:
                         view = await self.book.say(view.id, event)
         ending = conclude(last, cancelled=view.id in self._unwanted, stopping=self._stopping.is_set())
         if ending.state is JobState.SUCCEEDED and view.candidate and view.order.promote != "never":
-            return await self._promote(view, ending)
+            return await self._succession.follow(view, ending, lambda: self._interrupted(view.id))
         return ending
 
-    async def _promote(self, view: JobView, ending: StateEntered) -> StateEntered:
-        """Nominate the candidate, and let it answer if that was asked for."""
-        try:
-            # First of all, so that a candidate that cannot be made live can still be found by its alias.
-            author = Author(view.id, "The gate passed it.")
-            nomination = await asyncio.to_thread(self._store.nominate, view.candidate)
-            await self.book.record(nomination, author)
-            aliases = nomination.after
-            if view.order.promote == "manual":
-                return ending
-            if view.order.base == "current" and aliases.current != view.base:
-                return not_promoted(view.candidate, overtaken(view.base, aliases.current))
-            await self.book.say(view.id, PhaseStarted(phase="swap"))
-            promotion = await self._promoter.promote(view.candidate, author, adapted=view.order.head)
-        except (CheckpointError, ServerError, OSError) as error:
-            return not_promoted(view.candidate, str(error))
-        except Exception as error:
-            log.exception("promotion failed", extra={"job": view.id, "checkpoint": view.candidate})
-            return not_promoted(view.candidate, f"unexpected {type(error).__name__}; the server's log says more")
-        await self.book.say(view.id, Swapped(checkpoint_id=view.candidate, seconds=promotion.seconds))
-        return ending
+    def _interrupted(self, job_id: str) -> StateEntered | None:
+        """Return how a job ends that nobody wants any more, or None."""
+        cancelled, stopping = job_id in self._unwanted, self._stopping.is_set()
+        last = Finished(outcome="succeeded", reason="")
+        return conclude(last, cancelled=cancelled, stopping=stopping) if cancelled or stopping else None
 
     def _job(self, view: JobView, base: Checkpoint) -> Job:
         """Write the order as the trainer reads it."""

@@ -11,7 +11,7 @@ from twofold_server.alias_changes import Author
 from twofold_server.config import Config
 from twofold_server.engine import Engine
 from twofold_server.evidence import Evidence, Limits
-from twofold_server.shadow import Comparison
+from twofold_server.shadow import Comparison, Pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,11 @@ class Trial:
             for head, agrees in seen.agrees.items():
                 differing[head] += not agrees
             self._evidence = replace(old, texts=old.texts + seen.failed, slow=old.slow + seen.slow, differing=differing)
+
+
+def pair_of(subject: Engine, reference: Engine, config: Config) -> Pair:
+    """Return two engines to compare."""
+    return Pair(subject, reference, config.watch_slowdown)
 
 
 def limits_of(config: Config) -> Limits:

@@ -57,7 +57,7 @@ ANOTHER = {
     "plaintext": True,
     "listen": "127.0.0.1:1",
     "metrics_listen": "127.0.0.1:1",
-    **dict.fromkeys(("watch_share", "watch_errors", "watch_agreement", "watch_adapted_agreement"), 0.5),
+    **dict.fromkeys(("shadow_share", "watch_share", "watch_errors", "watch_agreement", "watch_adapted_agreement"), 0.5),
 }
 ALONE = {"tls_certificate", "tls_key", "tls_client_ca", "precision", "log_level"}  # Each needs others, or is a choice.
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twofold_checkpoint.decoding import Entity, LabelScore, Prediction
 from twofold_checkpoint.labels import LabelSet
 from twofold_server.agreement import Shared, agreements
-from twofold_server.evidence import Evidence, Limits, Share, is_proven, judge
+from twofold_server.evidence import Evidence, Limits, Share, is_proven, judge, refusal
 
 LIMITS = Limits(fewest=50, errors=0.02, slowdown=3.0, agreement=0.8, adapted_agreement=0.4)
 
@@ -44,6 +44,28 @@ def test_a_verdict_names_its_cause(seen, cause, says):
     found = judge(seen, LIMITS, "ner")
 
     assert (found and found.cause) == cause
+    assert says is None or says in found.told
+
+
+@pytest.mark.parametrize(
+    ("seen", "says"),
+    [
+        (
+            Evidence(differing=heads(Share(21, 100))),
+            "the classifier head agrees on 79 of 100 texts, and 80% is the least",
+        ),
+        (Evidence(differing=heads(Share(20, 100))), None),
+        (Evidence(differing=heads(Share(21, 40))), None),
+        (Evidence(differing=heads(ner=Share(60, 100))), None),
+        (Evidence(differing=heads(ner=Share(61, 100))), "the ner head agrees on 39 of 100 texts, and 40% is the least"),
+        (Evidence(texts=Share(60, 60)), "60 of 60 texts failed"),
+    ],
+)
+def test_before_it_is_live_the_proof_is_the_candidate_s(seen, says):
+    """A candidate that was seen to agree too little is refused, though that is not proven; by fewer texts it is not."""
+    found = refusal(seen, LIMITS, "ner")
+
+    assert (found is None) == (says is None)
     assert says is None or says in found.told
 
 

@@ -5,89 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from unittest import mock
 
-import grpc
 import pytest
 import tiny
-from server.adaptation.scripted import TRAIN, House, finish, say
+from server.live import TEXTS, WATCH, adapt, house_of, promote, traffic, undone, until
 from server.running import running
 from twofold.v1 import adaptation_pb2, checkpoints_pb2
 from twofold.v1.adaptation_pb2_grpc import AdaptationServiceStub
-from twofold_checkpoint.events import Judged, Published
 from twofold_server.engine import Engine
-
-TEXTS = ("sunny", "it is cold in berlin", "sunny monday", "cold and sunny")
-"""Live texts, of words that no golden text has."""
-WATCH = {"watch_share": 1.0, "watch_fewest": 20, "watch_seconds": 120}
-PATIENCE = 120
-
-
-async def until(true, what):
-    """Wait until something is true."""
-    end = time.monotonic() + PATIENCE
-    while not await true():
-        assert time.monotonic() < end, f"not within {PATIENCE} s: {what}"
-        await asyncio.sleep(0.05)
-
-
-@asynccontextmanager
-async def traffic(server, texts=TEXTS, callers=3):
-    """Call all the time, and give the checkpoints that answered, and the codes of calls that failed."""
-    answered, failed, stop = [], [], asyncio.Event()
-
-    async def call():
-        while not stop.is_set():
-            try:
-                answered.append((await server.predict(*texts, patience=PATIENCE)).checkpoint_id)
-            except grpc.aio.AioRpcError as error:
-                failed.append(error.code())
-            await asyncio.sleep(0.002)
-
-    tasks = [asyncio.create_task(call()) for _ in range(callers)]
-    try:
-        yield answered, failed
-    finally:
-        stop.set()
-        await asyncio.gather(*tasks)
-
-
-async def promote(server, name):
-    """Promote as a person does."""
-    return await server.checkpoints.PromoteCheckpoint(checkpoints_pb2.PromoteCheckpointRequest(checkpoint=name))
-
-
-async def undone(server, cause):
-    """Wait until a swap was undone."""
-
-    async def is_so():
-        return await server.metric("twofold_swaps_undone_total", cause=cause) == 1
-
-    await until(is_so, f"undone for {cause}")
-
-
-def house_of(tmp_path, recipe):
-    """Return a store with "a", and a trainer whose job finds that "bad" passes the gate."""
-    store = tiny.make_store(tmp_path / "store", "a")
-    tiny.publish(store, recipe, name="bad")
-    house = House(tmp_path)
-    judged = say(Judged(verdict="pass", reason="It is better on all four examples."))
-    house.play(TRAIN, judged, say(Published(checkpoint_id="bad")), finish("succeeded", "Published bad."))
-    return store, house
-
-
-async def adapt(server):
-    """Run a job to its end, and return its id."""
-    jobs = AdaptationServiceStub(server.channel)
-    example = adaptation_pb2.Example(text="sunny", label="a_weather")
-    request = adaptation_pb2.AdaptRequest(head="HEAD_CLASSIFIER", dataset={"inline": {"train": [example] * 4}})
-    job = (await jobs.Adapt(request)).job.id
-    async for _ in jobs.WatchJob(adaptation_pb2.WatchJobRequest(job_id=job)):
-        pass
-    found = (await jobs.GetJob(adaptation_pb2.GetJobRequest(job_id=job))).job
-    assert found.state == adaptation_pb2.JOB_STATE_SUCCEEDED, found.reason
-    return job
 
 
 def test_a_planted_checkpoint_is_rolled_back_by_itself(tmp_path, caplog):

@@ -15,7 +15,7 @@ from twofold_checkpoint.errors import CheckpointError, CheckpointNotFoundError
 from twofold_server import promotion
 from twofold_server.alias_changes import Author
 from twofold_server.engine import Engine, EngineState
-from twofold_server.errors import SwapError, WrongStateError
+from twofold_server.errors import OvertakenError, SwapError, WrongStateError
 from twofold_server.loading import load_engine
 from twofold_server.metrics import Metrics
 from twofold_server.promotion import Promoter
@@ -193,6 +193,20 @@ def test_promotions_take_turns(store):
 
         assert [each.replaced_id for each in done] == ["a", "b", "a", "b"]
         assert (one.slot.live.id, store.aliases().current) == ("a", "a")
+
+    in_scene(store, test)
+
+
+def test_a_candidate_replaces_only_what_it_was_compared_with(store):
+    """Whatever became current while it waited for its turn stays; one that is current already is no failure."""
+
+    async def test(one):
+        with pytest.raises(OvertakenError, match="a is current by now"):
+            await one.promoter.promote("b", ANNA, over="c")
+        await asyncio.gather(one.promoter.promote("b", ANNA, over="a"), one.promoter.promote("b", ANNA, over="a"))
+
+        assert (one.slot.live.id, store.aliases().current) == ("b", "b")
+        assert one.count("failed") == 0
 
     in_scene(store, test)
 

@@ -31,7 +31,7 @@ from twofold_checkpoint.events import (
     Stepped,
 )
 from twofold_checkpoint.examples import Example, Span
-from twofold_checkpoint.job import PHASES, Exact, Hyperparameters, Statistical
+from twofold_checkpoint.job import PHASES, SERVER_PHASES, Exact, Hyperparameters, Statistical
 from twofold_checkpoint.manifest import Branch, HeadName
 from twofold_checkpoint.memory import fold, read_memory
 from twofold_checkpoint.store import Store
@@ -111,7 +111,7 @@ def test_two_adaptations_in_a_row(make_job: MakeJob, store: Store) -> None:
 
     for events, head in ((first_events, "ner"), (second_events, "classifier")):
         assert phases(events) == [
-            name for name in PHASES if name != "swap" and (name != "train" or head == "classifier")
+            name for name in PHASES if name not in SERVER_PHASES and (name != "train" or head == "classifier")
         ]
         before, after = figures(events, "before"), figures(events, "after")
         assert set(before) == set(after) == {"protected", "retained", "new"}
@@ -227,7 +227,7 @@ def test_auto_forks_what_it_could_not_prove(
     assert "no margin under" in end.reason
     assert f"so the {head} head got " in end.reason
     assert forked.manifest.branch == Branch(head=head, blocks=blocks)
-    assert phases(events) == [name for name in PHASES if name != "swap"]
+    assert phases(events) == [name for name in PHASES if name not in SERVER_PHASES]
     assert one(events, FrozenProven).parameters == len(weights(base)) - 2
     exact = one(events, ExactProven)
     assert exact.texts >= 60
@@ -432,7 +432,7 @@ def test_what_was_not_used_is_noted(make_job: MakeJob) -> None:
     assert one(events, DatasetDescribed).unaligned_annotations == 1
 
 
-@pytest.mark.parametrize("phase", [*(name for name in PHASES if name not in {"swap", "parity", "gate"})])
+@pytest.mark.parametrize("phase", [*(name for name in PHASES if name not in {*SERVER_PHASES, "parity", "gate"})])
 def test_cancelled_at_every_phase(phase: str, make_job: MakeJob, store: Store) -> None:
     """A job cancelled in any phase ends as cancelled, and leaves the store as it was."""
     stop = Stop()

@@ -181,6 +181,30 @@ class ExactProof:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShadowAgreement:
+    """How often a head answered the same, of the texts that could be compared."""
+
+    agreed: int = 0
+    texts: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShadowReport:
+    """
+    How a candidate answered live texts before it was made live.
+
+    *failed* texts it could not answer, *slow* ones took it many times as long. A head is None where none could be compared.
+    """
+
+    texts: int = 0
+    failed: int = 0
+    slow: int = 0
+    classifier: ShadowAgreement | None = None
+    ner: ShadowAgreement | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobReport:
     """
     What a job measured.
@@ -188,7 +212,7 @@ class JobReport:
     *protected* is the frozen head's task, *retained* the adapted head's old labels, *new* the given data set. *verdict*
     is None until the gate has judged; *gate* holds what it compared, *negative_flips* texts that are answered worse, and
     *exact* the proof that none is, where the protected path was not trained. *rolled_back* says why the checkpoint before
-    answers again, if it does.
+    answers again, if it does, and *shadow* how the candidate answered live texts before, if that was asked for.
     """
 
     protected: Comparison | None = None
@@ -206,6 +230,7 @@ class JobReport:
     negative_flips: tuple[str, ...] = ()
     exact: ExactProof | None = None
     rolled_back: str = ""
+    shadow: ShadowReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,8 @@ from twofold_checkpoint.events import Noted
 from twofold_checkpoint.findings import Findings
 from twofold_checkpoint.job import Statistical
 
-from twofold_server.jobs import JobView, Phase, Record, RolledBack
+from twofold_server.jobs import JobView, Phase, Record
+from twofold_server.live_events import RolledBack, Shadowed
 from twofold_server.report.curves import draw_curves
 from twofold_server.report.document import Ancestor, Asked, DatasetFacts, Document, Note, PhaseSeconds, Proofs
 
@@ -95,9 +96,9 @@ def _notes(records: Sequence[Record]) -> tuple[Note, ...]:
         if isinstance(one.said, Noted)
     ]
     notes += [
-        Note(phase=one.phase, message=one.said.told, warning=True)
+        Note(phase=one.phase, message=one.said.told, warning=isinstance(one.said, RolledBack))
         for one in records
-        if isinstance(one.said, RolledBack)
+        if isinstance(one.said, RolledBack | Shadowed)
     ]
     if len(notes) > MAX_NOTES:
         notes.sort(key=lambda note: not note.warning)

@@ -109,6 +109,7 @@ def read_adapt(request: pb.AdaptRequest) -> tuple[Order, Inline | None]:
         base=request.base_checkpoint or "current",
         seed=request.seed,
         memory=MEMORIES[request.memory],
+        shadow_share=request.shadow_share if request.HasField("shadow_share") else None,
         request_id=request.request_id,
         validate_only=request.validate_only,
     )
@@ -175,6 +176,9 @@ def _wrong_fields(request: pb.AdaptRequest) -> Iterator[Violation]:
             yield Violation(f"hyperparameters.{name}", f"{value:g} must be {RANGES[name]}; {remedy}")
     if request.HasField("max_runtime") and _seconds(request) <= 0:
         yield Violation("max_runtime", f"{_seconds(request):g} s must be above 0; leave it out for no limit")
+    if not 0 <= request.shadow_share <= 1:
+        told = f"{request.shadow_share:g} must be from 0 to 1; leave it out for what the server is set to"
+        yield Violation("shadow_share", told)
     if len(request.request_id) > _MAX_REQUEST_ID:
         told = f"has {len(request.request_id)} characters; write at most {_MAX_REQUEST_ID}, such as a UUID"
         yield Violation("request_id", told)

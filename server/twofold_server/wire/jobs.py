@@ -12,6 +12,7 @@ from twofold_checkpoint import events as ev
 from twofold_server import jobs
 from twofold_server.errors import InvalidRequestError, Violation
 from twofold_server.jobs import JobState, JobView, Record, Report
+from twofold_server.live_events import RolledBack, Shadowed
 from twofold_server.reporting import ReportFormat
 from twofold_server.wire.adaptation import FREEZES, PROMOTES
 from twofold_server.wire.checkpoints import write_time
@@ -94,6 +95,10 @@ def _write_report(report: Report) -> pb.JobReport:
         message.exact.CopyFrom(_copy(report.exact, pb.ExactProof))
     if report.dataset:
         message.dataset.CopyFrom(_copy(report.dataset, pb.DatasetStatistics))
+    if one := report.shadow:
+        message.shadow.CopyFrom(pb.ShadowReport(texts=one.texts, failed=one.failed, slow=one.slow, seconds=one.seconds))
+        for head, texts in one.comparable.items():
+            getattr(message.shadow, head).CopyFrom(pb.ShadowAgreement(agreed=one.agreed[head], texts=texts))
     return message
 
 
@@ -117,7 +122,7 @@ def write_event(record: Record) -> pb.JobEvent:
             event.verdict = VERDICTS[verdict]
         case ev.Published(checkpoint_id=checkpoint_id):
             event.checkpoint_id = checkpoint_id
-        case ev.Noted(warning=True) | jobs.RolledBack():
+        case ev.Noted(warning=True) | RolledBack():
             event.warning = True
     return event
 
@@ -133,7 +138,7 @@ def tell(said: jobs.Said, phase: str) -> str:
             return f"The phase {phase} took {said.seconds:.1f} s."
         case jobs.Swapped():
             return f"{said.checkpoint_id} answers; the swap took {said.seconds:.1f} s."
-        case jobs.RolledBack():
+        case Shadowed() | RolledBack():
             return said.told
         case ev.PhaseStarted():
             return f"The phase {said.phase} began."

@@ -17,7 +17,8 @@ from twofold_server.database import Database, Place
 from twofold_server.database_url import DatabaseUrl
 from twofold_server.errors import ConflictError, DatabaseError, OverloadedError, UnknownNameError, WrongStateError
 from twofold_server.job_table import JobTable
-from twofold_server.jobs import JobState, JobView, Order, PhaseEnded, RolledBack, StateEntered, fold
+from twofold_server.jobs import JobState, JobView, Order, PhaseEnded, StateEntered, fold
+from twofold_server.live_events import RolledBack
 from twofold_server.migrations import VERSION
 from twofold_server.tables import SCHEMA
 

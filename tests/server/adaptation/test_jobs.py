@@ -28,7 +28,6 @@ from twofold_server.jobs import (
     Phase,
     PhaseEnded,
     Record,
-    RolledBack,
     Said,
     StateEntered,
     Swapped,
@@ -36,7 +35,9 @@ from twofold_server.jobs import (
     new_job_id,
     record,
 )
+from twofold_server.live_events import RolledBack, Shadowed
 
+SHADOWED = Shadowed(texts=9, failed=0, slow=0, agreed={"ner": 2}, comparable={"ner": 3}, seconds=2.5)
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 QUEUED = StateEntered(state=JobState.QUEUED, reason="Waits.")
 RUNNING = StateEntered(state=JobState.RUNNING, reason="Runs.")
@@ -121,6 +122,7 @@ REPORTS: list[tuple[list[Said], dict[str, object]]] = [
     ([Noted(message=str(number)) for number in range(200)], {"notes": tuple(map(str, range(MAX_NOTES)))}),
     ([ParityMeasured(max_error=2e-6, texts=9), ParityMeasured(max_error=1e-6, texts=9)], {"max_parity_error": 2e-6}),
     ([Swapped(checkpoint_id="c2", seconds=1.5)], {"swap_seconds": 1.5}),
+    ([SHADOWED], {"shadow": SHADOWED}),
     (
         [RolledBack(checkpoint_id="c2", restored_id="c1", cause="errors", reason="9 of 9 failed")],
         {"rolled_back": "c2 was bad: 9 of 9 failed. c1 answers again."},

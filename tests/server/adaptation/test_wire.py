@@ -14,6 +14,7 @@ from twofold_checkpoint.job import Exact, Hyperparameters, Statistical
 from twofold_server import jobs
 from twofold_server.errors import InvalidRequestError
 from twofold_server.jobs import JobState, JobView, Order, Record, fold, record
+from twofold_server.live_events import RolledBack, Shadowed
 from twofold_server.uploads import Batch, Header
 from twofold_server.wire.adaptation import RANGES, read_adapt, read_upload
 from twofold_server.wire.jobs import write_event, write_job
@@ -77,6 +78,7 @@ def test_every_field_is_read() -> None:
             request_id="r",
             validate_only=True,
             memory="MEMORY_MODE_STATISTICS",
+            shadow_share=0.25,
         )
     )
 
@@ -92,6 +94,7 @@ def test_every_field_is_read() -> None:
         max_runtime=1.5,
         promote="never",
         memory="statistics",
+        shadow_share=0.25,
         base="previous",
         seed=-(2**63),
         request_id="r",
@@ -267,7 +270,18 @@ STORY: list[tuple[jobs.Said, str | None]] = [
     ),
     (ev.Published(checkpoint_id="second"), "checkpoint_id"),
     (jobs.Swapped(checkpoint_id="second", seconds=1.5), None),
-    (jobs.RolledBack(checkpoint_id="second", restored_id="first", cause="errors", reason="9 failed"), "warning"),
+    (
+        Shadowed(
+            texts=9,
+            failed=1,
+            slow=1,
+            agreed={"classifier": 7, "ner": 2},
+            comparable={"classifier": 8, "ner": 3},
+            seconds=2.5,
+        ),
+        None,
+    ),
+    (RolledBack(checkpoint_id="second", restored_id="first", cause="errors", reason="9 failed"), "warning"),
     (jobs.StateEntered(state=JobState.SUCCEEDED, reason="Done."), "state"),
 ]
 

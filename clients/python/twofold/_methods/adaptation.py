@@ -57,6 +57,7 @@ def adapt(
     label_policy: LabelPolicy | str = LabelPolicy.APPEND,
     retained_margin: float | None = None,
     promote: PromotePolicy | str = PromotePolicy.AUTO,
+    shadow_share: float | None = None,
     hyperparameters: Hyperparameters = _HYPERPARAMETERS,
     annotated_types: Iterable[str] = (),
     memory: MemoryMode | str | None = None,
@@ -72,7 +73,8 @@ def adapt(
 
     Examples that are too many for one request are uploaded first. *max_runtime* is in seconds, *retained_margin* in
     points that the head may lose on its old labels (3.0 if left out), *memory* what the candidate carries for the next
-    adaptation (what its base does, if left out). A call that is retried makes one job, because every call carries a
+    adaptation (what its base does, if left out), *shadow_share* of live texts that it answers, too, before it is made live
+    (what the server is set to, if left out). A call that is retried makes one job, because every call carries a
     request id. Raise InvalidArgumentError, NotFoundError, AlreadyExistsError or OverloadedError.
     """
     request = adaptation_pb2.AdaptRequest(
@@ -87,6 +89,7 @@ def adapt(
         request_id=request_id or uuid.uuid4().hex,
         validate_only=validate_only,
         retained_margin=retained_margin,
+        shadow_share=shadow_share,
     )
     if memory is not None:
         request.memory = enum_number(_MEMORY, MemoryMode(memory))

@@ -56,6 +56,11 @@ def _hyperparameters(command: F) -> F:
     show_default=True,
 )
 @click.option(
+    "--shadow-share",
+    type=click.FloatRange(0, 1),
+    help="Share of live texts that it answers, too, before it is promoted; what the server is set to if absent.",
+)
+@click.option(
     "--memory",
     type=click.Choice([one.value for one in MemoryMode]),
     help="What the candidate carries for the next adaptation; what its base does if absent.",

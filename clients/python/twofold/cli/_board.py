@@ -175,6 +175,10 @@ def _facts(job: Job) -> list[tuple[str, str | Text]]:
     if job.candidate_checkpoint_id:
         swap = f", swapped in after {report.swap_seconds:.2f} s" if report.swap_seconds else ""
         facts.append(("checkpoint", job.candidate_checkpoint_id + swap))
+    if shadow := report.shadow:
+        heads = [(name, one) for name in ("classifier", "ner") if (one := getattr(shadow, name))]
+        agreed = "".join(f", {name} agrees on {one.agreed} of {one.texts}" for name, one in heads)
+        facts.append(("shadow", f"{shadow.texts} live texts compared{agreed}"))
     if report.rolled_back:
         facts.append(("rolled back", Text(report.rolled_back, "bold red")))
     if proof := report.frozen:

@@ -270,6 +270,7 @@ class AdaptRequest(google.protobuf.message.Message):
     VALIDATE_ONLY_FIELD_NUMBER: builtins.int
     RETAINED_MARGIN_FIELD_NUMBER: builtins.int
     MEMORY_FIELD_NUMBER: builtins.int
+    SHADOW_SHARE_FIELD_NUMBER: builtins.int
     head: twofold.v1.inference_pb2.Head.ValueType
     """head to adapt. Required; the other head is the protected one."""
     freeze: Global___FreezeMode.ValueType
@@ -294,6 +295,11 @@ class AdaptRequest(google.protobuf.message.Message):
     """
     memory: Global___MemoryMode.ValueType
     """memory that the candidate carries for the next adaptation. Zero means the same as the base carries."""
+    shadow_share: builtins.float
+    """shadow_share of live texts that the candidate answers, too, before PROMOTE_POLICY_AUTO makes it live. Its answers are
+    compared and go nowhere; if it agrees too little with the checkpoint that answers, it is rejected. From 0, which leaves
+    this out, to 1. Absent means what the server is set to, which is 0 unless somebody set it.
+    """
     @property
     def dataset(self) -> Global___Dataset:
         """dataset to adapt to. Required."""
@@ -327,10 +333,14 @@ class AdaptRequest(google.protobuf.message.Message):
         validate_only: builtins.bool = ...,
         retained_margin: builtins.float | None = ...,
         memory: Global___MemoryMode.ValueType = ...,
+        shadow_share: builtins.float | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_retained_margin", b"_retained_margin", "dataset", b"dataset", "hyperparameters", b"hyperparameters", "max_runtime", b"max_runtime", "protection", b"protection", "retained_margin", b"retained_margin"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_retained_margin", b"_retained_margin", "base_checkpoint", b"base_checkpoint", "dataset", b"dataset", "freeze", b"freeze", "head", b"head", "hyperparameters", b"hyperparameters", "label_policy", b"label_policy", "max_runtime", b"max_runtime", "memory", b"memory", "promote", b"promote", "protection", b"protection", "request_id", b"request_id", "retained_margin", b"retained_margin", "seed", b"seed", "validate_only", b"validate_only"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_retained_margin", b"_retained_margin", "_shadow_share", b"_shadow_share", "dataset", b"dataset", "hyperparameters", b"hyperparameters", "max_runtime", b"max_runtime", "protection", b"protection", "retained_margin", b"retained_margin", "shadow_share", b"shadow_share"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_retained_margin", b"_retained_margin", "_shadow_share", b"_shadow_share", "base_checkpoint", b"base_checkpoint", "dataset", b"dataset", "freeze", b"freeze", "head", b"head", "hyperparameters", b"hyperparameters", "label_policy", b"label_policy", "max_runtime", b"max_runtime", "memory", b"memory", "promote", b"promote", "protection", b"protection", "request_id", b"request_id", "retained_margin", b"retained_margin", "seed", b"seed", "shadow_share", b"shadow_share", "validate_only", b"validate_only"]) -> None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_retained_margin", b"_retained_margin"]) -> typing.Literal["retained_margin"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_shadow_share", b"_shadow_share"]) -> typing.Literal["shadow_share"] | None: ...
 
 Global___AdaptRequest: typing_extensions.TypeAlias = AdaptRequest
 
@@ -784,7 +794,7 @@ class Job(google.protobuf.message.Message):
     """state of the job."""
     phase: builtins.str
     """phase that runs, or the last one that ran: validate, baseline, cache, probe, train, evaluate, export, parity, gate,
-    swap. Empty while the job is queued.
+    shadow, swap. Empty while the job is queued.
     """
     reason: builtins.str
     """reason in one sentence why the job ended as it did. Empty before that."""
@@ -907,6 +917,7 @@ class JobReport(google.protobuf.message.Message):
     NEGATIVE_FLIPS_FIELD_NUMBER: builtins.int
     EXACT_FIELD_NUMBER: builtins.int
     ROLLED_BACK_FIELD_NUMBER: builtins.int
+    SHADOW_FIELD_NUMBER: builtins.int
     verdict: Global___Verdict.ValueType
     """verdict of the gate."""
     swap_seconds: builtins.float
@@ -959,6 +970,10 @@ class JobReport(google.protobuf.message.Message):
     def exact(self) -> Global___ExactProof:
         """exact is the proof that the protected head answers as before. Absent where its path was trained."""
 
+    @property
+    def shadow(self) -> Global___ShadowReport:
+        """shadow is how the candidate answered live texts before it was made live. Absent where that was not asked for."""
+
     def __init__(
         self,
         *,
@@ -977,11 +992,77 @@ class JobReport(google.protobuf.message.Message):
         negative_flips: collections.abc.Iterable[builtins.str] | None = ...,
         exact: Global___ExactProof | None = ...,
         rolled_back: builtins.str = ...,
+        shadow: Global___ShadowReport | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["dataset", b"dataset", "exact", b"exact", "frozen", b"frozen", "new", b"new", "protected", b"protected", "retained", b"retained"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["added_labels", b"added_labels", "dataset", b"dataset", "exact", b"exact", "frozen", b"frozen", "gate", b"gate", "max_parity_error", b"max_parity_error", "negative_flips", b"negative_flips", "new", b"new", "notes", b"notes", "plan", b"plan", "protected", b"protected", "retained", b"retained", "rolled_back", b"rolled_back", "swap_seconds", b"swap_seconds", "verdict", b"verdict"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["dataset", b"dataset", "exact", b"exact", "frozen", b"frozen", "new", b"new", "protected", b"protected", "retained", b"retained", "shadow", b"shadow"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["added_labels", b"added_labels", "dataset", b"dataset", "exact", b"exact", "frozen", b"frozen", "gate", b"gate", "max_parity_error", b"max_parity_error", "negative_flips", b"negative_flips", "new", b"new", "notes", b"notes", "plan", b"plan", "protected", b"protected", "retained", b"retained", "rolled_back", b"rolled_back", "shadow", b"shadow", "swap_seconds", b"swap_seconds", "verdict", b"verdict"]) -> None: ...
 
 Global___JobReport: typing_extensions.TypeAlias = JobReport
+
+@typing.final
+class ShadowReport(google.protobuf.message.Message):
+    """ShadowReport compares a candidate with the checkpoint that answered, on live texts."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TEXTS_FIELD_NUMBER: builtins.int
+    FAILED_FIELD_NUMBER: builtins.int
+    SLOW_FIELD_NUMBER: builtins.int
+    CLASSIFIER_FIELD_NUMBER: builtins.int
+    NER_FIELD_NUMBER: builtins.int
+    SECONDS_FIELD_NUMBER: builtins.int
+    texts: builtins.int
+    """texts that both have answered."""
+    failed: builtins.int
+    """failed texts are those that the candidate could not answer, or not with numbers. They count among texts."""
+    slow: builtins.int
+    """slow texts took the candidate many times as long."""
+    seconds: builtins.float
+    """seconds that it took."""
+    @property
+    def classifier(self) -> Global___ShadowAgreement:
+        """classifier agreement. Absent where no text had a label that both know."""
+
+    @property
+    def ner(self) -> Global___ShadowAgreement:
+        """ner agreement. Absent where no text had an entity of a type that both know."""
+
+    def __init__(
+        self,
+        *,
+        texts: builtins.int = ...,
+        failed: builtins.int = ...,
+        slow: builtins.int = ...,
+        classifier: Global___ShadowAgreement | None = ...,
+        ner: Global___ShadowAgreement | None = ...,
+        seconds: builtins.float = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["classifier", b"classifier", "ner", b"ner"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["classifier", b"classifier", "failed", b"failed", "ner", b"ner", "seconds", b"seconds", "slow", b"slow", "texts", b"texts"]) -> None: ...
+
+Global___ShadowReport: typing_extensions.TypeAlias = ShadowReport
+
+@typing.final
+class ShadowAgreement(google.protobuf.message.Message):
+    """ShadowAgreement is how often a head answered the same."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AGREED_FIELD_NUMBER: builtins.int
+    TEXTS_FIELD_NUMBER: builtins.int
+    agreed: builtins.int
+    """agreed texts."""
+    texts: builtins.int
+    """texts that could be compared."""
+    def __init__(
+        self,
+        *,
+        agreed: builtins.int = ...,
+        texts: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agreed", b"agreed", "texts", b"texts"]) -> None: ...
+
+Global___ShadowAgreement: typing_extensions.TypeAlias = ShadowAgreement
 
 @typing.final
 class GateComparison(google.protobuf.message.Message):
