@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,7 +21,7 @@ from twofold_server.engine import HEAD_OUTPUTS, Engine, decode
 from twofold_server.loading import load_engine
 from twofold_trainer.export import Graph
 from twofold_trainer.int8 import LEVELS, quantise_graph, quantise_weights
-from twofold_trainer.reduced import Reduction, judge_reduced, measure_isolation, reduce_precision
+from twofold_trainer.reduced import Reduction, answer, judge_reduced, measure_isolation, reduce_precision
 from twofold_trainer.stop import Stop
 
 from trainer import tiny
@@ -185,3 +187,18 @@ def test_a_graph_without_products_stays_alone(tmp_path: Path) -> None:
     assert quantise_graph(checkpoint.path) == 0
     assert reduce(checkpoint) == ()
     assert not list(checkpoint.path.glob("*int8*"))
+
+
+def test_what_fp32_answered_before_is_not_asked_again(reduced: Checkpoint) -> None:
+    """Answers that are known take the place of the graph's own: the right ones change nothing, wrong ones are believed."""
+    fp32, int8 = (Graph(reduced.path, threads=1, name=name) for name in (GRAPH, INT8_GRAPH))
+    asked = reduction(reduced, HELD_OUT[:60])
+    known = dict(zip((one.text for one in HELD_OUT), answer(fp32, HELD_OUT[:40], asked, Stop()), strict=False))
+    wrong = {text: msgspec.structs.replace(one, entities=()) for text, one in known.items()}
+    alone, helped, misled = (
+        judge_reduced(dataclasses.replace(asked, answered=one), fp32, int8, Stop()) for one in ({}, known, wrong)
+    )
+
+    assert helped == alone
+    assert misled.reason != alone.reason
+    assert misled.scores == alone.scores

@@ -45,6 +45,15 @@ class Figures:
                 yield measured(score, figure, moment)
         return scores
 
+    def by_text(self, moment: Moment) -> dict[str, Prediction]:
+        """Return what both heads answered when it was measured, by text."""
+        found = self.answers[moment]
+        return {
+            encoding.text: answer
+            for figure, judge in self.judges.items()
+            for encoding, answer in zip(judge.encodings, found[figure], strict=True)
+        }
+
     def protected_text(self, place: int) -> str:
         """Return the text of a protected example by its place."""
         return self.judges["protected"].examples[place].text

@@ -100,17 +100,18 @@ def _adapt(job: Job, stop: Stop) -> Iterator[Event]:
         if verdict.verdict != "pass":
             yield Finished(outcome="rejected", reason=f"Not published: {story}")
             return
-        reduced = yield from reduce_precision(_reduction(plan), staged, stop)
+        reduced = yield from reduce_precision(_reduction(plan, figures), staged, stop)
         stop.check()
         checkpoint = publish(candidate, staged, store, reduced)
     yield Published(checkpoint_id=checkpoint.id)
     yield Finished(outcome="succeeded", reason=f"Published {checkpoint.id}: {story}")
 
 
-def _reduction(plan: Plan) -> Reduction:
+def _reduction(plan: Plan, figures: Figures) -> Reduction:
     memory, parts = plan.memory, plan.parts
     held_out = (*memory.gate, *parts.gate, *memory.dev, *parts.dev)
-    return Reduction(plan.labels, plan.encoder, held_out, plan.job.seed, torch.get_num_threads())
+    known = figures.by_text("after")
+    return Reduction(plan.labels, plan.encoder, held_out, plan.job.seed, torch.get_num_threads(), known)
 
 
 def _prove_exact(plan: Plan, staged: Path, stop: Stop) -> ExactProven:
