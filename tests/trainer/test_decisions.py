@@ -129,6 +129,13 @@ def test_what_is_asked_for_goes_before_the_defaults() -> None:
     assert None not in [getattr(recipe.echo(resolved), name) for name in Hyperparameters.__struct_fields__]
 
 
+@pytest.mark.parametrize(("examples", "ratio"), [(1500, 1.0), (450, 1.0), (225, 2.0), (150, 3.0), (8, 3.0)])
+def test_few_new_examples_meet_more_rehearsed_ones(examples: int, ratio: float) -> None:
+    """An epoch of a fork sees 450 remembered texts or as many as are new, but at most three to a new one."""
+    default = recipe.default_recipe("auto", "ner", blocks=6, examples=examples, hidden_size=384)
+    assert default.fork_rehearsal_ratio == pytest.approx(ratio)
+
+
 @pytest.mark.parametrize(
     ("freeze", "expected"),
     [("all", ()), ("backbone", (0,)), ("head", (0, 3)), ("staged", (0, 2, 3, 4, 5, 6)), ("auto", (0,))],

@@ -120,6 +120,20 @@ def test_what_is_protected_weighs_less_than_what_is_adapted(
     assert world.loss(objective) == pytest.approx(total, rel=1e-5)
 
 
+def test_what_is_rehearsed_weighs_what_it_is_told_to(world: World) -> None:
+    """Both heads and what the teacher says count by one weight on rehearsed texts, and on new ones as before."""
+    held = Distillation(world.teacher, protected=2.0, retained=3.0, retained_on_new=0.0, repair=0.0, temperature=2.0)
+    nothing, half, whole = (
+        world.loss(Objective(adapted="ner", distillation=held, rehearsed_weight=weight)) for weight in (0.0, 0.5, 1.0)
+    )
+
+    assert half == pytest.approx((nothing + whole) / 2, rel=1e-5)
+    del world.batch[6:]
+    with torch.no_grad():
+        world.features = compute_features(world.model, [target.encoding for target in world.batch], 0)
+    assert nothing == pytest.approx(world.loss(Objective(adapted="ner", distillation=held)), rel=1e-5) != whole
+
+
 @pytest.mark.parametrize("on_new", [0.0, 0.7])
 def test_the_teacher_adds_what_it_says(world: World, on_new: float) -> None:
     """The protected head is distilled on all texts, the adapted head's old rows on rehearsed ones, or on new ones where that is asked for, and new texts are repaired."""

@@ -127,6 +127,7 @@ class Course:
                 self._heads(stage),
                 settings.ner_weight,
                 settings.protected_weight,
+                rehearsed_weight=settings.fork_rehearsed_weight if stage.forked else 1.0,
                 adapted=head,
                 forgets=not plan.kept,
                 distillation=distilled,

@@ -24,7 +24,7 @@ from twofold_trainer.model import TwofoldModel, restore, snapshot
 from twofold_trainer.nullspace import Constraint, moved
 from twofold_trainer.objective import Objective
 from twofold_trainer.pace import Pace
-from twofold_trainer.recipe import CLIP_NORM, EXPECTED_FLIPS, INTERPOLATIONS, TELLING, Recipe
+from twofold_trainer.recipe import CLIP_NORM, INTERPOLATIONS, LEARNT_FLIPS, TELLING, Recipe
 from twofold_trainer.scoring import Judge
 from twofold_trainer.stage import Stage
 from twofold_trainer.stop import Stop
@@ -55,7 +55,7 @@ class Yardstick:
     def chance(self) -> float:
         """How much a state may seem to lose where the new examples are too few to tell: a standard error of their share."""
         examples = len(self.judges[0].examples)
-        return 0.0 if examples >= TELLING else math.sqrt(EXPECTED_FLIPS / max(1, examples)) / len(self.judges)
+        return 0.0 if examples >= TELLING else math.sqrt(LEARNT_FLIPS / max(1, examples)) / len(self.judges)
 
     def scores(self, model: TwofoldModel, source: FeatureSource | None) -> list[float]:
         """Return what each judge that has examples says."""

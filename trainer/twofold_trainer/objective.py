@@ -45,6 +45,8 @@ class Objective:
     """Weight of the NER head's mean loss per token beside the classifier's mean loss per text."""
     protected_weight: float = 1.0
     """Weight of all that is said of the head that is not adapted, beside what is said of the one that is."""
+    rehearsed_weight: float = 1.0
+    """Weight of all that is said of rehearsed texts, beside what is said of new ones."""
     adapted: HeadName | None = None
     forgets: bool = False
     """Whether the adapted head's labels were replaced, so that what the teacher says for it means nothing."""
@@ -60,7 +62,7 @@ class Objective:
             logits = model.classifier(features.pooled) if head == "classifier" else model.ner(features.tokens)
             for rehearsed in (False, True):
                 part = self._part(head, batch, logits, answers, rehearsed=rehearsed)
-                total = total + self._weight(head) * part
+                total = total + self._weight(head) * (self.rehearsed_weight if rehearsed else 1.0) * part
         return total
 
     def _weight(self, head: HeadName) -> float:
