@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import IO
 
 from twofold_checkpoint.checkpoint import Checkpoint
@@ -83,7 +83,8 @@ class JobRunner:
         self._lock = claim(self._store.root / "jobs.lock", shared=self._shares)
         try:
             await self.book.open()
-            await self.book.catch_up(await asyncio.to_thread(self._store.aliases))
+            with suppress(CheckpointError):  # Unreadable aliases are told of where they are needed.
+                await self.book.catch_up(await asyncio.to_thread(self._store.aliases))
             await self._pulse.start()
         except BaseException:
             await self.stop()
