@@ -77,3 +77,21 @@ def test_no_lead_without_a_gain(probed: Probed) -> None:
 
     assert balance(model, probed.course.yardstick, probed.source, old) == 0.0
     assert torch.equal(head.bias, bias)
+
+
+def test_few_examples_give_no_lead_that_chance_could(probed: Probed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would be made good if the examples could tell is left as it is where they cannot."""
+    model, head = probed.plan.model, probed.plan.model.head(probed.plan.job.head)
+    old = head.out_features - (2 if probed.plan.job.head == "classifier" else 2 * len(probed.plan.added))
+    with torch.no_grad():
+        head.bias[old:] -= 4.0
+    bias = head.bias.clone()
+
+    monkeypatch.setattr("twofold_trainer.loop.TELLING", 100)
+    assert 0 < len(probed.course.yardstick.judges[0].examples) < 100
+    monkeypatch.setattr("twofold_trainer.loop.LEARNT_FLIPS", 1e6)
+    assert balance(model, probed.course.yardstick, probed.source, old) == 0.0
+    assert torch.equal(head.bias, bias)
+
+    monkeypatch.setattr("twofold_trainer.loop.LEARNT_FLIPS", 0.0)
+    assert balance(model, probed.course.yardstick, probed.source, old) > 0.0
