@@ -36,8 +36,8 @@ from twofold_checkpoint.store import Store
 from twofold_server.testing import serving
 from twofold_trainer.course import Course
 from twofold_trainer.features import live
+from twofold_trainer.learner import make_learner
 from twofold_trainer.lesson import Lesson
-from twofold_trainer.loop import make_learner
 from twofold_trainer.model import restore, snapshot
 from twofold_trainer.plan import Plan, make_plan
 from twofold_trainer.stage import Stage

@@ -15,6 +15,10 @@ LabelPolicy = Literal["append", "fixed", "replace"]
 """New names are appended to the adapted head's, or refused, or take their place."""
 RETAINED_MARGIN = 3.0
 """Points that the adapted head may lose on its old labels, unless somebody says otherwise."""
+SNAPSHOTS = "snapshots"
+"""Name of the directory, in that of the job, from whose files a trainer goes on where another one died."""
+SNAPSHOT_SECONDS = 10.0
+"""Least time between two snapshots, unless somebody says otherwise."""
 SERVER_PHASES = ("shadow", "swap")
 PHASES = (
     "validate", "baseline", "cache", "probe", "train", "evaluate", "export", "parity", "gate", *SERVER_PHASES,
@@ -81,6 +85,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds after which training stops and the best state so far is judged."""
     seed: int = 0
     validate_only: bool = False
+    snapshot_seconds: float = SNAPSHOT_SECONDS
+    """Least time between two snapshots of the training; zero takes one after every epoch."""
 
 
 def write_job(path: str | os.PathLike[str], job: Job) -> None:

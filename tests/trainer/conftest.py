@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from twofold_checkpoint.examples import write_examples
-from twofold_checkpoint.job import Hyperparameters, Job
+from twofold_checkpoint.job import Job
 from twofold_checkpoint.store import Store
-from twofold_trainer.init import initialise
 
 from trainer import tiny
 
@@ -27,22 +26,7 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def base_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store whose current checkpoint has learnt the base task. Tests copy it."""
-    root = tmp_path_factory.mktemp("base")
-    backbone = tiny.save_backbone("bert", root / "backbone", layers=3)
-    write_examples(root / "train.jsonl", tiny.examples(240))
-    write_examples(root / "dev.jsonl", tiny.examples(120, seed=9))
-    # Random weights learn from scratch, at rates that a pretrained backbone would not survive.
-    rates = Hyperparameters(epochs=12, batch_size=16, head_learning_rate=2e-2, backbone_learning_rate=3e-3, patience=4)
-    out = root / "store"
-    for _ in initialise(
-        train=str(root / "train.jsonl"),
-        dev=str(root / "dev.jsonl"),
-        backbone=str(backbone),
-        out=str(out),
-        hyperparameters=rates,
-    ):
-        pass
-    return out
+    return tiny.make_base_store(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ from twofold_trainer.errors import CancelledError
 from twofold_trainer.features import live
 from twofold_trainer.freezing import digest, trainable_groups
 from twofold_trainer.guard import Guard
+from twofold_trainer.learner import make_optimizer, make_schedule
 from twofold_trainer.lesson import Lesson
-from twofold_trainer.loop import Yardstick, make_optimizer, make_schedule, train_stage
+from twofold_trainer.loop import Yardstick, train_stage
 from twofold_trainer.model import TwofoldModel
 from twofold_trainer.objective import Objective
 from twofold_trainer.pace import Pace

@@ -20,9 +20,10 @@ from transformers import (
     RobertaConfig,
 )
 from twofold_checkpoint.events import Event, Finished, PhaseStarted
-from twofold_checkpoint.examples import Example, Span
-from twofold_checkpoint.job import Job
+from twofold_checkpoint.examples import Example, Span, write_examples
+from twofold_checkpoint.job import Hyperparameters, Job
 from twofold_trainer.backbone import Backbone, load_backbone
+from twofold_trainer.init import initialise
 from twofold_trainer.run import fine_tune
 
 ARCHITECTURES = ("bert", "distilbert", "roberta", "gpt_neo", "modernbert")
@@ -208,6 +209,25 @@ def save_backbone(architecture: str, directory: Path, *, layers: int = 2) -> Pat
     backbone.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
+
+
+def make_base_store(root: Path) -> Path:
+    """Make a store whose current checkpoint has learnt the base task."""
+    backbone = save_backbone("bert", root / "backbone", layers=3)
+    write_examples(root / "train.jsonl", examples(240))
+    write_examples(root / "dev.jsonl", examples(120, seed=9))
+    # Random weights learn from scratch, at rates that a pretrained backbone would not survive.
+    rates = Hyperparameters(epochs=12, batch_size=16, head_learning_rate=2e-2, backbone_learning_rate=3e-3, patience=4)
+    out = root / "store"
+    for _ in initialise(
+        train=str(root / "train.jsonl"),
+        dev=str(root / "dev.jsonl"),
+        backbone=str(backbone),
+        out=str(out),
+        hyperparameters=rates,
+    ):
+        pass
+    return out
 
 
 def make_backbone(architecture: str, directory: Path, *, layers: int = 2) -> Backbone:

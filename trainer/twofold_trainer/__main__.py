@@ -6,8 +6,10 @@ import argparse
 import contextlib
 import logging
 import os
+import select
 import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO, get_args
 
@@ -90,6 +92,7 @@ _KINDS = Hyperparameters(
 def _run(arguments: argparse.Namespace, stop: Stop) -> int:
     """Run a job. Only events reach stdout, whatever a library prints."""
     with _claim_stdout() as pipe:
+        threading.Thread(target=_end_with_reader, args=(pipe.fileno(),), name="reader", daemon=True).start()
         try:
             job = read_job(arguments.job)
         except (OSError, msgspec.DecodeError) as error:
@@ -109,6 +112,14 @@ def _write(events: Iterable[Event], pipe: BinaryIO) -> int:
     except BrokenPipeError:
         return 1
     return 0
+
+
+def _end_with_reader(pipe: int) -> None:
+    """End this process as soon as nobody can read the pipe any more: its server has died, and starts another trainer."""
+    watched = select.poll()
+    watched.register(pipe, 0)  # Errors are always told.
+    watched.poll()
+    os._exit(1)
 
 
 @contextlib.contextmanager

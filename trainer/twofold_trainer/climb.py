@@ -14,6 +14,7 @@ from twofold_trainer.loop import Trained, Yardstick, train_stage
 from twofold_trainer.model import TwofoldModel, restore, snapshot
 from twofold_trainer.pace import Pace
 from twofold_trainer.recipe import MIN_GAIN, Recipe
+from twofold_trainer.snapshots import NOWHERE, Snapshots
 from twofold_trainer.stage import Stage
 from twofold_trainer.stop import Stop
 
@@ -44,17 +45,18 @@ def climb(
     seed: int,
     stop: Stop,
     first: int = 0,
+    snapshots: Snapshots = NOWHERE,
 ) -> Generator[Event, None, Climbed]:
     """Run stages from the cheapest to the strongest. One that does not help, or breaks something, is undone and ends it.
 
     The probe of new heads is never undone: without it there would be nothing to build on. *first* is the number of
-    stages that went before, so that each has chances of its own.
+    stages that went before, so that each has chances, and a snapshot, of its own.
     """
     pace = Pace(sum(stage.steps(recipe, pool(stage)) for stage in stages))
     kept: list[Trained] = []
     phase = ""
     for number, stage in enumerate(stages, first):
-        if stop.time_is_over:
+        if stop.time_is_over and not snapshots.has(number):
             return Climbed(tuple(kept), "the time was over", complete=False)
         wanted = "train" if stage.blocks else "probe"
         if wanted != phase:
@@ -72,6 +74,8 @@ def climb(
                 seed=(seed * 1000 + number) % 2**63,
                 pace=pace,
                 stop=stop,
+                number=number,
+                snapshots=snapshots,
             )
         if lesson.constraint is not None:
             yield Noted(message=f"Stage {stage.name}: {lesson.constraint.leak()}.")

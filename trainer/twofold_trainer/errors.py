@@ -5,6 +5,7 @@ TrainerError
 ├── BackboneError            no place has the backbone, or what it has cannot be used
 ├── FrozenMovedError         a tensor that had to stay as it was has changed
 ├── GraftError               the base's graph cannot be made the candidate's; the model has to be exported
+├── SnapshotError            a snapshot of a training that was broken off cannot be used
 ├── ParityError              the exported graph does not compute what the trained model does
 └── CancelledError           somebody asked the trainer to stop
 """
@@ -30,6 +31,10 @@ class FrozenMovedError(TrainerError):
 
 class GraftError(TrainerError):
     """The base's graph cannot be made the candidate's; the model has to be exported."""
+
+
+class SnapshotError(TrainerError):
+    """A snapshot is damaged, or of another training."""
 
 
 class ParityError(TrainerError):

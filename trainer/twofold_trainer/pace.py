@@ -16,9 +16,15 @@ class Pace:
 
     total: int
     step: int = 0
+    _skipped: int = 0
     _losses: list[float] = field(default_factory=list)
     _begun: float = field(default_factory=time.monotonic)
     _reported: float = 0.0
+
+    def skip(self, steps: int) -> None:
+        """Count steps that were taken before, by a trainer that died."""
+        self.step += steps
+        self._skipped += steps
 
     def advance(self, stage: str, loss: float) -> Stepped | None:
         """Count a step, and report if it is time."""
@@ -30,5 +36,5 @@ class Pace:
         self._reported = now
         mean = sum(self._losses) / len(self._losses)
         self._losses.clear()
-        remaining = (now - self._begun) / self.step * max(0, self.total - self.step)
+        remaining = (now - self._begun) / (self.step - self._skipped) * max(0, self.total - self.step)
         return Stepped(stage=stage, step=self.step, total_steps=self.total, loss=mean, remaining_seconds=remaining)

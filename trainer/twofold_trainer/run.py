@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from twofold_checkpoint.checkpoint import TRAINING_WEIGHTS
 from twofold_checkpoint.errors import CheckpointError
 from twofold_checkpoint.events import Event, ExactProven, Finished, PhaseStarted, Published
-from twofold_checkpoint.job import Job
+from twofold_checkpoint.job import SNAPSHOTS, Job
 from twofold_checkpoint.manifest import other
 from twofold_checkpoint.store import Store
 
@@ -27,7 +27,8 @@ from twofold_trainer.keeping import keep
 from twofold_trainer.plan import Plan, make_plan
 from twofold_trainer.publish import Candidate, provenance, publish, write_candidate
 from twofold_trainer.reduced import Reduction, reduce_precision
-from twofold_trainer.report import leave_findings, may_quote, unquoted
+from twofold_trainer.report import directory_of, leave_findings, may_quote, unquoted
+from twofold_trainer.snapshots import Snapshots, digest_of
 from twofold_trainer.stop import Stop
 from twofold_trainer.training import train
 
@@ -75,7 +76,8 @@ def _adapt(job: Job, stop: Stop) -> Iterator[Event]:
     def gate() -> Verdict:
         return judge_candidate(plan, before, figures.score(plan.model, "after"), approved=approved)
 
-    climbed = yield from train(plan, stop, gate)
+    snapshots = Snapshots(directory_of(job) / SNAPSHOTS, digest_of(plan), job.snapshot_seconds)
+    climbed = yield from train(plan, stop, gate, snapshots)
 
     yield PhaseStarted(phase="evaluate")
     trained = {*climbed.names, *(name for name, _ in plan.model.head(job.head).named_parameters(prefix=job.head))}

@@ -15,6 +15,7 @@ from twofold_trainer.gate import Verdict
 from twofold_trainer.growth import class_means, clear_head, grow_head
 from twofold_trainer.model import restore, snapshot
 from twofold_trainer.plan import Plan
+from twofold_trainer.snapshots import NOWHERE, Snapshots
 from twofold_trainer.stage import Stage
 from twofold_trainer.stop import Stop
 
@@ -22,21 +23,24 @@ Gate = Callable[[], Verdict]
 """Judges the model as it stands."""
 
 
-def train(plan: Plan, stop: Stop, gate: Gate) -> Generator[Event, None, Climbed]:
-    """Cache what the frozen backbone sees, grow the adapted head, and climb the stages."""
+def train(plan: Plan, stop: Stop, gate: Gate, snapshots: Snapshots = NOWHERE) -> Generator[Event, None, Climbed]:
+    """Cache what the frozen backbone sees, grow the adapted head, and climb the stages.
+
+    All but the stages is done again by a trainer that goes on where another one died: it comes out the same.
+    """
     yield PhaseStarted(phase="cache")
     course = Course(plan, stop)
     course.fill()
     if plan.added:
         grow(plan, course)
-    climbed = yield from _climb(plan, plan.stages, course, stop)
+    climbed = yield from _climb(plan, plan.stages, course, stop, snapshots=snapshots)
     if plan.job.freeze != "auto" or stop.time_is_over:
         return climbed
-    return (yield from _climb_on(plan, course, climbed, stop, gate))
+    return (yield from _climb_on(plan, course, climbed, stop, gate, snapshots=snapshots))
 
 
 def _climb(
-    plan: Plan, stages: tuple[Stage, ...], course: Course, stop: Stop, first: int = 0
+    plan: Plan, stages: tuple[Stage, ...], course: Course, stop: Stop, *, snapshots: Snapshots, first: int = 0
 ) -> Generator[Event, None, Climbed]:
     climbed = yield from climb(
         plan.model,
@@ -48,6 +52,7 @@ def _climb(
         seed=plan.job.seed,
         stop=stop,
         first=first,
+        snapshots=snapshots,
     )
     if climbed.kept and plan.kept and plan.added:
         kept = plan.kept if plan.job.head == "classifier" else 1 + 2 * plan.kept
@@ -58,12 +63,14 @@ def _climb(
     return climbed
 
 
-def _climb_on(plan: Plan, course: Course, probed: Climbed, stop: Stop, gate: Gate) -> Generator[Event, None, Climbed]:
+def _climb_on(
+    plan: Plan, course: Course, probed: Climbed, stop: Stop, gate: Gate, *, snapshots: Snapshots
+) -> Generator[Event, None, Climbed]:
     """Go on with AUTO from the probe: a shared backbone if that can pass the gate, else blocks of the head's own."""
     model, why = plan.model, plan.why_not_shared()
     if why is None:
         before = snapshot(model, model.state_dict())
-        shared = yield from _climb(plan, (plan.shared,), course, stop, first=1)
+        shared = yield from _climb(plan, (plan.shared,), course, stop, snapshots=snapshots, first=1)
         if not shared.kept:
             why = shared.reason
         else:
@@ -80,7 +87,7 @@ def _climb_on(plan: Plan, course: Course, probed: Climbed, stop: Stop, gate: Gat
     stage = plan.forked
     if model.branch is None:
         model.fork(plan.job.head, stage.blocks)
-    forked = yield from _climb(plan, (stage,), course, stop, first=2)
+    forked = yield from _climb(plan, (stage,), course, stop, snapshots=snapshots, first=2)
     if not forked.kept and not plan.base.manifest.branch:
         model.branch, model.branch_head = None, None
     kept = (*probed.kept, *forked.kept)

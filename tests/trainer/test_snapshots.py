@@ -1,0 +1,267 @@
+"""Trainers that are killed and go on from their snapshots: the weights are those of a training that nobody disturbed."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from safetensors.torch import save
+from trainer.conftest import MakeJob
+from twofold_checkpoint.checkpoint import TRAINING_WEIGHTS
+from twofold_checkpoint.events import Event, GuardLooked, Noted, PhaseStarted, Published, Stepped, from_line
+from twofold_checkpoint.job import SNAPSHOTS, Exact, Hyperparameters, Job, Statistical, write_job
+from twofold_checkpoint.store import Store
+from twofold_trainer import run as run_module
+from twofold_trainer.run import fine_tune
+from twofold_trainer.snapshots import NOWHERE, Snapshots
+
+from trainer import tiny
+
+LEARNS = Hyperparameters(epochs=3, batch_size=16, backbone_learning_rate=1e-3, head_learning_rate=1e-2)
+ROUGH = Hyperparameters(epochs=3, backbone_learning_rate=0.2, head_learning_rate=2e-2, rehearsal_ratio=0.0)
+SHARED = Statistical(margin=40)
+
+JOBS: dict[str, dict[str, Any]] = {
+    "probe": {"head": "ner", "freeze": "backbone"},
+    "probe of the classifier": {"head": "classifier", "freeze": "backbone"},
+    "shared": {"head": "ner", "freeze": "head", "protection": SHARED},
+    "stages": {"head": "classifier", "freeze": "staged", "protection": SHARED},
+    "held by covariances": {
+        "head": "ner",
+        "freeze": "head",
+        "protection": SHARED,
+        "hyperparameters": msgspec.structs.replace(LEARNS, projection=0.9),
+    },
+    "shared, restored, given up, forked": {"head": "ner", "protection": SHARED, "hyperparameters": ROUGH},
+    "forked": {"head": "ner", "protection": Exact()},
+}
+
+
+class KilledError(BaseException):
+    """What no handler of the trainer's sees: as good as SIGKILL, and far cheaper."""
+
+
+def weights(job: Job, monkeypatch: pytest.MonkeyPatch) -> tuple[bytes, list[Event]]:
+    """Train, and return the bytes of the weights as a candidate would hold them."""
+    models: list[bytes] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "make_candidate", lambda plan, *_: models.append(save(plan.model.state_dict())))
+        events = tiny.until(job, "export")
+    [model] = models
+    return model, events
+
+
+def killed_after(snapshots: int, monkeypatch: pytest.MonkeyPatch, job: Job) -> bool:
+    """Train until so many snapshots were written, or to the end; tells whether it was killed."""
+    offer, left = Snapshots.offer, itertools.count(1)
+
+    def fatal(self: Snapshots, number: int, take: Any) -> Iterator[Noted]:
+        yield from offer(self, number, take)
+        if next(left) == snapshots:
+            raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Snapshots, "offer", fatal)
+        patch.setattr(run_module, "make_candidate", lambda *_: None)
+        try:
+            tiny.until(job, "export")
+        except KilledError:
+            return True
+    return False
+
+
+def notes(events: list[Event]) -> list[str]:
+    """Return what was noted."""
+    return [event.message for event in events if isinstance(event, Noted)]
+
+
+@pytest.mark.parametrize("kind", JOBS)
+def test_a_training_that_is_killed_after_every_epoch_ends_in_the_same_bytes(
+    kind: str, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after each epoch of each stage and resumed each time, a job has the weights of the undisturbed one, byte for byte."""
+    monkeypatch.setattr("twofold_trainer.guard.EARLY_EVERY", 2)
+    settings = {"hyperparameters": LEARNS, **JOBS[kind]}
+    undisturbed, seen = weights(make_job(**settings), monkeypatch)
+    job = msgspec.structs.replace(make_job(**settings), id="killed", snapshot_seconds=0.0)
+
+    kills = 0
+    while killed_after(1, monkeypatch, job):
+        kills += 1
+    resumed, events = weights(job, monkeypatch)
+
+    assert resumed == undisturbed
+    assert kills >= 3
+    assert any("goes on from its snapshot" in note for note in notes(events))
+    if "restored" in kind:
+        assert "restore" in {event.action for event in seen if isinstance(event, GuardLooked)}
+        assert any("is given up" in note for note in notes(seen))
+
+
+def test_a_training_that_is_killed_within_an_epoch_ends_in_the_same_bytes(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was done since the last snapshot is done again, wherever the trainer was, and comes out the same."""
+    monkeypatch.setattr("twofold_trainer.pace.REPORT_SECONDS", 0.0)
+    settings = {"hyperparameters": LEARNS, **JOBS["shared"]}
+    undisturbed, _ = weights(make_job(**settings), monkeypatch)
+    job = msgspec.structs.replace(make_job(**settings), id="killed", snapshot_seconds=0.0)
+    for kill_at in (2, 7, 9, 3):
+        running = fine_tune(job)
+        steps = (event for event in running if isinstance(event, Stepped))
+        next(itertools.islice(steps, kill_at, None))
+        running.close()
+
+    resumed, _ = weights(job, monkeypatch)
+
+    assert resumed == undisturbed
+
+
+RUN = [sys.executable, "-m", "twofold_trainer", "run", "--threads", "1"]
+
+
+def test_a_process_that_gets_sigkill_goes_on_to_the_same_file(make_job: MakeJob, store: Store, tmp_path: Path) -> None:
+    """Real processes: one to the end, one with SIGKILL in its second stage and another one after it. Their files are equal."""
+    settings = {"hyperparameters": LEARNS, "freeze": "staged", "protection": SHARED, "retained_margin": 100.0}
+    files = []
+    for name, killed in (("whole", False), ("killed", True)):
+        path = tmp_path / f"{name}.json"
+        write_job(path, msgspec.structs.replace(make_job("ner", **settings), id=name, snapshot_seconds=0.0))
+        if killed:
+            with subprocess.Popen([*RUN, str(path)], stdout=subprocess.PIPE) as process:
+                assert process.stdout
+                told = (from_line(line) for line in process.stdout)
+                while not (store.root / "jobs" / name / SNAPSHOTS / "stage-1.safetensors").exists():
+                    next(told)
+                process.kill()
+            assert process.returncode == -signal.SIGKILL
+        done = subprocess.run([*RUN, str(path)], stdout=subprocess.PIPE, check=True, timeout=240)
+        events = [from_line(line) for line in done.stdout.splitlines()]
+        [published] = [event for event in events if isinstance(event, Published)] or [events[-1]]
+        files.append((store.get(published.checkpoint_id).path / TRAINING_WEIGHTS).read_bytes())
+
+    assert any("Stage heads goes on from its snapshot" in note for note in notes(events))
+    assert files[0] == files[1]
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-7] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "it is damaged"),
+    "empty": (lambda path: path.write_bytes(b""), "it is damaged"),
+    "no tensors": (lambda path: path.write_bytes(b"\0" * 4096), "it is damaged"),
+    "one bit flipped": (_flip, "it is damaged"),
+    "another stage's": (lambda path: path.with_name("stage-1.safetensors").replace(path), "not those of this stage"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_snapshot_that_cannot_be_used_is_passed_over(
+    damage: str, make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its stage begins anew, with a note that says why, and the weights are the same."""
+    settings = {"hyperparameters": LEARNS, **JOBS["stages"]}
+    undisturbed, _ = weights(make_job(**settings), monkeypatch)
+    job = msgspec.structs.replace(make_job(**settings), id="killed", snapshot_seconds=0.0)
+    assert not killed_after(99, monkeypatch, job)
+    spoil, why = DAMAGES[damage]
+    spoil(store.root / "jobs" / job.id / SNAPSHOTS / "stage-0.safetensors")
+
+    resumed, events = weights(job, monkeypatch)
+
+    assert resumed == undisturbed
+    [told] = [note for note in notes(events) if "is not used" in note]
+    assert told.startswith("The snapshot of stage heads is not used: ")
+    assert why in told
+
+
+def test_a_snapshot_of_another_job_is_passed_over(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With another seed, other rates or other examples under the same id, training begins anew."""
+    first = msgspec.structs.replace(make_job("ner", hyperparameters=LEARNS, freeze="backbone"), snapshot_seconds=0.0)
+    assert killed_after(2, monkeypatch, first)
+    others = [
+        msgspec.structs.replace(first, seed=1),
+        msgspec.structs.replace(first, hyperparameters=msgspec.structs.replace(LEARNS, head_learning_rate=2e-2)),
+        msgspec.structs.replace(make_job("ner", hyperparameters=LEARNS, freeze="backbone", train=tiny.restaurant(70))),
+    ]
+    for other in others:
+        _, events = weights(other, monkeypatch)
+        [told] = [note for note in notes(events) if "is not used" in note]
+        assert "it belongs to another job" in told
+
+
+def test_a_snapshot_that_cannot_be_written_stops_no_training(
+    make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training goes on to the same weights, and one note says what a death would cost now."""
+    settings = {"hyperparameters": LEARNS, **JOBS["shared"]}
+    undisturbed, _ = weights(make_job(**settings), monkeypatch)
+    job = msgspec.structs.replace(make_job(**settings), id="full", snapshot_seconds=0.0)
+    directory = store.root / "jobs" / job.id
+    directory.mkdir(parents=True)
+    (directory / SNAPSHOTS).write_text("in the way")
+
+    trained, events = weights(job, monkeypatch)
+
+    assert trained == undisturbed
+    [told] = [note for note in notes(events) if "could be written" in note]
+    assert "File exists" in told
+
+
+def test_snapshots_are_rare_and_cheap(tmp_path: Path) -> None:
+    """None before the time, then one in so many seconds, and fewer where writing takes long; nowhere, never."""
+    now = [100.0]
+    cost = 0.0
+    written: list[float] = []
+
+    class Slow(Snapshots):
+        def _write(self, *_: Any) -> None:
+            now[0] += cost
+            written.append(now[0])
+
+    snapshots = Slow(tmp_path, "x", 10.0, clock=lambda: now[0])
+    for seconds, expected in ((9, 0), (1, 1), (9, 1), (1, 2)):
+        now[0] += seconds
+        assert not list(snapshots.offer(0, lambda: None))
+        assert len(written) == expected
+    cost = 2.0
+    now[0] += 10.0
+    list(snapshots.offer(0, lambda: None))
+    for seconds, expected in ((39.0, 3), (1.0, 4)):
+        now[0] += seconds
+        list(snapshots.offer(0, lambda: None))
+        assert len(written) == expected
+    assert not list(NOWHERE.offer(0, lambda: None))
+
+
+def test_a_job_of_seconds_leaves_no_snapshot(make_job: MakeJob, store: Store) -> None:
+    """A job that is over before the first one would be due writes nothing."""
+    tiny.until(
+        make_job("ner", hyperparameters=LEARNS, freeze="backbone", id="quick", snapshot_seconds=3600.0), "export"
+    )
+
+    assert not (store.root / "jobs" / "quick" / SNAPSHOTS).exists()
+
+
+def test_a_time_that_is_over_still_has_what_was_trained(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trainer that goes on with no time left keeps the best state of the snapshots, instead of the base."""
+    settings = {"hyperparameters": LEARNS, **JOBS["shared"]}
+    job = msgspec.structs.replace(make_job(**settings), id="late", snapshot_seconds=0.0)
+    untrained, _ = weights(msgspec.structs.replace(job, id="never", max_runtime=1e-9), monkeypatch)
+    assert not killed_after(99, monkeypatch, job)
+    trained, _ = weights(job, monkeypatch)
+    late, events = weights(msgspec.structs.replace(job, max_runtime=1e-9), monkeypatch)
+
+    assert late == trained != untrained
+    assert [event.phase for event in events if isinstance(event, PhaseStarted)][-1] == "evaluate"
