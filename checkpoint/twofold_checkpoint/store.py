@@ -72,11 +72,33 @@ class Store:
     def staging(self) -> Iterator[Path]:
         """Give an empty directory to write a checkpoint's files into; what is left of it at the end is removed."""
         path = self.root / "staging" / uuid.uuid4().hex
-        path.mkdir(parents=True)
-        try:
-            yield path
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
+        with self._staging():
+            path.mkdir(parents=True)
+            try:
+                yield path
+            finally:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def sweep(self) -> bool:
+        """Remove what processes that died have left half-done; False if one that lives is writing a checkpoint just now."""
+        with (self.root / "staging.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            for path in (self.root / "staging").glob("*"):
+                shutil.rmtree(path, ignore_errors=True)
+        with self._locked():
+            (self.root / "aliases.json.new").unlink(missing_ok=True)
+        return True
+
+    @contextmanager
+    def _staging(self) -> Iterator[None]:
+        """Say to all that sweep, until the block or this process ends, that something is being written."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / "staging.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            yield
 
     def publish(self, staged: Path, manifest: Manifest) -> Checkpoint:
         """Make the staged files a checkpoint. The manifest's file list is filled in here."""
@@ -197,13 +219,14 @@ class Store:
                 )
             return msgspec.structs.replace(old, candidate=None) if old.candidate == checkpoint_id else old
 
-        with self._locked():
-            before = self.aliases()
-            after = move(before)
-            self._write(after)  # First, so that no alias ever names what is not there.
-            path.rename(gone)
-            _flush(path.parent)
-        shutil.rmtree(gone, ignore_errors=True)
+        with self._staging():
+            with self._locked():
+                before = self.aliases()
+                after = move(before)
+                self._write(after)  # First, so that no alias ever names what is not there.
+                path.rename(gone)
+                _flush(path.parent)
+            shutil.rmtree(gone, ignore_errors=True)
         return Move(before, after)
 
     def _move(self, change: Callable[[Aliases], Aliases]) -> Move:

@@ -12,9 +12,14 @@ from twofold_server.errors import WrongStateError
 def claim(path: Path, *, shared: bool) -> IO[str]:
     """Claim a store's jobs for this process, until it ends: alone, or with others that share a database.
 
-    Raises WrongStateError if another server has them otherwise.
+    Raises WrongStateError if another server has them otherwise, or if the store cannot be written.
     """
-    file = path.open("a+")
+    try:
+        file = path.open("a+")
+    except OSError as error:
+        raise WrongStateError(
+            f"{path} cannot be written: {error.strerror}; give the server a store in which it may write"
+        ) from error
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:

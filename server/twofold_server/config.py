@@ -67,6 +67,10 @@ class Config:
     shadow_texts: int = _setting(500, "compared texts after which a candidate in shadow is made live or refused")
     shadow_seconds: float = _setting(600.0, "seconds after which it is, however few were compared")
     max_queued_jobs: int = _setting(16, "adaptation jobs that may wait")
+    job_attempts: int = _setting(3, "times that a job is begun before it fails, if its trainer or its server dies")
+    snapshot_seconds: float = _setting(
+        10.0, "least time between two snapshots that a job goes on from; 0 takes one after every epoch"
+    )
     max_dataset_examples: int = _setting(200_000, "examples in one data set")
     keep_checkpoints: int = _setting(0, "newest checkpoints that are kept beside those in use; 0 keeps all")
     keep_jobs: int = _setting(0, "newest jobs that are kept when they are over, with report and examples; 0 keeps all")
@@ -92,6 +96,7 @@ class Config:
         if self.device == "cuda" and self.precision == "int8":
             raise ValueError("precision 'int8' needs device 'cpu'; write fp32 or auto")
         for name in (
+            "job_attempts",
             "max_batch_tokens",
             "max_queue_tokens",
             "max_requests",
@@ -112,6 +117,7 @@ class Config:
             "pause_above_ms",
             "watch_seconds",
             "shadow_seconds",
+            "snapshot_seconds",
             "keep_checkpoints",
             "keep_jobs",
             "keep_uploads",

@@ -68,9 +68,11 @@ class JobBook:
         return added
 
     async def say(self, job_id: str, said: Said) -> JobView:
-        """Record an event of a job. Raises WrongStateError if the job is over."""
+        """Record an event of a job. Raises WrongStateError if the job is over, or if another server has it by now."""
         view, records = await self._ask(self._table.say, job_id, said, _now())
         self._metrics.see(view, records)
+        if isinstance(said, StateEntered):
+            await self._count()
         self._announce()
         return view
 
@@ -78,6 +80,16 @@ class JobBook:
         """Record what came of a job, also if it is over. Raises UnknownNameError."""
         await self._ask(self._table.amend, job_id, said, _now())
         self._announce()
+
+    async def take_over(self, job_id: str, said: StateEntered) -> JobView | None:
+        """Say of a job that its server died; None if it was not abandoned any more."""
+        written = await self._ask(self._table.take_over, job_id, said, _now())
+        if written is None:
+            return None
+        self._metrics.see(*written)
+        await self._count()
+        self._announce()
+        return written[0]
 
     async def start_next(self) -> JobView | None:
         """Let the oldest job that waits be running."""

@@ -27,8 +27,10 @@ class JobMetrics:
                 case StateEntered(state=JobState.RUNNING):
                     self._metrics.jobs_running.set(1)
                     self._metrics.job_start.set(one.time.timestamp())
-                case StateEntered(state=state) if state.is_over:
-                    self._metrics.jobs.labels(state.value).inc()
+                case StateEntered(state=state, lost=lost):
+                    if state.is_over:
+                        self._metrics.jobs.labels(state.value).inc()
+                    self._metrics.job_losses.inc(lost)
                     if view.started:
                         self._metrics.jobs_running.set(0)
                         self._metrics.job_start.set(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import secrets
 from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import reduce
 from typing import Literal
@@ -85,6 +86,11 @@ class StateEntered(_Told, frozen=True):
 
     state: JobState
     reason: str
+    lost: bool = False
+    """Whether the job ran before and lost its trainer or its server."""
+
+
+CANCELLED = StateEntered(state=JobState.CANCELLED, reason="CancelJob was called while the job ran.")
 
 
 class BaseChosen(_Told, frozen=True):
@@ -104,6 +110,13 @@ class Swapped(_Told, frozen=True):
 
     checkpoint_id: str
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Say that the trainer was ended from outside, or by the system, and had no last word: another one may go on with the job."""
+
+    reason: str
 
 
 Said = StateEntered | BaseChosen | PhaseEnded | Swapped | Shadowed | RolledBack | Event
@@ -166,7 +179,10 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     base: str
     state: JobState = JobState.QUEUED
     started: dt.datetime | None = None
+    """When it first ran."""
     ended: dt.datetime | None = None
+    losses: int = 0
+    """How often it lost its trainer or its server while it ran, and went on."""
     phases: tuple[Phase, ...] = ()
     reason: str = ""
     candidate: str = ""
@@ -196,7 +212,7 @@ def record(view: JobView, said: Said, now: dt.datetime) -> tuple[Record, ...]:
     """Number what was said, after the end of the running phase if this ends it."""
     told = [said]
     running = view.running_phase
-    if running and (isinstance(said, PhaseStarted) or (isinstance(said, StateEntered) and said.state.is_over)):
+    if running and isinstance(said, PhaseStarted | StateEntered):
         told.insert(0, PhaseEnded(seconds=max(0.0, (now - running.started).total_seconds())))
     return tuple(
         Record(sequence=view.last_sequence + number, time=now, phase=_phase_of(one, view), said=one)
@@ -221,10 +237,10 @@ def fold(view: JobView, records: Iterable[Record]) -> JobView:
 def _after(view: JobView, one: Record) -> JobView:
     view = replace(view, last_sequence=one.sequence)
     match one.said:
-        case StateEntered(state=JobState.QUEUED):
-            return view
+        case StateEntered(state=JobState.QUEUED, lost=lost):
+            return replace(view, state=JobState.QUEUED, losses=view.losses + lost)
         case StateEntered(state=JobState.RUNNING):
-            return replace(view, state=JobState.RUNNING, started=one.time)
+            return replace(view, state=JobState.RUNNING, started=view.started or one.time)
         case StateEntered(state=state, reason=reason):
             return replace(view, state=state, reason=reason, ended=one.time)
         case BaseChosen(checkpoint_id=checkpoint_id):

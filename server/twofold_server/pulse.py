@@ -11,9 +11,10 @@ from twofold_checkpoint.errors import CheckpointError
 from twofold_checkpoint.store import Store
 
 from twofold_server.conclusion import conclude_after_crash
-from twofold_server.errors import ServerError, WrongStateError
+from twofold_server.errors import ServerError
 from twofold_server.job_book import JobBook
 from twofold_server.launchers import Launcher
+from twofold_server.leftovers import Leftovers
 from twofold_server.reporting import Reporter
 
 log = logging.getLogger(__name__)
@@ -23,24 +24,35 @@ BEAT_SECONDS = 2.0
 
 
 class Pulse:
-    """End the jobs of servers that died: once at first, and again and again where servers share a database.
+    """Take over the jobs of servers that died: once at first, and again and again where servers share a database.
 
+    A job goes on in the queue, unless it has had its *attempts*.
     *cancel* is called with the id of each running job of this server that was cancelled at another one.
     """
 
     def __init__(
-        self, store: Store, book: JobBook, reporter: Reporter, launcher: Launcher, cancel: Callable[[str], None]
+        self,
+        *,
+        store: Store,
+        book: JobBook,
+        reporter: Reporter,
+        leftovers: Leftovers,
+        launcher: Launcher,
+        attempts: int,
+        cancel: Callable[[str], None],
     ) -> None:
         self._store = store
         self._book = book
         self._reporter = reporter
+        self._leftovers = leftovers
         self._launcher = launcher
+        self._attempts = attempts
         self._cancel = cancel
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """End what is left of the dead, and go on with it if others share the jobs."""
-        await self._end_the_dead()
+        """Take over what is left of the dead, and go on with it if others share the jobs."""
+        await self._inherit()
         if self._book.is_shared:
             self._task = asyncio.create_task(self._beat(), name="pulse")
 
@@ -58,16 +70,17 @@ class Pulse:
                 await self._book.beat()
                 for job_id in await self._book.unwanted():
                     self._cancel(job_id)
-                await self._end_the_dead()
+                await self._inherit()
             except (ServerError, CheckpointError, OSError) as error:  # The next beat may find it mended.
                 log.error("a beat failed", extra={"reason": str(error)})  # noqa: TRY400 -- no bug of ours.
 
-    async def _end_the_dead(self) -> None:
+    async def _inherit(self) -> None:
         for view in await self._book.abandoned():
             current = (await asyncio.to_thread(self._store.aliases)).current
-            ending = conclude_after_crash(view, current)
-            log.warning("a job was left running", extra={"job": view.id, "reason": ending.reason})
+            said = conclude_after_crash(view, current, self._attempts)
+            log.warning("a job was left running", extra={"job": view.id, "reason": said.reason})
             await asyncio.to_thread(self._launcher.bury, view.id)
-            with suppress(WrongStateError):  # Another server was faster.
-                await self._book.say(view.id, ending)
-            await self._reporter.make(view.id)
+            taken = await self._book.take_over(view.id, said)  # None if another server was faster.
+            if taken is not None and taken.state.is_over:
+                await asyncio.to_thread(self._leftovers.of_job, view.id)
+                await self._reporter.make(view.id)

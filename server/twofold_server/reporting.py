@@ -72,7 +72,7 @@ class Reporter:
         forms = fit(compose(view, records, _findings(directory), lineage))
         directory.mkdir(parents=True, exist_ok=True)
         for form, content in forms.items():
-            temporary = directory / f"report.{form}.{uuid.uuid4().hex}"
+            temporary = directory / f"report.{form}.{uuid.uuid4().hex}.new"
             try:
                 temporary.write_bytes(content)
                 temporary.replace(directory / f"report.{form}")

@@ -9,20 +9,21 @@ from typing import IO
 
 from twofold_checkpoint.checkpoint import Checkpoint
 from twofold_checkpoint.errors import CheckpointError
-from twofold_checkpoint.events import Finished, Noted
-from twofold_checkpoint.job import Job
+from twofold_checkpoint.events import Finished, Noted, Published
 from twofold_checkpoint.store import Store
 
+from twofold_server.assignment import assign
 from twofold_server.claim import claim
-from twofold_server.conclusion import conclude
+from twofold_server.conclusion import STOPPED, conclude, published_before
 from twofold_server.config import Config
 from twofold_server.datasets import Inline
 from twofold_server.errors import DatabaseError, ServerError, WrongStateError
-from twofold_server.intake import Intake, directory_of
+from twofold_server.intake import Intake
 from twofold_server.job_book import JobBook
-from twofold_server.jobs import BaseChosen, JobState, JobView, Order, StateEntered
+from twofold_server.jobs import CANCELLED, BaseChosen, JobState, JobView, Lost, Order, StateEntered
 from twofold_server.launchers import Launcher
 from twofold_server.launchers.subprocess import SubprocessLauncher
+from twofold_server.leftovers import Leftovers
 from twofold_server.live_events import RolledBack
 from twofold_server.metrics import Metrics
 from twofold_server.pulse import Pulse
@@ -49,6 +50,7 @@ class JobRunner:
         rehearsal: Rehearsal | None = None,
         launcher: Launcher | None = None,
     ) -> None:
+        self._config = config
         self._store = store
         self._metrics = metrics
         self._launcher = launcher or SubprocessLauncher(config)
@@ -56,7 +58,16 @@ class JobRunner:
         self.reporter = Reporter(store, self.book)
         self._succession = Succession(store, self.book, promoter, rehearsal, config)
         self._intake = Intake(store, Uploads(store, config), self.book, config)
-        self._pulse = Pulse(store, self.book, self.reporter, self._launcher, self._stop_running)
+        self._leftovers = Leftovers(store)
+        self._pulse = Pulse(
+            store=store,
+            book=self.book,
+            reporter=self.reporter,
+            leftovers=self._leftovers,
+            launcher=self._launcher,
+            attempts=config.job_attempts,
+            cancel=self._stop_running,
+        )
         self._shares = config.database is not None
         self._lock: IO[str] | None = None
         self._worker: asyncio.Task[None] | None = None
@@ -76,7 +87,7 @@ class JobRunner:
         return self._running is not None and not self._paused
 
     async def start(self) -> None:
-        """End what an earlier server left running, then go on with the queue.
+        """Take over what an earlier server left running, clear away what it left half-done, and go on with the queue.
 
         Raises WrongStateError if another server has this store's jobs, or DatabaseError.
         """
@@ -86,13 +97,17 @@ class JobRunner:
             with suppress(CheckpointError):  # Unreadable aliases are told of where they are needed.
                 await self.book.catch_up(await asyncio.to_thread(self._store.aliases))
             await self._pulse.start()
+            await self._sweep()
         except BaseException:
             await self.stop()
             raise
         self._worker = asyncio.create_task(self._work(), name="jobs")
 
     async def stop(self) -> None:
-        """Stop the running job, if there is one, and wait for its end. Jobs that wait are there for the next server."""
+        """Stop the running job, if there is one, and wait for its trainer's end.
+
+        It waits then, as others do, for the next server.
+        """
         self._stopping.set()
         if self._running:
             self._launcher.cancel(self._running)
@@ -111,6 +126,7 @@ class JobRunner:
         """Stop a job and return it once it has stopped. Raises WrongStateError if it is, or gets, over otherwise."""
         view = await self.book.cancel(job_id, "CancelJob was called while the job waited.")
         if view.state.is_over:
+            await asyncio.to_thread(self._leftovers.of_job, job_id)  # It may have run before it waited.
             return view
         self._stop_running(job_id)  # If another server runs it, that one hears of it from the table.
         view = await self.book.wait_until_over(job_id)
@@ -165,7 +181,7 @@ class JobRunner:
                 await self._run(view)
 
     async def _run(self, view: JobView) -> None:
-        """Run a job to its end. Whatever happens, it gets one, and the queue goes on."""
+        """Run a job to its end, or until it has to wait for another trainer. Whatever happens, the queue goes on."""
         self._running = view.id
         log.info("job started", extra={"job": view.id})
         try:
@@ -190,56 +206,55 @@ class JobRunner:
                 if self._stopping.is_set():
                     break
                 await self._pause()
-        await self.reporter.make(view.id)
+        if ending.state.is_over:
+            await asyncio.to_thread(self._leftovers.of_job, view.id)
+            await self.reporter.make(view.id)
         self._running, self._paused = None, False
         self._metrics.job_paused.set(0)
         log.info("job ended", extra={"job": view.id, "state": ending.state.value, "reason": ending.reason})
 
     async def _adapt(self, view: JobView) -> StateEntered:
-        base = await asyncio.to_thread(self._store.get, view.order.base)
+        began = bool(view.phases)  # Before it was broken off: then its base is chosen, and a candidate may be there.
+        base = await asyncio.to_thread(self._store.get, view.base if began else view.order.base)
         await self.book.say(view.id, BaseChosen(checkpoint_id=base.id))
-        last = Finished(outcome="cancelled", reason="")
-        if view.id not in self._unwanted and not self._stopping.is_set():
-            async with aclosing(self._launcher.launch(self._job(view, base))) as events:
-                async for event in events:
-                    if isinstance(event, Finished):
-                        last = event
-                    else:
-                        view = await self.book.say(view.id, event)
-        ending = conclude(last, cancelled=view.id in self._unwanted, stopping=self._stopping.is_set())
+        if began and (made := await asyncio.to_thread(self._find_candidate, view)):
+            view = await self.book.say(view.id, Published(checkpoint_id=made))
+            ending = published_before(made)
+        else:
+            view, ending = await self._train(view, base)
         if ending.state is JobState.SUCCEEDED and view.candidate and view.order.promote != "never":
             return await self._succession.follow(view, ending, lambda: self._interrupted(view.id))
         return ending
 
     def _interrupted(self, job_id: str) -> StateEntered | None:
-        """Return how a job ends that nobody wants any more, or None."""
-        cancelled, stopping = job_id in self._unwanted, self._stopping.is_set()
-        last = Finished(outcome="succeeded", reason="")
-        return conclude(last, cancelled=cancelled, stopping=stopping) if cancelled or stopping else None
+        """Return how a job ends, or waits, that nobody wants any more, or None."""
+        if job_id in self._unwanted:
+            return CANCELLED
+        return STOPPED if self._stopping.is_set() else None
 
-    def _job(self, view: JobView, base: Checkpoint) -> Job:
-        """Write the order as the trainer reads it."""
-        order, root = view.order, self._store.root.resolve()
-        folder = root / "uploads" / order.upload_id if order.upload_id else directory_of(root, view.id)
-        dev = folder / "dev.jsonl"
-        return Job(
-            id=view.id,
-            store=str(root),
-            base=base.id,
-            train=str(folder / "train.jsonl"),
-            dev=str(dev) if dev.exists() else None,
-            head=order.head,
-            freeze=order.freeze,
-            protection=order.protection,
-            label_policy=order.label_policy,
-            retained_margin=order.retained_margin,
-            annotated_types=order.annotated_types,
-            hyperparameters=order.hyperparameters,
-            max_runtime=order.max_runtime,
-            memory=order.memory,
-            seed=order.seed,
-            validate_only=order.validate_only,
-        )
+    async def _train(self, view: JobView, base: Checkpoint) -> tuple[JobView, StateEntered]:
+        last: Finished | Lost = Finished(outcome="cancelled", reason="")
+        job = assign(view, base.id, self._store.root.resolve(), snapshot_seconds=self._config.snapshot_seconds)
+        if view.id not in self._unwanted and not self._stopping.is_set():
+            async with aclosing(self._launcher.launch(job)) as events:
+                async for event in events:
+                    if isinstance(event, Finished | Lost):
+                        last = event
+                    else:
+                        view = await self.book.say(view.id, event)
+        cancelled, stopping = view.id in self._unwanted, self._stopping.is_set()
+        attempts = self._config.job_attempts
+        return view, conclude(view, last, cancelled=cancelled, stopping=stopping, attempts=attempts)
+
+    def _find_candidate(self, view: JobView) -> str:
+        """Return the id of the checkpoint that a trainer of the job has published before it died, or nothing."""
+        found = (one.id for one in self._store.list() if one.manifest.job_id == view.id)
+        return view.candidate or next(found, "")
+
+    async def _sweep(self) -> None:
+        unfinished = {view.id for view in await self.book.unfinished()}
+        known = unfinished | {view.id for view in await self.book.over()}
+        await asyncio.to_thread(self._leftovers.sweep, known, unfinished, alone=not self._shares)
 
     async def _pause(self) -> None:
         await self._either(asyncio.Event(), _RETRY_SECONDS)

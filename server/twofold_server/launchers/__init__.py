@@ -8,15 +8,17 @@ from typing import Protocol
 from twofold_checkpoint.events import Event
 from twofold_checkpoint.job import Job
 
+from twofold_server.jobs import Lost
+
 
 class Launcher(Protocol):
     """Run trainers somewhere: a process of this machine, an actor, a pod."""
 
-    def launch(self, job: Job) -> AsyncGenerator[Event, None]:
+    def launch(self, job: Job) -> AsyncGenerator[Event | Lost, None]:
         """Start a trainer and yield its events.
 
-        The last one is always Finished: the trainer's own, or one that says how it died. Nothing of the trainer runs
-        any more when it comes, or when the iterator is closed before.
+        The last one is always Finished, the trainer's own or one that says why there is none, or Lost. Nothing of the
+        trainer runs any more when it comes, or when the iterator is closed before.
         """
 
     def cancel(self, job_id: str) -> None:

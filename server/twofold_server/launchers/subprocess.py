@@ -16,6 +16,7 @@ from twofold_checkpoint.events import Event, Finished, Noted, from_line
 from twofold_checkpoint.job import Job, write_job
 
 from twofold_server.config import Config
+from twofold_server.jobs import Lost
 from twofold_server.launchers.environment import trainer_environment
 from twofold_server.launchers.pipes import Pipe, open_pipe, read_lines
 from twofold_server.launchers.priority import put_last
@@ -42,8 +43,8 @@ class SubprocessLauncher:
         self._trainers: dict[str, _Trainer | None] = {}
         self._unwanted: set[str] = set()
 
-    async def launch(self, job: Job) -> AsyncGenerator[Event, None]:
-        """Start the trainer and yield its events; the last one is Finished."""
+    async def launch(self, job: Job) -> AsyncGenerator[Event | Lost, None]:
+        """Start the trainer and yield its events; the last one is Finished, or Lost if a signal ended it."""
         self._trainers[job.id] = None  # From here on it can be cancelled.
         try:
             try:
@@ -64,7 +65,8 @@ class SubprocessLauncher:
                 await trainer.wait(self._grace)
             finally:
                 await trainer.kill()
-            yield last or Finished(outcome="failed", reason=describe_exit(trainer.exit_code, trainer.stderr.last))
+            told = describe_exit(trainer.exit_code, trainer.stderr.last)
+            yield last or (Lost(told) if trainer.exit_code < 0 else Finished(outcome="failed", reason=told))
         finally:
             del self._trainers[job.id]
             self._unwanted.discard(job.id)
@@ -85,7 +87,7 @@ class SubprocessLauncher:
         return True
 
     def bury(self, job_id: str) -> None:
-        """Kill the trainer of a server that died: it would go on until it next writes to its broken pipe."""
+        """Kill the trainer of a server that died. It ends by itself when its pipe breaks, unless it is held."""
         ending = os.fsencode(f"/jobs/{job_id}/job.json")
         for path in Path("/proc").glob("[0-9]*/cmdline"):  # Only Linux has it; elsewhere the pipe must do.
             with suppress(OSError):

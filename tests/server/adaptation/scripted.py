@@ -50,6 +50,16 @@ for action, value in json.load(open(os.path.join(job["store"], "play.json"))):
         sys.exit(value)
     elif action == "kill":
         os.kill(os.getpid(), value)
+    elif action == "die":  # So many times, then go on.
+        deaths = os.path.join(job["store"], "deaths")
+        with open(deaths, "a+") as file:
+            file.write("x")
+        if os.path.getsize(deaths) <= value:
+            os.kill(os.getpid(), signal.SIGKILL)
+    elif action == "snapshot":
+        directory = os.path.join(os.path.dirname(sys.argv[4]), "snapshots")
+        os.makedirs(directory, exist_ok=True)
+        open(os.path.join(directory, "stage-0.safetensors"), "w").close()
     elif action == "ignore":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     elif action == "flood":
@@ -65,12 +75,15 @@ for action, value in json.load(open(os.path.join(job["store"], "play.json"))):
         group = open(group).read() if os.path.exists(group) else "nice 19"
         priority = [os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0) == os.SCHED_IDLE, group]
         json.dump([dict(os.environ), priority, job], open(value, "w"))
-    elif action == "publish":
+    elif action in {"publish", "publish unheard"}:
         path = os.path.join(job["store"], "checkpoints", value)
         manifest = json.load(open(os.path.join(job["store"], "checkpoints", job["base"], "manifest.json")))
         os.makedirs(path)
-        json.dump({**manifest, "id": value, "parent": job["base"]}, open(os.path.join(path, "manifest.json"), "w"))
-        say(event="Published", checkpoint_id=value)
+        manifest = {**manifest, "id": value, "parent": job["base"], "job_id": job["id"]}
+        with open(os.path.join(path, "manifest.json"), "w") as file:
+            json.dump(manifest, file)
+        if action == "publish":
+            say(event="Published", checkpoint_id=value)
 """
 
 HANG = ("sleep", 60.0)
