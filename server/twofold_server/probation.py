@@ -102,7 +102,8 @@ class Probation:
         )
         self._trial = None
         await asyncio.to_thread(self._shadow.end)
-        await asyncio.to_thread(self._slot.dismiss)
+        if swap.reference is not None:  # Whatever stands there by now is not ours to dismiss.
+            await asyncio.to_thread(self._slot.dismiss, swap.reference)
 
     async def _undo(self, swap: Swap, finding: Finding) -> None:
         bad = swap.subject.id

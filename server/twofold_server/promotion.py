@@ -129,8 +129,7 @@ class Promoter:
     async def dismiss(self, pair: Pair) -> None:
         """Let the subject of a pair go, if it still stands by."""
         async with self._turn:
-            if self._slot.beside is pair.subject:
-                await asyncio.to_thread(self._slot.dismiss)
+            await asyncio.to_thread(self._slot.dismiss, pair.subject)
 
     async def stop(self) -> None:
         """Wait until what began has ended."""

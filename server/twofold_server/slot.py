@@ -94,9 +94,13 @@ class Slot:
                 self._let_go(old)
             self._metrics.engines_beside.set(engine is not None)
 
-    def dismiss(self) -> None:
-        """Let the engine go that stands beside. Blocks until its memory is free: another one may be loaded then."""
-        self.stand_by(None)
+    def dismiss(self, engine: Engine | None = None) -> None:
+        """Let the engine go that stands beside, or that one if it does. Blocks until its memory is free for another one."""
+        with self._lock:
+            if self._beside is not None and engine in {None, self._beside}:
+                self._let_go(self._beside)
+                self._beside = None
+                self._metrics.engines_beside.set(0)
         with suppress(RuntimeError):  # Nothing is closed any more after drain(), which has waited itself.
             self._closer.submit(lambda: None).result()
 
