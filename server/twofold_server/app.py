@@ -20,6 +20,7 @@ from twofold_checkpoint.errors import CheckpointError, CheckpointNotFoundError
 from twofold_checkpoint.store import Store
 
 from twofold_server.access import Access
+from twofold_server.audition import Audition
 from twofold_server.batcher import Batcher
 from twofold_server.certificates import credentials_of
 from twofold_server.collector import Collector
@@ -37,7 +38,6 @@ from twofold_server.metrics import Metrics
 from twofold_server.probation import Probation
 from twofold_server.promotion import Promoter
 from twofold_server.reflection import enable_reflection
-from twofold_server.rehearsal import Rehearsal
 from twofold_server.rpc import Boundary
 from twofold_server.runner import JobRunner
 from twofold_server.servicers.adaptation import AdaptationServicer
@@ -104,8 +104,8 @@ async def serve(config: Config) -> AsyncIterator[Serving]:  # noqa: PLR0915 -- t
         probation.undo = promoter.undo
         down.push_async_callback(promoter.stop)
         down.push_async_callback(probation.stop)
-        rehearsal = Rehearsal(config, slot, shadow, promoter)
-        runner = JobRunner(config=config, store=store, promoter=promoter, metrics=metrics, rehearsal=rehearsal)
+        auditions = Audition(config, slot, shadow, promoter)
+        runner = JobRunner(config=config, store=store, promoter=promoter, metrics=metrics, auditions=auditions)
         promoter.record = runner.book.record
         probation.told = runner.amend
         batcher.observe = Interference(metrics, lambda: runner.is_running).observe

@@ -13,6 +13,7 @@ from twofold_checkpoint.events import Finished, Noted, Published
 from twofold_checkpoint.store import Store
 
 from twofold_server.assignment import assign
+from twofold_server.audition import Audition
 from twofold_server.claim import claim
 from twofold_server.conclusion import STOPPED, conclude, published_before
 from twofold_server.config import Config
@@ -27,7 +28,6 @@ from twofold_server.leftovers import Leftovers
 from twofold_server.live_events import RolledBack
 from twofold_server.metrics import Metrics
 from twofold_server.pulse import Pulse
-from twofold_server.rehearsal import Rehearsal
 from twofold_server.reporting import Reporter
 from twofold_server.succession import Promoter, Succession
 from twofold_server.uploads import Uploads
@@ -47,7 +47,7 @@ class JobRunner:
         store: Store,
         promoter: Promoter,
         metrics: Metrics,
-        rehearsal: Rehearsal | None = None,
+        auditions: Audition | None = None,
         launcher: Launcher | None = None,
     ) -> None:
         self._config = config
@@ -56,7 +56,7 @@ class JobRunner:
         self._launcher = launcher or SubprocessLauncher(config)
         self.book = JobBook(config.database or store.root / "jobs.sqlite3", metrics)
         self.reporter = Reporter(store, self.book)
-        self._succession = Succession(store, self.book, promoter, rehearsal, config)
+        self._succession = Succession(store, self.book, promoter, auditions, config)
         self._intake = Intake(store, Uploads(store, config), self.book, config)
         self._leftovers = Leftovers(store)
         self._pulse = Pulse(

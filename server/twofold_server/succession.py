@@ -13,12 +13,12 @@ from twofold_checkpoint.manifest import HeadName
 from twofold_checkpoint.store import Store
 
 from twofold_server.alias_changes import Author
+from twofold_server.audition import Audition
 from twofold_server.conclusion import not_promoted, overtaken, refused_in_shadow
 from twofold_server.config import Config
 from twofold_server.errors import OvertakenError, ServerError
 from twofold_server.job_book import JobBook
 from twofold_server.jobs import JobView, StateEntered, Swapped
-from twofold_server.rehearsal import Rehearsal
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +45,12 @@ class Succession:
     """Follow a job's candidate to its end: it answers, or it waits for a person, or it is refused."""
 
     def __init__(
-        self, store: Store, book: JobBook, promoter: Promoter, rehearsal: Rehearsal | None, config: Config
+        self, store: Store, book: JobBook, promoter: Promoter, auditions: Audition | None, config: Config
     ) -> None:
         self._store = store
         self._book = book
         self._promoter = promoter
-        self._rehearsal = rehearsal
+        self._auditions = auditions
         self._config = config
 
     async def follow(
@@ -70,7 +70,7 @@ class Succession:
             base = view.base if view.order.base == "current" else None
             if base and nomination.after.current != base:
                 return not_promoted(view.candidate, overtaken(base, nomination.after.current))
-            if failed := await self._rehearse(view, interrupted):
+            if failed := await self._audition(view, interrupted):
                 return failed
             await self._book.say(view.id, PhaseStarted(phase="swap"))
             promotion = await self._promoter.promote(view.candidate, author, adapted=view.order.head, over=base)
@@ -84,14 +84,14 @@ class Succession:
         await self._book.say(view.id, Swapped(checkpoint_id=view.candidate, seconds=promotion.seconds))
         return ending
 
-    async def _rehearse(self, view: JobView, interrupted: Callable[[], StateEntered | None]) -> StateEntered | None:
+    async def _audition(self, view: JobView, interrupted: Callable[[], StateEntered | None]) -> StateEntered | None:
         """Try the candidate in shadow, if that was asked for, and return how the job ends if it must not be made live."""
         asked = view.order.shadow_share
         share = self._config.shadow_share if asked is None else asked
-        if not share or self._rehearsal is None:
+        if not share or self._auditions is None:
             return None
         await self._book.say(view.id, PhaseStarted(phase="shadow"))
-        done = await self._rehearsal.rehearse(view.candidate, share, view.order.head, lambda: interrupted() is not None)
+        done = await self._auditions.audition(view.candidate, share, view.order.head, lambda: interrupted() is not None)
         if done is not None:
             await self._book.say(view.id, done.seen)
             if done.refused:

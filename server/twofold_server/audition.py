@@ -21,7 +21,7 @@ _LOOK_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsed:
+class Auditioned:
     """Say what was seen of a candidate, and why it is not to be made live, if it is not."""
 
     seen: Shadowed
@@ -38,7 +38,7 @@ class Stage(Protocol):
         """Let the subject go, if it still stands by."""
 
 
-class Rehearsal:
+class Audition:
     """Compare candidates with the live engine, before they are made live."""
 
     def __init__(self, config: Config, slot: Slot, shadow: Shadow, stage: Stage) -> None:
@@ -48,9 +48,9 @@ class Rehearsal:
         self._shadow = shadow
         self._stage = stage
 
-    async def rehearse(
+    async def audition(
         self, checkpoint_id: str, share: float, adapted: HeadName, is_unwanted: Callable[[], bool]
-    ) -> Rehearsed | None:
+    ) -> Auditioned | None:
         """Return what was seen once enough texts were compared, the time is over, or the candidate is bad.
 
         It then stands by, to be made live at once, unless it is refused. *is_unwanted* ends it, and so does another promotion.
@@ -75,7 +75,7 @@ class Rehearsal:
         refused = refusal(trial.evidence, self._limits, adapted)
         if refused or is_unwanted():
             await self._stage.dismiss(pair)
-        return Rehearsed(_told(trial.evidence, clock() - begun), refused)
+        return Auditioned(_told(trial.evidence, clock() - begun), refused)
 
 
 def _told(seen: Evidence, seconds: float) -> Shadowed:

@@ -136,7 +136,7 @@ def test_a_job_in_shadow_can_be_cancelled(tmp_path):
 
 @pytest.mark.parametrize(("name", "state"), [("other", pb.JOB_STATE_FAILED), ("candidate", pb.JOB_STATE_SUCCEEDED)])
 def test_a_person_who_promotes_meanwhile_is_obeyed(tmp_path, name, state):
-    """The rehearsal ends; the candidate is not promoted over what it was not compared with, and may be promoted itself."""
+    """The audition ends; the candidate is not promoted over what it was not compared with, and may be promoted itself."""
 
     async def test(server, store):
         tiny.publish(store, tiny.Recipe(), name="other")
