@@ -44,6 +44,9 @@ for action, value in json.load(open(os.path.join(job["store"], "play.json"))):
         print(value, file=sys.stderr, flush=True)
     elif action == "sleep":
         time.sleep(value)
+    elif action == "wait":  # For a file that the test makes.
+        while not os.path.exists(os.path.join(job["store"], value)):
+            time.sleep(0.01)
     elif action == "silence":
         os.close(1)
     elif action == "exit":

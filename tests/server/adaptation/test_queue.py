@@ -30,7 +30,7 @@ pytestmark = pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 
 def test_jobs_run_one_at_a_time_in_order(house: House) -> None:
     """Jobs start in the order of their making, each after the end of the one before; positions count down."""
-    house.play(TRAIN, ("sleep", 0.1), finish())
+    house.play(TRAIN, ("wait", "go-on"), finish())
 
     async def story() -> None:
         async with house.running() as runner:
@@ -38,6 +38,7 @@ def test_jobs_run_one_at_a_time_in_order(house: House) -> None:
             await until(runner, ids[0], runs)
             assert [(await runner.book.get(one)).queue_position for one in ids] == [0, 0, 1, 2]
             assert house.metric("twofold_jobs_queued") == 3
+            (house.store.root / "go-on").touch()
             views = [await over(runner, one) for one in ids]
             for earlier, later in itertools.pairwise(views):
                 assert earlier.ended <= later.started
