@@ -130,6 +130,11 @@ SECONDS ?= 600
 soak: setup  ## everything at once, meant and not: unexpected codes, growth of memory (SECONDS=600)
 	$(BIN)/python benchmarks/soak.py --seconds $(SECONDS)
 
+ONLY ?=
+EVERY ?= 1
+kill-matrix: setup  ## SIGKILL at every moment of a job; all has to go on (an hour; ONLY=swap EVERY=5)
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m killing --only '$(ONLY)' --every $(EVERY)
+
 .venv-lock/.done:
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet uv
@@ -142,4 +147,4 @@ lock: .venv-lock/.done  ## resolve requirements/*.in into lock files
 	  --python-version 3.11 --generate-hashes --no-emit-package twofold --no-emit-package twofold-service \
 	  --custom-compile-command 'make lock' $(UPGRADE) --output-file requirements/$$name.txt requirements/$$name.in >/dev/null; done
 
-.PHONY: help setup proto verify-proto check fix test demo serve bench-base bench-adapt bench-adapt-cost bench-serving bench-precision bench-overload bench-peers bench-swap bench-beside-training soak lock
+.PHONY: help setup proto verify-proto check fix test demo serve bench-base bench-adapt bench-adapt-cost bench-serving bench-precision bench-overload bench-peers bench-swap bench-beside-training soak kill-matrix lock

@@ -1,0 +1,37 @@
+"""A few points of the kill matrix; `make kill-matrix` runs them all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from killing.points import all_points
+from killing.story import World, make_world, tell
+
+from trainer import tiny
+
+POINTS = {point.name: point for point in all_points()}
+FEW = (
+    "trainer at train on sqlite",
+    "both at snapshot, half written on sqlite",
+    "server at swap, aliases moved on sqlite",
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A base store, and what its job ends with when nobody disturbs it."""
+    root = tmp_path_factory.mktemp("world")
+    return make_world(root / "undisturbed", tiny.make_base_store(root))
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_whatever_is_killed_the_job_ends_with_the_same_weights(name: str, world: World, tmp_path: Path) -> None:
+    """The store opens, `current` answers, the job goes on to the weights of an undisturbed one, and nothing is left behind."""
+    assert tell(POINTS[name], tmp_path / "point", world).state == "succeeded"
+
+
+def test_the_matrix_has_every_moment_of_a_job() -> None:
+    """It has 84 points with different names, 24 of them on PostgreSQL."""
+    assert len(POINTS) == len(list(all_points())) == 84
+    assert sum(point.database == "postgresql" for point in POINTS.values()) == 24
