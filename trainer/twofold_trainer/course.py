@@ -21,7 +21,7 @@ from twofold_trainer.loop import Yardstick
 from twofold_trainer.model import load_model
 from twofold_trainer.nullspace import Constraint, Covariances, collect_covariances, constrain, linear_names
 from twofold_trainer.objective import Distillation, Objective
-from twofold_trainer.plan import Plan, teaches
+from twofold_trainer.plan import Plan
 from twofold_trainer.scoring import ROWS, Judge, annotated_for
 from twofold_trainer.stage import Stage
 from twofold_trainer.stop import Stop
@@ -95,7 +95,7 @@ class Course:
         plan, protected = self._plan, other(self._plan.job.head)
         if plan.statistics is not None:
             return plan.statistics
-        encodings = [target.encoding for target in plan.rehearsed if teaches(target, protected)]
+        encodings = [target.encoding for target in plan.rehearsed if target.teaches(protected)]
         if not encodings:
             return {}
 
@@ -112,7 +112,7 @@ class Course:
         shared = plan.moves_protected(stage)
         assert self._teacher is not None, "A lesson was asked for before the cache was filled. This is a bug."
         settings = plan.recipe
-        recalls = any(teaches(target, head) for target in plan.rehearsed)
+        recalls = any(target.teaches(head) for target in plan.rehearsed)
         distilled = Distillation(
             self._teacher,
             protected=settings.distillation,

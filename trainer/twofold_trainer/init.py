@@ -25,6 +25,7 @@ from twofold_checkpoint.store import Store
 from twofold_trainer import recipe
 from twofold_trainer.backbone import DEFAULT, load_backbone
 from twofold_trainer.batches import Pool
+from twofold_trainer.checks import check_hyperparameters
 from twofold_trainer.climb import climb
 from twofold_trainer.errors import RefusedError
 from twofold_trainer.features import FeatureCache, cache_bytes, live
@@ -34,15 +35,14 @@ from twofold_trainer.loop import Yardstick
 from twofold_trainer.mixed_precision import has_bf16
 from twofold_trainer.model import TwofoldModel
 from twofold_trainer.objective import Objective
-from twofold_trainer.plan import check_hyperparameters, describe_dataset, note_unaligned
 from twofold_trainer.publish import Candidate, provenance, publish, write_candidate
 from twofold_trainer.reduced import Reduction, reduce_precision
 from twofold_trainer.scoring import ROWS, Judge
 from twofold_trainer.sources import read_source
-from twofold_trainer.splits import Parts, split, types_of, with_annotated_types
+from twofold_trainer.splits import Parts, describe_dataset, split, types_of, with_annotated_types
 from twofold_trainer.stage import Stage
 from twofold_trainer.stop import Stop
-from twofold_trainer.targets import describe_unaligned, make_targets
+from twofold_trainer.targets import describe_unaligned, make_targets, note_unaligned
 
 
 def initialise(

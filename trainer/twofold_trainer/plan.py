@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import msgspec
 from twofold_checkpoint.checkpoint import MEMORY, STATISTICS, Checkpoint
 from twofold_checkpoint.encoding import Encoder
 from twofold_checkpoint.errors import CheckpointNotFoundError
-from twofold_checkpoint.events import DatasetDescribed, Event, Noted, Planned
-from twofold_checkpoint.examples import Example, read_examples
-from twofold_checkpoint.job import Exact, Hyperparameters, Job
+from twofold_checkpoint.events import Event, Noted, Planned
+from twofold_checkpoint.examples import Example
+from twofold_checkpoint.job import Exact, Job
 from twofold_checkpoint.labels import LabelSet
-from twofold_checkpoint.manifest import HeadName, MemoryMode, other
+from twofold_checkpoint.manifest import MemoryMode, other
 from twofold_checkpoint.memory import Memory, balanced_sample, fold, read_memory
 from twofold_checkpoint.store import Store
 
 from twofold_trainer import recipe
 from twofold_trainer.batches import Pool
+from twofold_trainer.checks import check_settings
 from twofold_trainer.errors import RefusedError
+from twofold_trainer.given import read_given
 from twofold_trainer.mixed_precision import has_bf16
 from twofold_trainer.model import TwofoldModel, load_model
+from twofold_trainer.naming import grow_labels, names_of
 from twofold_trainer.noninferiority import provable_margin
 from twofold_trainer.nullspace import Covariances, load_covariances
 from twofold_trainer.recipe import Recipe
 from twofold_trainer.scoring import annotated_for
-from twofold_trainer.splits import Parts, count_names, forget, split, types_of, with_annotated_types
+from twofold_trainer.splits import Parts, describe_dataset, forget, split
 from twofold_trainer.stage import Stage
-from twofold_trainer.targets import Target, describe_unaligned, make_targets
+from twofold_trainer.targets import Target, describe_unaligned, make_targets, note_unaligned
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class Plan:
         """Return what a stage trains on. Only a stage that moves shared blocks has to rehearse the protected head too."""
         if self.moves_protected(stage):
             return Pool(self.new, self.rehearsed, self.recipe.rehearsal_ratio)
-        own = tuple(target for target in self.rehearsed if teaches(target, self.job.head))
+        own = tuple(target for target in self.rehearsed if target.teaches(self.job.head))
         ratio = self.recipe.fork_rehearsal_ratio if stage.forked else self.recipe.rehearsal_ratio
         return Pool(self.new, own, ratio)
 
@@ -165,13 +167,13 @@ class Plan:
 
 def make_plan(job: Job) -> Plan:
     """Check a job. Raises RefusedError, ExampleError or another CheckpointError that says what to change."""
-    _check_settings(job)
+    check_settings(job)
     base = Store(job.store).get(job.base)
     base.verify()
     memory = read_memory(base.path / MEMORY)
     if job.label_policy == "replace":
         memory = forget(memory, job.head)
-    train, dev, notes = _read(job, base.manifest.labels)
+    train, dev, notes = read_given(job, base.manifest.labels)
     parts = split(train, dev, memory, held_out=recipe.HELD_OUT_SHARE)
     if parts.moved:
         notes.append(
@@ -179,7 +181,7 @@ def make_plan(job: Job) -> Plan:
         )
     if not parts.train:
         raise RefusedError("no example is left to train on: every text is one that the checkpoint holds out")
-    labels = _grow_labels(job, base.manifest.labels, [*parts.train, *parts.dev, *parts.gate])
+    labels = grow_labels(job, base.manifest.labels, [*parts.train, *parts.dev, *parts.gate])
     model, encoder = load_model(base), base.encoder()
     blocks = len(model.blocks())
     remembers = base.manifest.memory
@@ -213,148 +215,3 @@ def make_plan(job: Job) -> Plan:
         stages=tuple(Stage((job.head,), rung, blocks) for rung in rungs),
         notes=tuple(notes),
     )
-
-
-def teaches(target: Target, head: HeadName) -> bool:
-    """Tell whether an example says anything to a head."""
-    return target.label >= 0 if head == "classifier" else target.example.entities is not None
-
-
-def names_of(labels: LabelSet, head: HeadName) -> tuple[str, ...]:
-    """Return the names of a head's rows: labels, or entity types."""
-    return labels.labels if head == "classifier" else labels.entity_types
-
-
-def note_unaligned(unaligned: tuple[int, str]) -> Noted:
-    """Report annotations that fit no sequence of words."""
-    count, quotes = unaligned
-    message = f"{count} annotations begin or end inside a word and were left out of the loss, such as {quotes}."
-    return Noted(message=message, warning=True)
-
-
-def describe_dataset(
-    parts: Parts, targets: Sequence[Target], unaligned: int, head: HeadName | None = None
-) -> DatasetDescribed:
-    """Count what there is to train on."""
-    return DatasetDescribed(
-        train_examples=len(parts.train),
-        dev_examples=len(parts.dev),
-        gate_examples=len(parts.gate),
-        label_counts=count_names(parts.train, labels=head != "ner", types=head != "classifier"),
-        unaligned_annotations=unaligned,
-        mean_tokens=sum(len(target.encoding.ids) for target in targets) / max(1, len(targets)),
-    )
-
-
-def _check_settings(job: Job) -> None:
-    """Refuse settings that contradict each other or make no sense."""
-    if isinstance(job.protection, Exact) and job.freeze in {"head", "staged"}:
-        raise RefusedError(
-            f"protection: exact keeps the protected path's tensors as they are, but freeze mode {job.freeze!r} moves the "
-            "backbone under it; choose freeze mode 'backbone' or 'auto', or statistical protection with a margin"
-        )
-    if not isinstance(job.protection, Exact) and not 0 <= job.protection.margin <= 100:
-        raise RefusedError(f"protection.margin: {job.protection.margin:g} is not from 0 to 100 points")
-    if job.max_runtime is not None and job.max_runtime <= 0:
-        raise RefusedError(f"max_runtime: {job.max_runtime:g} seconds leave no time; leave it out for no limit")
-    if job.retained_margin is not None and not 0 <= job.retained_margin <= 100:
-        raise RefusedError(f"retained_margin: {job.retained_margin:g} is not from 0 to 100 points")
-    check_hyperparameters(job.hyperparameters)
-
-
-_LIMITS: dict[str, tuple[float, float]] = {
-    "epochs": (1, 10_000),
-    "batch_size": (1, 4096),
-    "head_learning_rate": (0, 10),
-    "backbone_learning_rate": (0, 10),
-    "layer_decay": (0, 1),
-    "warmup_ratio": (0, 1),
-    "weight_decay": (0, 10),
-    "patience": (1, 10_000),
-    "rehearsal_ratio": (0, 1000),
-    "unfrozen_blocks": (0, 10_000),
-    "distillation": (0, 1000),
-    "retention": (0, 1000),
-    "projection": (0, 1),
-    "repair": (0, 1000),
-}
-
-
-def check_hyperparameters(asked: Hyperparameters) -> None:
-    """Refuse a setting outside its range by name."""
-    for name, (least, most) in _LIMITS.items():
-        value = getattr(asked, name)
-        if value is not None and not least <= value <= most:
-            raise RefusedError(f"hyperparameters.{name}: {value:g} is not from {least:g} to {most:g}")
-
-
-def _read(job: Job, known: LabelSet) -> tuple[list[Example], list[Example] | None, list[str]]:
-    """Read the job's examples as the adapted head sees them, and say what was left out."""
-    given = list(read_examples(job.train)), None if job.dev is None else list(read_examples(job.dev))
-    everything = [*given[0], *(given[1] or ())]
-    field = "label" if job.head == "classifier" else "entities"
-    used = annotated_for(everything, job.head)
-    notes = []
-    if ignored := len(everything) - len(used):
-        notes.append(f"{ignored} of {len(everything)} examples have no {field} and were ignored.")
-    if not annotated_for(given[0], job.head):
-        raise RefusedError(f"no training example has {field}, so there is nothing to adapt the {job.head} head to")
-    types = job.annotated_types or types_of(everything)
-    if job.head == "ner" and (strange := [name for name in types_of(used) if name not in types]):
-        raise RefusedError(f"annotated_types: the examples have entities of type {strange[0]!r}, which is not listed")
-    train = _only(given[0], job.head, types)
-    dev = None if given[1] is None else _only(given[1], job.head, types, judges=known)
-    field = "entities" if job.head == "classifier" else "label"
-    said = sum(getattr(one, field) is not None for one in used)
-    judging = sum(getattr(one, field) is not None for one in dev or ())
-    if judging:
-        notes.append(f"The {field} of {judging} held-out examples helps to judge the protected head.")
-    if unused := said - judging:
-        notes.append(f"The {field} of {unused} examples was not used: this job adapts the {job.head} head.")
-    return train, dev, notes
-
-
-def _only(
-    examples: Sequence[Example], head: HeadName, types: tuple[str, ...], *, judges: LabelSet | None = None
-) -> list[Example]:
-    """Keep the examples that are annotated for the head, without what they say to the other one.
-
-    Those that are held out keep that, too, where its names are among *judges*: it tells how well the other head does.
-    """
-    kept = []
-    for one in annotated_for(examples, head):
-        said: dict[str, None] = {}
-        if head == "classifier":
-            if (
-                judges is None
-                or one.entities is None
-                or not {span.type for span in one.entities} <= {*judges.entity_types}
-            ):
-                said = {"entities": None, "annotated_types": None}
-        elif judges is None or one.label not in judges.labels:
-            said = {"label": None}
-        kept.append(msgspec.structs.replace(one, **said))
-    return kept if head == "classifier" else with_annotated_types(kept, types)
-
-
-def _grow_labels(job: Job, old: LabelSet, examples: Sequence[Example]) -> LabelSet:
-    """Append what the examples name and the checkpoint does not have, or refuse it, or take it in the old ones' place."""
-    if job.label_policy == "replace":
-        own: dict[str, tuple[str, ...]] = {"labels" if job.head == "classifier" else "entity_types": ()}
-        old = msgspec.structs.replace(old, **own)
-    if job.head == "classifier":
-        grown = old.append(labels=(one.label for one in examples if one.label is not None))
-    else:
-        grown = old.append(entity_types=types_of(examples))
-    added = names_of(grown, job.head)[len(names_of(old, job.head)) :]
-    if added and job.label_policy == "fixed":
-        name = added[0]
-        example = next(
-            one for one in examples if one.label == name or any(span.type == name for span in one.entities or ())
-        )
-        kind = "label" if job.head == "classifier" else "entity type"
-        raise RefusedError(
-            f"the {kind} {name!r} of the example {example.text[:80]!r} is new, and new names are not allowed here; "
-            "correct it, or let labels be appended"
-        )
-    return grown

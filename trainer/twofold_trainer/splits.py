@@ -8,11 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
+from twofold_checkpoint.events import DatasetDescribed
 from twofold_checkpoint.examples import Example
 from twofold_checkpoint.manifest import HeadName
 from twofold_checkpoint.memory import PARTS, Memory, Part, balanced_sample, fold, halve
 
 from twofold_trainer import recipe
+from twofold_trainer.targets import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,3 +140,17 @@ def count_names(examples: Iterable[Example], *, labels: bool = True, types: bool
         if types:
             counted.update(span.type for span in example.entities or ())
     return dict(sorted(counted.items()))
+
+
+def describe_dataset(
+    parts: Parts, targets: Sequence[Target], unaligned: int, head: HeadName | None = None
+) -> DatasetDescribed:
+    """Count what there is to train on."""
+    return DatasetDescribed(
+        train_examples=len(parts.train),
+        dev_examples=len(parts.dev),
+        gate_examples=len(parts.gate),
+        label_counts=count_names(parts.train, labels=head != "ner", types=head != "classifier"),
+        unaligned_annotations=unaligned,
+        mean_tokens=sum(len(target.encoding.ids) for target in targets) / max(1, len(targets)),
+    )

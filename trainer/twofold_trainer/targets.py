@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from twofold_checkpoint.alignment import UNKNOWN, align
 from twofold_checkpoint.encoding import Encoder, Encoding
+from twofold_checkpoint.events import Noted
 from twofold_checkpoint.examples import Example, Span
 from twofold_checkpoint.labels import OUTSIDE, LabelSet, begin_tag, inside_tag
+from twofold_checkpoint.manifest import HeadName
 
 Mask = NDArray[np.bool_]
 
@@ -29,6 +31,10 @@ class Target:
     allowed: Mask
     unaligned: tuple[Span, ...]
     rehearsed: bool = False
+
+    def teaches(self, head: HeadName) -> bool:
+        """Tell whether the example says anything to a head."""
+        return self.label >= 0 if head == "classifier" else self.example.entities is not None
 
 
 def make_targets(
@@ -99,3 +105,10 @@ def describe_unaligned(targets: Sequence[Target], *, shown: int = 3) -> tuple[in
         left, right = max(0, span.start - 15), min(len(text), span.end + 15)
         quotes.append(f"{span.type} {text[span.start : span.end]!r} in {text[left:right]!r}")
     return len(found), "; ".join(quotes)
+
+
+def note_unaligned(unaligned: tuple[int, str]) -> Noted:
+    """Report annotations that fit no sequence of words."""
+    count, quotes = unaligned
+    message = f"{count} annotations begin or end inside a word and were left out of the loss, such as {quotes}."
+    return Noted(message=message, warning=True)

@@ -1,0 +1,49 @@
+"""Settings of a job that contradict each other or make no sense are refused by name, before anything is read."""
+
+from __future__ import annotations
+
+from twofold_checkpoint.job import Exact, Hyperparameters, Job
+
+from twofold_trainer.errors import RefusedError
+
+
+def check_settings(job: Job) -> None:
+    """Raise RefusedError if the settings contradict each other or make no sense."""
+    if isinstance(job.protection, Exact) and job.freeze in {"head", "staged"}:
+        raise RefusedError(
+            f"protection: exact keeps the protected path's tensors as they are, but freeze mode {job.freeze!r} moves the "
+            "backbone under it; choose freeze mode 'backbone' or 'auto', or statistical protection with a margin"
+        )
+    if not isinstance(job.protection, Exact) and not 0 <= job.protection.margin <= 100:
+        raise RefusedError(f"protection.margin: {job.protection.margin:g} is not from 0 to 100 points")
+    if job.max_runtime is not None and job.max_runtime <= 0:
+        raise RefusedError(f"max_runtime: {job.max_runtime:g} seconds leave no time; leave it out for no limit")
+    if job.retained_margin is not None and not 0 <= job.retained_margin <= 100:
+        raise RefusedError(f"retained_margin: {job.retained_margin:g} is not from 0 to 100 points")
+    check_hyperparameters(job.hyperparameters)
+
+
+_LIMITS: dict[str, tuple[float, float]] = {
+    "epochs": (1, 10_000),
+    "batch_size": (1, 4096),
+    "head_learning_rate": (0, 10),
+    "backbone_learning_rate": (0, 10),
+    "layer_decay": (0, 1),
+    "warmup_ratio": (0, 1),
+    "weight_decay": (0, 10),
+    "patience": (1, 10_000),
+    "rehearsal_ratio": (0, 1000),
+    "unfrozen_blocks": (0, 10_000),
+    "distillation": (0, 1000),
+    "retention": (0, 1000),
+    "projection": (0, 1),
+    "repair": (0, 1000),
+}
+
+
+def check_hyperparameters(asked: Hyperparameters) -> None:
+    """Raise RefusedError that names a setting outside its range."""
+    for name, (least, most) in _LIMITS.items():
+        value = getattr(asked, name)
+        if value is not None and not least <= value <= most:
+            raise RefusedError(f"hyperparameters.{name}: {value:g} is not from {least:g} to {most:g}")
