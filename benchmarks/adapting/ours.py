@@ -17,12 +17,12 @@ from twofold_checkpoint.job import Exact, Hyperparameters, Job, Statistical
 from twofold_checkpoint.manifest import MemoryMode, other
 from twofold_checkpoint.memory import write_memory
 from twofold_checkpoint.store import Store
+from twofold_trainer.covariances import save_covariances
 from twofold_trainer.exactness import prove_exact
 from twofold_trainer.figures import Figures
 from twofold_trainer.freezing import is_untouched
 from twofold_trainer.judging import judge_candidate
 from twofold_trainer.keeping import keep
-from twofold_trainer.nullspace import save_covariances
 from twofold_trainer.plan import Plan, make_plan
 from twofold_trainer.publish import publish, write_candidate
 from twofold_trainer.recipe import PROJECTION

@@ -18,8 +18,8 @@ from twofold_checkpoint.job import Hyperparameters, Statistical
 from twofold_checkpoint.manifest import MemoryMode
 from twofold_checkpoint.memory import Memory, read_memory
 from twofold_checkpoint.store import Store
+from twofold_trainer.covariances import load_covariances
 from twofold_trainer.init import initialise
-from twofold_trainer.nullspace import load_covariances
 from twofold_trainer.run import fine_tune
 
 from trainer import tiny

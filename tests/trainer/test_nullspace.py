@@ -15,20 +15,16 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from twofold_checkpoint.encoding import Encoder, Encoding, pad
 from twofold_checkpoint.labels import LabelSet
-from twofold_trainer.errors import RefusedError
-from twofold_trainer.model import TwofoldModel
-from twofold_trainer.nullspace import (
-    Constraint,
+from twofold_trainer.covariances import (
     Covariance,
     add_covariances,
     collect_covariances,
-    complement,
-    constrain,
-    leaked,
     load_covariances,
     save_covariances,
-    split,
 )
+from twofold_trainer.errors import RefusedError
+from twofold_trainer.model import TwofoldModel
+from twofold_trainer.nullspace import Constraint, complement, constrain, leaked, split
 
 from trainer import tiny
 

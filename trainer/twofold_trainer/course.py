@@ -14,12 +14,13 @@ from twofold_checkpoint.memory import balanced_sample
 from twofold_trainer import recipe
 from twofold_trainer.batches import cut
 from twofold_trainer.boundary import BoundaryCache
+from twofold_trainer.covariances import Covariances, collect_covariances, linear_names
 from twofold_trainer.features import FeatureCache, FeatureSource, cache_bytes, live
 from twofold_trainer.guard import Guard, allowance
 from twofold_trainer.lesson import Lesson
 from twofold_trainer.loop import Yardstick
 from twofold_trainer.model import load_model
-from twofold_trainer.nullspace import Constraint, Covariances, collect_covariances, constrain, linear_names
+from twofold_trainer.nullspace import Constraint, constrain
 from twofold_trainer.objective import Distillation, Objective
 from twofold_trainer.plan import Plan
 from twofold_trainer.scoring import ROWS, Judge, annotated_for

@@ -9,8 +9,8 @@ from twofold_checkpoint.manifest import MemoryMode
 from twofold_checkpoint.memory import Memory
 
 from twofold_trainer.batches import cut
+from twofold_trainer.covariances import Covariances, add_covariances, collect_covariances
 from twofold_trainer.model import TwofoldModel
-from twofold_trainer.nullspace import Covariances, add_covariances, collect_covariances
 from twofold_trainer.scoring import ROWS
 from twofold_trainer.splits import Parts, remember
 

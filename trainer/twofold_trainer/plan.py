@@ -20,13 +20,13 @@ from twofold_checkpoint.store import Store
 from twofold_trainer import recipe
 from twofold_trainer.batches import Pool
 from twofold_trainer.checks import check_settings
+from twofold_trainer.covariances import Covariances, load_covariances
 from twofold_trainer.errors import RefusedError
 from twofold_trainer.given import read_given
 from twofold_trainer.mixed_precision import has_bf16
 from twofold_trainer.model import TwofoldModel, load_model
 from twofold_trainer.naming import grow_labels, names_of
 from twofold_trainer.noninferiority import provable_margin
-from twofold_trainer.nullspace import Covariances, load_covariances
 from twofold_trainer.recipe import Recipe
 from twofold_trainer.scoring import annotated_for
 from twofold_trainer.splits import Parts, describe_dataset, forget, split

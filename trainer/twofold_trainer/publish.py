@@ -25,12 +25,12 @@ from twofold_checkpoint.manifest import FORMAT, Manifest, Provenance, ReducedGra
 from twofold_checkpoint.memory import write_memory
 from twofold_checkpoint.store import Store
 
+from twofold_trainer.covariances import save_covariances
 from twofold_trainer.errors import GraftError, ParityError, TrainerError
 from twofold_trainer.export import Graph, export, measure_parity, parity_batches
 from twofold_trainer.graft import graft
 from twofold_trainer.keeping import Kept
 from twofold_trainer.model import TwofoldModel, save_model
-from twofold_trainer.nullspace import save_covariances
 from twofold_trainer.recipe import GOLDEN_ANSWERS, Pooling, Recipe
 from twofold_trainer.stop import Stop
 
