@@ -27,7 +27,7 @@ from twofold_server.collector import Collector
 from twofold_server.config import Config
 from twofold_server.deletion import Deleter
 from twofold_server.engine import Engine
-from twofold_server.errors import SwapError
+from twofold_server.errors import SwapError, WrongStateError
 from twofold_server.exposition import exposed
 from twofold_server.giving_way import GivingWay
 from twofold_server.health import Health
@@ -47,6 +47,7 @@ from twofold_server.servicers.open_inference import OpenInferenceServicer
 from twofold_server.shadow import Shadow
 from twofold_server.slot import Slot
 from twofold_server.threads import choose_passes, count_cpus
+from twofold_server.traces import Traces
 from twofold_server.uploads import Uploads
 
 log = logging.getLogger(__name__)
@@ -73,9 +74,14 @@ class Serving:
 
 
 @asynccontextmanager
-async def serve(config: Config) -> AsyncIterator[Serving]:  # noqa: PLR0915 -- the wiring is one list on purpose.
-    """Serve until the block ends, then drain: calls in progress are answered, new ones are refused."""
+async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[Serving]:  # noqa: PLR0915 -- the wiring is one list on purpose.
+    """Serve until the block ends, then drain: calls in progress are answered, new ones are refused.
+
+    *traces* take the place of those that the settings ask for.
+    """
     async with AsyncExitStack() as down:
+        if traces := traces or open_traces(config):
+            down.push_async_callback(asyncio.to_thread, traces.close)
         metrics = Metrics()
         store = Store(config.store).create()
         slot = Slot(metrics)
@@ -91,10 +97,12 @@ async def serve(config: Config) -> AsyncIterator[Serving]:  # noqa: PLR0915 -- t
             max_queue_tokens=config.max_queue_tokens,
             passes=config.passes or choose_passes(threads, config.device),
         )
+        batcher.traces = traces
         batcher.start()
         down.push_async_callback(batcher.stop)
         inference = Inference(slot, batcher, metrics, max_requests=config.max_requests, threads=threads)
         down.callback(inference.stop)
+        inference.traces = traces
         health = Health(SERVICES)
         shadow = Shadow(metrics, lambda: batcher.is_busy, config.max_batch_tokens)
         inference.offer = shadow.offer
@@ -106,12 +114,14 @@ async def serve(config: Config) -> AsyncIterator[Serving]:  # noqa: PLR0915 -- t
         down.push_async_callback(probation.stop)
         auditions = Audition(config, slot, shadow, promoter)
         runner = JobRunner(config=config, store=store, promoter=promoter, metrics=metrics, auditions=auditions)
+        if traces:
+            runner.book.ended = traces.job
         promoter.record = runner.book.record
         probation.told = runner.amend
         batcher.observe = Interference(metrics, lambda: runner.is_running).observe
 
         access = await asyncio.to_thread(Access, config.tokens, metrics) if config.tokens else None
-        boundary = Boundary(metrics, METHODS, access)
+        boundary = Boundary(metrics, METHODS, access, traces)
         server = grpc.aio.server(
             interceptors=[boundary],
             options=[
@@ -177,6 +187,19 @@ def first_engine(store: Store, config: Config) -> Engine | None:
             return engine
     log.warning("serving without a checkpoint: calls answer UNAVAILABLE until one is promoted")
     return None
+
+
+def open_traces(config: Config) -> Traces | None:
+    """Return what makes spans, or None if nobody wants any. Raises WrongStateError if OpenTelemetry is not there."""
+    if config.trace_endpoint is None:
+        return None
+    try:
+        from twofold_server.spans import Spans  # noqa: PLC0415 -- Without traces nothing of it is loaded.
+    except ModuleNotFoundError as error:
+        raise WrongStateError(
+            "trace-endpoint needs OpenTelemetry; install twofold-service[otel], or leave it out"
+        ) from error
+    return Spans.to(config.trace_endpoint, config.trace_share)
 
 
 def _listen(server: grpc.aio.Server, config: Config) -> int:

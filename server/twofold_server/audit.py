@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any
 
+from twofold_server.calls import CALL
 from twofold_server.errors import status_of
 
 log = logging.getLogger("twofold_server.audit")
@@ -35,9 +36,12 @@ _LONGEST_SUBJECT = 200
 
 
 def note(**about: str) -> None:
-    """Add the job or the checkpoint that a call is about to its line. What a caller wrote in the place of one is left out."""
+    """Add the job or the checkpoint that a call is about to its line, and its trace. What a caller wrote in the place of one is left out."""
+    known = {key: value if _ID.fullmatch(value) else "(no id)" for key, value in about.items()}
     if (line := _ABOUT.get()) is not None:
-        line.update({key: value if _ID.fullmatch(value) else "(no id)" for key, value in about.items()})
+        line.update(known)
+    if call := CALL.get():
+        call.about.update(known)
 
 
 def tell(action: str, *, who: str, outcome: str, **about: str) -> None:

@@ -19,12 +19,14 @@ from typing import Any, TypeVar
 
 from twofold_checkpoint.encoding import Encoding
 
+from twofold_server.calls import recorded
 from twofold_server.engine import Engine, Rows
 from twofold_server.errors import ExpiredError, NotServingError, OverloadedError
 from twofold_server.metrics import Metrics
 from twofold_server.reading import Reader
 from twofold_server.slot import Slot
-from twofold_server.waiting import Entry, Result, choose
+from twofold_server.traces import Traces
+from twofold_server.waiting import Batch, Entry, Result, choose
 
 T = TypeVar("T")
 
@@ -80,6 +82,8 @@ class Batcher:
         """Told the seconds of every batch; the interference watch listens here."""
         self.told: Callable[[str, bool], None] = lambda *_: None
         """Told of every pass its checkpoint and whether it failed, on any thread; probation listens here."""
+        self.traces: Traces | None = None
+        """Told of every batch in which a text has a trace that is kept."""
 
     @property
     def is_busy(self) -> bool:
@@ -109,7 +113,8 @@ class Batcher:
         Raises OverloadedError if the queue would grow too long, and NotServingError after stop(). An answer that is
         cancelled leaves the queue.
         """
-        entries = [Entry(encoding, engine, reader, deadline, self._loop.create_future()) for encoding in encodings]
+        call, new = recorded() if self.traces else None, self._loop.create_future
+        entries = [Entry(encoding, engine, reader, deadline, new(), call) for encoding in encodings]
         tokens = sum(entry.tokens for entry in entries)
         with self._arrival:
             if self._stopping:
@@ -141,10 +146,11 @@ class Batcher:
     def _run(self) -> None:
         """Compute batch after batch, on a thread of the engine's."""
         while (batch := self._take()) is not None:
+            begun = time.monotonic()
             try:
-                computed = self._compute(batch)
+                computed = self._compute(batch, begun)
             except Exception as error:  # noqa: BLE001 -- whatever it was, only this batch's callers hear of it.
-                self._deliver([(entry, error) for entry in batch])
+                self._fail(batch, begun, error)
             else:
                 self._decoder.submit(self._decode, computed)
 
@@ -190,9 +196,8 @@ class Batcher:
         if expired:
             self._deliver(expired)
 
-    def _compute(self, batch: Sequence[Entry]) -> Computed:
+    def _compute(self, batch: Sequence[Entry], begun: float) -> Computed:
         """Run a batch under one lease."""
-        begun = time.monotonic()
         with self._slot.lease() as engine, self._telling(engine):
             encodings = _encodings_for(engine, batch)
             windows = [window for encoding in encodings for window in encoding.windows]
@@ -210,16 +215,17 @@ class Batcher:
             with self._telling(computed.engine, of_success=True):
                 answers.update(self._read(computed))
         except Exception as error:  # noqa: BLE001 -- as above.
-            self._deliver([(entry, error) for entry in computed.entries])
+            self._fail(computed.entries, computed.begun, error)
             return
         seconds = time.monotonic() - begun
         self._metrics.stage_seconds.labels("decode").observe(seconds)
+        span = self._trace(computed.entries, computed.begun, number=computed.number, checkpoint=computed.engine.id)
+        batch = Batch(computed.number, computed.engine.id, computed.begun, computed.seconds, begun, seconds, span)
         results: list[tuple[Entry, Result[Any]]] = []
         for entry, answer in answers.items():
             waited = computed.begun - entry.arrived
             self._metrics.stage_seconds.labels("queue").observe(waited)
-            result = Result(answer, computed.engine.id, computed.number, waited, computed.seconds, seconds)
-            results.append((entry, result))
+            results.append((entry, Result(answer, batch, waited)))
         self._deliver(results)
 
     @staticmethod
@@ -241,6 +247,18 @@ class Batcher:
             raise
         if of_success:
             self.told(engine.id, False)
+
+    def _fail(self, entries: Sequence[Entry], begun: float, error: Exception) -> None:
+        """Give a batch's error to its callers."""
+        self._trace(entries, begun, error=type(error).__name__)
+        self._deliver([(entry, error) for entry in entries])
+
+    def _trace(self, entries: Sequence[Entry], begun: float, **about: Any) -> Any:
+        """Tell of a batch that is over, and return its span, if any of its texts has a trace that is kept."""
+        if self.traces is None or not (calls := list(dict.fromkeys(one.call for one in entries if one.call))):
+            return None
+        windows, tokens = sum(one.windows for one in entries), sum(one.tokens for one in entries)
+        return self.traces.batch(calls, begun, texts=len(entries), windows=windows, tokens=tokens, **about)
 
     def _deliver(self, found: Sequence[tuple[Entry, Result[Any] | Exception]]) -> None:
         """Give answers to those who still wait for them, on the event loop."""

@@ -75,6 +75,12 @@ class Config:
     keep_checkpoints: int = _setting(0, "newest checkpoints that are kept beside those in use; 0 keeps all")
     keep_jobs: int = _setting(0, "newest jobs that are kept when they are over, with report and examples; 0 keeps all")
     keep_uploads: int = _setting(0, "newest uploads that are kept beside those of unfinished jobs; 0 keeps all")
+    trace_endpoint: str | None = _setting(
+        None, "URL of a collector that speaks OTLP over gRPC; switches traces on, which need the extra otel"
+    )
+    trace_share: float = _setting(
+        0.1, "share of calls that begin a trace; a call that comes with one is recorded if its caller records it"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "least severe log line to write")
 
     def __post_init__(self) -> None:
@@ -125,7 +131,18 @@ class Config:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)} must not be negative")
 
-        for name in ("shadow_share", "watch_share", "watch_errors", "watch_agreement", "watch_adapted_agreement"):
+        if self.trace_endpoint is not None and not re.match(r"https?://[^/]", self.trace_endpoint):
+            raise ValueError(
+                f"trace-endpoint {redacted(self.trace_endpoint)!r} must be http://HOST:PORT, or https:// for TLS"
+            )
+        for name in (
+            "trace_share",
+            "shadow_share",
+            "watch_share",
+            "watch_errors",
+            "watch_agreement",
+            "watch_adapted_agreement",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)} must be from 0 to 1")
         if self.watch_slowdown <= 1:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from twofold_checkpoint.decoding import Prediction
 
 from twofold_server.batcher import Batcher
+from twofold_server.calls import Stage, recorded
 from twofold_server.errors import NotServingError, OverloadedError
 from twofold_server.metrics import Metrics
 from twofold_server.reading import Embedding, Featuring, Predicting, Reader
 from twofold_server.slot import Slot
+from twofold_server.traces import Traces
+from twofold_server.waiting import Result
 
 T = TypeVar("T")
 
@@ -56,6 +59,8 @@ class Inference:
         """Told the seconds of every request that was answered; the job that gives way listens here."""
         self.offer: Callable[[Sequence[str]], None] = lambda _: None
         """Given the texts of every request that was let in; what is compared with another checkpoint is chosen here."""
+        self.traces: Traces | None = None
+        """Told the stages of every request that was answered and has a trace that is kept."""
         self._threads = ThreadPoolExecutor(max(1, threads), thread_name_prefix="text")
 
     def stop(self) -> None:
@@ -96,15 +101,17 @@ class Inference:
                 for answer in waiting:
                     answer.cancel()
             # Texts of one batch share its time: each batch counts once.
-            batches = {result.batch: result for result in results}.values()
+            batches = {result.batch: result for result in results}
             timings = Timings(
                 tokenize=tokenize,
                 queue=max(result.queue_seconds for result in results),
                 infer=sum(batch.infer_seconds for batch in batches),
                 decode=sum(batch.decode_seconds for batch in batches),
             )
+            if self.traces and (call := recorded()):
+                self.traces.tell(call, _stages(begun, tokenize, batches.values()))
             self.observe(time.monotonic() - begun)
-            return Answers([one.answer for one in results], [one.checkpoint_id for one in results], timings)
+            return Answers([one.answer for one in results], [one.batch.checkpoint_id for one in results], timings)
 
     def _observe(self, stage: str, begun: float) -> float:
         seconds = time.monotonic() - begun
@@ -129,3 +136,13 @@ class Inference:
             yield
         finally:
             self._requests -= 1
+
+
+def _stages(begun: float, tokenize: float, results: Iterable[Result[Any]]) -> Iterator[Stage]:
+    """Yield the stages of a request, given a result of each of its batches."""
+    yield Stage("tokenize", begun, tokenize)
+    for result in results:
+        batch = result.batch
+        yield Stage("queue", batch.begun - result.queue_seconds, result.queue_seconds)
+        yield Stage("infer", batch.begun, batch.infer_seconds, batch.span)
+        yield Stage("decode", batch.decode_begun, batch.decode_seconds, batch.span)

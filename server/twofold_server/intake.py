@@ -15,6 +15,7 @@ from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.store import Store
 
 from twofold_server.admission import violations
+from twofold_server.calls import CALL
 from twofold_server.config import Config
 from twofold_server.datasets import DatasetWriter, Inline, place
 from twofold_server.errors import InvalidRequestError, Violation
@@ -52,7 +53,14 @@ class Intake:
         async with self._book.bases:  # What a job builds on is not deleted before the job can be seen.
             base = await asyncio.to_thread(self._store.get, order.base)
             now = dt.datetime.now(dt.UTC)
-            view = JobView(id=new_job_id(now), order=order, created=now, base=base.id)
+            call = CALL.get()
+            view = JobView(
+                id=new_job_id(now),
+                order=order,
+                created=now,
+                base=base.id,
+                traceparent=call.traceparent if call else "",
+            )
             await asyncio.to_thread(self._keep, view, inline, base.manifest.labels)
             queued = None
             try:

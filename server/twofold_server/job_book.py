@@ -33,6 +33,8 @@ class JobBook:
         self._place = place
         self._metrics = JobMetrics(metrics)
         self._changed = asyncio.Event()
+        self.ended: Callable[[JobView], None] = lambda _: None
+        """Told of every job that has ended here, and is there to be read; traces listen."""
         self.bases = asyncio.Lock()
         """Held while a job is made, from the look at its base to its row, and while a checkpoint is deleted."""
         self._thread: ThreadPoolExecutor | None = None
@@ -70,7 +72,7 @@ class JobBook:
     async def say(self, job_id: str, said: Said) -> JobView:
         """Record an event of a job. Raises WrongStateError if the job is over, or if another server has it by now."""
         view, records = await self._ask(self._table.say, job_id, said, _now())
-        self._metrics.see(view, records)
+        self._see(view, records)
         if isinstance(said, StateEntered):
             await self._count()
         self._announce()
@@ -86,7 +88,7 @@ class JobBook:
         written = await self._ask(self._table.take_over, job_id, said, _now())
         if written is None:
             return None
-        self._metrics.see(*written)
+        self._see(*written)
         await self._count()
         self._announce()
         return written[0]
@@ -96,7 +98,7 @@ class JobBook:
         started = await self._ask(self._table.start_next, _now())
         if started is None:
             return None
-        self._metrics.see(*started)
+        self._see(*started)
         await self._count()
         self._announce()
         return started[0]
@@ -108,7 +110,7 @@ class JobBook:
         """
         said = StateEntered(state=JobState.CANCELLED, reason=reason)
         view, records = await self._ask(self._table.cancel, job_id, said, _now())
-        self._metrics.see(view, records)
+        self._see(view, records)
         await self._count()
         self._announce()
         return view
@@ -207,6 +209,11 @@ class JobBook:
     def change(self) -> asyncio.Event:
         """An event that is set when anything changes from now on. Take it, look, then wait for it."""
         return self._changed
+
+    def _see(self, view: JobView, records: tuple[Record, ...]) -> None:
+        self._metrics.see(view, records)
+        if any(isinstance(one.said, StateEntered) and one.said.state.is_over for one in records):
+            self.ended(view)
 
     async def _count(self) -> None:
         self._metrics.waiting(await self._ask(self._table.count_waiting))

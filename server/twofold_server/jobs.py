@@ -189,6 +189,8 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     hyperparameters: Hyperparameters | None = None
     report: Report = Report()
     last_sequence: int = 0
+    traceparent: str = ""
+    """Where the call that asked for it stands in its trace, as W3C Trace Context writes it; empty without one."""
     queue_position: int = 0
     """Jobs that wait before this one. It is counted when the job is read and is no part of the sum."""
 

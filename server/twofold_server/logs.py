@@ -8,11 +8,13 @@ import sys
 
 import msgspec
 
+from twofold_server.calls import CALL
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 class JsonFormatter(logging.Formatter):
-    """Write time, level, logger, message, whatever `extra` holds, and the traceback if there is one."""
+    """Write time, level, logger, message, whatever `extra` holds, the trace if there is one, and the traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -23,6 +25,8 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **{key: value for key, value in vars(record).items() if key not in _STANDARD},
         }
+        if call := CALL.get():
+            line |= {"trace_id": call.trace_id, "span_id": call.span_id}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return msgspec.json.encode(line, enc_hook=str).decode()

@@ -17,8 +17,10 @@ from twofold import status
 
 from twofold_server.access import Access
 from twofold_server.audit import AUDITED, audited
+from twofold_server.calls import CALL, Call
 from twofold_server.errors import BUG, InvalidRequestError, NotServingError, OverloadedError, Violation, status_of
 from twofold_server.metrics import Metrics
+from twofold_server.traces import Traces
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +52,16 @@ class Boundary(grpc.aio.ServerInterceptor):
     With *access*, callers are let in by their tokens; without it, nothing is looked at in any call.
     """
 
-    def __init__(self, metrics: Metrics, methods: Iterable[str] = (), access: Access | None = None) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        methods: Iterable[str] = (),
+        access: Access | None = None,
+        traces: Traces | None = None,
+    ) -> None:
         self._metrics = metrics
         self._access = access
+        self._traces = traces
         self._leaving = asyncio.Event()
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         # A counter that begins at its first error hides that error: a rate needs the zero before it.
@@ -76,7 +85,6 @@ class Boundary(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or not name.startswith(_OURS):
             return handler
-        method = name.rpartition("/")[2]
         kind = f"{_ARITY[handler.request_streaming]}_{_ARITY[handler.response_streaming]}"
         read = _reader(handler.request_deserializer, handler.request_streaming)
         behaviour = getattr(handler, kind)
@@ -88,21 +96,21 @@ class Boundary(grpc.aio.ServerInterceptor):
         wrap = self._around_stream if handler.response_streaming else self._around
         # The request comes as bytes and is read inside, so that one that cannot be read is counted and explained, too.
         make = getattr(grpc, f"{kind}_rpc_method_handler")
-        made: grpc.RpcMethodHandler[Any, Any] = make(wrap(behaviour, read, method), None, handler.response_serializer)
+        made: grpc.RpcMethodHandler[Any, Any] = make(wrap(behaviour, read, name), None, handler.response_serializer)
         self._handlers[name] = made
         return made
 
-    def _around(self, behaviour: Any, read: Callable[[Any], Any], method: str) -> Any:
+    def _around(self, behaviour: Any, read: Callable[[Any], Any], procedure: str) -> Any:
         async def call(request: Any, context: Any) -> Any:
-            async with _Call(self._metrics, method, context):
+            async with _Call(self._metrics, procedure, context, self._traces):
                 return await behaviour(read(request), context)
 
         return call
 
-    def _around_stream(self, behaviour: Any, read: Callable[[Any], Any], method: str) -> Any:
+    def _around_stream(self, behaviour: Any, read: Callable[[Any], Any], procedure: str) -> Any:
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
             async with (
-                _Call(self._metrics, method, context),
+                _Call(self._metrics, procedure, context, self._traces),
                 contextlib.aclosing(self._until_leaving(behaviour(read(request), context))) as responses,
             ):
                 async for response in responses:
@@ -159,20 +167,28 @@ def _as_it_is(request: Any) -> Any:
 class _Call:
     """One call, from its first byte to its status."""
 
-    def __init__(self, metrics: Metrics, method: str, context: Any) -> None:
+    def __init__(self, metrics: Metrics, procedure: str, context: Any, traces: Traces | None) -> None:
         self._metrics = metrics
-        self._method = method
+        self._procedure = procedure
+        self._method = procedure.rpartition("/")[2]
         self._context = context
+        self._traces = traces
+        self._traced: Call | None = None
         self._begun = time.monotonic()
 
     async def __aenter__(self) -> None:
         self._metrics.in_flight.labels(self._method).inc()
+        if self._traces:
+            self._traced = self._traces.begin(self._procedure, self._context.invocation_metadata() or ())
+            CALL.set(self._traced)
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._metrics.in_flight.labels(self._method).dec()
         self._metrics.request_seconds.labels(self._method).observe(time.monotonic() - self._begun)
         code = self._code_of(error)
         self._metrics.requests.labels(self._method, code.name).inc()
+        if self._traces and self._traced:
+            self._traces.end(self._traced, code.name)
         # A call that the servicer itself aborted, or that was cancelled, has its status already.
         if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
             await self._abort(error)

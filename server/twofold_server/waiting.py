@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from twofold_checkpoint.encoding import Encoding
 
+from twofold_server.calls import Call
 from twofold_server.engine import Engine
 from twofold_server.reading import Reader
 from twofold_server.slices import slices
@@ -17,17 +18,27 @@ from twofold_server.slices import slices
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """What the texts of a batch have in common: who answered, and when. Times are seconds of time.monotonic()."""
+
+    number: int
+    checkpoint_id: str
+    begun: float
+    infer_seconds: float
+    decode_begun: float
+    decode_seconds: float
+    span: Any = None
+    """What its trace knows it by, if a text in it has one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result(Generic[T]):
-    """Hold a text's answer, the checkpoint that gave it, and the time that its batch took in each stage."""
+    """Hold a text's answer, the batch that it was in, and how long it waited for it."""
 
     answer: T
-    checkpoint_id: str
-    batch: int
-    """Number of the batch."""
+    batch: Batch
     queue_seconds: float
-    infer_seconds: float
-    decode_seconds: float
 
 
 @dataclass(slots=True, eq=False)
@@ -40,6 +51,8 @@ class Entry:
     reader: Reader[Any]
     deadline: float
     answer: asyncio.Future[Result[Any]]
+    call: Call | None = None
+    """The call that it is a part of, if that has a trace that is kept."""
     arrived: float = field(default_factory=time.monotonic)
     windows: int = field(init=False)
     tokens: int = field(init=False)

@@ -22,6 +22,7 @@ from twofold_checkpoint.store import Store
 from twofold_server.app import serve
 from twofold_server.config import Config
 from twofold_server.engine import Engine
+from twofold_server.traces import Traces
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,10 @@ def config_of(store: Store, **settings: Any) -> Config:
 
 
 @asynccontextmanager
-async def running(store: Store, **settings: Any) -> AsyncIterator[Running]:
+async def running(store: Store, traces: Traces | None = None, **settings: Any) -> AsyncIterator[Running]:
     """Serve a store until the block ends."""
     async with (
-        serve(config_of(store, **settings)) as server,
+        serve(config_of(store, **settings), traces) as server,
         grpc.aio.insecure_channel(server.target) as channel,
     ):
         yield Running(

@@ -57,7 +57,11 @@ ANOTHER = {
     "plaintext": True,
     "listen": "127.0.0.1:1",
     "metrics_listen": "127.0.0.1:1",
-    **dict.fromkeys(("shadow_share", "watch_share", "watch_errors", "watch_agreement", "watch_adapted_agreement"), 0.5),
+    "trace_endpoint": "http://127.0.0.1:1",
+    **dict.fromkeys(
+        ("trace_share", "shadow_share", "watch_share", "watch_errors", "watch_agreement", "watch_adapted_agreement"),
+        0.5,
+    ),
 }
 ALONE = {"tls_certificate", "tls_key", "tls_client_ca", "precision", "log_level"}  # Each needs others, or is a choice.
 

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 
 from twofold._steps import Failure, Rpc
+from twofold._trace import trace_metadata
 from twofold.status import METADATA_KEY
 
 _OPTIONS = (
@@ -75,8 +76,9 @@ class Endpoint:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """The metadata that goes with every call."""
-        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+        """The metadata that goes with a call that is made now: the token, and the caller's place in a trace."""
+        token = (("authorization", f"Bearer {self.token}"),) if self.token else ()
+        return (*token, *trace_metadata())
 
     def open(self, library: Any) -> Any:
         """Open a channel of *library*, which is grpc or grpc.aio."""
