@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from killing.points import all_points
 from killing.story import World, make_world, tell
+from once import once
 
 from trainer import tiny
 
@@ -21,8 +22,8 @@ FEW = (
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """A base store, and what its job ends with when nobody disturbs it."""
-    root = tmp_path_factory.mktemp("world")
-    return make_world(root / "undisturbed", tiny.make_base_store(root))
+    base = once(tmp_path_factory, "base", tiny.make_base_store)
+    return make_world(tmp_path_factory.mktemp("world") / "undisturbed", base)
 
 
 @pytest.mark.parametrize("name", FEW)

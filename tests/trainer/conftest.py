@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from once import once
 from twofold_checkpoint.examples import write_examples
 from twofold_checkpoint.job import Job
 from twofold_checkpoint.store import Store
@@ -26,7 +27,7 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def base_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store whose current checkpoint has learnt the base task. Tests copy it."""
-    return tiny.make_base_store(tmp_path_factory.mktemp("base"))
+    return once(tmp_path_factory, "base", tiny.make_base_store)
 
 
 @pytest.fixture

@@ -212,7 +212,8 @@ def save_backbone(architecture: str, directory: Path, *, layers: int = 2) -> Pat
 
 
 def make_base_store(root: Path) -> Path:
-    """Make a store whose current checkpoint has learnt the base task."""
+    """Make a store whose current checkpoint has learnt the base task, with one thread: the same one, whoever makes it."""
+    torch.set_num_threads(1)
     backbone = save_backbone("bert", root / "backbone", layers=3)
     write_examples(root / "train.jsonl", examples(240))
     write_examples(root / "dev.jsonl", examples(120, seed=9))
