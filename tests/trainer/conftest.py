@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from once import once
+from trainer.exported import Exported, make_exported
 from twofold_checkpoint.examples import write_examples
 from twofold_checkpoint.job import Job
 from twofold_checkpoint.store import Store
@@ -61,3 +62,16 @@ def make_job(store: Store, tmp_path: Path) -> MakeJob:
         )
 
     return make
+
+
+@pytest.fixture(scope="module", params=tiny.ARCHITECTURES)
+def exported_base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of each architecture with its graph. Tests copy it."""
+    architecture = request.param
+    return once(tmp_path_factory, f"exported-{architecture}", lambda directory: make_exported(architecture, directory))
+
+
+@pytest.fixture
+def exported(exported_base: Path, tmp_path: Path) -> Exported:
+    """A copy of an exported model."""
+    return Exported(exported_base, tmp_path)
