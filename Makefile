@@ -72,8 +72,8 @@ fix: setup  ## mend what can be mended by a machine
 	$(BIN)/buf format --write proto
 
 # Threads of torch that wait asleep, as the trainer sets them: the tests run servers beside them. Two processes, each with
-# whole files: two cores are busy, and what a file sets up is set up once. In the order of collection, which has the long
-# files of e2e early.
+# whole files: two cores are busy, and what a file sets up is set up once. In the order of tests/conftest.py, which has the
+# long files first.
 test: setup .venv-triton/.done  ## run all tests
 	GOMP_SPINCOUNT=2000 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
