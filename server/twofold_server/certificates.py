@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import ssl
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -75,3 +77,21 @@ class Certificates:
             return None
         log.info("TLS files read again", extra={"certificate": self._certificate})
         return found
+
+
+def good_until(certificate: Path, key: Path) -> dt.datetime:
+    """Return when a certificate ends. Raises ssl.SSLCertVerificationError that says so if it is not good now."""
+    # The standard library shows a certificate only to whom it was presented: so one half of a handshake in memory
+    # presents it, and the other one trusts nobody but it.
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate, key, password="")
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    client.load_verify_locations(certificate)
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    asking, presenting = client.wrap_bio(back, there), server.wrap_bio(there, back, server_side=True)
+    for side in (asking, presenting, asking):
+        with suppress(ssl.SSLWantReadError):
+            side.do_handshake()
+    return dt.datetime.fromtimestamp(ssl.cert_time_to_seconds(str((asking.getpeercert() or {})["notAfter"])), dt.UTC)

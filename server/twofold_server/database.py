@@ -47,14 +47,18 @@ _PATIENCE = {"connect_timeout": "10", "tcp_user_timeout": "10000"}
 class Database:
     """Give transactions of one connection, for one thread. The schema is brought up to date at first.
 
+    With *migrates* False nothing is done but what a transaction does.
+
     Raises DatabaseError, WrongStateError if the schema is newer than what is known here, or if psycopg is missing.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, *, migrates: bool = True) -> None:
         self._name = place.name if isinstance(place, Path) else str(place)
         self.is_shared = isinstance(place, DatabaseUrl)
         """Whether several servers may have it at once."""
-        self._engine = _engine(place)
+        self._engine = _engine(place, as_it_is=not migrates)
+        if not migrates:
+            return
         try:
             with self.writing() as connection:
                 migrate(connection)
@@ -98,12 +102,12 @@ class Database:
             raise DatabaseError(f"the database of jobs failed: {type(error).__name__}") from error
 
 
-def _engine(place: Place) -> Engine:
+def _engine(place: Place, *, as_it_is: bool) -> Engine:
     # One connection for the one thread; parameters are not shown, as there are texts of callers among them.
     shape: dict[str, Any] = {"pool_size": 1, "max_overflow": 0, "hide_parameters": True}
     if isinstance(place, Path):
         engine = create_engine(URL.create("sqlite+pysqlite", database=str(place)), **shape)
-        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "connect", _take_over_sqlite if as_it_is else _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     url = make_url(place.reveal())
@@ -119,8 +123,12 @@ def _engine(place: Place) -> Engine:
     return engine
 
 
-def _prepare_sqlite(connection: Any, _: Any) -> None:
+def _take_over_sqlite(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # So that the driver begins no transactions of its own.
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    _take_over_sqlite(connection, _)
     for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {setting}").close()
 
@@ -140,3 +148,15 @@ def _begin_postgresql(connection: Connection) -> None:
     """Wait for this writer's turn, which ends with its transaction: what SQLite does by itself."""
     if connection.get_execution_options().get("writes"):
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_TURN})")
+
+
+def is_writable(connection: Connection, *, has_tables: bool) -> bool:
+    """Tell whether a PostgreSQL database takes what a server writes."""
+    if connection.exec_driver_sql("SHOW transaction_read_only").scalar_one() == "on":
+        return False
+    if not has_tables:
+        asked = "SELECT has_schema_privilege(current_schema(), 'CREATE')"
+    else:
+        rights = " AND ".join(f"has_table_privilege('jobs', '{right}')" for right in ("INSERT", "UPDATE", "DELETE"))
+        asked = f"SELECT {rights}"
+    return bool(connection.exec_driver_sql(asked).scalar_one())

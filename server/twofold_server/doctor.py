@@ -1,14 +1,20 @@
-"""Whether a server could run here: its files, its execution provider, its store and its trainer, each looked at once."""
+"""Whether a server could run here: its files, its execution provider, its store, its database and its trainer, each looked at once."""
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import shutil
+import socket
+import ssl
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import msgspec
 import onnxruntime as ort
@@ -17,15 +23,20 @@ from twofold_checkpoint.errors import CheckpointError, CheckpointNotFoundError
 from twofold_checkpoint.store import ALIASES, Store
 
 from twofold_server import VERSION
-from twofold_server.certificates import credentials_of
+from twofold_server.certificates import credentials_of, good_until
 from twofold_server.config import Config
-from twofold_server.errors import SwapError
+from twofold_server.database import Database, is_writable
+from twofold_server.errors import ServerError, SwapError
+from twofold_server.migrations import VERSION as SCHEMA
+from twofold_server.migrations import read_version
 from twofold_server.sessions import choose_providers
 from twofold_server.tokens import read_tokens
 
 _FIND = "import sys; from importlib.util import find_spec as f; sys.exit(not (f('twofold_trainer') and f('torch')))"
 _PATIENCE = 30.0
 """Seconds for the trainer's interpreter to start."""
+_SOON = dt.timedelta(days=14)
+"""Before a certificate ends, it is time to renew it."""
 _ROOM = 3
 """Checkpoints of the current one's size that a disk should have room for: one that is written, one that is staged, a data set."""
 
@@ -45,9 +56,12 @@ def examine(config: Config, warnings: tuple[str, ...] = ()) -> Iterator[Check]:
     for warning in warnings:
         yield Check(name="settings", state="warning", said=warning, todo="Spell it so, or take it out.")
     yield _providers(config)
-    yield from _files(config)
+    yield _tls(config)
+    yield from _tokens(config)
     yield _trainer(config)
     yield from _store(config.store)
+    yield from _database(config)
+    yield from _traces(config)
 
 
 def _providers(config: Config) -> Check:
@@ -62,15 +76,27 @@ def _providers(config: Config) -> Check:
     return Check(name="providers", said=said)
 
 
-def _files(config: Config) -> Iterator[Check]:
-    """Read the certificates and the tokens as the server would."""
+def _tls(config: Config) -> Check:
+    """Read the certificates as the server would, and how long its own is good."""
     try:
-        encrypted = credentials_of(config) is not None
+        credentials_of(config)
+        if config.tls_certificate is None or config.tls_key is None:
+            return Check(name="tls", said=f"none, on {config.listen}")
+        ends = good_until(config.tls_certificate, config.tls_key)
+    except ssl.SSLCertVerificationError as error:
+        said, todo = f"{config.tls_certificate}: {error.verify_message}", "Renew it; a running server reads it itself."
+        return Check(name="tls", state="failed", said=said, todo=todo)
     except (OSError, ValueError) as error:
         todo = "Check --tls-certificate, --tls-key and --tls-client-ca."
-        yield Check(name="tls", state="failed", said=str(error), todo=todo)
-    else:
-        yield Check(name="tls", said="the certificate and its key fit" if encrypted else f"none, on {config.listen}")
+        return Check(name="tls", state="failed", said=str(error), todo=todo)
+    said = f"the certificate and its key fit, and are good until {ends:%Y-%m-%d %H:%M} UTC"
+    if ends - dt.datetime.now(dt.UTC) < _SOON:
+        return Check(name="tls", state="warning", said=said, todo="Renew it; a running server reads it itself.")
+    return Check(name="tls", said=said)
+
+
+def _tokens(config: Config) -> Iterator[Check]:
+    """Read the tokens as the server would."""
     if config.tokens is None:
         return
     try:
@@ -161,6 +187,67 @@ def _disk(root: Path, size: int) -> Check:
         return Check(name="disk", said=said)
     todo = "Make room, or delete checkpoints that nothing needs: twofold checkpoints, twofold delete ID"
     return Check(name="disk", state="failed" if free < size else "warning", said=said, todo=todo)
+
+
+def _database(config: Config) -> Iterator[Check]:
+    """Open the database of jobs and alias changes, look at its schema, and write nothing."""
+    file = config.store / "jobs.sqlite3"
+    place = config.database or file
+    if not config.database and not file.exists():
+        if config.store.is_dir():
+            yield Check(name="database", said=f"{file.name} is not there yet; the server makes it")
+        return
+    todo = (
+        "Check --database, the network, and that its user may write and make tables."
+        if config.database
+        else f"Let user {os.getuid()} write it. If it is damaged, restore it from a copy, or move it away: its jobs are lost then."
+    )
+    try:
+        with closing(Database(place, migrates=False)) as database, database.writing() as connection:
+            version = read_version(connection)
+            writable = connection.dialect.name == "sqlite" or is_writable(connection, has_tables=version > 0)
+    except ServerError as error:
+        if "locked" in str(error):
+            todo = "Somebody writes and does not end: look who has it open, with fuser, and ask again."
+        yield Check(name="database", state="failed", said=str(error), todo=todo)
+        return
+    if not writable:
+        said = f"{place} cannot be written: it is a read-only copy, or this user lacks a right"
+        yield Check(name="database", state="failed", said=said, todo=todo)
+    elif version > SCHEMA:
+        said = f"{place} has schema {version}, of a newer twofold-service; this one knows {SCHEMA}"
+        todo = "Start the newer twofold-server that made it, or restore the database from before that."
+        yield Check(name="database", state="failed", said=said, todo=todo)
+    elif 0 < version < SCHEMA:
+        lacks = " and ".join(str(one) for one in range(version + 1, SCHEMA + 1))
+        said = f"{place} has schema {version} and lacks step {lacks}"
+        todo = "Copy the database first: the server takes the step when it starts, and older servers cannot go back."
+        yield Check(name="database", state="warning", said=said, todo=todo)
+    else:
+        told = f"schema {version} is current" if version else "it is empty; the server makes its tables"
+        yield Check(name="database", said=f"{place} can be read and written; {told}")
+
+
+def _traces(config: Config) -> Iterator[Check]:
+    """Look whether traces have somewhere to go. A server runs without that."""
+    if config.trace_endpoint is None:
+        return
+    found = None
+    with suppress(ModuleNotFoundError):
+        found = find_spec("opentelemetry.exporter.otlp.proto.grpc")
+    if found is None:
+        todo = "pip install 'twofold-service[otel]', or leave out --trace-endpoint."
+        yield Check(name="traces", state="failed", said="OpenTelemetry is not installed", todo=todo)
+        return
+    parts = urlsplit(config.trace_endpoint)
+    place = f"{parts.hostname}:{parts.port or 4317}"
+    try:
+        socket.create_connection((parts.hostname or "", parts.port or 4317), 5.0).close()
+    except OSError as error:
+        todo = "Start the collector, or name another by --trace-endpoint; until then spans are dropped, and nothing else is."
+        yield Check(name="traces", state="warning", said=f"{place} does not answer: {error}", todo=todo)
+    else:
+        yield Check(name="traces", said=f"{place} takes connections")
 
 
 def _gigabytes(size: int) -> str:

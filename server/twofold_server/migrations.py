@@ -68,7 +68,7 @@ _WORDS = {
 
 def migrate(connection: Connection) -> None:
     """Take the steps that a database lacks, in the transaction that is open. Raises WrongStateError if it is newer."""
-    version = _read_version(connection)
+    version = read_version(connection)
     if version > VERSION:
         raise WrongStateError(
             f"the jobs' schema {version} is newer than {VERSION}, the newest known here; start the newer twofold-server "
@@ -78,20 +78,24 @@ def migrate(connection: Connection) -> None:
         for statement in step:
             connection.exec_driver_sql(statement.format(**_WORDS[connection.dialect.name]))
     if version < VERSION:
-        _write_version(connection)
+        _write_version(connection, before=version)
 
 
-def _read_version(connection: Connection) -> int:
+def read_version(connection: Connection) -> int:
+    """Return the version of the schema that a database has; zero if it has none yet."""
     if connection.dialect.name == "sqlite":
         return int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
     if not inspect(connection).has_table("schema_version"):
-        connection.exec_driver_sql("CREATE TABLE schema_version (version INTEGER NOT NULL)")
-        connection.exec_driver_sql("INSERT INTO schema_version VALUES (0)")
+        return 0
     return int(connection.exec_driver_sql("SELECT version FROM schema_version").scalar_one())
 
 
-def _write_version(connection: Connection) -> None:
+def _write_version(connection: Connection, before: int) -> None:
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
+        return
+    if not before:
+        connection.exec_driver_sql("CREATE TABLE schema_version (version INTEGER NOT NULL)")
+        connection.exec_driver_sql(f"INSERT INTO schema_version VALUES ({VERSION})")  # noqa: S608 -- our own number.
     else:
         connection.exec_driver_sql(f"UPDATE schema_version SET version = {VERSION}")  # noqa: S608 -- our own number.

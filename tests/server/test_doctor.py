@@ -38,7 +38,7 @@ def test_a_machine_that_is_well(store):
     before = sorted(store.root.rglob("*"))
     checks = found(config_of(store))
 
-    assert list(checks) == ["version", "providers", "tls", "trainer", "store", "current", "disk"]
+    assert list(checks) == ["version", "providers", "tls", "trainer", "store", "current", "disk", "database"]
     assert states(checks) == {}
     assert "a is whole" in checks["current"].said
     assert sorted(store.root.rglob("*")) == before

@@ -1,0 +1,198 @@
+"""`twofold-server doctor` and what runs out or lies elsewhere: the database, certificates, the collector of traces."""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+import socket
+import sqlite3
+from contextlib import closing
+
+import pytest
+import trustme
+from disks import small_disk
+from postgresql import postgresql_server
+from server.running import config_of
+from server.test_doctor import found
+from server.test_tls import Files
+from twofold_server.config import Config
+from twofold_server.database import Database
+from twofold_server.database_url import DatabaseUrl
+from twofold_server.migrations import VERSION
+
+
+def sql(*statements):
+    """Return what lets SQLite do something with a file."""
+
+    def do(path):
+        with closing(sqlite3.connect(path)) as connection:
+            for one in statements:
+                connection.execute(one)
+
+    return do
+
+
+def schema(version):
+    """Return what writes another version into a database that is whole."""
+
+    def do(path):
+        Database(path).close()
+        sql(f"PRAGMA user_version = {version}")(path)
+
+    return do
+
+
+FILES = [
+    pytest.param(lambda path: None, "ok", "is not there yet; the server makes it", "", id="none"),
+    pytest.param(sql("PRAGMA user_version = 0"), "ok", "it is empty; the server makes its tables", "", id="empty"),
+    pytest.param(lambda path: Database(path).close(), "ok", f"schema {VERSION} is current", "", id="current"),
+    pytest.param(schema(VERSION - 1), "warning", f"lacks step {VERSION}", "Copy the database first", id="older"),
+    pytest.param(schema(1), "warning", "has schema 1 and lacks step 2 and 3", "Copy the database first", id="oldest"),
+    pytest.param(schema(VERSION + 1), "failed", f"has schema {VERSION + 1}, of a newer", "Start the newer", id="newer"),
+    pytest.param(lambda path: path.write_bytes(b"no" * 999), "failed", "not a database", "Let user", id="damaged"),
+    pytest.param(lambda path: path.mkdir(), "failed", "unable to open", "Let user", id="a-directory"),
+]
+
+
+@pytest.mark.parametrize(("make", "state", "said", "todo"), FILES)
+def test_a_file(store, make, state, said, todo):
+    """What is wrong with the file of jobs is said, with what to do, and the file stays as it was."""
+    path = store.root / "jobs.sqlite3"
+    make(path)
+    before = path.read_bytes() if path.is_file() else None
+
+    check = found(config_of(store))["database"]
+
+    assert check.state == state
+    assert said in check.said
+    assert check.todo.startswith(todo)
+    assert bool(check.todo) is (state != "ok")
+    assert (path.read_bytes() if path.is_file() else None) == before
+
+
+def test_a_file_that_somebody_holds(store):
+    """A writer that does not end is told of as such."""
+    path = store.root / "jobs.sqlite3"
+    Database(path).close()
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        check = found(config_of(store))["database"]
+
+    assert (check.state, "database is locked" in check.said, "fuser" in check.todo) == ("failed", True, True)
+
+
+def test_a_file_on_a_read_only_disk(store, tmp_path):
+    """A database that cannot be written fails, and so does its store."""
+    with small_disk(tmp_path / "disk", 8) as disk:
+        root = disk.path / "store"
+        shutil.copytree(store.root, root)
+        Database(root / "jobs.sqlite3").close()
+        disk.make_read_only()
+        checks = found(Config(store=root))
+
+    assert (checks["store"].state, checks["database"].state) == ("failed", "failed")
+
+
+@pytest.fixture(scope="module")
+def postgresql():
+    """Run a PostgreSQL server."""
+    with postgresql_server() as server:
+        yield server
+
+
+def read_only(server, name):
+    """Let nobody write to a database."""
+    server.ask("template1", f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+
+
+SHARED = [
+    pytest.param(False, lambda *_: None, "ok", "it is empty", "", id="empty"),
+    pytest.param(True, lambda *_: None, "ok", f"schema {VERSION} is current", "", id="current"),
+    pytest.param(True, read_only, "failed", "cannot be written", "Check --database", id="read-only"),
+    pytest.param(
+        True,
+        lambda server, name: server.ask(name, f"UPDATE schema_version SET version = {VERSION - 1}"),
+        "warning",
+        f"lacks step {VERSION}",
+        "Copy the database first",
+        id="older",
+    ),
+    pytest.param(
+        True,
+        lambda server, name: server.ask(name, f"UPDATE schema_version SET version = {VERSION + 1}"),
+        "failed",
+        "of a newer",
+        "Start the newer",
+        id="newer",
+    ),
+]
+
+
+@pytest.mark.parametrize(("made", "change", "state", "said", "todo"), SHARED)
+def test_postgresql(store, postgresql, *, made, change, state, said, todo):
+    """The same of a database that servers share; its password is not shown."""
+    url = postgresql.make_database()
+    name = url.reveal().partition("@/")[2].partition("?")[0]
+    if made:
+        Database(url).close()
+    change(postgresql, name)
+
+    check = found(config_of(store, database=url))["database"]
+
+    assert check.state == state
+    assert said in check.said
+    assert check.todo.startswith(todo)
+    assert "secret" not in check.said + check.todo
+
+
+def test_a_user_without_rights(store, postgresql):
+    """Who may read and not write is told so, before the first job is lost."""
+    url = postgresql.make_database()
+    Database(url).close()
+    name = url.reveal().partition("@/")[2].partition("?")[0]
+    postgresql.ask(name, "DROP ROLE IF EXISTS reader")
+    postgresql.ask(name, "CREATE ROLE reader LOGIN")
+    postgresql.ask(name, "GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
+    reader = DatabaseUrl(url.reveal().replace("twofold:secret@", "reader@"))
+
+    check = found(config_of(store, database=reader))["database"]
+
+    assert (check.state, "lacks a right" in check.said) == ("failed", True)
+    postgresql.ask(name, "DROP OWNED BY reader")
+
+
+def test_a_database_that_is_gone(store):
+    """Where nobody answers, the setting is named."""
+    check = found(config_of(store, database=DatabaseUrl("postgresql://me:secret@127.0.0.1:1/jobs")))["database"]
+
+    assert (check.state, "does not answer" in check.said) == ("failed", True)
+    assert "--database" in check.todo
+
+
+DAYS = [(90, "ok", ""), (3, "warning", "Renew it"), (-1, "failed", "Renew it")]
+
+
+@pytest.mark.parametrize(("days", "state", "todo"), DAYS)
+def test_a_certificate_that_ends(store, tmp_path, *, days, state, todo):
+    """A certificate that ends within two weeks is warned of, one that has ended fails."""
+    ends = dt.datetime.now(dt.UTC) + dt.timedelta(days=days)
+    files = Files(tmp_path)
+    files.issue(trustme.CA(), not_after=ends)
+    files.write()
+    settings = {"tls_certificate": tmp_path / "cert.pem", "tls_key": tmp_path / "key.pem"}
+
+    check = found(config_of(store, **settings))["tls"]
+
+    assert (check.state, check.todo.startswith(todo)) == (state, True)
+    assert (f"{ends:%Y-%m-%d}" if days > 0 else "has expired") in check.said
+
+
+def test_a_collector_of_traces(store):
+    """One that takes connections is well; one that does not is a warning, for the server runs without it."""
+    assert "traces" not in found(config_of(store))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        there = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        assert found(config_of(store, trace_endpoint=there))["traces"].state == "ok"
+
+    gone = found(config_of(store, trace_endpoint="http://127.0.0.1:1"))["traces"]
+    assert (gone.state, "spans are dropped" in gone.todo) == ("warning", True)
