@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from once import once
 from twofold import Client, Example
 from twofold_checkpoint.store import Store
 from twofold_server.testing import Server, serving
@@ -40,10 +42,8 @@ def examples(lines: list[dict[str, Any]], *, only: str) -> list[Example]:
     return [Example.from_dict({"text": line["text"], only: line[only]}) for line in lines]
 
 
-@pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def train_first(folder: Path) -> Path:
     """Train a first checkpoint on 400 lines, with the command that users have."""
-    folder = tmp_path_factory.mktemp("hwu64")
     for split, first in (("train", 400), ("dev", 160)):
         lines = of_types(hwu64(split, first), BASE_TYPES)
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -51,6 +51,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command += ["--train", str(folder / "train.jsonl"), "--dev", str(folder / "dev.jsonl")]
     subprocess.run(command, check=True, timeout=240)
     return folder / "store"
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the first checkpoint, of which every worker has its own copy."""
+    trained = once(tmp_path_factory, "hwu64", train_first)
+    return Path(shutil.copytree(trained, tmp_path_factory.mktemp("served") / "store"))
 
 
 @pytest.fixture(scope="module")
