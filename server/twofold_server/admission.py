@@ -22,9 +22,9 @@ def violations(order: Order, contents: Contents, base: LabelSet) -> Iterator[Vio
             f"no training example has {_ANNOTATION[order.head]}, so there is nothing to adapt the {order.head} head to; "
             "annotate some, or adapt the other head",
         )
-    if order.annotated_types:
+    if annotated := frozenset(order.annotated_types):
         for name, where in contents.entity_types.items():
-            if name not in order.annotated_types:
+            if name not in annotated:
                 yield _at(order, where, f"{name!r} is not among dataset.annotated_types; add it there or correct it")
     if order.label_policy == "fixed":
         known, used, kind = (

@@ -19,7 +19,8 @@ ServerError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -50,6 +51,16 @@ class InvalidRequestError(ServerError):
     def __init__(self, *violations: Violation) -> None:
         super().__init__("; ".join(f"{one.field}: {one.description}" for one in violations))
         self.violations: Sequence[Violation] = violations
+
+
+MOST_VIOLATIONS = 20
+"""So many faults of a request are looked for; one of a few megabytes can have millions."""
+
+
+def refuse(found: Iterable[Violation]) -> None:
+    """Raise InvalidRequestError if anything was found, and do not look for more than is told."""
+    if first := tuple(itertools.islice(found, MOST_VIOLATIONS)):
+        raise InvalidRequestError(*first)
 
 
 class UnauthenticatedError(ServerError):

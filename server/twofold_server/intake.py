@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import hashlib
-import itertools
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -18,12 +16,10 @@ from twofold_server.admission import violations
 from twofold_server.calls import CALL
 from twofold_server.config import Config
 from twofold_server.datasets import DatasetWriter, Inline, place
-from twofold_server.errors import InvalidRequestError, Violation
+from twofold_server.errors import refuse
 from twofold_server.job_book import JobBook
 from twofold_server.jobs import JobView, Order, new_job_id
 from twofold_server.uploads import Uploads
-
-_MAX_VIOLATIONS = 20
 
 
 class Intake:
@@ -73,12 +69,12 @@ class Intake:
     def _keep(self, view: JobView, inline: Inline | None, base: LabelSet) -> None:
         """Check the data, and give inline examples the form of an upload."""
         if inline is None:
-            _refuse(violations(view.order, self._uploads.open(view.order.upload_id).contents, base))
+            refuse(violations(view.order, self._uploads.open(view.order.upload_id).contents, base))
             return
         with self._store.staging() as staged, DatasetWriter(staged, self._config.max_dataset_examples) as writer:
             writer.add("train", inline.train)
             writer.add("dev", inline.dev)
-            _refuse(violations(view.order, writer.finish(), base))
+            refuse(violations(view.order, writer.finish(), base))
             place(staged, directory_of(self._store.root, view.id))
 
 
@@ -91,8 +87,3 @@ def digest_of(order: Order, inline: Inline | None) -> str:
 def directory_of(root: Path, job_id: str) -> Path:
     """Return where a job's files are."""
     return root / "jobs" / job_id
-
-
-def _refuse(found: Iterable[Violation]) -> None:
-    if first := tuple(itertools.islice(found, _MAX_VIOLATIONS)):
-        raise InvalidRequestError(*first)

@@ -25,6 +25,7 @@ from twofold_server.traces import Traces
 log = logging.getLogger(__name__)
 
 _OURS = ("/twofold.", "/inference.", "/grpc.reflection.")
+_HEALTH = "/grpc.health."
 _ARITY = {False: "unary", True: "stream"}
 _END = object()
 
@@ -47,9 +48,10 @@ _EXPECTED = (
 
 
 class Boundary(grpc.aio.ServerInterceptor):
-    """Wrap every method but health's. What it does not know becomes INTERNAL and tells nothing of our insides.
+    """Wrap every method. What it does not know becomes INTERNAL and tells nothing of our insides.
 
-    With *access*, callers are let in by their tokens; without it, nothing is looked at in any call.
+    Health's are not counted. With *access*, callers are let in by their tokens; without it, nothing is looked at in any
+    call.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         if name in self._handlers:
             return self._handlers[name]
         handler = await continuation(handler_call_details)
-        if handler is None or not name.startswith(_OURS):
+        if handler is None or not name.startswith((*_OURS, _HEALTH)):
             return handler
         kind = f"{_ARITY[handler.request_streaming]}_{_ARITY[handler.response_streaming]}"
         read = _reader(handler.request_deserializer, handler.request_streaming)
@@ -94,6 +96,8 @@ class Boundary(grpc.aio.ServerInterceptor):
         if name in AUDITED:  # Around the access, so that who is refused leaves a line, too.
             behaviour, read = audited(name, _reading(behaviour, read)), _as_it_is
         wrap = self._around_stream if handler.response_streaming else self._around
+        if name.startswith(_HEALTH):
+            wrap = _around_health
         # The request comes as bytes and is read inside, so that one that cannot be read is counted and explained, too.
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         made: grpc.RpcMethodHandler[Any, Any] = make(wrap(behaviour, read, name), None, handler.response_serializer)
@@ -164,6 +168,20 @@ def _as_it_is(request: Any) -> Any:
     return request
 
 
+def _around_health(behaviour: Any, read: Callable[[Any], Any], procedure: str) -> Any:
+    """Tell errors as everywhere, and count nothing: probes ask all the time. Also a watch is a coroutine there."""
+
+    async def call(request: Any, context: Any) -> Any:
+        try:
+            return await behaviour(read(request), context)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:  # noqa: BLE001 -- what is not known becomes INTERNAL.
+            await _abort(error, procedure, context)
+
+    return call
+
+
 class _Call:
     """One call, from its first byte to its status."""
 
@@ -191,7 +209,7 @@ class _Call:
             self._traces.end(self._traced, code.name)
         # A call that the servicer itself aborted, or that was cancelled, has its status already.
         if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
-            await self._abort(error)
+            await _abort(error, self._method, self._context)
 
     def _code_of(self, error: BaseException | None) -> grpc.StatusCode:
         if isinstance(error, asyncio.CancelledError):
@@ -205,24 +223,27 @@ class _Call:
             return grpc.StatusCode.UNIMPLEMENTED
         return grpc.StatusCode.OK if error is None else status_of(error)[0]
 
-    async def _abort(self, error: Exception) -> None:
-        if isinstance(error, NotImplementedError):
-            await self._context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{self._method} comes in a later version")
-        code, reason = status_of(error)
-        message, metadata = _shorten(str(error)), {}
-        if (code, reason) == BUG:
-            number = uuid.uuid4().hex[:12]
-            log.error("unexpected error", exc_info=error, extra={"method": self._method, "error_id": number})
-            message, metadata = f"internal error; the server's log has it under {number}", {"error_id": number}
-        violations = error.violations[:_MOST_VIOLATIONS] if isinstance(error, InvalidRequestError) else ()
-        if isinstance(error, OverloadedError):
-            details = _encode_overload(code.value[0], message, reason, error.retry_after)
-        else:
-            wrong = [
-                status.FieldViolation(field=one.field, description=_shorten(one.description)) for one in violations
-            ]
-            details = status.encode_status(code.value[0], message, reason=reason, violations=wrong, metadata=metadata)
-        await self._context.abort(code, message, trailing_metadata=((status.METADATA_KEY, details),))
+
+async def _abort(error: Exception, method: str, context: Any) -> None:
+    """End a call with the status of an error."""
+    if isinstance(error, NotImplementedError):
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} comes in a later version")
+    code, reason = status_of(error)
+    message, metadata = _shorten(str(error)), {}
+    if (code, reason) == BUG:
+        number = uuid.uuid4().hex[:12]
+        log.error("unexpected error", exc_info=error, extra={"method": method, "error_id": number})
+        message, metadata = f"internal error; the server's log has it under {number}", {"error_id": number}
+    violations = error.violations[:_MOST_VIOLATIONS] if isinstance(error, InvalidRequestError) else ()
+    if isinstance(error, OverloadedError):
+        details = _encode_overload(code.value[0], message, reason, error.retry_after)
+    else:
+        wrong = [status.FieldViolation(field=one.field, description=_shorten(one.description)) for one in violations]
+        details = status.encode_status(code.value[0], message, reason=reason, violations=wrong, metadata=metadata)
+    try:
+        await context.abort(code, message, trailing_metadata=((status.METADATA_KEY, details),))
+    except grpc.aio.InternalError as gone:  # Nobody is there to be told; grpcio would log it as a fault of ours.
+        raise asyncio.CancelledError from gone
 
 
 @lru_cache(64)
@@ -233,5 +254,5 @@ def _encode_overload(code: int, message: str, reason: str, retry_after: float) -
 
 def _shorten(text: str) -> str:
     """Put a message on one line of bounded length."""
-    line = " ".join(text.split())
+    line = " ".join(text[: 4 * _LONGEST_MESSAGE].split())
     return line if len(line) <= _LONGEST_MESSAGE else f"{line[:_LONGEST_MESSAGE]}..."

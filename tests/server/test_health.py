@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from contextlib import AsyncExitStack
 
@@ -39,6 +40,34 @@ def test_an_unknown_service_is_not_found(store):
             assert code is grpc.StatusCode.NOT_FOUND
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("method", ["Check", "Watch", "List"])
+def test_what_cannot_be_read_is_refused_as_everywhere(method, store, caplog):
+    """Bytes that are no message are INVALID_ARGUMENT with a reason, and nothing is logged as a fault of ours."""
+
+    async def main():
+        async with running(store) as server:
+            call = server.channel.unary_stream(f"/grpc.health.v1.Health/{method}")(b"\x0a\xff")
+            return await refusal(call.read())
+
+    code, told = asyncio.run(main())
+
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert (told.reason, [one.field for one in told.violations]) == ("INVALID_REQUEST", ["request"])
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+def test_all_states_are_listed(store):
+    """List reports each service, and the server under the empty name."""
+
+    async def main():
+        async with running(store) as server:
+            return await server.health.List(health_pb2.HealthListRequest())
+
+    assert {name: one.status for name, one in asyncio.run(main()).statuses.items()} == dict.fromkeys(
+        ("", *SERVICES), SERVING
+    )
 
 
 def test_a_watcher_hears_of_the_end_and_does_not_delay_it(store):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,8 @@ from twofold_checkpoint.examples import Example, Span, check_example
 from twofold_checkpoint.job import RETAINED_MARGIN, Exact, Freeze, Hyperparameters, LabelPolicy, Statistical
 from twofold_checkpoint.manifest import MemoryMode
 
-from twofold_server.datasets import Inline
-from twofold_server.errors import InvalidRequestError, Violation
+from twofold_server.datasets import MAX_NAME, MAX_NAMES, Inline
+from twofold_server.errors import MOST_VIOLATIONS, InvalidRequestError, Violation, refuse
 from twofold_server.jobs import Order, PromoteName
 from twofold_server.uploads import Batch, Header
 from twofold_server.wire.inference import HEAD_NAMES
@@ -46,7 +47,6 @@ MEMORIES: dict[pb.MemoryMode.ValueType, MemoryMode | None] = {
 }
 _MOVE_BACKBONE = {pb.FREEZE_MODE_HEAD, pb.FREEZE_MODE_STAGED}
 _MAX_REQUEST_ID = 200
-_MAX_VIOLATIONS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +88,12 @@ RANGES = {
 
 def read_adapt(request: pb.AdaptRequest) -> tuple[Order, Inline | None]:
     """Read an order and its inline examples. Raises InvalidRequestError that names every wrong field, up to a bound."""
-    wrong = list(_wrong_fields(request))
+    wrong = list(itertools.islice(_wrong_fields(request), MOST_VIOLATIONS))
     inline = None
     if request.dataset.WhichOneof("source") == "inline":
         parts = [_read_inline(getattr(request.dataset.inline, part), part, wrong) for part in ("train", "dev")]
         inline = Inline(*parts)
-    if wrong:
-        raise InvalidRequestError(*wrong[:_MAX_VIOLATIONS])
+    refuse(wrong)
     order = Order(
         head=HEAD_NAMES[request.head],
         upload_id=request.dataset.upload_id,
@@ -144,7 +143,7 @@ def _read_inline(messages: Any, part: str, wrong: list[Violation]) -> tuple[Exam
             found.append(check_example(read_example(message), source=part, line=index + 1))
         except ExampleError as error:
             wrong.append(Violation(f"dataset.inline.{part}[{index}].{error.field}", error.reason))
-            if len(wrong) >= _MAX_VIOLATIONS:
+            if len(wrong) >= MOST_VIOLATIONS:
                 break
     return tuple(found)
 
@@ -194,7 +193,14 @@ def _wrong_dataset(dataset: pb.Dataset) -> Iterator[Violation]:
         yield Violation("dataset.upload_id", "is empty; write the upload_id that UploadDataset returned")
     elif source == "inline" and not dataset.inline.train:
         yield Violation("dataset.inline.train", "is empty; send at least one example")
+    if len(dataset.annotated_types) > MAX_NAMES:
+        told = f"has {len(dataset.annotated_types)} types; write at most {MAX_NAMES}, as many as a data set may have"
+        yield Violation("dataset.annotated_types", told)
+        return
     for index, name in enumerate(dataset.annotated_types):
+        if len(name) > MAX_NAME:
+            told = f"{name[:40]!r}... has {len(name)} characters; write at most {MAX_NAME}"
+            yield Violation(f"dataset.annotated_types[{index}]", told)
         if not name or name != name.strip():
             told = f"{name!r} is empty or has white space around it; write the type as it stands in the examples"
             yield Violation(f"dataset.annotated_types[{index}]", told)

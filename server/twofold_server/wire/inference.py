@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from twofold.v1 import inference_pb2 as pb
@@ -11,7 +12,7 @@ from twofold_checkpoint.manifest import HEADS, HeadName
 
 from twofold_server.config import Config
 from twofold_server.engine import Engine
-from twofold_server.errors import InvalidRequestError, Violation
+from twofold_server.errors import Violation, refuse
 from twofold_server.inference import Answers, Timings
 from twofold_server.reading import Embedding
 from twofold_server.wire.offsets import OffsetUnit, offset_converter
@@ -24,6 +25,8 @@ _UNITS: dict[int, OffsetUnit] = {
     pb.OFFSET_UNIT_UTF16: "utf16",
     pb.OFFSET_UNIT_UTF8: "utf8",
 }
+_MOST_HEADS = 16
+"""There are two. Who names one twice is answered; millions of names are not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +50,14 @@ class EmbedCall:
 
 def read_predict(request: pb.PredictRequest, config: Config) -> PredictCall:
     """Check a request. Raises InvalidRequestError that names every wrong field."""
-    wrong = [*_wrong_texts(request.texts, config), *_wrong_unit(request.offset_unit)]
-    wrong += [
-        Violation(
-            f"heads[{index}]", f"{head} is not a head; write HEAD_CLASSIFIER or HEAD_NER, or leave heads out for both"
+    refuse(
+        itertools.chain(
+            _wrong_texts(request.texts, config),
+            _wrong_unit(request.offset_unit),
+            _wrong_heads(request.heads),
+            _wrong_top(request.top_labels),
         )
-        for index, head in enumerate(request.heads)
-        if head not in HEAD_NAMES
-    ]
-    if request.top_labels < 0:
-        wrong.append(
-            Violation("top_labels", f"{request.top_labels} is negative; write how many labels shall come back")
-        )
-    if wrong:
-        raise InvalidRequestError(*wrong)
+    )
     heads = {HEAD_NAMES[head] for head in request.heads} or set(HEADS)
     top = max(1, request.top_labels) if "classifier" in heads else 0
     return PredictCall(list(request.texts), top, "ner" in heads, _UNITS[request.offset_unit])
@@ -68,36 +65,45 @@ def read_predict(request: pb.PredictRequest, config: Config) -> PredictCall:
 
 def read_embed(request: pb.EmbedRequest, config: Config) -> EmbedCall:
     """Check a request. Raises InvalidRequestError that names every wrong field."""
-    wrong = [*_wrong_texts(request.texts, config), *_wrong_unit(request.offset_unit)]
-    if wrong:
-        raise InvalidRequestError(*wrong)
+    refuse(itertools.chain(_wrong_texts(request.texts, config), _wrong_unit(request.offset_unit)))
     return EmbedCall(list(request.texts), request.include_tokens, _UNITS[request.offset_unit])
 
 
-def _wrong_texts(texts: Sequence[str], config: Config) -> list[Violation]:
+def _wrong_texts(texts: Sequence[str], config: Config) -> Iterator[Violation]:
     if not texts:
-        return [Violation("texts", "is empty; send at least one text")]
-    if len(texts) > config.max_texts:
-        return [Violation("texts", f"holds {len(texts)} texts; send at most {config.max_texts} in one request")]
-    return too_long(texts, config, "texts")
+        yield Violation("texts", "is empty; send at least one text")
+    elif len(texts) > config.max_texts:
+        yield Violation("texts", f"holds {len(texts)} texts; send at most {config.max_texts} in one request")
+    else:
+        yield from too_long(texts, config, "texts")
 
 
-def too_long(texts: Sequence[str], config: Config, field: str) -> list[Violation]:
+def too_long(texts: Iterable[str], config: Config, field: str) -> Iterator[Violation]:
     """Name the texts that have too many characters, as elements of a *field*."""
-    return [
-        Violation(
-            f"{field}[{index}]",
-            f"has {len(text)} characters; at most {config.max_characters} are allowed, split the text",
-        )
-        for index, text in enumerate(texts)
-        if len(text) > config.max_characters
-    ]
+    for index, text in enumerate(texts):
+        if len(text) > config.max_characters:
+            told = f"has {len(text)} characters; at most {config.max_characters} are allowed, split the text"
+            yield Violation(f"{field}[{index}]", told)
 
 
-def _wrong_unit(unit: int) -> list[Violation]:
-    if unit in _UNITS:
-        return []
-    return [Violation("offset_unit", f"{unit} is not a unit; write OFFSET_UNIT_CODE_POINT, _UTF16 or _UTF8")]
+def _wrong_heads(heads: Sequence[int]) -> Iterator[Violation]:
+    if len(heads) > _MOST_HEADS:
+        yield Violation("heads", f"has {len(heads)} entries; write each head once, or leave heads out for both")
+        return
+    for index, head in enumerate(heads):
+        if head not in HEAD_NAMES:
+            told = f"{head} is not a head; write HEAD_CLASSIFIER or HEAD_NER, or leave heads out for both"
+            yield Violation(f"heads[{index}]", told)
+
+
+def _wrong_top(top: int) -> Iterator[Violation]:
+    if top < 0:
+        yield Violation("top_labels", f"{top} is negative; write how many labels shall come back")
+
+
+def _wrong_unit(unit: int) -> Iterator[Violation]:
+    if unit not in _UNITS:
+        yield Violation("offset_unit", f"{unit} is not a unit; write OFFSET_UNIT_CODE_POINT, _UTF16 or _UTF8")
 
 
 def write_predictions(call: PredictCall, answers: Answers[Prediction]) -> pb.PredictResponse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -12,7 +13,7 @@ from twofold.open_inference import open_inference_pb2 as pb
 from twofold_checkpoint.decoding import Entity, Prediction
 
 from twofold_server.config import Config
-from twofold_server.errors import InvalidRequestError, UnknownNameError, Violation
+from twofold_server.errors import InvalidRequestError, UnknownNameError, Violation, refuse
 from twofold_server.inference import Answers
 from twofold_server.wire.bytes_tensor import read_strings, write_strings
 from twofold_server.wire.inference import one_of, too_long
@@ -75,14 +76,16 @@ def check_model(name: str, field: str) -> None:
 def read_infer(request: pb.ModelInferRequest, config: Config) -> InferCall:
     """Check a request. Raises UnknownNameError, or InvalidRequestError that names every wrong field."""
     check_model(request.model_name, "model_name")
-    wrong = [
-        *_not_served(request.parameters, "parameters"),
-        *_wrong_inputs(request, config),
-        *_wrong_outputs(request.outputs),
-    ]
+    wrong: list[Violation] = []
     unit, timeout = _read_unit(request.parameters, wrong), _read_timeout(request.parameters, wrong)
-    if wrong:
-        raise InvalidRequestError(*wrong)
+    refuse(
+        itertools.chain(
+            _not_served(request.parameters, "parameters"),
+            _wrong_inputs(request, config),
+            _wrong_outputs(request.outputs),
+            wrong,
+        )
+    )
     outputs = [_OUTPUTS_BY_NAME[output.name] for output in request.outputs] or OUTPUTS
     return InferCall(request.id, _read_texts(request, config), outputs, request.model_version, unit, timeout)
 
@@ -200,26 +203,26 @@ def _read_texts(request: pb.ModelInferRequest, config: Config) -> list[str]:
         strings = read_strings(request.raw_input_contents[0], count, field)
     else:
         field = "inputs[0].contents.bytes_contents"
-        strings = list(tensor.contents.bytes_contents)
-        if len(strings) != count:
+        sent = len(tensor.contents.bytes_contents)
+        if sent != count:
             raise InvalidRequestError(
-                Violation(field, f"has {len(strings)} elements, and the shape says {count}; send both alike")
+                Violation(field, f"has {sent} elements, and the shape says {count}; send both alike")
             )
-    texts, wrong = [], []
+        strings = list(tensor.contents.bytes_contents)
+    refuse(_not_utf8(strings, field))
+    texts = [string.decode() for string in strings]
+    refuse(too_long(texts, config, field))
+    return texts
+
+
+def _not_utf8(strings: Sequence[bytes], field: str) -> Iterator[Violation]:
     for index, string in enumerate(strings):
         try:
-            texts.append(string.decode())
+            string.decode()
         except UnicodeDecodeError as error:
             byte = string[error.start]
-            wrong.append(
-                Violation(
-                    f"{field}[{index}]", f"is not UTF-8: byte 0x{byte:02x} at {error.start}; encode the text as UTF-8"
-                )
-            )
-    wrong += too_long(texts, config, field) if not wrong else []
-    if wrong:
-        raise InvalidRequestError(*wrong)
-    return texts
+            told = f"is not UTF-8: byte 0x{byte:02x} at {error.start}; encode the text as UTF-8"
+            yield Violation(f"{field}[{index}]", told)
 
 
 def _write_output(name: str, call: InferCall, answers: Answers[Prediction]) -> bytes:

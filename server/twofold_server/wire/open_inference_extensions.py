@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 
 from prometheus_client import Counter, Histogram
@@ -11,7 +12,7 @@ from twofold_checkpoint.checkpoint import Checkpoint
 from twofold_checkpoint.store import Aliases
 
 from twofold_server.config import Config
-from twofold_server.errors import InvalidRequestError, UnknownNameError, Violation
+from twofold_server.errors import MOST_VIOLATIONS, UnknownNameError, Violation, refuse
 from twofold_server.metrics import Metrics
 from twofold_server.wire.open_inference import INPUTS, MODEL, OUTPUTS, PLATFORM
 
@@ -84,14 +85,9 @@ def read_load(request: pb.RepositoryModelLoadRequest) -> str:
     """Return the id or alias of the checkpoint to promote. Raises UnknownNameError or InvalidRequestError."""
     check_repository(request.repository_name)
     parameters: Mapping[str, pb.ModelRepositoryParameter] = request.parameters
-    wrong = [
-        Violation(
-            f"parameters[{name[:100]!r}]",
-            "is not taken: a checkpoint is loaded as it was published; leave it out",
-        )
-        for name in parameters
-        if name != "version"
-    ]
+    told = "is not taken: a checkpoint is loaded as it was published; leave it out"
+    others = (Violation(f"parameters[{name[:100]!r}]", told) for name in parameters if name != "version")
+    wrong = list(itertools.islice(others, MOST_VIOLATIONS))
     version = parameters["version"].string_param if "version" in parameters else ""
     if "version" in parameters and not version:
         wrong.append(Violation("parameters['version']", "is no text, or empty; write a checkpoint's id or alias"))
@@ -108,8 +104,7 @@ def read_load(request: pb.RepositoryModelLoadRequest) -> str:
                 f'{request.model_name!r} names no checkpoint; write its id or alias here, such as "candidate"',
             )
         )
-    if wrong:
-        raise InvalidRequestError(*wrong)
+    refuse(wrong)
     return version or request.model_name
 
 
