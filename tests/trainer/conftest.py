@@ -41,21 +41,26 @@ def store(base_store: Path, tmp_path: Path) -> Store:
 @pytest.fixture
 def make_job(store: Store, tmp_path: Path) -> MakeJob:
     """Make a job for the base store; examples may be given in place of files."""
+    return job_maker(store, tmp_path)
+
+
+def job_maker(store: Store, directory: Path) -> MakeJob:
+    """Make jobs for a store, with their examples in a directory."""
 
     def make(head: str = "ner", **settings) -> Job:
         of = tiny.restaurant if head == "ner" else tiny.intents
         dev = settings.pop("dev", None if "train" in settings else of(80, seed=7))
         train = settings.pop("train", of(80))
-        write_examples(tmp_path / "train.jsonl", train)
+        write_examples(directory / "train.jsonl", train)
         if dev is not None:
-            write_examples(tmp_path / "dev.jsonl", dev)
+            write_examples(directory / "dev.jsonl", dev)
         return Job(
             **{
                 "id": "job",
                 "store": str(store.root),
                 "base": store.get("current").id,
-                "train": str(tmp_path / "train.jsonl"),
-                "dev": None if dev is None else str(tmp_path / "dev.jsonl"),
+                "train": str(directory / "train.jsonl"),
+                "dev": None if dev is None else str(directory / "dev.jsonl"),
                 "head": head,
                 **settings,
             }

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from safetensors.torch import save
-from trainer.conftest import MakeJob
+from trainer.conftest import MakeJob, job_maker
 from twofold_checkpoint.checkpoint import TRAINING_WEIGHTS
 from twofold_checkpoint.events import Event, GuardLooked, Noted, PhaseStarted, Published, Stepped, from_line
 from twofold_checkpoint.job import SNAPSHOTS, Exact, Hyperparameters, Job, Statistical, write_job
@@ -44,21 +46,40 @@ JOBS: dict[str, dict[str, Any]] = {
 }
 
 
+Undisturbed = Callable[[str], tuple[bytes, list[Event]]]
+
+
 class KilledError(BaseException):
     """What no handler of the trainer's sees: as good as SIGKILL, and far cheaper."""
 
 
-def weights(job: Job, monkeypatch: pytest.MonkeyPatch) -> tuple[bytes, list[Event]]:
+def training_of(kind: str, make_job: MakeJob) -> Job:
+    """Make a job of a kind."""
+    return make_job(**{"hyperparameters": LEARNS, **JOBS[kind]})
+
+
+def with_snapshots(job: Job, name: str = "killed") -> Job:
+    """Give a job a name, and snapshots as often as there can be."""
+    return msgspec.structs.replace(job, id=name, snapshot_seconds=0.0)
+
+
+@pytest.fixture(autouse=True)
+def _guard_looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings here are short."""
+    monkeypatch.setattr("twofold_trainer.guard.EARLY_EVERY", 2)
+
+
+def weights(job: Job) -> tuple[bytes, list[Event]]:
     """Train, and return the bytes of the weights as a candidate would hold them."""
     models: list[bytes] = []
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "make_candidate", lambda plan, *_: models.append(save(plan.model.state_dict())))
         events = tiny.until(job, "export")
     [model] = models
     return model, events
 
 
-def killed_after(snapshots: int, monkeypatch: pytest.MonkeyPatch, job: Job) -> bool:
+def killed_after(snapshots: int, job: Job) -> bool:
     """Train until so many snapshots were written, or to the end; tells whether it was killed."""
     offer, left = Snapshots.offer, itertools.count(1)
 
@@ -67,7 +88,7 @@ def killed_after(snapshots: int, monkeypatch: pytest.MonkeyPatch, job: Job) -> b
         if next(left) == snapshots:
             raise KilledError
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Snapshots, "offer", fatal)
         patch.setattr(run_module, "make_candidate", lambda *_: None)
         try:
@@ -77,6 +98,29 @@ def killed_after(snapshots: int, monkeypatch: pytest.MonkeyPatch, job: Job) -> b
     return False
 
 
+@pytest.fixture(scope="module")
+def elsewhere(base_store: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeJob:
+    """Make jobs for a store of their own, which outlives a test."""
+    root = tmp_path_factory.mktemp("elsewhere")
+    return job_maker(Store(shutil.copytree(base_store, root / "store")), root)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(elsewhere: MakeJob) -> Undisturbed:
+    """Train a job of a kind without disturbing it, once: its weights and its events."""
+    return cache(lambda kind: weights(training_of(kind, elsewhere)))
+
+
+@pytest.fixture
+def whole_snapshots(elsewhere: MakeJob) -> Path:
+    """The snapshots that a staged training leaves at its end. Tests copy them."""
+    job = with_snapshots(training_of("stages", elsewhere))
+    directory = Path(job.store) / "jobs" / job.id / SNAPSHOTS
+    if not directory.exists():
+        assert not killed_after(99, job)
+    return directory
+
+
 def notes(events: list[Event]) -> list[str]:
     """Return what was noted."""
     return [event.message for event in events if isinstance(event, Noted)]
@@ -84,20 +128,18 @@ def notes(events: list[Event]) -> list[str]:
 
 @pytest.mark.parametrize("kind", JOBS)
 def test_a_training_that_is_killed_after_every_epoch_ends_in_the_same_bytes(
-    kind: str, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+    kind: str, make_job: MakeJob, undisturbed: Undisturbed
 ) -> None:
     """Killed after each epoch of each stage and resumed each time, a job has the weights of the undisturbed one, byte for byte."""
-    monkeypatch.setattr("twofold_trainer.guard.EARLY_EVERY", 2)
-    settings = {"hyperparameters": LEARNS, **JOBS[kind]}
-    undisturbed, seen = weights(make_job(**settings), monkeypatch)
-    job = msgspec.structs.replace(make_job(**settings), id="killed", snapshot_seconds=0.0)
+    expected, seen = undisturbed(kind)
+    job = with_snapshots(training_of(kind, make_job))
 
     kills = 0
-    while killed_after(1, monkeypatch, job):
+    while killed_after(1, job):
         kills += 1
-    resumed, events = weights(job, monkeypatch)
+    resumed, events = weights(job)
 
-    assert resumed == undisturbed
+    assert resumed == expected
     assert kills >= 3
     assert any("goes on from its snapshot" in note for note in notes(events))
     if "restored" in kind:
@@ -106,22 +148,21 @@ def test_a_training_that_is_killed_after_every_epoch_ends_in_the_same_bytes(
 
 
 def test_a_training_that_is_killed_within_an_epoch_ends_in_the_same_bytes(
-    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+    make_job: MakeJob, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was done since the last snapshot is done again, wherever the trainer was, and comes out the same."""
     monkeypatch.setattr("twofold_trainer.pace.REPORT_SECONDS", 0.0)
-    settings = {"hyperparameters": LEARNS, **JOBS["shared"]}
-    undisturbed, _ = weights(make_job(**settings), monkeypatch)
-    job = msgspec.structs.replace(make_job(**settings), id="killed", snapshot_seconds=0.0)
+    expected, _ = undisturbed("shared")
+    job = with_snapshots(training_of("shared", make_job))
     for kill_at in (2, 7, 9, 3):
         running = fine_tune(job)
         steps = (event for event in running if isinstance(event, Stepped))
         next(itertools.islice(steps, kill_at, None))
         running.close()
 
-    resumed, _ = weights(job, monkeypatch)
+    resumed, _ = weights(job)
 
-    assert resumed == undisturbed
+    assert resumed == expected
 
 
 RUN = [sys.executable, "-m", "twofold_trainer", "run", "--threads", "1"]
@@ -168,53 +209,51 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_snapshot_that_cannot_be_used_is_passed_over(
-    damage: str, make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch
+    damage: str, make_job: MakeJob, store: Store, undisturbed: Undisturbed, whole_snapshots: Path
 ) -> None:
     """Its stage begins anew, with a note that says why, and the weights are the same."""
-    settings = {"hyperparameters": LEARNS, **JOBS["stages"]}
-    undisturbed, _ = weights(make_job(**settings), monkeypatch)
-    job = msgspec.structs.replace(make_job(**settings), id="killed", snapshot_seconds=0.0)
-    assert not killed_after(99, monkeypatch, job)
+    expected, _ = undisturbed("stages")
+    job = with_snapshots(training_of("stages", make_job))
     spoil, why = DAMAGES[damage]
-    spoil(store.root / "jobs" / job.id / SNAPSHOTS / "stage-0.safetensors")
+    snapshots = shutil.copytree(whole_snapshots, store.root / "jobs" / job.id / SNAPSHOTS)
+    spoil(snapshots / "stage-0.safetensors")
 
-    resumed, events = weights(job, monkeypatch)
+    resumed, events = weights(job)
 
-    assert resumed == undisturbed
+    assert resumed == expected
     [told] = [note for note in notes(events) if "is not used" in note]
     assert told.startswith("The snapshot of stage heads is not used: ")
     assert why in told
 
 
-def test_a_snapshot_of_another_job_is_passed_over(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_snapshot_of_another_job_is_passed_over(make_job: MakeJob) -> None:
     """With another seed, other rates or other examples under the same id, training begins anew."""
     first = msgspec.structs.replace(make_job("ner", hyperparameters=LEARNS, freeze="backbone"), snapshot_seconds=0.0)
-    assert killed_after(2, monkeypatch, first)
+    assert killed_after(2, first)
     others = [
         msgspec.structs.replace(first, seed=1),
         msgspec.structs.replace(first, hyperparameters=msgspec.structs.replace(LEARNS, head_learning_rate=2e-2)),
         msgspec.structs.replace(make_job("ner", hyperparameters=LEARNS, freeze="backbone", train=tiny.restaurant(70))),
     ]
     for other in others:
-        _, events = weights(other, monkeypatch)
+        _, events = weights(other)
         [told] = [note for note in notes(events) if "is not used" in note]
         assert "it belongs to another job" in told
 
 
 def test_a_snapshot_that_cannot_be_written_stops_no_training(
-    make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch
+    make_job: MakeJob, store: Store, undisturbed: Undisturbed
 ) -> None:
     """Training goes on to the same weights, and one note says what a death would cost now."""
-    settings = {"hyperparameters": LEARNS, **JOBS["shared"]}
-    undisturbed, _ = weights(make_job(**settings), monkeypatch)
-    job = msgspec.structs.replace(make_job(**settings), id="full", snapshot_seconds=0.0)
+    expected, _ = undisturbed("shared")
+    job = with_snapshots(training_of("shared", make_job), "full")
     directory = store.root / "jobs" / job.id
     directory.mkdir(parents=True)
     (directory / SNAPSHOTS).write_text("in the way")
 
-    trained, events = weights(job, monkeypatch)
+    trained, events = weights(job)
 
-    assert trained == undisturbed
+    assert trained == expected
     [told] = [note for note in notes(events) if "could be written" in note]
     assert "File exists" in told
 
@@ -254,14 +293,13 @@ def test_a_job_of_seconds_leaves_no_snapshot(make_job: MakeJob, store: Store) ->
     assert not (store.root / "jobs" / "quick" / SNAPSHOTS).exists()
 
 
-def test_a_time_that_is_over_still_has_what_was_trained(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_time_that_is_over_still_has_what_was_trained(make_job: MakeJob) -> None:
     """A trainer that goes on with no time left keeps the best state of the snapshots, instead of the base."""
-    settings = {"hyperparameters": LEARNS, **JOBS["shared"]}
-    job = msgspec.structs.replace(make_job(**settings), id="late", snapshot_seconds=0.0)
-    untrained, _ = weights(msgspec.structs.replace(job, id="never", max_runtime=1e-9), monkeypatch)
-    assert not killed_after(99, monkeypatch, job)
-    trained, _ = weights(job, monkeypatch)
-    late, events = weights(msgspec.structs.replace(job, max_runtime=1e-9), monkeypatch)
+    job = with_snapshots(training_of("shared", make_job), "late")
+    untrained, _ = weights(msgspec.structs.replace(job, id="never", max_runtime=1e-9))
+    assert not killed_after(99, job)
+    trained, _ = weights(job)
+    late, events = weights(msgspec.structs.replace(job, max_runtime=1e-9))
 
     assert late == trained != untrained
     assert [event.phase for event in events if isinstance(event, PhaseStarted)][-1] == "evaluate"
