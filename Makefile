@@ -59,12 +59,21 @@ verify-proto: setup .venv-proto/.done
 	  diff --recursive --exclude=__init__.py --exclude=__pycache__ .venv-proto/fresh/$$stubs clients/python/$$stubs \
 	    || { echo 'stubs are stale: run make proto'; exit 1; }; done
 
-check: setup verify-proto  ## lint, types, architecture, protos and stub freshness
+# Four that need nothing of each other: with --jobs 2 the types, which take longest, are checked beside the rest.
+check: lint types architecture verify-proto  ## lint, types, architecture, protos and stub freshness
+types: setup
+	$(BIN)/mypy
+
+lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
 	$(BIN)/codespell --skip '*.jsonl,*.json,.venv*,.git' .
+
+architecture: setup
+	$(BIN)/lint-imports
+
+# All that check and test need. With --jobs 2 they are made side by side.
+environments: $(VENV)/.done .venv-proto/.done .venv-triton/.done
 
 fix: setup  ## mend what can be mended by a machine
 	$(BIN)/ruff check --fix .
@@ -147,4 +156,4 @@ lock: .venv-lock/.done  ## resolve requirements/*.in into lock files
 	  --python-version 3.11 --generate-hashes --no-emit-package twofold --no-emit-package twofold-service \
 	  --custom-compile-command 'make lock' $(UPGRADE) --output-file requirements/$$name.txt requirements/$$name.in >/dev/null; done
 
-.PHONY: help setup proto verify-proto check fix test demo serve bench-base bench-adapt bench-adapt-cost bench-serving bench-precision bench-overload bench-peers bench-swap bench-beside-training soak kill-matrix lock
+.PHONY: help setup environments proto verify-proto check types lint architecture fix test demo serve bench-base bench-adapt bench-adapt-cost bench-serving bench-precision bench-overload bench-peers bench-swap bench-beside-training soak kill-matrix lock
