@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -105,17 +105,22 @@ class Access:
             return behaviour
 
         # No coroutine, so that it serves a procedure with one response and one with a stream of them alike.
+        scopes: tuple[Scope, ...] = () if need == "token" else (need,)
+
         def guarded(request: Any, context: Any) -> Any:
-            limit = self._admit(need, context)
+            limit = self.admit(scopes, context.invocation_metadata())
             return behaviour(limit.pace(request) if limit and streams else request, context)
 
         return guarded
 
-    def _admit(self, need: Need, context: Any) -> RateLimit | None:
-        """Return the caller's limit. Raises UnauthenticatedError, ScopeMissingError or RateLimitedError."""
+    def admit(self, scopes: Collection[Scope], metadata: Iterable[tuple[str, str | bytes]]) -> RateLimit | None:
+        """Let in whose token has one of some scopes, or any token where they are none, and return its limit.
+
+        Raises UnauthenticatedError, ScopeMissingError or RateLimitedError.
+        """
         if time.monotonic() > self._look_at:
             self._look_again()
-        token = _bearer(context.invocation_metadata())
+        token = _bearer(metadata)
         if token is None:
             raise UnauthenticatedError("the call has no token; send metadata `authorization: Bearer TOKEN`")
         found = find_grant(token, self._grants)
@@ -123,9 +128,10 @@ class Access:
             raise UnauthenticatedError("the token is not known here, or not any more; ask this server's owner for one")
         name, grant = found
         CALLER.set(name)
-        if need != "token" and need not in grant.scopes:
+        if scopes and grant.scopes.isdisjoint(scopes):
             has = ", ".join(scope for scope in SCOPES if scope in grant.scopes)
-            raise ScopeMissingError(f"token {name!r} may {has}, and this needs {need!r}; use a token with that scope")
+            needs = " or ".join(map(repr, scopes))
+            raise ScopeMissingError(f"token {name!r} may {has}, and this needs {needs}; use a token with that scope")
         limit = self._limits.get(name)
         if limit and (wait := limit.take()):
             self._shed.inc()

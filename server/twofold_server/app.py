@@ -33,6 +33,7 @@ from twofold_server.giving_way import GivingWay
 from twofold_server.health import Health
 from twofold_server.inference import Inference
 from twofold_server.interference import Interference
+from twofold_server.job_pages import JobPages
 from twofold_server.loading import load_engine
 from twofold_server.metrics import Metrics
 from twofold_server.probation import Probation
@@ -146,7 +147,8 @@ async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[S
         ).add_to(server)
         enable_reflection((*SERVICES, "grpc.health.v1.Health"), server)
 
-        metrics_url = down.enter_context(exposed(metrics, config.metrics_listen))
+        pages = JobPages(runner.book, runner.reporter, access)
+        metrics_url = down.enter_context(exposed(metrics, config.metrics_listen, pages.before))
         port = _listen(server, config)
         down.push_async_callback(server.stop, config.drain_timeout)
         # Streams without an end would hold the server for the whole drain timeout.

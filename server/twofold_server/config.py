@@ -26,7 +26,9 @@ class Config:
         None, "postgresql:// URL of the database of jobs, which servers may share; without it SQLite in the store"
     )
     listen: str = _setting("127.0.0.1:8500", "address of the gRPC port; port 0 takes a free one")
-    metrics_listen: str = _setting("127.0.0.1:9500", "address of the Prometheus port; port 0 takes a free one")
+    metrics_listen: str = _setting(
+        "127.0.0.1:9500", "address of the HTTP port, of metrics and reports; port 0 takes a free one"
+    )
     plaintext: bool = _setting(False, "allow a listen address off loopback without TLS")
     tls_certificate: Path | None = _setting(None, "PEM certificate chain; switches TLS on")
     tls_key: Path | None = _setting(None, "PEM private key of the certificate")

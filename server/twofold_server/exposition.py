@@ -1,20 +1,29 @@
-"""The Prometheus port."""
+"""The HTTP port: the metrics, and what else is put before them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from wsgiref.types import WSGIApplication
 
 from prometheus_client import start_http_server
 
 from twofold_server.metrics import Metrics
 
 
+def _nothing(metrics: WSGIApplication) -> WSGIApplication:
+    return metrics
+
+
 @contextmanager
-def exposed(metrics: Metrics, listen: str) -> Iterator[str]:
-    """Serve the metrics over HTTP until the block ends; gives the URL."""
+def exposed(
+    metrics: Metrics, listen: str, before: Callable[[WSGIApplication], WSGIApplication] = _nothing
+) -> Iterator[str]:
+    """Serve the metrics over HTTP until the block ends, *before* which other pages may come; gives the URL."""
     host, _, port = listen.rpartition(":")
     server, thread = start_http_server(int(port), addr=host.strip("[]"), registry=metrics.registry)
+    if application := server.get_app():
+        server.set_app(before(application))
     try:
         yield f"http://{host}:{server.server_port}/metrics"
     finally:

@@ -34,6 +34,16 @@ def render(document: Document) -> str:
         tag("div", plan_section(document), time_section(document), class_="pair wide"),
         lineage_section(document),
     )
+    return whole(
+        f"{word} · {document.job_id}",
+        _header(document, word, title, mood),
+        tag("main", sections),
+        _footer(document),
+    )
+
+
+def whole(title: str, *body: object) -> str:
+    """Put a page around its body: its title, its styles, and what a browser may load for it."""
     page = tag(
         "html",
         tag(
@@ -42,10 +52,10 @@ def render(document: Document) -> str:
             tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
             tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
             tag("meta", name="color-scheme", content="light dark"),
-            tag("title", f"{word} · {document.job_id}"),
+            tag("title", title),
             tag("style", trusted(_style())),
         ),
-        tag("body", _header(document, word, title, mood), tag("main", sections), _footer(document)),
+        tag("body", *body),
         lang="en",
     )
     return join((trusted("<!doctype html>\n"), page, "\n"))
