@@ -131,9 +131,9 @@ def test_what_is_asked_for_goes_before_the_defaults() -> None:
 
 @pytest.mark.parametrize(("examples", "ratio"), [(1500, 1.0), (450, 1.0), (225, 2.0), (150, 3.0), (8, 3.0)])
 def test_few_new_examples_meet_more_rehearsed_ones(examples: int, ratio: float) -> None:
-    """An epoch of a fork sees 450 remembered texts or as many as are new, but at most three to a new one."""
+    """An epoch sees 450 remembered texts or as many as are new, but at most three to a new one."""
     default = recipe.default_recipe("auto", "ner", blocks=6, examples=examples, hidden_size=384)
-    assert default.fork_rehearsal_ratio == pytest.approx(ratio)
+    assert default.rehearsal_ratio == pytest.approx(ratio)
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ class Course:
                 self._heads(stage),
                 settings.ner_weight,
                 settings.protected_weight,
-                rehearsed_weight=settings.fork_rehearsed_weight if stage.forked else 1.0,
+                rehearsed_weight=settings.rehearsed_weight,
                 adapted=head,
                 forgets=not plan.kept,
                 distillation=distilled,

@@ -84,11 +84,10 @@ class Plan:
 
     def pool(self, stage: Stage) -> Pool:
         """Return what a stage trains on. Only a stage that moves shared blocks has to rehearse the protected head too."""
-        if self.moves_protected(stage):
-            return Pool(self.new, self.rehearsed, self.recipe.rehearsal_ratio)
-        own = tuple(target for target in self.rehearsed if target.teaches(self.job.head))
-        ratio = self.recipe.fork_rehearsal_ratio if stage.forked else self.recipe.rehearsal_ratio
-        return Pool(self.new, own, ratio)
+        rehearsed = self.rehearsed
+        if not self.moves_protected(stage):
+            rehearsed = tuple(target for target in rehearsed if target.teaches(self.job.head))
+        return Pool(self.new, rehearsed, self.recipe.rehearsal_ratio)
 
     @property
     def shared(self) -> Stage:

@@ -22,11 +22,15 @@ class Recipe:
     batch_size: int
     head_learning_rate: float
     backbone_learning_rate: float
+    """Rate of the top one of the blocks that both heads read."""
     layer_decay: float
     warmup_ratio: float
     weight_decay: float
     patience: int
     rehearsal_ratio: float
+    """Remembered texts to new ones in an epoch."""
+    rehearsed_weight: float
+    """Weight of all that is said of remembered texts, beside what is said of new ones."""
     unfrozen_blocks: int
     middle_epochs: int
     """Epochs of a stage that moves some blocks, but not all that the plan comes to."""
@@ -41,11 +45,7 @@ class Recipe:
     fork_blocks: int
     """Blocks of which the adapted head gets its own copies, if it comes to that."""
     fork_learning_rate: float
-    """Rate of the top one of them. Nothing has to be protected there."""
-    fork_rehearsal_ratio: float
-    """Rehearsed examples to new ones there: only the adapted head's own old labels have to be kept."""
-    fork_rehearsed_weight: float
-    """Weight there of all that is said of rehearsed texts, beside what is said of new ones."""
+    """Rate of the top one of them."""
     distillation: float
     """Weight of what the base checkpoint answered, for the protected head, beside the losses of the labels."""
     retention: float
@@ -103,7 +103,7 @@ INIT_HELD_OUT_SHARE = 0.1
 """The same for the first training."""
 
 LEAST_REHEARSED = 450
-"""Remembered texts that an epoch of a fork sees at least, while that is no more than MOST_REHEARSED to a new one."""
+"""Remembered texts that an epoch sees at least, while that is no more than MOST_REHEARSED to a new one."""
 MOST_REHEARSED = 3.0
 
 REHEARSED = 1000
@@ -153,16 +153,19 @@ def default_recipe(
     *remembers* says what the base carries, *bf16* whether this machine multiplies fast in bf16.
     """
     epochs = 8 if examples < 500 else 5 if examples < 5000 else 3
+    small = hidden_size <= 512
     return Recipe(
         epochs=epochs,
         batch_size=32 if examples >= 320 else 16,
         head_learning_rate=1e-3,
-        backbone_learning_rate=3e-4 if hidden_size <= 512 else 5e-5,
+        # Two thirds of that of a first training, in which nothing has to be held.
+        backbone_learning_rate=2e-4 if small else 3e-5,
         layer_decay=0.9,
         warmup_ratio=0.1,
         weight_decay=0.01,
         patience=2,
-        rehearsal_ratio=1.0,
+        rehearsal_ratio=min(MOST_REHEARSED, max(1.0, LEAST_REHEARSED / max(1, examples))),
+        rehearsed_weight=0.5,
         unfrozen_blocks=blocks if freeze == "head" else 0,
         middle_epochs=epochs,
         # A text has about eight words, so with that weight both heads pull equally for each text. A protected NER head
@@ -177,11 +180,9 @@ def default_recipe(
         # What the lower blocks see matters as much: on three new domains of SNIPS all six blocks came to 92.0 of F1 and four
         # to 89.1, on CLINC150 to 86.5 and 84.8 of accuracy.
         fork_blocks=blocks,
-        # Half the rate of shared blocks: nothing holds these to what they were but the rehearsed texts, and a step sees half
+        # Less than that of shared blocks: nothing holds these to what they were but the remembered texts, and a step sees half
         # as many new texts as one of plain fine-tuning, so there are twice as many.
-        fork_learning_rate=1.5e-4 if hidden_size <= 512 else 2.5e-5,
-        fork_rehearsal_ratio=min(MOST_REHEARSED, max(1.0, LEAST_REHEARSED / max(1, examples))),
-        fork_rehearsed_weight=0.5,
+        fork_learning_rate=1.5e-4 if small else 2.5e-5,
         distillation=1.0,
         retention=1.0,
         repair=0.0,
@@ -204,6 +205,7 @@ def init_recipe(*, blocks: int, examples: int, hidden_size: int, bf16: bool = Fa
         patience=4,
         rehearsal_ratio=0.0,
         head_learning_rate=2e-3,
+        backbone_learning_rate=3e-4 if hidden_size <= 512 else 5e-5,
         # With eight, as where only NER is adapted, the classifier gets too little: on the dev set of HWU64 91.8 / 81.5
         # (accuracy / F1) instead of 92.2 / 80.7, and 88.6 instead of 89.7 as the mean over all labels and types.
         ner_weight=3.0,
@@ -217,8 +219,6 @@ def resolve(asked: Hyperparameters, default: Recipe, *, blocks: int) -> Recipe:
         named["probe_epochs"] = named["middle_epochs"] = named["epochs"]
     if "backbone_learning_rate" in named:
         named["fork_learning_rate"] = named["backbone_learning_rate"]
-    if "rehearsal_ratio" in named:
-        named["fork_rehearsal_ratio"] = named["rehearsal_ratio"]
     if named.get("unfrozen_blocks"):
         named["fork_blocks"] = min(named["unfrozen_blocks"], blocks)
     if "head_learning_rate" in named:
