@@ -55,13 +55,20 @@ def count_work(plan: Plan) -> Work:
     trained, looks = 0.0, 0
     for stage in likely(plan):
         pool = plan.pool(stage)
-        trained += stage.epochs(plan.recipe) * (len(pool.new) + pool.drawn) * stage.blocks / stage.of
+        whole = stage.settled_after(plan.recipe)
+        rest = (stage.epochs(plan.recipe) - whole) * _resting_share(stage)
+        trained += (whole + rest) * (len(pool.new) + pool.drawn) * stage.blocks / stage.of
         looks += stage.epochs(plan.recipe) if stage.blocks else 0
     return Work(
         cached=len(plan.new) + len(plan.rehearsed) + judges,
         trained=trained,
         judged=2 * held_out + looks * judges,
     )
+
+
+def _resting_share(stage: Stage) -> float:
+    """Return what a step takes once the lower blocks of a stage rest, as a share of what it took before."""
+    return 1 - BACKWARD / (1 + BACKWARD) * stage.settling / max(1, stage.blocks)
 
 
 def likely(plan: Plan) -> tuple[Stage, ...]:

@@ -32,6 +32,8 @@ class Learner:
     objective: Objective
     optimizer: Optimizer
     schedule: LambdaLR
+    settling: tuple[str, ...] = ()
+    """Those of them that settle() lets rest."""
 
     def learn(self, step: Step) -> float:
         """Take a step and return the loss before it."""
@@ -47,6 +49,14 @@ class Learner:
             self.optimizer.step()
         self.schedule.step()
         return loss.detach().item()
+
+    def settle(self) -> None:
+        """Let the lower blocks rest from now on: no gradient is computed for them, nor for what is below them."""
+        resting = set(self.settling)
+        freeze_all_but(self.model, [name for name in self.names if name not in resting])
+        for name, parameter in self.model.named_parameters():
+            if name in resting:
+                parameter.grad = None
 
     def soften(self) -> None:
         """Halve all rates and hold the protected head twice as firmly, after damage was seen."""
@@ -74,6 +84,12 @@ def make_learner(model: TwofoldModel, stage: Stage, recipe: Recipe, lesson: Less
         lesson.objective,
         optimizer,
         make_schedule(optimizer, stage.steps(recipe, lesson.pool), recipe.warmup_ratio),
+        tuple(
+            name
+            for group in groups
+            if group.depth is not None and group.depth >= stage.blocks - stage.settling
+            for name in group.names
+        ),
     )
 
 

@@ -39,6 +39,16 @@ class Stage:
             return recipe.probe_epochs
         return recipe.epochs if self.forked or self.blocks >= recipe.unfrozen_blocks else recipe.middle_epochs
 
+    def settled_after(self, recipe: Recipe) -> int:
+        """How many epochs it has in which all its blocks learn. Later on, the lower half of a fork's does not."""
+        epochs = self.epochs(recipe)
+        return max(1, round(recipe.fork_settling * epochs)) if self.forked else epochs
+
+    @property
+    def settling(self) -> int:
+        """How many of its blocks settle, from the lowest one."""
+        return self.blocks // 2
+
     def steps(self, recipe: Recipe, pool: Pool) -> int:
         """How many steps it has if it is not ended early."""
         return self.epochs(recipe) * pool.steps(recipe.batch_size)
