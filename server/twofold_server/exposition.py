@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from wsgiref.types import WSGIApplication
 
 from prometheus_client import start_http_server
 
 from twofold_server.metrics import Metrics
+
+log = logging.getLogger(__name__)
 
 
 def _nothing(metrics: WSGIApplication) -> WSGIApplication:
@@ -24,9 +29,15 @@ def exposed(
     server, thread = start_http_server(int(port), addr=host.strip("[]"), registry=metrics.registry)
     if application := server.get_app():
         server.set_app(before(application))
+    server.handle_error = _note  # type: ignore[assignment, method-assign] # It would print a traceback to stderr.
     try:
         yield f"http://{host}:{server.server_port}/metrics"
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _note(request: Any, address: Any) -> None:  # noqa: ARG001 -- what socketserver passes.
+    """Log that a caller was not answered, most often because it has left."""
+    log.info("a caller of the metrics port was not answered", extra={"reason": type(sys.exception()).__name__})

@@ -212,7 +212,9 @@ class _Call:
             await _abort(error, self._method, self._context)
 
     def _code_of(self, error: BaseException | None) -> grpc.StatusCode:
-        if isinstance(error, asyncio.CancelledError):
+        if isinstance(
+            error, (asyncio.CancelledError, GeneratorExit)
+        ):  # The latter where it left while it was answered.
             remaining = self._context.time_remaining()
             expired = remaining is not None and remaining < _CLOCKS_DIFFER
             return grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED

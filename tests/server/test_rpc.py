@@ -21,7 +21,8 @@ from twofold_server.errors import (
     status_of,
 )
 from twofold_server.inference import Inference
-from twofold_server.rpc import Boundary
+from twofold_server.metrics import Metrics
+from twofold_server.rpc import Boundary, _abort
 
 
 def fails_with(store, error):
@@ -113,6 +114,41 @@ def test_hanging_up_ends_streams_of_responses():
             boundary.hang_up()
             await asyncio.wait_for(server.stop(30), 5)
             assert await call.code() is grpc.StatusCode.UNAVAILABLE
+
+    asyncio.run(main())
+
+
+def test_a_stream_that_is_left_while_it_answers_is_no_bug():
+    """Its caller leaves between two responses: it is counted as CANCELLED."""
+
+    class Context:
+        def time_remaining(self):
+            return None
+
+    async def forever(request, context):
+        while True:
+            yield request
+
+    async def main():
+        metrics = Metrics()
+        responses = Boundary(metrics)._around_stream(forever, bytes, "/twofold.v1.Test/Watch")(b"x", Context())
+        assert await anext(responses) == b"x"
+        await responses.aclose()
+        return [metrics.requests.labels("Watch", code)._value.get() for code in ("CANCELLED", "INTERNAL")]
+
+    assert asyncio.run(main()) == [1, 0]
+
+
+def test_a_caller_who_left_is_not_told():
+    """An error for somebody who is not there any more ends the call as cancelled, and is no fault of ours to be logged."""
+
+    class Left:
+        async def abort(self, *_, **__):
+            raise grpc.aio.InternalError
+
+    async def main():
+        with pytest.raises(asyncio.CancelledError):
+            await _abort(InvalidRequestError(Violation("texts", "is empty")), "Predict", Left())
 
     asyncio.run(main())
 
