@@ -144,6 +144,11 @@ EVERY ?= 1
 kill-matrix: setup  ## SIGKILL at every moment of a job; all has to go on (an hour; ONLY=swap EVERY=5)
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m killing --only '$(ONLY)' --every $(EVERY)
 
+CASES ?= 200000
+CASE ?=
+fuzz: setup  ## calls that nobody means, to every procedure (minutes; CASES=5000 SEED=1; CASE=FILE plays one again)
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzzing --cases $(CASES) --seed $(or $(SEED),0) $(if $(CASE),--case $(CASE))
+
 .venv-lock/.done:
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet uv
@@ -156,4 +161,4 @@ lock: .venv-lock/.done  ## resolve requirements/*.in into lock files
 	  --python-version 3.11 --generate-hashes --no-emit-package twofold --no-emit-package twofold-service \
 	  --custom-compile-command 'make lock' $(UPGRADE) --output-file requirements/$$name.txt requirements/$$name.in >/dev/null; done
 
-.PHONY: help setup environments proto verify-proto check types lint architecture fix test demo serve bench-base bench-adapt bench-adapt-cost bench-serving bench-precision bench-overload bench-peers bench-swap bench-beside-training soak kill-matrix lock
+.PHONY: help setup environments proto verify-proto check types lint architecture fix test demo serve bench-base bench-adapt bench-adapt-cost bench-serving bench-precision bench-overload bench-peers bench-swap bench-beside-training soak kill-matrix fuzz lock

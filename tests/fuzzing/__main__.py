@@ -1,0 +1,108 @@
+"""The fuzzer: calls that nobody means. See docs/security.md; `make fuzz` runs it."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import msgspec
+from fuzzing.cases import Case, make_case
+from fuzzing.run import Problem, Tally, by_method, fuzz, split
+from postgresql import binaries
+
+_MOST_GROWTH = 1.25
+_LONG = 100_000
+"""From so many cases on, the server has had time to come to rest, and its growth is judged."""
+
+
+def main() -> int:
+    """Play the cases, print how it goes and a JSON line at the end; returns 1 if anything is wrong."""
+    parser = argparse.ArgumentParser(prog="fuzz", description=__doc__)
+    parser.add_argument("--cases", type=int, default=200_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="the world: open, tokens or postgresql")
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="begin no case after so many, in each world"
+    )
+    parser.add_argument("--at-once", type=int, default=48, help="cases in flight")
+    parser.add_argument("--case", type=Path, help="play this one, which an earlier run wrote")
+    parser.add_argument(
+        "--work", type=Path, default=Path(".work/fuzz"), help="where the cases are written that are wrong"
+    )
+    arguments = parser.parse_args()
+    begun, worlds = time.monotonic(), {}
+    codes: Counter[tuple[str, str]] = Counter()
+    kinds: Counter[str] = Counter()
+    for place, numbers in split(arguments.cases).items():
+        if arguments.only not in {"", place} or (place == "postgresql" and binaries() is None):
+            print(f"{place}: left out")
+            continue
+        cases: Iterable[Case] = (make_case(arguments.seed, number, tokens=place == "tokens") for number in numbers)
+        if arguments.case:
+            cases = [msgspec.json.decode(arguments.case.read_bytes(), type=Case)]
+        until = time.monotonic() + arguments.seconds
+        cases = itertools.takewhile(lambda _, until=until: time.monotonic() < until, cases)
+        tell = teller(place, arguments.work)
+        tally = fuzz(place, cases, at_once=arguments.at_once, tell=tell)
+        tell(tally)
+        codes += tally.codes
+        kinds.update(problem.kind for problem in tally.problems)
+        worlds[place] = {
+            "cases": tally.codes.total(),
+            "rss_growth": round(tally.rss_growth, 3),
+            "canary": tally.canary,
+            "canary_slowest": round(tally.canary_slowest, 2),
+            "slowest": tally.slowest,
+        }
+    growth = max((one["rss_growth"] for one in worlds.values()), default=1.0)
+    told = {
+        "cases": codes.total(),
+        "seconds": round(time.monotonic() - begun),
+        "crashes": kinds.pop("crash", 0),
+        "hangs": kinds.pop("hang", 0),
+        "internal": kinds.pop("internal", 0),
+        "others": dict(kinds),
+        "rss_growth": growth,
+        "seed": arguments.seed,
+        "worlds": worlds,
+        "by_method": by_method(codes),
+    }
+    print(json.dumps(told))
+    wrong = any(told[name] for name in ("crashes", "hangs", "internal", "others"))
+    return int(wrong or (arguments.cases >= _LONG and growth > _MOST_GROWTH))
+
+
+def teller(place: str, directory: Path) -> Callable[[Tally], None]:
+    """Return what prints how it goes, and every problem once."""
+    begun, shown = time.monotonic(), 0
+
+    def tell(tally: Tally) -> None:
+        nonlocal shown
+        done, memory = tally.codes.total(), tally.memory[-1] / 2**20 if tally.memory else 0
+        rate, wrong = done / (time.monotonic() - begun), len(tally.problems)
+        print(f"{place:10} {done:7} cases {rate:6.0f}/s {memory:6.0f} MiB {wrong:3} wrong", flush=True)
+        for problem in tally.problems[shown:]:
+            print(f"WRONG {write(problem, directory)}", flush=True)
+        shown = wrong
+
+    return tell
+
+
+def write(problem: Problem, directory: Path) -> str:
+    """Write a problem's case to a file, and return what to print."""
+    if problem.case is None:
+        return f"{problem.kind}: {problem.said}"
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{problem.case.name}.json"
+    path.write_bytes(msgspec.json.encode(problem.case))
+    return f"{problem.kind}: {problem.case.path}: {problem.said} [make fuzz CASE={path}]"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
