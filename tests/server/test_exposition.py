@@ -8,6 +8,7 @@ import struct
 import time
 import urllib.request
 
+import pytest
 from twofold_server.exposition import exposed
 from twofold_server.metrics import Metrics
 
@@ -33,4 +34,18 @@ def test_who_hangs_up_leaves_a_line_and_no_traceback(caplog, capfd):
             assert response.status == 200
 
     assert [record.getMessage() for record in caplog.records] == ["a caller of the metrics port was not answered"]
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("rest", [b"\r\n folded: header", b"\x01", b"\x7f", b"x", b"..", b""])
+def test_a_version_that_is_none_is_answered(rest, capfd):
+    """A version that is none is not repeated in the answer, which is then plain."""
+    request = b"GET /metrics HTTP/1.0\r\nAccept: application/openmetrics-text; version=1.0.0" + rest + b"\r\n\r\n"
+    with exposed(Metrics(), "127.0.0.1:0") as url:
+        host, _, port = url.split("/")[2].rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=PATIENCE) as caller:
+            caller.sendall(request)
+            answer = b"".join(iter(lambda: caller.recv(65536), b""))
+
+    assert answer.split()[1] == b"200"
     assert capfd.readouterr().err == ""
