@@ -187,7 +187,10 @@ def first_engine(store: Store, config: Config) -> Engine | None:
             if alias == "previous":
                 log.error("serving the previous checkpoint", extra={"checkpoint": engine.id})
             return engine
-    log.warning("serving without a checkpoint: calls answer UNAVAILABLE until one is promoted")
+    log.warning(
+        "serving without a checkpoint: calls answer UNAVAILABLE until one is promoted; if --store is right, make a first"
+        " one with twofold-trainer init"
+    )
     return None
 
 

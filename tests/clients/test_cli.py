@@ -152,7 +152,7 @@ def test_adapt_request(run, server, train):
         run(
             "adapt", "--train", str(train), "--dev", str(train), "--head", "ner", "--freeze", "head", "--margin", "0.5",
             "--label-policy", "fixed", "--promote", "manual", "--seed", "3", "--epochs", "2", "--layer-decay", "0.9",
-            "--annotates", "PER", "--validate-only", "--max-runtime", "60",
+            "--annotates", "PER", "--validate-only", "--max-runtime", "60", "--retained-margin", "2",
         )
     )  # fmt: skip
 
@@ -160,6 +160,7 @@ def test_adapt_request(run, server, train):
     assert job["id"] == "job-1"
     assert fields["dataset"]["inline"]["train"] == [{"text": "a", "label": "x"}, {"text": "b\u2028c", "entities": {}}]
     assert fields["protection"] == {"statistical": {"margin": 0.5}}
+    assert fields["retained_margin"] == 2
     assert fields["hyperparameters"] == {"epochs": 2, "layer_decay": 0.9}
     assert (fields["freeze"], fields["promote"]) == ("FREEZE_MODE_HEAD", "PROMOTE_POLICY_MANUAL")
     assert (fields["seed"], fields["max_runtime"], fields["validate_only"]) == ("3", "60s", True)

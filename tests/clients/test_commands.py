@@ -147,3 +147,22 @@ def test_completion(shell):
 
     assert "report" in found.stdout
     assert "checkpoints" not in found.stdout
+
+
+@pytest.mark.parametrize("name", ["jobs show", "jobs watch", "jobs report"])
+def test_the_newest_job(server, tmp_path, monkeypatch, name):
+    """Whoever names no job means the newest one; if there is none, the error says how to make one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.jsonl").write_text('{"text": "a", "entities": []}\n')
+
+    def run(*words):
+        return CliRunner().invoke(app, words, env={"TWOFOLD_TARGET": server.target})
+
+    nothing = run(*name.split())
+    assert (nothing.exit_code, "there is no job yet; make one: twofold adapt" in nothing.output) == (1, True)
+
+    for _ in range(2):
+        server.play_next(job_script(state="succeeded"))
+        assert run("adapt", "--train", "train.jsonl", "--head", "ner").exit_code == 0
+    shown = run(*name.split(), "--json")
+    assert (shown.exit_code, '"job-2"' in shown.output, '"job-1"' in shown.output) == (0, True, False)

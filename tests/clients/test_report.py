@@ -61,7 +61,7 @@ def test_the_command_writes_the_page(run, client, job, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("works", [True, False])
 def test_the_command_opens_the_page(run, job, tmp_path, monkeypatch, works):
-    """--open shows the file in a browser, and says so if there is none."""
+    """--open shows the file in a browser, and says where the file is if there is none."""
     opened = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(_jobs.webbrowser, "open", lambda url: opened.append(url) or works)
@@ -70,7 +70,7 @@ def test_the_command_opens_the_page(run, job, tmp_path, monkeypatch, works):
 
     assert opened == [(tmp_path / f"{job}.html").as_uri()]
     assert result.exit_code == (0 if works else 1)
-    assert works or "there is no browser" in result.stderr
+    assert works or f"the report is in {job}.html" in result.stderr
     assert run("jobs", "report", job, "--open", "--json").exit_code == 2
 
 

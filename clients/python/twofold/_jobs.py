@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from twofold._types import Head
 
@@ -78,27 +79,32 @@ class Statistical:
     margin: float = 1.0
 
 
+def _chosen(help_: str) -> Any:
+    """Make a field that the trainer chooses unless it is given, with what `twofold adapt --help` says of it."""
+    return field(default=None, metadata={"help": help_})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hyperparameters:
     """How to train; what is None is chosen by the trainer, and a job tells what was chosen."""
 
-    epochs: int | None = None
-    batch_size: int | None = None
-    head_learning_rate: float | None = None
-    backbone_learning_rate: float | None = None
-    layer_decay: float | None = None
-    warmup_ratio: float | None = None
-    weight_decay: float | None = None
-    patience: int | None = None
-    rehearsal_ratio: float | None = None
-    unfrozen_blocks: int | None = None
-    distillation: float | None = None
-    retention: float | None = None
-    projection: float | None = None
-    guard: bool | None = None
-    train_norms: bool | None = None
-    repair: float | None = None
-    mixed_precision: bool | None = None
+    epochs: int | None = _chosen("Passes over the examples, in each stage.")
+    batch_size: int | None = _chosen("Texts in a batch.")
+    head_learning_rate: float | None = _chosen("Rate of the adapted head.")
+    backbone_learning_rate: float | None = _chosen("Rate of the top block.")
+    layer_decay: float | None = _chosen("Factor on the rate for each block further down, up to 1.")
+    warmup_ratio: float | None = _chosen("Share of the steps in which the rate rises.")
+    weight_decay: float | None = _chosen("Weight decay of AdamW.")
+    patience: int | None = _chosen("Dev measurements without a gain that end a stage.")
+    rehearsal_ratio: float | None = _chosen("Remembered examples for each new one; 0 is off.")
+    unfrozen_blocks: int | None = _chosen("Top blocks that train, or that a fork copies.")
+    distillation: float | None = _chosen("Weight of the base's answers for the protected head; 0 is off.")
+    retention: float | None = _chosen("The same for old labels of the adapted head; 0 is off.")
+    projection: float | None = _chosen("Share of what protected texts use that stays untouched; 0 is off.")
+    guard: bool | None = _chosen("Go back when the protected task suffers.")
+    train_norms: bool | None = _chosen("Let normalisation layers train.")
+    repair: float | None = _chosen("Weight of the base's answers for types that are not annotated; 0 is off.")
+    mixed_precision: bool | None = _chosen("Train in bf16; what is judged never is.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,15 +23,13 @@ def _hyperparameters(command: F) -> F:
     hints = get_type_hints(Hyperparameters)
     for one in reversed(fields(Hyperparameters)):
         (kind,) = set(get_args(hints[one.name])) - {NoneType}
-        command = click.option(f"--{one.name.replace('_', '-')}", type=kind, help="Chosen by the trainer if absent.")(
-            command
-        )
+        command = click.option(f"--{one.name.replace('_', '-')}", type=kind, help=one.metadata["help"])(command)
     return command
 
 
 @click.command()
-@click.option("--train", type=_FILE, required=True, help="JSON lines to learn from: text, label, entities.")
-@click.option("--dev", type=_FILE, help="JSON lines to stop and judge by; a part of --train if absent.")
+@click.option("--train", type=_FILE, required=True, help="Examples to learn from: JSON lines or CoNLL columns.")
+@click.option("--dev", type=_FILE, help="Examples to stop and judge by; a part of --train if absent.")
 @click.option(
     "--head",
     type=click.Choice([one.value for one in Head]),
@@ -42,6 +40,11 @@ def _hyperparameters(command: F) -> F:
     "--freeze", type=click.Choice([one.value for one in Freeze]), default=Freeze.AUTO.value, show_default=True
 )
 @click.option("--margin", type=click.FloatRange(0, 100), help="Points that the protected score may fall.  [default: 1]")
+@click.option(
+    "--retained-margin",
+    type=click.FloatRange(0, 100),
+    help="Points that the adapted head may lose on its old labels.  [default: 3]",
+)
 @click.option("--exact", is_flag=True, help="Keep the protected path's tensors as they are.")
 @click.option(
     "--label-policy",
@@ -93,7 +96,10 @@ def adapt(
     Adapt one head and protect the other.
 
     The examples are JSON lines: {"text": ..., "label": ..., "entities": [{"start", "end", "type"}]}. A label or entities
-    that are null or absent are not annotated; an empty list says that there are none.
+    that are null or absent are not annotated; an empty list says that there are none. A file that ends in .conll, .bio,
+    .iob, .tsv or .txt has CoNLL columns instead: a token and its BIO tag on each line.
+
+    How to train, from --epochs to --mixed-precision, is chosen by the trainer where it is left open.
     """
     if exact and margin is not None:
         raise click.UsageError("--exact allows no loss at all; leave out --margin")

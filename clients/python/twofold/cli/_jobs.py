@@ -15,6 +15,9 @@ from twofold.cli._board import Board, board_view, event_line, job_view
 from twofold.cli._lines import written_at_once
 from twofold.cli._session import Session, json_line, table, when
 
+_WHICH = click.argument("job_id", metavar="[JOB]", required=False)
+"""An argument that names a job, and the newest one if it is left out."""
+
 EXIT_CODES = {JobState.SUCCEEDED: 0, JobState.FAILED: 1, JobState.REJECTED: 3, JobState.CANCELLED: 4}
 
 
@@ -39,48 +42,49 @@ def jobs(ctx: click.Context, *, limit: int) -> None:
 
 
 @jobs.command()
-@click.argument("job_id")
+@_WHICH
 @click.pass_obj
-def show(session: Session, *, job_id: str) -> None:
-    """Show what a job measured and how it ended."""
+def show(session: Session, *, job_id: str | None) -> None:
+    """Show what JOB, or the newest, measured and how it ended."""
     with session.client() as client:
-        _print_job(session, client.job(job_id))
+        _print_job(session, _job(client, job_id))
 
 
 @jobs.command()
-@click.argument("job_id")
+@_WHICH
 @click.pass_context
-def watch(ctx: click.Context, *, job_id: str) -> None:
-    """Follow a job to its end; exit 0 succeeded, 1 failed, 3 rejected, 4 cancelled."""
+def watch(ctx: click.Context, *, job_id: str | None) -> None:
+    """Follow JOB, or the newest, to its end; exit 0 succeeded, 1 failed, 3 rejected, 4 cancelled."""
     session: Session = ctx.obj
     with session.client() as client:
-        ctx.exit(follow(session, client, client.job(job_id)))
+        ctx.exit(follow(session, client, _job(client, job_id)))
 
 
 @jobs.command()
-@click.argument("job_id")
+@click.argument("job_id", metavar="JOB")
 @click.pass_obj
 def cancel(session: Session, *, job_id: str) -> None:
-    """Stop a job."""
+    """Stop JOB."""
     with session.client() as client:
         _print_job(session, client.cancel(job_id))
 
 
 @jobs.command()
-@click.argument("job_id")
+@_WHICH
 @click.option("--json", "as_json", is_flag=True, help="Fetch the document that the page shows.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write here.  [default: JOB_ID.html]")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write here.  [default: JOB.html]")
 @click.option("--open", "opens", is_flag=True, help="Show it in a browser.")
 @click.pass_obj
-def report(session: Session, *, job_id: str, as_json: bool, out: Path | None, opens: bool) -> None:
+def report(session: Session, *, job_id: str | None, as_json: bool, out: Path | None, opens: bool) -> None:
     """
-    Fetch the report of a job that is over: a page that needs nothing else.
+    Fetch the report of JOB, or of the newest, once it is over: a page that needs nothing else.
 
     With --json and without --out the document goes to the standard output.
     """
     if opens and as_json:
         raise click.UsageError("--open shows the page; leave out --json")
     with session.client() as client:
+        job_id = job_id or _job(client, None).id
         content = client.report(job_id, format=ReportFormat.JSON if as_json else ReportFormat.HTML)
     if as_json and out is None:
         click.echo(content)
@@ -89,7 +93,7 @@ def report(session: Session, *, job_id: str, as_json: bool, out: Path | None, op
     with written_at_once(path) as file:
         file.write(content)
     if opens and not webbrowser.open(path.absolute().as_uri()):
-        raise click.ClickException(f"there is no browser to open {path} with")
+        raise click.ClickException(f"no browser was found; the report is in {path}: open it in one, or set BROWSER")
     click.echo(str(path) if session.for_people else json_line({"job": job_id, "report": str(path)}))
 
 
@@ -129,6 +133,16 @@ def _follow_in_lines(session: Session, client: Client, job: Job) -> None:
         line = json_line(event) if session.as_json else event_line(event, before)
         if line:
             click.echo(line)
+
+
+def _job(client: Client, job_id: str | None) -> Job:
+    """Return the job of that id, or the newest one."""
+    if job_id:
+        return client.job(job_id)
+    newest = next(client.jobs(page_size=1), None)
+    if newest is None:
+        raise click.ClickException("there is no job yet; make one: twofold adapt --help")
+    return newest
 
 
 def _print_job(session: Session, job: Job) -> None:

@@ -1,4 +1,4 @@
-"""JSON lines in, JSON lines out."""
+"""Files in, JSON lines out."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from typing import Any, TextIO, TypeVar
 import click
 
 from twofold._examples import Example
+from twofold.cli._conll import SUFFIXES, read_conll
 
 T = TypeVar("T")
 
@@ -20,8 +21,8 @@ def read_texts(path: Path) -> list[str]:
 
 
 def read_examples(path: Path) -> list[Example]:
-    """Return the examples of a file, one on each line."""
-    return _read(path, Example.from_dict)
+    """Return the examples of a file: CoNLL columns if its ending says so, else JSON lines."""
+    return read_conll(path) if path.suffix in SUFFIXES else _read(path, Example.from_dict)
 
 
 def batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -1,0 +1,34 @@
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import msgspec
+import pytest
+from twofold.cli._lines import read_examples
+from twofold_checkpoint.errors import ExampleError
+from twofold_checkpoint.examples import Example
+from twofold_trainer.sources import read_source
+
+FILES = {
+    "all that a file may hold": "-DOCSTART- O\n\n# label: fly\n# a comment\nto IN O\nNew NN B-city\nYork NN I-city\n\n"
+    "# intent = rain\n# O\nOslo B-city\nParis B-city\n\n\nalone O",
+    "a span that did not begin": "a O\nb I-x\n",
+    "a span that goes on as another": "a B-y\nb I-x\n",
+    "one column": "a\n",
+    "no tag": "a B\n",
+}
+
+
+@pytest.mark.parametrize("body", FILES.values(), ids=FILES)
+def test_conll(tmp_path: Path, body: str) -> None:
+    """`twofold adapt` makes the same examples of a column file as `twofold-trainer init`, and refuses the same line."""
+    path = tmp_path / "train.conll"
+    path.write_text(body)
+
+    try:
+        expected = read_source(str(path))
+    except ExampleError as error:
+        with pytest.raises(click.ClickException, match=f"^{path}:{error.line}: "):
+            read_examples(path)
+    else:
+        assert [msgspec.convert(asdict(one), Example) for one in read_examples(path)] == expected
