@@ -29,20 +29,20 @@ STRUCTS = (
 
 
 def chapters() -> dict[str, str]:
-    """Return the chapters of docs/report.md that describe something, by their headings."""
-    parts = re.split(r"^### (.*)\n", read("report.md"), flags=re.MULTILINE)
+    """Return the chapters of docs/report-format.md, which each describe something, by their headings."""
+    parts = re.split(r"^## (.*)\n", read("report-format.md"), flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 @pytest.mark.parametrize("struct", STRUCTS, ids=lambda struct: struct.__name__)
 def test_fields(struct: type[msgspec.Struct]) -> None:
-    """Every field of report.json stands in docs/report.md, in order, and nothing else does."""
+    """Every field of report.json stands in docs/report-format.md, in order, and nothing else does."""
     documented = [cells[0].strip("`") for cells in rows(chapters()[struct.__name__])]
     assert documented == list(struct.__struct_encode_fields__)
 
 
 def test_everything_is_described() -> None:
-    """Every chapter of docs/report.md is of something that a report holds, and whatever a report holds has one."""
+    """Every chapter of docs/report-format.md is of something that a report holds, and whatever a report holds has one."""
     held = {
         value.__name__
         for module in (document, findings)

@@ -1,4 +1,4 @@
-"""What a job's report says: report.json. docs/report.md describes every field."""
+"""What a job's report says: report.json. docs/report-format.md describes every field."""
 
 from __future__ import annotations
 
