@@ -402,6 +402,7 @@ OSLO = (Span(start=3, end=7, type="city"),)
         ("ner", {"annotated_types": ("date",)}, "of type 'people', which is not listed"),
         ("ner", {"hyperparameters": Hyperparameters(epochs=0)}, "hyperparameters.epochs: 0 is not from 1"),
         ("ner", {"max_runtime": 0.0}, "max_runtime: 0 seconds leave no time"),
+        ("ner", {"seed": -1}, "seed: -1 is negative"),
         ("ner", {"base": "nothing"}, "there is no checkpoint 'nothing'"),
         ("ner", {"train": [Example(text=" ")]}, "train.jsonl:1: text: is empty"),
     ],

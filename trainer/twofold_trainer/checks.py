@@ -20,6 +20,7 @@ def check_settings(job: Job) -> None:
         raise RefusedError(f"max_runtime: {job.max_runtime:g} seconds leave no time; leave it out for no limit")
     if job.retained_margin is not None and not 0 <= job.retained_margin <= 100:
         raise RefusedError(f"retained_margin: {job.retained_margin:g} is not from 0 to 100 points")
+    check_seed(job.seed)
     check_hyperparameters(job.hyperparameters)
 
 
@@ -39,6 +40,12 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "projection": (0, 1),
     "repair": (0, 1000),
 }
+
+
+def check_seed(seed: int) -> None:
+    """Raise RefusedError if a seed is none: numpy's generators take no negative one."""
+    if seed < 0:
+        raise RefusedError(f"seed: {seed} is negative; write 0 or more")
 
 
 def check_hyperparameters(asked: Hyperparameters) -> None:

@@ -25,7 +25,7 @@ from twofold_checkpoint.store import Store
 from twofold_trainer import recipe
 from twofold_trainer.backbone import DEFAULT, load_backbone
 from twofold_trainer.batches import Pool
-from twofold_trainer.checks import check_hyperparameters
+from twofold_trainer.checks import check_hyperparameters, check_seed
 from twofold_trainer.climb import climb
 from twofold_trainer.errors import RefusedError
 from twofold_trainer.features import FeatureCache, cache_bytes, live
@@ -64,6 +64,7 @@ def initialise(
     yield PhaseStarted(phase="validate")
     asked = hyperparameters or Hyperparameters()
     check_hyperparameters(asked)
+    check_seed(seed)
     parts, labels = _read(train, dev)
     loaded = load_backbone(backbone)
     encoder = Encoder(loaded.tokenizer, loaded.settings)

@@ -175,6 +175,8 @@ def _wrong_fields(request: pb.AdaptRequest) -> Iterator[Violation]:
             yield Violation(f"hyperparameters.{name}", f"{value:g} must be {RANGES[name]}; {remedy}")
     if request.HasField("max_runtime") and _seconds(request) <= 0:
         yield Violation("max_runtime", f"{_seconds(request):g} s must be above 0; leave it out for no limit")
+    if request.seed < 0:
+        yield Violation("seed", f"{request.seed} is negative; write 0 or more")
     if not 0 <= request.shadow_share <= 1:
         told = f"{request.shadow_share:g} must be from 0 to 1; leave it out for what the server is set to"
         yield Violation("shadow_share", told)

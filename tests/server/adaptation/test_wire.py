@@ -163,6 +163,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"protection": {"exact": {}}, "freeze": "FREEZE_MODE_STAGED"}, "freeze", "moves the backbone"),
     ({"max_runtime": "0s"}, "max_runtime", "above 0"),
     ({"max_runtime": "-3s"}, "max_runtime", "-3 s"),
+    ({"seed": "-1"}, "seed", "-1 is negative"),
     ({"request_id": "x" * 201}, "request_id", "201 characters"),
     ({"request_id": "r\0"}, "request_id", "U+0000"),
     setting("epochs", 0),

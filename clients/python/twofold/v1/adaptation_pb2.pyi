@@ -282,7 +282,7 @@ class AdaptRequest(google.protobuf.message.Message):
     base_checkpoint: builtins.str
     """base_checkpoint is an id or an alias. Empty means "current"."""
     seed: builtins.int
-    """seed of every random choice. The same seed, data and base give the same weights. Zero is a seed like any other."""
+    """seed of every random choice, at least 0. The same seed, data and base give the same weights. Zero is a seed like any other."""
     request_id: builtins.str
     """request_id makes the call idempotent: a second call with the same id and request returns the first one's job.
     Empty means that every call makes a job.
