@@ -4,7 +4,9 @@
 
 Capacity is what a closed loop of as many single-text calls as the server lets in is answered in a second, measured before
 and after. Then calls are sent at a fixed rate, whatever becomes of them. Goodput is what is still answered. What waits is
-bounded by --max-requests, so an answer takes at most about that many times what one takes at capacity.
+bounded by --max-requests, so an answer takes at most about that many times what one takes at capacity. The sets of texts
+differ in what a call costs beside its text: HWU64's are commands of 7 words, NCBI's sentences of 26.
+The figures without a suffix are HWU64's.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Any
 import psutil
 import report
 from calling.processes import run_json
-from calling.texts import read_texts
+from calling.texts import SETS, read_texts
 from calling.trained import prepare
 from twofold import Client, Health
 from twofold_checkpoint.store import Store
@@ -39,41 +41,59 @@ def main() -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     store = Store(arguments.work / "store")
     prepare(arguments.work)
+    figures: dict[str, float] = {}
+    measured: dict[str, Any] = {}
+    for name in SETS:
+        flooding = flood(store.root, read_texts(arguments.sets, (name,)), arguments)
+        measured[name] = flooding
+        suffix = "" if name == SETS[0] else f"_{name}"
+        figures |= {f"{key}{suffix}": value for key, value in judge(flooding, arguments.max_requests).items()}
+    settings = {"times": arguments.times, "seconds": arguments.seconds, "max_requests": arguments.max_requests}
+    report.write("overload", settings=settings, figures=figures, sets=measured)
+
+
+def flood(store: Path, texts: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure the capacity of a server, send more than that, and measure it again."""
     with (
         tempfile.TemporaryDirectory() as scratch,
-        serving(store.root, "--max-requests", str(arguments.max_requests)) as server,
+        serving(store, "--max-requests", str(arguments.max_requests)) as server,
         Client(server.target) as client,
     ):
-        texts = Path(scratch) / "texts.json"
-        texts.write_text(json.dumps(read_texts(arguments.sets, ("hwu64",))), encoding="utf-8")
+        file = Path(scratch) / "texts.json"
+        file.write_text(json.dumps(texts), encoding="utf-8")
         process = psutil.Process(server.pid)
 
         def call(seconds: float, *load: object) -> dict[str, Any]:
-            return run_json("caller.py", "--target", server.target, "--texts", texts, "--seconds", seconds, *load)
+            return run_json("caller.py", "--target", server.target, "--texts", file, "--seconds", seconds, *load)
 
         def capacity() -> float:
             called = call(arguments.seconds / 2, "--in-flight", arguments.max_requests)
-            return float(called["texts"] / called["seconds"])
+            return round(float(called["texts"] / called["seconds"]), 1)
 
-        capacities = [capacity()]
+        before = capacity()
         rss = process.memory_info().rss
-        flooded = call(arguments.seconds, "--rate", round(arguments.times * capacities[0], 1))
-        healthy = client.health() is Health.SERVING
-        growth = process.memory_info().rss / rss
-        capacities.append(capacity())
-    mean = sum(capacities) / 2
+        cpu = sum(process.cpu_times()[:2])
+        flooded = call(arguments.seconds, "--rate", round(arguments.times * before, 1))
+        return {
+            "flooded": flooded | {"server_cpu_seconds": round(sum(process.cpu_times()[:2]) - cpu, 1)},
+            "serving": client.health() is Health.SERVING,
+            "rss_growth": round(process.memory_info().rss / rss, 3),
+            "capacities": [before, capacity()],
+        }
+
+
+def judge(measured: dict[str, Any], max_requests: int) -> dict[str, float]:
+    """Return the figures of a flood."""
+    flooded, mean = measured["flooded"], sum(measured["capacities"]) / 2
     refused = sum(flooded["codes"].values())
-    figures = {
+    return {
         "goodput_ratio": round(flooded["texts"] / flooded["seconds"] / mean, 3),
         "right_code_ratio": round(flooded["codes"].get(RIGHT, 0) / refused, 4) if refused else 0.0,
         "p99_ms": round(flooded["p99_ms"], 1),
-        "p99_bound_ms": round(1000 * arguments.max_requests / mean, 1),
-        "serving": float(healthy),
-        "rss_growth": round(growth, 3),
+        "p99_bound_ms": round(1000 * max_requests / mean, 1),
+        "serving": float(measured["serving"]),
+        "rss_growth": measured["rss_growth"],
     }
-    settings = {"times": arguments.times, "seconds": arguments.seconds, "max_requests": arguments.max_requests}
-    capacities = [round(one, 1) for one in capacities]
-    report.write("overload", settings=settings, figures=figures, capacities=capacities, flooded=flooded)
 
 
 if __name__ == "__main__":
