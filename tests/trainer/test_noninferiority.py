@@ -174,6 +174,14 @@ def test_texts_without_spans_have_bounds() -> None:
     assert paired_f1(none, wrong).difference == -1
 
 
+def test_no_bound_is_beyond_what_a_score_can_do() -> None:
+    """A score from 0 to 1 can neither rise nor fall by more than 1, however few examples it was measured on."""
+    nothing, everything = [SpanCounts(0, 0, 1)] * 5, [SpanCounts(1, 1, 1)] * 5
+
+    assert paired_f1(nothing, everything).upper == 1
+    assert paired_f1(everything, nothing).lower == -1
+
+
 def test_many_sentences_come_to_the_bootstrap() -> None:
     """With many changed sentences the bounds are close to the normal ones for the mean change."""
     generator = np.random.default_rng(0)

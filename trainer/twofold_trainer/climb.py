@@ -83,7 +83,7 @@ def climb(
         if stage.blocks and trained.best < trained.before + MIN_GAIN - yardstick.chance:
             restore(model, before)
             why = "did not help" if trained.broken is None else f"was of no use because {trained.broken}"
-            return Climbed(tuple(kept), f"{stage.name} {why} ({figures}) and was undone", complete=False)
+            return Climbed(tuple(kept), f"training {stage.name} {why} ({figures}) and was undone", complete=False)
         kept.append(trained)
         yield Noted(message=f"Stage {stage.name} was kept: {figures}.")
     if stop.time_is_over:

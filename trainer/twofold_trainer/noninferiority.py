@@ -136,8 +136,8 @@ def paired_f1(
     coarse = paired_accuracy(gained, lost, n, alpha=alpha)
     return Bounds(
         difference,
-        min(float(low), difference - weight * (coarse.difference - coarse.lower)),
-        max(float(high), difference + weight * (coarse.upper - coarse.difference)),
+        max(-1.0, min(float(low), difference - weight * (coarse.difference - coarse.lower))),
+        min(1.0, max(float(high), difference + weight * (coarse.upper - coarse.difference))),
         weight,
     )
 

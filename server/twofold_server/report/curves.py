@@ -28,7 +28,7 @@ class _Stage:
 def draw_curves(records: Iterable[Record]) -> tuple[StageCurves, ...]:
     """Sort what was said while the job trained into stages. A stage begins with its phase, or where steps name another."""
     stages: list[_Stage] = []
-    order = 0
+    order = steps = step = 0
     for record in records:
         said = record.said
         if isinstance(said, PhaseStarted) and said.phase in {"probe", "train"}:
@@ -42,7 +42,10 @@ def draw_curves(records: Iterable[Record]) -> tuple[StageCurves, ...]:
                     now = _Stage(dev=[now.dev.pop()] if now.dev else [])
                     stages.append(now)
                 now.name = name
-                now.loss.append(LossPoint(step=said.step, value=said.loss))
+                if said.step <= step:  # AUTO counts anew for its next rung, and so does a trainer that goes on.
+                    steps += step
+                step = said.step
+                now.loss.append(LossPoint(step=steps + step, value=said.loss))
             case ScoreMeasured(figure="dev"):
                 order += 1
                 now.dev.append(DevPoint(order=order, value=said.value))

@@ -62,6 +62,18 @@ def test_stages_are_told_apart() -> None:
     assert [point.step for one in stages for point in one.loss] == [1, 2, 3]
 
 
+def test_steps_go_on_over_all_stages() -> None:
+    """Where steps are counted anew, by the next rung or by a trainer that goes on, the curve goes on to the right."""
+    told = records(
+        PhaseStarted(phase="probe"),
+        *(step("heads", number) for number in (10, 40)),
+        PhaseStarted(phase="train"),
+        *(step("own copies", number) for number in (5, 30, 20, 50)),
+    )
+
+    assert [[point.step for point in one.loss] for one in draw_curves(told)] == [[10, 40], [45, 70, 90, 120]]
+
+
 def test_long_curves_are_thinned() -> None:
     """Of a training of hours some hundred points are kept, the last one among them."""
     [stage] = draw_curves(records(PhaseStarted(phase="train"), *(step("heads", n) for n in range(1, 5000))))
