@@ -74,7 +74,7 @@ def test_every_field_is_read() -> None:
             max_runtime="1.5s",
             promote="PROMOTE_POLICY_NEVER",
             base_checkpoint="previous",
-            seed=str(-(2**63)),
+            seed=str(2**63 - 1),
             request_id="r",
             validate_only=True,
             memory="MEMORY_MODE_STATISTICS",
@@ -96,7 +96,7 @@ def test_every_field_is_read() -> None:
         memory="statistics",
         shadow_share=0.25,
         base="previous",
-        seed=-(2**63),
+        seed=2**63 - 1,
         request_id="r",
         validate_only=True,
     )
