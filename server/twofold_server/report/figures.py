@@ -48,7 +48,7 @@ def _card(one: Measurement, document: Document) -> Markup:
             class_="big",
         ),
         _intervals(one),
-        tag("p", _facts(one), class_="facts"),
+        tag("p", _facts(one, document), class_="facts"),
         class_=f"card {one.figure}",
     )
 
@@ -92,9 +92,11 @@ def _intervals(one: Measurement) -> Markup:
     return chart(drawing(lines, shapes, label=label), ticks, class_="intervals")
 
 
-def _facts(one: Measurement) -> Iterator[object]:
+def _facts(one: Measurement, document: Document) -> Iterator[object]:
     yield f"{plural(one.examples, 'example')}"
-    if one.difference is not None:
+    if one.figure == "protected" and document.proofs.exact_texts is not None:
+        yield " · the same bytes answer, so nothing can differ"  # An interval would say what is not known of other texts.
+    elif one.difference is not None:
         yield f" · difference {signed(one.difference.low)} to {signed(one.difference.high)}"
         yield f" · {one.gained} fixed, {one.lost} lost"
     if one.calibration_before is not None:

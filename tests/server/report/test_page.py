@@ -302,10 +302,13 @@ def test_where_the_bytes_are_the_same_no_interval_decides() -> None:
     (base,) = DOCUMENT.gate
     same = replace(base, after=base.before, lower_bound=-0.007, upper_bound=0.007, gained=0, lost=0)
     approved = replace(base, against="approved")
-    section = render(document(proofs=proofs, gate=(same, approved))).split("What the gate could prove")[1]
+    cards, section = render(document(proofs=proofs, gate=(same, approved))).split("What the gate could prove")[:2]
     section = section.split("</section>")[0]
     said = Page(f"<section><h2>{section}</section>").text
 
+    protected = cards.split('class="card protected"')[1].split("</article>")[0]
+    assert "nothing can differ" in protected
+    assert "difference" not in protected
     assert "the gate was exact" in said
     assert "1,090 texts as before" in said
     assert "no interval decides" in said
