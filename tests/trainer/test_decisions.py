@@ -54,6 +54,13 @@ def test_scores_are_micro_averages() -> None:
     assert span_f1([]) is None
 
 
+class Fake:
+    """Stand for a text to train on: only its length counts."""
+
+    def __init__(self, size: int) -> None:
+        self.encoding = type("E", (), {"ids": range(size)})()
+
+
 def texts(examples: tuple[Example, ...]) -> set[str]:
     """Return the folded texts."""
     return {fold(example.text) for example in examples}
@@ -129,11 +136,21 @@ def test_what_is_asked_for_goes_before_the_defaults() -> None:
     assert None not in [getattr(recipe.echo(resolved), name) for name in Hyperparameters.__struct_fields__]
 
 
-@pytest.mark.parametrize(("examples", "ratio"), [(1500, 1.0), (450, 1.0), (225, 2.0), (150, 3.0), (8, 3.0)])
-def test_few_new_examples_meet_more_rehearsed_ones(examples: int, ratio: float) -> None:
-    """An epoch sees 450 remembered texts or as many as are new, but at most three to a new one."""
+@pytest.mark.parametrize(
+    ("examples", "ratio", "own", "remembered"),
+    [(1500, 0.5, 16, 8), (900, 0.5, 16, 8), (450, 1.0, 16, 16), (225, 2.0, 5, 11), (150, 3.0, 4, 12), (8, 3.0, 4, 12)],
+)
+def test_few_new_examples_meet_more_rehearsed_ones(examples: int, ratio: float, own: int, remembered: int) -> None:
+    """An epoch sees 450 remembered texts, at least half of one and at most three to a new one; a step has 16 new ones."""
     default = recipe.default_recipe("auto", "ner", blocks=6, examples=examples, hidden_size=384)
+    new, old = (tuple(Fake(7) for _ in range(size)) for size in (examples, 3 * examples))
+    pool = Pool(new, old, default.rehearsal_ratio)
+    steps = list(pool.epoch(default.batch_size, random.Random(0)))
+
     assert default.rehearsal_ratio == pytest.approx(ratio)
+    assert max(len(batch) for batch, *_ in steps) == own
+    assert max(len(batch) for _, batch in steps) <= remembered
+    assert sum(len(batch) for _, batch in steps) == round(examples * ratio)
 
 
 @pytest.mark.parametrize(
@@ -147,10 +164,6 @@ def test_each_mode_has_its_rungs(freeze: str, expected: tuple[int, ...]) -> None
 
 def test_an_epoch_holds_every_new_example_and_its_share_of_old_ones() -> None:
     """Batches hold each text once, of similar lengths, and the same seed gives the same order."""
-
-    class Fake:
-        def __init__(self, size: int) -> None:
-            self.encoding = type("E", (), {"ids": range(size)})()
 
     new, old = tuple(Fake(size + 9) for size in range(20)), tuple(Fake(5) for _ in range(8))
     pool = Pool(new, old, 0.25)

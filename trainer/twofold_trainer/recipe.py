@@ -106,7 +106,13 @@ INIT_HELD_OUT_SHARE = 0.1
 
 LEAST_REHEARSED = 450
 """Remembered texts that an epoch sees at least, while that is no more than MOST_REHEARSED to a new one."""
+LEAST_RATIO = 0.5
 MOST_REHEARSED = 3.0
+FEW = 320
+"""With fewer examples, a step is a small one: there would be too few of them."""
+NEW_IN_STEP = 16
+"""New texts in a step where there are more. As many remembered ones as belong to them come on top: half as many of those
+in steps of as many texts would be fewer steps, and it was the steps that were missed (decision 33)."""
 
 REHEARSED = 1000
 """Remembered texts that a job draws from, or as many as it has new ones: what enters the caches costs a pass each."""
@@ -156,9 +162,10 @@ def default_recipe(
     """
     epochs = 8 if examples < 500 else 5 if examples < 5000 else 3
     small = hidden_size <= 512
+    rehearsal_ratio = min(MOST_REHEARSED, max(LEAST_RATIO, LEAST_REHEARSED / max(1, examples)))
     return Recipe(
         epochs=epochs,
-        batch_size=32 if examples >= 320 else 16,
+        batch_size=16 if examples < FEW else round(NEW_IN_STEP * (1 + rehearsal_ratio)),
         head_learning_rate=1e-3,
         # Two thirds of that of a first training, in which nothing has to be held.
         backbone_learning_rate=2e-4 if small else 3e-5,
@@ -166,7 +173,7 @@ def default_recipe(
         warmup_ratio=0.1,
         weight_decay=0.01,
         patience=2,
-        rehearsal_ratio=min(MOST_REHEARSED, max(1.0, LEAST_REHEARSED / max(1, examples))),
+        rehearsal_ratio=rehearsal_ratio,
         rehearsed_weight=0.5,
         unfrozen_blocks=blocks if freeze == "head" else 0,
         middle_epochs=epochs,
@@ -183,7 +190,7 @@ def default_recipe(
         # to 89.1, on CLINC150 to 86.5 and 84.8 of accuracy.
         fork_blocks=blocks,
         # Less than that of shared blocks: nothing holds these to what they were but the remembered texts, and a step sees half
-        # as many new texts as one of plain fine-tuning, so there are twice as many.
+        # as many new texts as one of plain fine-tuning, so there are twice as many steps.
         fork_learning_rate=1.5e-4 if small else 2.5e-5,
         # Lower blocks come to rest first (arXiv:1706.05806), and what is below them needs no gradient then: a quarter of a
         # fork's time, for nothing that was seen in its scores.
@@ -205,6 +212,7 @@ def init_recipe(*, blocks: int, examples: int, hidden_size: int, bf16: bool = Fa
     return replace(
         recipe,
         epochs=16 if examples < 1000 else 8,
+        batch_size=16 if examples < FEW else 32,
         middle_epochs=1,
         probe_epochs=3,
         patience=4,
