@@ -38,10 +38,24 @@ _TARGETS = (
     b"//" * 3000,
     "/é字".encode(),
     b"",
+    *(b"/jobs" + rest for rest in (b"", b"", b"/", b"//", b"?before=1", b"?before=" + 18 * b"9", b"?before=-1")),
+    b"/jobs?before=" + MARK.replace(" ", "+").encode(),
+    b"/jobs?" + b"before=1&" * 2000,
+    b"/jobs?before=%zz&before",
+    *(
+        b"/jobs/" + rest
+        for rest in (b"report", b"/report", b"../report", b"%2e%2e/report.json", b"%00/report", b"-/report.html")
+    ),
+    b"/jobs/job-20260101T000000-00000000/report.json",
+    b"/jobs/" + 100 * b"a" + b"/report",
+    b"/jobs/" + MARK.replace(" ", "%20").encode() + b"/report",
+)
+_HOSTS = (
+    *(b"127.0.0.1", b"127.0.0.1:9500", b"localhost", b"localhost:9500", b"[::1]:9500", b"[::1", b"127.0.0.1:99999"),
+    *(b"elsewhere:9500", b"", b":", b"\xff", b"127.0.0.1:9500:9500", b"127.0.0.1 elsewhere", MARK.encode()),
 )
 _VERSIONS = (b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.0", b"HTTP/9.9", b"HTTP/x", b"", b"HTTP/2.0")
 _HEADERS = (
-    b"Host: x",
     b"Accept: application/openmetrics-text; version=1.0.0",
     b"Accept: " + b"application/openmetrics-text;q=" * 500,
     b"Accept-Encoding: gzip",
@@ -66,7 +80,8 @@ def http(chance: Random) -> list[bytes]:
     if chance.random() < 0.1:
         return [chance.randbytes(chance.choice((0, 1, 100, 5000)))]
     line = b" ".join((chance.choice(_VERBS), chance.choice(_TARGETS), chance.choice(_VERSIONS)))
-    headers = [chance.choice(_HEADERS) for _ in range(chance.choice((0, 1, 2, 5, 120)))]
+    headers = [b"Host: " + chance.choice(_HOSTS)] if chance.random() < 0.7 else []
+    headers += [chance.choice(_HEADERS) for _ in range(chance.choice((0, 1, 2, 5, 120)))]
     raw = b"\r\n".join((line, *headers, b"", b"")) + chance.choice((b"", b"", b"0\r\n\r\n", MARK.encode()))
     if chance.random() < 0.15:
         raw = raw[: chance.randrange(len(raw) + 1)]
