@@ -127,30 +127,47 @@ def test_what_is_asked_for_goes_before_the_defaults() -> None:
     asked = Hyperparameters(epochs=7, rehearsal_ratio=0.0, unfrozen_blocks=99)
     resolved = recipe.resolve(asked, default, blocks=6)
 
-    assert (resolved.epochs, resolved.probe_epochs, resolved.rehearsal_ratio, resolved.unfrozen_blocks) == (
-        7,
-        7,
-        0.0,
-        6,
-    )
+    assert (resolved.epochs, resolved.probe_epochs) == (7, 7)
+    assert (resolved.rehearsal_ratio, resolved.fork_rehearsal_ratio) == (0.0, 0.0)
+    assert resolved.unfrozen_blocks == 6
     assert None not in [getattr(recipe.echo(resolved), name) for name in Hyperparameters.__struct_fields__]
 
 
 @pytest.mark.parametrize(
-    ("examples", "ratio", "own", "remembered"),
-    [(1500, 0.5, 16, 8), (900, 0.5, 16, 8), (450, 1.0, 16, 16), (225, 2.0, 5, 11), (150, 3.0, 4, 12), (8, 3.0, 4, 12)],
+    ("examples", "ratio", "fork_ratio", "step"),
+    [
+        (1500, 1.0, 0.5, (16, 16, 8)),
+        (600, 1.0, 0.75, (16, 16, 12)),
+        (450, 1.0, 1.0, (16, 16, 16)),
+        (225, 2.0, 2.0, (5, 10, 10)),
+        (150, 3.0, 3.0, (4, 12, 12)),
+        (8, 3.0, 3.0, (4, 12, 12)),
+    ],
 )
-def test_few_new_examples_meet_more_rehearsed_ones(examples: int, ratio: float, own: int, remembered: int) -> None:
-    """An epoch sees 450 remembered texts, at least half of one and at most three to a new one; a step has 16 new ones."""
+def test_few_new_examples_meet_more_rehearsed_ones(
+    examples: int, ratio: float, fork_ratio: float, step: tuple[int, int, int]
+) -> None:
+    """An epoch sees 450 remembered texts, at most three to a new one and at least one, in a fork half of one."""
     default = recipe.default_recipe("auto", "ner", blocks=6, examples=examples, hidden_size=384)
     new, old = (tuple(Fake(7) for _ in range(size)) for size in (examples, 3 * examples))
-    pool = Pool(new, old, default.rehearsal_ratio)
-    steps = list(pool.epoch(default.batch_size, random.Random(0)))
 
-    assert default.rehearsal_ratio == pytest.approx(ratio)
-    assert max(len(batch) for batch, *_ in steps) == own
-    assert max(len(batch) for _, batch in steps) <= remembered
-    assert sum(len(batch) for _, batch in steps) == round(examples * ratio)
+    assert (default.rehearsal_ratio, default.fork_rehearsal_ratio) == (ratio, fork_ratio)
+    assert default.batch_size == step[0]
+    for one, remembered in ((ratio, step[1]), (fork_ratio, step[2])):
+        steps = list(Pool(new, old, one).epoch(default.batch_size, random.Random(0)))
+        assert len(steps) == Pool(new).steps(default.batch_size)
+        assert max(len(batch) for batch, _ in steps) == step[0]
+        assert max(len(batch) for _, batch in steps) == remembered
+        assert sum(len(batch) for _, batch in steps) == round(one * examples)
+
+
+def test_where_nothing_is_remembered_steps_have_more_new_texts() -> None:
+    """A step has 32 texts either way, and in a fork down to 24."""
+    sizes = {
+        mode: recipe.default_recipe("auto", "ner", blocks=6, examples=1500, hidden_size=384, remembers=mode).batch_size
+        for mode in ("examples", "statistics", "none")
+    }
+    assert sizes == {"examples": 16, "statistics": 32, "none": 32}
 
 
 @pytest.mark.parametrize(
@@ -164,13 +181,12 @@ def test_each_mode_has_its_rungs(freeze: str, expected: tuple[int, ...]) -> None
 
 def test_an_epoch_holds_every_new_example_and_its_share_of_old_ones() -> None:
     """Batches hold each text once, of similar lengths, and the same seed gives the same order."""
-
     new, old = tuple(Fake(size + 9) for size in range(20)), tuple(Fake(5) for _ in range(8))
     pool = Pool(new, old, 0.25)
-    steps = list(pool.epoch(5, random.Random(1)))
+    steps = list(pool.epoch(4, random.Random(1)))
     drawn = [one for step in steps for batch in step for one in batch]
 
-    assert len(steps) == pool.steps(5) == 5
+    assert len(steps) == pool.steps(4) == 5
     assert len(drawn) == len(set(map(id, drawn))) == 20 + pool.drawn == 25
     assert set(new) <= set(drawn)
     # Every step has a batch of each kind, however different their lengths are.

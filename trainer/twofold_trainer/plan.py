@@ -87,7 +87,8 @@ class Plan:
         rehearsed = self.rehearsed
         if not self.moves_protected(stage):
             rehearsed = tuple(target for target in rehearsed if target.teaches(self.job.head))
-        return Pool(self.new, rehearsed, self.recipe.rehearsal_ratio)
+        ratio = self.recipe.fork_rehearsal_ratio if stage.forked else self.recipe.rehearsal_ratio
+        return Pool(self.new, rehearsed, ratio)
 
     @property
     def shared(self) -> Stage:

@@ -89,7 +89,7 @@ class Hyperparameters:
     """How to train; what is None is chosen by the trainer, and a job tells what was chosen."""
 
     epochs: int | None = _chosen("Passes over the examples, in each stage.")
-    batch_size: int | None = _chosen("Texts in a batch.")
+    batch_size: int | None = _chosen("New texts in a step; rehearsed ones come on top.")
     head_learning_rate: float | None = _chosen("Rate of the adapted head.")
     backbone_learning_rate: float | None = _chosen("Rate of the top block.")
     layer_decay: float | None = _chosen("Factor on the rate for each block further down, up to 1.")
