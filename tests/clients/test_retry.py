@@ -14,6 +14,7 @@ def _failure(code, retry_after=None):
 
 DOWN = _failure(grpc.StatusCode.UNAVAILABLE)
 SHED = _failure(grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after=2.0)
+BROKEN = _failure(grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after=60.0)
 FULL = _failure(grpc.StatusCode.RESOURCE_EXHAUSTED)
 WRONG = _failure(grpc.StatusCode.INVALID_ARGUMENT)
 LATE = Failure(grpc.StatusCode.DEADLINE_EXCEEDED.value[0], "Deadline Exceeded")
@@ -51,6 +52,7 @@ def _drive(outcomes, *, timeout=30.0, took=0.0, retry=None):
         (DOWN, 3, 0.8),
         (DOWN, 4, None),
         (SHED, 0, 2.1),
+        (BROKEN, 0, None),
         (FULL, 0, None),
         (WRONG, 0, None),
         (LATE, 0, None),
@@ -74,6 +76,13 @@ def test_succeeds_after_failures():
 
     assert asked == [("call", 30.0), ("sleep", 0.1), ("call", 28.9), ("sleep", 0.2), ("call", 27.7)]
     assert answer == "answer"
+
+
+def test_a_long_wait_is_the_callers_to_decide():
+    """A server that asks for a minute is not waited for, though there is time, unless the caller is so patient."""
+    assert _drive([BROKEN], timeout=300.0) == ([("call", 300.0)], OverloadedError)
+    asked, answer = _drive([BROKEN, "answer"], timeout=300.0, retry=Retry(patience=60.0))
+    assert (asked[1], answer) == (("sleep", 60.1), "answer")
 
 
 def test_gives_up():

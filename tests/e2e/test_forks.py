@@ -13,7 +13,7 @@ from twofold_checkpoint.store import Store
 
 ALL = 6
 """Blocks of MiniLM. A branch of NER copies all of them."""
-LEARNS = Hyperparameters(epochs=2, batch_size=16)
+LEARNS = Hyperparameters(epochs=2, batch_size=4)
 
 
 def labels_of(predictions: list[Prediction]) -> list[str | None]:

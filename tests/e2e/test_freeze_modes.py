@@ -26,7 +26,7 @@ from twofold import (
 from twofold_checkpoint.store import Store
 
 NEW_TYPES = ("event_name", "person")
-QUICK = Hyperparameters(epochs=1, batch_size=16)
+QUICK = Hyperparameters(epochs=1, batch_size=4)
 ANY_LOSS = Statistical(margin=100)
 """These tests are about which tensors move, not about how well a minute of training does."""
 

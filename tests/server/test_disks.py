@@ -32,7 +32,7 @@ def test_a_full_disk_refuses_what_needs_room_and_answers_on(tmp_path: Path) -> N
                 disk.fill()
                 for call, error in CALLS.values():
                     with pytest.raises(error, match="No space left on device"):
-                        await call(client)
+                        await asyncio.wait_for(call(client), 30)  # It is not waited for until there is room.
                     assert (await server.predict("rain")).checkpoint_id == "a"
                 assert store.aliases().current == "a"
                 assert [

@@ -28,6 +28,8 @@ class Retry:
     attempts: int = 5
     first: float = 0.1
     most: float = 5.0
+    patience: float = 10.0
+    """The longest wait, in seconds, that a server may ask for. Beyond it the call fails at once, and its error says when."""
 
     def delay(self, failure: Failure, attempt: int, draw: Callable[[], float]) -> float | None:
         """
@@ -36,9 +38,9 @@ class Retry:
         Only failures that leave nothing behind are retried: the server was not there, or it shed the call and said when
         to come back. *draw* returns a number from 0 to 1.
         """
-        if attempt + 1 >= self.attempts:
-            return None
         after = status_of(failure).retry_after
+        if attempt + 1 >= self.attempts or (after or 0.0) > self.patience:
+            return None
         if failure.code == _UNAVAILABLE or (failure.code == _RESOURCE_EXHAUSTED and after is not None):
             return (after or 0.0) + draw() * min(self.most, self.first * 2.0**attempt)
         return None
