@@ -112,8 +112,8 @@ LEAST_REHEARSED = 450
 MOST_REHEARSED = 3.0
 LEAST_RATIO = 1.0
 LEAST_FORK_RATIO = 0.5
-"""Fewer, and fewer steps with them, cost a point of what is new and one of what is old; fewer alone cost nothing. Shared
-blocks have to hold two tasks: there, half as many lost 2.1 points of the old labels instead of 0.7 (decision 33)."""
+"""Remembered texts to a new one, at most and at least. Shared blocks hold two tasks by them: with half as many they lost 2.1
+points of the old labels instead of 0.7; a fork lost nothing (decision 33)."""
 
 REHEARSED = 1000
 """Remembered texts that a job draws from, or as many as it has new ones: what enters the caches costs a pass each."""
