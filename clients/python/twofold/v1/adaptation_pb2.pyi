@@ -565,7 +565,7 @@ class Hyperparameters(google.protobuf.message.Message):
     epochs: builtins.int
     """epochs over the training examples, in each stage."""
     batch_size: builtins.int
-    """batch_size in texts."""
+    """batch_size in new texts; the rehearsed ones that belong to them come on top."""
     head_learning_rate: builtins.float
     """head_learning_rate of the adapted head."""
     backbone_learning_rate: builtins.float
@@ -579,7 +579,9 @@ class Hyperparameters(google.protobuf.message.Message):
     patience: builtins.int
     """patience is how many dev measurements without a gain end a stage."""
     rehearsal_ratio: builtins.float
-    """rehearsal_ratio of rehearsed examples from the checkpoint's memory to new ones. Zero switches rehearsal off."""
+    """rehearsal_ratio of rehearsed examples from the checkpoint's memory to new ones. Zero switches rehearsal off. Where it is
+    left open, a fork rehearses less than the answer says: down to half as much.
+    """
     unfrozen_blocks: builtins.int
     """unfrozen_blocks at the top of the backbone that FREEZE_MODE_HEAD trains, or that a fork copies. Zero or more than
     there are means all to the first, and the trainer's choice to the second.
