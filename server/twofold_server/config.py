@@ -53,6 +53,9 @@ class Config:
     drain_timeout: float = _setting(30.0, "seconds that calls in progress get to finish after SIGTERM")
     trainer_python: str = _setting(sys.executable, "interpreter that has twofold_trainer; it needs torch, this one not")
     trainer_threads: int = _setting(0, "threads of the trainer; 0 means the CPUs that this process may use")
+    trainer_niceness: int = _setting(
+        19, "how far the trainer steps back for a CPU; at 19 it takes what nothing else wants, at 0 its fair share"
+    )
     pause_above_ms: float = _setting(0.0, "95th percentile of latency at which a running job is paused; 0 means never")
     watch_seconds: float = _setting(300.0, "seconds after a swap in which a bad one is undone by itself; 0 means never")
     watch_share: float = _setting(
@@ -133,6 +136,8 @@ class Config:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name.replace('_', '-')} {getattr(self, name)} must not be negative")
 
+        if not 0 <= self.trainer_niceness <= 19:
+            raise ValueError(f"trainer-niceness {self.trainer_niceness} must be from 0 to 19")
         if self.trace_endpoint is not None and not re.match(r"https?://[^/]", self.trace_endpoint):
             raise ValueError(
                 f"trace-endpoint {redacted(self.trace_endpoint)!r} must be http://HOST:PORT, or https:// for TLS"

@@ -108,6 +108,7 @@ def test_page(page: Path, shop: Path, tmp_path: Path, request: pytest.FixtureReq
         "BACKBONE": str(request.getfixturevalue("backbone")) if "twofold-trainer init" in script else "",
         "RATES": RATES,
         "OMP_NUM_THREADS": "1",
+        "TWOFOLD_TRAINER_NICENESS": "0",  # Other tests keep the machine busy.
         "TWOFOLD_TARGET": gate,
         "TWOFOLD_LISTEN": gate,
         "TWOFOLD_METRICS_LISTEN": metrics,

@@ -62,8 +62,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(store: Path) -> Iterator[Server]:
-    """Serve the first checkpoint."""
-    with serving(store, log=store / "server.log") as running:
+    """Serve the first checkpoint. Jobs take their share of a machine that other tests keep busy."""
+    with serving(store, "--trainer-niceness", "0", log=store / "server.log") as running:
         yield running
 
 

@@ -81,7 +81,8 @@ def read_metrics(url: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], floa
 
 def config_of(store: Store, **settings: Any) -> Config:
     """Configure a server over a store on free ports."""
-    return Config(**{"store": store.root, "listen": "127.0.0.1:0", "metrics_listen": "127.0.0.1:0", **settings})
+    ours = {"listen": "127.0.0.1:0", "metrics_listen": "127.0.0.1:0", "trainer_niceness": 0}
+    return Config(**{"store": store.root, **ours, **settings})
 
 
 @asynccontextmanager

@@ -58,6 +58,7 @@ ANOTHER = {
     "listen": "127.0.0.1:1",
     "metrics_listen": "127.0.0.1:1",
     "trace_endpoint": "http://127.0.0.1:1",
+    "trainer_niceness": 5,
     **dict.fromkeys(
         ("trace_share", "shadow_share", "watch_share", "watch_errors", "watch_agreement", "watch_adapted_agreement"),
         0.5,
@@ -200,6 +201,7 @@ WRONG = [
     (["--device", "abacus"], {}, "abacus"),
     (["--max-texts", "0"], {}, "max-texts 0 must be at least 1"),
     (["--threads", "-1"], {}, "threads -1 must not be negative"),
+    (["--trainer-niceness", "20"], {}, "trainer-niceness 20 must be from 0 to 19"),
     (["--listen", "8500"], {}, "must be HOST:PORT"),
     (["--metrics-listen", "localhost:http"], {}, "must be HOST:PORT"),
     (["--listen", "0.0.0.0:8500"], {}, "--plaintext"),

@@ -19,7 +19,7 @@ from twofold_server.config import Config
 from twofold_server.jobs import Lost
 from twofold_server.launchers.environment import trainer_environment
 from twofold_server.launchers.pipes import Pipe, open_pipe, read_lines
-from twofold_server.launchers.priority import put_last
+from twofold_server.launchers.priority import step_back
 from twofold_server.threads import count_cpus
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ _LINGER_SECONDS = 10.0
 
 
 class SubprocessLauncher:
-    """Run each job as ``PYTHON -m twofold_trainer run JOB_FILE`` in a process group of its own, at the lowest priority.
+    """Run each job as ``PYTHON -m twofold_trainer run JOB_FILE`` in a process group of its own, behind the server for a CPU.
 
     stdout carries events, one a line; the last lines of stderr explain a crash. A trainer that is cancelled gets
     SIGTERM, and its whole group SIGKILL once *grace* seconds have passed.
@@ -100,7 +100,9 @@ class SubprocessLauncher:
         await asyncio.to_thread(_write, path, job)
         threads = self._config.trainer_threads or count_cpus()
         command = [self._config.trainer_python, "-m", "twofold_trainer", "run", str(path)]
-        return await _Trainer.start(command, trainer_environment(os.environ, threads))
+        return await _Trainer.start(
+            command, trainer_environment(os.environ, threads), niceness=self._config.trainer_niceness
+        )
 
 
 def describe_exit(code: int, last_line: str) -> str:
@@ -145,7 +147,7 @@ class _Trainer:
         self._stopping: asyncio.TimerHandle | None = None
 
     @classmethod
-    async def start(cls, command: list[str], environment: dict[str, str]) -> _Trainer:
+    async def start(cls, command: list[str], environment: dict[str, str], *, niceness: int) -> _Trainer:
         # Pipes of our own: asyncio's would make wait() last as long as any grandchild holds their other end.
         async with open_pipe() as (stdout, out), open_pipe() as (stderr, err):
             process = await asyncio.create_subprocess_exec(
@@ -156,7 +158,7 @@ class _Trainer:
                 env=environment,
                 start_new_session=True,
             )
-            put_last(process.pid)
+            step_back(process.pid, niceness)
             return cls(process, stdout.keep(), stderr.keep())
 
     @property

@@ -75,7 +75,7 @@ for action, value in json.load(open(os.path.join(job["store"], "play.json"))):
         open(os.path.join(os.path.dirname(sys.argv[4]), "findings.json"), "w").write(value)
     elif action == "environment":
         group = "/proc/self/autogroup"
-        group = open(group).read() if os.path.exists(group) else "nice 19"
+        group = open(group).read() if os.path.exists(group) else None
         priority = [os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0) == os.SCHED_IDLE, group]
         json.dump([dict(os.environ), priority, job], open(value, "w"))
     elif action in {"publish", "publish unheard"}:
@@ -177,7 +177,7 @@ class House:
         python = root / "python"
         python.write_text(f"#!{sys.executable} -IS\n{_TRAINER}", encoding="utf-8")
         python.chmod(0o755)
-        self.config = Config(store=self.store.root, trainer_python=str(python), trainer_threads=3)
+        self.config = Config(store=self.store.root, trainer_python=str(python), trainer_threads=3, trainer_niceness=0)
         self.promoter = FakePromoter(self.store)
         self.metrics = Metrics()
         self.grace = 5.0

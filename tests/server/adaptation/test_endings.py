@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -121,10 +123,32 @@ def test_what_the_trainer_starts_ends_with_it(house: House) -> None:
     assert time.monotonic() - begun < 10
 
 
+NICENESS = {
+    "last": (19, (19, True, "19")),
+    "a step back": (5, (5, False, "5")),
+    "as the server": (0, (0, False, "0")),
+}
+
+
+@pytest.mark.parametrize("name", NICENESS)
+def test_a_trainer_steps_back_as_far_as_it_is_told(house: House, tmp_path: Path, name: str) -> None:
+    """Its niceness, its policy and the niceness of its session's group are those of the setting."""
+    asked, expected = NICENESS[name]
+    house.set(trainer_niceness=asked)
+    house.play(("sleep", 0.3), ("environment", str(tmp_path / "seen")), finish())
+
+    house.run()
+
+    _, (niceness, idle, group), _ = msgspec.json.decode((tmp_path / "seen").read_bytes())
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert (niceness, idle) == (min(19, own + expected[0]), expected[1])
+    assert group is None or group.rpartition("nice ")[2].strip() == expected[2]
+
+
 def test_the_trainer_gets_the_job_its_threads_and_no_secrets(
     house: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    """The trainer comes last for a CPU, reads the order as given, has its thread budget, and sees no variable it does not need."""
+    """The trainer reads the order as given, has its thread budget, and sees no variable it does not need."""
     monkeypatch.setenv("TWOFOLD_SECRET", "x")
     monkeypatch.setenv("HF_HOME", "/models")
     house.play(("sleep", 0.3), ("environment", str(tmp_path / "seen")), finish())
@@ -142,10 +166,9 @@ def test_the_trainer_gets_the_job_its_threads_and_no_secrets(
 
     view = house.run(order)
 
-    environment, (niceness, idle, group), job = msgspec.json.decode((tmp_path / "seen").read_bytes())
+    environment, _, job = msgspec.json.decode((tmp_path / "seen").read_bytes())
     assert "TWOFOLD_SECRET" not in environment
     assert (environment["HF_HOME"], environment["OMP_NUM_THREADS"]) == ("/models", "3")
-    assert (niceness, idle, group.rpartition("nice ")[2].strip()) == (19, True, "19")
     for name in ("head", "freeze", "label_policy", "max_runtime", "seed", "validate_only"):
         assert job[name] == getattr(order, name)
     assert (job["id"], job["base"], job["dev"]) == (view.id, "first", None)
