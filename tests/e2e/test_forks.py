@@ -26,6 +26,7 @@ def spans_of(predictions: list[Prediction]) -> list[list[tuple[int, int, str]]]:
     return [[(one.start, one.end, one.type) for one in prediction.entities] for prediction in predictions]
 
 
+@pytest.mark.timeout(3 * 300)  # Three jobs, of which each has the time of a test.
 def test_either_head_adapts_again_and_again_without_touching_the_other(client: Client, store: Path, first: str) -> None:
     """NER, NER again, then the classifier: each candidate serves, and the other head gives the very same answers."""
     client.promote(first)
