@@ -20,6 +20,7 @@ from twofold_server.testing import serving
 
 Scrape = dict[str, list[dict[str, str]]]
 """The labels of every series, by the name of the metric."""
+EXAMPLES = [Example(text="we are in berlin", entities=(Span(start=10, end=16, type="b_place"),))] * 20
 
 
 def write_trainer(path: Path) -> Path:
@@ -49,8 +50,7 @@ def send_traffic(target: str, client: Client, broken: str) -> None:
     client.promote("b")
     with pytest.raises(TwofoldError):
         client.promote(broken)
-    example = Example(text="we are in berlin", entities=(Span(start=10, end=16, type="b_place"),))
-    job = client.adapt([example] * 20, head=Head.NER)
+    job = client.adapt(EXAMPLES, head=Head.NER)
     assert client.wait(job.id).state is JobState.REJECTED
 
 

@@ -1,8 +1,6 @@
-import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -10,43 +8,12 @@ import pytest
 import yaml
 from deploy.conftest import Scrape
 from deploy.promql import Selector, grouping_labels, selectors
+from deploy.queries import ROOT, fill, queries, rules
 from prometheus_client.metrics import MetricWrapperBase
 from twofold_server.metrics import Metrics
 
-ROOT = Path(__file__).parents[2]
-GRAFANA = ROOT / "deploy" / "grafana"
-PROMETHEUS = ROOT / "deploy" / "prometheus"
 OF_PROMETHEUS = {"job", "instance"}
 """Labels that Prometheus adds to what it scrapes."""
-
-
-def rules(name: str) -> list[dict]:
-    """Read the rules of a file."""
-    groups = yaml.safe_load((PROMETHEUS / name).read_text())["groups"]
-    return [rule for group in groups for rule in group["rules"]]
-
-
-def dashboard() -> dict:
-    """Read the dashboard."""
-    return json.loads((GRAFANA / "twofold.json").read_text())
-
-
-def queries() -> Iterator[tuple[str, str]]:
-    """Yield every query with the name of the panel or rule that asks it."""
-    board = dashboard()
-    for panel in board["panels"]:
-        for target in panel.get("targets", ()):
-            yield panel["title"], target["expr"]
-    for annotation in board["annotations"]["list"]:
-        yield annotation["name"], annotation["expr"]
-    for variable in board["templating"]["list"]:
-        if variable["type"] == "query":
-            found = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["definition"])
-            yield variable["name"], f"max by ({found[2]}) ({found[1]})"
-    for rule in rules("rules.yml") + rules("alerts.yml"):
-        yield rule.get("alert") or rule["record"], rule["expr"]
-
-
 QUERIES = list(queries())
 each_query = pytest.mark.parametrize("query", [one for _, one in QUERIES], ids=[name for name, _ in QUERIES])
 
@@ -112,7 +79,7 @@ def test_queries_are_valid(tmp_path: Path) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not on PATH; it comes with Prometheus (Debian: apt-get install prometheus)")
-    filled = [re.sub(r"\$(job|instance)", ".*", query).replace("$__rate_interval", "1m") for _, query in QUERIES]
+    filled = [fill(query, interval="1m") for _, query in QUERIES]
     records = [{"record": f"query{number}", "expr": query} for number, query in enumerate(filled)]
     (tmp_path / "queries.yml").write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": records}]}))
     done = subprocess.run(

@@ -1,0 +1,177 @@
+"""A real Prometheus scrapes a real server, and every panel, annotation and alert gets an answer from it."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import yaml
+from deploy.conftest import EXAMPLES, send_traffic, write_trainer
+from deploy.promql import selectors
+from deploy.queries import PROMETHEUS, annotations, fill, panels, rules, variables
+from twofold import Client, Head, JobState
+from twofold_server.testing import free_port, serving
+
+PATIENCE = 120.0
+"""Seconds in which a value must have come to Prometheus. It takes three or so."""
+
+
+LONG = "10m"
+"""What the rates look back on: it happened some tests ago."""
+
+
+class Prometheus:
+    """A Prometheus that runs."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def get(self, path: str, **query: str) -> Any:
+        """Ask its API, which must answer with success."""
+        with urllib.request.urlopen(f"{self._url}{path}?{urllib.parse.urlencode(query)}", timeout=30) as answer:
+            found = json.load(answer)
+        assert found["status"] == "success"
+        return found["data"]
+
+    def values(self, query: str) -> list[float]:
+        """Evaluate a query now, and return those of its values that are numbers."""
+        found = [float(one["value"][1]) for one in self.get("/api/v1/query", query=query)["result"]]
+        return list(filter(math.isfinite, found))
+
+
+@contextmanager
+def prometheus(directory: Path, target: str) -> Iterator[Prometheus]:
+    """Run one with our configuration, rules and alerts, that looks at a server each second."""
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("Prometheus is not on PATH (Debian: apt-get install prometheus)")
+    config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["rule_files"] = [str(PROMETHEUS / name) for name in config["rule_files"]]
+    config["scrape_configs"][0]["static_configs"] = [{"targets": [target]}]
+    (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
+    listen = f"127.0.0.1:{free_port()}"
+    flags = {
+        "config.file": directory / "prometheus.yml",
+        "storage.tsdb.path": directory / "data",
+        "web.listen-address": listen,
+    }
+    command = [program, *(f"--{name}={value}" for name, value in flags.items())]
+    with (
+        (directory / "prometheus.log").open("wb") as log,
+        subprocess.Popen(command, stdout=log, stderr=log) as process,
+    ):
+        try:
+            yield Prometheus(f"http://{listen}")
+        finally:
+            process.terminate()
+
+
+def until(found: Any) -> None:
+    """Wait until something is found; what is wrong meanwhile is raised at last."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            assert found()
+        except (AssertionError, OSError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            return
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """Let it see calls of every kind, promotions and a failed one, a job that ended, and calls beside one that runs."""
+    root = tmp_path_factory.mktemp("live")
+    store = tiny.make_store(root / "store", "a", "b")
+    tiny.publish(store, tiny.Recipe(), name="c")
+    broken = tiny.publish_broken(store, "one bit flipped").id
+    trainer = write_trainer(root / "trainer")
+    flags = ("--trainer-python", str(trainer), "--watch-share", "1")
+    with (
+        serving(store.root, *flags, log=root / "log") as server,
+        prometheus(root, urllib.parse.urlsplit(server.metrics_url).netloc) as seen,
+        Client(server.target) as client,
+    ):
+        until(lambda: seen.values("twofold_ready == 1"))  # What rises before the first look has not risen.
+        send_traffic(server.target, client, broken)
+        trainer.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(600)\n", encoding="utf-8")
+        job = client.adapt(EXAMPLES, head=Head.NER)
+        until(lambda: client.job(job.id).state is JobState.RUNNING)
+        for name in ("a", "c"):  # They have the same labels and types, so that their answers can be compared.
+            client.promote(name)
+        for _ in range(3):
+            client.predict("rain in oslo today")
+        until(lambda: seen.values("twofold_jobs_running == 1") and seen.values("twofold_interference_ratio > 0"))
+        yield seen
+        client.cancel(job.id)
+
+
+@pytest.mark.parametrize("query", [one for _, one in panels()], ids=[name for name, _ in panels()])
+def test_every_panel_has_something_to_show(query: str, live: Prometheus) -> None:
+    """Each query of a panel is answered with a number."""
+    until(lambda: live.values(fill(query, interval=LONG)))
+
+
+UNDONE = {"Swaps undone"}
+"""Nothing was."""
+
+
+@pytest.mark.parametrize("query", [one for _, one in annotations()], ids=[name for name, _ in annotations()])
+def test_every_annotation_is_answered(query: str, live: Prometheus, request: pytest.FixtureRequest) -> None:
+    """What happened is marked in the panels, and what did not is not."""
+    if request.node.callspec.id in UNDONE:
+        assert live.values(fill(query, interval=LONG)) == []
+        return
+    until(lambda: live.values(fill(query.replace("[1m]", f"[{LONG}]"), interval=LONG)))
+
+
+@pytest.mark.parametrize(("name", "metric", "label"), list(variables()))
+def test_every_variable_has_values(name: str, metric: str, label: str, live: Prometheus) -> None:
+    """What one may choose among in the dashboard is there."""
+    found = live.get(f"/api/v1/label/{label}/values", **{"match[]": fill(metric, interval=LONG)})
+    assert found, name
+    assert name != "job" or found == ["twofold"]
+
+
+def test_every_rule_is_evaluated_without_an_error(live: Prometheus) -> None:
+    """All rules and alerts of the files are loaded, and each has been evaluated well."""
+    expected = {one.get("alert") or one["record"] for one in rules("rules.yml") + rules("alerts.yml")}
+
+    def found() -> dict[str, str]:
+        groups = live.get("/api/v1/rules")["groups"]
+        return {one["name"]: one["health"] + one.get("lastError", "") for group in groups for one in group["rules"]}
+
+    until(lambda: found() == dict.fromkeys(expected, "ok"))
+
+
+@pytest.mark.parametrize("alert", rules("alerts.yml"), ids=lambda alert: alert["alert"])
+def test_every_alert_has_what_it_looks_at(alert: dict, live: Prometheus) -> None:
+    """Its expression is answered, and each metric that it names is there: it is silent because all is well, not blind."""
+    live.values(alert["expr"])
+    for one in selectors(alert["expr"]):
+        until(lambda name=one.name: live.values(f"count({name})"))
+
+
+def test_what_happened_is_alerted_and_nothing_else(live: Prometheus) -> None:
+    """The promotion that failed fires its alert at once, and no other alert fires."""
+
+    def firing() -> set[str]:
+        alerts = live.get("/api/v1/alerts")["alerts"]
+        return {one["labels"]["alertname"] for one in alerts if one["state"] == "firing"}
+
+    until(lambda: firing() == {"TwofoldSwapFailed"})
