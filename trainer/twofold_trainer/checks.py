@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from twofold_checkpoint.job import Exact, Hyperparameters, Job
+from twofold_checkpoint.ranges import RANGES
 
 from twofold_trainer.errors import RefusedError
 
@@ -24,24 +25,6 @@ def check_settings(job: Job) -> None:
     check_hyperparameters(job.hyperparameters)
 
 
-_LIMITS: dict[str, tuple[float, float]] = {
-    "epochs": (1, 10_000),
-    "batch_size": (1, 4096),
-    "head_learning_rate": (0, 10),
-    "backbone_learning_rate": (0, 10),
-    "layer_decay": (0, 1),
-    "warmup_ratio": (0, 1),
-    "weight_decay": (0, 10),
-    "patience": (1, 10_000),
-    "rehearsal_ratio": (0, 1000),
-    "unfrozen_blocks": (0, 10_000),
-    "distillation": (0, 1000),
-    "retention": (0, 1000),
-    "projection": (0, 1),
-    "repair": (0, 1000),
-}
-
-
 def check_seed(seed: int) -> None:
     """Raise RefusedError if a seed is none: numpy's generators take no negative one."""
     if seed < 0:
@@ -50,7 +33,7 @@ def check_seed(seed: int) -> None:
 
 def check_hyperparameters(asked: Hyperparameters) -> None:
     """Raise RefusedError that names a setting outside its range."""
-    for name, (least, most) in _LIMITS.items():
+    for name, allowed in RANGES.items():
         value = getattr(asked, name)
-        if value is not None and not least <= value <= most:
-            raise RefusedError(f"hyperparameters.{name}: {value:g} is not from {least:g} to {most:g}")
+        if value is not None and not allowed.holds(value):
+            raise RefusedError(f"hyperparameters.{name}: {value:g} must be {allowed}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from twofold.v1 import adaptation_pb2 as pb
@@ -12,6 +11,7 @@ from twofold_checkpoint.errors import ExampleError
 from twofold_checkpoint.examples import Example, Span, check_example
 from twofold_checkpoint.job import RETAINED_MARGIN, Exact, Freeze, Hyperparameters, LabelPolicy, Statistical
 from twofold_checkpoint.manifest import MemoryMode
+from twofold_checkpoint.ranges import RANGES
 
 from twofold_server.datasets import MAX_NAME, MAX_NAMES, Inline
 from twofold_server.errors import MOST_VIOLATIONS, InvalidRequestError, Violation, refuse
@@ -47,43 +47,6 @@ MEMORIES: dict[pb.MemoryMode.ValueType, MemoryMode | None] = {
 }
 _MOVE_BACKBONE = {pb.FREEZE_MODE_HEAD, pb.FREEZE_MODE_STAGED}
 _MAX_REQUEST_ID = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """The values that a hyperparameter may have; *above* leaves the lower end out."""
-
-    low: float
-    high: float = float("inf")
-    above: bool = False
-
-    def holds(self, value: float) -> bool:
-        """Tell whether a value lies in the range. No NaN does, and no infinity."""
-        return (self.low < value if self.above else self.low <= value) and value <= self.high and value < float("inf")
-
-    def __str__(self) -> str:
-        bounds = [f"above {self.low:g}" if self.above else f"at least {self.low:g}"]
-        if self.high < float("inf"):
-            bounds.append(f"at most {self.high:g}")
-        return " and ".join(bounds)
-
-
-RANGES = {
-    "epochs": Range(1, 1000),
-    "batch_size": Range(1, 4096),
-    "head_learning_rate": Range(0, 1, above=True),
-    "backbone_learning_rate": Range(0, 1, above=True),
-    "layer_decay": Range(0, 1, above=True),
-    "warmup_ratio": Range(0, 1),
-    "weight_decay": Range(0, 10),
-    "patience": Range(1, 10_000),
-    "rehearsal_ratio": Range(0, 100),
-    "unfrozen_blocks": Range(0, 10_000),
-    "distillation": Range(0, 1000),
-    "retention": Range(0, 1000),
-    "projection": Range(0, 1),
-    "repair": Range(0, 1000),
-}
 
 
 def read_adapt(request: pb.AdaptRequest) -> tuple[Order, Inline | None]:

@@ -11,12 +11,13 @@ from twofold.v1 import adaptation_pb2 as pb
 from twofold_checkpoint import events as ev
 from twofold_checkpoint.examples import Example, Span
 from twofold_checkpoint.job import Exact, Hyperparameters, Statistical
+from twofold_checkpoint.ranges import RANGES
 from twofold_server import jobs
 from twofold_server.errors import InvalidRequestError
 from twofold_server.jobs import JobState, JobView, Order, Record, fold, record
 from twofold_server.live_events import RolledBack, Shadowed
 from twofold_server.uploads import Batch, Header
-from twofold_server.wire.adaptation import RANGES, read_adapt, read_upload
+from twofold_server.wire.adaptation import read_adapt, read_upload
 from twofold_server.wire.jobs import write_event, write_job
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

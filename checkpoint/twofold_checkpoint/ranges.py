@@ -1,0 +1,47 @@
+"""The values that each hyperparameter may have. The server refuses others before a job is queued, the trainer before it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The values that a hyperparameter may have; *above* leaves the lower end out."""
+
+    low: float
+    high: float = float("inf")
+    above: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Tell whether a value lies in the range. No NaN does, and no infinity."""
+        return (self.low < value if self.above else self.low <= value) and value <= self.high and value < float("inf")
+
+    def __str__(self) -> str:
+        bounds = [f"above {self.low:g}" if self.above else f"at least {self.low:g}"]
+        if self.high < float("inf"):
+            bounds.append(f"at most {self.high:g}")
+        return " and ".join(bounds)
+
+
+RANGES: Mapping[str, Range] = MappingProxyType(
+    {
+        "epochs": Range(1, 1000),
+        "batch_size": Range(1, 4096),
+        "head_learning_rate": Range(0, 1, above=True),
+        "backbone_learning_rate": Range(0, 1, above=True),
+        "layer_decay": Range(0, 1, above=True),
+        "warmup_ratio": Range(0, 1),
+        "weight_decay": Range(0, 10),
+        "patience": Range(1, 10_000),
+        "rehearsal_ratio": Range(0, 100),
+        "unfrozen_blocks": Range(0, 10_000),
+        "distillation": Range(0, 1000),
+        "retention": Range(0, 1000),
+        "projection": Range(0, 1),
+        "repair": Range(0, 1000),
+    }
+)
+"""By the hyperparameter's name. Those that are true or false have none."""
