@@ -130,24 +130,26 @@ class Engine:
                     raise SwapError(f"output {name} has values that are not finite")
 
     def check_golden(self) -> None:
-        """Give the golden answers again. Raises SwapError that quotes the first text answered differently.
+        """Give the golden answers again. Raises SwapError that numbers the first text answered differently.
 
         Each text is asked alone. In reduced precision all of them are then asked together, too: whether a row's answer
         is its own is for this CPU's kernels to show, and a trainer's CPU may have others.
         """
-        golden = read_golden(self.checkpoint.path / graph_of(self.precision)[1])
+        file = graph_of(self.precision)[1]
+        golden = read_golden(self.checkpoint.path / file)
         tolerance = TOLERANCE if self.precision == "fp32" else REDUCED_TOLERANCE
         alone = [self._answer([one.text])[0] for one in golden]
-        for expected, found in zip(golden, alone, strict=True):
+        for number, (expected, found) in enumerate(zip(golden, alone, strict=True), 1):
             if (wrong := disagreement(expected.prediction, found, tolerance)) is not None:
-                raise SwapError(f"it does not answer as it did when it was published: {wrong}, for {expected.text!r}")
+                told = f"{wrong}, for text {number} of {file}"  # Not the text, for this is logged.
+                raise SwapError(f"it does not answer as it did when it was published: {told}")
         if self.precision == "fp32":
             return
-        for text, own, among in zip(golden, alone, self._answer([one.text for one in golden]), strict=True):
+        together = self._answer([one.text for one in golden])
+        for number, (own, among) in enumerate(zip(alone, together, strict=True), 1):
             if (wrong := disagreement(own, among, ISOLATION_TOLERANCE)) is not None:
-                raise SwapError(
-                    f"in {self.precision} a text's neighbours change its answer: {wrong}, for {text.text!r}"
-                )
+                told = f"{wrong}, for text {number} of {file}"
+                raise SwapError(f"in {self.precision} a text's neighbours change its answer: {told}")
 
     def _answer(self, texts: Sequence[str]) -> list[Prediction]:
         """Answer texts in one pass."""

@@ -202,7 +202,7 @@ class JobRunner:
                 log.error("a job had ended already", extra={"job": view.id, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
                 break
             except DatabaseError:  # A full disk. The job must not stay running for ever.
-                log.exception("the end of a job cannot be written", extra={"job": view.id, "reason": ending.reason})
+                log.exception("the end of a job cannot be written", extra={"job": view.id, "state": ending.state.value})
                 if self._stopping.is_set():
                     break
                 await self._pause()
@@ -211,7 +211,8 @@ class JobRunner:
             await self.reporter.make(view.id)
         self._running, self._paused = None, False
         self._metrics.job_paused.set(0)
-        log.info("job ended", extra={"job": view.id, "state": ending.state.value, "reason": ending.reason})
+        log.info("job ended", extra={"job": view.id, "state": ending.state.value})
+        log.debug("why it ended", extra={"job": view.id, "reason": ending.reason})  # Which may quote a text.
 
     async def _adapt(self, view: JobView) -> StateEntered:
         began = bool(view.phases)  # Before it was broken off: then its base is chosen, and a candidate may be there.

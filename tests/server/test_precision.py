@@ -102,7 +102,10 @@ def test_auto_serves_fp32_where_nothing_else_may(recipe: dict, tmp_path: Path) -
 
 def test_int8_has_golden_answers_of_its_own(tmp_path: Path) -> None:
     """A graph in int8 that does not give its own golden answers is not served."""
-    with pytest.raises(SwapError, match=r"golden answers: .* label \['a_weather'\] instead of \['y_weather'\]"):
+    with pytest.raises(
+        SwapError,
+        match=r"golden answers: .* label \['a_weather'\] instead of \['y_weather'\], for text 1 of golden.int8.json$",
+    ):
         load(tmp_path, "int8", int8=PASSED, int8_golden_tag="y")
 
 
@@ -120,7 +123,10 @@ def test_a_graph_whose_neighbours_matter_is_refused(tmp_path: Path) -> None:
 
     with mock.patch.object(Engine, "run", leaking):
         assert load(tmp_path / "fp32", "fp32", int8=PASSED).precision == "fp32"
-        with pytest.raises(SwapError, match="in int8 a text's neighbours change its answer: a score differs"):
+        with pytest.raises(
+            SwapError,
+            match=r"in int8 a text's neighbours change its answer: a score differs.*, for text \d of golden.int8.json$",
+        ):
             load(tmp_path / "int8", "int8", int8=PASSED)
 
 

@@ -30,13 +30,9 @@ def grow_labels(job: Job, old: LabelSet, examples: Sequence[Example]) -> LabelSe
         grown = old.append(entity_types=types_of(examples))
     added = names_of(grown, job.head)[len(names_of(old, job.head)) :]
     if added and job.label_policy == "fixed":
-        name = added[0]
-        example = next(
-            one for one in examples if one.label == name or any(span.type == name for span in one.entities or ())
-        )
+        # The example is not quoted: reasons are events, in which there may be no text.
         kind = "label" if job.head == "classifier" else "entity type"
         raise RefusedError(
-            f"the {kind} {name!r} of the example {example.text[:80]!r} is new, and new names are not allowed here; "
-            "correct it, or let labels be appended"
+            f"the {kind} {added[0]!r} is new, and new names are not allowed here; correct it, or let labels be appended"
         )
     return grown

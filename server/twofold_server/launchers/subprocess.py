@@ -213,7 +213,8 @@ async def _events(pipe: Pipe, job_id: str) -> AsyncGenerator[Event, None]:
             continue
         malformed += 1
         quoted = repr(line[:80]) if line is not None else f"more than {MAX_LINE} bytes"
-        log.warning("malformed event", extra={"job": job_id, "line": quoted})
+        log.warning("malformed event", extra={"job": job_id, "bytes": len(line or b"")})
+        log.debug("malformed event", extra={"job": job_id, "line": quoted})  # Which may hold a text.
         if malformed <= _MAX_WARNINGS:
             yield Noted(
                 message=f"The trainer wrote a line that is no event and was passed over: {quoted}.", warning=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import time
@@ -22,6 +23,7 @@ from server.adaptation.scripted import (
 )
 from twofold_checkpoint.job import Exact, Hyperparameters
 from twofold_server.jobs import JobState, Order
+from twofold_server.logs import JsonFormatter
 
 ENDINGS: list[tuple[str, list[tuple[str, Any]], JobState, str]] = [
     ("success", [finish("succeeded", "All is well.")], JobState.SUCCEEDED, "All is well."),
@@ -174,3 +176,24 @@ def test_the_trainer_gets_the_job_its_threads_and_no_secrets(
     assert (job["id"], job["base"], job["dev"]) == (view.id, "first", None)
     assert (job["protection"]["type"], job["annotated_types"]) == ("exact", ["city"])
     assert job["hyperparameters"] == {"epochs": 3, "layer_decay": 0.5}
+
+
+TEXT = "my card is 4111 1111"
+QUOTING: dict[str, list[tuple[str, Any]]] = {
+    "a reason": [finish("failed", f"The example {TEXT!r} is wrong.")],
+    "a last line of stderr": [("stderr", f"ValueError: {TEXT}"), ("exit", 1)],
+    "a line that is no event": [("say", TEXT), finish()],
+}
+
+
+@pytest.mark.parametrize("kind", QUOTING)
+def test_what_a_trainer_quotes_is_not_logged(kind: str, house: House, caplog: pytest.LogCaptureFixture) -> None:
+    """A text in what a trainer says is for those who may see the job; the log has it for who debugs only."""
+    caplog.set_level(logging.DEBUG, "twofold_server")
+    house.play(TRAIN, *QUOTING[kind])
+
+    house.run()
+
+    lines = [(one.levelno, JsonFormatter().format(one)) for one in caplog.records]
+    assert {level for level, line in lines if TEXT in line} == {logging.DEBUG}
+    assert any('"message":"job ended"' in line for level, line in lines if level == logging.INFO)
