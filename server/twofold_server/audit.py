@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any
 
-from twofold_server.calls import CALL
+from twofold_server.calls import CALL, PLAIN_ID
 from twofold_server.errors import status_of
 
 log = logging.getLogger("twofold_server.audit")
@@ -31,13 +30,12 @@ CALLER: ContextVar[str] = ContextVar("caller", default="")
 """The name of the token that the call in progress came with; empty if it came without one."""
 
 _ABOUT: ContextVar[dict[str, str] | None] = ContextVar("about", default=None)
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _LONGEST_SUBJECT = 200
 
 
 def note(**about: str) -> None:
     """Add the job or the checkpoint that a call is about to its line, and its trace. What a caller wrote in the place of one is left out."""
-    known = {key: value if _ID.fullmatch(value) else "(no id)" for key, value in about.items()}
+    known = {key: value if PLAIN_ID.fullmatch(value) else "(no id)" for key, value in about.items()}
     if (line := _ABOUT.get()) is not None:
         line.update(known)
     if call := CALL.get():

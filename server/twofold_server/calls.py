@@ -1,13 +1,19 @@
-"""The call in progress, as whoever works for it sees it: where it stands in its trace, and what it is about.
+"""The call in progress, as whoever works for it sees it: its id, where it stands in its trace, and what it is about.
 
-Without traces there is none, and that is one None to look at. See ADR 30.
+Without traces there is no Call, and that is one None to look at. See ADR 30.
 """
 
 from __future__ import annotations
 
+import re
+import secrets
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
+
+PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""What may stand in the log in the place of an id, whoever wrote it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +36,22 @@ class Call:
         """Where it stands, as W3C Trace Context writes it."""
         return f"00-{self.trace_id}-{self.span_id}-{self.is_recorded:02x}"
 
+
+class Request:
+    """A call in progress, by the id that log lines name it by. It is made when a line is written; most calls write none."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    @cached_property
+    def id(self) -> str:
+        """What the caller sent as `x-request-id` if that is a plain id, else one of our own."""
+        sent = next((value for key, value in self._context.invocation_metadata() or () if key == "x-request-id"), "")
+        return sent if isinstance(sent, str) and PLAIN_ID.fullmatch(sent) else secrets.token_hex(8)
+
+
+REQUEST: ContextVar[Request | None] = ContextVar("request", default=None)
+"""The call in progress; None outside of calls."""
 
 CALL: ContextVar[Call | None] = ContextVar("call", default=None)
 """The call in progress; None without traces, and outside of calls."""

@@ -8,13 +8,13 @@ import sys
 
 import msgspec
 
-from twofold_server.calls import CALL
+from twofold_server.calls import CALL, REQUEST
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 class JsonFormatter(logging.Formatter):
-    """Write time, level, logger, message, whatever `extra` holds, the trace if there is one, and the traceback."""
+    """Write time, level, logger, message, whatever `extra` holds, the request and the trace it belongs to, and the traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -25,6 +25,8 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **{key: value for key, value in vars(record).items() if key not in _STANDARD},
         }
+        if request := REQUEST.get():
+            line["request"] = request.id
         if call := CALL.get():
             line |= {"trace_id": call.trace_id, "span_id": call.span_id}
         if record.exc_info:

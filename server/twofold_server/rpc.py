@@ -17,7 +17,7 @@ from twofold import status
 
 from twofold_server.access import Access
 from twofold_server.audit import AUDITED, audited
-from twofold_server.calls import CALL, Call
+from twofold_server.calls import CALL, REQUEST, Call, Request
 from twofold_server.errors import BUG, InvalidRequestError, NotServingError, OverloadedError, Violation, status_of
 from twofold_server.metrics import Metrics
 from twofold_server.traces import Traces
@@ -196,6 +196,7 @@ class _Call:
 
     async def __aenter__(self) -> None:
         self._metrics.in_flight.labels(self._method).inc()
+        REQUEST.set(Request(self._context))
         if self._traces:
             self._traced = self._traces.begin(self._procedure, self._context.invocation_metadata() or ())
             CALL.set(self._traced)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import re
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import tiny
+from server.running import running
+from twofold.v1 import checkpoints_pb2
 from twofold_server.logs import JsonFormatter
 from twofold_server.testing import serving
 
@@ -45,6 +50,59 @@ def test_an_exception_leaves_its_traceback(caplog):
         found = line("failed", exc_info=True, caplog=caplog)
 
     assert "KeyError: 'gone'" in found["traceback"]
+
+
+@pytest.fixture
+def written():
+    """Collect the lines as they are written, in the midst of calls."""
+    lines = []
+
+    class Keeping(logging.Handler):
+        def emit(self, record):
+            lines.append(json.loads(JsonFormatter().format(record)))
+
+    log, handler = logging.getLogger("twofold_server"), Keeping()
+    level = log.level
+    log.setLevel("INFO")
+    log.addHandler(handler)
+    yield lines
+    log.removeHandler(handler)
+    log.setLevel(level)
+
+
+WORDS = "words of a caller"
+SENT = [
+    ((("x-request-id", "order-7.a_B"),), "order-7\\.a_B"),
+    ((("x-request-id", WORDS),), "[0-9a-f]{16}"),
+    ((("x-request-id", "a" * 101),), "[0-9a-f]{16}"),
+    ((("x-request-id", ""),), "[0-9a-f]{16}"),
+    ((("x-request-id-bin", b"\xff"),), "[0-9a-f]{16}"),
+    ((), "[0-9a-f]{16}"),
+]
+
+
+@pytest.mark.parametrize(("metadata", "expected"), SENT)
+def test_the_lines_of_a_call_have_its_id(metadata, expected, store, written):
+    """All lines of a call share the id that its caller sent, or one of ours if that is none; another call has another."""
+
+    async def main():
+        async with running(store) as server:
+            for name in ("b", "a"):
+                request = checkpoints_pb2.PromoteCheckpointRequest(checkpoint=name)
+                await server.checkpoints.PromoteCheckpoint(request, metadata=metadata if name == "b" else None)
+
+    asyncio.run(main())
+
+    of = {
+        name: [one.get("request") for one in written if one.get("checkpoint") == name and "promote" in one["message"]]
+        for name in "ab"
+    }
+    assert [len(of[name]) for name in "ab"] == [2, 2]  # What was done, and the audit.
+    (mine,), (other,) = set(of["b"]), set(of["a"])
+    assert re.fullmatch(expected, mine)
+    assert other != mine
+    assert all("request" not in one for one in written if one["message"] in {"listening", "draining"})
+    assert WORDS not in json.dumps(written)
 
 
 def test_the_audit_is_written_whatever_the_level():
