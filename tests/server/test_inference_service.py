@@ -172,6 +172,7 @@ WRONG = [
     ({"texts": ["a", "b" * 21]}, "texts[1]", "21 characters"),
     ({"texts": ["a"], "heads": [9]}, "heads[0]", "9 is not a head"),
     ({"texts": ["a"], "heads": [1, 0]}, "heads[1]", "HEAD_NER"),
+    ({"texts": ["a"], "heads": [1] * 17}, "heads", "has 17 entries; write at most 16"),
     ({"texts": ["a"], "top_labels": -1}, "top_labels", "-1 is negative"),
     ({"texts": ["a"], "offset_unit": 7}, "offset_unit", "7 is not a unit"),
 ]

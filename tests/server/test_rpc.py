@@ -193,12 +193,13 @@ def test_random_bytes_never_hurt(store):
 
 
 def test_a_message_that_is_too_large_is_refused(store):
-    """GRPC refuses it by itself, and the server serves on."""
+    """GRPC refuses it by itself and names the limit, and the server serves on."""
 
     async def main():
         async with running(store, max_message_bytes=1000) as server:
-            code, _ = await refusal(server.predict("x" * 2000))
+            code, told = await refusal(server.predict("x" * 2000))
             assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "1000" in told.message
             assert (await server.inference.GetModel(pb.GetModelRequest())).checkpoint_id == "a"
 
     asyncio.run(main())

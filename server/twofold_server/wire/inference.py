@@ -88,7 +88,7 @@ def too_long(texts: Iterable[str], config: Config, field: str) -> Iterator[Viola
 
 def _wrong_heads(heads: Sequence[int]) -> Iterator[Violation]:
     if len(heads) > _MOST_HEADS:
-        yield Violation("heads", f"has {len(heads)} entries; write each head once, or leave heads out for both")
+        yield Violation("heads", f"has {len(heads)} entries; write at most {_MOST_HEADS}, or leave heads out for both")
         return
     for index, head in enumerate(heads):
         if head not in HEAD_NAMES:

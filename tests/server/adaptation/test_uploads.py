@@ -13,7 +13,7 @@ from twofold_checkpoint.errors import ExampleError
 from twofold_checkpoint.examples import Example, Span, read_examples
 from twofold_checkpoint.labels import LabelSet
 from twofold_server.admission import violations
-from twofold_server.datasets import MAX_NAME, Contents, DatasetWriter
+from twofold_server.datasets import MAX_NAME, MAX_NAMES, Contents, DatasetWriter
 from twofold_server.errors import InvalidRequestError, OverloadedError, UnknownNameError
 from twofold_server.jobs import JobState, Order
 from twofold_server.uploads import Batch, Header, Upload
@@ -73,6 +73,12 @@ REFUSED: list[tuple[list[Any], type[Exception], str]] = [
     ([Batch("dev", [GOOD])], InvalidRequestError, "train"),
     ([Batch("train", [GOOD] * 4), Batch("dev", [GOOD])], InvalidRequestError, "4 examples"),
     ([Batch("train", [Example(text="a", label="x" * (MAX_NAME + 1))])], InvalidRequestError, "train[0].label"),
+    (
+        [Batch("train", [Example(text="a", entities=(Span(start=0, end=1, type="x" * 101),))])],
+        InvalidRequestError,
+        "at most 100",
+    ),
+    ([Batch("train", [Example(text="a" * 20_001)])], ExampleError, "at most 20000"),
     ([Batch("train", [GOOD]), ConnectionError("gone")], ConnectionError, "gone"),
     ([Batch("train", [GOOD]), asyncio.CancelledError()], asyncio.CancelledError, ""),
 ]
@@ -90,6 +96,26 @@ def test_nothing_is_kept_of_a_bad_upload(
 
     assert names in str(caught.value)
     assert left_behind(house) == []
+
+
+@pytest.mark.parametrize("kind", ["label", "entity type"])
+def test_a_data_set_has_no_more_names_than_it_may(kind: str, house: House) -> None:
+    """The name that is one too many is refused where it stands, with the limit, and one that was there before is not."""
+    names = [str(number) for number in range(MAX_NAMES)]
+
+    def example(name: str) -> Example:
+        return (
+            Example(text="a", label=name)
+            if kind == "label"
+            else Example(text="a", entities=(Span(start=0, end=1, type=name),))
+        )
+
+    upload(house, Batch("train", [example(name) for name in (*names, "0")]))
+    place = "label" if kind == "label" else r"entities\[0\]\.type"
+    with pytest.raises(
+        InvalidRequestError, match=rf"train\[{MAX_NAMES}\]\.{place}: .* a data set may have {MAX_NAMES}"
+    ):
+        upload(house, Batch("train", [example(name) for name in (*names, "new")]))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -124,7 +125,17 @@ def test_presence_is_kept() -> None:
 
 def setting(name: str, value: float) -> tuple[dict[str, Any], str, str]:
     """Make a case of a hyperparameter out of its range."""
-    return {"hyperparameters": {name: value}}, f"hyperparameters.{name}", f"{value:g} must be"
+    written = {"nan": "NaN", "inf": "Infinity"}.get(str(value), value)  # As JSON has them.
+    return {"hyperparameters": {name: written}}, f"hyperparameters.{name}", f"{value:g} must be {RANGES[name]}"
+
+
+def just_outside(name: str) -> Iterator[float]:
+    """Yield values of a hyperparameter that are refused: on either side, and what is no number."""
+    allowed, field = RANGES[name], pb.Hyperparameters.DESCRIPTOR.fields_by_name[name]
+    step = 1 if field.cpp_type == field.CPPTYPE_INT32 else 0.01
+    yield from (allowed.low if allowed.above else allowed.low - step, allowed.high + step)
+    if step < 1:
+        yield from (float("nan"), float("inf"))
 
 
 TRAIN = "dataset.inline.train"
@@ -167,20 +178,22 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"seed": "-1"}, "seed", "-1 is negative"),
     ({"request_id": "x" * 201}, "request_id", "201 characters"),
     ({"request_id": "r\0"}, "request_id", "U+0000"),
-    setting("epochs", 0),
-    setting("epochs", 1001),
-    setting("batch_size", 0),
-    setting("batch_size", 4097),
-    setting("head_learning_rate", 0),
-    setting("head_learning_rate", 1.5),
-    setting("backbone_learning_rate", -1),
-    setting("layer_decay", 0),
-    setting("layer_decay", 1.01),
-    setting("warmup_ratio", -0.1),
-    setting("weight_decay", -0.1),
-    setting("patience", 0),
-    setting("rehearsal_ratio", 101),
-    setting("unfrozen_blocks", -1),
+    ({"retained_margin": -1}, "retained_margin", "-1 must be from 0 to 100"),
+    ({"retained_margin": 101}, "retained_margin", "101 must be from 0 to 100"),
+    ({"shadow_share": 1.5}, "shadow_share", "1.5 must be from 0 to 1"),
+    ({"shadow_share": -0.5}, "shadow_share", "-0.5 must be from 0 to 1"),
+    ({"memory": 77}, "memory", "77"),
+    (
+        {"dataset": {**inline({"text": "a"}), "annotated_types": ["a"] * 2001}},
+        "dataset.annotated_types",
+        "has 2001 types; write at most 2000",
+    ),
+    (
+        {"dataset": {**inline({"text": "a"}), "annotated_types": ["a" * 101]}},
+        "dataset.annotated_types[0]",
+        "has 101 characters; write at most 100",
+    ),
+    *(setting(name, value) for name in RANGES for value in just_outside(name)),
 ]
 
 
