@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -19,6 +20,7 @@ from twofold_server.jobs import JobState, JobView
 from twofold_server.retention import GRACE_SECONDS, Kept, needed_checkpoints, surplus
 from twofold_server.runner import JobRunner
 from twofold_server.slot import Slot
+from twofold_server.uploads import Batch
 
 NOW = 1e9
 HOUR = GRACE_SECONDS
@@ -118,6 +120,42 @@ def test_checkpoints_and_uploads_go_but_none_that_a_job_needs(house: House) -> N
     assert names(house.store.root / "staging") == set()
     counts = {kind: house.metric("twofold_collected_total", kind=kind) for kind in ("checkpoint", "upload", "job")}
     assert counts == {"checkpoint": 2, "upload": 2, "job": 0}
+
+
+def test_what_a_job_waits_or_trains_with_stays(house: House) -> None:
+    """Uploads and bases of the job that runs and of one that waits stay, however old they are, until the jobs are over."""
+    house.set(keep_uploads=1, keep_checkpoints=1)
+    house.play(TRAIN, ("wait", "go-on"), finish())
+    for name in ("old-0", "old-1", "newer", "newest"):
+        add_checkpoint(house.store, name)
+
+    async def data() -> AsyncIterator[Batch]:
+        yield Batch("train", INLINE.train)
+
+    async def story() -> None:
+        async with house.running() as runner:
+            ids = [(await house.uploads.receive(data())).id for _ in range(4)]
+            for number, upload in enumerate(ids):
+                age(house.store.root / "uploads" / upload, 9 - number)
+            for number, name in enumerate(("old-0", "old-1", "newer", "newest")):
+                age(house.store.root / "checkpoints" / name, 9 - number)
+            jobs = []
+            for number in range(2):
+                order = msgspec.structs.replace(ORDER, base=f"old-{number}", upload_id=ids[number])
+                jobs.append(await runner.submit(order))
+            await until(runner, jobs[0].id, runs)
+            await collector(house, runner).collect()
+            assert names(house.store.root / "uploads") == {ids[0], ids[1], ids[3]}
+            assert names(house.store.root / "checkpoints") == {"first", "old-0", "old-1", "newest"}
+
+            (house.store.root / "go-on").touch()
+            for one in jobs:
+                assert (await over(runner, one.id)).state is JobState.SUCCEEDED
+            await collector(house, runner).collect()
+            assert names(house.store.root / "uploads") == {ids[3]}
+            assert names(house.store.root / "checkpoints") == {"first", "newest"}
+
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
