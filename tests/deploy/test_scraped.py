@@ -7,11 +7,12 @@ import math
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,25 @@ def until(found: Any) -> None:
             return
 
 
+@contextmanager
+def calling(client: Client) -> Iterator[None]:
+    """Call again and again: a rate rises between two looks only."""
+    ended = threading.Event()
+
+    def call() -> None:
+        while not ended.wait(0.3):
+            client.predict("rain in oslo today")
+            client.embed("rain in oslo today")
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """Let it see calls of every kind, promotions and a failed one, a job that ended, and calls beside one that runs."""
@@ -106,6 +126,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
         serving(store.root, *flags, log=root / "log") as server,
         prometheus(root, urllib.parse.urlsplit(server.metrics_url).netloc) as seen,
         Client(server.target) as client,
+        ExitStack() as stack,
     ):
         until(lambda: seen.values("twofold_ready == 1"))  # What rises before the first look has not risen.
         send_traffic(server.target, client, broken)
@@ -114,8 +135,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
         until(lambda: client.job(job.id).state is JobState.RUNNING)
         for name in ("a", "c"):  # They have the same labels and types, so that their answers can be compared.
             client.promote(name)
-        for _ in range(3):
-            client.predict("rain in oslo today")
+        stack.enter_context(calling(client))
         until(lambda: seen.values("twofold_jobs_running == 1") and seen.values("twofold_interference_ratio > 0"))
         yield seen
         client.cancel(job.id)
