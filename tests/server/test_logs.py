@@ -120,13 +120,19 @@ def test_the_audit_is_written_whatever_the_level():
 def test_what_a_peer_says_who_hangs_up_is_not_logged(tmp_path):
     """GRPC's core would print the words of a GOAWAY as they are; the log stays JSON, and without them."""
     goodbye = b"words of a caller"
-    frames = b"\0\0\0\x04\0\0\0\0\0" + (8 + len(goodbye)).to_bytes(3, "big") + b"\x07\0\0\0\0\0" + bytes(8) + goodbye
+    settings, ping, heard = (
+        b"\0\0\0\x04\0\0\0\0\0",
+        b"\0\0\x08\x06\0\0\0\0\0" + bytes(8),
+        b"\0\0\x08\x06\x01\0\0\0\0" + bytes(8),
+    )
+    goaway = (8 + len(goodbye)).to_bytes(3, "big") + b"\x07\0\0\0\0\0" + bytes(8) + goodbye
     with serving(tiny.make_store(tmp_path / "store", "a").root, log=tmp_path / "log", patience=180) as server:
         host, _, port = server.target.rpartition(":")
         with socket.create_connection((host, int(port)), timeout=60) as peer:
-            peer.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frames)
-            while peer.recv(4096):  # Until the server has heard it, and hangs up, too.
-                pass
+            peer.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + goaway + ping)
+            answered = b""
+            while heard not in answered and (more := peer.recv(4096)):  # Frames are read in order.
+                answered += more
 
     lines = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
     assert goodbye.decode() not in "\n".join(lines)
