@@ -125,7 +125,7 @@ def test_what_a_peer_says_who_hangs_up_is_not_logged(tmp_path):
         b"\0\0\x08\x06\0\0\0\0\0" + bytes(8),
         b"\0\0\x08\x06\x01\0\0\0\0" + bytes(8),
     )
-    goaway = (8 + len(goodbye)).to_bytes(3, "big") + b"\x07\0\0\0\0\0" + bytes(8) + goodbye
+    goaway = (8 + len(goodbye)).to_bytes(3, "big") + b"\x07\0\0\0\0\0" + bytes(7) + b"\x01" + goodbye
     with serving(tiny.make_store(tmp_path / "store", "a").root, log=tmp_path / "log", patience=180) as server:
         host, _, port = server.target.rpartition(":")
         with socket.create_connection((host, int(port)), timeout=60) as peer:
