@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Leftovers:
-    """Remove them from a store. What cannot be removed is logged, and stays until the next start."""
+    """Remove them from a store. What cannot be removed is logged, and stays until the next start or the end of a job."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -30,14 +30,17 @@ class Leftovers:
     def sweep(self, known: Collection[str], unfinished: Collection[str], *, alone: bool) -> None:
         """Remove what is half-done in staging and among the jobs, of which these are *known* and these *unfinished*.
 
-        If this server is not *alone* with the jobs, what is young stays: another one may be writing it.
+        If what is done here is not *alone* with the jobs, what is young stays: another server, or a call, may be writing it.
         """
         try:
             self._store.sweep()
             for directory in self._store.root.glob("jobs/*"):
-                if directory.name not in known and (alone or _is_old(directory)):
-                    _remove(directory)  # Its server died before the job was made.
-                elif directory.name not in unfinished:
+                if directory.name in unfinished:
+                    continue
+                if directory.name not in known:
+                    if alone or _is_old(directory):
+                        _remove(directory)  # Its server died before the job was made.
+                else:
                     _remove(directory / SNAPSHOTS)
                     for half in directory.glob("*.new"):
                         if alone or _is_old(half):

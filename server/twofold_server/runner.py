@@ -97,7 +97,7 @@ class JobRunner:
             with suppress(CheckpointError):  # Unreadable aliases are told of where they are needed.
                 await self.book.catch_up(await asyncio.to_thread(self._store.aliases))
             await self._pulse.start()
-            await self._sweep()
+            await self._sweep(alone=not self._shares)
         except BaseException:
             await self.stop()
             raise
@@ -194,6 +194,8 @@ class JobRunner:
             reason = f"Unexpected {type(error).__name__}; the server's log says more. This is a bug."
             ending = StateEntered(state=JobState.FAILED, reason=reason)
         self._unwanted.discard(view.id)
+        with suppress(DatabaseError):  # Which is told of below.
+            await self._sweep(alone=False)  # A trainer that was killed has left what it was writing.
         while True:
             try:
                 await self.book.say(view.id, ending)
@@ -252,10 +254,10 @@ class JobRunner:
         found = (one.id for one in self._store.list() if one.manifest.job_id == view.id)
         return view.candidate or next(found, "")
 
-    async def _sweep(self) -> None:
+    async def _sweep(self, *, alone: bool) -> None:
         unfinished = {view.id for view in await self.book.unfinished()}
         known = unfinished | {view.id for view in await self.book.over()}
-        await asyncio.to_thread(self._leftovers.sweep, known, unfinished, alone=not self._shares)
+        await asyncio.to_thread(self._leftovers.sweep, known, unfinished, alone=alone)
 
     async def _pause(self) -> None:
         await self._either(asyncio.Event(), _RETRY_SECONDS)

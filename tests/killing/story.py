@@ -74,6 +74,7 @@ def tell(point: Point, directory: Path, world: World, database: DatabaseUrl | No
         house.check_answers()
         outcome = _conclude(house, point, world)
         house.check_answers()
+        house.age()
         last = house.measure()
         assert last.state is JobState.SUCCEEDED, last.reason
         house.check_leftovers()

@@ -63,6 +63,8 @@ for action, value in json.load(open(os.path.join(job["store"], "play.json"))):
         directory = os.path.join(os.path.dirname(sys.argv[4]), "snapshots")
         os.makedirs(directory, exist_ok=True)
         open(os.path.join(directory, "stage-0.safetensors"), "w").close()
+    elif action == "stage":
+        os.makedirs(os.path.join(job["store"], "staging", value))
     elif action == "ignore":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     elif action == "flood":

@@ -141,6 +141,35 @@ def test_snapshots_go_with_the_end_of_their_job(house: House, last: tuple[str, o
     assert list(house.store.root.glob(f"jobs/*/{SNAPSHOTS}")) == []
 
 
+@BOTH
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_what_a_killed_trainer_was_writing_goes_with_it(house: House, attempts: int) -> None:
+    """Its server need not be started anew: a half-written checkpoint is gone when the job is over, or begun again."""
+    house.set(job_attempts=attempts)
+    house.play(TRAIN, ("stage", "half"), ("die", 1), finish())  # A second one would find the place taken.
+
+    view = house.run()
+
+    assert view.state is (JobState.FAILED if attempts == 1 else JobState.SUCCEEDED), view.reason
+    assert list((house.store.root / "staging").iterdir()) == []
+
+
+def test_the_end_of_a_job_leaves_alone_what_is_young(house: House) -> None:
+    """A job may be on its way to the table just then: its files stay, while those that waited an hour for theirs go."""
+    young, old = (house.store.root / "jobs" / name for name in ("job-young", "job-old"))
+
+    async def story() -> None:
+        async with house.running() as runner:
+            for path in (young, old):
+                path.mkdir(parents=True)
+            os.utime(old, (0, 0))
+            await over(runner, (await runner.submit(ORDER, INLINE)).id)
+
+    asyncio.run(story())
+
+    assert (young.exists(), old.exists()) == (True, False)
+
+
 def test_the_time_that_a_job_has_had_counts(house: House) -> None:
     """The next trainer gets what is left of max_runtime, and never less than a second, to judge what there is."""
     for given, least, most in ((50.0, 40.0, 49.8), (0.1, 1.0, 1.0)):
