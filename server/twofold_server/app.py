@@ -30,6 +30,7 @@ from twofold_server.engine import Engine
 from twofold_server.errors import SwapError, WrongStateError
 from twofold_server.exposition import exposed
 from twofold_server.giving_way import GivingWay
+from twofold_server.gpus import show_gpus
 from twofold_server.health import Health
 from twofold_server.inference import Inference
 from twofold_server.interference import Interference
@@ -84,6 +85,7 @@ async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[S
         if traces := traces or open_traces(config):
             down.push_async_callback(asyncio.to_thread, traces.close)
         metrics = Metrics()
+        await asyncio.to_thread(show_gpus, metrics)
         store = Store(config.store).create()
         slot = Slot(metrics)
         down.push_async_callback(asyncio.to_thread, slot.drain)

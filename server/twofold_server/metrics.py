@@ -84,6 +84,14 @@ class Metrics:
             "twofold_interference_ratio",
             "Mean engine time per batch while a job runs, over the mean while none runs. 0 until both were seen.",
         )
+
+        # GPUs, where there are any.
+        self.gpu_memory = gauge(
+            "twofold_gpu_memory_bytes", "Memory of a GPU: used, by whomever, and total.", "gpu", "kind"
+        )
+        self.gpu_utilization = gauge("twofold_gpu_utilization_ratio", "Share of time in which a GPU computed.", "gpu")
+        self.gpu_power = gauge("twofold_gpu_power_watts", "Power that a GPU draws.", "gpu")
+
         for stage in ("tokenize", "queue", "infer", "decode"):
             self.stage_seconds.labels(stage)
         for reason in ("requests", "queue", "rate"):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import urllib.request
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -38,6 +41,14 @@ def write_trainer(path: Path) -> Path:
     return path
 
 
+@contextmanager
+def two_gpus() -> Iterator[None]:
+    """Let the servers that start within the block find GPUs, which a double of NVIDIA's library shows them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "doubles"), prepend=os.pathsep)
+        yield
+
+
 def send_traffic(target: str, client: Client, broken: str) -> None:
     """Make calls of every kind that the metrics tell apart."""
     with grpc.insecure_channel(target) as channel:
@@ -62,7 +73,11 @@ def scrape(tmp_path_factory: pytest.TempPathFactory) -> Scrape:
     broken = tiny.publish_broken(store, "one bit flipped").id
     trainer = write_trainer(root / "trainer")
     flags = ("--trainer-python", str(trainer))
-    with serving(store.root, *flags, log=root / "log") as server, Client(server.target) as client:
+    with (
+        two_gpus(),
+        serving(store.root, *flags, log=root / "log") as server,
+        Client(server.target) as client,
+    ):
         send_traffic(server.target, client, broken)
         with urllib.request.urlopen(server.metrics_url) as answer:
             text = answer.read().decode()

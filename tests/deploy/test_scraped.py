@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import tiny
 import yaml
-from deploy.conftest import EXAMPLES, send_traffic, write_trainer
+from deploy.conftest import EXAMPLES, send_traffic, two_gpus, write_trainer
 from deploy.promql import selectors
 from deploy.queries import PROMETHEUS, annotations, fill, panels, rules, variables
 from twofold import Client, Head, JobState
@@ -123,6 +123,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     trainer = write_trainer(root / "trainer")
     flags = ("--trainer-python", str(trainer), "--watch-share", "1")
     with (
+        two_gpus(),
         serving(store.root, *flags, log=root / "log") as server,
         prometheus(root, urllib.parse.urlsplit(server.metrics_url).netloc) as seen,
         Client(server.target) as client,
