@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import os
 from collections.abc import Iterable, Iterator
@@ -96,6 +97,7 @@ def read_examples(path: str | os.PathLike[str]) -> Iterator[Example]:
     try:
         with Path(path).open("rb") as file:
             for number, raw in enumerate(file, 1):
+                raw = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw  # noqa: PLW2901 -- Windows writes it.
                 if raw.strip():
                     yield parse_example(raw, source=str(path), line=number)
     except OSError as error:

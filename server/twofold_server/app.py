@@ -189,9 +189,12 @@ def first_engine(store: Store, config: Config) -> Engine | None:
             if alias == "previous":
                 log.error("serving the previous checkpoint", extra={"checkpoint": engine.id})
             return engine
+    root = store.root.absolute()
     log.warning(
-        "serving without a checkpoint: calls answer UNAVAILABLE until one is promoted; if --store is right, make a first"
-        " one with twofold-trainer init"
+        "serving without a checkpoint: calls answer UNAVAILABLE until one is promoted. If %s is the store that you meant,"
+        " make a first one: twofold-trainer init --out %s --train FILE; if not, start again with another --store",
+        root,
+        root,
     )
     return None
 

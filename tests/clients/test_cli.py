@@ -150,7 +150,7 @@ def test_adapt_request(run, server, train):
     """The options of adapt reach the server, and the job comes back."""
     (job,) = lines(
         run(
-            "adapt", "--train", str(train), "--dev", str(train), "--head", "ner", "--freeze", "head", "--margin", "0.5",
+            "--json", "adapt", "--train", str(train), "--dev", str(train), "--head", "ner", "--freeze", "head", "--margin", "0.5",
             "--label-policy", "fixed", "--promote", "manual", "--seed", "3", "--epochs", "2", "--layer-decay", "0.9",
             "--annotates", "PER", "--validate-only", "--max-runtime", "60", "--retained-margin", "2",
         )
@@ -164,6 +164,29 @@ def test_adapt_request(run, server, train):
     assert fields["hyperparameters"] == {"epochs": 2, "layer_decay": 0.9}
     assert (fields["freeze"], fields["promote"]) == ("FREEZE_MODE_HEAD", "PROMOTE_POLICY_MANUAL")
     assert (fields["seed"], fields["max_runtime"], fields["validate_only"]) == ("3", "60s", True)
+
+
+def test_adapt_tells_what_is_next(run, train):
+    """A job that is not watched says how to follow it: on a terminal, and beside JSON that goes to a file, but not if JSON was asked for."""
+    args = ("adapt", "--train", str(train), "--head", "ner")
+    told = "Follow it: twofold jobs watch job-"
+
+    assert told in run(*args, terminal=True).stdout
+    redirected, asked = run(*args), run("--json", *args)
+    assert told in redirected.stderr
+    assert asked.stderr == ""
+    assert [json.loads(one.stdout)["id"] for one in (redirected, asked)] == ["job-2", "job-3"]
+
+
+def test_adapt_reads_several_files(run, server, train, tmp_path):
+    """--train may be repeated, and the files may be of different kinds."""
+    other = tmp_path / "more.conll"
+    other.write_text("Oslo B-city\n")
+
+    run("adapt", "--train", str(train), "--train", str(other), "--head", "ner")
+
+    texts = [one["text"] for one in server.requests[-1].fields["dataset"]["inline"]["train"]]
+    assert texts == ["a", "b\u2028c", "Oslo"]
 
 
 def test_margin_and_exact(run, train):

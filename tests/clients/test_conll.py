@@ -14,6 +14,7 @@ FILES = {
     "# intent = rain\n# O\nOslo B-city\nParis B-city\n\n\nalone O",
     "a span that did not begin": "a O\nb I-x\n",
     "a span that goes on as another": "a B-y\nb I-x\n",
+    "what Windows writes": "\ufeff# label: fly\r\nto O\r\nOslo B-city\r\n\r\n",
     "one column": "a\n",
     "no tag": "a B\n",
 }
@@ -23,7 +24,7 @@ FILES = {
 def test_conll(tmp_path: Path, body: str) -> None:
     """`twofold adapt` makes the same examples of a column file as `twofold-trainer init`, and refuses the same line."""
     path = tmp_path / "train.conll"
-    path.write_text(body)
+    path.write_text(body, encoding="utf-8", newline="")
 
     try:
         expected = read_source(str(path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from trainer.conftest import MakeJob
-from twofold_checkpoint.job import Exact, Hyperparameters
+from twofold_checkpoint.job import Exact, Freeze, Hyperparameters
 from twofold_trainer.estimate import OVERHEAD_SECONDS, Work, count_work, describe_provable, memory_mib, seconds
 from twofold_trainer.plan import make_plan
 
@@ -25,6 +25,16 @@ def test_only_stages_that_move_blocks_train(make_job: MakeJob) -> None:
     assert count_work(shared).trained == pytest.approx(4 * (len(pool.new) + pool.drawn) / 3)
     assert count_work(shared).judged > count_work(probe).judged
     assert count_work(shared).cached == count_work(probe).cached >= len(shared.new) + len(shared.rehearsed)
+
+
+@pytest.mark.parametrize("freeze", ["auto", "head"])
+def test_the_sentence_counts_what_the_stages_draw(make_job: MakeJob, freeze: Freeze) -> None:
+    """A plan speaks of as many rehearsed texts an epoch as the one of its stages that draws most can draw, and no more."""
+    plan = make_plan(make_job("ner", freeze=freeze, hyperparameters=Hyperparameters(rehearsal_ratio=100.0)))
+    drawn = [plan.pool(stage).drawn for stage in plan.possible]
+
+    assert 0 < max(drawn) <= len(plan.rehearsed)
+    assert f"up to {max(drawn)} rehearsed ones an epoch" in plan.sentence()
 
 
 def test_copies_and_moments_take_memory(make_job: MakeJob) -> None:

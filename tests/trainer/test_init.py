@@ -9,7 +9,7 @@ import pytest
 import torch
 from twofold_checkpoint.checkpoint import GOLDEN, MEMORY
 from twofold_checkpoint.errors import ExampleError
-from twofold_checkpoint.examples import Example, write_examples
+from twofold_checkpoint.examples import Example, Span, write_examples
 from twofold_checkpoint.golden import disagreement, read_golden
 from twofold_checkpoint.memory import fold, read_memory
 from twofold_checkpoint.store import Store
@@ -81,6 +81,16 @@ def test_init_refuses_what_cannot_train_both_heads(
         list(initialise(train=str(tmp_path / "train.jsonl"), out=str(tmp_path / "s"), backbone="nowhere/at-all"))
 
     assert not (tmp_path / "s").exists()
+
+
+def test_init_refuses_labels_that_only_dev_has(tmp_path: Path) -> None:
+    """A head has to learn from --train: a file whose labels have another key is refused, however good --dev is."""
+    both = Example(text="in Oslo", label="where", entities=(Span(start=3, end=7, type="city"),))
+    write_examples(tmp_path / "dev.jsonl", [both] * 4)
+    (tmp_path / "train.jsonl").write_text('{"text": "in Oslo", "intent": "where"}\n')
+
+    with pytest.raises(RefusedError, match=r'train.jsonl: no example has a label.* write "label"'):
+        list(initialise(train=str(tmp_path / "train.jsonl"), dev=str(tmp_path / "dev.jsonl"), out=str(tmp_path / "s")))
 
 
 def test_manifest_survives_json(base_store: Path) -> None:

@@ -61,6 +61,23 @@ def test_json_lines_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '\ufeff{"text":"to Oslo","label":"fly","entities":[{"start":3,"end":7,"type":"city"}]}\r\n\r\n'),
+        ("a.conll", "\ufeff# label: fly\r\nto O\r\nOslo B-city\r\n\r\n"),
+    ],
+)
+def test_windows_files_are_read(tmp_path: Path, name: str, content: str) -> None:
+    """A byte order mark and carriage returns, which editors on Windows write, are no part of an example."""
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8", newline="")
+
+    assert read_source(str(path)) == [
+        Example(text="to Oslo", label="fly", entities=(Span(start=3, end=7, type="city"),))
+    ]
+
+
+@pytest.mark.parametrize(
     ("name", "content", "line", "field", "reason"),
     [
         ("a.jsonl", '{"text":"hi"}\n{"text": 3}\n', 2, "text", "Expected `str`, got `int`"),

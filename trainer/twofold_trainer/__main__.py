@@ -57,7 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run one adaptation job; writes events to stdout as JSON lines")
     run.add_argument("job", help="the job, as a JSON file")
     init = commands.add_parser("init", help="train a first checkpoint from a pretrained backbone")
-    init.add_argument("--train", required=True, help="examples: .jsonl, CoNLL columns, or hf:name[:config][:split]")
+    init.add_argument(
+        "--train",
+        required=True,
+        action="append",
+        help="examples: .jsonl, CoNLL columns, or hf:name[:config][:split]; repeat it for more files",
+    )
     init.add_argument("--dev", help="held-out examples; without them a tenth of --train is set aside")
     init.add_argument("--out", required=True, metavar="STORE", help="directory of the store")
     init.add_argument("--backbone", default="sentence-transformers/all-MiniLM-L6-v2", help="a directory or a hub id")
@@ -182,8 +187,10 @@ def describe(event: Event) -> str:
         case PhaseStarted():
             return f"== {event.phase}"
         case Stepped():
-            left = f"{event.remaining_seconds:.0f} s left"
+            left = f"{event.remaining_seconds:.0f} s left if all of them are taken"
             return f"   {event.stage}: step {event.step}/{event.total_steps}, loss {event.loss:.3f}, {left}"
+        case ScoreMeasured(figure="dev"):  # Of both heads together, the mean of an accuracy and an F1.
+            return f"   dev score {100 * event.value:.1f}"
         case ScoreMeasured():
             value = f"{event.metric} {100 * event.value:.1f}"
             return f"   {event.figure} ({event.moment}): {value} on {event.examples} examples"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -47,7 +47,7 @@ from twofold_trainer.targets import describe_unaligned, make_targets, note_unali
 
 def initialise(
     *,
-    train: str,
+    train: str | Sequence[str],
     out: str,
     dev: str | None = None,
     backbone: str = DEFAULT,
@@ -65,7 +65,7 @@ def initialise(
     asked = hyperparameters or Hyperparameters()
     check_hyperparameters(asked)
     check_seed(seed)
-    parts, labels = _read(train, dev)
+    parts, labels = _read([train] if isinstance(train, str) else train, dev)
     loaded = load_backbone(backbone)
     encoder = Encoder(loaded.tokenizer, loaded.settings)
     targets = make_targets(parts.train, encoder, labels)
@@ -139,18 +139,21 @@ def _finished(checkpoint_id: str, scores: tuple[Score, ...], *, first: bool) -> 
     return Finished(outcome="succeeded", reason=f"Published {checkpoint_id} ({figures}), {role}.")
 
 
-def _read(train: str, dev: str | None) -> tuple[Parts, LabelSet]:
+def _read(train: Sequence[str], dev: str | None) -> tuple[Parts, LabelSet]:
     """Read, check and divide the examples, and collect their labels and types."""
-    given = read_source(train)
+    given = [example for source in train for example in read_source(source)]
     held_out = None if dev is None else read_source(dev)
     everything: list[Example] = [*given, *(held_out or ())]
     labels = LabelSet(labels=(), entity_types=()).append(
         labels=(one.label for one in everything if one.label is not None), entity_types=types_of(everything)
     )
-    if not labels.labels:
-        raise RefusedError(f"{train}: no example has a label; the classifier needs some")
-    if not labels.entity_types:
-        raise RefusedError(f"{train}: no example has an entity; the NER head needs some")
+    # Those of --train alone: labels that only --dev has would be judged and never learnt.
+    if all(one.label is None for one in given):
+        wanted = '"label": "X" in JSON lines, or a line "# label: X" before a text of a CoNLL file'
+        raise RefusedError(f"{', '.join(train)}: no example has a label; the classifier needs some: write {wanted}")
+    if not types_of(given):
+        wanted = '"entities": [{"start", "end", "type"}] in JSON lines, or B-TYPE in a CoNLL file'
+        raise RefusedError(f"{', '.join(train)}: no example has an entity; the NER head needs some: write {wanted}")
     types = labels.entity_types
     given = with_annotated_types(given, types)
     held_out = None if held_out is None else with_annotated_types(held_out, types)

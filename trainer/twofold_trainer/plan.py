@@ -158,7 +158,7 @@ class Plan:
         if self.job.freeze == "auto":
             why = self.why_not_shared()
             names += f", then {self.shared.name} under guard" if why is None else f", then {self.forked.name}"
-        rehearsed = min(len(self.rehearsed), round(self.recipe.rehearsal_ratio * len(self.new)))
+        rehearsed = max(self.pool(stage).drawn for stage in self.possible)
         return (
             f"Adapt the {self.job.head} head of {self.base.id} to {data} and up to {rehearsed} rehearsed ones an epoch; "
             f"train {names}; add {len(self.added)} names."

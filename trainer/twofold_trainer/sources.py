@@ -47,7 +47,7 @@ def read_conll(path: str) -> Iterator[Example]:
     A line ``# label: X`` or ``# intent = X`` before a sentence gives its label; other comments are passed over.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise _refuse(path, 0, "", f"cannot be read as UTF-8: {error}") from error
     tokens: list[str] = []
@@ -80,7 +80,10 @@ def _check_tag(tag: str, before: str, source: str, line: int) -> None:
     if not _TAG.fullmatch(tag):
         raise _refuse(source, line, "tag", f"{tag!r} is no BIO tag; write O, B-type or I-type")
     if tag.startswith("I-") and before[2:] != tag[2:]:
-        raise _refuse(source, line, "tag", f"{tag!r} cannot follow {before!r}; a span begins with B-{tag[2:]}")
+        reason = (
+            f"{tag!r} cannot follow {before!r}; a span begins with B-{tag[2:]} (BIO, which IOB2 is another name of)"
+        )
+        raise _refuse(source, line, "tag", reason)
 
 
 def _sentence(tokens: Sequence[str], tags: Sequence[str], label: str | None) -> Example:

@@ -28,7 +28,13 @@ def _hyperparameters(command: F) -> F:
 
 
 @click.command()
-@click.option("--train", type=_FILE, required=True, help="Examples to learn from: JSON lines or CoNLL columns.")
+@click.option(
+    "--train",
+    type=_FILE,
+    required=True,
+    multiple=True,
+    help="Examples to learn from: JSON lines or CoNLL columns; repeat it for more files.",
+)
 @click.option("--dev", type=_FILE, help="Examples to stop and judge by; a part of --train if absent.")
 @click.option(
     "--head",
@@ -83,7 +89,7 @@ def adapt(
     ctx: click.Context,
     /,
     *,
-    train: Path,
+    train: tuple[Path, ...],
     dev: Path | None,
     margin: float | None,
     exact: bool,
@@ -107,7 +113,7 @@ def adapt(
     chosen = {one.name: options.pop(one.name) for one in fields(Hyperparameters)}
     with session.client() as client:
         job = client.adapt(
-            read_examples(train),
+            [example for path in train for example in read_examples(path)],
             read_examples(dev) if dev else (),
             protection=Exact() if exact else Statistical(1.0 if margin is None else margin),
             hyperparameters=Hyperparameters(**chosen),
@@ -117,7 +123,10 @@ def adapt(
         )
         if watch:
             ctx.exit(follow(session, client, job))
+    told = f"{job.id} is {job.state}. Follow it: twofold jobs watch {job.id}"
     if session.for_people:
-        click.echo(f"{job.id} is {job.state}. Follow it: twofold jobs watch {job.id}")
-    else:
-        click.echo(json_line(job))
+        click.echo(told)
+        return
+    click.echo(json_line(job))
+    if not session.as_json:  # A person has redirected the job, and still wants to know what to do next.
+        click.echo(told, err=True)

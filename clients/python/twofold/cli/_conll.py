@@ -22,7 +22,7 @@ def read_conll(path: Path) -> list[Example]:
     A line ``# label: X`` or ``# intent = X`` before a sentence gives its label; other comments are passed over.
     """
     try:
-        return list(_sentences(path.read_text(encoding="utf-8").splitlines()))
+        return list(_sentences(path.read_text(encoding="utf-8-sig").splitlines()))
     except _RefusedError as error:
         raise click.ClickException(f"{path}:{error}") from error
 
@@ -58,7 +58,8 @@ def _tag(columns: Sequence[str], before: str, number: int) -> str:
     if not _TAG.fullmatch(tag):
         raise _RefusedError(f"{number}: tag {tag!r} is no BIO tag; write O, B-type or I-type")
     if tag.startswith("I-") and before[2:] != tag[2:]:
-        raise _RefusedError(f"{number}: tag {tag!r} cannot follow {before!r}; a span begins with B-{tag[2:]}")
+        reason = f"a span begins with B-{tag[2:]} (BIO, which IOB2 is another name of)"
+        raise _RefusedError(f"{number}: tag {tag!r} cannot follow {before!r}; {reason}")
     return tag
 
 
