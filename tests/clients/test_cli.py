@@ -213,6 +213,26 @@ def test_watch(run, server, train, *, state, code, terminal):
     assert ("\x1b[" in result.stdout) is terminal
 
 
+def test_a_watch_outlasts_a_restart(run, server, train):
+    """A server that is away for longer than a call waits is waited for by whoever follows a job."""
+    server.fail_next(grpc.StatusCode.UNAVAILABLE, rpc="WatchJob", after_events=0, times=Retry().attempts + 1)
+
+    result = run("adapt", "--train", str(train), "--head", "ner", "--watch")
+
+    assert result.exit_code == 0, result.stderr
+
+
+def test_a_watch_of_a_server_that_stays_away_says_what_becomes_of_the_job(run, server, train, monkeypatch):
+    """It ends with a code of its own, for the job has not failed, and with how to follow it again."""
+    monkeypatch.setattr("twofold.cli._jobs.PATIENT", Retry(attempts=2))
+    server.fail_next(grpc.StatusCode.UNAVAILABLE, rpc="WatchJob", times=9)
+
+    result = run("adapt", "--train", str(train), "--head", "ner", "--watch")
+
+    assert result.exit_code == 5
+    assert "The job goes on when the server is back. See it: twofold jobs watch job-1" in result.stderr
+
+
 def test_watch_in_json(run, server, train):
     """With --json the events and then the job are JSON lines."""
     *events, job = lines(run("--json", "adapt", "--train", str(train), "--head", "ner", "--watch"))

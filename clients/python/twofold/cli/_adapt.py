@@ -121,8 +121,8 @@ def adapt(
             base_checkpoint=base,
             **options,
         )
-        if watch:
-            ctx.exit(follow(session, client, job))
+    if watch:
+        ctx.exit(follow(session, job))
     told = f"{job.id} is {job.state}. Follow it: twofold jobs watch {job.id}"
     if session.for_people:
         click.echo(told)

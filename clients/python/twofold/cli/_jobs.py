@@ -11,14 +11,20 @@ from rich.text import Text
 from twofold._client import Client
 from twofold._jobs import Job, JobState
 from twofold._reports import ReportFormat
+from twofold._retry import Retry
 from twofold.cli._board import Board, board_view, event_line, job_view
 from twofold.cli._lines import written_at_once
 from twofold.cli._session import Session, json_line, table, when
+from twofold.errors import UnavailableError
 
 _WHICH = click.argument("job_id", metavar="[JOB]", required=False)
 """An argument that names a job, and the newest one if it is left out."""
 
 EXIT_CODES = {JobState.SUCCEEDED: 0, JobState.FAILED: 1, JobState.REJECTED: 3, JobState.CANCELLED: 4}
+SERVER_GONE = 5
+
+PATIENT = Retry(attempts=40)
+"""A minute and a half: a server that is stopped and started while somebody follows a job drains first, and then loads."""
 
 
 @click.group(invoke_without_command=True)
@@ -54,10 +60,11 @@ def show(session: Session, *, job_id: str | None) -> None:
 @_WHICH
 @click.pass_context
 def watch(ctx: click.Context, *, job_id: str | None) -> None:
-    """Follow JOB, or the newest, to its end; exit 0 succeeded, 1 failed, 3 rejected, 4 cancelled."""
+    """Follow JOB, or the newest, to its end; exit 0 succeeded, 1 failed, 3 rejected, 4 cancelled, 5 no server any more."""
     session: Session = ctx.obj
     with session.client() as client:
-        ctx.exit(follow(session, client, _job(client, job_id)))
+        job = _job(client, job_id)
+    ctx.exit(follow(session, job))
 
 
 @jobs.command()
@@ -97,14 +104,19 @@ def report(session: Session, *, job_id: str | None, as_json: bool, out: Path | N
     click.echo(str(path) if session.for_people else json_line({"job": job_id, "report": str(path)}))
 
 
-def follow(session: Session, client: Client, job: Job) -> int:
-    """Show a job until it is over and return the exit code."""
+def follow(session: Session, job: Job) -> int:
+    """Show a job until it is over and return the exit code. The server may be stopped and started meanwhile."""
     try:
-        if session.for_people:
-            _follow_live(session, client, job)
-        else:
-            _follow_in_lines(session, client, job)
-        ended = client.wait(job)
+        with session.client(PATIENT) as client:
+            if session.for_people:
+                _follow_live(session, client, job)
+            else:
+                _follow_in_lines(session, client, job)
+            ended = client.wait(job)
+    except UnavailableError as error:
+        click.echo(f"Error: {error}", err=True)
+        click.echo(f"The job goes on when the server is back. See it: twofold jobs watch {job.id}", err=True)
+        return SERVER_GONE
     except KeyboardInterrupt:
         click.echo(f"\nThe job runs on. See it: twofold jobs watch {job.id}", err=True)
         click.echo(f"Stop it:                twofold jobs cancel {job.id}", err=True)

@@ -10,6 +10,9 @@ from rich.table import Table
 
 from twofold._channel import Endpoint
 from twofold._client import Client
+from twofold._retry import Retry
+
+ORDINARY = Retry()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,10 +23,12 @@ class Session:
     timeout: float
     as_json: bool
 
-    def client(self) -> Client:
+    def client(self, retry: Retry = ORDINARY) -> Client:
         """Return a client, to be closed by the caller."""
         end = self.endpoint
-        return Client(end.target, tls=end.tls, token=end.token, plaintext=end.plaintext, timeout=self.timeout)
+        return Client(
+            end.target, tls=end.tls, token=end.token, plaintext=end.plaintext, timeout=self.timeout, retry=retry
+        )
 
     @property
     def console(self) -> Console:
