@@ -36,7 +36,7 @@ def test_a_job_file_in_events_out(make_job: MakeJob, store: Store, tmp_path: Pat
 
 def test_sigterm_cancels(make_job: MakeJob, store: Store, tmp_path: Path) -> None:
     """SIGTERM in the midst of training ends the process soon, with a last word and exit code 0, and the store as it was."""
-    endless = Hyperparameters(epochs=10_000, patience=10_000)
+    endless = Hyperparameters(epochs=1000, patience=10_000)
     write_job(tmp_path / "job.json", make_job("ner", freeze="head", hyperparameters=endless))
     with subprocess.Popen([*RUN, str(tmp_path / "job.json")], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -389,6 +389,28 @@ def test_validating_only(make_job: MakeJob, store: Store) -> None:
 OSLO = (Span(start=3, end=7, type="city"),)
 
 
+UNJUDGED = "no score tells whether that was learnt. Give dev examples of it."
+
+
+@pytest.mark.parametrize(
+    ("head", "dev", "missing"),
+    [
+        ("ner", tiny.restaurant(40, seed=8), None),
+        ("ner", [one for one in tiny.examples(40, seed=8) if one.label == "weather"], "people"),
+        ("classifier", tiny.examples(40, seed=8), "recipe, taxi"),
+        ("classifier", [one for one in tiny.intents(40, seed=8) if one.label == "taxi"], "recipe"),
+    ],
+)
+def test_new_names_that_nothing_judges_are_told_of(
+    make_job: MakeJob, head: str, dev: list[Example], missing: str | None
+) -> None:
+    """A score of held-out examples without them would say that they were learnt; a warning says that it does not."""
+    events, _ = tiny.ending(fine_tune(make_job(head, validate_only=True, dev=dev)))
+
+    told = [one.message for one in events if isinstance(one, Noted) and one.warning and "no score tells" in one.message]
+    assert told == ([] if missing is None else [f"No held-out example has {missing}: {UNJUDGED}"])
+
+
 @pytest.mark.parametrize(
     ("head", "settings", "reason"),
     [
@@ -453,7 +475,7 @@ def test_cancelled_at_every_phase(phase: str, make_job: MakeJob, store: Store) -
 
 def test_time_over_judges_the_best_so_far(make_job: MakeJob) -> None:
     """A job whose time is over goes on to evaluation with what it has, and is no failure."""
-    events = tiny.until(make_job("ner", max_runtime=0.5, hyperparameters=Hyperparameters(epochs=10_000)), "export")
+    events = tiny.until(make_job("ner", max_runtime=0.5, hyperparameters=Hyperparameters(epochs=1000)), "export")
 
     assert phases(events)[-1] == "evaluate"
     assert not any(isinstance(event, Finished) for event in events)

@@ -29,9 +29,12 @@ from twofold_trainer.naming import grow_labels, names_of
 from twofold_trainer.noninferiority import provable_margin
 from twofold_trainer.recipe import Recipe
 from twofold_trainer.scoring import annotated_for
-from twofold_trainer.splits import Parts, describe_dataset, forget, split
+from twofold_trainer.splits import Parts, describe_dataset, forget, split, types_of
 from twofold_trainer.stage import Stage
 from twofold_trainer.targets import Target, describe_unaligned, make_targets, note_unaligned
+
+SHOWN = 5
+"""Names that a note has at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,13 @@ class Plan:
         """How many of its old labels or types the adapted head keeps: all, or none."""
         replaced = self.job.label_policy == "replace"
         return 0 if replaced else len(names_of(self.base.manifest.labels, self.job.head))
+
+    @property
+    def unjudged(self) -> tuple[str, ...]:
+        """Those of them that no held-out example has: whatever becomes of them, no figure says it."""
+        held_out = [*self.parts.dev, *self.parts.gate]
+        judged = {example.label for example in held_out} if self.job.head == "classifier" else {*types_of(held_out)}
+        return tuple(name for name in self.added if name not in judged)
 
     def protected(self, part: Literal["dev", "gate"]) -> tuple[Example, ...]:
         """Return what tells how the protected head does: what is remembered, and what the job's held-out examples say."""
@@ -147,6 +157,13 @@ class Plan:
             yield Noted(message=note)
         if self.unaligned[0]:
             yield note_unaligned(self.unaligned)
+        if self.unjudged:
+            first, more = ", ".join(self.unjudged[:SHOWN]), len(self.unjudged) - SHOWN
+            names = f"{first} and {more} others" if more > 0 else first
+            message = (
+                f"No held-out example has {names}: no score tells whether that was learnt. Give dev examples of it."
+            )
+            yield Noted(message=message, warning=True)
         yield Planned(plan=self.sentence(), hyperparameters=recipe.echo(self.recipe), added_labels=self.added)
 
     def sentence(self) -> str:
