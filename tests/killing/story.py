@@ -90,6 +90,7 @@ def disturb(house: House, point: Point) -> None:
         hook.order(house.directory, TRAINER, "said train")
         house.start()
         house.adapt()
+        wait_for("the training", lambda: hook.read_hit(house.directory))
         house.kill()
         hook.order(house.directory, SERVER, moment.at)
         house.start(ready=False)
