@@ -23,16 +23,16 @@ def show_gpus(metrics: Metrics) -> int:
     """Let the gauges of GPUs say what each is doing, and return how many there are.
 
     They are the machine's, or the container's, whoever uses them. Without the package nvidia-ml-py, a driver or a GPU there
-    is none; the log says why. What a GPU does not tell is NaN.
+    is none, which is the ordinary case and no news: the log says why at `debug`. What a GPU does not tell is NaN.
     """
     if nvml is None:
-        log.info("no figures of GPUs", extra={"reason": "the package nvidia-ml-py is not installed"})
+        log.debug("no figures of GPUs", extra={"reason": "the package nvidia-ml-py is not installed"})
         return 0
     try:
         nvml.nvmlInit()
         handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
     except nvml.NVMLError as error:
-        log.info("no figures of GPUs", extra={"reason": str(error)})
+        log.debug("no figures of GPUs", extra={"reason": str(error)})
         return 0
 
     def show(gauge: Gauge, question: Callable[[Any], float], handle: Any, *labels: str) -> None:

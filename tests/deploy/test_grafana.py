@@ -8,7 +8,7 @@ import yaml
 GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
 BOARD = json.loads((GRAFANA / "twofold.json").read_text())
 PANELS = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
-UNITS = {"short", "none", "s", "bytes", "percentunit", "reqps", "ops"}
+UNITS = {"short", "none", "s", "bytes", "percentunit", "reqps", "ops", "watt"}
 SOURCE = {"type": "prometheus", "uid": "${source}"}
 each_panel = pytest.mark.parametrize("panel", PANELS, ids=[panel["title"] for panel in PANELS])
 
@@ -63,7 +63,7 @@ def test_variables() -> None:
 def test_rows() -> None:
     """The rows stand in the order in which one looks."""
     rows = [panel["title"] for panel in BOARD["panels"] if panel["type"] == "row"]
-    assert rows == ["Now", "Traffic", "Stages", "Batching", "Checkpoints", "Adaptation"]
+    assert rows == ["Now", "Traffic", "Stages", "Batching", "Checkpoints", "Adaptation", "GPUs"]
 
 
 def test_provisioning() -> None:

@@ -158,7 +158,7 @@ def test_names(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:`|^)make ([a-z-]+[a-z])\b", text, re.MULTILINE)) <= targets
-    for words in re.findall(r"(?:`|^)twofold (?:--\S+ \S+ )?([a-z-]+(?: [a-z-]+)?)", text, re.MULTILINE):
+    for words in re.findall(r"(?:`|^)twofold (?:--json |--\S+ \S+ )?([a-z-]+(?: [a-z-]+)?)", text, re.MULTILINE):
         command: click.Command = app
         for word in words.split():
             if isinstance(command, click.Group):
