@@ -22,7 +22,7 @@ from twofold_checkpoint.store import Store
 from twofold_server.access import Access
 from twofold_server.audition import Audition
 from twofold_server.batcher import Batcher
-from twofold_server.certificates import credentials_of
+from twofold_server.certificates import certificates_of, credentials_of
 from twofold_server.collector import Collector
 from twofold_server.config import Config
 from twofold_server.deletion import Deleter
@@ -149,8 +149,9 @@ async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[S
         ).add_to(server)
         enable_reflection((*SERVICES, "grpc.health.v1.Health"), server)
 
-        pages = JobPages(runner.book, runner.reporter, access)
-        metrics_url = down.enter_context(exposed(metrics, config.metrics_listen, pages.before))
+        pages = JobPages(runner.book, runner.reporter, access, plaintext=config.plaintext)
+        tls = certificates_of(config) if config.metrics_tls else None
+        metrics_url = down.enter_context(exposed(metrics, config.metrics_listen, pages.before, tls))
         port = _listen(server, config)
         down.push_async_callback(server.stop, config.drain_timeout)
         # Streams without an end would hold the server for the whole drain timeout.

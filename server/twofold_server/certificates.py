@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 
@@ -15,15 +17,23 @@ from twofold_server.watched import Watched
 
 log = logging.getLogger(__name__)
 
+_Read = TypeVar("_Read")
+
+
+def certificates_of(config: Config) -> Certificates | None:
+    """Return the files of a server with TLS, or None for plaintext."""
+    if config.tls_certificate is None or config.tls_key is None:
+        return None
+    return Certificates(config.tls_certificate, config.tls_key, config.tls_client_ca)
+
 
 def credentials_of(config: Config) -> grpc.ServerCredentials | None:
     """Return what a TLS port needs, or None for plaintext. Raises OSError or ValueError if a file is wrong.
 
     The files are looked at whenever a connection begins, and read again if they have changed.
     """
-    if config.tls_certificate is None or config.tls_key is None:
+    if (certificates := certificates_of(config)) is None:
         return None
-    certificates = Certificates(config.tls_certificate, config.tls_key, config.tls_client_ca)
     return grpc.dynamic_ssl_server_credentials(
         certificates.read(),
         certificates.read_if_changed,  # type: ignore[arg-type] # The stubs do not know that None means no change.
@@ -40,18 +50,25 @@ class Certificates:
         self._client_ca = client_ca
         self._watched = Watched(*(path for path in (certificate, key, client_ca) if path))
 
-    def read(self) -> grpc.ServerCertificateConfiguration:
-        """Read and check the files. Raises OSError or ValueError that names the file and what is wrong."""
+    def context(self) -> ssl.SSLContext:
+        """Read the files for a port of HTTPS, which asks for no certificate of its callers.
+
+        Raises OSError or ValueError that names the file and what is wrong.
+        """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            context.load_cert_chain(
-                self._certificate, self._key, password=""
-            )  # Without one, it would ask the terminal.
+            # Without a password, it would ask the terminal.
+            context.load_cert_chain(self._certificate, self._key, password="")
         except ssl.SSLError as error:
             wrong = f"tls-certificate {self._certificate.name} and tls-key {self._key.name}"
             raise ValueError(
                 f"{wrong}: {error.reason}; give a PEM chain and the unencrypted key of its first"
             ) from error
+        return context
+
+    def read(self) -> grpc.ServerCertificateConfiguration:
+        """Read the files for gRPC. Raises OSError or ValueError that names the file and what is wrong."""
+        context = self.context()
         if self._client_ca:
             try:
                 context.load_verify_locations(self._client_ca)
@@ -64,14 +81,19 @@ class Certificates:
         return grpc.ssl_server_certificate_configuration([pair], authorities)
 
     def read_if_changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """Read the files again if they have changed. None, which lets gRPC go on with what it has, if not, or if they are wrong.
+        """Read the files again if they have changed. None, which lets gRPC go on with what it has, if not, or if they are wrong."""
+        return self._if_changed(self.read)
 
-        A certificate and its key are two files: between the two, they do not fit, and the next connection looks again.
-        """
+    def context_if_changed(self) -> ssl.SSLContext | None:
+        """Read the files again if they have changed. None if not, or if they are wrong."""
+        return self._if_changed(self.context)
+
+    def _if_changed(self, read: Callable[[], _Read]) -> _Read | None:
+        # A certificate and its key are two files: between the two, they do not fit, and the next connection looks again.
         if not self._watched.has_changed():
             return None
         try:
-            found = self.read()
+            found = read()
         except (OSError, ValueError) as error:
             log.error("the TLS files are wrong, the old ones stay in force", extra={"reason": str(error)})  # noqa: TRY400 -- no bug of ours.
             return None

@@ -33,6 +33,7 @@ class Config:
     tls_certificate: Path | None = _setting(None, "PEM certificate chain; switches TLS on")
     tls_key: Path | None = _setting(None, "PEM private key of the certificate")
     tls_client_ca: Path | None = _setting(None, "PEM authorities of client certificates; switches mutual TLS on")
+    metrics_tls: bool = _setting(False, "speak TLS on the HTTP port, too, with the same certificate")
     tokens: Path | None = _setting(
         None, "TOML file of bearer tokens; switches them on, and is read again when it changes"
     )
@@ -97,6 +98,8 @@ class Config:
             raise ValueError("tls-certificate and tls-key belong together; give both or neither")
         if self.tls_client_ca and not self.tls_certificate:
             raise ValueError("tls-client-ca needs tls-certificate and tls-key")
+        if self.metrics_tls and not self.tls_certificate:
+            raise ValueError("metrics-tls needs tls-certificate and tls-key")
         if not self.tls_certificate and not self.plaintext and not is_loopback(self.listen):
             raise ValueError(
                 f"listen {self.listen!r} is off loopback and there is no TLS; give tls-certificate and tls-key, "

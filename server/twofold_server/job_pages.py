@@ -59,13 +59,15 @@ class JobPages:
     """Answer what is asked below /jobs; reports hold texts, so not everybody who may see metrics may see them.
 
     With tokens, one with `adapt` or `admin` may, as over gRPC. Without, only who asks on this machine, and by its own
-    name: a page from elsewhere in a browser here could ask by another one.
+    name: a page from elsewhere in a browser here could ask by another one. Over a network neither a token nor a report travels
+    in *plaintext* unless that is asked for by name.
     """
 
-    def __init__(self, book: JobBook, reporter: Reporter, access: Access | None) -> None:
+    def __init__(self, book: JobBook, reporter: Reporter, access: Access | None, *, plaintext: bool) -> None:
         self._book = book
         self._reporter = reporter
         self._access = access
+        self._plaintext = plaintext
         self._loop = asyncio.get_running_loop()
 
     def before(self, metrics: WSGIApplication) -> WSGIApplication:
@@ -101,6 +103,9 @@ class JobPages:
         if self._access is None and not _asks_here(environ):
             told = "without --tokens only who is on the server's machine may see jobs, at http://127.0.0.1 and its port"
             return _said(HTTPStatus.FORBIDDEN, told)
+        if environ["wsgi.url_scheme"] != "https" and not self._plaintext and not _is_here(environ):
+            told = "reports do not travel in plaintext; ask on the server's machine, or start the server with --metrics-tls"
+            return _said(HTTPStatus.FORBIDDEN, told)
         try:
             if self._access:
                 self._access.admit(("adapt", "admin"), (("authorization", environ.get("HTTP_AUTHORIZATION", "")),))
@@ -129,7 +134,12 @@ def _asks_here(environ: dict[str, Any]) -> bool:
     """Tell whether somebody on this machine asks for this machine."""
     host = environ.get("HTTP_HOST", "")
     named = host if re.search(r":\d+$", host) else f"{host}:80"
-    return is_loopback(f"[{environ['REMOTE_ADDR']}]:0") and is_loopback(named)
+    return _is_here(environ) and is_loopback(named)
+
+
+def _is_here(environ: dict[str, Any]) -> bool:
+    """Tell whether somebody on this machine asks."""
+    return is_loopback(f"[{environ['REMOTE_ADDR']}]:0")
 
 
 def _said(status: HTTPStatus, text: str) -> _Page:

@@ -64,7 +64,8 @@ ANOTHER = {
         0.5,
     ),
 }
-ALONE = {"tls_certificate", "tls_key", "tls_client_ca", "precision", "log_level"}  # Each needs others, or is a choice.
+# Each needs others, or is a choice.
+ALONE = {"tls_certificate", "tls_key", "tls_client_ca", "metrics_tls", "precision", "log_level"}
 
 
 @pytest.mark.parametrize("name", sorted({one.name for one in dataclasses.fields(Config)} - ALONE))
@@ -207,6 +208,7 @@ WRONG = [
     (["--listen", "0.0.0.0:8500"], {}, "--plaintext"),
     (["--tls-key", "key.pem"], {}, "belong together"),
     (["--tls-client-ca", "ca.pem"], {}, "needs tls-certificate"),
+    (["--metrics-tls"], {}, "metrics-tls needs tls-certificate and tls-key"),
 ]
 
 

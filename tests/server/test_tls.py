@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import http.client
+import socket
+import ssl
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import grpc
 import pytest
@@ -218,6 +224,55 @@ def test_a_server_does_not_start_with_wrong_files(kind, store, files, other):
 
     with pytest.raises(ValueError, match=r"^tls-.*; give "):
         asyncio.run(main())
+
+
+def fetch(url, authority):
+    """Return the metrics as one who trusts an authority reads them, or the kind of error."""
+    context = ssl.create_default_context(cadata=roots_of(authority).decode())
+    try:
+        with urllib.request.urlopen(url, context=context, timeout=60) as response:
+            return response.read().decode()
+    except urllib.error.URLError as error:
+        return type(error.reason)
+
+
+def test_metrics_come_by_tls_if_asked_for(store, files, authority, other, caplog):
+    """With metrics-tls the HTTP port has the server's certificate, the new one when it changes, and the old one while the new is wrong."""
+
+    def story(url):
+        assert url.startswith("https://127.0.0.1:")
+        assert "twofold_ready 1.0" in fetch(url, authority)
+        assert fetch(url, other) is ssl.SSLCertVerificationError
+        with pytest.raises((http.client.HTTPException, OSError)):
+            urllib.request.urlopen(url.replace("https:", "http:"), timeout=60)
+
+        files.write(**WRONG["a key that does not fit"](other))
+        assert "twofold_ready 1.0" in fetch(url, authority)
+        assert "the TLS files are wrong, the old ones stay in force" in caplog.messages
+        files.issue(other)
+        assert fetch(url, authority) is ssl.SSLCertVerificationError
+        assert "twofold_ready 1.0" in fetch(url, other)
+
+    async def main():
+        async with serve(config_of(store, metrics_tls=True, **files.settings(mutual=True))) as server:
+            await asyncio.to_thread(story, server.metrics_url)
+
+    asyncio.run(main())
+
+
+def test_who_is_slow_to_shake_hands_holds_up_nobody(store, files, authority):
+    """A connection to the HTTP port that says nothing leaves others answered."""
+
+    def story(url):
+        host, port = urlsplit(url).netloc.split(":")
+        with socket.create_connection((host, int(port))):
+            assert "twofold_ready 1.0" in fetch(url, authority)
+
+    async def main():
+        async with serve(config_of(store, metrics_tls=True, **files.settings(mutual=False))) as server:
+            await asyncio.to_thread(story, server.metrics_url)
+
+    asyncio.run(main())
 
 
 def test_the_client_shows_its_certificate(store, files, authority):

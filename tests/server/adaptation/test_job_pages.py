@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 from urllib.parse import urlsplit
+from wsgiref.util import setup_testing_defaults
 
 import pytest
 import tiny
@@ -13,6 +14,9 @@ from server.adaptation.scripted import HANG, TRAIN, House, finish, say
 from server.live import follow, submit
 from server.running import running
 from twofold_checkpoint.events import Judged
+from twofold_server.access import Access
+from twofold_server.job_pages import JobPages
+from twofold_server.metrics import Metrics
 from twofold_server.tokens import make_token
 
 
@@ -186,6 +190,37 @@ def test_without_tokens_only_this_machine_by_its_name(scene):
     assert [status for status, _, _ in found] == [status for _, status in HOSTS]
     assert "--tokens" in found[-1][2]
     assert over not in found[-1][2]
+
+
+WAYS = [
+    ("http", False, "10.1.2.3", 403),
+    ("http", False, "::ffff:10.1.2.3", 403),
+    ("http", False, "127.0.0.1", 401),
+    ("http", False, "::1", 401),
+    ("http", True, "10.1.2.3", 401),
+    ("https", False, "10.1.2.3", 401),
+]
+
+
+@pytest.mark.parametrize(("scheme", "plaintext", "caller", "status"), WAYS)
+def test_over_a_network_nothing_travels_in_plaintext(scheme, plaintext, caller, status, scene):
+    """Who asks from elsewhere is heard over TLS, or where plaintext is asked for by name; else not even the token is looked at."""
+    *_, tokens = scene
+
+    async def main():
+        metrics = Metrics()
+        pages = JobPages(None, None, Access(tokens, metrics), plaintext=plaintext)
+        environ = {"REMOTE_ADDR": caller, "wsgi.url_scheme": scheme, "PATH_INFO": "/jobs"}
+        setup_testing_defaults(environ)
+        statuses = []
+        answer = pages.before(lambda *_: [b"metrics"])
+        content = await asyncio.to_thread(answer, environ, lambda status, headers: statuses.append(status))
+        return statuses, b"".join(content).decode()
+
+    [found], told = asyncio.run(main())
+
+    assert int(found.split()[0]) == status
+    assert ("--metrics-tls" in told) == (status == 403)
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE", "PUT"])
