@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import time
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from functools import lru_cache
 from typing import Any
@@ -234,9 +233,9 @@ async def _abort(error: Exception, method: str, context: Any) -> None:
     code, reason = status_of(error)
     message, metadata = _shorten(str(error)), {}
     if (code, reason) == BUG:
-        number = uuid.uuid4().hex[:12]
-        log.error("unexpected error", exc_info=error, extra={"method": method, "error_id": number})
-        message, metadata = f"internal error; the server's log has it under {number}", {"error_id": number}
+        number = (REQUEST.get() or Request(context)).id
+        log.error("unexpected error", exc_info=error, extra={"method": method, "request": number})
+        message, metadata = f"internal error; the server's log has it under request {number}", {"request": number}
     violations = error.violations[:_MOST_VIOLATIONS] if isinstance(error, InvalidRequestError) else ()
     if isinstance(error, OverloadedError):
         details = _encode_overload(code.value[0], message, reason, error.retry_after)

@@ -61,15 +61,15 @@ def test_every_error_of_the_table_keeps_its_code_and_reason(kind, store):
 
 
 def test_an_unknown_error_tells_nothing_of_our_insides(store, caplog):
-    """The caller gets INTERNAL and a number; the log has the number with the traceback."""
+    """The caller gets INTERNAL and the request's id; the log has the id with the traceback."""
     with caplog.at_level(logging.ERROR):
         code, told, counted, _ = fails_with(store, KeyError("/srv/secret/path"))
 
     assert (code, told.reason, counted) == (grpc.StatusCode.INTERNAL, "BUG", 1)
     assert "secret" not in told.message
     [record] = [one for one in caplog.records if one.name == "twofold_server.rpc"]
-    assert record.error_id == told.metadata["error_id"]
-    assert record.error_id in told.message
+    assert record.request == told.metadata["request"]
+    assert told.message.endswith(f"under request {record.request}")
     assert record.exc_info[0] is KeyError
 
 
