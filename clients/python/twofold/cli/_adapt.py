@@ -83,7 +83,11 @@ def _hyperparameters(command: F) -> F:
 @click.option("--request-id", help="Make no second job if this id made one already.")
 @_hyperparameters
 @click.option("--validate-only", is_flag=True, help="Check and plan, but train nothing.")
-@click.option("--watch", is_flag=True, help="Follow the job; exit 0 succeeded, 1 failed, 3 rejected, 4 cancelled.")
+@click.option(
+    "--watch",
+    is_flag=True,
+    help="Follow the job; exit 0 succeeded, 1 failed, 3 rejected, 4 cancelled, 5 no server any more.",
+)
 @click.pass_context
 def adapt(
     ctx: click.Context,
