@@ -88,21 +88,28 @@ class SubprocessLauncher:
 
     def bury(self, job_id: str) -> None:
         """Kill the trainer of a server that died. It ends by itself when its pipe breaks, unless it is held."""
-        ending = os.fsencode(f"/jobs/{job_id}/job.json")
+        order = _order(self._config.store, job_id)
         for path in Path("/proc").glob("[0-9]*/cmdline"):  # Only Linux has it; elsewhere the pipe must do.
             with suppress(OSError):
-                command = path.read_bytes().rstrip(b"\0")
-                if command.endswith(ending) and b"twofold_trainer" in command:
+                command = path.read_bytes().rstrip(b"\0").split(b"\0")
+                # The same file and not the same name: a copy of this store may have a server with this job, too.
+                told = path.parent / "cwd" / os.fsdecode(command[-1])
+                if b"twofold_trainer" in command and told.name == order.name and told.samefile(order):
                     os.killpg(int(path.parent.name), signal.SIGKILL)
 
     async def _start(self, job: Job) -> _Trainer:
-        path = Path(job.store) / "jobs" / job.id / "job.json"
+        path = _order(Path(job.store), job.id)
         await asyncio.to_thread(_write, path, job)
         threads = self._config.trainer_threads or count_cpus()
         command = [self._config.trainer_python, "-m", "twofold_trainer", "run", str(path)]
         return await _Trainer.start(
             command, trainer_environment(os.environ, threads), niceness=self._config.trainer_niceness
         )
+
+
+def _order(store: Path, job_id: str) -> Path:
+    """Return the file that tells a trainer what to do."""
+    return store / "jobs" / job_id / "job.json"
 
 
 def describe_exit(code: int, last_line: str) -> str:
