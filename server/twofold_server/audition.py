@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +18,8 @@ from twofold_server.trial import Trial, limits_of
 
 _LOOK_SECONDS = 0.25
 """Time between two looks at what was seen."""
+TELL_SECONDS = 10.0
+"""Time between two words about it to who follows the job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +51,34 @@ class Audition:
         self._stage = stage
 
     async def audition(
-        self, checkpoint_id: str, share: float, adapted: HeadName, is_unwanted: Callable[[], bool]
+        self,
+        checkpoint_id: str,
+        share: float,
+        adapted: HeadName,
+        *,
+        is_unwanted: Callable[[], bool],
+        tell: Callable[[Shadowed], Awaitable[object]],
     ) -> Auditioned | None:
         """Return what was seen once enough texts were compared, the time is over, or the candidate is bad.
 
         It then stands by, to be made live at once, unless it is refused. *is_unwanted* ends it, and so does another promotion.
-        None if nothing answers that it could be compared with. Raises SwapError or CheckpointError if it cannot be loaded.
+        *tell* hears of what was seen so far. None if nothing answers that it could be compared with. Raises SwapError or CheckpointError if it cannot be loaded.
         """
         pair = await self._stage.stand_by(checkpoint_id)
         if pair is None:
             return None
         trial = Trial(checkpoint_id)
         clock = asyncio.get_running_loop().time
-        begun = clock()
+        begun = told = clock()
         self._shadow.begin(pair, share, trial.saw_text)
         try:
             while clock() - begun < self._config.shadow_seconds and self._slot.beside is pair.subject:
                 seen = trial.evidence
                 if seen.texts.all >= self._config.shadow_texts or judge(seen, self._limits, adapted) or is_unwanted():
                     break
+                if clock() - told >= TELL_SECONDS:
+                    told = clock()
+                    await tell(_told(seen, told - begun))
                 await asyncio.sleep(_LOOK_SECONDS)
         finally:
             if self._slot.beside is pair.subject:  # Otherwise who ended it has stopped it, and may have begun anew.

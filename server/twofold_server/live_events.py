@@ -7,7 +7,7 @@ from twofold_checkpoint.manifest import HeadName
 
 
 class Shadowed(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=True):
-    """The candidate has answered a share of the live texts, too, and was compared; nobody got its answers."""
+    """The candidate has answered a share of the live texts, too, and was compared; nobody got its answers. The last one counts."""
 
     texts: int
     failed: int

@@ -91,7 +91,13 @@ class Succession:
         if not share or self._auditions is None:
             return None
         await self._book.say(view.id, PhaseStarted(phase="shadow"))
-        done = await self._auditions.audition(view.candidate, share, view.order.head, lambda: interrupted() is not None)
+        done = await self._auditions.audition(
+            view.candidate,
+            share,
+            view.order.head,
+            is_unwanted=lambda: interrupted() is not None,
+            tell=lambda seen: self._book.say(view.id, seen),
+        )
         if done is not None:
             await self._book.say(view.id, done.seen)
             if done.refused:

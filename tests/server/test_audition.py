@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import threading
 
 import pytest
@@ -11,6 +13,7 @@ from server.live import TEXTS, follow, house_of, job_of, promote, submit, traffi
 from server.running import refusal, running
 from twofold.v1 import adaptation_pb2 as pb
 from twofold.v1.adaptation_pb2_grpc import AdaptationServiceStub
+from twofold_server import audition as auditions
 from twofold_server import shadow as shadows
 from twofold_server.engine import Engine
 from twofold_server.metrics import Metrics
@@ -61,6 +64,27 @@ def test_a_good_candidate_is_made_live_after_its_texts(tmp_path):
         assert 0 < seen.ner.agreed == seen.ner.texts < seen.texts
         assert store.aliases().current == "bad"
         assert await server.metric("twofold_engines") == 1
+
+    in_shadow(tmp_path, tiny.Recipe(), test)
+
+
+def test_who_follows_the_job_hears_how_far_it_is(tmp_path, monkeypatch):
+    """Every now and then the texts so far are an event of the job; the report keeps the last one only."""
+    monkeypatch.setattr(auditions, "TELL_SECONDS", 0.0)
+
+    async def test(server, _):
+        async with traffic(server):
+            job = await submit(server)
+            stub = AdaptationServiceStub(server.channel)
+            heard = [event async for event in stub.WatchJob(pb.WatchJobRequest(job_id=job))]
+        told = [one.event.message for one in heard if "live texts, too" in one.event.message]
+        texts = [int(re.search(r"answered (\d+) live", one)[1]) for one in told]
+        assert len(texts) > 2
+        assert texts == sorted(texts)
+        assert texts[0] < 60 <= texts[-1]
+        report = await stub.GetReport(pb.GetReportRequest(job_id=job, format=pb.REPORT_FORMAT_JSON))
+        notes = [one["message"] for one in json.loads(report.content)["notes"] if "live texts, too" in one["message"]]
+        assert notes == [told[-1]]
 
     in_shadow(tmp_path, tiny.Recipe(), test)
 

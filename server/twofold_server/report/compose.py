@@ -95,10 +95,12 @@ def _notes(records: Sequence[Record]) -> tuple[Note, ...]:
         for one in records
         if isinstance(one.said, Noted)
     ]
+    shadowed = [Note(phase=one.phase, message=one.said.told) for one in records if isinstance(one.said, Shadowed)]
+    notes += shadowed[-1:]  # Those before it were on the way.
     notes += [
-        Note(phase=one.phase, message=one.said.told, warning=isinstance(one.said, RolledBack))
+        Note(phase=one.phase, message=one.said.told, warning=True)
         for one in records
-        if isinstance(one.said, RolledBack | Shadowed)
+        if isinstance(one.said, RolledBack)
     ]
     if len(notes) > MAX_NOTES:
         notes.sort(key=lambda note: not note.warning)
