@@ -54,7 +54,7 @@ class GivingWay:
         self._rest = REST_SECONDS
 
     def observe(self, seconds: float) -> None:
-        """Note how long a request took."""
+        """Note how long a request took, or waited until its caller gave up at its deadline."""
         self._ended.append((self._clock(), seconds))
 
     async def run(self) -> None:

@@ -14,7 +14,7 @@ from twofold_checkpoint.decoding import Prediction
 
 from twofold_server.batcher import Batcher
 from twofold_server.calls import Stage, recorded
-from twofold_server.errors import NotServingError, OverloadedError
+from twofold_server.errors import ExpiredError, NotServingError, OverloadedError
 from twofold_server.metrics import Metrics
 from twofold_server.reading import Embedding, Featuring, Predicting, Reader
 from twofold_server.slot import Slot
@@ -25,6 +25,9 @@ T = TypeVar("T")
 
 _BRIEF = 500
 """Code points in all that are tokenized on the event loop: that takes less time than to wake another thread."""
+
+_CLOCKS_DIFFER = 0.01
+"""Seconds by which a caller's clock may be ahead when it gives up at its deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,8 @@ class Inference:
         self._max_requests = max_requests
         self._requests = 0
         self.observe: Callable[[float], None] = lambda _: None
-        """Told the seconds of every request that was answered; the job that gives way listens here."""
+        """Told the seconds of every request that was answered, or that waited until its deadline; the job that gives way
+        listens here."""
         self.offer: Callable[[Sequence[str]], None] = lambda _: None
         """Given the texts of every request that was let in; what is compared with another checkpoint is chosen here."""
         self.traces: Traces | None = None
@@ -96,6 +100,11 @@ class Inference:
             self.offer(texts)
             try:
                 results = await asyncio.gather(*waiting)
+            except (asyncio.CancelledError, ExpiredError):
+                # A caller who leaves before says nothing of how slow we are; where all answers come too late, this is all.
+                if time.monotonic() >= deadline - _CLOCKS_DIFFER:
+                    self.observe(time.monotonic() - begun)
+                raise
             finally:
                 # If one failed or the caller went away, nobody waits for the others.
                 for answer in waiting:

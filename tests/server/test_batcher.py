@@ -192,6 +192,59 @@ def test_what_is_past_its_deadline_never_reaches_the_engine(store):
     in_scene(store, test)
 
 
+def test_what_nobody_waits_for_does_not_reach_the_engine_that_comes_next(store):
+    """A swap while texts wait changes nothing: of those past their deadline or left none is in a pass of the new engine."""
+
+    async def test(one):
+        new = await asyncio.to_thread(one.load, "b")
+        with gated() as gate:
+            first = asyncio.create_task(one.labels("rain"))
+            await gate.wait_until_busy()
+            late = asyncio.create_task(one.labels("play", deadline=time.monotonic() + 0.05))
+            left = asyncio.create_task(one.labels("play"))
+            patient = asyncio.create_task(one.labels("wake"))
+            await one.queued(9)
+            one.slot.swap(new)
+            await asyncio.sleep(0.1)
+            left.cancel()
+            await asyncio.sleep(0)
+            gate.open.set()
+            with pytest.raises(ExpiredError):
+                await late
+            assert await first + await patient == ["a_weather", "b_alarm"]
+        assert gate.passes == [("a", 1), ("b", 1)]
+        assert [one.value("twofold_dropped_total", reason=why) for why in ("deadline", "cancelled")] == [1, 1]
+
+    in_scene(store, test)
+
+
+def test_a_request_that_waits_until_its_deadline_counts_as_slow(store):
+    """Who gives way to serving hears of answers that come too late for all who ask, and not of callers who just leave."""
+
+    async def test(one):
+        heard = []
+        one.inference.observe = heard.append
+        with gated() as gate:
+            first = asyncio.create_task(one.labels("rain"))
+            await gate.wait_until_busy()
+            late, gone = (asyncio.create_task(one.labels("play", deadline=time.monotonic() + 0.05)) for _ in range(2))
+            left = asyncio.create_task(one.labels("wake"))
+            await one.queued(9)
+            left.cancel()
+            await asyncio.sleep(0.1)
+            gone.cancel()  # As gRPC does at the deadline.
+            await asyncio.gather(left, gone, return_exceptions=True)
+            assert len(heard) == 1
+            gate.open.set()
+            with pytest.raises(ExpiredError):
+                await late
+            await first
+        assert len(heard) == 3
+        assert min(heard) >= 0.1
+
+    in_scene(store, test)
+
+
 def test_an_engine_that_fails_fails_one_batch(store):
     """Only the callers of the batch that failed hear of it; the next batch is answered."""
 
