@@ -6,7 +6,8 @@ import ctypes
 import re
 from pathlib import Path
 
-_CGROUP = Path("/sys/fs/cgroup")
+from twofold_server.cgroups import read_file, read_groups
+
 _MEMINFO = Path("/proc/meminfo")
 _M_ARENA_MAX = -8
 """As glibc's malloc.h has it."""
@@ -30,15 +31,9 @@ def free_bytes(meminfo: str, limit: str | None, used: str | None, statistics: st
 
 def count_free_bytes() -> int | None:
     """Ask this machine; None where it cannot say."""
-
-    def read(path: Path) -> str | None:
-        try:
-            return path.read_text(encoding="ascii")
-        except OSError:
-            return None
-
-    cgroup = (read(_CGROUP / name) for name in ("memory.max", "memory.current", "memory.stat"))
-    return free_bytes(read(_MEMINFO) or "", *cgroup)
+    meminfo, groups = read_file(_MEMINFO) or "", read_groups("memory.max", "memory.current", "memory.stat")
+    left = [free_bytes(meminfo, *group) for group in groups]
+    return min((one for one in left if one is not None), default=None)
 
 
 def share_arenas() -> None:

@@ -8,12 +8,11 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from typing import TypeVar
 
-T = TypeVar("T")
+from twofold_server.cgroups import read_groups
 
-_CGROUP = Path("/sys/fs/cgroup/cpu.max")
+T = TypeVar("T")
 
 
 def allowed_cpus(affinity: int, cpu_max: str | None) -> int:
@@ -34,11 +33,8 @@ def choose_passes(threads: int, device: str) -> int:
 
 def count_cpus() -> int:
     """Ask this machine."""
-    try:
-        cpu_max = _CGROUP.read_text(encoding="ascii")
-    except OSError:  # No cgroup of version 2, so no quota that could be read.
-        cpu_max = None
-    return allowed_cpus(len(os.sched_getaffinity(0)), cpu_max)
+    affinity = len(os.sched_getaffinity(0))
+    return min(allowed_cpus(affinity, cpu_max) for (cpu_max,) in read_groups("cpu.max"))
 
 
 def run_aside(work: Callable[[], T]) -> T:
