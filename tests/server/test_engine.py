@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -18,6 +19,7 @@ from twofold_server.config import Config
 from twofold_server.engine import FEATURE_OUTPUTS, HEAD_OUTPUTS, Engine, EngineState, decode
 from twofold_server.errors import SwapError
 from twofold_server.loading import load_engine
+from twofold_server.sessions import open_session
 
 CONFIG = Config(threads=1, max_batch_tokens=256)
 WORDS = st.sampled_from([*tiny.vocabulary(tiny.Recipe())[4:40], "oslo", "new york", "😀", "unheard-of"])
@@ -101,6 +103,45 @@ def test_warming_up_compares_what_comes_out():
 
     with mock.patch.object(engine(), "run", narrow), pytest.raises(SwapError, match="classifier_logits is 2 wide"):
         engine().warm_up()
+
+
+def test_on_a_gpu_the_longest_and_the_usual_shapes_are_run_first():
+    """Before an engine answers from a GPU its arena has grown, and its kernels are loaded; the longest window comes first."""
+    one, shapes, run = engine(), [], Engine.run
+
+    def note(ids, mask, outputs):
+        shapes.append(ids.shape)
+        with mock.patch.object(one, "_device", "cpu"):
+            return run(one, ids, mask, outputs)
+
+    with mock.patch.object(one, "_device", "cuda"), mock.patch.object(one, "run", note):
+        one.warm_up()
+
+    longest = one.encoder.settings.max_tokens
+    assert shapes == [(1, longest), *((rows, min(16, longest)) for rows in (1, 8, 32))]
+
+
+@pytest.mark.parametrize(("asked", "threads"), [(0, 3), (2, 2)])
+def test_an_engine_has_the_threads_that_are_allowed(asked, threads, monkeypatch):
+    """Unless somebody says how many, they are the CPUs of the affinity and the cgroup."""
+    monkeypatch.setattr("twofold_server.loading.count_cpus", lambda: 3)
+    with mock.patch("twofold_server.engine.open_session", wraps=open_session) as opened:
+        load_engine(engine().checkpoint, Config(threads=asked)).close()
+
+    assert opened.call_args.kwargs["threads"] == threads
+
+
+def test_a_closed_engine_gives_its_memory_back():
+    """Only when its session is gone does the system get back what glibc would keep."""
+    one, sessions = copy(engine()), []
+
+    def note():
+        sessions.append(one._session)
+
+    with mock.patch("twofold_server.engine.release_memory", note):
+        one.close()
+
+    assert sessions == [None]
 
 
 def test_a_device_that_is_not_there_is_named():

@@ -34,6 +34,21 @@ out = ctypes.c_void_p(libc.fopen(b"/dev/stdout", b"w"))
 libc.malloc_info(0, out)
 libc.fclose(out)
 """
+FREE_MOST = """
+import ctypes, sys
+import psutil
+from twofold_server.memory import release_memory
+
+libc = ctypes.CDLL("libc.so.6")
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+blocks = [libc.malloc(8000) for _ in range(10_000)]
+[ctypes.memset(block, 1, 8000) for block in blocks]
+full = psutil.Process().memory_info().rss
+[libc.free(block) for block in blocks[:-1]]
+if sys.argv[1] == "released":
+    release_memory()
+print(full - psutil.Process().memory_info().rss)
+"""
 
 
 @pytest.mark.parametrize(
@@ -73,6 +88,18 @@ def test_where_nobody_knows_it_is_tried(store, monkeypatch):
     monkeypatch.setattr("twofold_server.loading.count_free_bytes", lambda: None)
 
     assert load_engine(store.get("b"), config_of(store)).id == "b"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps what is freed")
+def test_what_is_freed_goes_back_to_the_system():
+    """Of 80 MB that are freed below something that is not, all go back when they are released, and none by themselves."""
+
+    def went_back(how):
+        command = [sys.executable, "-c", FREE_MOST, how]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert went_back("released") > 70e6
+    assert went_back("kept") < 10e6
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has arenas")

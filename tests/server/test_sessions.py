@@ -76,6 +76,16 @@ def test_a_bound_pass_computes_the_same(graph: Path) -> None:
             np.testing.assert_array_equal(one, other)
 
 
+def test_a_session_s_threads_sleep_and_keep_no_memory(graph: Path) -> None:
+    """It has as many as it is told, in a pool of its own; they do not spin beside a trainer, and no arena keeps what a batch took."""
+    options = open_session(graph, device="cpu", threads=3).get_session_options()
+
+    assert options.intra_op_num_threads == 3
+    assert options.use_per_session_threads
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert not options.enable_cpu_mem_arena
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no priority of its own")
 def test_a_session_is_loaded_behind_requests_and_answers_beside_them(graph: Path) -> None:
     """Its weights are packed by a thread that comes last; its own threads, which will answer, keep their priority."""
