@@ -207,7 +207,7 @@ def run_stage(stage: Stage, root: Path) -> None:
                 copy(ROOT / source, place)
         elif word == "RUN":
             command = re.sub(r"(?<!\S)/(?=opt/|wheels\b)", f"{root}/", rest)
-            environment = os.environ | {"PATH": f"{python}:{os.environ['PATH']}", "PIP_NO_COMPILE": "1"}  # Quicker.
+            environment = os.environ | {"PATH": f"{python}:{os.environ['PATH']}", "PIP_COMPILE": "0"}  # Quicker.
             done = subprocess.run(
                 ["bash", "-euc", command], cwd=where, env=environment, capture_output=True, text=True, check=False
             )
