@@ -121,7 +121,7 @@ def decode(
 
 
 def parity_batches(texts: Sequence[str], encoder: Encoder, *, rows: int = 8) -> list[list[Encoding]]:
-    """Choose batches of real texts that try every shape: alone, of mixed lengths, and a window that is full."""
+    """Choose batches of real texts that try every shape: alone, of mixed lengths, and full windows beside a short one."""
     by_length = sorted(encoder.encode(list(texts)), key=lambda encoding: len(encoding.ids))
     step = max(1, len(by_length) // rows)
     full = encoder.encode([" ".join(texts)[:20_000]])[0]
@@ -129,7 +129,7 @@ def parity_batches(texts: Sequence[str], encoder: Encoder, *, rows: int = 8) -> 
     while len(full.windows) == 1 and len(full.text) < 20_000:
         full = encoder.encode([f"{full.text} {full.text}"])[0]
     mixed = by_length[::step]
-    return [[by_length[0]], [by_length[-1]], mixed, mixed[::-1][: max(2, rows // 2)], [full], [by_length[0], full]]
+    return [[by_length[0]], [by_length[-1]], mixed, mixed[::-1][: max(2, rows // 2)], [by_length[0], full]]
 
 
 def measure_parity(

@@ -110,13 +110,21 @@ def describe(head: HeadName, found: Comparison) -> str:
 
 def measure_isolation(graph: Graph, texts: Sequence[str], encoder: Encoder) -> float:
     """Return the largest difference of a probability between a row alone and the same row in batches of many shapes."""
-    pad_id = encoder.settings.pad_id
     worst = 0.0
-    for batch in parity_batches(texts, encoder):
-        together, mask = graph.run(batch, pad_id)
+    answered: dict[tuple[int, ...], tuple[list[Floats], NDArray[np.int64]]] = {}
+    batches = parity_batches(texts, encoder)  # The same texts stand in several.
+
+    def run(*encodings: Encoding) -> tuple[list[Floats], NDArray[np.int64]]:
+        batch = tuple(map(id, encodings))
+        if batch not in answered:
+            answered[batch] = graph.run(encodings, encoder.settings.pad_id)
+        return answered[batch]
+
+    for batch in batches:
+        together, mask = run(*batch)
         first = 0
         for encoding in batch:
-            alone, own = graph.run([encoding], pad_id)
+            alone, own = run(encoding)
             rows = slice(first, first + len(encoding.windows))
             first, length = rows.stop, own.shape[1]
             real = own.astype(bool)
