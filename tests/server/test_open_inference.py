@@ -312,15 +312,16 @@ def test_a_text_that_waits_past_its_timeout_is_not_answered(store):
 
 
 def test_load_is_shed_as_elsewhere(store):
-    """RESOURCE_EXHAUSTED at once, with the time after which to come back."""
+    """RESOURCE_EXHAUSTED at once, before anything is read, with the time after which to come back."""
 
     async def test(stub, server):
         with gated() as gate:
             first = asyncio.ensure_future(stub.ModelInfer(ask()))
             await gate.wait_until_busy()
-            code, told = await refusal(stub.ModelInfer(ask()))
-            assert (code, told.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
-            assert told.retry_after > 0
+            for request in (ask(), pb.ModelInferRequest(model_name="x")):
+                code, told = await refusal(stub.ModelInfer(request))
+                assert (code, told.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+                assert told.retry_after > 0
             gate.open.set()
             await first
 

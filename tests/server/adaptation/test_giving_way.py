@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from pathlib import Path
+from unittest import mock
 
 import psutil
 import pytest
+import tiny
 from server.adaptation.scripted import HANG, INLINE, ORDER, TRAIN, House, finish, over, runs, until
+from server.running import running
 from twofold_server.giving_way import FEWEST, WINDOW_SECONDS, GivingWay
 from twofold_server.jobs import JobState
 
@@ -147,3 +151,29 @@ def test_a_paused_job_can_be_cancelled(house: House) -> None:
 
     asyncio.run(story())
     assert house.metric("twofold_job_paused") == 0
+
+
+def test_a_server_watches_the_latency_of_its_requests(tmp_path: Path) -> None:
+    """With `pause_above_ms` every request that is answered counts, and somebody looks; without it, nobody does."""
+    store = tiny.make_store(tmp_path, "a")
+
+    async def heard(limit: float) -> tuple[int, bool]:
+        seen, looks = [], asyncio.Queue()
+
+        async def look(way: GivingWay) -> None:
+            looks.put_nowait(way)
+
+        with (
+            mock.patch("twofold_server.giving_way.LOOK_SECONDS", 0.01),
+            mock.patch.object(GivingWay, "observe", lambda _, seconds: seen.append(seconds)),
+            mock.patch.object(GivingWay, "look", look),
+        ):
+            async with running(store, pause_above_ms=limit) as server:
+                await server.predict("rain")
+                await server.predict("play", "wake")
+                if limit:
+                    await asyncio.wait_for(looks.get(), 10)
+        return len(seen), looks.qsize() > 0 or bool(limit)
+
+    assert asyncio.run(heard(50.0)) == (2, True)
+    assert asyncio.run(heard(0.0)) == (0, False)
