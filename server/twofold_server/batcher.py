@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from twofold_server.metrics import Metrics
 from twofold_server.reading import Reader
 from twofold_server.slot import Slot
 from twofold_server.traces import Traces
-from twofold_server.waiting import Batch, Entry, Result, choose
+from twofold_server.waiting import Batch, Entry, Result, choose, encode_for
 
 T = TypeVar("T")
 
@@ -199,7 +199,7 @@ class Batcher:
     def _compute(self, batch: Sequence[Entry], begun: float) -> Computed:
         """Run a batch under one lease."""
         with self._slot.lease() as engine, self._telling(engine):
-            encodings = _encodings_for(engine, batch)
+            encodings = encode_for(engine, batch)
             windows = [window for encoding in encodings for window in encoding.windows]
             found = iter(engine.run_windows(windows, batch[0].reader.outputs, self._max_batch_tokens))
         seconds = time.monotonic() - begun
@@ -210,13 +210,17 @@ class Batcher:
     def _decode(self, computed: Computed) -> None:
         """Turn output rows into answers, on the decoder's thread: a batch at once for all who read alike."""
         begun = time.monotonic()
-        answers: dict[Entry, Any] = {}
         try:
-            with self._telling(computed.engine, of_success=True):
-                answers.update(self._read(computed))
+            with self._telling(computed.engine):
+                answers = dict(self._read(computed))
         except Exception as error:  # noqa: BLE001 -- as above.
             self._fail(computed.entries, computed.begun, error)
             return
+        broken = [entry for entry in computed.entries if entry not in answers]
+        self.told(computed.engine.id, bool(broken))
+        if broken:
+            wrong = f"{computed.engine.id} answers with numbers that are not finite"
+            self._fail(broken, computed.begun, FloatingPointError(wrong))
         seconds = time.monotonic() - begun
         self._metrics.stage_seconds.labels("decode").observe(seconds)
         span = self._trace(computed.entries, computed.begun, number=computed.number, checkpoint=computed.engine.id)
@@ -230,23 +234,23 @@ class Batcher:
 
     @staticmethod
     def _read(computed: Computed) -> Iterator[tuple[Entry, Any]]:
-        for reader in dict.fromkeys(entry.reader for entry in computed.entries):
-            chosen = [place for place, entry in enumerate(computed.entries) if entry.reader == reader]
+        """Yield the answers of the texts that have rows."""
+        whole = [place for place, rows in enumerate(computed.rows) if all(rows)]
+        for reader in dict.fromkeys(computed.entries[place].reader for place in whole):
+            chosen = [place for place in whole if computed.entries[place].reader == reader]
             found = reader.read(
                 computed.engine, [computed.encodings[one] for one in chosen], [computed.rows[one] for one in chosen]
             )
             yield from zip((computed.entries[one] for one in chosen), found, strict=True)
 
     @contextmanager
-    def _telling(self, engine: Engine, *, of_success: bool = False) -> Iterator[None]:
-        """Tell of a pass: that it failed here, or that all of it is done."""
+    def _telling(self, engine: Engine) -> Iterator[None]:
+        """Tell of a pass if it fails here."""
         try:
             yield
         except Exception:
             self.told(engine.id, True)
             raise
-        if of_success:
-            self.told(engine.id, False)
 
     def _fail(self, entries: Sequence[Entry], begun: float, error: Exception) -> None:
         """Give a batch's error to its callers."""
@@ -283,16 +287,3 @@ class Batcher:
         self._metrics.tokens.labels("padding").inc(padded - tokens)
         self._metrics.stage_seconds.labels("infer").observe(seconds)
         self.observe(seconds)
-
-
-def _encodings_for(engine: Engine, batch: Iterable[Entry]) -> list[Encoding]:
-    """Return the batch's encodings as this engine's encoder makes them.
-
-    A text that was encoded before a swap is encoded again if the new checkpoint has another tokenizer.
-    """
-    return [
-        entry.encoding
-        if entry.engine.encoding_key == engine.encoding_key
-        else engine.encoder.encode([entry.encoding.text])[0]
-        for entry in batch
-    ]

@@ -103,13 +103,18 @@ class Engine:
         return found
 
     def run_windows(self, windows: Sequence[Window], outputs: Sequence[Output], max_tokens: int) -> Rows:
-        """Run windows in forward passes of at most *max_tokens* padded tokens; returns each window's output rows."""
+        """Run windows in forward passes of at most *max_tokens* padded tokens; returns each window's output rows.
+
+        They are no rows where a number of them is not finite.
+        """
         rows: Rows = [()] * len(windows)
         for chosen in slices([(1, len(window.ids)) for window in windows], max_tokens, self.pass_tokens):
             ids, mask = pad([windows[index] for index in chosen], self.encoder.settings.pad_id)
             found = self.run(ids, mask, outputs)
+            all_finite = _are_finite(found)  # Of a pass at once: of each row it would take ten times as long.
             for row, index in enumerate(chosen):
-                rows[index] = tuple(output[row] for output in found)
+                own = tuple(output[row] for output in found)
+                rows[index] = own if all_finite or _are_finite(own) else ()
         return rows
 
     def warm_up(self) -> None:
@@ -126,7 +131,7 @@ class Engine:
             for (name, width), output in zip(widths.items(), found, strict=True):
                 if output.shape[-1] != width or output.shape[0] != rows:
                     raise SwapError(f"output {name} is {output.shape[-1]} wide; the manifest says {width}")
-                if not np.isfinite(output).all():
+                if not _are_finite([output]):
                     raise SwapError(f"output {name} has values that are not finite")
 
     def check_golden(self) -> None:
@@ -185,6 +190,10 @@ class Engine:
             "pooled": manifest.hidden_size,
             "token_features": manifest.hidden_size,
         }
+
+
+def _are_finite(outputs: Sequence[Floats]) -> bool:
+    return all(bool(np.isfinite(output).all()) for output in outputs)
 
 
 def decode(

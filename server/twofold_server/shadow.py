@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from twofold_checkpoint.decoding import Prediction
 from twofold_checkpoint.manifest import HeadName
 
@@ -160,7 +159,7 @@ def _answer(engine: Engine, text: str, max_tokens: int) -> tuple[Prediction | No
     try:
         rows = engine.run_windows(encoding.windows, HEAD_OUTPUTS, max_tokens)
         seconds = time.perf_counter() - begun
-        if not all(np.isfinite(output).all() for row in rows for output in row):
+        if not all(rows):
             return None, seconds
         return decode([encoding], [rows], engine.labels)[0], seconds
     except Exception:  # noqa: BLE001 -- whatever it was, it is counted.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -75,3 +75,16 @@ def choose(queue: Sequence[Entry], max_tokens: int, pass_tokens: int) -> list[En
     alike = [entry for entry in queue if entry.reader.outputs == oldest.reader.outputs]
     cut = slices([(entry.windows, entry.longest) for entry in alike], max_tokens, pass_tokens)
     return next([alike[place] for place in places] for places in cut if 0 in places)
+
+
+def encode_for(engine: Engine, batch: Iterable[Entry]) -> list[Encoding]:
+    """Return the batch's encodings as this engine's encoder makes them.
+
+    A text that was encoded before a swap is encoded again if the new checkpoint has another tokenizer.
+    """
+    return [
+        entry.encoding
+        if entry.engine.encoding_key == engine.encoding_key
+        else engine.encoder.encode([entry.encoding.text])[0]
+        for entry in batch
+    ]

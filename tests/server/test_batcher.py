@@ -258,6 +258,35 @@ def test_an_engine_that_fails_fails_one_batch(store):
     in_scene(store, test)
 
 
+@pytest.mark.parametrize("ask", ["predict", "embed"])
+def test_a_text_with_numbers_that_are_none_fails_alone(store, ask):
+    """Where a checkpoint answers one text of a batch with NaN, its caller hears of it, its neighbours get their answers, and
+    who counts failures is told.
+    """  # noqa: D205 -- one sentence.
+    tiny.publish(store, tiny.Recipe(tag="c", breaks=("sunny",)), name="c")
+    told = []
+
+    async def test(one):
+        one.slot.swap(await asyncio.to_thread(one.load, "c"))
+        one.batcher.told = lambda checkpoint, failed: told.append((checkpoint, failed))
+        with gated() as gate:
+            first = asyncio.create_task(one.labels("rain"))
+            await gate.wait_until_busy()
+            calls = [getattr(one.inference, ask)([text]) for text in ("play", "so sunny today", "wake")]
+            others = [asyncio.create_task(call) for call in calls]
+            await one.queued(11)
+            gate.open.set()
+            play, sunny, wake = await asyncio.gather(*others, return_exceptions=True)
+            await first
+
+        assert gate.passes == [("c", 1), ("c", 3)]
+        assert [len(found.answers) for found in (play, wake)] == [1, 1]
+        assert repr(sunny) == "FloatingPointError('c answers with numbers that are not finite')"
+        assert told == [("c", False), ("c", True)]
+
+    in_scene(store, test)
+
+
 def test_stopping_answers_what_waits(store):
     """stop() returns after the last answer; who comes later is sent away."""
 
