@@ -62,7 +62,8 @@ class Audition:
         """Return what was seen once enough texts were compared, the time is over, or the candidate is bad.
 
         It then stands by, to be made live at once, unless it is refused. *is_unwanted* ends it, and so does another promotion.
-        *tell* hears of what was seen so far. None if nothing answers that it could be compared with. Raises SwapError or CheckpointError if it cannot be loaded.
+        *tell* hears of what was seen so far. None if nothing answers that it could be compared with. Raises SwapError or
+        CheckpointError if it cannot be loaded.
         """
         pair = await self._stage.stand_by(checkpoint_id)
         if pair is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from twofold_checkpoint.errors import CheckpointError
@@ -16,9 +17,10 @@ from twofold_server.alias_changes import Author
 from twofold_server.audition import Audition
 from twofold_server.conclusion import not_promoted, overtaken, refused_in_shadow
 from twofold_server.config import Config
-from twofold_server.errors import OvertakenError, ServerError
+from twofold_server.errors import DatabaseError, OvertakenError, ServerError
 from twofold_server.job_book import JobBook
 from twofold_server.jobs import JobView, StateEntered, Swapped
+from twofold_server.live_events import Shadowed
 
 log = logging.getLogger(__name__)
 
@@ -91,12 +93,17 @@ class Succession:
         if not share or self._auditions is None:
             return None
         await self._book.say(view.id, PhaseStarted(phase="shadow"))
+
+        async def tell(seen: Shadowed) -> None:
+            with suppress(DatabaseError):  # A word on the way is not worth a job; the last one is.
+                await self._book.say(view.id, seen)
+
         done = await self._auditions.audition(
             view.candidate,
             share,
             view.order.head,
             is_unwanted=lambda: interrupted() is not None,
-            tell=lambda seen: self._book.say(view.id, seen),
+            tell=tell,
         )
         if done is not None:
             await self._book.say(view.id, done.seen)

@@ -16,10 +16,16 @@ from twofold.v1.adaptation_pb2_grpc import AdaptationServiceStub
 from twofold_server import audition as auditions
 from twofold_server import shadow as shadows
 from twofold_server.engine import Engine
+from twofold_server.errors import DatabaseError
+from twofold_server.job_book import JobBook
+from twofold_server.live_events import Shadowed
 from twofold_server.metrics import Metrics
 from twofold_server.shadow import Pair, Shadow
 
 SHADOW = {"shadow_share": 1.0, "shadow_texts": 60, "shadow_seconds": 120, "watch_seconds": 0, "watch_fewest": 20}
+
+MANY = 300
+"""Texts for which a candidate takes several looks, however fast the machine."""
 
 
 def in_shadow(tmp_path, recipe, test, **settings):
@@ -71,6 +77,7 @@ def test_a_good_candidate_is_made_live_after_its_texts(tmp_path):
 def test_who_follows_the_job_hears_how_far_it_is(tmp_path, monkeypatch):
     """Every now and then the texts so far are an event of the job; the report keeps the last one only."""
     monkeypatch.setattr(auditions, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(auditions, "_LOOK_SECONDS", 0.01)
 
     async def test(server, _):
         async with traffic(server):
@@ -81,12 +88,37 @@ def test_who_follows_the_job_hears_how_far_it_is(tmp_path, monkeypatch):
         texts = [int(re.search(r"answered (\d+) live", one)[1]) for one in told]
         assert len(texts) > 2
         assert texts == sorted(texts)
-        assert texts[0] < 60 <= texts[-1]
+        assert texts[0] < MANY <= texts[-1]
         report = await stub.GetReport(pb.GetReportRequest(job_id=job, format=pb.REPORT_FORMAT_JSON))
         notes = [one["message"] for one in json.loads(report.content)["notes"] if "live texts, too" in one["message"]]
         assert notes == [told[-1]]
 
-    in_shadow(tmp_path, tiny.Recipe(), test)
+    in_shadow(tmp_path, tiny.Recipe(), test, shadow_texts=MANY)
+
+
+def test_a_word_on_the_way_that_cannot_be_written_ends_nothing(tmp_path, monkeypatch):
+    """Where the database is away for a moment while a candidate is in shadow, its job goes on."""
+    monkeypatch.setattr(auditions, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(auditions, "_LOOK_SECONDS", 0.01)
+    say, refused = JobBook.say, []
+
+    async def sometimes(book, job, said):
+        if isinstance(said, Shadowed) and len(refused) < 2:
+            refused.append(said)
+            raise DatabaseError("away")
+        return await say(book, job, said)
+
+    monkeypatch.setattr(JobBook, "say", sometimes)
+
+    async def test(server, store):
+        async with traffic(server):
+            job = await follow(server, await submit(server))
+        assert len(refused) == 2
+        assert job.state == pb.JOB_STATE_SUCCEEDED
+        assert job.report.shadow.texts >= MANY
+        assert store.aliases().current == "bad"
+
+    in_shadow(tmp_path, tiny.Recipe(), test, shadow_texts=MANY)
 
 
 def test_a_bad_candidate_is_rejected_and_never_answers(tmp_path):
