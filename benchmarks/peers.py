@@ -1,14 +1,15 @@
 """Twofold and other model servers over the same graph, tokenizer, decoder and load, in turns.
 
     python benchmarks/peers.py --sets DIRECTORY [--texts hwu64] [--only litserve,bentoml] [--rounds 6]
-                               [--seconds 2] [--fresh] [--within SECONDS] [--work DIRECTORY]
+                               [--seconds 2] [--fresh] [--packed] [--within SECONDS] [--work DIRECTORY]
 
 For each peer: its environment is made once, short trials find the settings that suit it best on this machine, and then
 Twofold (at its defaults) and the peer take turns, one server at a time. A turn sends single-text calls: 64 in flight, whose
 rate is the capacity; then at half of that, whatever becomes of them. Several sets of texts are sent one after the other
 in every turn. What is measured is kept in DIRECTORY/peers, so a run goes on where another ended: --rounds says how many
 rounds there shall be in all, --within after which time nothing new is begun, and --fresh forgets what was measured of the
-peers that are named. docs/peers.md explains the settings.
+peers that are named. Peers serve the graph as it is exported; with --packed they get Twofold's, which multiplies no padding.
+docs/peers.md explains the settings.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from calling.texts import SETS, read_texts
 from calling.trained import prepare
 from peers.entrants import ENTRANTS
 from peers.figures import figures, summarise
+from peers.graphs import export_plain
 from peers.running import install, running, stopped
 from peers.search import search
 from peers.settings import Settings
@@ -66,6 +68,9 @@ class Bench:
 
     work: Path
     checkpoint: Checkpoint
+    graph: Path
+    """The directory of the checkpoint that the peers serve."""
+    packed: bool
     texts: Mapping[str, Path]
     expected: Mapping[str, Any]
     """The answers to the first texts of each set."""
@@ -105,7 +110,7 @@ class Bench:
 
     def kept(self, name: str) -> Path:
         """Return the file of what was measured of a peer."""
-        return self.work / f"{name}.{'+'.join(self.texts)}.json"
+        return self.work / f"{name}.{'+'.join(self.texts)}{'.packed' if self.packed else ''}.json"
 
     def read(self, name: str) -> dict[str, Any]:
         """Return what was measured of a peer."""
@@ -180,7 +185,7 @@ def measure(bench: Bench, name: str, rounds: int, kept: dict[str, Any]) -> None:
 
 def _measure(bench: Bench, ours: Side, name: str, rounds: int, kept: dict[str, Any]) -> None:
     entrant, python = ENTRANTS[name], install(name, bench.work, ENTRANTS[name].python)
-    settings = Settings(port=0, checkpoint=str(bench.checkpoint.path.absolute()))
+    settings = Settings(port=0, checkpoint=str(bench.graph.absolute()))
 
     @contextmanager
     def both(choice: Mapping[str, Any]) -> Iterator[Sides]:
@@ -240,6 +245,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--within", type=float, default=math.inf)
     parser.add_argument("--fresh", action="store_true")
+    parser.add_argument("--packed", action="store_true")
     parser.add_argument("--work", type=Path, default=Path(".work"))
     arguments = parser.parse_args()
     until = time.monotonic() + arguments.within
@@ -256,7 +262,9 @@ def main() -> None:
         read = read_texts(arguments.sets, (name,))
         texts[name], expected[name] = work / f"texts.{name}.json", expect(checkpoint, read[:ASKED])
         texts[name].write_text(json.dumps(read), encoding="utf-8")
-    bench = Bench(work, checkpoint, texts, expected, install("caller", work), arguments.seconds, until)
+    graph = checkpoint.path if arguments.packed else export_plain(checkpoint, work)
+    caller = install("caller", work)
+    bench = Bench(work, checkpoint, graph, arguments.packed, texts, expected, caller, arguments.seconds, until)
     if unfit := [name for name in names if not _bring(bench, name, arguments.rounds, fresh=arguments.fresh)]:
         print(f"not measured to the end: {', '.join(unfit)}", file=sys.stderr)
     conclude(bench)
@@ -297,7 +305,9 @@ def conclude(bench: Bench) -> None:
     missing = {name: kept.get("failed", "not measured yet") for name, kept in everything.items() if name not in known}
     settings = {"seconds": bench.seconds, "in_flight": IN_FLIGHT, "size": 1, "texts": list(bench.texts)}
     found = figures(summaries) if summaries else {}
-    report.write("peers", settings=settings, figures=found, peers=peers, missing=missing)
+    report.write(
+        "peers-packed" if bench.packed else "peers", settings=settings, figures=found, peers=peers, missing=missing
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The model as a plain function: texts in, decoded answers out.
 
-Every peer serves this, with the project's own graph, tokenizer and decoder. A batch is padded as a whole, as the servers'
-guides have it; what Twofold saves by cutting batches by length is part of what is compared.
+Every peer serves this, with the model's graph as it is exported and the project's tokenizer and decoder. A batch is padded as
+a whole, as the servers' guides have it; what Twofold saves of padding is part of what is compared.
 """
 
 from __future__ import annotations

@@ -34,6 +34,10 @@ _LEAST_SHARE = 64
 """Tokens for which a further pass begins beside one that runs. What is less waits for that one to end: passes of one text or
 two cost so much more for each token that a second core would gain nothing by them."""
 
+_MOST_PASSES = 64
+"""How many times as much as a pass costs beside its tokens, it may have of them. With more a pass would be hardly cheaper for
+each token, and who came first would wait for those of his length who came last: in a full queue of sentences, twice as long."""
+
 
 @dataclass(frozen=True, slots=True)
 class Computed:
@@ -171,7 +175,7 @@ class Batcher:
             # Passes that are free share what waits, so that none takes all of it while another one has nothing to do.
             share = max(_LEAST_SHARE, -(-self._queued_tokens // self._free)) + pass_tokens
             self._free -= 1
-            batch = choose(self._queue, min(share, self._max_batch_tokens), pass_tokens)
+            batch = choose(self._queue, min(share, _MOST_PASSES * pass_tokens), self._max_batch_tokens, pass_tokens)
             taken = set(batch)
             self._queue = [entry for entry in self._queue if entry not in taken]
             self._count(-sum(entry.tokens for entry in batch))

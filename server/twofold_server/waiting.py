@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -65,16 +65,27 @@ class Entry:
         self.windows, self.tokens, self.longest = len(lengths), sum(lengths), max(lengths)
 
 
-def choose(queue: Sequence[Entry], max_tokens: int, pass_tokens: int) -> list[Entry]:
-    """Choose the next batch from a queue in order of arrival.
+def choose(queue: Sequence[Entry], tokens: int, max_tokens: int, pass_tokens: int) -> list[Entry]:
+    """Choose the next batch from a queue in order of arrival: of the oldest ones, as many as have *tokens* together.
 
-    The oldest entry is always in it, so nothing starves. The others have the same outputs and about its length: all that
-    wait are cut into passes, and the one with the oldest is next.
+    The oldest entry is always in it, so nothing starves. The others have the same outputs and, where padding would cost
+    more than another pass does (*pass_tokens*), about its length: they are cut into passes of at most *max_tokens* padded
+    tokens, and the one with the oldest is next.
     """
-    oldest = queue[0]
-    alike = [entry for entry in queue if entry.reader.outputs == oldest.reader.outputs]
-    cut = slices([(entry.windows, entry.longest) for entry in alike], max_tokens, pass_tokens)
-    return next([alike[place] for place in places] for places in cut if 0 in places)
+    outputs = queue[0].reader.outputs
+    oldest = list(_take((entry for entry in queue if entry.reader.outputs == outputs), tokens))
+    cut = slices([(entry.windows, entry.longest) for entry in oldest], max_tokens, pass_tokens)
+    return next([oldest[place] for place in places] for places in cut if 0 in places)
+
+
+def _take(entries: Iterable[Entry], tokens: int) -> Iterator[Entry]:
+    """Yield entries up to so many tokens, and at least one."""
+    counted = 0
+    for entry in entries:
+        if counted and counted + entry.tokens > tokens:
+            return
+        counted += entry.tokens
+        yield entry
 
 
 def encode_for(engine: Engine, batch: Iterable[Entry]) -> list[Encoding]:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,6 +23,7 @@ from twofold_checkpoint.labels import LabelSet
 
 from twofold_trainer.errors import ParityError
 from twofold_trainer.model import Output, TwofoldModel
+from twofold_trainer.packing import pack
 from twofold_trainer.recipe import PARITY_TOLERANCE
 
 INPUTS = ("input_ids", "attention_mask")
@@ -31,8 +33,11 @@ MAX_ROWS = 65_536
 Floats = NDArray[np.float32]
 
 
-def export(model: TwofoldModel, directory: Path, *, max_tokens: int) -> None:
-    """Write model.onnx and model.onnx.data: fp32, any number of rows, any length up to *max_tokens*."""
+def export(model: TwofoldModel, directory: Path, *, max_tokens: int, packed: bool = True) -> None:
+    """Write model.onnx and model.onnx.data: fp32, any number of rows, any length up to *max_tokens*.
+
+    Unless it is *packed*, the graph computes padding as it does tokens.
+    """
     model.eval()
     # Examples of an axis must be neither 0 nor 1, or the exporter takes them for constants.
     rows, length = 3, min(7, max_tokens)
@@ -56,7 +61,11 @@ def export(model: TwofoldModel, directory: Path, *, max_tokens: int) -> None:
         )
         assert program is not None, "the exporter returned nothing. This is a bug."
         program.save(directory / GRAPH, external_data=True)
-    _check_axes(directory / GRAPH)
+    proto = onnx.load(directory / GRAPH, load_external_data=False)
+    _check_axes(proto.graph)
+    if packed:
+        pack(proto.graph)
+        onnx.save(proto, directory / GRAPH)
     assert (directory / GRAPH_WEIGHTS).is_file(), f"the exporter wrote no {GRAPH_WEIGHTS}. This is a bug."
 
 
@@ -75,9 +84,8 @@ def _quiet() -> Iterator[None]:
         exporter.setLevel(level)
 
 
-def _check_axes(path: Path) -> None:
+def _check_axes(graph: Any) -> None:
     """Refuse a graph in which rows or length have become constants."""
-    graph = onnx.load(path, load_external_data=False).graph
     for value in (*graph.input, *graph.output):
         shape = value.type.tensor_type.shape.dim
         free = 2 if value.name in {*INPUTS, "ner_logits", "token_features"} else 1
