@@ -58,7 +58,8 @@ def pack(graph: Any) -> int:
     nodes = list(_rewrite(graph, reads_tokens, weights))
     packed: int = sum(node.name.startswith(PACKED) for node in nodes)  # Those between them are named after what they do.
     if packed:
-        _put(graph.node, [*_find_tokens(), *nodes])
+        del graph.node[:]
+        graph.node.extend([*_find_tokens(), *nodes])
         graph.initializer.extend(
             numpy_helper.from_array(np.asarray(value, np.int64), _OWN + name) for name, value in _CONSTANTS.items()
         )
@@ -69,11 +70,7 @@ def pack(graph: Any) -> int:
 def _rewrite(graph: Any, reads_tokens: Any, weights: Collection[str]) -> Iterator[Any]:
     """Yield the graph's nodes, in an order in which they can be computed, with what packs and unpacks between them."""
     outputs = {value.name for value in graph.output}
-    lists: set[str] = set()
-    """What is there as a list of tokens,"""
-    rows: set[str] = set()
-    """and which of what was computed as a list is there as rows again."""
-    computed: set[str] = set()
+    computed, lists, rows = set[str](), set[str](), set[str]()  # As lists; there as lists; computed as lists, there as rows.
 
     def as_list(name: str) -> Iterator[Any]:
         if name not in lists:
@@ -140,9 +137,3 @@ def _depend_on(graph: Any, name: str) -> set[str]:
         if not found.isdisjoint(node.input):
             found.update(node.output)
     return found
-
-
-def _put(field: Any, items: Iterable[Any]) -> None:
-    kept = list(items)
-    del field[:]
-    field.extend(kept)
