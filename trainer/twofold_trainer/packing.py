@@ -56,7 +56,7 @@ def pack(graph: Any) -> int:
                 return node.op_type in ELEMENTWISE and all(rank <= 1 for rank in ranks)
 
     nodes = list(_rewrite(graph, reads_tokens, weights))
-    packed: int = sum(node.name.startswith(PACKED) for node in nodes)  # Those between them are named after what they do.
+    packed: int = sum(node.name.startswith(PACKED) for node in nodes)
     if packed:
         del graph.node[:]
         graph.node.extend([*_find_tokens(), *nodes])
@@ -70,7 +70,7 @@ def pack(graph: Any) -> int:
 def _rewrite(graph: Any, reads_tokens: Any, weights: Collection[str]) -> Iterator[Any]:
     """Yield the graph's nodes, in an order in which they can be computed, with what packs and unpacks between them."""
     outputs = {value.name for value in graph.output}
-    computed, lists, rows = set[str](), set[str](), set[str]()  # As lists; there as lists; computed as lists, there as rows.
+    computed, lists, rows = set[str](), set[str](), set[str]()  # Computed as a list; there as a list; as rows again.
 
     def as_list(name: str) -> Iterator[Any]:
         if name not in lists:
