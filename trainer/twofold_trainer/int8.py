@@ -83,11 +83,11 @@ def quantise_weights(weights: Floats) -> tuple[NDArray[np.int8], Floats]:
 
 def _read_by_outputs(graph: Any) -> set[str]:
     """Name the products that are outputs of the graph, as they are or after a bias was added and tokens were unpacked."""
-    read = {value.name for value in graph.output}
-    for node in reversed(graph.node):
-        if node.op_type in {"Add", "Gather"} and node.output[0] in read:
-            read.update(node.input)
-    return read
+    outputs = {value.name for value in graph.output}
+    outputs |= {node.input[0] for node in graph.node if node.op_type == "Gather" and node.output[0] in outputs}
+    return outputs | {
+        name for node in graph.node if node.op_type == "Add" and node.output[0] in outputs for name in node.input
+    }
 
 
 def _quantise_rows(source: str) -> Iterator[Any]:
