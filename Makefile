@@ -126,8 +126,9 @@ bench-overload: setup  ## calls at three times the capacity: goodput, refusals, 
 	$(BIN)/python benchmarks/overload.py --sets $(SETS)
 
 ROUNDS ?= 6
-bench-peers: setup  ## Twofold beside five other model servers, in turns (half an hour; resumable; ONLY=litserve,mlserver FRESH=1)
-	$(BIN)/python benchmarks/peers.py --sets $(SETS) --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY)) $(if $(FRESH),--fresh)
+bench-peers: setup  ## Twofold beside five other model servers, in turns (half an hour; resumable; ONLY=litserve,mlserver FRESH=1 PACKED=1)
+	$(BIN)/python benchmarks/peers.py --sets $(SETS) --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY)) $(if $(FRESH),--fresh) \
+	  $(if $(PACKED),--packed)
 
 bench-swap: setup  ## 100 swaps under requests at half of the capacity (3 minutes)
 	$(BIN)/python benchmarks/swap.py
