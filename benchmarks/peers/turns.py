@@ -1,4 +1,4 @@
-"""Turns of two servers that are up at once: one is asked, the other is stopped meanwhile."""
+"""Turns of servers that are up at once: one is asked, the others are stopped meanwhile."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Side:
 
 
 Sides = Mapping[str, Side]
-"""Who takes turns: "twofold" and "peer"."""
+"""Who takes turns: "twofold" at its defaults, "tuned" for throughput, and "peer"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Bench:
             raise TimeoutError("there is no time left; run it again to go on")
 
     def alone(self, sides: Sides, who: str, texts: str, seconds: float, *load: object) -> dict[str, Any]:
-        """Put a load on one of two servers while the other is stopped."""
+        """Put a load on one of the servers while the others are stopped."""
         with contextlib.ExitStack() as stack:
             for other, side in sides.items():
                 if other != who:
@@ -102,7 +102,7 @@ class Bench:
             return self.call(sides[who], texts, seconds, *load)
 
     def rates(self, sides: Sides) -> dict[str, dict[str, float]]:
-        """Measure both servers' rates shortly and twice in turns, to compare settings."""
+        """Measure the servers' rates shortly and twice in turns, to compare settings."""
         found = {}
         for texts in self.texts:
             rates: dict[str, list[float]] = {who: [] for who in sides}
@@ -113,15 +113,17 @@ class Bench:
         return found
 
     def round(self, sides: Sides) -> dict[str, dict[str, dict[str, float]]]:
-        """Let both servers take turns: both at their capacity, then both at half of it."""
+        """Let the servers take turns: at their capacity, at half of their own, and at half of the peer's."""
         found = {}
         for texts in self.texts:
             full = {who: self.alone(sides, who, texts, self.seconds, "--in-flight", IN_FLIGHT) for who in sides}
-            half = {
-                who: self.alone(sides, who, texts, 1.5 * self.seconds, "--rate", round(one["per_second"] / 2, 1))
-                for who, one in full.items()
-            }
-            if failed := {who: n for who in sides if (n := full[who]["failed"] + half[who]["failed"])}:
+
+            def at(rate: float, who: str, texts: str = texts) -> dict[str, Any]:
+                return self.alone(sides, who, texts, 1.5 * self.seconds, "--rate", round(rate, 1))
+
+            half = {who: at(one["per_second"] / 2, who) for who, one in full.items()}
+            equal = {who: half[who] if who == "peer" else at(full["peer"]["per_second"] / 2, who) for who in sides}
+            if failed := {who: n for who in sides if (n := sum(one[who]["failed"] for one in (full, half, equal)))}:
                 raise RuntimeError(f"calls failed: {failed}")
             found[texts] = {
                 who: {
@@ -129,6 +131,7 @@ class Bench:
                     "p99_full_ms": full[who]["p99_ms"],
                     **{key: half[who][key] for key in ("p50_ms", "p99_ms")},
                     "cpu_half_ms": half[who]["cpu_ms"],
+                    "p99_equal_ms": equal[who]["p99_ms"],
                 }
                 for who in sides
             }
