@@ -20,9 +20,11 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -64,7 +66,9 @@ def measure(bench: Bench, name: str, rounds: int, kept: dict[str, Any]) -> None:
     store, ours = bench.checkpoint.path.parent.parent, {}
     with contextlib.ExitStack() as stack:
         for side, flags in OURS.items():
-            server = stack.enter_context(serving(store, *flags, log=bench.work / f"{side}.log"))
+            own = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "store"
+            shutil.copytree(store, own)  # A store belongs to one server.
+            server = stack.enter_context(serving(own, *flags, log=bench.work / f"{side}.log"))
             ours[side] = Side("twofold", server.target, server.pid)
             bench.check(ours[side].wire, ours[side].target)
         _measure(bench, ours, name, rounds, kept)
