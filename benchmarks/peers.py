@@ -4,7 +4,7 @@
                                [--seconds 2] [--fresh] [--packed] [--within SECONDS] [--work DIRECTORY]
 
 For each peer: its environment is made once, short trials find the settings that suit it best on this machine, and then
-Twofold (at its defaults, and with a thread for each pass) and the peer take turns, one server at a time. A turn sends
+Twofold (at its defaults) and the peer take turns, one server at a time. A turn sends
 single-text calls: 64 in flight, whose rate is the capacity; then at half of that, whatever becomes of them; and Twofold at half
 of the peer's capacity, too. Several sets of texts are sent one after the other in every turn. What is measured is kept in DIRECTORY/peers, so a run goes on where another ended: --rounds says how many
 rounds there shall be in all, --within after which time nothing new is begun, and --fresh forgets what was measured of the
@@ -15,16 +15,12 @@ docs/peers.md explains the settings.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import math
-import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -46,9 +42,6 @@ from twofold_checkpoint.store import Store
 from twofold_server.engine import HEAD_OUTPUTS, Engine, decode
 from twofold_server.testing import free_port, serving
 
-OURS = {"twofold": (), "tuned": ("--threads", "1", "--passes", str(len(os.sched_getaffinity(0))))}
-"""Twofold's flags: none, and those that docs/configuration.md has for a server that is always full, as all peers' are."""
-
 
 def expect(checkpoint: Checkpoint, texts: list[str]) -> list[Any]:
     """Answer texts one by one with Twofold's engine."""
@@ -63,18 +56,13 @@ def expect(checkpoint: Checkpoint, texts: list[str]) -> list[Any]:
 
 def measure(bench: Bench, name: str, rounds: int, kept: dict[str, Any]) -> None:
     """Bring what is known of a peer up to so many rounds; *kept* is written down after every step."""
-    store, ours = bench.checkpoint.path.parent.parent, {}
-    with contextlib.ExitStack() as stack:
-        for side, flags in OURS.items():
-            own = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "store"
-            shutil.copytree(store, own)  # A store belongs to one server.
-            server = stack.enter_context(serving(own, *flags, log=bench.work / f"{side}.log"))
-            ours[side] = Side("twofold", server.target, server.pid)
-            bench.check(ours[side].wire, ours[side].target)
+    with serving(bench.checkpoint.path.parent.parent, log=bench.work / "twofold.log") as server:
+        ours = Side("twofold", server.target, server.pid)
+        bench.check(ours.wire, ours.target)
         _measure(bench, ours, name, rounds, kept)
 
 
-def _measure(bench: Bench, ours: Sides, name: str, rounds: int, kept: dict[str, Any]) -> None:
+def _measure(bench: Bench, ours: Side, name: str, rounds: int, kept: dict[str, Any]) -> None:
     entrant, python = ENTRANTS[name], install(name, bench.work, ENTRANTS[name].python)
     settings = Settings(port=0, checkpoint=str(bench.graph.absolute()))
 
@@ -84,7 +72,7 @@ def _measure(bench: Bench, ours: Sides, name: str, rounds: int, kept: dict[str, 
         theirs, log = f"127.0.0.1:{port}", bench.work / f"{name}.log"
         chosen = dataclasses.replace(settings, port=port, **choice)
         with running(name, python, chosen, lambda: bench.check(entrant.wire, theirs), log) as pid:
-            yield {**ours, "peer": Side(entrant.wire, theirs, pid)}
+            yield {"twofold": ours, "peer": Side(entrant.wire, theirs, pid)}
 
     def trial(choice: Mapping[str, Any]) -> float:
         known = next((one["rates"] for one in kept["trials"] if one["settings"] == choice), None)

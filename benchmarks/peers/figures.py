@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Round = Mapping[str, Mapping[str, Mapping[str, float]]]
-"""For each text set, what "twofold", "tuned" and "peer" did one after the other."""
+"""For each text set, what "twofold" and "peer" did one after the other."""
 
 COMPARED = ("per_second", "cpu_ms", "p99_ms", "p99_equal_ms")
 
 
 def summarise(rounds: Sequence[Round]) -> dict[str, dict[str, dict[str, float]]]:
-    """Return, for each text set, the medians of all sides and of Twofold's ratios to the neighbour in its round."""
+    """Return, for each text set, the medians of both sides and of Twofold's ratio to the neighbour in its round."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for name in rounds[0]:
         own = [one[name] for one in rounds]
@@ -21,11 +21,8 @@ def summarise(rounds: Sequence[Round]) -> dict[str, dict[str, dict[str, float]]]
             side: {key: _median(own, lambda one, key=key, side=side: one[side][key]) for key in keys}
             for side, keys in own[0].items()
         }
-        found[name] |= {
-            ratio: {
-                key: _median(own, lambda one, key=key, side=side: one[side][key] / one["peer"][key]) for key in COMPARED
-            }
-            for side, ratio in (("twofold", "ratio"), ("tuned", "tuned_ratio"))
+        found[name]["ratio"] = {
+            key: _median(own, lambda one, key=key: one["twofold"][key] / one["peer"][key]) for key in COMPARED
         }
     return found
 
@@ -39,16 +36,14 @@ def figures(peers: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
     which is less for a slower server, and, at equal load, at half of the peer's.
     """
 
-    def ratios(key: str, ratio: str = "ratio") -> list[float]:
-        return [texts[ratio][key] for summary in peers.values() for texts in summary.values()]
+    def ratios(key: str) -> list[float]:
+        return [texts["ratio"][key] for summary in peers.values() for texts in summary.values()]
 
     found = {
         "throughput_over_best_peer": min(ratios("per_second")),
         "p99_over_best_peer": max(ratios("p99_ms")),
         "p99_at_equal_load_over_best_peer": max(ratios("p99_equal_ms")),
         "cpu_over_best_peer": max(ratios("cpu_ms")),
-        "tuned_throughput_over_best_peer": min(ratios("per_second", "tuned_ratio")),
-        "tuned_p99_at_equal_load_over_best_peer": max(ratios("p99_equal_ms", "tuned_ratio")),
     }
     for name, summary in peers.items():
         for texts, sides in summary.items():

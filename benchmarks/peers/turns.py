@@ -1,4 +1,4 @@
-"""Turns of servers that are up at once: one is asked, the others are stopped meanwhile."""
+"""Turns of two servers that are up at once: one is asked, the other is stopped meanwhile."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Side:
 
 
 Sides = Mapping[str, Side]
-"""Who takes turns: "twofold" at its defaults, "tuned" for throughput, and "peer"."""
+"""Who takes turns: "twofold" and "peer"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Bench:
             raise TimeoutError("there is no time left; run it again to go on")
 
     def alone(self, sides: Sides, who: str, texts: str, seconds: float, *load: object) -> dict[str, Any]:
-        """Put a load on one of the servers while the others are stopped."""
+        """Put a load on one of two servers while the other is stopped."""
         with contextlib.ExitStack() as stack:
             for other, side in sides.items():
                 if other != who:
@@ -102,7 +102,7 @@ class Bench:
             return self.call(sides[who], texts, seconds, *load)
 
     def rates(self, sides: Sides) -> dict[str, dict[str, float]]:
-        """Measure the servers' rates shortly and twice in turns, to compare settings."""
+        """Measure both servers' rates shortly and twice in turns, to compare settings."""
         found = {}
         for texts in self.texts:
             rates: dict[str, list[float]] = {who: [] for who in sides}
@@ -113,7 +113,7 @@ class Bench:
         return found
 
     def round(self, sides: Sides) -> dict[str, dict[str, dict[str, float]]]:
-        """Let the servers take turns: at their capacity, at half of their own, and at half of the peer's."""
+        """Let both servers take turns: at their capacity, at half of their own, and at half of the peer's."""
         found = {}
         for texts in self.texts:
             full = {who: self.alone(sides, who, texts, self.seconds, "--in-flight", IN_FLIGHT) for who in sides}

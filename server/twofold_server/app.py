@@ -48,7 +48,7 @@ from twofold_server.servicers.inference import InferenceServicer
 from twofold_server.servicers.open_inference import OpenInferenceServicer
 from twofold_server.shadow import Shadow
 from twofold_server.slot import Slot
-from twofold_server.threads import choose_passes, count_cpus
+from twofold_server.threads import count_cpus, share_out
 from twofold_server.traces import Traces
 from twofold_server.uploads import Uploads
 
@@ -92,18 +92,18 @@ async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[S
         if (engine := await asyncio.to_thread(first_engine, store, config)) is not None:
             slot.swap(engine)
 
-        threads = config.threads or count_cpus()
+        cpus = await asyncio.to_thread(count_cpus)
         batcher = Batcher(
             slot,
             metrics,
             max_batch_tokens=config.max_batch_tokens,
             max_queue_tokens=config.max_queue_tokens,
-            passes=config.passes or choose_passes(threads, config.device),
+            passes=share_out(cpus, config.device, passes=config.passes).passes,
         )
         batcher.traces = traces
         batcher.start()
         down.push_async_callback(batcher.stop)
-        inference = Inference(slot, batcher, metrics, max_requests=config.max_requests, threads=threads)
+        inference = Inference(slot, batcher, metrics, max_requests=config.max_requests, threads=cpus)
         down.callback(inference.stop)
         inference.traces = traces
         health = Health(SERVICES)

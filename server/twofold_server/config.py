@@ -42,8 +42,10 @@ class Config:
         "fp32", "what the graph computes in; auto takes the fastest of those that passed their gate"
     )
     gpu_memory_mib: int = _setting(0, "memory of the GPU for one engine in MiB, two during a swap; 0 means no bound")
-    threads: int = _setting(0, "threads of a forward pass; 0 means the CPUs that this process may use")
-    passes: int = _setting(0, "forward passes at a time, which share the threads; 0 means two, and one on cuda")
+    threads: int = _setting(
+        0, "threads of a forward pass; 0 means the CPUs that this process may use, less those of the other pass"
+    )
+    passes: int = _setting(0, "forward passes at a time; 0 means two, and one on cuda or on a single CPU")
     max_batch_tokens: int = _setting(2048, "padded tokens in one forward pass; lower it for shorter tails")
     max_queue_tokens: int = _setting(32768, "tokens that may wait; beyond it load is shed with RESOURCE_EXHAUSTED")
     max_requests: int = _setting(512, "requests in progress at once; beyond it load is shed")

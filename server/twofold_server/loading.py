@@ -15,7 +15,7 @@ from twofold_server.engine import Engine, EngineState
 from twofold_server.errors import SwapError
 from twofold_server.memory import count_free_bytes
 from twofold_server.precision import are_alike, check_precision, time_passes
-from twofold_server.threads import count_cpus, run_aside, step_back
+from twofold_server.threads import count_cpus, run_aside, share_out, step_back
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def _load(checkpoint: Checkpoint, config: Config, precision: Precision, beside: 
         engine = Engine(
             checkpoint,
             device=config.device,
-            threads=config.threads or count_cpus(),
+            threads=share_out(count_cpus(), config.device, passes=config.passes, threads=config.threads).threads,
             gpu_memory_mib=config.gpu_memory_mib,
             precision=precision,
             beside=beside,

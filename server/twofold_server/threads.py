@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from twofold_server.cgroups import read_groups
 
@@ -26,9 +26,21 @@ def allowed_cpus(affinity: int, cpu_max: str | None) -> int:
     return max(1, min(affinity, math.ceil(int(quota) / int(period))))
 
 
-def choose_passes(threads: int, device: str) -> int:
-    """Say how many forward passes run at a time, if nobody does: two where there is a second core. See ADR 20."""
-    return 2 if device == "cpu" and threads > 1 else 1
+class Shares(NamedTuple):
+    """How CPUs are shared out: *passes* at a time, each of which may use *threads*."""
+
+    passes: int
+    threads: int
+
+
+def share_out(cpus: int, device: str, *, passes: int = 0, threads: int = 0) -> Shares:
+    """Say how many forward passes run at a time, and on how many threads, where nobody does (zero).
+
+    There are two passes where there is a second core to compute on. Each brings a thread of its own, and all share those of
+    the session's pool: together they are as many as there are CPUs, so that none takes a core from another. See ADR 20.
+    """
+    passes = passes or (2 if device == "cpu" and cpus > 1 else 1)
+    return Shares(passes, threads or max(1, cpus - passes + 1))
 
 
 def count_cpus() -> int:

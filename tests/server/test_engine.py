@@ -121,12 +121,12 @@ def test_on_a_gpu_the_longest_and_the_usual_shapes_are_run_first():
     assert shapes == [(1, longest), *((rows, min(16, longest)) for rows in (1, 8, 32))]
 
 
-@pytest.mark.parametrize(("asked", "threads"), [(0, 3), (2, 2)])
+@pytest.mark.parametrize(("asked", "threads"), [({}, 2), ({"passes": 1}, 3), ({"threads": 2}, 2)])
 def test_an_engine_has_the_threads_that_are_allowed(asked, threads, monkeypatch):
-    """Unless somebody says how many, they are the CPUs of the affinity and the cgroup."""
+    """Unless somebody says how many, they are the CPUs of the affinity and the cgroup, less that of the other pass."""
     monkeypatch.setattr("twofold_server.loading.count_cpus", lambda: 3)
     with mock.patch("twofold_server.engine.open_session", wraps=open_session) as opened:
-        load_engine(engine().checkpoint, Config(threads=asked)).close()
+        load_engine(engine().checkpoint, Config(**asked)).close()
 
     assert opened.call_args.kwargs["threads"] == threads
 

@@ -8,7 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from twofold_server.threads import allowed_cpus, choose_passes, count_cpus, run_aside, step_back
+from twofold_server.threads import allowed_cpus, count_cpus, run_aside, share_out, step_back
 
 QUOTAS = [
     (8, None, 8),
@@ -62,8 +62,18 @@ def test_only_the_thread_that_steps_back_and_those_that_it_starts_do():
 
 
 @pytest.mark.parametrize(
-    ("threads", "device", "expected"), [(1, "cpu", 1), (2, "cpu", 2), (16, "cpu", 2), (1, "cuda", 1), (16, "cuda", 1)]
+    ("cpus", "device", "asked", "passes", "threads"),
+    [
+        (1, "cpu", {}, 1, 1),
+        (2, "cpu", {}, 2, 1),
+        (16, "cpu", {}, 2, 15),
+        (16, "cpu", {"passes": 1}, 1, 16),
+        (2, "cpu", {"passes": 4}, 4, 1),
+        (2, "cpu", {"threads": 2}, 2, 2),
+        (1, "cuda", {}, 1, 1),
+        (16, "cuda", {}, 1, 16),
+    ],
 )
-def test_two_passes_where_there_is_a_second_core(threads, device, expected):
-    """A pass that waits for its threads leaves a core to another one, if there are two; a GPU has one pass at a time."""
-    assert choose_passes(threads, device) == expected
+def test_passes_and_their_threads_are_as_many_as_cpus(cpus, device, asked, passes, threads):
+    """Two passes where there is a second core, one on a GPU; their own threads and those they share are one for each CPU."""
+    assert share_out(cpus, device, **asked) == (passes, threads)
