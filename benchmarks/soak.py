@@ -156,7 +156,8 @@ def main() -> None:
             shutil.copytree(original.get(one).path, store / "checkpoints" / one)
         shutil.copy(arguments.work / "store" / "aliases.json", store)
         Random(arguments.seed).shuffle(ids)
-        with serving(store, log=arguments.work / "soak.log") as server:
+        # In the last place a job would not end beside calls that never cease.
+        with serving(store, "--trainer-niceness", "5", log=arguments.work / "soak.log") as server:
             tally = asyncio.run(soak(server, ids, arguments))
     memory = by_tenths(tally.memory)
     figures: dict[str, Any] = {

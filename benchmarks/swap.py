@@ -206,7 +206,8 @@ def summarise(
         "model_mib": round(model_bytes / 2**20, 1),
     }
     failures = sorted({answer.error for answer in seen.answers if answer.error})
-    return {"settings": settings, "figures": figures, "errors": failures[:5]}
+    tenths = [round(end / 2**20, 1) for end in ends[1 :: max(1, len(ends) // 10)]]
+    return {"settings": settings, "figures": figures, "errors": failures[:5], "after_swaps_mib": tenths}
 
 
 def with_third(store: Store, ids: list[str]) -> list[str]:
