@@ -4,11 +4,12 @@
                                [--seconds 2] [--fresh] [--packed] [--within SECONDS] [--work DIRECTORY]
 
 For each peer: its environment is made once, short trials find the settings that suit it best on this machine, and then
-Twofold (at its defaults) and the peer take turns, one server at a time. A turn sends
-single-text calls: 64 in flight, whose rate is the capacity; then at half of that, whatever becomes of them; and Twofold at half
-of the peer's capacity, too. Several sets of texts are sent one after the other in every turn. What is measured is kept in DIRECTORY/peers, so a run goes on where another ended: --rounds says how many
-rounds there shall be in all, --within after which time nothing new is begun, and --fresh forgets what was measured of the
-peers that are named. Peers serve the graph as it is exported; with --packed they get Twofold's, which multiplies no padding.
+Twofold (at its defaults) and the peer take turns, one server at a time. A turn sends single-text calls: 64 in flight, whose
+rate is the capacity; then at half of that, whatever becomes of them; and Twofold at half of the peer's capacity, too. Several
+sets of texts are sent one after the other in every turn. What is measured is kept in DIRECTORY/peers, so a run goes on where
+another ended: --rounds says how many rounds there shall be in all, --within after which time nothing new is begun, and --fresh
+forgets what was measured of the peers that are named. Peers serve the graph as it is exported; with --packed they get Twofold's,
+which multiplies no padding.
 docs/peers.md explains the settings.
 """
 

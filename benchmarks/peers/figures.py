@@ -10,6 +10,7 @@ Round = Mapping[str, Mapping[str, Mapping[str, float]]]
 """For each text set, what "twofold" and "peer" did one after the other."""
 
 COMPARED = ("per_second", "cpu_ms", "p99_ms", "p99_equal_ms")
+"""What each peer is told by, and Twofold in relation to it."""
 
 
 def summarise(rounds: Sequence[Round]) -> dict[str, dict[str, dict[str, float]]]:
