@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Coroutine
@@ -65,6 +66,12 @@ _DESCRIPTORS = tuple(
 )
 SERVICES = tuple(service.full_name for service in _DESCRIPTORS)
 METHODS = tuple(method.name for service in _DESCRIPTORS for method in service.methods)
+SHED = (
+    "/twofold.v1.InferenceService/Predict",
+    "/twofold.v1.InferenceService/Embed",
+    "/inference.GRPCInferenceService/ModelInfer",
+)
+"""Procedures that are refused for load. A stream waits instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +105,7 @@ async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[S
             metrics,
             max_batch_tokens=config.max_batch_tokens,
             max_queue_tokens=config.max_queue_tokens,
+            max_wait=config.max_wait_ms / 1000 or float("inf"),
             passes=share_out(cpus, config.device, passes=config.passes).passes,
         )
         batcher.traces = traces
@@ -124,7 +132,7 @@ async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[S
         batcher.observe = Interference(metrics, lambda: runner.is_running).observe
 
         access = await asyncio.to_thread(Access, config.tokens, metrics) if config.tokens else None
-        boundary = Boundary(metrics, METHODS, access, traces)
+        boundary = Boundary(metrics, METHODS, access, traces, dict.fromkeys(SHED, inference.check_room))
         server = grpc.aio.server(
             interceptors=[boundary],
             options=[
@@ -173,6 +181,9 @@ async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[S
 
         target = f"{config.listen.rpartition(':')[0]}:{port}"
         log.info("listening", extra={"target": target, "metrics": metrics_url, "checkpoint": engine and engine.id})
+        # What is there now stays: the collector of cycles need not look through it again and again.
+        gc.collect()
+        gc.freeze()
         yield Serving(target, metrics_url)
         log.info("draining")
 

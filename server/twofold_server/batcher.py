@@ -1,6 +1,6 @@
 """Many requests, one forward pass.
 
-Texts wait in one queue, bounded in tokens. While the engine computes, the queue grows; when it has a pass free, the next
+Texts wait in one queue, bounded in tokens and in time. While the engine computes, the queue grows; when it has a pass free, the next
 batch is cut from what is there: batches form by back-pressure, and no timer adds latency to a quiet server. See ADR 15 and,
 for several passes at a time, ADR 20.
 """
@@ -23,6 +23,7 @@ from twofold_server.calls import recorded
 from twofold_server.engine import Engine, Rows
 from twofold_server.errors import ExpiredError, NotServingError, OverloadedError
 from twofold_server.metrics import Metrics
+from twofold_server.pace import Pace
 from twofold_server.reading import Reader
 from twofold_server.slot import Slot
 from twofold_server.traces import Traces
@@ -37,6 +38,12 @@ two cost so much more for each token that a second core would gain nothing by th
 _MOST_PASSES = 64
 """How many times as much as a pass costs beside its tokens, it may have of them. With more a pass would be hardly cheaper for
 each token, and who came first would wait for those of his length who came last: in a full queue of sentences, twice as long."""
+
+_DOOR_SHARE, _QUEUE_SHARE, _PASS_SHARE = 0.4, 0.5, 0.25
+"""Of the time in which a text is to be answered: how long it may be thought to wait for its pass when its call comes, and how
+long when it is read and tokenized, by which time others came in, too; and what its pass may take. Without that difference
+most of those who come in when there is a little room would be refused after all the work. The rest is for what was guessed
+wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +70,20 @@ class Batcher:
     """
 
     def __init__(
-        self, slot: Slot, metrics: Metrics, *, max_batch_tokens: int, max_queue_tokens: int, passes: int = 1
+        self,
+        slot: Slot,
+        metrics: Metrics,
+        *,
+        max_batch_tokens: int,
+        max_queue_tokens: int,
+        max_wait: float = float("inf"),
+        passes: int = 1,
     ) -> None:
         self._slot = slot
         self._metrics = metrics
         self._max_batch_tokens = max_batch_tokens
         self._max_queue_tokens = max_queue_tokens
+        self._max_wait = max_wait
         self._arrival = threading.Condition()
         """Guards the queue, its tokens, the count of free passes and whether to stop."""
         self._queue: list[Entry] = []
@@ -76,10 +91,11 @@ class Batcher:
         self._free = 0
         """Passes that wait for a batch."""
         self._stopping = False
-        self._tokens_per_second = 10_000.0
-        """Of one pass."""
+        self._pace = Pace(passes)
         self._numbers = itertools.count(1)
-        self._threads = [threading.Thread(target=self._run, name="engine", daemon=True) for _ in range(passes)]
+        self._threads = [
+            threading.Thread(target=self._run, args=(n,), name="engine", daemon=True) for n in range(passes)
+        ]
         self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decode")
         self._loop: asyncio.AbstractEventLoop
         self.observe: Callable[[float], None] = lambda _: None
@@ -114,7 +130,7 @@ class Batcher:
     ) -> list[asyncio.Future[Result[T]]]:
         """Queue a request's texts, all or none of them, and return their answers to wait for.
 
-        Raises OverloadedError if the queue would grow too long, and NotServingError after stop(). An answer that is
+        Raises OverloadedError if the queue is too long, or would be, and NotServingError after stop(). An answer that is
         cancelled leaves the queue.
         """
         call, new = recorded() if self.traces else None, self._loop.create_future
@@ -125,6 +141,7 @@ class Batcher:
                 raise NotServingError("the server is going away; ask another one")
             if self._queued_tokens + tokens > self._max_queue_tokens:
                 self._drop_dead()
+            self._check_wait(_QUEUE_SHARE)
             # An empty queue takes whatever comes, or a request above the bound could never be answered.
             if self._queue and self._queued_tokens + tokens > self._max_queue_tokens:
                 self._metrics.shed.labels("queue").inc()
@@ -138,18 +155,31 @@ class Batcher:
             self._arrival.notify(len(entries))
         return [entry.answer for entry in entries]
 
+    def check_room(self) -> None:
+        """Raise OverloadedError if a text that comes now would probably wait too long."""
+        self._check_wait(_DOOR_SHARE)
+
+    def _check_wait(self, share: float) -> None:
+        # An empty queue takes whatever comes.
+        if self._queue and self._pace.seconds_until(self._queued_tokens) > share * self._max_wait:
+            self._metrics.shed.labels("wait").inc()
+            raise OverloadedError(
+                f"what waits is as much as can be answered within {1000 * self._max_wait:.0f} ms; come back later",
+                retry_after=self.wait_seconds(),
+            )
+
     def wait_seconds(self) -> float:
         """Guess how long the queue takes, for those who are sent away."""
         # In steps, so that the same refusal need not be written a thousand times a second.
-        return min(30.0, max(0.05, round(self._queued_tokens / (self._tokens_per_second * len(self._threads)), 1)))
+        return min(30.0, max(0.05, round(self._pace.seconds_until(self._queued_tokens), 1)))
 
     def _count(self, tokens: int) -> None:
         self._queued_tokens += tokens
         self._metrics.queue_tokens.set(self._queued_tokens)
 
-    def _run(self) -> None:
+    def _run(self, thread: int) -> None:
         """Compute batch after batch, on a thread of the engine's."""
-        while (batch := self._take()) is not None:
+        while (batch := self._take(thread)) is not None:
             begun = time.monotonic()
             try:
                 computed = self._compute(batch, begun)
@@ -158,9 +188,10 @@ class Batcher:
             else:
                 self._decoder.submit(self._decode, computed)
 
-    def _take(self) -> list[Entry] | None:
+    def _take(self, thread: int) -> list[Entry] | None:
         """Wait for the next batch and take it out of the queue; None when all is answered and nothing more comes."""
         with self._arrival:
+            self._pace.end(thread)
             self._free += 1
             while True:
                 self._drop_dead()
@@ -174,11 +205,15 @@ class Batcher:
             pass_tokens = engine.pass_tokens if engine else 0
             # Passes that are free share what waits, so that none takes all of it while another one has nothing to do.
             share = max(_LEAST_SHARE, -(-self._queued_tokens // self._free)) + pass_tokens
+            in_time = _PASS_SHARE * self._max_wait * self._pace.tokens_per_second
+            most = min(share, _MOST_PASSES * pass_tokens, in_time)
             self._free -= 1
-            batch = choose(self._queue, min(share, _MOST_PASSES * pass_tokens), self._max_batch_tokens, pass_tokens)
+            batch = choose(self._queue, most, self._max_batch_tokens, pass_tokens)
             taken = set(batch)
             self._queue = [entry for entry in self._queue if entry not in taken]
-            self._count(-sum(entry.tokens for entry in batch))
+            tokens = sum(entry.tokens for entry in batch)
+            self._count(-tokens)
+            self._pace.begin(thread, tokens, pass_tokens)
             return batch
 
     def _drop_dead(self) -> None:
@@ -207,7 +242,7 @@ class Batcher:
             windows = [window for encoding in encodings for window in encoding.windows]
             found = iter(engine.run_windows(windows, batch[0].reader.outputs, self._max_batch_tokens))
         seconds = time.monotonic() - begun
-        self._note([len(window.ids) for window in windows], seconds)
+        self._note([len(window.ids) for window in windows], engine.pass_tokens, seconds)
         rows = [list(itertools.islice(found, len(encoding.windows))) for encoding in encodings]
         return Computed(next(self._numbers), batch, engine, encodings, rows, begun, seconds)
 
@@ -282,9 +317,9 @@ class Batcher:
 
         self._loop.call_soon_threadsafe(deliver)
 
-    def _note(self, lengths: Sequence[int], seconds: float) -> None:
+    def _note(self, lengths: Sequence[int], pass_tokens: int, seconds: float) -> None:
         tokens, padded = sum(lengths), len(lengths) * max(lengths)
-        self._tokens_per_second += 0.2 * (tokens / max(seconds, 1e-6) - self._tokens_per_second)
+        self._pace.learn(tokens, pass_tokens, seconds)
         self._metrics.batch_windows.observe(len(lengths))
         self._metrics.batch_tokens.observe(padded)
         self._metrics.tokens.labels("text").inc(tokens)

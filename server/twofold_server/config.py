@@ -49,6 +49,9 @@ class Config:
     max_batch_tokens: int = _setting(2048, "padded tokens in one forward pass; lower it for shorter tails")
     max_queue_tokens: int = _setting(32768, "tokens that may wait; beyond it load is shed with RESOURCE_EXHAUSTED")
     max_requests: int = _setting(512, "requests in progress at once; beyond it load is shed")
+    max_wait_ms: float = _setting(
+        5000.0, "time within which a text is to be answered; where more waits than that, load is shed; 0 means no bound"
+    )
     max_texts: int = _setting(256, "texts in one request")
     max_characters: int = _setting(20_000, "code points in one text")
     max_message_bytes: int = _setting(8 * 2**20, "bytes of one gRPC message")
@@ -128,6 +131,7 @@ class Config:
             "threads",
             "passes",
             "trainer_threads",
+            "max_wait_ms",
             "drain_delay",
             "drain_timeout",
             "pause_above_ms",

@@ -129,6 +129,10 @@ class Inference:
 
     def check_room(self) -> None:
         """Raise OverloadedError if no request can be let in: to be asked before any work is done for one."""
+        self._check_requests()
+        self._batcher.check_room()
+
+    def _check_requests(self) -> None:
         if self._requests >= self._max_requests:
             self._metrics.shed.labels("requests").inc()
             raise OverloadedError(
@@ -139,7 +143,7 @@ class Inference:
     @contextmanager
     def _permit(self) -> Iterator[None]:
         """Let a request in, or refuse it."""
-        self.check_room()
+        self._check_requests()
         self._requests += 1
         try:
             yield

@@ -94,7 +94,7 @@ class Metrics:
 
         for stage in ("tokenize", "queue", "infer", "decode"):
             self.stage_seconds.labels(stage)
-        for reason in ("requests", "queue", "rate"):
+        for reason in ("requests", "queue", "wait", "rate"):
             self.shed.labels(reason)
         for reason in ("deadline", "cancelled"):
             self.dropped.labels(reason)

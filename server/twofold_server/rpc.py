@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -50,7 +50,8 @@ class Boundary(grpc.aio.ServerInterceptor):
     """Wrap every method. What it does not know becomes INTERNAL and tells nothing of our insides.
 
     Health's are not counted. With *access*, callers are let in by their tokens; without it, nothing is looked at in any
-    call.
+    call. *rooms* has procedures that are shed for load, each with what raises OverloadedError while there is no room:
+    then nothing is read, neither token nor message, for most calls are refused when there is least time for them.
     """
 
     def __init__(
@@ -59,10 +60,12 @@ class Boundary(grpc.aio.ServerInterceptor):
         methods: Iterable[str] = (),
         access: Access | None = None,
         traces: Traces | None = None,
+        rooms: Mapping[str, Callable[[], None]] | None = None,
     ) -> None:
         self._metrics = metrics
         self._access = access
         self._traces = traces
+        self._rooms = rooms or {}
         self._leaving = asyncio.Event()
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         # A counter that begins at its first error hides that error: a rate needs the zero before it.
@@ -81,6 +84,11 @@ class Boundary(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Return the method's handler with ours around it."""
         name = str(handler_call_details.method)
+        if check_room := self._rooms.get(name):
+            try:
+                check_room()
+            except OverloadedError as error:
+                return self._shed(name.rpartition("/")[2], error)
         if name in self._handlers:
             return self._handlers[name]
         handler = await continuation(handler_call_details)
@@ -102,6 +110,19 @@ class Boundary(grpc.aio.ServerInterceptor):
         made: grpc.RpcMethodHandler[Any, Any] = make(wrap(behaviour, read, name), None, handler.response_serializer)
         self._handlers[name] = made
         return made
+
+    def _shed(self, method: str, error: OverloadedError) -> grpc.RpcMethodHandler[Any, Any]:
+        """Return a handler that refuses one call. It takes a stream of requests, for grpcio does not wait for those."""
+        code, reason = status_of(error)
+        self._metrics.requests.labels(method, code.name).inc()
+        self._metrics.request_seconds.labels(method).observe(0)
+        message = _shorten(str(error))
+        details = _encode_overload(code.value[0], message, reason, error.retry_after)
+
+        async def refuse(requests: Any, context: Any) -> None:  # noqa: ARG001
+            await context.abort(code, message, trailing_metadata=((status.METADATA_KEY, details),))
+
+        return grpc.stream_unary_rpc_method_handler(refuse)
 
     def _around(self, behaviour: Any, read: Callable[[Any], Any], procedure: str) -> Any:
         async def call(request: Any, context: Any) -> Any:

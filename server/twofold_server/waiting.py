@@ -65,7 +65,7 @@ class Entry:
         self.windows, self.tokens, self.longest = len(lengths), sum(lengths), max(lengths)
 
 
-def choose(queue: Sequence[Entry], tokens: int, max_tokens: int, pass_tokens: int) -> list[Entry]:
+def choose(queue: Sequence[Entry], tokens: float, max_tokens: int, pass_tokens: int) -> list[Entry]:
     """Choose the next batch from a queue in order of arrival: of the oldest ones, as many as have *tokens* together.
 
     The oldest entry is always in it, so nothing starves. The others have the same outputs and, where padding would cost
@@ -78,7 +78,7 @@ def choose(queue: Sequence[Entry], tokens: int, max_tokens: int, pass_tokens: in
     return next([oldest[place] for place in places] for places in cut if 0 in places)
 
 
-def _take(entries: Iterable[Entry], tokens: int) -> Iterator[Entry]:
+def _take(entries: Iterable[Entry], tokens: float) -> Iterator[Entry]:
     """Yield entries up to so many tokens, and at least one."""
     counted = 0
     for entry in entries:

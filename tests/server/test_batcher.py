@@ -18,6 +18,7 @@ from twofold_server.errors import ExpiredError, NotServingError, OverloadedError
 from twofold_server.inference import Inference
 from twofold_server.loading import load_engine
 from twofold_server.metrics import Metrics
+from twofold_server.pace import Pace
 from twofold_server.slot import Slot
 
 
@@ -50,12 +51,12 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(store, *, batch=256, queue=4096, requests=64, passes=1):
+async def scene(store, *, batch=256, queue=4096, requests=64, passes=1, wait=float("inf")):
     """Serve checkpoint "a" without a port, with one pass at a time where a test does not ask for more."""
     config, metrics = config_of(store, threads=1, max_batch_tokens=batch), Metrics()
     slot = Slot(metrics)
     slot.swap(load_engine(store.get("a"), config))
-    batcher = Batcher(slot, metrics, max_batch_tokens=batch, max_queue_tokens=queue, passes=passes)
+    batcher = Batcher(slot, metrics, max_batch_tokens=batch, max_queue_tokens=queue, max_wait=wait, passes=passes)
     batcher.start()
     inference = Inference(slot, batcher, metrics, max_requests=requests, threads=2)
     try:
@@ -150,6 +151,64 @@ def test_a_full_queue_refuses_and_empties(store):
         assert one.value("twofold_dropped_total", reason="cancelled") == 3
 
     in_scene(store, test, queue=20)
+
+
+def test_what_would_wait_too_long_is_refused_at_the_door(store):
+    """With 10 ms until an answer, 10,000 tokens a second and a pass of 19 tokens there is room for 21 tokens at the door.
+
+    For 31 where a request was let in and is read by now; and when all are answered there is room again.
+    """
+
+    async def test(one):
+        with gated() as gate:
+            first = asyncio.create_task(one.labels("rain"))
+            await gate.wait_until_busy()
+            waiting = [asyncio.create_task(one.labels("rain")) for _ in range(7)]
+            await one.queued(21)
+            one.inference.check_room()
+            waiting.append(asyncio.create_task(one.labels("rain")))
+            await one.queued(24)
+            with pytest.raises(OverloadedError, match="within 10 ms") as refused:
+                one.inference.check_room()
+            assert refused.value.retry_after > 0
+            waiting += [asyncio.create_task(one.labels("rain")) for _ in range(3)]
+            await one.queued(33)
+            with pytest.raises(OverloadedError, match="within 10 ms"):
+                await one.labels("play", "wake")
+            assert one.value("twofold_shed_total", reason="wait") == 2
+            assert one.value("twofold_queue_tokens") == 33
+            gate.open.set()
+            assert await asyncio.gather(first, *waiting) == [["a_weather"]] * 12
+        one.inference.check_room()
+        assert await one.labels("play") == ["a_music"]
+
+    in_scene(store, test, wait=0.01)
+
+
+def test_a_request_above_the_limit_of_time_is_answered_alone(store):
+    """A request that takes longer than the limit by itself is answered, where nothing else waits."""
+
+    async def test(one):
+        assert await one.labels(*["rain"] * 200) == ["a_weather"] * 200
+
+    in_scene(store, test, wait=0.001)
+
+
+def test_a_pass_takes_a_quarter_of_the_time_at_most(store):
+    """With 10 ms until an answer and 10,000 tokens a second, eight texts of three tokens are a pass, and two wait for the next."""
+
+    async def test(one):
+        with gated() as gate, mock.patch.object(Pace, "learn"):
+            calls = [asyncio.create_task(one.labels("rain"))]
+            await gate.wait_until_busy()
+            calls += [asyncio.create_task(one.labels("rain")) for _ in range(10)]
+            await one.queued(30)
+            gate.open.set()
+            await asyncio.gather(*calls)
+
+        assert gate.passes == [("a", 1), ("a", 8), ("a", 2)]
+
+    in_scene(store, test, wait=0.01)
 
 
 def test_an_empty_queue_takes_a_request_above_its_bound(store):

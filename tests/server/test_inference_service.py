@@ -342,6 +342,36 @@ def test_shed_load_says_when_to_come_back(store):
     on_server(store, test, max_requests=3)
 
 
+@pytest.mark.parametrize(
+    ("call", "method"),
+    [
+        (lambda server: server.predict("rain"), "Predict"),
+        (lambda server: server.inference.Embed(pb.EmbedRequest(texts=["rain"])), "Embed"),
+    ],
+)
+def test_what_would_wait_too_long_is_shed(call, method, store):
+    """A call that comes when more waits than max_wait_ms allows has RetryInfo and is counted like others; a stream waits."""
+
+    async def test(server):
+        with gated() as gate:
+            waiting = [asyncio.ensure_future(server.predict("rain")) for _ in range(2)]
+            await gate.wait_until_busy()
+            await server.until("twofold_queue_tokens", 3)
+            stream = asyncio.ensure_future(answers_of(server.inference.PredictStream(stream_of(["play"]))))
+            code, told = await refusal(call(server))
+            assert (code, told.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+            assert told.retry_after > 0
+            assert not stream.done()
+            gate.open.set()
+            await asyncio.gather(*waiting)
+        assert await stream == ([["a_music"]], None)
+        assert await server.metric("twofold_shed_total", reason="wait") > 0
+        assert await server.metric("twofold_requests_total", method=method, code="RESOURCE_EXHAUSTED") == 1
+        assert (await server.predict("rain")).predictions
+
+    on_server(store, test, max_wait_ms=0.1, passes=1)
+
+
 def test_a_deadline_that_passes_in_the_queue_costs_no_pass(store):
     """The caller gets DEADLINE_EXCEEDED, the text is dropped before the engine, and others are answered."""
 

@@ -96,7 +96,6 @@ class InferenceServicer(InferenceServiceServicer):
                 await asyncio.sleep(error.retry_after)
 
     async def _answer(self, request: pb.PredictRequest, deadline: float, method: str) -> pb.PredictResponse:
-        self._inference.check_room()  # Where load is shed, most requests are, and reading them would take from the rest.
         call = read_predict(request, self._config)
         answers = await self._inference.predict(call.texts, top=call.top, entities=call.entities, deadline=deadline)
         self._metrics.texts.labels(method).inc(len(call.texts))

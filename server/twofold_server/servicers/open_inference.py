@@ -111,7 +111,6 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Any) -> pb.ModelInferResponse:  # noqa: N802
         """Classify texts and find their entities."""
-        self._inference.check_room()
         call = read_infer(request, self._config)
         if self._slot.live is not None:
             self._check_version(call.version, "model_version")
