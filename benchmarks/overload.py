@@ -96,12 +96,14 @@ def flood(store: Path, texts: list[str], arguments: argparse.Namespace) -> dict[
         rss = process.memory_info().rss
         cpu = sum(process.cpu_times()[:2])
         flooded = call(arguments.seconds, "--rate", round(arguments.times * before, 1))
-        return {
-            "flooded": flooded | {"server_cpu_seconds": round(sum(process.cpu_times()[:2]) - cpu, 1)},
-            "serving": client.health() is Health.SERVING,
-            "rss_growth": round(process.memory_info().rss / rss, 3),
-            "capacities": [before, capacity(store, texts, arguments)],
-        }
+        cpu = sum(process.cpu_times()[:2]) - cpu
+        growth, healthy = process.memory_info().rss / rss, client.health() is Health.SERVING
+    return {
+        "flooded": flooded | {"server_cpu_seconds": round(cpu, 1)},
+        "serving": healthy,
+        "rss_growth": round(growth, 3),
+        "capacities": [before, capacity(store, texts, arguments)],
+    }
 
 
 def capacity(store: Path, texts: list[str], arguments: argparse.Namespace) -> float:
