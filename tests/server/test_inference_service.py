@@ -354,8 +354,9 @@ def test_what_would_wait_too_long_is_shed(call, method, store):
 
     async def test(server):
         with gated() as gate:
-            waiting = [asyncio.ensure_future(server.predict("rain")) for _ in range(2)]
+            waiting = [asyncio.ensure_future(server.predict("rain"))]
             await gate.wait_until_busy()
+            waiting.append(asyncio.ensure_future(server.predict("rain")))
             await server.until("twofold_queue_tokens", 3)
             stream = asyncio.ensure_future(answers_of(server.inference.PredictStream(stream_of(["play"]))))
             code, told = await refusal(call(server))
