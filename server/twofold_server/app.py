@@ -181,9 +181,6 @@ async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[S
 
         target = f"{config.listen.rpartition(':')[0]}:{port}"
         log.info("listening", extra={"target": target, "metrics": metrics_url, "checkpoint": engine and engine.id})
-        # What is there now stays: the collector of cycles need not look through it again and again.
-        gc.collect()
-        gc.freeze()
         yield Serving(target, metrics_url)
         log.info("draining")
 
@@ -250,4 +247,7 @@ async def run(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     async with serve(config):
+        # What is there now stays: the collector of cycles need not look through it again and again.
+        gc.collect()
+        gc.freeze()
         await stopped.wait()
