@@ -113,14 +113,11 @@ class Boundary(grpc.aio.ServerInterceptor):
 
     def _shed(self, method: str, error: OverloadedError) -> grpc.RpcMethodHandler[Any, Any]:
         """Return a handler that refuses one call. It takes a stream of requests, for grpcio does not wait for those."""
-        code, reason = status_of(error)
-        self._metrics.requests.labels(method, code.name).inc()
+        self._metrics.requests.labels(method, status_of(error)[0].name).inc()
         self._metrics.request_seconds.labels(method).observe(0)
-        message = _shorten(str(error))
-        details = _encode_overload(code.value[0], message, reason, error.retry_after)
 
-        async def refuse(requests: Any, context: Any) -> None:  # noqa: ARG001
-            await context.abort(code, message, trailing_metadata=((status.METADATA_KEY, details),))
+        async def refuse(_requests: Any, context: Any) -> None:
+            await _abort(error, method, context)
 
         return grpc.stream_unary_rpc_method_handler(refuse)
 
