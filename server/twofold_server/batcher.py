@@ -1,8 +1,8 @@
 """Many requests, one forward pass.
 
-Texts wait in one queue, bounded in tokens and in time. While the engine computes, the queue grows; when it has a pass free, the next
-batch is cut from what is there: batches form by back-pressure, and no timer adds latency to a quiet server. See ADR 15 and,
-for several passes at a time, ADR 20.
+Texts wait in one queue. While the engine computes, the queue grows; when it has a pass free, the next batch is cut from what is
+there: batches form by back-pressure, and no timer adds latency to a quiet server. See ADR 15 and, for several passes at a
+time, ADR 20.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from typing import Any, TypeVar
 
 from twofold_checkpoint.encoding import Encoding
 
+from twofold_server.backlog import Backlog
 from twofold_server.calls import recorded
 from twofold_server.engine import Engine, Rows
-from twofold_server.errors import ExpiredError, NotServingError, OverloadedError
+from twofold_server.errors import NotServingError
 from twofold_server.metrics import Metrics
 from twofold_server.pace import Pace
 from twofold_server.reading import Reader
 from twofold_server.slot import Slot
 from twofold_server.traces import Traces
-from twofold_server.waiting import Batch, Entry, Result, choose, encode_for
+from twofold_server.waiting import Batch, Entry, Result, encode_for
 
 T = TypeVar("T")
 
@@ -38,12 +39,6 @@ two cost so much more for each token that a second core would gain nothing by th
 _MOST_PASSES = 64
 """How many times as much as a pass costs beside its tokens, it may have of them. With more a pass would be hardly cheaper for
 each token, and who came first would wait for those of his length who came last: in a full queue of sentences, twice as long."""
-
-_DOOR_SHARE, _QUEUE_SHARE, _PASS_SHARE = 0.4, 0.5, 0.25
-"""Of the time in which a text is to be answered: how long it may be thought to wait for its pass when its call comes, and how
-long when it is read and tokenized, by which time others came in, too; and what its pass may take. Without that difference
-most of those who come in when there is a little room would be refused after all the work. The rest is for what was guessed
-wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +77,13 @@ class Batcher:
         self._slot = slot
         self._metrics = metrics
         self._max_batch_tokens = max_batch_tokens
-        self._max_queue_tokens = max_queue_tokens
-        self._max_wait = max_wait
         self._arrival = threading.Condition()
-        """Guards the queue, its tokens, the count of free passes and whether to stop."""
-        self._queue: list[Entry] = []
-        self._queued_tokens = 0
+        """Guards the queue, the count of free passes and whether to stop."""
         self._free = 0
         """Passes that wait for a batch."""
         self._stopping = False
         self._pace = Pace(passes)
+        self._queue = Backlog(metrics, self._pace, max_tokens=max_queue_tokens, max_wait=max_wait)
         self._numbers = itertools.count(1)
         self._threads = [
             threading.Thread(target=self._run, args=(n,), name="engine", daemon=True) for n in range(passes)
@@ -108,7 +100,7 @@ class Batcher:
     @property
     def is_busy(self) -> bool:
         """Whether texts wait for an engine."""
-        return self._queued_tokens > 0
+        return bool(self._queue)
 
     def start(self) -> None:
         """Begin to answer."""
@@ -135,47 +127,22 @@ class Batcher:
         """
         call, new = recorded() if self.traces else None, self._loop.create_future
         entries = [Entry(encoding, engine, reader, deadline, new(), call) for encoding in encodings]
-        tokens = sum(entry.tokens for entry in entries)
         with self._arrival:
             if self._stopping:
                 raise NotServingError("the server is going away; ask another one")
-            if self._queued_tokens + tokens > self._max_queue_tokens:
-                self._drop_dead()
-            self._check_wait(_QUEUE_SHARE)
-            # An empty queue takes whatever comes, or a request above the bound could never be answered.
-            if self._queue and self._queued_tokens + tokens > self._max_queue_tokens:
-                self._metrics.shed.labels("queue").inc()
-                raise OverloadedError(
-                    f"{self._queued_tokens} tokens wait, this request has {tokens}, and at most "
-                    f"{self._max_queue_tokens} may wait; come back later, or send fewer texts at once",
-                    retry_after=self.wait_seconds(),
-                )
-            self._queue.extend(entries)
-            self._count(tokens)
+            if not self._queue.fits(sum(entry.tokens for entry in entries)):
+                self._deliver(self._queue.drop_dead())
+            self._queue.add(entries)
             self._arrival.notify(len(entries))
         return [entry.answer for entry in entries]
 
     def check_room(self) -> None:
         """Raise OverloadedError if a text that comes now would probably wait too long."""
-        self._check_wait(_DOOR_SHARE)
-
-    def _check_wait(self, share: float) -> None:
-        # An empty queue takes whatever comes.
-        if self._queue and self._pace.seconds_until(self._queued_tokens) > share * self._max_wait:
-            self._metrics.shed.labels("wait").inc()
-            raise OverloadedError(
-                f"what waits is as much as can be answered within {1000 * self._max_wait:.0f} ms; come back later",
-                retry_after=self.wait_seconds(),
-            )
+        self._queue.check_time()
 
     def wait_seconds(self) -> float:
         """Guess how long the queue takes, for those who are sent away."""
-        # In steps, so that the same refusal need not be written a thousand times a second.
-        return min(30.0, max(0.05, round(self._pace.seconds_until(self._queued_tokens), 1)))
-
-    def _count(self, tokens: int) -> None:
-        self._queued_tokens += tokens
-        self._metrics.queue_tokens.set(self._queued_tokens)
+        return self._queue.wait_seconds()
 
     def _run(self, thread: int) -> None:
         """Compute batch after batch, on a thread of the engine's."""
@@ -194,9 +161,9 @@ class Batcher:
             self._pace.end(thread)
             self._free += 1
             while True:
-                self._drop_dead()
+                self._deliver(self._queue.drop_dead())
                 alone = self._free == len(self._threads)
-                if self._queue and (alone or self._stopping or self._queued_tokens >= _LEAST_SHARE):
+                if self._queue and (alone or self._stopping or self._queue.tokens >= _LEAST_SHARE):
                     break
                 if self._stopping:
                     return None
@@ -204,36 +171,11 @@ class Batcher:
             engine = self._slot.live
             pass_tokens = engine.pass_tokens if engine else 0
             # Passes that are free share what waits, so that none takes all of it while another one has nothing to do.
-            share = max(_LEAST_SHARE, -(-self._queued_tokens // self._free)) + pass_tokens
-            in_time = _PASS_SHARE * self._max_wait * self._pace.tokens_per_second
-            most = min(share, _MOST_PASSES * pass_tokens, in_time)
+            share = max(_LEAST_SHARE, -(-self._queue.tokens // self._free)) + pass_tokens
             self._free -= 1
-            batch = choose(self._queue, most, self._max_batch_tokens, pass_tokens)
-            taken = set(batch)
-            self._queue = [entry for entry in self._queue if entry not in taken]
-            tokens = sum(entry.tokens for entry in batch)
-            self._count(-tokens)
-            self._pace.begin(thread, tokens, pass_tokens)
+            batch = self._queue.take(min(share, _MOST_PASSES * pass_tokens), self._max_batch_tokens, pass_tokens)
+            self._pace.begin(thread, sum(entry.tokens for entry in batch), pass_tokens)
             return batch
-
-    def _drop_dead(self) -> None:
-        """Take out of the queue what nobody waits for any more."""
-        now = time.monotonic()
-        alive, expired = [], []
-        for entry in self._queue:
-            # A caller whose deadline passes also cancels; the deadline is the cause.
-            if entry.deadline <= now:
-                self._metrics.dropped.labels("deadline").inc()
-                expired.append((entry, ExpiredError("the deadline passed while the text waited for an engine")))
-            elif entry.answer.cancelled():
-                self._metrics.dropped.labels("cancelled").inc()
-            else:
-                alive.append(entry)
-                continue
-            self._count(-entry.tokens)
-        self._queue = alive
-        if expired:
-            self._deliver(expired)
 
     def _compute(self, batch: Sequence[Entry], begun: float) -> Computed:
         """Run a batch under one lease."""
@@ -305,6 +247,8 @@ class Batcher:
 
     def _deliver(self, found: Sequence[tuple[Entry, Result[Any] | Exception]]) -> None:
         """Give answers to those who still wait for them, on the event loop."""
+        if not found:
+            return
 
         def deliver() -> None:
             for entry, answer in found:
