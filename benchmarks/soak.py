@@ -4,8 +4,9 @@
 
 Calls of all kinds (soaking/calls.py) are kept in flight while checkpoints are promoted and rolled back, jobs adapt, are
 cancelled and watched by those who leave. `unexpected` counts the calls that ended with a status that is none of their
-kind's, or with an answer that is not whole. `rss_growth` is the server's memory in the last tenth of the time over that in
-the second tenth.
+kind's or with an answer that is not whole, and the jobs that failed, unless another checkpoint was promoted meanwhile;
+`errors_logged` counts the lines of the server's log at that level. `rss_growth` is the server's memory in the last tenth of
+the time over that in the second tenth.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import json
 import shutil
 import statistics
 import tempfile
@@ -30,7 +32,7 @@ import report
 from calling.trained import EXAMPLES, prepare
 from grpc import StatusCode
 from soaking.calls import KINDS, OK, Caller, mix
-from soaking.jobs import adapt, watch_and_leave
+from soaking.jobs import Jobs, adapt, watch_and_leave
 from twofold.v1 import checkpoints_pb2
 from twofold_checkpoint.examples import read_examples
 from twofold_checkpoint.store import Store
@@ -47,7 +49,7 @@ class Tally:
 
     codes: Counter[tuple[str, str]] = field(default_factory=Counter)
     unexpected: list[str] = field(default_factory=list)
-    jobs: Counter[str] = field(default_factory=Counter)
+    jobs: Jobs = field(default_factory=Jobs)
     memory: list[tuple[float, int]] = field(default_factory=list)
 
     async def note(self, name: str, expected: frozenset[StatusCode], call: Awaitable[object]) -> None:
@@ -139,6 +141,12 @@ def by_tenths(memory: list[tuple[float, int]]) -> list[float]:
     return [round(statistics.median(rss for _, rss in part) / 2**20, 1) for part in parts]
 
 
+def errors_of(log: Path) -> list[dict[str, Any]]:
+    """Return the lines of a server's log that are errors."""
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
+    return [line for line in lines if line["level"] in {"error", "critical"}]
+
+
 def main() -> None:
     """Soak and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -159,22 +167,30 @@ def main() -> None:
         # In the last place a job would not end beside calls that never cease.
         with serving(store, "--trainer-niceness", "5", log=arguments.work / "soak.log") as server:
             tally = asyncio.run(soak(server, ids, arguments))
-    memory = by_tenths(tally.memory)
+    memory, errors = by_tenths(tally.memory), errors_of(arguments.work / "soak.log")
+    unexpected = tally.unexpected + tally.jobs.failures
     figures: dict[str, Any] = {
-        "unexpected": len(tally.unexpected),
+        "unexpected": len(unexpected),
+        "errors_logged": len(errors),
         "rss_growth": round(memory[-1] / memory[1], 3),
         "requests": tally.codes.total(),
         "swaps": sum(
             count for (name, code), count in tally.codes.items() if name in {"promote", "roll_back"} and code == "OK"
         ),
-        **{f"jobs_{state}": count for state, count in sorted(tally.jobs.items())},
+        **{f"jobs_{state}": count for state, count in sorted(tally.jobs.states.items())},
     }
     codes: dict[str, dict[str, int]] = {}
     for (name, code), count in sorted(tally.codes.items()):
         codes.setdefault(name, {})[code] = count
     settings = {"seconds": arguments.seconds, "in_flight": arguments.in_flight, "seed": arguments.seed}
     report.write(
-        "soak", settings=settings, figures=figures, codes=codes, memory_mib=memory, unexpected=tally.unexpected[:10]
+        "soak",
+        settings=settings,
+        figures=figures,
+        codes=codes,
+        memory_mib=memory,
+        unexpected=unexpected[:10],
+        errors=errors[:10],
     )
 
 

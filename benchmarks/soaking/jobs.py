@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 from random import Random
 
 from calling.trained import EXAMPLES
@@ -31,8 +32,16 @@ def examples(chance: Random) -> list[pb.Example]:
     return made
 
 
-async def adapt(caller: Caller, until: float, states: Counter[str]) -> None:
-    """Run a job to its end, or cancel it after a while; count its last state."""
+@dataclass(slots=True)
+class Jobs:
+    """How many ended in each state, or were overtaken, and what is said of those that failed."""
+
+    states: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+
+
+async def adapt(caller: Caller, until: float, jobs: Jobs) -> None:
+    """Run a job to its end, or cancel it after a while; note how it ended."""
     request = pb.AdaptRequest(
         dataset=pb.Dataset(inline=pb.Examples(train=examples(caller.chance))),
         head=inference_pb2.HEAD_NER,
@@ -48,7 +57,13 @@ async def adapt(caller: Caller, until: float, states: Counter[str]) -> None:
     if job.state not in _OVER:  # It may end in this very moment; then it says that it is too late.
         await caller.adaptation.CancelJob(pb.CancelJobRequest(job_id=job.id), timeout=60)
         job = (await caller.adaptation.GetJob(pb.GetJobRequest(job_id=job.id), timeout=PATIENCE)).job
-    states[pb.JobState.Name(job.state).removeprefix("JOB_STATE_").lower()] += 1
+    ended = pb.JobState.Name(job.state).removeprefix("JOB_STATE_").lower()
+    if job.state == pb.JOB_STATE_FAILED:
+        if "current moved from" in job.reason:  # Promoted over by keep_swapping: it must not go live then.
+            ended = "overtaken"
+        else:
+            jobs.failures.append(f"{job.id}: {job.reason}")
+    jobs.states[ended] += 1
 
 
 async def watch_and_leave(caller: Caller) -> None:

@@ -132,7 +132,8 @@ class Boundary(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
             async with (
                 _Call(self._metrics, procedure, context, self._traces),
-                contextlib.aclosing(self._until_leaving(behaviour(read(request), context))) as responses,
+                contextlib.aclosing(behaviour(read(request), context)) as answers,
+                contextlib.aclosing(self._until_leaving(answers)) as responses,
             ):
                 async for response in responses:
                     yield response
@@ -147,8 +148,10 @@ class Boundary(grpc.aio.ServerInterceptor):
                 try:
                     await asyncio.wait((following, leaving), return_when=asyncio.FIRST_COMPLETED)
                 finally:
-                    following.cancel()
-                if not following.done() or following.cancelled():
+                    if not following.done():
+                        following.cancel()
+                        await asyncio.wait((following,))  # What it had begun ends before its call does.
+                if following.cancelled():
                     raise NotServingError("the server is going away; call another one")
                 response = following.result()
                 if response is _END:

@@ -293,6 +293,8 @@ def test_a_stream_reads_no_further_than_it_answers(store):
             gate.open.set()
             await server.until("twofold_queue_tokens", 0)
             await server.until("twofold_requests_in_flight", 0, method="PredictStream")
+            left = [task for task in asyncio.all_tasks() if "InferenceServicer" in repr(task)]
+            assert left == []
 
     on_server(store, test)
 

@@ -118,6 +118,40 @@ def test_hanging_up_ends_streams_of_responses():
     asyncio.run(main())
 
 
+def test_a_stream_that_is_left_while_it_waits_ends_all_it_began():
+    """Its caller leaves before a response: what the method has to put away is put away when the call ends."""
+
+    class Context:
+        def time_remaining(self):
+            return None
+
+    async def main():
+        put_away, waits = [], asyncio.Event()
+
+        async def slow(request, context):
+            try:
+                yield request
+                waits.set()
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.01)
+                put_away.append("all")
+
+        async def read():
+            responses = Boundary(Metrics())._around_stream(slow, bytes, "/twofold.v1.Test/Watch")(b"x", Context())
+            async for _ in responses:
+                pass
+
+        call = asyncio.create_task(read())
+        await waits.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        return put_away
+
+    assert asyncio.run(main()) == ["all"]
+
+
 def test_a_stream_that_is_left_while_it_answers_is_no_bug():
     """Its caller leaves between two responses: it is counted as CANCELLED."""
 

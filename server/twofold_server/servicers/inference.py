@@ -62,7 +62,7 @@ class InferenceServicer(InferenceServiceServicer):
     ) -> AsyncIterator[pb.PredictStreamResponse]:
         """Answer requests in their order, a few of them at a time; the caller is not read further meanwhile."""
         deadline = deadline_of(context)
-        answers: asyncio.Queue[asyncio.Task[pb.PredictResponse] | None] = asyncio.Queue(STREAM_AHEAD)
+        answers: asyncio.Queue[asyncio.Task[pb.PredictResponse] | Exception | None] = asyncio.Queue(STREAM_AHEAD)
         begun: set[asyncio.Task[Any]] = set()
 
         async def read() -> None:
@@ -71,17 +71,19 @@ class InferenceServicer(InferenceServiceServicer):
                     answer = asyncio.create_task(self._answer_patiently(one.request, deadline))
                     begun.add(answer)
                     await answers.put(answer)
-            finally:
-                # The last word, also where a request could not be read: what came before it is answered first.
+            except Exception as error:  # noqa: BLE001 -- raised below: what came before it is answered first.
+                await answers.put(error)
+            else:
                 await answers.put(None)
 
         reading = asyncio.create_task(read())
         begun.add(reading)
         try:
             while (answer := await answers.get()) is not None:
+                if isinstance(answer, Exception):
+                    raise answer
                 yield pb.PredictStreamResponse(response=await answer)
                 begun.discard(answer)
-            await reading
         finally:
             for task in begun:
                 task.cancel()
