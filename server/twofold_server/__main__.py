@@ -14,7 +14,7 @@ import msgspec
 from twofold_server.app import run
 from twofold_server.doctor import examine
 from twofold_server.logs import log_to_stderr
-from twofold_server.memory import share_arenas
+from twofold_server.memory import set_up_malloc
 from twofold_server.sources import describe, resolve
 from twofold_server.tokens import SCOPES, make_token
 
@@ -34,7 +34,7 @@ def main() -> None:
 
 def start(arguments: Sequence[str]) -> None:
     """Serve until a signal says to stop."""
-    share_arenas()
+    set_up_malloc()
     resolved = resolve(arguments, os.environ)
     log_to_stderr(resolved.config.log_level)
     log = logging.getLogger("twofold_server")

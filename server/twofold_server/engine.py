@@ -18,7 +18,6 @@ from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import Precision
 
 from twofold_server.errors import SwapError
-from twofold_server.memory import release_memory
 from twofold_server.sessions import open_session, run_bound
 from twofold_server.slices import slices
 
@@ -177,10 +176,9 @@ class Engine:
                 raise SwapError(f"output {name} is {found[name]} wide; the manifest says {width}")
 
     def close(self, state: EngineState = EngineState.CLOSED) -> None:
-        """Free the session and give its memory back to the system. Not on a request's path: it takes a while."""
+        """Free the session, and with it its memory. Not on a request's path: it takes a while."""
         self._session = None
         self.state = state
-        release_memory()
 
     def _widths(self) -> dict[Output, int]:
         manifest = self.checkpoint.manifest

@@ -1,17 +1,23 @@
-"""Memory: how much is left to this process, which is not what the machine has, and giving back what it does not use."""
+"""Memory: how much is left to this process, which is not what the machine has, and how it is allocated."""
 
 from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from twofold_server.cgroups import read_file, read_groups
 
 _MEMINFO = Path("/proc/meminfo")
-_M_ARENA_MAX = -8
-"""As glibc's malloc.h has it."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+"""As glibc's malloc.h has them."""
 _ARENAS = 2
+_KEPT = 32 << 20
+"""Bytes that an arena keeps at its end when they are freed. What is larger is a mapping of its own."""
+_LARGE = 128 << 10
+"""Bytes of a piece of weights; in int8 the smallest ones of MiniLM have a little more."""
 
 
 def free_bytes(meminfo: str, limit: str | None, used: str | None, statistics: str | None) -> int | None:
@@ -36,20 +42,31 @@ def count_free_bytes() -> int | None:
     return min((one for one in left if one is not None), default=None)
 
 
-def share_arenas() -> None:
-    """Let all threads allocate from two arenas. To be called before there are threads.
+def set_up_malloc() -> None:
+    """Let all threads allocate from two arenas that keep what passes free. To be called before there are threads.
 
-    By default glibc gives each thread its own, and what is free in one is lost to the others. It took an eighth more memory.
+    By default glibc gives each thread an arena of its own, and what is free in one is lost to the others: an eighth more memory.
+    And it learns from what is freed how much to keep, which a pass then has to be given again, page by page.
     """
-    try:
-        ctypes.CDLL("libc.so.6").mallopt(_M_ARENA_MAX, _ARENAS)
-    except (OSError, AttributeError):  # Not glibc.
-        return
+    _mallopt(_M_ARENA_MAX, _ARENAS)
+    _mallopt(_M_TRIM_THRESHOLD, _KEPT)
+    _mallopt(_M_MMAP_THRESHOLD, _KEPT)
 
 
-def release_memory() -> None:
-    """Give freed pages back to the system: glibc keeps them otherwise, and every swap would cost a copy for ever."""
+@contextmanager
+def allocated_apart() -> Iterator[None]:
+    """Let the large pieces that are allocated meanwhile, by any thread, be mappings of their own: a session's weights.
+
+    The system has each of them back when it is freed, whatever is in use around it; where an arena held them it would have to be
+    searched for free pages under the lock that every pass needs. See ADR 19.
+    """
+    _mallopt(_M_MMAP_THRESHOLD, _LARGE)
     try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    except (OSError, AttributeError):  # Not glibc: nothing to give back.
-        return
+        yield
+    finally:
+        _mallopt(_M_MMAP_THRESHOLD, _KEPT)
+
+
+def _mallopt(parameter: int, value: int) -> None:
+    with suppress(OSError, AttributeError):  # Not glibc.
+        ctypes.CDLL("libc.so.6").mallopt(parameter, value)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from twofold_checkpoint.checkpoint import SLOW_FUSIONS
 
 from twofold_server.errors import SwapError
+from twofold_server.memory import allocated_apart
 from twofold_server.threads import run_aside, step_back
 
 Provider = tuple[str, dict[str, str]]
@@ -59,9 +60,12 @@ def open_session(graph: Path, *, device: str, threads: int, gpu_memory_mib: int 
     # The arena keeps the largest batch's memory for ever; without it a swap costs one copy and no more.
     options.enable_cpu_mem_arena = False
     slow = SLOW_FUSIONS if device == "cpu" else ()
-    session = run_aside(
-        lambda: ort.InferenceSession(str(graph), options, providers=providers, disabled_optimizers=_stepping_back(slow))
-    )
+    with allocated_apart():
+        session = run_aside(
+            lambda: ort.InferenceSession(
+                str(graph), options, providers=providers, disabled_optimizers=_stepping_back(slow)
+            )
+        )
     wanted = providers[0][0]
     if wanted not in session.get_providers():  # onnxruntime falls back to the CPU and says so only in its log.
         raise SwapError(

@@ -61,7 +61,9 @@ def run_aside(work: Callable[[], T]) -> T:
 def step_back() -> None:
     """Let this thread take only what CPU the others leave, to its end: without a privilege none can step forward again.
 
-    Threads that it starts are like it.
+    Threads that it starts are like it. A niceness alone leaves it its turn once it has a core, and a core that it has looks busy
+    to those who wake; under SCHED_IDLE it gives way at once. Where that is refused the niceness stays.
     """
     with suppress(OSError, AttributeError):  # Not Linux: a thread has no priority of its own.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -129,19 +128,6 @@ def test_an_engine_has_the_threads_that_are_allowed(asked, threads, monkeypatch)
         load_engine(engine().checkpoint, Config(**asked)).close()
 
     assert opened.call_args.kwargs["threads"] == threads
-
-
-def test_a_closed_engine_gives_its_memory_back():
-    """Only when its session is gone does the system get back what glibc would keep."""
-    one, sessions = copy(engine()), []
-
-    def note():
-        sessions.append(one._session)
-
-    with mock.patch("twofold_server.engine.release_memory", note):
-        one.close()
-
-    assert sessions == [None]
 
 
 def test_a_device_that_is_not_there_is_named():

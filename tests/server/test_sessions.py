@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -98,17 +100,23 @@ def test_a_session_is_loaded_behind_requests_and_answers_beside_them(graph: Path
     def names() -> set[int]:
         return {int(path.name) for path in Path("/proc/self/task").iterdir()}
 
-    before, step_back = names(), sessions.step_back
+    before, step_back, apart = names(), sessions.step_back, []
+
+    @contextmanager
+    def allocated_apart() -> Iterator[None]:
+        apart.append("begun")
+        yield
+        apart.append("ended")
 
     def note() -> None:
         step_back()
-        packing.append(niceness(threading.get_native_id()))
+        packing.append((niceness(threading.get_native_id()), list(apart)))
         own.extend(names() - before - {threading.get_native_id()})
 
-    with mock.patch.object(sessions, "step_back", note):
+    with mock.patch.multiple(sessions, step_back=note, allocated_apart=allocated_apart):
         session = open_session(graph, device="cpu", threads=3)
 
-    assert packing == [19]
+    assert packing == [(19, ["begun"])]  # What is packed is allocated apart.
     assert [niceness(thread) for thread in own] == [niceness(me)] * 2  # The third is the one that runs a pass.
     assert set(own) <= names()  # They are there to stay.
     assert session.get_providers() == ["CPUExecutionProvider"]
