@@ -14,7 +14,7 @@ _MEMINFO = Path("/proc/meminfo")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 """As glibc's malloc.h has them."""
 _ARENAS = 2
-_KEPT = 8 << 20
+_KEPT = 16 << 20
 """Bytes that an arena keeps at its end when they are freed. What is larger is a mapping of its own."""
 _LARGE = 128 << 10
 """Bytes of a piece of weights; in int8 the smallest ones of MiniLM have a little more."""

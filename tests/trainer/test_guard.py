@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from twofold_checkpoint.encoding import Encoder
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import HeadName
@@ -75,18 +73,18 @@ def test_chance_is_allowed_for(margin: float, examples: int, changed: int, allow
     assert allowance(margin, before, after) == pytest.approx(allowed)
 
 
-@given(st.data())
-def test_the_standard_error_is_that_of_a_bootstrap(data: st.DataObject) -> None:
-    """For F1 it is what resampling the texts gives, both before and after from the same ones."""
-    chance = random.Random(data.draw(st.integers(0, 2**32)))
+@pytest.mark.parametrize("seed", range(5))
+def test_the_standard_error_is_that_of_a_bootstrap(seed: int) -> None:
+    """For F1 it is what resampling the texts gives, each text with what it was before."""
+    chance = random.Random(seed)
     before = [spans(chance) for _ in range(200)]
     after = [spans(chance) if chance.random() < 0.2 else one for one in before]
-    drawn = [[chance.randrange(200) for _ in range(200)] for _ in range(300)]
+    drawn = [chance.choices(range(200), k=200) for _ in range(1000)]
     differences = [
         f1([after[one] for one in places]).value - f1([before[one] for one in places]).value for places in drawn
     ]
 
-    assert standard_error(f1(before), f1(after)) == pytest.approx(statistics.pstdev(differences), rel=0.25)
+    assert standard_error(f1(before), f1(after)) == pytest.approx(statistics.pstdev(differences), rel=0.1)
 
 
 def test_what_so_many_changed_answers_do_not_show_passes() -> None:
