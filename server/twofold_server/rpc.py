@@ -147,10 +147,11 @@ class Boundary(grpc.aio.ServerInterceptor):
                 following = asyncio.ensure_future(anext(responses, _END))
                 try:
                     await asyncio.wait((following, leaving), return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    if not following.done():
-                        following.cancel()
-                        await asyncio.wait((following,))  # What it had begun ends before its call does.
+                except asyncio.CancelledError:
+                    await _end(following)
+                    raise
+                if not following.done():
+                    await _end(following)
                 if following.cancelled():
                     raise NotServingError("the server is going away; call another one")
                 response = following.result()
@@ -159,6 +160,12 @@ class Boundary(grpc.aio.ServerInterceptor):
                 yield response
         finally:
             leaving.cancel()
+
+
+async def _end(task: asyncio.Future[Any]) -> None:
+    """Cancel a task and wait until it is over, however that comes: what it had begun ends before its call does."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _reader(deserialize: Callable[[bytes], Any] | None, streams: bool) -> Callable[[Any], Any]:
