@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import statistics
 from pathlib import Path
 
 import pytest
@@ -12,9 +10,8 @@ from twofold_checkpoint.encoding import Encoder
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import HeadName
 from twofold_trainer.features import compute_features, live
-from twofold_trainer.guard import Look, allowance, decide, looks
+from twofold_trainer.guard import allowance, decide, looks
 from twofold_trainer.losses import distillation, label_nll, partial_label_nll, repaired_nll
-from twofold_trainer.metrics import HeadScore, SpanCounts, accuracy, standard_error
 from twofold_trainer.model import TwofoldModel
 from twofold_trainer.objective import Distillation, Objective
 from twofold_trainer.targets import make_targets
@@ -52,64 +49,11 @@ def test_the_guard_looks_often_at_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("margin", "examples", "changed", "allowed"),
-    [
-        (1.0, 10_000, 0, 0.005),
-        (4.0, 2000, 0, 0.02),
-        (1.0, 100, 0, 0.01),
-        (0.0, 400, 0, 0.005),
-        (0.0, 400, 4, 0.005),  # As many as are expected.
-        (0.0, 400, 36, 0.015),
-        (4.0, 400, 36, 0.02),
-    ],
+    ("margin", "examples", "allowed"), [(1.0, 10_000, 0.005), (4.0, 2000, 0.02), (1.0, 100, 0.01), (0.0, 400, 0.005)]
 )
-def test_chance_is_allowed_for(margin: float, examples: int, changed: int, allowed: float) -> None:
-    """Half the margin may be lost, or one standard error where so few examples, or so many that changed, cannot show less."""
-    half, same = changed // 2, [1] * (examples - changed)
-    before, after = (accuracy([*one, *same]) for one in ([1] * half + [0] * half, [0] * half + [1] * half))
-    assert before is not None
-    assert after is not None
-
-    assert allowance(margin, before, after) == pytest.approx(allowed)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_the_standard_error_is_that_of_a_bootstrap(seed: int) -> None:
-    """For F1 it is what resampling the texts gives, each text with what it was before."""
-    chance = random.Random(seed)
-    before = [spans(chance) for _ in range(200)]
-    after = [spans(chance) if chance.random() < 0.2 else one for one in before]
-    drawn = [chance.choices(range(200), k=200) for _ in range(1000)]
-    differences = [
-        f1([after[one] for one in places]).value - f1([before[one] for one in places]).value for places in drawn
-    ]
-
-    assert standard_error(f1(before), f1(after)) == pytest.approx(statistics.pstdev(differences), rel=0.1)
-
-
-def test_what_so_many_changed_answers_do_not_show_passes() -> None:
-    """Of 100 spans, three that are lost do not pass; seven do where five others are won."""
-    right, wrong = SpanCounts(1, 1, 1), SpanCounts(0, 1, 1)
-    before = f1([right] * 90 + [wrong] * 10)
-
-    def look(lost: int, won: int) -> Look:
-        after = f1([wrong] * lost + [right] * (90 - lost) + [right] * won + [wrong] * (10 - won))
-        return Look(before.value - after.value, allowance(0.5, before, after))
-
-    assert look(lost=3, won=0).passes is False
-    assert look(lost=7, won=5).passes
-
-
-def spans(chance: random.Random) -> SpanCounts:
-    """Draw the counts of a text."""
-    expected = chance.choice((0, 1, 1, 2, 3))
-    right = sum(chance.random() < 0.85 for _ in range(expected))
-    return SpanCounts(right, right + (chance.random() < 0.2), expected)
-
-
-def f1(counts: list[SpanCounts]) -> HeadScore:
-    """Score counts of texts."""
-    return HeadScore("ner", sum(counts, SpanCounts()).f1, tuple(counts))
+def test_chance_is_allowed_for(margin: float, examples: int, allowed: float) -> None:
+    """Half the margin may be lost, or one standard error where so few examples cannot show less."""
+    assert allowance(margin, examples) == pytest.approx(allowed)
 
 
 class World:

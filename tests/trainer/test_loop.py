@@ -77,10 +77,10 @@ class World:
         pace = Pace(stage.steps(settings, self.pool))
         return train_stage(self.model, stage, settings, lesson, self.yardstick, seed=0, pace=pace, stop=self.stop)
 
-    def guard(self, *, margin: float) -> Guard:
+    def guard(self, *, allowed: float) -> Guard:
         """Guard the classifier, from what it answers now."""
         judge = self.yardstick.judges[0]
-        return Guard(self.model, judge, LABELS, judge.score(self.model, LABELS), margin)
+        return Guard(self.model, judge, LABELS, judge.score(self.model, LABELS).value, allowed)
 
     def digest(self) -> str:
         """Return the digest of all weights."""
@@ -199,12 +199,9 @@ def test_a_useless_stage_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_the_guard_restores_then_ends_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the first breach the best state comes back and training goes on; at the second the stage is left; nothing of it stays."""
     monkeypatch.setattr("twofold_trainer.guard.EARLY_EVERY", 2)
-    monkeypatch.setattr(
-        "twofold_trainer.guard.allowance", lambda *_: -2.0
-    )  # No score can be so good: each look is a breach.
     world = World(tmp_path)
     before = world.digest()
-    running = world.train(guard=world.guard(margin=1.0))
+    running = world.train(guard=world.guard(allowed=-2.0))  # No score can be so good: each look is a breach.
     actions = []
     try:
         while True:
@@ -223,7 +220,7 @@ def test_what_the_guard_lets_pass_is_kept(tmp_path: Path) -> None:
     """A guard that is never breached changes nothing: the stage ends in the bytes of an unguarded one."""
     free, guarded = World(tmp_path / "a"), World(tmp_path / "b")
     list(free.train())
-    list(guarded.train(guard=guarded.guard(margin=200.0)))
+    list(guarded.train(guard=guarded.guard(allowed=1.0)))
 
     assert guarded.digest() == free.digest()
 

@@ -16,7 +16,7 @@ from twofold_trainer.batches import cut
 from twofold_trainer.boundary import BoundaryCache
 from twofold_trainer.covariances import Covariances, collect_covariances, linear_names
 from twofold_trainer.features import FeatureCache, FeatureSource, cache_bytes, live
-from twofold_trainer.guard import Guard
+from twofold_trainer.guard import Guard, allowance
 from twofold_trainer.lesson import Lesson
 from twofold_trainer.loop import Yardstick
 from twofold_trainer.model import load_model
@@ -88,7 +88,8 @@ class Course:
         first = self._protected.score(self._plan.model, labels, source)
         if first is None:
             return None
-        return Guard(self._plan.model, self._protected, labels, first, protection.margin)
+        allowed = allowance(protection.margin, first.examples)
+        return Guard(self._plan.model, self._protected, labels, first.value, allowed)
 
     def _collect(self) -> Covariances:
         """Return what the base remembers of its activations, or run it over the protected texts that may be trained on."""

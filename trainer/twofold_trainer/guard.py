@@ -10,7 +10,6 @@ from twofold_checkpoint.events import GuardLooked
 from twofold_checkpoint.labels import LabelSet
 
 from twofold_trainer.features import FeatureSource
-from twofold_trainer.metrics import HeadScore, standard_error
 from twofold_trainer.model import TwofoldModel
 from twofold_trainer.recipe import EXPECTED_FLIPS
 from twofold_trainer.scoring import Judge
@@ -42,52 +41,38 @@ def decide(fallen: float, allowed: float, breaches: int) -> Action:
     return "leave" if breaches else "restore"
 
 
-def allowance(margin: float, before: HeadScore, after: HeadScore) -> float:
-    """Return the fall that the guard lets pass: half the margin, but not less than chance does on these examples.
+def allowance(margin: float, examples: int) -> float:
+    """Return the fall that the guard lets pass: half the margin, but not less than chance does on so few examples.
 
-    *margin* is in points (0.01 of a score). Chance is one standard error of the difference, as the answers that changed
-    show it, or where EXPECTED_FLIPS of them change if that is more.
+    *margin* is in points (0.01 of a score). One standard error of the difference, where EXPECTED_FLIPS of the answers
+    change, is chance.
     """
-    chance = math.sqrt(EXPECTED_FLIPS / max(1, before.examples))
-    return max(margin / 200, chance, standard_error(before, after))
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What a look saw: how much of the protected score is lost, negative if it rose, and how much may be."""
-
-    fallen: float
-    allowed: float
-
-    @property
-    def passes(self) -> bool:
-        """Whether what is lost may be."""
-        return self.fallen <= self.allowed + 1e-9
+    return max(margin / 200, math.sqrt(EXPECTED_FLIPS / max(1, examples)))
 
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """Hold the protected task's dev examples and what the base scored on them. *margin* is in points."""
+    """Hold the protected task's dev examples and what the base scored on them."""
 
     model: TwofoldModel
     judge: Judge
     labels: LabelSet
-    baseline: HeadScore
-    margin: float
+    baseline: float
+    allowed: float
 
-    def look(self, source: FeatureSource) -> Look:
-        """Score the model as it is."""
+    def fallen(self, source: FeatureSource) -> float:
+        """Score the model as it is; returns how much of the protected score is lost, negative if it rose."""
         score = self.judge.score(self.model, self.labels, source)
         assert score is not None, "A guard without examples was asked. This is a bug."
-        return Look(self.baseline.value - score.value, allowance(self.margin, self.baseline, score))
+        return self.baseline - score.value
 
-    def event(self, step: int, look: Look, action: Action) -> GuardLooked:
+    def event(self, step: int, fallen: float, action: Action) -> GuardLooked:
         """Say what was seen and what is done about it."""
         return GuardLooked(
             step=step,
-            baseline=self.baseline.value,
-            value=self.baseline.value - look.fallen,
-            allowed=look.allowed,
+            baseline=self.baseline,
+            value=self.baseline - fallen,
+            allowed=self.allowed,
             examples=len(self.judge.examples),
             action=action,
         )

@@ -28,4 +28,4 @@ class Lesson:
 
     def breached(self) -> bool:
         """Tell whether the guard is there and would not let the model pass as it is."""
-        return self.guard is not None and not self.guard.look(self.source).passes
+        return self.guard is not None and self.guard.fallen(self.source) > self.guard.allowed + 1e-9

@@ -124,9 +124,9 @@ def train_stage(
             if (stepped := pace.advance(stage.name, learner.learn(drawn))) is not None:
                 yield stepped
             if lesson.guard is not None and looks(progress.step, lesson.pool.steps(recipe.batch_size)):
-                look = lesson.guard.look(lesson.source)
-                action = decide(look.fallen, look.allowed, progress.breaches)
-                yield lesson.guard.event(progress.step, look, action)
+                fallen = lesson.guard.fallen(lesson.source)
+                action = decide(fallen, lesson.guard.allowed, progress.breaches)
+                yield lesson.guard.event(progress.step, fallen, action)
                 left = action == "leave"
                 if action == "restore":
                     progress.breaches += 1

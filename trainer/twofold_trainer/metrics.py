@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -79,26 +78,6 @@ class HeadScore:
     def as_score(self) -> Score:
         """Return it in the manifest's form."""
         return Score(head=self.head, metric=self.metric, value=self.value, examples=self.examples)
-
-
-def standard_error(before: HeadScore, after: HeadScore) -> float:
-    """Return one standard error of the difference of two scores over the same examples, paired.
-
-    An F1 is a ratio of sums over texts, so what a text adds to it is linearised (the delta method; Cochran 1977, Sampling
-    Techniques, 6.4). Zero where no answer changed.
-    """
-    count = before.examples
-    gained = [new - old for old, new in zip(_shares(before), _shares(after), strict=True)]
-    return math.sqrt(sum(one * one for one in gained)) / count if count else 0.0
-
-
-def _shares(score: HeadScore) -> list[float]:
-    """Return what each example adds to a score's distance from its value, times the number of examples."""
-    spans = [one for one in score.outcomes if isinstance(one, SpanCounts)]
-    if not spans:
-        return [float(one) for one in score.outcomes if isinstance(one, int)]
-    mean = sum(one.predicted + one.expected for one in spans) / len(spans)
-    return [(2 * one.right - score.value * (one.predicted + one.expected)) / (mean or 1.0) for one in spans]
 
 
 def accuracy(right: Sequence[int]) -> HeadScore | None:
