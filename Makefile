@@ -105,9 +105,10 @@ bench-base: setup  ## quality of a first checkpoint on SNIPS and HWU64 (an hour 
 
 SIZE ?= standard
 JOBS ?= 1
-bench-adapt: setup  ## what adaptation costs the other tasks (hours; resumable; QUICK=1, SIZE=full, JOBS=2)
+SEEDS ?= 0,1,2
+bench-adapt: setup  ## what adaptation costs the other tasks (hours; resumable; QUICK=1, SIZE=full, SEEDS=0, JOBS=2)
 	GOMP_SPINCOUNT=2000 $(BIN)/python benchmarks/adapt.py --sets $(SETS) --scorer $(SCORER) \
-	  --size $(if $(QUICK),quick,$(SIZE)) --jobs $(JOBS)
+	  --size $(if $(QUICK),quick,$(SIZE)) --seeds $(if $(QUICK),0,$(SEEDS)) --jobs $(JOBS)
 
 $(VENV)/.bench: $(VENV)/.done
 	$(BIN)/pip install --quiet '$(TORCH)' --group bench

@@ -1,4 +1,4 @@
-"""One scenario under one row: what was measured, and whether it has to be measured again."""
+"""One scenario under one row with one seed: what was measured, and whether it has to be measured again."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class StepScores(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     retained: Change | None = None
     earlier: dict[str, float] = {}
     """Scores after this step on the test sets of the steps before it."""
-    negative_flips: int = 0
+    negative_flips: float = 0
     """Protected answers that were right before this step and are wrong after it."""
-    positive_flips: int = 0
+    positive_flips: float = 0
     changed: int = 0
     """Texts whose protected answer is another one."""
     strict: dict[str, Change] = {}
@@ -56,6 +56,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     digest: str
     """Of the settings: a cell with another digest is out of date."""
     settings: dict[str, Any]
+    seed: int = 0
+    """Of the adaptation; the base is the same for all."""
     base_weights: str = ""
     """Digest of the weights that it began with, which may differ where the base was trained again."""
     steps: tuple[StepScores, ...] = ()

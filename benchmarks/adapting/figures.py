@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from adapting.averages import average
 from adapting.cells import Cell
 from adapting.rows import CEILING, CLASSICS, OURS
 from adapting.summary import Summary, mean, summarise
@@ -28,13 +29,20 @@ class Dominated:
 
 
 def compute_figures(cells: Iterable[Cell]) -> dict[str, float]:
-    """Return every figure for which there are cells."""
-    cells = [cell for cell in cells if cell.steps]
+    """Return every figure for which there are cells.
+
+    Where a scenario was run with several seeds, figures are of the means; what one run lost at most stands beside it, as
+    `protected_loss_worst_run_*`. Exactness is asked of every run.
+    """
+    runs = [cell for cell in cells if cell.steps]
+    cells = average(runs)
     summaries = {(cell.scenario, cell.row): found for cell in cells if (found := summarise(cell)) is not None}
     figures: dict[str, float | None] = {}
     for row in PROTECTING:
         figures[f"protected_loss_max_{row}"] = largest(protected_losses(cells, [row]))
-    exact = [step for cell in cells if cell.row == "exact" for step in cell.steps]
+        if len(runs) > len(cells):
+            figures[f"protected_loss_worst_run_{row}"] = largest(protected_losses(runs, [row]))
+    exact = [step for cell in runs if cell.row == "exact" for step in cell.steps]
     figures["protected_changed_exact"] = sum(step.changed for step in exact) if exact else None
     figures["protected_logit_diff_exact"] = largest(
         float(step.more["logit_diff"]) for step in exact if "logit_diff" in step.more

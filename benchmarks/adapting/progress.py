@@ -8,8 +8,8 @@ from adapting.cells import Cell
 from adapting.summary import mean
 
 
-def remaining_seconds(done: Sequence[Cell], left: Iterable[tuple[str, str]]) -> float | None:
-    """Guess the time for the (scenario, row) pairs that are left; None while nothing is known.
+def remaining_seconds(done: Sequence[Cell], left: Iterable[tuple[str, str, int]]) -> float | None:
+    """Guess the time for the (scenario, row, seed) triples that are left; None while nothing is known.
 
     A cell takes about as long as others of its scenario, or of its row, or as any: the first of these that is known.
     """
@@ -22,7 +22,7 @@ def remaining_seconds(done: Sequence[Cell], left: Iterable[tuple[str, str]]) -> 
         same = own or [cell for cell in timed if cell.row == row] or timed
         return mean([cell.wall_seconds for cell in same])
 
-    return sum(guess(scenario, row) for scenario, row in left)
+    return sum(guess(scenario, row) for scenario, row, _ in left)
 
 
 def spell(seconds: float) -> str:

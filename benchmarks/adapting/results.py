@@ -10,12 +10,13 @@ from typing import Any
 import msgspec
 import report
 
+from adapting.averages import average, spreads
 from adapting.cells import Cell
 from adapting.figures import compute_figures, find_dominated
 from adapting.summary import summarise
 
-Key = tuple[str, str]
-"""A scenario and a row."""
+Key = tuple[str, str, int]
+"""A scenario, a row and a seed."""
 
 
 def name_results(size: str) -> str:
@@ -30,7 +31,7 @@ def read_cells(name: str) -> dict[Key, Cell]:
         return {}
     written = json.loads(path.read_text(encoding="utf-8"))
     cells = msgspec.convert([*written["outdated"], *written["cells"]], list[Cell])
-    return {(cell.scenario, cell.row): cell for cell in cells}
+    return {(cell.scenario, cell.row, cell.seed): cell for cell in cells}
 
 
 def write_cells(
@@ -42,14 +43,17 @@ def write_cells(
     """
     current = select_current(cells, wanted)
     outdated = [cell for key, cell in cells.items() if cell not in current]
-    summaries = {(cell.scenario, cell.row): one for cell in current if (one := summarise(cell)) is not None}
+    averaged = average(current)
+    summaries = {(cell.scenario, cell.row): one for cell in averaged if (one := summarise(cell)) is not None}
+    measured = {(cell.scenario, cell.row, cell.seed) for cell in current if cell.steps}
     report.write(
         name,
         settings=settings,
         figures=compute_figures(current),
         quiet=quiet,
-        missing=[f"{scenario}/{row}" for scenario, row in wanted if (scenario, row) not in summaries],
+        missing=["/".join(map(str, key)) for key in wanted if key not in measured],
         mixed_bases=find_mixed_bases(current),
+        spreads={"/".join(key): round(value, 2) for key, value in spreads(current).items()},
         dominated=[dataclasses.asdict(one) for one in find_dominated(summaries)],
         cells=msgspec.to_builtins(current),
         outdated=msgspec.to_builtins(outdated),
@@ -72,5 +76,5 @@ def select_current(cells: Mapping[Key, Cell], wanted: Mapping[Key, str]) -> list
 
 def select_left(cells: Mapping[Key, Cell], wanted: Mapping[Key, str], chosen: Iterable[Key]) -> list[Key]:
     """Return the chosen cells that have to be measured. One that failed is tried again."""
-    done = {(cell.scenario, cell.row) for cell in select_current(cells, wanted) if cell.error is None}
+    done = {(cell.scenario, cell.row, cell.seed) for cell in select_current(cells, wanted) if cell.error is None}
     return [key for key in chosen if key not in done]

@@ -50,10 +50,10 @@ PARTS_SCENARIOS = frozenset(
 """One of each head, with much data and with little."""
 
 
-def is_run(row: str, scenario: str) -> bool:
-    """Tell whether a row is run on a scenario."""
+def is_run(row: str, scenario: str, *, again: bool = False) -> bool:
+    """Tell whether a row is run on a scenario, and with more seeds than the first one."""
     if row in PARTS:
-        return scenario in PARTS_SCENARIOS
+        return scenario in PARTS_SCENARIOS and not again
     return row not in COSTLY or scenario in COSTLY_SCENARIOS
 
 

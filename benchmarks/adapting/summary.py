@@ -20,7 +20,7 @@ class Summary:
     new: float
     protected: Change
     retained: Change | None
-    negative_flips: int
+    negative_flips: float
 
     @property
     def figures(self) -> tuple[float, ...]:

@@ -156,10 +156,10 @@ TABLES = """### a
 
 ### means over scenarios
 
-| row | scenarios | new | protected loss | largest | retained loss | sum | seconds |
-| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
-| unconstrained | 1 | 80.0 | 5.00 | 5.00 | 30.00 | 225.0 | 10 |
-| auto | 1 | 70.0 | 0.50 | 0.50 |  | 159.5 | 10 |
+| row | scenarios | new | protected loss | largest | retained loss | sum | of one run | seconds |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| unconstrained | 1 | 80.0 | 5.00 | 5.00 | 30.00 | 225.0 |  | 10 |
+| auto | 1 | 70.0 | 0.50 | 0.50 |  | 159.5 |  | 10 |
 """
 
 
@@ -214,21 +214,21 @@ def results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def test_finished_cells_are_found_again(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What was written is read back; failed, changed and unmeasured cells are left to do, and changed ones are kept."""
-    wanted = {("a", row): "d" for row in ("lwf", "derpp", "auto", "exact")}
+    wanted = {("a", row, 0): "d" for row in ("lwf", "derpp", "auto", "exact")}
     given = [
         cell("a", "lwf", (80.0, 90.0, 90.0)),
         cell("a", "derpp", (80.0, 90.0, 90.0), digest="old"),
         cell("a", "auto", error="no"),
     ]
     assert read_cells("adapt") == {}
-    write_cells("adapt", {(one.scenario, one.row): one for one in given}, wanted, {"seed": 0})
+    write_cells("adapt", {(one.scenario, one.row, one.seed): one for one in given}, wanted, {"seeds": [0]})
     assert json.loads(capsys.readouterr().out) == {}
     cells = read_cells("adapt")
     assert sorted(cells.values(), key=given.index) == given
     assert select_current(cells, wanted) == [given[0], given[2]]
-    assert select_left(cells, wanted, list(wanted)) == [("a", "derpp"), ("a", "auto"), ("a", "exact")]
+    assert select_left(cells, wanted, list(wanted)) == [("a", "derpp", 0), ("a", "auto", 0), ("a", "exact", 0)]
     written = json.loads((results / "adapt.json").read_text())
-    assert written["missing"] == ["a/derpp", "a/auto", "a/exact"]
+    assert written["missing"] == ["a/derpp/0", "a/auto/0", "a/exact/0"]
     assert [one["row"] for one in written["outdated"]] == ["derpp"]
 
 
@@ -256,19 +256,20 @@ def test_only_the_standard_size_has_the_plain_name() -> None:
 
 
 def test_costly_rows_run_on_five_scenarios() -> None:
-    """Every row runs in a quick run; EWC and A-GEM run on five scenarios in all."""
+    """Every row runs in a quick run; EWC and A-GEM run on five scenarios in all, and parts with one seed alone."""
     assert len(COSTLY_SCENARIOS) == 5
     assert all(is_run(row, scenario) for row in (*CLASSICS, *OURS) for scenario in QUICK_SCENARIOS)
     assert {row for row in ROWS if not is_run(row, "sequence_snips_ner")} == {*COSTLY, *PARTS}
+    assert {row for row in ROWS if is_run(row, "small_snips_to_chatbot_ner", again=True)} == {*CLASSICS, *OURS}
 
 
 LEFT = {
-    "nothing is known": ([], [("a", "lwf")], None),
-    "its scenario is known": ([cell("a", "lwf", wall_seconds=30.0), cell("b", "auto")], [("a", "auto")], 30.0),
-    "its row is known": ([cell("a", "lwf", wall_seconds=30.0), cell("b", "auto")], [("c", "lwf")], 30.0),
-    "neither is known": ([cell("a", "lwf", wall_seconds=30.0), cell("b", "auto")], [("c", "exact")], 45.0),
-    "several are left": ([cell("a", "lwf", wall_seconds=30.0)], [("a", "auto"), ("b", "auto")], 60.0),
-    "failures say nothing": ([cell("a", "lwf", error="no")], [("a", "auto")], None),
+    "nothing is known": ([], [("a", "lwf", 0)], None),
+    "its scenario is known": ([cell("a", "lwf", wall_seconds=30.0), cell("b", "auto")], [("a", "auto", 0)], 30.0),
+    "its row is known": ([cell("a", "lwf", wall_seconds=30.0), cell("b", "auto")], [("c", "lwf", 0)], 30.0),
+    "neither is known": ([cell("a", "lwf", wall_seconds=30.0), cell("b", "auto")], [("c", "exact", 0)], 45.0),
+    "several are left": ([cell("a", "lwf", wall_seconds=30.0)], [("a", "auto", 0), ("b", "auto", 2)], 60.0),
+    "failures say nothing": ([cell("a", "lwf", error="no")], [("a", "auto", 0)], None),
     "nothing is left": ([cell("a", "lwf")], [], 0.0),
 }
 
