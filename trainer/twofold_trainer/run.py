@@ -16,6 +16,7 @@ from twofold_checkpoint.manifest import other
 from twofold_checkpoint.store import Store
 
 from twofold_trainer.climb import Climbed
+from twofold_trainer.collisions import describe_collisions, find_collisions
 from twofold_trainer.errors import CancelledError, TrainerError
 from twofold_trainer.estimate import describe
 from twofold_trainer.exactness import prove_exact
@@ -84,6 +85,9 @@ def _adapt(job: Job, stop: Stop) -> Iterator[Event]:
     yield prove_frozen(load_file(plan.base.path / TRAINING_WEIGHTS), plan.model.state_dict(), trained)
     after = yield from figures.measure(plan.model, "after")
     yield from leave_findings(plan, figures, before, after, approved=approved is not None)
+    retained = figures.judges["retained"]
+    if taken := find_collisions(job.head, retained.examples, figures.answers["after"]["retained"], plan.added):
+        yield describe_collisions(taken)
 
     store = Store(job.store)
     candidate = make_candidate(plan, climbed, after)
