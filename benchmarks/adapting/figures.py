@@ -32,7 +32,8 @@ def compute_figures(cells: Iterable[Cell]) -> dict[str, float]:
     """Return every figure for which there are cells.
 
     Where a scenario was run with several seeds, figures are of the means; what one run lost at most stands beside it, as
-    `protected_loss_worst_run_*`. Exactness is asked of every run.
+    `protected_loss_worst_run_*`, and what the worst of those lost that passed the gate, which are the ones that would serve,
+    as `protected_loss_passed_*`. Exactness is asked of every run.
     """
     runs = [cell for cell in cells if cell.steps]
     cells = average(runs)
@@ -42,6 +43,7 @@ def compute_figures(cells: Iterable[Cell]) -> dict[str, float]:
         figures[f"protected_loss_max_{row}"] = largest(protected_losses(cells, [row]))
         if len(runs) > len(cells):
             figures[f"protected_loss_worst_run_{row}"] = largest(protected_losses(runs, [row]))
+        figures[f"protected_loss_passed_{row}"] = largest(protected_losses(runs, [row], passed=True))
     exact = [step for cell in runs if cell.row == "exact" for step in cell.steps]
     figures["protected_changed_exact"] = sum(step.changed for step in exact) if exact else None
     figures["protected_logit_diff_exact"] = largest(
@@ -67,9 +69,13 @@ def compute_figures(cells: Iterable[Cell]) -> dict[str, float]:
     return {name: value if "logit" in name else round(value, 4) for name, value in figures.items() if value is not None}
 
 
-def protected_losses(cells: Iterable[Cell], rows: Sequence[str]) -> list[float]:
-    """Return in points what each adaptation took from the protected task; every step of a sequence is one."""
-    return [100 * step.protected.loss for cell in cells if cell.row in rows for step in cell.steps]
+def protected_losses(cells: Iterable[Cell], rows: Sequence[str], *, passed: bool = False) -> list[float]:
+    """Return in points what each adaptation took from the protected task; every step of a sequence is one.
+
+    With *passed*, only of those that the gate lets pass.
+    """
+    steps = [step for cell in cells if cell.row in rows for step in cell.steps]
+    return [100 * step.protected.loss for step in steps if not passed or step.verdict == "pass"]
 
 
 def new_ratios(summaries: Summaries, row: str) -> list[float]:

@@ -59,6 +59,17 @@ def test_figures_are_of_means_and_name_the_worst_run() -> None:
     assert "protected_loss_worst_run_auto" not in compute_figures(RUNS[:1])
 
 
+def test_what_the_gate_stops_is_told_apart() -> None:
+    """The worst candidate that would serve is not the worst one that was trained."""
+    runs = [
+        msgspec.structs.replace(one, steps=(msgspec.structs.replace(one.steps[0], verdict=verdict),))
+        for one, verdict in zip(RUNS, ("pass", "inconclusive", "pass"), strict=True)
+    ]
+    found = compute_figures(runs)
+    assert found["protected_loss_passed_auto"] == pytest.approx(0.0)
+    assert found["protected_loss_worst_run_auto"] == pytest.approx(1.0)
+
+
 def test_one_inexact_run_is_not_averaged_away() -> None:
     """Changed answers of all runs count, and the largest difference of a logit of any."""
     exact = [msgspec.structs.replace(one, row="exact") for one in RUNS]
