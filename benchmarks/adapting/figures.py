@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from adapting.averages import average
@@ -33,7 +33,8 @@ def compute_figures(cells: Iterable[Cell]) -> dict[str, float]:
 
     Where a scenario was run with several seeds, figures are of the means; what one run lost at most stands beside it, as
     `protected_loss_worst_run_*`, and what the worst of those lost that passed the gate, which are the ones that would serve,
-    as `protected_loss_passed_*`. Exactness is asked of every run.
+    as `protected_loss_passed_*`. Exactness is asked of every run. `retained_loss_max` counts what earlier steps of a sequence
+    taught, too, `retained_loss_max_base` the base's test set alone, which is what scenarios.json calls retained.
     """
     runs = [cell for cell in cells if cell.steps]
     cells = average(runs)
@@ -52,6 +53,7 @@ def compute_figures(cells: Iterable[Cell]) -> dict[str, float]:
     figures["retained_loss_max"] = largest(
         one.retained.loss for (_, row), one in summaries.items() if row in OURS and one.retained is not None
     )
+    figures["retained_loss_max_base"] = largest(retained_losses(cells, OURS))
     ratios = {row: new_ratios(summaries, row) for row in OURS}
     for row in ("statistical", "auto", "exact"):
         figures[f"new_ratio_mean_{row}"] = mean(ratios[row]) if ratios[row] else None
@@ -76,6 +78,14 @@ def protected_losses(cells: Iterable[Cell], rows: Sequence[str], *, passed: bool
     """
     steps = [step for cell in cells if cell.row in rows for step in cell.steps]
     return [100 * step.protected.loss for step in steps if not passed or step.verdict == "pass"]
+
+
+def retained_losses(cells: Iterable[Cell], rows: Sequence[str]) -> Iterator[float]:
+    """Yield in points what the base's own labels lost from before the first step to after the last, where they are kept."""
+    for cell in cells:
+        first, last = cell.steps[0].retained, cell.steps[-1].retained
+        if cell.row in rows and first is not None and last is not None:
+            yield 100 * (first.before - last.after)
 
 
 def new_ratios(summaries: Summaries, row: str) -> list[float]:

@@ -64,6 +64,14 @@ FIGURES = {
         ],
         {"retained_loss_max": 3.5},
     ),
+    "what a sequence forgot of its base is less than what it forgot in all": (
+        [
+            cell("s", "exact", *SEQUENCE, earlier=EARLIER),
+            cell("s", "lwf", (1.0, 90.0, 9.0)),
+            cell("c", "auto", (1.0, 90.0, None)),
+        ],
+        {"retained_loss_max": 8.0, "retained_loss_max_base": 4.0},
+    ),
     "new over the ceiling": (
         [
             cell("a", "unconstrained", (80.0, 1.0, 1.0)),
