@@ -41,6 +41,10 @@ def write(
         **more,
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    written = RESULTS / f".{name}.json"
+    written.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    written.replace(
+        RESULTS / f"{name}.json"
+    )  # A full disk or an interrupt costs this result, not those of hours before.
     if not quiet:
         print(json.dumps(result["figures"]))

@@ -37,6 +37,7 @@ from twofold_checkpoint.memory import fold, read_memory
 from twofold_checkpoint.store import Store
 from twofold_trainer import run as run_module
 from twofold_trainer.errors import GraftError
+from twofold_trainer.plan import make_plan
 from twofold_trainer.run import fine_tune
 from twofold_trainer.stop import Stop
 
@@ -235,6 +236,21 @@ def test_auto_forks_what_it_could_not_prove(
     before, after = figures(events, "before"), figures(events, "after")
     assert after["protected"] == before["protected"]
     assert after["new"] > before["new"]
+
+
+def test_auto_that_forks_at_once_is_exact(make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing could be proven of shared blocks, AUTO does what EXACT does: nothing is guarded, and the weights are the same bytes."""
+    monkeypatch.setattr("twofold_trainer.climb.MIN_GAIN", -1.0)
+    ended = {}
+    for name, protection in {"auto": Statistical(), "exact": Exact()}.items():
+        job = make_job("ner", id=name, hyperparameters=ADAPTS, protection=protection, retained_margin=90.0)
+        plan = make_plan(job)
+        assert not any(map(plan.moves_protected, plan.possible))
+        events, end = tiny.ending(fine_tune(job))
+        assert end.outcome == "succeeded", end.reason
+        ended[name] = weights(store.get(one(events, Published).checkpoint_id))
+    assert ended["auto"].keys() == ended["exact"].keys()
+    assert all(torch.equal(tensor, ended["exact"][name]) for name, tensor in ended["auto"].items())
 
 
 def test_after_a_fork_each_head_adapts_without_touching_the_other(

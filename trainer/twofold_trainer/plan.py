@@ -90,7 +90,7 @@ class Plan:
     def moves_protected(self, stage: Stage) -> bool:
         """Tell whether a stage moves blocks that the protected head reads, too."""
         own = 0 if self.model.branch is None else len(self.model.branch)
-        return stage.blocks > own
+        return stage.blocks > own and not stage.forked
 
     def pool(self, stage: Stage) -> Pool:
         """Return what a stage trains on. Only a stage that moves shared blocks has to rehearse the protected head too."""
