@@ -43,8 +43,7 @@ def write(
     RESULTS.mkdir(exist_ok=True)
     written = RESULTS / f".{name}.json"
     written.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    written.replace(
-        RESULTS / f"{name}.json"
-    )  # A full disk or an interrupt costs this result, not those of hours before.
+    # A full disk or an interrupt costs this result, not those of hours before.
+    written.replace(RESULTS / f"{name}.json")
     if not quiet:
         print(json.dumps(result["figures"]))

@@ -1,7 +1,7 @@
 """New names that take the answers of old ones: two names for one thing, or two things that texts hardly tell apart.
 
-Most of what an adapted head loses of its old labels it loses this way, and no training gives it back: where both names mean
-the same, one of them has to lose. Only a person can say so, and has to be told which names.
+What an adapted head loses of its old labels it loses nearly all to new ones (decision 37). Where two names mean the same, one of
+them has to lose, whatever is trained. Only a person can say whether they do, and has to be told which.
 """
 
 from __future__ import annotations
