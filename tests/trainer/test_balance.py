@@ -87,11 +87,9 @@ def test_few_examples_give_no_lead_that_chance_could(probed: Probed, monkeypatch
         head.bias[old:] -= 4.0
     bias = head.bias.clone()
 
-    monkeypatch.setattr("twofold_trainer.loop.TELLING", 100)
-    assert 0 < len(probed.course.yardstick.judges[0].examples) < 100
-    monkeypatch.setattr("twofold_trainer.loop.LEARNT_FLIPS", 1e6)
+    monkeypatch.setattr("twofold_trainer.balance.LED_FLIPS", 1e6)
     assert balance(model, probed.course.yardstick, probed.source, old) == 0.0
     assert torch.equal(head.bias, bias)
 
-    monkeypatch.setattr("twofold_trainer.loop.LEARNT_FLIPS", 0.0)
+    monkeypatch.setattr("twofold_trainer.balance.LED_FLIPS", 0.0)
     assert balance(model, probed.course.yardstick, probed.source, old) > 0.0

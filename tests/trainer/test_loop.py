@@ -24,6 +24,7 @@ from twofold_trainer.loop import Yardstick, train_stage
 from twofold_trainer.model import TwofoldModel
 from twofold_trainer.objective import Objective
 from twofold_trainer.pace import Pace
+from twofold_trainer.progress import Best
 from twofold_trainer.scoring import Judge
 from twofold_trainer.stage import Stage
 from twofold_trainer.stop import Stop
@@ -131,6 +132,39 @@ def test_the_best_state_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert world.digest() == before
 
 
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        ([0.80, 0.82, 0.84], 2),
+        ([0.80, 0.84, 0.83], 2),  # Dev cannot tell the last two apart.
+        ([0.80, 0.84, 0.81], 1),
+        ([0.80, 0.84, 0.825, 0.81], 2),  # It does not go down step by step: all are held against the best.
+        ([0.80, 0.79, 0.75], 1),
+        ([0.80, 0.75, 0.70], 0),
+    ],
+)
+def test_the_latest_state_that_dev_cannot_tell_from_the_best_is_kept(scores: list[float], kept: int) -> None:
+    """With two points of chance, each state is held against the best one so far, what the stage began with included."""
+    states = [{"weight": torch.tensor(float(number))} for number in range(len(scores))]
+    best = Best(scores[0], states[0], scores[0])
+    for score, state in zip(scores[1:], states[1:], strict=True):
+        best.offer(score, state, passes=True, chance=0.02)
+
+    assert (best.state, best.value) == (states[kept], scores[kept])
+    assert best.top == max(scores[: kept + 1])
+
+
+def test_what_the_guard_does_not_pass_raises_no_bar() -> None:
+    """A state that may not be kept is no reason to refuse one that may."""
+    first, wild, tame = ({"weight": torch.tensor(float(number))} for number in range(3))
+    best = Best(0.5, first, 0.5)
+    best.offer(0.9, wild, passes=False, chance=0.02)
+    best.offer(0.6, tame, passes=True, chance=0.02)
+
+    assert best.state is tame
+    assert best.wild == (0.9, wild)
+
+
 def test_patience_ends_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stage ends after as many measurements without a gain over its own first one as its patience allows."""
     world = World(tmp_path)
@@ -146,7 +180,7 @@ def test_patience_ends_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(seen) == 1 + 1 + 3
 
 
-@pytest.mark.parametrize(("examples", "kept"), [(10, True), (50, False)])
+@pytest.mark.parametrize(("examples", "kept"), [(10, True), (50, True), (500, False)])
 def test_few_examples_do_not_undo_a_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, examples: int, kept: bool
 ) -> None:
@@ -168,7 +202,7 @@ def test_few_examples_do_not_undo_a_stage(
 def test_a_useless_stage_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stage that does not help leaves no trace, and the climb says why it ended."""
     world = World(tmp_path)
-    monkeypatch.setattr("twofold_trainer.climb.MIN_GAIN", 2.0)
+    monkeypatch.setattr("twofold_trainer.loop.Yardstick.chance", lambda *_: -2.0)
     stages = [Stage(HEADS, 0, 2), Stage(HEADS, 1, 2), Stage(HEADS, 2, 2)]
     lesson = Lesson(world.pool, Objective(), live(world.model, 0))
     running = climb(
@@ -213,7 +247,7 @@ def test_the_guard_restores_then_ends_the_stage(tmp_path: Path, monkeypatch: pyt
 
     assert actions == ["restore", "leave"]
     assert world.digest() == before
-    assert trained.broken == "the guard let nothing of it pass"
+    assert trained.lost == "was of no use because the guard let nothing of it pass"
 
 
 def test_what_the_guard_lets_pass_is_kept(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def test_what_must_stay_frozen_does(
 ) -> None:
     """In every mode the frozen tensors' digests are equal, and they are all but the adapted head and the freed blocks; words never move."""
     # Every stage shall be kept here, so that what it may move is seen to move.
-    monkeypatch.setattr("twofold_trainer.climb.MIN_GAIN", -1.0)
+    monkeypatch.setattr("twofold_trainer.loop._lost", lambda *_: None)
     monkeypatch.setattr("twofold_trainer.loop.restore", lambda *_: None)
     settings = msgspec.structs.replace(QUICK, epochs=1, unfrozen_blocks=unfrozen)
     events = tiny.until(make_job(head, freeze=freeze, protection=protection, hyperparameters=settings), "export")
@@ -185,7 +185,7 @@ def test_rejected_when_the_protected_task_breaks(
 ) -> None:
     """A rough training that ruins the protected task is REJECTED with numbers, and nothing is published."""
     # Without what undoes a bad stage: the gate alone stands here.
-    monkeypatch.setattr("twofold_trainer.climb.MIN_GAIN", -1.0)
+    monkeypatch.setattr("twofold_trainer.loop.Yardstick.chance", lambda *_: 1.0)
     monkeypatch.setattr("twofold_trainer.course.Guard", lambda *_: None)
     monkeypatch.setattr("twofold_trainer.loop.restore", lambda *_: None)
     rough = Hyperparameters(epochs=6, backbone_learning_rate=2e-2, head_learning_rate=2e-2, rehearsal_ratio=0.0)
@@ -219,7 +219,7 @@ def test_auto_forks_what_it_could_not_prove(
     """With too little to prove a margin by, AUTO gives the head copies of all blocks, or of as many as were asked for: no protected bit or answer moves."""
     settings = msgspec.structs.replace(ADAPTS, unfrozen_blocks=asked)
     # How much so small a model gains from its own blocks is chance; here they are kept.
-    monkeypatch.setattr("twofold_trainer.climb.MIN_GAIN", -1.0)
+    monkeypatch.setattr("twofold_trainer.loop.Yardstick.chance", lambda *_: 1.0)
     base = store.get("current")
     events, end = tiny.ending(fine_tune(make_job(head, hyperparameters=settings, retained_margin=30.0)))
     assert end.outcome == "succeeded", end.reason
@@ -240,7 +240,7 @@ def test_auto_forks_what_it_could_not_prove(
 
 def test_auto_that_forks_at_once_is_exact(make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing could be proven of shared blocks, AUTO does what EXACT does: nothing is guarded, and the weights are the same bytes."""
-    monkeypatch.setattr("twofold_trainer.climb.MIN_GAIN", -1.0)
+    monkeypatch.setattr("twofold_trainer.loop.Yardstick.chance", lambda *_: 1.0)
     ended = {}
     for name, protection in {"auto": Statistical(), "exact": Exact()}.items():
         job = make_job("ner", id=name, hyperparameters=ADAPTS, protection=protection, retained_margin=90.0)
@@ -258,7 +258,7 @@ def test_after_a_fork_each_head_adapts_without_touching_the_other(
 ) -> None:
     """The same head again retrains its own blocks, then the other head trains what are now its own; each time exactly."""
     # Every stage shall be kept here, so that what it may move is seen to move.
-    monkeypatch.setattr("twofold_trainer.climb.MIN_GAIN", -1.0)
+    monkeypatch.setattr("twofold_trainer.loop._lost", lambda *_: None)
     monkeypatch.setattr("twofold_trainer.loop.restore", lambda *_: None)
     names = {"base": store.get("current").id}
     upper = msgspec.structs.replace(ADAPTS, unfrozen_blocks=2)  # The block below them stays everybody's.

@@ -12,7 +12,7 @@ import torch
 from twofold_trainer.features import FeatureCache, FeatureSource
 from twofold_trainer.loop import Yardstick
 from twofold_trainer.model import TwofoldModel
-from twofold_trainer.recipe import FALL_WEIGHT, LEAD_COST, MIN_GAIN, OFFSETS
+from twofold_trainer.recipe import FALL_WEIGHT, LEAD_COST, LED_FLIPS, MIN_GAIN, OFFSETS
 from twofold_trainer.scoring import ROWS
 
 
@@ -21,7 +21,8 @@ def balance(
 ) -> float:
     """Add to the biases of the rows after the first *old* what does best by the yardstick, and return it, in logits.
 
-    Where few examples are held out it must gain more than chance does. No judge may lose more than LEAD_COST by it: what is new does not win at the cost of what is old, or the other way.
+    It must gain more than chance does, and no judge may lose more than LEAD_COST by it: what is new does not win at the
+    cost of what is old, nor the other way.
     With a *floor*, what the second judge's score, that of the old rows, lies below it counts FALL_WEIGHT times as much.
     The texts are run once, and only the head's last sum is done again for each number that is tried.
     """
@@ -45,7 +46,7 @@ def balance(
         return sum(scores) - FALL_WEIGHT * fallen
 
     unmoved = scores(0.0)
-    best, most = 0.0, worth(unmoved) + len(unmoved) * (MIN_GAIN + yardstick.chance)
+    best, most = 0.0, worth(unmoved) + len(unmoved) * (MIN_GAIN + yardstick.chance(LED_FLIPS))
     for offset in sorted(OFFSETS, key=abs):
         tried = scores(offset)
         if worth(tried) > most and all(new >= before - LEAD_COST for new, before in zip(tried, unmoved, strict=True)):

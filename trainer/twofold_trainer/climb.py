@@ -13,7 +13,7 @@ from twofold_trainer.lesson import Lesson
 from twofold_trainer.loop import Trained, Yardstick, train_stage
 from twofold_trainer.model import TwofoldModel, restore, snapshot
 from twofold_trainer.pace import Pace
-from twofold_trainer.recipe import MIN_GAIN, Recipe
+from twofold_trainer.recipe import Recipe
 from twofold_trainer.snapshots import NOWHERE, Snapshots
 from twofold_trainer.stage import Stage
 from twofold_trainer.stop import Stop
@@ -79,11 +79,12 @@ def climb(
             )
         if lesson.constraint is not None:
             yield Noted(message=f"Stage {stage.name}: {lesson.constraint.leak()}.")
-        figures = f"dev {100 * trained.before:.1f} -> {100 * trained.best:.1f}"
-        if stage.blocks and trained.best < trained.before + MIN_GAIN - yardstick.chance:
+        figures = f"dev {100 * trained.before:.1f} -> {100 * trained.after:.1f}"
+        if stage.blocks and trained.lost is not None:
             restore(model, before)
-            why = "did not help" if trained.broken is None else f"was of no use because {trained.broken}"
-            return Climbed(tuple(kept), f"training {stage.name} {why} ({figures}) and was undone", complete=False)
+            return Climbed(
+                tuple(kept), f"training {stage.name} {trained.lost} ({figures}) and was undone", complete=False
+            )
         kept.append(trained)
         yield Noted(message=f"Stage {stage.name} was kept: {figures}.")
     if stop.time_is_over:

@@ -22,7 +22,7 @@ from twofold_trainer.model import TwofoldModel, restore, snapshot
 from twofold_trainer.nullspace import moved
 from twofold_trainer.pace import Pace
 from twofold_trainer.progress import Best, Progress, State, resume, take
-from twofold_trainer.recipe import INTERPOLATIONS, LEARNT_FLIPS, TELLING, Recipe
+from twofold_trainer.recipe import INTERPOLATIONS, LEARNT_FLIPS, Recipe
 from twofold_trainer.scoring import Judge
 from twofold_trainer.snapshots import NOWHERE, Snapshots
 from twofold_trainer.stage import Stage
@@ -47,11 +47,9 @@ class Yardstick:
             examples=sum(score.examples for score in scores),
         )
 
-    @property
-    def chance(self) -> float:
-        """How much a state may seem to lose where the new examples are too few to tell: a standard error of their share."""
-        examples = len(self.judges[0].examples)
-        return 0.0 if examples >= TELLING else math.sqrt(LEARNT_FLIPS / max(1, examples)) / len(self.judges)
+    def chance(self, flips: float) -> float:
+        """Return one standard error of the score of a state that answers the share *flips* of the new examples otherwise."""
+        return math.sqrt(flips / max(1, len(self.judges[0].examples))) / len(self.judges)
 
     def scores(self, model: TwofoldModel, source: FeatureSource | None) -> list[float]:
         """Return what each judge that has examples says."""
@@ -63,16 +61,16 @@ class Yardstick:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """Say what a stage did: the dev score that it began with, the best one, and which tensors it could move.
+    """Say what a stage did: the dev score that it began with, that of the state it ends in, and which tensors it could move.
 
-    *broken* says why nothing that the stage trained could be kept, if the guard let nothing pass.
+    *lost* says why it ends where it began, if it does.
     """
 
     stage: Stage
     before: float
-    best: float
+    after: float
     names: tuple[str, ...]
-    broken: str | None = None
+    lost: str | None = None
 
 
 def train_stage(
@@ -88,9 +86,9 @@ def train_stage(
     number: int = 0,
     snapshots: Snapshots = NOWHERE,
 ) -> Generator[Event, None, Trained]:
-    """Train one stage and leave the model in its best state on dev that the guard lets pass.
+    """Train one stage and leave the model in the best of the states that dev and guard let pass.
 
-    That may be the state it began with. If there is a snapshot of the stage, by its *number*, training goes on from that.
+    That may be the one it began with. If there is a snapshot of the stage, by its *number*, training goes on from that.
     """
     learner = make_learner(model, stage, recipe, lesson)
     names = learner.names
@@ -109,9 +107,9 @@ def train_stage(
     if progress is None:
         measured = yardstick.measure(model, lesson.source)
         yield measured
-        best = Best(measured.value - (yardstick.chance if stage.blocks else 0.0), first)
+        best = Best(measured.value, first, measured.value)
         progress = Progress(measured.value, best, random.Random(seed), over=not stage.epochs(recipe))
-    best = progress.best
+    best, chance = progress.best, yardstick.chance(LEARNT_FLIPS)
     left = False
     while not progress.over:
         if progress.epochs >= stage.settled_after(recipe):
@@ -135,7 +133,7 @@ def train_stage(
         stop.check()
         measured = yardstick.measure(model, lesson.source)
         yield measured
-        best.offer(measured.value, snapshot(model, names), passes=not lesson.breached())
+        best.offer(measured.value, snapshot(model, names), passes=not lesson.breached(), chance=chance)
         progress.epochs += 1
         done = progress.epochs >= stage.epochs(recipe)
         progress.over = done or best.fruitless >= recipe.patience or stop.time_is_over or left
@@ -143,17 +141,25 @@ def train_stage(
     _repair(model, best, first, lesson, yardstick)
     restore(model, best.state)
     model.eval()
-    broken = "the guard let nothing of it pass" if best.wild is not None and best.state is first else None
-    return Trained(stage, progress.before, best.value, names if lesson.constraint is None else moved(names), broken)
+    names = names if lesson.constraint is None else moved(names)
+    return Trained(stage, progress.before, best.value, names, _lost(best, first))
+
+
+def _lost(best: Best, first: State) -> str | None:
+    if best.state is not first:
+        return None
+    return "did not help" if best.wild is None else "was of no use because the guard let nothing of it pass"
 
 
 def _repair(model: TwofoldModel, best: Best, old: State, lesson: Lesson, yardstick: Yardstick) -> None:
     """Go from the best state that did not pass toward the old one until it does (WiSE-FT, arXiv:2109.01903)."""
-    if best.wild is None or best.wild[0] <= best.value:
+    # Something that passed gives way only to what is better.
+    chance = yardstick.chance(LEARNT_FLIPS) if best.state is old else 0.0
+    if best.wild is None or best.wild[0] <= best.value - chance:
         return
     for share in INTERPOLATIONS:
         between = {name: torch.lerp(old[name], tensor, share) for name, tensor in best.wild[1].items()}
         restore(model, between)
         if not lesson.breached():
-            best.offer(yardstick.measure(model, lesson.source).value, between, passes=True)
+            best.offer(yardstick.measure(model, lesson.source).value, between, passes=True, chance=chance)
             return

@@ -14,7 +14,7 @@ from twofold_checkpoint.examples import Example
 from twofold_checkpoint.job import Exact, Job
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import MemoryMode, other
-from twofold_checkpoint.memory import Memory, balanced_sample, fold, read_memory
+from twofold_checkpoint.memory import Memory, fold, read_memory
 from twofold_checkpoint.store import Store
 
 from twofold_trainer import recipe
@@ -214,7 +214,6 @@ def make_plan(job: Job) -> Plan:
     resolved = recipe.resolve(job.hyperparameters, default, blocks=blocks)
     rungs = recipe.rungs(job.freeze, blocks=blocks, unfrozen=resolved.unfrozen_blocks)
     new = make_targets(parts.train, encoder, labels, teaches=(job.head,))
-    rehearsed = balanced_sample(memory.rehearsal, max(recipe.REHEARSED, len(new)), seed=job.seed)
     held_out = make_targets([*parts.dev, *parts.gate], encoder, labels, teaches=(job.head,))
     return Plan(
         job=job,
@@ -226,7 +225,7 @@ def make_plan(job: Job) -> Plan:
         parts=parts,
         labels=labels,
         new=tuple(new),
-        rehearsed=tuple(make_targets(rehearsed, encoder, labels, rehearsed=True)),
+        rehearsed=tuple(make_targets(memory.rehearsal, encoder, labels, rehearsed=True)),
         unaligned=describe_unaligned([*new, *held_out]),
         recipe=resolved,
         stages=tuple(Stage((job.head,), rung, blocks) for rung in rungs),

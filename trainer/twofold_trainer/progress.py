@@ -19,21 +19,29 @@ State = dict[str, torch.Tensor]
 
 @dataclass(slots=True)
 class Best:
-    """Keep the best state that the guard lets pass, and the best one that it does not."""
+    """Keep the latest state that the guard lets pass and dev cannot tell from the best such, and the best that does not pass.
+
+    Rates fall to zero, so of two states that dev cannot tell apart the later one has learnt more and swings less. This is
+    the rule of one standard error (Breiman et al. 1984), with what came later in the place of what is simpler.
+    """
 
     value: float
+    """Dev score of the state."""
     state: State
+    top: float
+    """Dev score of the best state that passed. What the stage began with counts as one."""
     wild: tuple[float, State] | None = None
     highest: float = -math.inf
     fruitless: int = 0
     """Measurements since the highest one. A stage first falls while its rates rise: what it began with does not count."""
 
-    def offer(self, value: float, state: State, *, passes: bool) -> None:
-        """Take a state if it is the best of its kind."""
+    def offer(self, value: float, state: State, *, passes: bool, chance: float = 0.0) -> None:
+        """Take a state if it is the best of its kind. *chance* is how far that alone moves a dev score."""
         self.fruitless = 0 if value > self.highest else self.fruitless + 1
         self.highest = max(self.highest, value)
-        if passes and value > self.value:
+        if passes and value > self.top - chance:
             self.value, self.state = value, state
+            self.top = max(self.top, value)
         if not passes and (self.wild is None or value > self.wild[0]):
             self.wild = value, state
 
@@ -74,6 +82,7 @@ def take(progress: Progress, learner: Learner, first: State) -> Snapshot:
         over=progress.over,
         before=progress.before,
         value=best.value,
+        top=best.top,
         wild=None if best.wild is None else best.wild[0],
         highest=best.highest,
         fruitless=best.fruitless,
@@ -92,7 +101,7 @@ def resume(kept: Snapshot, learner: Learner, first: State) -> Progress:
     for part in ("best", "wild", *(() if facts.over else ("model",))):
         if part in parts or part == "model":
             _check_alike(parts.get(part, {}), first)
-    best = Best(facts.value, parts.get("best", first), highest=facts.highest, fruitless=facts.fruitless)
+    best = Best(facts.value, parts.get("best", first), facts.top, highest=facts.highest, fruitless=facts.fruitless)
     if facts.wild is not None:
         best.wild = facts.wild, parts.get("wild", {})
     chance = random.Random()

@@ -40,6 +40,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the stage has no further epoch."""
     before: float
     value: float
+    top: float
     wild: float | None
     highest: float
     fruitless: int
