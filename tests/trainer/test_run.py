@@ -301,6 +301,18 @@ def test_after_a_fork_each_head_adapts_without_touching_the_other(
     assert all(torch.equal(loaded["base"][name], loaded["third"][name]) for name in trunk)
 
 
+def test_what_no_stage_rehearses_is_not_run(make_job: MakeJob, store: Store) -> None:
+    """What says nothing of the adapted head is remembered for the other one, and recalled only where shared blocks may move."""
+    events, _ = tiny.ending(fine_tune(make_job("classifier", freeze="backbone", hyperparameters=PROBE)))
+    job = make_job("ner", base=one(events, Published).checkpoint_id, protection=Exact())
+    exact, shared = make_plan(job), make_plan(msgspec.structs.replace(job, freeze="head", protection=Statistical()))
+    teaching = [target for target in exact.rehearsed if target.teaches("ner")]
+
+    assert 0 < len(teaching) < len(exact.rehearsed)
+    assert list(exact.recalled) == teaching
+    assert shared.recalled == shared.rehearsed
+
+
 def test_losses_are_counted_from_what_a_person_approved(make_job: MakeJob, store: Store) -> None:
     """After an adaptation that nobody approved, the gate compares with the approved checkpoint, too, and says so."""
     first_events, _ = tiny.ending(fine_tune(make_job("ner", freeze="backbone", hyperparameters=PROBE)))

@@ -45,7 +45,7 @@ class Course:
             return Judge(balanced_sample(examples, recipe.MEMORY_DEV, seed=job.seed), head, plan.encoder, stop)
 
         self.yardstick = Yardstick((judge(plan.parts.dev, head), judge(plan.memory.dev, head)), plan.labels)
-        self._encodings: list[Encoding] = [target.encoding for target in (*plan.new, *plan.rehearsed)]
+        self._encodings: list[Encoding] = [target.encoding for target in (*plan.new, *plan.recalled)]
         for one in self.yardstick.judges:
             self._encodings += one.encodings
         self._moves_protected = any(map(plan.moves_protected, plan.possible))

@@ -60,7 +60,7 @@ def count_work(plan: Plan) -> Work:
         trained += (whole + rest) * (len(pool.new) + pool.drawn) * stage.blocks / stage.of
         looks += stage.epochs(plan.recipe) if stage.blocks else 0
     return Work(
-        cached=len(plan.new) + len(plan.rehearsed) + judges,
+        cached=len(plan.new) + len(plan.recalled) + judges,
         trained=trained,
         judged=2 * held_out + looks * judges,
     )
@@ -87,7 +87,7 @@ def memory_mib(plan: Plan) -> float:
         own = sum(parameters[name].numel() for group in groups for name in group.names)
         # A fork trains copies, which have to be made as well.
         most = max(most, own * (ADAM_BYTES + (4 if stage.forked else 0)))
-    encodings = [target.encoding for target in (*plan.new, *plan.rehearsed)]
+    encodings = [target.encoding for target in (*plan.new, *plan.recalled)]
     caches = min(cache_bytes(encodings, plan.base.manifest.hidden_size), recipe.CACHE_BYTES) * 2
     now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return float((now + most + caches) / 2**20)

@@ -101,6 +101,11 @@ class Plan:
         return Pool(self.new, rehearsed, ratio)
 
     @property
+    def recalled(self) -> tuple[Target, ...]:
+        """Return the remembered texts that some stage may rehearse: all, or those that teach the adapted head."""
+        return max((self.pool(stage).rehearsed for stage in self.possible), key=len, default=())
+
+    @property
     def shared(self) -> Stage:
         """The stage in which AUTO moves blocks that both heads read."""
         blocks = len(self.model.blocks())
