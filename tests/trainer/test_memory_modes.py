@@ -86,9 +86,8 @@ def test_auto_forks_where_nothing_can_be_proven(
     textless: tuple[MemoryMode, Path], make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without remembered examples AUTO keeps the protected path's bytes; the candidate carries on what its base carried."""
-    monkeypatch.setattr(
-        "twofold_trainer.loop.Yardstick.chance", lambda *_: 1.0
-    )  # A fork is to be seen, whatever it gains.
+    # A fork is to be seen, whatever it gains.
+    monkeypatch.setattr("twofold_trainer.loop.Yardstick.chance", lambda *_: 1.0)
     mode, root = textless
     store = copy(root, tmp_path)
     job = make_job("ner", store=str(store.root), base=store.get("current").id, hyperparameters=QUICK)

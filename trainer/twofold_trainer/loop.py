@@ -138,7 +138,7 @@ def train_stage(
         done = progress.epochs >= stage.epochs(recipe)
         progress.over = done or best.fruitless >= recipe.patience or stop.time_is_over or left
         yield from snapshots.offer(number, partial(take, progress, learner, first))
-    _repair(model, best, first, lesson, yardstick)
+    _repair(model, best, first, lesson, yardstick, chance=chance)
     restore(model, best.state)
     model.eval()
     names = names if lesson.constraint is None else moved(names)
@@ -151,10 +151,12 @@ def _lost(best: Best, first: State) -> str | None:
     return "did not help" if best.wild is None else "was of no use because the guard let nothing of it pass"
 
 
-def _repair(model: TwofoldModel, best: Best, old: State, lesson: Lesson, yardstick: Yardstick) -> None:
+def _repair(
+    model: TwofoldModel, best: Best, old: State, lesson: Lesson, yardstick: Yardstick, *, chance: float
+) -> None:
     """Go from the best state that did not pass toward the old one until it does (WiSE-FT, arXiv:2109.01903)."""
-    # Something that passed gives way only to what is better.
-    chance = yardstick.chance(LEARNT_FLIPS) if best.state is old else 0.0
+    if best.state is not old:
+        chance = 0.0  # Something that passed gives way only to what is better.
     if best.wild is None or best.wild[0] <= best.value - chance:
         return
     for share in INTERPOLATIONS:

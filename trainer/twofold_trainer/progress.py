@@ -35,7 +35,7 @@ class Best:
     fruitless: int = 0
     """Measurements since the highest one. A stage first falls while its rates rise: what it began with does not count."""
 
-    def offer(self, value: float, state: State, *, passes: bool, chance: float = 0.0) -> None:
+    def offer(self, value: float, state: State, *, passes: bool, chance: float) -> None:
         """Take a state if it is the best of its kind. *chance* is how far that alone moves a dev score."""
         self.fruitless = 0 if value > self.highest else self.fruitless + 1
         self.highest = max(self.highest, value)
