@@ -58,12 +58,14 @@ def climb(
     for number, stage in enumerate(stages, first):
         if stop.time_is_over and not snapshots.has(number):
             return Climbed(tuple(kept), "the time was over", complete=False)
-        wanted = "train" if stage.blocks else "probe"
+        wanted = "train" if stage.blocks or stage.follows else "probe"
         if wanted != phase:
             phase = wanted
             yield PhaseStarted(phase=phase)
         before = snapshot(model, model.state_dict())
         lesson = prepare(stage)
+        if lesson.note is not None:
+            yield Noted(message=lesson.note)
         with lesson.constraint or nullcontext():
             trained = yield from train_stage(
                 model,
@@ -85,6 +87,9 @@ def climb(
             return Climbed(
                 tuple(kept), f"training {stage.name} {trained.lost} ({figures}) and was undone", complete=False
             )
+        if stage.follows and trained.lost is not None:
+            yield Noted(message=f"Stage {stage.name} {trained.lost} ({figures}) and was undone.")
+            continue
         kept.append(trained)
         yield Noted(message=f"Stage {stage.name} was kept: {figures}.")
     if stop.time_is_over:

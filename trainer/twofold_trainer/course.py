@@ -55,6 +55,7 @@ class Course:
             self._encodings += self._protected.encodings
         self._features = FeatureCache()
         self._boundaries: dict[int, BoundaryCache] = {}
+        self._refits: dict[Stage, FeatureCache] = {}
         self.fits = cache_bytes(self._encodings, plan.base.manifest.hidden_size) <= recipe.CACHE_BYTES
         self._teacher: Teacher | None = None
         self._covariances: Covariances = {}
@@ -110,7 +111,8 @@ class Course:
     def lesson(self, stage: Stage) -> Lesson:
         """Prepare a stage."""
         plan, head = self._plan, self._plan.job.head
-        shared = plan.moves_protected(stage)
+        shared, lost = plan.moves_protected(stage), self._lost_before(stage)
+        firmly = lost > recipe.FALLEN
         assert self._teacher is not None, "A lesson was asked for before the cache was filled. This is a bug."
         settings = plan.recipe
         recalls = any(target.teaches(head) for target in plan.rehearsed)
@@ -123,12 +125,12 @@ class Course:
             temperature=settings.temperature,
         )
         return Lesson(
-            pool=plan.pool(stage),
+            pool=plan.pool(stage, firmly=firmly),
             objective=Objective(
                 self._heads(stage),
                 settings.ner_weight,
                 settings.protected_weight,
-                rehearsed_weight=settings.rehearsed_weight,
+                rehearsed_weight=1.0 if firmly else settings.rehearsed_weight,
                 adapted=head,
                 forgets=not plan.kept,
                 distillation=distilled,
@@ -136,7 +138,17 @@ class Course:
             source=self.source(stage),
             guard=self.guard if shared else None,
             constraint=self._constrain(stage) if shared else None,
+            note=f"The old labels have lost {100 * lost:.1f} points on dev: {stage.name} rehearses them firmly."
+            if firmly
+            else None,
         )
+
+    def _lost_before(self, stage: Stage) -> float:
+        """Return what the old labels have lost on dev before a stage moves blocks; zero if nothing measures it."""
+        if not stage.blocks or self.floor is None:
+            return 0.0
+        now = self.yardstick.judges[1].score(self._plan.model, self._plan.labels, self.source(stage))
+        return 0.0 if now is None else self.floor - now.value
 
     def _heads(self, stage: Stage) -> tuple[HeadName, ...]:
         """Return the heads whose answers a stage may change."""
@@ -151,10 +163,27 @@ class Course:
 
     def source(self, stage: Stage) -> FeatureSource:
         """Choose the cheapest source that a stage leaves true: what lies below the blocks that it moves."""
+        if stage.follows is not None:
+            return self._seen_after(stage, stage.follows)
         heads = self._heads(stage)
         if not stage.blocks and self.fits:
             return self._features.get
         return self._boundary(stage.of - stage.blocks, heads) or self._live(heads)
+
+    def _seen_after(self, stage: Stage, trained: Stage) -> FeatureSource:
+        """Return what the blocks see that a stage has trained, computed once; anew for each text if it does not fit."""
+        source = self.source(trained)
+        if not self.fits:
+            return source
+        if stage not in self._refits:
+            self._refits[stage] = FeatureCache()
+            pool = self._plan.pool(stage)
+            encodings = [target.encoding for target in (*pool.new, *pool.rehearsed)]
+            for judge in self.yardstick.judges:
+                encodings += judge.encodings
+            for _ in self._refits[stage].fill(source, encodings, rows=ROWS):
+                self._stop.check()
+        return self._refits[stage].get
 
     def _boundary(self, depth: int, heads: tuple[HeadName, ...] = HEADS) -> FeatureSource | None:
         """Return a source over what enters the block at *depth*, which is computed once; None if nothing is gained."""

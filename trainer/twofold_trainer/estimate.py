@@ -52,15 +52,17 @@ def count_work(plan: Plan) -> Work:
     """Count what a plan's likely stages run. AUTO is counted with the rung that it aims at."""
     judges = len(plan.parts.dev) + len(plan.memory.dev)
     held_out = len(plan.parts.gate) + len(plan.memory.gate)
-    trained, looks = 0.0, 0
+    cached, trained, looks = len(plan.new) + len(plan.recalled) + judges, 0.0, 0
     for stage in likely(plan):
         pool = plan.pool(stage)
+        if stage.follows is not None:
+            cached += len(pool.new) + len(pool.rehearsed) + judges
         whole = stage.settled_after(plan.recipe)
         rest = (stage.epochs(plan.recipe) - whole) * _resting_share(stage)
         trained += (whole + rest) * (len(pool.new) + pool.drawn) * stage.blocks / stage.of
         looks += stage.epochs(plan.recipe) if stage.blocks else 0
     return Work(
-        cached=len(plan.new) + len(plan.recalled) + judges,
+        cached=cached,
         trained=trained,
         judged=2 * held_out + looks * judges,
     )
@@ -73,22 +75,25 @@ def _resting_share(stage: Stage) -> float:
 
 def likely(plan: Plan) -> tuple[Stage, ...]:
     """Return the stages that a plan aims at."""
-    if plan.job.freeze != "auto":
-        return plan.stages
-    return (*plan.stages, plan.shared if plan.why_not_shared() is None else plan.forked)
+    stages = plan.stages
+    if plan.job.freeze == "auto":
+        stages = (*stages, plan.shared if plan.why_not_shared() is None else plan.forked)
+    refit = plan.refit(stages[-1]) if stages else None
+    return stages if refit is None else (*stages, refit)
 
 
 def memory_mib(plan: Plan) -> float:
     """Estimate the largest resident memory: what this process has now, caches, and the optimizer's state."""
     model, parameters = plan.model, dict(plan.model.named_parameters())
-    most = 0
+    most, kept = 0, 2  # What the heads read, and what enters the blocks that train.
     for stage in likely(plan):
         groups = trainable_groups(model, stage.heads, stage.blocks, norms=plan.recipe.train_norms)
         own = sum(parameters[name].numel() for group in groups for name in group.names)
         # A fork trains copies, which have to be made as well.
         most = max(most, own * (ADAM_BYTES + (4 if stage.forked else 0)))
+        kept += stage.follows is not None
     encodings = [target.encoding for target in (*plan.new, *plan.recalled)]
-    caches = min(cache_bytes(encodings, plan.base.manifest.hidden_size), recipe.CACHE_BYTES) * 2
+    caches = min(cache_bytes(encodings, plan.base.manifest.hidden_size), recipe.CACHE_BYTES) * kept
     now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return float((now + most + caches) / 2**20)
 

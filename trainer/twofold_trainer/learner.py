@@ -109,6 +109,7 @@ def make_optimizer(model: TwofoldModel, groups: Sequence[Group], recipe: Recipe,
     for group in groups:
         if group.depth is None:
             rate = recipe.head_learning_rate if stage.blocks else recipe.probe_learning_rate
+            rate = rate if stage.follows is None else recipe.refit_learning_rate
         else:
             rate = top * recipe.layer_decay**group.depth
         for decays in (True, False):

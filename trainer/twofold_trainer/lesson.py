@@ -26,6 +26,9 @@ class Lesson:
     constraint: Constraint | None = None
     """Keeps the updates out of what protected texts activate, if they are to be kept out; the stage ends it."""
 
+    note: str | None = None
+    """What a person is told of it."""
+
     def breached(self) -> bool:
         """Tell whether the guard is there and would not let the model pass as it is."""
         return self.guard is not None and self.guard.fallen(self.source) > self.guard.allowed + 1e-9

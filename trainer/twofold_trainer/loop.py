@@ -136,7 +136,7 @@ def train_stage(
         best.offer(measured.value, snapshot(model, names), passes=not lesson.breached(), chance=chance)
         progress.epochs += 1
         done = progress.epochs >= stage.epochs(recipe)
-        progress.over = done or best.fruitless >= recipe.patience or stop.time_is_over or left
+        progress.over = done or best.fruitless >= stage.patience(recipe) or stop.time_is_over or left
         yield from snapshots.offer(number, partial(take, progress, learner, first))
     _repair(model, best, first, lesson, yardstick, chance=chance)
     restore(model, best.state)

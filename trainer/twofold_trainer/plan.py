@@ -92,13 +92,30 @@ class Plan:
         own = 0 if self.model.branch is None else len(self.model.branch)
         return stage.blocks > own and not stage.forked
 
-    def pool(self, stage: Stage) -> Pool:
-        """Return what a stage trains on. Only a stage that moves shared blocks has to rehearse the protected head too."""
+    def pool(self, stage: Stage, *, firmly: bool = False) -> Pool:
+        """Return what a stage trains on. Only a stage that moves shared blocks has to rehearse the protected head too.
+
+        A fork that holds the old labels *firmly* rehearses as much as shared blocks do.
+        """
         rehearsed = self.rehearsed
         if not self.moves_protected(stage):
             rehearsed = tuple(target for target in rehearsed if target.teaches(self.job.head))
-        ratio = self.recipe.fork_rehearsal_ratio if stage.forked else self.recipe.rehearsal_ratio
+        half = stage.forked and not firmly
+        ratio = self.recipe.fork_rehearsal_ratio if half else self.recipe.rehearsal_ratio
+        if stage.follows is not None and self.job.hyperparameters.rehearsal_ratio is None:
+            ratio = len(rehearsed) / len(self.new)  # Features are cached: all that is remembered costs next to nothing.
         return Pool(self.new, rehearsed, ratio)
+
+    def refit(self, stage: Stage) -> Stage | None:
+        """Return the stage that follows one that moves blocks, if the adapted head has anything to rehearse in it.
+
+        It is a classifier's re-training over features that are learnt: Kang et al. 2020 (arXiv:1910.09217). STAGED has its
+        own three stages and no other.
+        """
+        if not stage.blocks or self.job.freeze == "staged":
+            return None
+        refit = Stage((self.job.head,), 0, stage.of, follows=stage)
+        return refit if self.pool(refit).drawn else None
 
     @property
     def recalled(self) -> tuple[Target, ...]:
@@ -180,7 +197,9 @@ class Plan:
         if self.job.freeze == "auto":
             why = self.why_not_shared()
             names += f", then {self.shared.name} under guard" if why is None else f", then {self.forked.name}"
-        rehearsed = max(self.pool(stage).drawn for stage in self.possible)
+        if (refit := self.refit(self.possible[-1])) is not None:
+            names += f", then {refit.name}"
+        rehearsed = max(self.pool(stage, firmly=True).drawn for stage in self.possible)
         return (
             f"Adapt the {self.job.head} head of {self.base.id} to {data} and up to {rehearsed} rehearsed ones an epoch; "
             f"train {names}; add {len(self.added)} names."

@@ -14,17 +14,21 @@ from twofold_trainer.recipe import Recipe
 class Stage:
     """Say what a stage trains: these heads, and the top *blocks* blocks of *of* on their path.
 
-    A stage that is *forked* trains the adapted head's own copies of them, and the other head's path does not move.
+    A stage that is *forked* trains the adapted head's own copies of them, and the other head's path does not move. One that
+    *follows* another trains the head alone, over what the blocks see that the other one trained.
     """
 
     heads: tuple[HeadName, ...]
     blocks: int
     of: int
     forked: bool = False
+    follows: Stage | None = None
 
     @property
     def name(self) -> str:
         """The stage's name for people."""
+        if self.follows is not None:
+            return "the head once more"
         if not self.blocks:
             return "heads"
         if self.forked:
@@ -35,9 +39,15 @@ class Stage:
 
     def epochs(self, recipe: Recipe) -> int:
         """How many epochs it has at most."""
+        if self.follows is not None:
+            return recipe.refit_epochs
         if not self.blocks:
             return recipe.probe_epochs
         return recipe.epochs if self.forked or self.blocks >= recipe.unfrozen_blocks else recipe.middle_epochs
+
+    def patience(self, recipe: Recipe) -> int:
+        """How many epochs without a better dev score end it. The head once more is done in seconds, and goes to its end."""
+        return recipe.patience if self.follows is None else self.epochs(recipe)
 
     def settled_after(self, recipe: Recipe) -> int:
         """How many epochs it has in which all its blocks learn. Later on, the lower half of a fork's does not."""

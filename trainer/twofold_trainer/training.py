@@ -42,9 +42,10 @@ def train(plan: Plan, stop: Stop, gate: Gate, snapshots: Snapshots = NOWHERE) ->
 def _climb(
     plan: Plan, stages: tuple[Stage, ...], course: Course, stop: Stop, *, snapshots: Snapshots, first: int = 0
 ) -> Generator[Event, None, Climbed]:
+    refit = plan.refit(stages[-1]) if stages and course.fits else None
     climbed = yield from climb(
         plan.model,
-        stages,
+        stages if refit is None else (*stages, refit),
         plan.recipe,
         plan.pool,
         course.lesson,
@@ -87,7 +88,7 @@ def _climb_on(
     stage = plan.forked
     if model.branch is None:
         model.fork(plan.job.head, stage.blocks)
-    forked = yield from _climb(plan, (stage,), course, stop, snapshots=snapshots, first=2)
+    forked = yield from _climb(plan, (stage,), course, stop, snapshots=snapshots, first=3)
     if not forked.kept and not plan.base.manifest.branch:
         model.branch, model.branch_head = None, None
     kept = (*probed.kept, *forked.kept)
