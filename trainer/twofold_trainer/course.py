@@ -113,6 +113,7 @@ class Course:
         plan, head = self._plan, self._plan.job.head
         shared, lost = plan.moves_protected(stage), self._lost_before(stage)
         firmly = lost > recipe.FALLEN
+        told = f"The old labels have lost {100 * lost:.1f} points on dev: {stage.name} rehearses them firmly."
         assert self._teacher is not None, "A lesson was asked for before the cache was filled. This is a bug."
         settings = plan.recipe
         recalls = any(target.teaches(head) for target in plan.rehearsed)
@@ -138,9 +139,7 @@ class Course:
             source=self.source(stage),
             guard=self.guard if shared else None,
             constraint=self._constrain(stage) if shared else None,
-            note=f"The old labels have lost {100 * lost:.1f} points on dev: {stage.name} rehearses them firmly."
-            if firmly
-            else None,
+            note=told if firmly else None,
         )
 
     def _lost_before(self, stage: Stage) -> float:
@@ -171,17 +170,13 @@ class Course:
         return self._boundary(stage.of - stage.blocks, heads) or self._live(heads)
 
     def _seen_after(self, stage: Stage, trained: Stage) -> FeatureSource:
-        """Return what the blocks see that a stage has trained, computed once; anew for each text if it does not fit."""
-        source = self.source(trained)
-        if not self.fits:
-            return source
+        """Return what the blocks see that a stage has *trained*, computed once."""
         if stage not in self._refits:
-            self._refits[stage] = FeatureCache()
+            cache = self._refits[stage] = FeatureCache()
             pool = self._plan.pool(stage)
             encodings = [target.encoding for target in (*pool.new, *pool.rehearsed)]
-            for judge in self.yardstick.judges:
-                encodings += judge.encodings
-            for _ in self._refits[stage].fill(source, encodings, rows=ROWS):
+            encodings += [encoding for judge in self.yardstick.judges for encoding in judge.encodings]
+            for _ in cache.fill(self.source(trained), encodings, rows=ROWS):
                 self._stop.check()
         return self._refits[stage].get
 

@@ -25,7 +25,6 @@ class Lesson:
     guard: Guard | None = None
     constraint: Constraint | None = None
     """Keeps the updates out of what protected texts activate, if they are to be kept out; the stage ends it."""
-
     note: str | None = None
     """What a person is told of it."""
 
