@@ -12,7 +12,6 @@ from torch import Tensor
 from trainer.conftest import MakeJob
 from twofold_checkpoint.events import Event, Noted, Planned, Stepped
 from twofold_checkpoint.job import Exact, Hyperparameters
-from twofold_trainer import recipe
 from twofold_trainer.climb import Climbed
 from twofold_trainer.course import Course
 from twofold_trainer.features import compute_features
@@ -135,22 +134,23 @@ def test_a_job_tells_of_it(exact: Plan, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_one_that_does_not_help_is_undone(exact: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """The head is then as its blocks' stage left it, what was learnt before stays, and a note says so."""
-    monkeypatch.setattr("twofold_trainer.loop.Yardstick.chance", lambda *_: 1.0)
-    after_blocks: dict[str, Tensor] = {}
-
-    def lost(best: Any, first: dict[str, Tensor]) -> str | None:
-        if set(first) == {"ner.weight", "ner.bias"} and after_blocks:
-            best.state = first
-            return "did not help"
-        after_blocks.update({name: tensor.clone() for name, tensor in best.state.items()})
-        return None
-
-    monkeypatch.setattr("twofold_trainer.loop._lost", lost)
+    chances = iter([1.0, 1.0, -2.0])  # The probe and the fork are kept whatever dev says, what follows them never.
+    monkeypatch.setattr("twofold_trainer.loop.Yardstick.chance", lambda *_: next(chances))
     monkeypatch.setattr("twofold_trainer.training.balance", lambda *_, **__: 0.0)
-    climbed, heard = train_all(exact)
+    running, told, left = train(exact, Stop(), lambda: PASSES), list[str](), dict[str, Tensor]()
+    try:
+        while True:
+            event = next(running)
+            told += notes([event])
+            if told and told[-1].startswith(f"Stage {exact.forked.name} was kept") and not left:
+                left = {name: tensor.clone() for name, tensor in exact.model.state_dict().items()}
+    except StopIteration as done:
+        climbed = done.value
 
     assert [trained.stage.name for trained in climbed.kept] == ["heads", exact.forked.name]
-    assert any(note.startswith("Stage the head once more did not help") for note in notes(heard))
+    assert any(note.startswith("Stage the head once more did not help") for note in told)
+    assert left
+    assert all(torch.equal(tensor, left[name]) for name, tensor in exact.model.state_dict().items())
 
 
 @pytest.mark.parametrize(("lost", "firmly"), [(0.014, False), (0.016, True)])
@@ -182,4 +182,3 @@ def test_nothing_is_held_firmly_that_nothing_measures(exact: Plan) -> None:
     assert floor is not None
     assert course.lesson(exact.forked).note is None
     assert course.lesson(exact.forked).pool.ratio == exact.recipe.fork_rehearsal_ratio
-    assert recipe.FALLEN > 0

@@ -107,11 +107,12 @@ def make_optimizer(model: TwofoldModel, groups: Sequence[Group], recipe: Recipe,
     settings = []
     top = recipe.fork_learning_rate if stage.forked else recipe.backbone_learning_rate
     for group in groups:
-        if group.depth is None:
-            rate = recipe.head_learning_rate if stage.blocks else recipe.probe_learning_rate
-            rate = rate if stage.follows is None else recipe.refit_learning_rate
-        else:
+        if group.depth is not None:
             rate = top * recipe.layer_decay**group.depth
+        elif stage.follows is not None:
+            rate = recipe.refit_learning_rate
+        else:
+            rate = recipe.head_learning_rate if stage.blocks else recipe.probe_learning_rate
         for decays in (True, False):
             chosen = [parameters[name] for name in group.names if (parameters[name].ndim > 1) == decays]
             if chosen:
