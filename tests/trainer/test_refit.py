@@ -60,8 +60,7 @@ def test_it_sees_what_the_trained_blocks_see(exact: Plan) -> None:
     course = prepare(exact)
     exact.model.fork("ner", 2)
     stage = replace(exact.forked, blocks=2)
-    refit = exact.refit(stage)
-    assert refit is not None
+    (refit,) = exact.refit(stage)
     for parameter in exact.model.branch.parameters():
         parameter.data.add_(0.05)
     lesson = course.lesson(refit)
@@ -80,8 +79,7 @@ def test_it_sees_what_the_trained_blocks_see(exact: Plan) -> None:
 def test_it_moves_the_head_alone_at_its_own_rate(exact: Plan) -> None:
     """Only the adapted head's two tensors move, at the rate of the recipe, and no guard is needed for that."""
     course = prepare(exact)
-    refit = exact.refit(exact.forked)
-    assert refit is not None
+    (refit,) = exact.refit(exact.forked)
     lesson = course.lesson(refit)
     learner = make_learner(exact.model, refit, exact.recipe, lesson)
 
@@ -104,14 +102,14 @@ def test_it_moves_the_head_alone_at_its_own_rate(exact: Plan) -> None:
 def test_it_rehearses_all_that_is_remembered(make_job: MakeJob, settings: dict[str, Any], share: float | None) -> None:
     """All that teaches the head, or as much as a caller asks for; where that is nothing, and in STAGED, there is no such stage."""
     plan = make_plan(make_job("ner", **settings))
-    refit = plan.refit(plan.forked)
+    found = plan.refit(plan.forked)
     teaching = [target for target in plan.rehearsed if target.teaches("ner")]
 
-    assert plan.refit(plan.stages[0]) is None  # A probe moves no block.
+    assert plan.refit(plan.stages[0]) == ()  # A probe moves no block.
     if share is None:
-        assert refit is None
+        assert found == ()
     else:
-        assert refit is not None
+        (refit,) = found
         assert list(plan.pool(refit).rehearsed) == teaching
         expected = len(teaching) if share == 1.0 else min(len(teaching), round(share * len(plan.new)))
         assert plan.pool(refit).drawn == expected

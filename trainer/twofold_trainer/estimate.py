@@ -78,8 +78,7 @@ def likely(plan: Plan) -> tuple[Stage, ...]:
     stages = plan.stages
     if plan.job.freeze == "auto":
         stages = (*stages, plan.shared if plan.why_not_shared() is None else plan.forked)
-    refit = plan.refit(stages[-1]) if stages else None
-    return stages if refit is None else (*stages, refit)
+    return (*stages, *plan.refit(stages[-1])) if stages else ()
 
 
 def memory_mib(plan: Plan) -> float:

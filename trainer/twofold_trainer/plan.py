@@ -106,16 +106,16 @@ class Plan:
             ratio = len(rehearsed) / len(self.new)  # Features are cached: all that is remembered costs next to nothing.
         return Pool(self.new, rehearsed, ratio)
 
-    def refit(self, stage: Stage) -> Stage | None:
-        """Return the stage that follows one that moves blocks, if the adapted head has anything to rehearse in it.
+    def refit(self, stage: Stage) -> tuple[Stage, ...]:
+        """Return the stage that follows one that moves blocks; none if the adapted head has nothing to rehearse in it.
 
         It is a classifier's re-training over features that are learnt: Kang et al. 2020 (arXiv:1910.09217). STAGED has its
         own three stages and no other.
         """
         if not stage.blocks or self.job.freeze == "staged":
-            return None
+            return ()
         refit = Stage((self.job.head,), 0, stage.of, follows=stage)
-        return refit if self.pool(refit).drawn else None
+        return (refit,) if self.pool(refit).drawn else ()
 
     @property
     def recalled(self) -> tuple[Target, ...]:
@@ -197,8 +197,7 @@ class Plan:
         if self.job.freeze == "auto":
             why = self.why_not_shared()
             names += f", then {self.shared.name} under guard" if why is None else f", then {self.forked.name}"
-        if (refit := self.refit(self.possible[-1])) is not None:
-            names += f", then {refit.name}"
+        names += "".join(f", then {refit.name}" for refit in self.refit(self.possible[-1]))
         rehearsed = max(self.pool(stage, firmly=True).drawn for stage in self.possible)
         return (
             f"Adapt the {self.job.head} head of {self.base.id} to {data} and up to {rehearsed} rehearsed ones an epoch; "

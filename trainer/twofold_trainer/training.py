@@ -43,10 +43,10 @@ def _climb(
     plan: Plan, stages: tuple[Stage, ...], course: Course, stop: Stop, *, snapshots: Snapshots, first: int = 0
 ) -> Generator[Event, None, Climbed]:
     # Without room for its features it would run every text six times more.
-    refit = plan.refit(stages[-1]) if stages and course.fits else None
+    refit = plan.refit(stages[-1]) if stages and course.fits else ()
     climbed = yield from climb(
         plan.model,
-        stages if refit is None else (*stages, refit),
+        (*stages, *refit),
         plan.recipe,
         plan.pool,
         course.lesson,
