@@ -127,6 +127,7 @@ def test_a_job_tells_of_it(exact: Plan, monkeypatch: pytest.MonkeyPatch) -> None
     assert stages == ["heads", exact.forked.name, "the head once more"]
     assert stages == [trained.stage.name for trained in climbed.kept]
     assert "then the head once more;" in planned.plan
+    assert f"up to {len(exact.recalled)} rehearsed ones an epoch" in planned.plan
     assert last.step == last.total_steps
 
 

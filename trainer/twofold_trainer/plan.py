@@ -197,8 +197,9 @@ class Plan:
         if self.job.freeze == "auto":
             why = self.why_not_shared()
             names += f", then {self.shared.name} under guard" if why is None else f", then {self.forked.name}"
-        names += "".join(f", then {refit.name}" for refit in self.refit(self.possible[-1]))
-        rehearsed = max(self.pool(stage, firmly=True).drawn for stage in self.possible)
+        refit = self.refit(self.possible[-1])
+        names += "".join(f", then {stage.name}" for stage in refit)
+        rehearsed = max(self.pool(stage, firmly=True).drawn for stage in (*self.possible, *refit))
         return (
             f"Adapt the {self.job.head} head of {self.base.id} to {data} and up to {rehearsed} rehearsed ones an epoch; "
             f"train {names}; add {len(self.added)} names."
