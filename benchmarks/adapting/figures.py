@@ -34,7 +34,8 @@ def compute_figures(cells: Iterable[Cell]) -> dict[str, float]:
     Where a scenario was run with several seeds, figures are of the means; what one run lost at most stands beside it, as
     `protected_loss_worst_run_*`, and what the worst of those lost that passed the gate, which are the ones that would serve,
     as `protected_loss_passed_*`. Exactness is asked of every run. `retained_loss_max` counts what earlier steps of a sequence
-    taught, too, `retained_loss_max_base` the base's test set alone, which is what scenarios.json calls retained.
+    taught, too, `retained_loss_max_base` the base's test set alone, which is what scenarios.json calls retained, and
+    `retained_loss_max_step` the same for one adaptation at a time, as the protected losses are.
     """
     runs = [cell for cell in cells if cell.steps]
     cells = average(runs)
@@ -54,6 +55,13 @@ def compute_figures(cells: Iterable[Cell]) -> dict[str, float]:
         one.retained.loss for (_, row), one in summaries.items() if row in OURS and one.retained is not None
     )
     figures["retained_loss_max_base"] = largest(retained_losses(cells, OURS))
+    figures["retained_loss_max_step"] = largest(
+        100 * step.retained.loss
+        for cell in cells
+        if cell.row in OURS
+        for step in cell.steps
+        if step.retained is not None
+    )
     ratios = {row: new_ratios(summaries, row) for row in OURS}
     for row in ("statistical", "auto", "exact"):
         figures[f"new_ratio_mean_{row}"] = mean(ratios[row]) if ratios[row] else None

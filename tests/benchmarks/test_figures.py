@@ -70,7 +70,7 @@ FIGURES = {
             cell("s", "lwf", (1.0, 90.0, 9.0)),
             cell("c", "auto", (1.0, 90.0, None)),
         ],
-        {"retained_loss_max": 8.0, "retained_loss_max_base": 4.0},
+        {"retained_loss_max": 8.0, "retained_loss_max_base": 4.0, "retained_loss_max_step": 3.0},
     ),
     "new over the ceiling": (
         [

@@ -115,6 +115,18 @@ def test_it_rehearses_all_that_is_remembered(make_job: MakeJob, settings: dict[s
         assert plan.pool(refit).drawn == expected
 
 
+def test_there_is_none_where_features_are_not_kept(exact: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would run every text again in each of its epochs; the plan does not promise it, and the job trains without it."""
+    monkeypatch.setattr("twofold_trainer.recipe.CACHE_BYTES", exact.feature_bytes - 1)
+    monkeypatch.setattr("twofold_trainer.loop.Yardstick.chance", lambda *_: 1.0)  # Every stage is kept.
+    climbed, _ = train_all(exact)
+
+    assert [trained.stage.name for trained in climbed.kept] == ["heads", exact.forked.name]
+    assert "the head once more" not in exact.sentence()
+    monkeypatch.setattr("twofold_trainer.recipe.CACHE_BYTES", exact.feature_bytes)
+    assert "the head once more" in exact.sentence()
+
+
 def test_a_job_tells_of_it(exact: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan names it, its steps are counted, and it comes last of the stages that are kept."""
     monkeypatch.setattr("twofold_trainer.pace.REPORT_SECONDS", 0.0)

@@ -15,7 +15,7 @@ from twofold_trainer import recipe
 from twofold_trainer.batches import cut
 from twofold_trainer.boundary import BoundaryCache
 from twofold_trainer.covariances import Covariances, collect_covariances, linear_names
-from twofold_trainer.features import FeatureCache, FeatureSource, cache_bytes, live
+from twofold_trainer.features import FeatureCache, FeatureSource, live
 from twofold_trainer.guard import Guard, allowance
 from twofold_trainer.lesson import Lesson
 from twofold_trainer.loop import Yardstick
@@ -56,7 +56,8 @@ class Course:
         self._features = FeatureCache()
         self._boundaries: dict[int, BoundaryCache] = {}
         self._refits: dict[Stage, FeatureCache] = {}
-        self.fits = cache_bytes(self._encodings, plan.base.manifest.hidden_size) <= recipe.CACHE_BYTES
+        self._moved = False
+        self.fits = plan.keeps_features
         self._teacher: Teacher | None = None
         self._covariances: Covariances = {}
         self.guard: Guard | None = None
@@ -111,7 +112,8 @@ class Course:
     def lesson(self, stage: Stage) -> Lesson:
         """Prepare a stage."""
         plan, head = self._plan, self._plan.job.head
-        shared, lost = plan.moves_protected(stage), self._lost_before(stage)
+        shared, untrained = plan.moves_protected(stage), self._untrained(stage)
+        lost = self._lost_before(stage, untrained)
         firmly = lost > recipe.FALLEN
         told = f"The old labels have lost {100 * lost:.1f} points on dev: {stage.name} rehearses them firmly."
         assert self._teacher is not None, "A lesson was asked for before the cache was filled. This is a bug."
@@ -125,6 +127,7 @@ class Course:
             repair=settings.repair,
             temperature=settings.temperature,
         )
+        self._moved = self._moved or stage.blocks > 0
         return Lesson(
             pool=plan.pool(stage, firmly=firmly),
             objective=Objective(
@@ -137,17 +140,22 @@ class Course:
                 distillation=distilled,
             ),
             source=self.source(stage),
+            untrained=untrained,
             guard=self.guard if shared else None,
             constraint=self._constrain(stage) if shared else None,
             note=told if firmly else None,
         )
 
-    def _lost_before(self, stage: Stage) -> float:
+    def _lost_before(self, stage: Stage, untrained: FeatureSource) -> float:
         """Return what the old labels have lost on dev before a stage moves blocks; zero if nothing measures it."""
         if not stage.blocks or self.floor is None:
             return 0.0
-        now = self.yardstick.judges[1].score(self._plan.model, self._plan.labels, self.source(stage))
+        now = self.yardstick.judges[1].score(self._plan.model, self._plan.labels, untrained)
         return 0.0 if now is None else self.floor - now.value
+
+    def _untrained(self, stage: Stage) -> FeatureSource:
+        """Choose the cheapest source that is true before a stage trains: what the base sees, while no block has moved."""
+        return self._features.get if self.fits and not self._moved else self.source(stage)
 
     def _heads(self, stage: Stage) -> tuple[HeadName, ...]:
         """Return the heads whose answers a stage may change."""

@@ -13,7 +13,7 @@ from twofold_checkpoint.manifest import other
 
 from twofold_trainer import recipe
 from twofold_trainer.batches import cut
-from twofold_trainer.features import cache_bytes, compute_features
+from twofold_trainer.features import compute_features
 from twofold_trainer.freezing import trainable_groups
 from twofold_trainer.noninferiority import provable_margin
 from twofold_trainer.plan import Plan
@@ -91,8 +91,7 @@ def memory_mib(plan: Plan) -> float:
         # A fork trains copies, which have to be made as well.
         most = max(most, own * (ADAM_BYTES + (4 if stage.forked else 0)))
         kept += stage.follows is not None
-    encodings = [target.encoding for target in (*plan.new, *plan.recalled)]
-    caches = min(cache_bytes(encodings, plan.base.manifest.hidden_size), recipe.CACHE_BYTES) * kept
+    caches = plan.feature_bytes * kept if plan.keeps_features else 0
     now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return float((now + most + caches) / 2**20)
 

@@ -25,6 +25,8 @@ class Lesson:
     guard: Guard | None = None
     constraint: Constraint | None = None
     """Keeps the updates out of what protected texts activate, if they are to be kept out; the stage ends it."""
+    untrained: FeatureSource | None = None
+    """Gives the same features as the source, at less cost, as long as the stage has not moved anything, if there is such a one."""
     note: str | None = None
     """What a person is told of it."""
 

@@ -105,7 +105,7 @@ def train_stage(
             message=f"The snapshot of stage {stage.name} is not used: {error}. The stage begins anew.", warning=True
         )
     if progress is None:
-        measured = yardstick.measure(model, lesson.source)
+        measured = yardstick.measure(model, lesson.untrained or lesson.source)
         yield measured
         best = Best(measured.value, first, measured.value)
         progress = Progress(measured.value, best, random.Random(seed), over=not stage.epochs(recipe))

@@ -22,6 +22,7 @@ from twofold_trainer.batches import Pool
 from twofold_trainer.checks import check_settings
 from twofold_trainer.covariances import Covariances, load_covariances
 from twofold_trainer.errors import RefusedError
+from twofold_trainer.features import cache_bytes
 from twofold_trainer.given import read_given
 from twofold_trainer.mixed_precision import has_bf16
 from twofold_trainer.model import TwofoldModel, load_model
@@ -109,10 +110,10 @@ class Plan:
     def refit(self, stage: Stage) -> tuple[Stage, ...]:
         """Return the stage that follows one that moves blocks; none if the adapted head has nothing to rehearse in it.
 
-        It is a classifier's re-training over features that are learnt: Kang et al. 2020 (arXiv:1910.09217). STAGED has its
-        own three stages and no other.
+        It is a classifier's re-training over features that are learnt: Kang et al. 2020 (arXiv:1910.09217). Where these
+        are not kept it would run every text six times more. STAGED has its own three stages and no other.
         """
-        if not stage.blocks or self.job.freeze == "staged":
+        if not stage.blocks or not self.keeps_features or self.job.freeze == "staged":
             return ()
         refit = Stage((self.job.head,), 0, stage.of, follows=stage)
         return (refit,) if self.pool(refit).drawn else ()
@@ -121,6 +122,17 @@ class Plan:
     def recalled(self) -> tuple[Target, ...]:
         """Return the remembered texts that some stage may rehearse: all, or those that teach the adapted head."""
         return max((self.pool(stage).rehearsed for stage in self.possible), key=len, default=())
+
+    @property
+    def feature_bytes(self) -> int:
+        """What one set of features of all that the job trains on takes."""
+        encodings = [target.encoding for target in (*self.new, *self.recalled)]
+        return cache_bytes(encodings, self.base.manifest.hidden_size)
+
+    @property
+    def keeps_features(self) -> bool:
+        """Tell whether features are kept, so that what does not move runs once."""
+        return self.feature_bytes <= recipe.CACHE_BYTES
 
     @property
     def shared(self) -> Stage:

@@ -42,8 +42,7 @@ def train(plan: Plan, stop: Stop, gate: Gate, snapshots: Snapshots = NOWHERE) ->
 def _climb(
     plan: Plan, stages: tuple[Stage, ...], course: Course, stop: Stop, *, snapshots: Snapshots, first: int = 0
 ) -> Generator[Event, None, Climbed]:
-    # Without room for its features it would run every text six times more.
-    refit = plan.refit(stages[-1]) if stages and course.fits else ()
+    refit = plan.refit(stages[-1]) if stages else ()
     climbed = yield from climb(
         plan.model,
         (*stages, *refit),

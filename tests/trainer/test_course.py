@@ -1,0 +1,74 @@
+"""What a stage begins with is measured over what the base saw, as long as that is still true."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from trainer.conftest import MakeJob
+from twofold_checkpoint.job import Exact, Statistical
+from twofold_trainer.course import Course
+from twofold_trainer.lesson import Lesson
+from twofold_trainer.plan import Plan, make_plan
+from twofold_trainer.stage import Stage
+from twofold_trainer.stop import Stop
+from twofold_trainer.training import grow
+
+STAGES = {
+    "heads": Stage(("ner",), 0, 2),
+    "top block": Stage(("ner",), 1, 2),
+    "all blocks": Stage(("ner",), 2, 2),
+    "own copies": Stage(("ner",), 2, 2, forked=True),
+}
+
+
+def prepare(make_job: MakeJob, stage: Stage) -> tuple[Plan, Course]:
+    """Fill a job's cache, grow its head, and give it blocks of its own if the stage trains such."""
+    protection = Exact() if stage.forked else Statistical()
+    plan = make_plan(make_job("ner", protection=protection, freeze="auto" if stage.forked else "head"))
+    course = Course(plan, Stop())
+    course.fill()
+    grow(plan, course)
+    if stage.forked:
+        plan.model.fork("ner", stage.blocks)
+    plan.model.eval()
+    return plan, course
+
+
+def see(course: Course, lesson: Lesson) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what the adapted head reads of the dev texts, over the source and over what is untrained."""
+    encodings = course.yardstick.judges[0].encodings
+    assert encodings
+    assert lesson.untrained is not None
+    with torch.no_grad():
+        return lesson.source(encodings).tokens, lesson.untrained(encodings).tokens
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_what_a_stage_begins_with_needs_no_block(make_job: MakeJob, name: str) -> None:
+    """Before anything moved, what the base saw is what the stage's source gives, and no block runs for it."""
+    plan, course = prepare(make_job, STAGES[name])
+    lesson = course.lesson(STAGES[name])
+    expected, found = see(course, lesson)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+    ran = []
+    for block in (*plan.model.blocks(), *(plan.model.branch or ())):
+        block.register_forward_hook(lambda *_: ran.append(1))
+    course.yardstick.measure(plan.model, lesson.untrained)
+    assert not ran
+
+
+@pytest.mark.parametrize("name", ["all blocks", "own copies"])
+def test_once_blocks_may_have_moved_they_are_asked(make_job: MakeJob, name: str) -> None:
+    """A stage that comes after one that trained blocks is measured over what those see now."""
+    stage = STAGES[name]
+    plan, course = prepare(make_job, stage)
+    base = course.lesson(stage).untrained
+    with torch.no_grad():
+        for block in plan.model.branch or plan.model.blocks():
+            for parameter in block.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    expected, found = see(course, course.lesson(stage))
+    assert torch.equal(found, expected)
+    assert base is not None
+    assert not torch.allclose(found, base(course.yardstick.judges[0].encodings).tokens, atol=1e-2)
