@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from trainer.conftest import MakeJob
 from twofold_checkpoint.job import Exact, Freeze, Hyperparameters
@@ -47,6 +49,16 @@ def test_copies_and_moments_take_memory(make_job: MakeJob) -> None:
     fork = make_plan(make_job("ner", protection=Exact()))
 
     assert memory_mib(fork) > memory_mib(probe) > 50
+
+
+def test_only_features_that_are_kept_take_memory(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe keeps two sets of them; where they are more than CACHE_BYTES, none."""
+    monkeypatch.setattr("resource.getrusage", lambda _: SimpleNamespace(ru_maxrss=0))
+    probe = make_plan(make_job("ner", freeze="backbone"))
+    kept = memory_mib(probe)
+    monkeypatch.setattr("twofold_trainer.recipe.CACHE_BYTES", probe.feature_bytes - 1)
+
+    assert kept - memory_mib(probe) == pytest.approx(2 * probe.feature_bytes / 2**20)
 
 
 @pytest.mark.parametrize(
