@@ -1,12 +1,13 @@
-"""What a stage begins with is measured over what the base saw, as long as that is still true."""
+"""What is kept for the stages of a job: in which precision, and how long what the base saw is true."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from trainer.conftest import MakeJob
-from twofold_checkpoint.job import Exact, Statistical
+from twofold_checkpoint.job import Exact, Hyperparameters, Statistical
 from twofold_trainer.course import Course
+from twofold_trainer.features import live
 from twofold_trainer.lesson import Lesson
 from twofold_trainer.plan import Plan, make_plan
 from twofold_trainer.stage import Stage
@@ -72,3 +73,27 @@ def test_once_blocks_may_have_moved_they_are_asked(make_job: MakeJob, name: str)
     assert torch.equal(found, expected)
     assert base is not None
     assert not torch.allclose(found, base(course.yardstick.judges[0].encodings).tokens, atol=1e-2)
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+@pytest.mark.parametrize("after", ["base", "top block"])
+def test_what_teaches_is_computed_as_steps_compute_it_and_what_judges_in_fp32(
+    make_job: MakeJob, after: str, mixed: bool
+) -> None:
+    """Kept features of training texts come in the precision of training steps, those of dev texts never in bf16."""
+    plan = make_plan(make_job("ner", hyperparameters=Hyperparameters(mixed_precision=mixed), freeze="head"))
+    course = Course(plan, Stop())
+    course.fill()
+    grow(plan, course)
+    kept, exact = course.base_features, live(plan.model, plan.encoder.settings.pad_id)
+    if after != "base":
+        (refit,) = plan.refit(STAGES[after])
+        kept = course.source(refit)
+    taught, judged = [target.encoding for target in plan.new], course.yardstick.judges[0].encodings
+
+    with torch.no_grad():
+        found, expected = ([source(some).tokens for some in (taught, judged)] for source in (kept, exact))
+
+    assert torch.allclose(found[1], expected[1], atol=1e-5)
+    assert torch.allclose(found[0], expected[0], atol=0.1)
+    assert torch.allclose(found[0], expected[0], atol=1e-5) is not mixed

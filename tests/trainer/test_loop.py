@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from twofold_checkpoint.encoding import Encoder
 from twofold_checkpoint.events import GuardLooked, Noted, ScoreMeasured, Stepped
 from twofold_checkpoint.labels import LabelSet
@@ -18,7 +19,7 @@ from twofold_trainer.errors import CancelledError
 from twofold_trainer.features import live
 from twofold_trainer.freezing import digest, trainable_groups
 from twofold_trainer.guard import Guard
-from twofold_trainer.learner import make_optimizer, make_schedule
+from twofold_trainer.learner import make_learner, make_optimizer, make_schedule
 from twofold_trainer.lesson import Lesson
 from twofold_trainer.loop import Yardstick, train_stage
 from twofold_trainer.model import TwofoldModel
@@ -248,6 +249,36 @@ def test_the_guard_restores_then_ends_the_stage(tmp_path: Path, monkeypatch: pyt
     assert actions == ["restore", "leave"]
     assert world.digest() == before
     assert trained.lost == "was of no use because the guard let nothing of it pass"
+
+
+class Casts(TorchDispatchMode):
+    """Counts how often a tensor is turned into another type."""
+
+    def __init__(self, watched: torch.Tensor) -> None:
+        super().__init__()
+        self.watched = watched
+        self.counted = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.counted += func is torch.ops.aten._to_copy.default and args[0] is self.watched
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_casts_a_weight_once_for_all_its_batches(tmp_path: Path) -> None:
+    """In mixed precision the batches of a step share the casts of what they train, and the next step makes its own."""
+    world = World(tmp_path)
+    lesson = Lesson(world.pool, Objective(), live(world.model, 0))
+    learner = make_learner(world.model, Stage(HEADS, 2, 2), replace(RECIPE, mixed_precision=True), lesson)
+    weight = max(world.model.blocks()[0].parameters(), key=torch.numel)
+    before = weight.detach().clone()
+    new = list(world.pool.new)
+
+    for steps in (1, 2):
+        with Casts(weight) as casts:
+            for _ in range(steps):
+                learner.learn([new[:8], new[8:12]])
+        assert casts.counted == steps
+    assert not torch.equal(weight, before)
 
 
 def test_what_the_guard_lets_pass_is_kept(tmp_path: Path) -> None:

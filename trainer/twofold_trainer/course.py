@@ -19,6 +19,7 @@ from twofold_trainer.features import FeatureCache, FeatureSource, live
 from twofold_trainer.guard import Guard, allowance
 from twofold_trainer.lesson import Lesson
 from twofold_trainer.loop import Yardstick
+from twofold_trainer.mixed_precision import in_mixed_precision
 from twofold_trainer.model import load_model
 from twofold_trainer.nullspace import Constraint, constrain
 from twofold_trainer.objective import Distillation, Objective
@@ -45,14 +46,13 @@ class Course:
             return Judge(balanced_sample(examples, recipe.MEMORY_DEV, seed=job.seed), head, plan.encoder, stop)
 
         self.yardstick = Yardstick((judge(plan.parts.dev, head), judge(plan.memory.dev, head)), plan.labels)
-        self._encodings: list[Encoding] = [target.encoding for target in (*plan.new, *plan.recalled)]
-        for one in self.yardstick.judges:
-            self._encodings += one.encodings
+        self._taught: list[Encoding] = [target.encoding for target in (*plan.new, *plan.recalled)]
+        self._judged = [encoding for judge in self.yardstick.judges for encoding in judge.encodings]
         self._moves_protected = any(map(plan.moves_protected, plan.possible))
         self._protected: Judge | None = None
         if self._moves_protected and isinstance(plan.job.protection, Statistical) and plan.recipe.guard:
             self._protected = judge(annotated_for(plan.protected("dev"), other(head)), other(head))
-            self._encodings += self._protected.encodings
+            self._judged += self._protected.encodings
         self._features = FeatureCache()
         self._boundaries: dict[int, BoundaryCache] = {}
         self._refits: dict[Stage, FeatureCache] = {}
@@ -68,14 +68,12 @@ class Course:
         """Run the base model over every text, once, and ask it what it answers. Raises CancelledError."""
         plan, model = self._plan, self._plan.model
         if self.fits:
-            below = self._boundary(plan.deepest())
-            for _ in self._features.fill(below or self._live(), self._encodings, rows=ROWS):
-                self._stop.check()
+            self._fill(self._features, self._boundary(plan.deepest()) or self._live(), self._taught, self._judged)
         source = self.base_features
         if not self.fits and plan.stages:
             # The teacher answers from its own copy, for this one is going to move.
             source = live(load_model(plan.base), plan.encoder.settings.pad_id)
-        self._teacher = Teacher(model, source)
+        self._teacher = Teacher(model, source if self.fits else self._teaching(source))
         self.guard = self._set_guard(source)
         kept = self.yardstick.judges[1].score(model, plan.base.manifest.labels, source)
         self.floor = None if kept is None else kept.value
@@ -182,11 +180,22 @@ class Course:
         if stage not in self._refits:
             cache = self._refits[stage] = FeatureCache()
             pool = self._plan.pool(stage)
-            encodings = [target.encoding for target in (*pool.new, *pool.rehearsed)]
-            encodings += [encoding for judge in self.yardstick.judges for encoding in judge.encodings]
-            for _ in cache.fill(self.source(trained), encodings, rows=ROWS):
-                self._stop.check()
+            taught = [target.encoding for target in (*pool.new, *pool.rehearsed)]
+            judged = [encoding for judge in self.yardstick.judges for encoding in judge.encodings]
+            self._fill(cache, self.source(trained), taught, judged)
         return self._refits[stage].get
+
+    def _fill(
+        self, cache: FeatureCache, source: FeatureSource, taught: Sequence[Encoding], judged: Sequence[Encoding]
+    ) -> None:
+        """Keep what a source gives of texts: of those that teach as training steps compute it, of those that judge in fp32."""
+        for own, encodings in ((self._teaching(source), taught), (source, judged)):
+            for _ in cache.fill(own, encodings, rows=ROWS):
+                self._stop.check()
+
+    def _teaching(self, source: FeatureSource) -> FeatureSource:
+        """Return a source in the precision of training steps."""
+        return in_mixed_precision(source) if self._plan.recipe.mixed_precision else source
 
     def _boundary(self, depth: int, heads: tuple[HeadName, ...] = HEADS) -> FeatureSource | None:
         """Return a source over what enters the block at *depth*, which is computed once; None if nothing is gained."""
@@ -195,7 +204,7 @@ class Course:
             return None
         if depth not in self._boundaries:
             self._boundaries[depth] = BoundaryCache(model, depth, self._plan.encoder.settings.pad_id)
-            for _ in self._boundaries[depth].fill(self._encodings, rows=ROWS):
+            for _ in self._boundaries[depth].fill([*self._taught, *self._judged], rows=ROWS):
                 self._stop.check()
         return partial(self._boundaries[depth].features, heads=heads)
 

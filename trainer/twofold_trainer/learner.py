@@ -13,7 +13,7 @@ from twofold_trainer.batches import Step
 from twofold_trainer.features import FeatureSource, without_gradients
 from twofold_trainer.freezing import Group, freeze_all_but, head_names, only, trainable_groups
 from twofold_trainer.lesson import Lesson
-from twofold_trainer.mixed_precision import in_mixed_precision
+from twofold_trainer.mixed_precision import in_mixed_precision, keeping_casts
 from twofold_trainer.model import TwofoldModel
 from twofold_trainer.nullspace import Constraint
 from twofold_trainer.objective import Objective
@@ -37,9 +37,10 @@ class Learner:
 
     def learn(self, step: Step) -> float:
         """Take a step and return the loss before it."""
-        losses = [
-            self.objective(self.model, batch, self.source([target.encoding for target in batch])) for batch in step
-        ]
+        with keeping_casts():
+            losses = [
+                self.objective(self.model, batch, self.source([target.encoding for target in batch])) for batch in step
+            ]
         loss = torch.stack(losses).sum()
         if loss.requires_grad:  # A batch of which nothing is known teaches nothing.
             self.optimizer.zero_grad(set_to_none=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -27,3 +28,12 @@ def in_mixed_precision(source: FeatureSource) -> FeatureSource:
         return Features(found.pooled.float(), found.tokens.float())
 
     return give
+
+
+def keeping_casts() -> AbstractContextManager[None]:
+    """Return a context in which each trained weight is cast to bf16 once, however often such a source is asked.
+
+    Autocast forgets its casts when the outermost of its contexts ends. This one casts nothing itself. It must end before
+    the weights move.
+    """
+    return torch.autocast("cpu", enabled=False)

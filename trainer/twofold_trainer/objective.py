@@ -60,7 +60,7 @@ class Objective:
         total = features.pooled.sum() * 0.0
         for head in self.heads:
             logits = model.classifier(features.pooled) if head == "classifier" else model.ner(features.tokens)
-            for rehearsed in (False, True):
+            for rehearsed in sorted({target.rehearsed for target in batch}):
                 part = self._part(head, batch, logits, answers, rehearsed=rehearsed)
                 total = total + self._weight(head) * (self.rehearsed_weight if rehearsed else 1.0) * part
         return total
@@ -73,13 +73,14 @@ class Objective:
         self, head: HeadName, batch: Sequence[Target], logits: Tensor, answers: Answers | None, *, rehearsed: bool
     ) -> Tensor:
         """Return the loss of one head on the new or on the rehearsed texts."""
-        rows = torch.tensor([target.rehearsed == rehearsed for target in batch])
-        if head == "ner":
-            rows = rows.repeat_interleave(torch.tensor([len(target.encoding.ids) for target in batch]))
-        own, logits = [target for target in batch if target.rehearsed == rehearsed], logits[rows]
-        old = None
+        own, old = [target for target in batch if target.rehearsed == rehearsed], None
         if answers is not None and not (self.forgets and head == self.adapted):
-            old = (answers.classifier if head == "classifier" else answers.ner)[rows]
+            old = answers.classifier if head == "classifier" else answers.ner
+        if len(own) < len(batch):
+            rows = torch.tensor([target.rehearsed == rehearsed for target in batch])
+            if head == "ner":
+                rows = rows.repeat_interleave(torch.tensor([len(target.encoding.ids) for target in batch]))
+            logits, old = logits[rows], None if old is None else old[rows]
         if head == "classifier":
             loss = label_nll(logits, torch.tensor([target.label for target in own], dtype=torch.long))
         else:
