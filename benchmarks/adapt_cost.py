@@ -4,12 +4,14 @@
 
 The two sides of each ratio are measured in turns in one run. Epochs are those of the product's own stages, with
 rehearsal and distillation. Of the peer only `Trainer.train()` is counted; of the job everything, from the call of Adapt
-to the state SUCCEEDED or REJECTED: starting the process, baselines, training, export, proofs, gate and swap.
+to the state SUCCEEDED or REJECTED: starting the process, baselines, training, export, proofs, gate and swap. Each round's
+job has a seed of its own, for one that dev ends early takes less: how many epochs each trained stands beside its seconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import shutil
@@ -26,7 +28,7 @@ import torch
 from adapting.bases import ensure_base, plan_base
 from adapting.scenarios import Caps, Scenario, gather, read_scenarios
 from adapting.sizes import choose_size
-from twofold import Client, Example, Hyperparameters, JobState, Span
+from twofold import Client, Example, Hyperparameters, JobEvent, JobState, ScoreMeasured, Span
 from twofold_checkpoint.checkpoint import Checkpoint
 from twofold_checkpoint.examples import Example as StoredExample
 from twofold_checkpoint.examples import write_examples
@@ -101,16 +103,17 @@ def time_epoch(plan: Plan, stage: Stage, lesson: Lesson, *, seed: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class JobTime:
-    """Seconds of a whole job, how it ended, and the seconds of its phases."""
+    """Seconds of a whole job, how it ended, the epochs that its blocks trained, and the seconds of its phases."""
 
     seconds: float
+    epochs: int
     state: str
     reason: str
     phases: dict[str, float]
 
 
 def run_job(
-    base: Checkpoint, work: Path, train: Sequence[StoredExample], dev: Sequence[StoredExample], epochs: int
+    base: Checkpoint, work: Path, train: Sequence[StoredExample], dev: Sequence[StoredExample], epochs: int, *, seed: int
 ) -> JobTime:
     """Adapt over gRPC with AUTO, and wait until the candidate answers."""
     shutil.rmtree(work, ignore_errors=True)
@@ -124,15 +127,22 @@ def run_job(
             [to_client(one) for one in dev],
             head="ner",
             hyperparameters=Hyperparameters(epochs=epochs),
+            seed=seed,
         )
-        for _ in client.watch(job):
-            pass
+        events = list(client.watch(job))
         seconds = time.monotonic() - begun
         ended = client.job(job)
         if ended.state is JobState.SUCCEEDED and client.model().checkpoint_id == base.id:
             raise RuntimeError("the job succeeded, and the base still answers")
         phases = {one.phase: round((one.end_time - one.start_time).total_seconds(), 2) for one in ended.phases}
-        return JobTime(seconds, str(ended.state), ended.reason, phases)
+        return JobTime(seconds, count_epochs(events), str(ended.state), ended.reason, phases)
+
+
+def count_epochs(events: Sequence[JobEvent]) -> int:
+    """Count the epochs of the first stage that trained blocks, which is scored before the first and after each."""
+    training = itertools.dropwhile(lambda event: event.phase != "train", events)
+    stage = itertools.takewhile(lambda event: not event.message.startswith("Stage "), training)
+    return sum(isinstance(event.payload, ScoreMeasured) for event in stage) - 1
 
 
 def to_client(example: StoredExample) -> Example:
@@ -215,8 +225,8 @@ def main() -> None:
     jobs: list[JobTime] = []
 
     def ours() -> float:
-        jobs.append(run_job(base, work / "job", train, dev, arguments.epochs))
-        tell(f"job: {jobs[-1].seconds:.1f} s, {jobs[-1].state}: {jobs[-1].phases}")
+        jobs.append(run_job(base, work / "job", train, dev, arguments.epochs, seed=len(jobs)))
+        tell(f"job: {jobs[-1].seconds:.1f} s, {jobs[-1].epochs} epochs, {jobs[-1].state}: {jobs[-1].phases}")
         return jobs[-1].seconds
 
     def theirs() -> float:
