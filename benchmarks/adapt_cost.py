@@ -113,7 +113,13 @@ class JobTime:
 
 
 def run_job(
-    base: Checkpoint, work: Path, train: Sequence[StoredExample], dev: Sequence[StoredExample], epochs: int, *, seed: int
+    base: Checkpoint,
+    work: Path,
+    train: Sequence[StoredExample],
+    dev: Sequence[StoredExample],
+    epochs: int,
+    *,
+    seed: int,
 ) -> JobTime:
     """Adapt over gRPC with AUTO, and wait until the candidate answers."""
     shutil.rmtree(work, ignore_errors=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 from trainer.conftest import MakeJob
 from twofold_checkpoint.job import Exact, Hyperparameters, Statistical
 from twofold_trainer.course import Course
 from twofold_trainer.features import live
+from twofold_trainer.learner import make_learner
 from twofold_trainer.lesson import Lesson
 from twofold_trainer.plan import Plan, make_plan
 from twofold_trainer.stage import Stage
@@ -97,3 +100,25 @@ def test_what_teaches_is_computed_as_steps_compute_it_and_what_judges_in_fp32(
     assert torch.allclose(found[1], expected[1], atol=1e-5)
     assert torch.allclose(found[0], expected[0], atol=0.1)
     assert torch.allclose(found[0], expected[0], atol=1e-5) is not mixed
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_a_probe_learns_the_same_over_kept_features_and_without_them(make_job: MakeJob, mixed: bool) -> None:
+    """Where features do not fit into memory, the probe's steps and its teacher see what they would have seen."""
+    losses, answers = [], []
+    for fits in (True, False):
+        plan = make_plan(make_job("ner", hyperparameters=Hyperparameters(mixed_precision=mixed), freeze="head"))
+        course = Course(plan, Stop())
+        course.fits = fits
+        course.fill()
+        grow(plan, course)
+        stage = STAGES["heads"]
+        lesson = course.lesson(stage)
+        assert lesson.objective.distillation is not None
+        answers.append(lesson.objective.distillation.teacher.answer([target.encoding for target in plan.new]).ner)
+        learner = make_learner(plan.model, stage, plan.recipe, lesson)
+        losses.append([learner.learn(step) for step in lesson.pool.epoch(16, random.Random(0))])
+
+    assert len(losses[0]) > 2
+    assert torch.allclose(answers[0], answers[1], atol=1e-4)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

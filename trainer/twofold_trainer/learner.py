@@ -73,11 +73,9 @@ def make_learner(model: TwofoldModel, stage: Stage, recipe: Recipe, lesson: Less
     names = tuple(name for group in groups for name in group.names)
     freeze_all_but(model, names)
     optimizer = make_optimizer(model, groups, recipe, stage)
-    source = lesson.source
+    source = in_mixed_precision(lesson.source) if recipe.mixed_precision else lesson.source
     if not stage.blocks:
         source = without_gradients(source)
-    elif recipe.mixed_precision:
-        source = in_mixed_precision(source)
     return Learner(
         model,
         names,
