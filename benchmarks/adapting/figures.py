@@ -55,13 +55,7 @@ def compute_figures(cells: Iterable[Cell]) -> dict[str, float]:
         one.retained.loss for (_, row), one in summaries.items() if row in OURS and one.retained is not None
     )
     figures["retained_loss_max_base"] = largest(retained_losses(cells, OURS))
-    figures["retained_loss_max_step"] = largest(
-        100 * step.retained.loss
-        for cell in cells
-        if cell.row in OURS
-        for step in cell.steps
-        if step.retained is not None
-    )
+    figures["retained_loss_max_step"] = largest(retained_losses_of_steps(cells, OURS))
     ratios = {row: new_ratios(summaries, row) for row in OURS}
     for row in ("statistical", "auto", "exact"):
         figures[f"new_ratio_mean_{row}"] = mean(ratios[row]) if ratios[row] else None
@@ -94,6 +88,13 @@ def retained_losses(cells: Iterable[Cell], rows: Sequence[str]) -> Iterator[floa
         first, last = cell.steps[0].retained, cell.steps[-1].retained
         if cell.row in rows and first is not None and last is not None:
             yield 100 * (first.before - last.after)
+
+
+def retained_losses_of_steps(cells: Iterable[Cell], rows: Sequence[str]) -> Iterator[float]:
+    """Yield in points what each adaptation took from the base's own labels, where they are kept."""
+    for cell in cells:
+        if cell.row in rows:
+            yield from (100 * step.retained.loss for step in cell.steps if step.retained is not None)
 
 
 def new_ratios(summaries: Summaries, row: str) -> list[float]:
