@@ -68,12 +68,12 @@ class Course:
         """Run the base model over every text, once, and ask it what it answers. Raises CancelledError."""
         plan, model = self._plan, self._plan.model
         if self.fits:
-            self._fill(self._features, self._boundary(plan.deepest()) or self._live(), self._taught, self._judged)
+            self._keep(self._features, self._boundary(plan.deepest()) or self._live(), self._taught, self._judged)
         source = self.base_features
         if not self.fits and plan.stages:
             # The teacher answers from its own copy, for this one is going to move.
             source = live(load_model(plan.base), plan.encoder.settings.pad_id)
-        self._teacher = Teacher(model, source if self.fits else self._teaching(source))
+        self._teacher = Teacher(model, self._teaching(source))
         self.guard = self._set_guard(source)
         kept = self.yardstick.judges[1].score(model, plan.base.manifest.labels, source)
         self.floor = None if kept is None else kept.value
@@ -182,10 +182,10 @@ class Course:
             pool = self._plan.pool(stage)
             taught = [target.encoding for target in (*pool.new, *pool.rehearsed)]
             judged = [encoding for judge in self.yardstick.judges for encoding in judge.encodings]
-            self._fill(cache, self.source(trained), taught, judged)
+            self._keep(cache, self.source(trained), taught, judged)
         return self._refits[stage].get
 
-    def _fill(
+    def _keep(
         self, cache: FeatureCache, source: FeatureSource, taught: Sequence[Encoding], judged: Sequence[Encoding]
     ) -> None:
         """Keep what a source gives of texts: of those that teach as training steps compute it, of those that judge in fp32."""
