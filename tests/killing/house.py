@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -94,6 +94,14 @@ class House:
         self.server.kill()
         self.server.wait(PATIENCE)
 
+    def clear(self) -> None:
+        """Kill what still runs, and ask after the server: tests to come would find one that nobody has asked after."""
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        if self._server:
+            self._server.wait(PATIENCE)
+
     def processes(self) -> list[psutil.Process]:
         """Return all processes that have this house's directory in their command."""
         return [
@@ -147,6 +155,10 @@ class House:
         """Wait for a job's end."""
         with self.client() as client:
             return client.wait(job, timeout=PATIENCE)
+
+    def wait_for_report(self, job: Job) -> None:
+        """Wait until a job that is over has its report, the last that is written of it. Until then it is half-done."""
+        wait_for("the report", (self.store.root / "jobs" / job.id / "report.html").exists)
 
     # -- what must be true --------------------------------------------------------------------------------------
 

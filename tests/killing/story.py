@@ -59,9 +59,7 @@ def ended(house: House) -> Iterator[None]:
     try:
         yield
     finally:
-        for process in house.processes():
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+        house.clear()
 
 
 def tell(point: Point, directory: Path, world: World, database: DatabaseUrl | None = None) -> Outcome:
@@ -77,6 +75,7 @@ def tell(point: Point, directory: Path, world: World, database: DatabaseUrl | No
         house.age()
         last = house.measure()
         assert last.state is JobState.SUCCEEDED, last.reason
+        house.wait_for_report(last)
         house.check_leftovers()
         house.stop()
         assert house.processes() == []
