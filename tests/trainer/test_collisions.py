@@ -73,7 +73,9 @@ def test_a_label_under_a_second_name_is_told(make_job: MakeJob) -> None:
     ]
     settings = {
         "freeze": "head",
-        "hyperparameters": Hyperparameters(epochs=4, backbone_learning_rate=1e-3, head_learning_rate=1e-2),
+        "hyperparameters": Hyperparameters(
+            epochs=4, backbone_learning_rate=1e-3, head_learning_rate=1e-2, rehearsal_ratio=0.5
+        ),
         "protection": Statistical(margin=90),
     }
     told = {}

@@ -90,8 +90,8 @@ def test_what_teaches_is_computed_as_steps_compute_it_and_what_judges_in_fp32(
     grow(plan, course)
     kept, exact = course.base_features, live(plan.model, plan.encoder.settings.pad_id)
     if after != "base":
-        (refit,) = plan.refit(STAGES[after])
-        kept = course.source(refit)
+        once_more, _ = plan.follow_ups(STAGES[after])
+        kept = course.source(once_more)
     taught, judged = [target.encoding for target in plan.new], course.yardstick.judges[0].encodings
 
     with torch.no_grad():

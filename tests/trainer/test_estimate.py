@@ -17,17 +17,19 @@ def test_seconds_count_every_pass() -> None:
 
 
 def test_only_stages_that_move_blocks_train(make_job: MakeJob) -> None:
-    """A probe reads what is cached; half of the blocks cost half; every epoch trains on all that it draws.
+    """A probe reads what is cached; a third of the blocks costs a third; every epoch trains on all that it draws.
 
     Blocks that moved have all texts run through them again, for the head once more.
     """
     asked = Hyperparameters(epochs=4, unfrozen_blocks=1)
     probe = make_plan(make_job("ner", freeze="backbone", hyperparameters=asked))
     shared = make_plan(make_job("ner", freeze="head", hyperparameters=asked))
-    pool = shared.pool(shared.stages[-1])
+    stages = (shared.stages[-1], shared.follow_ups(shared.stages[-1])[-1])
+    pools = [shared.pool(stage) for stage in stages]
 
     assert count_work(probe).trained == 0
-    assert count_work(shared).trained == pytest.approx(4 * (len(pool.new) + pool.drawn) / 3)
+    epochs = zip((4, 3), pools, strict=True)
+    assert count_work(shared).trained == pytest.approx(sum(n * (len(pool.new) + pool.drawn) / 3 for n, pool in epochs))
     assert count_work(shared).judged > count_work(probe).judged
     assert count_work(probe).cached >= len(shared.new) + len(shared.rehearsed)
     assert count_work(shared).cached == 2 * count_work(probe).cached

@@ -71,14 +71,6 @@ class World:
             stop=self.stop,
         )
 
-    def train_fork(self, settings: recipe.Recipe):
-        """Start a stage that trains copies of all blocks for the NER head."""
-        self.model.fork("ner", 2)
-        stage = Stage(("ner",), 2, 2, forked=True)
-        lesson = Lesson(self.pool, Objective(("ner",)), live(self.model, 0, heads=("ner",)))
-        pace = Pace(stage.steps(settings, self.pool))
-        return train_stage(self.model, stage, settings, lesson, self.yardstick, seed=0, pace=pace, stop=self.stop)
-
     def guard(self, *, allowed: float) -> Guard:
         """Guard the classifier, from what it answers now."""
         judge = self.yardstick.judges[0]
@@ -300,23 +292,6 @@ def test_cancelling_stops_between_steps(tmp_path: Path, monkeypatch: pytest.Monk
 
     with pytest.raises(CancelledError):
         next(running)
-
-
-def test_the_lower_half_of_a_fork_settles(tmp_path: Path) -> None:
-    """After two of five epochs the lower copies rest, bit for bit and without dropout, while the upper ones learn on."""
-    world = World(tmp_path)
-    settings = replace(LEARNING, epochs=5, patience=9, fork_settling=0.4)
-    seen = []
-    for event in world.train_fork(settings):
-        if isinstance(event, ScoreMeasured):
-            lower, upper = (digest(block.state_dict(), block.state_dict()) for block in world.model.branch)
-            seen.append((lower, upper, world.model.branch[0].training, world.model.branch[1].training))
-    lower, upper = [one[0] for one in seen], [one[1] for one in seen]
-
-    assert len(set(lower[:3])) == 3
-    assert lower[2:] == 4 * [lower[2]]
-    assert len(set(upper)) == 6
-    assert [one[2:] for one in seen[1:]] == 2 * [(True, True)] + 3 * [(False, True)]
 
 
 def test_time_is_a_named_stop(tmp_path: Path) -> None:

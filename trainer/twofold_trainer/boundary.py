@@ -20,18 +20,19 @@ class BoundaryCache:
     """Hold, for each window of a text, the hidden state (tokens, hidden) that enters the block at *depth*.
 
     The blocks below must not move while the cache lives, and run in evaluation mode, or it would be wrong. In fp32: a
-    cached step then equals one that is not cached, up to the order of sums.
+    cached step then equals one that is not cached, up to the order of sums. Above a fork it lies on the path of a *head*.
     """
 
-    def __init__(self, model: TwofoldModel, depth: int, pad_id: int) -> None:
-        assert depth <= model.fork_point, "Above the fork there is no one boundary. This is a bug."
+    def __init__(self, model: TwofoldModel, depth: int, pad_id: int, *, head: HeadName | None = None) -> None:
+        assert head or depth <= model.fork_point, "Above the fork there is no one boundary. This is a bug."
         self.depth = depth
         self._model = model
+        self._path = model.blocks() if head is None else model.path(head)
         self._pad_id = pad_id
         self._kept: dict[int, tuple[Encoding, list[Tensor]]] = {}
 
-    def fill(self, encodings: Sequence[Encoding], *, rows: int) -> Iterator[int]:
-        """Run the prefix over texts, *rows* at a time; yields how many are done."""
+    def fill(self, encodings: Sequence[Encoding], *, rows: int, bf16: bool = False) -> Iterator[int]:
+        """Run the prefix over texts, *rows* at a time; yields how many are done. With *bf16* it multiplies in that."""
         model = self._model
         new = [encoding for encoding in encodings if id(encoding) not in self._kept]
         new.sort(key=lambda encoding: len(encoding.ids))
@@ -39,13 +40,15 @@ class BoundaryCache:
             some = new[first : first + rows]
             windows = [window for encoding in some for window in encoding.windows]
             ids, mask = (torch.from_numpy(array) for array in pad(windows, self._pad_id))
-            with torch.no_grad():
-                blocks = model.blocks()[: self.depth + 1]
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                blocks = self._path[: self.depth + 1]
                 _, entering = run_blocks(
                     model.backbone, blocks, ids, mask, layers=model.layers, keep_input_of=blocks[-1]
                 )
             assert entering is not None
-            split = iter([row[: int(length)].clone() for row, length in zip(entering, mask.sum(1), strict=True)])
+            split = iter(
+                [row[: int(length)].clone() for row, length in zip(entering.float(), mask.sum(1), strict=True)]
+            )
             for encoding in some:
                 self._kept[id(encoding)] = encoding, [next(split) for _ in encoding.windows]
             yield first + len(some)

@@ -82,14 +82,14 @@ def climb(
         if lesson.constraint is not None:
             yield Noted(message=f"Stage {stage.name}: {lesson.constraint.leak()}.")
         figures = f"dev {100 * trained.before:.1f} -> {100 * trained.after:.1f}"
+        if stage.follows and trained.lost is not None:
+            yield Noted(message=f"Stage {stage.name} {trained.lost} ({figures}) and was undone.")
+            continue
         if stage.blocks and trained.lost is not None:
             restore(model, before)
             return Climbed(
                 tuple(kept), f"training {stage.name} {trained.lost} ({figures}) and was undone", complete=False
             )
-        if stage.follows and trained.lost is not None:
-            yield Noted(message=f"Stage {stage.name} {trained.lost} ({figures}) and was undone.")
-            continue
         kept.append(trained)
         yield Noted(message=f"Stage {stage.name} was kept: {figures}.")
     if stop.time_is_over:

@@ -56,6 +56,7 @@ class Course:
         self._features = FeatureCache()
         self._boundaries: dict[int, BoundaryCache] = {}
         self._refits: dict[Stage, FeatureCache] = {}
+        self._entering: dict[Stage, BoundaryCache] = {}
         self._moved = False
         self.fits = plan.keeps_features
         self._teacher: Teacher | None = None
@@ -132,7 +133,7 @@ class Course:
                 self._heads(stage),
                 settings.ner_weight,
                 settings.protected_weight,
-                rehearsed_weight=1.0 if firmly else settings.rehearsed_weight,
+                rehearsed_weight=1.0 if firmly or stage.balances else settings.rehearsed_weight,
                 adapted=head,
                 forgets=not plan.kept,
                 distillation=distilled,
@@ -146,7 +147,7 @@ class Course:
 
     def _lost_before(self, stage: Stage, untrained: FeatureSource) -> float:
         """Return what the old labels have lost on dev before a stage moves blocks; zero if nothing measures it."""
-        if not stage.blocks or self.floor is None:
+        if not stage.blocks or stage.follows is not None or self.floor is None:
             return 0.0
         now = self.yardstick.judges[1].score(self._plan.model, self._plan.labels, untrained)
         return 0.0 if now is None else self.floor - now.value
@@ -176,14 +177,36 @@ class Course:
         return self._boundary(stage.of - stage.blocks, heads) or self._live(heads)
 
     def _seen_after(self, stage: Stage, trained: Stage) -> FeatureSource:
-        """Return what the blocks see that a stage has *trained*, computed once."""
+        """Return what a stage sees below whatever it moves, once another stage was *trained*; that is computed once if it fits."""
+        below = self._seen_within(trained)
+        if stage.blocks:
+            return below
         if stage not in self._refits:
-            cache = self._refits[stage] = FeatureCache()
-            pool = self._plan.pool(stage)
-            taught = [target.encoding for target in (*pool.new, *pool.rehearsed)]
-            judged = [encoding for judge in self.yardstick.judges for encoding in judge.encodings]
-            self._keep(cache, self.source(trained), taught, judged)
+            self._refits[stage] = FeatureCache()
+            self._keep(self._refits[stage], below, *self._texts(stage))
         return self._refits[stage].get
+
+    def _seen_within(self, trained: Stage) -> FeatureSource:
+        """Return a source over what enters those of the blocks *trained* that move once more."""
+        *_, upper = self._plan.follow_ups(trained)
+        heads, depth, model = self._heads(upper), upper.of - upper.blocks, self._plan.model
+        if not self.fits or not model.can_fork or not depth:
+            return self._live(heads)
+        if trained not in self._entering:
+            pad_id = self._plan.encoder.settings.pad_id
+            cache = self._entering[trained] = BoundaryCache(model, depth, pad_id, head=self._plan.job.head)
+            mixed = self._plan.recipe.mixed_precision
+            for bf16, encodings in zip((mixed, False), self._texts(upper), strict=True):
+                for _ in cache.fill(encodings, rows=ROWS, bf16=bf16):
+                    self._stop.check()
+        return partial(self._entering[trained].features, heads=heads)
+
+    def _texts(self, stage: Stage) -> tuple[list[Encoding], list[Encoding]]:
+        """Return the texts that a stage teaches, and those by which it is judged."""
+        pool = self._plan.pool(stage)
+        taught = [target.encoding for target in (*pool.new, *pool.rehearsed)]
+        judges = [*self.yardstick.judges, *([self._protected] if self._protected else [])]
+        return taught, [encoding for judge in judges for encoding in judge.encodings]
 
     def _keep(
         self, cache: FeatureCache, source: FeatureSource, taught: Sequence[Encoding], judged: Sequence[Encoding]

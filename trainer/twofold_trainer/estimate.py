@@ -53,14 +53,12 @@ def count_work(plan: Plan) -> Work:
     judges = len(plan.parts.dev) + len(plan.memory.dev)
     held_out = len(plan.parts.gate) + len(plan.memory.gate)
     cached, trained, looks = len(plan.new) + len(plan.recalled) + judges, 0.0, 0
-    for stage in likely(plan):
-        pool = plan.pool(stage)
-        if stage.follows is not None:
+    for number, stage in enumerate(stages := likely(plan)):
+        pool, epochs = plan.pool(stage), stage.epochs(plan.recipe)
+        if number and stage.follows is stages[number - 1]:  # What follows it as well shares what is kept for this one.
             cached += len(pool.new) + len(pool.rehearsed) + judges
-        whole = stage.settled_after(plan.recipe)
-        rest = (stage.epochs(plan.recipe) - whole) * _resting_share(stage)
-        trained += (whole + rest) * (len(pool.new) + pool.drawn) * stage.blocks / stage.of
-        looks += stage.epochs(plan.recipe) if stage.blocks else 0
+        trained += epochs * (len(pool.new) + pool.drawn) * stage.blocks / stage.of
+        looks += epochs if stage.blocks else 0
     return Work(
         cached=cached,
         trained=trained,
@@ -68,17 +66,12 @@ def count_work(plan: Plan) -> Work:
     )
 
 
-def _resting_share(stage: Stage) -> float:
-    """Return what a step takes once the lower blocks of a stage rest, as a share of what it took before."""
-    return 1 - BACKWARD / (1 + BACKWARD) * stage.settling / max(1, stage.blocks)
-
-
 def likely(plan: Plan) -> tuple[Stage, ...]:
     """Return the stages that a plan aims at."""
     stages = plan.stages
     if plan.job.freeze == "auto":
         stages = (*stages, plan.shared if plan.why_not_shared() is None else plan.forked)
-    return (*stages, *plan.refit(stages[-1])) if stages else ()
+    return (*stages, *plan.follow_ups(stages[-1])) if stages else ()
 
 
 def memory_mib(plan: Plan) -> float:

@@ -32,8 +32,6 @@ class Learner:
     objective: Objective
     optimizer: Optimizer
     schedule: LambdaLR
-    settling: tuple[str, ...] = ()
-    """Those of them that settle() lets rest."""
 
     def learn(self, step: Step) -> float:
         """Take a step and return the loss before it."""
@@ -50,14 +48,6 @@ class Learner:
             self.optimizer.step()
         self.schedule.step()
         return loss.detach().item()
-
-    def settle(self) -> None:
-        """Let the lower blocks rest from now on: no gradient is computed for them, nor for what is below them."""
-        resting = set(self.settling)
-        freeze_all_but(self.model, [name for name in self.names if name not in resting])
-        for name, parameter in self.model.named_parameters():
-            if name in resting:
-                parameter.grad = None
 
     def soften(self) -> None:
         """Halve all rates and hold the protected head twice as firmly, after damage was seen."""
@@ -83,12 +73,6 @@ def make_learner(model: TwofoldModel, stage: Stage, recipe: Recipe, lesson: Less
         lesson.objective,
         optimizer,
         make_schedule(optimizer, stage.steps(recipe, lesson.pool), recipe.warmup_ratio),
-        tuple(
-            name
-            for group in groups
-            if group.depth is not None and group.depth >= stage.blocks - stage.settling
-            for name in group.names
-        ),
     )
 
 
@@ -108,10 +92,10 @@ def make_optimizer(model: TwofoldModel, groups: Sequence[Group], recipe: Recipe,
     for group in groups:
         if group.depth is not None:
             rate = top * recipe.layer_decay**group.depth
-        elif stage.follows is not None:
-            rate = recipe.refit_learning_rate
+        elif stage.blocks:
+            rate = recipe.head_learning_rate
         else:
-            rate = recipe.head_learning_rate if stage.blocks else recipe.probe_learning_rate
+            rate = recipe.probe_learning_rate if stage.follows is None else recipe.refit_learning_rate
         for decays in (True, False):
             chosen = [parameters[name] for name in group.names if (parameters[name].ndim > 1) == decays]
             if chosen:

@@ -112,8 +112,6 @@ def train_stage(
     best, chance = progress.best, yardstick.chance(LEARNT_FLIPS)
     left = False
     while not progress.over:
-        if progress.epochs >= stage.settled_after(recipe):
-            learner.settle()
         for drawn in lesson.pool.epoch(recipe.batch_size, progress.chance):
             stop.check()
             if stop.time_is_over or left:

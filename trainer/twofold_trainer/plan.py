@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from twofold_checkpoint.checkpoint import MEMORY, STATISTICS, Checkpoint
@@ -107,16 +107,21 @@ class Plan:
             ratio = len(rehearsed) / len(self.new)  # Features are cached: all that is remembered costs next to nothing.
         return Pool(self.new, rehearsed, ratio)
 
-    def refit(self, stage: Stage) -> tuple[Stage, ...]:
-        """Return the stage that follows one that moves blocks; none if the adapted head has nothing to rehearse in it.
+    def follow_ups(self, stage: Stage) -> tuple[Stage, ...]:
+        """Return what follows a stage that moves blocks; STAGED has its own three stages and no other.
 
-        It is a classifier's re-training over features that are learnt: Kang et al. 2020 (arXiv:1910.09217). Where these
-        are not kept it would run every text six times more. STAGED has its own three stages and no other.
+        First the head is trained once more over features that are learnt, as a classifier by Kang et al. 2020
+        (arXiv:1910.09217); where features are not kept it would run every text six times more. Then the upper half of the
+        blocks with it, on all that is new and all that is remembered: the balanced fine-tuning of Castro et al. 2018
+        (arXiv:1807.09536). Where nothing is remembered there is nothing to balance, but a fork counts on that stage.
         """
-        if not stage.blocks or not self.keeps_features or self.job.freeze == "staged":
+        if not stage.blocks or self.job.freeze == "staged":
             return ()
-        refit = Stage((self.job.head,), 0, stage.of, follows=stage)
-        return (refit,) if self.pool(refit).drawn else ()
+        head = Stage((self.job.head,), 0, stage.of, follows=stage)
+        upper = replace(stage, blocks=stage.blocks - stage.blocks // 2, follows=stage)
+        rehearses = bool(self.pool(head).drawn)
+        wanted = {head: rehearses and self.keeps_features, upper: rehearses or stage.forked}
+        return tuple(stage for stage, is_wanted in wanted.items() if is_wanted)
 
     @property
     def recalled(self) -> tuple[Target, ...]:
@@ -209,9 +214,9 @@ class Plan:
         if self.job.freeze == "auto":
             why = self.why_not_shared()
             names += f", then {self.shared.name} under guard" if why is None else f", then {self.forked.name}"
-        refit = self.refit(self.possible[-1])
-        names += "".join(f", then {stage.name}" for stage in refit)
-        rehearsed = max(self.pool(stage, firmly=True).drawn for stage in (*self.possible, *refit))
+        after = self.follow_ups(self.possible[-1])
+        names += "".join(f", then {stage.name}" for stage in after)
+        rehearsed = max(self.pool(stage, firmly=True).drawn for stage in (*self.possible, *after))
         return (
             f"Adapt the {self.job.head} head of {self.base.id} to {data} and up to {rehearsed} rehearsed ones an epoch; "
             f"train {names}; add {len(self.added)} names."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 from twofold_checkpoint.manifest import HeadName
 
@@ -15,7 +16,7 @@ class Stage:
     """Say what a stage trains: these heads, and the top *blocks* blocks of *of* on their path.
 
     A stage that is *forked* trains the adapted head's own copies of them, and the other head's path does not move. One that
-    *follows* another trains the head alone, over what the blocks see that the other one trained.
+    *follows* another trains the head, and perhaps upper blocks, once more over what those below see that the other one trained.
     """
 
     heads: tuple[HeadName, ...]
@@ -28,7 +29,8 @@ class Stage:
     def name(self) -> str:
         """The stage's name for people."""
         if self.follows is not None:
-            return "the head once more"
+            upper = f"the upper {self.blocks} blocks" if self.blocks > 1 else "the top block"
+            return f"{upper if self.blocks else 'the head'} once more"
         if not self.blocks:
             return "heads"
         if self.forked:
@@ -37,27 +39,24 @@ class Stage:
             return "all blocks"
         return f"top {self.blocks} blocks" if self.blocks > 1 else "top block"
 
+    @property
+    def balances(self) -> bool:
+        """Whether it trains blocks once more, on all that is new and all that is remembered."""
+        return self.follows is not None and self.blocks > 0
+
     def epochs(self, recipe: Recipe) -> int:
         """How many epochs it has at most."""
         if self.follows is not None:
-            return recipe.refit_epochs
+            return recipe.balance_epochs if self.balances else recipe.refit_epochs
         if not self.blocks:
             return recipe.probe_epochs
-        return recipe.epochs if self.forked or self.blocks >= recipe.unfrozen_blocks else recipe.middle_epochs
+        if self.forked:
+            return ceil(recipe.fork_share * recipe.epochs)
+        return recipe.epochs if self.blocks >= recipe.unfrozen_blocks else recipe.middle_epochs
 
     def patience(self, recipe: Recipe) -> int:
-        """How many epochs without a better dev score end it. The head once more is done in seconds, and goes to its end."""
+        """How many epochs without a better dev score end it. What follows a stage goes to its end."""
         return recipe.patience if self.follows is None else self.epochs(recipe)
-
-    def settled_after(self, recipe: Recipe) -> int:
-        """How many epochs it has in which all its blocks learn. Later on, the lower half of a fork's does not."""
-        epochs = self.epochs(recipe)
-        return max(1, round(recipe.fork_settling * epochs)) if self.forked else epochs
-
-    @property
-    def settling(self) -> int:
-        """How many of its blocks settle, from the lowest one."""
-        return self.blocks // 2
 
     def steps(self, recipe: Recipe, pool: Pool) -> int:
         """How many steps it has if it is not ended early."""

@@ -42,10 +42,10 @@ def train(plan: Plan, stop: Stop, gate: Gate, snapshots: Snapshots = NOWHERE) ->
 def _climb(
     plan: Plan, stages: tuple[Stage, ...], course: Course, stop: Stop, *, snapshots: Snapshots, first: int = 0
 ) -> Generator[Event, None, Climbed]:
-    refit = plan.refit(stages[-1]) if stages else ()
+    after = plan.follow_ups(stages[-1]) if stages else ()
     climbed = yield from climb(
         plan.model,
-        (*stages, *refit),
+        (*stages, *after),
         plan.recipe,
         plan.pool,
         course.lesson,
