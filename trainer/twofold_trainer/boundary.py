@@ -32,7 +32,7 @@ class BoundaryCache:
         self._kept: dict[int, tuple[Encoding, list[Tensor]]] = {}
 
     def fill(self, encodings: Sequence[Encoding], *, rows: int, bf16: bool = False) -> Iterator[int]:
-        """Run the prefix over texts, *rows* at a time; yields how many are done. With *bf16* it multiplies in that."""
+        """Run the prefix over texts, *rows* at a time; yields how many are done. With *bf16* it multiplies in that, as steps do."""
         model = self._model
         new = [encoding for encoding in encodings if id(encoding) not in self._kept]
         new.sort(key=lambda encoding: len(encoding.ids))

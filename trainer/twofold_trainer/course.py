@@ -182,7 +182,7 @@ class Course:
         if stage.blocks:
             return below
         if stage not in self._refits:
-            self._refits[stage] = FeatureCache()
+            self._refits = {stage: FeatureCache()}  # Those of a rung that was left are of no use any more.
             self._keep(self._refits[stage], below, *self._texts(stage))
         return self._refits[stage].get
 
@@ -194,7 +194,8 @@ class Course:
             return self._live(heads)
         if trained not in self._entering:
             pad_id = self._plan.encoder.settings.pad_id
-            cache = self._entering[trained] = BoundaryCache(model, depth, pad_id, head=self._plan.job.head)
+            cache = BoundaryCache(model, depth, pad_id, head=self._plan.job.head)
+            self._entering = {trained: cache}
             mixed = self._plan.recipe.mixed_precision
             for bf16, encodings in zip((mixed, False), self._texts(upper), strict=True):
                 for _ in cache.fill(encodings, rows=ROWS, bf16=bf16):
@@ -205,8 +206,8 @@ class Course:
         """Return the texts that a stage teaches, and those by which it is judged."""
         pool = self._plan.pool(stage)
         taught = [target.encoding for target in (*pool.new, *pool.rehearsed)]
-        judges = [*self.yardstick.judges, *([self._protected] if self._protected else [])]
-        return taught, [encoding for judge in judges for encoding in judge.encodings]
+        watched = self._protected.encodings if self._protected and self._plan.moves_protected(stage) else ()
+        return taught, [*(one for judge in self.yardstick.judges for one in judge.encodings), *watched]
 
     def _keep(
         self, cache: FeatureCache, source: FeatureSource, taught: Sequence[Encoding], judged: Sequence[Encoding]

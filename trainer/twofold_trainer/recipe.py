@@ -50,7 +50,7 @@ class Recipe:
     refit_learning_rate: float
     """Rate of the head in them."""
     balance_epochs: int
-    """Epochs over a cached prefix, of a fork's upper half once more, after its head."""
+    """Epochs of the upper half of trained blocks once more, after their head."""
     fork_blocks: int
     """Blocks of which the adapted head gets its own copies, if it comes to that."""
     fork_learning_rate: float
