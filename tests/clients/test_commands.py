@@ -9,8 +9,8 @@ import click
 import grpc
 import pytest
 from click.testing import CliRunner
-from twofold.cli._advice import advice_of
 from twofold.cli._app import app
+from twofold.cli._hints import advice_of
 from twofold.errors import (
     AlreadyExistsError,
     DeadlineExceededError,

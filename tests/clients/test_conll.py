@@ -4,7 +4,7 @@ from pathlib import Path
 import click
 import msgspec
 import pytest
-from twofold.cli._lines import read_examples
+from twofold.cli._files import read_examples
 from twofold_checkpoint.errors import ExampleError
 from twofold_checkpoint.examples import Example
 from twofold_trainer.sources import read_source

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from twofold._channel import Endpoint
 from twofold.cli._app import app
-from twofold.cli._examination import State, _encryption, examine, fits
+from twofold.cli._checks import State, _encryption, examine, fits
 from twofold.testing import _MODEL, FakeServer
 
 VERSION = version("twofold")

@@ -3,7 +3,7 @@ import pickle
 import grpc
 import pytest
 from twofold import errors
-from twofold._steps import Failure
+from twofold._operations import Failure
 from twofold.errors import FieldViolation, InvalidArgumentError, TwofoldError, error_of
 from twofold.status import encode_status
 

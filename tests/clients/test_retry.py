@@ -1,9 +1,9 @@
 import grpc
 import pytest
 from twofold import DeadlineExceededError, OverloadedError, Retry, TwofoldError, UnavailableError
+from twofold._operations import Failure, Invoke, Sleep
 from twofold._retry import Context
 from twofold._rpcs import GET_MODEL
-from twofold._steps import Failure, Invoke, Sleep
 from twofold.status import encode_status
 
 

@@ -14,7 +14,7 @@ from server.running import config_of
 from server.test_tls import Files, issue, key_of, roots_of
 from twofold import TLS
 from twofold._channel import Endpoint
-from twofold.cli import _examination as outside
+from twofold.cli import _checks as outside
 from twofold_checkpoint import checkpoint as files
 from twofold_server.__main__ import diagnose
 from twofold_server.app import serve

@@ -5,9 +5,26 @@ This is the client. What is named here is public, and so are twofold.errors, two
 """
 
 from twofold._channel import TLS
-from twofold._checkpoints import AliasChange, Checkpoint, Promotion, Score
 from twofold._client import AsyncClient, Client
-from twofold._events import (
+from twofold._retry import Retry
+from twofold._types.checkpoints import AliasChange, Checkpoint, Promotion, Score
+from twofold._types.examples import Example, Span
+from twofold._types.inference import (
+    Embedding,
+    Embeddings,
+    Entity,
+    Head,
+    Health,
+    LabelScore,
+    Limits,
+    Model,
+    OffsetUnit,
+    Prediction,
+    Predictions,
+    Timings,
+    TokenEmbedding,
+)
+from twofold._types.job_events import (
     GuardLook,
     JobEvent,
     PhaseEnded,
@@ -15,8 +32,7 @@ from twofold._events import (
     ScoreMeasured,
     StepProgress,
 )
-from twofold._examples import Example, Span
-from twofold._jobs import (
+from twofold._types.jobs import (
     Comparison,
     DatasetStatistics,
     Exact,
@@ -38,23 +54,7 @@ from twofold._jobs import (
     Upload,
     Verdict,
 )
-from twofold._reports import ReportFormat
-from twofold._retry import Retry
-from twofold._types import (
-    Embedding,
-    Embeddings,
-    Entity,
-    Head,
-    Health,
-    LabelScore,
-    Limits,
-    Model,
-    OffsetUnit,
-    Prediction,
-    Predictions,
-    Timings,
-    TokenEmbedding,
-)
+from twofold._types.report_format import ReportFormat
 from twofold.errors import (
     AccessDeniedError,
     AlreadyExistsError,

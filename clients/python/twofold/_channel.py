@@ -7,8 +7,8 @@ from typing import Any
 
 import grpc
 
-from twofold._steps import Failure, Rpc
-from twofold._trace import trace_metadata
+from twofold._operations import Failure, Rpc
+from twofold._trace_context import trace_metadata
 from twofold.status import METADATA_KEY
 
 _OPTIONS = (

@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from twofold._channel import TLS, Endpoint
-from twofold._drivers import AsyncDriver, BlockingDriver
-from twofold._methods import adaptation, inference, reports, versions
+from twofold._methods import adaptation, inference, reports
+from twofold._methods import checkpoints as store  # `checkpoints` is a method of both classes.
+from twofold._operations import Feed, Flow
 from twofold._retry import Context, Retry
-from twofold._steps import Feed, Flow
+from twofold._transports import AsyncDriver, BlockingDriver
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -122,12 +123,12 @@ class Client(_Face):
     cancel = _returns(adaptation.cancel)
     report = _returns(reports.report)
 
-    checkpoint = _returns(versions.checkpoint)
-    checkpoints = _iterates(versions.checkpoints)
-    alias_changes = _iterates(versions.alias_changes)
-    promote = _returns(versions.promote)
-    roll_back = _returns(versions.roll_back)
-    delete_checkpoint = _returns(versions.delete_checkpoint)
+    checkpoint = _returns(store.checkpoint)
+    checkpoints = _iterates(store.checkpoints)
+    alias_changes = _iterates(store.alias_changes)
+    promote = _returns(store.promote)
+    roll_back = _returns(store.roll_back)
+    delete_checkpoint = _returns(store.delete_checkpoint)
 
     def close(self) -> None:
         """Close the connection; calls that run are cancelled."""
@@ -179,12 +180,12 @@ class AsyncClient(_Face):
     cancel = _awaits(adaptation.cancel)
     report = _awaits(reports.report)
 
-    checkpoint = _awaits(versions.checkpoint)
-    checkpoints = _async_iterates(versions.checkpoints)
-    alias_changes = _async_iterates(versions.alias_changes)
-    promote = _awaits(versions.promote)
-    roll_back = _awaits(versions.roll_back)
-    delete_checkpoint = _awaits(versions.delete_checkpoint)
+    checkpoint = _awaits(store.checkpoint)
+    checkpoints = _async_iterates(store.checkpoints)
+    alias_changes = _async_iterates(store.alias_changes)
+    promote = _awaits(store.promote)
+    roll_back = _awaits(store.roll_back)
+    delete_checkpoint = _awaits(store.delete_checkpoint)
 
     async def close(self) -> None:
         """Close the connection; calls that run are cancelled."""

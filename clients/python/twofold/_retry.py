@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from twofold._steps import Failure, Flow, Invoke, Rpc, Sleep
+from twofold._operations import Failure, Flow, Invoke, Rpc, Sleep
 from twofold.errors import error_of, status_of
 
 _UNAVAILABLE = grpc.StatusCode.UNAVAILABLE.value[0]

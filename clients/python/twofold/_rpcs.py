@@ -4,7 +4,7 @@ from types import ModuleType
 
 from google.protobuf import message_factory, wrappers_pb2
 
-from twofold._steps import Rpc
+from twofold._operations import Rpc
 from twofold.v1 import adaptation_pb2, checkpoints_pb2, inference_pb2
 
 

@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 import grpc
 
-from twofold._steps import Failure
+from twofold._operations import Failure
 from twofold.status import FieldViolation, Status, decode_status
 
 __all__ = [

@@ -18,19 +18,19 @@ from typing import Any, Self
 import grpc
 from google.protobuf import json_format, message_factory, wrappers_pb2
 
-from twofold._checkpoints import Checkpoint
-from twofold._events import (
+from twofold._fake.failures import Failing
+from twofold._fake.jobs import JobScript
+from twofold._fake.service import Answers, Behaviour
+from twofold._types.checkpoints import Checkpoint
+from twofold._types.inference import Limits, Model
+from twofold._types.job_events import (
     JobEvent,
     PhaseEnded,
     Published,
     ScoreMeasured,
     StepProgress,
 )
-from twofold._fake import Answers, Behaviour
-from twofold._fake_failures import Failing
-from twofold._fake_jobs import JobScript
-from twofold._jobs import JobReport, JobState, Verdict
-from twofold._types import Limits, Model
+from twofold._types.jobs import JobReport, JobState, Verdict
 from twofold.errors import FieldViolation, TwofoldError
 from twofold.status import METADATA_KEY, encode_status
 from twofold.v1 import adaptation_pb2, checkpoints_pb2, inference_pb2

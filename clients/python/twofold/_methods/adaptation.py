@@ -7,9 +7,13 @@ from itertools import count
 from typing import Any
 
 from twofold import _rpcs
-from twofold._events import JobEvent
-from twofold._examples import Example
-from twofold._jobs import (
+from twofold._operations import Failure, Feed, Flow, Item, Open, Receive, Sleep
+from twofold._protobuf import enum_number, read, read_event, write
+from twofold._retry import Context
+from twofold._types.examples import Example
+from twofold._types.inference import Head
+from twofold._types.job_events import JobEvent
+from twofold._types.jobs import (
     Exact,
     Freeze,
     Hyperparameters,
@@ -20,10 +24,6 @@ from twofold._jobs import (
     Statistical,
     Upload,
 )
-from twofold._retry import Context
-from twofold._steps import Failure, Feed, Flow, Item, Open, Receive, Sleep
-from twofold._types import Head
-from twofold._wire import enum_number, read, read_event, write
 from twofold.errors import DeadlineExceededError, error_of
 from twofold.v1 import adaptation_pb2
 

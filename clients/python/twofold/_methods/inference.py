@@ -7,10 +7,10 @@ from typing import Any, overload
 from google.protobuf import wrappers_pb2
 
 from twofold import _rpcs
+from twofold._operations import Failure, Feed, Flow, Item, Open, Receive
+from twofold._protobuf import enum_number, read
 from twofold._retry import Context, Retry
-from twofold._steps import Failure, Feed, Flow, Item, Open, Receive
-from twofold._types import Embedding, Embeddings, Head, Health, Model, OffsetUnit, Prediction, Predictions
-from twofold._wire import enum_number, read
+from twofold._types.inference import Embedding, Embeddings, Head, Health, Model, OffsetUnit, Prediction, Predictions
 from twofold.errors import error_of
 from twofold.v1 import inference_pb2
 

@@ -1,11 +1,11 @@
 """Fetch the report of a job."""
 
 from twofold import _rpcs
-from twofold._jobs import Job
-from twofold._reports import ReportFormat
+from twofold._operations import Flow
+from twofold._protobuf import enum_number
 from twofold._retry import Context
-from twofold._steps import Flow
-from twofold._wire import enum_number
+from twofold._types.jobs import Job
+from twofold._types.report_format import ReportFormat
 from twofold.v1 import adaptation_pb2
 
 _FORMAT = adaptation_pb2.DESCRIPTOR.enum_types_by_name["ReportFormat"]

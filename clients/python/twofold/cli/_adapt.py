@@ -8,10 +8,10 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import click
 
-from twofold._jobs import Exact, Freeze, Hyperparameters, LabelPolicy, MemoryMode, PromotePolicy, Statistical
-from twofold._types import Head
+from twofold._types.inference import Head
+from twofold._types.jobs import Exact, Freeze, Hyperparameters, LabelPolicy, MemoryMode, PromotePolicy, Statistical
+from twofold.cli._files import read_examples
 from twofold.cli._jobs import follow
-from twofold.cli._lines import read_examples
 from twofold.cli._session import Session, json_line
 
 F = TypeVar("F", bound=Callable[..., Any])

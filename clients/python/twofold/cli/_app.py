@@ -7,8 +7,8 @@ from typing import IO, Any
 import click
 
 from twofold._channel import TLS, Endpoint
-from twofold.cli import _adapt, _doctor, _jobs, _predict, _store
-from twofold.cli._advice import advice_of
+from twofold.cli import _adapt, _checkpoints, _doctor, _jobs, _predict
+from twofold.cli._hints import advice_of
 from twofold.cli._session import Session
 from twofold.errors import TwofoldError, UnavailableError
 
@@ -96,13 +96,13 @@ for command in (
     _predict.embed,
     _adapt.adapt,
     _jobs.jobs,
-    _store.checkpoints,
-    _store.history,
-    _store.promote,
-    _store.roll_back,
-    _store.delete,
-    _store.model,
-    _store.health,
+    _checkpoints.checkpoints,
+    _checkpoints.history,
+    _checkpoints.promote,
+    _checkpoints.roll_back,
+    _checkpoints.delete,
+    _checkpoints.model,
+    _checkpoints.health,
     _doctor.doctor,
 ):
     app.add_command(command)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from twofold._examples import Example, Span
+from twofold._types.examples import Example, Span
 
 SUFFIXES = frozenset({".conll", ".bio", ".iob", ".tsv", ".txt"})
 """Endings of files that are read so."""

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.text import Text
 
-from twofold.cli._examination import Check, State, examine, local_check
+from twofold.cli._checks import Check, State, examine, local_check
 from twofold.cli._session import Session, json_line
 
 _MARKS = {State.OK: ("✓", "green"), State.WARNING: ("!", "yellow"), State.FAILED: ("✗", "red")}

@@ -9,11 +9,11 @@ from rich.live import Live
 from rich.text import Text
 
 from twofold._client import Client
-from twofold._jobs import Job, JobState
-from twofold._reports import ReportFormat
 from twofold._retry import Retry
-from twofold.cli._board import Board, board_view, event_line, job_view
-from twofold.cli._lines import written_at_once
+from twofold._types.jobs import Job, JobState
+from twofold._types.report_format import ReportFormat
+from twofold.cli._files import written_at_once
+from twofold.cli._job_progress import Board, board_view, event_line, job_view
 from twofold.cli._session import Session, json_line, table, when
 from twofold.errors import UnavailableError
 

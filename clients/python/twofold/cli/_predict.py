@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from twofold._types import Head, Prediction
-from twofold.cli._lines import batches, read_texts, written_at_once
+from twofold._types.inference import Head, Prediction
+from twofold.cli._files import batches, read_texts, written_at_once
 from twofold.cli._session import Session, json_line
 
 T = TypeVar("T")

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from twofold._events import (
+from twofold._types.job_events import (
     JobEvent,
     PhaseEnded,
     Published,
     ScoreMeasured,
 )
-from twofold._jobs import (
+from twofold._types.jobs import (
     Comparison,
     Job,
     JobReport,

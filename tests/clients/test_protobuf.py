@@ -26,7 +26,7 @@ from twofold import (
     Upload,
     Verdict,
 )
-from twofold._wire import read, read_event, write, write_event
+from twofold._protobuf import read, read_event, write, write_event
 from twofold.v1 import adaptation_pb2, checkpoints_pb2, inference_pb2
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)

@@ -1,10 +1,10 @@
 """See the checkpoints, say which one answers, and delete the others."""
 
 from twofold import _rpcs
-from twofold._checkpoints import AliasChange, Checkpoint, Promotion
+from twofold._operations import Feed, Flow, Item
+from twofold._protobuf import read
 from twofold._retry import Context, Retry
-from twofold._steps import Feed, Flow, Item
-from twofold._wire import read
+from twofold._types.checkpoints import AliasChange, Checkpoint, Promotion
 from twofold.v1 import checkpoints_pb2
 
 

@@ -17,7 +17,9 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from google.protobuf.message import Message
 
-from twofold._events import (
+from twofold._types.examples import Example
+from twofold._types.inference import OffsetUnit
+from twofold._types.job_events import (
     GuardLook,
     JobEvent,
     Payload,
@@ -26,15 +28,13 @@ from twofold._events import (
     ScoreMeasured,
     StepProgress,
 )
-from twofold._examples import Example
-from twofold._jobs import (
+from twofold._types.jobs import (
     Freeze,
     JobState,
     LabelPolicy,
     PromotePolicy,
     Verdict,
 )
-from twofold._types import OffsetUnit
 from twofold.v1 import adaptation_pb2
 
 T = TypeVar("T")

@@ -12,8 +12,8 @@ from importlib.metadata import version
 from twofold._channel import Endpoint, is_loopback
 from twofold._client import Client
 from twofold._retry import Retry
-from twofold._types import Health, Model
-from twofold.cli._advice import advice_of
+from twofold._types.inference import Health, Model
+from twofold.cli._hints import advice_of
 from twofold.errors import AccessDeniedError, TwofoldError, UnavailableError
 
 _SOON = dt.timedelta(days=14)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
 
-from twofold._jobs import JobState, Verdict
+from twofold._types.jobs import JobState, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

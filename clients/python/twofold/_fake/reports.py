@@ -3,7 +3,7 @@
 import html
 import json
 
-from twofold._jobs import Job
+from twofold._types.jobs import Job
 from twofold.v1 import adaptation_pb2
 
 

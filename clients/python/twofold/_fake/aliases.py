@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from twofold._checkpoints import AliasChange
+from twofold._types.checkpoints import AliasChange
 
 
 class FakeAliases(dict[str, str]):

@@ -2,8 +2,8 @@
 
 import click
 
-from twofold._checkpoints import Promotion
-from twofold._types import Health
+from twofold._types.checkpoints import Promotion
+from twofold._types.inference import Health
 from twofold.cli._session import Session, json_line, table, when
 
 

@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 
 from twofold._channel import Endpoint, callable_of, failure_of
-from twofold._steps import Feed, Flow, Invoke, Item, Open, Receive, Sleep, Step
+from twofold._operations import Feed, Flow, Invoke, Item, Open, Receive, Sleep, Step
 
 T = TypeVar("T")
 

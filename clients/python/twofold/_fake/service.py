@@ -10,22 +10,22 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from twofold._checkpoints import Checkpoint, Promotion
-from twofold._events import JobEvent
-from twofold._examples import Example
-from twofold._fake_aliases import FakeAliases
-from twofold._fake_failures import not_found
-from twofold._fake_jobs import JobScript, Play
-from twofold._fake_reports import report_of
-from twofold._jobs import (
+from twofold._fake.aliases import FakeAliases
+from twofold._fake.failures import not_found
+from twofold._fake.jobs import JobScript, Play
+from twofold._fake.reports import report_of
+from twofold._protobuf import enum_member, read_example, write, write_event
+from twofold._types.checkpoints import Checkpoint, Promotion
+from twofold._types.examples import Example
+from twofold._types.inference import Embedding, Embeddings, Head, LabelScore, Model, Prediction, Predictions
+from twofold._types.job_events import JobEvent
+from twofold._types.jobs import (
     Freeze,
     Job,
     JobState,
     PromotePolicy,
     Upload,
 )
-from twofold._types import Embedding, Embeddings, Head, LabelScore, Model, Prediction, Predictions
-from twofold._wire import enum_member, read_example, write, write_event
 from twofold.errors import FailedPreconditionError, InvalidArgumentError
 from twofold.v1 import adaptation_pb2, checkpoints_pb2, inference_pb2
 

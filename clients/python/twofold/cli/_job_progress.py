@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from twofold._events import (
+from twofold._types.job_events import (
     GuardLook,
     JobEvent,
     PhaseEnded,
@@ -18,7 +18,7 @@ from twofold._events import (
     ScoreMeasured,
     StepProgress,
 )
-from twofold._jobs import (
+from twofold._types.jobs import (
     Comparison,
     Job,
     JobReport,

@@ -9,7 +9,7 @@ from typing import Any, TextIO, TypeVar
 
 import click
 
-from twofold._examples import Example
+from twofold._types.examples import Example
 from twofold.cli._conll import SUFFIXES, read_conll
 
 T = TypeVar("T")

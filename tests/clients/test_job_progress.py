@@ -4,7 +4,7 @@ from functools import reduce
 import pytest
 from rich.console import Console
 from twofold import Comparison, Head, Job, JobEvent, JobReport, JobState, PhaseEnded, PhaseTiming, StepProgress, Verdict
-from twofold.cli._board import Board, board_view, event_line, job_view
+from twofold.cli._job_progress import Board, board_view, event_line, job_view
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from twofold._types import Head
+from twofold._types.inference import Head
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

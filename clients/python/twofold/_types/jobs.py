@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from twofold._types import Head
+from twofold._types.inference import Head
 
 
 class Freeze(StrEnum):
