@@ -144,7 +144,7 @@ soak: setup  ## everything at once, meant and not: unexpected codes, growth of m
 ONLY ?=
 EVERY ?= 1
 kill-matrix: setup  ## SIGKILL at every moment of a job; all has to go on (an hour; ONLY=swap EVERY=5)
-	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m killing --only '$(ONLY)' --every $(EVERY)
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m crash --only '$(ONLY)' --every $(EVERY)
 
 CASES ?= 200000
 CASE ?=

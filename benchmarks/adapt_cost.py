@@ -32,19 +32,19 @@ from twofold import Client, Example, Hyperparameters, JobEvent, JobState, ScoreM
 from twofold_checkpoint.checkpoint import Checkpoint
 from twofold_checkpoint.examples import Example as StoredExample
 from twofold_checkpoint.examples import write_examples
-from twofold_checkpoint.job import Hyperparameters as Asked
-from twofold_checkpoint.job import Job
+from twofold_checkpoint.protocol.job import Hyperparameters as Asked
+from twofold_checkpoint.protocol.job import Job
 from twofold_checkpoint.store import Store
 from twofold_server.testing import serving
-from twofold_trainer.course import Course
-from twofold_trainer.features import live
-from twofold_trainer.learner import make_learner
-from twofold_trainer.lesson import Lesson
-from twofold_trainer.model import restore, snapshot
-from twofold_trainer.plan import Plan, make_plan
-from twofold_trainer.stage import Stage
+from twofold_trainer.modeling.features import live
+from twofold_trainer.modeling.model import restore, snapshot
+from twofold_trainer.planning.plan import Plan, make_plan
+from twofold_trainer.planning.stage import Stage
 from twofold_trainer.stop import Stop
-from twofold_trainer.training import grow
+from twofold_trainer.training.optimization import make_learner
+from twofold_trainer.training.stage_inputs import Lesson
+from twofold_trainer.training.stage_setup import Course
+from twofold_trainer.training.train import grow
 
 SCENARIO = "hwu64_to_restaurant8k_ner"
 PEER = Path(__file__).with_name("peer_trainer.py")

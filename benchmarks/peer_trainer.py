@@ -24,7 +24,7 @@ from transformers import (
 )
 from twofold_checkpoint.checkpoint import Checkpoint
 from twofold_checkpoint.examples import read_examples
-from twofold_trainer.model import load_model
+from twofold_trainer.modeling.model import load_model
 
 
 def main() -> None:

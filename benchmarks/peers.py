@@ -40,7 +40,7 @@ from peers.settings import Settings
 from peers.turns import ASKED, IN_FLIGHT, Bench, Side, Sides
 from twofold_checkpoint.checkpoint import Checkpoint
 from twofold_checkpoint.store import Store
-from twofold_server.engine import HEAD_OUTPUTS, Engine, decode
+from twofold_server.inference.engine import HEAD_OUTPUTS, Engine, decode
 from twofold_server.testing import free_port, serving
 
 

@@ -35,11 +35,11 @@ from twofold_checkpoint.checkpoint import GRAPH, GRAPH_WEIGHTS, Checkpoint
 from twofold_checkpoint.encoding import pad
 from twofold_checkpoint.examples import Example, read_examples
 from twofold_checkpoint.store import Store
-from twofold_server.engine import HEAD_OUTPUTS, Engine
-from twofold_server.sessions import open_session
-from twofold_trainer.export import Graph
-from twofold_trainer.int8 import quantise_graph
-from twofold_trainer.reduced import Reduction, answer, measure_isolation, score
+from twofold_server.inference.engine import HEAD_OUTPUTS, Engine
+from twofold_server.inference.session import open_session
+from twofold_trainer.export.onnx_export import Graph
+from twofold_trainer.export.quantization import quantise_graph
+from twofold_trainer.export.quantization_gate import Reduction, answer, measure_isolation, score
 from twofold_trainer.stop import Stop
 
 TRAINED_ON = 3500

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.distributions import Categorical
 from torch.nn import functional as F
 from twofold_checkpoint.manifest import HeadName
-from twofold_trainer.features import Features, FeatureSource, compute_features
-from twofold_trainer.targets import Target
+from twofold_trainer.datasets.targets import Target
+from twofold_trainer.modeling.features import Features, FeatureSource, compute_features
 
 from adapting.fine_tuning import Aid, Batch, Course, Method, fine_tune
 from adapting.student import Adapted, Row, Student, Task

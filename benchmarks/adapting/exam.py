@@ -7,7 +7,7 @@ from pathlib import Path
 
 from twofold_checkpoint.examples import Example
 from twofold_checkpoint.manifest import HeadName
-from twofold_trainer.scoring import predict
+from twofold_trainer.scoring.scorer import predict
 
 from adapting.cells import Change
 from adapting.scorer import FIGURE_OF, Scorer, write_gold, write_predictions

@@ -18,14 +18,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from twofold_checkpoint.encoding import Encoding
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import HEADS, HeadName, other
-from twofold_trainer.batches import batches
-from twofold_trainer.features import FeatureCache, Features, FeatureSource, live
-from twofold_trainer.growth import class_means, clear_head, grow_head
-from twofold_trainer.losses import label_nll, partial_label_nll
-from twofold_trainer.mixed_precision import has_bf16, in_mixed_precision
-from twofold_trainer.model import TwofoldModel
-from twofold_trainer.splits import Parts, forget, remember, types_of
-from twofold_trainer.targets import Target, make_targets
+from twofold_trainer.datasets.batching import batches
+from twofold_trainer.datasets.splits import Parts, forget, remember, types_of
+from twofold_trainer.datasets.targets import Target, make_targets
+from twofold_trainer.modeling.features import FeatureCache, Features, FeatureSource, live
+from twofold_trainer.modeling.head_growth import class_means, clear_head, grow_head
+from twofold_trainer.modeling.mixed_precision import has_bf16, in_mixed_precision
+from twofold_trainer.modeling.model import TwofoldModel
+from twofold_trainer.training.losses import label_nll, partial_label_nll
 
 from adapting.rates import Rates
 from adapting.student import Student, Task

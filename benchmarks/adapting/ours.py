@@ -11,25 +11,25 @@ from typing import Any
 import msgspec
 import torch
 from twofold_checkpoint.checkpoint import MANIFEST, MEMORY, STATISTICS, Checkpoint
-from twofold_checkpoint.events import Event, ExactProven, PhaseStarted
 from twofold_checkpoint.examples import Example, write_examples
-from twofold_checkpoint.job import Exact, Hyperparameters, Job, Statistical
 from twofold_checkpoint.manifest import MemoryMode, other
 from twofold_checkpoint.memory import write_memory
+from twofold_checkpoint.protocol.events import Event, ExactProven, PhaseStarted
+from twofold_checkpoint.protocol.job import Exact, Hyperparameters, Job, Statistical
 from twofold_checkpoint.store import Store
-from twofold_trainer.covariances import save_covariances
-from twofold_trainer.exactness import prove_exact
-from twofold_trainer.figures import Figures
-from twofold_trainer.freezing import is_untouched
-from twofold_trainer.judging import judge_candidate
-from twofold_trainer.keeping import keep
-from twofold_trainer.plan import Plan, make_plan
-from twofold_trainer.publish import publish, write_candidate
+from twofold_trainer.adapt import make_candidate
+from twofold_trainer.datasets.splits import Parts
+from twofold_trainer.evaluation.evaluator import Figures
+from twofold_trainer.evaluation.verdict import judge_candidate
+from twofold_trainer.export.exactness import prove_exact
+from twofold_trainer.export.memory import keep
+from twofold_trainer.export.publish import publish, write_candidate
+from twofold_trainer.modeling.freezing import is_untouched
+from twofold_trainer.planning.plan import Plan, make_plan
+from twofold_trainer.protection.covariances import save_covariances
 from twofold_trainer.recipe import PROJECTION
-from twofold_trainer.run import make_candidate
-from twofold_trainer.splits import Parts
 from twofold_trainer.stop import Stop
-from twofold_trainer.training import train
+from twofold_trainer.training.train import train
 
 from adapting.student import Adapted, Row, Student, Task, load_student
 

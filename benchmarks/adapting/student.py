@@ -13,7 +13,7 @@ from twofold_checkpoint.examples import Example
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import HeadName
 from twofold_checkpoint.memory import Memory, read_memory
-from twofold_trainer.model import TwofoldModel, load_model
+from twofold_trainer.modeling.model import TwofoldModel, load_model
 
 from adapting.rates import DEFAULT, Rates
 

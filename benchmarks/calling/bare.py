@@ -17,7 +17,7 @@ from pathlib import Path
 
 from twofold_checkpoint.checkpoint import Checkpoint
 from twofold_checkpoint.encoding import pad
-from twofold_server.engine import HEAD_OUTPUTS, Engine, decode
+from twofold_server.inference.engine import HEAD_OUTPUTS, Engine, decode
 
 
 @dataclass(frozen=True, slots=True)

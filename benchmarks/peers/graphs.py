@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 from twofold_checkpoint.checkpoint import Checkpoint
-from twofold_trainer.export import export
-from twofold_trainer.model import load_model
+from twofold_trainer.export.onnx_export import export
+from twofold_trainer.modeling.model import load_model
 
 
 def export_plain(checkpoint: Checkpoint, work: Path) -> Path:

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import msgspec
 
 from twofold_server.app import run
+from twofold_server.config.sources import describe, resolve
 from twofold_server.doctor import examine
-from twofold_server.logs import log_to_stderr
-from twofold_server.memory import set_up_malloc
-from twofold_server.sources import describe, resolve
-from twofold_server.tokens import SCOPES, make_token
+from twofold_server.observability.logs import log_to_stderr
+from twofold_server.resources.memory import set_up_malloc
+from twofold_server.security.tokens import SCOPES, make_token
 
 
 def main() -> None:

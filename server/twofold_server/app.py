@@ -20,38 +20,39 @@ from twofold.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 from twofold_checkpoint.errors import CheckpointError, CheckpointNotFoundError
 from twofold_checkpoint.store import Store
 
-from twofold_server.access import Access
-from twofold_server.audition import Audition
-from twofold_server.batcher import Batcher
-from twofold_server.certificates import certificates_of, credentials_of
-from twofold_server.collector import Collector
-from twofold_server.config import Config
-from twofold_server.deletion import Deleter
-from twofold_server.engine import Engine
+from twofold_server.adaptation.preemption import GivingWay
+from twofold_server.adaptation.runner import JobRunner
+from twofold_server.adaptation.uploads import Uploads
+from twofold_server.api.health import Health
+from twofold_server.api.http.job_pages import JobPages
+from twofold_server.api.http.server import exposed
+from twofold_server.api.interceptor import Boundary
+from twofold_server.api.reflection import enable_reflection
+from twofold_server.api.servicers.adaptation import AdaptationServicer
+from twofold_server.api.servicers.checkpoints import CheckpointServicer
+from twofold_server.api.servicers.inference import InferenceServicer
+from twofold_server.api.servicers.open_inference import OpenInferenceServicer
+from twofold_server.config.settings import Config
 from twofold_server.errors import SwapError, WrongStateError
-from twofold_server.exposition import exposed
-from twofold_server.giving_way import GivingWay
-from twofold_server.gpus import show_gpus
-from twofold_server.health import Health
-from twofold_server.inference import Inference
-from twofold_server.interference import Interference
-from twofold_server.job_pages import JobPages
-from twofold_server.loading import load_engine
-from twofold_server.metrics import Metrics
-from twofold_server.probation import Probation
-from twofold_server.promotion import Promoter
-from twofold_server.reflection import enable_reflection
-from twofold_server.rpc import Boundary
-from twofold_server.runner import JobRunner
-from twofold_server.servicers.adaptation import AdaptationServicer
-from twofold_server.servicers.checkpoints import CheckpointServicer
-from twofold_server.servicers.inference import InferenceServicer
-from twofold_server.servicers.open_inference import OpenInferenceServicer
-from twofold_server.shadow import Shadow
-from twofold_server.slot import Slot
-from twofold_server.threads import count_cpus, share_out
-from twofold_server.traces import Traces
-from twofold_server.uploads import Uploads
+from twofold_server.inference.batcher import Batcher
+from twofold_server.inference.engine import Engine
+from twofold_server.inference.predictor import Inference
+from twofold_server.inference.slot import Slot
+from twofold_server.jobs.tracing import job_span
+from twofold_server.observability.gpu_metrics import show_gpus
+from twofold_server.observability.interference import Interference
+from twofold_server.observability.metrics import Metrics
+from twofold_server.observability.tracing import Traces
+from twofold_server.resources.cpus import count_cpus, share_out
+from twofold_server.retention.deletion import Deleter
+from twofold_server.retention.garbage_collector import Collector
+from twofold_server.security.authorization import Access
+from twofold_server.security.tls import certificates_of, credentials_of
+from twofold_server.versions.loader import load_engine
+from twofold_server.versions.promoter import Promoter
+from twofold_server.versions.rollback_monitor import Probation
+from twofold_server.versions.shadow_test import Audition
+from twofold_server.versions.shadow_traffic import Shadow
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[S
         auditions = Audition(config, slot, shadow, promoter)
         runner = JobRunner(config=config, store=store, promoter=promoter, metrics=metrics, auditions=auditions)
         if traces:
-            runner.book.ended = traces.job
+            runner.book.ended = lambda job: traces.add_finished(job_span(job))
         promoter.record = runner.book.record
         probation.told = runner.amend
         batcher.observe = Interference(metrics, lambda: runner.is_running).observe
@@ -213,7 +214,7 @@ def open_traces(config: Config) -> Traces | None:
     if config.trace_endpoint is None:
         return None
     try:
-        from twofold_server.spans import Spans  # noqa: PLC0415 -- Without traces nothing of it is loaded.
+        from twofold_server.observability.otel import Spans  # noqa: PLC0415 -- Without traces nothing of it is loaded.
     except ModuleNotFoundError as error:
         raise WrongStateError(
             "trace-endpoint needs OpenTelemetry; install twofold-service[otel], or leave it out"

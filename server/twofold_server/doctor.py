@@ -23,14 +23,14 @@ from twofold_checkpoint.errors import CheckpointError, CheckpointNotFoundError
 from twofold_checkpoint.store import ALIASES, Store
 
 from twofold_server import VERSION
-from twofold_server.certificates import credentials_of, good_until
-from twofold_server.config import Config
-from twofold_server.database import Database, is_writable
+from twofold_server.config.settings import Config
 from twofold_server.errors import ServerError, SwapError
-from twofold_server.migrations import VERSION as SCHEMA
-from twofold_server.migrations import read_version
-from twofold_server.sessions import choose_providers
-from twofold_server.tokens import read_tokens
+from twofold_server.inference.session import choose_providers
+from twofold_server.security.tls import credentials_of, good_until
+from twofold_server.security.tokens import read_tokens
+from twofold_server.storage.database import Database, is_writable
+from twofold_server.storage.migrations import VERSION as SCHEMA
+from twofold_server.storage.migrations import read_version
 
 _FIND = "import sys; from importlib.util import find_spec as f; sys.exit(not (f('twofold_trainer') and f('torch')))"
 _PATIENCE = 30.0

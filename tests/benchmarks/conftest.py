@@ -12,19 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support import tiny_models
 from torch.optim import AdamW
 from twofold_checkpoint.encoding import Encoder
 from twofold_checkpoint.examples import Example
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.memory import Memory
-from twofold_trainer.batches import batches
-from twofold_trainer.features import compute_features
-from twofold_trainer.losses import label_nll, partial_label_nll
-from twofold_trainer.model import TwofoldModel
-from twofold_trainer.splits import types_of, with_annotated_types
-from twofold_trainer.targets import make_targets
-
-from trainer import tiny
+from twofold_trainer.datasets.batching import batches
+from twofold_trainer.datasets.splits import types_of, with_annotated_types
+from twofold_trainer.datasets.targets import make_targets
+from twofold_trainer.modeling.features import compute_features
+from twofold_trainer.modeling.model import TwofoldModel
+from twofold_trainer.training.losses import label_nll, partial_label_nll
 
 # The benchmarks are scripts: their directory is where they find each other.
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -47,14 +46,14 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def _trained(tmp_path_factory: pytest.TempPathFactory) -> Student:
     """A student that has learnt the base task: random weights, at rates that a pretrained backbone would not survive."""
-    backbone = tiny.make_backbone("bert", tmp_path_factory.mktemp("backbone"))
-    labels = LabelSet(labels=tuple(sorted(tiny.TEMPLATES)), entity_types=("artist", "city", "date"))
+    backbone = tiny_models.make_backbone("bert", tmp_path_factory.mktemp("backbone"))
+    labels = LabelSet(labels=tuple(sorted(tiny_models.TEMPLATES)), entity_types=("artist", "city", "date"))
     torch.manual_seed(0)
     model, encoder = (
         TwofoldModel(backbone.module, labels, backbone.pooling),
         Encoder(backbone.tokenizer, backbone.settings),
     )
-    taught = with_types(tiny.examples(160))
+    taught = with_types(tiny_models.examples(160))
     targets, chance = make_targets(taught, encoder, labels), random.Random(0)
     optimizer = AdamW(model.parameters(), lr=3e-3)
     model.eval()  # Without dropout a tiny model learns in few steps.
@@ -84,7 +83,7 @@ def make_task(tmp_path: Path) -> Callable:
     """Make a task over new examples of the small world."""
 
     def make(head: str = "ner", **settings):
-        of = tiny.restaurant if head == "ner" else tiny.intents
+        of = tiny_models.restaurant if head == "ner" else tiny_models.intents
         rates = settings.pop("rates", {})
         return Task(
             **{

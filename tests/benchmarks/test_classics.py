@@ -14,12 +14,11 @@ from adapting.rows import CLASSICS
 from adapting.student import Student
 from hypothesis import given
 from hypothesis import strategies as st
+from support import tiny_models
 from twofold_checkpoint.manifest import HEADS, other
-from twofold_trainer.features import compute_features
-from twofold_trainer.losses import label_nll
-from twofold_trainer.scoring import Judge, predict
-
-from trainer import tiny
+from twofold_trainer.modeling.features import compute_features
+from twofold_trainer.scoring.scorer import Judge, predict
+from twofold_trainer.training.losses import label_nll
 
 Base = Callable[[], Student]
 State = dict[str, torch.Tensor]
@@ -126,7 +125,7 @@ def test_no_weight_is_plain_fine_tuning(base: Base, make_task: Callable) -> None
 
 def test_rehearsal_keeps_more_than_plain_fine_tuning(base: Base, make_task: Callable) -> None:
     """On texts of the base's task the protected head is surer of the truth after rehearsal, at rates that destroy."""
-    tests, rates = tiny.examples(80, seed=5), {"backbone": 1e-2, "epochs": 6}
+    tests, rates = tiny_models.examples(80, seed=5), {"backbone": 1e-2, "epochs": 6}
     surprise = {}
     for row in ("unconstrained", "rehearsal"):
         student = ROWS[row](base(), make_task(rates=rates)).student

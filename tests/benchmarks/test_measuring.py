@@ -17,9 +17,8 @@ from adapting.student import Adapted, Student
 from adapting.summary import summarise
 from benchmarks.conftest import QUICK
 from benchmarks.invented import cell
+from support import tiny_models
 from twofold_checkpoint.examples import Example, write_examples
-
-from trainer import tiny
 
 
 def lists(root: Path, name: str, examples: list[Example], use: list[str]) -> list[dict]:
@@ -36,20 +35,20 @@ def run(tmp_path: Path, base: Callable[[], Student]) -> Run:
     steps = [
         {
             "name": f"step {number}",
-            "train": lists(root, f"train-{number}", tiny.restaurant(48, seed=number), ["entities"]),
+            "train": lists(root, f"train-{number}", tiny_models.restaurant(48, seed=number), ["entities"]),
             "dev": [],
-            "eval": lists(root, f"eval-{number}", tiny.restaurant(30, seed=number + 10), ["entities"]),
+            "eval": lists(root, f"eval-{number}", tiny_models.restaurant(30, seed=number + 10), ["entities"]),
         }
         for number in (1, 2)
     ]
-    test = tiny.examples(40, seed=5)
+    test = tiny_models.examples(40, seed=5)
     scenario = {
         "name": "restaurants",
         "kind": "sequence",
         "protected_head": "classifier",
         "adapted_head": "ner",
         "label_space": "extend",
-        "base": {"train": lists(root, "base", tiny.examples(160), ["label", "entities"]), "dev": []},
+        "base": {"train": lists(root, "base", tiny_models.examples(160), ["label", "entities"]), "dev": []},
         "steps": steps,
         "eval": {
             "protected": lists(root, "protected", test, ["label"]),

@@ -7,7 +7,7 @@ import pytest
 from twofold.cli._files import read_examples
 from twofold_checkpoint.errors import ExampleError
 from twofold_checkpoint.examples import Example
-from twofold_trainer.sources import read_source
+from twofold_trainer.datasets.readers import read_source
 
 FILES = {
     "all that a file may hold": "-DOCSTART- O\n\n# label: fly\n# a comment\nto IN O\nNew NN B-city\nYork NN I-city\n\n"

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import grpc
 import pytest
-import tiny
 from prometheus_client.parser import text_string_to_metric_families
-from server.tensors import ask
+from support import tiny_checkpoints
+from support.tensors import ask
 from twofold import Client, Example, Head, InvalidArgumentError, JobState, Span, TwofoldError
 from twofold.open_inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
-from twofold_checkpoint.events import Finished, PhaseStarted, ScoreMeasured, to_line
-from twofold_checkpoint.job import PHASES
+from twofold_checkpoint.protocol.events import Finished, PhaseStarted, ScoreMeasured, to_line
+from twofold_checkpoint.protocol.job import PHASES
 from twofold_server.testing import serving
 
 Scrape = dict[str, list[dict[str, str]]]
@@ -45,7 +45,7 @@ def write_trainer(path: Path) -> Path:
 def two_gpus() -> Iterator[None]:
     """Let the servers that start within the block find GPUs, which a double of NVIDIA's library shows them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "doubles"), prepend=os.pathsep)
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "support" / "doubles"), prepend=os.pathsep)
         yield
 
 
@@ -69,8 +69,8 @@ def send_traffic(target: str, client: Client, broken: str) -> None:
 def scrape(tmp_path_factory: pytest.TempPathFactory) -> Scrape:
     """Scrape a real server after traffic, a promotion, a failed one, and a job."""
     root = tmp_path_factory.mktemp("scrape")
-    store = tiny.make_store(root / "store", "a", "b")
-    broken = tiny.publish_broken(store, "one bit flipped").id
+    store = tiny_checkpoints.make_store(root / "store", "a", "b")
+    broken = tiny_checkpoints.publish_broken(store, "one bit flipped").id
     trainer = write_trainer(root / "trainer")
     flags = ("--trainer-python", str(trainer))
     with (

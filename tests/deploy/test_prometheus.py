@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from twofold_server.config import Config
+from twofold_server.config.settings import Config
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"

@@ -7,10 +7,10 @@ import grpc
 import pytest
 import yaml
 from deploy.conftest import Scrape
-from deploy.promql import Selector, grouping_labels, selectors
-from deploy.queries import ROOT, fill, queries, rules
 from prometheus_client.metrics import MetricWrapperBase
-from twofold_server.metrics import Metrics
+from support.monitoring_queries import ROOT, fill, queries, rules
+from support.promql import Selector, grouping_labels, selectors
+from twofold_server.observability.metrics import Metrics
 
 OF_PROMETHEUS = {"job", "instance"}
 """Labels that Prometheus adds to what it scrapes."""

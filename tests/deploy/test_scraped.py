@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import yaml
 from deploy.conftest import EXAMPLES, send_traffic, two_gpus, write_trainer
-from deploy.promql import selectors
-from deploy.queries import PROMETHEUS, annotations, fill, panels, rules, variables
+from support import tiny_checkpoints
+from support.monitoring_queries import PROMETHEUS, annotations, fill, panels, rules, variables
+from support.promql import selectors
 from twofold import Client, Head, JobState
 from twofold_server.testing import free_port, serving
 
@@ -117,9 +117,9 @@ def calling(client: Client) -> Iterator[None]:
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """Let it see calls of every kind, promotions and a failed one, a job that ended, and calls beside one that runs."""
     root = tmp_path_factory.mktemp("live")
-    store = tiny.make_store(root / "store", "a", "b")
-    tiny.publish(store, tiny.Recipe(), name="c")
-    broken = tiny.publish_broken(store, "one bit flipped").id
+    store = tiny_checkpoints.make_store(root / "store", "a", "b")
+    tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(), name="c")
+    broken = tiny_checkpoints.publish_broken(store, "one bit flipped").id
     trainer = write_trainer(root / "trainer")
     flags = ("--trainer-python", str(trainer), "--watch-share", "1")
     with (

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import click
 import pytest
-import tiny
-from docs.fences import PAGES, ROOT, Fence, fences
+from support import tiny_checkpoints
+from support.fenced_blocks import PAGES, ROOT, Fence, fences
 from twofold.cli._app import app
 from twofold_checkpoint.examples import Example, read_examples
-from twofold_server.sources import read_config
+from twofold_server.config.sources import read_config
 from twofold_server.testing import free_port
 
 PATIENCE = 280
@@ -65,7 +65,7 @@ def already(commands: str) -> list[str]:
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Lay out what the pages name: the example data under a reader's own names, and a store of checkpoints that answer."""
     root = tmp_path_factory.mktemp("shop")
-    tiny.make_store(root / "shop", "a", "b", "c", "d")
+    tiny_checkpoints.make_store(root / "shop", "a", "b", "c", "d")
     for name in ("", "new-"):
         for part in ("train", "dev"):
             path = ROOT / "examples" / "parcels" / f"{name.replace('new', 'lockers')}{part}.jsonl"
@@ -79,7 +79,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a tiny backbone with random weights."""
-    from trainer.tiny import save_backbone  # Imports torch, which most pages do without.
+    from support.tiny_models import save_backbone  # Imports torch, which most pages do without.
 
     return save_backbone("bert", tmp_path_factory.mktemp("backbone"))
 

@@ -6,9 +6,9 @@ import msgspec
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
 from twofold_checkpoint import checkpoint, decoding, encoding, examples, golden, labels, manifest, memory, store
-from twofold_server.config import Config
-from twofold_server.metrics import Metrics
-from twofold_server.wire import open_inference
+from twofold_server.api.wire import open_inference
+from twofold_server.config.settings import Config
+from twofold_server.observability.metrics import Metrics
 
 DOCS = Path(__file__).parents[2] / "docs"
 STRUCTS = (

@@ -3,7 +3,7 @@ import re
 import msgspec
 import pytest
 from docs.test_docs import read, rows
-from twofold_checkpoint import events, findings
+from twofold_checkpoint.protocol import events, findings
 from twofold_server.report import document, page
 
 STRUCTS = (

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from once import once
+from support.shared_once import once
 from twofold import Client, Example
 from twofold_checkpoint.store import Store
 from twofold_server.testing import Server, serving

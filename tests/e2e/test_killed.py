@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from killing.points import all_points
-from killing.story import World, make_world, tell
-from once import once
-
-from trainer import tiny
+from crash.kill_points import all_points
+from crash.scenario import World, make_world, tell
+from support import tiny_models
+from support.shared_once import once
 
 POINTS = {point.name: point for point in all_points()}
 FEW = (
@@ -22,7 +21,7 @@ FEW = (
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """A base store, and what its job ends with when nobody disturbs it."""
-    base = once(tmp_path_factory, "base", tiny.make_base_store)
+    base = once(tmp_path_factory, "base", tiny_models.make_base_store)
     return make_world(tmp_path_factory.mktemp("world") / "undisturbed", base)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import tiny
+from support import tiny_checkpoints
 from twofold import Client
 from twofold_server.testing import serving
 
@@ -25,7 +25,7 @@ main()
 
 def test_it_starts_answers_swaps_and_stops(tmp_path: Path) -> None:
     """Without torch and transformers it predicts, embeds, swaps to another checkpoint, and exits with 0 on SIGTERM."""
-    store = tiny.make_store(tmp_path / "store", "a", "b")
+    store = tiny_checkpoints.make_store(tmp_path / "store", "a", "b")
 
     with serving(store.root, command=[sys.executable, "-c", SERVE]) as server, Client(server.target) as client:
         before = client.predict("play jazz in paris")

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 from fuzzing.cases import Case, make_case
 from fuzzing.run import Problem, Tally, by_method, fuzz, split
-from postgresql import binaries
+from support.postgresql import binaries
 
 _MOST_GROWTH = 1.25
 _LONG = 100_000

@@ -9,14 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import grpc
-import tiny
 from fuzzing.values import CHECKPOINTS, MARK
 from fuzzing.world import World
 from prometheus_client.parser import text_string_to_metric_families
+from support import tiny_checkpoints
 from twofold.v1 import inference_pb2 as pb
 from twofold.v1.inference_pb2_grpc import InferenceServiceStub
 
-_ANSWERS = {(tag, text): tiny.answer(text, tag=tag) for tag in CHECKPOINTS for text in tiny.TEXTS}
+_ANSWERS = {
+    (tag, text): tiny_checkpoints.answer(text, tag=tag) for tag in CHECKPOINTS for text in tiny_checkpoints.TEXTS
+}
 _BUGS = {"INTERNAL", "UNKNOWN", "DATA_LOSS"}
 
 
@@ -42,7 +44,7 @@ class Canary:
         stub, token = InferenceServiceStub(channel), self.world.known.tokens.get("all")
         metadata = [("authorization", f"Bearer {token}")] if token else []
         begun = time.monotonic()
-        request = pb.PredictRequest(texts=tiny.TEXTS)
+        request = pb.PredictRequest(texts=tiny_checkpoints.TEXTS)
         try:
             answer = await stub.Predict(request, metadata=metadata, timeout=self.patience)
         except grpc.aio.AioRpcError as error:
@@ -69,7 +71,7 @@ class Canary:
 
 
 def _faults(answer: pb.PredictResponse) -> Iterator[str]:
-    for text, given in zip(tiny.TEXTS, answer.predictions, strict=True):
+    for text, given in zip(tiny_checkpoints.TEXTS, answer.predictions, strict=True):
         expected = _ANSWERS[given.checkpoint_id, text]
         spans = [(one.start, one.end, one.type) for one in expected.entities]
         if (

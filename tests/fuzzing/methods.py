@@ -12,8 +12,8 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from twofold.open_inference import open_inference_pb2 as open_pb
 from twofold.v1 import adaptation_pb2, checkpoints_pb2, inference_pb2
-from twofold_server.access import NEEDS
-from twofold_server.wire.bytes_tensor import write_strings
+from twofold_server.api.wire.bytes_tensor import write_strings
+from twofold_server.security.authorization import NEEDS
 
 _FILES = (inference_pb2, adaptation_pb2, checkpoints_pb2, open_pb, health_pb2, reflection_pb2)
 _EXAMPLES = {"train": [{"text": "sunny", "label": "a_weather"}, {"text": "a song", "label": "a_music"}]}

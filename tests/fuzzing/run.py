@@ -20,7 +20,7 @@ from fuzzing.metadata import TOKENS
 from fuzzing.methods import METHODS
 from fuzzing.world import World, indiscretions, log_of, opened, strangers
 from twofold import TwofoldError
-from twofold_server.access import NEEDS
+from twofold_server.security.authorization import NEEDS
 
 PATIENCE = 240.0
 """Seconds within which whatever is asked has to end. It takes milliseconds, but promotions take turns, and come last for a CPU."""

@@ -7,7 +7,7 @@ from random import Random
 
 from fuzzing.values import blob, text, value
 from twofold.open_inference import open_inference_pb2 as pb
-from twofold_server.wire.bytes_tensor import write_strings
+from twofold_server.api.wire.bytes_tensor import write_strings
 
 _TYPES = ("BYTES", "BYTES", "BYTES", "FP32", "INT64", "BOOL", "bytes", "", "BF16", "TYPE_STRING")
 _SIZES = (0, 1, 2, 3, 255, 256, 257, -1, 2**31, 2**63 - 1, -(2**63))

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import msgspec
 import psutil
-import tiny
 from fuzzing.calling import Known
 from fuzzing.metadata import TOKENS
 from fuzzing.values import CHECKPOINTS, MARK
-from postgresql import postgresql_server
-from server.adaptation.scripted import TRAIN, House, finish, say
-from server.callers import Callers
+from support import tiny_checkpoints
+from support.postgresql import postgresql_server
+from support.scripted_trainer import TRAIN, House, finish, say
+from support.secured_server import Callers
 from twofold import Client
-from twofold_checkpoint.events import Judged, Published
+from twofold_checkpoint.protocol.events import Judged, Published
 from twofold_checkpoint.store import Store
-from twofold_server.database_url import DatabaseUrl
+from twofold_server.config.database_url import DatabaseUrl
 from twofold_server.testing import Server, serving
 
 _IN_A_DIRECTORY = "import os, runpy, sys; os.chdir(sys.argv.pop(1)); runpy.run_module('twofold_server', run_name='__main__', alter_sys=True)"
@@ -59,7 +59,7 @@ class World:
         """Publish the checkpoints that were deleted."""
         for tag in CHECKPOINTS:
             if not (self.store.root / "checkpoints" / tag).is_dir():
-                tiny.publish(self.store, tiny.Recipe(tag=tag))
+                tiny_checkpoints.publish(self.store, tiny_checkpoints.Recipe(tag=tag))
 
     def jobs(self) -> set[str]:
         """Return the ids of all jobs."""
@@ -71,7 +71,7 @@ class World:
 @contextmanager
 def world(root: Path, *, tokens: bool = False, database: DatabaseUrl | None = None) -> Iterator[World]:
     """Serve tiny checkpoints until the block ends. Jobs get a trainer that plays a script, and promote what is there."""
-    store = tiny.make_store(root / "store", *CHECKPOINTS)
+    store = tiny_checkpoints.make_store(root / "store", *CHECKPOINTS)
     house = House(root)
     judged = say(Judged(verdict="pass", reason="It is better."))
     house.play(TRAIN, ("sleep", 0.05), judged, say(Published(checkpoint_id="b")), finish("succeeded", "Published b."))

@@ -1,15 +1,52 @@
-"""A store of two checkpoints that answer recognisably differently."""
+"""Fixtures of the server's tests."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tiny
+from support import tiny_checkpoints
+from support.postgresql import PostgreSQL, postgresql_server
+from support.scripted_trainer import House
 from twofold_checkpoint.store import Store
+from twofold_server.storage.database import Place
+
+BOTH = ("sqlite", "postgresql")
+
+
+@pytest.fixture
+def database() -> str:
+    """The kind of database that jobs are in; tests for both say so by parametrization."""
+    return "sqlite"
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL server."""
+    with postgresql_server() as server:
+        yield server
+
+
+@pytest.fixture
+def place(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> Place:
+    """Where a table of jobs can be."""
+    if database == "sqlite":
+        return tmp_path / "jobs.sqlite3"
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    return server.make_database()
+
+
+@pytest.fixture
+def house(tmp_path: Path, place: Place) -> House:
+    """A store with one checkpoint and a trainer that plays scripts."""
+    house = House(tmp_path)
+    if not isinstance(place, Path):
+        house.set(database=place)
+    return house
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """Make a store of the checkpoints "a" (current) and "b"."""
-    return tiny.make_store(tmp_path / "store", "a", "b")
+    return tiny_checkpoints.make_store(tmp_path / "store", "a", "b")

@@ -12,8 +12,8 @@ from contextlib import AsyncExitStack
 
 import grpc
 import pytest
-import tiny
-from server.running import config_of, gated, refusal, running, until
+from support import tiny_checkpoints
+from support.running_server import config_of, gated, refusal, running, until
 from twofold import Client, Health
 from twofold.v1 import inference_pb2 as pb
 from twofold.v1.inference_pb2_grpc import InferenceServiceStub
@@ -73,7 +73,7 @@ def test_a_second_server_on_the_port_fails_loudly(store, tmp_path):
 
     async def main():
         async with running(store) as server:
-            other = tiny.make_store(tmp_path / "other", "a")
+            other = tiny_checkpoints.make_store(tmp_path / "other", "a")
             with pytest.raises(RuntimeError, match="bind"):
                 async with serve(config_of(other, listen=server.target)):
                     pass
@@ -176,7 +176,7 @@ def test_a_server_that_cannot_start_says_why(store):
 
 def test_tiny_answers_what_it_promises():
     """The tests' own world is as its docstring says."""
-    answer = tiny.answer("wake me next friday in new york")
+    answer = tiny_checkpoints.answer("wake me next friday in new york")
 
     assert answer.labels[0].label == "a_alarm"
     assert [(e.start, e.end, e.type) for e in answer.entities] == [(8, 19, "a_date"), (23, 31, "a_place")]

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 import trustme
-from server.running import config_of
-from server.test_tls import Files, issue, key_of, roots_of
+from server.security.test_tls import Files, issue, key_of, roots_of
+from support.running_server import config_of
 from twofold import TLS
 from twofold._channel import Endpoint
 from twofold.cli import _checks as outside
 from twofold_checkpoint import checkpoint as files
 from twofold_server.__main__ import diagnose
 from twofold_server.app import serve
-from twofold_server.config import Config
+from twofold_server.config.settings import Config
 from twofold_server.doctor import examine
-from twofold_server.tokens import make_token
+from twofold_server.security.tokens import make_token
 
 
 def found(config):

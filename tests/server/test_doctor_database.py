@@ -10,15 +10,15 @@ from contextlib import closing
 
 import pytest
 import trustme
-from disks import small_disk
-from postgresql import postgresql_server
-from server.running import config_of
+from server.security.test_tls import Files
 from server.test_doctor import found
-from server.test_tls import Files
-from twofold_server.config import Config
-from twofold_server.database import Database
-from twofold_server.database_url import DatabaseUrl
-from twofold_server.migrations import VERSION
+from support.postgresql import postgresql_server
+from support.running_server import config_of
+from support.small_disk import small_disk
+from twofold_server.config.database_url import DatabaseUrl
+from twofold_server.config.settings import Config
+from twofold_server.storage.database import Database
+from twofold_server.storage.migrations import VERSION
 
 
 def sql(*statements):

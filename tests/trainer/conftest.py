@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from once import once
-from trainer.exported import Exported, make_exported
+from support import tiny_models
+from support.exported_models import Exported, make_exported
+from support.shared_once import once
 from twofold_checkpoint.examples import write_examples
-from twofold_checkpoint.job import Job
+from twofold_checkpoint.protocol.job import Job
 from twofold_checkpoint.store import Store
-
-from trainer import tiny
 
 MakeJob = Callable[..., Job]
 
@@ -28,7 +27,7 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def base_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store whose current checkpoint has learnt the base task. Tests copy it."""
-    return once(tmp_path_factory, "base", tiny.make_base_store)
+    return once(tmp_path_factory, "base", tiny_models.make_base_store)
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ def job_maker(store: Store, directory: Path) -> MakeJob:
     """Make jobs for a store, with their examples in a directory."""
 
     def make(head: str = "ner", **settings) -> Job:
-        of = tiny.restaurant if head == "ner" else tiny.intents
+        of = tiny_models.restaurant if head == "ner" else tiny_models.intents
         dev = settings.pop("dev", None if "train" in settings else of(80, seed=7))
         train = settings.pop("train", of(80))
         write_examples(directory / "train.jsonl", train)
@@ -69,7 +68,7 @@ def job_maker(store: Store, directory: Path) -> MakeJob:
     return make
 
 
-@pytest.fixture(scope="module", params=tiny.ARCHITECTURES)
+@pytest.fixture(scope="module", params=tiny_models.ARCHITECTURES)
 def exported_base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of each architecture with its graph. Tests copy it."""
     architecture = request.param

@@ -8,13 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import tiny_models
 from trainer.conftest import MakeJob
-from twofold_checkpoint.events import Finished, Noted, PhaseStarted, Published, Stepped, from_line
-from twofold_checkpoint.job import Hyperparameters, write_job
+from twofold_checkpoint.protocol.events import Finished, Noted, PhaseStarted, Published, Stepped, from_line
+from twofold_checkpoint.protocol.job import Hyperparameters, write_job
 from twofold_checkpoint.store import Store
 from twofold_trainer import __main__ as command
-
-from trainer import tiny
 
 RUN = [sys.executable, "-m", "twofold_trainer", "run", "--threads", "1"]
 
@@ -82,7 +81,7 @@ def test_init_tells_a_person_what_is_wrong(tmp_path: Path, capsys: pytest.Captur
 
 def test_every_event_has_a_line_for_people(make_job: MakeJob) -> None:
     """Every event of a job can be told in one line."""
-    events = tiny.until(make_job("ner", freeze="backbone"), "export")
+    events = tiny_models.until(make_job("ner", freeze="backbone"), "export")
 
     for event in [*events, Noted(message="x", warning=True), Published(checkpoint_id="x")]:
         assert command.describe(event).strip()

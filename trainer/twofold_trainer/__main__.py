@@ -15,7 +15,8 @@ from typing import BinaryIO, get_args
 
 import msgspec
 from twofold_checkpoint.errors import CheckpointError
-from twofold_checkpoint.events import (
+from twofold_checkpoint.manifest import MemoryMode
+from twofold_checkpoint.protocol.events import (
     DatasetDescribed,
     Event,
     ExactProven,
@@ -32,8 +33,7 @@ from twofold_checkpoint.events import (
     Stepped,
     to_line,
 )
-from twofold_checkpoint.job import Hyperparameters, read_job
-from twofold_checkpoint.manifest import MemoryMode
+from twofold_checkpoint.protocol.job import Hyperparameters, read_job
 
 from twofold_trainer.errors import TrainerError
 from twofold_trainer.stop import Stop
@@ -103,7 +103,7 @@ def _run(arguments: argparse.Namespace, stop: Stop) -> int:
         except (OSError, msgspec.DecodeError) as error:
             reason = f"{arguments.job} is not a job that can be read: {error}."
             return _write([Finished(outcome="failed", reason=reason)], pipe)
-        from twofold_trainer.run import fine_tune  # noqa: PLC0415 -- imports torch: seconds.
+        from twofold_trainer.adapt import fine_tune  # noqa: PLC0415 -- imports torch: seconds.
 
         return _write(fine_tune(job, stop), pipe)
 
@@ -141,7 +141,7 @@ def _init(arguments: argparse.Namespace, stop: Stop) -> int:
     """Train a first checkpoint; tells a person on stderr how it goes."""
     from transformers.utils import logging as transformers_logging  # noqa: PLC0415 -- imports torch: seconds.
 
-    from twofold_trainer.init import initialise  # noqa: PLC0415 -- the same.
+    from twofold_trainer.initial_training import initialise  # noqa: PLC0415 -- the same.
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 

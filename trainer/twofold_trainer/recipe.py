@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from twofold_checkpoint.job import Freeze, Hyperparameters
 from twofold_checkpoint.manifest import HeadName, MemoryMode
+from twofold_checkpoint.protocol.job import Freeze, Hyperparameters
 
 Pooling = Literal["mean", "cls", "last"]
 

@@ -1,1 +1,1 @@
-"""The report of a job: what is known of it as one document, and that document as one page."""
+"""The report of a finished job: one document, and one HTML page rendered from it."""

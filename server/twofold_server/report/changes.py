@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from twofold_checkpoint.decoding import Entity
 from twofold_checkpoint.examples import Span
-from twofold_checkpoint.findings import Answer, Change
+from twofold_checkpoint.protocol.findings import Answer, Change
 
 from twofold_server.report.document import Document
 from twofold_server.report.markup import Markup, tag

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from twofold_checkpoint.events import Noted
-from twofold_checkpoint.findings import Findings
-from twofold_checkpoint.job import Statistical
+from twofold_checkpoint.protocol.events import Noted
+from twofold_checkpoint.protocol.findings import Findings
+from twofold_checkpoint.protocol.job import Statistical
 
-from twofold_server.jobs import JobView, Phase, Record
-from twofold_server.live_events import RolledBack, Shadowed
+from twofold_server.jobs.model import JobView, Phase, Record
 from twofold_server.report.curves import draw_curves
 from twofold_server.report.document import Ancestor, Asked, DatasetFacts, Document, Note, PhaseSeconds, Proofs
+from twofold_server.versions.events import RolledBack, Shadowed
 
 MAX_NOTES = 100
 MAX_CHARACTERS = 2000

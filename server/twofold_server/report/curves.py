@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from twofold_checkpoint.events import GuardLooked, PhaseStarted, ScoreMeasured, Stepped
+from twofold_checkpoint.protocol.events import GuardLooked, PhaseStarted, ScoreMeasured, Stepped
 
-from twofold_server.jobs import Record
+from twofold_server.jobs.model import Record
 from twofold_server.report.document import DevPoint, GuardPoint, LossPoint, StageCurves
 
 Point = TypeVar("Point", LossPoint, DevPoint, GuardPoint)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import datetime as dt
 
 import msgspec
-from twofold_checkpoint.events import Compared, VerdictName
-from twofold_checkpoint.findings import Change, Confusion, Measurement, NameCount
-from twofold_checkpoint.job import Freeze, Hyperparameters, LabelPolicy
 from twofold_checkpoint.manifest import Branch, HeadName, MemoryMode, Score
+from twofold_checkpoint.protocol.events import Compared, VerdictName
+from twofold_checkpoint.protocol.findings import Change, Confusion, Measurement, NameCount
+from twofold_checkpoint.protocol.job import Freeze, Hyperparameters, LabelPolicy
 
-from twofold_server.jobs import JobState, PromoteName
+from twofold_server.jobs.model import JobState, PromoteName
 
 FORMAT = 1
 """Version of the document. Fields may be added to it without a new one."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from twofold_checkpoint.events import Compared
-from twofold_checkpoint.findings import Interval, Measurement
 from twofold_checkpoint.manifest import other
+from twofold_checkpoint.protocol.events import Compared
+from twofold_checkpoint.protocol.findings import Interval, Measurement
 
 from twofold_server.report.document import Document
 from twofold_server.report.markup import Markup, tag

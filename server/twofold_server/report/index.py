@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from twofold_server.jobs import JobState, JobView
+from twofold_server.jobs.model import JobState, JobView
 from twofold_server.report.markup import Markup, tag
 from twofold_server.report.numbers import duration, plural
 from twofold_server.report.page import whole

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
-from twofold_server.jobs import JobState
+from twofold_server.jobs.model import JobState
 from twofold_server.report.changes import changes_section
 from twofold_server.report.dataset import data_section
 from twofold_server.report.document import Document

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from twofold_checkpoint.findings import Confusion, Measurement, NameCount
+from twofold_checkpoint.protocol.findings import Confusion, Measurement, NameCount
 
 from twofold_server.report.document import Document
 from twofold_server.report.markup import Markup, tag

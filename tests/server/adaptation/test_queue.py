@@ -6,7 +6,7 @@ import asyncio
 import itertools
 
 import pytest
-from server.adaptation.scripted import (
+from support.scripted_trainer import (
     HANG,
     INLINE,
     ORDER,
@@ -23,7 +23,7 @@ from twofold_server.errors import (
     InvalidRequestError,
     OverloadedError,
 )
-from twofold_server.jobs import JobState, Order
+from twofold_server.jobs.model import JobState, Order
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 

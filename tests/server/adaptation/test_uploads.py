@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server.adaptation.scripted import House, finish, over
+from support.scripted_trainer import House, finish, over
 from twofold_checkpoint.errors import ExampleError
 from twofold_checkpoint.examples import Example, Span, read_examples
 from twofold_checkpoint.labels import LabelSet
-from twofold_server.admission import violations
-from twofold_server.datasets import MAX_NAME, MAX_NAMES, Contents, DatasetWriter
+from twofold_server.adaptation.dataset_writer import MAX_NAME, MAX_NAMES, Contents, DatasetWriter
+from twofold_server.adaptation.uploads import Batch, Header, Upload
+from twofold_server.adaptation.validation import violations
 from twofold_server.errors import InvalidRequestError, OverloadedError, UnknownNameError
-from twofold_server.jobs import JobState, Order
-from twofold_server.uploads import Batch, Header, Upload
+from twofold_server.jobs.model import JobState, Order
 
 GOOD = Example(text="where is it", label="where")
 SPAN = Example(text="to Rome", entities=(Span(start=3, end=7, type="city"),))
@@ -135,7 +135,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(house: House, monkeypatch: pytes
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("twofold_server.datasets.flush", full)
+    monkeypatch.setattr("twofold_server.adaptation.dataset_writer.flush", full)
 
     with pytest.raises(OverloadedError, match="No space left"):
         upload(house, Batch("train", [GOOD]))

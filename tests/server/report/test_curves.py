@@ -7,8 +7,8 @@ import datetime as dt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twofold_checkpoint.events import Event, GuardLooked, PhaseStarted, ScoreMeasured, Stepped
-from twofold_server.jobs import Record
+from twofold_checkpoint.protocol.events import Event, GuardLooked, PhaseStarted, ScoreMeasured, Stepped
+from twofold_server.jobs.model import Record
 from twofold_server.report.curves import POINTS, draw_curves
 from twofold_server.report.plot import Scale
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 import pytest
-from twofold_server.jobs import JobState, JobView, Order, Phase, Report
+from twofold_server.jobs.model import JobState, JobView, Order, Phase, Report
 from twofold_server.report.index import render_index, verdict_of
 
 NOW = dt.datetime(2026, 1, 2, 3, 4, tzinfo=dt.UTC)

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from server.report.sample import DOCUMENT, FIXED, FLIP, PROTECTED, document
+from support.sample_report import DOCUMENT, FIXED, FLIP, PROTECTED, document
 from twofold_checkpoint.examples import Span
-from twofold_checkpoint.findings import Answer, Interval
-from twofold_server.jobs import JobState
+from twofold_checkpoint.protocol.findings import Answer, Interval
+from twofold_server.jobs.model import JobState
 from twofold_server.report.document import Document, Note
 from twofold_server.report.numbers import MINUS
 from twofold_server.report.page import headline, render
-from twofold_server.reporting import MAX_BYTES, fit, write
+from twofold_server.report.reporter import MAX_BYTES, fit, write
 
 VOID = {"meta", "br"}
 KNOWN = {

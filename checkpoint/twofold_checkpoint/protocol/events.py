@@ -1,0 +1,177 @@
+"""What the trainer says back: one JSON object a line."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from twofold_checkpoint.protocol.job import Hyperparameters
+
+Figure = Literal["protected", "retained", "new", "dev"]
+Moment = Literal["before", "during", "after"]
+VerdictName = Literal["pass", "fail", "inconclusive"]
+Outcome = Literal["succeeded", "rejected", "failed", "cancelled"]
+
+
+class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_defaults=True):
+    """Base of all events; the class name stands in the field ``event``."""
+
+
+class PhaseStarted(_Event, frozen=True, tag=True):
+    """A phase began. It ends when the next one begins or the job is over."""
+
+    phase: str
+
+
+class Noted(_Event, frozen=True, tag=True):
+    """Something that a person should know, as a sentence."""
+
+    message: str
+    warning: bool = False
+
+
+class DatasetDescribed(_Event, frozen=True, tag=True):
+    """Statistics of the data, after checking and splitting."""
+
+    train_examples: int
+    dev_examples: int
+    gate_examples: int
+    label_counts: dict[str, int]
+    unaligned_annotations: int
+    mean_tokens: float
+
+
+class Planned(_Event, frozen=True, tag=True):
+    """What the trainer is going to do, with every setting resolved."""
+
+    plan: str
+    hyperparameters: Hyperparameters
+    added_labels: tuple[str, ...] = ()
+
+
+class Stepped(_Event, frozen=True, tag=True):
+    """Training went on. Steps are counted over all stages."""
+
+    stage: str
+    step: int
+    total_steps: int
+    loss: float
+    remaining_seconds: float
+
+
+class ScoreMeasured(_Event, frozen=True, tag=True):
+    """A score on held-out examples, from 0 to 1."""
+
+    figure: Figure
+    moment: Moment
+    metric: Literal["accuracy", "f1"]
+    value: float
+    examples: int
+
+
+class GuardLooked(_Event, frozen=True, tag=True):
+    """The guard scored the protected task on dev examples while training went on. Scores are from 0 to 1."""
+
+    step: int
+    baseline: float
+    value: float
+    allowed: float
+    """How far below the baseline the score may be."""
+    examples: int
+    action: Literal["none", "restore", "leave"]
+
+
+class FrozenProven(_Event, frozen=True, tag=True):
+    """Digests over the frozen tensors, before and after the training. They are equal, or the job has failed."""
+
+    parameters: int
+    digest_before: str
+    digest_after: str
+
+
+class ParityMeasured(_Event, frozen=True, tag=True):
+    """Largest difference of a logit between the exported graph and the trained model."""
+
+    max_error: float
+    texts: int
+
+
+class ExactProven(_Event, frozen=True, tag=True):
+    """The exported graph answers the protected task as the base's does, on texts that it has not seen. Not one differs."""
+
+    texts: int
+    max_error: float
+    """Largest difference of a logit."""
+
+
+class Compared(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the held-out examples prove of the protected task. Scores and bounds are from 0 to 1, bounds one-sided 95 %."""
+
+    against: Literal["base", "approved"]
+    before: float
+    after: float
+    lower_bound: float
+    """Of the difference after minus before."""
+    upper_bound: float
+    examples: int
+    gained: int
+    """Examples answered better than before."""
+    lost: int
+    needed_examples: int | None = None
+    """How many would decide, where these do not."""
+    calibration_before: float | None = None
+    """Expected calibration error, from 0 to 1: how far confidence and accuracy are apart."""
+    calibration_after: float | None = None
+
+
+class Judged(_Event, frozen=True, tag=True):
+    """The gate's verdict, with its reason as a sentence."""
+
+    verdict: VerdictName
+    reason: str
+    comparisons: tuple[Compared, ...] = ()
+    negative_flips: tuple[str, ...] = ()
+    """Texts of protected examples that the base answers better, the first few."""
+
+
+class Published(_Event, frozen=True, tag=True):
+    """A candidate stands in the store."""
+
+    checkpoint_id: str
+
+
+class Finished(_Event, frozen=True, tag=True):
+    """The trainer's last word."""
+
+    outcome: Outcome
+    reason: str
+
+
+Event = (
+    PhaseStarted
+    | Noted
+    | DatasetDescribed
+    | Planned
+    | Stepped
+    | ScoreMeasured
+    | GuardLooked
+    | FrozenProven
+    | ParityMeasured
+    | ExactProven
+    | Judged
+    | Published
+    | Finished
+)
+
+_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+
+
+def to_line(event: Event) -> bytes:
+    """Encode an event as one line, with its line feed."""
+    return msgspec.json.encode(event) + b"\n"
+
+
+def from_line(line: bytes) -> Event:
+    """Decode one line. Raises msgspec.DecodeError."""
+    return _decoder.decode(line)

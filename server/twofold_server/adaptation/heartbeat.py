@@ -1,0 +1,86 @@
+"""What a server does all the time to share its jobs with others: it says that it lives, and looks after who does not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+
+from twofold_checkpoint.errors import CheckpointError
+from twofold_checkpoint.store import Store
+
+from twofold_server.adaptation.launchers.protocol import Launcher
+from twofold_server.adaptation.outcomes import conclude_after_crash
+from twofold_server.errors import ServerError
+from twofold_server.jobs.repository import JobBook
+from twofold_server.report.reporter import Reporter
+from twofold_server.retention.cleanup import Leftovers
+
+log = logging.getLogger(__name__)
+
+BEAT_SECONDS = 2.0
+"""Time between two beats: as late as this, a server hears of what others have written."""
+
+
+class Pulse:
+    """Take over the jobs of servers that died: once at first, and again and again where servers share a database.
+
+    A job goes on in the queue, unless it has had its *attempts*.
+    *cancel* is called with the id of each running job of this server that was cancelled at another one.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        book: JobBook,
+        reporter: Reporter,
+        leftovers: Leftovers,
+        launcher: Launcher,
+        attempts: int,
+        cancel: Callable[[str], None],
+    ) -> None:
+        self._store = store
+        self._book = book
+        self._reporter = reporter
+        self._leftovers = leftovers
+        self._launcher = launcher
+        self._attempts = attempts
+        self._cancel = cancel
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Take over what is left of the dead, and go on with it if others share the jobs."""
+        await self._inherit()
+        if self._book.is_shared:
+            self._task = asyncio.create_task(self._beat(), name="pulse")
+
+    async def stop(self) -> None:
+        """Leave it."""
+        if self._task:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            try:
+                await self._book.beat()
+                for job_id in await self._book.unwanted():
+                    self._cancel(job_id)
+                await self._inherit()
+            except (ServerError, CheckpointError, OSError) as error:  # The next beat may find it mended.
+                log.error("a beat failed", extra={"reason": str(error)})  # noqa: TRY400 -- no bug of ours.
+
+    async def _inherit(self) -> None:
+        for view in await self._book.abandoned():
+            current = (await asyncio.to_thread(self._store.aliases)).current
+            said = conclude_after_crash(view, current, self._attempts)
+            log.warning("a job was left running", extra={"job": view.id, "reason": said.reason})
+            await asyncio.to_thread(self._launcher.bury, view.id)
+            taken = await self._book.take_over(view.id, said)  # None if another server was faster.
+            if taken is not None and taken.state.is_over:
+                await asyncio.to_thread(self._leftovers.of_job, view.id)
+                await self._reporter.make(view.id)

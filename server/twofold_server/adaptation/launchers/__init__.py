@@ -1,0 +1,1 @@
+"""How a job gets a trainer process."""

@@ -1,0 +1,242 @@
+"""A trainer as a process beside the server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+from twofold_checkpoint.protocol.events import Event, Finished, Noted, from_line
+from twofold_checkpoint.protocol.job import Job, write_job
+
+from twofold_server.adaptation.launchers.environment import trainer_environment
+from twofold_server.adaptation.launchers.pipes import Pipe, open_pipe, read_lines
+from twofold_server.adaptation.launchers.priority import step_back
+from twofold_server.config.settings import Config
+from twofold_server.jobs.model import Lost
+from twofold_server.resources.cpus import count_cpus
+
+log = logging.getLogger(__name__)
+
+MAX_LINE = 2**20
+"""Bytes of an event. Longer lines are passed over."""
+_MAX_WARNINGS = 5
+_LINGER_SECONDS = 10.0
+
+
+class SubprocessLauncher:
+    """Run each job as ``PYTHON -m twofold_trainer run JOB_FILE`` in a process group of its own, behind the server for a CPU.
+
+    stdout carries events, one a line; the last lines of stderr explain a crash. A trainer that is cancelled gets
+    SIGTERM, and its whole group SIGKILL once *grace* seconds have passed.
+    """
+
+    def __init__(self, config: Config, *, grace: float = 10.0) -> None:
+        self._config = config
+        self._grace = grace
+        self._trainers: dict[str, _Trainer | None] = {}
+        self._unwanted: set[str] = set()
+
+    async def launch(self, job: Job) -> AsyncGenerator[Event | Lost, None]:
+        """Start the trainer and yield its events; the last one is Finished, or Lost if a signal ended it."""
+        self._trainers[job.id] = None  # From here on it can be cancelled.
+        try:
+            try:
+                trainer = self._trainers[job.id] = await self._start(job)
+            except OSError as error:
+                yield Finished(outcome="failed", reason=f"The trainer could not be started: {error}.")
+                return
+            try:
+                if job.id in self._unwanted:
+                    trainer.stop(self._grace)
+                last: Finished | None = None
+                async for event in _events(trainer.stdout, job.id):
+                    if isinstance(event, Finished):
+                        last = event
+                        break
+                    yield event
+                # It has nothing more to say, so it has no reason to stay.
+                await trainer.wait(self._grace)
+            finally:
+                await trainer.kill()
+            told = describe_exit(trainer.exit_code, trainer.stderr.last)
+            yield last or (Lost(told) if trainer.exit_code < 0 else Finished(outcome="failed", reason=told))
+        finally:
+            del self._trainers[job.id]
+            self._unwanted.discard(job.id)
+
+    def cancel(self, job_id: str) -> None:
+        """Ask the trainer to stop; it is killed after the grace."""
+        if job_id in self._trainers:
+            self._unwanted.add(job_id)
+            if trainer := self._trainers[job_id]:
+                trainer.stop(self._grace)
+
+    def hold(self, job_id: str, *, held: bool) -> bool:
+        """Stop all of the trainer's processes where they are, or let them go on; returns whether there are any."""
+        trainer = self._trainers.get(job_id)
+        if trainer is None or job_id in self._unwanted:
+            return False
+        trainer.signal_group(signal.SIGSTOP if held else signal.SIGCONT)
+        return True
+
+    def bury(self, job_id: str) -> None:
+        """Kill the trainer of a server that died. It ends by itself when its pipe breaks, unless it is held."""
+        order = _order(self._config.store, job_id)
+        for path in Path("/proc").glob("[0-9]*/cmdline"):  # Only Linux has it; elsewhere the pipe must do.
+            with suppress(OSError):
+                command = path.read_bytes().rstrip(b"\0").split(b"\0")
+                # The same file and not the same name: a copy of this store may have a server with this job, too.
+                told = path.parent / "cwd" / os.fsdecode(command[-1])
+                if b"twofold_trainer" in command and told.name == order.name and told.samefile(order):
+                    os.killpg(int(path.parent.name), signal.SIGKILL)
+
+    async def _start(self, job: Job) -> _Trainer:
+        path = _order(Path(job.store), job.id)
+        await asyncio.to_thread(_write, path, job)
+        threads = self._config.trainer_threads or count_cpus()
+        command = [self._config.trainer_python, "-m", "twofold_trainer", "run", str(path)]
+        return await _Trainer.start(
+            command, trainer_environment(os.environ, threads), niceness=self._config.trainer_niceness
+        )
+
+
+def _order(store: Path, job_id: str) -> Path:
+    """Return the file that tells a trainer what to do."""
+    return store / "jobs" / job_id / "job.json"
+
+
+def describe_exit(code: int, last_line: str) -> str:
+    """Say how a trainer died that had no last word."""
+    cause = ""
+    if code == -signal.SIGKILL:
+        cause = " (killed; out of memory?)"
+    elif code < 0:
+        cause = f" ({signal.strsignal(-code)})"
+    heard = f": {last_line.rstrip('.')}" if last_line else ""
+    return f"The trainer died with exit code {code}{cause}{heard}."
+
+
+class _Stderr:
+    """Keep the last line of a trainer's stderr, and log all of them for who debugs."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._recent: deque[str] = deque(maxlen=1)
+        self.task = asyncio.create_task(self._drain(pipe))
+
+    @property
+    def last(self) -> str:
+        return self._recent[0] if self._recent else ""
+
+    async def _drain(self, pipe: Pipe) -> None:
+        async for line in read_lines(pipe.reader, MAX_LINE):
+            text = (line or b"").decode(errors="replace").strip()[:500]
+            if text:
+                self._recent.append(text)
+                log.debug("trainer", extra={"line": text})
+
+
+class _Trainer:
+    """One running process with its pipes."""
+
+    def __init__(self, process: asyncio.subprocess.Process, stdout: Pipe, stderr: Pipe) -> None:
+        self._process = process
+        self.stdout = stdout
+        self.stderr = _Stderr(stderr)
+        self._pipes = stdout, stderr
+        self._reaper = asyncio.create_task(self._reap())
+        self._stopping: asyncio.TimerHandle | None = None
+
+    @classmethod
+    async def start(cls, command: list[str], environment: dict[str, str], *, niceness: int) -> _Trainer:
+        # Pipes of our own: asyncio's would make wait() last as long as any grandchild holds their other end.
+        async with open_pipe() as (stdout, out), open_pipe() as (stderr, err):
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=environment,
+                start_new_session=True,
+            )
+            step_back(process.pid, niceness)
+            return cls(process, stdout.keep(), stderr.keep())
+
+    @property
+    def exit_code(self) -> int:
+        return self._process.returncode or 0
+
+    def stop(self, grace: float) -> None:
+        """Ask with SIGTERM, then make sure."""
+        if self._stopping is None and self._process.returncode is None:
+            self._process.terminate()
+            self.signal_group(signal.SIGCONT)  # A process that is held would not hear of it.
+            self._stopping = asyncio.get_running_loop().call_later(grace, self._kill_group)
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until it has ended, but no longer than so many seconds."""
+        await asyncio.wait([self._reaper], timeout=seconds)
+
+    async def kill(self) -> None:
+        """Leave nothing of it behind."""
+        if self._process.returncode is None:
+            self._kill_group()
+        await self._reaper
+        if self._stopping:
+            self._stopping.cancel()
+        await asyncio.wait([self.stderr.task], timeout=1.0)
+        for pipe in self._pipes:
+            pipe.close()
+        await self.stderr.task
+
+    async def _reap(self) -> None:
+        await self._process.wait()
+        self._kill_group()  # What it started ends with it, and lets go of the pipes.
+        for pipe in self._pipes:  # A grandchild in a group of its own may still hold them.
+            asyncio.get_running_loop().call_later(_LINGER_SECONDS, pipe.close)
+
+    def _kill_group(self) -> None:
+        self.signal_group(signal.SIGKILL)
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """Send a signal to it and to all that it started."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+
+async def _events(pipe: Pipe, job_id: str) -> AsyncGenerator[Event, None]:
+    """Yield the events on a pipe. A line that is none is logged and reported, the first few times."""
+    malformed = 0
+    async for line in read_lines(pipe.reader, MAX_LINE):
+        event = _parse(line)
+        if event is not None:
+            yield event
+            continue
+        malformed += 1
+        quoted = repr(line[:80]) if line is not None else f"more than {MAX_LINE} bytes"
+        log.warning("malformed event", extra={"job": job_id, "bytes": len(line or b"")})
+        log.debug("malformed event", extra={"job": job_id, "line": quoted})  # Which may hold a text.
+        if malformed <= _MAX_WARNINGS:
+            yield Noted(
+                message=f"The trainer wrote a line that is no event and was passed over: {quoted}.", warning=True
+            )
+
+
+def _parse(line: bytes | None) -> Event | None:
+    if line is None:
+        return None
+    try:
+        return from_line(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _write(path: Path, job: Job) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_job(path, job)

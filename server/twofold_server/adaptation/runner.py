@@ -1,0 +1,270 @@
+"""One job at a time, from the queue to its last event."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import aclosing, suppress
+from typing import IO
+
+from twofold_checkpoint.checkpoint import Checkpoint
+from twofold_checkpoint.errors import CheckpointError
+from twofold_checkpoint.protocol.events import Finished, Noted, Published
+from twofold_checkpoint.store import Store
+
+from twofold_server.adaptation.dataset_writer import Inline
+from twofold_server.adaptation.heartbeat import Pulse
+from twofold_server.adaptation.launchers.protocol import Launcher
+from twofold_server.adaptation.launchers.subprocess import SubprocessLauncher
+from twofold_server.adaptation.outcomes import STOPPED, conclude, published_before
+from twofold_server.adaptation.queue_lock import claim
+from twofold_server.adaptation.rollout import Promoter, Succession
+from twofold_server.adaptation.submission import Intake
+from twofold_server.adaptation.trainer_job import assign
+from twofold_server.adaptation.uploads import Uploads
+from twofold_server.config.settings import Config
+from twofold_server.errors import DatabaseError, ServerError, WrongStateError
+from twofold_server.jobs.model import CANCELLED, BaseChosen, JobState, JobView, Lost, Order, StateEntered
+from twofold_server.jobs.repository import JobBook
+from twofold_server.observability.metrics import Metrics
+from twofold_server.report.reporter import Reporter
+from twofold_server.retention.cleanup import Leftovers
+from twofold_server.versions.events import RolledBack
+from twofold_server.versions.shadow_test import Audition
+
+log = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 5.0
+
+
+class JobRunner:
+    """Run the queue of one store. One runner at a time has a store's jobs, or several that share a database."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        store: Store,
+        promoter: Promoter,
+        metrics: Metrics,
+        auditions: Audition | None = None,
+        launcher: Launcher | None = None,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._metrics = metrics
+        self._launcher = launcher or SubprocessLauncher(config)
+        self.book = JobBook(config.database or store.root / "jobs.sqlite3", metrics)
+        self.reporter = Reporter(store, self.book)
+        self._succession = Succession(store, self.book, promoter, auditions, config)
+        self._intake = Intake(store, Uploads(store, config), self.book, config)
+        self._leftovers = Leftovers(store)
+        self._pulse = Pulse(
+            store=store,
+            book=self.book,
+            reporter=self.reporter,
+            leftovers=self._leftovers,
+            launcher=self._launcher,
+            attempts=config.job_attempts,
+            cancel=self._stop_running,
+        )
+        self._shares = config.database is not None
+        self._lock: IO[str] | None = None
+        self._worker: asyncio.Task[None] | None = None
+        self._running: str | None = None
+        self._paused = False
+        self._unwanted: set[str] = set()
+        self._stopping = asyncio.Event()
+
+    @property
+    def running_job(self) -> str:
+        """The id of the job that runs, paused or not; empty if none does."""
+        return self._running or ""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a job runs now, beside serving, and is not paused."""
+        return self._running is not None and not self._paused
+
+    async def start(self) -> None:
+        """Take over what an earlier server left running, clear away what it left half-done, and go on with the queue.
+
+        Raises WrongStateError if another server has this store's jobs, or DatabaseError.
+        """
+        self._lock = claim(self._store.root / "jobs.lock", shared=self._shares)
+        try:
+            await self.book.open()
+            with suppress(CheckpointError):  # Unreadable aliases are told of where they are needed.
+                await self.book.catch_up(await asyncio.to_thread(self._store.aliases))
+            await self._pulse.start()
+            await self._sweep(alone=not self._shares)
+        except BaseException:
+            await self.stop()
+            raise
+        self._worker = asyncio.create_task(self._work(), name="jobs")
+
+    async def stop(self) -> None:
+        """Stop the running job, if there is one, and wait for its trainer's end.
+
+        It waits then, as others do, for the next server.
+        """
+        self._stopping.set()
+        if self._running:
+            self._launcher.cancel(self._running)
+        if self._worker:
+            await self._worker
+        await self._pulse.stop()
+        await self.book.close()
+        if self._lock:
+            self._lock.close()
+
+    async def submit(self, order: Order, inline: Inline | None = None) -> JobView:
+        """Make a job; see Intake.submit."""
+        return await self._intake.submit(order, inline)
+
+    async def cancel(self, job_id: str) -> JobView:
+        """Stop a job and return it once it has stopped. Raises WrongStateError if it is, or gets, over otherwise."""
+        view = await self.book.cancel(job_id, "CancelJob was called while the job waited.")
+        if view.state.is_over:
+            await asyncio.to_thread(self._leftovers.of_job, job_id)  # It may have run before it waited.
+            return view
+        self._stop_running(job_id)  # If another server runs it, that one hears of it from the table.
+        view = await self.book.wait_until_over(job_id)
+        self._unwanted.discard(job_id)
+        if view.state is not JobState.CANCELLED:
+            raise WrongStateError(f"job {job_id!r} ended before it could be cancelled: {view.state}")
+        return view
+
+    async def amend(self, job_id: str, said: RolledBack) -> None:
+        """Tell what came of a job's candidate. Retention may have removed the job; then there is nobody to tell."""
+        try:
+            await self.book.amend(job_id, said)
+            if (await self.book.get(job_id)).state.is_over:
+                await self.reporter.make_again(job_id)
+        except ServerError as error:
+            log.warning("a job cannot be told of", extra={"job": job_id, "reason": str(error)})
+
+    async def pause(self, reason: str) -> None:
+        """Hold the running job where it is, and note the reason among its events."""
+        await self._hold(reason, held=True)
+
+    async def resume(self, reason: str) -> None:
+        """Let it go on."""
+        await self._hold(reason, held=False)
+
+    async def _hold(self, reason: str, *, held: bool) -> None:
+        if (job := self._running) and held != self._paused and self._launcher.hold(job, held=held):
+            self._paused = held
+            self._metrics.job_paused.set(held)
+            self._metrics.job_pauses.inc(held)
+            log.info("job paused" if held else "job resumed", extra={"job": job, "reason": reason})
+            await self.book.say(job, Noted(message=reason))
+
+    def _stop_running(self, job_id: str) -> None:
+        self._unwanted.add(job_id)
+        self._launcher.cancel(job_id)
+
+    # -- the queue ----------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        while not self._stopping.is_set():
+            change = self.book.change
+            try:
+                view = await self.book.start_next()
+            except Exception:  # The queue must go on, whatever is wrong with one job or with the disk.
+                log.exception("the queue cannot be read")
+                await self._pause()
+                continue
+            if view is None:
+                await self._either(change)
+            else:
+                await self._run(view)
+
+    async def _run(self, view: JobView) -> None:
+        """Run a job to its end, or until it has to wait for another trainer. Whatever happens, the queue goes on."""
+        self._running = view.id
+        log.info("job started", extra={"job": view.id})
+        try:
+            ending = await self._adapt(view)
+        except (CheckpointError, ServerError, OSError) as error:
+            log.exception("job failed", extra={"job": view.id})
+            ending = StateEntered(state=JobState.FAILED, reason=f"{error}.")
+        except Exception as error:
+            log.exception("job failed", extra={"job": view.id})
+            reason = f"Unexpected {type(error).__name__}; the server's log says more. This is a bug."
+            ending = StateEntered(state=JobState.FAILED, reason=reason)
+        self._unwanted.discard(view.id)
+        with suppress(DatabaseError):  # Which is told of below.
+            await self._sweep(alone=False)  # A trainer that was killed has left what it was writing.
+        while True:
+            try:
+                await self.book.say(view.id, ending)
+                break
+            except WrongStateError as error:  # Another server took this one for dead.
+                log.error("a job had ended already", extra={"job": view.id, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
+                break
+            except DatabaseError:  # A full disk. The job must not stay running for ever.
+                log.exception("the end of a job cannot be written", extra={"job": view.id, "state": ending.state.value})
+                if self._stopping.is_set():
+                    break
+                await self._pause()
+        if ending.state.is_over:
+            await asyncio.to_thread(self._leftovers.of_job, view.id)
+            await self.reporter.make(view.id)
+        self._running, self._paused = None, False
+        self._metrics.job_paused.set(0)
+        log.info("job ended", extra={"job": view.id, "state": ending.state.value})
+        log.debug("why it ended", extra={"job": view.id, "reason": ending.reason})  # Which may quote a text.
+
+    async def _adapt(self, view: JobView) -> StateEntered:
+        began = bool(view.phases)  # Before it was broken off: then its base is chosen, and a candidate may be there.
+        base = await asyncio.to_thread(self._store.get, view.base if began else view.order.base)
+        await self.book.say(view.id, BaseChosen(checkpoint_id=base.id))
+        if began and (made := await asyncio.to_thread(self._find_candidate, view)):
+            view = await self.book.say(view.id, Published(checkpoint_id=made))
+            ending = published_before(made)
+        else:
+            view, ending = await self._train(view, base)
+        if ending.state is JobState.SUCCEEDED and view.candidate and view.order.promote != "never":
+            return await self._succession.follow(view, ending, lambda: self._interrupted(view.id))
+        return ending
+
+    def _interrupted(self, job_id: str) -> StateEntered | None:
+        """Return how a job ends, or waits, that nobody wants any more, or None."""
+        if job_id in self._unwanted:
+            return CANCELLED
+        return STOPPED if self._stopping.is_set() else None
+
+    async def _train(self, view: JobView, base: Checkpoint) -> tuple[JobView, StateEntered]:
+        last: Finished | Lost = Finished(outcome="cancelled", reason="")
+        job = assign(view, base.id, self._store.root.resolve(), snapshot_seconds=self._config.snapshot_seconds)
+        if view.id not in self._unwanted and not self._stopping.is_set():
+            async with aclosing(self._launcher.launch(job)) as events:
+                async for event in events:
+                    if isinstance(event, Finished | Lost):
+                        last = event
+                    else:
+                        view = await self.book.say(view.id, event)
+        cancelled, stopping = view.id in self._unwanted, self._stopping.is_set()
+        attempts = self._config.job_attempts
+        return view, conclude(view, last, cancelled=cancelled, stopping=stopping, attempts=attempts)
+
+    def _find_candidate(self, view: JobView) -> str:
+        """Return the id of the checkpoint that a trainer of the job has published before it died, or nothing."""
+        found = (one.id for one in self._store.list() if one.manifest.job_id == view.id)
+        return view.candidate or next(found, "")
+
+    async def _sweep(self, *, alone: bool) -> None:
+        unfinished = {view.id for view in await self.book.unfinished()}
+        known = unfinished | {view.id for view in await self.book.over()}
+        await asyncio.to_thread(self._leftovers.sweep, known, unfinished, alone=alone)
+
+    async def _pause(self) -> None:
+        await self._either(asyncio.Event(), _RETRY_SECONDS)
+
+    async def _either(self, change: asyncio.Event, seconds: float | None = None) -> None:
+        """Wait for a change, the server's stop, or the time."""
+        waits = {asyncio.create_task(change.wait()), asyncio.create_task(self._stopping.wait())}
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for one in waits:
+            one.cancel()

@@ -1,0 +1,44 @@
+"""From a job to what its trainer is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from twofold_checkpoint.protocol.job import Job
+
+from twofold_server.jobs.directories import job_directory
+from twofold_server.jobs.model import JobView
+
+
+def assign(view: JobView, base: str, root: Path, *, snapshot_seconds: float) -> Job:
+    """Write the order of a job in the store at *root* as the trainer reads it."""
+    order = view.order
+    folder = root / "uploads" / order.upload_id if order.upload_id else job_directory(root, view.id)
+    dev = folder / "dev.jsonl"
+    return Job(
+        id=view.id,
+        store=str(root),
+        base=base,
+        train=str(folder / "train.jsonl"),
+        dev=str(dev) if dev.exists() else None,
+        head=order.head,
+        freeze=order.freeze,
+        protection=order.protection,
+        label_policy=order.label_policy,
+        retained_margin=order.retained_margin,
+        annotated_types=order.annotated_types,
+        hyperparameters=order.hyperparameters,
+        max_runtime=_time_left(view),
+        memory=order.memory,
+        seed=order.seed,
+        validate_only=order.validate_only,
+        snapshot_seconds=snapshot_seconds,
+    )
+
+
+def _time_left(view: JobView) -> float | None:
+    """Return how long the job may train, in seconds, after the time that it has already had."""
+    if view.order.max_runtime is None:
+        return None
+    had = sum((phase.ended - phase.started).total_seconds() for phase in view.phases if phase.ended)
+    return max(1.0, view.order.max_runtime - had)

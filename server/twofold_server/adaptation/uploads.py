@@ -1,0 +1,101 @@
+"""Data sets that came before their job."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import re
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from twofold_checkpoint.examples import Example
+from twofold_checkpoint.store import Store
+
+from twofold_server.adaptation.dataset_writer import Contents, DatasetWriter, Part, place, read_contents
+from twofold_server.config.settings import Config
+from twofold_server.errors import InvalidRequestError, UnknownNameError, Violation
+
+T = TypeVar("T")
+P = ParamSpec("P")
+_ID = re.compile(r"upload-[0-9A-Za-z-]{1,60}")
+MAX_DISPLAY_NAME = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """How an upload is called by people."""
+
+    display_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some of an upload's examples."""
+
+    part: Part
+    examples: Sequence[Example]
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A stored data set: ``train.jsonl``, perhaps ``dev.jsonl``, and what was counted in them."""
+
+    id: str
+    path: Path
+    contents: Contents
+
+
+class Uploads:
+    """Hold data sets under ``STORE/uploads/ID/``. One appears whole or not at all."""
+
+    def __init__(self, store: Store, config: Config) -> None:
+        self._store = store
+        self._root = store.root / "uploads"
+        self._max_examples = config.max_dataset_examples
+
+    async def receive(self, messages: AsyncIterator[Header | Batch]) -> Upload:
+        """Check and store examples as they come. If one is bad, or the stream breaks, nothing is kept."""
+        with self._store.staging() as staged, DatasetWriter(staged, self._max_examples) as writer:
+            first = True
+            async for message in messages:
+                if isinstance(message, Batch):
+                    await _to_the_end(writer.add, message.part, message.examples)
+                elif not first:
+                    raise InvalidRequestError(
+                        Violation("header", "came late; send it as the first message or not at all")
+                    )
+                elif len(message.display_name) > MAX_DISPLAY_NAME:
+                    told = f"has {len(message.display_name)} characters; write at most {MAX_DISPLAY_NAME}"
+                    raise InvalidRequestError(Violation("header.display_name", told))
+                else:
+                    writer.contents.display_name = message.display_name
+                first = False
+            if not writer.contents.examples["train"]:
+                raise InvalidRequestError(Violation("train", "holds no example; send at least one to train on"))
+            contents = await _to_the_end(writer.finish)
+            upload_id = f"upload-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+            await _to_the_end(place, staged, self._root / upload_id)
+        return Upload(upload_id, self._root / upload_id, contents)
+
+    def open(self, upload_id: str) -> Upload:
+        """Find a stored data set. Raises UnknownNameError. Blocks."""
+        path = self._root / upload_id
+        # Only a name of our own making reaches the file system.
+        if not _ID.fullmatch(upload_id) or not path.is_dir():
+            raise UnknownNameError(
+                f"there is no upload {upload_id[:100]!r}; send the examples with UploadDataset first"
+            )
+        return Upload(upload_id, path, read_contents(path))
+
+
+async def _to_the_end(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Make a blocking call in a thread, and let it end before a caller's going away undoes its work."""
+    work = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        raise

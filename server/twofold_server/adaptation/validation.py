@@ -1,0 +1,44 @@
+"""Whether an order fits its data and its base. Pure: said before a job is made, in the words of the request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from twofold_checkpoint.labels import LabelSet
+
+from twofold_server.adaptation.dataset_writer import Contents
+from twofold_server.errors import Violation
+from twofold_server.jobs.model import Order
+
+_ANNOTATION = {"classifier": "label", "ner": "entities"}
+
+
+def violations(order: Order, contents: Contents, base: LabelSet) -> Iterator[Violation]:
+    """Yield what makes the job impossible."""
+    if not contents.annotated[order.head]:
+        yield _at(
+            order,
+            "train",
+            f"no training example has {_ANNOTATION[order.head]}, so there is nothing to adapt the {order.head} head to; "
+            "annotate some, or adapt the other head",
+        )
+    if annotated := frozenset(order.annotated_types):
+        for name, where in contents.entity_types.items():
+            if name not in annotated:
+                yield _at(order, where, f"{name!r} is not among dataset.annotated_types; add it there or correct it")
+    if order.label_policy == "fixed":
+        known, used, kind = (
+            (base.labels, contents.labels, "label")
+            if order.head == "classifier"
+            else (base.entity_types, contents.entity_types, "entity type")
+        )
+        for name, where in used.items():
+            if name not in known:
+                remedy = "correct it, or use LABEL_POLICY_APPEND"
+                yield _at(order, where, f"{name!r} is no {kind} of the base checkpoint; {remedy}")
+
+
+def _at(order: Order, where: str, problem: str) -> Violation:
+    if order.upload_id:
+        return Violation("dataset.upload_id", f"{where}: {problem}")
+    return Violation(f"dataset.inline.{where}", problem)

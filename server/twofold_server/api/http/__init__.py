@@ -1,0 +1,1 @@
+"""The HTTP port: metrics, the list of jobs and their reports."""

@@ -1,0 +1,146 @@
+"""The pages of jobs beside the metrics: GET /jobs, and GET /jobs/JOB/report, .html or .json, for those who may see them."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import parse_qs
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+import grpc
+
+from twofold_server.config.settings import is_loopback
+from twofold_server.errors import BUG, ServerError, status_of
+from twofold_server.jobs.repository import JobBook
+from twofold_server.report.index import render_index
+from twofold_server.report.page import POLICY
+from twofold_server.report.reporter import Reporter
+from twofold_server.security.authorization import Access
+
+log = logging.getLogger(__name__)
+
+_REPORT = re.compile(r"/jobs/([A-Za-z0-9-]{1,100})/report(?:\.(html|json))?")
+_PAGE = 50
+"""Jobs on one page."""
+_PATIENCE = 30.0
+"""Seconds that a page may take."""
+_HEADERS = (
+    ("Content-Security-Policy", f"{POLICY}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cache-Control", "no-store"),
+)
+_STATUS = {
+    grpc.StatusCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    grpc.StatusCode.FAILED_PRECONDITION: HTTPStatus.NOT_FOUND,
+    grpc.StatusCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
+    grpc.StatusCode.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
+    grpc.StatusCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """What is answered."""
+
+    content: bytes
+    media_type: str = "text/html; charset=utf-8"
+    status: HTTPStatus = HTTPStatus.OK
+
+
+class JobPages:
+    """Answer what is asked below /jobs; reports hold texts, so not everybody who may see metrics may see them.
+
+    With tokens, one with `adapt` or `admin` may, as over gRPC. Without, only who asks on this machine, and by its own
+    name: a page from elsewhere in a browser here could ask by another one. Over a network neither a token nor a report travels
+    in *plaintext* unless that is asked for by name.
+    """
+
+    def __init__(self, book: JobBook, reporter: Reporter, access: Access | None, *, plaintext: bool) -> None:
+        self._book = book
+        self._reporter = reporter
+        self._access = access
+        self._plaintext = plaintext
+        self._loop = asyncio.get_running_loop()
+
+    def before(self, metrics: WSGIApplication) -> WSGIApplication:
+        """Put these pages before the metrics."""
+
+        def application(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+            path = environ["PATH_INFO"]
+            if path != "/jobs" and not path.startswith("/jobs/"):
+                return metrics(environ, start)
+            page = self._wait_for(environ)
+            size = ("Content-Length", str(len(page.content)))
+            asks = [("WWW-Authenticate", "Bearer")] if page.status is HTTPStatus.UNAUTHORIZED else []
+            start(
+                f"{page.status.value} {page.status.phrase}",
+                [("Content-Type", page.media_type), size, *_HEADERS, *asks],
+            )
+            return [] if environ["REQUEST_METHOD"] == "HEAD" else [page.content]
+
+        return application
+
+    def _wait_for(self, environ: WSGIEnvironment) -> _Page:
+        """Let the event loop answer, on a thread of the HTTP server's."""
+        answer = asyncio.run_coroutine_threadsafe(self._answer(environ), self._loop)
+        try:
+            return answer.result(_PATIENCE)
+        except concurrent.futures.TimeoutError:
+            answer.cancel()
+            return _said(HTTPStatus.SERVICE_UNAVAILABLE, "the server has too much to do, or is going away; ask again")
+
+    async def _answer(self, environ: dict[str, Any]) -> _Page:
+        if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
+            return _said(HTTPStatus.METHOD_NOT_ALLOWED, "jobs are made and cancelled over gRPC; here they are shown")
+        if self._access is None and not _asks_here(environ):
+            told = "without --tokens only who is on the server's machine may see jobs, at http://127.0.0.1 and its port"
+            return _said(HTTPStatus.FORBIDDEN, told)
+        if environ["wsgi.url_scheme"] != "https" and not self._plaintext and not _is_here(environ):
+            told = "reports do not travel in plaintext; ask on the server's machine, or start the server with --metrics-tls"
+            return _said(HTTPStatus.FORBIDDEN, told)
+        try:
+            if self._access:
+                self._access.admit(("adapt", "admin"), (("authorization", environ.get("HTTP_AUTHORIZATION", "")),))
+            return await self._show(environ["PATH_INFO"], environ.get("QUERY_STRING", ""))
+        except ServerError as error:
+            status = _STATUS.get(status_of(error)[0], HTTPStatus.INTERNAL_SERVER_ERROR)
+            return _said(status, str(error) if status_of(error) != BUG else "the server's log says more")
+        except Exception:
+            log.exception("a page cannot be shown")
+            return _said(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error; the server's log says more")
+
+    async def _show(self, path: str, query: str) -> _Page:
+        if path in {"/jobs", "/jobs/"}:
+            before = parse_qs(query).get("before", [""])[0]
+            views, older = await self._book.page(_PAGE, int(before) if re.fullmatch(r"\d{1,18}", before) else None)
+            return _Page(render_index(views, older).encode())
+        if found := _REPORT.fullmatch(path):
+            if found[2] == "json":
+                return _Page(await self._reporter.read(found[1], "json"), "application/json")
+            return _Page(await self._reporter.read(found[1], "html"))
+        told = "there is no such page; /jobs lists the jobs, /jobs/JOB/report is a job's report, and .json the same as data"
+        return _said(HTTPStatus.NOT_FOUND, told)
+
+
+def _asks_here(environ: dict[str, Any]) -> bool:
+    """Tell whether somebody on this machine asks for this machine."""
+    host = environ.get("HTTP_HOST", "")
+    named = host if re.search(r":\d+$", host) else f"{host}:80"
+    return _is_here(environ) and is_loopback(named)
+
+
+def _is_here(environ: dict[str, Any]) -> bool:
+    """Tell whether somebody on this machine asks."""
+    return is_loopback(f"[{environ['REMOTE_ADDR']}]:0")
+
+
+def _said(status: HTTPStatus, text: str) -> _Page:
+    return _Page(f"{text}\n".encode(), "text/plain; charset=utf-8", status)

@@ -1,0 +1,98 @@
+"""The HTTP port: the metrics, and what else is put before them."""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from wsgiref.types import StartResponse, WSGIApplication
+
+from prometheus_client import make_wsgi_app
+
+from twofold_server.observability.metrics import Metrics
+from twofold_server.security.tls import Certificates
+
+log = logging.getLogger(__name__)
+
+_VERSION = re.compile(r"version=([^;,]*)")
+_NUMBERS = re.compile(r"\d{1,3}(\.\d{1,3}){0,2}", re.ASCII)
+
+
+def _nothing(metrics: WSGIApplication) -> WSGIApplication:
+    return metrics
+
+
+@contextmanager
+def exposed(
+    metrics: Metrics,
+    listen: str,
+    before: Callable[[WSGIApplication], WSGIApplication] = _nothing,
+    certificates: Certificates | None = None,
+) -> Iterator[str]:
+    """Serve the metrics over HTTP until the block ends, *before* which other pages may come; gives the URL.
+
+    With *certificates* it is HTTPS. Raises OSError or ValueError if the address or a file is wrong.
+    """
+    host, _, port = listen.rpartition(":")
+    server = _Server(host.strip("[]"), int(port), certificates)
+    server.set_app(before(_tidied(make_wsgi_app(metrics.registry))))
+    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
+    try:
+        yield f"{'https' if certificates else 'http'}://{host}:{server.server_port}/metrics"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """Answer each connection on a thread of its own."""
+
+    daemon_threads = True
+
+    def __init__(self, host: str, port: int, certificates: Certificates | None) -> None:
+        self._certificates = certificates
+        self._context = certificates.context() if certificates else None
+        self.address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        super().__init__((host, port), _Handler)
+        # Pages ask for it; the standard library takes the scheme of a URL from this variable, as CGI did.
+        self.base_environ["HTTPS"] = "on" if certificates else "off"
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        if self._certificates and self._context:
+            self._context = self._certificates.context_if_changed() or self._context
+            # The handshake comes with the first read, on the thread of this connection: a caller who is slow holds up nobody.
+            connection = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return connection, address
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 -- what socketserver passes.
+        """Log that a caller was not answered, most often because it has left; a traceback on stderr is of no use."""
+        log.info("a caller of the metrics port was not answered", extra={"reason": type(sys.exception()).__name__})
+
+
+class _Handler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- its name in the standard library.
+        """Keep what callers ask for out of the log."""
+
+
+def _tidied(metrics: WSGIApplication) -> WSGIApplication:
+    """Answer as if nothing special were accepted if a version in it is none.
+
+    prometheus_client compares the version and repeats it in its answer, whatever it is.
+    """
+
+    def answer(environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:
+        accepted = environ.get("HTTP_ACCEPT", "")
+        known = all(_NUMBERS.fullmatch(version) for version in _VERSION.findall(accepted))
+        return metrics({**environ, "HTTP_ACCEPT": accepted if known else ""}, start)
+
+    return answer

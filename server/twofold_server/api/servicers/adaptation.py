@@ -1,0 +1,79 @@
+"""AdaptationService."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+from twofold.v1 import adaptation_pb2 as pb
+from twofold.v1.adaptation_pb2_grpc import AdaptationServiceServicer
+
+from twofold_server.adaptation.runner import JobRunner
+from twofold_server.adaptation.uploads import Batch, Header, Uploads
+from twofold_server.api.wire.adaptation import read_adapt, read_upload
+from twofold_server.api.wire.jobs import MEDIA_TYPES, read_report_format, write_event, write_job
+from twofold_server.api.wire.pagination import number_of, page_size
+from twofold_server.errors import InvalidRequestError, Violation
+from twofold_server.observability.audit import note
+
+
+class AdaptationServicer(AdaptationServiceServicer):
+    """Make jobs and tell of them."""
+
+    def __init__(self, runner: JobRunner, uploads: Uploads) -> None:
+        self._runner = runner
+        self._uploads = uploads
+
+    async def Adapt(self, request: pb.AdaptRequest, context: Any) -> pb.AdaptResponse:  # noqa: ARG002, N802
+        """Make a job and return it at once."""
+        order, inline = await asyncio.to_thread(read_adapt, request)
+        view = await self._runner.submit(order, inline)
+        note(job=view.id, checkpoint=view.base)
+        return pb.AdaptResponse(job=write_job(view))
+
+    async def UploadDataset(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[pb.UploadDatasetRequest],
+        context: Any,  # noqa: ARG002
+    ) -> pb.UploadDatasetResponse:
+        """Store examples that are too many to send inside a request."""
+        upload = await self._uploads.receive(_read_off_the_loop(request_iterator))
+        examples = upload.contents.examples
+        return pb.UploadDatasetResponse(
+            upload_id=upload.id, train_examples=examples["train"], dev_examples=examples["dev"]
+        )
+
+    async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.GetJobResponse:  # noqa: ARG002, N802
+        """Return one job."""
+        return pb.GetJobResponse(job=write_job(await self._runner.book.get(request.job_id)))
+
+    async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:  # noqa: ARG002, N802
+        """Return a page of jobs, newest first."""
+        views, more = await self._runner.book.page(page_size(request.page_size), number_of(request.page_token))
+        token = "" if more is None else str(more)
+        return pb.ListJobsResponse(jobs=[write_job(view) for view in views], next_page_token=token)
+
+    async def WatchJob(self, request: pb.WatchJobRequest, context: Any) -> AsyncIterator[pb.WatchJobResponse]:  # noqa: ARG002, N802
+        """Stream a job's events, past ones first, until its last."""
+        after = request.after_sequence
+        if after < 0:
+            raise InvalidRequestError(Violation("after_sequence", f"{after} is negative; write 0 for all events"))
+        async for record in self._runner.book.watch(request.job_id, after):
+            yield pb.WatchJobResponse(event=write_event(record))
+
+    async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.CancelJobResponse:  # noqa: ARG002, N802
+        """Stop a job and return it once it has stopped."""
+        note(job=request.job_id)
+        return pb.CancelJobResponse(job=write_job(await self._runner.cancel(request.job_id)))
+
+    async def GetReport(self, request: pb.GetReportRequest, context: Any) -> pb.GetReportResponse:  # noqa: ARG002, N802
+        """Return the report of a job that is over."""
+        form = read_report_format(request.format)
+        content = await self._runner.reporter.read(request.job_id, form)
+        return pb.GetReportResponse(content=content, media_type=MEDIA_TYPES[form])
+
+
+async def _read_off_the_loop(messages: AsyncIterator[pb.UploadDatasetRequest]) -> AsyncGenerator[Header | Batch, None]:
+    async for message in messages:
+        yield await asyncio.to_thread(read_upload, message)

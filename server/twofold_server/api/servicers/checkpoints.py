@@ -1,0 +1,88 @@
+"""CheckpointService."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from twofold.v1 import checkpoints_pb2 as pb
+from twofold.v1.checkpoints_pb2_grpc import CheckpointServiceServicer
+from twofold_checkpoint.checkpoint import Checkpoint
+from twofold_checkpoint.store import ALIASES, Store
+
+from twofold_server.api.wire.checkpoints import write_alias_change, write_checkpoint
+from twofold_server.api.wire.pagination import number_of, page, page_size
+from twofold_server.errors import InvalidRequestError, Violation
+from twofold_server.jobs.repository import JobBook
+from twofold_server.observability.audit import caller_of, note
+from twofold_server.retention.deletion import Deleter
+from twofold_server.versions.alias_changes import Author
+from twofold_server.versions.promoter import Promoter
+
+
+class CheckpointServicer(CheckpointServiceServicer):
+    """Show the store, move its aliases, and delete from it."""
+
+    def __init__(self, store: Store, book: JobBook, promoter: Promoter, deleter: Deleter) -> None:
+        self._store = store
+        self._book = book
+        self._promoter = promoter
+        self._deleter = deleter
+
+    async def GetCheckpoint(self, request: pb.GetCheckpointRequest, context: Any) -> pb.GetCheckpointResponse:  # noqa: ARG002, N802
+        """Return one checkpoint by id or alias."""
+        checkpoint = await asyncio.to_thread(self._store.get, request.checkpoint or "current")
+        return pb.GetCheckpointResponse(checkpoint=await self._write(checkpoint))
+
+    async def ListCheckpoints(self, request: pb.ListCheckpointsRequest, context: Any) -> pb.ListCheckpointsResponse:  # noqa: ARG002, N802
+        """Return a page of checkpoints, newest first."""
+        found, aliases = await asyncio.to_thread(lambda: (self._store.list(), self._store.aliases()))
+        some, token = page(found, lambda one: one.id, size=request.page_size, token=request.page_token)
+        written = [write_checkpoint(checkpoint, aliases) for checkpoint in some]
+        return pb.ListCheckpointsResponse(checkpoints=written, next_page_token=token)
+
+    async def PromoteCheckpoint(  # noqa: N802
+        self,
+        request: pb.PromoteCheckpointRequest,
+        context: Any,
+    ) -> pb.PromoteCheckpointResponse:
+        """Make a checkpoint the one that answers."""
+        if not request.checkpoint:
+            raise InvalidRequestError(Violation("checkpoint", 'is empty; write an id or "candidate"'))
+        note(checkpoint=request.checkpoint)
+        done = await self._promoter.promote(
+            request.checkpoint, Author(caller_of(context), "PromoteCheckpoint was called."), approve=True
+        )
+        note(checkpoint=done.checkpoint.id)
+        return pb.PromoteCheckpointResponse(
+            checkpoint=await self._write(done.checkpoint), replaced_id=done.replaced_id, swap_seconds=done.seconds
+        )
+
+    async def RollBack(self, request: pb.RollBackRequest, context: Any) -> pb.RollBackResponse:  # noqa: ARG002, N802
+        """Make the previous checkpoint answer again."""
+        done = await self._promoter.roll_back(Author(caller_of(context), "RollBack was called."))
+        note(checkpoint=done.checkpoint.id)
+        return pb.RollBackResponse(
+            checkpoint=await self._write(done.checkpoint), replaced_id=done.replaced_id, swap_seconds=done.seconds
+        )
+
+    async def DeleteCheckpoint(self, request: pb.DeleteCheckpointRequest, context: Any) -> pb.DeleteCheckpointResponse:  # noqa: N802
+        """Remove a checkpoint that nothing needs."""
+        if not request.checkpoint_id:
+            raise InvalidRequestError(Violation("checkpoint_id", "is empty; write the id of a checkpoint"))
+        if request.checkpoint_id in ALIASES:
+            told = f"{request.checkpoint_id!r} is an alias, which moves; write the id of a checkpoint"
+            raise InvalidRequestError(Violation("checkpoint_id", told))
+        note(checkpoint=request.checkpoint_id)
+        await self._deleter.delete(request.checkpoint_id, Author(caller_of(context), "DeleteCheckpoint was called."))
+        return pb.DeleteCheckpointResponse()
+
+    async def ListAliasChanges(self, request: pb.ListAliasChangesRequest, context: Any) -> pb.ListAliasChangesResponse:  # noqa: ARG002, N802
+        """Return a page of the changes of aliases, newest first."""
+        found, more = await self._book.alias_changes(page_size(request.page_size), number_of(request.page_token))
+        return pb.ListAliasChangesResponse(
+            changes=[write_alias_change(one) for one in found], next_page_token="" if more is None else str(more)
+        )
+
+    async def _write(self, checkpoint: Checkpoint) -> pb.Checkpoint:
+        return write_checkpoint(checkpoint, await asyncio.to_thread(self._store.aliases))

@@ -1,0 +1,110 @@
+"""InferenceService."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from twofold.v1 import inference_pb2 as pb
+from twofold.v1.inference_pb2_grpc import InferenceServiceServicer
+
+from twofold_server import VERSION
+from twofold_server.api.wire.inference import (
+    read_embed,
+    read_predict,
+    write_embeddings,
+    write_model,
+    write_predictions,
+)
+from twofold_server.config.settings import Config
+from twofold_server.errors import NotServingError, OverloadedError
+from twofold_server.inference.predictor import Inference
+from twofold_server.inference.slot import Slot
+from twofold_server.observability.metrics import Metrics
+
+STREAM_AHEAD = 8
+"""Requests of a stream that are worked on at once, beside the one that is read and the one whose answer is next."""
+
+
+class InferenceServicer(InferenceServiceServicer):
+    """Answer Predict, PredictStream, Embed and GetModel."""
+
+    def __init__(self, inference: Inference, slot: Slot, config: Config, metrics: Metrics) -> None:
+        self._inference = inference
+        self._slot = slot
+        self._config = config
+        self._metrics = metrics
+
+    async def Predict(self, request: pb.PredictRequest, context: Any) -> pb.PredictResponse:  # noqa: N802
+        """Classify texts and find their entities."""
+        return await self._answer(request, deadline_of(context), "Predict")
+
+    async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:  # noqa: N802
+        """Return features of texts."""
+        call = read_embed(request, self._config)
+        answers = await self._inference.embed(call.texts, deadline=deadline_of(context))
+        self._metrics.texts.labels("Embed").inc(len(call.texts))
+        # Millions of numbers, if every token comes: not on the event loop.
+        return await asyncio.to_thread(write_embeddings, call, answers)
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:  # noqa: ARG002, N802
+        """Describe the live checkpoint."""
+        engine = self._slot.live
+        if engine is None:
+            raise NotServingError("no checkpoint is live; publish one and promote it")
+        return write_model(engine, self._config, VERSION)
+
+    async def PredictStream(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.PredictStreamRequest], context: Any
+    ) -> AsyncIterator[pb.PredictStreamResponse]:
+        """Answer requests in their order, a few of them at a time; the caller is not read further meanwhile."""
+        deadline = deadline_of(context)
+        answers: asyncio.Queue[asyncio.Task[pb.PredictResponse] | Exception | None] = asyncio.Queue(STREAM_AHEAD)
+        begun: set[asyncio.Task[Any]] = set()
+
+        async def read() -> None:
+            try:
+                async for one in request_iterator:
+                    answer = asyncio.create_task(self._answer_patiently(one.request, deadline))
+                    begun.add(answer)
+                    await answers.put(answer)
+            except Exception as error:  # noqa: BLE001 -- raised below: what came before it is answered first.
+                await answers.put(error)
+            else:
+                await answers.put(None)
+
+        reading = asyncio.create_task(read())
+        begun.add(reading)
+        try:
+            while (answer := await answers.get()) is not None:
+                if isinstance(answer, Exception):
+                    raise answer
+                yield pb.PredictStreamResponse(response=await answer)
+                begun.discard(answer)
+        finally:
+            for task in begun:
+                task.cancel()
+            await asyncio.gather(*begun, return_exceptions=True)
+
+    async def _answer_patiently(self, request: pb.PredictRequest, deadline: float) -> pb.PredictResponse:
+        """Answer one request of a stream. A stream is not shed for load, it waits: that is what slows its caller down."""
+        while True:
+            try:
+                return await self._answer(request, deadline, "PredictStream")
+            except OverloadedError as error:
+                await asyncio.sleep(error.retry_after)
+
+    async def _answer(self, request: pb.PredictRequest, deadline: float, method: str) -> pb.PredictResponse:
+        call = read_predict(request, self._config)
+        answers = await self._inference.predict(call.texts, top=call.top, entities=call.entities, deadline=deadline)
+        self._metrics.texts.labels(method).inc(len(call.texts))
+        return write_predictions(call, answers)
+
+
+def deadline_of(context: grpc.aio.ServicerContext[Any, Any]) -> float:
+    """Return the caller's deadline in seconds of time.monotonic(); infinite if there is none."""
+    remaining = context.time_remaining()
+    return float("inf") if remaining is None else time.monotonic() + remaining

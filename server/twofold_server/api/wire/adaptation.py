@@ -1,0 +1,192 @@
+"""The requests of AdaptationService. What only the data or the base can tell is checked by the intake."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from twofold.v1 import adaptation_pb2 as pb
+from twofold_checkpoint.errors import ExampleError
+from twofold_checkpoint.examples import Example, Span, check_example
+from twofold_checkpoint.manifest import MemoryMode
+from twofold_checkpoint.protocol.hyperparameter_ranges import RANGES
+from twofold_checkpoint.protocol.job import RETAINED_MARGIN, Exact, Freeze, Hyperparameters, LabelPolicy, Statistical
+
+from twofold_server.adaptation.dataset_writer import MAX_NAME, MAX_NAMES, Inline
+from twofold_server.adaptation.uploads import Batch, Header
+from twofold_server.api.wire.inference import HEAD_NAMES
+from twofold_server.errors import MOST_VIOLATIONS, InvalidRequestError, Violation, refuse
+from twofold_server.jobs.model import Order, PromoteName
+
+FREEZES: dict[pb.FreezeMode.ValueType, Freeze] = {
+    pb.FREEZE_MODE_UNSPECIFIED: "auto",
+    pb.FREEZE_MODE_AUTO: "auto",
+    pb.FREEZE_MODE_ALL: "all",
+    pb.FREEZE_MODE_BACKBONE: "backbone",
+    pb.FREEZE_MODE_HEAD: "head",
+    pb.FREEZE_MODE_STAGED: "staged",
+}
+PROMOTES: dict[pb.PromotePolicy.ValueType, PromoteName] = {
+    pb.PROMOTE_POLICY_UNSPECIFIED: "auto",
+    pb.PROMOTE_POLICY_AUTO: "auto",
+    pb.PROMOTE_POLICY_MANUAL: "manual",
+    pb.PROMOTE_POLICY_NEVER: "never",
+}
+LABEL_POLICIES: dict[pb.LabelPolicy.ValueType, LabelPolicy] = {
+    pb.LABEL_POLICY_UNSPECIFIED: "append",
+    pb.LABEL_POLICY_FIXED: "fixed",
+    pb.LABEL_POLICY_APPEND: "append",
+    pb.LABEL_POLICY_REPLACE: "replace",
+}
+MEMORIES: dict[pb.MemoryMode.ValueType, MemoryMode | None] = {
+    pb.MEMORY_MODE_UNSPECIFIED: None,
+    pb.MEMORY_MODE_EXAMPLES: "examples",
+    pb.MEMORY_MODE_STATISTICS: "statistics",
+    pb.MEMORY_MODE_NONE: "none",
+}
+_MOVE_BACKBONE = {pb.FREEZE_MODE_HEAD, pb.FREEZE_MODE_STAGED}
+_MAX_REQUEST_ID = 200
+
+
+def read_adapt(request: pb.AdaptRequest) -> tuple[Order, Inline | None]:
+    """Read an order and its inline examples. Raises InvalidRequestError that names every wrong field, up to a bound."""
+    wrong = list(itertools.islice(_wrong_fields(request), MOST_VIOLATIONS))
+    inline = None
+    if request.dataset.WhichOneof("source") == "inline":
+        parts = [_read_inline(getattr(request.dataset.inline, part), part, wrong) for part in ("train", "dev")]
+        inline = Inline(*parts)
+    refuse(wrong)
+    order = Order(
+        head=HEAD_NAMES[request.head],
+        upload_id=request.dataset.upload_id,
+        annotated_types=tuple(request.dataset.annotated_types),
+        freeze=FREEZES[request.freeze],
+        protection=_read_protection(request.protection),
+        label_policy=LABEL_POLICIES[request.label_policy],
+        retained_margin=request.retained_margin if request.HasField("retained_margin") else RETAINED_MARGIN,
+        hyperparameters=Hyperparameters(**_given(request.hyperparameters)),
+        max_runtime=_seconds(request) if request.HasField("max_runtime") else None,
+        promote=PROMOTES[request.promote],
+        base=request.base_checkpoint or "current",
+        seed=request.seed,
+        memory=MEMORIES[request.memory],
+        shadow_share=request.shadow_share if request.HasField("shadow_share") else None,
+        request_id=request.request_id,
+        validate_only=request.validate_only,
+    )
+    return order, inline
+
+
+def read_example(message: pb.Example) -> Example:
+    """Read one example, unchecked."""
+    entities = None
+    if message.HasField("entities"):
+        entities = tuple(Span(start=one.start, end=one.end, type=one.type) for one in message.entities.entities)
+    return Example(text=message.text, label=message.label if message.HasField("label") else None, entities=entities)
+
+
+def read_upload(message: pb.UploadDatasetRequest) -> Header | Batch:
+    """Read one message of an upload; its examples are checked when they are stored."""
+    match message.WhichOneof("part"):
+        case "header":
+            return Header(message.header.display_name)
+        case "train":
+            return Batch("train", [read_example(one) for one in message.train.examples])
+        case "dev":
+            return Batch("dev", [read_example(one) for one in message.dev.examples])
+    raise InvalidRequestError(Violation("part", "is not set; send a header, train or dev examples in every message"))
+
+
+def _read_inline(messages: Any, part: str, wrong: list[Violation]) -> tuple[Example, ...]:
+    """Read and check examples, and note what is wrong with them."""
+    found = []
+    for index, message in enumerate(messages):
+        try:
+            found.append(check_example(read_example(message), source=part, line=index + 1))
+        except ExampleError as error:
+            wrong.append(Violation(f"dataset.inline.{part}[{index}].{error.field}", error.reason))
+            if len(wrong) >= MOST_VIOLATIONS:
+                break
+    return tuple(found)
+
+
+def _read_protection(message: pb.Protection) -> Exact | Statistical:
+    if message.WhichOneof("kind") == "exact":
+        return Exact()
+    return Statistical(margin=message.statistical.margin) if message.statistical.HasField("margin") else Statistical()
+
+
+def _wrong_fields(request: pb.AdaptRequest) -> Iterator[Violation]:
+    """Yield what is wrong apart from the examples."""
+    if request.head not in HEAD_NAMES:
+        yield Violation("head", f"{request.head} is no head to adapt; write HEAD_CLASSIFIER or HEAD_NER")
+    yield from _wrong_dataset(request.dataset)
+    for name, known in (
+        ("freeze", FREEZES),
+        ("label_policy", LABEL_POLICIES),
+        ("promote", PROMOTES),
+        ("memory", MEMORIES),
+    ):
+        value = getattr(request, name)
+        if value not in known:
+            yield Violation(name, f"{value} is unknown here; write a value from 0 to {max(known)}, or leave it out")
+    yield from _wrong_protection(request)
+    for name, value in _given(request.hyperparameters).items():
+        if name in RANGES and not RANGES[name].holds(value):
+            remedy = "leave it out to let the trainer choose"
+            yield Violation(f"hyperparameters.{name}", f"{value:g} must be {RANGES[name]}; {remedy}")
+    if request.HasField("max_runtime") and _seconds(request) <= 0:
+        yield Violation("max_runtime", f"{_seconds(request):g} s must be above 0; leave it out for no limit")
+    if request.seed < 0:
+        yield Violation("seed", f"{request.seed} is negative; write 0 or more")
+    if not 0 <= request.shadow_share <= 1:
+        told = f"{request.shadow_share:g} must be from 0 to 1; leave it out for what the server is set to"
+        yield Violation("shadow_share", told)
+    if len(request.request_id) > _MAX_REQUEST_ID:
+        told = f"has {len(request.request_id)} characters; write at most {_MAX_REQUEST_ID}, such as a UUID"
+        yield Violation("request_id", told)
+    if "\0" in request.request_id:  # PostgreSQL could not keep it.
+        yield Violation("request_id", "holds the character U+0000; write others, such as a UUID")
+
+
+def _wrong_dataset(dataset: pb.Dataset) -> Iterator[Violation]:
+    source = dataset.WhichOneof("source")
+    if source is None:
+        yield Violation("dataset", "is missing; send examples inline, or the upload_id that UploadDataset returned")
+    elif source == "upload_id" and not dataset.upload_id:
+        yield Violation("dataset.upload_id", "is empty; write the upload_id that UploadDataset returned")
+    elif source == "inline" and not dataset.inline.train:
+        yield Violation("dataset.inline.train", "is empty; send at least one example")
+    if len(dataset.annotated_types) > MAX_NAMES:
+        told = f"has {len(dataset.annotated_types)} types; write at most {MAX_NAMES}, as many as a data set may have"
+        yield Violation("dataset.annotated_types", told)
+        return
+    for index, name in enumerate(dataset.annotated_types):
+        if len(name) > MAX_NAME:
+            told = f"{name[:40]!r}... has {len(name)} characters; write at most {MAX_NAME}"
+            yield Violation(f"dataset.annotated_types[{index}]", told)
+        if not name or name != name.strip():
+            told = f"{name!r} is empty or has white space around it; write the type as it stands in the examples"
+            yield Violation(f"dataset.annotated_types[{index}]", told)
+
+
+def _wrong_protection(request: pb.AdaptRequest) -> Iterator[Violation]:
+    margin = request.protection.statistical.margin
+    if not 0 <= margin <= 100:
+        yield Violation("protection.statistical.margin", f"{margin:g} must be from 0 to 100 points")
+    if not 0 <= request.retained_margin <= 100:
+        yield Violation("retained_margin", f"{request.retained_margin:g} must be from 0 to 100 points")
+    if request.protection.WhichOneof("kind") == "exact" and request.freeze in _MOVE_BACKBONE:
+        mode = pb.FreezeMode.Name(request.freeze)
+        told = f"{mode} moves the backbone under the protected head, which exact protection forbids"
+        yield Violation("freeze", f"{told}; use FREEZE_MODE_BACKBONE or AUTO, or statistical protection")
+
+
+def _given(message: pb.Hyperparameters) -> dict[str, Any]:
+    """Return the hyperparameters that were given, by name."""
+    return {field.name: value for field, value in message.ListFields()}
+
+
+def _seconds(request: pb.AdaptRequest) -> float:
+    return float(request.max_runtime.seconds + request.max_runtime.nanos / 1e9)

@@ -1,0 +1,165 @@
+"""The messages of InferenceService."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from twofold.v1 import inference_pb2 as pb
+from twofold_checkpoint.decoding import Prediction
+from twofold_checkpoint.manifest import HEADS, HeadName
+
+from twofold_server.api.wire.offsets import OffsetUnit, offset_converter
+from twofold_server.config.settings import Config
+from twofold_server.errors import Violation, refuse
+from twofold_server.inference.engine import Engine
+from twofold_server.inference.predictor import Answers, Timings
+from twofold_server.inference.tasks import Embedding
+
+HEAD_NAMES: dict[int, HeadName] = {pb.HEAD_CLASSIFIER: "classifier", pb.HEAD_NER: "ner"}
+HEAD_NUMBERS: dict[HeadName, pb.Head.ValueType] = {"classifier": pb.HEAD_CLASSIFIER, "ner": pb.HEAD_NER}
+_UNITS: dict[int, OffsetUnit] = {
+    pb.OFFSET_UNIT_UNSPECIFIED: "code_point",
+    pb.OFFSET_UNIT_CODE_POINT: "code_point",
+    pb.OFFSET_UNIT_UTF16: "utf16",
+    pb.OFFSET_UNIT_UTF8: "utf8",
+}
+_MOST_HEADS = 16
+"""There are two. Who names one twice is answered; millions of names are not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictCall:
+    """What a PredictRequest asks for. *top* is zero if the classifier is not asked for."""
+
+    texts: list[str]
+    top: int
+    entities: bool
+    unit: OffsetUnit
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedCall:
+    """What an EmbedRequest asks for."""
+
+    texts: list[str]
+    include_tokens: bool
+    unit: OffsetUnit
+
+
+def read_predict(request: pb.PredictRequest, config: Config) -> PredictCall:
+    """Check a request. Raises InvalidRequestError that names every wrong field."""
+    refuse(
+        itertools.chain(
+            _wrong_texts(request.texts, config),
+            _wrong_unit(request.offset_unit),
+            _wrong_heads(request.heads),
+            _wrong_top(request.top_labels),
+        )
+    )
+    heads = {HEAD_NAMES[head] for head in request.heads} or set(HEADS)
+    top = max(1, request.top_labels) if "classifier" in heads else 0
+    return PredictCall(list(request.texts), top, "ner" in heads, _UNITS[request.offset_unit])
+
+
+def read_embed(request: pb.EmbedRequest, config: Config) -> EmbedCall:
+    """Check a request. Raises InvalidRequestError that names every wrong field."""
+    refuse(itertools.chain(_wrong_texts(request.texts, config), _wrong_unit(request.offset_unit)))
+    return EmbedCall(list(request.texts), request.include_tokens, _UNITS[request.offset_unit])
+
+
+def _wrong_texts(texts: Sequence[str], config: Config) -> Iterator[Violation]:
+    if not texts:
+        yield Violation("texts", "is empty; send at least one text")
+    elif len(texts) > config.max_texts:
+        yield Violation("texts", f"holds {len(texts)} texts; send at most {config.max_texts} in one request")
+    else:
+        yield from too_long(texts, config, "texts")
+
+
+def too_long(texts: Iterable[str], config: Config, field: str) -> Iterator[Violation]:
+    """Name the texts that have too many characters, as elements of a *field*."""
+    for index, text in enumerate(texts):
+        if len(text) > config.max_characters:
+            told = f"has {len(text)} characters; at most {config.max_characters} are allowed, split the text"
+            yield Violation(f"{field}[{index}]", told)
+
+
+def _wrong_heads(heads: Sequence[int]) -> Iterator[Violation]:
+    if len(heads) > _MOST_HEADS:
+        yield Violation("heads", f"has {len(heads)} entries; write at most {_MOST_HEADS}, or leave heads out for both")
+        return
+    for index, head in enumerate(heads):
+        if head not in HEAD_NAMES:
+            told = f"{head} is not a head; write HEAD_CLASSIFIER or HEAD_NER, or leave heads out for both"
+            yield Violation(f"heads[{index}]", told)
+
+
+def _wrong_top(top: int) -> Iterator[Violation]:
+    if top < 0:
+        yield Violation("top_labels", f"{top} is negative; write how many labels shall come back")
+
+
+def _wrong_unit(unit: int) -> Iterator[Violation]:
+    if unit not in _UNITS:
+        yield Violation("offset_unit", f"{unit} is not a unit; write OFFSET_UNIT_CODE_POINT, _UTF16 or _UTF8")
+
+
+def write_predictions(call: PredictCall, answers: Answers[Prediction]) -> pb.PredictResponse:
+    """Make the response."""
+    response = pb.PredictResponse(checkpoint_id=one_of(answers.checkpoint_ids), timings=_write_timings(answers.timings))
+    for text, prediction, checkpoint_id in zip(call.texts, answers.answers, answers.checkpoint_ids, strict=True):
+        offset = offset_converter(text, call.unit)
+        response.predictions.add(
+            label=prediction.labels[0].label if prediction.labels else "",
+            labels=[pb.LabelScore(label=one.label, score=one.score) for one in prediction.labels],
+            entities=[
+                pb.Entity(start=offset(one.start), end=offset(one.end), type=one.type, score=one.score)
+                for one in prediction.entities
+            ],
+            checkpoint_id=checkpoint_id,
+        )
+    return response
+
+
+def write_embeddings(call: EmbedCall, answers: Answers[Embedding]) -> pb.EmbedResponse:
+    """Make the response."""
+    response = pb.EmbedResponse(checkpoint_id=one_of(answers.checkpoint_ids), timings=_write_timings(answers.timings))
+    for text, embedding, checkpoint_id in zip(call.texts, answers.answers, answers.checkpoint_ids, strict=True):
+        added = response.embeddings.add(pooled=embedding.pooled.tolist(), checkpoint_id=checkpoint_id)
+        if call.include_tokens:
+            offset = offset_converter(text, call.unit)
+            for (start, end), vector in zip(embedding.offsets.tolist(), embedding.tokens.tolist(), strict=True):
+                added.tokens.add(start=offset(start), end=offset(end), vector=vector)
+    return response
+
+
+def write_model(engine: Engine, config: Config, version: str) -> pb.GetModelResponse:
+    """Describe the live engine and the limits."""
+    manifest = engine.checkpoint.manifest
+    return pb.GetModelResponse(
+        checkpoint_id=manifest.id,
+        labels=manifest.labels.labels,
+        entity_types=manifest.labels.entity_types,
+        backbone=manifest.backbone,
+        hidden_size=manifest.hidden_size,
+        max_tokens=manifest.encoder.max_tokens,
+        limits=pb.Limits(max_texts=config.max_texts, max_characters=config.max_characters),
+        server_version=version,
+        precision=engine.precision,
+    )
+
+
+def _write_timings(timings: Timings) -> pb.Timings:
+    return pb.Timings(
+        tokenize_seconds=timings.tokenize,
+        queue_seconds=timings.queue,
+        infer_seconds=timings.infer,
+        decode_seconds=timings.decode,
+    )
+
+
+def one_of(checkpoint_ids: Sequence[str]) -> str:
+    """Return the id that all share, or nothing if a swap came between them."""
+    return checkpoint_ids[0] if len(set(checkpoint_ids)) == 1 else ""

@@ -1,0 +1,179 @@
+"""A job and its events as messages, with a sentence for people in every event."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from twofold.v1 import adaptation_pb2 as pb
+from twofold_checkpoint.protocol import events as ev
+
+from twofold_server.api.wire.adaptation import FREEZES, PROMOTES
+from twofold_server.api.wire.checkpoints import write_time
+from twofold_server.api.wire.inference import HEAD_NUMBERS
+from twofold_server.errors import InvalidRequestError, Violation
+from twofold_server.jobs import model
+from twofold_server.jobs.model import JobState, JobView, Record, Report
+from twofold_server.report.reporter import ReportFormat
+from twofold_server.versions.events import RolledBack, Shadowed
+
+STATES = {state: pb.JobState.Value(f"JOB_STATE_{state.name}") for state in JobState}
+VERDICTS: dict[ev.VerdictName, pb.Verdict.ValueType] = {
+    "pass": pb.VERDICT_PASS,
+    "fail": pb.VERDICT_FAIL,
+    "inconclusive": pb.VERDICT_INCONCLUSIVE,
+}
+# The last number of a name is its own; zero, which means the same, comes first.
+_FREEZE_NUMBERS = {name: number for number, name in FREEZES.items()}
+_PROMOTE_NUMBERS = {name: number for number, name in PROMOTES.items()}
+REPORT_FORMATS: dict[pb.ReportFormat.ValueType, ReportFormat] = {
+    pb.REPORT_FORMAT_UNSPECIFIED: "html",
+    pb.REPORT_FORMAT_HTML: "html",
+    pb.REPORT_FORMAT_JSON: "json",
+}
+MEDIA_TYPES: dict[ReportFormat, str] = {"html": "text/html; charset=utf-8", "json": "application/json"}
+
+
+def read_report_format(number: pb.ReportFormat.ValueType) -> ReportFormat:
+    """Return the form in which a report is wanted. Raises InvalidRequestError."""
+    if number not in REPORT_FORMATS:
+        raise InvalidRequestError(
+            Violation("format", f"{number} is none; write REPORT_FORMAT_HTML or REPORT_FORMAT_JSON")
+        )
+    return REPORT_FORMATS[number]
+
+
+def write_job(view: JobView) -> pb.Job:
+    """Make the message of a job. Settings that the trainer has not resolved yet are those of the request."""
+    settings = view.hyperparameters or view.order.hyperparameters
+    return pb.Job(
+        id=view.id,
+        state=STATES[view.state],
+        phase=view.phase,
+        phases=[
+            pb.PhaseTiming(phase=one.name, start_time=_time(one.started), end_time=_time(one.ended))
+            for one in view.phases
+        ],
+        reason=view.reason,
+        head=HEAD_NUMBERS[view.order.head],
+        freeze=_FREEZE_NUMBERS[view.order.freeze],
+        create_time=_time(view.created),
+        start_time=_time(view.started),
+        end_time=_time(view.ended),
+        base_checkpoint_id=view.base,
+        candidate_checkpoint_id=view.candidate,
+        hyperparameters=pb.Hyperparameters(**{name: getattr(settings, name) for name in settings.__struct_fields__}),
+        report=_write_report(view.report),
+        queue_position=view.queue_position,
+        last_sequence=view.last_sequence,
+        promote=_PROMOTE_NUMBERS[view.order.promote],
+        request_id=view.order.request_id,
+    )
+
+
+def _write_report(report: Report) -> pb.JobReport:
+    message = pb.JobReport(
+        added_labels=report.added_labels,
+        notes=report.notes,
+        swap_seconds=report.swap_seconds,
+        plan=report.plan,
+        max_parity_error=report.max_parity_error,
+        gate=[_copy(one, pb.GateComparison) for one in report.gate],
+        negative_flips=report.negative_flips,
+        rolled_back=report.rolled_back,
+    )
+    for name in ("protected", "retained", "new"):
+        if one := getattr(report, name):
+            comparison = pb.Comparison(metric=one.metric, before=one.before, after=one.after, examples=one.examples)
+            getattr(message, name).CopyFrom(comparison)
+    if report.verdict:
+        message.verdict = VERDICTS[report.verdict]
+    if report.frozen:
+        message.frozen.CopyFrom(_copy(report.frozen, pb.FrozenProof))
+    if report.exact:
+        message.exact.CopyFrom(_copy(report.exact, pb.ExactProof))
+    if report.dataset:
+        message.dataset.CopyFrom(_copy(report.dataset, pb.DatasetStatistics))
+    if one := report.shadow:
+        message.shadow.CopyFrom(pb.ShadowReport(texts=one.texts, failed=one.failed, slow=one.slow, seconds=one.seconds))
+        for head, texts in one.comparable.items():
+            getattr(message.shadow, head).CopyFrom(pb.ShadowAgreement(agreed=one.agreed[head], texts=texts))
+    return message
+
+
+def write_event(record: Record) -> pb.JobEvent:
+    """Make the message of an event."""
+    event = pb.JobEvent(
+        sequence=record.sequence, time=_time(record.time), phase=record.phase, message=tell(record.said, record.phase)
+    )
+    match record.said:
+        case model.StateEntered(state=state):
+            event.state = STATES[state]
+        case model.PhaseEnded(seconds=seconds):
+            event.phase_seconds = seconds
+        case ev.Stepped() as step:
+            event.step.CopyFrom(_copy(step, pb.StepProgress))
+        case ev.ScoreMeasured() as score:
+            event.score.CopyFrom(_copy(score, pb.ScoreMeasured))
+        case ev.GuardLooked() as look:
+            event.guard.CopyFrom(_copy(look, pb.GuardLook))
+        case ev.Judged(verdict=verdict):
+            event.verdict = VERDICTS[verdict]
+        case ev.Published(checkpoint_id=checkpoint_id):
+            event.checkpoint_id = checkpoint_id
+        case ev.Noted(warning=True) | RolledBack():
+            event.warning = True
+    return event
+
+
+def tell(said: model.Said, phase: str) -> str:
+    """Say an event in one sentence."""
+    match said:
+        case model.StateEntered(reason=text) | ev.Judged(reason=text) | ev.Noted(message=text) | ev.Planned(plan=text):
+            return text
+        case model.BaseChosen():
+            return f"The job starts from {said.checkpoint_id}."
+        case model.PhaseEnded():
+            return f"The phase {phase} took {said.seconds:.1f} s."
+        case model.Swapped():
+            return f"{said.checkpoint_id} answers; the swap took {said.seconds:.1f} s."
+        case Shadowed() | RolledBack():
+            return said.told
+        case ev.PhaseStarted():
+            return f"The phase {said.phase} began."
+        case ev.DatasetDescribed():
+            parts = (
+                f"{said.train_examples} to train on, {said.dev_examples} to stop by, {said.gate_examples} to judge by"
+            )
+            return f"The examples are split: {parts}."
+        case ev.Stepped():
+            left = f"about {said.remaining_seconds:.0f} s are left"
+            return f"{said.stage}: step {said.step} of {said.total_steps}, loss {said.loss:.3f}; {left}."
+        case ev.ScoreMeasured():
+            value = f"{said.metric} is {100 * said.value:.1f} on {said.examples} examples"
+            return f"{said.figure}, {said.moment} the training: {value}."
+        case ev.GuardLooked():
+            what = {"none": "all is well", "restore": "the best state is restored", "leave": "the stage ends"}
+            fallen = 100 * (said.baseline - said.value)
+            return f"The protected score is {fallen:.1f} points below its baseline on dev; {what[said.action]}."
+        case ev.FrozenProven():
+            same = "are the same as before" if said.digest_before == said.digest_after else "HAVE CHANGED"
+            return f"{said.parameters} frozen tensors {same}."
+        case ev.ParityMeasured():
+            return f"The graph differs from the model by at most {said.max_error:.1e} on {said.texts} texts."
+        case ev.ExactProven():
+            return f"The protected head answers all of {said.texts} texts as before, within {said.max_error:.1e} in a logit."
+        case ev.Published():
+            return f"{said.checkpoint_id} is in the store."
+        case ev.Finished():
+            return said.reason
+
+
+def _time(moment: dt.datetime | None) -> Timestamp | None:
+    return None if moment is None else write_time(moment)
+
+
+def _copy(struct: Any, message: Any) -> Any:
+    """Make a message of the fields that a struct has under the same names."""
+    return message(**{name: getattr(struct, name) for name in struct.__struct_fields__})

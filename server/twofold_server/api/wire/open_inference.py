@@ -1,0 +1,244 @@
+"""The messages of the Open Inference Protocol: tensors in, tensors out. See docs/open-inference.md."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import msgspec
+import numpy as np
+from twofold.open_inference import open_inference_pb2 as pb
+from twofold_checkpoint.decoding import Entity, Prediction
+
+from twofold_server.api.wire.bytes_tensor import read_strings, write_strings
+from twofold_server.api.wire.inference import one_of, too_long
+from twofold_server.api.wire.offsets import OffsetUnit, offset_converter
+from twofold_server.config.settings import Config
+from twofold_server.errors import InvalidRequestError, UnknownNameError, Violation, refuse
+from twofold_server.inference.predictor import Answers
+
+MODEL = "twofold"
+PLATFORM = "twofold_onnxruntime"
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Name a tensor and its datatype. Every tensor has one dimension, the texts."""
+
+    name: str
+    datatype: str
+
+
+INPUTS = (Tensor("text", "BYTES"),)
+OUTPUTS = (
+    Tensor("label", "BYTES"),
+    Tensor("label_score", "FP32"),
+    Tensor("entities", "BYTES"),
+    Tensor("checkpoint_id", "BYTES"),
+)
+_OUTPUTS_BY_NAME = {output.name: output for output in OUTPUTS}
+_UNITS: Sequence[OffsetUnit] = get_args(OffsetUnit)
+
+# Parameters that ask for something else than what would be answered; whatever else is unknown is passed over.
+_SEQUENCES = ("sequence_id", "sequence_start", "sequence_end")
+_MEMORY = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
+_NOT_SERVED = {
+    **dict.fromkeys(_SEQUENCES, "sequences are not served: each text is answered alone; leave it out"),
+    **dict.fromkeys(_MEMORY, "shared memory is not served; send and take tensors as raw contents"),
+    "classification": 'is not served; ask for the outputs "label" and "label_score" instead',
+}
+
+
+@dataclass(frozen=True, slots=True)
+class InferCall:
+    """What a ModelInferRequest asks for. *version* is a checkpoint's id or empty, *timeout* in seconds or infinite."""
+
+    id: str
+    texts: list[str]
+    outputs: Sequence[Tensor]
+    version: str
+    unit: OffsetUnit
+    timeout: float
+
+    def asks_for(self, *names: str) -> bool:
+        """Tell whether one of these outputs shall come back."""
+        return any(output.name in names for output in self.outputs)
+
+
+def check_model(name: str, field: str) -> None:
+    """Raise UnknownNameError unless *name* is the model's."""
+    if name != MODEL:
+        raise UnknownNameError(f"{field}: there is no model {name[:100]!r}; write {MODEL!r}")
+
+
+def read_infer(request: pb.ModelInferRequest, config: Config) -> InferCall:
+    """Check a request. Raises UnknownNameError, or InvalidRequestError that names every wrong field."""
+    check_model(request.model_name, "model_name")
+    wrong: list[Violation] = []
+    unit, timeout = _read_unit(request.parameters, wrong), _read_timeout(request.parameters, wrong)
+    refuse(
+        itertools.chain(
+            _not_served(request.parameters, "parameters"),
+            _wrong_inputs(request, config),
+            _wrong_outputs(request.outputs),
+            wrong,
+        )
+    )
+    outputs = [_OUTPUTS_BY_NAME[output.name] for output in request.outputs] or OUTPUTS
+    return InferCall(request.id, _read_texts(request, config), outputs, request.model_version, unit, timeout)
+
+
+def write_infer(call: InferCall, answers: Answers[Prediction]) -> pb.ModelInferResponse:
+    """Make the response, all of it raw: tritonclient reads FP32 in no other form."""
+    response = pb.ModelInferResponse(model_name=MODEL, model_version=one_of(answers.checkpoint_ids), id=call.id)
+    for output in call.outputs:
+        response.outputs.add(name=output.name, datatype=output.datatype, shape=[len(call.texts)])
+        response.raw_output_contents.append(_write_output(output.name, call, answers))
+    return response
+
+
+def write_metadata(versions: Sequence[str]) -> pb.ModelMetadataResponse:
+    """Describe the model's tensors."""
+    inputs, outputs = (
+        [pb.ModelMetadataResponse.TensorMetadata(name=one.name, datatype=one.datatype, shape=[-1]) for one in tensors]
+        for tensors in (INPUTS, OUTPUTS)
+    )
+    return pb.ModelMetadataResponse(name=MODEL, versions=versions, platform=PLATFORM, inputs=inputs, outputs=outputs)
+
+
+def _wrong_inputs(request: pb.ModelInferRequest, config: Config) -> Iterator[Violation]:
+    """Yield what is wrong with all but the elements."""
+    if not request.inputs:
+        yield Violation("inputs", 'is empty; send one tensor "text" of BYTES')
+    for index, tensor in enumerate(request.inputs):
+        field = f"inputs[{index}]"
+        if tensor.name != "text":
+            yield Violation(f"{field}.name", f'{tensor.name[:100]!r} is no input; write "text"')
+        elif index:
+            yield Violation(field, '"text" is there twice; send one tensor with all texts')
+        if tensor.datatype != "BYTES":
+            yield Violation(f"{field}.datatype", f'{tensor.datatype[:100]!r} is no type of a text; write "BYTES"')
+        yield from _wrong_shape(list(tensor.shape), config, f"{field}.shape")
+        yield from _not_served(tensor.parameters, f"{field}.parameters")
+        if request.raw_input_contents and tensor.HasField("contents"):
+            yield Violation(f"{field}.contents", "is there beside raw_input_contents; send one of them")
+    if request.raw_input_contents and len(request.raw_input_contents) != len(request.inputs):
+        yield Violation(
+            "raw_input_contents",
+            f"has {len(request.raw_input_contents)} entries, and inputs has {len(request.inputs)}; send one for each",
+        )
+
+
+def _wrong_shape(shape: list[int], config: Config, field: str) -> Iterator[Violation]:
+    shown = f"{shape[:8]}" if len(shape) <= 8 else f"{shape[:8]} and more"
+    if len(shape) not in {1, 2} or shape[1:] not in ([], [1]):
+        yield Violation(field, f"{shown} is no list of texts; write [n] or [n, 1] for n texts")
+    elif shape[0] < 0:
+        yield Violation(field, f"{shown} is negative; write the number of texts")
+    elif shape[0] == 0:
+        yield Violation(field, f"{shown} is empty; send at least one text")
+    elif shape[0] > config.max_texts:
+        yield Violation(field, f"{shown} is too long; send at most {config.max_texts} texts in one request")
+
+
+def _wrong_outputs(outputs: Sequence[pb.ModelInferRequest.InferRequestedOutputTensor]) -> Iterator[Violation]:
+    seen: set[str] = set()
+    for index, output in enumerate(outputs):
+        field = f"outputs[{index}]"
+        if output.name not in _OUTPUTS_BY_NAME:
+            names = ", ".join(_OUTPUTS_BY_NAME)
+            yield Violation(f"{field}.name", f"{output.name[:100]!r} is no output; write one of {names}")
+        elif output.name in seen:
+            yield Violation(f"{field}.name", f"{output.name!r} is asked for twice; leave it out here")
+        seen.add(output.name)
+        yield from _not_served(output.parameters, f"{field}.parameters")
+
+
+def _not_served(parameters: Mapping[str, pb.InferParameter], field: str) -> Iterator[Violation]:
+    for name in parameters:
+        if name in _NOT_SERVED:
+            yield Violation(f"{field}[{name!r}]", _NOT_SERVED[name])
+
+
+def _value(parameters: Mapping[str, pb.InferParameter], name: str) -> Any:
+    """Return a parameter's value, or None if it is not there or is empty."""
+    if name not in parameters:
+        return None
+    choice = parameters[name].WhichOneof("parameter_choice")
+    return getattr(parameters[name], choice) if choice else None
+
+
+def _read_unit(parameters: Mapping[str, pb.InferParameter], wrong: list[Violation]) -> OffsetUnit:
+    asked = _value(parameters, "offset_unit")
+    for unit in _UNITS:
+        if asked == unit:
+            return unit
+    if asked is not None:
+        names = ", ".join(_UNITS)
+        wrong.append(Violation("parameters['offset_unit']", f"{str(asked)[:100]!r} is no unit; write one of {names}"))
+    return "code_point"
+
+
+def _read_timeout(parameters: Mapping[str, pb.InferParameter], wrong: list[Violation]) -> float:
+    asked = _value(parameters, "timeout")
+    if asked is None or asked == 0:
+        return float("inf")
+    if not isinstance(asked, int) or isinstance(asked, bool) or asked < 0:
+        wrong.append(
+            Violation(
+                "parameters['timeout']", f"{str(asked)[:100]!r} is no time; write whole microseconds, or 0 for none"
+            )
+        )
+        return float("inf")
+    return asked / 1e6
+
+
+def _read_texts(request: pb.ModelInferRequest, config: Config) -> list[str]:
+    [tensor] = request.inputs
+    count = tensor.shape[0]
+    if request.raw_input_contents:
+        field = "raw_input_contents[0]"
+        strings = read_strings(request.raw_input_contents[0], count, field)
+    else:
+        field = "inputs[0].contents.bytes_contents"
+        sent = len(tensor.contents.bytes_contents)
+        if sent != count:
+            raise InvalidRequestError(
+                Violation(field, f"has {sent} elements, and the shape says {count}; send both alike")
+            )
+        strings = list(tensor.contents.bytes_contents)
+    refuse(_not_utf8(strings, field))
+    texts = [string.decode() for string in strings]
+    refuse(too_long(texts, config, field))
+    return texts
+
+
+def _not_utf8(strings: Sequence[bytes], field: str) -> Iterator[Violation]:
+    for index, string in enumerate(strings):
+        try:
+            string.decode()
+        except UnicodeDecodeError as error:
+            byte = string[error.start]
+            told = f"is not UTF-8: byte 0x{byte:02x} at {error.start}; encode the text as UTF-8"
+            yield Violation(f"{field}[{index}]", told)
+
+
+def _write_output(name: str, call: InferCall, answers: Answers[Prediction]) -> bytes:
+    if name == "checkpoint_id":
+        return write_strings(one.encode() for one in answers.checkpoint_ids)
+    if name == "entities":
+        pairs = zip(call.texts, answers.answers, strict=True)
+        return write_strings(_write_entities(text, one.entities, call.unit) for text, one in pairs)
+    best = [one.labels[0] if one.labels else None for one in answers.answers]
+    if name == "label_score":
+        return np.asarray([one.score if one else 0 for one in best], "<f4").tobytes()
+    return write_strings(one.label.encode() if one else b"" for one in best)
+
+
+def _write_entities(text: str, entities: Sequence[Entity], unit: OffsetUnit) -> bytes:
+    offset = offset_converter(text, unit)
+    return msgspec.json.encode(
+        [{"start": offset(e.start), "end": offset(e.end), "type": e.type, "score": e.score} for e in entities]
+    )

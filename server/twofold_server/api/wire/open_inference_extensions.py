@@ -1,0 +1,122 @@
+"""What Triton added to the Open Inference Protocol: configuration, statistics, and a repository, which is our store."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+
+from prometheus_client import Counter, Histogram
+from twofold.open_inference import model_config_pb2 as config_pb
+from twofold.open_inference import open_inference_pb2 as pb
+from twofold_checkpoint.checkpoint import Checkpoint
+from twofold_checkpoint.store import Aliases
+
+from twofold_server.api.wire.open_inference import INPUTS, MODEL, OUTPUTS, PLATFORM
+from twofold_server.config.settings import Config
+from twofold_server.errors import MOST_VIOLATIONS, UnknownNameError, Violation, refuse
+from twofold_server.observability.metrics import Metrics
+
+_ASKING = ("Predict", "Embed", "ModelInfer")
+"""Methods whose calls are one request each. A stream of requests lasts as long as its caller likes."""
+_TYPES = {"BYTES": config_pb.TYPE_STRING, "FP32": config_pb.TYPE_FP32}
+
+
+def write_config(config: Config) -> config_pb.ModelConfig:
+    """Describe the model as Triton would. The texts are the batch, so that no tensor has a dimension of its own."""
+    return config_pb.ModelConfig(
+        name=MODEL,
+        platform=PLATFORM,
+        backend="twofold",
+        max_batch_size=config.max_texts,
+        input=[config_pb.ModelInput(name=one.name, data_type=_TYPES[one.datatype]) for one in INPUTS],
+        output=[config_pb.ModelOutput(name=one.name, data_type=_TYPES[one.datatype]) for one in OUTPUTS],
+        dynamic_batching=config_pb.ModelDynamicBatching(),
+    )
+
+
+def write_statistics(metrics: Metrics, version: str) -> pb.ModelStatistics:
+    """Say what was done since the server started. Nothing is counted a second time: the metrics know it all."""
+    calls = {key: n for key, n in _values(metrics.requests, "_total", "method", "code").items() if key[0] in _ASKING}
+    answered = sum(n for (_, code), n in calls.items() if code == "OK")
+    seconds = _values(metrics.request_seconds, "_sum", "method")
+    texts = _values(metrics.texts, "_total", "method")
+    counts = _values(metrics.stage_seconds, "_count", "stage")
+    sums = _values(metrics.stage_seconds, "_sum", "stage")
+    stages = {stage: _duration(count, sums[stage,]) for (stage,), count in counts.items()}
+    return pb.ModelStatistics(
+        name=MODEL,
+        version=version,
+        inference_count=int(sum(texts.values())),
+        execution_count=stages["infer"].count,
+        inference_stats=pb.InferStatistics(
+            success=_duration(answered, sum(seconds.get((method,), 0) for method in _ASKING)),
+            fail=_duration(sum(calls.values()) - answered, 0),
+            queue=stages["queue"],
+            compute_input=stages["tokenize"],
+            compute_infer=stages["infer"],
+            compute_output=stages["decode"],
+        ),
+    )
+
+
+def write_index(
+    checkpoints: Iterable[Checkpoint], aliases: Aliases, live: str, *, only_ready: bool
+) -> pb.RepositoryIndexResponse:
+    """List checkpoints; the one whose id is *live* is ready."""
+    response = pb.RepositoryIndexResponse()
+    for one in checkpoints:
+        if one.id == live:
+            response.models.add(name=MODEL, version=one.id, state="READY")
+        elif not only_ready:
+            names = aliases.names_of(one.id)
+            also = f" ({', '.join(names)})" if names else ""
+            reason = f"in the store{also} and not live; RepositoryModelLoad with this id as model_name promotes it"
+            response.models.add(name=MODEL, version=one.id, state="UNAVAILABLE", reason=reason)
+    return response
+
+
+def check_repository(name: str) -> None:
+    """Raise UnknownNameError unless *name* is empty."""
+    if name:
+        raise UnknownNameError(f"repository_name: there is no repository {name[:100]!r}; leave it empty for the store")
+
+
+def read_load(request: pb.RepositoryModelLoadRequest) -> str:
+    """Return the id or alias of the checkpoint to promote. Raises UnknownNameError or InvalidRequestError."""
+    check_repository(request.repository_name)
+    parameters: Mapping[str, pb.ModelRepositoryParameter] = request.parameters
+    told = "is not taken: a checkpoint is loaded as it was published; leave it out"
+    others = (Violation(f"parameters[{name[:100]!r}]", told) for name in parameters if name != "version")
+    wrong = list(itertools.islice(others, MOST_VIOLATIONS))
+    version = parameters["version"].string_param if "version" in parameters else ""
+    if "version" in parameters and not version:
+        wrong.append(Violation("parameters['version']", "is no text, or empty; write a checkpoint's id or alias"))
+    if version and request.model_name != MODEL:
+        wrong.append(
+            Violation(
+                "model_name", f"{request.model_name[:100]!r} is there beside parameters['version']; write {MODEL!r}"
+            )
+        )
+    if not version and request.model_name in {"", MODEL}:
+        wrong.append(
+            Violation(
+                "model_name",
+                f'{request.model_name!r} names no checkpoint; write its id or alias here, such as "candidate"',
+            )
+        )
+    refuse(wrong)
+    return version or request.model_name
+
+
+def _values(metric: Counter | Histogram, suffix: str, *labels: str) -> dict[tuple[str, ...], float]:
+    """Return a metric's values by its labels."""
+    return {
+        tuple(sample.labels[label] for label in labels): sample.value
+        for family in metric.collect()
+        for sample in family.samples
+        if sample.name == family.name + suffix
+    }
+
+
+def _duration(count: float, seconds: float) -> pb.StatisticDuration:
+    return pb.StatisticDuration(count=int(count), ns=round(seconds * 1e9))

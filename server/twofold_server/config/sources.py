@@ -1,0 +1,224 @@
+"""Where the settings come from: a flag, else a variable, else a key of a TOML file, else the default."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import math
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+
+from twofold_server.config.database_url import DatabaseUrl
+from twofold_server.config.settings import Config, redacted
+
+_SWITCH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+_WANTED = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    Path: "a path",
+    DatabaseUrl: "a URL",
+}
+_FIELDS = {one.name: one for one in dataclasses.fields(Config)}
+_PREFIX = "TWOFOLD_"
+_CLIENTS = frozenset({"TWOFOLD_TARGET", "TWOFOLD_TOKEN"})
+# What Kubernetes sets in every pod beside a Service of that name.
+_OF_A_SERVICE = re.compile(r"TWOFOLD(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)")
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The settings, and for each of them what set it; *warnings* are of variables that set nothing."""
+
+    config: Config
+    origins: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
+
+
+class WrongSettingError(ValueError):
+    """A setting cannot be; the message names where it stands, its value and what to write instead."""
+
+
+def read_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
+    """Return the settings alone. Exits as resolve does."""
+    return resolve(arguments, environment).config
+
+
+def resolve(arguments: Sequence[str], environment: Mapping[str, str], *, prog: str = "twofold-server") -> Resolved:
+    """Find every setting and where it came from. Exits with code 2 and one sentence on what cannot be."""
+    parser = _parser(prog)
+    given, others = parser.parse_known_args(arguments)
+    flags = vars(given)
+    file = flags.pop("config", None) or environment.get(f"{_PREFIX}CONFIG")
+    try:
+        _refuse(others)
+        found: dict[str, tuple[Any, str]] = {name: (one.default, "default") for name, one in _FIELDS.items()}
+        if file:
+            found |= _of_file(Path(file))
+        found |= _of_environment(environment)
+        found |= {name: (_of_text(name, raw, flag_of(name)), f"flag {flag_of(name)}") for name, raw in flags.items()}
+        origins = {name: origin for name, (_, origin) in found.items()}
+        return Resolved(_config(found), origins, tuple(_strangers(environment)))
+    except WrongSettingError as error:
+        parser.error(str(error))
+
+
+def flag_of(name: str) -> str:
+    """Return the flag of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def variable_of(name: str) -> str:
+    """Return the environment variable of a setting."""
+    return _PREFIX + name.upper()
+
+
+def describe(resolved: Resolved) -> Iterable[str]:
+    """Yield the settings as lines of TOML, each with what set it. Secrets are hidden; what is None is a comment."""
+    for name, origin in resolved.origins.items():
+        value = getattr(resolved.config, name)
+        key = f"# {name} is not set" if value is None else f"{name} = {_toml(value)}"
+        yield f"{key}  # {origin}"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool | int | float):
+        return str(value).lower()
+    # Every JSON string but one with a bare DEL is a basic string of TOML.
+    return json.dumps(redacted(str(value)), ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Serve Twofold's checkpoints over gRPC.",
+        epilog="Commands beside: twofold-server make-token, print-config, doctor. docs/configuration.md says more of each setting.",
+        usage=f"{prog} [--config FILE] [--SETTING VALUE ...]; see {prog} --help",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", help=f"TOML file of settings [{_PREFIX}CONFIG]")
+    for name, one in _FIELDS.items():
+        text = f"{one.metadata['help']} [{variable_of(name)}; default {one.default}]".replace("%", "%%")
+        if _kind(name) is bool:
+            parser.add_argument(flag_of(name), action=argparse.BooleanOptionalAction, help=text)
+        else:
+            choices = "|".join(_choices(name))
+            parser.add_argument(flag_of(name), metavar=choices or name.rpartition("_")[2].upper(), help=text)
+    return parser
+
+
+def _of_file(path: Path) -> dict[str, tuple[Any, str]]:
+    """Read the settings of a TOML file; a key that is none of ours is refused."""
+    try:
+        written = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WrongSettingError(f"config {str(path)!r} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # Of the TOML, or of its encoding.
+        raise WrongSettingError(f"config {str(path)!r} is not TOML: {error}") from error
+    for key in written:
+        if key not in _FIELDS:
+            raise WrongSettingError(f"{path}: {key} is not a setting; {_nearest(key, str)}")
+    return {key: (_of_toml(key, value, f"{path}: {key}"), f"file {path}") for key, value in written.items()}
+
+
+def _of_environment(environment: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
+    """Read the settings of variables; an empty one is as if it were absent."""
+    set_ = {name: environment[variable_of(name)] for name in _FIELDS if environment.get(variable_of(name))}
+    return {
+        name: (_of_text(name, raw, variable_of(name)), f"variable {variable_of(name)}") for name, raw in set_.items()
+    }
+
+
+def _strangers(environment: Mapping[str, str]) -> Iterable[str]:
+    """Yield a warning for each variable that looks like ours and sets nothing. Others share the environment."""
+    known = {variable_of(name) for name in _FIELDS} | {f"{_PREFIX}CONFIG"}
+    for name in sorted(environment):
+        stranger = name.startswith(_PREFIX) and name not in known | _CLIENTS
+        if stranger and not _OF_A_SERVICE.fullmatch(name):
+            yield f"the variable {name} is not a setting; {_nearest(name.removeprefix(_PREFIX), variable_of)}"
+
+
+def _refuse(others: Sequence[str]) -> None:
+    for one in others:
+        flag = one.partition("=")[0]
+        if flag.startswith("--"):
+            raise WrongSettingError(f"{flag} is not a setting; {_nearest(flag[2:], flag_of)}")
+    if others:
+        raise WrongSettingError(f"{others[0]!r} belongs to no setting; write --SETTING VALUE")
+
+
+def _nearest(name: str, spell: Callable[[str], str]) -> str:
+    """Suggest the setting whose name is nearest, spelt as it is written there."""
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), list(_FIELDS), n=1)
+    return f"did you mean {spell(near[0])}?" if near else "docs/configuration.md has all of them"
+
+
+def _config(found: Mapping[str, tuple[Any, str]]) -> Config:
+    """Make the Config; of settings that it refuses the message says where they came from."""
+    try:
+        return Config(**{name: value for name, (value, _) in found.items()})
+    except ValueError as error:
+        said = str(error)
+        named = [name for name in found if re.search(rf"(?<![\w-]){name.replace('_', '-')}(?![\w-])", said)]
+        told = [f"{name.replace('_', '-')}: {found[name][1]}" for name in named if found[name][1] != "default"]
+        raise WrongSettingError(f"{said} [{'; '.join(told)}]" if told else said) from error
+
+
+def _of_toml(name: str, value: Any, where: str) -> Any:
+    """Take a value of a TOML file, which has a type."""
+    kind = _kind(name)
+    types: tuple[type, ...] = {bool: (bool,), int: (int,), float: (int, float)}.get(kind, (str,))
+    if not isinstance(value, types) or (isinstance(value, bool) and kind is not bool):
+        _wrong(name, value, where)
+    return value if kind in {bool, int} else _of_text(name, str(value), where)
+
+
+def _of_text(name: str, raw: str | bool, where: str) -> Any:
+    """Take a value of a flag or a variable, which is text; a switch is on or off already."""
+    kind = _kind(name)
+    if isinstance(raw, bool):
+        return raw
+    if choices := _choices(name):
+        return raw if raw in choices else _wrong(name, raw, where)
+    try:
+        value = _SWITCH[raw.lower()] if kind is bool else kind(raw)
+    except (KeyError, ValueError) as error:
+        if kind is DatabaseUrl:  # It may hold a password wherever it is wrong.
+            raise WrongSettingError(f"{where} {error}") from None
+        _wrong(name, raw, where)
+    if isinstance(value, float) and not math.isfinite(value):
+        _wrong(name, raw, where)
+    return value
+
+
+def _wrong(name: str, value: object, where: str) -> NoReturn:
+    choices, default = _choices(name), _FIELDS[name].default
+    wanted = f"one of {', '.join(choices)}" if choices else _WANTED[_kind(name)]
+    example = f", such as {default}" if _kind(name) in {int, float} else ""
+    shown = redacted(value) if isinstance(value, str) else value
+    raise WrongSettingError(f"{where} {shown!r} must be {wanted}{example}")
+
+
+def _choices(name: str) -> tuple[str, ...]:
+    kind = _HINTS[name]
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def _kind(name: str) -> Any:
+    """Return the type of a setting, without the None that it may be."""
+    hint = _HINTS[name]
+    if get_origin(hint) is Literal:
+        return str
+    return next((one for one in get_args(hint) if one is not NoneType), hint)
+
+
+_HINTS = get_type_hints(Config)

@@ -1,0 +1,272 @@
+"""Many requests, one forward pass.
+
+Texts wait in one queue. While the engine computes, the queue grows; when it has a pass free, the next batch is cut from what is
+there: batches form by back-pressure, and no timer adds latency to a quiet server. See ADR 15 and, for several passes at a
+time, ADR 20.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from twofold_checkpoint.encoding import Encoding
+
+from twofold_server.errors import NotServingError
+from twofold_server.inference.engine import Engine, Rows
+from twofold_server.inference.entries import Batch, Entry, Result, encode_for
+from twofold_server.inference.queue import Backlog
+from twofold_server.inference.slot import Slot
+from twofold_server.inference.tasks import Reader
+from twofold_server.inference.throughput import Pace
+from twofold_server.observability.metrics import Metrics
+from twofold_server.observability.request_context import recorded
+from twofold_server.observability.tracing import Traces
+
+T = TypeVar("T")
+
+_LEAST_SHARE = 64
+"""Tokens for which a further pass begins beside one that runs. What is less waits for that one to end: passes of one text or
+two cost so much more for each token that a second core would gain nothing by them."""
+
+_MOST_PASSES = 64
+"""How many times as much as a pass costs beside its tokens, it may have of them. With more a pass would be hardly cheaper for
+each token, and who came first would wait for those of his length who came last: in a full queue of sentences, twice as long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """Hold a batch after its forward pass: one list of output rows for each entry."""
+
+    number: int
+    entries: Sequence[Entry]
+    engine: Engine
+    """There for its labels; its session may be closed by now."""
+    encodings: Sequence[Encoding]
+    rows: Sequence[Rows]
+    begun: float
+    seconds: float
+
+
+class Batcher:
+    """Answer texts in batches, from one engine at a time.
+
+    submit() and stop() are called on one event loop. Forward passes run on *passes* threads, each of which takes the next
+    batch by itself, at the moment when it is free, and answers are decoded on another, a batch at once; the loop is woken
+    once for each batch. A batch takes one lease, so it never mixes checkpoints, and a text's windows are never divided
+    between two.
+    """
+
+    def __init__(
+        self,
+        slot: Slot,
+        metrics: Metrics,
+        *,
+        max_batch_tokens: int,
+        max_queue_tokens: int,
+        max_wait: float = float("inf"),
+        passes: int = 1,
+    ) -> None:
+        self._slot = slot
+        self._metrics = metrics
+        self._max_batch_tokens = max_batch_tokens
+        self._arrival = threading.Condition()
+        """Guards the queue, the count of free passes and whether to stop."""
+        self._free = 0
+        """Passes that wait for a batch."""
+        self._stopping = False
+        self._pace = Pace(passes)
+        self._queue = Backlog(metrics, self._pace, max_tokens=max_queue_tokens, max_wait=max_wait)
+        self._numbers = itertools.count(1)
+        self._threads = [
+            threading.Thread(target=self._run, args=(n,), name="engine", daemon=True) for n in range(passes)
+        ]
+        self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decode")
+        self._loop: asyncio.AbstractEventLoop
+        self.observe: Callable[[float], None] = lambda _: None
+        """Told the seconds of every batch; the interference watch listens here."""
+        self.told: Callable[[str, bool], None] = lambda *_: None
+        """Told of every pass its checkpoint and whether it failed, on any thread; probation listens here."""
+        self.traces: Traces | None = None
+        """Told of every batch in which a text has a trace that is kept."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether texts wait for an engine."""
+        return bool(self._queue)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._loop = asyncio.get_running_loop()
+        for thread in self._threads:
+            thread.start()
+
+    async def stop(self) -> None:
+        """Answer what waits, then stop."""
+        with self._arrival:
+            self._stopping = True
+            self._arrival.notify_all()
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+        await asyncio.to_thread(self._decoder.shutdown)
+
+    def submit(
+        self, encodings: Sequence[Encoding], engine: Engine, reader: Reader[T], deadline: float
+    ) -> list[asyncio.Future[Result[T]]]:
+        """Queue a request's texts, all or none of them, and return their answers to wait for.
+
+        Raises OverloadedError if the queue is too long, or would be, and NotServingError after stop(). An answer that is
+        cancelled leaves the queue.
+        """
+        call, new = recorded() if self.traces else None, self._loop.create_future
+        entries = [Entry(encoding, engine, reader, deadline, new(), call) for encoding in encodings]
+        with self._arrival:
+            if self._stopping:
+                raise NotServingError("the server is going away; ask another one")
+            if not self._queue.fits(sum(entry.tokens for entry in entries)):
+                self._deliver(self._queue.drop_dead())
+            self._queue.add(entries)
+            self._arrival.notify(len(entries))
+        return [entry.answer for entry in entries]
+
+    def check_room(self) -> None:
+        """Raise OverloadedError if a text that comes now would probably wait too long."""
+        self._queue.check_time()
+
+    def wait_seconds(self) -> float:
+        """Guess how long the queue takes, for those who are sent away."""
+        return self._queue.wait_seconds()
+
+    def _run(self, thread: int) -> None:
+        """Compute batch after batch, on a thread of the engine's."""
+        while (batch := self._take(thread)) is not None:
+            begun = time.monotonic()
+            try:
+                computed = self._compute(batch, begun)
+            except Exception as error:  # noqa: BLE001 -- whatever it was, only this batch's callers hear of it.
+                self._fail(batch, begun, error)
+            else:
+                self._decoder.submit(self._decode, computed)
+
+    def _take(self, thread: int) -> list[Entry] | None:
+        """Wait for the next batch and take it out of the queue; None when all is answered and nothing more comes."""
+        with self._arrival:
+            self._pace.end(thread)
+            self._free += 1
+            while True:
+                self._deliver(self._queue.drop_dead())
+                alone = self._free == len(self._threads)
+                if self._queue and (alone or self._stopping or self._queue.tokens >= _LEAST_SHARE):
+                    break
+                if self._stopping:
+                    return None
+                self._arrival.wait()
+            engine = self._slot.live
+            pass_tokens = engine.pass_tokens if engine else 0
+            # Passes that are free share what waits, so that none takes all of it while another one has nothing to do.
+            share = max(_LEAST_SHARE, -(-self._queue.tokens // self._free)) + pass_tokens
+            self._free -= 1
+            batch = self._queue.take(min(share, _MOST_PASSES * pass_tokens), self._max_batch_tokens, pass_tokens)
+            self._pace.begin(thread, sum(entry.tokens for entry in batch), pass_tokens)
+            return batch
+
+    def _compute(self, batch: Sequence[Entry], begun: float) -> Computed:
+        """Run a batch under one lease."""
+        with self._slot.lease() as engine, self._telling(engine):
+            encodings = encode_for(engine, batch)
+            windows = [window for encoding in encodings for window in encoding.windows]
+            found = iter(engine.run_windows(windows, batch[0].reader.outputs, self._max_batch_tokens))
+        seconds = time.monotonic() - begun
+        self._note([len(window.ids) for window in windows], engine.pass_tokens, seconds)
+        rows = [list(itertools.islice(found, len(encoding.windows))) for encoding in encodings]
+        return Computed(next(self._numbers), batch, engine, encodings, rows, begun, seconds)
+
+    def _decode(self, computed: Computed) -> None:
+        """Turn output rows into answers, on the decoder's thread: a batch at once for all who read alike."""
+        begun = time.monotonic()
+        try:
+            with self._telling(computed.engine):
+                answers = dict(self._read(computed))
+        except Exception as error:  # noqa: BLE001 -- as above.
+            self._fail(computed.entries, computed.begun, error)
+            return
+        broken = [entry for entry in computed.entries if entry not in answers]
+        self.told(computed.engine.id, bool(broken))
+        if broken:
+            wrong = f"{computed.engine.id} answers with numbers that are not finite"
+            self._fail(broken, computed.begun, FloatingPointError(wrong))
+        seconds = time.monotonic() - begun
+        self._metrics.stage_seconds.labels("decode").observe(seconds)
+        span = self._trace(computed.entries, computed.begun, number=computed.number, checkpoint=computed.engine.id)
+        batch = Batch(computed.number, computed.engine.id, computed.begun, computed.seconds, begun, seconds, span)
+        results: list[tuple[Entry, Result[Any]]] = []
+        for entry, answer in answers.items():
+            waited = computed.begun - entry.arrived
+            self._metrics.stage_seconds.labels("queue").observe(waited)
+            results.append((entry, Result(answer, batch, waited)))
+        self._deliver(results)
+
+    @staticmethod
+    def _read(computed: Computed) -> Iterator[tuple[Entry, Any]]:
+        """Yield the answers of the texts that have rows."""
+        whole = [place for place, rows in enumerate(computed.rows) if all(rows)]
+        for reader in dict.fromkeys(computed.entries[place].reader for place in whole):
+            chosen = [place for place in whole if computed.entries[place].reader == reader]
+            found = reader.read(
+                computed.engine, [computed.encodings[one] for one in chosen], [computed.rows[one] for one in chosen]
+            )
+            yield from zip((computed.entries[one] for one in chosen), found, strict=True)
+
+    @contextmanager
+    def _telling(self, engine: Engine) -> Iterator[None]:
+        """Tell of a pass if it fails here."""
+        try:
+            yield
+        except Exception:
+            self.told(engine.id, True)
+            raise
+
+    def _fail(self, entries: Sequence[Entry], begun: float, error: Exception) -> None:
+        """Give a batch's error to its callers."""
+        self._trace(entries, begun, error=type(error).__name__)
+        self._deliver([(entry, error) for entry in entries])
+
+    def _trace(self, entries: Sequence[Entry], begun: float, **about: Any) -> Any:
+        """Tell of a batch that is over, and return its span, if any of its texts has a trace that is kept."""
+        if self.traces is None or not (calls := list(dict.fromkeys(one.call for one in entries if one.call))):
+            return None
+        windows, tokens = sum(one.windows for one in entries), sum(one.tokens for one in entries)
+        return self.traces.batch(calls, begun, texts=len(entries), windows=windows, tokens=tokens, **about)
+
+    def _deliver(self, found: Sequence[tuple[Entry, Result[Any] | Exception]]) -> None:
+        """Give answers to those who still wait for them, on the event loop."""
+        if not found:
+            return
+
+        def deliver() -> None:
+            for entry, answer in found:
+                if entry.answer.done():
+                    continue
+                if isinstance(answer, Exception):
+                    entry.answer.set_exception(answer)
+                else:
+                    entry.answer.set_result(answer)
+
+        self._loop.call_soon_threadsafe(deliver)
+
+    def _note(self, lengths: Sequence[int], pass_tokens: int, seconds: float) -> None:
+        tokens, padded = sum(lengths), len(lengths) * max(lengths)
+        self._pace.learn(tokens, pass_tokens, seconds)
+        self._metrics.batch_windows.observe(len(lengths))
+        self._metrics.batch_tokens.observe(padded)
+        self._metrics.tokens.labels("text").inc(tokens)
+        self._metrics.tokens.labels("padding").inc(padded - tokens)
+        self._metrics.stage_seconds.labels("infer").observe(seconds)
+        self.observe(seconds)

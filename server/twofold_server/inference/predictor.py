@@ -1,0 +1,161 @@
+"""Texts to answers: let a request in, tokenize it, wait for its batches."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from twofold_checkpoint.decoding import Prediction
+
+from twofold_server.errors import ExpiredError, NotServingError, OverloadedError
+from twofold_server.inference.batcher import Batcher
+from twofold_server.inference.entries import Result
+from twofold_server.inference.slot import Slot
+from twofold_server.inference.tasks import Embedding, Featuring, Predicting, Reader
+from twofold_server.observability.metrics import Metrics
+from twofold_server.observability.request_context import Stage, recorded
+from twofold_server.observability.tracing import Traces
+
+T = TypeVar("T")
+
+_BRIEF = 500
+"""Code points in all that are tokenized on the event loop: that takes less time than to wake another thread."""
+
+_CLOCKS_DIFFER = 0.01
+"""Seconds by which a caller's clock may be ahead when it gives up at its deadline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds that a request spent in each stage."""
+
+    tokenize: float
+    queue: float
+    infer: float
+    decode: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answers(Generic[T]):
+    """One answer for each text, with the id of the checkpoint that gave it."""
+
+    answers: list[T]
+    checkpoint_ids: list[str]
+    timings: Timings
+
+
+class Inference:
+    """Answer requests. Tokenizing runs on threads of its own, off the event loop."""
+
+    def __init__(self, slot: Slot, batcher: Batcher, metrics: Metrics, *, max_requests: int, threads: int) -> None:
+        self._slot = slot
+        self._batcher = batcher
+        self._metrics = metrics
+        self._max_requests = max_requests
+        self._requests = 0
+        self.observe: Callable[[float], None] = lambda _: None
+        """Told the seconds of every request that was answered, or that waited until its deadline; the job that gives way
+        listens here."""
+        self.offer: Callable[[Sequence[str]], None] = lambda _: None
+        """Given the texts of every request that was let in; what is compared with another checkpoint is chosen here."""
+        self.traces: Traces | None = None
+        """Told the stages of every request that was answered and has a trace that is kept."""
+        self._threads = ThreadPoolExecutor(max(1, threads), thread_name_prefix="text")
+
+    def stop(self) -> None:
+        """Let the threads go."""
+        self._threads.shutdown(wait=True)
+
+    async def predict(
+        self, texts: Sequence[str], *, top: int = 1, entities: bool = True, deadline: float = float("inf")
+    ) -> Answers[Prediction]:
+        """Classify texts (the *top* labels; zero leaves the head out) and find their entities.
+
+        Raises OverloadedError, NotServingError or ExpiredError.
+        """
+        return await self._answer(texts, Predicting(top, entities), deadline)
+
+    async def embed(self, texts: Sequence[str], *, deadline: float = float("inf")) -> Answers[Embedding]:
+        """Return the features of texts. Raises what predict raises."""
+        return await self._answer(texts, Featuring(), deadline)
+
+    async def _answer(self, texts: Sequence[str], reader: Reader[T], deadline: float) -> Answers[T]:
+        loop = asyncio.get_running_loop()
+        with self._permit():
+            engine = self._slot.live
+            if engine is None:
+                raise NotServingError("no checkpoint is live; publish one and promote it")
+            begun = time.monotonic()
+            if sum(map(len, texts)) <= _BRIEF:
+                encodings = engine.encoder.encode(texts)
+            else:
+                encodings = await loop.run_in_executor(self._threads, engine.encoder.encode, texts)
+            tokenize = self._observe("tokenize", begun)
+            waiting = self._batcher.submit(encodings, engine, reader, deadline)
+            self.offer(texts)
+            try:
+                results = await asyncio.gather(*waiting)
+            except (asyncio.CancelledError, ExpiredError):
+                # A caller who leaves before says nothing of how slow we are; where all answers come too late, this is all.
+                if time.monotonic() >= deadline - _CLOCKS_DIFFER:
+                    self.observe(time.monotonic() - begun)
+                raise
+            finally:
+                # If one failed or the caller went away, nobody waits for the others.
+                for answer in waiting:
+                    answer.cancel()
+            # Texts of one batch share its time: each batch counts once.
+            batches = {result.batch: result for result in results}
+            timings = Timings(
+                tokenize=tokenize,
+                queue=max(result.queue_seconds for result in results),
+                infer=sum(batch.infer_seconds for batch in batches),
+                decode=sum(batch.decode_seconds for batch in batches),
+            )
+            if self.traces and (call := recorded()):
+                self.traces.tell(call, _stages(begun, tokenize, batches.values()))
+            self.observe(time.monotonic() - begun)
+            return Answers([one.answer for one in results], [one.batch.checkpoint_id for one in results], timings)
+
+    def _observe(self, stage: str, begun: float) -> float:
+        seconds = time.monotonic() - begun
+        self._metrics.stage_seconds.labels(stage).observe(seconds)
+        return seconds
+
+    def check_room(self) -> None:
+        """Raise OverloadedError if no request can be let in: to be asked before any work is done for one."""
+        self._check_requests()
+        self._batcher.check_room()
+
+    def _check_requests(self) -> None:
+        if self._requests >= self._max_requests:
+            self._metrics.shed.labels("requests").inc()
+            raise OverloadedError(
+                f"{self._requests} requests are in progress, which is the most; come back later",
+                retry_after=self._batcher.wait_seconds(),
+            )
+
+    @contextmanager
+    def _permit(self) -> Iterator[None]:
+        """Let a request in, or refuse it."""
+        self._check_requests()
+        self._requests += 1
+        try:
+            yield
+        finally:
+            self._requests -= 1
+
+
+def _stages(begun: float, tokenize: float, results: Iterable[Result[Any]]) -> Iterator[Stage]:
+    """Yield the stages of a request, given a result of each of its batches."""
+    yield Stage("tokenize", begun, tokenize)
+    for result in results:
+        batch = result.batch
+        yield Stage("queue", batch.begun - result.queue_seconds, result.queue_seconds)
+        yield Stage("infer", batch.begun, batch.infer_seconds, batch.span)
+        yield Stage("decode", batch.decode_begun, batch.decode_seconds, batch.span)

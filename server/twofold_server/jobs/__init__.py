@@ -1,0 +1,1 @@
+"""What a job is, and where its events are stored."""

@@ -1,0 +1,51 @@
+"""What Prometheus sees of the jobs."""
+
+from __future__ import annotations
+
+from twofold_checkpoint.protocol.events import ScoreMeasured
+from twofold_checkpoint.protocol.job import PHASES
+
+from twofold_server.jobs.model import JobState, JobView, PhaseEnded, Record, StateEntered
+from twofold_server.observability.metrics import Metrics
+
+
+class JobMetrics:
+    """Keep the metrics of adaptation in step with the records of the jobs."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._scored = ""
+
+    def waiting(self, count: int) -> None:
+        """Show how many jobs wait."""
+        self._metrics.jobs_waiting.set(count)
+
+    def see(self, view: JobView, records: tuple[Record, ...]) -> None:
+        """Count what has just been recorded of a job."""
+        for one in records:
+            match one.said:
+                case StateEntered(state=JobState.RUNNING):
+                    self._metrics.jobs_running.set(1)
+                    self._metrics.job_start.set(one.time.timestamp())
+                case StateEntered(state=state, lost=lost):
+                    if state.is_over:
+                        self._metrics.jobs.labels(state.value).inc()
+                    self._metrics.job_losses.inc(lost)
+                    if view.started:
+                        self._metrics.jobs_running.set(0)
+                        self._metrics.job_start.set(0)
+                case PhaseEnded(seconds=seconds):
+                    self._metrics.job_phase_seconds.labels(_bounded(one.phase)).observe(seconds)
+                case ScoreMeasured(figure="protected" | "retained" | "new", moment="before" | "after"):
+                    self._show_score(view.id, one.said)
+
+    def _show_score(self, job_id: str, score: ScoreMeasured) -> None:
+        if self._scored != job_id:  # Figures of two jobs side by side would be read as one job's.
+            self._metrics.score.clear()
+            self._scored = job_id
+        self._metrics.score.labels(score.figure, score.moment).set(score.value)
+
+
+def _bounded(phase: str) -> str:
+    """Keep the label set bounded, whatever a trainer calls its phases."""
+    return phase if phase in PHASES else "other"

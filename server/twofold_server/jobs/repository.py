@@ -1,0 +1,232 @@
+"""Jobs as the event loop sees them: the table's calls in one thread, and word to everyone who waits."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from twofold_checkpoint.store import Aliases, Move
+
+from twofold_server.errors import NotServingError, ServerError
+from twofold_server.jobs.metrics import JobMetrics
+from twofold_server.jobs.model import JobState, JobView, Record, Said, StateEntered
+from twofold_server.jobs.table import JobTable
+from twofold_server.observability.metrics import Metrics
+from twofold_server.storage.database import Place
+from twofold_server.versions.alias_changes import AliasChange, Author
+from twofold_server.versions.alias_table import AliasTable
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class JobBook:
+    """Read and write jobs without blocking. What is shown is durable: everyone reads from the table."""
+
+    def __init__(self, place: Place, metrics: Metrics) -> None:
+        self._place = place
+        self._metrics = JobMetrics(metrics)
+        self._changed = asyncio.Event()
+        self.ended: Callable[[JobView], None] = lambda _: None
+        """Told of every job that has ended here, and is there to be read; traces listen."""
+        self.bases = asyncio.Lock()
+        """Held while a job is made, from the look at its base to its row, and while a checkpoint is deleted."""
+        self._thread: ThreadPoolExecutor | None = None
+        self._table: JobTable
+        self._aliases: AliasTable
+
+    async def open(self) -> None:
+        """Open the table."""
+        thread = ThreadPoolExecutor(1, thread_name_prefix="jobs")
+        self._table = await asyncio.get_running_loop().run_in_executor(thread, JobTable, self._place)
+        self._aliases = AliasTable(self._table.database)
+        self._thread = thread
+        await self._count()
+
+    async def close(self) -> None:
+        """Close the table. Watchers of jobs that are not over get NotServingError."""
+        thread, self._thread = self._thread, None
+        if thread:
+            await asyncio.get_running_loop().run_in_executor(thread, self._table.close)
+            thread.shutdown()
+            self._announce()
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    async def add(self, view: JobView, digest: str, *, limit: int) -> JobView:
+        """Queue a job, or return the earlier one of the same request_id and request.
+
+        Raises ConflictError or OverloadedError.
+        """
+        added = await self._ask(self._table.add, view, digest, limit=limit)
+        await self._count()
+        self._announce()
+        return added
+
+    async def say(self, job_id: str, said: Said) -> JobView:
+        """Record an event of a job. Raises WrongStateError if the job is over, or if another server has it by now."""
+        view, records = await self._ask(self._table.say, job_id, said, _now())
+        self._see(view, records)
+        if isinstance(said, StateEntered):
+            await self._count()
+        self._announce()
+        return view
+
+    async def amend(self, job_id: str, said: Said) -> None:
+        """Record what came of a job, also if it is over. Raises UnknownNameError."""
+        await self._ask(self._table.amend, job_id, said, _now())
+        self._announce()
+
+    async def take_over(self, job_id: str, said: StateEntered) -> JobView | None:
+        """Say of a job that its server died; None if it was not abandoned any more."""
+        written = await self._ask(self._table.take_over, job_id, said, _now())
+        if written is None:
+            return None
+        self._see(*written)
+        await self._count()
+        self._announce()
+        return written[0]
+
+    async def start_next(self) -> JobView | None:
+        """Let the oldest job that waits be running."""
+        started = await self._ask(self._table.start_next, _now())
+        if started is None:
+            return None
+        self._see(*started)
+        await self._count()
+        self._announce()
+        return started[0]
+
+    async def cancel(self, job_id: str, reason: str) -> JobView:
+        """End the job if it waits, mark it as unwanted if it runs, and return it as it is now.
+
+        Raises WrongStateError if it is over already.
+        """
+        said = StateEntered(state=JobState.CANCELLED, reason=reason)
+        view, records = await self._ask(self._table.cancel, job_id, said, _now())
+        self._see(view, records)
+        await self._count()
+        self._announce()
+        return view
+
+    async def forget(self, job_id: str) -> None:
+        """Remove a job and its events. Raises UnknownNameError, or WrongStateError if it is not over."""
+        await self._ask(self._table.forget, job_id)
+        self._announce()
+
+    async def record(self, move: Move, author: Author) -> None:
+        """Write down who moved aliases. They have moved: where the database fails, the next start finds it so."""
+        try:
+            await self._ask(self._aliases.write, move, author, _now())
+        except ServerError as error:
+            log.error("nobody wrote down who moved aliases", extra={"who": author.who, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
+
+    async def catch_up(self, aliases: Aliases) -> None:
+        """Write down what moved while nobody could."""
+        await self._ask(self._aliases.catch_up, aliases, _now())
+
+    async def beat(self) -> None:
+        """Say that this server is alive, and let everyone look at what other servers have written."""
+        await self._ask(self._table.beat)
+        await self._count()
+        self._announce()
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    async def get(self, job_id: str) -> JobView:
+        """Return one job. Raises UnknownNameError."""
+        return await self._ask(self._table.get, job_id)
+
+    async def find(self, request_id: str, digest: str) -> JobView | None:
+        """Return the job of a request_id. Raises ConflictError if it came with another request."""
+        return await self._ask(self._table.find, request_id, digest)
+
+    async def check_room(self, limit: int) -> None:
+        """Raise OverloadedError if *limit* jobs wait already."""
+        await self._ask(self._table.check_room, limit)
+
+    async def page(self, size: int, before: int | None) -> tuple[list[JobView], int | None]:
+        """Return jobs, newest first, that were made before the job of that number, and the number for the next page."""
+        return await self._ask(self._table.page, size, before)
+
+    async def alias_changes(self, size: int, before: int | None) -> tuple[list[AliasChange], int | None]:
+        """Return changes of aliases, newest first, that came before that number, and the number for the next page."""
+        return await self._ask(self._aliases.page, size, before)
+
+    async def abandoned(self) -> list[JobView]:
+        """Return the jobs that ran when their server died."""
+        return await self._ask(self._table.abandoned)
+
+    async def unwanted(self) -> list[str]:
+        """Return the ids of the jobs that run here and that somebody has cancelled."""
+        return await self._ask(self._table.unwanted)
+
+    async def unfinished(self) -> list[JobView]:
+        """Return the jobs that wait or run."""
+        return await self._ask(self._table.unfinished)
+
+    async def over(self) -> list[JobView]:
+        """Return the jobs that are over."""
+        return await self._ask(self._table.over)
+
+    async def watch(self, job_id: str, after: int = 0) -> AsyncGenerator[Record, None]:
+        """Yield the records after a sequence number, past ones first, and end after the job's last one.
+
+        A slow watcher loses nothing: it reads at its own pace. Raises UnknownNameError, or NotServingError when the
+        server stops before the job is over.
+        """
+        over = False
+        while not over:
+            changed = self._changed  # Taken before the look: what comes in between is not missed.
+            records, over = await self._ask(self._table.read, job_id, after)
+            for one in records:
+                yield one
+                after = one.sequence
+            if not records and not over:
+                await changed.wait()
+
+    async def wait_until_over(self, job_id: str) -> JobView:
+        """Wait for the job's end, and return it as it ended."""
+        while True:
+            changed = self._changed
+            view = await self.get(job_id)
+            if view.state.is_over:
+                return view
+            await changed.wait()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other servers may have the same jobs."""
+        return self._table.is_shared
+
+    @property
+    def change(self) -> asyncio.Event:
+        """An event that is set when anything changes from now on. Take it, look, then wait for it."""
+        return self._changed
+
+    def _see(self, view: JobView, records: tuple[Record, ...]) -> None:
+        self._metrics.see(view, records)
+        if any(isinstance(one.said, StateEntered) and one.said.state.is_over for one in records):
+            self.ended(view)
+
+    async def _count(self) -> None:
+        self._metrics.waiting(await self._ask(self._table.count_waiting))
+
+    def _announce(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def _ask(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._thread is None:
+            raise NotServingError("the server is stopping; ask again when it is back")
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: call(*args, **kwargs))
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)

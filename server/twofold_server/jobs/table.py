@@ -1,0 +1,237 @@
+"""Jobs and their events in a database."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import secrets
+import socket
+from contextlib import suppress
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, delete, insert, not_, or_, select, update
+
+from twofold_server.errors import DatabaseError, WrongStateError
+from twofold_server.jobs.model import JobState, JobView, Record, Said, StateEntered
+from twofold_server.jobs.rows import (
+    POSITION,
+    Written,
+    check_room,
+    count_waiting,
+    find,
+    get,
+    get_unfinished,
+    placed,
+    unless_unwanted,
+    views,
+    write,
+)
+from twofold_server.storage.database import Database, Place
+from twofold_server.storage.schema import EVENTS, JOBS, SERVERS
+
+LEASE_SECONDS = 30.0
+"""How long a server that does not beat is taken to be alive. It beats far more often."""
+
+_PAGE_OF_EVENTS = 500
+
+_said: msgspec.json.Decoder[Said] = msgspec.json.Decoder(Said)
+
+
+class JobTable:
+    """Hold all jobs ever made. An event and the view that it changes are written in one durable transaction.
+
+    Every method blocks; all calls come from one thread. Several servers may have one table if it is in PostgreSQL:
+    *owner* is the name of this one among them. All raise DatabaseError.
+    """
+
+    def __init__(self, place: Place, owner: str = "") -> None:
+        self.owner = owner or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.database = Database(place)
+        self.is_shared = self.database.is_shared
+        with self.database.writing() as connection:
+            if not self.is_shared:  # Who has the file has it alone: those that had it are dead.
+                connection.execute(delete(SERVERS))
+            self._beat(connection)
+
+    def close(self) -> None:
+        """Say that this server is gone, and close the database."""
+        with suppress(DatabaseError), self.database.writing() as connection:  # Without it, its lease runs out.
+            connection.execute(delete(SERVERS).where(SERVERS.c.id == self.owner))
+        self.database.close()
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def add(self, view: JobView, digest: str, *, limit: int) -> JobView:
+        """Queue a job, or return the earlier one of the same request.
+
+        Raises ConflictError if its request_id came with another request, OverloadedError if *limit* jobs wait.
+        """
+        with self.database.writing() as connection:
+            if earlier := find(connection, view.order.request_id, digest):
+                return earlier
+            check_room(connection, limit)
+            row = {
+                "id": view.id,
+                "request_id": view.order.request_id or None,
+                "digest": digest,
+                "state": view.state.value,
+                "view": msgspec.json.encode(view),
+            }
+            connection.execute(insert(JOBS), row)
+            said = StateEntered(state=JobState.QUEUED, reason="The job waits for its turn.")
+            write(connection, view, said, view.created)
+            return get(connection, view.id)
+
+    def say(self, job_id: str, said: Said, now: dt.datetime) -> Written:
+        """Add an event to a job. Raises WrongStateError if it is over, or if another server has it by now."""
+        with self.database.writing() as connection:
+            view = get_unfinished(connection, job_id)
+            owner = connection.execute(select(JOBS.c.owner).where(JOBS.c.id == job_id)).scalar_one()
+            if owner not in (None, self.owner):
+                raise WrongStateError(f"job {job_id!r} is run by another server by now")
+            return write(connection, view, unless_unwanted(connection, job_id, said), now)
+
+    def take_over(self, job_id: str, said: StateEntered, now: dt.datetime) -> Written | None:
+        """Say of a job that its server died, and have it from now on; None if it was not abandoned any more."""
+        with self.database.writing() as connection:
+            found = views(connection, (JOBS.c.id == job_id) & self._abandoned)
+            if not found:
+                return None
+            connection.execute(update(JOBS).where(JOBS.c.id == job_id).values(owner=self.owner))
+            return write(connection, found[0], unless_unwanted(connection, job_id, said), now)
+
+    def amend(self, job_id: str, said: Said, now: dt.datetime) -> Written:
+        """Add an event to a job, also if it is over. Raises UnknownNameError."""
+        with self.database.writing() as connection:
+            return write(connection, get(connection, job_id), said, now)
+
+    def start_next(self, now: dt.datetime) -> Written | None:
+        """Let the oldest job that waits be running here, and return it, unless one runs already.
+
+        Writers take turns, so no two servers get one job. One that runs here is one whose start this server did not
+        hear of: it has asked for the next one.
+        """
+        with self.database.writing() as connection:
+            for view in views(connection, JOBS.c.state == JobState.RUNNING):
+                return (view, ()) if self._owns(connection, view.id) else None
+            waiting = views(connection, JOBS.c.state == JobState.QUEUED)
+            if not waiting:
+                return None
+            said = StateEntered(state=JobState.RUNNING, reason="The job has a trainer.")
+            connection.execute(update(JOBS).where(JOBS.c.id == waiting[0].id).values(owner=self.owner))
+            return write(connection, waiting[0], said, now)
+
+    def cancel(self, job_id: str, said: StateEntered, now: dt.datetime) -> Written:
+        """End the job if it waits, mark it as unwanted if it runs, and return it as it is now.
+
+        Raises WrongStateError if it is over already.
+        """
+        with self.database.writing() as connection:
+            view = get_unfinished(connection, job_id)
+            if view.state is JobState.QUEUED:
+                return write(connection, view, said, now)
+            connection.execute(update(JOBS).where(JOBS.c.id == job_id).values(unwanted=True))
+            return view, ()
+
+    def forget(self, job_id: str) -> None:
+        """Remove a job and its events. Raises UnknownNameError, or WrongStateError if it is not over."""
+        with self.database.writing() as connection:
+            view = get(connection, job_id)
+            if not view.state.is_over:
+                raise WrongStateError(f"job {job_id!r} is {view.state}; it can be removed when it is over")
+            number = select(JOBS.c.number).where(JOBS.c.id == job_id).scalar_subquery()
+            connection.execute(delete(EVENTS).where(EVENTS.c.job == number))
+            connection.execute(delete(JOBS).where(JOBS.c.id == job_id))
+
+    def beat(self) -> None:
+        """Say that this server is alive."""
+        with self.database.writing() as connection:
+            self._beat(connection)
+
+    def _beat(self, connection: Connection) -> None:
+        mine = SERVERS.c.id == self.owner
+        if not connection.execute(update(SERVERS).where(mine).values(seen=self.database.clock)).rowcount:
+            connection.execute(insert(SERVERS).values(id=self.owner, seen=self.database.clock))
+        long_gone = self.database.clock - 10 * LEASE_SECONDS
+        connection.execute(delete(SERVERS).where(SERVERS.c.seen < long_gone))
+
+    def _owns(self, connection: Connection, job_id: str) -> bool:
+        return bool(connection.execute(select(JOBS.c.owner == self.owner).where(JOBS.c.id == job_id)).scalar_one())
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def find(self, request_id: str, digest: str) -> JobView | None:
+        """Return the job of a request_id. Raises ConflictError if it came with another request."""
+        with self.database.reading() as connection:
+            return find(connection, request_id, digest)
+
+    def check_room(self, limit: int) -> None:
+        """Raise OverloadedError if *limit* jobs wait already."""
+        with self.database.reading() as connection:
+            check_room(connection, limit)
+
+    def get(self, job_id: str) -> JobView:
+        """Return one job. Raises UnknownNameError."""
+        with self.database.reading() as connection:
+            return get(connection, job_id)
+
+    def page(self, size: int, before: int | None) -> tuple[list[JobView], int | None]:
+        """Return jobs, newest first, that were made before the job of that number, and the number for the next page."""
+        query = select(JOBS.c.number, JOBS.c.view, POSITION).order_by(JOBS.c.number.desc()).limit(size + 1)
+        if before is not None:
+            query = query.where(JOBS.c.number < before)
+        with self.database.reading() as connection:
+            rows = connection.execute(query).all()
+        more = len(rows) > size
+        return [placed(view, position) for _, view, position in rows[:size]], rows[size - 1].number if more else None
+
+    def abandoned(self) -> list[JobView]:
+        """Return the jobs that ran when their server died."""
+        with self.database.reading() as connection:
+            return views(connection, self._abandoned)
+
+    @property
+    def _abandoned(self) -> ColumnElement[bool]:
+        living = select(SERVERS.c.id).where(SERVERS.c.seen > self.database.clock - LEASE_SECONDS)
+        left = or_(JOBS.c.owner.is_(None), not_(JOBS.c.owner.in_(living)) & (JOBS.c.owner != self.owner))
+        return (JOBS.c.state == JobState.RUNNING) & left
+
+    def unwanted(self) -> list[str]:
+        """Return the ids of the jobs that run here and that somebody has cancelled."""
+        mine = (JOBS.c.state == JobState.RUNNING) & (JOBS.c.owner == self.owner) & JOBS.c.unwanted
+        with self.database.reading() as connection:
+            return list(connection.execute(select(JOBS.c.id).where(mine)).scalars())
+
+    def unfinished(self) -> list[JobView]:
+        """Return the jobs that wait or run."""
+        with self.database.reading() as connection:
+            return views(connection, JOBS.c.state.in_((JobState.QUEUED, JobState.RUNNING)))
+
+    def over(self) -> list[JobView]:
+        """Return the jobs that are over."""
+        with self.database.reading() as connection:
+            return views(connection, JOBS.c.state.not_in((JobState.QUEUED, JobState.RUNNING)))
+
+    def count_waiting(self) -> int:
+        """Count the jobs that wait."""
+        with self.database.reading() as connection:
+            return count_waiting(connection)
+
+    def read(self, job_id: str, after: int) -> tuple[list[Record], bool]:
+        """Return the next events after a sequence number, and whether there will be none after these."""
+        query = (
+            select(EVENTS.c.sequence, EVENTS.c.time, EVENTS.c.phase, EVENTS.c.said)
+            .join(JOBS)
+            .where(JOBS.c.id == job_id, EVENTS.c.sequence > after)
+            .order_by(EVENTS.c.sequence)
+            .limit(_PAGE_OF_EVENTS)
+        )
+        with self.database.reading() as connection:
+            view = get(connection, job_id)
+            rows = connection.execute(query).all()
+        records = [
+            Record(sequence=sequence, time=dt.datetime.fromisoformat(time), phase=phase, said=_said.decode(said))
+            for sequence, time, phase, said in rows
+        ]
+        seen = records[-1].sequence if records else after
+        return records, view.state.is_over and seen >= view.last_sequence

@@ -1,0 +1,1 @@
+"""Metrics, logs, traces, the audit log and the context of a request."""

@@ -1,0 +1,78 @@
+"""Who did what: a line for each call that changes what is served or what is learnt, under a logger of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import Any
+
+from twofold_server.errors import status_of
+from twofold_server.observability.request_context import CALL, PLAIN_ID
+
+log = logging.getLogger("twofold_server.observability.audit")
+
+AUDITED: Mapping[str, str] = MappingProxyType(
+    {
+        "/twofold.v1.AdaptationService/Adapt": "adapt",
+        "/twofold.v1.AdaptationService/CancelJob": "cancel",
+        "/twofold.v1.CheckpointService/PromoteCheckpoint": "promote",
+        "/twofold.v1.CheckpointService/RollBack": "roll back",
+        "/twofold.v1.CheckpointService/DeleteCheckpoint": "delete",
+        "/inference.GRPCInferenceService/RepositoryModelLoad": "promote",
+    }
+)
+"""What is done by each procedure that leaves a line, by its path. They have one request and one response."""
+
+CALLER: ContextVar[str] = ContextVar("caller", default="")
+"""The name of the token that the call in progress came with; empty if it came without one."""
+
+_ABOUT: ContextVar[dict[str, str] | None] = ContextVar("about", default=None)
+_LONGEST_SUBJECT = 200
+
+
+def note(**about: str) -> None:
+    """Add the job or the checkpoint that a call is about to its line, and its trace. What a caller wrote in the place of one is left out."""
+    known = {key: value if PLAIN_ID.fullmatch(value) else "(no id)" for key, value in about.items()}
+    if (line := _ABOUT.get()) is not None:
+        line.update(known)
+    if call := CALL.get():
+        call.about.update(known)
+
+
+def tell(action: str, *, who: str, outcome: str, **about: str) -> None:
+    """Leave a line of what was done without a call."""
+    log.info(action, extra={"who": who, "outcome": outcome, **about})
+
+
+def audited(procedure: str, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+    """Let a behaviour leave a line of its call when it has ended, however it ended."""
+    action = AUDITED[procedure]
+
+    async def call(request: Any, context: Any) -> Any:
+        about: dict[str, str] = {}
+        _ABOUT.set(about)
+        outcome = "OK"
+        try:
+            return await behaviour(request, context)
+        except asyncio.CancelledError:
+            outcome = "CANCELLED"
+            raise
+        except Exception as error:
+            code, reason = status_of(error)
+            outcome, about["reason"] = code.name, reason
+            raise
+        finally:
+            tell(action, who=caller_of(context), outcome=outcome, **about)
+
+    return call
+
+
+def caller_of(context: Any) -> str:
+    """Name who calls: the token, else the subject of the certificate, else "anonymous"."""
+    if name := CALLER.get():
+        return name
+    shown = context.auth_context().get("x509_subject") or (b"",)
+    return bytes(next(iter(shown))).decode(errors="replace")[:_LONGEST_SUBJECT] or "anonymous"

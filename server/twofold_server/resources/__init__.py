@@ -1,0 +1,1 @@
+"""The CPUs, memory and control groups of this machine."""

@@ -1,0 +1,63 @@
+"""What is of no use any more: what processes that died have left half-done, and what jobs needed only while they ran."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Collection
+from pathlib import Path
+
+from twofold_checkpoint.protocol.job import SNAPSHOTS
+from twofold_checkpoint.store import Store
+
+from twofold_server.jobs.directories import job_directory
+from twofold_server.retention.policy import GRACE_SECONDS
+
+log = logging.getLogger(__name__)
+
+
+class Leftovers:
+    """Remove them from a store. What cannot be removed is logged, and stays until the next start or the end of a job."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def of_job(self, job_id: str) -> None:
+        """Remove the snapshots of a job that is over."""
+        _remove(job_directory(self._store.root, job_id) / SNAPSHOTS)
+
+    def sweep(self, known: Collection[str], unfinished: Collection[str], *, alone: bool) -> None:
+        """Remove what is half-done in staging and among the jobs, of which these are *known* and these *unfinished*.
+
+        If what is done here is not *alone* with the jobs, what is young stays: another server, or a call, may be writing it.
+        """
+        try:
+            self._store.sweep()
+            for directory in self._store.root.glob("jobs/*"):
+                if directory.name in unfinished:
+                    continue
+                if directory.name not in known:
+                    if alone or _is_old(directory):
+                        _remove(directory)  # Its server died before the job was made.
+                else:
+                    _remove(directory / SNAPSHOTS)
+                    for half in directory.glob("*.new"):
+                        if alone or _is_old(half):
+                            _remove(half)
+        except OSError as error:
+            log.warning("leftovers cannot be removed", extra={"reason": str(error)})
+
+
+def _is_old(path: Path) -> bool:
+    return time.time() - path.stat().st_mtime >= GRACE_SECONDS
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    elif path.exists():
+        path.unlink()
+    else:
+        return
+    log.info("a leftover was removed", extra={"path": path.name})

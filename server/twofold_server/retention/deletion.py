@@ -1,0 +1,51 @@
+"""Removing a checkpoint that nothing needs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from twofold_checkpoint.errors import CheckpointInUseError
+from twofold_checkpoint.store import Aliases, Store
+
+from twofold_server.inference.slot import Slot
+from twofold_server.jobs.model import JobView
+from twofold_server.jobs.repository import JobBook
+from twofold_server.retention.policy import needs_of
+from twofold_server.versions.alias_changes import Author
+
+log = logging.getLogger(__name__)
+
+
+class Deleter:
+    """Delete checkpoints of a store, but none that answers or that a job needs."""
+
+    def __init__(self, store: Store, slot: Slot, book: JobBook) -> None:
+        self._store = store
+        self._slot = slot
+        self._book = book
+
+    async def delete(self, checkpoint_id: str, author: Author) -> None:
+        """Remove a checkpoint. Raises CheckpointNotFoundError, or CheckpointInUseError that names what needs it."""
+        async with self._book.bases:
+            jobs = await self._book.unfinished()
+            aliases = await asyncio.to_thread(self._store.aliases)
+            live = self._slot.live
+            if live is not None and live.id == checkpoint_id:
+                raise CheckpointInUseError(f"{checkpoint_id} answers now; promote another one first, then delete it")
+            if job := needed_by(checkpoint_id, jobs, aliases):
+                raise CheckpointInUseError(
+                    f"job {job.id} needs {checkpoint_id} and is {job.state}; delete it when the job is over, or cancel that"
+                )
+            move = await asyncio.to_thread(self._store.delete, checkpoint_id)
+            await self._book.record(move, author)
+        log.info("deleted", extra={"checkpoint": checkpoint_id})
+
+
+def needed_by(checkpoint_id: str, jobs: Iterable[JobView], aliases: Aliases) -> JobView | None:
+    """Return the first job, of those that wait or run, that builds on a checkpoint or has made it."""
+    for job in jobs:
+        if checkpoint_id in needs_of(job, aliases):
+            return job
+    return None

@@ -1,0 +1,123 @@
+"""Taking away what the limits of retention leave no room for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+
+from twofold_checkpoint.errors import CheckpointError
+from twofold_checkpoint.store import Store
+
+from twofold_server.config.settings import Config
+from twofold_server.errors import ServerError
+from twofold_server.inference.slot import Slot
+from twofold_server.jobs.directories import job_directory
+from twofold_server.jobs.repository import JobBook
+from twofold_server.observability.metrics import Metrics
+from twofold_server.retention.deletion import Deleter
+from twofold_server.retention.policy import Kept, needed_checkpoints, surplus
+from twofold_server.versions.alias_changes import SERVER, Author
+
+log = logging.getLogger(__name__)
+
+PERIOD_SECONDS = 600.0
+
+
+class Collector:
+    """Look every ten minutes for checkpoints, jobs and data sets beyond the limits, and remove them."""
+
+    def __init__(
+        self, *, config: Config, store: Store, slot: Slot, book: JobBook, deleter: Deleter, metrics: Metrics
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._slot = slot
+        self._book = book
+        self._deleter = deleter
+        self._metrics = metrics
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether anything ever goes."""
+        return any((self._config.keep_checkpoints, self._config.keep_jobs, self._config.keep_uploads))
+
+    async def run(self) -> None:
+        """Collect until cancelled, if there is any limit."""
+        while self.has_limits:
+            try:
+                await self.collect()
+            except Exception:  # The next time must come, whatever was wrong with this one.
+                log.exception("retention failed")
+            await asyncio.sleep(PERIOD_SECONDS)
+
+    async def collect(self) -> None:
+        """Remove what is beyond the limits now. What cannot be removed is logged, and tried again the next time."""
+        for kind, some in (("job", self._jobs), ("upload", self._uploads), ("checkpoint", self._checkpoints)):
+            try:
+                found, remove = await some()
+            except (ServerError, CheckpointError, OSError) as error:
+                log.warning("nothing can be collected", extra={"kind": kind, "reason": str(error)})
+                continue
+            for one in found:
+                await self._remove(kind, one, remove)
+
+    async def _remove(self, kind: str, one: str, remove: Callable[[str], Awaitable[None]]) -> None:
+        try:
+            await remove(one)
+        except (ServerError, CheckpointError, OSError) as error:  # A job may have begun to need it since.
+            log.warning("not collected", extra={"kind": kind, kind: one, "reason": str(error)})
+        else:
+            self._metrics.collected.labels(kind).inc()
+            log.info("collected", extra={"kind": kind, kind: one})
+
+    async def _jobs(self) -> tuple[list[str], Callable[[str], Awaitable[None]]]:
+        if not self._config.keep_jobs:
+            return [], self._forget
+        over = [Kept(view.id, view.ended.timestamp()) for view in await self._book.over() if view.ended]
+        return surplus(over, keep=self._config.keep_jobs, needed=(), now=time.time()), self._forget
+
+    async def _forget(self, job_id: str) -> None:
+        # The files first: what is left half-way still has its row, and goes the next time.
+        await asyncio.to_thread(_remove_directory, self._store, job_directory(self._store.root, job_id))
+        await self._book.forget(job_id)
+
+    async def _uploads(self) -> tuple[list[str], Callable[[str], Awaitable[None]]]:
+        kept = await asyncio.to_thread(_directories, self._store.root / "uploads")
+        needed = {job.order.upload_id for job in await self._book.unfinished()}
+        return surplus(kept, keep=self._config.keep_uploads, needed=needed, now=time.time()), self._drop
+
+    async def _drop(self, upload_id: str) -> None:
+        async with self._book.bases:  # No job is made of it meanwhile.
+            if any(job.order.upload_id == upload_id for job in await self._book.unfinished()):
+                return
+            await asyncio.to_thread(_remove_directory, self._store, self._store.root / "uploads" / upload_id)
+
+    async def _checkpoints(self) -> tuple[list[str], Callable[[str], Awaitable[None]]]:
+        kept = await asyncio.to_thread(_directories, self._store.root / "checkpoints")
+        jobs, aliases = await self._book.unfinished(), await asyncio.to_thread(self._store.aliases)
+        live = self._slot.live
+        needed = needed_checkpoints(jobs, aliases, live.id if live else None)
+        chosen = surplus(kept, keep=self._config.keep_checkpoints, needed=needed, now=time.time())
+        return chosen, self._delete
+
+    async def _delete(self, checkpoint_id: str) -> None:
+        # Which looks once more whether anything needs it.
+        await self._deleter.delete(checkpoint_id, Author(SERVER, "It was beyond keep-checkpoints."))
+
+
+def _directories(root: Path) -> list[Kept]:
+    return [Kept(path.name, path.stat().st_mtime) for path in _listed(root) if path.is_dir()]
+
+
+def _listed(root: Path) -> Iterable[Path]:
+    return root.iterdir() if root.is_dir() else ()
+
+
+def _remove_directory(store: Store, path: Path) -> None:
+    """Remove a directory, whole or not at all."""
+    if path.is_dir():
+        with store.staging() as gone:
+            path.rename(gone / path.name)

@@ -1,0 +1,46 @@
+"""What may go, decided without touching anything."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from twofold_checkpoint.store import ALIASES, Aliases
+
+from twofold_server.jobs.model import JobView
+
+GRACE_SECONDS = 3600.0
+"""What is younger stays whatever the limit: a data set's job may be on its way, a candidate's promotion, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A checkpoint, a job that is over, or a data set, and since when it is there, in seconds since 1970."""
+
+    id: str
+    since: float
+
+
+def surplus(kept: Iterable[Kept], *, keep: int, needed: Collection[str], now: float) -> list[str]:
+    """Return the ids of what may go, oldest first: all but the newest *keep* of those that nothing needs.
+
+    If *keep* is 0, nothing goes. What is needed, or younger than the grace, stays, and takes no place of the others.
+    """
+    if not keep:
+        return []
+    free = [one for one in kept if one.id not in needed and now - one.since >= GRACE_SECONDS]
+    free.sort(key=lambda one: (one.since, one.id))
+    return [one.id for one in free[: max(0, len(free) - keep)]]
+
+
+def needed_checkpoints(jobs: Iterable[JobView], aliases: Aliases, live: str | None) -> set[str]:
+    """Return the checkpoints that answer, that an alias names, or that a job which waits or runs needs."""
+    named = {getattr(aliases, alias) for alias in ALIASES}
+    return {one for one in {live, *named} if one} | {one for job in jobs for one in needs_of(job, aliases)}
+
+
+def needs_of(job: JobView, aliases: Aliases) -> set[str]:
+    """Return the checkpoints that a job builds on or has made."""
+    asked = job.order.base  # Of a job that waits, an alias is what it will build on, wherever it moves.
+    builds_on = getattr(aliases, asked) if asked in ALIASES else asked
+    return {one for one in (builds_on, job.base, job.candidate) if one}

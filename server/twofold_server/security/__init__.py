@@ -1,0 +1,1 @@
+"""TLS, bearer tokens, scopes and rate limits."""

@@ -1,1 +1,0 @@
-"""The services: validate, delegate, answer. No logic of their own."""

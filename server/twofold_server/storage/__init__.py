@@ -1,0 +1,1 @@
+"""The database of jobs and aliases: connection, schema and migrations."""

@@ -1,0 +1,70 @@
+"""Who moved which alias, in the database of jobs."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from sqlalchemy import Connection, func, insert, select
+from twofold_checkpoint.store import Aliases, Move
+
+from twofold_server.storage.database import Database
+from twofold_server.storage.schema import ALIAS_CHANGES
+from twofold_server.versions.alias_changes import OUTSIDE, AliasChange, Author, steps
+
+_FOUND = Author(OUTSIDE, "It was found so when a server started.")
+
+
+class AliasTable:
+    """Hold every change of an alias. The aliases themselves are in the store; methods block and raise DatabaseError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def write(self, move: Move, author: Author, now: dt.datetime) -> None:
+        """Write down what moved."""
+        with self._database.writing() as connection:
+            _write(connection, move, author, now)
+
+    def catch_up(self, aliases: Aliases, now: dt.datetime) -> None:
+        """Write down what moved since the last change that was written, where the server died or another process did it."""
+        newest = select(func.max(ALIAS_CHANGES.c.number)).group_by(ALIAS_CHANGES.c.alias)
+        last = select(ALIAS_CHANGES.c.alias, ALIAS_CHANGES.c.to_id).where(ALIAS_CHANGES.c.number.in_(newest))
+        with self._database.writing() as connection:
+            known = Aliases(**{row.alias: row.to_id for row in connection.execute(last)})
+            _write(connection, Move(known, aliases), _FOUND, now)
+
+    def page(self, size: int, before: int | None) -> tuple[list[AliasChange], int | None]:
+        """Return changes, newest first, that came before that number, and the number for the next page."""
+        query = select(ALIAS_CHANGES).order_by(ALIAS_CHANGES.c.number.desc()).limit(size + 1)
+        if before is not None:
+            query = query.where(ALIAS_CHANGES.c.number < before)
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        found = [
+            AliasChange(
+                number=row.number,
+                time=dt.datetime.fromisoformat(row.time),
+                alias=row.alias,
+                from_id=row.from_id,
+                to_id=row.to_id,
+                author=Author(row.who, row.why),
+            )
+            for row in rows[:size]
+        ]
+        return found, rows[size - 1].number if len(rows) > size else None
+
+
+def _write(connection: Connection, move: Move, author: Author, now: dt.datetime) -> None:
+    rows = [
+        {
+            "time": now.isoformat(),
+            "alias": alias,
+            "from_id": before,
+            "to_id": after,
+            "who": author.who,
+            "why": author.why,
+        }
+        for alias, before, after in steps(move)
+    ]
+    if rows:
+        connection.execute(insert(ALIAS_CHANGES), rows)

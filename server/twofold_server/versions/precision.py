@@ -1,0 +1,51 @@
+"""In which precision a checkpoint is served: as asked, or the fastest on this machine of those that passed their gate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from twofold_checkpoint.manifest import Manifest, Precision
+
+from twofold_server.errors import SwapError
+from twofold_server.inference.engine import HEAD_OUTPUTS, Engine
+
+SHAPES = ((8, 16), (4, 64))
+"""Rows and tokens of the passes that are timed: short commands, and sentences."""
+TURNS = 5
+"""How often each engine runs each shape. Its fastest pass counts: what else runs here can only slow one down."""
+
+
+def check_precision(manifest: Manifest, precision: Precision) -> None:
+    """Refuse a precision in which the checkpoint has no graph, or one that did not pass. Raises SwapError."""
+    if precision in manifest.precisions:
+        return
+    remedy = f"start the server with precision {' or '.join(manifest.precisions)}, or with auto"
+    for one in manifest.reduced:
+        if one.precision == precision:
+            raise SwapError(f"its graph in {precision} did not pass the gate; {remedy}. {one.reason}")
+    raise SwapError(f"there is no graph in {precision} in this checkpoint; {remedy}")
+
+
+def are_alike(manifest: Manifest, other: Manifest) -> bool:
+    """Tell whether two checkpoints have the same backbone in the same precisions, so that the same one is the fastest."""
+    return (manifest.backbone, manifest.hidden_size, manifest.precisions) == (
+        other.backbone,
+        other.hidden_size,
+        other.precisions,
+    )
+
+
+def time_passes(engines: Sequence[Engine]) -> list[float]:
+    """Return the seconds that each engine takes for one pass of each shape. They take turns."""
+    fastest = np.full((len(engines), len(SHAPES)), np.inf)
+    for _ in range(TURNS):
+        for place, shape in enumerate(SHAPES):
+            for number, engine in enumerate(engines):
+                rows, length = shape[0], min(shape[1], engine.encoder.settings.max_tokens)
+                ids = np.full((rows, length), engine.encoder.settings.pad_id, np.int64)
+                begun = time.perf_counter()
+                engine.run(ids, np.ones_like(ids), HEAD_OUTPUTS)
+                fastest[number, place] = min(fastest[number, place], time.perf_counter() - begun)
+    return [float(seconds) for seconds in fastest.sum(axis=1)]

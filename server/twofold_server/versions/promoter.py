@@ -1,0 +1,228 @@
+"""Making a checkpoint the one that answers, without a lost request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from twofold_checkpoint.checkpoint import Checkpoint
+from twofold_checkpoint.errors import CheckpointNotFoundError
+from twofold_checkpoint.manifest import HeadName
+from twofold_checkpoint.store import Move, Store
+
+from twofold_server.config.settings import Config
+from twofold_server.errors import OvertakenError, SwapError, WrongStateError
+from twofold_server.inference.engine import Engine, EngineState
+from twofold_server.inference.slot import Slot
+from twofold_server.observability.metrics import Metrics
+from twofold_server.versions.alias_changes import Author
+from twofold_server.versions.loader import load_engine
+from twofold_server.versions.observer import Swap, pair_of
+from twofold_server.versions.shadow_traffic import Pair
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """Say what answers now, what answered before (its id, or empty), and how long the change took in seconds."""
+
+    checkpoint: Checkpoint
+    replaced_id: str
+    seconds: float
+
+
+class Watcher(Protocol):
+    """Whoever compares the live engine with the one beside it."""
+
+    def begin(self, swap: Swap) -> None:
+        """Watch a swap that has just been made."""
+
+    async def end(self) -> None:
+        """Use neither engine any longer."""
+
+
+async def _nowhere(move: Move, author: Author) -> None:
+    """Write nothing down."""
+
+
+class Promoter:
+    """Move the aliases of a store and the engine of a slot together, one promotion at a time.
+
+    A promotion that began goes on to its end, even if its caller leaves: half of one would part the alias from the
+    engine. *on_live* is awaited whenever an engine has become live; *watcher* watches each, and is told to end before the
+    next one is loaded, so that there are never three engines.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        slot: Slot,
+        config: Config,
+        metrics: Metrics,
+        *,
+        on_live: Callable[[], Awaitable[None]],
+        watcher: Watcher,
+    ) -> None:
+        self._store = store
+        self._slot = slot
+        self._config = config
+        self._metrics = metrics
+        self._on_live = on_live
+        self._watcher = watcher
+        self._turn = asyncio.Lock()
+        self._begun: set[asyncio.Task[Promotion]] = set()
+        self.record: Callable[[Move, Author], Awaitable[None]] = _nowhere
+        """Writes down who moved aliases, and never fails; the job book does it."""
+
+    async def promote(
+        self,
+        name: str,
+        author: Author,
+        *,
+        approve: bool = False,
+        adapted: HeadName | None = None,
+        over: str | None = None,
+    ) -> Promotion:
+        """Make the checkpoint of an id or alias live; *approve* says that a person chose it, *adapted* what a job changed.
+
+        With *over* it replaces the checkpoint of that id and no other, or raises OvertakenError. When it returns, every request that arrives later is answered by it. If any step fails, the old one serves on
+        and the error says which step: SwapError or CheckpointError.
+        """
+        return await self._to_its_end(self._promote(name, author, approve=approve, adapted=adapted, over=over))
+
+    async def roll_back(self, author: Author) -> Promotion:
+        """Make the previous checkpoint live again. Raises WrongStateError if there is none, or what promote raises."""
+        try:
+            return await self._to_its_end(self._promote("previous", author, approve=True))
+        except CheckpointNotFoundError as error:
+            raise WrongStateError(f"cannot roll back: {error}") from error
+
+    async def undo(self, checkpoint_id: str, author: Author) -> str:
+        """Make the previous checkpoint live in the place of one that turned out bad, and return its id.
+
+        Raises CheckpointNotFoundError if something else has become current, or what promote raises.
+        """
+        return (await self._to_its_end(self._undo(checkpoint_id, author))).checkpoint.id
+
+    async def stand_by(self, name: str) -> Pair | None:
+        """Load a checkpoint beside the one that answers, to compare them; None if there is nothing to compare with.
+
+        The next promotion, of this or of another one, ends that. Raises what promote raises.
+        """
+        async with self._turn:
+            with self._counted(name):
+                live, checkpoint = self._slot.live, await asyncio.to_thread(self._store.get, name)
+                if live is None or live.id == checkpoint.id:
+                    return None
+                await self._watcher.end()
+                await asyncio.to_thread(self._slot.dismiss)
+                engine = await asyncio.to_thread(load_engine, checkpoint, self._config, live)
+                self._slot.stand_by(engine)
+                return pair_of(engine, live, self._config)
+
+    async def dismiss(self, pair: Pair) -> None:
+        """Let the subject of a pair go, if it still stands by."""
+        async with self._turn:
+            await asyncio.to_thread(self._slot.dismiss, pair.subject)
+
+    async def stop(self) -> None:
+        """Wait until what began has ended."""
+        await asyncio.gather(*self._begun, return_exceptions=True)
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, Promotion]) -> Promotion:
+        task = asyncio.create_task(work, name="promotion")
+        self._begun.add(task)
+        task.add_done_callback(self._begun.discard)
+        return await asyncio.shield(task)
+
+    async def _promote(
+        self, name: str, author: Author, *, approve: bool, adapted: HeadName | None = None, over: str | None = None
+    ) -> Promotion:
+        async with self._turn:
+            current = (await asyncio.to_thread(self._store.aliases)).current
+            if over is not None and current not in {over, name}:  # It may have been made current by a person meanwhile.
+                raise OvertakenError(current)
+            with self._counted(name):
+                checkpoint = await asyncio.to_thread(self._store.get, name)
+
+                def move() -> Move:
+                    return self._store.promote(checkpoint.id, approve=approve)
+
+                live = self._slot.live
+                if live is not None and live.id == checkpoint.id:
+                    # They differ if the server began with an older checkpoint.
+                    await self._move_aliases(checkpoint, move, author)
+                    return Promotion(checkpoint, checkpoint.id, 0.0)
+                # Who goes back has judged already.
+                watches = name != "previous" and self._config.watch_seconds > 0
+                keep = watches and self._config.watch_share > 0
+                done, old = await self._swap(checkpoint, move, author, keep=keep)
+                if watches and self._slot.live is not None:
+                    reference = old if keep else None
+                    self._watcher.begin(Swap(self._slot.live, reference, author, by_person=approve, adapted=adapted))
+                return done
+
+    async def _undo(self, checkpoint_id: str, author: Author) -> Promotion:
+        async with self._turn:
+            with self._counted(checkpoint_id):
+                live = self._slot.live
+                if live is None or live.id != checkpoint_id:
+                    raise CheckpointNotFoundError(f"{checkpoint_id} does not answer any more")
+                previous = await asyncio.to_thread(self._store.get, "previous")
+                done, _ = await self._swap(previous, lambda: self._store.undo(checkpoint_id), author, keep=False)
+                return done
+
+    @contextmanager
+    def _counted(self, name: str) -> Iterator[None]:
+        """Count a promotion that fails."""
+        try:
+            yield
+        except CheckpointNotFoundError:  # A wrong name is the caller's fault, and no promotion.
+            raise
+        except Exception as error:
+            self._metrics.swaps.labels("failed").inc()
+            log.warning("promotion failed", extra={"checkpoint": name, "reason": str(error)}, exc_info=error)
+            raise
+
+    async def _swap(
+        self, checkpoint: Checkpoint, move: Callable[[], Move], author: Author, *, keep: bool
+    ) -> tuple[Promotion, Engine | None]:
+        begun = time.monotonic()
+        await self._watcher.end()
+        beside = self._slot.beside
+        stands_by = beside is not None and beside.id == checkpoint.id
+        if beside is not None and stands_by:
+            engine = beside
+        else:
+            await asyncio.to_thread(self._slot.dismiss)
+            engine = await asyncio.to_thread(load_engine, checkpoint, self._config, self._slot.live)
+        try:
+            # The aliases first: moving them can fail, and nothing after it can.
+            await self._move_aliases(checkpoint, move, author)
+        except BaseException:
+            if stands_by:
+                await asyncio.to_thread(self._slot.dismiss)
+            else:
+                await asyncio.to_thread(engine.close, EngineState.FAILED)
+            raise
+        old = self._slot.swap(engine, keep=keep)
+        await self._on_live()
+        seconds = time.monotonic() - begun
+        self._metrics.swaps.labels("succeeded").inc()
+        self._metrics.swap_seconds.observe(seconds)
+        replaced = "" if old is None else old.id
+        log.info("promoted", extra={"checkpoint": checkpoint.id, "replaced": replaced, "seconds": round(seconds, 3)})
+        return Promotion(checkpoint, replaced, seconds), old
+
+    async def _move_aliases(self, checkpoint: Checkpoint, move: Callable[[], Move], author: Author) -> None:
+        try:
+            moved = await asyncio.to_thread(move)
+        except OSError as error:
+            raise SwapError(f"{checkpoint.id}: aliases: they cannot be written: {error.strerror}") from error
+        await self.record(moved, author)

@@ -1,0 +1,120 @@
+"""A checkpoint that was made live is watched for a while; if it is bad, the one before comes back by itself. See ADR 27."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from twofold_checkpoint.errors import CheckpointError
+
+from twofold_server.config.settings import Config
+from twofold_server.errors import ServerError
+from twofold_server.inference.slot import Slot
+from twofold_server.observability import audit
+from twofold_server.observability.metrics import Metrics
+from twofold_server.versions.alias_changes import SERVER, Author
+from twofold_server.versions.analysis import Evidence, Finding, judge
+from twofold_server.versions.events import RolledBack
+from twofold_server.versions.observer import Swap, Trial, limits_of, pair_of
+from twofold_server.versions.shadow_traffic import Shadow
+
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.25
+"""Time between two looks at what was seen."""
+
+
+async def _nobody(checkpoint_id: str, author: Author) -> str:
+    raise NotImplementedError
+
+
+async def _unheard(job_id: str, said: RolledBack) -> None:
+    """Tell nobody."""
+
+
+class Probation:
+    """Watch one swap at a time: its errors, its pace, and whether it agrees with the checkpoint before.
+
+    What a person has made live is undone for errors only: who promotes another model wants other answers, and may accept
+    that it takes longer. *undo* lets the checkpoint before answer again, and returns its id; *told* hears of it for the
+    job that made the bad one.
+    """
+
+    def __init__(self, config: Config, slot: Slot, shadow: Shadow, metrics: Metrics) -> None:
+        self._config = config
+        self._limits = limits_of(config)
+        self._slot = slot
+        self._shadow = shadow
+        self._metrics = metrics
+        self._trial: Trial | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._undoing: set[asyncio.Task[None]] = set()
+        self._stopped = False
+        self.undo: Callable[[str, Author], Awaitable[str]] = _nobody
+        self.told: Callable[[str, RolledBack], Awaitable[None]] = _unheard
+
+    def begin(self, swap: Swap) -> None:
+        """Watch a swap that has just been made, unless that is switched off."""
+        if self._stopped or not self._config.watch_seconds:
+            return
+        trial = self._trial = Trial(swap.subject.id)
+        if swap.reference is not None:
+            pair = pair_of(swap.subject, swap.reference, self._config)
+            self._shadow.begin(pair, self._config.watch_share, trial.saw_text)
+        self._watch = asyncio.create_task(self._look(swap, trial), name="probation")
+
+    async def end(self) -> None:
+        """Watch no longer. Afterwards nobody uses the engine that stands beside."""
+        watch, self._watch, self._trial = self._watch, None, None
+        if watch is not None:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+        await asyncio.to_thread(self._shadow.end)
+
+    async def stop(self) -> None:
+        """End, for good."""
+        self._stopped = True
+        await self.end()
+        await asyncio.gather(*self._undoing)
+
+    def saw_pass(self, engine_id: str, failed: bool) -> None:
+        """Count a live pass, from any thread."""
+        trial = self._trial
+        if trial is not None and trial.engine_id == engine_id:
+            trial.saw_pass(failed=failed)
+
+    async def _look(self, swap: Swap, trial: Trial) -> None:
+        end = asyncio.get_running_loop().time() + self._config.watch_seconds
+        while asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(_LOOK_SECONDS)
+            seen = Evidence(passes=trial.evidence.passes) if swap.by_person else trial.evidence
+            if finding := judge(seen, self._limits, swap.adapted):
+                # To undo it ends this watch.
+                task = asyncio.create_task(self._undo(swap, finding), name="undo")
+                self._undoing.add(task)
+                task.add_done_callback(self._undoing.discard)
+                return
+        seen = trial.evidence
+        log.info(
+            "a swap is well",
+            extra={"checkpoint": swap.subject.id, "passes": seen.passes.all, "compared": seen.texts.all},
+        )
+        self._trial = None
+        await asyncio.to_thread(self._shadow.end)
+        if swap.reference is not None:  # Whatever stands there by now is not ours to dismiss.
+            await asyncio.to_thread(self._slot.dismiss, swap.reference)
+
+    async def _undo(self, swap: Swap, finding: Finding) -> None:
+        bad = swap.subject.id
+        try:
+            restored = await self.undo(bad, Author(SERVER, f"{bad} was bad: {finding.told}."))
+        except (CheckpointError, ServerError) as error:
+            log.error("a bad swap cannot be undone", extra={"checkpoint": bad, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
+            return
+        self._metrics.swaps_undone.labels(finding.cause).inc()
+        audit.tell("roll back", who=SERVER, outcome="OK", checkpoint=restored, reason=finding.cause)
+        log.error("a bad swap was undone", extra={"checkpoint": bad, "restored": restored, "reason": finding.told})
+        said = RolledBack(checkpoint_id=bad, restored_id=restored, cause=finding.cause, reason=finding.told)
+        if swap.job_id:
+            await self.told(swap.job_id, said)

@@ -1,0 +1,103 @@
+"""A candidate answers live texts in shadow before it is made live: compared, and never returned. See ADR 27."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from twofold_checkpoint.manifest import HEADS, HeadName
+
+from twofold_server.config.settings import Config
+from twofold_server.inference.slot import Slot
+from twofold_server.versions.analysis import Evidence, Finding, judge, refusal
+from twofold_server.versions.events import Shadowed
+from twofold_server.versions.observer import Trial, limits_of
+from twofold_server.versions.shadow_traffic import Pair, Shadow
+
+_LOOK_SECONDS = 0.25
+"""Time between two looks at what was seen."""
+TELL_SECONDS = 10.0
+"""Time between two words about it to who follows the job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Auditioned:
+    """Say what was seen of a candidate, and why it is not to be made live, if it is not."""
+
+    seen: Shadowed
+    refused: Finding | None
+
+
+class Stage(Protocol):
+    """Whoever loads engines, one at a time."""
+
+    async def stand_by(self, name: str) -> Pair | None:
+        """Load a checkpoint beside the one that answers; None if nothing answers, or this one does."""
+
+    async def dismiss(self, pair: Pair) -> None:
+        """Let the subject go, if it still stands by."""
+
+
+class Audition:
+    """Compare candidates with the live engine, before they are made live."""
+
+    def __init__(self, config: Config, slot: Slot, shadow: Shadow, stage: Stage) -> None:
+        self._config = config
+        self._limits = limits_of(config)
+        self._slot = slot
+        self._shadow = shadow
+        self._stage = stage
+
+    async def audition(
+        self,
+        checkpoint_id: str,
+        share: float,
+        adapted: HeadName,
+        *,
+        is_unwanted: Callable[[], bool],
+        tell: Callable[[Shadowed], Awaitable[object]],
+    ) -> Auditioned | None:
+        """Return what was seen once enough texts were compared, the time is over, or the candidate is bad.
+
+        It then stands by, to be made live at once, unless it is refused. *is_unwanted* ends it, and so does another promotion.
+        *tell* hears of what was seen so far. None if nothing answers that it could be compared with. Raises SwapError or
+        CheckpointError if it cannot be loaded.
+        """
+        pair = await self._stage.stand_by(checkpoint_id)
+        if pair is None:
+            return None
+        trial = Trial(checkpoint_id)
+        clock = asyncio.get_running_loop().time
+        begun = told = clock()
+        self._shadow.begin(pair, share, trial.saw_text)
+        try:
+            while clock() - begun < self._config.shadow_seconds and self._slot.beside is pair.subject:
+                seen = trial.evidence
+                if seen.texts.all >= self._config.shadow_texts or judge(seen, self._limits, adapted) or is_unwanted():
+                    break
+                if clock() - told >= TELL_SECONDS:
+                    told = clock()
+                    await tell(_told(seen, told - begun))
+                await asyncio.sleep(_LOOK_SECONDS)
+        finally:
+            if self._slot.beside is pair.subject:  # Otherwise who ended it has stopped it, and may have begun anew.
+                await asyncio.to_thread(self._shadow.end)
+        refused = refusal(trial.evidence, self._limits, adapted)
+        if refused or is_unwanted():
+            await self._stage.dismiss(pair)
+        return Auditioned(_told(trial.evidence, clock() - begun), refused)
+
+
+def _told(seen: Evidence, seconds: float) -> Shadowed:
+    """Write evidence down for the job."""
+    comparable = {head: seen.differing[head].all for head in HEADS if seen.differing[head].all}
+    return Shadowed(
+        texts=seen.texts.all,
+        failed=seen.texts.bad,
+        slow=seen.slow.bad,
+        agreed={head: texts - seen.differing[head].bad for head, texts in comparable.items()},
+        comparable=comparable,
+        seconds=seconds,
+    )

@@ -1,1 +1,0 @@
-"""Protobuf to domain and back. Only this package and the servicers know protobuf types."""

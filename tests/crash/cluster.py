@@ -1,0 +1,201 @@
+"""A store with a server over it, whose processes can be told where to stop, and what must be true after they were killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+import psutil
+from crash import kill_hook
+from support import tiny_models
+from twofold import Client, Example, Freeze, Head, Health, Hyperparameters, Job, Statistical, TwofoldError
+from twofold_checkpoint.checkpoint import GOLDEN, TRAINING_WEIGHTS
+from twofold_checkpoint.golden import read_golden
+from twofold_checkpoint.protocol.job import SNAPSHOTS
+from twofold_checkpoint.store import Store
+from twofold_server.config.database_url import DatabaseUrl
+from twofold_server.retention.policy import GRACE_SECONDS
+from twofold_server.testing import free_port
+
+PATIENCE = 240.0
+"""Seconds in which whatever is waited for has to come. It takes a few; a busy machine may take many."""
+LEARNS = Hyperparameters(epochs=3, batch_size=16, backbone_learning_rate=3e-3, head_learning_rate=1e-2)
+
+
+def wait_for(what: str, look: Callable[[], object]) -> None:
+    """Look until it is there. Raises AssertionError once the patience is over."""
+    deadline = time.monotonic() + PATIENCE
+    while not look():
+        assert time.monotonic() < deadline, f"{what} did not come within {PATIENCE:.0f} s"
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process is there and more than a name that nobody has asked after."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+class House:
+    """Hold a copy of a base store, and run servers over it."""
+
+    def __init__(self, directory: Path, store: Path, database: DatabaseUrl | None = None) -> None:
+        self.directory = directory
+        self.store = Store(store)
+        self.target = f"127.0.0.1:{free_port()}"
+        self._database = database
+        self._program = kill_hook.install(directory)
+        self._server: subprocess.Popen[bytes] | None = None
+
+    # -- processes ----------------------------------------------------------------------------------------------
+
+    def start(self, *, ready: bool = True) -> None:
+        """Start a server, and wait until it serves unless it is to stop before that."""
+        command = [str(self._program), "-m", "twofold_server", "--store", str(self.store.root), "--listen", self.target]
+        command += ["--metrics-listen", "127.0.0.1:0", "--trainer-python", str(self._program), "--threads", "1"]
+        command += ["--trainer-threads", "1", "--trainer-niceness", "0"]
+        command += ["--snapshot-seconds", "0", "--max-queued-jobs", "99"]
+        environment = {**os.environ, **({"TWOFOLD_DATABASE": self._database.reveal()} if self._database else {})}
+        with (self.directory / "server.log").open("ab") as log:
+            self._server = subprocess.Popen(command, stderr=log, env=environment)
+        if ready:
+            wait_for("a server that serves", self._is_serving)
+
+    def _is_serving(self) -> bool:
+        assert self.server.poll() is None, f"the server ended with {self.server.returncode}"
+        try:
+            with self.client() as client:
+                return client.health(timeout=2.0) is Health.SERVING
+        except TwofoldError:
+            return False
+
+    @property
+    def server(self) -> subprocess.Popen[bytes]:
+        """The server that runs."""
+        assert self._server is not None
+        return self._server
+
+    def stop(self) -> None:
+        """Stop the server as an operator would. Raises AssertionError if it does not end well."""
+        self.server.send_signal(signal.SIGTERM)
+        assert self.server.wait(PATIENCE) == 0
+
+    def kill(self) -> None:
+        """Kill the server with SIGKILL."""
+        self.server.kill()
+        self.server.wait(PATIENCE)
+
+    def clear(self) -> None:
+        """Kill what still runs, and ask after the server: tests to come would find one that nobody has asked after."""
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        if self._server:
+            self._server.wait(PATIENCE)
+
+    def processes(self) -> list[psutil.Process]:
+        """Return all processes that have this house's directory in their command."""
+        return [
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if any(str(self.directory) in part for part in process.info["cmdline"] or ()) and is_alive(process.pid)
+        ]
+
+    def trainers(self) -> list[psutil.Process]:
+        """Return the trainers among them."""
+        return [process for process in self.processes() if "twofold_trainer" in process.info["cmdline"]]
+
+    # -- callers ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def client(self) -> Iterator[Client]:
+        """Call the server."""
+        with Client(self.target, timeout=PATIENCE) as one:
+            yield one
+
+    def adapt(self) -> str:
+        """Submit the job that is disturbed. It passes the gate."""
+        with self.client() as client:
+            return client.adapt(
+                given(tiny_models.restaurant(80)),
+                given(tiny_models.restaurant(80, seed=7)),
+                head=Head.NER,
+                freeze=Freeze.HEAD,
+                protection=Statistical(margin=60),
+                retained_margin=100,
+                hyperparameters=LEARNS,
+            ).id
+
+    def upload(self) -> None:
+        """Send a data set."""
+        with self.client() as client:
+            client.upload_dataset(given(tiny_models.restaurant(80)))
+
+    def measure(self) -> Job:
+        """Run a job that trains nothing, to its end."""
+        with self.client() as client:
+            made = client.adapt(given(tiny_models.restaurant(40)), head=Head.NER, freeze=Freeze.ALL)
+            return client.wait(made, timeout=PATIENCE)
+
+    def jobs(self) -> list[Job]:
+        """Return all jobs, oldest first."""
+        with self.client() as client:
+            return list(client.jobs())[::-1]
+
+    def end_of(self, job: Job | str) -> Job:
+        """Wait for a job's end."""
+        with self.client() as client:
+            return client.wait(job, timeout=PATIENCE)
+
+    def wait_for_report(self, job: Job) -> None:
+        """Wait until a job that is over has its report, the last that is written of it. Until then it is half-done."""
+        wait_for("the report", (self.store.root / "jobs" / job.id / "report.html").exists)
+
+    # -- what must be true --------------------------------------------------------------------------------------
+
+    def check_answers(self) -> str:
+        """Compare what the server answers with what the current checkpoint's trainer saw; returns the checkpoint's id."""
+        current = self.store.get("current")
+        current.verify()
+        with self.client() as client:
+            for golden in read_golden(current.path / GOLDEN):
+                answer = client.predict(golden.text)
+                assert answer.checkpoint_id == current.id
+                assert answer.label == golden.prediction.labels[0].label
+                spans = [(one.start, one.end, one.type) for one in answer.entities]
+                assert spans == [(one.start, one.end, one.type) for one in golden.prediction.entities]
+        return current.id
+
+    def age(self) -> None:
+        """Let an hour go by for what is among the jobs: whose job came to nothing stays so long, where servers share them."""
+        for path in self.store.root.glob("jobs/*"):
+            os.utime(path, (time.time() - 2 * GRACE_SECONDS,) * 2)
+
+    def check_leftovers(self) -> None:
+        """Look for what is half-done: in staging, among the jobs, and beside the aliases."""
+        root = self.store.root
+        jobs = {job.id for job in self.jobs()}
+        assert list(root.glob("staging/*")) == []
+        assert {path.name for path in root.glob("jobs/*")} <= jobs
+        assert (
+            list(root.glob(f"jobs/*/{SNAPSHOTS}")) == list(root.glob("jobs/*/*.new")) == list(root.glob("*.new")) == []
+        )
+        made = [checkpoint.manifest.job_id for checkpoint in self.store.list() if checkpoint.manifest.job_id]
+        assert len(made) == len(set(made)), "a job has published twice"
+
+    def weights(self, checkpoint_id: str) -> bytes:
+        """Read the weights of a checkpoint."""
+        return (self.store.get(checkpoint_id).path / TRAINING_WEIGHTS).read_bytes()
+
+
+def given(examples: list[tiny_models.Example]) -> list[Example]:
+    """Make the client's examples of the store's."""
+    return [Example.from_dict(msgspec.json.decode(msgspec.json.encode(one))) for one in examples]

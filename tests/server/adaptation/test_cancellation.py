@@ -1,0 +1,256 @@
+"""Jobs that are cancelled, servers that are stopped, and servers that die."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+from sqlalchemy import update
+from support.scripted_trainer import (
+    HANG,
+    INLINE,
+    ORDER,
+    TRAIN,
+    House,
+    finish,
+    over,
+    publish,
+    runs,
+    until,
+)
+from twofold_checkpoint.protocol.events import PhaseStarted
+from twofold_server.adaptation.outcomes import STOPPED
+from twofold_server.errors import (
+    DatabaseError,
+    NotServingError,
+    WrongStateError,
+)
+from twofold_server.jobs.model import JobState, StateEntered
+from twofold_server.jobs.table import JobTable
+from twofold_server.storage.database import Database
+from twofold_server.storage.schema import JOBS
+
+BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+
+
+@BOTH
+@pytest.mark.parametrize("ignores", [False, True], ids=["polite", "deaf to SIGTERM"])
+def test_a_running_job_is_cancelled_once_its_trainer_is_gone(house: House, ignores: bool) -> None:
+    """CancelJob returns when the process has ended, by force if need be; a second call finds the job over."""
+    house.grace = 0.5
+    house.play(*([("ignore", 0)] if ignores else []), TRAIN, HANG)
+
+    async def story() -> None:
+        async with house.running() as runner:
+            view = await runner.submit(ORDER, INLINE)
+            await until(runner, view.id, runs)
+            assert runner.is_running
+            trainers = psutil.Process().children()
+            view = await asyncio.wait_for(runner.cancel(view.id), 10)
+            assert (view.state, view.reason) == (JobState.CANCELLED, "CancelJob was called while the job ran.")
+            assert not any(one.is_running() for one in trainers)
+            with pytest.raises(WrongStateError, match="already over: cancelled"):
+                await runner.cancel(view.id)
+
+    asyncio.run(story())
+
+
+@BOTH
+def test_a_waiting_job_is_cancelled_at_once(house: House) -> None:
+    """A job that waits ends without a trainer, and the one that runs goes on."""
+    house.play(TRAIN, ("sleep", 0.5), finish())
+
+    async def story() -> None:
+        async with house.running() as runner:
+            first = await runner.submit(ORDER, INLINE)
+            second = await runner.submit(ORDER, INLINE)
+            view = await runner.cancel(second.id)
+            assert (view.state, view.started, view.phases) == (JobState.CANCELLED, None, ())
+            assert (await over(runner, first.id)).state is JobState.SUCCEEDED
+
+    asyncio.run(story())
+
+
+def test_a_job_is_cancelled_at_any_moment(house: House) -> None:
+    """Cancelled right after it was made, while its process starts: it ends as cancelled, and the queue goes on."""
+
+    async def story() -> None:
+        async with house.running() as runner:
+            for delay in (0.0, 0.002, 0.01, 0.03):
+                house.play(HANG)
+                view = await runner.submit(ORDER, INLINE)
+                await asyncio.sleep(delay)
+                view = await asyncio.wait_for(runner.cancel(view.id), 10)
+                assert view.state is JobState.CANCELLED
+            house.play(finish())
+            view = await runner.submit(ORDER, INLINE)
+            assert (await over(runner, view.id)).state is JobState.SUCCEEDED
+
+    asyncio.run(story())
+
+
+def test_a_swap_is_not_cancelled_half_way(house: House) -> None:
+    """Once the swap has begun the job is carried to its end, and CancelJob says that it came too late."""
+    house.play(*publish())
+
+    async def story() -> None:
+        house.promoter.hold = asyncio.Event()
+        async with house.running() as runner:
+            view = await runner.submit(ORDER, INLINE)
+            await until(runner, view.id, lambda view: view.phase == "swap")
+            cancelling = asyncio.create_task(runner.cancel(view.id))
+            await asyncio.sleep(0.05)
+            house.promoter.hold.set()
+            with pytest.raises(WrongStateError, match="ended before it could be cancelled: succeeded"):
+                await cancelling
+
+    asyncio.run(story())
+    assert house.store.aliases().current == "second"
+
+
+@BOTH
+def test_stopping_the_server_keeps_the_running_job_and_the_others(house: House) -> None:
+    """The running job waits with the reason and goes on first when the server is back, then the others; watchers are told."""
+    house.play(TRAIN, HANG)
+
+    async def before() -> tuple[str, str]:
+        async with house.running() as runner:
+            first = await runner.submit(ORDER, INLINE)
+            second = await runner.submit(ORDER, INLINE)
+            await until(runner, first.id, runs)
+
+            async def watch() -> None:
+                async for _ in runner.book.watch(second.id):
+                    pass
+
+            watching = asyncio.create_task(watch())
+            await asyncio.sleep(0.05)
+        with pytest.raises(NotServingError):
+            await watching
+        return first.id, second.id
+
+    async def after(first: str, second: str) -> None:
+        house.play(finish())
+        async with house.running() as runner:
+            one, two = await over(runner, first), await over(runner, second)
+            assert (one.state, two.state, one.losses) == (JobState.SUCCEEDED, JobState.SUCCEEDED, 0)
+            assert one.ended <= two.started
+            told = [record.said async for record in runner.book.watch(first)]
+            assert STOPPED in told
+
+    asyncio.run(after(*asyncio.run(before())))
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("promoted", "state", "reason"),
+    [
+        (False, JobState.SUCCEEDED, "Published second: it had passed the gate when the job was broken off."),
+        (True, JobState.SUCCEEDED, "made current just before the server died"),
+    ],
+)
+def test_a_job_that_ran_when_the_server_died_gets_its_end(
+    house: House, promoted: bool, state: JobState, reason: str
+) -> None:
+    """After a restart no job is left running: its candidate answers by now, or it is made to."""
+    house.play(*publish())
+    view = house.run(promote="auto")
+    if not promoted:
+        house.store.promote("first")
+    dead = msgspec.structs.replace(view, state=JobState.RUNNING, ended=None, reason="")
+    database = Database(house.config.database or house.store.root / "jobs.sqlite3")
+    with database.writing() as connection:  # As if its last event had not been written.
+        connection.execute(update(JOBS).values(state="running", view=msgspec.json.encode(dead)))
+    database.close()
+
+    async def story() -> None:
+        async with house.running() as runner:
+            ended = await over(runner, view.id)
+            assert ended.state is state
+            assert reason in ended.reason
+
+    asyncio.run(story())
+    assert house.store.aliases().current == "second"
+
+
+_VICTIM = """
+import asyncio, sys, pathlib
+from support.scripted_trainer import House, INLINE, until, runs
+from twofold_server.jobs.model import Order
+house = House(pathlib.Path(sys.argv[1]))
+house.play(("say", '{"event": "PhaseStarted", "phase": "train"}'), ("sleep", 60))
+async def story():
+    async with house.running() as runner:
+        first = await runner.submit(Order(head="ner"), INLINE)
+        second = await runner.submit(Order(head="ner"), INLINE)
+        await until(runner, first.id, runs)
+        print(first.id, second.id, flush=True)
+        await asyncio.sleep(60)
+asyncio.run(story())
+"""
+
+
+def test_a_server_that_is_killed_leaves_nothing_but_its_queue(tmp_path: Path) -> None:
+    """After SIGKILL the trainer is gone, the running job gets another one, and the waiting job runs after it."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", _VICTIM, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as victim:
+        assert victim.stdout
+        first, second = victim.stdout.readline().split()
+        [trainer] = psutil.Process(victim.pid).children()
+        victim.kill()
+
+    async def story() -> None:
+        house = House(tmp_path)  # Its trainers end well.
+        async with house.running() as runner:
+            view = await over(runner, first)
+            assert (view.state, view.losses) == (JobState.SUCCEEDED, 1)
+            assert (await over(runner, second)).state is JobState.SUCCEEDED
+            assert not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE
+
+    asyncio.run(story())
+
+
+def test_two_servers_do_not_share_the_jobs_of_a_store(house: House) -> None:
+    """A second runner over the same store is refused: it would take the first one's job for a dead one."""
+
+    async def story() -> None:
+        async with house.running():
+            with pytest.raises(WrongStateError, match="another server runs the jobs"):
+                await house.make().start()
+
+    asyncio.run(story())
+
+
+@BOTH
+def test_a_job_whose_events_cannot_be_stored_fails_and_the_queue_goes_on(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk ends the job and its trainer with the reason, also when its end cannot be written at first."""
+    house.play(TRAIN, HANG)
+    monkeypatch.setattr("twofold_server.adaptation.runner._RETRY_SECONDS", 0.05)
+    tell, failures = JobTable.say, iter(range(3))
+
+    def full(table: JobTable, job_id: str, said: Any, now: Any) -> Any:
+        if isinstance(said, PhaseStarted | StateEntered) and next(failures, None) is not None:
+            raise DatabaseError("database or disk is full")
+        return tell(table, job_id, said, now)
+
+    monkeypatch.setattr(JobTable, "say", full)
+
+    async def story() -> None:
+        async with house.running() as runner:
+            view = await over(runner, (await runner.submit(ORDER, INLINE)).id)
+            assert (view.state, view.reason) == (JobState.FAILED, "database or disk is full.")
+            assert psutil.Process().children() == []
+            house.play(finish())
+            assert (await over(runner, (await runner.submit(ORDER, INLINE)).id)).state is JobState.SUCCEEDED
+
+    asyncio.run(story())

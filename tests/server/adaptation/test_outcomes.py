@@ -1,0 +1,199 @@
+"""How a trainer's end becomes the job's, with real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+from support.scripted_trainer import (
+    HANG,
+    INLINE,
+    ORDER,
+    TRAIN,
+    House,
+    finish,
+)
+from twofold_checkpoint.protocol.job import Exact, Hyperparameters
+from twofold_server.jobs.model import JobState, Order
+from twofold_server.observability.logs import JsonFormatter
+
+ENDINGS: list[tuple[str, list[tuple[str, Any]], JobState, str]] = [
+    ("success", [finish("succeeded", "All is well.")], JobState.SUCCEEDED, "All is well."),
+    ("refusal", [finish("rejected", "Not published: it is worse.")], JobState.REJECTED, "Not published: it is worse."),
+    ("failure", [finish("failed", "There is no data.")], JobState.FAILED, "There is no data."),
+    ("failure without a reason", [finish("failed", "")], JobState.FAILED, "did not say why"),
+    ("somebody else's SIGTERM", [("kill", signal.SIGTERM)], JobState.FAILED, "Asked to stop"),
+    ("no last word", [TRAIN, ("exit", 0)], JobState.FAILED, "exit code 0"),
+    (
+        "a traceback",
+        [("stderr", "ImportError: no torch"), ("exit", 1)],
+        JobState.FAILED,
+        "code 1: ImportError: no torch.",
+    ),
+    ("out of memory", [("kill", signal.SIGKILL)], JobState.FAILED, "-9 (killed; out of memory?)"),
+    ("a crash in native code", [("kill", signal.SIGSEGV)], JobState.FAILED, "-11 (Segmentation fault)"),
+    ("words after the last one", [finish(), TRAIN, ("exit", 3)], JobState.SUCCEEDED, "It went well."),
+]
+
+
+@pytest.mark.parametrize(
+    ("actions", "state", "reason"), [case[1:] for case in ENDINGS], ids=[case[0] for case in ENDINGS]
+)
+def test_every_ending_has_its_state_and_a_sentence(
+    house: House, actions: list[tuple[str, Any]], state: JobState, reason: str
+) -> None:
+    """However the trainer ends, the job ends in the right state, with a reason, and serving is left alone."""
+    house.play(*actions)
+
+    view = house.run()
+
+    assert view.state is state
+    assert reason in view.reason
+    assert all(phase.ended for phase in view.phases)
+    assert house.promoter.promoted == []
+    assert house.metric("twofold_jobs_total", state=state.value) == 1
+    assert house.metric("twofold_jobs_running") == 0
+
+
+def test_a_trainer_that_cannot_start_says_so(house: House) -> None:
+    """A wrong interpreter fails the job and names it."""
+    house.set(trainer_python="/nowhere/python")
+
+    view = house.run()
+
+    assert view.state is JobState.FAILED
+    assert "could not be started" in view.reason
+    assert "/nowhere/python" in view.reason
+
+
+def test_lines_that_are_no_events_are_passed_over(house: House) -> None:
+    """Malformed and endless lines become warnings, the first few of them, and the job goes on."""
+    long = ("say", "x" * (2**20 + 5))
+    house.play(("say", "hello"), long, *[("say", '{"event": "Unheard"}')] * 30, TRAIN, finish())
+
+    view = house.run()
+
+    assert view.state is JobState.SUCCEEDED
+    assert view.phase == "train"
+    assert len(view.report.notes) == 5
+    assert "more than 1048576 bytes" in view.report.notes[1]
+
+
+def test_a_flood_of_events_is_kept_in_order(house: House) -> None:
+    """Hundreds of events at once arrive whole, in order, and numbered without a gap."""
+    house.play(("flood", 500), finish())
+
+    async def story() -> list[int]:
+        async with house.running() as runner:
+            view = await runner.submit(ORDER, INLINE)
+            records = [one async for one in runner.book.watch(view.id)]
+            assert [one.sequence for one in records] == list(range(1, len(records) + 1))
+            return [int(one.said.message) for one in records if hasattr(one.said, "message")]
+
+    assert asyncio.run(story()) == list(range(500))
+
+
+@pytest.mark.parametrize("last", [[finish()], []], ids=["after its last word", "without one"])
+def test_a_trainer_that_falls_silent_does_not_stay(house: House, last: list[tuple[str, Any]]) -> None:
+    """A trainer that says nothing more and does not end is killed after the grace; its last word counts."""
+    house.grace = 0.3
+    house.play(TRAIN, *last, ("silence", 0), ("ignore", 0), HANG)
+
+    view = house.run()
+
+    assert view.state is (JobState.SUCCEEDED if last else JobState.FAILED)
+    assert psutil.Process().children() == []
+
+
+def test_what_the_trainer_starts_ends_with_it(house: House) -> None:
+    """A grandchild that holds the pipes open is ended with the trainer and holds nothing up."""
+    house.play(("spawn", 0), ("exit", 1))
+    begun = time.monotonic()
+
+    assert house.run().state is JobState.FAILED
+
+    child = int((house.store.root / "child").read_text(encoding="ascii"))
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    assert time.monotonic() - begun < 10
+
+
+NICENESS = {
+    "last": (19, (19, True, "19")),
+    "a step back": (5, (5, False, "5")),
+    "as the server": (0, (0, False, "0")),
+}
+
+
+@pytest.mark.parametrize("name", NICENESS)
+def test_a_trainer_steps_back_as_far_as_it_is_told(house: House, tmp_path: Path, name: str) -> None:
+    """Its niceness, its policy and the niceness of its session's group are those of the setting."""
+    asked, expected = NICENESS[name]
+    house.set(trainer_niceness=asked)
+    house.play(("sleep", 0.3), ("environment", str(tmp_path / "seen")), finish())
+
+    house.run()
+
+    _, (niceness, idle, group), _ = msgspec.json.decode((tmp_path / "seen").read_bytes())
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert (niceness, idle) == (min(19, own + expected[0]), expected[1])
+    assert group is None or group.rpartition("nice ")[2].strip() == expected[2]
+
+
+def test_the_trainer_gets_the_job_its_threads_and_no_secrets(
+    house: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    """The trainer reads the order as given, has its thread budget, and sees no variable it does not need."""
+    monkeypatch.setenv("TWOFOLD_SECRET", "x")
+    monkeypatch.setenv("HF_HOME", "/models")
+    house.play(("sleep", 0.3), ("environment", str(tmp_path / "seen")), finish())
+    order = Order(
+        head="ner",
+        freeze="backbone",
+        protection=Exact(),
+        label_policy="fixed",
+        annotated_types=("city",),
+        hyperparameters=Hyperparameters(epochs=3, layer_decay=0.5),
+        max_runtime=90.5,
+        seed=-7,
+        validate_only=True,
+    )
+
+    view = house.run(order)
+
+    environment, _, job = msgspec.json.decode((tmp_path / "seen").read_bytes())
+    assert "TWOFOLD_SECRET" not in environment
+    assert (environment["HF_HOME"], environment["OMP_NUM_THREADS"]) == ("/models", "3")
+    for name in ("head", "freeze", "label_policy", "max_runtime", "seed", "validate_only"):
+        assert job[name] == getattr(order, name)
+    assert (job["id"], job["base"], job["dev"]) == (view.id, "first", None)
+    assert (job["protection"]["type"], job["annotated_types"]) == ("exact", ["city"])
+    assert job["hyperparameters"] == {"epochs": 3, "layer_decay": 0.5}
+
+
+TEXT = "my card is 4111 1111"
+QUOTING: dict[str, list[tuple[str, Any]]] = {
+    "a reason": [finish("failed", f"The example {TEXT!r} is wrong.")],
+    "a last line of stderr": [("stderr", f"ValueError: {TEXT}"), ("exit", 1)],
+    "a line that is no event": [("say", TEXT), finish()],
+}
+
+
+@pytest.mark.parametrize("kind", QUOTING)
+def test_what_a_trainer_quotes_is_not_logged(kind: str, house: House, caplog: pytest.LogCaptureFixture) -> None:
+    """A text in what a trainer says is for those who may see the job; the log has it for who debugs only."""
+    caplog.set_level(logging.DEBUG, "twofold_server")
+    house.play(TRAIN, *QUOTING[kind])
+
+    house.run()
+
+    lines = [(one.levelno, JsonFormatter().format(one)) for one in caplog.records]
+    assert {level for level, line in lines if TEXT in line} == {logging.DEBUG}
+    assert any('"message":"job ended"' in line for level, line in lines if level == logging.INFO)

@@ -1,0 +1,179 @@
+"""A job that gives way to serving: when it is paused and resumed, and what that does to its processes."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest import mock
+
+import psutil
+import pytest
+from support import tiny_checkpoints
+from support.running_server import running
+from support.scripted_trainer import HANG, INLINE, ORDER, TRAIN, House, finish, over, runs, until
+from twofold_server.adaptation.preemption import FEWEST, WINDOW_SECONDS, GivingWay
+from twofold_server.jobs.model import JobState
+
+
+@dataclass
+class Jobs:
+    """Remembers what it was told."""
+
+    running_job: str = "one"
+    told: list[str] = field(default_factory=list)
+
+    async def pause(self, reason: str) -> None:
+        """Note it."""
+        self.told.append(reason.split(maxsplit=1)[0])
+
+    async def resume(self, reason: str) -> None:
+        """Note it."""
+        self.told.append(reason.split(maxsplit=1)[0])
+
+
+@dataclass
+class Day:
+    """Seconds that pass when told, with requests that take some time in each."""
+
+    jobs: Jobs = field(default_factory=Jobs)
+    now: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.way = GivingWay(self.jobs, 0.1, clock=lambda: self.now)
+
+    def pass_by(self, seconds: int, *latencies: float) -> list[str]:
+        """Let seconds pass with a look at the end of each, and return what was told in them."""
+        before = len(self.jobs.told)
+        for _ in range(seconds):
+            self.now += 1.0
+            for latency in latencies:
+                self.way.observe(latency)
+            asyncio.run(self.way.look())
+        return self.jobs.told[before:]
+
+
+FAST, SLOW = (0.05,) * 10, (0.2,) * 10
+
+
+@pytest.mark.parametrize(
+    ("latencies", "told"),
+    [
+        (FAST, []),
+        (SLOW, ["Paused:"]),
+        ((*FAST, *FAST, 0.2), []),
+        ((*FAST, 0.2), ["Paused:"]),
+        ((0.2,) * (FEWEST // int(WINDOW_SECONDS) - 1), []),
+        ((), []),
+    ],
+    ids=["fast", "slow", "one of twenty-one is slow", "one of eleven is slow", "too few to say", "nobody asks"],
+)
+def test_a_job_is_paused_by_the_95th_percentile(latencies: tuple[float, ...], told: list[str]) -> None:
+    """More than one in twenty requests above the limit pause the job once, if there are enough of them to say."""
+    assert Day().pass_by(5, *latencies) == told
+
+
+def test_each_pause_rests_longer_than_the_one_before() -> None:
+    """A job goes on once latency is below the limit and it has rested, 5 seconds first, then 10; another job begins anew."""
+    day = Day()
+    assert day.pass_by(3, *SLOW) == ["Paused:"]
+    assert day.pass_by(20, *SLOW) == []
+    assert day.pass_by(6, *FAST) == ["Resumed"]
+    assert day.pass_by(1, *SLOW) == ["Paused:"]
+    assert day.pass_by(9, *FAST) == []
+    assert day.pass_by(1, *FAST) == ["Resumed"]
+    day.jobs.running_job = "two"
+    assert day.pass_by(5, *SLOW) == ["Paused:"]
+    assert day.pass_by(7, *FAST) == ["Resumed"]
+
+
+def test_without_a_job_nothing_is_paused() -> None:
+    """Slow answers alone pause nothing; a job that starts in the midst of them is paused."""
+    day = Day(Jobs(running_job=""))
+    assert day.pass_by(5, *SLOW) == []
+    day.jobs.running_job = "one"
+    assert day.pass_by(1, *SLOW) == ["Paused:"]
+
+
+def states() -> set[str]:
+    """Return the states of the trainers' processes."""
+    return {one.status() for one in psutil.Process().children()}
+
+
+async def reach(state: str) -> None:
+    """Wait until all trainers are in a state."""
+    async with asyncio.timeout(10):
+        while states() != {state}:  # noqa: ASYNC110 -- a process tells nobody that it was stopped.
+            await asyncio.sleep(0.01)
+
+
+def test_a_paused_job_stands_still_and_then_goes_on(house: House) -> None:
+    """Its process is stopped, events and metrics say so, it counts as not running beside serving, and it ends well."""
+    house.play(TRAIN, ("sleep", 1.0), finish())
+
+    async def story() -> None:
+        async with house.running() as runner:
+            view = await runner.submit(ORDER, INLINE)
+            await until(runner, view.id, runs)
+            await runner.pause("Paused: because.")
+            await runner.pause("Paused: again.")
+            await reach(psutil.STATUS_STOPPED)
+            assert not runner.is_running
+            assert runner.running_job == view.id
+            assert house.metric("twofold_job_paused") == 1
+            await asyncio.sleep(1.2)
+            assert (await runner.book.get(view.id)).state is JobState.RUNNING
+            await runner.resume("Resumed: because.")
+            assert runner.is_running
+            view = await over(runner, view.id)
+            assert view.state is JobState.SUCCEEDED
+            assert view.report.notes == ("Paused: because.", "Resumed: because.")
+            await runner.pause("Paused: nothing runs.")
+
+    asyncio.run(story())
+    assert house.metric("twofold_job_paused") == 0
+    assert house.metric("twofold_job_pauses_total") == 1
+
+
+def test_a_paused_job_can_be_cancelled(house: House) -> None:
+    """CancelJob wakes the trainer, which ends as it was asked to, long before the grace is over; nothing stays paused."""
+    house.play(TRAIN, HANG)
+
+    async def story() -> None:
+        async with house.running() as runner:
+            view = await runner.submit(ORDER, INLINE)
+            await until(runner, view.id, runs)
+            await runner.pause("Paused: because.")
+            await reach(psutil.STATUS_STOPPED)
+            view = await asyncio.wait_for(runner.cancel(view.id), 3)
+            assert view.state is JobState.CANCELLED
+            assert not psutil.Process().children()
+
+    asyncio.run(story())
+    assert house.metric("twofold_job_paused") == 0
+
+
+def test_a_server_watches_the_latency_of_its_requests(tmp_path: Path) -> None:
+    """With `pause_above_ms` every request that is answered counts, and somebody looks; without it, nobody does."""
+    store = tiny_checkpoints.make_store(tmp_path, "a")
+
+    async def heard(limit: float) -> tuple[int, bool]:
+        seen, looked = [], asyncio.Event()
+
+        async def look(_: GivingWay) -> None:
+            looked.set()
+
+        with (
+            mock.patch("twofold_server.adaptation.preemption.LOOK_SECONDS", 0.01),
+            mock.patch.object(GivingWay, "observe", lambda _, seconds: seen.append(seconds)),
+            mock.patch.object(GivingWay, "look", look),
+        ):
+            async with running(store, pause_above_ms=limit) as server:
+                await server.predict("rain")
+                await server.predict("play", "wake")
+                if limit:
+                    await asyncio.wait_for(looked.wait(), 10)
+        return len(seen), looked.is_set()
+
+    assert asyncio.run(heard(50.0)) == (2, True)
+    assert asyncio.run(heard(0.0)) == (0, False)

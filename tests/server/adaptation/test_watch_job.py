@@ -1,0 +1,82 @@
+"""Events, replayed and live."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from support.scripted_trainer import (
+    INLINE,
+    ORDER,
+    TRAIN,
+    House,
+    finish,
+    over,
+    runs,
+    say,
+    until,
+)
+from twofold_checkpoint.protocol.events import PhaseStarted, ScoreMeasured
+from twofold_server.errors import (
+    UnknownNameError,
+)
+from twofold_server.jobs.model import JobState, PhaseEnded, StateEntered, fold
+
+
+def test_watchers_see_every_event_wherever_they_begin(house: House) -> None:
+    """Past events are replayed from any number, live ones follow, and all watchers see the same until the last one."""
+    score = ScoreMeasured(figure="new", moment="before", metric="f1", value=0.5, examples=9)
+    house.play(TRAIN, say(score), ("sleep", 0.3), say(PhaseStarted(phase="gate")), finish())
+
+    async def story() -> None:
+        async with house.running() as runner:
+            view = await runner.submit(ORDER, INLINE)
+
+            async def watch(after: int, pause: float = 0.0) -> list[Any]:
+                records = []
+                async for one in runner.book.watch(view.id, after):
+                    await asyncio.sleep(pause)
+                    records.append(one)
+                return records
+
+            async with asyncio.timeout(20):
+                everything, slow, late = await asyncio.gather(watch(0), watch(0, 0.05), watch(4))
+                assert everything == slow == await watch(0)
+                assert late == everything[4:] == await watch(4)
+                assert await watch(everything[-1].sequence) == []
+            ended = await runner.book.get(view.id)
+            assert everything[-1].said == StateEntered(state=JobState.SUCCEEDED, reason="It went well.")
+            assert ended.last_sequence == everything[-1].sequence
+            assert [one.phase for one in everything if isinstance(one.said, PhaseEnded)] == ["train", "gate"]
+            assert fold(view_at_first(ended), everything) == ended
+            with pytest.raises(UnknownNameError, match="job-none"):
+                await anext(runner.book.watch("job-none"))
+
+    asyncio.run(story())
+    assert house.metric("twofold_adaptation_score", figure="new", moment="before") == 0.5
+    assert house.metric("twofold_job_phase_seconds_count", phase="train") == 1
+
+
+def view_at_first(view: Any) -> Any:
+    """Return a job as it was before its first event."""
+    return type(view)(id=view.id, order=view.order, created=view.created, base="first")
+
+
+def test_a_watcher_that_leaves_harms_nobody(house: House) -> None:
+    """A cancelled watch ends neither the job nor the other watches."""
+    house.play(TRAIN, ("sleep", 0.4), finish())
+
+    async def story() -> None:
+        async with house.running() as runner:
+            view = await runner.submit(ORDER, INLINE)
+
+            async def watch() -> int:
+                return len([one async for one in runner.book.watch(view.id)])
+
+            leaving, staying = asyncio.create_task(watch()), asyncio.create_task(watch())
+            await until(runner, view.id, runs)
+            leaving.cancel()
+            assert await staying == (await over(runner, view.id)).last_sequence
+
+    asyncio.run(story())

@@ -1,0 +1,416 @@
+"""InferenceService over a real port."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import pytest
+from support import tiny_checkpoints
+from support.running_server import gated, refusal, running
+from twofold.v1 import inference_pb2 as pb
+from twofold_checkpoint.store import Store
+from twofold_server.api.servicers.inference import STREAM_AHEAD
+
+FAR = "so very much and the " * 500
+
+
+def on_server(store, test, **settings):
+    """Play a test against a server."""
+
+    async def main():
+        async with running(store, **settings) as server:
+            await test(server)
+
+    asyncio.run(main())
+
+
+def spans(prediction):
+    """List a prediction's entities."""
+    return [(one.start, one.end, one.type) for one in prediction.entities]
+
+
+def test_both_heads_answer_in_one_call(store):
+    """A prediction names label, entities and checkpoint, and the response says where the time went."""
+
+    async def test(server):
+        response = await server.predict(*tiny_checkpoints.TEXTS)
+
+        assert [one.label for one in response.predictions] == [
+            tiny_checkpoints.answer(text).labels[0].label for text in tiny_checkpoints.TEXTS
+        ]
+        assert spans(response.predictions[0]) == [(8, 12, "a_place"), (13, 18, "a_date")]
+        assert all(0.9 < one.score <= 1 for one in response.predictions[0].entities)
+        assert {one.checkpoint_id for one in response.predictions} == {response.checkpoint_id} == {"a"}
+        assert response.timings.tokenize_seconds > 0
+        assert response.timings.infer_seconds > 0
+        assert response.timings.decode_seconds > 0
+
+    on_server(store, test)
+
+
+def test_a_long_text_is_read_to_its_end(store):
+    """Thousands of tokens are answered, and an entity at the far end stands where it stands in the text."""
+    text = f"oslo {FAR}new york"
+
+    async def test(server):
+        response = await server.predict(text, "rain")
+
+        assert spans(response.predictions[0]) == [(0, 4, "a_place"), (len(text) - 8, len(text), "a_place")]
+        assert response.predictions[1].label == "a_weather"
+
+    on_server(store, test)
+
+
+def test_an_entity_on_the_seam_of_two_windows_is_whole(store):
+    """Wherever windows meet, a span of two words over the seam is one entity."""
+    texts = [f"{'so ' * count}new york{' so' * 40}" for count in range(20, 44)]
+
+    async def test(server):
+        response = await server.predict(*texts)
+
+        for count, prediction in zip(range(20, 44), response.predictions, strict=True):
+            assert spans(prediction) == [(3 * count, 3 * count + 8, "a_place")]
+
+    on_server(store, test)
+
+
+UNITS = [
+    (pb.OFFSET_UNIT_UNSPECIFIED, (2, 6)),
+    (pb.OFFSET_UNIT_CODE_POINT, (2, 6)),
+    (pb.OFFSET_UNIT_UTF16, (3, 7)),
+    (pb.OFFSET_UNIT_UTF8, (5, 9)),
+]
+
+
+@pytest.mark.parametrize(("unit", "place"), UNITS)
+def test_offsets_come_in_the_unit_asked_for(unit, place, store):
+    """After an emoji, offsets differ by the unit, for entities and for tokens."""
+
+    async def test(server):
+        predicted = await server.predict("😀 oslo", offset_unit=unit)
+        request = pb.EmbedRequest(texts=["😀 oslo"], include_tokens=True, offset_unit=unit)
+        embedded = await server.inference.Embed(request)
+
+        assert spans(predicted.predictions[0]) == [(*place, "a_place")]
+        last = embedded.embeddings[0].tokens[-1]
+        assert (last.start, last.end) == place
+
+    on_server(store, test)
+
+
+HEADS = [
+    ([], True, True),
+    ([pb.HEAD_CLASSIFIER], True, False),
+    ([pb.HEAD_NER], False, True),
+    ([pb.HEAD_NER, pb.HEAD_CLASSIFIER], True, True),
+]
+
+
+@pytest.mark.parametrize(("heads", "label", "entities"), HEADS)
+def test_only_the_heads_asked_for_are_answered(heads, label, entities, store):
+    """A head that was not asked for is left empty."""
+
+    async def test(server):
+        [prediction] = (await server.predict("rain in oslo", heads=heads)).predictions
+
+        assert (bool(prediction.label), bool(prediction.labels), bool(prediction.entities)) == (label, label, entities)
+
+    on_server(store, test)
+
+
+@pytest.mark.parametrize(("asked", "given"), [(0, 1), (1, 1), (2, 2), (3, 3), (99, 3)])
+def test_as_many_labels_as_asked_for(asked, given, store):
+    """Zero means one, too many means all; the best comes first."""
+
+    async def test(server):
+        [prediction] = (await server.predict("rain", top_labels=asked)).predictions
+
+        scores = [one.score for one in prediction.labels]
+        assert len(scores) == given
+        assert scores == sorted(scores, reverse=True)
+        assert prediction.label == prediction.labels[0].label
+
+    on_server(store, test)
+
+
+def test_embed_gives_the_features(store):
+    """Pooled features have the hidden size; tokens come with places and without special tokens, if asked for."""
+
+    async def test(server):
+        plain = await server.inference.Embed(pb.EmbedRequest(texts=["rain in oslo", ""]))
+        full = await server.inference.Embed(pb.EmbedRequest(texts=["rain in oslo", ""], include_tokens=True))
+
+        assert [len(one.pooled) for one in plain.embeddings] == [tiny_checkpoints.WIDTH] * 2
+        assert not plain.embeddings[0].tokens
+        assert [(one.start, one.end) for one in full.embeddings[0].tokens] == [(0, 4), (5, 7), (8, 12)]
+        assert {len(one.vector) for one in full.embeddings[0].tokens} == {tiny_checkpoints.WIDTH}
+        assert not full.embeddings[1].tokens
+        assert plain.checkpoint_id == "a"
+
+    on_server(store, test)
+
+
+def test_get_model_describes_what_is_live(store):
+    """Labels, types, sizes and limits are those of the live checkpoint and of the settings."""
+
+    async def test(server):
+        model = await server.inference.GetModel(pb.GetModelRequest())
+
+        assert model.checkpoint_id == "a"
+        assert list(model.labels) == ["a_weather", "a_music", "a_alarm"]
+        assert list(model.entity_types) == ["a_place", "a_date"]
+        assert (model.hidden_size, model.max_tokens) == (tiny_checkpoints.WIDTH, tiny_checkpoints.MAX_TOKENS)
+        assert (model.limits.max_texts, model.limits.max_characters) == (7, 20_000)
+        assert model.server_version
+        assert model.precision == "fp32"
+
+    on_server(store, test, max_texts=7)
+
+
+WRONG = [
+    ({"texts": []}, "texts", "send at least one"),
+    ({"texts": ["a"] * 5}, "texts", "at most 4"),
+    ({"texts": ["a", "b" * 21]}, "texts[1]", "21 characters"),
+    ({"texts": ["a"], "heads": [9]}, "heads[0]", "9 is not a head"),
+    ({"texts": ["a"], "heads": [1, 0]}, "heads[1]", "HEAD_NER"),
+    ({"texts": ["a"], "heads": [1] * 17}, "heads", "has 17 entries; write at most 16"),
+    ({"texts": ["a"], "top_labels": -1}, "top_labels", "-1 is negative"),
+    ({"texts": ["a"], "offset_unit": 7}, "offset_unit", "7 is not a unit"),
+]
+
+
+@pytest.mark.parametrize(("fields", "field", "says"), WRONG)
+def test_a_wrong_field_is_named(fields, field, says, store):
+    """INVALID_ARGUMENT carries the field, what was wrong with it, and what to write instead."""
+
+    async def test(server):
+        code, told = await refusal(server.inference.Predict(pb.PredictRequest(**fields)))
+
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert told.reason == "INVALID_REQUEST"
+        [violation] = told.violations
+        assert violation.field == field
+        assert says in violation.description
+
+    on_server(store, test, max_texts=4, max_characters=20)
+
+
+def test_all_wrong_fields_are_named_at_once(store):
+    """A request with several faults is refused once; so many faults that they fill the trailers are cut."""
+
+    async def test(server):
+        request = pb.PredictRequest(texts=["x" * 30], heads=[9], top_labels=-1)
+        _, told = await refusal(server.inference.Predict(request))
+        assert [one.field for one in told.violations] == ["texts[0]", "heads[0]", "top_labels"]
+
+        request = pb.PredictRequest(texts=["x" * 30] * 256)
+        code, told = await refusal(server.inference.Predict(request))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert len(told.violations) == 10
+
+    on_server(store, test, max_characters=20)
+
+
+async def answers_of(call):
+    """Read a stream to its end; returns what came, and the error that ended it or None."""
+    found = []
+    try:
+        async for one in call:
+            found.append([prediction.label for prediction in one.response.predictions])  # noqa: PERF401 -- kept on an error.
+    except grpc.aio.AioRpcError as error:
+        return found, error
+    return found, None
+
+
+def stream_of(*requests):
+    """Make a stream of requests, each with these texts."""
+    return iter([pb.PredictStreamRequest(request=pb.PredictRequest(texts=texts)) for texts in requests])
+
+
+def test_a_stream_is_answered_in_order(store):
+    """More requests than are worked on at once come back complete and in their order, long ones among short ones."""
+    words = {"rain": "a_weather", "play": "a_music", "wake": "a_alarm"}
+    requests = [[word] * (1 + number % 5) for number, word in enumerate([*words] * 20)]
+
+    async def test(server):
+        found, error = await answers_of(server.inference.PredictStream(stream_of(*requests)))
+        assert error is None
+        assert found == [[words[text] for text in texts] for texts in requests]
+        assert await server.metric("twofold_texts_total", method="PredictStream") == sum(map(len, requests))
+
+    on_server(store, test)
+
+
+def test_a_bad_request_ends_its_stream_after_the_good_ones(store):
+    """What came before a request without texts is answered; then the status names the field."""
+
+    async def test(server):
+        found, error = await answers_of(server.inference.PredictStream(stream_of(["rain"], ["play"], [], ["wake"])))
+        assert found == [["a_weather"], ["a_music"]]
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "texts" in error.details()
+
+    on_server(store, test)
+
+
+def test_a_stream_waits_where_a_call_is_shed(store):
+    """With room for two requests in progress, forty of a stream are all answered, and a lone call beside them may be shed."""
+
+    async def test(server):
+        found, error = await answers_of(server.inference.PredictStream(stream_of(*[["rain"]] * 40)))
+        assert (found, error) == ([["a_weather"]] * 40, None)
+        assert await server.metric("twofold_shed_total", reason="requests") > 0
+
+    on_server(store, test, max_requests=2)
+
+
+def test_a_stream_reads_no_further_than_it_answers(store):
+    """While the engine is busy only so many requests of an endless stream are taken, and none is left once it is cancelled."""
+
+    async def test(server):
+        taken = 0
+
+        async def endless():
+            nonlocal taken
+            while True:
+                taken += 1
+                yield pb.PredictStreamRequest(request=pb.PredictRequest(texts=["rain " * 200]))
+
+        with gated() as gate:
+            call = server.inference.PredictStream(endless())
+            reading = asyncio.create_task(answers_of(call))
+            await gate.wait_until_busy()
+            before = -1
+            for _ in range(30):
+                if taken == before:
+                    break
+                before = taken
+                await asyncio.sleep(0.3)
+            assert taken == before
+            assert await server.metric("twofold_queue_tokens") <= (STREAM_AHEAD + 2) * 300
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+            gate.open.set()
+            await server.until("twofold_queue_tokens", 0)
+            await server.until("twofold_requests_in_flight", 0, method="PredictStream")
+            left = [task for task in asyncio.all_tasks() if "InferenceServicer" in repr(task)]
+            assert left == []
+
+    on_server(store, test)
+
+
+def test_an_empty_store_is_served_as_unavailable_until_a_promotion(tmp_path):
+    """Without a checkpoint calls answer UNAVAILABLE and health NOT_SERVING; a promotion changes both."""
+    store = Store(tmp_path)
+
+    async def test(server):
+        for call in (server.predict("rain"), server.inference.GetModel(pb.GetModelRequest())):
+            code, told = await refusal(call)
+            assert (code, told.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_SERVING")
+        assert not await server.is_serving()
+        tiny_checkpoints.publish(store)
+        await promote(server, "a")
+        assert await server.is_serving()
+        assert (await server.predict("rain")).checkpoint_id == "a"
+
+    on_server(store, test)
+
+
+async def promote(server, name):
+    """Call PromoteCheckpoint."""
+    from twofold.v1 import checkpoints_pb2
+
+    return await server.checkpoints.PromoteCheckpoint(checkpoints_pb2.PromoteCheckpointRequest(checkpoint=name))
+
+
+def test_shed_load_says_when_to_come_back(store):
+    """RESOURCE_EXHAUSTED carries RetryInfo, before anything is read; health stays SERVING, and there is room again afterwards."""
+
+    async def test(server):
+        with gated() as gate:
+            waiting = [asyncio.ensure_future(server.predict("rain")) for _ in range(3)]
+            await gate.wait_until_busy()
+            await server.until("twofold_requests_in_flight", 3, method="Predict")
+            for texts in (["rain"], []):  # The second would be wrong at any other time.
+                code, told = await refusal(server.predict(*texts))
+                assert (code, told.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+                assert told.retry_after > 0
+            assert await server.is_serving()
+            gate.open.set()
+            await asyncio.gather(*waiting)
+        assert (await server.predict("rain")).predictions
+        assert await server.metric("twofold_shed_total", reason="requests") == 2
+
+    on_server(store, test, max_requests=3)
+
+
+@pytest.mark.parametrize(
+    ("call", "method"),
+    [
+        (lambda server: server.predict("rain"), "Predict"),
+        (lambda server: server.inference.Embed(pb.EmbedRequest(texts=["rain"])), "Embed"),
+    ],
+)
+def test_what_would_wait_too_long_is_shed(call, method, store):
+    """A call that comes when more waits than max_wait_ms allows has RetryInfo and is counted like others; a stream waits."""
+
+    async def test(server):
+        with gated() as gate:
+            waiting = [asyncio.ensure_future(server.predict("rain"))]
+            await gate.wait_until_busy()
+            waiting.append(asyncio.ensure_future(server.predict("rain")))
+            await server.until("twofold_queue_tokens", 3)
+            stream = asyncio.ensure_future(answers_of(server.inference.PredictStream(stream_of(["play"]))))
+            code, told = await refusal(call(server))
+            assert (code, told.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+            assert told.retry_after > 0
+            assert not stream.done()
+            gate.open.set()
+            await asyncio.gather(*waiting)
+        assert await stream == ([["a_music"]], None)
+        assert await server.metric("twofold_shed_total", reason="wait") > 0
+        assert await server.metric("twofold_requests_total", method=method, code="RESOURCE_EXHAUSTED") == 1
+        assert (await server.predict("rain")).predictions
+
+    on_server(store, test, max_wait_ms=0.1, passes=1)
+
+
+def test_a_deadline_that_passes_in_the_queue_costs_no_pass(store):
+    """The caller gets DEADLINE_EXCEEDED, the text is dropped before the engine, and others are answered."""
+
+    async def test(server):
+        with gated() as gate:
+            first = asyncio.ensure_future(server.predict("rain"))
+            await gate.wait_until_busy()
+            code, _ = await refusal(server.predict("play", patience=0.1))
+            assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+            await server.until("twofold_requests_total", 1, method="Predict", code="DEADLINE_EXCEEDED")
+            gate.open.set()
+            await first
+        await server.predict("wake")
+        assert gate.passes == [("a", 1)]
+        dropped = [await server.metric("twofold_dropped_total", reason=one) for one in ("deadline", "cancelled")]
+        assert sum(dropped) == 1
+
+    on_server(store, test)
+
+
+def test_a_caller_that_leaves_costs_no_pass(store):
+    """A cancelled call leaves the queue, is counted as CANCELLED, and others are answered."""
+
+    async def test(server):
+        with gated() as gate:
+            first = asyncio.ensure_future(server.predict("rain"))
+            await gate.wait_until_busy()
+            leaving = server.inference.Predict(pb.PredictRequest(texts=["play"]))
+            await server.until("twofold_queue_tokens", 3)
+            leaving.cancel()
+            await server.until("twofold_requests_total", 1, method="Predict", code="CANCELLED")
+            gate.open.set()
+            await first
+        assert gate.passes == [("a", 1)]
+        assert await server.metric("twofold_dropped_total", reason="cancelled") == 1
+
+    on_server(store, test)

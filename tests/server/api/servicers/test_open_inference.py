@@ -1,0 +1,328 @@
+"""ModelInfer over a real port, called with our own stubs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import threading
+from unittest import mock
+
+import grpc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import tiny_checkpoints
+from support.running_server import gated, refusal
+from support.tensors import TEXTS, ask, on_server, read
+from twofold.open_inference import open_inference_pb2 as pb
+from twofold_server.api.wire.bytes_tensor import write_strings
+from twofold_server.api.wire.open_inference import read_infer
+from twofold_server.config.settings import Config
+from twofold_server.errors import InvalidRequestError, UnknownNameError
+from twofold_server.inference.engine import Engine, EngineState
+
+FORMS = [
+    pytest.param({}, id="raw"),
+    pytest.param({"shape": [len(TEXTS), 1]}, id="raw with a second dimension"),
+    pytest.param({"typed": True}, id="typed"),
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_texts_in_and_answers_out(form, store):
+    """All outputs come back in order, with the checkpoint and the request's id, however the texts were sent."""
+
+    async def test(stub, _):
+        response = await stub.ModelInfer(ask(*TEXTS, id="seven", **form))
+
+        assert (response.model_name, response.model_version, response.id) == ("twofold", "a", "seven")
+        assert [one.name for one in response.outputs] == ["label", "label_score", "entities", "checkpoint_id"]
+        assert [one.datatype for one in response.outputs] == ["BYTES", "FP32", "BYTES", "BYTES"]
+        found = read(response)
+        expected = [tiny_checkpoints.answer(text) for text in TEXTS]
+        assert found["label"] == [one.labels[0].label for one in expected]
+        assert found["label_score"] == pytest.approx([one.labels[0].score for one in expected], abs=1e-5)
+        assert found["checkpoint_id"] == ["a"] * len(TEXTS)
+        for entities, answer in zip(map(json.loads, found["entities"]), expected, strict=True):
+            assert [(e["start"], e["end"], e["type"]) for e in entities] == [
+                (e.start, e.end, e.type) for e in answer.entities
+            ]
+            assert [e["score"] for e in entities] == pytest.approx([e.score for e in answer.entities], abs=1e-5)
+
+    on_server(store, test)
+
+
+@pytest.mark.parametrize("outputs", [["entities", "label"], ["label_score"], ["checkpoint_id"], ["entities"]])
+def test_only_what_is_asked_for(outputs, store):
+    """Outputs come back in the order in which they were asked for, and no others; their values are the same."""
+
+    async def test(stub, _):
+        everything = read(await stub.ModelInfer(ask(*TEXTS)))
+        found = read(await stub.ModelInfer(ask(*TEXTS, outputs=[{"name": name} for name in outputs])))
+        assert list(found) == outputs
+        assert found == {name: everything[name] for name in outputs}
+
+    on_server(store, test)
+
+
+@pytest.mark.parametrize(("unit", "start"), [("code_point", 2), ("utf16", 3), ("utf8", 5)])
+def test_offsets_in_the_caller_s_unit(unit, start, store):
+    """Entities stand where a string of the caller's language has them."""
+
+    async def test(stub, _):
+        found = read(await stub.ModelInfer(ask("😀 oslo", parameters={"offset_unit": {"string_param": unit}})))
+        [entity] = json.loads(found["entities"][0])
+        assert (entity["start"], entity["end"]) == (start, start + 4)
+
+    on_server(store, test)
+
+
+def test_what_others_add_is_passed_over(store):
+    """A priority, and parameters that nobody here knows, change nothing."""
+
+    async def test(stub, _):
+        parameters = {"priority": {"uint64_param": 1}, "timeout": {"int64_param": 0}, "gateway": {"string_param": "x"}}
+        request = ask("rain", parameters=parameters)
+        request.inputs[0].parameters["content_type"].string_param = "str"
+        assert read(await stub.ModelInfer(request))["label"] == ["a_weather"]
+
+    on_server(store, test)
+
+
+def tensor(**fields):
+    """Make the parts of a request that has this for its input."""
+    return {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], **fields}]}
+
+
+RAW = write_strings([b"rain"])
+WRONG = [
+    ({"inputs": [], "raw_input_contents": []}, "inputs", "is empty; send one tensor"),
+    (tensor(name="texts"), "inputs[0].name", "'texts' is no input; write \"text\""),
+    (tensor(datatype="FP32"), "inputs[0].datatype", "'FP32' is no type of a text; write \"BYTES\""),
+    (tensor(shape=[]), "inputs[0].shape", "[] is no list of texts"),
+    (tensor(shape=[1, 2]), "inputs[0].shape", "[1, 2] is no list of texts; write [n] or [n, 1]"),
+    (tensor(shape=[1] * 1000), "inputs[0].shape", "and more is no list of texts"),
+    (tensor(shape=[-1]), "inputs[0].shape", "[-1] is negative"),
+    (tensor(shape=[-(2**63), 1]), "inputs[0].shape", "is negative"),
+    (tensor(shape=[0]), "inputs[0].shape", "[0] is empty; send at least one text"),
+    (tensor(shape=[2**63 - 1]), "inputs[0].shape", "send at most 4 texts"),
+    (tensor(shape=[2**32, 2**32]), "inputs[0].shape", "is no list of texts"),
+    (tensor(shape=[5]), "inputs[0].shape", "[5] is too long; send at most 4 texts"),
+    (tensor(shape=[2]), "raw_input_contents[0]", "ends after 1 elements, and the shape says 2"),
+    ({"inputs": ask().inputs[:] * 2, "raw_input_contents": [RAW] * 2}, "inputs[1]", "is there twice"),
+    ({"raw_input_contents": [RAW] * 2}, "raw_input_contents", "has 2 entries, and inputs has 1"),
+    (tensor(contents={"bytes_contents": [b"a"]}), "inputs[0].contents", "is there beside raw_input_contents"),
+    ({"raw_input_contents": [b"\x09\0\0\0rain"]}, "raw_input_contents[0][0]", "9 bytes, and 4 are there"),
+    ({"raw_input_contents": [RAW + b"x"]}, "raw_input_contents[0]", "goes on for 1 bytes"),
+    ({"raw_input_contents": [b"\x02\0\0\0a\xff"]}, "raw_input_contents[0][0]", "is not UTF-8: byte 0xff at 1"),
+    ({"raw_input_contents": [b"\x03\0\0\0\xed\xa0\x80"]}, "raw_input_contents[0][0]", "is not UTF-8: byte 0xed at 0"),
+    ({"raw_input_contents": [write_strings([b"x" * 31])]}, "raw_input_contents[0][0]", "has 31 characters; at most 30"),
+    ({"raw_input_contents": []}, "inputs[0].contents.bytes_contents", "has 0 elements, and the shape says 1"),
+    (
+        {"raw_input_contents": [], **tensor(contents={"bytes_contents": [b"\xff"]})},
+        "inputs[0].contents.bytes_contents[0]",
+        "is not UTF-8",
+    ),
+    (
+        {"raw_input_contents": [], **tensor(contents={"int_contents": [1]})},
+        "inputs[0].contents.bytes_contents",
+        "has 0 elements",
+    ),
+    ({"outputs": [{"name": "labels"}]}, "outputs[0].name", "'labels' is no output; write one of label, label_score"),
+    ({"outputs": [{"name": "label"}] * 2}, "outputs[1].name", "'label' is asked for twice"),
+    (
+        {"outputs": [{"name": "label", "parameters": {"classification": {"int64_param": 3}}}]},
+        "outputs[0].parameters['classification']",
+        'ask for the outputs "label" and "label_score"',
+    ),
+    (
+        tensor(parameters={"shared_memory_region": {"string_param": "x"}}),
+        "inputs[0].parameters['shared_memory_region']",
+        "send and take tensors as raw contents",
+    ),
+    ({"parameters": {"sequence_id": {"int64_param": 3}}}, "parameters['sequence_id']", "sequences are not served"),
+    (
+        {"parameters": {"timeout": {"int64_param": -3}}},
+        "parameters['timeout']",
+        "'-3' is no time; write whole microsec",
+    ),
+    ({"parameters": {"timeout": {"bool_param": True}}}, "parameters['timeout']", "'True' is no time"),
+    (
+        {"parameters": {"offset_unit": {"string_param": "x"}}},
+        "parameters['offset_unit']",
+        "'x' is no unit; write one of",
+    ),
+]
+
+
+def test_what_is_wrong_is_named(store):
+    """INVALID_ARGUMENT names the field, quotes its value and says what to write; the server serves on."""
+
+    async def test(stub, server):
+        for fields, field, says in WRONG:
+            code, told = await refusal(stub.ModelInfer(ask(**fields)))
+            assert code is grpc.StatusCode.INVALID_ARGUMENT, fields
+            [violation] = told.violations
+            assert (violation.field, says in violation.description) == (field, True), violation
+        assert read(await stub.ModelInfer(ask("rain")))["label"] == ["a_weather"]
+        counted = await server.metric("twofold_requests_total", method="ModelInfer", code="INVALID_ARGUMENT")
+        assert counted == len(WRONG)
+
+    on_server(store, test, max_texts=4, max_characters=30)
+
+
+ELEMENTS = st.lists(st.binary(max_size=6), max_size=3)
+VALUES = st.one_of(
+    st.builds(pb.InferParameter, int64_param=st.integers(-(2**63), 2**63 - 1)),
+    st.builds(pb.InferParameter, uint64_param=st.integers(0, 2**64 - 1)),
+    st.builds(pb.InferParameter, string_param=st.sampled_from(["utf8", "x", ""])),
+    st.builds(pb.InferParameter, double_param=st.floats()),
+    st.just(pb.InferParameter()),
+)
+INPUTS = st.builds(
+    pb.ModelInferRequest.InferInputTensor,
+    name=st.sampled_from(["text", "texts", ""]),
+    datatype=st.sampled_from(["BYTES", "FP32", ""]),
+    shape=st.lists(st.one_of(st.integers(0, 3), st.integers(-(2**63), 2**63 - 1)), max_size=3),
+    contents=st.one_of(st.none(), st.builds(pb.InferTensorContents, bytes_contents=ELEMENTS)),
+)
+PARTS = {
+    "model_name": st.sampled_from(["x", ""]),
+    "inputs": st.lists(INPUTS, max_size=2),
+    "raw_input_contents": st.lists(st.one_of(st.binary(max_size=20), st.builds(write_strings, ELEMENTS)), max_size=2),
+    "parameters": st.dictionaries(st.sampled_from(["timeout", "offset_unit", "priority", "sequence_id"]), VALUES),
+}
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(max_size=5), min_size=1, max_size=4), st.booleans(), st.fixed_dictionaries({}, optional=PARTS))
+def test_any_request_is_read_or_refused(texts, typed, parts):
+    """Texts are read as they are; whatever takes the place of some part is understood, or wrong in a way that is named."""
+    request = ask(*texts, typed=typed, **parts)
+    try:
+        call = read_infer(request, Config())
+    except InvalidRequestError as error:
+        named = [one.field for one in error.violations]
+        assert parts
+        assert all(named)
+    except UnknownNameError:
+        assert "model_name" in parts
+    else:
+        assert "model_name" not in parts
+        assert len(call.texts) == request.inputs[0].shape[0]
+        assert call.texts == texts or parts.keys() & {"inputs", "raw_input_contents"}
+        assert call.timeout > 0
+
+
+def test_random_bytes_never_hurt(store):
+    """A hundred messages of random bytes get a status each, none of them of our own fault."""
+    chance = random.Random(0)
+
+    async def test(_, server):
+        method = server.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        codes = {await method(chance.randbytes(chance.randint(0, 40))).code() for _ in range(100)}
+        assert codes <= {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
+        assert len(codes) == 2
+
+    on_server(store, test)
+
+
+UNKNOWN = [
+    ("ModelInfer", ask(model_name="other"), "model_name: there is no model 'other'; write 'twofold'"),
+    ("ModelInfer", ask(model_version="b"), "model_version: 'b' is not live, the live checkpoint is 'a'"),
+    ("ModelMetadata", pb.ModelMetadataRequest(name="other"), "name: there is no model 'other'"),
+    ("ModelMetadata", pb.ModelMetadataRequest(name="twofold", version="b"), "version: 'b' is not live"),
+    ("ModelConfig", pb.ModelConfigRequest(), "name: there is no model ''"),
+    ("ModelConfig", pb.ModelConfigRequest(name="twofold", version="b"), "version: 'b' is not live"),
+    ("ModelStatistics", pb.ModelStatisticsRequest(name="x"), "name: there is no model 'x'"),
+    ("RepositoryIndex", pb.RepositoryIndexRequest(repository_name="x"), "there is no repository 'x'; leave it empty"),
+    ("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="x"), "there is no checkpoint 'x' in the store"),
+    ("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="../a"), "is not a checkpoint id"),
+    ("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="candidate"), "no checkpoint has the alias"),
+    (
+        "RepositoryModelLoad",
+        pb.RepositoryModelLoadRequest(repository_name="x", model_name="b"),
+        "there is no repository 'x'",
+    ),
+]
+
+
+def test_what_is_not_there_is_not_found(store):
+    """NOT_FOUND quotes the name and says what there is."""
+
+    async def test(stub, server):
+        for method, request, says in UNKNOWN:
+            code, told = await refusal(getattr(stub, method)(request))
+            assert code is grpc.StatusCode.NOT_FOUND, request
+            assert says in told.message
+        assert (await server.predict("rain")).checkpoint_id == "a"
+
+    on_server(store, test)
+
+
+def test_a_version_that_goes_while_a_text_waits_is_not_found(store):
+    """Whoever asks for one checkpoint is never answered by another, even if the swap comes after the request."""
+    entered, leave = threading.Event(), threading.Event()
+    run = Engine.run
+
+    def held(engine, *arguments):
+        if engine.id == "a" and engine.state is EngineState.READY:
+            entered.set()
+            assert leave.wait(20)
+        return run(engine, *arguments)
+
+    async def test(stub, server):
+        first = asyncio.ensure_future(server.predict("rain"))
+        assert await asyncio.to_thread(entered.wait, 10)
+        pinned, free = (asyncio.ensure_future(stub.ModelInfer(ask(model_version=one))) for one in ("a", ""))
+        await server.until("twofold_queue_tokens", 6)
+        await stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="b"))
+        leave.set()
+        assert (await first).checkpoint_id == "a"
+        assert (await free).model_version == "b"
+        code, told = await refusal(pinned)
+        assert code is grpc.StatusCode.NOT_FOUND
+        assert "model_version: 'a' is not live, the live checkpoint is 'b'" in told.message
+
+    with mock.patch.object(Engine, "run", held):
+        try:
+            on_server(store, test)
+        finally:
+            leave.set()
+
+
+def test_a_text_that_waits_past_its_timeout_is_not_answered(store):
+    """The parameter is in microseconds; DEADLINE_EXCEEDED though the call itself has no deadline."""
+
+    async def test(stub, server):
+        with gated() as gate:
+            first = asyncio.ensure_future(server.predict("rain"))
+            await gate.wait_until_busy()
+            late = asyncio.ensure_future(stub.ModelInfer(ask(parameters={"timeout": {"int64_param": 1}})))
+            patient = asyncio.ensure_future(stub.ModelInfer(ask(parameters={"timeout": {"uint64_param": 60_000_000}})))
+            await server.until("twofold_queue_tokens", 6)
+            gate.open.set()
+            code, told = await refusal(late)
+            assert (code, told.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "EXPIRED")
+            assert read(await patient)["label"] == ["a_weather"]
+            await first
+
+    on_server(store, test, passes=1)
+
+
+def test_load_is_shed_as_elsewhere(store):
+    """RESOURCE_EXHAUSTED at once, before anything is read, with the time after which to come back."""
+
+    async def test(stub, server):
+        with gated() as gate:
+            first = asyncio.ensure_future(stub.ModelInfer(ask()))
+            await gate.wait_until_busy()
+            for request in (ask(), pb.ModelInferRequest(model_name="x")):
+                code, told = await refusal(stub.ModelInfer(request))
+                assert (code, told.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+                assert told.retry_after > 0
+            gate.open.set()
+            await first
+
+    on_server(store, test, max_requests=1)

@@ -1,0 +1,265 @@
+"""What the Open Inference Protocol says of the model and its repository, over a real port."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import grpc
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from support import tiny_checkpoints
+from support.running_server import config_of, read_metrics, refusal
+from support.tensors import TEXTS, ask, on_server, read
+from twofold.open_inference import open_inference_pb2 as pb
+from twofold.open_inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from twofold.v1 import checkpoints_pb2
+from twofold_checkpoint.store import Store
+from twofold_server.api.servicers.open_inference import NOT_SERVED
+from twofold_server.app import serve
+
+
+def test_the_model_is_described(store):
+    """Metadata and configuration name the same tensors, with the limits of this server."""
+
+    async def test(stub, _):
+        server = await stub.ServerMetadata(pb.ServerMetadataRequest())
+        assert server.name == "twofold"
+        assert set(server.extensions) == {"model_configuration", "model_repository", "statistics"}
+        metadata = await stub.ModelMetadata(pb.ModelMetadataRequest(name="twofold", version="a"))
+        assert list(metadata.versions) == ["a"]
+        config = (await stub.ModelConfig(pb.ModelConfigRequest(name="twofold"))).config
+        assert config.max_batch_size == 7
+        assert config.WhichOneof("scheduling_choice") == "dynamic_batching"
+        names = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32"}
+        for described, configured in ((metadata.inputs, config.input), (metadata.outputs, config.output)):
+            assert [(one.name, names[one.datatype]) for one in described] == [
+                (
+                    one.name,
+                    type(one).DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[one.data_type].name,
+                )
+                for one in configured
+            ]
+            assert all(list(one.shape) == [-1] for one in described)
+            assert not any(one.dims for one in configured)
+        assert [one.name for one in metadata.outputs] == list(read(await stub.ModelInfer(ask())))
+
+    on_server(store, test, max_texts=7)
+
+
+async def readiness(stub, name="twofold", version=""):
+    """Ask whether the server and a model are ready."""
+    server = await stub.ServerReady(pb.ServerReadyRequest())
+    model = await stub.ModelReady(pb.ModelReadyRequest(name=name, version=version))
+    return server.ready, model.ready
+
+
+def test_ready_is_what_answers(store):
+    """The model and its live version are ready; another name or version is not, and that is no error."""
+
+    async def test(stub, _):
+        assert (await stub.ServerLive(pb.ServerLiveRequest())).live
+        assert await readiness(stub) == (True, True)
+        assert await readiness(stub, version="a") == (True, True)
+        assert await readiness(stub, version="b") == (True, False)
+        assert await readiness(stub, name="other") == (True, False)
+
+    on_server(store, test)
+
+
+def test_without_a_checkpoint_nothing_is_ready(tmp_path):
+    """The server lives and describes itself; asked for an answer it is UNAVAILABLE, until a checkpoint is loaded."""
+    empty = Store(tmp_path / "empty").create()
+
+    async def test(stub, _):
+        assert (await stub.ServerLive(pb.ServerLiveRequest())).live
+        assert await readiness(stub) == (False, False)
+        assert not (await stub.ModelMetadata(pb.ModelMetadataRequest(name="twofold"))).versions
+        assert not (await stub.RepositoryIndex(pb.RepositoryIndexRequest())).models
+        for version in ("", "a"):
+            code, _ = await refusal(stub.ModelInfer(ask(model_version=version)))
+            assert code is grpc.StatusCode.UNAVAILABLE
+        tiny_checkpoints.publish(empty, tiny_checkpoints.Recipe(tag="a"))
+        await stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="a"))
+        assert await readiness(stub, version="a") == (True, True)
+
+    on_server(empty, test)
+
+
+def test_who_leaves_is_not_ready(store):
+    """Readiness ends when health says NOT_SERVING, while calls are still answered; the process is alive until its end."""
+
+    async def main():
+        going = AsyncExitStack()
+        server = await going.enter_async_context(serve(config_of(store, drain_delay=0.5)))
+        async with grpc.aio.insecure_channel(server.target) as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+            stub = GRPCInferenceServiceStub(channel)
+            assert await readiness(stub) == (True, True)
+            end = asyncio.create_task(going.aclose())
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert await readiness(stub) == (False, False)
+            assert (await stub.ServerLive(pb.ServerLiveRequest())).live
+            assert read(await stub.ModelInfer(ask()))["label"] == ["a_weather"]
+            await end
+
+    asyncio.run(main())
+
+
+def test_the_store_is_the_repository(store):
+    """The index lists checkpoints, newest first, with why they are not ready; loading one promotes it."""
+
+    async def test(stub, server):
+        async def index(**fields):
+            models = (await stub.RepositoryIndex(pb.RepositoryIndexRequest(**fields))).models
+            assert {one.name for one in models} == {"twofold"}
+            return [(one.version, one.state) for one in models], [one.reason for one in models]
+
+        states, reasons = await index()
+        assert states == [("b", "UNAVAILABLE"), ("a", "READY")]
+        assert "RepositoryModelLoad" in reasons[0]
+        assert not reasons[1]
+        assert (await index(ready=True))[0] == [("a", "READY")]
+
+        await stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="b"))
+        states, reasons = await index()
+        assert states == [("b", "READY"), ("a", "UNAVAILABLE")]
+        assert "in the store (previous)" in reasons[1]
+        assert read(await stub.ModelInfer(ask()))["label"] == ["b_weather"]
+        request = checkpoints_pb2.GetCheckpointRequest(checkpoint="b")
+        assert set((await server.checkpoints.GetCheckpoint(request)).checkpoint.aliases) == {"current", "approved"}
+
+        version = {"version": {"string_param": "previous"}}
+        await stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="twofold", parameters=version))
+        assert read(await stub.ModelInfer(ask()))["label"] == ["a_weather"]
+
+    on_server(store, test)
+
+
+WRONG_LOADS = [
+    ({}, "model_name", "'' names no checkpoint; write its id or alias here"),
+    ({"model_name": "twofold"}, "model_name", "'twofold' names no checkpoint"),
+    ({"model_name": "b", "parameters": {"config": {"string_param": "{}"}}}, "parameters['config']", "is not taken"),
+    ({"model_name": "b", "parameters": {"file:1/x": {"bytes_param": b""}}}, "parameters['file:1/x']", "leave it out"),
+    ({"model_name": "b", "parameters": {"version": {"string_param": "b"}}}, "model_name", "'b' is there beside"),
+    (
+        {"model_name": "b", "parameters": {"version": {"int64_param": 1}}},
+        "parameters['version']",
+        "is no text, or empty",
+    ),
+]
+
+
+def test_a_wrong_load_is_refused(store):
+    """INVALID_ARGUMENT names the field, and the old checkpoint serves on."""
+
+    async def test(stub, server):
+        for fields, field, says in WRONG_LOADS:
+            code, told = await refusal(stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(**fields)))
+            assert code is grpc.StatusCode.INVALID_ARGUMENT
+            assert (told.violations[0].field, says in told.violations[0].description) == (field, True), told
+        assert (await server.predict("rain")).checkpoint_id == "a"
+
+    on_server(store, test)
+
+
+def test_a_broken_checkpoint_is_not_loaded(store):
+    """FAILED_PRECONDITION says what is wrong with it, and the old one serves on."""
+    tiny_checkpoints.publish_broken(store, "NaN weights")
+
+    async def test(stub, server):
+        code, told = await refusal(stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="x")))
+        assert code is grpc.StatusCode.FAILED_PRECONDITION
+        assert tiny_checkpoints.BROKEN["NaN weights"][2] in told.message
+        assert await readiness(stub, version="a") == (True, True)
+
+    on_server(store, test)
+
+
+def test_statistics_are_what_the_metrics_say(store):
+    """Calls of both protocols are in them once, and a swap does not set them back."""
+
+    async def test(stub, server):
+        await stub.ModelInfer(ask(*TEXTS))
+        await server.predict("rain", "oslo")
+        await refusal(stub.ModelInfer(ask(model_name="other")))
+        await stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="b"))
+        [found] = (await stub.ModelStatistics(pb.ModelStatisticsRequest())).model_stats
+        values = await asyncio.to_thread(read_metrics, server.metrics_url)
+
+        assert (found.name, found.version) == ("twofold", "b")
+        assert found.inference_count == len(TEXTS) + 2
+        stats = found.inference_stats
+        assert (stats.success.count, stats.fail.count) == (2, 1)
+        stages = {"queue": "queue", "compute_input": "tokenize", "compute_infer": "infer", "compute_output": "decode"}
+        for name, stage in stages.items():
+            spent, key = getattr(stats, name), (("stage", stage),)
+            assert spent.count == values["twofold_stage_seconds_count", key] > 0
+            assert spent.ns == pytest.approx(values["twofold_stage_seconds_sum", key] * 1e9, abs=1)
+        assert stats.queue.count == found.inference_count
+        assert found.execution_count == stats.compute_infer.count
+        assert stats.success.ns > stats.compute_infer.ns
+        assert values["twofold_texts_total", (("method", "ModelInfer"),)] == len(TEXTS)
+        assert values["twofold_requests_total", (("code", "NOT_FOUND"), ("method", "ModelInfer"))] == 1
+        assert values["twofold_request_seconds_count", (("method", "ModelInfer"),)] == 2
+
+    on_server(store, test)
+
+
+def test_what_is_not_served_says_what_to_call_instead(store):
+    """Triton's other methods are UNIMPLEMENTED, with a way out, and counted; any other name is gRPC's to refuse."""
+
+    async def test(_, server):
+        for method, instead in NOT_SERVED.items():
+            path = f"/inference.GRPCInferenceService/{method}"
+            streams = method == "ModelStreamInfer"
+            # Nothing is written to the stream: what is sent while it is refused hides the refusal from grpcio's client.
+            call = server.channel.stream_stream(path)().read() if streams else server.channel.unary_unary(path)(b"")
+            code, told = await refusal(call)
+            assert (code, told.reason) == (grpc.StatusCode.UNIMPLEMENTED, "UNSUPPORTED")
+            assert told.message == f"{method} is not served; {instead}"
+        code, _ = await refusal(server.channel.unary_unary("/inference.GRPCInferenceService/Else")(b""))
+        assert code is grpc.StatusCode.UNIMPLEMENTED
+        values = await asyncio.to_thread(read_metrics, server.metrics_url)
+        counted = {
+            dict(labels)["method"]: value
+            for (name, labels), value in values.items()
+            if name == "twofold_requests_total" and ("code", "UNIMPLEMENTED") in labels
+        }
+        assert counted == dict.fromkeys(NOT_SERVED, 1)
+
+    on_server(store, test)
+
+
+SYMBOLS = {
+    "inference.GRPCInferenceService": {"inference/open_inference.proto", "inference/model_config.proto"},
+    "inference.ModelConfig": {"inference/model_config.proto"},
+    "twofold.v1.InferenceService": {"twofold/v1/inference.proto"},
+}
+
+
+def test_reflection_describes_both_protocols(store):
+    """Tools find the services' files by symbol and by name, whatever pool they are in; nonsense is not found."""
+
+    async def test(_, server):
+        async def files(**fields):
+            stub = reflection_pb2_grpc.ServerReflectionStub(server.channel)
+            answer = await stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(**fields)])).read()
+            if answer.HasField("error_response"):
+                return answer.error_response.error_code
+            return {
+                FileDescriptorProto.FromString(one).name
+                for one in answer.file_descriptor_response.file_descriptor_proto
+            }
+
+        for symbol, names in SYMBOLS.items():
+            assert await files(file_containing_symbol=symbol) == names
+        for name in ("inference/model_config.proto", "twofold/v1/inference.proto"):
+            assert await files(file_by_filename=name) == {name}
+        for fields in ({"file_containing_symbol": "inference.No"}, {"file_by_filename": "no.proto"}):
+            assert await files(**fields) == grpc.StatusCode.NOT_FOUND.value[0]
+
+    on_server(store, test)

@@ -1,0 +1,103 @@
+"""The server, called by the tritonclient that others use, from a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from pathlib import Path
+
+import pytest
+from support import tiny_checkpoints
+from support.running_server import running
+
+ROOT = Path(__file__).parents[4]
+PYTHON = ROOT / ".venv-triton" / "bin" / "python"
+CALLS = ROOT / "tests" / "support" / "tritonclient_calls.py"
+PAGE = (ROOT / "docs" / "open-inference.md").read_text(encoding="utf-8")
+OURS = "twofold.open_inference.open_inference_pb2"
+
+pytestmark = pytest.mark.skipif(
+    not PYTHON.exists(), reason="tritonclient has an environment of its own: make .venv-triton/.done"
+)
+
+
+def call(store, *arguments):
+    """Run its interpreter beside a server, whose address replaces TARGET; return what was printed."""
+
+    async def main():
+        async with running(store) as server:
+            command = [one.replace("TARGET", server.target) for one in arguments]
+            process = await asyncio.create_subprocess_exec(
+                PYTHON, *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            )
+            try:
+                printed, complaints = await asyncio.wait_for(process.communicate(), 60)
+            finally:
+                if process.returncode is None:
+                    process.kill()
+            assert process.returncode == 0, complaints.decode()
+            return printed.decode()
+
+    return asyncio.run(main())
+
+
+ORDERS = [
+    pytest.param(("tritonclient.grpc",), id="alone"),
+    pytest.param(("tritonclient.grpc", "twofold", OURS), id="before our client"),
+    pytest.param(("twofold", OURS, "tritonclient.grpc"), id="after our client"),
+]
+
+
+@pytest.mark.parametrize("modules", ORDERS)
+def test_tritonclient(modules, store):
+    """It reads every answer; so does our client in the same process, whichever of the two is imported first."""
+    answers = json.loads(call(store, str(CALLS), "TARGET", *modules))
+    found = answers.pop("tritonclient")
+
+    expected = [tiny_checkpoints.answer(text) for text in ("rain in oslo", "play ♫")]
+    assert (found["live"], found["ready"], found["model_ready"]) == (True, True, [True, True, False])
+    assert found["server"]["name"] == "twofold"
+    assert found["metadata"]["versions"] == ["a"]
+    assert found["metadata"]["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": ["-1"]}]
+    assert [one["name"] for one in found["config"]["config"]["output"]] == [
+        one["name"] for one in found["metadata"]["outputs"]
+    ]
+    assert found["answered"] == ["seven", "a"]
+    assert found["label"] == [one.labels[0].label for one in expected]
+    assert found["label_score"] == pytest.approx([one.labels[0].score for one in expected], abs=1e-5)
+    assert [[(e["start"], e["end"], e["type"]) for e in one] for one in found["entities"]] == [
+        [(e.start, e.end, e.type) for e in one.entities] for one in expected
+    ]
+    assert found["entities"][0]
+    assert found["checkpoint_id"] == ["a", "a"]
+    assert found["async"] == found["label"]
+    assert found["some"] == {"label": found["label"]}
+    assert found["unknown_version"] == [
+        "StatusCode.NOT_FOUND",
+        "model_version: 'b' is not live, the live checkpoint is 'a'; leave it empty for the live one",
+    ]
+    code, says = found["wrong_text"]
+    assert (code, "raw_input_contents[0][0]: is not UTF-8: byte 0xff at 0" in says) == (
+        "StatusCode.INVALID_ARGUMENT",
+        True,
+    )
+    code, says = found["unload"]
+    assert (code, "call RepositoryModelLoad" in says) == ("StatusCode.UNIMPLEMENTED", True)
+    assert [label[:2] for label in found["loaded"] + found["back"]] == ["b_", "b_", "a_", "a_"]
+    assert [(one["version"], one["state"]) for one in found["index"]["models"]] == [
+        ("b", "READY"),
+        ("a", "UNAVAILABLE"),
+    ]
+    [statistics] = found["statistics"]["model_stats"]
+    assert (statistics["version"], statistics["inference_count"]) == ("b", "8")
+
+    ours = {"label": "a_weather", "version": "a", "two_pools": True}
+    assert answers == ({"twofold": ours} if OURS in modules else {})
+
+
+def test_the_example(store):
+    """The example of docs/open-inference.md runs as it stands, but for the server's address."""
+    [example] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    printed = call(store, "-W", "error", "-c", example.replace("127.0.0.1:8500", "TARGET"))
+    assert re.fullmatch(r"(a_\w+ \[.*\]\n){2}", printed)

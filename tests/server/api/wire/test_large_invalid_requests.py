@@ -1,0 +1,74 @@
+"""Requests of a few megabytes with millions of faults: only the first ones are looked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twofold.open_inference import open_inference_pb2 as open_pb
+from twofold.v1 import adaptation_pb2, inference_pb2
+from twofold_server.api.wire.adaptation import read_adapt
+from twofold_server.api.wire.inference import read_predict
+from twofold_server.api.wire.open_inference import read_infer
+from twofold_server.api.wire.open_inference_extensions import read_load
+from twofold_server.config.settings import Config
+from twofold_server.errors import InvalidRequestError
+
+MANY = 100_000
+CONFIG = Config()
+
+
+def adapt(**dataset: Any) -> adaptation_pb2.AdaptRequest:
+    """Make an order that is right but for its data set."""
+    train = [adaptation_pb2.Example(text="rain", label="weather")]
+    return adaptation_pb2.AdaptRequest(head=1, dataset={"inline": {"train": train}, **dataset})
+
+
+def infer(**fields: Any) -> open_pb.ModelInferRequest:
+    """Make a request for the model."""
+    return open_pb.ModelInferRequest(model_name="twofold", **fields)
+
+
+@pytest.mark.parametrize(
+    ("read", "request_", "field"),
+    [
+        (read_predict, inference_pb2.PredictRequest(texts=["rain"], heads=[99] * MANY), "heads"),
+        (read_predict, inference_pb2.PredictRequest(texts=["rain"], heads=[1] * MANY), "heads"),
+        (read_predict, inference_pb2.PredictRequest(texts=["rain"] * MANY), "texts"),
+        (read_infer, infer(inputs=[open_pb.ModelInferRequest.InferInputTensor()] * MANY), "inputs[0].name"),
+        (read_infer, infer(outputs=[open_pb.ModelInferRequest.InferRequestedOutputTensor()] * MANY), "inputs"),
+        (
+            read_infer,
+            infer(
+                inputs=[
+                    {
+                        "name": "text",
+                        "datatype": "BYTES",
+                        "shape": [256],
+                        "contents": {"bytes_contents": [b"\xff"] * 256},
+                    }
+                ]
+            ),
+            "inputs[0].contents.bytes_contents[0]",
+        ),
+        (
+            read_load,
+            open_pb.RepositoryModelLoadRequest(model_name="a", parameters={str(n): {} for n in range(MANY)}),
+            "parameters[",
+        ),
+        (read_adapt, adapt(annotated_types=[""] * MANY), "dataset.annotated_types"),
+        (read_adapt, adapt(annotated_types=["place"] * MANY), "dataset.annotated_types"),
+        (read_adapt, adapt(annotated_types=["x" * 101]), "dataset.annotated_types[0]"),
+        (read_adapt, adapt(inline={"train": [adaptation_pb2.Example()] * MANY}), "dataset.inline.train[0].text"),
+    ],
+)
+def test_the_first_faults_of_many_are_told(read: Any, request_: Any, field: str) -> None:
+    """A flood is refused with at most twenty violations, the first of which names the field."""
+    takes_config = read in {read_predict, read_infer}
+
+    with pytest.raises(InvalidRequestError) as refused:
+        read(request_, CONFIG) if takes_config else read(request_)
+
+    assert refused.value.violations[0].field.startswith(field)
+    assert len(refused.value.violations) <= 20
+    assert len(str(refused.value)) < 10_000

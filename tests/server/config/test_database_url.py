@@ -1,0 +1,66 @@
+"""The address of a database is read whole, and shown without what is secret."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from twofold_server.__main__ import print_config
+from twofold_server.config.database_url import DatabaseUrl
+from twofold_server.config.settings import Config
+from twofold_server.config.sources import read_config
+
+SHOWN = [
+    ("postgresql://me:secret@db:5432/jobs", "postgresql://me:***@db:5432/jobs"),
+    ("postgres://me:secret@db/jobs?sslpassword=secret", "postgresql://me:***@db/jobs?***"),
+    ("postgresql+psycopg://db/jobs", "postgresql://db/jobs"),
+    ("postgresql:///jobs?host=/run/postgresql&password=secret", "postgresql:///jobs?***"),
+    ("postgresql://me@[::1]:5432/", "postgresql://me@[::1]:5432/"),
+    ("postgresql://me:se%40cret@db/jobs", "postgresql://me:***@db/jobs"),
+]
+WRONG = [
+    "secret",
+    "sqlite:///secret.db",
+    "mysql://me:secret@db/jobs",
+    "postgresql://me:1/secret@db/jobs",
+    "postgresql://me:secret/x@db/jobs",
+    "postgresql://me:sec#ret@db/jobs",
+    "postgresql://me:[secret@db/jobs",
+    "postgresql://me/secret:x@db/jobs",
+]
+
+
+@pytest.mark.parametrize(("text", "shown"), SHOWN)
+def test_an_address_shows_no_secret(text: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """No way of printing the settings shows a password; whoever connects gets it."""
+    config = read_config([], {"TWOFOLD_DATABASE": text})
+
+    assert config.database is not None
+    assert str(config.database) == shown
+    assert shown in repr(config)
+    print_config(["--database", text])
+    toml = capsys.readouterr().out
+    assert f'database = "{shown}"  # flag --database' in toml
+    printed = (toml, str(config), repr(config), f"{config.database}", str(dataclasses.asdict(config)))
+    assert not any("secret" in one or "se%40cret" in one for one in printed)
+    assert config.database.reveal() == "postgresql+psycopg:" + text.partition(":")[2]
+    assert config.database == DatabaseUrl(text) != DatabaseUrl("postgresql://other/jobs")
+
+
+@pytest.mark.parametrize("text", WRONG)
+@pytest.mark.parametrize("source", ["flag", "variable"])
+def test_a_wrong_address_is_not_quoted(text: str, source: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is no address ends with usage that says how one looks, and does not repeat what may be a password."""
+    arguments = (["--database", text], {}) if source == "flag" else ([], {"TWOFOLD_DATABASE": text})
+    with pytest.raises(SystemExit):
+        read_config(*arguments)
+
+    told = capsys.readouterr().err
+    assert "write postgresql://USER:PASSWORD@HOST:PORT/NAME" in told
+    assert "secret" not in told
+    assert source != "variable" or "TWOFOLD_DATABASE is no URL" in told
+
+
+def test_without_an_address_jobs_are_in_the_store() -> None:
+    """There is no database unless one is named."""
+    assert Config().database is None

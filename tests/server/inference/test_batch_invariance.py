@@ -1,0 +1,105 @@
+"""The same text, the same answer: among any others, in batches of any size, whatever is made live meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from copy import copy
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from unittest import mock
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import tiny_checkpoints
+from support.running_server import config_of
+from twofold_server.inference.batcher import Batcher
+from twofold_server.inference.engine import Engine
+from twofold_server.inference.predictor import Inference
+from twofold_server.inference.slot import Slot
+from twofold_server.observability.metrics import Metrics
+from twofold_server.versions.loader import load_engine
+
+RECIPES = {
+    "a": tiny_checkpoints.Recipe(),
+    "b": tiny_checkpoints.Recipe(tag="b"),
+    "c": tiny_checkpoints.Recipe(tag="c", reverse_vocabulary=True),
+}
+"""The last one numbers its tokens otherwise."""
+WORDS = st.sampled_from(
+    [*tiny_checkpoints.vocabulary(tiny_checkpoints.Recipe())[4:40], "oslo", "new york", "😀", "unheard-of"]
+)
+TEXTS = st.lists(WORDS, max_size=60).map(" ".join)
+STEPS = st.lists(
+    st.one_of(st.lists(TEXTS, min_size=1, max_size=5), st.sampled_from([*RECIPES]), st.integers(1, 3)),
+    min_size=1,
+    max_size=20,
+)
+"""A request of texts, a checkpoint that is made live, or so many passes that the engine may run."""
+
+
+@cache
+def loaded():
+    """Load each checkpoint once for all examples."""
+    store = tiny_checkpoints.make_store(Path(mkdtemp()))
+    config = config_of(store, threads=1)
+    return {tag: load_engine(tiny_checkpoints.publish(store, recipe), config) for tag, recipe in RECIPES.items()}
+
+
+@cache
+def alone(tag, text):
+    """Answer a text in NumPy, window by window, without neighbours or padding."""
+    return tiny_checkpoints.answer(text, RECIPES[tag])
+
+
+async def play(steps, budget, passes):
+    """Play a story; return of each request its texts, what was live since it came, and its answers."""
+    metrics, order, calls = Metrics(), ["a"], []
+    slot = Slot(metrics)
+    slot.swap(copy(loaded()["a"]))  # A copy, for what is replaced is closed.
+    batcher = Batcher(slot, metrics, max_batch_tokens=budget, max_queue_tokens=1 << 20, passes=passes)
+    inference = Inference(slot, batcher, metrics, max_requests=100, threads=1)
+    may_run, run = threading.Semaphore(0), Engine.run
+
+    def held(engine, ids, mask, outputs):
+        assert may_run.acquire(timeout=20)
+        return run(engine, ids, mask, outputs)
+
+    with mock.patch.object(Engine, "run", held):
+        batcher.start()
+        try:
+            for step in steps:
+                if isinstance(step, int):
+                    may_run.release(step)
+                elif isinstance(step, str):
+                    order.append(step)
+                    slot.swap(copy(loaded()[step]))
+                else:
+                    calls.append((step, len(order) - 1, asyncio.create_task(inference.predict(step))))
+                await asyncio.sleep(0.001)
+            may_run.release(10_000)
+            return [(texts, order[since:], await call) for texts, since, call in calls]
+        finally:
+            may_run.release(10_000)
+            await batcher.stop()
+            inference.stop()
+            slot.drain()
+
+
+@settings(max_examples=25, deadline=None)
+@given(STEPS, st.integers(8, 512), st.integers(1, 2))
+def test_neighbours_padding_and_swaps_change_nothing(steps, budget, passes):
+    """Each text is answered as the checkpoint that is named answers it alone, and by none that had been replaced before."""
+    for texts, allowed, found in asyncio.run(play(steps, budget, passes)):
+        for text, tag, answer in zip(texts, found.checkpoint_ids, found.answers, strict=True):
+            assert tag in allowed
+            expected = alone(tag, text)
+            assert [one.label for one in answer.labels] == [one.label for one in expected.labels]
+            spans = [[(e.start, e.end, e.type) for e in one.entities] for one in (answer, expected)]
+            assert spans[0] == spans[1]
+            for one, other in zip(
+                (*answer.labels, *answer.entities), (*expected.labels, *expected.entities), strict=True
+            ):
+                assert one.score == pytest.approx(other.score, abs=1e-5)

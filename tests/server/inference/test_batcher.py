@@ -1,0 +1,489 @@
+"""Batcher and Inference over real engines, without gRPC: batches, limits, deadlines, failures and swaps."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from unittest import mock
+
+import pytest
+from support import tiny_checkpoints
+from support.running_server import config_of, gated
+from twofold_server.errors import ExpiredError, NotServingError, OverloadedError
+from twofold_server.inference.batcher import Batcher
+from twofold_server.inference.engine import Engine
+from twofold_server.inference.predictor import Inference
+from twofold_server.inference.slot import Slot
+from twofold_server.inference.throughput import Pace
+from twofold_server.observability.metrics import Metrics
+from twofold_server.versions.loader import load_engine
+
+
+@dataclass
+class Scene:
+    """Hold an inference and what it stands on."""
+
+    inference: Inference
+    batcher: Batcher
+    slot: Slot
+    metrics: Metrics
+    load: object
+
+    async def labels(self, *texts, **kwargs):
+        """Return the labels of texts."""
+        found = await self.inference.predict(texts, **kwargs)
+        return [one.labels[0].label for one in found.answers]
+
+    async def queued(self, tokens):
+        """Wait until so many tokens wait."""
+        for _ in range(500):
+            if self.value("twofold_queue_tokens") == tokens:
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"{self.value('twofold_queue_tokens')} tokens wait and not {tokens}")
+
+    def value(self, name, **labels):
+        """Read a metric."""
+        return self.metrics.registry.get_sample_value(name, labels)
+
+
+@asynccontextmanager
+async def scene(store, *, batch=256, queue=4096, requests=64, passes=1, wait=float("inf")):
+    """Serve checkpoint "a" without a port, with one pass at a time where a test does not ask for more."""
+    config, metrics = config_of(store, threads=1, max_batch_tokens=batch), Metrics()
+    slot = Slot(metrics)
+    slot.swap(load_engine(store.get("a"), config))
+    batcher = Batcher(slot, metrics, max_batch_tokens=batch, max_queue_tokens=queue, max_wait=wait, passes=passes)
+    batcher.start()
+    inference = Inference(slot, batcher, metrics, max_requests=requests, threads=2)
+    try:
+        yield Scene(inference, batcher, slot, metrics, lambda name: load_engine(store.get(name), config))
+    finally:
+        await batcher.stop()
+        inference.stop()
+        await asyncio.to_thread(slot.drain)
+
+
+def in_scene(store, test, **kwargs):
+    """Play a test."""
+
+    async def main():
+        async with scene(store, **kwargs) as one:
+            await test(one)
+
+    asyncio.run(main())
+
+
+def test_requests_that_wait_share_a_pass(store):
+    """While the engine is busy the queue grows, and is answered in one batch as soon as it is free."""
+
+    async def test(one):
+        with gated() as gate:
+            first = asyncio.create_task(one.labels("rain"))
+            await gate.wait_until_busy()
+            others = [asyncio.create_task(one.labels(text)) for text in ("play", "wake", "rain", "song")]
+            await one.queued(12)
+            gate.open.set()
+            answers = await asyncio.gather(first, *others)
+
+        assert answers == [["a_weather"], ["a_music"], ["a_alarm"], ["a_weather"], ["a_music"]]
+        assert gate.passes == [("a", 1), ("a", 4)]
+        assert one.value("twofold_batch_windows_sum") == 5
+        assert one.value("twofold_queue_tokens") == 0
+
+    in_scene(store, test)
+
+
+def test_a_large_request_is_split_and_comes_back_in_order(store):
+    """Texts of all lengths come back in their order, though they were answered in many batches."""
+    texts = [f"{'please ' * (index * 7 % 23)}{word}" for index, word in enumerate(["rain", "play", "wake"] * 20)]
+
+    async def test(one):
+        found = await one.inference.predict(texts)
+
+        assert [a.labels[0].label for a in found.answers] == ["a_weather", "a_music", "a_alarm"] * 20
+        assert one.value("twofold_batch_windows_count") > 5
+
+    in_scene(store, test, batch=128)
+
+
+def test_too_many_requests_are_refused_at_once(store):
+    """Beyond max_requests a request is refused before it is tokenized, with a time to come back."""
+
+    async def test(one):
+        with gated() as gate:
+            waiting = [asyncio.create_task(one.labels("rain")) for _ in range(2)]
+            await gate.wait_until_busy()
+            with pytest.raises(OverloadedError) as caught:
+                await one.labels("rain")
+            assert caught.value.retry_after > 0
+            assert one.value("twofold_shed_total", reason="requests") == 1
+            gate.open.set()
+            await asyncio.gather(*waiting)
+        assert await one.labels("rain") == ["a_weather"]
+
+    in_scene(store, test, requests=2)
+
+
+def test_a_full_queue_refuses_and_empties(store):
+    """Beyond max_queue_tokens a request is refused; those that wait are answered, and then there is room again."""
+
+    async def test(one):
+        with gated() as gate:
+            first = asyncio.create_task(one.labels("rain"))
+            await gate.wait_until_busy()
+            waiting = [asyncio.create_task(one.labels("rain")) for _ in range(6)]
+            await one.queued(18)
+            with pytest.raises(OverloadedError, match="18 tokens wait"):
+                await one.labels("rain")
+            assert one.value("twofold_shed_total", reason="queue") == 1
+            for each in waiting[:3]:
+                each.cancel()
+            await asyncio.sleep(0)
+            late = asyncio.create_task(one.labels("play"))
+            await one.queued(12)
+            gate.open.set()
+            assert await late == ["a_music"]
+            await asyncio.gather(first, *waiting[3:])
+        assert one.value("twofold_dropped_total", reason="cancelled") == 3
+
+    in_scene(store, test, queue=20)
+
+
+def test_what_would_wait_too_long_is_refused_at_the_door(store):
+    """With 10 ms until an answer, 10,000 tokens a second and a pass of 19 tokens there is room for 21 tokens at the door.
+
+    For 31 where a request was let in and is read by now; and when all are answered there is room again.
+    """
+
+    async def test(one):
+        with gated() as gate:
+            first = asyncio.create_task(one.labels("rain"))
+            await gate.wait_until_busy()
+            waiting = [asyncio.create_task(one.labels("rain")) for _ in range(7)]
+            await one.queued(21)
+            one.inference.check_room()
+            waiting.append(asyncio.create_task(one.labels("rain")))
+            await one.queued(24)
+            with pytest.raises(OverloadedError, match="within 10 ms") as refused:
+                one.inference.check_room()
+            assert refused.value.retry_after > 0
+            waiting += [asyncio.create_task(one.labels("rain")) for _ in range(3)]
+            await one.queued(33)
+            with pytest.raises(OverloadedError, match="within 10 ms"):
+                await one.labels("play", "wake")
+            assert one.value("twofold_shed_total", reason="wait") == 2
+            assert one.value("twofold_queue_tokens") == 33
+            gate.open.set()
+            assert await asyncio.gather(first, *waiting) == [["a_weather"]] * 12
+        one.inference.check_room()
+        assert await one.labels("play") == ["a_music"]
+
+    in_scene(store, test, wait=0.01)
+
+
+def test_a_request_above_the_limit_of_time_is_answered_alone(store):
+    """A request that takes longer than the limit by itself is answered, where nothing else waits."""
+
+    async def test(one):
+        assert await one.labels(*["rain"] * 200) == ["a_weather"] * 200
+
+    in_scene(store, test, wait=0.001)
+
+
+def test_a_pass_takes_a_quarter_of_the_time_at_most(store):
+    """With 10 ms until an answer and 10,000 tokens a second, eight texts of three tokens are a pass, and two wait for the next."""
+
+    async def test(one):
+        with gated() as gate, mock.patch.object(Pace, "learn"):
+            calls = [asyncio.create_task(one.labels("rain"))]
+            await gate.wait_until_busy()
+            calls += [asyncio.create_task(one.labels("rain")) for _ in range(10)]
+            await one.queued(30)
+            gate.open.set()
+            await asyncio.gather(*calls)
+
+        assert gate.passes == [("a", 1), ("a", 8), ("a", 2)]
+
+    in_scene(store, test, wait=0.01)
+
+
+def test_an_empty_queue_takes_a_request_above_its_bound(store):
+    """A request larger than the whole queue is answered if nobody waits, and refused if somebody does."""
+    text = "so very much rain " * 100
+
+    async def test(one):
+        assert await one.labels(text) == ["a_weather"]
+        with gated() as gate:
+            calls = [asyncio.create_task(one.labels("rain"))]
+            await gate.wait_until_busy()
+            calls.append(asyncio.create_task(one.labels("play")))
+            await one.queued(3)
+            with pytest.raises(OverloadedError, match="send fewer texts at once"):
+                await one.labels(text)
+            gate.open.set()
+            await asyncio.gather(*calls)
+
+    in_scene(store, test, queue=64)
+
+
+def test_what_is_past_its_deadline_never_reaches_the_engine(store):
+    """A text whose deadline passes in the queue is dropped and counted, and its neighbours are answered."""
+
+    async def test(one):
+        with gated() as gate:
+            first = asyncio.create_task(one.labels("rain"))
+            await gate.wait_until_busy()
+            late = asyncio.create_task(one.labels("play", deadline=time.monotonic() + 0.05))
+            patient = asyncio.create_task(one.labels("wake"))
+            await one.queued(6)
+            await asyncio.sleep(0.1)
+            gate.open.set()
+            with pytest.raises(ExpiredError):
+                await late
+            assert await first + await patient == ["a_weather", "a_alarm"]
+        assert gate.passes == [("a", 1), ("a", 1)]
+        assert one.value("twofold_dropped_total", reason="deadline") == 1
+
+    in_scene(store, test)
+
+
+def test_what_nobody_waits_for_does_not_reach_the_engine_that_comes_next(store):
+    """A swap while texts wait changes nothing: of those past their deadline or left none is in a pass of the new engine."""
+
+    async def test(one):
+        new = await asyncio.to_thread(one.load, "b")
+        with gated() as gate:
+            first = asyncio.create_task(one.labels("rain"))
+            await gate.wait_until_busy()
+            late = asyncio.create_task(one.labels("play", deadline=time.monotonic() + 0.05))
+            left = asyncio.create_task(one.labels("play"))
+            patient = asyncio.create_task(one.labels("wake"))
+            await one.queued(9)
+            one.slot.swap(new)
+            await asyncio.sleep(0.1)
+            left.cancel()
+            await asyncio.sleep(0)
+            gate.open.set()
+            with pytest.raises(ExpiredError):
+                await late
+            assert await first + await patient == ["a_weather", "b_alarm"]
+        assert gate.passes == [("a", 1), ("b", 1)]
+        assert [one.value("twofold_dropped_total", reason=why) for why in ("deadline", "cancelled")] == [1, 1]
+
+    in_scene(store, test)
+
+
+def test_a_request_that_waits_until_its_deadline_counts_as_slow(store):
+    """Who gives way to serving hears of answers that come too late for all who ask, and not of callers who just leave."""
+
+    async def test(one):
+        heard = []
+        one.inference.observe = heard.append
+        with gated() as gate:
+            first = asyncio.create_task(one.labels("rain"))
+            await gate.wait_until_busy()
+            late, gone = (asyncio.create_task(one.labels("play", deadline=time.monotonic() + 0.05)) for _ in range(2))
+            left = asyncio.create_task(one.labels("wake"))
+            await one.queued(9)
+            left.cancel()
+            await asyncio.sleep(0.1)
+            gone.cancel()  # As gRPC does at the deadline.
+            await asyncio.gather(left, gone, return_exceptions=True)
+            assert len(heard) == 1
+            gate.open.set()
+            with pytest.raises(ExpiredError):
+                await late
+            await first
+        assert len(heard) == 3
+        assert min(heard) >= 0.1
+
+    in_scene(store, test)
+
+
+def test_an_engine_that_fails_fails_one_batch(store):
+    """Only the callers of the batch that failed hear of it; the next batch is answered."""
+
+    async def test(one):
+        with mock.patch.object(Engine, "run", side_effect=MemoryError("no more")):
+            failed = await asyncio.gather(one.labels("rain", "play"), one.labels("wake"), return_exceptions=True)
+        assert [type(error) for error in failed] == [MemoryError] * 2
+
+        assert await one.labels("rain") == ["a_weather"]
+
+    in_scene(store, test)
+
+
+@pytest.mark.parametrize("ask", ["predict", "embed"])
+def test_a_text_with_numbers_that_are_none_fails_alone(store, ask):
+    """Where a checkpoint answers one text of a batch with NaN, its caller hears of it, its neighbours get their answers, and
+    who counts failures is told.
+    """  # noqa: D205 -- one sentence.
+    tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(tag="c", breaks=("sunny",)), name="c")
+    told = []
+
+    async def test(one):
+        one.slot.swap(await asyncio.to_thread(one.load, "c"))
+        one.batcher.told = lambda checkpoint, failed: told.append((checkpoint, failed))
+        with gated() as gate:
+            first = asyncio.create_task(one.labels("rain"))
+            await gate.wait_until_busy()
+            calls = [getattr(one.inference, ask)([text]) for text in ("play", "so sunny today", "wake")]
+            others = [asyncio.create_task(call) for call in calls]
+            await one.queued(11)
+            gate.open.set()
+            play, sunny, wake = await asyncio.gather(*others, return_exceptions=True)
+            await first
+
+        assert gate.passes == [("c", 1), ("c", 3)]
+        assert [len(found.answers) for found in (play, wake)] == [1, 1]
+        assert repr(sunny) == "FloatingPointError('c answers with numbers that are not finite')"
+        assert told == [("c", False), ("c", True)]
+
+    in_scene(store, test)
+
+
+def test_stopping_answers_what_waits(store):
+    """stop() returns after the last answer; who comes later is sent away."""
+
+    async def test(one):
+        with gated() as gate:
+            waiting = [asyncio.create_task(one.labels("rain"))]
+            await gate.wait_until_busy()
+            waiting += [asyncio.create_task(one.labels("rain")) for _ in range(4)]
+            await one.queued(12)
+            stopping = asyncio.create_task(one.batcher.stop())
+            await asyncio.sleep(0.02)
+            with pytest.raises(NotServingError):
+                await one.labels("play")
+            gate.open.set()
+            await stopping
+            assert await asyncio.gather(*waiting) == [["a_weather"]] * 5
+
+    in_scene(store, test)
+
+
+def test_a_batch_runs_on_one_engine_and_late_ones_on_the_new(store):
+    """A swap between two batches of one request: each text says who answered, no pass mixes engines."""
+
+    async def test(one):
+        new = await asyncio.to_thread(one.load, "b")
+        with gated() as gate:
+            call = asyncio.create_task(one.inference.predict(["rain in oslo please"] * 6))
+            await gate.wait_until_busy()
+            one.slot.swap(new)
+            gate.open.set()
+            found = await call
+
+        assert found.checkpoint_ids == ["a"] * 4 + ["b"] * 2
+        assert [a.labels[0].label[0] for a in found.answers] == found.checkpoint_ids
+        assert [a.entities[0].type[0] for a in found.answers] == found.checkpoint_ids
+        assert gate.passes == [("a", 4), ("b", 2)]
+
+    in_scene(store, test, batch=24)
+
+
+def test_another_tokenizer_reads_the_text_again(store):
+    """A text that was tokenized before a swap is tokenized again if the new checkpoint numbers its tokens otherwise."""
+    tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(tag="c", reverse_vocabulary=True))
+
+    async def test(one):
+        new = await asyncio.to_thread(one.load, "c")
+        assert new.encoding_key != one.slot.live.encoding_key
+        with gated() as gate:
+            first = asyncio.create_task(one.labels("rain"))
+            await gate.wait_until_busy()
+            waiting = asyncio.create_task(one.inference.predict(["wake me today in new york"]))
+            await one.queued(9)
+            one.slot.swap(new)
+            gate.open.set()
+            await first
+            found = await waiting
+
+        assert found.checkpoint_ids == ["c"]
+        recipe = tiny_checkpoints.Recipe(tag="c", reverse_vocabulary=True)
+        expected = tiny_checkpoints.answer("wake me today in new york", recipe)
+        assert found.answers[0].labels[0].label == expected.labels[0].label == "c_alarm"
+        spans = [(e.start, e.end, e.type) for e in expected.entities]
+        assert [(e.start, e.end, e.type) for e in found.answers[0].entities] == spans
+
+    in_scene(store, test)
+
+
+def test_equal_tokenizers_are_not_asked_twice(store):
+    """Between checkpoints with the same tokenizer the tokens are kept."""
+
+    async def test(one):
+        new = await asyncio.to_thread(one.load, "b")
+        with gated() as gate:
+            first = asyncio.create_task(one.labels("rain"))
+            await gate.wait_until_busy()
+            waiting = asyncio.create_task(one.labels("play"))
+            await one.queued(3)
+            one.slot.swap(new)
+            with mock.patch.object(new.encoder, "encode", side_effect=AssertionError):
+                gate.open.set()
+                assert await first + await waiting == ["a_weather", "b_music"]
+
+    in_scene(store, test)
+
+
+def test_features_and_predictions_never_share_a_pass(store):
+    """Embed and Predict want other outputs; each is answered in its own pass."""
+
+    async def test(one):
+        with gated() as gate:
+            first = asyncio.create_task(one.labels("rain"))
+            await gate.wait_until_busy()
+            both = [asyncio.create_task(one.labels("play")), asyncio.create_task(one.inference.embed(["play"]))]
+            await one.queued(6)
+            gate.open.set()
+            _, (_, embedded) = await first, await asyncio.gather(*both)
+
+        assert gate.passes == [("a", 1)] * 3
+        assert embedded.answers[0].pooled.shape == (tiny_checkpoints.WIDTH,)
+        assert embedded.answers[0].offsets.tolist() == [[0, 4]]
+
+    in_scene(store, test)
+
+
+def test_passes_run_side_by_side_and_share_what_waits(store):
+    """With two passes at a time a request of many texts is divided between them, and its answers come in order."""
+    together = threading.Barrier(2, timeout=10)
+    run, sizes = Engine.run, []
+
+    def meet(self, input_ids, attention_mask, outputs):
+        sizes.append(len(input_ids))
+        together.wait()  # Breaks unless both are in a pass at the same time.
+        return run(self, input_ids, attention_mask, outputs)
+
+    async def test(one):
+        with mock.patch.object(Engine, "run", meet):
+            answers = await one.labels(*["rain in oslo please", "play in oslo please"] * 16)
+
+        assert answers == ["a_weather", "a_music"] * 16
+        assert len(sizes) == 2
+        assert sum(sizes) == 32
+        assert min(sizes) >= 12  # Up to the padding that a pass may have.
+
+    in_scene(store, test, passes=2, batch=1024)
+
+
+def test_every_pass_ends_when_the_batcher_stops(store):
+    """stop() answers what all passes have and what waits, and leaves no thread."""
+
+    async def test(one):
+        with gated() as gate:
+            waiting = [asyncio.create_task(one.labels("rain")) for _ in range(8)]
+            await gate.wait_until_busy()
+            stopping = asyncio.create_task(one.batcher.stop())
+            await asyncio.sleep(0.02)
+            gate.open.set()
+            await stopping
+            assert await asyncio.gather(*waiting) == [["a_weather"]] * 8
+        assert not [thread for thread in threading.enumerate() if thread.name == "engine"]
+
+    in_scene(store, test, passes=3)

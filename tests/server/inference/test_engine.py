@@ -1,0 +1,152 @@
+"""Engine: the graph's answers, whatever stands beside a text, and what must not be loaded."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import tiny_checkpoints
+from twofold_checkpoint.encoding import pad
+from twofold_checkpoint.errors import CheckpointError
+from twofold_server.config.settings import Config
+from twofold_server.errors import SwapError
+from twofold_server.inference.engine import FEATURE_OUTPUTS, HEAD_OUTPUTS, Engine, EngineState, decode
+from twofold_server.inference.session import open_session
+from twofold_server.versions.loader import load_engine
+
+CONFIG = Config(threads=1, max_batch_tokens=256)
+WORDS = st.sampled_from(
+    [*tiny_checkpoints.vocabulary(tiny_checkpoints.Recipe())[4:40], "oslo", "new york", "😀", "unheard-of"]
+)
+TEXTS = st.lists(WORDS, max_size=120).map(" ".join)
+
+
+@cache
+def engine() -> Engine:
+    """Load one engine for all tests that only ask it."""
+    store = tiny_checkpoints.make_store(Path(mkdtemp()), "a")
+    return load_engine(store.get("a"), CONFIG)
+
+
+def ask(texts, budget=256):
+    """Answer texts together."""
+    encodings = engine().encoder.encode(texts)
+    windows = [window for encoding in encodings for window in encoding.windows]
+    rows = iter(engine().run_windows(windows, HEAD_OUTPUTS, budget))
+    return decode(encodings, [[next(rows) for _ in one.windows] for one in encodings], engine().labels, top=3)
+
+
+def same(left, right):
+    """Compare two predictions: labels and spans exactly, scores to rounding."""
+    assert [one.label for one in left.labels] == [one.label for one in right.labels]
+    assert [(e.start, e.end, e.type) for e in left.entities] == [(e.start, e.end, e.type) for e in right.entities]
+    for mine, other in zip((*left.labels, *left.entities), (*right.labels, *right.entities), strict=True):
+        assert mine.score == pytest.approx(other.score, abs=1e-5)
+
+
+@given(TEXTS)
+def test_the_graph_answers_as_the_arithmetic_says(text):
+    """A text's answer is what NumPy computes from the same numbers, in windows or not."""
+    [answer] = ask([text])
+
+    same(answer, tiny_checkpoints.answer(text, top=3))
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=8), st.integers(8, 512))
+def test_neighbours_and_padding_change_nothing(texts, budget):
+    """A text is answered alike alone and in any batch of any size."""
+    for together, text in zip(ask(texts, budget), texts, strict=True):
+        same(together, ask([text])[0])
+
+
+def test_features_are_those_of_the_graph():
+    """The features come out by name, one row for each window."""
+    [encoding] = engine().encoder.encode(["rain in oslo"])
+    [(pooled, tokens)] = engine().run_windows(encoding.windows, FEATURE_OUTPUTS, 256)
+    expected = tiny_checkpoints.make_weights(tiny_checkpoints.Recipe()).forward(*pad(encoding.windows, 0))
+
+    np.testing.assert_allclose(pooled, expected["pooled"][0], atol=1e-5)
+    np.testing.assert_allclose(tokens, expected["token_features"][0], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", tiny_checkpoints.BROKEN)
+def test_a_broken_checkpoint_is_not_loaded(kind, tmp_path):
+    """Whatever is wrong with a checkpoint, loading it fails and says what, without a path of this machine."""
+    store = tiny_checkpoints.make_store(tmp_path)
+    message = tiny_checkpoints.BROKEN[kind][2]
+    tiny_checkpoints.publish_broken(store, kind)
+
+    with pytest.raises((CheckpointError, SwapError)) as caught:
+        load_engine(store.get("x"), CONFIG)
+
+    assert message in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_widths_that_the_graph_leaves_open_are_seen_when_it_runs(tmp_path):
+    """A graph with open widths is loaded if what comes out is as wide as the manifest says."""
+    store = tiny_checkpoints.make_store(tmp_path)
+
+    assert load_engine(tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(open_widths=True)), CONFIG).id == "a"
+
+
+def test_warming_up_compares_what_comes_out():
+    """Outputs that are not as wide as the manifest says fail the warm-up, whatever the graph declared."""
+
+    def narrow(ids, mask, outputs):
+        return [np.zeros((len(ids), 2), np.float32) for _ in outputs]
+
+    with mock.patch.object(engine(), "run", narrow), pytest.raises(SwapError, match="classifier_logits is 2 wide"):
+        engine().warm_up()
+
+
+def test_on_a_gpu_the_longest_and_the_usual_shapes_are_run_first():
+    """Before an engine answers from a GPU its arena has grown, and its kernels are loaded; the longest window comes first."""
+    one, shapes, run = engine(), [], Engine.run
+
+    def note(ids, mask, outputs):
+        shapes.append(ids.shape)
+        with mock.patch.object(one, "_device", "cpu"):
+            return run(one, ids, mask, outputs)
+
+    with mock.patch.object(one, "_device", "cuda"), mock.patch.object(one, "run", note):
+        one.warm_up()
+
+    longest = one.encoder.settings.max_tokens
+    assert shapes == [(1, longest), *((rows, min(16, longest)) for rows in (1, 8, 32))]
+
+
+@pytest.mark.parametrize(("asked", "threads"), [({}, 2), ({"passes": 1}, 3), ({"threads": 2}, 2)])
+def test_an_engine_has_the_threads_that_are_allowed(asked, threads, monkeypatch):
+    """Unless somebody says how many, they are the CPUs of the affinity and the cgroup, less that of the other pass."""
+    monkeypatch.setattr("twofold_server.versions.loader.count_cpus", lambda: 3)
+    with mock.patch("twofold_server.inference.engine.open_session", wraps=open_session) as opened:
+        load_engine(engine().checkpoint, Config(**asked)).close()
+
+    assert opened.call_args.kwargs["threads"] == threads
+
+
+def test_a_device_that_is_not_there_is_named():
+    """Asking for CUDA of a wheel without it says which extra to install."""
+    checkpoint = engine().checkpoint
+
+    with pytest.raises(SwapError, match="install the gpu extra"):
+        Engine(checkpoint, device="cuda")
+
+
+def test_a_closed_engine_keeps_its_labels(tmp_path):
+    """After close() the session is gone; labels and encoder are still there for answers that are being decoded."""
+    one = load_engine(tiny_checkpoints.make_store(tmp_path, "a").get("a"), CONFIG)
+    one.close()
+
+    assert one.state is EngineState.CLOSED
+    assert one.labels.labels[0] == "a_weather"
+    assert "closed" in repr(one)
+    with pytest.raises(RuntimeError, match="This is a bug"):
+        one.run(np.ones((1, 1), np.int64), np.ones((1, 1), np.int64), HEAD_OUTPUTS)

@@ -1,0 +1,387 @@
+"""Jobs are as durable in PostgreSQL as in SQLite, and several servers share one table."""
+
+from __future__ import annotations
+
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+import pytest
+from server.jobs.test_model import EFFECTS, REPORTS, START, at, first
+from sqlalchemy import inspect
+from support.postgresql import PostgreSQL
+from twofold_checkpoint.protocol.events import Noted
+from twofold_server.config.database_url import DatabaseUrl
+from twofold_server.errors import ConflictError, DatabaseError, OverloadedError, UnknownNameError, WrongStateError
+from twofold_server.jobs import table
+from twofold_server.jobs.model import JobState, JobView, Order, PhaseEnded, StateEntered, fold
+from twofold_server.jobs.table import JobTable
+from twofold_server.storage.database import Database, Place
+from twofold_server.storage.migrations import VERSION
+from twofold_server.storage.schema import SCHEMA
+from twofold_server.versions.events import RolledBack
+
+BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+SHARED = pytest.mark.parametrize("database", ["postgresql"])
+FAILED = StateEntered(state=JobState.FAILED, reason="Oh.")
+ENDED = StateEntered(state=JobState.SUCCEEDED, reason="Well.")
+
+
+def job(number: int, **order: str) -> JobView:
+    """Return a job to which nothing has happened."""
+    return JobView(id=f"job-{number}", order=Order(head="ner", **order), created=START, base="alias")
+
+
+@BOTH
+def test_the_table_gives_back_what_was_said(place: Place) -> None:
+    """Every kind of event survives the file, and the stored job is the fold of the stored events."""
+    everything = [one for said, _ in (*EFFECTS, *REPORTS) for one in said]
+    everything = [one for one in everything if not isinstance(one, StateEntered)]
+    table = JobTable(place)
+    table.add(first(), "digest", limit=9)
+    for seconds, one in enumerate(everything):
+        table.say("job-1", one, at(seconds))
+    table.close()
+
+    table = JobTable(place)
+    records, over, after = [], False, 0
+    while len(records) < table.get("job-1").last_sequence:
+        more, over = table.read("job-1", after)
+        records += more
+        after = records[-1].sequence
+
+    assert [one.said for one in records if not isinstance(one.said, StateEntered | PhaseEnded)] == [
+        one for one in everything if not isinstance(one, PhaseEnded)
+    ]
+    assert (fold(first(), records), over) == (table.get("job-1"), False)
+    table.close()
+
+
+@BOTH
+def test_a_job_that_is_over_says_nothing_more(place: Place) -> None:
+    """The event with a final state is the last one."""
+    table = JobTable(place)
+    table.add(first(), "digest", limit=9)
+    table.say("job-1", FAILED, at(1))
+
+    with pytest.raises(WrongStateError, match="already over: failed"):
+        table.say("job-1", Noted(message="n"), at(2))
+
+    assert table.read("job-1", 0)[1]
+    table.close()
+
+
+@BOTH
+def test_what_came_of_a_job_follows_its_end(place: Place) -> None:
+    """A swap that was undone is told to a job that is over: one more event, and its end stays as it was."""
+    table = JobTable(place)
+    table.add(first(), "digest", limit=9)
+    ended, _ = table.say("job-1", ENDED, at(1))
+    said = RolledBack(checkpoint_id="c2", restored_id="c1", cause="errors", reason="9 of 9 failed")
+
+    view, _ = table.amend("job-1", said, at(2))
+
+    records, over = table.read("job-1", ended.last_sequence)
+    assert ([one.said for one in records], over) == ([said], True)
+    assert (view.state, view.reason, view.ended) == (ended.state, ended.reason, ended.ended)
+    assert table.get("job-1").report.rolled_back == said.told
+    table.close()
+
+
+@BOTH
+def test_a_request_id_makes_one_job_within_the_limit(place: Place) -> None:
+    """A repeated request finds its job although the queue is full; another one with its id, or one too many, is refused."""
+    table = JobTable(place)
+    table.add(job(1, request_id="r"), "digest", limit=1)
+
+    assert table.add(job(2, request_id="r"), "digest", limit=1).id == "job-1"
+    with pytest.raises(ConflictError, match="'r' was used for job 'job-1'"):
+        table.add(job(3, request_id="r"), "other", limit=9)
+    with pytest.raises(OverloadedError, match="1 jobs wait"):
+        table.add(job(4), "digest", limit=1)
+
+    assert [one.id for one in table.unfinished()] == ["job-1"]
+    table.close()
+
+
+@BOTH
+def test_queue_and_pages_survive(place: Place) -> None:
+    """Positions count those that wait before a job, pages go from new to old, also when the table is opened again."""
+    table = JobTable(place)
+    for number in range(5):
+        table.add(job(number), "digest", limit=9)
+    table.say("job-1", FAILED, at(1))
+    table.close()
+
+    table = JobTable(place)
+    assert [table.get(f"job-{number}").queue_position for number in range(5)] == [0, 0, 1, 2, 3]
+    newest, token = table.page(2, None)
+    older, last = table.page(9, token)
+    assert [(one.id, one.queue_position) for one in newest] == [("job-4", 3), ("job-3", 2)]
+    assert ([one.id for one in older], last) == (["job-2", "job-1", "job-0"], None)
+    assert table.count_waiting() == 4
+    table.close()
+
+
+@BOTH
+@pytest.mark.parametrize("job_id", ["", "job-2", "a\0b", "\ud7ff\n", "' OR 1=1 --"])
+def test_what_is_no_job_is_not_found(place: Place, job_id: str) -> None:
+    """Whatever a caller writes in the place of an id is looked up, or refused, and never a failure."""
+    table = JobTable(place)
+    table.add(first(), "digest", limit=9)
+
+    with pytest.raises(UnknownNameError, match="there is no job"):
+        table.get(job_id)
+
+    table.close()
+
+
+@BOTH
+def test_the_steps_lead_to_the_tables(place: Place) -> None:
+    """What the migrations have made is what the queries know: tables, columns, keys and what may be absent."""
+    database = Database(place)
+    with database.reading() as connection:
+        found = inspect(connection)
+        assert set(found.get_table_names()) - {"schema_version"} == set(SCHEMA.tables)
+        for name, table in SCHEMA.tables.items():
+            columns = {one["name"]: one["nullable"] for one in found.get_columns(name)}
+            keys = found.get_pk_constraint(name)["constrained_columns"]
+            unique = {tuple(one["column_names"]) for one in found.get_unique_constraints(name)}
+            indexes = {one["name"] for one in found.get_indexes(name) if not one.get("duplicates_constraint")}
+            expected = {one.name: bool(one.nullable) for one in table.columns}
+            if isinstance(place, Path):  # Its own key may be NULL where it counts by itself, says SQLite.
+                columns["number"] = expected["number"] = False
+                columns, expected = ({k: v for k, v in some.items() if k in table.c} for some in (columns, expected))
+            assert columns == expected
+            assert keys == [one.name for one in table.primary_key]
+            assert unique == {(one.name,) for one in table.columns if one.unique}
+            assert indexes == {one.name for one in table.indexes}
+    database.close()
+
+
+@pytest.mark.parametrize(("database", "statement"), [
+    ("sqlite", f"PRAGMA user_version = {VERSION + 1}"),
+    ("postgresql", f"UPDATE schema_version SET version = {VERSION + 1}"),
+])  # fmt: skip
+def test_a_newer_table_is_refused(place: Place, statement: str) -> None:
+    """A schema that this version does not know is left alone, and the error says what to do."""
+    JobTable(place).close()
+    database = Database(place)
+    with database.writing() as connection:
+        connection.exec_driver_sql(statement)
+    database.close()
+
+    with pytest.raises(WrongStateError, match=r"is newer than .*; start the newer twofold-server"):
+        JobTable(place)
+
+
+_FIRST_SCHEMA = """
+CREATE TABLE jobs (
+    number     INTEGER PRIMARY KEY AUTOINCREMENT,
+    id         TEXT NOT NULL UNIQUE,
+    request_id TEXT UNIQUE,
+    digest     TEXT NOT NULL,
+    state      TEXT NOT NULL,
+    view       BLOB NOT NULL
+);
+CREATE INDEX jobs_by_state ON jobs (state, number);
+CREATE TABLE events (
+    job      INTEGER NOT NULL REFERENCES jobs,
+    sequence INTEGER NOT NULL,
+    time     TEXT NOT NULL,
+    phase    TEXT NOT NULL,
+    said     BLOB NOT NULL,
+    PRIMARY KEY (job, sequence)
+) WITHOUT ROWID;
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_file_of_the_first_version_goes_on(tmp_path: Path) -> None:
+    """Jobs and events of a file that an earlier server left are there; what ran is abandoned, what waits runs."""
+    path = tmp_path / "jobs.sqlite3"
+    connection = sqlite3.connect(path)
+    connection.executescript(_FIRST_SCHEMA)
+    for number, state in enumerate(("running", "queued")):
+        view = msgspec.structs.replace(job(number), state=JobState(state), last_sequence=1)
+        said = msgspec.json.encode(StateEntered(state=JobState.QUEUED, reason="Waits."))
+        row = (f"job-{number}", "digest", state, msgspec.json.encode(view))
+        connection.execute("INSERT INTO jobs (id, digest, state, view) VALUES (?, ?, ?, ?)", row)
+        connection.execute("INSERT INTO events VALUES (?, 1, ?, '', ?)", (number + 1, START.isoformat(), said))
+    connection.commit()
+    connection.close()
+
+    table = JobTable(path)
+    assert [one.id for one in table.abandoned()] == ["job-0"]
+    assert table.start_next(at(1)) is None
+    table.say("job-0", FAILED, at(1))
+    started = table.start_next(at(2))
+    assert started is not None
+    assert [one.sequence for one in table.read(started[0].id, 0)[0]] == [1, 2]
+    table.close()
+
+
+def test_a_file_is_durable(tmp_path: Path) -> None:
+    """SQLite writes ahead, and waits for the disk at the end of each transaction."""
+    database = Database(tmp_path / "jobs.sqlite3")
+    with database.reading() as connection:
+        found = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")]
+    database.close()
+
+    assert found == ["wal", 2]
+
+
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    """What does not fit is an error with its reason, without any text of the caller; nothing of it is kept."""
+    table = JobTable(tmp_path / "jobs.sqlite3")
+    table.add(first(), "digest", limit=9)
+    with table.database.reading() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count = 1")
+
+    with pytest.raises(DatabaseError) as raised:
+        table.say("job-1", Noted(message="private" * 9999), at(1))
+
+    assert str(raised.value) == "the database of jobs failed: database or disk is full"
+    assert table.get("job-1").last_sequence == 1
+    table.close()
+
+
+def test_what_is_no_database_is_told(tmp_path: Path) -> None:
+    """A file that is something else is left as it is."""
+    path = tmp_path / "jobs.sqlite3"
+    path.write_bytes(b"something else" * 999)
+
+    with pytest.raises(DatabaseError, match="file is not a database"):
+        JobTable(path)
+
+    assert path.read_bytes() == b"something else" * 999
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://me:secret@127.0.0.1:1/jobs", "postgresql://me:secret@/jobs?host=/nowhere"]
+)
+def test_a_server_that_is_not_there_is_told(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The log says which database and why, callers hear that it does not answer, and nobody sees the password."""
+    with pytest.raises(DatabaseError) as raised:
+        JobTable(DatabaseUrl(url))
+
+    assert str(raised.value) == "the database of jobs failed: it does not answer"
+    assert raised.value.__cause__ is None
+    [line] = caplog.records
+    assert "postgresql://me:***@" in str(vars(line)["database"])
+    assert "secret" not in str(vars(line))
+
+
+@SHARED
+def test_connections_that_break_are_made_again(place: Place, postgresql: PostgreSQL) -> None:
+    """After a restart of the database server the next call answers."""
+    table = JobTable(place)
+    table.add(first(), "digest", limit=9)
+
+    postgresql.hang_up()
+
+    assert table.get("job-1").state is JobState.QUEUED
+    table.close()
+
+
+@SHARED
+def test_many_servers_start_each_job_once_and_one_at_a_time(place: Place) -> None:
+    """Six servers that all ask for jobs get each of them at one server only, in order, and never two at a time."""
+    tables = [JobTable(place, owner=f"server-{number}") for number in range(6)]
+    for number in range(30):
+        tables[number % 6].add(job(number), "digest", limit=99)
+    started: list[str] = []
+
+    def serve(table: JobTable) -> int:
+        found = 0
+        while table.unfinished():
+            if one := table.start_next(at(1)):
+                view, records = one
+                assert [other.id for other in table.unfinished() if other.state is JobState.RUNNING] == [view.id]
+                assert records
+                started.append(view.id)
+                table.say(view.id, ENDED, at(2))
+                found += 1
+        return found
+
+    with ThreadPoolExecutor(6) as servers:
+        counts = list(servers.map(serve, tables))
+
+    assert started == [f"job-{number}" for number in range(30)]
+    assert sum(counts) == 30
+    for each in tables:
+        each.close()
+
+
+@SHARED
+def test_many_servers_keep_the_limit_and_the_request_ids(place: Place) -> None:
+    """Adding at once from many servers neither passes the limit nor makes two jobs of one request."""
+    tables = [JobTable(place, owner=f"server-{number}") for number in range(6)]
+
+    def add(number: int) -> str:
+        try:
+            return tables[number % 6].add(job(number, request_id=f"r{number // 2}"), "digest", limit=5).id
+        except OverloadedError:
+            return ""
+
+    with ThreadPoolExecutor(6) as servers:  # A table belongs to one thread: as many at a time as there are tables.
+        found = [made for start in range(0, 24, 6) for made in servers.map(add, range(start, start + 6))]
+
+    assert tables[0].count_waiting() == 5
+    assert len(set(found) - {""}) == 5
+    assert found[::2] == found[1::2]
+    for each in tables:
+        each.close()
+
+
+@BOTH
+def test_a_start_that_was_not_heard_of_is_told_again(place: Place) -> None:
+    """A server that asks for its next job while one runs there gets that one: the answer was lost on the way."""
+    table = JobTable(place)
+    table.add(first(), "digest", limit=9)
+    started = table.start_next(at(1))
+    assert started is not None
+
+    again = table.start_next(at(2))
+
+    assert again == (started[0], ())
+    table.close()
+
+
+@SHARED
+def test_a_job_is_abandoned_when_its_server_has_not_beaten_for_long(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a server beats, and for a lease after that, its job is its own, to whoever asks; then it is abandoned."""
+    one, other = JobTable(place, "one"), JobTable(place, "other")
+    one.add(first(), "digest", limit=9)
+    one.start_next(at(1))
+
+    assert (one.abandoned(), other.abandoned()) == ([], [])
+    monkeypatch.setattr(table, "LEASE_SECONDS", 0.0)
+    assert [view.id for view in other.abandoned()] == ["job-1"]
+    assert one.abandoned() == []
+    monkeypatch.setattr(table, "LEASE_SECONDS", 30.0)
+    assert other.abandoned() == []
+    one.close()
+    assert [view.id for view in other.abandoned()] == ["job-1"]
+    other.close()
+
+
+@SHARED
+def test_a_job_is_cancelled_from_any_server(place: Place) -> None:
+    """A running job that another server cancels is unwanted at the one that runs it, and nowhere else."""
+    one, other = JobTable(place, "one"), JobTable(place, "other")
+    one.add(first(), "digest", limit=9)
+    one.start_next(at(1))
+    said = StateEntered(state=JobState.CANCELLED, reason="No.")
+
+    view, records = other.cancel("job-1", said, at(2))
+
+    assert (view.state, records) == (JobState.RUNNING, ())
+    assert (one.unwanted(), other.unwanted()) == (["job-1"], [])
+    one.say("job-1", said, at(3))
+    assert one.unwanted() == []
+    one.close()
+    other.close()

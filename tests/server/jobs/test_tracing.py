@@ -1,0 +1,137 @@
+"""Traces of jobs: asked for by a call, and told when they are over, whoever ended them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import pytest
+from opentelemetry.trace import StatusCode
+from support.live_traffic import follow, house_of, submit
+from support.running_server import running
+from support.scripted_trainer import HANG, INLINE, ORDER, TRAIN, House, finish, runs, say, until
+from support.span_tree import Caller, Recording, key
+from support.tiny_checkpoints import Recipe
+from twofold import AsyncClient, Example
+from twofold_checkpoint.protocol.events import Judged, PhaseStarted, Published
+
+ADAPT = "twofold.v1.AdaptationService/Adapt"
+PLAIN = {"watch_seconds": 0.0}
+
+
+def test_a_job_that_was_promoted(tmp_path):
+    """A job's span is linked to the call that asked for it, and below it are its wait, the trainer's phases and the swap."""
+    store, house = house_of(tmp_path, Recipe(tag="b"))
+    recording, caller = Recording(), Caller()
+    judged = say(Judged(verdict="pass", reason="It is better."))
+    phases = [say(PhaseStarted(phase=name)) for name in ("validate", "train", "gate")]
+    house.play(*phases, judged, say(Published(checkpoint_id="bad")), finish("succeeded", "Published bad."))
+
+    async def main():
+        settings = {"trainer_python": house.config.trainer_python, **PLAIN}
+        async with running(store, recording.traces, **settings) as server, AsyncClient(server.target) as client:
+            with caller.span("nightly"):
+                job = await client.adapt([Example(text="sunny", label="a_weather")] * 4, head="classifier")
+            await follow(server, job.id)
+            return job.id
+
+    job_id = asyncio.run(main())
+    tree = recording.tree
+    (own,) = caller.exporter.get_finished_spans()
+    job, call = tree.one("job"), tree.one(ADAPT)
+
+    assert key(call.parent) == key(own.context)
+    assert [key(one.context) for one in job.links] == [key(call.context)]
+    assert job.parent is None
+    assert call.attributes["twofold.job.id"] == job_id
+    assert dict(job.attributes) == {
+        "twofold.job.id": job_id,
+        "twofold.job.state": "succeeded",
+        "twofold.job.head": "classifier",
+        "twofold.job.freeze": "auto",
+        "twofold.job.base": "a",
+        "twofold.job.candidate": "bad",
+        "twofold.job.verdict": "pass",
+    }
+    below = tree.below(job)
+    assert [one.name for one in below] == ["wait", "validate", "train", "gate", "swap"]
+    for earlier, later in itertools.pairwise(below):
+        assert job.start_time <= earlier.start_time <= earlier.end_time <= later.start_time
+    assert below[-1].end_time <= job.end_time
+    assert job.status.status_code is StatusCode.UNSET
+
+
+ENDINGS = [
+    ("rejected", "the text was secretword", StatusCode.UNSET),
+    ("failed", "the text was secretword", StatusCode.ERROR),
+]
+
+
+@pytest.mark.parametrize(("outcome", "reason", "status"), ENDINGS)
+def test_other_endings(tmp_path, outcome, reason, status):
+    """A rejected job is no failure, a failed one is; the reason, which may quote a text, is in neither's span.
+
+    Jobs are few, so they are recorded whatever the share of calls is.
+    """
+    store, house = house_of(tmp_path, Recipe(tag="b"))
+    house.play(TRAIN, finish(outcome, reason))
+    recording = Recording(share=0.0)
+
+    async def main():
+        async with running(store, recording.traces, trainer_python=house.config.trainer_python) as server:
+            await follow(server, await submit(server))
+
+    asyncio.run(main())
+    job = recording.tree.one("job")
+
+    assert (job.attributes["twofold.job.state"], job.status.status_code) == (outcome, status)
+    assert [one.name for one in recording.tree.below(job)] == ["wait", "train"]
+    assert not recording.tree.calls()
+    assert not any("secretword" in one.to_json() for one in recording.tree.spans)
+
+
+def test_a_job_that_another_server_ends(tmp_path):
+    """A job whose server went away is told by the one that ends it, and is linked to the call to the first."""
+    store, house = house_of(tmp_path, Recipe(tag="b"))
+    house.play(TRAIN, HANG)
+    first, second = Recording(), Recording()
+
+    async def begin():
+        async with running(store, first.traces, trainer_python=house.config.trainer_python) as server:
+            job = await submit(server)
+            await server.until("twofold_jobs_running", 1)
+            return job
+
+    async def end(job):
+        async with running(store, second.traces, trainer_python=house.config.trainer_python) as server:
+            await follow(server, job)
+
+    job_id = asyncio.run(begin())
+    house.play(TRAIN, finish("rejected", "It is no better."))
+    asyncio.run(end(job_id))
+
+    (link,) = second.tree.one("job").links
+    assert key(link.context) == key(first.tree.one(ADAPT).context)
+    assert not first.tree.named("job")
+
+
+def test_a_job_that_is_cancelled_while_it_waits(tmp_path):
+    """A job that never ran has a span with its wait alone; one that nobody traced has no link, and nothing goes wrong."""
+    house = House(tmp_path)
+    house.play(TRAIN, HANG)
+    recording = Recording()
+
+    async def main():
+        async with house.running() as runner:
+            running = await runner.submit(ORDER, INLINE)
+            waiting = await runner.submit(ORDER, INLINE)
+            await until(runner, running.id, runs)
+            runner.book.ended = recording.traces.job
+            await runner.cancel(waiting.id)
+
+    asyncio.run(main())
+    recording.traces.close()
+    job = recording.tree.one("job")
+    assert job.attributes["twofold.job.state"] == "cancelled"
+    assert [one.name for one in recording.tree.below(job)] == ["wait"]
+    assert list(job.links) == []

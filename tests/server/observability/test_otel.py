@@ -1,0 +1,149 @@
+"""Where traces go: to a collector that speaks OTLP, whether it is there or not, and nowhere unless they are wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
+    TraceServiceServicer,
+    add_TraceServiceServicer_to_server,
+)
+from support.running_server import config_of, running
+from twofold_server.config.settings import Config
+
+
+class Collector(TraceServiceServicer):
+    """Keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.requests = []
+        self.metadata = []
+        self.server = grpc.server(ThreadPoolExecutor(2))
+        add_TraceServiceServicer_to_server(self, self.server)
+        self.endpoint = f"http://127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
+
+    def Export(self, request, context):  # noqa: N802 -- as the service calls it.
+        """Take spans."""
+        self.requests.append(request)
+        self.metadata.append(dict(context.invocation_metadata()))
+        return ExportTraceServiceResponse()
+
+    def __enter__(self):
+        self.server.start()
+        return self
+
+    def __exit__(self, *_):
+        self.server.stop(None).wait()
+
+
+def predictions(store, times, **settings):
+    """Serve, and answer so many calls one after the other."""
+
+    async def main():
+        async with running(store, trace_share=1.0, **settings) as server:
+            for _ in range(times):
+                assert (await server.predict("rain")).predictions[0].label == "a_weather"
+
+    asyncio.run(main())
+
+
+def test_a_collector_receives_what_was_sent(store, monkeypatch):
+    """Over OTLP it gets every span, of whom OTEL_RESOURCE_ATTRIBUTES says, with the headers that OTEL_ says."""
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=staging,service.name=intents")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=blue")
+    with Collector() as collector:
+        predictions(store, 3, trace_endpoint=collector.endpoint)
+
+    resources = [one for request in collector.requests for one in request.resource_spans]
+    spans = [one for resource in resources for scope in resource.scope_spans for one in scope.spans]
+    names = [one.name for one in spans]
+    assert {name: names.count(name) for name in set(names)} == {
+        "twofold.v1.InferenceService/Predict": 3,
+        "tokenize": 3,
+        "queue": 3,
+        "infer": 3,
+        "decode": 3,
+        "batch": 3,
+    }
+    by_id = {one.span_id: one for one in spans}
+    for one in spans:
+        assert one.start_time_unix_nano <= one.end_time_unix_nano
+        if one.name == "infer":
+            assert by_id[one.parent_span_id].name == "twofold.v1.InferenceService/Predict"
+            assert [by_id[link.span_id].name for link in one.links] == ["batch"]
+    told = {one.key: one.value.string_value for one in resources[0].resource.attributes}
+    assert (told["service.name"], told["deployment.environment.name"]) == ("intents", "staging")
+    assert all(one["x-tenant"] == "blue" for one in collector.metadata)
+
+
+def test_a_collector_that_is_down_does_no_harm(store, monkeypatch):
+    """With nobody at the endpoint, and more spans than are kept for it, calls are answered and the server ends."""
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "8")
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
+
+    predictions(store, 20, trace_endpoint="http://127.0.0.1:1")
+
+
+def test_a_collector_that_never_answers_does_no_harm(store, monkeypatch):
+    """With one at the endpoint that takes connections and says nothing, calls are answered and the server ends."""
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        predictions(store, 20, trace_endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+
+REFUSE = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "opentelemetry":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Refuse())
+"""
+OPEN = """
+from twofold_server.app import open_traces
+from twofold_server.config.settings import Config
+"""
+
+
+def python(code):
+    """Run code in a process of its own."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_without_the_extra():
+    """Without OpenTelemetry the server is there, and whoever asks for traces is told what to install."""
+    ended = python(
+        f"{REFUSE}{OPEN}assert open_traces(Config()) is None\nopen_traces(Config(trace_endpoint='http://x:1'))"
+    )
+
+    assert "WrongStateError: trace-endpoint needs OpenTelemetry; install twofold-service[otel]" in ended.stderr
+
+
+def test_nothing_is_loaded_unless_it_is_wanted():
+    """With OpenTelemetry installed, a server without trace-endpoint loads nothing of it."""
+    ended = python(f"{OPEN}import sys\nopen_traces(Config())\nprint('opentelemetry' in sys.modules)")
+
+    assert ended.stdout == "False\n", ended.stderr
+
+
+@pytest.mark.parametrize("endpoint", ["collector:4317", "grpc://collector:4317", "http://", ""])
+def test_an_endpoint_that_cannot_be(endpoint):
+    """What is no URL is refused, with what to write."""
+    with pytest.raises(ValueError, match=r"trace-endpoint .* must be http://HOST:PORT, or https:// for TLS"):
+        Config(trace_endpoint=endpoint)
+
+
+def test_a_password_in_the_endpoint_is_hidden(store):
+    """Neither the settings' repr nor a refusal shows it."""
+    assert "hunter2" not in repr(config_of(store, trace_endpoint="https://me:hunter2@collector:4317"))
+    with pytest.raises(ValueError, match="trace-endpoint") as refused:
+        Config(trace_endpoint="ftp://me:hunter2@collector")
+    assert "hunter2" not in str(refused.value)

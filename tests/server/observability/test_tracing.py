@@ -1,0 +1,274 @@
+"""Traces of calls and batches over real gRPC: the tree is the documented one, in any batch."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.trace import StatusCode
+from support import tiny_checkpoints
+from support.running_server import gated, running
+from support.span_tree import Caller, Recording, key
+from twofold import AsyncClient, TwofoldError
+from twofold.v1 import inference_pb2 as pb
+from twofold_server.inference.engine import Engine
+from twofold_server.observability.logs import JsonFormatter
+
+PREDICT = "twofold.v1.InferenceService/Predict"
+
+
+def traced(store, test, *, share=1.0, **settings):
+    """Play a test against a server with traces, and return the spans that it has made."""
+    recording = Recording(share)
+
+    async def main():
+        async with running(store, recording.traces, **settings) as server, AsyncClient(server.target) as client:
+            await test(server, client)
+
+    asyncio.run(main())
+    return recording.tree
+
+
+def test_a_call_goes_on_in_the_trace_of_its_caller(store):
+    """A call below a caller's span has its trace and parent, with the conventions' names and its stages below it."""
+    caller = Caller()
+
+    async def test(server, client):
+        with caller.span("checkout"):
+            await client.predict("rain in oslo")
+
+    tree = traced(store, test)
+    (own,) = caller.exporter.get_finished_spans()
+    call = tree.one(PREDICT)
+
+    tree.check_inference(texts=1)
+    assert key(call.parent) == key(own.context)
+    assert dict(call.attributes) == {
+        "rpc.system.name": "grpc",
+        "rpc.method": PREDICT,
+        "rpc.response.status_code": "OK",
+    }
+    assert call.status.status_code is StatusCode.UNSET
+    assert [one.name for one in tree.below(call)] == ["tokenize", "queue", "infer", "decode"]
+    assert {one.context.trace_id for one in tree.spans if one.name != "batch"} == {own.context.trace_id}
+    assert call.resource.attributes["service.name"] == "twofold"
+
+
+def test_one_pass_serves_many_traces(store):
+    """Calls that share a pass stand in traces of their own, and one batch is linked to all of them, and they to it."""
+
+    async def test(server, client):
+        with gated() as gate:
+            first = asyncio.create_task(client.predict("rain"))
+            await gate.wait_until_busy()
+            others = [asyncio.create_task(client.predict([text] * 2)) for text in ("play", "wake", "rain")]
+            await server.until("twofold_queue_tokens", 18)
+            gate.open.set()
+            await asyncio.gather(first, *others)
+
+    tree = traced(store, test, passes=1)
+
+    tree.check_inference(texts=7)
+    assert [len(one.links) for one in tree.named("batch")] == [1, 3]
+    assert len({one.context.trace_id for one in tree.calls()}) == 4
+
+
+MIXES = [
+    pytest.param({"passes": 2, "max_batch_tokens": 64}, (1, 7, 40, 3), 0, id="requests-in-many-batches"),
+    pytest.param({"passes": 1, "max_batch_tokens": 2048}, (2, 2, 2, 2), 0, id="one-pass-at-a-time"),
+    pytest.param({"passes": 2, "threads": 1}, (1,) * 24, 600, id="long-texts-tokenized-on-threads"),
+]
+
+
+@pytest.mark.parametrize(("settings", "sizes", "length"), MIXES)
+def test_the_tree_in_any_batch(store, settings, sizes, length):
+    """However requests are cut into batches, each has its stages, and each batch all of its calls and no others."""
+
+    async def test(server, client):
+        texts = [[f"{'so ' * length}{tiny_checkpoints.TEXTS[place % 3]}" for place in range(size)] for size in sizes]
+        await asyncio.gather(*(client.predict(one) for one in texts))
+
+    tree = traced(store, test, **settings)
+
+    tree.check_inference(texts=sum(sizes))
+    assert len(tree.calls()) == len(sizes)
+
+
+def test_requests_of_a_stream(store):
+    """A stream is one call; each of its requests has its stages below it."""
+
+    async def test(server, client):
+        async for _ in client.predict_stream(["rain", "play", "wake"]):
+            pass
+
+    tree = traced(store, test)
+    (call,) = tree.calls()
+
+    assert call.name == "twofold.v1.InferenceService/PredictStream"
+    names = [one.name for one in tree.below(call)]
+    assert names.count("tokenize") == names.count("infer") - names.count("queue") + names.count("decode") >= 1
+    assert {one.context.trace_id for one in tree.spans if one.name != "batch"} == {call.context.trace_id}
+
+
+def test_no_text_in_any_span(store):
+    """Whatever a caller writes, texts or names, stands in no attribute, name or event."""
+
+    async def test(server, client):
+        await client.predict("secretword in oslo")
+        await client.embed("secretword")
+        with pytest.raises(TwofoldError):
+            await client.promote("secretword of mine")
+
+    tree = traced(store, test)
+
+    assert len(tree.calls()) == 3
+    assert not any("secretword" in one.to_json() or "oslo" in one.to_json() for one in tree.spans)
+    assert tree.one("twofold.v1.CheckpointService/PromoteCheckpoint").attributes["twofold.checkpoint.id"] == "(no id)"
+
+
+SHARES = [(0.0, False, 0), (0.0, True, 1), (1.0, False, 1), (1.0, True, 1)]
+
+
+@pytest.mark.parametrize(("share", "by_caller", "calls"), SHARES)
+def test_who_is_recorded(store, share, by_caller, calls):
+    """A share of the calls is recorded, and whichever belongs to a trace that its caller records."""
+    caller = Caller()
+
+    async def test(server, client):
+        if by_caller:
+            with caller.span("checkout"):
+                await client.predict("rain")
+        else:
+            await client.predict("rain")
+
+    tree = traced(store, test, share=share)
+
+    tree.check_inference(texts=calls)
+    assert len(tree.calls()) == len(tree.named("batch")) == calls
+
+
+def test_a_batch_of_recorded_and_other_calls(store):
+    """A batch has links to those of its calls that are recorded, and to no others."""
+    caller = Caller()
+
+    async def test(server, client):
+        with gated() as gate:
+            first = asyncio.create_task(client.predict("rain"))
+            await gate.wait_until_busy()
+            with caller.span("checkout"):
+                others = [asyncio.create_task(client.predict("play"))]
+            others.append(asyncio.create_task(client.predict("wake")))
+            await server.until("twofold_queue_tokens", 6)
+            gate.open.set()
+            await asyncio.gather(first, *others)
+
+    tree = traced(store, test, share=0.0, passes=1)
+    (batch,) = tree.named("batch")
+
+    assert [key(one.context) for one in batch.links] == [key(tree.one(PREDICT).context)]
+    assert batch.attributes["twofold.batch.texts"] == 2
+
+
+def test_a_pass_that_fails(store, monkeypatch):
+    """The batch and the call are marked as failed; what the error said is for the log."""
+
+    def fail(*_):
+        raise RuntimeError("the text was secretword")
+
+    async def test(server, client):
+        monkeypatch.setattr(Engine, "run", fail)
+        with pytest.raises(TwofoldError):
+            await client.predict("rain", timeout=20)
+
+    tree = traced(store, test)
+    batch, call = tree.one("batch"), tree.one(PREDICT)
+
+    assert (batch.status.status_code, batch.attributes["error.type"]) == (StatusCode.ERROR, "RuntimeError")
+    assert (call.status.status_code, call.attributes["error.type"]) == (StatusCode.ERROR, "INTERNAL")
+    assert [key(one.context) for one in batch.links] == [key(call.context)]
+    assert not any("secretword" in one.to_json() for one in tree.spans)
+
+
+def test_a_call_that_was_wrong(store):
+    """A caller's fault is the call's code, and not the server's failure."""
+
+    async def test(server, client):
+        with pytest.raises(TwofoldError):
+            await client.predict([])
+
+    call = traced(store, test).one(PREDICT)
+
+    assert call.attributes["rpc.response.status_code"] == "INVALID_ARGUMENT"
+    assert call.status.status_code is StatusCode.UNSET
+
+
+def test_log_lines_say_where_they_belong(store):
+    """A line that is logged during a call has the ids of its span and its trace; others have none."""
+    lines, caller = [], Caller()
+
+    class Keeping(logging.Handler):
+        def emit(self, record):
+            lines.append(json.loads(JsonFormatter().format(record)))
+
+    async def test(server, client):
+        with caller.span("operate"):
+            await client.promote("b")
+
+    log, handler = logging.getLogger("twofold_server"), Keeping()
+    level = log.level
+    log.setLevel("INFO")
+    log.addHandler(handler)
+    try:
+        tree = traced(store, test)
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+    call = tree.one("twofold.v1.CheckpointService/PromoteCheckpoint")
+    (audit,) = [one for one in lines if one["logger"] == "twofold_server.observability.audit"]
+
+    assert (int(audit["trace_id"], 16), int(audit["span_id"], 16)) == key(call.context)
+    assert call.parent.trace_id == int(audit["trace_id"], 16)
+    assert call.attributes["twofold.checkpoint.id"] == "b"
+    assert all("trace_id" not in one for one in lines if one["message"] in {"listening", "draining"})
+
+
+HEADERS = ("traceparent", "tracestate", "baggage", "authorization")
+WRITTEN = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=200) | st.sampled_from(
+    ["00-" + "0" * 32 + "-" + "1" * 16 + "-01", "ff-" + "1" * 32 + "-" + "1" * 16 + "-01", "a=b," * 40, "00-1-1-1"]
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(HEADERS), WRITTEN | st.binary(max_size=20)), max_size=6))
+def test_hostile_metadata(metadata):
+    """Whatever metadata says of a trace, the call has a valid place in one."""
+    call = RECORDING.traces.begin(f"/{PREDICT}", metadata)
+    RECORDING.traces.end(call, "OK")
+
+    assert len(call.trace_id) == 32
+    assert len(call.span_id) == 16
+    assert int(call.trace_id, 16)
+    assert int(call.span_id, 16)
+
+
+RECORDING = Recording()
+
+
+def test_hostile_metadata_over_the_wire(store, caplog):
+    """A call whose traceparent is nonsense is answered, in a trace of its own, and nothing of that is logged."""
+    recording = Recording()
+
+    async def main():
+        async with running(store, recording.traces) as server:
+            for value in ("", "x" * 1000, "00-" + "0" * 32 + "-" + "0" * 16 + "-01"):
+                metadata = (("traceparent", value), ("tracestate", value), ("baggage", value))
+                await server.inference.Predict(pb.PredictRequest(texts=["rain"]), metadata=metadata, timeout=30)
+
+    with caplog.at_level("DEBUG", "opentelemetry"):
+        asyncio.run(main())
+
+    assert [one.parent for one in recording.tree.calls()] == [None] * 3
+    assert not [one for one in caplog.records if one.name.startswith("opentelemetry")]

@@ -1,0 +1,174 @@
+"""The report of a job that ended, however it ended: over the wire, and on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from server.api.servicers.test_adaptation import tell
+from support.sample_report import DOCUMENT, FIXED, FLIP
+from support.scripted_trainer import HANG, INLINE, ORDER, TRAIN, House, finish, over, publish, runs, say, until
+from twofold import AsyncClient, FailedPreconditionError, InvalidArgumentError, NotFoundError
+from twofold.v1 import adaptation_pb2 as pb
+from twofold_checkpoint.protocol.events import DatasetDescribed, Judged, Noted, Planned
+from twofold_checkpoint.protocol.findings import FINDINGS, Findings, write_findings
+from twofold_checkpoint.protocol.job import Hyperparameters
+from twofold_server.adaptation.runner import JobRunner
+from twofold_server.report.document import Document
+
+FOUND = Findings(
+    texts=True,
+    figures=DOCUMENT.figures,
+    names=DOCUMENT.names,
+    confusions=DOCUMENT.confusions,
+    changes=(FLIP, FIXED),
+    lengths=((8, 3),),
+    approved=None,
+)
+LEAVE = ("findings", msgspec.json.encode(FOUND).decode())
+DESCRIBE = [
+    say(
+        DatasetDescribed(
+            train_examples=2,
+            dev_examples=0,
+            gate_examples=0,
+            label_counts={"where": 1, "refund": 1},
+            unaligned_annotations=0,
+            mean_tokens=4.0,
+        )
+    ),
+    say(Planned(plan="Train it.", hyperparameters=Hyperparameters(epochs=3), added_labels=("where",))),
+    say(Noted(message="Look at this.", warning=True)),
+]
+
+
+def kept(house: House, job_id: str) -> tuple[Document, str]:
+    """Read a job's report from its directory."""
+    directory = house.store.root / "jobs" / job_id
+    document = msgspec.json.decode((directory / "report.json").read_bytes(), type=Document)
+    return document, (directory / "report.html").read_text(encoding="utf-8")
+
+
+ENDINGS: dict[str, tuple[list[tuple[str, Any]], str, str]] = {
+    "promoted": ([*DESCRIBE, LEAVE, *publish()], "succeeded", "PASS"),
+    "refused": (
+        [*DESCRIBE, LEAVE, TRAIN, say(Judged(verdict="fail", reason="Worse.")), finish("rejected", "Worse by far.")],
+        "rejected",
+        "REJECTED",
+    ),
+    "undecided": (
+        [LEAVE, TRAIN, say(Judged(verdict="inconclusive", reason="Few.")), finish("rejected", "Too few examples.")],
+        "rejected",
+        "INCONCLUSIVE",
+    ),
+    "failed": ([*DESCRIBE, finish("failed", "There is no memory.")], "failed", "FAILED"),
+    "crashed": ([TRAIN, ("stderr", "boom"), ("exit", 3)], "failed", "FAILED"),
+    "damaged": ([("findings", '{"texts": 7'), TRAIN, finish()], "succeeded", "MEASURED"),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_every_job_leaves_a_report(house: House, ending: str) -> None:
+    """However a job ends, its directory holds the document and the page, with what its trainer found if it can be read."""
+    actions, state, word = ENDINGS[ending]
+    house.play(*actions)
+    view = house.run()
+    document, page = kept(house, view.id)
+
+    assert (document.state, document.reason) == (state, view.reason)
+    assert word in page
+    assert view.reason.replace("'", "&#x27;") in page
+    found = LEAVE in actions
+    assert document.figures == (FOUND.figures if found else ())
+    assert document.changes == (FOUND.changes if found else ())
+    assert document.plan == ("Train it." if DESCRIBE[1] in actions else "")
+    assert [note.message for note in document.notes] == (["Look at this."] if DESCRIBE[2] in actions else [])
+    assert [one.role for one in document.lineage] == (["candidate", "base"] if ending == "promoted" else ["base"])
+    if ending == "promoted":
+        assert document.lineage[0].aliases == ("current",)
+        assert (document.candidate, document.swap_seconds) == ("second", 0.25)
+
+
+def test_a_report_over_the_wire(house: House) -> None:
+    """GetReport returns the bytes that lie in the job's directory, as a page or as JSON, and names their type."""
+
+    async def story(client: AsyncClient, runner: JobRunner) -> None:
+        house.play(LEAVE, *publish())
+        view = await over(runner, (await runner.submit(ORDER, INLINE)).id)
+        page = await client.report(view.id)
+        document = json.loads(await client.report(view.id, format="json"))
+        directory = house.store.root / "jobs" / view.id
+
+        assert page == (directory / "report.html").read_text(encoding="utf-8")
+        assert document == json.loads((directory / "report.json").read_bytes())
+        assert document["job_id"] == view.id
+        assert document["changes"][0]["text"] == FLIP.text
+
+        for name in ("report.html", "report.json"):  # It is made again of what is known.
+            (directory / name).unlink()
+        assert await client.report(view.id) == page
+        assert sorted(path.name for path in directory.iterdir() if "report" in path.name) == [
+            "report.html",
+            "report.json",
+        ]
+
+    tell(house, story)
+
+
+def test_what_has_no_report(house: House) -> None:
+    """A job that is not there is not found; one that runs has no report yet, and says when it will; a strange form is named."""
+
+    async def story(client: AsyncClient, runner: JobRunner) -> None:
+        with pytest.raises(NotFoundError):
+            await client.report("nobody")
+        house.play(TRAIN, HANG)
+        view = await runner.submit(ORDER, INLINE)
+        await until(runner, view.id, runs)
+        with pytest.raises(FailedPreconditionError, match="it has a report when it is over"):
+            await client.report(view.id)
+
+        waiting = await runner.submit(ORDER, INLINE)
+        await client.cancel(waiting.id)
+        assert "CANCELLED" in await client.report(waiting.id)
+        await client.cancel(view.id)
+        assert "CancelJob was called while the job ran." in await client.report(view.id)
+        request = pb.GetReportRequest(job_id=view.id, format=9)  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgumentError, match="format: 9 is none; write REPORT_FORMAT_HTML"):
+            await client._driver.run(_raw(client, request))
+
+    tell(house, story)
+
+
+def _raw(client: AsyncClient, request: pb.GetReportRequest) -> Any:
+    from twofold import _rpcs
+
+    return client._context.call(_rpcs.GET_REPORT, request, None)
+
+
+def test_a_report_that_cannot_be_written_fails_no_job(house: House) -> None:
+    """Where the directory of a job is gone and cannot be made, the job ends as it did, and the queue goes on."""
+
+    async def story() -> None:
+        house.play(TRAIN, finish())
+        async with house.running() as runner:
+            first = await runner.submit(ORDER, INLINE)
+            # A file stands where the report would be written under.
+            target = house.store.root / "jobs" / first.id / "report.html"
+            target.mkdir(parents=True)
+            assert (await over(runner, first.id)).state == "succeeded"
+            second = await runner.submit(ORDER, INLINE)
+            assert (await over(runner, second.id)).state == "succeeded"
+
+    asyncio.run(story())
+
+
+def test_findings_are_whole_or_not_there(house: House) -> None:
+    """Findings are written beside the job and read back as they were; nothing half-written is left."""
+    directory = house.store.root / "jobs" / "some"
+    write_findings(directory, FOUND)
+    write_findings(directory, msgspec.structs.replace(FOUND, texts=False))
+
+    assert [path.name for path in directory.iterdir()] == [FINDINGS]

@@ -1,0 +1,116 @@
+"""Memory: what is left, and what is refused because it would not fit."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+from support.running_server import config_of
+from twofold_server.errors import SwapError
+from twofold_server.resources.memory import count_free_bytes, free_bytes
+from twofold_server.versions.loader import load_engine
+
+MEMINFO = "MemTotal:       24000 kB\nMemFree:         1000 kB\nMemAvailable:    8000 kB\n"
+AVAILABLE = 8000 * 1024
+COUNT_ARENAS = """
+import ctypes, sys, threading
+from twofold_server.resources.memory import set_up_malloc
+
+libc = ctypes.CDLL("libc.so.6")
+libc.fopen.restype = ctypes.c_void_p
+if sys.argv[1] == "shared":
+    set_up_malloc()
+barrier = threading.Barrier(8)
+def allocate():
+    barrier.wait()
+    libc.malloc(100_000)
+    barrier.wait()
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+out = ctypes.c_void_p(libc.fopen(b"/dev/stdout", b"w"))
+libc.malloc_info(0, out)
+libc.fclose(out)
+"""
+FREE_MOST = """
+import ctypes, sys
+from contextlib import nullcontext
+import psutil
+from twofold_server.resources.memory import allocated_apart, set_up_malloc
+
+set_up_malloc()
+libc = ctypes.CDLL("libc.so.6")
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+with allocated_apart() if sys.argv[1] == "apart" else nullcontext():
+    blocks = [libc.malloc(800_000) for _ in range(100)]
+later = libc.malloc(8000)
+[ctypes.memset(block, 1, 800_000) for block in blocks]
+full = psutil.Process().memory_info().rss
+[libc.free(block) for block in blocks[:-1]]
+print(full - psutil.Process().memory_info().rss)
+"""
+
+
+@pytest.mark.parametrize(
+    ("meminfo", "limit", "used", "statistics", "expected"),
+    [
+        (MEMINFO, None, None, None, AVAILABLE),
+        (MEMINFO, "max\n", "5\n", "", AVAILABLE),
+        (MEMINFO, "5000000\n", "4000000\n", "anon 7\ninactive_file 300000\n", 1_300_000),
+        (MEMINFO, "5000000\n", "4000000\n", None, 1_000_000),
+        (MEMINFO, "90000000000\n", "4000000\n", "inactive_file 0\n", AVAILABLE),
+        (MEMINFO, "4000000\n", "5000000\n", "", 0),
+        ("", None, None, None, None),
+        ("", "5000000\n", "4000000\n", "", 1_000_000),
+    ],
+)
+def test_the_smaller_of_machine_and_cgroup_counts(meminfo, limit, used, statistics, expected):
+    """What is left is what the machine and the cgroup both have left, never less than nothing, and None if nobody knows."""
+    assert free_bytes(meminfo, limit, used, statistics) == expected
+
+
+def test_this_machine_has_memory_left():
+    """On Linux the question has an answer."""
+    assert count_free_bytes() > 0
+
+
+def test_what_does_not_fit_is_refused_before_it_is_loaded(store, monkeypatch):
+    """Too little memory for a second copy is an error that says how much is needed and free, and no session is opened."""
+    monkeypatch.setattr("twofold_server.versions.loader.count_free_bytes", lambda: 10 << 20)
+    monkeypatch.setattr("twofold_server.versions.loader.Engine", None)
+
+    with pytest.raises(SwapError, match=r"b: load: it takes about 64 MiB .* and 10 MiB are free"):
+        load_engine(store.get("b"), config_of(store))
+
+
+def test_where_nobody_knows_it_is_tried(store, monkeypatch):
+    """Without an answer about memory a checkpoint is loaded."""
+    monkeypatch.setattr("twofold_server.versions.loader.count_free_bytes", lambda: None)
+
+    assert load_engine(store.get("b"), config_of(store)).id == "b"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps what is freed")
+def test_what_was_allocated_apart_goes_back_to_the_system():
+    """Of 80 MB that are freed below something that is not, all go back if they were allocated apart, and none if not."""
+
+    def went_back(how):
+        command = [sys.executable, "-c", FREE_MOST, how]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert went_back("apart") > 70e6
+    assert went_back("together") < 10e6
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has arenas")
+def test_threads_share_arenas():
+    """Eight threads that allocate at once do it from two arenas, and from more if they are not told."""
+
+    def count(how):
+        command = [sys.executable, "-c", COUNT_ARENAS, how]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.count("<heap nr=")
+
+    assert count("shared") == 2
+    assert count("apart") > 2

@@ -1,0 +1,125 @@
+"""What a job needs is not deleted."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+
+import pytest
+from support.scripted_trainer import HANG, INLINE, ORDER, House, add_checkpoint, over, publish, runs, say, until
+from twofold_checkpoint.errors import CheckpointInUseError, CheckpointNotFoundError
+from twofold_checkpoint.protocol.events import PhaseStarted, Published
+from twofold_checkpoint.store import Aliases
+from twofold_server.inference.slot import Slot
+from twofold_server.jobs.model import JobState, JobView, Order
+from twofold_server.retention.deletion import Deleter, needed_by
+from twofold_server.versions.alias_changes import Author
+
+ANNA = Author("anna", "A test says so.")
+
+TRAIN = say(PhaseStarted(phase="train"))
+
+
+def order(base: str) -> Order:
+    """Make an order that builds on a checkpoint or an alias."""
+    return Order(head="classifier", base=base)
+
+
+@pytest.mark.parametrize(
+    ("base", "started_from", "candidate", "needed"),
+    [
+        ("one", "one", "", {"one"}),
+        ("current", "one", "", {"now", "one"}),
+        ("candidate", "one", "", {"made", "one"}),
+        ("previous", "one", "two", {"one", "two"}),  # There is no previous one.
+    ],
+)
+def test_a_job_needs_its_base_and_its_candidate(base, started_from, candidate, needed):
+    """What an order names, what it named when it was looked up, and what the job has made: all else may go."""
+    now = dt.datetime.now(dt.UTC)
+    job = JobView(id="job", order=order(base), created=now, base=started_from, candidate=candidate)
+    aliases = Aliases(current="now", candidate="made")
+
+    found = {name for name in ("one", "two", "now", "made", "other") if needed_by(name, [job], aliases)}
+
+    assert found == needed
+
+
+def test_no_jobs_need_nothing():
+    """Without a job that waits or runs, nothing is needed."""
+    assert needed_by("one", [], Aliases(current="one")) is None
+
+
+def test_what_jobs_build_on_stays_until_they_are_over(house: House):
+    """The bases of a job that runs and of one that waits stay, and go once the jobs are over."""
+    for name in ("second", "third", "fourth"):
+        add_checkpoint(house.store, name)
+    house.play(TRAIN, say(Published(checkpoint_id="fourth")), HANG)
+
+    async def story():
+        async with house.running() as runner:
+            deleter = Deleter(house.store, Slot(house.metrics), runner.book)
+
+            async def refused(checkpoint_id):
+                with pytest.raises(CheckpointInUseError) as caught:
+                    await deleter.delete(checkpoint_id, ANNA)
+                return str(caught.value)
+
+            running = await runner.submit(order("second"), INLINE)
+            waiting = await runner.submit(order("third"), INLINE)
+            await until(runner, running.id, lambda view: runs(view) and view.candidate == "fourth")
+
+            assert f"job {running.id} needs second and is running" in await refused("second")
+            assert f"job {waiting.id} needs third and is queued" in await refused("third")
+            assert f"job {running.id} needs fourth" in await refused("fourth")
+            assert '"current"' in await refused("first")
+
+            await runner.cancel(waiting.id)
+            await runner.cancel(running.id)
+            for name in ("second", "third", "fourth"):
+                await deleter.delete(name, ANNA)
+            return {one.id for one in house.store.list()}
+
+    assert asyncio.run(story()) == {"first"}
+
+
+def test_a_job_and_a_deletion_at_once_do_not_part(house: House):
+    """Whoever comes first wins: the job is made and the base stays, or the base goes and the job is refused."""
+    house.play(TRAIN)  # The trainer ends at once.
+
+    async def story():
+        async with house.running() as runner:
+            deleter = Deleter(house.store, Slot(house.metrics), runner.book)
+            seen = set()
+            for number in range(20):
+                name = f"base{number}"
+                add_checkpoint(house.store, name)
+                calls = [runner.submit(order(name), INLINE), deleter.delete(name, ANNA)]
+                calls = calls if number % 2 else calls[::-1]
+                answers = await asyncio.gather(*calls, return_exceptions=True)
+                job, deleted = answers if number % 2 else answers[::-1]
+                if isinstance(job, JobView):
+                    assert isinstance(deleted, CheckpointInUseError), deleted
+                    await over(runner, job.id)
+                else:
+                    assert (type(job), deleted) == (CheckpointNotFoundError, None)
+                seen.add(type(job))
+            return seen
+
+    assert CheckpointNotFoundError in asyncio.run(story())
+
+
+def test_a_finished_job_needs_nothing(house: House):
+    """The base of a job that is over goes once no alias names it."""
+    house.play(*publish())
+
+    async def story():
+        async with house.running() as runner:
+            view = await over(runner, (await runner.submit(ORDER, INLINE)).id)
+            assert view.state is JobState.SUCCEEDED
+            add_checkpoint(house.store, "third")
+            house.store.promote("third")
+            await Deleter(house.store, Slot(house.metrics), runner.book).delete("first", ANNA)
+            return {one.id for one in house.store.list()}
+
+    assert asyncio.run(story()) == {"second", "third"}

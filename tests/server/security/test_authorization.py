@@ -1,0 +1,280 @@
+"""Who is let in, and what the others are told, over a real port."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import grpc
+import pytest
+from support.running_server import refusal, running
+from support.secured_server import Callers, Procedure, served
+from twofold import AccessDeniedError, Client, OverloadedError
+from twofold.v1 import inference_pb2 as pb
+from twofold_server.api.servicers.open_inference import NOT_SERVED
+from twofold_server.security.authorization import NEEDS
+
+PREDICT = "/twofold.v1.InferenceService/Predict"
+OIP = "/inference.GRPCInferenceService/"
+
+
+@pytest.fixture
+def callers(tmp_path):
+    """Make a token for each scope, one for all of them, and the file."""
+    made = Callers(tmp_path / "tokens.toml")
+    for scope in ("predict", "adapt", "admin"):
+        made.add(scope, scope)
+    made.add("all", "predict", "adapt", "admin")
+    return made
+
+
+def test_the_table_holds_what_is_served_and_nothing_else(store):
+    """Every procedure that the server tells of, and every one that it refuses with advice, has its need in the table."""
+
+    async def main():
+        async with running(store) as server:
+            return {one.path for one in await served(server.channel)}
+
+    assert asyncio.run(main()) | {OIP + name for name in NOT_SERVED} == set(NEEDS)
+
+
+def allowed(need, caller):
+    """Say what a caller gets whose call needs this: in, or the code."""
+    if need == "open":
+        return "in"
+    if caller in ("nobody", "stranger"):
+        return "UNAUTHENTICATED"
+    return "in" if need in ("token", caller) or caller == "all" else "PERMISSION_DENIED"
+
+
+@pytest.mark.parametrize("caller", ["nobody", "stranger", "predict", "adapt", "admin", "all"])
+def test_every_procedure_lets_in_whom_the_table_says(caller, store, callers):
+    """Each procedure is called with no token, an unknown one and one of each scope: only what its need says gets in."""
+    other = Callers(callers.path.with_name("others.toml"))
+    other.add("admin", "predict", "adapt", "admin")
+    strangers = {"nobody": (), "stranger": other.metadata("admin")}
+    metadata = strangers[caller] if caller in strangers else callers.metadata(caller)
+
+    async def main():
+        async with running(store, tokens=callers.path) as server:
+            procedures = await served(server.channel, callers.metadata("adapt"))
+            assert len(procedures) > 25
+            refused = [Procedure(OIP + name, False, False) for name in NOT_SERVED if name != "ModelStreamInfer"]
+            codes = {}
+            for one in [*procedures, *refused]:
+                codes[one.path], _ = await one.answer(server.channel, metadata=metadata)
+            return codes
+
+    found = asyncio.run(main())
+
+    no = ("UNAUTHENTICATED", "PERMISSION_DENIED")
+    assert {path: code if code in no else "in" for path, code in found.items()} == {
+        path: allowed(NEEDS[path], caller) for path in found
+    }
+    assert not {"INTERNAL", "UNKNOWN"} & set(found.values())
+
+
+def test_without_a_file_everybody_is_let_in(store):
+    """No tokens are asked for where none are configured, and one that comes along is not looked at."""
+
+    async def main():
+        async with running(store) as server:
+            for metadata in ((), (("authorization", "Bearer of.good.news"),)):
+                answer = await server.inference.Predict(pb.PredictRequest(texts=["rain"]), metadata=metadata)
+                assert answer.predictions[0].label == "a_weather"
+
+    asyncio.run(main())
+
+
+HEADERS = [
+    ((), "has no token; send metadata `authorization: Bearer TOKEN`"),
+    ((("authorization", "Basic {predict}"),), "has no token"),
+    ((("authorization", "{predict}"),), "has no token"),
+    ((("x-token", "Bearer {predict}"),), "has no token"),
+    ((("authorization", "Bearer "),), "is not known here, or not any more"),
+    ((("authorization", "Bearer {predict}A"),), "is not known here, or not any more"),
+    ((("authorization", "Bearer nobody"), ("authorization", "Bearer {predict}")), "is not known here"),
+]
+
+
+@pytest.mark.parametrize(("headers", "says"), HEADERS)
+def test_a_call_without_a_good_token_is_told_what_to_do(headers, says, store, callers):
+    """UNAUTHENTICATED with a stable reason; the answer repeats nothing of a token, and the call is counted."""
+    metadata = tuple((key, value.format(**callers.tokens)) for key, value in headers)
+
+    async def main():
+        async with running(store, tokens=callers.path) as server:
+            code, told = await refusal(server.inference.Predict(pb.PredictRequest(texts=["rain"]), metadata=metadata))
+            counted = await server.metric("twofold_requests_total", method="Predict", code="UNAUTHENTICATED")
+        assert (code, told.reason, counted) == (grpc.StatusCode.UNAUTHENTICATED, "NO_VALID_TOKEN", 1)
+        assert says in told.message
+        assert callers.tokens["predict"] not in told.message
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER  "])
+def test_the_scheme_may_be_written_in_any_case(scheme, store, callers):
+    """As HTTP has it, small and large letters are the same in `Bearer`."""
+    metadata = (("authorization", f"{scheme} {callers.tokens['predict']}"),)
+
+    async def main():
+        async with running(store, tokens=callers.path) as server:
+            await server.inference.Predict(pb.PredictRequest(texts=["rain"]), metadata=metadata)
+
+    asyncio.run(main())
+
+
+def test_a_token_without_the_scope_is_told_which(store, callers):
+    """PERMISSION_DENIED names the token, what it may do and what is needed."""
+
+    async def main():
+        async with running(store, tokens=callers.path) as server:
+            rolling = Procedure("/twofold.v1.CheckpointService/RollBack", False, False)
+            return await rolling.answer(server.channel, metadata=callers.metadata("predict"))
+
+    code, told = asyncio.run(main())
+
+    assert (code, told.reason) == ("PERMISSION_DENIED", "SCOPE_MISSING")
+    assert "token 'predict' may predict, and this needs 'admin'" in told.message
+
+
+def test_a_refused_request_is_not_read(store, callers):
+    """Who is not let in is told so even of bytes that are no message: they were not looked at."""
+
+    async def main():
+        async with running(store, tokens=callers.path) as server:
+            predict = Procedure(PREDICT, False, False)
+            assert (await predict.answer(server.channel, b"\xff\xff"))[0] == "UNAUTHENTICATED"
+            known = callers.metadata("predict")
+            assert (await predict.answer(server.channel, b"\xff\xff", metadata=known))[0] == "INVALID_ARGUMENT"
+
+    asyncio.run(main())
+
+
+async def until_code(predict, server, expected, metadata):
+    """Call until the code is the expected one; fail after a minute."""
+    for _ in range(600):
+        if (await predict.answer(server.channel, metadata=metadata))[0] == expected:
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"the code did not become {expected}")
+
+
+def test_the_file_is_read_again_when_it_changes(store, callers, caplog):
+    """A new line lets in, a line that is gone lets in no more, and a wrong file changes nothing, all without a restart."""
+    predict = Procedure(PREDICT, False, False)
+
+    async def main():
+        async with running(store, tokens=callers.path) as server:
+            callers.add("new", "predict")
+            await until_code(predict, server, "INVALID_ARGUMENT", callers.metadata("new"))
+
+            del callers.lines["predict"]
+            callers.write()
+            await until_code(predict, server, "UNAUTHENTICATED", callers.metadata("predict"))
+
+            callers.write("new = {")
+            await asyncio.sleep(1.1)
+            await until_code(predict, server, "INVALID_ARGUMENT", callers.metadata("new"))
+            assert "the tokens are wrong, the old ones stay in force" in caplog.messages
+
+            callers.path.unlink()
+            await asyncio.sleep(1.1)
+            await until_code(predict, server, "INVALID_ARGUMENT", callers.metadata("new"))
+
+            callers.write("")
+            await until_code(predict, server, "UNAUTHENTICATED", callers.metadata("new"))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("text", ["new = {", None])
+def test_a_server_does_not_start_with_a_wrong_file(text, store, callers):
+    """Where the first look at the file fails, there are no tokens to go on with."""
+    callers.path.unlink() if text is None else callers.write(text)
+
+    async def main():
+        async with running(store, tokens=callers.path):
+            pass
+
+    with pytest.raises((OSError, ValueError), match=r"tokens\.toml"):
+        asyncio.run(main())
+
+
+def test_a_token_has_its_rate(store, callers):
+    """Beyond its rate a token gets RESOURCE_EXHAUSTED with the time to come back; other tokens are not touched."""
+    callers.add("slow", "predict", rate=0.001)
+    predict = Procedure(PREDICT, False, False)
+
+    async def main():
+        async with running(store, tokens=callers.path) as server:
+            assert (await predict.answer(server.channel, metadata=callers.metadata("slow")))[0] == "INVALID_ARGUMENT"
+            code, told = await predict.answer(server.channel, metadata=callers.metadata("slow"))
+            assert (code, told.reason) == ("RESOURCE_EXHAUSTED", "RATE_LIMITED")
+            assert 900 < told.retry_after <= 1000
+            assert "token 'slow' may send 0.001 requests a second" in told.message
+            assert await server.metric("twofold_shed_total", reason="rate") == 1
+            others = [await predict.answer(server.channel, metadata=callers.metadata("all")) for _ in range(20)]
+            assert {code for code, _ in others} == {"INVALID_ARGUMENT"}
+
+    asyncio.run(main())
+
+
+def test_a_rate_that_is_used_up_stays_so_when_another_line_changes(store, callers):
+    """Reading the file again gives nobody a fresh start whose own rate is the same."""
+    callers.add("slow", "predict", rate=0.001)
+    predict = Procedure(PREDICT, False, False)
+
+    async def main():
+        async with running(store, tokens=callers.path) as server:
+            slow = callers.metadata("slow")
+            assert (await predict.answer(server.channel, metadata=slow))[0] == "INVALID_ARGUMENT"
+            callers.add("new", "predict")
+            await until_code(predict, server, "INVALID_ARGUMENT", callers.metadata("new"))
+            assert (await predict.answer(server.channel, metadata=slow))[0] == "RESOURCE_EXHAUSTED"
+
+    asyncio.run(main())
+
+
+def test_the_requests_of_a_stream_wait_for_their_turn(store, callers):
+    """A stream is not refused for its rate but slowed down to it: every request is answered, in order."""
+    callers.add("slow", "predict", rate=10)
+    requests = [pb.PredictStreamRequest(request=pb.PredictRequest(texts=["rain"]))] * 14
+
+    async def main():
+        async with running(store, tokens=callers.path) as server:
+            begun = time.monotonic()
+            call = server.inference.PredictStream(iter(requests), metadata=callers.metadata("slow"))
+            answers = [one.response.predictions[0].label async for one in call]
+            return answers, time.monotonic() - begun
+
+    answers, seconds = asyncio.run(main())
+
+    assert answers == ["a_weather"] * 14
+    assert seconds > 0.35  # Ten come at once, the four others a tenth of a second apart.
+
+
+def test_the_client_shows_its_token_and_waits_for_its_rate(store, callers):
+    """Client(token=...) is let in, comes back when told to, and raises the error of its kind otherwise."""
+    callers.add("slow", "predict", rate=2)
+    callers.add("slower", "predict", rate=0.001)
+
+    def story(target):
+        with Client(target, token=callers.tokens["slow"]) as client:
+            assert [client.predict("rain").label for _ in range(4)] == ["a_weather"] * 4
+            with pytest.raises(AccessDeniedError, match="needs 'admin'"):
+                client.roll_back()
+        with Client(target) as client, pytest.raises(AccessDeniedError, match="no token"):
+            client.predict("rain")
+        with Client(target, token=callers.tokens["slower"]) as client:
+            client.predict("rain")
+            with pytest.raises(OverloadedError) as caught:
+                client.predict("rain")
+            assert (caught.value.reason, caught.value.retry_after > 900) == ("RATE_LIMITED", True)
+
+    async def main():
+        async with running(store, tokens=callers.path) as server:
+            await asyncio.to_thread(story, server.target)
+
+    asyncio.run(main())

@@ -1,0 +1,80 @@
+"""Rates, by a clock that the test moves."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import pytest
+from twofold_server.security.rate_limit import RateLimit
+
+
+class Clock:
+    """A clock that stands until it is moved."""
+
+    now = 1000.0
+
+    def __call__(self):
+        """Read the clock."""
+        return self.now
+
+
+@pytest.mark.parametrize(("rate", "at_once"), [(0.5, 1), (1, 1), (3, 3), (50, 50)])
+def test_one_second_of_requests_may_come_at_once(rate, at_once):
+    """After a rest as many come through as the rate lets in a second, at least one; the next is told how long to wait."""
+    clock = Clock()
+    limit = RateLimit(rate, clock)
+
+    taken = sum(1 for _ in itertools.takewhile(lambda _: limit.take() == 0, range(1000)))
+
+    assert taken == at_once
+    assert limit.take() == pytest.approx(1 / rate, abs=1e-5)
+
+
+@pytest.mark.parametrize("rate", [0.5, 7, 100])
+def test_the_rate_holds_in_the_long_run(rate):
+    """Whoever asks again and again gets the rate, and what one second had left."""
+    clock = Clock()
+    limit = RateLimit(rate, clock)
+    taken = 0
+    for _ in range(20_000):
+        taken += limit.take() == 0
+        clock.now += 0.005
+
+    assert taken == pytest.approx(100 * rate + max(1, rate), abs=2)
+
+
+def test_who_comes_when_told_is_let_in():
+    """The seconds that a refusal names are enough."""
+    clock = Clock()
+    limit = RateLimit(2, clock)
+    while not (wait := limit.take()):
+        pass
+
+    clock.now += wait + 1e-9
+
+    assert limit.take() == 0
+
+
+def test_places_that_are_taken_follow_each_other():
+    """Requests that wait are let on one after the other, at the rate."""
+    limit = RateLimit(4, Clock())
+
+    assert [limit.reserve() for _ in range(7)] == pytest.approx([0, 0, 0, 0, 0.25, 0.5, 0.75], abs=1e-5)
+
+
+def test_a_stream_is_paced_and_loses_nothing():
+    """All requests of a stream come, in their order; the first waits for nothing, as its call was counted."""
+    limit = RateLimit(1000)
+    taken = []
+    limit.reserve = lambda: taken.append(None) or 0.0
+
+    async def requests():
+        for number in range(5):
+            yield number
+
+    async def main():
+        return [one async for one in limit.pace(requests())]
+
+    assert asyncio.run(main()) == [0, 1, 2, 3, 4]
+    assert len(taken) == 4

@@ -1,0 +1,294 @@
+"""TLS and mutual TLS over a real port, with certificates made here."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import http.client
+import socket
+import ssl
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import grpc
+import pytest
+import trustme
+from cryptography.hazmat.primitives import serialization
+from support.running_server import config_of
+from twofold import TLS, Client, UnavailableError
+from twofold.v1 import inference_pb2 as pb
+from twofold.v1.inference_pb2_grpc import InferenceServiceStub
+from twofold_server.app import serve
+
+YESTERDAY = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
+REFUSED = grpc.StatusCode.UNAVAILABLE
+
+
+def key_of(certificate):
+    """Return a private key as PEM."""
+    return certificate.private_key_pem.bytes()
+
+
+def chain_of(certificate):
+    """Return a certificate chain as PEM."""
+    return b"".join(one.bytes() for one in certificate.cert_chain_pems)
+
+
+def roots_of(authority):
+    """Return an authority's certificate as PEM."""
+    return authority.cert_pem.bytes()
+
+
+def issue(authority, *names, **terms):
+    """Issue a certificate for localhost, or for other names."""
+    return authority.issue_cert(*(names or ("localhost", "127.0.0.1")), **terms)
+
+
+@dataclass
+class Files:
+    """The files that a server's settings name."""
+
+    folder: Path
+
+    def write(self, *, certificate=None, key=None, client_ca=None):
+        """Replace those files that are given, each in one step."""
+        for name, content in (("cert.pem", certificate), ("key.pem", key), ("ca.pem", client_ca)):
+            if content is not None:
+                (self.folder / "new").write_bytes(content)
+                (self.folder / "new").rename(self.folder / name)
+
+    def issue(self, authority, **terms):
+        """Let the server have a new certificate of an authority."""
+        made = issue(authority, **terms)
+        self.write(certificate=chain_of(made), key=key_of(made))
+
+    def settings(self, *, mutual):
+        """Return the server's settings."""
+        ca = {"tls_client_ca": self.folder / "ca.pem"} if mutual else {}
+        return {"tls_certificate": self.folder / "cert.pem", "tls_key": self.folder / "key.pem", **ca}
+
+
+@pytest.fixture(scope="module")
+def authority():
+    """Make the authority of server and callers."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def other():
+    """Make an authority that nobody trusts at first."""
+    return trustme.CA()
+
+
+@pytest.fixture
+def files(tmp_path, authority):
+    """Write a server's files."""
+    made = Files(tmp_path)
+    made.issue(authority)
+    made.write(client_ca=roots_of(authority))
+    return made
+
+
+async def code_for(target, roots, certificate=None):
+    """Return the code of a call over a new connection, as one who trusts *roots* and shows a certificate."""
+    pair = (key_of(certificate), chain_of(certificate)) if certificate else (None, None)
+    credentials = grpc.ssl_channel_credentials(roots, *pair)
+    # Channels of the same credentials would share a connection, and here each shall begin one.
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.secure_channel(target, credentials, options=options) as channel:
+        try:
+            answer = await InferenceServiceStub(channel).Predict(pb.PredictRequest(texts=["rain"]), timeout=60)
+        except grpc.aio.AioRpcError as error:
+            return error.code()
+        assert answer.predictions[0].label == "a_weather"
+        return grpc.StatusCode.OK
+
+
+def test_tls_lets_in_whoever_trusts_its_certificate(store, files, authority, other):
+    """A caller that trusts the authority is answered; one that trusts another, or speaks plaintext, is not."""
+
+    async def main():
+        async with serve(config_of(store, **files.settings(mutual=False))) as server:
+            assert await code_for(server.target, roots_of(authority)) is grpc.StatusCode.OK
+            assert await code_for(server.target, roots_of(other)) is REFUSED
+            async with grpc.aio.insecure_channel(server.target) as channel:
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await InferenceServiceStub(channel).Predict(pb.PredictRequest(texts=["rain"]), timeout=60)
+            assert caught.value.code() is REFUSED
+
+    asyncio.run(main())
+
+
+def test_mutual_tls_lets_in_certificates_of_its_authority(store, files, authority, other):
+    """Only a caller with a certificate of the authority, that has begun and not run out, is answered."""
+    later = YESTERDAY + dt.timedelta(days=3)
+    callers = {
+        "known": issue(authority, "caller"),
+        "none": None,
+        "of another authority": issue(other, "caller"),
+        "expired": issue(authority, "caller", not_before=YESTERDAY - dt.timedelta(days=9), not_after=YESTERDAY),
+        "not yet": issue(authority, "caller", not_before=later, not_after=later + dt.timedelta(days=9)),
+    }
+
+    async def main():
+        async with serve(config_of(store, **files.settings(mutual=True))) as server:
+            return {name: await code_for(server.target, roots_of(authority), one) for name, one in callers.items()}
+
+    assert asyncio.run(main()) == {name: grpc.StatusCode.OK if name == "known" else REFUSED for name in callers}
+
+
+def test_an_expired_certificate_is_replaced_without_a_restart(store, files, authority):
+    """Callers refuse the server's expired certificate, and are answered once its files hold a new one."""
+    files.issue(authority, not_before=YESTERDAY - dt.timedelta(days=9), not_after=YESTERDAY)
+
+    async def main():
+        async with serve(config_of(store, **files.settings(mutual=False))) as server:
+            assert await code_for(server.target, roots_of(authority)) is REFUSED
+            files.issue(authority)
+            assert await code_for(server.target, roots_of(authority)) is grpc.StatusCode.OK
+
+    asyncio.run(main())
+
+
+def test_authorities_are_rotated_without_a_restart(store, files, authority, other):
+    """Server and callers move to another authority; a connection that is open goes on."""
+    old, new = issue(authority, "caller"), issue(other, "caller")
+
+    async def main():
+        async with serve(config_of(store, **files.settings(mutual=True))) as server:
+            credentials = grpc.ssl_channel_credentials(roots_of(authority), key_of(old), chain_of(old))
+            async with grpc.aio.secure_channel(server.target, credentials) as channel:
+                stub = InferenceServiceStub(channel)
+                await stub.Predict(pb.PredictRequest(texts=["rain"]), timeout=60)
+
+                files.write(client_ca=roots_of(authority) + roots_of(other))
+                assert await code_for(server.target, roots_of(authority), new) is grpc.StatusCode.OK
+                assert await code_for(server.target, roots_of(authority), old) is grpc.StatusCode.OK
+
+                files.issue(other)
+                files.write(client_ca=roots_of(other))
+                assert await code_for(server.target, roots_of(other), new) is grpc.StatusCode.OK
+                assert await code_for(server.target, roots_of(other), old) is REFUSED
+                assert await code_for(server.target, roots_of(authority), old) is REFUSED
+                await stub.Predict(pb.PredictRequest(texts=["rain"]), timeout=60)
+
+    asyncio.run(main())
+
+
+def locked(certificate):
+    """Return a private key as PEM that a password protects."""
+    key = serialization.load_pem_private_key(key_of(certificate), None)
+    encryption = serialization.BestAvailableEncryption(b"password")
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+
+
+WRONG = {
+    "a key that a password protects": lambda other: {"key": locked(issue(other))},
+    "a key that does not fit": lambda other: {"key": key_of(issue(other))},
+    "a certificate that does not fit": lambda other: {"certificate": chain_of(issue(other))},
+    "no certificate": lambda other: {"certificate": b"-----BEGIN CERTIFICATE-----\n"},
+    "no authority": lambda other: {"client_ca": b"none"},
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_wrong_files_leave_the_old_ones_in_force(kind, *, store, files, authority, other, caplog):
+    """What cannot serve is logged and not taken; the next files that can are."""
+    caller = issue(authority, "caller")
+
+    async def main():
+        async with serve(config_of(store, **files.settings(mutual=True))) as server:
+            files.write(**WRONG[kind](other))
+            assert await code_for(server.target, roots_of(authority), caller) is grpc.StatusCode.OK
+            assert "the TLS files are wrong, the old ones stay in force" in caplog.messages
+
+            files.issue(other)
+            files.write(client_ca=roots_of(authority))
+            assert await code_for(server.target, roots_of(authority), caller) is REFUSED
+            assert await code_for(server.target, roots_of(other), caller) is grpc.StatusCode.OK
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_server_does_not_start_with_wrong_files(kind, store, files, other):
+    """The error names the setting and what to give."""
+    files.write(**WRONG[kind](other))
+
+    async def main():
+        async with serve(config_of(store, **files.settings(mutual=True))):
+            pass
+
+    with pytest.raises(ValueError, match=r"^tls-.*; give "):
+        asyncio.run(main())
+
+
+def fetch(url, authority):
+    """Return the metrics as one who trusts an authority reads them, or the kind of error."""
+    context = ssl.create_default_context(cadata=roots_of(authority).decode())
+    try:
+        with urllib.request.urlopen(url, context=context, timeout=60) as response:
+            return response.read().decode()
+    except urllib.error.URLError as error:
+        return type(error.reason)
+
+
+def test_metrics_come_by_tls_if_asked_for(store, files, authority, other, caplog):
+    """With metrics-tls the HTTP port has the server's certificate, the new one when it changes, and the old one while the new is wrong."""
+
+    def story(url):
+        assert url.startswith("https://127.0.0.1:")
+        assert "twofold_ready 1.0" in fetch(url, authority)
+        assert fetch(url, other) is ssl.SSLCertVerificationError
+        with pytest.raises((http.client.HTTPException, OSError)):
+            urllib.request.urlopen(url.replace("https:", "http:"), timeout=60)
+
+        files.write(**WRONG["a key that does not fit"](other))
+        assert "twofold_ready 1.0" in fetch(url, authority)
+        assert "the TLS files are wrong, the old ones stay in force" in caplog.messages
+        files.issue(other)
+        assert fetch(url, authority) is ssl.SSLCertVerificationError
+        assert "twofold_ready 1.0" in fetch(url, other)
+
+    async def main():
+        async with serve(config_of(store, metrics_tls=True, **files.settings(mutual=True))) as server:
+            await asyncio.to_thread(story, server.metrics_url)
+
+    asyncio.run(main())
+
+
+def test_who_is_slow_to_shake_hands_holds_up_nobody(store, files, authority):
+    """A connection to the HTTP port that says nothing leaves others answered."""
+
+    def story(url):
+        host, port = urlsplit(url).netloc.split(":")
+        with socket.create_connection((host, int(port))):
+            assert "twofold_ready 1.0" in fetch(url, authority)
+
+    async def main():
+        async with serve(config_of(store, metrics_tls=True, **files.settings(mutual=False))) as server:
+            await asyncio.to_thread(story, server.metrics_url)
+
+    asyncio.run(main())
+
+
+def test_the_client_shows_its_certificate(store, files, authority):
+    """Client(tls=TLS(...)) is answered with a certificate, and raises UnavailableError without one."""
+    caller = issue(authority, "caller")
+    shown = TLS(root_certificates=roots_of(authority), certificate=chain_of(caller), private_key=key_of(caller))
+
+    def story(target):
+        with Client(target, tls=shown) as client:
+            assert client.predict("rain").label == "a_weather"
+        unknown = Client(target, tls=TLS(root_certificates=roots_of(authority)), timeout=2)
+        with unknown, pytest.raises(UnavailableError):
+            unknown.predict("rain")
+
+    async def main():
+        async with serve(config_of(store, **files.settings(mutual=True))) as server:
+            await asyncio.to_thread(story, server.target)
+
+    asyncio.run(main())

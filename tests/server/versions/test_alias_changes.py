@@ -1,0 +1,119 @@
+"""Who promoted what is written down, and can be read after any restart."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from pathlib import Path
+
+import pytest
+from support import tiny_checkpoints
+from support.running_server import refusal, running
+from support.scripted_trainer import House, publish
+from support.secured_server import Callers
+from twofold.v1 import checkpoints_pb2 as pb
+from twofold_checkpoint.store import Aliases, Move, Store
+from twofold_server.storage.database import Database, Place
+from twofold_server.versions.alias_changes import OUTSIDE, Author
+from twofold_server.versions.alias_table import AliasTable
+
+NOW = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
+ANNA = Author("anna", "She says so.")
+FIRST = Aliases(current="one")
+SECOND = Aliases(current="two", previous="one")
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_every_alias_that_moved_is_a_row_that_survives(place: Place) -> None:
+    """One promotion moves two aliases, which come newest first, in pages, from a database that was opened again."""
+    database = Database(place)
+    AliasTable(database).write(Move(FIRST, SECOND), ANNA, NOW)
+    AliasTable(database).write(Move(SECOND, SECOND), ANNA, NOW)
+    database.close()
+
+    database = Database(place)
+    table = AliasTable(database)
+    [newest], token = table.page(1, None)
+    [oldest], last = table.page(1, token)
+    assert [(one.alias, one.from_id, one.to_id) for one in (newest, oldest)] == [
+        ("previous", None, "one"),
+        ("current", "one", "two"),
+    ]
+    assert (oldest.author, oldest.time, last) == (ANNA, NOW, None)
+    database.close()
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_what_nobody_wrote_down_is_found_at_the_next_start(place: Place) -> None:
+    """An alias that another process moved, or a server that then died, is written down once, as moved from outside."""
+    database = Database(place)
+    table = AliasTable(database)
+    table.write(Move(Aliases(), FIRST), ANNA, NOW)
+
+    table.catch_up(SECOND, NOW)
+    table.catch_up(SECOND, NOW)
+
+    found, _ = table.page(9, None)
+    assert [(one.alias, one.from_id, one.to_id, one.author.who) for one in found] == [
+        ("previous", None, "one", OUTSIDE),
+        ("current", "one", "two", OUTSIDE),
+        ("current", None, "one", "anna"),
+    ]
+    database.close()
+
+
+async def history(server: object, **fields: object) -> list[tuple[str, ...]]:
+    """Read who moved "current" and "candidate", oldest first."""
+    answer = await server.checkpoints.ListAliasChanges(pb.ListAliasChangesRequest(), **fields)
+    assert all(one.time.seconds for one in answer.changes)
+    return [
+        (one.alias, one.from_id, one.to_id, one.who, one.why)
+        for one in reversed(answer.changes)
+        if one.alias in {"current", "candidate"}
+    ]
+
+
+def test_calls_leave_the_name_of_the_token(tmp_path: Path) -> None:
+    """Promotion, roll back and deletion name who called, also after a restart; a wrong page is refused."""
+    store = tiny_checkpoints.make_store(tmp_path / "store", "a", "b")
+    store.nominate("b")
+    callers = Callers(tmp_path / "tokens.toml")
+    callers.add("admin", "admin")
+    admin = {"metadata": callers.metadata("admin")}
+
+    async def main() -> list[tuple[str, ...]]:
+        async with running(store, tokens=callers.path) as server:
+            await server.checkpoints.PromoteCheckpoint(pb.PromoteCheckpointRequest(checkpoint="b"), **admin)
+            await server.checkpoints.RollBack(pb.RollBackRequest(), **admin)
+            tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(tag="c"))
+            store.nominate("c")
+            await server.checkpoints.DeleteCheckpoint(pb.DeleteCheckpointRequest(checkpoint_id="c"), **admin)
+        async with running(store, tokens=callers.path) as server:
+            wrong = pb.ListAliasChangesRequest(page_token="x")
+            assert (await refusal(server.checkpoints.ListAliasChanges(wrong, **admin)))[1].violations
+            return await history(server, **admin)
+
+    found = "It was found so when a server started."
+    assert asyncio.run(main()) == [
+        ("current", "", "a", OUTSIDE, found),
+        ("candidate", "", "b", OUTSIDE, found),
+        ("current", "a", "b", "admin", "PromoteCheckpoint was called."),
+        ("candidate", "b", "", "admin", "PromoteCheckpoint was called."),
+        ("current", "b", "a", "admin", "RollBack was called."),
+        ("candidate", "c", "", "admin", "DeleteCheckpoint was called."),
+    ]
+
+
+def test_a_job_leaves_its_id(house: House) -> None:
+    """What a job nominates is written down as the job's, and so is what it promotes."""
+    house.play(*publish())
+    view = house.run()
+
+    async def read() -> list[tuple[str, str | None, str]]:
+        async with house.running() as runner:
+            found, _ = await runner.book.alias_changes(9, None)
+            return [(one.alias, one.to_id, one.author.who) for one in reversed(found)]
+
+    assert house.promoter.authors == [Author(view.id, "The gate passed it.")]
+    assert ("candidate", "second", view.id) in asyncio.run(read())
+    assert Store(house.store.root).aliases().current == "second"

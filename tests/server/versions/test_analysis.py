@@ -1,0 +1,159 @@
+"""Judging a checkpoint by what was seen of it: never too early, and in the end."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import tiny_checkpoints
+from twofold_checkpoint.decoding import Entity, LabelScore, Prediction
+from twofold_checkpoint.labels import LabelSet
+from twofold_server.versions.agreement import Shared, agreements
+from twofold_server.versions.analysis import Evidence, Limits, Share, is_proven, judge, refusal
+
+LIMITS = Limits(fewest=50, errors=0.02, slowdown=3.0, agreement=0.8, adapted_agreement=0.4)
+
+
+def heads(classifier=Share(), ner=Share()):  # noqa: B008 -- it is frozen.
+    """Return what differs by head."""
+    return {"classifier": classifier, "ner": ner}
+
+
+CASES = [
+    (Evidence(), None, None),
+    (Evidence(passes=Share(10, 10)), None, None),
+    (Evidence(passes=Share(50, 50)), "errors", "50 of 50 passes failed, and 2.0% may"),
+    (Evidence(passes=Share(2, 100)), None, None),
+    (Evidence(passes=Share(12, 100)), "errors", "12 of 100 passes"),
+    (Evidence(texts=Share(30, 60)), "errors", "30 of 60 texts failed"),
+    (Evidence(slow=Share(3, 60)), None, None),
+    (Evidence(slow=Share(20, 60)), "latency", "20 of 60 texts took more than 3 times as long, and 5% may"),
+    (Evidence(differing=heads(Share(12, 60))), None, None),
+    (Evidence(differing=heads(Share(30, 60))), "agreement", "the classifier head agrees on 30 of 60 texts, and 80% is"),
+    (Evidence(differing=heads(ner=Share(30, 60))), None, None),
+    (Evidence(differing=heads(ner=Share(55, 60))), "agreement", "the ner head agrees on 5 of 60 texts, and 40% is"),
+    (Evidence(passes=Share(50, 50), slow=Share(60, 60)), "errors", "passes"),
+]
+
+
+@pytest.mark.parametrize(("seen", "cause", "says"), CASES)
+def test_a_verdict_names_its_cause(seen, cause, says):
+    """What is proven beyond its limit is told with its figures; few requests, or a few bad ones, decide nothing."""
+    found = judge(seen, LIMITS, "ner")
+
+    assert (found and found.cause) == cause
+    assert says is None or says in found.told
+
+
+@pytest.mark.parametrize(
+    ("seen", "says"),
+    [
+        (
+            Evidence(differing=heads(Share(21, 100))),
+            "the classifier head agrees on 79 of 100 texts, and 80% is the least",
+        ),
+        (Evidence(differing=heads(Share(20, 100))), None),
+        (Evidence(differing=heads(Share(21, 40))), None),
+        (Evidence(differing=heads(ner=Share(60, 100))), None),
+        (Evidence(differing=heads(ner=Share(61, 100))), "the ner head agrees on 39 of 100 texts, and 40% is the least"),
+        (Evidence(texts=Share(60, 60)), "60 of 60 texts failed"),
+    ],
+)
+def test_before_it_is_live_the_proof_is_the_candidate_s(seen, says):
+    """A candidate that was seen to agree too little is refused, though that is not proven; by fewer texts it is not."""
+    found = refusal(seen, LIMITS, "ner")
+
+    assert (found is None) == (says is None)
+    assert says is None or says in found.told
+
+
+def test_an_unknown_head_may_change_as_an_adapted_one():
+    """Where nobody says which head was adapted, both have the wide limit."""
+    seen = Evidence(differing=heads(Share(30, 60), Share(30, 60)))
+
+    assert judge(seen, LIMITS, None) is None
+    assert judge(seen, LIMITS, "ner").cause == "agreement"
+
+
+@given(bad=st.integers(0, 400), good=st.integers(0, 400), limit=st.floats(0, 1))
+def test_no_share_within_its_limit_is_proven_above_it(bad, good, limit):
+    """Whatever was seen, a share that is observed within the limit is never called bad, and more bad ones only add proof."""
+    seen = Share(bad, bad + good)
+    proven = is_proven(seen, limit)
+
+    if seen.all and bad / seen.all <= limit:
+        assert not proven
+    if proven:
+        assert is_proven(seen + True, limit)
+
+
+def first_proof(share, limit, looks, chance, alpha):
+    """Return after how many it was proven, looking after each; None if it never was."""
+    seen = Share()
+    for number in range(looks):
+        seen += chance.random() < share
+        if is_proven(seen, limit, alpha):
+            return number
+    return None
+
+
+def test_to_look_after_each_does_not_add_up():
+    """At the limit itself, of 200 checkpoints that are looked at 300 times each hardly one in twenty is called bad."""
+    chance = random.Random(1)
+    wrong = [first_proof(0.2, 0.2, 300, chance, 0.05) for _ in range(200)]
+
+    assert sum(one is not None for one in wrong) <= 0.05 * 200 + 8
+
+
+@pytest.mark.parametrize(("share", "limit", "within"), [(0.5, 0.2, 60), (0.1, 0.02, 250), (1.0, 0.05, 5)])
+def test_what_is_bad_is_found(share, limit, within):
+    """Far above the limit a few dozen are enough; all of 50 checkpoints are found."""
+    chance = random.Random(2)
+    found = [first_proof(share, limit, 1000, chance, 1e-3) for _ in range(50)]
+
+    assert None not in found
+    assert sorted(found)[25] <= within
+
+
+SHARED = Shared.of(
+    LabelSet(labels=("x", "y", "old"), entity_types=("city", "gone")),
+    LabelSet(labels=("x", "y", "new"), entity_types=("city", "fresh")),
+)
+
+
+def said(label="x", *spans):
+    """Return an answer with entities such as "city" at 0, or ("city", 3)."""
+    entities = [(one, 0) if isinstance(one, str) else one for one in spans]
+    return Prediction(
+        labels=(LabelScore(label, 0.9),),
+        entities=tuple(Entity(start=start, end=start + 2, type=name, score=0.5) for name, start in entities),
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "found"),
+    [
+        (said("x"), said("x"), {"classifier": True}),
+        (said("x"), said("y"), {"classifier": False}),
+        (said("old"), said("x"), {}),
+        (said("x"), said("new"), {}),
+        (said("x", "city"), said("x", "city"), {"classifier": True, "ner": True}),
+        (said("x", "city"), said("x"), {"classifier": True, "ner": False}),
+        (said("x", "city"), said("x", ("city", 1)), {"classifier": True, "ner": False}),
+        (said("x", "city"), said("x", "city", ("fresh", 5)), {"classifier": True, "ner": True}),
+        (said("x", "gone"), said("x", "fresh"), {"classifier": True}),
+        (Prediction(), Prediction(), {}),
+    ],
+)
+def test_answers_are_compared_by_what_both_can_say(one, other, found):
+    """Labels and spans of names that only one checkpoint knows, and texts in which neither finds any, prove nothing."""
+    assert agreements(one, other, SHARED) == found
+
+
+def test_a_checkpoint_agrees_with_itself():
+    """On real answers, every head that can be compared agrees."""
+    shared = Shared.of(tiny_checkpoints.label_set("a"), tiny_checkpoints.label_set("a"))
+    for text in tiny_checkpoints.TEXTS:
+        assert set(agreements(tiny_checkpoints.answer(text), tiny_checkpoints.answer(text), shared).values()) == {True}

@@ -1,0 +1,174 @@
+"""Precision: which of a checkpoint's graphs serves, and what is said where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+from support import tiny_checkpoints
+from twofold_checkpoint.manifest import ReducedGraph
+from twofold_checkpoint.store import Store
+from twofold_server.config.settings import Config
+from twofold_server.config.sources import read_config
+from twofold_server.errors import SwapError
+from twofold_server.inference.engine import Engine
+from twofold_server.versions import loader
+from twofold_server.versions.loader import load_engine
+from twofold_server.versions.precision import SHAPES, TURNS, time_passes
+
+PASSED = ReducedGraph(precision="int8", passed=True, reason="It may serve.", isolation_error=0.0)
+FAILED = ReducedGraph(precision="int8", passed=False, reason="It lost 3 points.", isolation_error=0.0)
+
+
+def load(root: Path, precision: str, **recipe) -> Engine:
+    """Publish a checkpoint and load it in a precision."""
+    checkpoint = tiny_checkpoints.publish(Store(root), tiny_checkpoints.Recipe(**recipe))
+    return load_engine(checkpoint, Config(threads=1, max_batch_tokens=256, precision=precision))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_graph_that_is_asked_for_serves(precision: str, tmp_path: Path) -> None:
+    """A checkpoint with both graphs serves in the precision that is asked for."""
+    assert load(tmp_path, precision, int8=PASSED).precision == precision
+
+
+@pytest.mark.parametrize(
+    ("int8", "message"),
+    [
+        (
+            None,
+            "a: precision: there is no graph in int8 in this checkpoint; start the server with precision fp32, or with",
+        ),
+        (FAILED, r"its graph in int8 did not pass the gate; start .* precision fp32, or with auto. It lost 3 points\."),
+    ],
+)
+def test_a_graph_that_is_not_there_is_refused(int8: ReducedGraph | None, message: str, tmp_path: Path) -> None:
+    """A checkpoint without a graph in int8 that passed is not served in int8, and the error says why and what to write."""
+    with pytest.raises(SwapError, match=message):
+        load(tmp_path, "int8", int8=int8)
+
+
+@pytest.mark.parametrize(("faster", "expected"), [("int8", "int8"), ("fp32", "fp32")])
+def test_auto_serves_what_is_faster(faster: str, expected: str, tmp_path: Path) -> None:
+    """Of the graphs that passed, auto keeps the one that ran faster, and closes the other."""
+    loaded = []
+
+    def timed(engines):
+        loaded.extend(engines)
+        return [1.0 if engine.precision == faster else 2.0 for engine in engines]
+
+    with mock.patch.object(loader, "time_passes", timed):
+        engine = load(tmp_path, "auto", int8=PASSED)
+
+    assert engine.precision == expected
+    assert [one.precision for one in loaded if one.state == "closed"] == [
+        one.precision for one in loaded if one is not engine
+    ]
+
+
+@pytest.mark.parametrize("settled", ["int8", "fp32"])
+def test_auto_takes_what_is_fastest_in_a_checkpoint_like_it(settled: str, tmp_path: Path) -> None:
+    """Beside an engine of the same backbone, auto loads the precision of that one alone, and times nothing."""
+    live = load(tmp_path, settled, int8=PASSED)
+    checkpoint = tiny_checkpoints.publish(Store(tmp_path), tiny_checkpoints.Recipe(tag="b", int8=PASSED))
+
+    with mock.patch.object(loader, "time_passes", side_effect=AssertionError):
+        engine = load_engine(checkpoint, Config(threads=1, max_batch_tokens=256, precision="auto"), live)
+
+    assert engine.precision == settled
+    assert engine.encoder is live.encoder
+
+
+@pytest.mark.parametrize(
+    "recipe", [{"int8": None}, {"int8": PASSED, "int8_golden_tag": "y"}], ids=["it has none", "it answers wrongly"]
+)
+def test_auto_does_not_insist_on_what_was_fastest(recipe: dict, tmp_path: Path) -> None:
+    """Beside an engine in int8, a checkpoint that cannot serve in int8 serves in fp32."""
+    live = load(tmp_path, "int8", int8=PASSED)
+    checkpoint = tiny_checkpoints.publish(Store(tmp_path), tiny_checkpoints.Recipe(tag="b", **recipe))
+
+    engine = load_engine(checkpoint, Config(threads=1, max_batch_tokens=256, precision="auto"), live)
+
+    assert engine.precision == "fp32"
+
+
+@pytest.mark.parametrize("recipe", [{}, {"int8": FAILED}, {"int8": PASSED, "int8_golden_tag": "y"}])
+def test_auto_serves_fp32_where_nothing_else_may(recipe: dict, tmp_path: Path) -> None:
+    """Without a graph in int8, with one that failed, or with one that answers wrongly here, auto serves fp32."""
+    assert load(tmp_path, "auto", **recipe).precision == "fp32"
+
+
+def test_int8_has_golden_answers_of_its_own(tmp_path: Path) -> None:
+    """A graph in int8 that does not give its own golden answers is not served."""
+    with pytest.raises(
+        SwapError,
+        match=r"golden answers: .* label \['a_weather'\] instead of \['y_weather'\], for text 1 of golden.int8.json$",
+    ):
+        load(tmp_path, "int8", int8=PASSED, int8_golden_tag="y")
+
+
+def test_a_graph_whose_neighbours_matter_is_refused(tmp_path: Path) -> None:
+    """In reduced precision golden texts are asked together, too, and an answer that changes is refused."""
+    honest = Engine.run
+
+    def leaking(self, ids, mask, outputs):
+        found = honest(self, ids, mask, outputs)
+        return (
+            found
+            if len(ids) == 1
+            else [one + np.float32(0.01) * np.arange(one.shape[-1], dtype=np.float32) for one in found]
+        )
+
+    with mock.patch.object(Engine, "run", leaking):
+        assert load(tmp_path / "fp32", "fp32", int8=PASSED).precision == "fp32"
+        with pytest.raises(
+            SwapError,
+            match=r"in int8 a text's neighbours change its answer: a score differs.*, for text \d of golden.int8.json$",
+        ):
+            load(tmp_path / "int8", "int8", int8=PASSED)
+
+
+def test_engines_are_timed_in_turns(tmp_path: Path) -> None:
+    """Every engine runs every shape in every turn, one after the other."""
+    engine = load(tmp_path, "fp32")
+    shapes = []
+    honest = engine.run
+
+    def seen(ids, mask, outputs):
+        shapes.append(ids.shape)
+        return honest(ids, mask, outputs)
+
+    with mock.patch.object(engine, "run", seen):
+        seconds = time_passes((engine, engine))
+
+    assert len(seconds) == 2
+    assert min(seconds) > 0
+    longest = engine.encoder.settings.max_tokens
+    assert shapes == [(rows, min(length, longest)) for _ in range(TURNS) for rows, length in SHAPES for _ in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "message"),
+    [
+        ("cpu", "fp16", "precision 'fp16' needs device 'cuda'; write fp32, int8 or auto"),
+        ("cpu", "bf16", "precision 'bf16' needs device 'cuda'; write fp32, int8 or auto"),
+        ("cuda", "int8", "precision 'int8' needs device 'cpu'; write fp32 or auto"),
+    ],
+)
+def test_a_precision_of_another_device_is_refused(device: str, precision: str, message: str, capsys) -> None:
+    """A precision that the device does not have stops the server at once."""
+    with pytest.raises(SystemExit):
+        read_config(["--device", device, "--precision", precision], {})
+
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_is_not_in_this_checkpoint(precision: str, tmp_path: Path) -> None:
+    """On a GPU a half precision that nobody exported is refused, before anything is loaded."""
+    checkpoint = tiny_checkpoints.publish(Store(tmp_path), tiny_checkpoints.Recipe())
+
+    with pytest.raises(SwapError, match=f"there is no graph in {precision} in this checkpoint"):
+        load_engine(checkpoint, Config(device="cuda", precision=precision))

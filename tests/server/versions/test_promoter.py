@@ -1,0 +1,237 @@
+"""Promoter: a checkpoint becomes live whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from unittest import mock
+
+import pytest
+from support import tiny_checkpoints
+from support.running_server import config_of
+from twofold_checkpoint.errors import CheckpointError, CheckpointNotFoundError
+from twofold_server.errors import OvertakenError, SwapError, WrongStateError
+from twofold_server.inference.engine import Engine, EngineState
+from twofold_server.inference.slot import Slot
+from twofold_server.observability.metrics import Metrics
+from twofold_server.versions import promoter
+from twofold_server.versions.alias_changes import Author
+from twofold_server.versions.loader import load_engine
+from twofold_server.versions.promoter import Promoter
+
+
+class Unwatched:
+    """Watches no swap."""
+
+    def begin(self, swap):
+        """Begin nothing."""
+
+    async def end(self):
+        """End nothing."""
+
+
+ANNA = Author("anna", "A test says so.")
+
+
+@dataclass
+class Scene:
+    """Hold a promoter and what it moves."""
+
+    store: object
+    slot: Slot
+    metrics: Metrics
+    promoter: Promoter
+    announced: list
+
+    def count(self, outcome):
+        """Count promotions."""
+        return self.metrics.registry.get_sample_value("twofold_swaps_total", {"outcome": outcome})
+
+
+@asynccontextmanager
+async def scene(store, *, live="a"):
+    """Set the stage with a live checkpoint."""
+    config, metrics, announced = config_of(store, threads=1, max_batch_tokens=128, watch_seconds=0), Metrics(), []
+    slot = Slot(metrics)
+
+    async def on_live():
+        announced.append(slot.live.id)
+
+    if live:
+        slot.swap(load_engine(store.get(live), config))
+    promoter = Promoter(store, slot, config, metrics, on_live=on_live, watcher=Unwatched())
+    try:
+        yield Scene(store, slot, metrics, promoter, announced)
+    finally:
+        await promoter.stop()
+        await asyncio.to_thread(slot.drain)
+
+
+def in_scene(store, test, **kwargs):
+    """Play a test."""
+
+    async def main():
+        async with scene(store, **kwargs) as one:
+            await test(one)
+
+    asyncio.run(main())
+
+
+def test_a_promotion_moves_engine_and_aliases_together(store):
+    """Afterwards the new engine is live, "current" names it, "previous" the old one, and health was told last."""
+
+    async def test(one):
+        old = one.slot.live
+        done = await one.promoter.promote("b", ANNA)
+
+        assert (done.checkpoint.id, done.replaced_id) == ("b", "a")
+        assert done.seconds > 0
+        assert one.slot.live.id == "b"
+        assert one.slot.live.state is EngineState.READY
+        assert (store.aliases().current, store.aliases().previous) == ("b", "a")
+        assert one.announced == ["b"]
+        assert one.count("succeeded") == 1
+        await asyncio.to_thread(one.slot.drain)
+        assert old.state is EngineState.CLOSED
+
+    in_scene(store, test)
+
+
+def test_the_live_checkpoint_needs_no_promotion(store):
+    """Promoting what is live loads nothing and changes nothing."""
+
+    async def test(one):
+        with mock.patch.object(promoter, "load_engine", side_effect=AssertionError):
+            done = await one.promoter.promote("current", ANNA)
+
+        assert (done.replaced_id, done.seconds) == ("a", 0.0)
+        assert store.aliases().previous is None
+
+    in_scene(store, test)
+
+
+@pytest.mark.parametrize("kind", tiny_checkpoints.BROKEN)
+def test_a_broken_checkpoint_changes_nothing(kind, store):
+    """The old engine answers on, the aliases stay, nothing of the new engine is kept, and the error says why."""
+    reason = tiny_checkpoints.BROKEN[kind][2]
+    tiny_checkpoints.publish_broken(store, kind)
+
+    async def test(one):
+        live, before, made = one.slot.live, store.aliases(), []
+        init = Engine.__init__
+
+        def note(engine, *args, **kwargs):
+            init(engine, *args, **kwargs)  # Where this fails, there is no session yet.
+            made.append(engine)
+
+        with (
+            mock.patch.object(Engine, "__init__", note),
+            pytest.raises((CheckpointError, SwapError), match=re.escape(reason)),
+        ):
+            await one.promoter.promote("x", ANNA)
+
+        assert one.slot.live is live
+        assert live.state is EngineState.READY
+        live.check_golden()
+        assert store.aliases() == before
+        assert one.announced == []
+        assert all(engine.state is EngineState.FAILED for engine in made)
+        assert one.count("failed") == 1
+
+    in_scene(store, test)
+
+
+def test_aliases_that_cannot_be_written_change_nothing(store):
+    """If the disk refuses the aliases, the ready engine is closed again and the old one serves on."""
+
+    async def test(one):
+        live = one.slot.live
+        with (
+            mock.patch.object(type(store), "promote", side_effect=OSError(28, "No space left on device")),
+            pytest.raises(SwapError, match=r"aliases: .*No space left"),
+        ):
+            await one.promoter.promote("b", ANNA)
+
+        assert one.slot.live is live
+        assert one.metrics.registry.get_sample_value("twofold_engines") == 1
+        assert one.count("failed") == 1
+
+    in_scene(store, test)
+
+
+def test_roll_back_returns_and_returns_again(store):
+    """Rolling back makes the previous checkpoint live; rolling back once more undoes it."""
+
+    async def test(one):
+        await one.promoter.promote("b", ANNA)
+        assert (await one.promoter.roll_back(ANNA)).checkpoint.id == "a"
+        assert (store.aliases().current, store.aliases().previous) == ("a", "b")
+        assert (await one.promoter.roll_back(ANNA)).checkpoint.id == "b"
+
+    in_scene(store, test)
+
+
+def test_nothing_to_roll_back_to(store):
+    """Without a previous checkpoint the caller is told that it is the wrong moment."""
+
+    async def test(one):
+        with pytest.raises(WrongStateError, match="previous"):
+            await one.promoter.roll_back(ANNA)
+        with pytest.raises(CheckpointNotFoundError):
+            await one.promoter.promote("nowhere", ANNA)
+
+    in_scene(store, test)
+
+
+def test_promotions_take_turns(store):
+    """Many at once end one after the other, with the engine and the aliases of the last one."""
+
+    async def test(one):
+        done = await asyncio.gather(*(one.promoter.promote(name, ANNA) for name in ("b", "a", "b", "a")))
+
+        assert [each.replaced_id for each in done] == ["a", "b", "a", "b"]
+        assert (one.slot.live.id, store.aliases().current) == ("a", "a")
+
+    in_scene(store, test)
+
+
+def test_a_candidate_replaces_only_what_it_was_compared_with(store):
+    """Whatever became current while it waited for its turn stays; one that is current already is no failure."""
+
+    async def test(one):
+        with pytest.raises(OvertakenError, match="a is current by now"):
+            await one.promoter.promote("b", ANNA, over="c")
+        await asyncio.gather(one.promoter.promote("b", ANNA, over="a"), one.promoter.promote("b", ANNA, over="a"))
+
+        assert (one.slot.live.id, store.aliases().current) == ("b", "b")
+        assert one.count("failed") == 0
+
+    in_scene(store, test)
+
+
+def test_a_caller_that_leaves_does_not_cut_a_promotion_in_half(store):
+    """A cancelled caller hears nothing, and the promotion ends whole: engine and aliases agree."""
+
+    async def test(one):
+        call = asyncio.create_task(one.promoter.promote("b", ANNA))
+        await asyncio.sleep(0)  # It has begun, and cannot have ended: its work is on a thread.
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await one.promoter.stop()
+
+        assert (one.slot.live.id, store.aliases().current) == ("b", "b")
+
+    in_scene(store, test)
+
+
+def test_a_first_checkpoint_becomes_live_in_an_empty_slot(store):
+    """Where nothing answered before, nothing was replaced."""
+
+    async def test(one):
+        assert (await one.promoter.promote("b", ANNA)).replaced_id == ""
+        assert one.announced == ["b"]
+
+    in_scene(store, test, live="")

@@ -1,0 +1,282 @@
+"""A candidate in shadow: it answers live texts, nobody gets its answers, and it is made live or refused by them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+
+import pytest
+from support import tiny_checkpoints
+from support.live_traffic import TEXTS, follow, house_of, job_of, promote, submit, traffic, until
+from support.running_server import refusal, running
+from twofold.v1 import adaptation_pb2 as pb
+from twofold.v1.adaptation_pb2_grpc import AdaptationServiceStub
+from twofold_server.errors import DatabaseError
+from twofold_server.inference.engine import Engine
+from twofold_server.jobs.repository import JobBook
+from twofold_server.observability.metrics import Metrics
+from twofold_server.versions import shadow_test as auditions
+from twofold_server.versions import shadow_traffic as shadows
+from twofold_server.versions.events import Shadowed
+from twofold_server.versions.shadow_traffic import Pair, Shadow
+
+SHADOW = {"shadow_share": 1.0, "shadow_texts": 60, "shadow_seconds": 120, "watch_seconds": 0, "watch_fewest": 20}
+
+MANY = 300
+"""Texts for which a candidate takes several looks, however fast the machine."""
+
+
+def in_shadow(tmp_path, recipe, test, **settings):
+    """Play a test on a server whose job's candidate, "bad", is of a recipe."""
+    store, house = house_of(tmp_path, recipe)
+
+    async def main():
+        async with running(store, trainer_python=house.config.trainer_python, **{**SHADOW, **settings}) as server:
+            await test(server, store)
+
+    asyncio.run(main())
+
+
+async def begun(server, job):
+    """Wait until the candidate stands by."""
+
+    async def stands_by():
+        assert (await job_of(server, job)).state in {pb.JOB_STATE_QUEUED, pb.JOB_STATE_RUNNING}
+        return await server.metric("twofold_engines_beside") == 1
+
+    await until(stands_by, "a candidate in shadow")
+
+
+def test_a_good_candidate_is_made_live_after_its_texts(tmp_path):
+    """The promotion waits until enough texts were compared; then it takes the engine that is loaded, and the report has
+    the agreement of both heads.
+    """  # noqa: D205 -- one sentence.
+
+    async def test(server, store):
+        async with traffic(server) as (answered, failed):
+            job = await follow(server, await submit(server))
+            before = set(answered)
+            assert (await server.predict("sunny")).checkpoint_id == "bad"
+        assert failed == []
+        assert "a" in before
+        assert (job.state, [one.phase for one in job.phases]) == (pb.JOB_STATE_SUCCEEDED, ["train", "shadow", "swap"])
+        seen = job.report.shadow
+        assert seen.texts >= 60
+        assert seen.failed == 0
+        assert seen.slow < seen.texts / 10  # Other tests keep the machine busy.
+        assert seen.classifier.agreed == seen.classifier.texts == seen.texts
+        assert 0 < seen.ner.agreed == seen.ner.texts < seen.texts
+        assert store.aliases().current == "bad"
+        assert await server.metric("twofold_engines") == 1
+
+    in_shadow(tmp_path, tiny_checkpoints.Recipe(), test)
+
+
+def test_who_follows_the_job_hears_how_far_it_is(tmp_path, monkeypatch):
+    """Every now and then the texts so far are an event of the job; the report keeps the last one only."""
+    monkeypatch.setattr(auditions, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(auditions, "_LOOK_SECONDS", 0.01)
+
+    async def test(server, _):
+        async with traffic(server):
+            job = await submit(server)
+            stub = AdaptationServiceStub(server.channel)
+            heard = [event async for event in stub.WatchJob(pb.WatchJobRequest(job_id=job))]
+        told = [one.event.message for one in heard if "live texts, too" in one.event.message]
+        texts = [int(re.search(r"answered (\d+) live", one)[1]) for one in told]
+        assert len(texts) > 2
+        assert texts == sorted(texts)
+        assert texts[0] < MANY <= texts[-1]
+        report = await stub.GetReport(pb.GetReportRequest(job_id=job, format=pb.REPORT_FORMAT_JSON))
+        notes = [one["message"] for one in json.loads(report.content)["notes"] if "live texts, too" in one["message"]]
+        assert notes == [told[-1]]
+
+    in_shadow(tmp_path, tiny_checkpoints.Recipe(), test, shadow_texts=MANY)
+
+
+def test_a_word_on_the_way_that_cannot_be_written_ends_nothing(tmp_path, monkeypatch):
+    """Where the database is away for a moment while a candidate is in shadow, its job goes on."""
+    monkeypatch.setattr(auditions, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(auditions, "_LOOK_SECONDS", 0.01)
+    say, refused = JobBook.say, []
+
+    async def sometimes(book, job, said):
+        if isinstance(said, Shadowed) and len(refused) < 2:
+            refused.append(said)
+            raise DatabaseError("away")
+        return await say(book, job, said)
+
+    monkeypatch.setattr(JobBook, "say", sometimes)
+
+    async def test(server, store):
+        async with traffic(server):
+            job = await follow(server, await submit(server))
+        assert len(refused) == 2
+        assert job.state == pb.JOB_STATE_SUCCEEDED
+        assert job.report.shadow.texts >= MANY
+        assert store.aliases().current == "bad"
+
+    in_shadow(tmp_path, tiny_checkpoints.Recipe(), test, shadow_texts=MANY)
+
+
+def test_a_bad_candidate_is_rejected_and_never_answers(tmp_path):
+    """The gate passed it, live texts did not: REJECTED says why, the old checkpoint serves on, no caller saw the other."""
+
+    async def test(server, store):
+        async with traffic(server) as (answered, failed):
+            job = await follow(server, await submit(server))
+        assert (failed, set(answered)) == ([], {"a"})
+        assert job.state == pb.JOB_STATE_REJECTED
+        assert "bad passed the gate, but in shadow, on live texts, the classifier head agrees on 0 of" in job.reason
+        assert job.reason.endswith("and 40% is the least; the old checkpoint serves on.")
+        assert job.report.shadow.classifier.agreed == 0
+        assert (store.aliases().current, store.aliases().candidate) == ("a", "bad")
+        assert await server.metric("twofold_engines") == 1
+
+    in_shadow(tmp_path, tiny_checkpoints.Recipe(forgets=("sunny", "cold")), test)
+
+
+def test_without_live_texts_the_time_decides(tmp_path):
+    """Nobody calls, so after its time the candidate is made live, and a warning says that nothing was compared."""
+
+    async def test(server, _):
+        job = await follow(server, await submit(server))
+        assert job.state == pb.JOB_STATE_SUCCEEDED
+        assert "Only 0 live texts were compared in shadow; fewer than 20 decide nothing." in job.report.notes
+
+    in_shadow(tmp_path, tiny_checkpoints.Recipe(), test, shadow_seconds=0.5)
+
+
+@pytest.mark.parametrize(("asked", "set_to", "phases"), [
+    (None, 0.0, ["train", "swap"]),
+    (0.0, 1.0, ["train", "swap"]),
+    (1.0, 0.0, ["train", "shadow", "swap"]),
+])  # fmt: skip
+def test_a_job_may_ask_for_another_share(tmp_path, asked, set_to, phases):
+    """What the request says counts, and what the server is set to where it says nothing; a share of 0 changes nothing."""
+
+    async def test(server, _):
+        job = await follow(server, await submit(server, shadow_share=asked))
+        assert [one.phase for one in job.phases] == phases
+
+    in_shadow(tmp_path, tiny_checkpoints.Recipe(), test, shadow_share=set_to, shadow_seconds=0.2)
+
+
+def test_a_wrong_share_is_refused(tmp_path):
+    """INVALID_ARGUMENT names the field and the value."""
+
+    async def test(server, _):
+        _, told = await refusal(submit(server, shadow_share=1.5))
+        assert [(one.field, one.description[:24]) for one in told.violations] == [
+            ("shadow_share", "1.5 must be from 0 to 1;")
+        ]
+
+    in_shadow(tmp_path, tiny_checkpoints.Recipe(), test)
+
+
+def test_a_job_in_shadow_can_be_cancelled(tmp_path):
+    """It ends at once, the candidate leaves memory, and the old checkpoint serves on."""
+
+    async def test(server, store):
+        job = await submit(server)
+        await begun(server, job)
+        jobs = AdaptationServiceStub(server.channel)
+        cancelled = (await jobs.CancelJob(pb.CancelJobRequest(job_id=job))).job
+        assert cancelled.state == pb.JOB_STATE_CANCELLED
+        assert await server.metric("twofold_engines") == 1
+        assert store.aliases().current == "a"
+
+    in_shadow(tmp_path, tiny_checkpoints.Recipe(), test)
+
+
+@pytest.mark.parametrize(("name", "state"), [("other", pb.JOB_STATE_FAILED), ("candidate", pb.JOB_STATE_SUCCEEDED)])
+def test_a_person_who_promotes_meanwhile_is_obeyed(tmp_path, name, state):
+    """The audition ends; the candidate is not promoted over what it was not compared with, and may be promoted itself."""
+
+    async def test(server, store):
+        tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(), name="other")
+        job = await submit(server)
+        await begun(server, job)
+        done = await promote(server, name)
+        ended = await follow(server, job)
+        assert ended.state == state
+        assert state == pb.JOB_STATE_SUCCEEDED or "current moved from a to other" in ended.reason
+        assert (await server.predict("sunny")).checkpoint_id == done.checkpoint.id
+        assert await server.metric("twofold_engines") == 1
+
+    in_shadow(tmp_path, tiny_checkpoints.Recipe(), test)
+
+
+def test_a_server_that_stops_does_not_wait_for_the_shadow(tmp_path):
+    """The job waits, and tries the same candidate once more when the server is back; nothing is trained again."""
+    store, house = house_of(tmp_path, tiny_checkpoints.Recipe())
+
+    async def main():
+        async with running(store, trainer_python=house.config.trainer_python, **SHADOW) as server:
+            job = await submit(server)
+            await begun(server, job)
+        assert (store.aliases().current, store.aliases().candidate) == ("a", "bad")
+        again = {**SHADOW, "shadow_seconds": 0.1}
+        async with running(store, trainer_python=house.config.trainer_python, **again) as server:
+            ended = await follow(server, job)
+            assert (ended.state, ended.reason.split(":")[0]) == (pb.JOB_STATE_SUCCEEDED, "Published bad")
+            assert [phase.phase for phase in ended.phases].count("shadow") == 2
+
+    asyncio.run(main())
+    assert store.aliases().current == "bad"
+
+
+@pytest.fixture
+def pair(store):
+    """Two engines that answer alike."""
+    tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(), name="same")
+    engines = [Engine(store.get(name)) for name in ("a", "same")]
+    yield Pair(*engines, slowdown=3.0)
+    for engine in engines:
+        engine.close()
+
+
+def counted(metrics):
+    """Return the texts by outcome."""
+    outcomes = ("compared", "failed", "dropped")
+    return [metrics.registry.get_sample_value("twofold_shadow_texts_total", {"outcome": one}) for one in outcomes]
+
+
+def test_live_texts_come_first(pair, monkeypatch):
+    """While live texts wait nothing is compared: what waits for too long, or is one too many, is dropped and counted."""
+    monkeypatch.setattr(shadows, "_PATIENCE_SECONDS", 0.05)
+    metrics, seen, quiet = Metrics(), [], threading.Event()
+    shadow = Shadow(metrics, lambda: not quiet.is_set(), max_tokens=128)
+    shadow.offer(TEXTS)
+    shadow.begin(pair, 1.0, seen.append)
+    shadow.offer(["sunny"] * 100)
+    while sum(counted(metrics)) < 100:
+        assert not seen
+        threading.Event().wait(0.01)
+    assert counted(metrics) == [0, 0, 100]
+
+    monkeypatch.setattr(shadows, "_PATIENCE_SECONDS", 60.0)
+    quiet.set()
+    shadow.offer(TEXTS)
+    while len(seen) < len(TEXTS):
+        threading.Event().wait(0.01)
+    shadow.end()
+    shadow.offer(TEXTS)
+    assert counted(metrics) == [4, 0, 100]
+    assert all(one.agrees["classifier"] and not one.slow and not one.failed for one in seen)
+
+
+def test_a_share_is_taken(pair):
+    """Of many texts about the share is compared, and no more."""
+    metrics, seen = Metrics(), []
+    shadow = Shadow(metrics, lambda: False, max_tokens=128)
+    shadow.begin(pair, 0.2, seen.append)
+    for _ in range(1000):
+        shadow.offer(["sunny"])
+        while len(shadow._waiting) > 8:
+            threading.Event().wait(0.001)
+    shadow.end()
+
+    assert 120 < sum(counted(metrics)) + len(shadow._waiting) < 290

@@ -1,0 +1,260 @@
+"""A trainer that plays a script, and a store, a server half and a promoter for it to play with."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from twofold_checkpoint.checkpoint import write_manifest
+from twofold_checkpoint.encoding import EncoderSettings
+from twofold_checkpoint.examples import Example, Span
+from twofold_checkpoint.labels import LabelSet
+from twofold_checkpoint.manifest import FORMAT, HeadName, Manifest, Provenance
+from twofold_checkpoint.protocol.events import Event, Finished, Judged, PhaseStarted
+from twofold_checkpoint.store import Store
+from twofold_server.adaptation.dataset_writer import Inline
+from twofold_server.adaptation.launchers.subprocess import SubprocessLauncher
+from twofold_server.adaptation.runner import JobRunner
+from twofold_server.adaptation.uploads import Uploads
+from twofold_server.config.settings import Config
+from twofold_server.jobs.model import JobState, JobView, Order
+from twofold_server.observability.metrics import Metrics
+from twofold_server.versions.alias_changes import Author
+
+_TRAINER = """
+import json, os, signal, subprocess, sys, time
+assert sys.argv[1:4] == ["-m", "twofold_trainer", "run"], sys.argv
+job = json.load(open(sys.argv[4]))
+def say(**event):
+    print(json.dumps(event), flush=True)
+def polite(*_):  # Not by print, which it may have interrupted.
+    os.write(1, b'{"event": "Finished", "outcome": "cancelled", "reason": "Asked to stop."}\\n')
+    os._exit(0)
+signal.signal(signal.SIGTERM, polite)
+for action, value in json.load(open(os.path.join(job["store"], "play.json"))):
+    if action == "say":
+        print(value.replace("JOB", job["id"]), flush=True)
+    elif action == "stderr":
+        print(value, file=sys.stderr, flush=True)
+    elif action == "sleep":
+        time.sleep(value)
+    elif action == "wait":  # For a file that the test makes.
+        while not os.path.exists(os.path.join(job["store"], value)):
+            time.sleep(0.01)
+    elif action == "silence":
+        os.close(1)
+    elif action == "exit":
+        sys.exit(value)
+    elif action == "kill":
+        os.kill(os.getpid(), value)
+    elif action == "die":  # So many times, then go on.
+        deaths = os.path.join(job["store"], "deaths")
+        with open(deaths, "a+") as file:
+            file.write("x")
+        if os.path.getsize(deaths) <= value:
+            os.kill(os.getpid(), signal.SIGKILL)
+    elif action == "snapshot":
+        directory = os.path.join(os.path.dirname(sys.argv[4]), "snapshots")
+        os.makedirs(directory, exist_ok=True)
+        open(os.path.join(directory, "stage-0.safetensors"), "w").close()
+    elif action == "stage":
+        os.makedirs(os.path.join(job["store"], "staging", value))
+    elif action == "ignore":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    elif action == "flood":
+        for number in range(value):
+            say(event="Noted", message=str(number))
+    elif action == "spawn":
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        open(os.path.join(job["store"], "child"), "w").write(str(child.pid))
+    elif action == "findings":
+        open(os.path.join(os.path.dirname(sys.argv[4]), "findings.json"), "w").write(value)
+    elif action == "environment":
+        group = "/proc/self/autogroup"
+        group = open(group).read() if os.path.exists(group) else None
+        priority = [os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0) == os.SCHED_IDLE, group]
+        json.dump([dict(os.environ), priority, job], open(value, "w"))
+    elif action in {"publish", "publish unheard"}:
+        path = os.path.join(job["store"], "checkpoints", value)
+        manifest = json.load(open(os.path.join(job["store"], "checkpoints", job["base"], "manifest.json")))
+        os.makedirs(path)
+        manifest = {**manifest, "id": value, "parent": job["base"], "job_id": job["id"]}
+        with open(os.path.join(path, "manifest.json"), "w") as file:
+            json.dump(manifest, file)
+        if action == "publish":
+            say(event="Published", checkpoint_id=value)
+"""
+
+HANG = ("sleep", 60.0)
+LABELS = LabelSet(labels=("refund", "where"), entity_types=("city",))
+
+
+def say(event: Event) -> tuple[str, Any]:
+    """Let the trainer say an event."""
+    return "say", msgspec.json.encode(event).decode()
+
+
+def finish(outcome: Any = "succeeded", reason: str = "It went well.") -> tuple[str, Any]:
+    """Let the trainer have its last word."""
+    return say(Finished(outcome=outcome, reason=reason))
+
+
+ORDER = Order(head="classifier")
+TRAIN = say(PhaseStarted(phase="train"))
+
+
+def publish() -> list[tuple[str, Any]]:
+    """Train, measure, publish and end well."""
+    judged = say(Judged(verdict="pass", reason="It is better."))
+    return [TRAIN, judged, ("publish", "second"), finish("succeeded", "Published second.")]
+
+
+def add_checkpoint(store: Store, checkpoint_id: str) -> None:
+    """Put a checkpoint into the store that is no more than its manifest."""
+    path = store.root / "checkpoints" / checkpoint_id
+    path.mkdir()
+    manifest = Manifest(
+        format=FORMAT,
+        id=checkpoint_id,
+        parent=None,
+        job_id=None,
+        created="2026-01-01T00:00:00+00:00",
+        backbone="tiny",
+        architecture="bert",
+        pooling="mean",
+        hidden_size=4,
+        labels=LABELS,
+        encoder=EncoderSettings(max_tokens=16, overlap=4, pad_id=0),
+        scores=(),
+        provenance=Provenance(seed=0, data_sha256="", settings={}, versions={}),
+        files=(),
+    )
+    write_manifest(path, manifest)
+
+
+@dataclass
+class FakePromotion:
+    """What the fake promoter answers."""
+
+    seconds: float
+
+
+@dataclass
+class FakePromoter:
+    """Moves the alias and swaps nothing."""
+
+    store: Store
+    fails: Exception | None = None
+    seconds: float = 0.25
+    promoted: list[str] = field(default_factory=list)
+    authors: list[Author] = field(default_factory=list)
+    hold: asyncio.Event | None = None
+
+    async def promote(self, name: str, author: Author, *, adapted: HeadName, over: str | None) -> FakePromotion:
+        """Promote, or fail as told."""
+        if self.hold:
+            await self.hold.wait()
+        if self.fails:
+            raise self.fails
+        self.store.promote(name)
+        self.promoted.append(name)
+        self.authors.append(author)
+        return FakePromotion(self.seconds)
+
+
+class House:
+    """A store with one checkpoint, and whatever runs jobs over it."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = Store(root / "store").create()
+        if self.store.aliases().current is None:
+            add_checkpoint(self.store, "first")
+            self.store.promote("first")
+        python = root / "python"
+        python.write_text(f"#!{sys.executable} -IS\n{_TRAINER}", encoding="utf-8")
+        python.chmod(0o755)
+        self.config = Config(store=self.store.root, trainer_python=str(python), trainer_threads=3, trainer_niceness=0)
+        self.promoter = FakePromoter(self.store)
+        self.metrics = Metrics()
+        self.grace = 5.0
+        self.play(finish())
+
+    def play(self, *actions: tuple[str, Any]) -> None:
+        """Say what the trainers that start from now on do."""
+        (self.store.root / "play.json").write_bytes(msgspec.json.encode(actions))
+
+    def set(self, **changes: Any) -> None:
+        """Change the configuration."""
+        self.config = replace(self.config, **changes)
+
+    def make(self) -> JobRunner:
+        """Make a runner that has not started."""
+        launcher = SubprocessLauncher(self.config, grace=self.grace)
+        return JobRunner(
+            config=self.config, store=self.store, promoter=self.promoter, metrics=self.metrics, launcher=launcher
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[JobRunner]:
+        """Run jobs until the block ends."""
+        runner = self.make()
+        await runner.start()
+        try:
+            yield runner
+        finally:
+            await asyncio.wait_for(runner.stop(), 15)
+
+    def run(self, order: Order | None = None, **settings: Any) -> JobView:
+        """Run one job to its end."""
+
+        async def story() -> JobView:
+            async with self.running() as runner:
+                view = await runner.submit(order or Order(head="classifier", **settings), INLINE)
+                return await over(runner, view.id)
+
+        return asyncio.run(story())
+
+    @property
+    def uploads(self) -> Uploads:
+        """The uploads of this house."""
+        return Uploads(self.store, self.config)
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        """Read a metric."""
+        return self.metrics.registry.get_sample_value(name, labels)
+
+
+INLINE = Inline(
+    train=(
+        Example(text="where is it", label="where", entities=()),
+        Example(text="money back from Rome", label="refund", entities=(Span(start=16, end=20, type="city"),)),
+    )
+)
+
+
+async def over(runner: JobRunner, job_id: str) -> JobView:
+    """Wait for a job's end."""
+    return await asyncio.wait_for(runner.book.wait_until_over(job_id), 20)
+
+
+async def until(runner: JobRunner, job_id: str, true: Callable[[JobView], bool]) -> JobView:
+    """Wait until something is true of a job."""
+    async with asyncio.timeout(20):
+        while True:
+            change = runner.book.change
+            view = await runner.book.get(job_id)
+            if true(view):
+                return view
+            assert not view.state.is_over, view
+            await change.wait()
+
+
+def runs(view: JobView) -> bool:
+    """Tell whether a job's trainer has begun a phase."""
+    return view.state is JobState.RUNNING and bool(view.phases)

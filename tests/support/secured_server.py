@@ -1,0 +1,89 @@
+"""Tokens for callers, and what a running server serves to them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf import descriptor_pb2
+from grpc_reflection.v1alpha import reflection_pb2 as pb
+from grpc_reflection.v1alpha import reflection_pb2_grpc
+from support.running_server import refusal
+from twofold.status import Status
+from twofold_server.security.tokens import make_token
+
+
+@dataclass
+class Callers:
+    """Hold a file of tokens, and the tokens by name."""
+
+    path: Path
+    tokens: dict[str, str] = field(default_factory=dict)
+    lines: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, *scopes: Any, rate: float | None = None) -> str:
+        """Make a token, add its line to the file, and return it."""
+        self.tokens[name], self.lines[name] = make_token(name, scopes, rate)
+        self.write()
+        return self.tokens[name]
+
+    def write(self, text: str | None = None) -> None:
+        """Replace the file, by its lines or by another text, in one step."""
+        new = self.path.with_suffix(".new")
+        new.write_text("\n".join(self.lines.values()) if text is None else text, encoding="utf-8")
+        new.rename(self.path)
+
+    def metadata(self, name: str) -> tuple[tuple[str, str], ...]:
+        """Return what a caller sends to show its token."""
+        return (("authorization", f"Bearer {self.tokens[name]}"),)
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """A procedure that is served, by its path."""
+
+    path: str
+    streams_requests: bool
+    streams_responses: bool
+
+    def call(self, channel: grpc.aio.Channel, raw: bytes = b"", **arguments: Any) -> Any:
+        """Begin a call with one request, of raw bytes."""
+        arity = f"{'stream' if self.streams_requests else 'unary'}_{'stream' if self.streams_responses else 'unary'}"
+        return getattr(channel, arity)(self.path)(iter([raw]) if self.streams_requests else raw, **arguments)
+
+    async def answer(self, channel: grpc.aio.Channel, raw: bytes = b"", **arguments: Any) -> tuple[str, Status | None]:
+        """Return the name of the code, and its details if there are any. An answer that came is OK."""
+        call = self.call(channel, raw, timeout=20, **arguments)
+
+        async def first() -> Any:
+            return await call.read() if self.streams_responses else await call
+
+        try:
+            code, told = await refusal(first())
+        except AssertionError:  # It was answered.
+            call.cancel()
+            return "OK", None
+        return code.name, told
+
+
+async def served(channel: grpc.aio.Channel, metadata: Any = None) -> list[Procedure]:
+    """Ask a server, by reflection, for all that it serves."""
+    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+
+    async def ask(**fields: Any) -> pb.ServerReflectionResponse:
+        request = pb.ServerReflectionRequest(**fields)
+        return await stub.ServerReflectionInfo(iter([request]), metadata=metadata).read()
+
+    names = {one.name for one in (await ask(list_services="")).list_services_response.service}
+    found = {}
+    for answer in await asyncio.gather(*(ask(file_containing_symbol=name) for name in names)):
+        for raw in answer.file_descriptor_response.file_descriptor_proto:
+            file = descriptor_pb2.FileDescriptorProto.FromString(raw)
+            for service in file.service:
+                for one in service.method if f"{file.package}.{service.name}" in names else ():
+                    path = f"/{file.package}.{service.name}/{one.name}"
+                    found[path] = Procedure(path, one.client_streaming, one.server_streaming)
+    return list(found.values())

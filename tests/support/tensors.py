@@ -1,0 +1,53 @@
+"""Requests of the Open Inference Protocol, and what their responses hold."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+from support import tiny_checkpoints
+from support.running_server import running
+from twofold.open_inference import open_inference_pb2 as pb
+from twofold.open_inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from twofold_server.api.wire.bytes_tensor import read_strings, write_strings
+
+TEXTS = list(tiny_checkpoints.TEXTS)
+
+
+def on_server(store, test, **settings):
+    """Play a test against a server."""
+
+    async def main():
+        async with running(store, **settings) as server:
+            return await test(GRPCInferenceServiceStub(server.channel), server)
+
+    return asyncio.run(main())
+
+
+def ask(*texts, shape=None, typed=False, **fields):
+    """Make a request."""
+    strings = [text.encode() for text in texts or ["rain"]]
+    tensor = {"name": "text", "datatype": "BYTES", "shape": shape or [len(strings)]}
+    if typed:
+        tensor["contents"] = {"bytes_contents": strings}
+    return pb.ModelInferRequest(
+        **{
+            "model_name": "twofold",
+            "inputs": [tensor],
+            "raw_input_contents": [] if typed else [write_strings(strings)],
+            **fields,
+        }
+    )
+
+
+def read(response):
+    """Read the outputs of a response by name."""
+    found = {}
+    for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
+        [count] = output.shape
+        if output.datatype == "FP32":
+            found[output.name] = np.frombuffer(raw, "<f4").tolist()
+        else:
+            found[output.name] = [one.decode() for one in read_strings(raw, count, output.name)]
+        assert not output.HasField("contents")
+    return found

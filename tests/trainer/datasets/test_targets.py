@@ -1,0 +1,92 @@
+"""What training is taught is what decoding reads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from support import tiny_models
+from tokenizers import Tokenizer
+from twofold_checkpoint.decoding import decode_entities
+from twofold_checkpoint.encoding import Encoder, EncoderSettings
+from twofold_checkpoint.examples import Example, Span
+from twofold_checkpoint.labels import LabelSet
+from twofold_trainer.datasets.targets import describe_unaligned, make_targets
+
+LABELS = LabelSet(labels=("flight", "music"), entity_types=("city", "date", "artist"))
+
+
+@pytest.fixture(scope="module", params=["word pieces", "byte pairs"])
+def encoder(request: pytest.FixtureRequest) -> Encoder:
+    """An encoder of each kind of tokenizer."""
+    text = tiny_models.word_piece() if request.param == "word pieces" else tiny_models.byte_pairs(causal=False)
+    return Encoder(Tokenizer.from_str(text), EncoderSettings(max_tokens=40, overlap=4, pad_id=0))
+
+
+def test_decoding_what_is_allowed_gives_the_annotation_back(encoder: Encoder) -> None:
+    """Logits that are high where training allows a tag decode to the annotated spans, sub-words and all."""
+    given = [Example(text="from zanzibar to Łódźville tomorrow", entities=tuple(SPANS)), *tiny_models.examples(40)]
+    several = 0
+    for target in make_targets(given, encoder, LABELS, teaches=("ner",)):
+        several += len(target.encoding.ids) > len(target.encoding.word_starts)
+        logits = np.where(target.allowed, 9.0, 0.0).astype(np.float32)
+        [found] = decode_entities([target.encoding], [logits], LABELS.entity_types)
+
+        assert [(one.start, one.end, one.type) for one in found] == [
+            (span.start, span.end, span.type) for span in target.example.entities or ()
+        ]
+    assert several
+
+
+SPANS = (Span(start=5, end=13, type="city"), Span(start=17, end=26, type="city"), Span(start=27, end=35, type="date"))
+
+
+def test_outside_is_open_for_types_that_are_not_annotated(encoder: Encoder) -> None:
+    """Outside every span, a word may be O or of a type that nobody looked for; its later sub-words cannot begin one."""
+    example = Example(text="qqq paris", entities=(Span(start=4, end=9, type="city"),), annotated_types=("city",))
+    (target,) = make_targets([example], encoder, LABELS)
+    tags = LABELS.tags
+    first, second = target.encoding.word_starts
+    names = [{tags[index] for index in np.flatnonzero(row)} for row in target.allowed]
+
+    assert names[first] == {"O", "B-date", "I-date", "B-artist", "I-artist"}
+    assert all(rest == {"O", "I-date", "I-artist"} for rest in names[first + 1 : second])
+    assert names[second] == {"B-city"}
+    assert all(rest == {"I-city"} for rest in names[second + 1 :])
+
+
+def test_unaligned_annotations_teach_nothing_and_are_reported(encoder: Encoder) -> None:
+    """A span that ends inside a word leaves the word open, is counted, and is quoted with its surroundings."""
+    example = Example(text="fly to paris tomorrow", entities=(Span(start=7, end=10, type="city"),))
+    (target,) = make_targets([example], encoder, LABELS)
+    count, quotes = describe_unaligned([target])
+
+    places = target.encoding.offsets
+    touched = (places[:, 0] >= 7) & (places[:, 1] <= 12)
+    assert target.allowed[touched].all()
+    assert not target.allowed[~touched].all(axis=1).any()
+    assert count == 1
+    assert "city 'par' in 'fly to paris tomorrow'" in quotes
+
+
+@pytest.mark.parametrize(
+    ("teaches", "label", "open_tokens"),
+    [(("ner",), -1, False), (("classifier",), 1, True), (("classifier", "ner"), 1, False)],
+)
+def test_an_example_teaches_only_the_heads_asked_for(
+    encoder: Encoder, teaches: tuple[str, ...], label: int, open_tokens: bool
+) -> None:
+    """What an example says to a head that it shall not teach is left out."""
+    example = Example(text="play it", label="music", entities=())
+    (target,) = make_targets([example], encoder, LABELS, teaches=teaches)
+
+    assert target.label == label
+    assert bool(target.allowed.all()) == open_tokens
+
+
+def test_not_annotated_and_annotated_as_nothing_differ(encoder: Encoder) -> None:
+    """Without entities every token is open; with an empty list every token is O."""
+    unknown, empty = make_targets([Example(text="play it"), Example(text="play it", entities=())], encoder, LABELS)
+
+    assert unknown.label == -1
+    assert unknown.allowed.all()
+    assert (empty.allowed.sum(axis=1) == 1).all()

@@ -1,0 +1,211 @@
+"""What a trainer leaves for the report: the same figures as its events, the right examples, and no text where none may be."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import tiny_models
+from trainer.conftest import MakeJob
+from twofold_checkpoint.decoding import Entity, LabelScore, Prediction
+from twofold_checkpoint.examples import Example, Span
+from twofold_checkpoint.protocol.events import DatasetDescribed, Event, Judged, Noted, ScoreMeasured, to_line
+from twofold_checkpoint.protocol.findings import Findings, read_findings
+from twofold_checkpoint.protocol.job import Hyperparameters, Job, Statistical
+from twofold_checkpoint.store import Store
+from twofold_trainer.adapt import fine_tune
+from twofold_trainer.evaluation.confusions import count_names, list_confusions, pairs_of
+from twofold_trainer.evaluation.findings import count_lengths
+from twofold_trainer.scoring.confidence_intervals import interval, wilson
+from twofold_trainer.scoring.scores import SpanCounts, accuracy, span_f1
+
+QUICK = Hyperparameters(epochs=2, backbone_learning_rate=1e-3, head_learning_rate=1e-2)
+BOTH = [
+    Example(text=f"{one.text} both", label="weather", entities=one.entities)
+    for one in tiny_models.restaurant(60, seed=5)
+]
+
+
+def found(job: Job) -> tuple[list[Event], Findings]:
+    """Run a job to its end and read what it left."""
+    events, _ = tiny_models.ending(fine_tune(job))
+    findings = read_findings(Path(job.store) / "jobs" / job.id)
+    assert findings is not None
+    return events, findings
+
+
+def scores(events: Iterable[Event], moment: str) -> dict[str, float]:
+    """Return what was measured at a moment, dev aside."""
+    told = [one for one in events if isinstance(one, ScoreMeasured) and one.moment == moment and one.figure != "dev"]
+    return {one.figure: one.value for one in told}
+
+
+@pytest.mark.parametrize("head", ["ner", "classifier"])
+def test_findings_say_what_the_events_say(make_job: MakeJob, head: str) -> None:
+    """A whole job: figures, flips and names in the findings are those of its events, and texts are the held-out ones."""
+    margin = Statistical(margin=90)
+    events, findings = found(make_job(head, freeze="head", hyperparameters=QUICK, protection=margin))
+    (judged,) = (event for event in events if isinstance(event, Judged))
+    (compared,) = judged.comparisons
+
+    assert {one.figure: one.before.value for one in findings.figures} == scores(events, "before")
+    assert {one.figure: one.after.value for one in findings.figures} == scores(events, "after")
+    protected = findings.figures[0]
+    assert (protected.figure, protected.gained, protected.lost) == ("protected", compared.gained, compared.lost)
+    assert (protected.difference.low, protected.difference.high) == (compared.lower_bound, compared.upper_bound)
+    assert protected.calibration_after == compared.calibration_after
+    for one in findings.figures:
+        assert one.before.low <= one.before.value <= one.before.high
+        assert one.difference.low <= one.difference.value <= one.difference.high
+        shown = [change.better for change in findings.changes if change.figure == one.figure]
+        assert shown == [False] * min(20, one.lost) + [True] * min(20, one.gained)
+    assert tuple(one.text for one in findings.changes if one.figure == "protected" and not one.better) == (
+        judged.negative_flips
+    )
+    assert findings.texts
+    assert any(row.name in {"people", "taxi"} and row.figure == "new" for row in findings.names)
+    (described,) = (event for event in events if isinstance(event, DatasetDescribed))
+    assert sum(count for _, count in findings.lengths) == described.train_examples
+    _check_changes(findings)
+
+
+def _check_changes(findings: Findings) -> None:
+    """Check that what is called better is better, and that each span lies in its text."""
+    assert findings.changes
+    for one in findings.changes:
+        if one.label is not None:
+            assert (one.after if one.better else one.before).label == one.label
+            assert one.before.label != one.after.label
+        else:
+            wanted = {(span.start, span.end, span.type) for span in one.entities}
+            hits = [len(wanted & {(e.start, e.end, e.type) for e in a.entities}) for a in (one.before, one.after)]
+            assert hits[1] >= hits[0] if one.better else hits[1] <= hits[0]
+            assert all(0 <= span.start < span.end <= len(one.text) for span in (*one.entities, *one.after.entities))
+
+
+def test_nothing_trained_is_found_too(make_job: MakeJob) -> None:
+    """A job that only measures leaves its figures, with nothing after them."""
+    _, findings = found(make_job("classifier", freeze="all"))
+
+    assert {one.figure for one in findings.figures} == {"protected", "retained", "new"}
+    assert all(one.after is None and one.difference is None for one in findings.figures)
+    assert findings.changes == ()
+
+
+def test_a_job_does_not_fail_for_its_report(make_job: MakeJob, store: Store) -> None:
+    """Where nothing can be written beside the job, it goes on and says so."""
+    (store.root / "jobs").write_text("no directory")
+    events, end = tiny_models.ending(fine_tune(make_job("classifier", freeze="all")))
+
+    assert end.outcome == "succeeded"
+    assert any(isinstance(event, Noted) and event.warning and "The report lacks" in event.message for event in events)
+
+
+@pytest.mark.parametrize("mode", ["statistics", "none"])
+def test_no_text_where_none_may_be_kept(make_job: MakeJob, mode: str) -> None:
+    """A candidate that promises to keep no text leaves none: not in the findings, and not in an event, however it is judged."""
+    cut = Example(text="a table for two peopleish today cut", entities=(Span(start=12, end=20, type="people"),))
+    given = {"train": [*tiny_models.restaurant(80), cut], "dev": BOTH}
+    margin = Statistical(margin=90)
+    # Rates at which protected answers change, so that there is something to be silent about.
+    rough = Hyperparameters(
+        epochs=4, backbone_learning_rate=1e-2, head_learning_rate=1e-2, distillation=0.0, guard=False
+    )
+    job = make_job("ner", memory=mode, freeze="head", hyperparameters=rough, protection=margin, **given)
+    events, findings = found(job)
+    told = b"".join(map(to_line, events)) + msgspec.json.encode(findings)
+
+    (protected,) = (one for one in findings.figures if one.figure == "protected")
+    assert protected.lost + protected.gained > 0
+    assert not findings.texts
+    assert any(
+        isinstance(event, Noted) and "1 annotations begin or end inside a word" in event.message for event in events
+    )
+    texts = [
+        one.text
+        for some in (tiny_models.examples(240), tiny_models.examples(120, seed=9), *given.values())
+        for one in some
+    ]
+    assert [text for text in texts if text.encode() in told] == []
+    assert b"peopleish" not in told
+
+
+def label(name: str) -> Prediction:
+    """Answer with a label."""
+    return Prediction(labels=(LabelScore(name, 0.9),))
+
+
+def test_labels_are_counted() -> None:
+    """Each label's part and each confusion add up to the examples."""
+    examples = [Example(text=text, label=name) for text, name in (("a", "x"), ("b", "x"), ("c", "y"))]
+    before = pairs_of("classifier", examples, [label("x"), label("y"), label("y")])
+    after = pairs_of("classifier", examples, [label("x"), label("x"), label("z")])
+
+    rows = {row.name: row for row in count_names("new", before, after)}
+    assert [
+        (n, r.expected, r.answered_before, r.right_before, r.answered_after, r.right_after) for n, r in rows.items()
+    ] == [
+        ("x", 2, 1, 1, 2, 2),
+        ("y", 1, 2, 1, 0, 0),
+        ("z", 0, 0, 0, 1, 0),
+    ]
+    wrong = list_confusions("new", before, after)
+    assert [(one.expected, one.answered, one.before, one.after) for one in wrong] == [
+        ("y", "z", 0, 1),
+        ("x", "y", 1, 0),
+    ]
+
+
+def test_entities_are_counted() -> None:
+    """A span of another type is a confusion, one that nobody marked is invented, and a type not looked for is passed over."""
+    example = Example(
+        text="from Oslo to Rome",
+        entities=(Span(start=5, end=9, type="city"), Span(start=13, end=17, type="city")),
+        annotated_types=("city", "person"),
+    )
+    answer = Prediction(
+        entities=(
+            Entity(start=0, end=4, type="city", score=1.0),
+            Entity(start=5, end=9, type="person", score=1.0),
+            Entity(start=10, end=12, type="date", score=1.0),
+        )
+    )
+
+    assert pairs_of("ner", [example], [answer]) == Counter(
+        {("city", "person"): 1, ("city", None): 1, (None, "city"): 1}
+    )
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 400), st.data())
+def test_an_interval_holds_its_value(examples: int, data: st.DataObject) -> None:
+    """Wilson's interval holds the share, lies within 0 and 1, and is never empty, even where all are right."""
+    right = data.draw(st.integers(0, examples))
+    low, high = wilson(right / examples, examples)
+
+    assert 0 <= low <= right / examples <= high <= 1
+    assert high > low
+
+
+def test_intervals() -> None:
+    """Known values: 81 of 263 (Newcombe 1998, at 95 % on two sides), and F1, where a bootstrap of perfect texts is not sure."""
+    low, high = wilson(81 / 263, 263, alpha=0.025)
+    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+
+    perfect = interval(span_f1([SpanCounts(1, 1, 1)] * 20))
+    assert perfect.low < 0.9
+    assert perfect.high == 1.0
+    mixed = interval(span_f1([SpanCounts(1, 1, 1), SpanCounts(0, 2, 2)] * 20))
+    assert mixed.low < mixed.value < mixed.high
+    assert interval(accuracy([1, 0, 1, 1])).value == 0.75
+
+
+def test_lengths_are_counted() -> None:
+    """Every text is in one range, and ranges above the longest text are left out."""
+    assert count_lengths([3, 4, 5, 16, 17]) == ((4, 2), (8, 1), (12, 0), (16, 1), (24, 1))
+    assert count_lengths([]) == ()

@@ -1,0 +1,157 @@
+"""The gate: what it passes, what it refuses, and what it cannot tell."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twofold_trainer.evaluation.gate import Pair, judge
+from twofold_trainer.scoring.scores import SpanCounts, accuracy, span_f1
+
+NOTHING = Pair(None, None)
+
+
+def labels(before: str, after: str, *, times: int = 1) -> Pair:
+    """Make a pair of accuracies; each character is an example, "+" right and "-" wrong."""
+    return Pair(*(accuracy([int(one == "+") for one in row * times]) for row in (before, after)))
+
+
+def changed(examples: int, *, lost: int = 0, gained: int = 0) -> Pair:
+    """Make a pair in which so many answers changed."""
+    same = examples - lost - gained
+    return labels("+" * same + "+" * lost + "-" * gained, "+" * same + "-" * lost + "+" * gained)
+
+
+BETTER = labels("----++", "--++++", times=20)
+
+
+@pytest.mark.parametrize(
+    ("protected", "margin", "verdict", "reason"),
+    [
+        (changed(2000, lost=4, gained=4), 1.0, "pass", "did not fall by"),
+        (changed(2000, lost=30, gained=4), 1.0, "fail", "fell by 1.3 points, more than the margin of 1"),
+        (changed(2000, lost=16, gained=4), 1.0, "inconclusive", "cannot exclude a fall of"),
+        (changed(50), 1.0, "inconclusive", "about 299 would decide"),
+        (changed(300), 1.0, "pass", "did not fall by 0.99 points or more"),
+        (changed(298), 1.0, "inconclusive", "about 299 would decide"),
+        (changed(300, lost=3), 1.0, "fail", "fell by 1.0 points, as much as the margin of 1"),
+        (changed(300, lost=1), 0.0, "fail", "more than the margin of 0"),
+        (changed(300), 0.0, "inconclusive", "above the margin of 0"),
+        (NOTHING, 1.0, "inconclusive", "no example is remembered to judge the protected task by"),
+    ],
+)
+def test_the_protected_task_must_be_proven_whole(protected: Pair, margin: float, verdict: str, reason: str) -> None:
+    """PASS needs a lower bound above the margin, FAIL is a fall beyond it, and all else is INCONCLUSIVE with a number."""
+    judged = judge(protected=protected, retained=NOTHING, new=BETTER, margin=margin, retained_margin=None)
+
+    assert judged.verdict == verdict, judged.reason
+    assert reason in judged.reason
+
+
+def test_spans_are_judged_by_the_bootstrap() -> None:
+    """A protected NER head passes on many unchanged sentences, and not on fifty."""
+    for sentences, verdict in ((2000, "pass"), (50, "inconclusive")):
+        score = span_f1([SpanCounts(2, 2, 2)] * sentences)
+        judged = judge(protected=Pair(score, score), retained=NOTHING, new=BETTER, margin=1.0, retained_margin=None)
+
+        assert judged.verdict == verdict
+
+
+def test_exact_protection_needs_no_statistics() -> None:
+    """With the same bytes fifty examples are enough, or none; one changed answer is a fault, not a matter of margins."""
+    few = judge(protected=changed(50), retained=NOTHING, new=BETTER, margin=0.0, retained_margin=None, exact=True)
+    none = judge(protected=NOTHING, retained=NOTHING, new=BETTER, margin=0.0, retained_margin=None, exact=True)
+    swapped = judge(
+        protected=changed(5000, lost=1, gained=1),
+        retained=NOTHING,
+        new=BETTER,
+        margin=50,
+        retained_margin=None,
+        exact=True,
+    )
+
+    assert [few.verdict, none.verdict, swapped.verdict] == ["pass", "pass", "fail"]
+    assert "This is a bug" in swapped.reason
+
+
+def test_exact_protection_compares_every_span() -> None:
+    """With the same bytes, one text's spans that differ are a fault, even where F1 is the same."""
+    before = span_f1([SpanCounts(1, 2, 2), SpanCounts(2, 2, 2)])
+    after = span_f1([SpanCounts(2, 2, 2), SpanCounts(1, 2, 2)])
+    judged = judge(
+        protected=Pair(before, after), retained=NOTHING, new=BETTER, margin=50, retained_margin=None, exact=True
+    )
+
+    assert judged.verdict == "fail"
+
+
+@given(st.integers(0, 6), st.integers(0, 6), st.integers(13, 800), st.sampled_from([0.5, 1.0, 3.0]))
+def test_what_would_decide_is_more_than_there_is(gained: int, lost: int, examples: int, margin: float) -> None:
+    """Where the examples cannot decide, the number that would is larger than theirs; where they can, there is none."""
+    judged = judge(
+        protected=changed(examples, lost=lost, gained=gained),
+        retained=NOTHING,
+        new=BETTER,
+        margin=margin,
+        retained_margin=None,
+    )
+    needed = judged.comparisons[0].needed_examples
+
+    assert (needed is not None) == (judged.verdict == "inconclusive")
+    assert needed is None or needed > examples
+
+
+def test_small_losses_do_not_add_up() -> None:
+    """A candidate within the margin of its base is refused if it is beyond it of what a person last approved."""
+    judged = judge(
+        protected=changed(3000, lost=6),
+        approved=changed(3000, lost=45),
+        retained=NOTHING,
+        new=BETTER,
+        margin=1.0,
+        retained_margin=None,
+    )
+
+    assert judged.verdict == "fail"
+    assert "since a person last approved" in judged.reason
+    assert [one.against for one in judged.comparisons] == ["base", "approved"]
+
+
+@pytest.mark.parametrize(
+    ("retained", "new", "retained_margin", "verdict", "reason"),
+    [
+        (changed(100, lost=3), BETTER, 3.0, "pass", "retained 100.0 -> 97.0"),
+        (changed(100, lost=4), BETTER, 3.0, "fail", "the old labels' score fell by 4.0 points"),
+        (changed(100, lost=90), BETTER, None, "pass", "retained 100.0 -> 10.0"),
+        (NOTHING, changed(100, lost=1), 3.0, "fail", "the new data's score fell by 1.0 points"),
+        (NOTHING, changed(100), 3.0, "pass", "new 100.0 -> 100.0"),
+        (NOTHING, NOTHING, 3.0, "inconclusive", "no held-out examples of the new data"),
+    ],
+)
+def test_the_adapted_head_is_judged_too(
+    retained: Pair, new: Pair, retained_margin: float | None, verdict: str, reason: str
+) -> None:
+    """Old labels may lose their margin and no more, and the new data's score may not fall."""
+    judged = judge(protected=changed(1000), retained=retained, new=new, margin=1.0, retained_margin=retained_margin)
+
+    assert judged.verdict == verdict
+    assert reason in judged.reason
+
+
+def test_what_was_not_trained_is_refused() -> None:
+    """A candidate of which no stage was kept is refused, whatever its scores."""
+    good = changed(1000)
+
+    assert judge(protected=good, retained=good, new=good, margin=1, retained_margin=3, trained=False).verdict == "fail"
+
+
+def test_negative_flips_are_named() -> None:
+    """The places of protected examples that were right and are wrong are listed; of spans, those with fewer right or more wrong ones."""
+    by_label = judge(protected=labels("++-+", "+-++"), retained=NOTHING, new=BETTER, margin=90, retained_margin=None)
+    before = span_f1([SpanCounts(2, 2, 2), SpanCounts(1, 1, 1), SpanCounts(1, 1, 2), SpanCounts(0, 1, 1)])
+    after = span_f1([SpanCounts(1, 2, 2), SpanCounts(1, 2, 1), SpanCounts(2, 2, 2), SpanCounts(0, 0, 1)])
+    by_span = judge(protected=Pair(before, after), retained=NOTHING, new=BETTER, margin=90, retained_margin=None)
+
+    assert by_label.negative_flips == (1,)
+    assert by_span.negative_flips == (0, 1)
+    assert (by_span.comparisons[0].gained, by_span.comparisons[0].lost) == (2, 2)

@@ -1,0 +1,90 @@
+"""Names that mean the same are found by what is answered on held-out examples, and said with what to do."""
+
+from __future__ import annotations
+
+import pytest
+from support import tiny_models
+from trainer.conftest import MakeJob
+from twofold_checkpoint.decoding import Entity, LabelScore, Prediction
+from twofold_checkpoint.examples import Example, Span
+from twofold_checkpoint.protocol.events import Noted
+from twofold_checkpoint.protocol.job import Hyperparameters, Statistical
+from twofold_trainer.adapt import fine_tune
+from twofold_trainer.evaluation.label_collisions import Collision, describe_collisions, find_collisions
+
+
+def labelled(expected: str, answered: str) -> tuple[Example, Prediction]:
+    """Make an example of a label, and what was answered."""
+    return Example(text="t", label=expected), Prediction(labels=(LabelScore(label=answered, score=0.9),))
+
+
+def marked(expected: str, answered: str | None, *, end: int = 1) -> tuple[Example, Prediction]:
+    """Make an example of one entity, and what was marked from its start."""
+    spans = () if answered is None else (Entity(start=0, end=end, type=answered, score=0.9),)
+    known = Example(text="t", entities=(Span(start=0, end=1, type=expected),), annotated_types=("currency", "place"))
+    return known, Prediction(entities=spans)
+
+
+CASES = {
+    "a label": ("classifier", [labelled("currency", "exchange")] * 4 + [labelled("currency", "currency")] * 2, 4, 6),
+    "a type, though the examples do not know the new one": (
+        "ner",
+        [marked("currency", "exchange")] * 3 + [marked("currency", None)],
+        3,
+        4,
+    ),
+    "too few": ("classifier", [labelled("currency", "exchange")] * 2, None, 0),
+    "too small a share": (
+        "classifier",
+        [labelled("currency", "exchange")] * 3 + [labelled("currency", "currency")] * 13,
+        None,
+        0,
+    ),
+    "old for old": ("classifier", [labelled("currency", "place")] * 9, None, 0),
+    "another extent": ("ner", [marked("currency", "exchange", end=2)] * 9, None, 0),
+    "not annotated": ("classifier", [(Example(text="t", entities=()), labelled("-", "exchange")[1])] * 9, None, 0),
+}
+
+
+@pytest.mark.parametrize(("head", "pairs", "taken", "expected"), CASES.values(), ids=CASES)
+def test_collisions(head: str, pairs: list, taken: int | None, expected: int) -> None:
+    """A new name collides with an old one whose answers it takes: three at least, and a fifth of them."""
+    examples, answers = zip(*pairs, strict=True)
+    wanted = [] if taken is None else [Collision("currency", "exchange", taken, expected)]
+    assert find_collisions(head, examples, answers, {"exchange"}) == wanted
+
+
+def test_the_worst_come_first_and_the_rest_is_counted() -> None:
+    """A warning names five pairs, and says what to do."""
+    some = [pair for number in range(3, 10) for pair in [labelled(f"old {number}", f"new {number}")] * number]
+    examples, answers = zip(*some, strict=True)
+    note = describe_collisions(find_collisions("classifier", examples, answers, {f"new {n}" for n in range(10)}))
+    assert note.warning
+    assert "'new 9' for 'old 9' (9 of 9), 'new 8' for 'old 8' (8 of 8)" in note.message
+    assert "'new 5' for 'old 5' (5 of 5) and 2 more." in note.message
+    assert "use the old one for both" in note.message
+
+
+def test_a_label_under_a_second_name_is_told(make_job: MakeJob) -> None:
+    """Texts of weather come back as 'forecast', and the job's events name both; new intents collide with nothing."""
+    again = [
+        Example(text=f"{one.text}0", label="forecast")
+        for one in tiny_models.examples(400, seed=9)
+        if one.label == "weather"
+    ]
+    settings = {
+        "freeze": "head",
+        "hyperparameters": Hyperparameters(
+            epochs=4, backbone_learning_rate=1e-3, head_learning_rate=1e-2, rehearsal_ratio=0.5
+        ),
+        "protection": Statistical(margin=90),
+    }
+    told = {}
+    for name, parts in {"again": {"train": again[:60], "dev": again[60:]}, "new": {}}.items():
+        events, _ = tiny_models.ending(fine_tune(make_job("classifier", id=name, **parts, **settings)))
+        told[name] = [
+            one.message for one in events if isinstance(one, Noted) and "answered for old ones" in one.message
+        ]
+    assert len(told["again"]) == 1
+    assert "'forecast' for 'weather'" in told["again"][0]
+    assert told["new"] == []

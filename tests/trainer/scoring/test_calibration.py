@@ -1,0 +1,65 @@
+"""The calibration error, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twofold_trainer.errors import RefusedError
+from twofold_trainer.scoring.calibration import expected_calibration_error
+
+
+@pytest.mark.parametrize(
+    ("confidences", "right", "bins", "error"),
+    [
+        ([1.0, 1.0, 1.0], [1, 1, 1], 15, 0.0),
+        ([1.0, 1.0, 1.0, 1.0], [1, 1, 1, 0], 15, 0.25),
+        ([0.75, 0.75, 0.75, 0.75], [1, 1, 1, 0], 15, 0.0),
+        ([0.0], [1], 15, 1.0),
+        ([0.3, 0.9], [0, 1], 2, (0.3 + 0.1) / 2),
+        ([0.3, 0.9], [0, 1], 1, (1.2 - 1) / 2),
+        # 0.5 belongs to the lower half: |2 - 1.1| and |1 - 1.9| of five answers.
+        ([0.2, 0.4, 0.5, 0.9, 1.0], [1, 0, 1, 1, 0], 2, (0.9 + 0.9) / 5),
+    ],
+)
+def test_it_is_the_weighted_distance(confidences: list[float], right: list[int], bins: int, error: float) -> None:
+    """In each range the distance of mean confidence from accuracy counts by the number of answers in it."""
+    assert expected_calibration_error(confidences, right, bins=bins) == pytest.approx(error, abs=1e-12)
+
+
+ANSWERS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 1)), min_size=1, max_size=60)
+
+
+@given(ANSWERS, st.integers(1, 20), st.randoms())
+def test_it_is_a_share_and_knows_no_order(answers: list[tuple[float, int]], bins: int, shuffle: object) -> None:
+    """The error is from 0 to 1, is the same in any order, and is never less than over one range."""
+    error = expected_calibration_error(*zip(*answers, strict=True), bins=bins)
+    turned = list(answers)
+    shuffle.shuffle(turned)
+
+    assert 0 <= error <= 1
+    assert expected_calibration_error(*zip(*turned, strict=True), bins=bins) == pytest.approx(error, abs=1e-12)
+    assert error >= expected_calibration_error(*zip(*answers, strict=True), bins=1) - 1e-12
+
+
+def test_without_answers_there_is_none() -> None:
+    """Nothing to measure is None, not a perfect score."""
+    assert expected_calibration_error([], []) is None
+
+
+@pytest.mark.parametrize(
+    ("confidences", "right", "bins", "told"),
+    [
+        ([0.5, 0.5], [1], 15, "there are 2 confidences and 1 answers"),
+        ([0.5, 97.0], [1, 1], 15, "a confidence is 97"),
+        ([-0.1], [1], 15, "a confidence is -0.1"),
+        ([math.nan], [1], 15, "a confidence is nan"),
+        ([0.5], [1], 0, "bins is 0"),
+    ],
+)
+def test_what_is_no_confidence_is_refused(confidences: list[float], right: list[int], bins: int, told: str) -> None:
+    """Answers that do not pair up, what is no probability and no bins are errors that name the value."""
+    with pytest.raises(RefusedError, match=told):
+        expected_calibration_error(confidences, right, bins=bins)

@@ -1,0 +1,558 @@
+"""Whole jobs: what each mode changes, what each refuses, how each ends."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from safetensors.torch import load_file
+from support import tiny_models
+from trainer.conftest import MakeJob
+from twofold_checkpoint.checkpoint import GRAPH, GRAPH_WEIGHTS, MEMORY, TRAINING_WEIGHTS, Checkpoint
+from twofold_checkpoint.examples import Example, Span
+from twofold_checkpoint.manifest import Branch, HeadName
+from twofold_checkpoint.memory import fold, read_memory
+from twofold_checkpoint.protocol.events import (
+    DatasetDescribed,
+    Event,
+    ExactProven,
+    Finished,
+    FrozenProven,
+    GuardLooked,
+    Judged,
+    Noted,
+    ParityMeasured,
+    PhaseStarted,
+    Planned,
+    Published,
+    ScoreMeasured,
+    Stepped,
+)
+from twofold_checkpoint.protocol.job import PHASES, SERVER_PHASES, Exact, Hyperparameters, Statistical
+from twofold_checkpoint.store import Store
+from twofold_trainer import adapt as run_module
+from twofold_trainer.adapt import fine_tune
+from twofold_trainer.errors import GraftError
+from twofold_trainer.planning.plan import make_plan
+from twofold_trainer.stop import Stop
+
+QUICK = Hyperparameters(epochs=4, backbone_learning_rate=1e-3, head_learning_rate=1e-2)
+
+
+PROBE = Hyperparameters(epochs=20, head_learning_rate=3e-2, patience=20)
+
+
+def phases(events: Iterable[Event]) -> list[str]:
+    """Return the phases in order."""
+    return [event.phase for event in events if isinstance(event, PhaseStarted)]
+
+
+def figures(events: Iterable[Event], moment: str) -> dict[str, float]:
+    """Return the scores of one moment, dev aside."""
+    return {
+        event.figure: event.value
+        for event in events
+        if isinstance(event, ScoreMeasured) and event.moment == moment and event.figure != "dev"
+    }
+
+
+def one(events: Iterable[Event], kind: type[Event]):
+    """Return the only event of a kind."""
+    (found,) = (event for event in events if isinstance(event, kind))
+    return found
+
+
+def weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """Load a checkpoint's weights."""
+    return load_file(checkpoint.path / TRAINING_WEIGHTS)
+
+
+def store_is_as_it_was(store: Store) -> bool:
+    """Tell whether the store holds its one checkpoint and nothing half-done."""
+    aliases = store.aliases()
+    return len(store.list()) == 1 and aliases.candidate is None and not list((store.root / "staging").iterdir())
+
+
+def test_two_adaptations_in_a_row(make_job: MakeJob, store: Store) -> None:
+    """NER learns a new type, then the classifier two new labels; each time old rows, order, parts and frozen bytes stay."""
+    base = store.get("current")
+    first_events, first_end = tiny_models.ending(fine_tune(make_job("ner", freeze="backbone", hyperparameters=PROBE)))
+    assert first_end.outcome == "succeeded", first_end.reason
+    first = store.get(one(first_events, Published).checkpoint_id)
+    second_events, second_end = tiny_models.ending(
+        fine_tune(
+            make_job(
+                "classifier",
+                base=first.id,
+                freeze="head",
+                hyperparameters=QUICK,
+                protection=Statistical(margin=20),
+                retained_margin=30.0,
+            )
+        )
+    )
+    assert second_end.outcome == "succeeded", second_end.reason
+    assert not [note for note in notes([*first_events, *second_events]) if "exported" in note.message]
+    second = store.get(one(second_events, Published).checkpoint_id)
+    second.verify()
+
+    assert one(first_events, Planned).added_labels == ("people",)
+    assert first.manifest.labels.entity_types == ("artist", "city", "date", "people")
+    assert first.manifest.labels.labels == base.manifest.labels.labels
+    assert second.manifest.labels.labels == ("alarm", "flight", "music", "weather", "recipe", "taxi")
+    assert second.manifest.labels.entity_types == first.manifest.labels.entity_types
+    assert [one.manifest.parent for one in (base, first, second)] == [None, base.id, first.id]
+
+    for events, head in ((first_events, "ner"), (second_events, "classifier")):
+        assert phases(events) == [
+            name for name in PHASES if name not in SERVER_PHASES and (name != "train" or head == "classifier")
+        ]
+        before, after = figures(events, "before"), figures(events, "after")
+        assert set(before) == set(after) == {"protected", "retained", "new"}
+        assert after["new"] > before["new"] + 0.1
+        assert one(events, ParityMeasured).max_error <= 1e-4
+        assert one(events, Judged).verdict == "pass"
+        compared = one(events, Judged).comparisons[0]
+        assert 0 < compared.calibration_before < 1
+        assert (compared.calibration_before == compared.calibration_after) == (head == "ner")
+        assert isinstance(events[-1], Finished)
+    assert figures(first_events, "after")["protected"] == figures(first_events, "before")["protected"]
+
+    olds, news = weights(base), weights(first)
+    assert {name for name in olds if not torch.equal(olds[name], news[name][: len(olds[name])])} <= {
+        "ner.weight",
+        "ner.bias",
+    }
+    assert one(first_events, FrozenProven).parameters == len(olds) - 2
+    olds, news = weights(first), weights(second)
+    assert all(torch.equal(olds[name], news[name]) for name in ("ner.weight", "ner.bias"))
+    moved = {name for name in olds if name.startswith("backbone.") and not torch.equal(olds[name], news[name])}
+    assert moved
+    assert one(second_events, FrozenProven).parameters == 3  # The NER head and the token embeddings.
+
+    memories = [read_memory(checkpoint.path / MEMORY) for checkpoint in (base, first, second)]
+    for old, new in itertools.pairwise(memories):
+        for part in ("rehearsal", "dev", "gate"):
+            texts = {name: {fold(one.text) for one in getattr(new, name)} for name in ("rehearsal", "dev", "gate")}
+            assert {fold(one.text) for one in getattr(old, part)} < texts.pop(part)
+            assert not {fold(one.text) for one in getattr(old, part)} & set.union(*texts.values())
+    assert store.aliases().current == base.id
+
+
+@pytest.mark.parametrize("head", ["ner", "classifier"])
+@pytest.mark.parametrize(
+    ("freeze", "protection", "unfrozen", "moving"),
+    [
+        ("backbone", Statistical(), None, 0),
+        ("head", Statistical(), 1, 1),
+        ("head", Statistical(), None, 3),
+        ("staged", Statistical(), None, 3),
+    ],
+)
+def test_what_must_stay_frozen_does(
+    *,
+    head: str,
+    freeze: str,
+    protection: object,
+    unfrozen: int | None,
+    moving: int,
+    make_job: MakeJob,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In every mode the frozen tensors' digests are equal, and they are all but the adapted head and the freed blocks; words never move."""
+    # Every stage shall be kept here, so that what it may move is seen to move.
+    monkeypatch.setattr("twofold_trainer.training.loop._lost", lambda *_: None)
+    monkeypatch.setattr("twofold_trainer.training.loop.restore", lambda *_: None)
+    settings = msgspec.structs.replace(QUICK, epochs=1, unfrozen_blocks=unfrozen)
+    events = tiny_models.until(make_job(head, freeze=freeze, protection=protection, hyperparameters=settings), "export")
+    proof = one(events, FrozenProven)
+
+    in_block, embeddings, heads = 16, 5, 2
+    free = heads + moving * in_block + (embeddings - 1 if moving == 3 else 0)
+    assert proof.digest_before == proof.digest_after
+    assert proof.parameters == embeddings + 3 * in_block + 2 * heads - free
+
+
+def test_rejected_when_the_protected_task_breaks(
+    make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rough training that ruins the protected task is REJECTED with numbers, and nothing is published."""
+    # Without what undoes a bad stage: the gate alone stands here.
+    monkeypatch.setattr("twofold_trainer.training.loop.Yardstick.chance", lambda *_: 1.0)
+    monkeypatch.setattr("twofold_trainer.training.stage_setup.Guard", lambda *_: None)
+    monkeypatch.setattr("twofold_trainer.training.loop.restore", lambda *_: None)
+    rough = Hyperparameters(epochs=6, backbone_learning_rate=2e-2, head_learning_rate=2e-2, rehearsal_ratio=0.0)
+    events, end = tiny_models.ending(fine_tune(make_job("ner", freeze="head", hyperparameters=rough)))
+
+    assert end.outcome == "rejected"
+    assert "the protected score fell by" in end.reason
+    assert "more than the margin of 1" in end.reason
+    assert one(events, Judged).verdict == "fail"
+    before, after = figures(events, "before"), figures(events, "after")
+    assert after["protected"] < before["protected"] - 0.01
+    assert not any(isinstance(event, Published) for event in events)
+    assert store_is_as_it_was(store)
+
+
+ADAPTS = Hyperparameters(epochs=6, backbone_learning_rate=3e-3, head_learning_rate=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("head", "asked", "blocks"), [("classifier", None, 3), ("classifier", 2, 2), ("ner", None, 3), ("ner", 1, 1)]
+)
+def test_auto_forks_what_it_could_not_prove(
+    make_job: MakeJob,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    head: HeadName,
+    asked: int | None,
+    blocks: int,
+) -> None:
+    """With too little to prove a margin by, AUTO gives the head copies of all blocks, or of as many as were asked for: no protected bit or answer moves."""
+    settings = msgspec.structs.replace(ADAPTS, unfrozen_blocks=asked)
+    # How much so small a model gains from its own blocks is chance; here they are kept.
+    monkeypatch.setattr("twofold_trainer.training.loop.Yardstick.chance", lambda *_: 1.0)
+    base = store.get("current")
+    events, end = tiny_models.ending(fine_tune(make_job(head, hyperparameters=settings, retained_margin=30.0)))
+    assert end.outcome == "succeeded", end.reason
+    forked = store.get(one(events, Published).checkpoint_id)
+
+    assert "no margin under" in end.reason
+    assert f"so the {head} head got " in end.reason
+    assert forked.manifest.branch == Branch(head=head, blocks=blocks)
+    assert phases(events) == [name for name in PHASES if name not in SERVER_PHASES]
+    assert one(events, FrozenProven).parameters == len(weights(base)) - 2
+    exact = one(events, ExactProven)
+    assert exact.texts >= 60
+    assert exact.max_error <= 1e-5
+    before, after = figures(events, "before"), figures(events, "after")
+    assert after["protected"] == before["protected"]
+    assert after["new"] > before["new"]
+
+
+def test_auto_that_forks_at_once_is_exact(make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing could be proven of shared blocks, AUTO does what EXACT does: nothing is guarded, and the weights are the same bytes."""
+    monkeypatch.setattr("twofold_trainer.training.loop.Yardstick.chance", lambda *_: 1.0)
+    ended = {}
+    for name, protection in {"auto": Statistical(), "exact": Exact()}.items():
+        job = make_job("ner", id=name, hyperparameters=ADAPTS, protection=protection, retained_margin=90.0)
+        plan = make_plan(job)
+        assert not any(map(plan.moves_protected, plan.possible))
+        events, end = tiny_models.ending(fine_tune(job))
+        assert end.outcome == "succeeded", end.reason
+        ended[name] = weights(store.get(one(events, Published).checkpoint_id))
+    assert ended["auto"].keys() == ended["exact"].keys()
+    assert all(torch.equal(tensor, ended["exact"][name]) for name, tensor in ended["auto"].items())
+
+
+def test_after_a_fork_each_head_adapts_without_touching_the_other(
+    make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same head again retrains its own blocks, then the other head trains what are now its own; each time exactly."""
+    # Every stage shall be kept here, so that what it may move is seen to move.
+    monkeypatch.setattr("twofold_trainer.training.loop._lost", lambda *_: None)
+    monkeypatch.setattr("twofold_trainer.training.loop.restore", lambda *_: None)
+    names = {"base": store.get("current").id}
+    upper = msgspec.structs.replace(ADAPTS, unfrozen_blocks=2)  # The block below them stays everybody's.
+    jobs = [
+        ("first", {"head": "ner"}),
+        (
+            "second",
+            {"head": "ner", "train": tiny_models.restaurant(60, seed=21), "dev": tiny_models.restaurant(60, seed=22)},
+        ),
+        ("third", {"head": "classifier"}),
+    ]
+    last = "base"
+    for name, settings in jobs:
+        events, end = tiny_models.ending(
+            fine_tune(
+                make_job(**settings, base=names[last], hyperparameters=upper, protection=Exact(), retained_margin=20.0)
+            )
+        )
+        assert end.outcome == "succeeded", end.reason
+        assert one(events, ExactProven).max_error <= 1e-5
+        names[name] = one(events, Published).checkpoint_id
+        last = name
+
+    loaded = {name: weights(store.get(checkpoint_id)) for name, checkpoint_id in names.items()}
+
+    def moved(old: str, new: str) -> set[str]:
+        shared = loaded[old].keys() & loaded[new].keys()
+        return {
+            name.split(".")[0]
+            for name in shared
+            if not torch.equal(loaded[old][name], loaded[new][name][: len(loaded[old][name])])
+        }
+
+    assert {store.get(names[name]).manifest.branch for name in ("first", "second", "third")} == {
+        Branch(head="ner", blocks=2)
+    }
+    assert moved("base", "first") == {"ner"}
+    assert moved("first", "second") <= {"branch", "ner"}
+    assert "branch" in moved("first", "second")
+    assert moved("second", "third") == {"backbone", "classifier"}
+    trunk = [name for name in loaded["base"] if name.startswith(("backbone.embeddings.", "backbone.encoder.layer.0."))]
+    assert len(trunk) == 5 + 16
+    assert all(torch.equal(loaded["base"][name], loaded["third"][name]) for name in trunk)
+
+
+def test_what_no_stage_rehearses_is_not_run(make_job: MakeJob, store: Store) -> None:
+    """What says nothing of the adapted head is remembered for the other one, and recalled only where shared blocks may move."""
+    events, _ = tiny_models.ending(fine_tune(make_job("classifier", freeze="backbone", hyperparameters=PROBE)))
+    job = make_job("ner", base=one(events, Published).checkpoint_id, protection=Exact())
+    exact, shared = make_plan(job), make_plan(msgspec.structs.replace(job, freeze="head", protection=Statistical()))
+    teaching = [target for target in exact.rehearsed if target.teaches("ner")]
+
+    assert 0 < len(teaching) < len(exact.rehearsed)
+    assert list(exact.recalled) == teaching
+    assert shared.recalled == shared.rehearsed
+
+
+def test_losses_are_counted_from_what_a_person_approved(make_job: MakeJob, store: Store) -> None:
+    """After an adaptation that nobody approved, the gate compares with the approved checkpoint, too, and says so."""
+    first_events, _ = tiny_models.ending(fine_tune(make_job("ner", freeze="backbone", hyperparameters=PROBE)))
+    approved, first = store.get("approved"), one(first_events, Published).checkpoint_id
+    job = make_job(
+        "ner",
+        base=first,
+        freeze="head",
+        hyperparameters=QUICK,
+        protection=Statistical(margin=60),
+        retained_margin=100.0,
+    )
+    events, _ = tiny_models.ending(fine_tune(job))
+
+    judged = one(events, Judged)
+    assert approved.id == store.get("current").id != first
+    assert [compared.against for compared in judged.comparisons] == ["base", "approved"]
+    assert len({compared.examples for compared in judged.comparisons}) == 1
+
+
+def test_auto_shares_what_the_gate_passes(make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a margin that can be proven AUTO trains shared blocks under guard; whichever way it ends, it says why."""
+    monkeypatch.setattr("twofold_trainer.protection.guard.EARLY_EVERY", 2)
+    job = make_job("ner", hyperparameters=ADAPTS, protection=Statistical(margin=40), retained_margin=100.0)
+    events, end = tiny_models.ending(fine_tune(job))
+
+    assert end.outcome == "succeeded", end.reason
+    assert any(isinstance(event, GuardLooked) for event in events)
+    shared = store.get(one(events, Published).checkpoint_id).manifest.branch is None
+    assert ("a shared backbone learned it and passed the gate" in end.reason) == shared
+
+
+def test_auto_gives_a_ruined_backbone_up(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ruinous rates on shared blocks are seen by the guard and undone; the fork that follows leaves the protected score alone."""
+    monkeypatch.setattr("twofold_trainer.protection.guard.EARLY_EVERY", 2)
+    rough = Hyperparameters(epochs=6, backbone_learning_rate=0.2, head_learning_rate=2e-2, rehearsal_ratio=0.0)
+    events = tiny_models.until(make_job("ner", hyperparameters=rough, protection=Statistical(margin=40)), "export")
+
+    actions = [event.action for event in events if isinstance(event, GuardLooked)]
+    assert "restore" in actions
+    assert any("The shared backbone is given up" in note.message for note in notes(events))
+    assert figures(events, "before")["protected"] == figures(events, "after")["protected"]
+
+
+@pytest.mark.parametrize("head", ["ner", "classifier"])
+def test_replaced_labels_are_forgotten(head: str, make_job: MakeJob, store: Store) -> None:
+    """REPLACE leaves only the new names, measures nothing retained, and takes the old annotations out of the memory."""
+    base = store.get("current").manifest.labels
+    events, end = tiny_models.ending(
+        fine_tune(make_job(head, label_policy="replace", freeze="backbone", hyperparameters=PROBE))
+    )
+    assert end.outcome == "succeeded", end.reason
+    checkpoint = store.get(one(events, Published).checkpoint_id)
+    memory = read_memory(checkpoint.path / MEMORY)
+    labels = checkpoint.manifest.labels
+
+    assert set(figures(events, "after")) == {"protected", "new"}
+    if head == "ner":
+        assert labels.labels == base.labels
+        assert set(labels.entity_types) == set(one(events, Planned).added_labels)
+        assert "artist" not in labels.entity_types
+        assert not any(span.type == "artist" for example in memory.rehearsal for span in example.entities or ())
+    else:
+        assert labels.entity_types == base.entity_types
+        assert labels.labels == ("recipe", "taxi") == one(events, Planned).added_labels
+        assert {example.label for example in memory.rehearsal} == {None, "recipe", "taxi"}
+
+
+def notes(events: Iterable[Event]) -> list[Noted]:
+    """Return the notes."""
+    return [event for event in events if isinstance(event, Noted)]
+
+
+def test_measuring_only(make_job: MakeJob, store: Store) -> None:
+    """FREEZE_ALL reports the three figures of the base and ends; it trains and publishes nothing."""
+    events, end = tiny_models.ending(fine_tune(make_job("ner", freeze="all")))
+
+    assert end.outcome == "succeeded"
+    assert phases(events) == ["validate", "baseline"]
+    assert set(figures(events, "before")) == {"protected", "retained", "new"}
+    assert store_is_as_it_was(store)
+
+
+def test_validating_only(make_job: MakeJob, store: Store) -> None:
+    """A dry run describes the data, plans, resolves every setting, says what the job takes and what it could prove, and ends."""
+    events, end = tiny_models.ending(
+        fine_tune(make_job("classifier", validate_only=True, dev=tiny_models.intents(40, seed=8)))
+    )
+
+    assert end.outcome == "succeeded"
+    assert phases(events) == ["validate"]
+    described = one(events, DatasetDescribed)
+    assert described.label_counts.keys() == {"recipe", "taxi"}
+    assert described.dev_examples + described.gate_examples >= 35
+    assert one(events, Planned).added_labels == ("recipe", "taxi")
+    assert one(events, Planned).hyperparameters.epochs
+    notes = "\n".join(event.message for event in events if isinstance(event, Noted))
+    assert re.search(r"takes about [1-9]\d* seconds and [1-9]\d+ MiB", notes)
+    assert re.search(r"By \d+ protected examples the smallest margin .* is \d+\.\d points", notes)
+    assert not any(isinstance(event, Stepped) for event in events)
+    assert store_is_as_it_was(store)
+
+
+OSLO = (Span(start=3, end=7, type="city"),)
+
+
+UNJUDGED = "no score tells whether that was learnt. Give dev examples of it."
+
+
+@pytest.mark.parametrize(
+    ("head", "dev", "missing"),
+    [
+        ("ner", tiny_models.restaurant(40, seed=8), None),
+        ("ner", [one for one in tiny_models.examples(40, seed=8) if one.label == "weather"], "people"),
+        ("classifier", tiny_models.examples(40, seed=8), "recipe, taxi"),
+        ("classifier", [one for one in tiny_models.intents(40, seed=8) if one.label == "taxi"], "recipe"),
+    ],
+)
+def test_new_names_that_nothing_judges_are_told_of(
+    make_job: MakeJob, head: str, dev: list[Example], missing: str | None
+) -> None:
+    """A score of held-out examples without them would say that they were learnt; a warning says that it does not."""
+    events, _ = tiny_models.ending(fine_tune(make_job(head, validate_only=True, dev=dev)))
+
+    told = [one.message for one in events if isinstance(one, Noted) and one.warning and "no score tells" in one.message]
+    assert told == ([] if missing is None else [f"No held-out example has {missing}: {UNJUDGED}"])
+
+
+@pytest.mark.parametrize(
+    ("head", "settings", "reason"),
+    [
+        ("ner", {"protection": Exact(), "freeze": "head"}, "exact keeps the protected path's tensors"),
+        ("ner", {"protection": Exact(), "freeze": "staged"}, "choose freeze mode 'backbone' or 'auto'"),
+        ("ner", {"protection": Statistical(margin=-1)}, "protection.margin: -1 is not from 0 to 100"),
+        ("ner", {"label_policy": "fixed"}, "the entity type 'people' is new"),
+        ("classifier", {"label_policy": "fixed"}, "the label 'recipe' is new"),
+        ("classifier", {"train": [Example(text="in Oslo", entities=OSLO)]}, "no training example has label"),
+        ("ner", {"train": [Example(text="in Oslo", label="x")]}, "no training example has entities"),
+        ("ner", {"annotated_types": ("date",)}, "of type 'people', which is not listed"),
+        ("ner", {"hyperparameters": Hyperparameters(epochs=0)}, "epochs: 0 must be at least 1 and at most 1000"),
+        ("ner", {"hyperparameters": Hyperparameters(head_learning_rate=0.0)}, "0 must be above 0 and at most 1"),
+        ("ner", {"hyperparameters": Hyperparameters(repair=float("nan"))}, "hyperparameters.repair: nan must be"),
+        ("ner", {"max_runtime": 0.0}, "max_runtime: 0 seconds leave no time"),
+        ("ner", {"seed": -1}, "seed: -1 is negative"),
+        ("ner", {"base": "nothing"}, "there is no checkpoint 'nothing'"),
+        ("ner", {"train": [Example(text=" ")]}, "train.jsonl:1: text: is empty"),
+    ],
+)
+def test_refused_in_validation(head: str, settings: dict, reason: str, make_job: MakeJob, store: Store) -> None:
+    """What cannot be trained fails in the first phase, with a sentence that names it."""
+    events, end = tiny_models.ending(fine_tune(make_job(head, **settings)))
+
+    assert end.outcome == "failed"
+    assert reason in end.reason
+    assert phases(events) == ["validate"]
+    assert store_is_as_it_was(store)
+
+
+def test_what_was_not_used_is_noted(make_job: MakeJob) -> None:
+    """Examples without the head's annotation, annotations of the other head, and spans inside words are counted aloud."""
+    given = [
+        *tiny_models.restaurant(40),
+        *tiny_models.intents(7),
+        Example(text="fly to paris", label="flight", entities=(Span(start=7, end=10, type="city"),)),
+    ]
+    events, _ = tiny_models.ending(fine_tune(make_job("ner", train=given, validate_only=True)))
+    notes = [event.message for event in events if isinstance(event, Noted)]
+
+    assert any("7 of 48 examples have no entities and were ignored" in note for note in notes)
+    assert any("The label of 1 examples was not used" in note for note in notes)
+    assert any("city 'par' in 'fly to paris'" in note for note in notes)
+    assert one(events, DatasetDescribed).unaligned_annotations == 1
+
+
+@pytest.mark.parametrize("phase", [*(name for name in PHASES if name not in {*SERVER_PHASES, "parity", "gate"})])
+def test_cancelled_at_every_phase(phase: str, make_job: MakeJob, store: Store) -> None:
+    """A job cancelled in any phase ends as cancelled, and leaves the store as it was."""
+    stop = Stop()
+    events: list[Event] = []
+    for event in fine_tune(make_job("ner", freeze="head", hyperparameters=QUICK), stop):
+        events.append(event)
+        if isinstance(event, PhaseStarted) and event.phase == phase:
+            stop.cancel()
+
+    end = events[-1]
+    assert isinstance(end, Finished)
+    assert end.outcome == "cancelled"
+    assert store_is_as_it_was(store)
+
+
+def test_time_over_judges_the_best_so_far(make_job: MakeJob) -> None:
+    """A job whose time is over goes on to evaluation with what it has, and is no failure."""
+    events = tiny_models.until(make_job("ner", max_runtime=0.5, hyperparameters=Hyperparameters(epochs=1000)), "export")
+
+    assert phases(events)[-1] == "evaluate"
+    assert not any(isinstance(event, Finished) for event in events)
+
+
+def test_a_surprise_ends_with_a_sentence(make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unforeseen error ends the job as failed, with its kind and message in one line, and nothing half-done."""
+
+    def explode(*_: object, **__: object) -> None:
+        raise RuntimeError("disk\nfull")
+
+    monkeypatch.setattr(run_module, "write_candidate", explode)
+    _, end = tiny_models.ending(fine_tune(make_job("ner", freeze="backbone", hyperparameters=QUICK)))
+
+    assert (end.outcome, end.reason) == ("failed", "RuntimeError: disk full.")
+    assert store_is_as_it_was(store)
+
+
+def test_the_same_job_twice_trains_the_same(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same job gives byte-identical weights; the trained model is compared before its export."""
+    seen = []
+    monkeypatch.setattr(run_module, "make_candidate", lambda plan, *_: seen.append(plan.model.state_dict()))
+    for _ in range(2):
+        tiny_models.until(make_job("ner", freeze="head", hyperparameters=QUICK), "export")
+
+    assert all(torch.equal(seen[0][name], seen[1][name]) for name in seen[0])
+
+
+@pytest.mark.parametrize("failing", ["graft", "parity"])
+def test_a_graph_that_cannot_be_used_again_is_exported(
+    failing: str, make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the base's graph is of no use, or what was made of it computes something else, the model is exported, and it is said."""
+
+    def refuse(*_: object) -> None:
+        raise GraftError("it is too old")
+
+    def copy_the_base(base: Path, _: object, __: object, directory: Path) -> None:
+        for name in (GRAPH, GRAPH_WEIGHTS):
+            shutil.copy(base / name, directory / name)
+
+    monkeypatch.setattr("twofold_trainer.export.publish.graft", refuse if failing == "graft" else copy_the_base)
+    events, end = tiny_models.ending(fine_tune(make_job("ner", freeze="backbone", hyperparameters=PROBE)))
+
+    assert end.outcome == "succeeded", end.reason
+    [note] = [one.message for one in notes(events) if "exported" in one.message]
+    assert ("it is too old" if failing == "graft" else "other shapes than the trained model") in note
+    assert phases(events)[-4:] == ["evaluate", "export", "parity", "gate"]

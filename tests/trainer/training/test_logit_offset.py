@@ -1,0 +1,95 @@
+"""The lead of new rows over old ones: what does best on dev, and nothing where nothing helps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from trainer.conftest import MakeJob
+from twofold_checkpoint.protocol.job import Hyperparameters
+from twofold_trainer.modeling.features import FeatureSource
+from twofold_trainer.planning.plan import Plan, make_plan
+from twofold_trainer.stop import Stop
+from twofold_trainer.training.logit_offset import balance
+from twofold_trainer.training.stage_setup import Course
+from twofold_trainer.training.train import train
+
+
+@dataclass
+class Probed:
+    """A job whose adapted head is trained over a frozen backbone."""
+
+    plan: Plan
+    course: Course
+
+    @property
+    def source(self) -> FeatureSource:
+        """The features, which do not move."""
+        return self.course.base_features
+
+    def dev(self) -> float:
+        """The score that training steers by."""
+        return self.course.yardstick.measure(self.plan.model, self.source).value
+
+
+@pytest.fixture(params=["classifier", "ner"])
+def probed(request: pytest.FixtureRequest, make_job: MakeJob) -> Probed:
+    """Probe a head with two new labels, or one new type."""
+    rates = Hyperparameters(epochs=20, head_learning_rate=3e-2)
+    plan = make_plan(make_job(request.param, freeze="backbone", hyperparameters=rates))
+    course = Course(plan, Stop())
+    course.fill()
+    for _ in train(plan, Stop(), lambda: pytest.fail("nobody judges a probe")):
+        pass
+    return Probed(plan, course)
+
+
+@pytest.mark.parametrize("wrong", [-4.0, 4.0])
+def test_a_wrong_lead_is_made_good(probed: Probed, wrong: float) -> None:
+    """Where old rows shout new ones down, or new ones old, the lead goes the other way and dev gets better; nothing else moves."""
+    head = probed.plan.model.head(probed.plan.job.head)
+    old = len(
+        probed.plan.base.manifest.labels.labels
+        if probed.plan.job.head == "classifier"
+        else probed.plan.base.manifest.labels.tags
+    )
+    with torch.no_grad():
+        head.bias[old:] += wrong
+    before, weight, bias = probed.dev(), head.weight.clone(), head.bias.clone()
+
+    lead = balance(probed.plan.model, probed.course.yardstick, probed.source, old)
+
+    assert lead * wrong < 0
+    assert probed.dev() > before
+    assert torch.equal(head.weight, weight)
+    assert torch.equal(head.bias[:old], bias[:old])
+    assert torch.allclose(head.bias[old:], bias[old:] + lead)
+
+
+def test_no_lead_without_a_gain(probed: Probed) -> None:
+    """Once the best lead is given, there is nothing more to gain, and not one bit moves."""
+    model, head = probed.plan.model, probed.plan.model.head(probed.plan.job.head)
+    old = head.out_features - (2 if probed.plan.job.head == "classifier" else 2 * len(probed.plan.added))
+    for _ in range(3):
+        balance(model, probed.course.yardstick, probed.source, old)
+    bias = head.bias.clone()
+
+    assert balance(model, probed.course.yardstick, probed.source, old) == 0.0
+    assert torch.equal(head.bias, bias)
+
+
+def test_few_examples_give_no_lead_that_chance_could(probed: Probed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would be made good if the examples could tell is left as it is where they cannot."""
+    model, head = probed.plan.model, probed.plan.model.head(probed.plan.job.head)
+    old = head.out_features - (2 if probed.plan.job.head == "classifier" else 2 * len(probed.plan.added))
+    with torch.no_grad():
+        head.bias[old:] -= 4.0
+    bias = head.bias.clone()
+
+    monkeypatch.setattr("twofold_trainer.training.logit_offset.LED_FLIPS", 1e6)
+    assert balance(model, probed.course.yardstick, probed.source, old) == 0.0
+    assert torch.equal(head.bias, bias)
+
+    monkeypatch.setattr("twofold_trainer.training.logit_offset.LED_FLIPS", 0.0)
+    assert balance(model, probed.course.yardstick, probed.source, old) > 0.0

@@ -1,0 +1,279 @@
+"""What follows blocks: their head once more, then a fork's upper half; and old labels that are held firmly where they fall."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from trainer.conftest import MakeJob
+from twofold_checkpoint.protocol.events import Event, Noted, Planned, Stepped
+from twofold_checkpoint.protocol.job import Exact, Hyperparameters, Statistical
+from twofold_trainer.evaluation.gate import Verdict
+from twofold_trainer.modeling.features import compute_features
+from twofold_trainer.modeling.freezing import is_untouched
+from twofold_trainer.planning.plan import Plan, make_plan
+from twofold_trainer.planning.stage import Stage
+from twofold_trainer.stop import Stop
+from twofold_trainer.training.optimization import make_learner
+from twofold_trainer.training.stage_setup import Course
+from twofold_trainer.training.stages import Climbed
+from twofold_trainer.training.train import grow, train
+
+QUICK = Hyperparameters(epochs=2, backbone_learning_rate=1e-3, head_learning_rate=1e-2)
+PASSES = Verdict("pass", "nobody asked")
+
+
+def prepare(plan: Plan) -> Course:
+    """Fill a job's cache and grow its head."""
+    course = Course(plan, Stop())
+    course.fill()
+    grow(plan, course)
+    return course
+
+
+def train_all(plan: Plan) -> tuple[Climbed, list[Event]]:
+    """Train a plan to its end; returns what came of it, and what was heard."""
+    running, heard = train(plan, Stop(), lambda: PASSES), []
+    try:
+        while True:
+            heard.append(next(running))
+    except StopIteration as done:
+        return done.value, heard
+
+
+def notes(events: Iterable[Event]) -> list[str]:
+    """Return what was noted."""
+    return [event.message for event in events if isinstance(event, Noted)]
+
+
+@pytest.fixture
+def exact(make_job: MakeJob) -> Plan:
+    """A plan that forks."""
+    return make_plan(make_job("ner", protection=Exact(), hyperparameters=QUICK))
+
+
+@pytest.mark.parametrize(("follow_up", "room"), [("the head", 1), ("the top block", 1), ("the top block", 0)])
+@pytest.mark.parametrize("forked", [2, 1])
+def test_they_see_what_the_trained_blocks_see(
+    exact: Plan, monkeypatch: pytest.MonkeyPatch, forked: int, follow_up: str, room: int
+) -> None:
+    """Their features are those of the blocks as they are when they begin, of new texts, of what is remembered and of the judges.
+
+    Whether there is room to keep them or not.
+    """
+    monkeypatch.setattr("twofold_trainer.recipe.CACHE_BYTES", exact.feature_bytes * room)
+    course = prepare(exact)
+    exact.model.fork("ner", forked)
+    stages = exact.follow_ups(replace(exact.forked, blocks=forked))
+    (stage,) = (stage for stage in stages if stage.name == f"{follow_up} once more")
+    pool, judges = exact.pool(stage), course.yardstick.judges
+    encodings = [target.encoding for target in (*pool.new, *pool.rehearsed)]
+    encodings += [one for judge in judges for one in judge.encodings]
+    untrained = [course.base_features([one]).tokens.detach() for one in encodings]
+    for parameter in exact.model.branch.parameters():
+        parameter.data.add_(0.05)
+    lesson = course.lesson(stage)
+    for one, before in zip(encodings, untrained, strict=True):
+        seen = lesson.source([one]).tokens
+        with torch.no_grad():
+            now = compute_features(exact.model, [one], exact.encoder.settings.pad_id, heads=("ner",)).tokens
+        assert torch.allclose(seen, now, atol=1e-4)
+        assert not torch.allclose(seen, before, atol=1e-2)
+
+
+def test_the_head_moves_alone_at_its_own_rate(exact: Plan) -> None:
+    """Only the adapted head's two tensors move, at the rate of the recipe, and no guard is needed for that."""
+    course = prepare(exact)
+    exact.model.fork("ner", exact.forked.blocks)
+    head, _ = exact.follow_ups(exact.forked)
+    lesson = course.lesson(head)
+    learner = make_learner(exact.model, head, exact.recipe, lesson)
+
+    assert set(learner.names) == {"ner.weight", "ner.bias"}
+    assert {group["initial_lr"] for group in learner.optimizer.param_groups} == {exact.recipe.refit_learning_rate}
+    assert lesson.guard is None
+    assert lesson.objective.rehearsed_weight == exact.recipe.rehearsed_weight < 1
+    assert head.patience(exact.recipe) == head.epochs(exact.recipe) == exact.recipe.refit_epochs
+
+
+def test_then_the_upper_half_moves_with_it_and_remembered_texts_weigh_as_much_as_new_ones(exact: Plan) -> None:
+    """The fork's upper half and its head move, at a fork's rates, to the end; nothing below them, and nothing of the other head."""
+    course = prepare(exact)
+    exact.model.fork("ner", 2)
+    course.floor = 2.0  # The old labels have fallen: that is what the stage is for, and no reason to say so.
+    _, upper = exact.follow_ups(replace(exact.forked, blocks=2))
+    lesson = course.lesson(upper)
+    learner = make_learner(exact.model, upper, exact.recipe, lesson)
+
+    own = {f"branch.1.{name}" for name, _ in exact.model.branch[1].named_parameters()}
+    assert set(learner.names) == {"ner.weight", "ner.bias"} | own
+    assert is_untouched(exact.model, "ner", learner.names)
+    rates = {exact.recipe.fork_learning_rate, exact.recipe.head_learning_rate}
+    assert {group["initial_lr"] for group in learner.optimizer.param_groups} == rates
+    assert (lesson.guard, lesson.note, lesson.objective.rehearsed_weight) == (None, None, 1.0)
+    assert upper.patience(exact.recipe) == upper.epochs(exact.recipe) == exact.recipe.balance_epochs
+
+
+def test_the_upper_half_of_shared_blocks_moves_under_guard(make_job: MakeJob) -> None:
+    """Both heads see what enters it, both are rehearsed, and the guard watches the protected one, whose texts are kept as well."""
+    settings = Hyperparameters(epochs=2, mixed_precision=False)
+    plan = make_plan(make_job("ner", protection=Statistical(margin=60), hyperparameters=settings))
+    course = prepare(plan)
+    *_, upper = plan.follow_ups(plan.shared)
+    for parameter in plan.model.blocks()[0].parameters():
+        parameter.data.add_(0.05)
+    lesson = course.lesson(upper)
+    guard = course.guard
+
+    assert guard is not None
+    assert lesson.guard is guard
+    assert {target.example for target in lesson.pool.rehearsed} == {target.example for target in plan.rehearsed}
+    with torch.no_grad():
+        for one in (*guard.judge.encodings, *(target.encoding for target in lesson.pool.rehearsed)):
+            seen, now = lesson.source([one]), compute_features(plan.model, [one], plan.encoder.settings.pad_id)
+            assert torch.allclose(seen.tokens, now.tokens, atol=1e-4)
+            assert torch.allclose(seen.pooled, now.pooled, atol=1e-4)
+    names = make_learner(plan.model, upper, plan.recipe, lesson).names
+    assert {name.split(".")[0] for name in names} == {"backbone", "ner"}
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 5, 6])
+def test_the_upper_half_is_the_larger_one(exact: Plan, blocks: int) -> None:
+    """Of an odd number of blocks the one in the middle moves once more, too; of one block that one."""
+    *_, upper = exact.follow_ups(replace(exact.forked, blocks=blocks, of=6))
+    assert (upper.blocks, upper.forked) == ({1: 1, 2: 1, 5: 3, 6: 3}[blocks], True)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "whole", "upper"), [(1, 1, 1), (2, 1, 2), (3, 2, 3), (5, 2, 3), (8, 4, 3), (None, 4, 3)]
+)
+def test_a_fork_is_trained_as_a_whole_for_two_fifths_of_the_epochs(
+    make_job: MakeJob, epochs: int | None, whole: int, upper: int
+) -> None:
+    """Rounded up. Its upper half goes on for three more, or for as many as a caller asked for if that is less."""
+    plan = make_plan(make_job("ner", protection=Exact(), hyperparameters=Hyperparameters(epochs=epochs)))
+    *_, last = plan.follow_ups(plan.forked)
+    assert (plan.forked.epochs(plan.recipe), last.epochs(plan.recipe)) == (whole, upper)
+
+
+@pytest.mark.parametrize(
+    ("settings", "share"),
+    [
+        ({}, 1.0),
+        ({"hyperparameters": Hyperparameters(rehearsal_ratio=0.25)}, 0.25),
+        ({"hyperparameters": Hyperparameters(rehearsal_ratio=0.0)}, 0.0),
+        ({"freeze": "staged"}, None),
+    ],
+    ids=["by default", "asked for less", "asked for none", "staged"],
+)
+def test_they_rehearse_all_that_is_remembered(make_job: MakeJob, settings: dict[str, Any], share: float | None) -> None:
+    """All that teaches the head, or as much as a caller asks for. Where that is nothing, the head has not to be told once more.
+
+    A fork counts on its upper half all the same, shared blocks do not. STAGED has no such stages.
+    """
+    plan = make_plan(make_job("ner", **settings))
+    found = plan.follow_ups(plan.forked)
+    teaching = [target for target in plan.rehearsed if target.teaches("ner")]
+
+    assert plan.follow_ups(plan.stages[0]) == ()  # A probe moves no block.
+    if share is None:
+        assert found == ()
+    else:
+        expected = len(teaching) if share == 1.0 else min(len(teaching), round(share * len(plan.new)))
+        assert [stage.blocks for stage in found] == ([0, 2] if share else [2])
+        assert [stage.blocks for stage in plan.follow_ups(plan.shared)] == ([0, 2] if share else [])
+        for stage in found:
+            assert list(plan.pool(stage).rehearsed) == teaching
+            assert plan.pool(stage).drawn == expected
+
+
+def test_the_head_is_not_trained_alone_where_features_are_not_kept(
+    exact: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would run every text again in each of its epochs; the plan does not promise it, and the upper half trains all the same."""
+    monkeypatch.setattr("twofold_trainer.recipe.CACHE_BYTES", exact.feature_bytes - 1)
+    monkeypatch.setattr("twofold_trainer.training.loop.Yardstick.chance", lambda *_: 1.0)  # Every stage is kept.
+    climbed, _ = train_all(exact)
+
+    assert [trained.stage.name for trained in climbed.kept] == [
+        "heads",
+        exact.forked.name,
+        "the upper 2 blocks once more",
+    ]
+    assert "the head once more" not in exact.sentence()
+    monkeypatch.setattr("twofold_trainer.recipe.CACHE_BYTES", exact.feature_bytes)
+    assert "the head once more" in exact.sentence()
+
+
+def test_a_job_tells_of_them(exact: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan names them, their steps are counted, and they come last of the stages that are kept."""
+    monkeypatch.setattr("twofold_trainer.training.progress.REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("twofold_trainer.training.loop.Yardstick.chance", lambda *_: 1.0)  # Every stage is kept.
+    (planned,) = (event for event in exact.events() if isinstance(event, Planned))
+    climbed, heard = train_all(exact)
+    stages = list(dict.fromkeys(event.stage for event in heard if isinstance(event, Stepped)))
+    last = [event for event in heard if isinstance(event, Stepped)][-1]
+
+    assert stages == ["heads", exact.forked.name, "the head once more", "the upper 2 blocks once more"]
+    assert stages == [trained.stage.name for trained in climbed.kept]
+    assert "then the head once more, then the upper 2 blocks once more;" in planned.plan
+    assert f"up to {len(exact.recalled)} rehearsed ones an epoch" in planned.plan
+    assert last.step == last.total_steps
+
+
+def test_what_does_not_help_is_undone(exact: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Head and blocks are then as the fork's stage left them, what was learnt before stays, and notes say so."""
+    # The probe and the fork are kept whatever dev says, what follows them never.
+    chances = iter([1.0, 1.0, -2.0, -2.0])
+    monkeypatch.setattr("twofold_trainer.training.loop.Yardstick.chance", lambda *_: next(chances))
+    monkeypatch.setattr("twofold_trainer.training.train.balance", lambda *_, **__: 0.0)
+    running, told, left = train(exact, Stop(), lambda: PASSES), list[str](), dict[str, Tensor]()
+    try:
+        while True:
+            event = next(running)
+            told += notes([event])
+            if told and told[-1].startswith(f"Stage {exact.forked.name} was kept") and not left:
+                left = {name: tensor.clone() for name, tensor in exact.model.state_dict().items()}
+    except StopIteration as done:
+        climbed = done.value
+
+    assert [trained.stage.name for trained in climbed.kept] == ["heads", exact.forked.name]
+    for name in ("the head", "the upper 2 blocks"):
+        assert any(note.startswith(f"Stage {name} once more did not help") for note in told)
+    assert left
+    assert all(torch.equal(tensor, left[name]) for name, tensor in exact.model.state_dict().items())
+
+
+@pytest.mark.parametrize(("lost", "firmly"), [(0.014, False), (0.016, True)])
+def test_old_labels_that_fall_are_held_firmly(exact: Plan, lost: float, *, firmly: bool) -> None:
+    """Where the probe has cost more than FALLEN of the old labels, a fork rehearses one to one at full weight, and a note says so."""
+    halves = replace(exact.recipe, rehearsal_ratio=1.0, fork_rehearsal_ratio=0.5, rehearsed_weight=0.5)
+    exact = replace(exact, recipe=halves)
+    course = prepare(exact)
+    now = course.yardstick.judges[1].score(exact.model, exact.labels, course.source(exact.forked))
+    assert now is not None
+    course.floor = now.value + lost
+    exact.model.fork("ner", exact.forked.blocks)
+    lesson = course.lesson(exact.forked)
+
+    assert (lesson.pool.ratio, lesson.objective.rehearsed_weight) == ((1.0, 1.0) if firmly else (0.5, 0.5))
+    assert (lesson.note is not None) == firmly
+    if firmly:
+        assert "lost 1.6 points on dev" in lesson.note
+
+
+def test_nothing_is_held_firmly_that_nothing_measures(exact: Plan) -> None:
+    """Where no example tells how the old labels do, they are rehearsed as ever; and a probe is never firm."""
+    course = prepare(exact)
+    probe, floor = Stage(("ner",), 0, exact.forked.of), course.floor
+    course.floor = 2.0
+    assert course.lesson(probe).note is None
+    course.floor = None
+    exact.model.fork("ner", exact.forked.blocks)
+    assert floor is not None
+    assert course.lesson(exact.forked).note is None
+    assert course.lesson(exact.forked).pool.ratio == exact.recipe.fork_rehearsal_ratio

@@ -1,0 +1,306 @@
+"""Trainers that are killed and go on from their snapshots: the weights are those of a training that nobody disturbed."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from safetensors.torch import save
+from support import tiny_models
+from trainer.conftest import MakeJob, job_maker
+from twofold_checkpoint.checkpoint import TRAINING_WEIGHTS
+from twofold_checkpoint.protocol.events import Event, GuardLooked, Noted, PhaseStarted, Published, Stepped, from_line
+from twofold_checkpoint.protocol.job import SNAPSHOTS, Exact, Hyperparameters, Job, Statistical, write_job
+from twofold_checkpoint.store import Store
+from twofold_trainer import adapt as run_module
+from twofold_trainer.adapt import fine_tune
+from twofold_trainer.training.snapshots import NOWHERE, Snapshots
+
+LEARNS = Hyperparameters(epochs=3, batch_size=16, backbone_learning_rate=1e-3, head_learning_rate=1e-2)
+ROUGH = Hyperparameters(epochs=3, backbone_learning_rate=0.2, head_learning_rate=2e-2, rehearsal_ratio=0.0)
+SHARED = Statistical(margin=40)
+
+JOBS: dict[str, dict[str, Any]] = {
+    "probe": {"head": "ner", "freeze": "backbone"},
+    "probe of the classifier": {"head": "classifier", "freeze": "backbone"},
+    "shared": {"head": "ner", "freeze": "head", "protection": SHARED},
+    "stages": {"head": "classifier", "freeze": "staged", "protection": SHARED},
+    "held by covariances": {
+        "head": "ner",
+        "freeze": "head",
+        "protection": SHARED,
+        "hyperparameters": msgspec.structs.replace(LEARNS, projection=0.9),
+    },
+    "shared, restored, given up, forked": {"head": "ner", "protection": SHARED, "hyperparameters": ROUGH},
+    "forked": {"head": "ner", "protection": Exact()},
+}
+
+
+Undisturbed = Callable[[str], tuple[bytes, list[Event]]]
+
+
+class KilledError(BaseException):
+    """What no handler of the trainer's sees: as good as SIGKILL, and far cheaper."""
+
+
+def training_of(kind: str, make_job: MakeJob) -> Job:
+    """Make a job of a kind."""
+    return make_job(**{"hyperparameters": LEARNS, **JOBS[kind]})
+
+
+def with_snapshots(job: Job, name: str = "killed") -> Job:
+    """Give a job a name, and snapshots as often as there can be."""
+    return msgspec.structs.replace(job, id=name, snapshot_seconds=0.0)
+
+
+@pytest.fixture(autouse=True)
+def _guard_looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings here are short."""
+    monkeypatch.setattr("twofold_trainer.protection.guard.EARLY_EVERY", 2)
+
+
+def weights(job: Job) -> tuple[bytes, list[Event]]:
+    """Train, and return the bytes of the weights as a candidate would hold them."""
+    models: list[bytes] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "make_candidate", lambda plan, *_: models.append(save(plan.model.state_dict())))
+        events = tiny_models.until(job, "export")
+    [model] = models
+    return model, events
+
+
+def killed_after(snapshots: int, job: Job) -> bool:
+    """Train until so many snapshots were written, or to the end; tells whether it was killed."""
+    offer, left = Snapshots.offer, itertools.count(1)
+
+    def fatal(self: Snapshots, number: int, take: Any) -> Iterator[Noted]:
+        yield from offer(self, number, take)
+        if next(left) == snapshots:
+            raise KilledError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Snapshots, "offer", fatal)
+        patch.setattr(run_module, "make_candidate", lambda *_: None)
+        try:
+            tiny_models.until(job, "export")
+        except KilledError:
+            return True
+    return False
+
+
+@pytest.fixture(scope="module")
+def elsewhere(base_store: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeJob:
+    """Make jobs for a store of their own, which outlives a test."""
+    root = tmp_path_factory.mktemp("elsewhere")
+    return job_maker(Store(shutil.copytree(base_store, root / "store")), root)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(elsewhere: MakeJob) -> Undisturbed:
+    """Train a job of a kind without disturbing it, once: its weights and its events."""
+    return cache(lambda kind: weights(training_of(kind, elsewhere)))
+
+
+@pytest.fixture
+def whole_snapshots(elsewhere: MakeJob) -> Path:
+    """The snapshots that a staged training leaves at its end. Tests copy them."""
+    job = with_snapshots(training_of("stages", elsewhere))
+    directory = Path(job.store) / "jobs" / job.id / SNAPSHOTS
+    if not directory.exists():
+        assert not killed_after(99, job)
+    return directory
+
+
+def notes(events: list[Event]) -> list[str]:
+    """Return what was noted."""
+    return [event.message for event in events if isinstance(event, Noted)]
+
+
+@pytest.mark.parametrize("kind", JOBS)
+def test_a_training_that_is_killed_after_every_epoch_ends_in_the_same_bytes(
+    kind: str, make_job: MakeJob, undisturbed: Undisturbed
+) -> None:
+    """Killed after each epoch of each stage and resumed each time, a job has the weights of the undisturbed one, byte for byte."""
+    expected, seen = undisturbed(kind)
+    job = with_snapshots(training_of(kind, make_job))
+
+    kills = 0
+    while killed_after(1, job):
+        kills += 1
+    resumed, events = weights(job)
+
+    assert resumed == expected
+    assert kills >= 3
+    assert any("goes on from its snapshot" in note for note in notes(events))
+    if "restored" in kind:
+        assert "restore" in {event.action for event in seen if isinstance(event, GuardLooked)}
+        assert any("is given up" in note for note in notes(seen))
+
+
+def test_a_training_that_is_killed_within_an_epoch_ends_in_the_same_bytes(
+    make_job: MakeJob, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was done since the last snapshot is done again, wherever the trainer was, and comes out the same."""
+    monkeypatch.setattr("twofold_trainer.training.progress.REPORT_SECONDS", 0.0)
+    expected, _ = undisturbed("shared")
+    job = with_snapshots(training_of("shared", make_job))
+    for kill_at in (2, 7, 9, 3):
+        running = fine_tune(job)
+        steps = (event for event in running if isinstance(event, Stepped))
+        next(itertools.islice(steps, kill_at, None))
+        running.close()
+
+    resumed, _ = weights(job)
+
+    assert resumed == expected
+
+
+RUN = [sys.executable, "-m", "twofold_trainer", "run", "--threads", "1"]
+
+
+def test_a_process_that_gets_sigkill_goes_on_to_the_same_file(make_job: MakeJob, store: Store, tmp_path: Path) -> None:
+    """Real processes: one to the end, one with SIGKILL in its second stage and another one after it. Their files are equal."""
+    settings = {"hyperparameters": LEARNS, "freeze": "staged", "protection": SHARED, "retained_margin": 100.0}
+    files = []
+    for name, killed in (("whole", False), ("killed", True)):
+        path = tmp_path / f"{name}.json"
+        write_job(path, msgspec.structs.replace(make_job("ner", **settings), id=name, snapshot_seconds=0.0))
+        if killed:
+            with subprocess.Popen([*RUN, str(path)], stdout=subprocess.PIPE) as process:
+                assert process.stdout
+                told = (from_line(line) for line in process.stdout)
+                while not (store.root / "jobs" / name / SNAPSHOTS / "stage-1.safetensors").exists():
+                    next(told)
+                process.kill()
+            assert process.returncode == -signal.SIGKILL
+        done = subprocess.run([*RUN, str(path)], stdout=subprocess.PIPE, check=True, timeout=240)
+        events = [from_line(line) for line in done.stdout.splitlines()]
+        [published] = [event for event in events if isinstance(event, Published)] or [events[-1]]
+        files.append((store.get(published.checkpoint_id).path / TRAINING_WEIGHTS).read_bytes())
+
+    assert any("Stage heads goes on from its snapshot" in note for note in notes(events))
+    assert files[0] == files[1]
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-7] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "it is damaged"),
+    "empty": (lambda path: path.write_bytes(b""), "it is damaged"),
+    "no tensors": (lambda path: path.write_bytes(b"\0" * 4096), "it is damaged"),
+    "one bit flipped": (_flip, "it is damaged"),
+    "another stage's": (lambda path: path.with_name("stage-1.safetensors").replace(path), "not those of this stage"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_snapshot_that_cannot_be_used_is_passed_over(
+    damage: str, make_job: MakeJob, store: Store, undisturbed: Undisturbed, whole_snapshots: Path
+) -> None:
+    """Its stage begins anew, with a note that says why, and the weights are the same."""
+    expected, _ = undisturbed("stages")
+    job = with_snapshots(training_of("stages", make_job))
+    spoil, why = DAMAGES[damage]
+    snapshots = shutil.copytree(whole_snapshots, store.root / "jobs" / job.id / SNAPSHOTS)
+    spoil(snapshots / "stage-0.safetensors")
+
+    resumed, events = weights(job)
+
+    assert resumed == expected
+    [told] = [note for note in notes(events) if "is not used" in note]
+    assert told.startswith("The snapshot of stage heads is not used: ")
+    assert why in told
+
+
+def test_a_snapshot_of_another_job_is_passed_over(make_job: MakeJob) -> None:
+    """With another seed, other rates or other examples under the same id, training begins anew."""
+    first = msgspec.structs.replace(make_job("ner", hyperparameters=LEARNS, freeze="backbone"), snapshot_seconds=0.0)
+    assert killed_after(2, first)
+    others = [
+        msgspec.structs.replace(first, seed=1),
+        msgspec.structs.replace(first, hyperparameters=msgspec.structs.replace(LEARNS, head_learning_rate=2e-2)),
+        msgspec.structs.replace(
+            make_job("ner", hyperparameters=LEARNS, freeze="backbone", train=tiny_models.restaurant(70))
+        ),
+    ]
+    for other in others:
+        _, events = weights(other)
+        [told] = [note for note in notes(events) if "is not used" in note]
+        assert "it belongs to another job" in told
+
+
+def test_a_snapshot_that_cannot_be_written_stops_no_training(
+    make_job: MakeJob, store: Store, undisturbed: Undisturbed
+) -> None:
+    """Training goes on to the same weights, and one note says what a death would cost now."""
+    expected, _ = undisturbed("shared")
+    job = with_snapshots(training_of("shared", make_job), "full")
+    directory = store.root / "jobs" / job.id
+    directory.mkdir(parents=True)
+    (directory / SNAPSHOTS).write_text("in the way")
+
+    trained, events = weights(job)
+
+    assert trained == expected
+    [told] = [note for note in notes(events) if "could be written" in note]
+    assert "File exists" in told
+
+
+def test_snapshots_are_rare_and_cheap(tmp_path: Path) -> None:
+    """None before the time, then one in so many seconds, and fewer where writing takes long; nowhere, never."""
+    now = [100.0]
+    cost = 0.0
+    written: list[float] = []
+
+    class Slow(Snapshots):
+        def _write(self, *_: Any) -> None:
+            now[0] += cost
+            written.append(now[0])
+
+    snapshots = Slow(tmp_path, "x", 10.0, clock=lambda: now[0])
+    for seconds, expected in ((9, 0), (1, 1), (9, 1), (1, 2)):
+        now[0] += seconds
+        assert not list(snapshots.offer(0, lambda: None))
+        assert len(written) == expected
+    cost = 2.0
+    now[0] += 10.0
+    list(snapshots.offer(0, lambda: None))
+    for seconds, expected in ((39.0, 3), (1.0, 4)):
+        now[0] += seconds
+        list(snapshots.offer(0, lambda: None))
+        assert len(written) == expected
+    assert not list(NOWHERE.offer(0, lambda: None))
+
+
+def test_a_job_of_seconds_leaves_no_snapshot(make_job: MakeJob, store: Store) -> None:
+    """A job that is over before the first one would be due writes nothing."""
+    tiny_models.until(
+        make_job("ner", hyperparameters=LEARNS, freeze="backbone", id="quick", snapshot_seconds=3600.0), "export"
+    )
+
+    assert not (store.root / "jobs" / "quick" / SNAPSHOTS).exists()
+
+
+def test_a_time_that_is_over_still_has_what_was_trained(make_job: MakeJob) -> None:
+    """A trainer that goes on with no time left keeps the best state of the snapshots, instead of the base."""
+    job = with_snapshots(training_of("shared", make_job), "late")
+    untrained, _ = weights(msgspec.structs.replace(job, id="never", max_runtime=1e-9))
+    assert not killed_after(99, job)
+    trained, _ = weights(job)
+    late, events = weights(msgspec.structs.replace(job, max_runtime=1e-9))
+
+    assert late == trained != untrained
+    assert [event.phase for event in events if isinstance(event, PhaseStarted)][-1] == "evaluate"

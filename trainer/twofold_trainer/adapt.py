@@ -1,0 +1,160 @@
+"""The whole story of one adaptation, from the job to its last word."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from twofold_checkpoint.checkpoint import TRAINING_WEIGHTS
+from twofold_checkpoint.errors import CheckpointError
+from twofold_checkpoint.manifest import other
+from twofold_checkpoint.protocol.events import Event, ExactProven, Finished, PhaseStarted, Published
+from twofold_checkpoint.protocol.job import SNAPSHOTS, Job
+from twofold_checkpoint.store import Store
+
+from twofold_trainer.errors import CancelledError, TrainerError
+from twofold_trainer.evaluation.evaluator import Figures, Measured, join_scores
+from twofold_trainer.evaluation.findings import directory_of, leave_findings, may_quote, unquoted
+from twofold_trainer.evaluation.gate import Verdict
+from twofold_trainer.evaluation.label_collisions import describe_collisions, find_collisions
+from twofold_trainer.evaluation.verdict import describe_verdict, judge_candidate
+from twofold_trainer.export.exactness import prove_exact
+from twofold_trainer.export.memory import keep
+from twofold_trainer.export.publish import Candidate, provenance, publish, write_candidate
+from twofold_trainer.export.quantization_gate import Reduction, reduce_precision
+from twofold_trainer.modeling.freezing import is_untouched, prove_frozen
+from twofold_trainer.planning.estimate import describe
+from twofold_trainer.planning.plan import Plan, make_plan
+from twofold_trainer.stop import Stop
+from twofold_trainer.training.snapshots import Snapshots, digest_of
+from twofold_trainer.training.stages import Climbed
+from twofold_trainer.training.train import train
+
+log = logging.getLogger(__name__)
+
+
+def fine_tune(job: Job, stop: Stop | None = None) -> Iterator[Event]:
+    """Run a job and yield its events; the last one is always Finished. Nothing is published but a judged candidate."""
+    try:
+        yield from _adapt(job, stop or Stop())
+    except CancelledError as cancelled:
+        yield Finished(outcome="cancelled", reason=f"{cancelled}.")
+    except (TrainerError, CheckpointError) as error:
+        log.exception("the job failed")
+        yield Finished(outcome="failed", reason=f"{error}.")
+    except MemoryError:
+        log.exception("the job failed")
+        yield Finished(outcome="failed", reason="the trainer ran out of memory; use a smaller batch_size.")
+    except Exception as error:
+        log.exception("the job failed")
+        yield Finished(outcome="failed", reason=f"{type(error).__name__}: {' '.join(str(error).split())[:500]}.")
+
+
+def _adapt(job: Job, stop: Stop) -> Iterator[Event]:
+    stop.limit(job.max_runtime)
+    yield PhaseStarted(phase="validate")
+    plan = make_plan(job)
+    yield from unquoted(plan, plan.events())
+    if job.validate_only:
+        yield from describe(plan)
+        yield Finished(outcome="succeeded", reason=f"The job is valid. {plan.sentence()}")
+        return
+
+    yield PhaseStarted(phase="baseline")
+    figures = Figures(plan, stop)
+    before = yield from figures.measure(plan.model, "before")
+    yield from leave_findings(plan, figures, before)
+    if job.freeze == "all":
+        told = ", ".join(f"{name} {100 * score.value:.1f}" for name, score in before.items() if score)
+        yield Finished(outcome="succeeded", reason=f"Nothing was trained; measured on held-out examples: {told}.")
+        return
+
+    approved = figures.score_approved(plan.approved())
+
+    def gate() -> Verdict:
+        return judge_candidate(plan, before, figures.score(plan.model, "after"), approved=approved)
+
+    snapshots = Snapshots(directory_of(job) / SNAPSHOTS, digest_of(plan), job.snapshot_seconds)
+    climbed = yield from train(plan, stop, gate, snapshots)
+
+    yield PhaseStarted(phase="evaluate")
+    trained = {*climbed.names, *(name for name, _ in plan.model.head(job.head).named_parameters(prefix=job.head))}
+    yield prove_frozen(load_file(plan.base.path / TRAINING_WEIGHTS), plan.model.state_dict(), trained)
+    after = yield from figures.measure(plan.model, "after")
+    yield from leave_findings(plan, figures, before, after, approved=approved is not None)
+    retained = figures.judges["retained"]
+    if taken := find_collisions(job.head, retained.examples, figures.answers["after"]["retained"], plan.added):
+        yield describe_collisions(taken)
+
+    store = Store(job.store)
+    candidate = make_candidate(plan, climbed, after)
+    with store.staging() as staged:
+        texts = [example.text for example in (*plan.parts.gate, *plan.parts.dev, *plan.parts.train)]
+        yield from write_candidate(candidate, staged, texts, stop)
+
+        exact = is_untouched(plan.model, job.head, trained)
+        if exact:
+            yield _prove_exact(plan, staged, stop)
+
+        yield PhaseStarted(phase="gate")
+        verdict = judge_candidate(plan, before, after, approved=approved, trained=bool(climbed.kept), exact=exact)
+        yield describe_verdict(verdict, figures, quoting=may_quote(plan))
+        story = f"{verdict.reason}; training ended because {climbed.reason}."
+        if verdict.verdict != "pass":
+            yield Finished(outcome="rejected", reason=f"Not published: {story}")
+            return
+        reduced = yield from reduce_precision(_reduction(plan, figures), staged, stop)
+        stop.check()
+        checkpoint = publish(candidate, staged, store, reduced)
+    yield Published(checkpoint_id=checkpoint.id)
+    yield Finished(outcome="succeeded", reason=f"Published {checkpoint.id}: {story}")
+
+
+def _reduction(plan: Plan, figures: Figures) -> Reduction:
+    memory, parts = plan.memory, plan.parts
+    held_out = (*memory.gate, *parts.gate, *memory.dev, *parts.dev)
+    known = figures.by_text("after")
+    return Reduction(plan.labels, plan.encoder, held_out, plan.job.seed, torch.get_num_threads(), known)
+
+
+def _prove_exact(plan: Plan, staged: Path, stop: Stop) -> ExactProven:
+    return prove_exact(
+        plan.base.path,
+        staged,
+        plan.encoder.encode([example.text for example in (*plan.memory.gate, *plan.parts.gate)]),
+        other(plan.job.head),
+        (plan.base.manifest.labels, plan.labels),
+        pad_id=plan.encoder.settings.pad_id,
+        threads=torch.get_num_threads(),
+        stop=stop,
+    )
+
+
+def make_candidate(plan: Plan, climbed: Climbed, after: Measured) -> Candidate:
+    """Gather what the candidate's checkpoint says of itself."""
+    job, manifest = plan.job, plan.base.manifest
+    stages = " + ".join(trained.stage.name for trained in climbed.kept)
+    return Candidate(
+        model=plan.model,
+        tokenizer=plan.base.tokenizer(),
+        settings=manifest.encoder,
+        labels=plan.labels,
+        kept=keep(
+            plan.remembers,
+            plan.model,
+            plan.encoder,
+            memory=plan.memory,
+            parts=plan.parts,
+            seed=job.seed,
+            statistics=plan.statistics,
+        ),
+        backbone=manifest.backbone,
+        pooling=manifest.pooling,
+        provenance=provenance(job.seed, plan.parts.train, plan.recipe, head=job.head, freeze=job.freeze, kept=stages),
+        scores=join_scores(after),
+        base=plan.base,
+        job_id=job.id,
+    )

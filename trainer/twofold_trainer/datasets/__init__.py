@@ -1,0 +1,1 @@
+"""Examples: read, split, align and batch them."""

@@ -1,0 +1,64 @@
+"""The examples that a job brings, as the head that is adapted sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from twofold_checkpoint.examples import Example, read_examples
+from twofold_checkpoint.labels import LabelSet
+from twofold_checkpoint.manifest import HeadName
+from twofold_checkpoint.protocol.job import Job
+
+from twofold_trainer.datasets.annotations import annotated_for
+from twofold_trainer.datasets.splits import types_of, with_annotated_types
+from twofold_trainer.errors import RefusedError
+
+
+def read_given(job: Job, known: LabelSet) -> tuple[list[Example], list[Example] | None, list[str]]:
+    """Read a job's examples, those to train on and those held out, and say what was left out. Raises RefusedError."""
+    given = list(read_examples(job.train)), None if job.dev is None else list(read_examples(job.dev))
+    everything = [*given[0], *(given[1] or ())]
+    field = "label" if job.head == "classifier" else "entities"
+    used = annotated_for(everything, job.head)
+    notes = []
+    if ignored := len(everything) - len(used):
+        notes.append(f"{ignored} of {len(everything)} examples have no {field} and were ignored.")
+    if not annotated_for(given[0], job.head):
+        raise RefusedError(f"no training example has {field}, so there is nothing to adapt the {job.head} head to")
+    types = job.annotated_types or types_of(everything)
+    if job.head == "ner" and (strange := [name for name in types_of(used) if name not in types]):
+        raise RefusedError(f"annotated_types: the examples have entities of type {strange[0]!r}, which is not listed")
+    train = _only(given[0], job.head, types)
+    dev = None if given[1] is None else _only(given[1], job.head, types, judges=known)
+    field = "entities" if job.head == "classifier" else "label"
+    said = sum(getattr(one, field) is not None for one in used)
+    judging = sum(getattr(one, field) is not None for one in dev or ())
+    if judging:
+        notes.append(f"The {field} of {judging} held-out examples helps to judge the protected head.")
+    if unused := said - judging:
+        notes.append(f"The {field} of {unused} examples was not used: this job adapts the {job.head} head.")
+    return train, dev, notes
+
+
+def _only(
+    examples: Sequence[Example], head: HeadName, types: tuple[str, ...], *, judges: LabelSet | None = None
+) -> list[Example]:
+    """Keep the examples that are annotated for the head, without what they say to the other one.
+
+    Those that are held out keep that, too, where its names are among *judges*: it tells how well the other head does.
+    """
+    kept = []
+    for one in annotated_for(examples, head):
+        said: dict[str, None] = {}
+        if head == "classifier":
+            if (
+                judges is None
+                or one.entities is None
+                or not {span.type for span in one.entities} <= {*judges.entity_types}
+            ):
+                said = {"entities": None, "annotated_types": None}
+        elif judges is None or one.label not in judges.labels:
+            said = {"label": None}
+        kept.append(msgspec.structs.replace(one, **said))
+    return kept if head == "classifier" else with_annotated_types(kept, types)

@@ -1,0 +1,38 @@
+"""The names of a head's rows, and those that a job adds to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from twofold_checkpoint.examples import Example
+from twofold_checkpoint.labels import LabelSet
+from twofold_checkpoint.manifest import HeadName
+from twofold_checkpoint.protocol.job import Job
+
+from twofold_trainer.datasets.splits import types_of
+from twofold_trainer.errors import RefusedError
+
+
+def names_of(labels: LabelSet, head: HeadName) -> tuple[str, ...]:
+    """Return the names of a head's rows: labels, or entity types."""
+    return labels.labels if head == "classifier" else labels.entity_types
+
+
+def grow_labels(job: Job, old: LabelSet, examples: Sequence[Example]) -> LabelSet:
+    """Append what the examples name and the checkpoint does not have, or refuse it, or take it in the old ones' place."""
+    if job.label_policy == "replace":
+        own: dict[str, tuple[str, ...]] = {"labels" if job.head == "classifier" else "entity_types": ()}
+        old = msgspec.structs.replace(old, **own)
+    if job.head == "classifier":
+        grown = old.append(labels=(one.label for one in examples if one.label is not None))
+    else:
+        grown = old.append(entity_types=types_of(examples))
+    added = names_of(grown, job.head)[len(names_of(old, job.head)) :]
+    if added and job.label_policy == "fixed":
+        # The example is not quoted: reasons are events, in which there may be no text.
+        kind = "label" if job.head == "classifier" else "entity type"
+        raise RefusedError(
+            f"the {kind} {added[0]!r} is new, and new names are not allowed here; correct it, or let labels be appended"
+        )
+    return grown

@@ -1,0 +1,156 @@
+"""Which examples train, which stop the training, and which only judge. Pure functions of the texts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+from twofold_checkpoint.examples import Example
+from twofold_checkpoint.manifest import HeadName
+from twofold_checkpoint.memory import PARTS, Memory, Part, balanced_sample, fold, halve
+from twofold_checkpoint.protocol.events import DatasetDescribed
+
+from twofold_trainer import recipe
+from twofold_trainer.datasets.targets import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Hold the examples of one job in three disjoint parts. No text stands in two of them."""
+
+    train: tuple[Example, ...]
+    dev: tuple[Example, ...]
+    gate: tuple[Example, ...]
+    moved: int = 0
+    """Examples put elsewhere than asked, because their text already belongs to another part."""
+
+
+def split(train: Sequence[Example], dev: Sequence[Example] | None, memory: Memory, *, held_out: float) -> Parts:
+    """Divide the given examples.
+
+    Without *dev*, the share *held_out* of *train* is set aside. Held-out examples are halved into dev and gate by a
+    hash of their text. A text that the memory already holds keeps the part it has there, and a text that occurs twice
+    keeps to the part of its most guarded occurrence: what once judges never trains.
+    """
+    if dev is None:
+        train, dev = set_aside(train, held_out)
+    halves = _both_halves(dev)
+    asked: dict[Part, Sequence[Example]] = {"gate": halves[1], "dev": halves[0], "rehearsal": train}
+    part_of: dict[str, Part] = {}
+    for part in reversed(PARTS):
+        for example in getattr(memory, part):
+            part_of.setdefault(fold(example.text), part)
+    for part, examples in asked.items():
+        for example in examples:
+            part_of.setdefault(fold(example.text), part)
+    placed: dict[Part, list[Example]] = {part: [] for part in PARTS}
+    moved = 0
+    for part in PARTS:
+        for example in asked[part]:
+            own = part_of[fold(example.text)]
+            moved += own != part
+            placed[own].append(example)
+    return Parts(tuple(placed["rehearsal"]), tuple(placed["dev"]), tuple(placed["gate"]), moved)
+
+
+def set_aside(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
+    """Take the share of the texts with the smallest hashes out, but two texts at least and half of them at most."""
+    texts = sorted(
+        {fold(example.text) for example in examples}, key=lambda text: hashlib.sha256(text.encode()).digest()
+    )
+    count = min(max(2, round(share * len(texts))), len(texts) // 2)
+    chosen = set(texts[:count])
+    kept = [example for example in examples if fold(example.text) not in chosen]
+    return kept, [example for example in examples if fold(example.text) in chosen]
+
+
+def _both_halves(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """Halve by hash; where so few examples are given that one half stays empty, by turns."""
+    dev, gate = halve(examples)
+    if len(examples) > 1 and not (dev and gate):
+        return list(examples[::2]), list(examples[1::2])
+    return dev, gate
+
+
+def forget(memory: Memory, head: HeadName) -> Memory:
+    """Return the memory without what it says to a head; an example that says nothing more is dropped."""
+
+    def strip(examples: Sequence[Example]) -> tuple[Example, ...]:
+        nothing = {"label": None} if head == "classifier" else {"entities": None, "annotated_types": None}
+        stripped = (msgspec.structs.replace(example, **nothing) for example in examples)
+        return tuple(one for one in stripped if one.label is not None or one.entities is not None)
+
+    return Memory(rehearsal=strip(memory.rehearsal), dev=strip(memory.dev), gate=strip(memory.gate))
+
+
+def remember(memory: Memory, parts: Parts, *, seed: int) -> Memory:
+    """Return the memory with the new examples in it, each part within its bound and as balanced as can be."""
+    return Memory(
+        rehearsal=_merge(memory.rehearsal, parts.train, recipe.MEMORY_REHEARSAL, seed),
+        dev=_merge(memory.dev, parts.dev, recipe.MEMORY_DEV, seed),
+        gate=_merge(memory.gate, parts.gate, recipe.MEMORY_GATE, seed),
+    )
+
+
+def _merge(old: Sequence[Example], new: Iterable[Example], limit: int, seed: int) -> tuple[Example, ...]:
+    """Join examples; one that is given again with another annotation adds what it knows."""
+    merged = {fold(example.text): example for example in old}
+    for example in new:
+        known = merged.get(fold(example.text))
+        merged[fold(example.text)] = example if known is None else _join(known, example)
+    return balanced_sample(tuple(merged.values()), limit, seed=seed)
+
+
+def _join(known: Example, new: Example) -> Example:
+    """Return the newer example, with what only the older one says. Their texts may differ in white space or case."""
+    if known.text != new.text:
+        return new
+    return msgspec.structs.replace(
+        new,
+        label=known.label if new.label is None else new.label,
+        entities=known.entities if new.entities is None else new.entities,
+        annotated_types=known.annotated_types if new.entities is None else new.annotated_types,
+    )
+
+
+def types_of(examples: Iterable[Example]) -> tuple[str, ...]:
+    """Return the entity types that occur, sorted."""
+    return tuple(sorted({span.type for example in examples for span in example.entities or ()}))
+
+
+def with_annotated_types(examples: Iterable[Example], types: tuple[str, ...]) -> list[Example]:
+    """Note in each example with entities which types were looked for, unless it says so itself."""
+    return [
+        msgspec.structs.replace(example, annotated_types=types)
+        if example.entities is not None and example.annotated_types is None
+        else example
+        for example in examples
+    ]
+
+
+def count_names(examples: Iterable[Example], *, labels: bool = True, types: bool = True) -> dict[str, int]:
+    """Count the examples of each label and the spans of each entity type."""
+    counted: Counter[str] = Counter()
+    for example in examples:
+        if labels and example.label is not None:
+            counted[example.label] += 1
+        if types:
+            counted.update(span.type for span in example.entities or ())
+    return dict(sorted(counted.items()))
+
+
+def describe_dataset(
+    parts: Parts, targets: Sequence[Target], unaligned: int, head: HeadName | None = None
+) -> DatasetDescribed:
+    """Count what there is to train on."""
+    return DatasetDescribed(
+        train_examples=len(parts.train),
+        dev_examples=len(parts.dev),
+        gate_examples=len(parts.gate),
+        label_counts=count_names(parts.train, labels=head != "ner", types=head != "classifier"),
+        unaligned_annotations=unaligned,
+        mean_tokens=sum(len(target.encoding.ids) for target in targets) / max(1, len(targets)),
+    )

@@ -1,0 +1,114 @@
+"""Examples to what the losses ask for: tokens, labels and the tags that each token may have."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from twofold_checkpoint.alignment import UNKNOWN, align
+from twofold_checkpoint.encoding import Encoder, Encoding
+from twofold_checkpoint.examples import Example, Span
+from twofold_checkpoint.labels import OUTSIDE, LabelSet, begin_tag, inside_tag
+from twofold_checkpoint.manifest import HeadName
+from twofold_checkpoint.protocol.events import Noted
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Hold an example as training sees it.
+
+    *label* is a row of the classifier, or -1 where the text is not annotated. *allowed* is (tokens, tags): all True
+    where nothing is known of a token. *rehearsed* tells an example of the checkpoint's memory from one of the new data.
+    """
+
+    example: Example
+    encoding: Encoding
+    label: int
+    allowed: Mask
+    unaligned: tuple[Span, ...]
+    rehearsed: bool = False
+
+    def teaches(self, head: HeadName) -> bool:
+        """Tell whether the example says anything to a head."""
+        return self.label >= 0 if head == "classifier" else self.example.entities is not None
+
+
+def make_targets(
+    examples: Sequence[Example],
+    encoder: Encoder,
+    labels: LabelSet,
+    *,
+    teaches: Collection[str] = ("classifier", "ner"),
+    rehearsed: bool = False,
+) -> list[Target]:
+    """Encode examples and look up their annotations for the heads that they shall teach."""
+    row_of = {label: row for row, label in enumerate(labels.labels)}
+    made = []
+    for example, encoding in zip(examples, encoder.encode([example.text for example in examples]), strict=True):
+        label = row_of[example.label] if "classifier" in teaches and example.label is not None else -1
+        allowed = np.ones((len(encoding.ids), len(labels.tags)), bool)
+        unaligned: tuple[Span, ...] = ()
+        if "ner" in teaches and example.entities is not None:
+            aligned = align(encoding, example.entities, labels.entity_types)
+            unaligned = aligned.unaligned
+            annotated = labels.entity_types if example.annotated_types is None else example.annotated_types
+            allowed = allowed_tags(aligned.tags, encoding.word_starts, len(encoding.ids), labels, annotated)
+        made.append(Target(example, encoding, label, allowed, unaligned, rehearsed))
+    return made
+
+
+def allowed_tags(
+    word_tags: NDArray[np.int64],
+    word_starts: NDArray[np.int64],
+    tokens: int,
+    labels: LabelSet,
+    annotated: Collection[str],
+) -> Mask:
+    """Return (tokens, tags): True where a token may have a tag.
+
+    A token in a span may have its span's tag only: the first sub-word of the first word B, every other one I, which is
+    what the decoder adds up. A token outside every span may be O, or anything of a type that the data does not
+    annotate. A word of which nothing is known may be anything.
+    """
+    width = len(labels.tags)
+    outside = np.zeros(width, bool)
+    outside[OUTSIDE] = True
+    for index, name in enumerate(labels.entity_types):
+        if name not in annotated:
+            outside[[begin_tag(index), inside_tag(index)]] = True
+    # A sub-word after the first cannot begin anything: where B is open, it is I.
+    outside_rest = outside.copy()
+    outside_rest[1::2] = False
+    allowed = np.zeros((tokens, width), bool)
+    stops = np.append(word_starts[1:], tokens)
+    for tag, start, stop in zip(word_tags.tolist(), word_starts.tolist(), stops.tolist(), strict=True):
+        if tag == UNKNOWN:
+            allowed[start:stop] = True
+        elif tag == OUTSIDE:
+            allowed[start] = outside
+            allowed[start + 1 : stop] = outside_rest
+        else:
+            allowed[start, tag] = True
+            allowed[start + 1 : stop, tag + 1 if tag % 2 else tag] = True
+    return allowed
+
+
+def describe_unaligned(targets: Sequence[Target], *, shown: int = 3) -> tuple[int, str]:
+    """Count the annotations that no sequence of words expresses, and quote the first few."""
+    found = [(target.example.text, span) for target in targets for span in target.unaligned]
+    quotes = []
+    for text, span in found[:shown]:
+        left, right = max(0, span.start - 15), min(len(text), span.end + 15)
+        quotes.append(f"{span.type} {text[span.start : span.end]!r} in {text[left:right]!r}")
+    return len(found), "; ".join(quotes)
+
+
+def note_unaligned(unaligned: tuple[int, str]) -> Noted:
+    """Report annotations that fit no sequence of words."""
+    count, quotes = unaligned
+    message = f"{count} annotations begin or end inside a word and were left out of the loss, such as {quotes}."
+    return Noted(message=message, warning=True)

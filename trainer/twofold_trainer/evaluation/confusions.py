@@ -1,0 +1,81 @@
+"""What the held-out examples say of each label and entity type, and which of them are taken for one another."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from twofold_checkpoint.decoding import Prediction
+from twofold_checkpoint.examples import Example
+from twofold_checkpoint.manifest import HeadName
+from twofold_checkpoint.protocol.findings import Confusion, FigureName, NameCount
+
+NAMES_SHOWN = 200
+CONFUSIONS_SHOWN = 200
+
+Pair = tuple[str | None, str | None]
+"""A name that was expected, and the one that was answered in its place. None stands for no entity."""
+
+
+def pairs_of(head: HeadName, examples: Sequence[Example], answers: Sequence[Prediction]) -> Counter[Pair]:
+    """Count what was answered for what: of labels, and of the extents that were marked by either side."""
+    counted: Counter[Pair] = Counter()
+    for example, answer in zip(examples, answers, strict=True):
+        if head == "classifier":
+            counted[example.label, answer.labels[0].label] += 1
+        else:
+            counted.update(_extents(example, answer))
+    return counted
+
+
+def _extents(example: Example, answer: Prediction) -> Iterator[Pair]:
+    """Yield the types of every extent. A type that the example does not annotate is neither right nor wrong."""
+    known = example.annotated_types
+    wanted = {(one.start, one.end): one.type for one in example.entities or ()}
+    found = {(one.start, one.end): one.type for one in answer.entities if known is None or one.type in known}
+    for extent in wanted.keys() | found.keys():
+        yield wanted.get(extent), found.get(extent)
+
+
+def count_names(figure: FigureName, before: Counter[Pair], after: Counter[Pair] | None) -> tuple[NameCount, ...]:
+    """Count each name's part, the commonest names first."""
+    whole = before if after is None else before + after
+    names = {name for pair in whole for name in pair if name is not None}
+    rows = [
+        NameCount(
+            figure=figure,
+            name=name,
+            expected=_sum(before, expected=name),
+            answered_before=_sum(before, answered=name),
+            right_before=before[name, name],
+            answered_after=None if after is None else _sum(after, answered=name),
+            right_after=None if after is None else after[name, name],
+        )
+        for name in names
+    ]
+    return tuple(sorted(rows, key=lambda row: (-row.expected, row.name))[:NAMES_SHOWN])
+
+
+def list_confusions(figure: FigureName, before: Counter[Pair], after: Counter[Pair] | None) -> tuple[Confusion, ...]:
+    """List what was taken for something else, the commonest first."""
+    later = Counter[Pair]() if after is None else after
+    wrong = [pair for pair in before.keys() | later.keys() if pair[0] != pair[1]]
+    wrong.sort(key=lambda pair: (-later[pair], -before[pair], pair[0] or "", pair[1] or ""))
+    return tuple(
+        Confusion(
+            figure=figure,
+            expected=pair[0],
+            answered=pair[1],
+            before=before[pair],
+            after=None if after is None else after[pair],
+        )
+        for pair in wrong[:CONFUSIONS_SHOWN]
+    )
+
+
+def _sum(counted: Counter[Pair], *, expected: str | None = None, answered: str | None = None) -> int:
+    return sum(
+        count
+        for pair, count in counted.items()
+        if (pair[0] if expected is not None else pair[1]) == (expected or answered)
+    )

@@ -1,0 +1,104 @@
+"""The three figures of a job, before and after: protected, retained, new."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+
+from twofold_checkpoint.checkpoint import Checkpoint
+from twofold_checkpoint.decoding import Prediction
+from twofold_checkpoint.labels import LabelSet
+from twofold_checkpoint.manifest import HeadName, Score, other
+from twofold_checkpoint.protocol.events import Event, Figure, Moment, ScoreMeasured
+
+from twofold_trainer.modeling.model import TwofoldModel, load_model
+from twofold_trainer.planning.plan import Plan
+from twofold_trainer.scoring.scorer import Judge, predict
+from twofold_trainer.scoring.scores import HeadScore, accuracy, span_f1
+from twofold_trainer.stop import Stop
+
+Measured = dict[Figure, HeadScore | None]
+
+
+class Figures:
+    """Hold the three judges of a job: of the protected task, of the adapted head's old labels, of the new data."""
+
+    def __init__(self, plan: Plan, stop: Stop) -> None:
+        head = plan.job.head
+        self.judges: dict[Figure, Judge] = {
+            "protected": Judge(plan.protected("gate"), other(head), plan.encoder, stop),
+            "retained": Judge(plan.memory.gate, head, plan.encoder, stop),
+            "new": Judge(plan.parts.gate, head, plan.encoder, stop),
+        }
+        self._pad_id, self._stop = plan.encoder.settings.pad_id, stop
+        # A remembered text that is annotated for both heads stands in two judges: it is run once, for both.
+        self._encodings = {one.text: one for judge in self.judges.values() for one in judge.encodings}
+        self._labels: dict[Moment, LabelSet] = {"before": plan.base.manifest.labels, "after": plan.labels}
+        self.answers: dict[Moment, dict[Figure, tuple[Prediction, ...]]] = {}
+        """What was answered when it was measured."""
+
+    def measure(self, model: TwofoldModel, moment: Moment) -> Generator[Event, None, Measured]:
+        """Score the model and say so. Its answers are kept for the report."""
+        self.answers[moment] = self._answer(model, moment)
+        scores = self._rate(self.answers[moment])
+        for figure, score in scores.items():
+            if score is not None:
+                yield measured(score, figure, moment)
+        return scores
+
+    def by_text(self, moment: Moment) -> dict[str, Prediction]:
+        """Return what both heads answered when it was measured, by text."""
+        found = self.answers[moment]
+        return {
+            encoding.text: answer
+            for figure, judge in self.judges.items()
+            for encoding, answer in zip(judge.encodings, found[figure], strict=True)
+        }
+
+    def protected_text(self, place: int) -> str:
+        """Return the text of a protected example by its place."""
+        return self.judges["protected"].examples[place].text
+
+    def score_approved(self, checkpoint: Checkpoint | None) -> HeadScore | None:
+        """Score the protected task of the checkpoint that a person last approved."""
+        if checkpoint is None:
+            return None
+        return self.judges["protected"].score(load_model(checkpoint), checkpoint.manifest.labels)
+
+    def score(self, model: TwofoldModel, moment: Moment) -> Measured:
+        """Score the model."""
+        return self._rate(self._answer(model, moment))
+
+    def _answer(self, model: TwofoldModel, moment: Moment) -> dict[Figure, tuple[Prediction, ...]]:
+        texts = self._encodings.values()
+        found = predict(model, list(texts), self._labels[moment], self._pad_id, stop=self._stop)
+        by_text = dict(zip(self._encodings, found, strict=True))
+        return {figure: tuple(by_text[one.text] for one in judge.encodings) for figure, judge in self.judges.items()}
+
+    def _rate(self, answers: Mapping[Figure, Sequence[Prediction]]) -> Measured:
+        return {figure: judge.rate(answers[figure]) for figure, judge in self.judges.items()}
+
+
+def measured(score: HeadScore, figure: Figure, moment: Moment) -> ScoreMeasured:
+    """Put a score into an event."""
+    return ScoreMeasured(
+        figure=figure,
+        moment=moment,
+        metric=score.metric,
+        value=score.value,
+        examples=score.examples,
+    )
+
+
+def join_scores(after: Mapping[Figure, HeadScore | None]) -> tuple[Score, ...]:
+    """Put the candidate's figures into one for each head, on all held-out examples that it was judged on."""
+    joined: dict[HeadName, list[HeadScore]] = {}
+    for score in after.values():
+        if score is not None:
+            joined.setdefault(score.head, []).append(score)
+    found = []
+    for head, scores in joined.items():
+        outcomes = [outcome for score in scores for outcome in score.outcomes]
+        whole = accuracy(outcomes) if head == "classifier" else span_f1(outcomes)  # type: ignore[arg-type]
+        assert whole is not None
+        found.append(whole.as_score())
+    return tuple(found)

@@ -1,0 +1,139 @@
+"""What a trainer leaves for the report of its job, beside the events."""
+
+from __future__ import annotations
+
+import bisect
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+from twofold_checkpoint.decoding import Prediction
+from twofold_checkpoint.protocol.events import Event, Figure, Moment, Noted
+from twofold_checkpoint.protocol.findings import (
+    Change,
+    Confusion,
+    FigureName,
+    Findings,
+    Interval,
+    Measurement,
+    NameCount,
+    write_findings,
+)
+from twofold_checkpoint.protocol.job import Job
+
+from twofold_trainer.evaluation.confusions import count_names, list_confusions, pairs_of
+from twofold_trainer.evaluation.evaluator import Figures, Measured
+from twofold_trainer.evaluation.flips import list_changes
+from twofold_trainer.evaluation.gate import Pair, compare
+from twofold_trainer.planning.plan import Plan
+from twofold_trainer.scoring.confidence_intervals import interval
+
+log = logging.getLogger(__name__)
+
+LENGTHS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048, 1 << 20)
+"""Upper ends of the ranges in which the tokens of training texts are counted."""
+
+
+def may_quote(plan: Plan) -> bool:
+    """Tell whether what the job leaves may hold texts: not where its candidate promises to keep none."""
+    return plan.remembers == "examples"
+
+
+def leave_findings(
+    plan: Plan, figures: Figures, before: Measured, after: Measured | None = None, *, approved: bool = False
+) -> Iterator[Event]:
+    """Write what was found beside the job. A job does not fail for its report: what cannot be written is noted."""
+    try:
+        write_findings(directory_of(plan.job), find(plan, figures, before, after, approved=approved))
+    except Exception as error:
+        log.exception("no findings could be left")
+        why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}. This is a bug"
+        yield Noted(message=f"The report lacks what the trainer found: {why}.", warning=True)
+
+
+def directory_of(job: Job) -> Path:
+    """Return the job's directory in its store."""
+    return Path(job.store) / "jobs" / job.id
+
+
+def unquoted(plan: Plan, events: Iterator[Event]) -> Iterator[Event]:
+    """Let a plan's events pass, without the quotes in them where no text may be kept."""
+    for event in events:
+        if isinstance(event, Noted) and event.warning and plan.unaligned[0] and not may_quote(plan):
+            yield Noted(
+                message=f"{plan.unaligned[0]} annotations begin or end inside a word and were left out of the loss.",
+                warning=True,
+            )
+        else:
+            yield event
+
+
+def find(plan: Plan, figures: Figures, before: Measured, after: Measured | None, *, approved: bool = False) -> Findings:
+    """Gather what the held-out examples say, from the answers that were scored."""
+    measurements: list[Measurement] = []
+    names: list[NameCount] = []
+    confusions: list[Confusion] = []
+    changes: list[Change] = []
+    for figure in get_args(FigureName):
+        pair = Pair(before[figure], None if after is None else after[figure])
+        if pair.before is None:
+            continue
+        judge, answers = figures.judges[figure], _answers(figures, figure, trained=pair.after is not None)
+        measurements.append(_measure(figure, pair, seed=plan.job.seed))
+        counted = [pairs_of(judge.head, judge.examples, some) for some in answers]
+        first, last = counted[0], counted[1] if len(counted) > 1 else None
+        names += count_names(figure, first, last)
+        confusions += list_confusions(figure, first, last)
+        if pair.after is not None and may_quote(plan):
+            changes += list_changes(figure, judge.head, pair, tuple(judge.examples), (answers[0], answers[1]))
+    checkpoint = plan.approved() if approved else None
+    return Findings(
+        texts=may_quote(plan),
+        figures=tuple(measurements),
+        names=tuple(names),
+        confusions=tuple(confusions),
+        changes=tuple(changes),
+        lengths=count_lengths([len(target.encoding.ids) for target in plan.new]),
+        branch=plan.model.division,
+        approved=None if checkpoint is None else checkpoint.id,
+    )
+
+
+def _answers(figures: Figures, figure: Figure, *, trained: bool) -> list[tuple[Prediction, ...]]:
+    moments: tuple[Moment, ...] = ("before", "after") if trained else ("before",)
+    return [figures.answers[moment][figure] for moment in moments]
+
+
+def _measure(figure: FigureName, pair: Pair, *, seed: int) -> Measurement:
+    before, after = pair.before, pair.after
+    assert before is not None, "A figure that was not measured was asked for. This is a bug."
+    plain = Measurement(
+        figure=figure,
+        head=before.head,
+        metric=before.metric,
+        examples=before.examples,
+        before=interval(before, seed=seed),
+        calibration_before=before.calibration_error,
+    )
+    if after is None:
+        return plain
+    compared = compare(pair, "base", margin=0.0, seed=seed)
+    return msgspec.structs.replace(
+        plain,
+        after=interval(after, seed=seed),
+        difference=Interval(value=compared.bounds.difference, low=compared.bounds.lower, high=compared.bounds.upper),
+        gained=compared.gained,
+        lost=compared.lost,
+        calibration_after=after.calibration_error,
+    )
+
+
+def count_lengths(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Count texts by the range of their length; ranges above the longest are left out."""
+    counts = [0] * len(LENGTHS)
+    for length in lengths:
+        counts[bisect.bisect_left(LENGTHS, min(length, LENGTHS[-1]))] += 1
+    used = max((place for place, count in enumerate(counts) if count), default=-1)
+    return tuple(zip(LENGTHS[: used + 1], counts[: used + 1], strict=True))

@@ -1,0 +1,53 @@
+"""Held-out examples that the candidate answers otherwise than its base: negative flips and fixed ones."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from twofold_checkpoint.decoding import Entity, Prediction
+from twofold_checkpoint.examples import Example, Span
+from twofold_checkpoint.manifest import HeadName
+from twofold_checkpoint.protocol.findings import Answer, Change, FigureName
+
+from twofold_trainer.evaluation.gate import Pair, changed
+from twofold_trainer.recipe import FLIPS_SHOWN
+
+Marked = TypeVar("Marked", Span, Entity)
+CHARACTERS_SHOWN = 600
+"""Of a long text, its beginning."""
+
+
+def list_changes(
+    figure: FigureName,
+    head: HeadName,
+    scores: Pair,
+    examples: tuple[Example, ...],
+    answers: tuple[tuple[Prediction, ...], tuple[Prediction, ...]],
+) -> Iterator[Change]:
+    """Yield the first examples that are answered worse, then the first that are answered better."""
+    for better in (False, True):
+        for place in itertools.islice(changed(scores, better=better), FLIPS_SHOWN):
+            example = examples[place]
+            before, after = (_say(head, one[place], example) for one in answers)
+            yield Change(
+                figure=figure,
+                better=better,
+                text=example.text[:CHARACTERS_SHOWN],
+                before=before,
+                after=after,
+                label=example.label if head == "classifier" else None,
+                entities=_within(example.entities or ()) if head == "ner" else None,
+            )
+
+
+def _say(head: HeadName, answer: Prediction, example: Example) -> Answer:
+    if head == "classifier":
+        return Answer(label=answer.labels[0].label, score=answer.labels[0].score)
+    known = example.annotated_types
+    return Answer(entities=_within(one for one in answer.entities if known is None or one.type in known))
+
+
+def _within(spans: Iterable[Marked]) -> tuple[Marked, ...]:
+    return tuple(one for one in spans if one.end <= CHARACTERS_SHOWN)

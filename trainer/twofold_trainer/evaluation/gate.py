@@ -1,0 +1,179 @@
+"""May the candidate serve? A pure decision on scores before and after, on examples that training never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from twofold_checkpoint.protocol.events import VerdictName
+
+from twofold_trainer.scoring.noninferiority import Bounds, needed_examples, paired_accuracy, paired_f1
+from twofold_trainer.scoring.scores import HeadScore, SpanCounts
+
+Against = Literal["base", "approved"]
+SLACK = 1e-9
+"""Rounding is no fall."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Hold one figure of the base and of the candidate on the same examples, in the same order."""
+
+    before: HeadScore | None
+    after: HeadScore | None
+
+    @property
+    def points(self) -> float | None:
+        """The gain in points (0.01 of a score); None where there was nothing to measure."""
+        if self.before is None or self.after is None:
+            return None
+        return 100 * (self.after.value - self.before.value)
+
+    def __str__(self) -> str:
+        if self.before is None or self.after is None:
+            return "not measured"
+        return f"{100 * self.before.value:.1f} -> {100 * self.after.value:.1f} on {self.after.examples} examples"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Say what the examples prove of the protected task: scores and bounds from 0 to 1, and answers that changed."""
+
+    against: Against
+    before: float
+    after: float
+    bounds: Bounds
+    examples: int
+    gained: int
+    lost: int
+    needed_examples: int | None
+    """How many examples would decide, where these do not."""
+    calibration: tuple[float | None, float | None] = (None, None)
+    """Expected calibration error before and after. It is reported, and decides nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Say whether the candidate may serve, and why, in one sentence with numbers."""
+
+    verdict: VerdictName
+    reason: str
+    comparisons: tuple[Comparison, ...] = ()
+    negative_flips: tuple[int, ...] = ()
+    """Places of the protected examples that the base answered better."""
+
+
+def judge(
+    *,
+    protected: Pair,
+    retained: Pair,
+    new: Pair,
+    margin: float,
+    retained_margin: float | None,
+    approved: Pair | None = None,
+    exact: bool = False,
+    trained: bool = True,
+    seed: int = 0,
+) -> Verdict:
+    """Judge a candidate. *margin* and *retained_margin* are in points that the two scores may fall.
+
+    The protected score must be proven not inferior, by paired_accuracy or paired_f1, against the base and against
+    *approved*, the last checkpoint that a person chose: small losses must not add up. *exact* says that the protected
+    path has the same bytes, so that its answers are compared one by one instead. *trained* says that a stage was kept.
+    """
+    figures = f"protected {protected}, retained {retained}, new {new}"
+    flips = tuple(changed(protected, better=False))
+    pairs: list[tuple[Pair | None, Against]] = [(protected, "base"), (approved, "approved")]
+    comparisons = tuple(
+        compare(pair, against, margin, seed=seed)
+        for pair, against in pairs
+        if pair is not None and pair.points is not None
+    )
+
+    def say(verdict: VerdictName, why: str) -> Verdict:
+        return Verdict(verdict, f"{why}: {figures}", comparisons, flips)
+
+    if not trained:
+        return say("fail", "no stage of the training was kept")
+    if new.points is None:
+        return say("inconclusive", "there are no held-out examples of the new data to judge by")
+    if exact and protected.before != protected.after:
+        return say("fail", "the protected path has the same bytes and other answers. This is a bug")
+    if not exact and not comparisons:
+        return say("inconclusive", "no example is remembered to judge the protected task by")
+    verdict: VerdictName = "pass"
+    why = "the protected path has the same bytes"
+    if not exact:
+        verdict, why = _worst(comparisons, margin)
+    if verdict != "pass":
+        return say(verdict, why)
+    if retained_margin is not None and (retained.points or 0.0) < -retained_margin - SLACK:
+        fallen = f"the old labels' score fell by {-(retained.points or 0.0):.1f} points"
+        return say("fail", f"{fallen}, more than the margin of {retained_margin:g}")
+    if new.points < -SLACK:
+        return say("fail", f"the new data's score fell by {-new.points:.1f} points")
+    return say("pass", why)
+
+
+def compare(pair: Pair, against: Against, margin: float, *, seed: int = 0) -> Comparison:
+    """Compare the protected task before and after. Raises AssertionError where there is nothing to compare."""
+    before, after = pair.before, pair.after
+    assert before is not None, "Nothing was measured before. This is a bug."
+    assert after is not None, "Nothing was measured after. This is a bug."
+    n = after.examples
+    gained, lost = (sum(1 for _ in changed(pair, better=better)) for better in (True, False))
+    if after.head == "classifier":
+        bounds = paired_accuracy(gained, lost, n)
+    else:
+        bounds = paired_f1(_spans(before), _spans(after), seed=seed)
+    room = (margin / 100 + min(0.0, bounds.difference)) / bounds.weight  # What the fall seen leaves of the margin.
+    undecided = bounds.lower <= -margin / 100 and SLACK < room < 1
+    needed = max(n + 1, needed_examples((gained + lost) / n, room)) if undecided else None
+    calibration = before.calibration_error, after.calibration_error
+    return Comparison(against, before.value, after.value, bounds, n, gained, lost, needed, calibration)
+
+
+def _worst(comparisons: Iterable[Comparison], margin: float) -> tuple[VerdictName, str]:
+    """Decide on the comparison that says the worst."""
+    told: list[tuple[VerdictName, str]] = []
+    for one in comparisons:
+        than = "" if one.against == "base" else " since a person last approved a checkpoint"
+        lower, fallen = 100 * one.bounds.lower, -100 * one.bounds.difference
+        if fallen > 0 and fallen >= margin - 100 * SLACK:
+            beyond = "more than" if fallen > margin + 100 * SLACK else "as much as"
+            told.append(
+                ("fail", f"the protected score fell by {fallen:.1f} points{than}, {beyond} the margin of {margin:g}")
+            )
+        elif lower > -margin:
+            told.append(("pass", f"the protected score did not fall by {-lower:.2f} points or more{than} (95 % sure)"))
+        else:
+            more = "" if one.needed_examples is None else f"; about {one.needed_examples} would decide"
+            why = f"{one.examples} examples cannot exclude a fall of {-lower:.2f} points{than}, above the margin of {margin:g}"
+            told.append(("inconclusive", f"{why}{more}"))
+    order: tuple[VerdictName, ...] = ("fail", "inconclusive", "pass")
+    return min(told, key=lambda one: order.index(one[0]))
+
+
+def changed(pair: Pair, *, better: bool) -> Iterable[int]:
+    """Yield the places of the examples that are answered better, or worse, than before.
+
+    Of spans: fewer right ones, or as many right and more wrong ones, are worse.
+    """
+    if pair.before is None or pair.after is None:
+        return
+    outcomes: Iterable[tuple[int | SpanCounts, int | SpanCounts]] = zip(
+        pair.before.outcomes, pair.after.outcomes, strict=True
+    )
+    for place, (old, new) in enumerate(outcomes):
+        first, second = _quality(old), _quality(new)
+        if (second > first) if better else (second < first):
+            yield place
+
+
+def _quality(outcome: int | SpanCounts) -> tuple[int, int]:
+    return (outcome.right, outcome.right - outcome.predicted) if isinstance(outcome, SpanCounts) else (outcome, 0)
+
+
+def _spans(score: HeadScore) -> list[SpanCounts]:
+    return [outcome for outcome in score.outcomes if isinstance(outcome, SpanCounts)]

@@ -1,0 +1,68 @@
+"""A plan's scores before the gate, and the gate's word as an event."""
+
+from __future__ import annotations
+
+from twofold_checkpoint.protocol.events import Compared, Judged
+from twofold_checkpoint.protocol.job import Statistical
+
+from twofold_trainer.evaluation.evaluator import Figures, Measured
+from twofold_trainer.evaluation.gate import Pair, Verdict, judge
+from twofold_trainer.planning.plan import Plan
+from twofold_trainer.recipe import FLIPS_SHOWN
+from twofold_trainer.scoring.scores import HeadScore
+
+
+def judge_candidate(
+    plan: Plan,
+    before: Measured,
+    after: Measured,
+    *,
+    approved: HeadScore | None = None,
+    trained: bool = True,
+    exact: bool = False,
+) -> Verdict:
+    """Judge the model of a plan by its scores before and after; see gate.judge.
+
+    *approved* is what the checkpoint that a person last approved scores on the protected task, if it is not the base.
+    """
+    protection = plan.job.protection
+    return judge(
+        protected=Pair(before["protected"], after["protected"]),
+        retained=Pair(before["retained"], after["retained"]),
+        new=Pair(before["new"], after["new"]),
+        approved=None if approved is None else Pair(approved, after["protected"]),
+        margin=protection.margin if isinstance(protection, Statistical) else 0.0,
+        retained_margin=plan.job.retained_margin,
+        trained=trained,
+        exact=exact,
+        seed=plan.job.seed,
+    )
+
+
+def describe_verdict(verdict: Verdict, figures: Figures, *, quoting: bool = True) -> Judged:
+    """Put a verdict into an event, with what it was found by.
+
+    With *quoting*, the first texts that are answered worse are in it: events are stored.
+    """
+    shown = verdict.negative_flips[:FLIPS_SHOWN] if quoting else ()
+    return Judged(
+        verdict=verdict.verdict,
+        reason=f"{verdict.reason}.",
+        comparisons=tuple(
+            Compared(
+                against=one.against,
+                before=one.before,
+                after=one.after,
+                lower_bound=one.bounds.lower,
+                upper_bound=one.bounds.upper,
+                examples=one.examples,
+                gained=one.gained,
+                lost=one.lost,
+                needed_examples=one.needed_examples,
+                calibration_before=one.calibration[0],
+                calibration_after=one.calibration[1],
+            )
+            for one in verdict.comparisons
+        ),
+        negative_flips=tuple(figures.protected_text(place) for place in shown),
+    )

@@ -1,0 +1,1 @@
+"""From a trained model to a published checkpoint: ONNX graph, unpadding, quantisation and verification."""

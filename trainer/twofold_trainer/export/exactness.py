@@ -1,0 +1,66 @@
+"""The proof that a candidate's graph answers the protected task as the base's graph does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from twofold_checkpoint.encoding import Encoding
+from twofold_checkpoint.labels import LabelSet
+from twofold_checkpoint.manifest import HeadName
+from twofold_checkpoint.protocol.events import ExactProven
+
+from twofold_trainer.errors import ParityError
+from twofold_trainer.export.onnx_export import Graph, decode
+from twofold_trainer.recipe import EXACT_TOLERANCE
+from twofold_trainer.scoring.scorer import ROWS
+from twofold_trainer.stop import Stop
+
+
+def prove_exact(
+    base: Path,
+    candidate: Path,
+    encodings: Sequence[Encoding],
+    protected: HeadName,
+    labels: tuple[LabelSet, LabelSet],
+    *,
+    pad_id: int,
+    threads: int,
+    stop: Stop,
+) -> ExactProven:
+    """Compare the protected head's logits and answers of two directories' graphs, old engine against new engine.
+
+    *labels* are those before and after. The tensors are the same; a graph may still be fused or threaded differently,
+    so logits may differ by EXACT_TOLERANCE, and not one answer may. Raises ParityError that quotes the first text.
+    """
+    old, new = Graph(base, threads=threads), Graph(candidate, threads=threads)
+    output = 0 if protected == "classifier" else 1
+    worst = 0.0
+    ordered = sorted(encodings, key=lambda encoding: len(encoding.ids))
+    for first in range(0, len(ordered), ROWS):
+        stop.check()
+        some = ordered[first : first + ROWS]
+        (before, mask), (after, _) = old.run(some, pad_id), new.run(some, pad_id)
+        differences = np.abs(before[output] - after[output])
+        if protected == "ner":
+            differences = differences[mask.astype(bool)]
+        worst = max(worst, float(differences.max(initial=0.0)))
+        # Written so that a NaN fails.
+        if not worst <= EXACT_TOLERANCE:
+            raise ParityError(
+                f"the {protected} head's logits differ by {worst:.2e} from the base checkpoint's, and protection is "
+                f"exact; at most {EXACT_TOLERANCE:.0e} is allowed"
+            )
+        wanted_answers = decode(some, before[0], before[1], labels[0])
+        for encoding, wanted, got in zip(
+            some, wanted_answers, decode(some, after[0], after[1], labels[1]), strict=True
+        ):
+            if protected == "classifier":
+                same = [one.label for one in wanted.labels] == [one.label for one in got.labels]
+            else:
+                spans = [[(one.start, one.end, one.type) for one in answer.entities] for answer in (wanted, got)]
+                same = spans[0] == spans[1]
+            if not same:
+                raise ParityError(f"the {protected} head answers {encoding.text[:80]!r} differently, against exactness")
+    return ExactProven(texts=len(ordered), max_error=worst)

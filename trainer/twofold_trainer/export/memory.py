@@ -1,0 +1,46 @@
+"""What a new checkpoint carries, so that the next adaptation can rehearse, protect and be judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from twofold_checkpoint.encoding import Encoder
+from twofold_checkpoint.manifest import MemoryMode
+from twofold_checkpoint.memory import Memory
+
+from twofold_trainer.datasets.batching import cut
+from twofold_trainer.datasets.splits import Parts, remember
+from twofold_trainer.modeling.model import TwofoldModel
+from twofold_trainer.protection.covariances import Covariances, add_covariances, collect_covariances
+from twofold_trainer.scoring.scorer import ROWS
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Hold what is kept. In every mode but that of examples, the memory is empty and no text is stored anywhere."""
+
+    mode: MemoryMode = "examples"
+    memory: Memory = field(default_factory=Memory)
+    statistics: Covariances | None = None
+    """Of the activations of what was learnt, in the mode of statistics."""
+
+
+def keep(
+    mode: MemoryMode,
+    model: TwofoldModel,
+    encoder: Encoder,
+    *,
+    memory: Memory,
+    parts: Parts,
+    seed: int,
+    statistics: Covariances | None = None,
+) -> Kept:
+    """Add what was just learnt to what the base remembered: its *memory* of examples, or its *statistics*."""
+    if mode == "none":
+        return Kept(mode)
+    remembered = remember(memory, parts, seed=seed)
+    if mode == "examples":
+        return Kept(mode, remembered)
+    encodings = encoder.encode([example.text for example in remembered.rehearsal])
+    found = collect_covariances(model, model.blocks(), cut(encodings, ROWS), encoder.settings.pad_id)
+    return Kept(mode, statistics=found if statistics is None else add_covariances(statistics, found))

@@ -1,0 +1,182 @@
+"""A trained model to a checkpoint: files, golden answers and manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import random
+import uuid
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import torch
+from tokenizers import Tokenizer
+from twofold_checkpoint.checkpoint import GOLDEN, MEMORY, STATISTICS, TOKENIZER, Checkpoint
+from twofold_checkpoint.encoding import Encoder, EncoderSettings
+from twofold_checkpoint.examples import Example
+from twofold_checkpoint.golden import GoldenAnswer, write_golden
+from twofold_checkpoint.labels import LabelSet
+from twofold_checkpoint.manifest import FORMAT, Manifest, Provenance, ReducedGraph, Score
+from twofold_checkpoint.memory import write_memory
+from twofold_checkpoint.protocol.events import Event, Noted, ParityMeasured, PhaseStarted
+from twofold_checkpoint.store import Store
+
+from twofold_trainer.errors import GraftError, ParityError, TrainerError
+from twofold_trainer.export.graft import graft
+from twofold_trainer.export.memory import Kept
+from twofold_trainer.export.onnx_export import Graph, export, measure_parity, parity_batches
+from twofold_trainer.modeling.model import TwofoldModel, save_model
+from twofold_trainer.protection.covariances import save_covariances
+from twofold_trainer.recipe import GOLDEN_ANSWERS, Pooling, Recipe
+from twofold_trainer.stop import Stop
+
+LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxscript", "safetensors", "tokenizers", "torch", "transformers")
+PARITY_TEXTS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """Hold a trained model with everything that its checkpoint says of it."""
+
+    model: TwofoldModel
+    tokenizer: Tokenizer
+    settings: EncoderSettings
+    labels: LabelSet
+    kept: Kept
+    backbone: str
+    pooling: Pooling
+    provenance: Provenance
+    scores: tuple[Score, ...]
+    base: Checkpoint | None = None
+    """What it was adapted from."""
+    job_id: str | None = None
+
+
+def write_candidate(
+    candidate: Candidate, staged: Path, texts: Sequence[str], stop: Stop
+) -> Generator[Event, None, None]:
+    """Write the candidate's files and prove that the graph computes what the model does. Raises ParityError."""
+    stop.check()
+    yield PhaseStarted(phase="export")
+    save_model(candidate.model, staged)
+    candidate.tokenizer.save(str(staged / TOKENIZER))
+    write_memory(staged / MEMORY, candidate.kept.memory)
+    if candidate.kept.statistics is not None:
+        save_covariances(candidate.kept.statistics, staged / STATISTICS)
+    encoder, pad_id = Encoder(candidate.tokenizer, candidate.settings), candidate.settings.pad_id
+    shapes = parity_batches(texts[:PARITY_TEXTS], encoder)
+
+    grafted = yield from _graft(candidate, staged)
+    if not grafted:
+        export(candidate.model, staged, max_tokens=candidate.settings.max_tokens)
+
+    stop.check()
+    yield PhaseStarted(phase="parity")
+
+    def prove() -> tuple[Graph, ParityMeasured]:
+        graph = Graph(staged, threads=torch.get_num_threads())
+        return graph, measure_parity(candidate.model, graph, shapes, candidate.labels, pad_id)
+
+    try:
+        graph, measured = prove()
+    except ParityError as error:
+        if not grafted:
+            raise
+        yield _exported_anew(error)
+        export(candidate.model, staged, max_tokens=candidate.settings.max_tokens)
+        graph, measured = prove()
+    yield measured
+    answers = []
+    # Where no text may be kept, golden answers are those to texts of nobody.
+    golden = (
+        texts if candidate.kept.mode == "examples" else made_up(candidate.tokenizer, seed=candidate.provenance.seed)
+    )
+    for encoding in encoder.encode(spread(golden, GOLDEN_ANSWERS)):
+        (prediction,) = graph.predict([encoding], candidate.labels, pad_id)
+        answers.append(GoldenAnswer(text=encoding.text, prediction=prediction))
+    write_golden(staged / GOLDEN, answers)
+    stop.check()
+
+
+def _graft(candidate: Candidate, staged: Path) -> Generator[Event, None, bool]:
+    """Make the candidate's graph of its base's; returns whether that could be done."""
+    base = candidate.base
+    if base is None:
+        return False
+    try:
+        graft(base.path, base.manifest.branch, candidate.model, staged)
+    except GraftError as error:
+        yield _exported_anew(error)
+        return False
+    return True
+
+
+def _exported_anew(error: TrainerError) -> Noted:
+    return Noted(message=f"The base's graph could not be used again, so the model is exported: {error}.")
+
+
+def publish(candidate: Candidate, staged: Path, store: Store, reduced: tuple[ReducedGraph, ...] = ()) -> Checkpoint:
+    """Make the written files a checkpoint of the store."""
+    now = datetime.now(UTC)
+    config = candidate.model.config
+    manifest = Manifest(
+        format=FORMAT,
+        id=f"{now:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:8]}",
+        parent=None if candidate.base is None else candidate.base.id,
+        job_id=candidate.job_id,
+        created=now.isoformat(timespec="milliseconds"),
+        backbone=candidate.backbone,
+        architecture=config.model_type,
+        pooling=candidate.pooling,
+        hidden_size=config.hidden_size,
+        labels=candidate.labels,
+        encoder=candidate.settings,
+        scores=candidate.scores,
+        provenance=candidate.provenance,
+        files=(),
+        branch=candidate.model.division,
+        memory=candidate.kept.mode,
+        reduced=reduced,
+    )
+    return store.publish(staged, manifest)
+
+
+def spread(texts: Sequence[str], count: int) -> list[str]:
+    """Choose texts of all lengths, from the shortest to the longest."""
+    ordered = sorted(dict.fromkeys(texts), key=lambda text: (len(text), text))
+    if len(ordered) <= count:
+        return ordered
+    return [ordered[round(index * (len(ordered) - 1) / (count - 1))] for index in range(count)]
+
+
+def made_up(tokenizer: Tokenizer, *, seed: int) -> list[str]:
+    """Make texts of one to twelve words of the vocabulary."""
+    words = sorted(word for word in tokenizer.get_vocab() if word.isalpha() and len(word) > 1)
+    chance = random.Random(seed)
+    return [" ".join(chance.choices(words or ["a"], k=count)) for count in range(1, 13)]
+
+
+def provenance(seed: int, examples: Sequence[Example], recipe: Recipe, **more: str | float) -> Provenance:
+    """Say how the model was made."""
+    lines = hashlib.sha256()
+    for example in examples:
+        lines.update(msgspec.json.encode(example) + b"\n")
+    return Provenance(
+        seed=seed,
+        data_sha256=lines.hexdigest(),
+        settings={**dataclasses.asdict(recipe), **more},
+        versions={name: importlib.metadata.version(name) for name in LIBRARIES if _installed(name)},
+    )
+
+
+def _installed(name: str) -> bool:
+    """Tell whether a library is there under this name; onnxruntime may be there as onnxruntime-gpu."""
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

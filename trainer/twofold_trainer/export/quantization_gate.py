@@ -1,0 +1,187 @@
+"""A graph in reduced precision beside the fp32 graph, and whether it may serve: isolation, and a gate of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from twofold_checkpoint.checkpoint import GOLDEN, INT8_FILES, INT8_GOLDEN, INT8_GRAPH
+from twofold_checkpoint.decoding import Prediction
+from twofold_checkpoint.encoding import Encoder, Encoding
+from twofold_checkpoint.examples import Example
+from twofold_checkpoint.golden import GoldenAnswer, read_golden, write_golden
+from twofold_checkpoint.labels import LabelSet
+from twofold_checkpoint.manifest import HEADS, HeadName, ReducedGraph, Score
+from twofold_checkpoint.protocol.events import Event, Noted
+
+from twofold_trainer.evaluation.gate import Comparison, Pair, compare
+from twofold_trainer.export.onnx_export import Graph, parity_batches
+from twofold_trainer.export.quantization import quantise_graph
+from twofold_trainer.recipe import ISOLATION_TOLERANCE, REDUCED_JUDGED_TOKENS, REDUCED_MARGIN
+from twofold_trainer.scoring.scorer import ROWS
+from twofold_trainer.scoring.scores import METRIC_OF, HeadScore, accuracy, count_spans, span_f1
+from twofold_trainer.stop import Stop
+
+Floats = NDArray[np.float32]
+SHAPED_TEXTS = 64
+"""Texts of which the batches are made that try isolation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """Hold what a reduced graph is made for and judged with."""
+
+    labels: LabelSet
+    encoder: Encoder
+    held_out: Sequence[Example]
+    """Examples that no step of training saw, those that judge first."""
+    seed: int
+    threads: int
+    answered: Mapping[str, Prediction] = field(default_factory=dict)
+    """What fp32 answers to some of their texts, where that is known already."""
+
+
+def reduce_precision(
+    reduction: Reduction, staged: Path, stop: Stop
+) -> Generator[Event, None, tuple[ReducedGraph, ...]]:
+    """Write the graph in int8 and judge it against the graph in fp32; its files stay only if it passes."""
+    stop.check()
+    if not quantise_graph(staged):
+        return ()
+    fp32 = Graph(staged, threads=reduction.threads)
+    int8 = Graph(staged, threads=reduction.threads, name=INT8_GRAPH)
+    judged = judge_reduced(reduction, fp32, int8, stop)
+    if judged.passed:
+        pad_id = reduction.encoder.settings.pad_id
+        answers = []
+        for golden in read_golden(staged / GOLDEN):
+            [answer] = int8.predict(reduction.encoder.encode([golden.text]), reduction.labels, pad_id)
+            answers.append(GoldenAnswer(text=golden.text, prediction=answer))
+        write_golden(staged / INT8_GOLDEN, answers)
+    else:
+        for name in INT8_FILES:
+            (staged / name).unlink(missing_ok=True)
+    yield Noted(message=judged.reason)
+    return (judged,)
+
+
+def judge_reduced(reduction: Reduction, fp32: Graph, int8: Graph, stop: Stop) -> ReducedGraph:
+    """Say whether int8 keeps rows apart, and whether each head is proven not inferior to fp32 on held-out examples."""
+    examples = _choose(reduction)
+    error = measure_isolation(int8, [one.text for one in examples[:SHAPED_TEXTS]] or ["a"], reduction.encoder)
+    unanswered = [one for one in examples if one.text not in reduction.answered]
+    found = dict(zip((one.text for one in unanswered), answer(fp32, unanswered, reduction, stop), strict=True))
+    before = [reduction.answered.get(one.text) or found[one.text] for one in examples]
+    after = answer(int8, examples, reduction, stop)
+    comparisons = {
+        head: compare(Pair(old, new), "base", REDUCED_MARGIN, seed=reduction.seed)
+        for head in HEADS
+        if (old := score(examples, before, head)) is not None and (new := score(examples, after, head)) is not None
+    }
+    apart = error <= ISOLATION_TOLERANCE
+    proven = len(comparisons) == len(HEADS) and all(_proven(one) for one in comparisons.values())
+    told = [describe(head, one) for head, one in comparisons.items()]
+    told += [f"no example is held out to judge the {head} head by" for head in HEADS if head not in comparisons]
+    told.append(
+        f"a row alone and in a batch differ by {error:.0e}, {'within' if apart else 'above'} {ISOLATION_TOLERANCE:.0e}"
+    )
+    passed = apart and proven
+    return ReducedGraph(
+        precision="int8",
+        passed=passed,
+        reason=f"The graph in int8 may{'' if passed else ' not'} serve: {'; '.join(told)}.",
+        isolation_error=error,
+        scores=tuple(_score_of(head, one) for head, one in comparisons.items()),
+    )
+
+
+def describe(head: HeadName, found: Comparison) -> str:
+    """Say what the examples prove of a head."""
+    figures = f"{100 * found.before:.1f} -> {100 * found.after:.1f} on {found.examples} examples"
+    bound = f"a fall of {max(0.0, -100 * found.bounds.lower):.2f} points or more"
+    if _proven(found):
+        return f"{head} {figures}, {bound} is excluded (95 % sure)"
+    more = "" if found.needed_examples is None else f"; about {found.needed_examples} examples would decide"
+    return f"{head} {figures}, which cannot exclude {bound}, above the margin of {REDUCED_MARGIN:g}{more}"
+
+
+def measure_isolation(graph: Graph, texts: Sequence[str], encoder: Encoder) -> float:
+    """Return the largest difference of a probability between a row alone and the same row in batches of many shapes."""
+    worst = 0.0
+    answered: dict[tuple[int, ...], tuple[list[Floats], NDArray[np.int64]]] = {}
+    batches = parity_batches(texts, encoder)  # The same texts stand in several.
+
+    def run(*encodings: Encoding) -> tuple[list[Floats], NDArray[np.int64]]:
+        batch = tuple(map(id, encodings))
+        if batch not in answered:
+            answered[batch] = graph.run(encodings, encoder.settings.pad_id)
+        return answered[batch]
+
+    for batch in batches:
+        together, mask = run(*batch)
+        first = 0
+        for encoding in batch:
+            alone, own = run(encoding)
+            rows = slice(first, first + len(encoding.windows))
+            first, length = rows.stop, own.shape[1]
+            real = own.astype(bool)
+            for place in (0, 1):
+                there, here = together[place][rows], alone[place]
+                if place:
+                    there, here = there[:, :length][real], here[real]
+                worst = max(worst, float(np.abs(_softmax(there) - _softmax(here)).max(initial=0.0)))
+        assert first == len(mask), "Rows of a batch were not compared. This is a bug."
+    return worst
+
+
+def answer(graph: Graph, examples: Sequence[Example], reduction: Reduction, stop: Stop) -> list[Prediction]:
+    """Answer examples with a graph, in their order."""
+    encodings = reduction.encoder.encode([one.text for one in examples])
+    order = sorted(range(len(encodings)), key=lambda place: len(encodings[place].ids))
+    answers: list[Prediction] = [Prediction()] * len(encodings)
+    for first in range(0, len(order), ROWS):
+        stop.check()
+        chosen = order[first : first + ROWS]
+        some: list[Encoding] = [encodings[place] for place in chosen]
+        found = graph.predict(some, reduction.labels, reduction.encoder.settings.pad_id)
+        for place, one in zip(chosen, found, strict=True):
+            answers[place] = one
+    return answers
+
+
+def score(examples: Sequence[Example], answers: Sequence[Prediction], head: HeadName) -> HeadScore | None:
+    """Score answers for one head, on the examples that are annotated for it."""
+    pairs = list(zip(examples, answers, strict=True))
+    if head == "classifier":
+        return accuracy([int(got.labels[0].label == one.label) for one, got in pairs if one.label is not None])
+    return span_f1(
+        [count_spans(got.entities, one.entities, one.annotated_types) for one, got in pairs if one.entities is not None]
+    )
+
+
+def _proven(found: Comparison) -> bool:
+    return found.bounds.lower > -REDUCED_MARGIN / 100
+
+
+def _score_of(head: HeadName, found: Comparison) -> Score:
+    return Score(head=head, metric=METRIC_OF[head], value=found.after, examples=found.examples)
+
+
+def _choose(reduction: Reduction) -> list[Example]:
+    """Take held-out examples in the given order, each text once, until they have as many tokens as a judgement may cost."""
+    by_text = {one.text: one for one in reversed(reduction.held_out)}
+    chosen, tokens = [], 0
+    for example in reversed(by_text.values()):
+        tokens += len(reduction.encoder.encode([example.text])[0].ids)
+        if tokens > REDUCED_JUDGED_TOKENS:
+            break
+        chosen.append(example)
+    return chosen
+
+
+def _softmax(logits: Floats) -> Floats:
+    raised = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=-1, keepdims=True))

@@ -1,0 +1,175 @@
+"""The first checkpoint: both heads trained from a pretrained backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from twofold_checkpoint.encoding import Encoder
+from twofold_checkpoint.examples import Example
+from twofold_checkpoint.labels import LabelSet
+from twofold_checkpoint.manifest import HEADS, MemoryMode, Score
+from twofold_checkpoint.memory import Memory, balanced_sample
+from twofold_checkpoint.protocol.events import (
+    Event,
+    Finished,
+    PhaseStarted,
+    Planned,
+    Published,
+    ScoreMeasured,
+)
+from twofold_checkpoint.protocol.job import Hyperparameters
+from twofold_checkpoint.store import Store
+
+from twofold_trainer import recipe
+from twofold_trainer.datasets.batching import Pool
+from twofold_trainer.datasets.readers import read_source
+from twofold_trainer.datasets.splits import Parts, describe_dataset, split, types_of, with_annotated_types
+from twofold_trainer.datasets.targets import describe_unaligned, make_targets, note_unaligned
+from twofold_trainer.errors import RefusedError
+from twofold_trainer.export.memory import keep
+from twofold_trainer.export.publish import Candidate, provenance, publish, write_candidate
+from twofold_trainer.export.quantization_gate import Reduction, reduce_precision
+from twofold_trainer.modeling.backbone import DEFAULT, load_backbone
+from twofold_trainer.modeling.features import FeatureCache, cache_bytes, live
+from twofold_trainer.modeling.mixed_precision import has_bf16
+from twofold_trainer.modeling.model import TwofoldModel
+from twofold_trainer.planning.stage import Stage
+from twofold_trainer.planning.validation import check_hyperparameters, check_seed
+from twofold_trainer.scoring.scorer import ROWS, Judge
+from twofold_trainer.stop import Stop
+from twofold_trainer.training.loop import Yardstick
+from twofold_trainer.training.objective import Objective
+from twofold_trainer.training.stage_inputs import Lesson
+from twofold_trainer.training.stages import climb
+
+
+def initialise(
+    *,
+    train: str | Sequence[str],
+    out: str,
+    dev: str | None = None,
+    backbone: str = DEFAULT,
+    seed: int = 0,
+    hyperparameters: Hyperparameters | None = None,
+    memory: MemoryMode = "examples",
+    stop: Stop | None = None,
+) -> Iterator[Event]:
+    """Train both heads, publish the checkpoint, and make it current if the store has none.
+
+    Raises TrainerError or CheckpointError: here a person waits, and an error is an error.
+    """
+    stop = stop or Stop()
+    yield PhaseStarted(phase="validate")
+    asked = hyperparameters or Hyperparameters()
+    check_hyperparameters(asked)
+    check_seed(seed)
+    parts, labels = _read([train] if isinstance(train, str) else train, dev)
+    loaded = load_backbone(backbone)
+    encoder = Encoder(loaded.tokenizer, loaded.settings)
+    targets = make_targets(parts.train, encoder, labels)
+    unaligned = describe_unaligned([*targets, *make_targets([*parts.dev, *parts.gate], encoder, labels)])
+    yield describe_dataset(parts, targets, unaligned[0])
+    if unaligned[0]:
+        yield note_unaligned(unaligned)
+
+    torch.manual_seed(seed)  # For the heads' first weights.
+    model = TwofoldModel(loaded.module, labels, loaded.pooling).eval()
+    blocks = len(model.blocks())
+    default = recipe.init_recipe(
+        blocks=blocks, examples=len(parts.train), hidden_size=model.config.hidden_size, bf16=has_bf16()
+    )
+    resolved = recipe.resolve(asked, default, blocks=blocks)
+    stages = [Stage(HEADS, rung, blocks) for rung in recipe.init_rungs(resolved.unfrozen_blocks)]
+    plan = f"Train {', then '.join(stage.name for stage in stages)} of {loaded.name} on {len(parts.train)} examples."
+    yield Planned(plan=plan, hyperparameters=recipe.echo(resolved))
+
+    yield PhaseStarted(phase="cache")
+    sampled = balanced_sample(parts.dev, recipe.MEMORY_DEV, seed=seed)
+    yardstick = Yardstick(tuple(Judge(sampled, head, encoder) for head in HEADS), labels)
+    encodings = [target.encoding for target in targets]
+    encodings += [encoding for one in yardstick.judges for encoding in one.encodings]
+    fits = cache_bytes(encodings, model.config.hidden_size) <= recipe.CACHE_BYTES
+    cache = FeatureCache()
+    backbone_source = live(model, loaded.settings.pad_id)
+    for _ in cache.fill(backbone_source, encodings if fits else [], rows=ROWS):
+        stop.check()
+
+    pool = Pool(tuple(targets))
+
+    def prepare(stage: Stage) -> Lesson:
+        source = cache.get if fits and not stage.blocks else backbone_source
+        return Lesson(pool, Objective(ner_weight=resolved.ner_weight), source)
+
+    climbed = yield from climb(
+        model, stages, resolved, lambda _: pool, prepare, yardstick=yardstick, seed=seed, stop=stop
+    )
+
+    yield PhaseStarted(phase="evaluate")
+    scores = yield from _evaluate(model, parts, encoder, labels)
+    kept = " + ".join(trained.stage.name for trained in climbed.kept)
+    candidate = Candidate(
+        model=model,
+        tokenizer=loaded.tokenizer,
+        settings=loaded.settings,
+        labels=labels,
+        kept=keep(memory, model, encoder, memory=Memory(), parts=parts, seed=seed),
+        backbone=loaded.name,
+        pooling=loaded.pooling,
+        provenance=provenance(seed, parts.train, resolved, kept=kept),
+        scores=scores,
+    )
+    store = Store(Path(out)).create()
+    with store.staging() as staged:
+        texts = [example.text for example in (*parts.gate, *parts.dev, *parts.train)]
+        yield from write_candidate(candidate, staged, texts, stop)
+        judged_by = Reduction(labels, encoder, (*parts.gate, *parts.dev), seed, torch.get_num_threads())
+        checkpoint = publish(candidate, staged, store, (yield from reduce_precision(judged_by, staged, stop)))
+    yield Published(checkpoint_id=checkpoint.id)
+    first = store.aliases().current is None
+    if first:
+        store.promote(checkpoint.id, approve=True)
+    yield _finished(checkpoint.id, scores, first=first)
+
+
+def _finished(checkpoint_id: str, scores: tuple[Score, ...], *, first: bool) -> Finished:
+    figures = ", ".join(f"{score.metric} {100 * score.value:.1f}" for score in scores)
+    role = "the store's current checkpoint" if first else "not current: the store already has a current checkpoint"
+    return Finished(outcome="succeeded", reason=f"Published {checkpoint_id} ({figures}), {role}.")
+
+
+def _read(train: Sequence[str], dev: str | None) -> tuple[Parts, LabelSet]:
+    """Read, check and divide the examples, and collect their labels and types."""
+    given = [example for source in train for example in read_source(source)]
+    held_out = None if dev is None else read_source(dev)
+    everything: list[Example] = [*given, *(held_out or ())]
+    labels = LabelSet(labels=(), entity_types=()).append(
+        labels=(one.label for one in everything if one.label is not None), entity_types=types_of(everything)
+    )
+    # Those of --train alone: labels that only --dev has would be judged and never learnt.
+    if all(one.label is None for one in given):
+        wanted = '"label": "X" in JSON lines, or a line "# label: X" before a text of a CoNLL file'
+        raise RefusedError(f"{', '.join(train)}: no example has a label; the classifier needs some: write {wanted}")
+    if not types_of(given):
+        wanted = '"entities": [{"start", "end", "type"}] in JSON lines, or B-TYPE in a CoNLL file'
+        raise RefusedError(f"{', '.join(train)}: no example has an entity; the NER head needs some: write {wanted}")
+    types = labels.entity_types
+    given = with_annotated_types(given, types)
+    held_out = None if held_out is None else with_annotated_types(held_out, types)
+    return split(given, held_out, Memory(), held_out=recipe.INIT_HELD_OUT_SHARE), labels
+
+
+def _evaluate(
+    model: TwofoldModel, parts: Parts, encoder: Encoder, labels: LabelSet
+) -> Generator[Event, None, tuple[Score, ...]]:
+    """Score both heads on the examples that only judge."""
+    scores = []
+    for head in HEADS:
+        score = Judge(parts.gate, head, encoder).score(model, labels)
+        if score is not None:
+            scores.append(score.as_score())
+            yield ScoreMeasured(
+                figure="new", moment="after", metric=score.metric, value=score.value, examples=score.examples
+            )
+    return tuple(scores)

@@ -1,0 +1,1 @@
+"""The model: backbone, two heads, forks, cached features and freezing."""

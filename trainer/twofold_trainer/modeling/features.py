@@ -1,0 +1,114 @@
+"""What the heads read of texts, flat: one row a text and one row a token, windows already merged.
+
+Serving averages the classifier's logits over a text's windows and cuts overlaps in the middle. Both are linear, so
+merging *features* the same way gives the same logits, and training, scoring and cached features all share this form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from twofold_checkpoint.encoding import Encoding, Window, pad
+from twofold_checkpoint.manifest import HEADS, HeadName
+
+from twofold_trainer.modeling.model import Hidden, TwofoldModel, pool
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Hold *pooled* (texts, hidden) and *tokens* (all tokens of all texts in order, hidden)."""
+
+    pooled: Tensor
+    tokens: Tensor
+
+
+FeatureSource = Callable[[Sequence[Encoding]], Features]
+"""Gives the features of texts, computed now or kept from before."""
+
+
+def live(model: TwofoldModel, pad_id: int, *, heads: Sequence[HeadName] = HEADS) -> FeatureSource:
+    """Return a source that runs the whole model."""
+    return lambda encodings: compute_features(model, encodings, pad_id, heads=heads)
+
+
+def without_gradients(source: FeatureSource) -> FeatureSource:
+    """Return a source through which nothing below the heads can learn."""
+
+    def give(encodings: Sequence[Encoding]) -> Features:
+        with torch.no_grad():
+            return source(encodings)
+
+    return give
+
+
+def compute_features(
+    model: TwofoldModel, encodings: Sequence[Encoding], pad_id: int, *, heads: Sequence[HeadName] = HEADS
+) -> Features:
+    """Run the model's blocks over all windows of the texts in one batch."""
+    windows = [window for encoding in encodings for window in encoding.windows]
+    ids, mask = (torch.from_numpy(array) for array in pad(windows, pad_id))
+    return merge(model.hidden(ids, mask, heads=heads), mask, encodings, windows, model)
+
+
+def merge(
+    hidden: Hidden, mask: Tensor, encodings: Sequence[Encoding], windows: Sequence[Window], model: TwofoldModel
+) -> Features:
+    """Turn the hidden states of all windows (windows, tokens, hidden) into features of the texts."""
+    pooled = pool(hidden.classifier, mask, model.pooling)
+    if len(windows) > len(encodings):
+        pooled = _window_weights(encodings) @ pooled
+    rows: list[int] = []
+    columns: list[int] = []
+    for row, window in enumerate(windows):
+        first = window.prefix - window.start
+        kept = range(window.keep_start + first, window.keep_stop + first)
+        rows.extend([row] * len(kept))
+        columns.extend(kept)
+    tokens = hidden.ner[torch.tensor(rows, dtype=torch.long), torch.tensor(columns, dtype=torch.long)]
+    return Features(pooled, tokens)
+
+
+def _window_weights(encodings: Sequence[Encoding]) -> Tensor:
+    """Return (texts, windows): how much of each window's pooled feature a text gets, by the tokens that it sees."""
+    weights = torch.zeros(len(encodings), sum(len(encoding.windows) for encoding in encodings))
+    column = 0
+    for row, encoding in enumerate(encodings):
+        sizes = torch.tensor([float(window.stop - window.start) for window in encoding.windows])
+        if len(sizes) == 1:
+            sizes = torch.ones(1)  # An empty text has one window of no tokens.
+        weights[row, column : column + len(sizes)] = sizes / sizes.sum()
+        column += len(sizes)
+    return weights
+
+
+class FeatureCache:
+    """Hold the features of texts under a backbone that does not move."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[Encoding, Features]] = {}  # The encoding too: an id is unique while it lives.
+
+    def fill(self, source: FeatureSource, encodings: Sequence[Encoding], *, rows: int) -> Iterator[int]:
+        """Compute and keep the features of texts, *rows* at a time; yields how many are done."""
+        new = [encoding for encoding in encodings if id(encoding) not in self._kept]
+        new.sort(key=lambda encoding: len(encoding.ids))
+        for first in range(0, len(new), rows):
+            some = new[first : first + rows]
+            with torch.no_grad():
+                found = source(some)
+            tokens = torch.split(found.tokens, [len(encoding.ids) for encoding in some])
+            for encoding, pooled, own in zip(some, found.pooled, tokens, strict=True):
+                self._kept[id(encoding)] = encoding, Features(pooled.clone(), own.clone())
+            yield first + len(some)
+
+    def get(self, encodings: Sequence[Encoding]) -> Features:
+        """Return the kept features of texts."""
+        kept = [self._kept[id(encoding)][1] for encoding in encodings]
+        return Features(torch.stack([one.pooled for one in kept]), torch.cat([one.tokens for one in kept]))
+
+
+def cache_bytes(encodings: Sequence[Encoding], hidden_size: int) -> int:
+    """Estimate what caching the features of texts would take."""
+    return sum(len(encoding.ids) + 1 for encoding in encodings) * hidden_size * 4

@@ -1,0 +1,114 @@
+"""Which parameters a stage trains, and the proof that it trained no other."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from twofold_checkpoint.manifest import HeadName, other
+from twofold_checkpoint.protocol.events import FrozenProven
+
+from twofold_trainer.errors import FrozenMovedError
+from twofold_trainer.modeling.model import TwofoldModel
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Name parameters that share a rate. *depth* is the distance from the top block; None means a head."""
+
+    names: tuple[str, ...]
+    depth: int | None
+
+
+def trainable_groups(model: TwofoldModel, heads: Sequence[HeadName], blocks: int, *, norms: bool = True) -> list[Group]:
+    """Group what a stage trains: the heads, the top *blocks* blocks of their path, and with all of them what is left.
+
+    What stands outside the blocks (embeddings, a final norm) is read by both heads, however deep a branch is. It moves
+    only when every block does, at the lowest rate, and not where the blocks that move are one head's own.
+    Without *norms*, no normalisation layer moves.
+    """
+    name_of = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = [Group(head_names(model, heads), None)]
+    path = model.path(heads[0])
+    for depth, block in enumerate(reversed(path[len(path) - blocks :] if blocks else [])):
+        groups.append(Group(tuple(name_of[id(parameter)] for parameter in block.parameters()), depth))
+    own = 0 if model.branch is None else len(model.branch)
+    if blocks > own and blocks >= len(path) and heads[0] != model.branch_head:
+        taken = {name_of[id(parameter)] for block in all_blocks(model) for parameter in block.parameters()}
+        # The token embeddings stay: a first training on thousands of texts gains nothing from moving them, and
+        # AdamW over the whole vocabulary takes a third of its time.
+        taken.update(name_of[id(parameter)] for parameter in model.token_embeddings())
+        rest = tuple(name for name in name_of.values() if name.startswith("backbone.") and name not in taken)
+        groups.append(Group(rest, len(path)))
+    return only(groups, set(name_of.values()) - (set() if norms else set(norm_names(model))))
+
+
+def only(groups: Iterable[Group], names: Collection[str]) -> list[Group]:
+    """Leave out of the groups what is not named."""
+    left = (Group(tuple(name for name in group.names if name in names), group.depth) for group in groups)
+    return [group for group in left if group.names]
+
+
+def head_names(model: TwofoldModel, heads: Iterable[HeadName]) -> tuple[str, ...]:
+    """Name the parameters of heads."""
+    return tuple(name for head in heads for name, _ in model.head(head).named_parameters(prefix=head))
+
+
+def norm_names(model: nn.Module) -> list[str]:
+    """Name the parameters of normalisation layers. Architectures bring their own, so their names have to tell."""
+    return [
+        f"{place}.{name}"
+        for place, module in model.named_modules()
+        if type(module).__name__.lower().endswith("norm")
+        for name, _ in module.named_parameters(recurse=False)
+    ]
+
+
+def freeze_all_but(model: TwofoldModel, names: Iterable[str]) -> None:
+    """Let only the named parameters have gradients, and only the blocks that hold them use dropout."""
+    trained = set(names)
+    model.eval()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
+    for block in all_blocks(model):
+        block.train(any(parameter.requires_grad for parameter in block.parameters()))
+
+
+def all_blocks(model: TwofoldModel) -> list[nn.Module]:
+    """Return the backbone's blocks and the branch's."""
+    return [*model.blocks(), *(model.branch or ())]
+
+
+def is_untouched(model: TwofoldModel, adapted: HeadName, trained: Collection[str]) -> bool:
+    """Tell whether nothing was trained of the protected head, of the blocks on its path, and of what lies around them."""
+    name_of = {id(parameter): name for name, parameter in model.named_parameters()}
+    own = {name_of[id(parameter)] for block in all_blocks(model) for parameter in block.parameters()}
+    protected = other(adapted)
+    path = {name_of[id(parameter)] for block in model.path(protected) for parameter in block.parameters()}
+    around = {name for name in name_of.values() if name.startswith("backbone.") and name not in own}
+    head = {name_of[id(parameter)] for parameter in model.head(protected).parameters()}
+    return not (path | around | head) & set(trained)
+
+
+def digest(tensors: Mapping[str, Tensor], names: Iterable[str]) -> str:
+    """Return the SHA-256 over the named tensors in order of name: name, dtype, shape and bytes."""
+    sha256 = hashlib.sha256()
+    for name in sorted(names):
+        tensor = tensors[name].detach().cpu().contiguous()
+        sha256.update(f"{name}\n{tensor.dtype}\n{tuple(tensor.shape)}\n".encode())
+        sha256.update(tensor.numpy().tobytes())
+    return sha256.hexdigest()
+
+
+def prove_frozen(before: Mapping[str, Tensor], after: Mapping[str, Tensor], trained: Iterable[str]) -> FrozenProven:
+    """Compare everything that was not trained. Raises FrozenMovedError that names a tensor that moved."""
+    frozen = sorted(set(before) - set(trained))
+    proof = FrozenProven(
+        parameters=len(frozen), digest_before=digest(before, frozen), digest_after=digest(after, frozen)
+    )
+    if proof.digest_before != proof.digest_after:
+        moved = next(name for name in frozen if digest(before, [name]) != digest(after, [name]))
+        raise FrozenMovedError(f"the frozen tensor {moved} has changed; nothing was published. This is a bug.")
+    return proof

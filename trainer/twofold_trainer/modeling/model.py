@@ -1,0 +1,240 @@
+"""One backbone, two heads, one forward pass."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
+from twofold_checkpoint.checkpoint import BACKBONE_CONFIG, TRAINING_WEIGHTS, Checkpoint
+from twofold_checkpoint.labels import LabelSet
+from twofold_checkpoint.manifest import HEADS, Branch, HeadName
+
+from twofold_trainer.modeling.blocks import can_divide, find_blocks, run_blocks
+
+ATTENTION = "eager"
+"""The one attention that every architecture has and that exports to plain operators; at our lengths as fast as SDPA."""
+
+Pooling = Literal["mean", "cls", "last"]
+
+
+class Output(NamedTuple):
+    """What one forward pass gives; the names are those of the exported graph's outputs."""
+
+    classifier_logits: Tensor
+    """(rows, labels)."""
+    ner_logits: Tensor
+    """(rows, tokens, tags)."""
+    pooled: Tensor
+    """(rows, hidden)."""
+    token_features: Tensor
+    """(rows, tokens, hidden)."""
+
+
+class Hidden(NamedTuple):
+    """What each head reads, (rows, tokens, hidden); one and the same tensor unless the model is forked."""
+
+    classifier: Tensor
+    ner: Tensor
+
+
+class Entry(NamedTuple):
+    """The hidden state (rows, tokens, hidden) that enters the block at *depth*, counted from the bottom."""
+
+    depth: int
+    hidden: Tensor
+
+
+class TwofoldModel(nn.Module):
+    """Hold a backbone with a classifier and an NER head. Rows are padded on the right.
+
+    A forked model has a *branch*: the top blocks of one head's path that are its own. Below them both heads share the
+    trunk, and above it neither can touch the other.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, labels: LabelSet, pooling: Pooling, *, branch: Branch | None = None
+    ) -> None:
+        super().__init__()
+        if getattr(backbone, "pooler", None) is not None:
+            # BERT's own pooler: we pool ourselves, and it would be carried along untrained.
+            setattr(backbone, "pooler", None)  # noqa: B010 -- torch types attributes as modules.
+        config = _config(backbone)
+        config.use_cache = False
+        self.backbone = backbone
+        self.pooling = pooling
+        self.classifier = nn.Linear(config.hidden_size, len(labels.labels))
+        self.ner = nn.Linear(config.hidden_size, len(labels.tags))
+        for head in (self.classifier, self.ner):
+            nn.init.normal_(head.weight, std=0.02)
+            nn.init.zeros_(head.bias)
+        self.branch: nn.ModuleList | None = None
+        self.branch_head: HeadName | None = None
+        if branch is not None:
+            self.fork(branch.head, branch.blocks)
+
+    @property
+    def config(self) -> Any:
+        """The backbone's configuration."""
+        return _config(self.backbone)
+
+    @property
+    def layers(self) -> int:
+        """How many blocks the backbone says that it has."""
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def can_fork(self) -> bool:
+        """Whether the backbone can be divided into a trunk and top blocks."""
+        return can_divide(self.backbone, self.layers)
+
+    @property
+    def fork_point(self) -> int:
+        """How many blocks from the bottom both heads share."""
+        return len(self.blocks()) - (0 if self.branch is None else len(self.branch))
+
+    @property
+    def division(self) -> Branch | None:
+        """How the manifest says that the model is forked."""
+        if self.branch is None or self.branch_head is None:
+            return None
+        return Branch(head=self.branch_head, blocks=len(self.branch))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Output:
+        """Run both heads on (rows, tokens) of ids and their mask."""
+        hidden = self.hidden(input_ids, attention_mask)
+        pooled = pool(hidden.classifier, attention_mask, self.pooling)
+        return Output(self.classifier(pooled), self.ner(hidden.ner), pooled, hidden.ner)
+
+    def hidden(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        *,
+        heads: Sequence[HeadName] = HEADS,
+        entry: Entry | None = None,
+    ) -> Hidden:
+        """Run the backbone for some heads; what the others would read means nothing then.
+
+        With *entry*, only the blocks from its depth on are run.
+        """
+
+        def run(blocks: Sequence[nn.Module], own: Tensor | None, keep: nn.Module | None = None) -> Any:
+            return run_blocks(
+                self.backbone, blocks, input_ids, attention_mask, layers=self.layers, entry=own, keep_input_of=keep
+            )
+
+        depth, given = (0, None) if entry is None else entry
+        if self.branch is None and entry is None:
+            shared = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            # Says to the exporter what GPT-Neo's own shape arithmetic hides: rows and tokens are those of the input.
+            shared = shared.view(*input_ids.shape, -1)
+            return Hidden(shared, shared)
+        if self.branch is None:
+            shared = run(self.blocks()[depth:], given)[0].view(*input_ids.shape, -1)
+            return Hidden(shared, shared)
+        if len(heads) == 1 or depth > self.fork_point:
+            found = {head: run(self.path(head)[depth:], given)[0].view(*input_ids.shape, -1) for head in heads}
+            only = next(iter(found.values()))
+            return Hidden(found.get("classifier", only), found.get("ner", only))
+        main, trunk = run(self.blocks()[depth:], given, self.blocks()[self.fork_point])
+        side, _ = run(list(self.branch), trunk)
+        main, side = main.view(*input_ids.shape, -1), side.view(*input_ids.shape, -1)
+        return Hidden(side, main) if self.branch_head == "classifier" else Hidden(main, side)
+
+    def head(self, name: HeadName) -> nn.Linear:
+        """Return a head by name."""
+        return self.classifier if name == "classifier" else self.ner
+
+    def token_embeddings(self) -> list[nn.Parameter]:
+        """Return the table of token vectors."""
+        table: nn.Module = self.backbone.get_input_embeddings()  # type: ignore[operator]
+        return list(table.parameters())
+
+    def blocks(self) -> list[nn.Module]:
+        """Return the backbone's own transformer blocks, bottom first."""
+        return find_blocks(self.backbone, self.layers)
+
+    def path(self, head: HeadName) -> list[nn.Module]:
+        """Return the blocks between the text and a head, bottom first."""
+        if self.branch is None or head != self.branch_head:
+            return self.blocks()
+        return [*self.blocks()[: self.fork_point], *self.branch]
+
+    def fork(self, head: HeadName, blocks: int) -> None:
+        """Give a head its own copy of the top *blocks* blocks, in place. It answers as before until they are trained."""
+        assert self.branch is None, "The model is forked already. This is a bug."
+        assert 0 < blocks <= len(self.blocks()), f"{blocks} blocks cannot be copied. This is a bug."
+        self.branch = nn.ModuleList(copy.deepcopy(block) for block in self.blocks()[-blocks:])
+        self.branch_head = head
+
+
+def _config(backbone: nn.Module) -> Any:
+    return backbone.config
+
+
+def pool(features: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
+    """Turn token features (rows, tokens, hidden) into (rows, hidden); padding has no part in it."""
+    if pooling == "cls":
+        return features[:, 0]
+    if pooling == "mean":
+        weights = mask.unsqueeze(-1).to(features.dtype)
+        return (features * weights).sum(1) / weights.sum(1).clamp(min=1.0)
+    last = (mask.sum(1) - 1).clamp(min=0)
+    return features.gather(1, last.view(-1, 1, 1).expand(-1, 1, features.shape[-1])).squeeze(1)
+
+
+def grow(head: nn.Linear, rows: Tensor, centre: Tensor) -> nn.Linear:
+    """Return the head with *rows* (new, hidden) put after its own, which keep their bytes and their places.
+
+    New rows are scaled to the old rows' mean norm. Their biases let them answer to the mean feature, *centre*, as the
+    average old row does, so that no new row begins ahead of or behind the old ones.
+    """
+    new = nn.Linear(head.in_features, head.out_features + len(rows))
+    with torch.no_grad():
+        norm = head.weight.norm(dim=1).mean() if head.out_features else torch.tensor(1.0)
+        level = head(centre).mean() if head.out_features else torch.tensor(0.0)
+        scaled = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-6) * norm
+        new.weight.copy_(torch.cat([head.weight, scaled]))
+        new.bias.copy_(torch.cat([head.bias, level - scaled @ centre]))
+    return new
+
+
+def save_model(model: TwofoldModel, directory: Path) -> None:
+    """Write the weights and the backbone's configuration."""
+    tensors = {name: tensor.contiguous() for name, tensor in sorted(model.state_dict().items())}
+    save_file(tensors, directory / TRAINING_WEIGHTS)
+    written = json.loads(model.config.to_json_string(use_diff=False))
+    for private in ("_name_or_path", "_attn_implementation_autoset", "transformers_version"):
+        written.pop(private, None)
+    (directory / BACKBONE_CONFIG).write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
+
+
+def load_model(checkpoint: Checkpoint) -> TwofoldModel:
+    """Load a checkpoint's model in evaluation mode. Nothing is asked of any hub."""
+    manifest = checkpoint.manifest
+    config = AutoConfig.from_pretrained(checkpoint.path / BACKBONE_CONFIG)
+    backbone = AutoModel.from_config(config, attn_implementation=ATTENTION)  # type: ignore[no-untyped-call]
+    model = TwofoldModel(backbone.to(torch.float32), manifest.labels, manifest.pooling, branch=manifest.branch)
+    model.load_state_dict(load_file(checkpoint.path / TRAINING_WEIGHTS))
+    return model.eval()
+
+
+def snapshot(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """Copy the named tensors."""
+    state = model.state_dict()
+    return {name: state[name].clone() for name in names}
+
+
+def restore(model: nn.Module, saved: dict[str, Tensor]) -> None:
+    """Put copied tensors back, bit for bit."""
+    state = model.state_dict()
+    with torch.no_grad():
+        for name, tensor in saved.items():
+            state[name].copy_(tensor)

@@ -1,0 +1,66 @@
+"""The frozen prefix of a backbone, run once: what enters the first block that trains, kept for every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from twofold_checkpoint.encoding import Encoding, pad
+from twofold_checkpoint.manifest import HEADS, HeadName
+
+from twofold_trainer.modeling.blocks import run_blocks
+from twofold_trainer.modeling.features import Features, merge
+from twofold_trainer.modeling.model import Entry, TwofoldModel
+
+
+class BoundaryCache:
+    """Hold, for each window of a text, the hidden state (tokens, hidden) that enters the block at *depth*.
+
+    The blocks below must not move while the cache lives, and run in evaluation mode, or it would be wrong. In fp32: a
+    cached step then equals one that is not cached, up to the order of sums. Above a fork it lies on the path of a *head*.
+    """
+
+    def __init__(self, model: TwofoldModel, depth: int, pad_id: int, *, head: HeadName | None = None) -> None:
+        assert head or depth <= model.fork_point, "Above the fork there is no one boundary. This is a bug."
+        self.depth = depth
+        self._model = model
+        self._path = model.blocks() if head is None else model.path(head)
+        self._pad_id = pad_id
+        self._kept: dict[int, tuple[Encoding, list[Tensor]]] = {}
+
+    def fill(self, encodings: Sequence[Encoding], *, rows: int, bf16: bool = False) -> Iterator[int]:
+        """Run the prefix over texts, *rows* at a time; yields how many are done. With *bf16* it multiplies in that, as steps do."""
+        model = self._model
+        new = [encoding for encoding in encodings if id(encoding) not in self._kept]
+        new.sort(key=lambda encoding: len(encoding.ids))
+        for first in range(0, len(new), rows):
+            some = new[first : first + rows]
+            windows = [window for encoding in some for window in encoding.windows]
+            ids, mask = (torch.from_numpy(array) for array in pad(windows, self._pad_id))
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                blocks = self._path[: self.depth + 1]
+                _, entering = run_blocks(
+                    model.backbone, blocks, ids, mask, layers=model.layers, keep_input_of=blocks[-1]
+                )
+            assert entering is not None
+            split = iter(
+                [row[: int(length)].clone() for row, length in zip(entering.float(), mask.sum(1), strict=True)]
+            )
+            for encoding in some:
+                self._kept[id(encoding)] = encoding, [next(split) for _ in encoding.windows]
+            yield first + len(some)
+
+    def features(self, encodings: Sequence[Encoding], *, heads: Sequence[HeadName] = HEADS) -> Features:
+        """Run the blocks above the boundary on texts that were filled in."""
+        windows = [window for encoding in encodings for window in encoding.windows]
+        kept = [state for encoding in encodings for state in self._kept[id(encoding)][1]]
+        hidden = pad_sequence(kept, batch_first=True)
+        lengths = np.array([len(state) for state in kept])
+        mask = torch.from_numpy((np.arange(hidden.shape[1]) < lengths[:, None]).astype(np.int64))
+        # The ids have no part in the result: they only tell the backbone how many there are.
+        ids = torch.full(mask.shape, self._pad_id)
+        read = self._model.hidden(ids, mask, heads=heads, entry=Entry(self.depth, hidden))
+        return merge(read, mask, encodings, windows, self._model)

@@ -1,0 +1,39 @@
+"""Settings of a job that contradict each other or make no sense are refused by name, before anything is read."""
+
+from __future__ import annotations
+
+from twofold_checkpoint.protocol.hyperparameter_ranges import RANGES
+from twofold_checkpoint.protocol.job import Exact, Hyperparameters, Job
+
+from twofold_trainer.errors import RefusedError
+
+
+def check_settings(job: Job) -> None:
+    """Raise RefusedError if the settings contradict each other or make no sense."""
+    if isinstance(job.protection, Exact) and job.freeze in {"head", "staged"}:
+        raise RefusedError(
+            f"protection: exact keeps the protected path's tensors as they are, but freeze mode {job.freeze!r} moves the "
+            "backbone under it; choose freeze mode 'backbone' or 'auto', or statistical protection with a margin"
+        )
+    if not isinstance(job.protection, Exact) and not 0 <= job.protection.margin <= 100:
+        raise RefusedError(f"protection.margin: {job.protection.margin:g} is not from 0 to 100 points")
+    if job.max_runtime is not None and job.max_runtime <= 0:
+        raise RefusedError(f"max_runtime: {job.max_runtime:g} seconds leave no time; leave it out for no limit")
+    if job.retained_margin is not None and not 0 <= job.retained_margin <= 100:
+        raise RefusedError(f"retained_margin: {job.retained_margin:g} is not from 0 to 100 points")
+    check_seed(job.seed)
+    check_hyperparameters(job.hyperparameters)
+
+
+def check_seed(seed: int) -> None:
+    """Raise RefusedError if a seed is none: numpy's generators take no negative one."""
+    if seed < 0:
+        raise RefusedError(f"seed: {seed} is negative; write 0 or more")
+
+
+def check_hyperparameters(asked: Hyperparameters) -> None:
+    """Raise RefusedError that names a setting outside its range."""
+    for name, allowed in RANGES.items():
+        value = getattr(asked, name)
+        if value is not None and not allowed.holds(value):
+            raise RefusedError(f"hyperparameters.{name}: {value:g} must be {allowed}")

@@ -1,0 +1,112 @@
+"""What enters the linear layers of a backbone, summed up over texts: all that is kept of texts that must stay protected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from twofold_checkpoint.encoding import Encoding, pad
+
+from twofold_trainer.errors import RefusedError
+from twofold_trainer.modeling.model import TwofoldModel
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Covariance:
+    """Hold the uncentred covariance of a layer's inputs: *total* is the sum of x x^T, (d, d) float64, of *count* tokens.
+
+    Ten tokens for each of the d dimensions are a fair number; of fewer, much of what is protected goes unseen.
+    """
+
+    total: Tensor
+    count: int
+
+    def __add__(self, other: Covariance) -> Covariance:
+        if self.total.shape != other.total.shape:
+            widths = f"{len(self.total)} and {len(other.total)}"
+            raise RefusedError(f"covariances of widths {widths} cannot be added; collect both from the same backbone")
+        return Covariance(self.total + other.total, self.count + other.count)
+
+
+Covariances = Mapping[str, Covariance]
+"""The covariance of the inputs of linear layers, by the layers' names in the model."""
+
+
+def collect_covariances(
+    model: TwofoldModel, blocks: Sequence[nn.Module], batches: Iterable[Sequence[Encoding]], pad_id: int
+) -> dict[str, Covariance]:
+    """Sum up what enters every linear layer of the blocks, over all windows of the protected texts, padding left out.
+
+    The model runs as it answers, without dropout. Raises RefusedError if there is no text or no linear layer, or if a
+    layer does not get one vector for each token.
+    """
+    known = linears(model)
+    layers = {name: known[name] for name in linear_names(model, blocks)}
+    if not layers:
+        raise RefusedError("the blocks have no linear layer that could be constrained; choose a fork instead")
+    sums = {name: torch.zeros(2 * (layer.in_features,), dtype=torch.float64) for name, layer in layers.items()}
+    counts = dict.fromkeys(layers, 0)
+    real = torch.zeros(0, dtype=torch.bool)
+
+    def hear(name: str, _: nn.Module, entered: tuple[Tensor]) -> None:
+        rows = entered[0].reshape(-1, entered[0].shape[-1])
+        if len(rows) != len(real):
+            given = f"{len(rows)} vectors for {len(real)} tokens"
+            raise RefusedError(f"{name} gets {given} and cannot be constrained; choose a fork instead")
+        kept = rows[real].double()
+        sums[name].addmm_(kept.T, kept)
+        counts[name] += len(kept)
+
+    with torch.no_grad(), ExitStack() as stack:
+        for module in model.modules():
+            stack.callback(setattr, module, "training", module.training)
+        model.eval()
+        for name, layer in layers.items():
+            stack.enter_context(layer.register_forward_pre_hook(partial(hear, name)))
+        for batch in batches:
+            ids, mask = pad([window for encoding in batch for window in encoding.windows], pad_id)
+            real = torch.from_numpy(mask).bool().flatten()
+            model.hidden(torch.from_numpy(ids), torch.from_numpy(mask))
+    if not any(counts.values()):
+        raise RefusedError("there are no protected texts; give at least one batch of them")
+    if silent := [name for name, count in counts.items() if not count]:
+        raise RefusedError(f"{silent[0]} was never called and cannot be constrained; choose a fork instead")
+    return {name: Covariance(sums[name], counts[name]) for name in layers}
+
+
+def add_covariances(one: Covariances, other: Covariances) -> dict[str, Covariance]:
+    """Add covariances layer by layer: what both have seen is protected. Raises RefusedError if the layers differ."""
+    if alone := sorted(set(one) ^ set(other)):
+        raise RefusedError(f"only one side has seen {alone[0]}; collect both from the same blocks")
+    return {name: covariance + other[name] for name, covariance in one.items()}
+
+
+def save_covariances(covariances: Covariances, path: Path) -> None:
+    """Write covariances as tensors."""
+    tensors = {f"{name}.total": covariance.total.contiguous() for name, covariance in covariances.items()}
+    counts = {f"{name}.count": torch.tensor(covariance.count) for name, covariance in covariances.items()}
+    save_file(tensors | counts, path)
+
+
+def load_covariances(path: Path) -> dict[str, Covariance]:
+    """Read what save_covariances wrote, bit for bit."""
+    tensors = load_file(path)
+    names = [name.removesuffix(".total") for name in tensors if name.endswith(".total")]
+    return {name: Covariance(tensors[f"{name}.total"], int(tensors[f"{name}.count"])) for name in names}
+
+
+def linear_names(model: nn.Module, blocks: Iterable[nn.Module]) -> list[str]:
+    """Name the linear layers of some of the model's blocks."""
+    inside = {id(module) for block in blocks for module in block.modules()}
+    return [name for name, layer in linears(model).items() if id(layer) in inside]
+
+
+def linears(model: nn.Module) -> dict[str, nn.Linear]:
+    """Return the linear layers of a model by their names."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}

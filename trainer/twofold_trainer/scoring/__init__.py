@@ -1,0 +1,1 @@
+"""From predictions to scores, confidence intervals and non-inferiority tests."""

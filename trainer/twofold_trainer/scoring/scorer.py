@@ -1,0 +1,107 @@
+"""A model's answers to examples, decoded exactly as serving decodes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from twofold_checkpoint.decoding import Prediction, decode
+from twofold_checkpoint.encoding import Encoder, Encoding
+from twofold_checkpoint.examples import Example
+from twofold_checkpoint.labels import LabelSet
+from twofold_checkpoint.manifest import HeadName
+
+from twofold_trainer.datasets.annotations import annotated_for
+from twofold_trainer.modeling.features import Features, FeatureSource, live
+from twofold_trainer.modeling.model import TwofoldModel
+from twofold_trainer.scoring.calibration import expected_calibration_error
+from twofold_trainer.scoring.scores import HeadScore, accuracy, count_spans, span_f1, span_hits
+from twofold_trainer.stop import Stop
+
+ROWS = 32
+"""Texts in a batch of scoring."""
+
+
+def predict(
+    model: TwofoldModel,
+    encodings: Sequence[Encoding],
+    labels: LabelSet,
+    pad_id: int,
+    *,
+    heads: Sequence[HeadName] = ("classifier", "ner"),
+    source: FeatureSource | None = None,
+    stop: Stop | None = None,
+) -> list[Prediction]:
+    """Answer texts with the best label and all entities, in the given order. Raises CancelledError.
+
+    *source* gives the features of the texts, if there is a cheaper way than to run the whole model.
+    """
+    source = source or live(model, pad_id, heads=heads)
+    answers: list[Prediction] = [Prediction()] * len(encodings)
+    order = sorted(range(len(encodings)), key=lambda index: len(encodings[index].ids))
+    was_training = [module for module in model.modules() if module.training]
+    model.eval()
+    with torch.no_grad():
+        for first in range(0, len(order), ROWS):
+            if stop is not None:
+                stop.check()
+            chosen = order[first : first + ROWS]
+            some = [encodings[index] for index in chosen]
+            for index, answer in zip(chosen, _decode(model, some, source(some), labels, heads), strict=True):
+                answers[index] = answer
+    for module in was_training:
+        module.training = True
+    return answers
+
+
+def _decode(
+    model: TwofoldModel,
+    encodings: Sequence[Encoding],
+    features: Features,
+    labels: LabelSet,
+    heads: Sequence[HeadName],
+) -> list[Prediction]:
+    classifier = list(model.classifier(features.pooled).numpy()) if "classifier" in heads else None
+    sizes = np.cumsum([len(encoding.ids) for encoding in encodings])[:-1]
+    ner = np.split(model.ner(features.tokens).numpy(), sizes) if "ner" in heads else None
+    return decode(encodings, classifier, ner, labels)
+
+
+class Judge:
+    """Hold the held-out examples of one head, encoded once, and score models on them."""
+
+    def __init__(self, examples: Sequence[Example], head: HeadName, encoder: Encoder, stop: Stop | None = None) -> None:
+        self.head = head
+        self._stop = stop
+        self.examples = annotated_for(examples, head)
+        self.encodings = encoder.encode([example.text for example in self.examples])
+        self._pad_id = encoder.settings.pad_id
+
+    def answer(
+        self, model: TwofoldModel, labels: LabelSet, source: FeatureSource | None = None
+    ) -> tuple[Prediction, ...]:
+        """Let the model answer the examples, in their order."""
+        return tuple(
+            predict(model, self.encodings, labels, self._pad_id, heads=[self.head], source=source, stop=self._stop)
+        )
+
+    def rate(self, answers: Sequence[Prediction]) -> HeadScore | None:
+        """Score answers to the examples; None if there is no example."""
+        pairs = list(zip(self.examples, answers, strict=True))
+        if self.head == "classifier":
+            hits = [(answer.labels[0].score, int(answer.labels[0].label == example.label)) for example, answer in pairs]
+            score = accuracy([right for _, right in hits])
+        else:
+            spans = [(answer.entities, example.entities or (), example.annotated_types) for example, answer in pairs]
+            hits = [hit for one in spans for hit in span_hits(*one)]
+            score = span_f1([count_spans(*one) for one in spans])
+        if score is None:
+            return None
+        confidences = [min(1.0, sure) for sure, _ in hits]  # Single precision may pass 1 by its last bit.
+        return replace(score, calibration_error=expected_calibration_error(confidences, [right for _, right in hits]))
+
+    def score(self, model: TwofoldModel, labels: LabelSet, source: FeatureSource | None = None) -> HeadScore | None:
+        """Score the model; None if there is no example."""
+        return self.rate(self.answer(model, labels, source))

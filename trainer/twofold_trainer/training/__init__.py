@@ -1,0 +1,1 @@
+"""Stages of training: the loop, losses, optimisation and resume snapshots."""

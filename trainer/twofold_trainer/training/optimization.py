@@ -1,0 +1,114 @@
+"""What takes a stage's steps: what moves, by which optimizer, at which rates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from twofold_trainer.datasets.batching import Step
+from twofold_trainer.modeling.features import FeatureSource, without_gradients
+from twofold_trainer.modeling.freezing import Group, freeze_all_but, head_names, only, trainable_groups
+from twofold_trainer.modeling.mixed_precision import in_mixed_precision, keeping_casts
+from twofold_trainer.modeling.model import TwofoldModel
+from twofold_trainer.planning.stage import Stage
+from twofold_trainer.protection.nullspace import Constraint
+from twofold_trainer.recipe import CLIP_NORM, Recipe
+from twofold_trainer.training.objective import Objective
+from twofold_trainer.training.stage_inputs import Lesson
+
+
+@dataclass(slots=True)
+class Learner:
+    """Hold what takes a stage's steps."""
+
+    model: TwofoldModel
+    names: tuple[str, ...]
+    """The parameters that move."""
+    source: FeatureSource
+    objective: Objective
+    optimizer: Optimizer
+    schedule: LambdaLR
+
+    def learn(self, step: Step) -> float:
+        """Take a step and return the loss before it."""
+        with keeping_casts():
+            losses = [
+                self.objective(self.model, batch, self.source([target.encoding for target in batch])) for batch in step
+            ]
+        loss = torch.stack(losses).sum()
+        if loss.requires_grad:  # A batch of which nothing is known teaches nothing.
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
+            self.optimizer.step()
+        self.schedule.step()
+        return loss.detach().item()
+
+    def soften(self) -> None:
+        """Halve all rates and hold the protected head twice as firmly, after damage was seen."""
+        self.schedule.base_lrs = [rate / 2 for rate in self.schedule.base_lrs]
+        held = self.objective.distillation
+        if held is not None:
+            self.objective = replace(self.objective, distillation=replace(held, protected=2 * held.protected))
+
+
+def make_learner(model: TwofoldModel, stage: Stage, recipe: Recipe, lesson: Lesson) -> Learner:
+    """Freeze all but what the stage trains, and prepare its steps."""
+    groups = choose_groups(model, stage, recipe, lesson.constraint)
+    names = tuple(name for group in groups for name in group.names)
+    freeze_all_but(model, names)
+    optimizer = make_optimizer(model, groups, recipe, stage)
+    source = in_mixed_precision(lesson.source) if recipe.mixed_precision else lesson.source
+    if not stage.blocks:
+        source = without_gradients(source)
+    return Learner(
+        model,
+        names,
+        source,
+        lesson.objective,
+        optimizer,
+        make_schedule(optimizer, stage.steps(recipe, lesson.pool), recipe.warmup_ratio),
+    )
+
+
+def choose_groups(model: TwofoldModel, stage: Stage, recipe: Recipe, constraint: Constraint | None) -> list[Group]:
+    """Choose what a stage trains: of its blocks, where a constraint holds them, only that constraint's coefficients."""
+    groups = trainable_groups(model, stage.heads, stage.blocks, norms=recipe.train_norms)
+    if constraint is None:
+        return groups
+    return only(groups, {*constraint.names, *head_names(model, stage.heads)})
+
+
+def make_optimizer(model: TwofoldModel, groups: Sequence[Group], recipe: Recipe, stage: Stage) -> Optimizer:
+    """Make AdamW with a rate for each depth; what has one dimension (biases, norms) does not decay."""
+    parameters = dict(model.named_parameters())
+    settings = []
+    top = recipe.fork_learning_rate if stage.forked else recipe.backbone_learning_rate
+    for group in groups:
+        if group.depth is not None:
+            rate = top * recipe.layer_decay**group.depth
+        elif stage.blocks:
+            rate = recipe.head_learning_rate
+        else:
+            rate = recipe.probe_learning_rate if stage.follows is None else recipe.refit_learning_rate
+        for decays in (True, False):
+            chosen = [parameters[name] for name in group.names if (parameters[name].ndim > 1) == decays]
+            if chosen:
+                decay = recipe.weight_decay if decays else 0.0
+                settings.append({"params": chosen, "lr": rate, "weight_decay": decay})
+    return AdamW(settings, fused=True)  # One kernel over all tensors: four times as fast on a CPU.
+
+
+def make_schedule(optimizer: Optimizer, steps: int, warmup_ratio: float) -> LambdaLR:
+    """Let the rates rise from zero over the warm-up, then fall to zero at the last step."""
+    warmup = max(1, round(warmup_ratio * steps))
+
+    def factor(step: int) -> float:
+        return (step + 1) / warmup if step < warmup else max(0.0, (steps - step) / max(1, steps - warmup))
+
+    return LambdaLR(optimizer, factor)

@@ -1,0 +1,40 @@
+"""How far training has come, and how long it will take."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from twofold_checkpoint.protocol.events import Stepped
+
+from twofold_trainer.recipe import REPORT_SECONDS
+
+
+@dataclass(slots=True)
+class Pace:
+    """Count steps over all stages, and guess how long the rest takes."""
+
+    total: int
+    step: int = 0
+    _skipped: int = 0
+    _losses: list[float] = field(default_factory=list)
+    _begun: float = field(default_factory=time.monotonic)
+    _reported: float = 0.0
+
+    def skip(self, steps: int) -> None:
+        """Count steps that were taken before, by a trainer that died."""
+        self.step += steps
+        self._skipped += steps
+
+    def advance(self, stage: str, loss: float) -> Stepped | None:
+        """Count a step, and report if it is time."""
+        self.step += 1
+        self._losses.append(loss)
+        now = time.monotonic()
+        if now - self._reported < REPORT_SECONDS:
+            return None
+        self._reported = now
+        mean = sum(self._losses) / len(self._losses)
+        self._losses.clear()
+        remaining = (now - self._begun) / (self.step - self._skipped) * max(0, self.total - self.step)
+        return Stepped(stage=stage, step=self.step, total_steps=self.total, loss=mean, remaining_seconds=remaining)

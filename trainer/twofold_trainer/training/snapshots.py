@@ -1,0 +1,160 @@
+"""Snapshots of stages, kept beside the job: a trainer that was killed goes on from them. See ADR 28."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from twofold_checkpoint.protocol.events import Noted
+from twofold_checkpoint.protocol.job import SNAPSHOT_SECONDS
+
+from twofold_trainer.errors import SnapshotError
+from twofold_trainer.modeling.freezing import digest
+from twofold_trainer.planning.plan import Plan
+
+log = logging.getLogger(__name__)
+
+SHARE = 0.05
+"""Most of the time that may go into writing snapshots."""
+_FACTS = "facts"
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """Hold what a snapshot says beside its tensors."""
+
+    epochs: int
+    step: int
+    breaches: int
+    over: bool
+    """Whether the stage has no further epoch."""
+    before: float
+    value: float
+    top: float
+    wild: float | None
+    highest: float
+    fruitless: int
+    rates: tuple[float, ...]
+    """Of each group of the optimizer."""
+    chance: tuple[int, ...]
+    """State of the generator that draws the epochs."""
+    training: str = ""
+    """Digest of what the training depends on."""
+    seal: str = ""
+    """Digest of the snapshot, without this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Hold a stage as it was between two epochs."""
+
+    facts: Facts
+    tensors: dict[str, Tensor]
+
+
+class Snapshots:
+    """Keep the last snapshot of each stage of one training, that of the digest, as ``DIRECTORY/stage-N.safetensors``.
+
+    At most one is written in so many seconds, none if the training is over before, and no more often than takes SHARE of
+    the time. If *seconds* is zero, every one is written. Without a *directory*, none is.
+    """
+
+    def __init__(
+        self,
+        directory: Path | None = None,
+        training: str = "",
+        seconds: float = SNAPSHOT_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._directory = directory
+        self._training = training
+        self._seconds = seconds
+        self._clock = clock
+        self._due = clock() + seconds if directory else math.inf
+
+    def has(self, number: int) -> bool:
+        """Tell whether there is a snapshot of a stage, be it good or not."""
+        return self._directory is not None and self._path(self._directory, number).exists()
+
+    def find(self, number: int) -> Snapshot | None:
+        """Read the snapshot of a stage; None if there is none. Raises SnapshotError if it cannot be used."""
+        if self._directory is None or not self.has(number):
+            return None
+        try:
+            with safe_open(self._path(self._directory, number), framework="pt") as file:
+                facts = msgspec.json.decode((file.metadata() or {}).get(_FACTS, ""), type=Facts)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- it is no dict.
+        except (OSError, SafetensorError, msgspec.DecodeError) as error:
+            log.warning("a snapshot cannot be read", exc_info=True)
+            raise SnapshotError("it is damaged") from error
+        if facts.training != self._training:
+            raise SnapshotError("it belongs to another job, base, data set or version of the trainer")
+        if facts.seal != _seal(facts, tensors):
+            raise SnapshotError("it is damaged")
+        return Snapshot(facts, tensors)
+
+    def offer(self, number: int, take: Callable[[], Snapshot]) -> Iterator[Noted]:
+        """Write a snapshot of a stage in the place of its last one, if it is time to. No training fails for it."""
+        begun = self._clock()
+        if self._directory is None or begun < self._due:
+            return
+        try:
+            self._write(self._directory, number, take())
+        except (OSError, SafetensorError) as error:
+            log.warning("no snapshot could be written", exc_info=True)
+            self._due = math.inf
+            why = " ".join(str(error).split())
+            yield Noted(
+                message=f"No snapshot could be written, so a trainer that dies begins anew: {why}.", warning=True
+            )
+            return
+        now = self._clock()
+        self._due = now + (max(self._seconds, (now - begun) / SHARE) if self._seconds else 0.0)
+
+    def _write(self, directory: Path, number: int, taken: Snapshot) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.contiguous() for name, tensor in taken.tensors.items()}
+        facts = msgspec.structs.replace(taken.facts, training=self._training)
+        facts = msgspec.structs.replace(facts, seal=_seal(facts, tensors))
+        path = self._path(directory, number)
+        temporary = path.with_suffix(".new")
+        try:
+            save_file(tensors, temporary, metadata={_FACTS: msgspec.json.encode(facts).decode()})
+            # Not flushed to the disk: if the machine dies, a digest that is wrong costs no more than what is trained anew.
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @staticmethod
+    def _path(directory: Path, number: int) -> Path:
+        return directory / f"stage-{number}.safetensors"
+
+
+NOWHERE = Snapshots()
+"""Keeps nothing."""
+
+
+def _seal(facts: Facts, tensors: dict[str, Tensor]) -> str:
+    sha256 = hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(facts, seal="")))
+    sha256.update(digest(tensors, tensors).encode())
+    return sha256.hexdigest()
+
+
+def digest_of(plan: Plan) -> str:
+    """Return the SHA-256 of all that a training depends on: the job, its base, its examples, its recipe, and torch."""
+    job = msgspec.structs.replace(plan.job, store="", train="", dev=None, max_runtime=None, snapshot_seconds=0.0)
+    said = (job, plan.base.manifest, dataclasses.asdict(plan.recipe), plan.parts, str(torch.__version__))
+    sha256 = hashlib.sha256(msgspec.json.encode(said, order="deterministic"))
+    for target in plan.rehearsed:
+        sha256.update(msgspec.json.encode(target.example))
+    return sha256.hexdigest()
