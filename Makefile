@@ -35,7 +35,7 @@ $(VENV)/.done: pyproject.toml clients/python/pyproject.toml
 	touch $@
 
 # protobuf has one namespace a process, and whoever brings another `package inference` (tritonclient, KServe) would clash
-# with ours: the stubs of proto/inference get a descriptor pool of their own, and a place inside the client. See docs/adr/0016.
+# with ours: the stubs of proto/inference get a descriptor pool of their own, and a place inside the client. See ADR 16.
 define generate
 	.venv-proto/bin/python -m grpc_tools.protoc -I proto --plugin=protoc-gen-mypy=.venv-proto/bin/protoc-gen-mypy \
 	  --plugin=protoc-gen-mypy_grpc=.venv-proto/bin/protoc-gen-mypy_grpc \

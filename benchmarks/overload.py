@@ -6,7 +6,7 @@ Capacity is what 64 single-text calls in flight are answered in a second by a se
 and after. Then another one, which has --max-wait-ms, is sent calls at a fixed rate, whatever becomes of them. Goodput is what
 is still answered, and no answer should take longer than that limit. Two calls are refused for each answer, and to refuse
 one takes a tenth of what a text of HWU64 takes: no more than three quarters of the capacity can be left of its short texts
-(docs/adr/0036). The sets of texts differ in what a call costs beside its text: HWU64's are commands of 7 words, NCBI's
+(ADR 36). The sets of texts differ in what a call costs beside its text: HWU64's are commands of 7 words, NCBI's
 sentences of 26. The figures without a suffix are HWU64's.
 
 The server has one half of the cores and the caller the other, as callers are elsewhere: on the same cores a caller that sends

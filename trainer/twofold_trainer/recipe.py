@@ -122,7 +122,7 @@ MOST_REHEARSED = 3.0
 LEAST_RATIO = 1.0
 LEAST_FORK_RATIO = 0.5
 """Remembered texts to a new one, at most and at least. Shared blocks hold two tasks by them: with half as many they lost 2.1
-points of the old labels instead of 0.7; a fork lost nothing (decision 33)."""
+points of the old labels instead of 0.7; a fork lost nothing (ADR 33)."""
 
 MEMORY_REHEARSAL = 2000
 MEMORY_DEV = 500
