@@ -12,7 +12,7 @@ from typing import Any
 from twofold_server.errors import status_of
 from twofold_server.observability.request_context import CALL, PLAIN_ID
 
-log = logging.getLogger("twofold_server.observability.audit")
+log = logging.getLogger("twofold_server.audit")
 
 AUDITED: Mapping[str, str] = MappingProxyType(
     {

@@ -39,4 +39,4 @@ def log_to_stderr(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    logging.getLogger("twofold_server.observability.audit").setLevel(logging.INFO)
+    logging.getLogger("twofold_server.audit").setLevel(logging.INFO)

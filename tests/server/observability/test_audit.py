@@ -36,11 +36,7 @@ def adapt(*examples):
 
 def lines_of(caplog):
     """Return the audit lines as they are written, without time, level and logger."""
-    written = [
-        json.loads(JsonFormatter().format(one))
-        for one in caplog.records
-        if one.name == "twofold_server.observability.audit"
-    ]
+    written = [json.loads(JsonFormatter().format(one)) for one in caplog.records if one.name == "twofold_server.audit"]
     assert all(line["level"] == "info" for line in written)
     return [{key: line[key] for key in line if key not in ("time", "level", "logger")} for line in written]
 

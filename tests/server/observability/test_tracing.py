@@ -228,7 +228,7 @@ def test_log_lines_say_where_they_belong(store):
         log.removeHandler(handler)
         log.setLevel(level)
     call = tree.one("twofold.v1.CheckpointService/PromoteCheckpoint")
-    (audit,) = [one for one in lines if one["logger"] == "twofold_server.observability.audit"]
+    (audit,) = [one for one in lines if one["logger"] == "twofold_server.audit"]
 
     assert (int(audit["trace_id"], 16), int(audit["span_id"], 16)) == key(call.context)
     assert call.parent.trace_id == int(audit["trace_id"], 16)

@@ -21,7 +21,7 @@ def test_a_planted_checkpoint_is_rolled_back_by_itself(tmp_path, caplog):
     """It passes gate and golden texts and errs on live ones: undone within the window, without a lost request, and seen
     in metrics, in the job's events and reports, among the alias changes, and in the audit.
     """  # noqa: D205 -- one sentence.
-    caplog.set_level("INFO", "twofold_server.observability.audit")
+    caplog.set_level("INFO", "twofold_server.audit")
     store, house = house_of(tmp_path, tiny_checkpoints.Recipe(forgets=("sunny", "cold")))
 
     async def main():
@@ -58,7 +58,7 @@ def test_a_planted_checkpoint_is_rolled_back_by_itself(tmp_path, caplog):
     assert moved[1:] == [("current", "a", "bad", job), ("current", "bad", "a", "server")]
     assert changes[0].why.startswith("bad was bad: the classifier head agrees on 0 of")
     assert (store.aliases().current, store.aliases().previous) == ("a", None)
-    [line] = [one for one in caplog.records if one.name == "twofold_server.observability.audit" and one.who == "server"]
+    [line] = [one for one in caplog.records if one.name == "twofold_server.audit" and one.who == "server"]
     assert (line.message, line.checkpoint, line.reason) == ("roll back", "a", "agreement")
 
 
