@@ -1,10 +1,10 @@
-"""A fake server, and both clients under one face."""
+"""A fake server, and both clients behind one function."""
 
 import asyncio
 import inspect
 
 import pytest
-from clients.answers import ANSWERS, QUICK
+from clients.samples import FAST_RETRY, PREDICTIONS
 from twofold import AsyncClient, Client
 from twofold.testing import FakeServer
 
@@ -12,36 +12,36 @@ from twofold.testing import FakeServer
 @pytest.fixture
 def server():
     """Run a fake server."""
-    with FakeServer(ANSWERS) as running:
+    with FakeServer(PREDICTIONS) as running:
         yield running
 
 
 @pytest.fixture
 def client(server):
-    """Open a client of it."""
-    with Client(server.target, retry=QUICK) as opened:
+    """Open a client of the fake server."""
+    with Client(server.target, retry=FAST_RETRY) as opened:
         yield opened
 
 
 @pytest.fixture(params=["blocking", "asyncio"])
 def call(request, server):
-    """Call a method by name on either client; what iterates comes back as a list."""
-    return _blocking(server) if request.param == "blocking" else _asynchronous(server)
+    """Return a function that calls a method of either client by name; an iterator is returned as a list."""
+    return _blocking_call(server) if request.param == "blocking" else _async_call(server)
 
 
-def _blocking(server):
+def _blocking_call(server):
     def call(method, *args, **kwargs):
-        with Client(server.target, retry=QUICK) as opened:
-            found = getattr(opened, method)(*args, **kwargs)
-            return list(found) if inspect.isgenerator(found) else found
+        with Client(server.target, retry=FAST_RETRY) as opened:
+            result = getattr(opened, method)(*args, **kwargs)
+            return list(result) if inspect.isgenerator(result) else result
 
     return call
 
 
-def _asynchronous(server):
+def _async_call(server):
     async def run(method, args, kwargs):
-        async with AsyncClient(server.target, retry=QUICK) as opened:
-            found = getattr(opened, method)(*args, **kwargs)
-            return [one async for one in found] if inspect.isasyncgen(found) else await found
+        async with AsyncClient(server.target, retry=FAST_RETRY) as opened:
+            result = getattr(opened, method)(*args, **kwargs)
+            return [value async for value in result] if inspect.isasyncgen(result) else await result
 
     return lambda method, *args, **kwargs: asyncio.run(run(method, args, kwargs))

@@ -4,7 +4,7 @@ import threading
 
 import grpc
 import pytest
-from clients.answers import ADA, ANSWERS, QUICK
+from clients.samples import FAST_RETRY, PREDICTIONS, TEXT
 from twofold import (
     AsyncClient,
     Checkpoint,
@@ -35,19 +35,23 @@ EXAMPLES = [
 
 def test_predict_one(call):
     """A text gives its prediction."""
-    found = call("predict", ADA)
+    found = call("predict", TEXT)
 
-    assert (found.label, found.labels, found.entities) == ("statement", ANSWERS[ADA].labels, ANSWERS[ADA].entities)
+    assert (found.label, found.labels, found.entities) == (
+        "statement",
+        PREDICTIONS[TEXT].labels,
+        PREDICTIONS[TEXT].entities,
+    )
     assert found.checkpoint_id == "first"
 
 
 def test_predict_many(call, server):
     """A list of texts gives as many predictions in its order, and says what was asked for."""
-    found = call("predict", [ADA, "b"], heads=["ner"], offset_unit="utf16", top_labels=3)
+    found = call("predict", [TEXT, "b"], heads=["ner"], offset_unit="utf16", top_labels=3)
 
     assert [len(found), found[0].label, len(found[0].entities)] == [2, "", 2]
     assert server.requests[-1].fields == {
-        "texts": [ADA, "b"],
+        "texts": [TEXT, "b"],
         "heads": ["HEAD_NER"],
         "offset_unit": "OFFSET_UNIT_UTF16",
         "top_labels": 3,
@@ -56,11 +60,11 @@ def test_predict_many(call, server):
 
 def test_predict_stream(call, server):
     """Any number of texts give their predictions in their order, sent in messages that each carry some of them."""
-    texts = (ADA if number % 2 else "b" for number in range(70))
+    texts = (TEXT if number % 2 else "b" for number in range(70))
 
     found = call("predict_stream", texts, heads=["classifier"], top_labels=2)
 
-    assert [one.label for one in found[:2]] == [call("predict", text).label for text in ("b", ADA)]
+    assert [one.label for one in found[:2]] == [call("predict", text).label for text in ("b", TEXT)]
     assert len(found) == 70
     sent = [one["request"] for one in server.requests[0].fields]
     assert [len(one["texts"]) for one in sent] == [32, 32, 6]
@@ -76,7 +80,7 @@ def test_predict_stream_breaks(call, server):
     """What ends a stream is raised: the server's error, or that of the texts, after all that was sent before it."""
 
     def texts():
-        yield from [ADA] * 32
+        yield from [TEXT] * 32
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
@@ -85,9 +89,9 @@ def test_predict_stream_breaks(call, server):
 
     server.fail_next(grpc.StatusCode.UNAVAILABLE, rpc="PredictStream", after_events=1)
     with pytest.raises(UnavailableError):
-        call("predict_stream", [ADA] * 64)
+        call("predict_stream", [TEXT] * 64)
     with pytest.raises(ValueError, match="parser"):
-        call("predict_stream", [ADA], heads=["parser"])
+        call("predict_stream", [TEXT], heads=["parser"])
 
 
 def test_leaving_a_prediction_stream_reads_no_further(client):
@@ -98,7 +102,7 @@ def test_leaving_a_prediction_stream_reads_no_further(client):
         nonlocal read
         while True:
             read += 1
-            yield ADA
+            yield TEXT
 
     found = client.predict_stream(texts())
     next(found)
@@ -267,12 +271,12 @@ def test_wait_gives_up(call, server):
 def test_shed_load(call, server):
     """Shed load is retried if the server says when, and told if it does not."""
     server.fail_next(grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after=0.01)
-    assert call("predict", ADA).label == "statement"
+    assert call("predict", TEXT).label == "statement"
     assert len(server.requests) == 2
 
     server.fail_next(grpc.StatusCode.RESOURCE_EXHAUSTED, reason="QUEUE_FULL")
     with pytest.raises(OverloadedError) as raised:
-        call("predict", ADA)
+        call("predict", TEXT)
     assert (raised.value.reason, raised.value.retry_after) == ("QUEUE_FULL", None)
 
 
@@ -324,18 +328,18 @@ def test_deadline(call):
 
     def slow(text):
         held.wait(5)
-        return ANSWERS[ADA]
+        return PREDICTIONS[TEXT]
 
     held = threading.Event()
     with FakeServer(slow) as server, Client(server.target) as client:
         with pytest.raises(DeadlineExceededError):
-            client.predict(ADA, timeout=0.05)
+            client.predict(TEXT, timeout=0.05)
         held.set()
 
 
 def test_server_that_comes_back():
     """A client outlives its server's restart."""
-    server = FakeServer(ANSWERS)
+    server = FakeServer(PREDICTIONS)
     with server, Client(server.target) as client:
         client.model()
         server.__exit__()
@@ -360,7 +364,7 @@ def test_leaving_a_watch_stops_it(client, server):
 def test_threads_share_a_client(client):
     """Threads may use one client at the same time."""
     found = []
-    threads = [threading.Thread(target=lambda: found.append(client.predict(ADA).label)) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: found.append(client.predict(TEXT).label)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -373,8 +377,8 @@ def test_tasks_share_a_client(server):
     """Tasks may use one client at the same time, and a cancelled one harms no other."""
 
     async def main():
-        async with AsyncClient(server.target, retry=QUICK) as client:
-            tasks = [asyncio.create_task(client.predict(ADA)) for _ in range(8)]
+        async with AsyncClient(server.target, retry=FAST_RETRY) as client:
+            tasks = [asyncio.create_task(client.predict(TEXT)) for _ in range(8)]
             tasks[3].cancel()
             found = await asyncio.gather(*tasks, return_exceptions=True)
             return [type(one).__name__ for one in found]

@@ -163,3 +163,4 @@ def test_names(page: Path) -> None:
         for word in words.split():
             if isinstance(command, click.Group):
                 command = command.commands[word]
+        assert not isinstance(command, click.Group), f"twofold {words} is a group; name one of its commands"

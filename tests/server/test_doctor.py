@@ -110,7 +110,7 @@ def test_the_command(store, capsys, monkeypatch):
     assert "failed   store      no/such is no directory\n         → Make" in capsys.readouterr().out
 
 
-DAYS = [(90, outside.State.OK, ""), (3, outside.State.WARNING, "Renew it")]
+DAYS = [(90, outside.State.OK, ""), (3, outside.State.WARNING, "Renew the certificate")]
 
 
 @pytest.mark.parametrize(("days", "state", "todo"), DAYS)
@@ -119,8 +119,8 @@ def test_certificates_from_outside(store, tmp_path, *, days, state, todo):
     authority, terms = trustme.CA(), {"not_after": dt.datetime.now(dt.UTC) + dt.timedelta(days=days)}
     checks = examined(store, tmp_path, authority, TLS(root_certificates=roots_of(authority)), terms)
 
-    assert (checks["tls"].state, checks["tls"].todo.startswith(todo)) == (state, True)
-    assert f"{terms['not_after']:%Y-%m-%d}" in checks["tls"].said
+    assert (checks["tls"].state, checks["tls"].fix.startswith(todo)) == (state, True)
+    assert f"{terms['not_after']:%Y-%m-%d}" in checks["tls"].message
     assert checks["health"].state is outside.State.OK
 
 
@@ -129,15 +129,15 @@ def test_a_stranger_certificate_from_outside(store, tmp_path):
     checks = examined(store, tmp_path, trustme.CA(), TLS(root_certificates=roots_of(trustme.CA())), {})
 
     assert checks["tls"].state is outside.State.FAILED
-    assert "--ca FILE" in checks["tls"].todo
-    assert list(checks) == ["reach", "tls", "grpc"]
+    assert "--ca FILE" in checks["tls"].fix
+    assert list(checks) == ["connection", "tls", "grpc"]
 
 
 def test_encryption_is_found_out(store, tmp_path):
     """Who speaks plaintext to a server with TLS is told what to give."""
     checks = examined(store, tmp_path, trustme.CA(), None, {})
 
-    assert "--tls or --ca FILE" in checks["grpc"].todo
+    assert "--tls or --ca FILE" in checks["grpc"].fix
 
 
 def test_mutual_tls_from_outside(store, tmp_path):
@@ -152,7 +152,7 @@ def test_mutual_tls_from_outside(store, tmp_path):
     checks = examined(
         store, tmp_path, authority, TLS(root_certificates=roots_of(authority)), {}, client_ca=roots_of(callers)
     )
-    assert "--certificate FILE" in checks["grpc"].todo
+    assert "--certificate FILE" in checks["grpc"].fix
 
 
 def examined(store, folder, authority, tls, terms, *, client_ca=None):
@@ -167,6 +167,6 @@ def examined(store, folder, authority, tls, terms, *, client_ca=None):
     async def main():
         async with serve(config_of(store, **settings)) as serving:
             endpoint = Endpoint(target=serving.target, tls=tls)
-            return await asyncio.to_thread(lambda: {one.name: one for one in outside.examine(endpoint, 20.0)})
+            return await asyncio.to_thread(lambda: {one.name: one for one in outside.check_server(endpoint, 20.0)})
 
     return asyncio.run(main())

@@ -48,8 +48,8 @@ def _span(record: Any, index: int, length: int) -> Span:
     if not isinstance(record, Mapping):
         raise ValueError(f'{where} is {record!r}; write {{"start", "end", "type"}}')  # noqa: TRY004 - it is the value of a file
     span = Span(
-        start=_field(record, "start", int, "a whole number", within=where),
-        end=_field(record, "end", int, "a whole number", within=where),
+        start=_field(record, "start", int, "an integer", within=where),
+        end=_field(record, "end", int, "an integer", within=where),
         type=_field(record, "type", str, "a string", within=where),
     )
     if not 0 <= span.start < span.end:
@@ -72,5 +72,5 @@ def _field(
     if not isinstance(value, kind) or isinstance(value, bool):
         raise ValueError(f"{where} is {value!r}; write {wanted}")  # noqa: TRY004 - as above
     if isinstance(value, str) and not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
-        raise ValueError(f"{where} is {value!r}, which holds half a surrogate pair; write whole characters")
+        raise ValueError(f"{where} is {value!r}, which contains half a surrogate pair; write complete characters")
     return value

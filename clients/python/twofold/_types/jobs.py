@@ -79,32 +79,44 @@ class Statistical:
     margin: float = 1.0
 
 
-def _chosen(help_: str) -> Any:
-    """Make a field that the trainer chooses unless it is given, with what `twofold adapt --help` says of it."""
+def _hyperparameter(help_: str) -> Any:
+    """Return a field whose default None lets the trainer choose; *help_* is the text of `twofold adapt --help`."""
     return field(default=None, metadata={"help": help_})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hyperparameters:
-    """How to train; what is None is chosen by the trainer, and a job tells what was chosen."""
+    """Hyperparameters of the training. The trainer chooses each that is None; a job contains the values that were used."""
 
-    epochs: int | None = _chosen("Passes over the examples, in each stage.")
-    batch_size: int | None = _chosen("New texts in a step; rehearsed ones come on top.")
-    head_learning_rate: float | None = _chosen("Rate of the adapted head.")
-    backbone_learning_rate: float | None = _chosen("Rate of the top block.")
-    layer_decay: float | None = _chosen("Factor on the rate for each block further down, up to 1.")
-    warmup_ratio: float | None = _chosen("Share of the steps in which the rate rises.")
-    weight_decay: float | None = _chosen("Weight decay of AdamW.")
-    patience: int | None = _chosen("Dev measurements without a gain that end a stage.")
-    rehearsal_ratio: float | None = _chosen("Remembered examples for each new one; 0 is off.")
-    unfrozen_blocks: int | None = _chosen("Top blocks that train, or that a fork copies.")
-    distillation: float | None = _chosen("Weight of the base's answers for the protected head; 0 is off.")
-    retention: float | None = _chosen("The same for old labels of the adapted head; 0 is off.")
-    projection: float | None = _chosen("Share of what protected texts use that stays untouched; 0 is off.")
-    guard: bool | None = _chosen("Go back when the protected task suffers.")
-    train_norms: bool | None = _chosen("Let normalisation layers train.")
-    repair: float | None = _chosen("Weight of the base's answers for types that are not annotated; 0 is off.")
-    mixed_precision: bool | None = _chosen("Train in bf16; what is judged never is.")
+    epochs: int | None = _hyperparameter("Passes over the training examples in each stage.")
+    batch_size: int | None = _hyperparameter("New examples per step; rehearsed examples are added to them.")
+    head_learning_rate: float | None = _hyperparameter("Learning rate of the adapted head.")
+    backbone_learning_rate: float | None = _hyperparameter("Learning rate of the top block.")
+    layer_decay: float | None = _hyperparameter(
+        "Factor on the learning rate from each block to the block below it, at most 1."
+    )
+    warmup_ratio: float | None = _hyperparameter("Share of the steps over which the learning rate rises from zero.")
+    weight_decay: float | None = _hyperparameter("Weight decay of AdamW.")
+    patience: int | None = _hyperparameter("Dev evaluations without improvement after which a stage ends.")
+    rehearsal_ratio: float | None = _hyperparameter("Rehearsed examples per new example; 0 turns rehearsal off.")
+    unfrozen_blocks: int | None = _hyperparameter("Number of top blocks that are trained, or that a fork copies.")
+    distillation: float | None = _hyperparameter(
+        "Weight of the distillation loss of the protected head; 0 turns it off."
+    )
+    retention: float | None = _hyperparameter(
+        "Weight of the distillation loss of the adapted head's old labels; 0 turns it off."
+    )
+    projection: float | None = _hyperparameter(
+        "Share of the energy of the protected activations that updates may not touch; 0 turns projection off."
+    )
+    guard: bool | None = _hyperparameter(
+        "Monitor the protected task during training, and restore the best state if it gets worse."
+    )
+    train_norms: bool | None = _hyperparameter("Train the normalisation layers together with their blocks.")
+    repair: float | None = _hyperparameter(
+        "Weight of the base checkpoint's predictions for types that the data does not annotate; 0 turns it off."
+    )
+    mixed_precision: bool | None = _hyperparameter("Train in bf16; everything that is judged is computed in fp32.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The command's options and errors; its subcommands are in the modules beside."""
+"""The `twofold` command: its global options, and how it reports errors."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,39 +7,59 @@ from typing import IO, Any
 import click
 
 from twofold._channel import TLS, Endpoint
-from twofold.cli import _adapt, _checkpoints, _doctor, _jobs, _predict
-from twofold.cli._hints import advice_of
+from twofold.cli._adapt import adapt
+from twofold.cli._checkpoints import checkpoints, promote, roll_back
+from twofold.cli._doctor import doctor
+from twofold.cli._embed import embed
+from twofold.cli._health import health
+from twofold.cli._help import SectionedGroup
+from twofold.cli._hints import hint_for
+from twofold.cli._jobs import jobs
+from twofold.cli._model import model
+from twofold.cli._predict import predict
 from twofold.cli._session import Session
 from twofold.errors import TwofoldError, UnavailableError
 
+_JSON_HELP = "Print results as JSON lines. This is the default if the output is not a terminal."
+_PEM_FILE = click.Path(dir_okay=False, path_type=Path)
+_EXAMPLES = """
+\b
+Examples:
+  twofold predict "Ada Lovelace was born in London."
+  twofold adapt --head ner --train train.jsonl --watch
+  twofold jobs report --open
+  twofold checkpoints list
+"""
 
-class _Error(click.ClickException):
-    """An error, and on a line of its own what to do next."""
 
-    def __init__(self, message: str, advice: str) -> None:
+class _CommandError(click.ClickException):
+    """An error message, with a second line that says what to do next."""
+
+    def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
-        self._advice = advice
+        self._hint = hint
 
     def show(self, file: IO[Any] | None = None) -> None:
         super().show(file)
-        click.echo(f"Next: {self._advice}", file=file, err=file is None)
+        click.echo(f"Next: {self._hint}", file=file, err=file is None)
 
 
-class _App(click.Group):
-    """Turns what a call can raise into two lines, the fault and what to do, and an exit code."""
+class _App(SectionedGroup):
+    """Turns the exceptions of a call into an error message, a hint and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            raise  # Whoever read along has seen enough; click ends quietly.
+            raise  # The reader of the output has closed it; click exits quietly.
         except (TwofoldError, UnicodeError, OSError) as error:
-            raise _Error(_said(error, ctx.params["target"]), advice_of(error, ctx.invoked_subcommand or "")) from error
+            hint = hint_for(error, ctx.invoked_subcommand or "")
+            raise _CommandError(_message_of(error, ctx.params["target"]), hint) from error
 
 
-def _said(error: Exception, target: str) -> str:
+def _message_of(error: Exception, target: str) -> str:
     match error:
-        # With a reason it is a server that speaks, to say that it is not ready.
+        # An error with a reason comes from a server that is not ready.
         case UnavailableError() if not error.reason:
             return f"{target} does not answer: {error}"
         case UnicodeError():
@@ -49,20 +69,32 @@ def _said(error: Exception, target: str) -> str:
     return str(error)
 
 
-@click.group(cls=_App, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--target", envvar="TWOFOLD_TARGET", default="127.0.0.1:8500", show_default=True, show_envvar=True)
-@click.option("--token", envvar="TWOFOLD_TOKEN", show_envvar=True, help="Bearer token.")
-@click.option("--timeout", default=30.0, show_default=True, help="Seconds for each call, its retries included.")
-@click.option("--plaintext", is_flag=True, help="Do not encrypt, though the target is another machine.")
-@click.option("--tls", is_flag=True, help="Encrypt, and trust the system's root certificates.")
-@click.option("--ca", type=click.Path(dir_okay=False, path_type=Path), help="Encrypt, and trust these (PEM file).")
-@click.option(
-    "--certificate", type=click.Path(dir_okay=False, path_type=Path), help="Show this certificate (PEM file)."
+@click.group(
+    cls=_App, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_EXAMPLES
 )
 @click.option(
-    "--key", type=click.Path(dir_okay=False, path_type=Path), help="The certificate's private key (PEM file)."
+    "--target",
+    envvar="TWOFOLD_TARGET",
+    default="127.0.0.1:8500",
+    show_default=True,
+    show_envvar=True,
+    metavar="HOST:PORT",
+    help="Address of the server.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON lines even on a terminal.")
+@click.option("--token", envvar="TWOFOLD_TOKEN", show_envvar=True, metavar="TOKEN", help="Bearer token.")
+@click.option(
+    "--timeout",
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Timeout of each call, including its retries.",
+)
+@click.option("--plaintext", is_flag=True, help="Allow an unencrypted connection to another machine.")
+@click.option("--tls", is_flag=True, help="Encrypt the connection and trust the root certificates of the system.")
+@click.option("--ca", type=_PEM_FILE, help="Encrypt the connection and trust the certificates in this PEM file.")
+@click.option("--certificate", type=_PEM_FILE, help="Client certificate for mutual TLS, a PEM file.")
+@click.option("--key", type=_PEM_FILE, help="Private key of the client certificate, a PEM file.")
+@click.option("--json", "as_json", is_flag=True, help=_JSON_HELP)
 @click.version_option(package_name="twofold")
 @click.pass_context
 def app(
@@ -78,50 +110,35 @@ def app(
     key: Path | None,
     as_json: bool,
 ) -> None:
-    """Label texts, find their entities, and adapt the model that does."""
+    """Classify texts, find their entities, and fine-tune the model that does both."""
     try:
         encrypted = tls or ca or certificate or key
         security = TLS.from_files(ca, certificate=certificate, private_key=key) if encrypted else None
         endpoint = Endpoint(target=target, tls=security, token=token, plaintext=plaintext)
     except ValueError as error:
-        # The library speaks of its arguments; here they are options.
-        said = str(error).replace("tls=TLS()", "--tls or --ca FILE").replace("plaintext=True", "--plaintext")
-        said = said.replace("certificate and private_key", "--certificate and --key")
-        raise click.UsageError(said) from error
+        # The library's message names Python arguments; name the options instead.
+        message = str(error).replace("tls=TLS()", "--tls or --ca FILE").replace("plaintext=True", "--plaintext")
+        message = message.replace("certificate and private_key", "--certificate and --key")
+        raise click.UsageError(message) from error
     ctx.obj = Session(endpoint=endpoint, timeout=timeout, as_json=as_json)
 
 
-for command in (
-    _predict.predict,
-    _predict.embed,
-    _adapt.adapt,
-    _jobs.jobs,
-    _checkpoints.checkpoints,
-    _checkpoints.history,
-    _checkpoints.promote,
-    _checkpoints.roll_back,
-    _checkpoints.delete,
-    _checkpoints.model,
-    _checkpoints.health,
-    _doctor.doctor,
-):
-    app.add_command(command)
-
-
-def _speak_json(ctx: click.Context, _: click.Parameter, given: bool) -> None:
-    if given and ctx.obj is not None:  # It is None while a shell asks for completions.
+def _set_json(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and ctx.obj is not None:  # It is None during shell completion.
         ctx.obj = replace(ctx.obj, as_json=True)
 
 
-def _take_json(command: click.Command) -> None:
-    """Let a command and those below it take --json, too; one that has its own keeps it."""
-    if not any("--json" in one.opts for one in command.params):
-        told = "Print JSON lines even on a terminal."
-        command.params.append(
-            click.Option(["--json", "speaks_json"], is_flag=True, expose_value=False, callback=_speak_json, help=told)
+def _add_json_option(command: click.Command) -> None:
+    """Give *command* and its subcommands the option --json, unless they define it themselves."""
+    if not any("--json" in parameter.opts for parameter in command.params):
+        option = click.Option(
+            ["--json", "sets_json"], is_flag=True, expose_value=False, callback=_set_json, help=_JSON_HELP
         )
-    for one in command.commands.values() if isinstance(command, click.Group) else ():
-        _take_json(one)
+        command.params.append(option)
+    for subcommand in command.commands.values() if isinstance(command, click.Group) else ():
+        _add_json_option(subcommand)
 
 
-_take_json(app)
+for _command in (predict, embed, adapt, promote, roll_back, doctor, health, jobs, checkpoints, model):
+    app.add_command(_command)
+_add_json_option(app)

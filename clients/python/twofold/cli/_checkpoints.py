@@ -1,125 +1,155 @@
-"""See the checkpoints and the server, say which checkpoint answers, and delete others."""
+"""The commands below `twofold checkpoints`; `promote` and `roll-back` are top-level commands, too."""
+
+from collections.abc import Iterator
 
 import click
+from rich.text import Text
 
-from twofold._types.checkpoints import Promotion
-from twofold._types.inference import Health
-from twofold.cli._session import Session, json_line, table, when
+from twofold._types.checkpoints import Checkpoint, Promotion, Score
+from twofold.cli._help import SectionedGroup
+from twofold.cli._output import format_time, json_line, make_table
+from twofold.cli._session import Session
+
+_CURRENT = "current"
 
 
-@click.command()
+@click.group(cls=SectionedGroup)
+def checkpoints() -> None:
+    """List, show, promote and delete checkpoints."""
+
+
+@checkpoints.command("list")
 @click.pass_obj
-def checkpoints(session: Session) -> None:
-    """List the checkpoints, newest first."""
+def list_(session: Session) -> None:
+    """List the checkpoints, newest first; ● marks the live checkpoint."""
+    table = make_table("", "id", "aliases", "created", "scores", "parent")
     with session.client() as client:
-        shown = table("", "id", "aliases", "made", "scores", "parent")
-        for one in client.checkpoints():
-            if not session.for_people:
-                click.echo(json_line(one))
+        for checkpoint in client.checkpoints():
+            if not session.human_readable:
+                click.echo(json_line(checkpoint))
                 continue
-            scores = "  ".join(f"{s.head} {s.metric} {100 * s.value:.1f}" for s in one.scores)
-            mark = "●" if "current" in one.aliases else ""
-            style = "bold" if mark else ""
-            shown.add_row(
-                mark, one.id, " ".join(one.aliases), when(one.create_time), scores, one.parent_id, style=style
+            live = _CURRENT in checkpoint.aliases
+            table.add_row(
+                "●" if live else "",
+                checkpoint.id,
+                " ".join(checkpoint.aliases),
+                format_time(checkpoint.create_time),
+                "  ".join(map(_format_score, checkpoint.scores)),
+                checkpoint.parent_id,
+                style="bold" if live else "",
             )
-        if session.for_people:
-            session.console.print(shown)
+    if session.human_readable:
+        session.console.print(table)
 
 
-@click.command()
+@checkpoints.command(
+    epilog="""
+\b
+Examples:
+  twofold checkpoints show
+  twofold checkpoints show candidate --json
+"""
+)
+@click.argument("checkpoint", default=_CURRENT)
 @click.pass_obj
-def history(session: Session) -> None:
-    """List who moved which alias, when and why, newest first."""
+def show(session: Session, *, checkpoint: str) -> None:
+    """
+    Show everything about one checkpoint.
+
+    CHECKPOINT is an id or an alias: current (the default), previous, candidate or approved.
+    """
     with session.client() as client:
-        shown = table("when", "alias", "from", "to", "who", "why")
-        for one in client.alias_changes():
-            if not session.for_people:
-                click.echo(json_line(one))
-                continue
-            style = "bold" if one.alias == "current" else ""
-            ids = one.from_id or "none", one.to_id or "none"
-            shown.add_row(when(one.time), one.alias, *ids, one.who, one.why, style=style)
-        if session.for_people:
-            session.console.print(shown)
+        stored = client.checkpoint(checkpoint)
+    if not session.human_readable:
+        click.echo(json_line(stored))
+        return
+    table = make_table("", "", show_header=False)
+    for name, value in _properties(stored):
+        table.add_row(Text(name, "dim"), value)
+    session.console.print(table)
 
 
-@click.command()
+@checkpoints.command()
 @click.argument("checkpoint")
 @click.pass_obj
 def promote(session: Session, *, checkpoint: str) -> None:
-    """Make CHECKPOINT, an id or "candidate", the one that answers."""
+    """
+    Make a checkpoint live.
+
+    CHECKPOINT is an id or the alias candidate.
+    """
     with session.client() as client:
-        _tell(session, client.promote(checkpoint))
+        _print_promotion(session, client.promote(checkpoint))
 
 
-@click.command()
+@checkpoints.command()
 @click.pass_obj
 def roll_back(session: Session) -> None:
-    """Make the previous checkpoint the one that answers."""
+    """Make the previous checkpoint live again."""
     with session.client() as client:
-        _tell(session, client.roll_back())
+        _print_promotion(session, client.roll_back())
 
 
-@click.command()
-@click.argument("checkpoint")
+@checkpoints.command()
+@click.argument("checkpoint", metavar="ID")
 @click.pass_obj
 def delete(session: Session, *, checkpoint: str) -> None:
     """
-    Remove CHECKPOINT, an id, for good.
+    Delete a checkpoint permanently.
 
-    One that is current, previous or approved, or that a job needs, stays.
+    The server refuses to delete a checkpoint that is current, previous or approved, or that a job needs.
     """
     with session.client() as client:
         client.delete_checkpoint(checkpoint)
-    click.echo(f"{checkpoint} is deleted." if session.for_people else json_line({"deleted": checkpoint}))
+    click.echo(f"Deleted {checkpoint}." if session.human_readable else json_line({"deleted": checkpoint}))
 
 
-@click.command()
+@checkpoints.command()
 @click.pass_obj
-def model(session: Session) -> None:
-    """Describe the checkpoint that answers."""
+def history(session: Session) -> None:
+    """List who moved which alias, when and why, newest first."""
+    table = make_table("time", "alias", "from", "to", "who", "why")
     with session.client() as client:
-        found = client.model()
-    if not session.for_people:
-        click.echo(json_line(found))
-        return
-    shown = table("", "")
-    shown.show_header = False
-    for name, value in (
-        ("checkpoint", found.checkpoint_id),
-        ("labels", ", ".join(found.labels)),
-        ("entity types", ", ".join(found.entity_types)),
-        ("backbone", f"{found.backbone}, {found.hidden_size} wide, windows of {found.max_tokens} tokens"),
-        ("limits", f"{found.limits.max_texts} texts of {found.limits.max_characters} characters in a request"),
-        ("server", found.server_version),
-    ):
-        shown.add_row(name, value)
-    session.console.print(shown)
+        for change in client.alias_changes():
+            if not session.human_readable:
+                click.echo(json_line(change))
+                continue
+            table.add_row(
+                format_time(change.time),
+                change.alias,
+                change.from_id or "none",
+                change.to_id or "none",
+                change.who,
+                change.why,
+                style="bold" if change.alias == _CURRENT else "",
+            )
+    if session.human_readable:
+        session.console.print(table)
 
 
-@click.command()
-@click.argument("service", default="")
-@click.pass_context
-def health(ctx: click.Context, *, service: str) -> None:
-    """
-    Say whether the server is serving.
-
-    With SERVICE, such as twofold.v1.InferenceService, say it of that one. Exit 1 if it is not serving.
-    """
-    session: Session = ctx.obj
-    with session.client() as client:
-        found = client.health(service)
-    click.echo(found if session.for_people else json_line({"service": service, "health": found}))
-    ctx.exit(0 if found is Health.SERVING else 1)
+def _properties(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
+    yield "id", checkpoint.id
+    yield "aliases", ", ".join(checkpoint.aliases) or "none"
+    yield "created", format_time(checkpoint.create_time)
+    yield "parent", checkpoint.parent_id or "none"
+    yield "job", checkpoint.job_id or "none"
+    yield "backbone", checkpoint.backbone
+    yield "size", f"{checkpoint.size_bytes / 1e6:.1f} MB"
+    for score in checkpoint.scores:
+        yield "score", f"{_format_score(score)} ({score.examples} examples)"
+    yield "labels", ", ".join(checkpoint.labels)
+    yield "entity types", ", ".join(checkpoint.entity_types)
 
 
-def _tell(session: Session, done: Promotion) -> None:
-    if not session.for_people:
-        click.echo(json_line(done))
-    elif done.replaced_id == done.checkpoint.id:
-        click.echo(f"{done.checkpoint.id} answers already.")
+def _format_score(score: Score) -> str:
+    return f"{score.head} {score.metric} {100 * score.value:.1f}"
+
+
+def _print_promotion(session: Session, promotion: Promotion) -> None:
+    live, replaced = promotion.checkpoint.id, promotion.replaced_id
+    if not session.human_readable:
+        click.echo(json_line(promotion))
+    elif replaced == live:
+        click.echo(f"{live} is already live.")
     else:
-        click.echo(
-            f"{done.checkpoint.id} answers now, in place of {done.replaced_id}, after {done.swap_seconds:.2f} s."
-        )
+        click.echo(f"{live} is live and replaces {replaced}; the swap took {promotion.swap_seconds:.2f} s.")

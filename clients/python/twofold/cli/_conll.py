@@ -1,4 +1,4 @@
-"""CoNLL columns in: a token and its BIO tag on each line, a blank line after each sentence."""
+"""Read CoNLL files: a token and its BIO tag on each line, a blank line after each sentence."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ import click
 from twofold._types.examples import Example, Span
 
 SUFFIXES = frozenset({".conll", ".bio", ".iob", ".tsv", ".txt"})
-"""Endings of files that are read so."""
+"""Suffixes of files that contain CoNLL columns."""
 
 _LABEL = re.compile(r"#\s*(?:label|intent)\s*[:=]\s*(?P<label>.*\S)\s*")
 _TAG = re.compile(r"O|[BI]-\S+")
@@ -17,18 +17,18 @@ _TAG = re.compile(r"O|[BI]-\S+")
 
 def read_conll(path: Path) -> list[Example]:
     """
-    Return the sentences of a file, as `twofold-trainer init` reads them: tokens joined by single spaces.
+    Return one example for each sentence of a file, as `twofold-trainer init` does: tokens joined by single spaces.
 
-    A line ``# label: X`` or ``# intent = X`` before a sentence gives its label; other comments are passed over.
+    A line ``# label: X`` or ``# intent = X`` before a sentence sets its label; other comments are ignored.
     """
     try:
         return list(_sentences(path.read_text(encoding="utf-8-sig").splitlines()))
-    except _RefusedError as error:
+    except _LineError as error:
         raise click.ClickException(f"{path}:{error}") from error
 
 
-class _RefusedError(ValueError):
-    """A line that cannot be; the message begins with its number."""
+class _LineError(ValueError):
+    """An invalid line; the message begins with its number."""
 
 
 def _sentences(lines: Sequence[str]) -> Iterator[Example]:
@@ -41,8 +41,8 @@ def _sentences(lines: Sequence[str]) -> Iterator[Example]:
             if tokens:
                 yield _example(tokens, tags, label)
                 tokens, tags, label = [], [], None
-        elif not tokens and (found := _LABEL.fullmatch(line.strip())):
-            label = found["label"]
+        elif not tokens and (match := _LABEL.fullmatch(line.strip())):
+            label = match["label"]
         elif columns[0] == "-DOCSTART-" or (columns[0].startswith("#") and not _TAG.fullmatch(columns[-1])):
             pass
         else:
@@ -51,20 +51,20 @@ def _sentences(lines: Sequence[str]) -> Iterator[Example]:
 
 
 def _tag(columns: Sequence[str], before: str, number: int) -> str:
-    """Return the last column, a tag that may follow the one *before*."""
+    """Return the tag in the last column; raise _LineError if it cannot follow the tag *before*."""
     tag = columns[-1]
     if len(columns) < 2:
-        raise _RefusedError(f"{number}: {tag!r} has one column; write a token and its BIO tag")
+        raise _LineError(f"{number}: {tag!r} is the only column; write a token and its BIO tag")
     if not _TAG.fullmatch(tag):
-        raise _RefusedError(f"{number}: tag {tag!r} is no BIO tag; write O, B-type or I-type")
+        raise _LineError(f"{number}: tag {tag!r} is not a BIO tag; write O, B-type or I-type")
     if tag.startswith("I-") and before[2:] != tag[2:]:
-        reason = f"a span begins with B-{tag[2:]} (BIO, which IOB2 is another name of)"
-        raise _RefusedError(f"{number}: tag {tag!r} cannot follow {before!r}; {reason}")
+        reason = f"a span starts with B-{tag[2:]} (BIO, also called IOB2)"
+        raise _LineError(f"{number}: tag {tag!r} cannot follow {before!r}; {reason}")
     return tag
 
 
 def _example(tokens: Sequence[str], tags: Sequence[str], label: str | None) -> Example:
-    """Join tokens by single spaces, and make spans of their tags."""
+    """Join tokens with single spaces and turn their tags into spans."""
     spans: list[Span] = []
     start = 0
     for token, tag in zip(tokens, tags, strict=True):

@@ -1,8 +1,8 @@
-"""Files in, JSON lines out."""
+"""Read example files and write result files."""
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
@@ -16,30 +16,18 @@ T = TypeVar("T")
 
 
 def read_texts(path: Path) -> list[str]:
-    """Return the texts of the lines {"text": ...} of a file; other keys are ignored."""
-    return _read(path, lambda record: Example.from_dict({"text": record.get("text")}).text)
+    """Return the "text" of each JSON line of a file; other keys are ignored."""
+    return _read_json_lines(path, lambda record: Example.from_dict({"text": record.get("text")}).text)
 
 
 def read_examples(path: Path) -> list[Example]:
-    """Return the examples of a file: CoNLL columns if its ending says so, else JSON lines."""
-    return read_conll(path) if path.suffix in SUFFIXES else _read(path, Example.from_dict)
-
-
-def batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
-    """Cut *texts* into lists of *size*; the last one may be shorter."""
-    batch: list[str] = []
-    for text in texts:
-        batch.append(text)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+    """Return the examples of a file: CoNLL columns if its suffix says so, otherwise JSON lines."""
+    return read_conll(path) if path.suffix in SUFFIXES else _read_json_lines(path, Example.from_dict)
 
 
 @contextmanager
-def written_at_once(path: Path) -> Iterator[TextIO]:
-    """Open a file that appears under its name only when all is written."""
+def atomic_write(path: Path) -> Iterator[TextIO]:
+    """Open a temporary file that replaces *path* once the block has succeeded."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("w", encoding="utf-8") as file:
@@ -49,9 +37,9 @@ def written_at_once(path: Path) -> Iterator[TextIO]:
         partial.unlink(missing_ok=True)
 
 
-def _read(path: Path, parse: Callable[[Any], T]) -> list[T]:
-    found = []
-    # Split at "\n" alone: JSON lets U+2028 and its like stand in a string.
+def _read_json_lines(path: Path, parse: Callable[[Any], T]) -> list[T]:
+    values = []
+    # Split at "\n" only: a JSON string may contain U+2028 and other line separators.
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if not line.strip():
             continue
@@ -59,9 +47,9 @@ def _read(path: Path, parse: Callable[[Any], T]) -> list[T]:
             record = json.loads(line)
             if not isinstance(record, dict):
                 raise ValueError(f'the line is {json.dumps(record)[:40]}; write {{"text": ...}}')  # noqa: TRY004, TRY301
-            found.append(parse(record))
+            values.append(parse(record))
         except json.JSONDecodeError as error:
             raise click.ClickException(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from error
         except ValueError as error:
             raise click.ClickException(f"{path}:{number}: {error}") from error
-    return found
+    return values

@@ -1,5 +1,7 @@
 """What to do next when a call has failed."""
 
+from collections.abc import Mapping
+
 from twofold.errors import (
     AccessDeniedError,
     AlreadyExistsError,
@@ -12,45 +14,57 @@ from twofold.errors import (
     UnavailableError,
 )
 
-_SCOPES = {"predict": "predict", "embed": "predict", "model": "predict", "adapt": "adapt", "jobs": "adapt"}
+_REQUIRED_SCOPES: Mapping[str, str] = {
+    "predict": "predict",
+    "embed": "predict",
+    "model": "predict",
+    "adapt": "adapt",
+    "jobs": "adapt",
+    "checkpoints": "admin",
+    "promote": "admin",
+    "roll-back": "admin",
+}
+_CHECKPOINT_COMMANDS = frozenset({"checkpoints", "promote", "roll-back"})
 
 
-def advice_of(error: Exception, command: str) -> str:
-    """Return a sentence that says what to do about *error* of the command of that name."""
+def hint_for(error: Exception, command: str) -> str:
+    """Return what to do about *error*, raised by `twofold COMMAND`."""
     if isinstance(error, TwofoldError):
-        return _of_call(error, command)
+        return _hint_for_call(error, command)
     if isinstance(error, UnicodeError):
-        return "Write it in UTF-8, for instance: iconv -f latin1 -t utf-8 FILE"
-    return "Check that the file is there and that you may use it."
+        return "Convert the input to UTF-8, for example: iconv -f latin1 -t utf-8 FILE"
+    return "Check that the file exists and that you have permission to use it."
 
 
-def _of_call(error: TwofoldError, command: str) -> str:
-    on_checkpoints = command in {"checkpoints", "promote", "roll-back", "delete"}
+def _hint_for_call(error: TwofoldError, command: str) -> str:
     match error:
         case UnavailableError() if error.reason:
-            return "Wait until it is ready, or make a checkpoint live: twofold checkpoints, twofold promote ID"
+            return (
+                "Wait until the server is ready, or make a checkpoint live: "
+                "twofold checkpoints list, twofold promote CHECKPOINT"
+            )
         case UnavailableError():
-            return "See what is wrong: twofold doctor. Another server is named by --target or TWOFOLD_TARGET."
+            return "Find the cause: twofold doctor. To use another server, set --target or TWOFOLD_TARGET."
         case DeadlineExceededError():
-            return "Give it longer with --timeout SECONDS, or ask for less at a time."
+            return "Allow more time with --timeout SECONDS, or send less per request."
         case OverloadedError():
-            when = "in a moment" if error.retry_after is None else f"in {error.retry_after:.1f} seconds"
-            return f"Ask again {when}, or for less at a time."
+            delay = "in a moment" if error.retry_after is None else f"in {error.retry_after:.1f} seconds"
+            return f"Retry {delay}, or send less per request."
         case AccessDeniedError():
-            scope = _SCOPES.get(command, "admin" if on_checkpoints else "right")
-            return f"Give a token that has the {scope} scope, with --token or TWOFOLD_TOKEN."
+            scope = _REQUIRED_SCOPES.get(command, "required")
+            return f"Use a token with the {scope} scope: set --token or TWOFOLD_TOKEN."
         case NotFoundError() if command == "jobs":
-            return "See which there are: twofold jobs"
-        case NotFoundError() if on_checkpoints or command == "adapt":
-            return "See which there are: twofold checkpoints"
+            return "List the jobs: twofold jobs list"
+        case NotFoundError() if command in _CHECKPOINT_COMMANDS or command == "adapt":
+            return "List the checkpoints: twofold checkpoints list"
         case NotFoundError() | InvalidArgumentError():
-            return f"Change what you ask for: twofold {command} --help"
+            return f"Check the arguments: twofold {command} --help"
         case AlreadyExistsError():
-            return "Name another --request-id, or leave it out."
+            return "Use another --request-id, or leave it out."
         case FailedPreconditionError() if command == "jobs":
-            return "See how the job stands: twofold jobs show JOB_ID"
+            return "Check the state of the job: twofold jobs show JOB"
         case FailedPreconditionError() if command == "adapt":
-            return "See what runs, and what there is: twofold jobs, twofold checkpoints"
+            return "Check the jobs and the checkpoints: twofold jobs list, twofold checkpoints list"
         case FailedPreconditionError():
-            return "See what there is, and what names it: twofold checkpoints"
-    return "See whether the server is well: twofold doctor"
+            return "Check the checkpoints and their aliases: twofold checkpoints list"
+    return "Check the server: twofold doctor"

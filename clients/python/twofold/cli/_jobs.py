@@ -1,164 +1,144 @@
-"""List, show, watch and cancel jobs, and fetch their reports."""
+"""The commands below `twofold jobs`."""
 
 import re
 import webbrowser
 from pathlib import Path
 
 import click
-from rich.live import Live
-from rich.text import Text
 
 from twofold._client import Client
-from twofold._retry import Retry
 from twofold._types.jobs import Job, JobState
 from twofold._types.report_format import ReportFormat
-from twofold.cli._files import written_at_once
-from twofold.cli._job_progress import Board, board_view, event_line, job_view
-from twofold.cli._session import Session, json_line, table, when
-from twofold.errors import UnavailableError
+from twofold.cli._files import atomic_write
+from twofold.cli._help import SectionedGroup
+from twofold.cli._job_display import render_job
+from twofold.cli._output import format_time, json_line, make_table
+from twofold.cli._session import Session
+from twofold.cli._watch import EXIT_CODES_HELP, watch_job
 
-_WHICH = click.argument("job_id", metavar="[JOB]", required=False)
-"""An argument that names a job, and the newest one if it is left out."""
-
-EXIT_CODES = {JobState.SUCCEEDED: 0, JobState.FAILED: 1, JobState.REJECTED: 3, JobState.CANCELLED: 4}
-SERVER_GONE = 5
-
-PATIENT = Retry(attempts=40)
-"""A minute and a half: a server that is stopped and started while somebody follows a job drains first, and then loads."""
+_MAX_PAGE_SIZE = 500
+_JOB_OR_NEWEST = click.argument("job_id", metavar="[JOB]", required=False)
 
 
-@click.group(invoke_without_command=True)
-@click.option("--limit", default=20, show_default=True, help="List at most so many.")
-@click.pass_context
-def jobs(ctx: click.Context, *, limit: int) -> None:
-    """List the jobs, newest first, or do something with one."""
-    if ctx.invoked_subcommand:
-        return
-    session: Session = ctx.obj
-    shown = table("id", "state", "head", "made", "reason")
+@click.group(cls=SectionedGroup)
+def jobs() -> None:
+    """List, show, watch and cancel adaptation jobs."""
+
+
+@jobs.command("list")
+@click.option(
+    "--limit",
+    default=20,
+    show_default=True,
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Maximum number of jobs to list.",
+)
+@click.pass_obj
+def list_(session: Session, *, limit: int) -> None:
+    """List the jobs, newest first."""
+    table = make_table("id", "state", "head", "created", "reason")
     with session.client() as client:
-        for _, job in zip(range(limit), client.jobs(page_size=min(limit, 500)), strict=False):
-            if session.for_people:
+        newest = client.jobs(page_size=min(limit, _MAX_PAGE_SIZE))
+        for _, job in zip(range(limit), newest, strict=False):
+            if session.human_readable:
                 state = f"{job.state} {job.phase}" if job.state is JobState.RUNNING else str(job.state)
-                shown.add_row(job.id, state, job.head, when(job.create_time), job.reason)
+                table.add_row(job.id, state, job.head, format_time(job.create_time), job.reason)
             else:
                 click.echo(json_line(job))
-    if session.for_people:
-        session.console.print(shown)
+    if session.human_readable:
+        session.console.print(table)
 
 
 @jobs.command()
-@_WHICH
+@_JOB_OR_NEWEST
 @click.pass_obj
 def show(session: Session, *, job_id: str | None) -> None:
-    """Show what JOB, or the newest, measured and how it ended."""
+    """
+    Show the state and the results of a job.
+
+    Without JOB, the newest job is shown.
+    """
     with session.client() as client:
-        _print_job(session, _job(client, job_id))
+        _print_job(session, _get_job(client, job_id))
 
 
-@jobs.command()
-@_WHICH
+@jobs.command(epilog=EXIT_CODES_HELP)
+@_JOB_OR_NEWEST
 @click.pass_context
 def watch(ctx: click.Context, *, job_id: str | None) -> None:
-    """Follow JOB, or the newest, to its end; exit 0 succeeded, 1 failed, 3 rejected, 4 cancelled, 5 no server any more."""
+    """
+    Follow a job until it ends.
+
+    Without JOB, the newest job is followed.
+    """
     session: Session = ctx.obj
     with session.client() as client:
-        job = _job(client, job_id)
-    ctx.exit(follow(session, job))
+        job = _get_job(client, job_id)
+    ctx.exit(watch_job(session, job))
 
 
 @jobs.command()
 @click.argument("job_id", metavar="JOB")
 @click.pass_obj
 def cancel(session: Session, *, job_id: str) -> None:
-    """Stop JOB."""
+    """Cancel a job and wait until it has stopped."""
     with session.client() as client:
         _print_job(session, client.cancel(job_id))
 
 
-@jobs.command()
-@_WHICH
-@click.option("--json", "as_json", is_flag=True, help="Fetch the document that the page shows.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write here.  [default: JOB.html]")
-@click.option("--open", "opens", is_flag=True, help="Show it in a browser.")
+@jobs.command(
+    epilog="""
+\b
+Examples:
+  twofold jobs report --open
+  twofold jobs report JOB --output report.html
+  twofold jobs report JOB --json
+"""
+)
+@_JOB_OR_NEWEST
+@click.option("--json", "as_json", is_flag=True, help="Fetch the report as JSON instead of HTML.")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the report to this file.  [default: JOB.html; with --json the standard output]",
+)
+@click.option("--open", "open_browser", is_flag=True, help="Open the page in a web browser.")
 @click.pass_obj
-def report(session: Session, *, job_id: str | None, as_json: bool, out: Path | None, opens: bool) -> None:
+def report(session: Session, *, job_id: str | None, as_json: bool, output: Path | None, open_browser: bool) -> None:
     """
-    Fetch the report of JOB, or of the newest, once it is over: a page that needs nothing else.
+    Download the report of a finished job: one self-contained HTML page.
 
-    With --json and without --out the document goes to the standard output.
+    Without JOB, the report of the newest job is downloaded.
     """
-    if opens and as_json:
-        raise click.UsageError("--open shows the page; leave out --json")
+    if open_browser and as_json:
+        raise click.UsageError("--open shows the HTML page; leave out --json")
     with session.client() as client:
-        job_id = job_id or _job(client, None).id
+        job_id = job_id or _get_job(client, None).id
         content = client.report(job_id, format=ReportFormat.JSON if as_json else ReportFormat.HTML)
-    if as_json and out is None:
+    if as_json and output is None:
         click.echo(content)
         return
-    path = out or Path(f"{re.sub(r'[^A-Za-z0-9._-]', '-', job_id)}.html")
-    with written_at_once(path) as file:
+    path = output or Path(f"{re.sub(r'[^A-Za-z0-9._-]', '-', job_id)}.html")
+    with atomic_write(path) as file:
         file.write(content)
-    if opens and not webbrowser.open(path.absolute().as_uri()):
-        raise click.ClickException(f"no browser was found; the report is in {path}: open it in one, or set BROWSER")
-    click.echo(str(path) if session.for_people else json_line({"job": job_id, "report": str(path)}))
+    if open_browser and not webbrowser.open(path.absolute().as_uri()):
+        raise click.ClickException(f"no web browser found; the report is in {path}. Open it yourself, or set BROWSER")
+    click.echo(str(path) if session.human_readable else json_line({"job": job_id, "report": str(path)}))
 
 
-def follow(session: Session, job: Job) -> int:
-    """Show a job until it is over and return the exit code. The server may be stopped and started meanwhile."""
-    try:
-        with session.client(PATIENT) as client:
-            if session.for_people:
-                _follow_live(session, client, job)
-            else:
-                _follow_in_lines(session, client, job)
-            ended = client.wait(job)
-    except UnavailableError as error:
-        click.echo(f"Error: {error}", err=True)
-        click.echo(f"The job goes on when the server is back. See it: twofold jobs watch {job.id}", err=True)
-        return SERVER_GONE
-    except KeyboardInterrupt:
-        click.echo(f"\nThe job runs on. See it: twofold jobs watch {job.id}", err=True)
-        click.echo(f"Stop it:                twofold jobs cancel {job.id}", err=True)
-        return 130
-    if session.as_json:
-        click.echo(json_line(ended))
-    else:
-        session.console.print(job_view(ended))
-    return EXIT_CODES[ended.state]
-
-
-def _follow_live(session: Session, client: Client, job: Job) -> None:
-    board = Board(job=job)
-    console = session.console
-    with Live(get_renderable=lambda: board_view(board), console=console, transient=True) as live:
-        for event in client.watch(job):
-            board = board.after(event)
-            if event.warning:
-                live.console.print(Text("! ", style="yellow").append(event.message, style="default"))
-
-
-def _follow_in_lines(session: Session, client: Client, job: Job) -> None:
-    board = Board(job=job)
-    for event in client.watch(job):
-        before, board = board, board.after(event)
-        line = json_line(event) if session.as_json else event_line(event, before)
-        if line:
-            click.echo(line)
-
-
-def _job(client: Client, job_id: str | None) -> Job:
-    """Return the job of that id, or the newest one."""
+def _get_job(client: Client, job_id: str | None) -> Job:
+    """Return the job with that id, or the newest job for None."""
     if job_id:
         return client.job(job_id)
     newest = next(client.jobs(page_size=1), None)
     if newest is None:
-        raise click.ClickException("there is no job yet; make one: twofold adapt --help")
+        raise click.ClickException("there are no jobs yet; create one: twofold adapt --help")
     return newest
 
 
 def _print_job(session: Session, job: Job) -> None:
-    if session.for_people:
-        session.console.print(job_view(job))
+    if session.human_readable:
+        session.console.print(render_job(job))
     else:
         click.echo(json_line(job))

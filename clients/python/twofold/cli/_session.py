@@ -1,65 +1,44 @@
-"""What every subcommand is given, and how it speaks."""
+"""The settings that every subcommand shares."""
 
-import json
-from dataclasses import asdict, dataclass, is_dataclass
-from datetime import datetime
-from typing import Any
+from dataclasses import dataclass
 
 from rich.console import Console
-from rich.table import Table
 
 from twofold._channel import Endpoint
 from twofold._client import Client
 from twofold._retry import Retry
 
-ORDINARY = Retry()
+_DEFAULT_RETRY = Retry()
+_LOG_WIDTH = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """The server that the command speaks to, and how to print what it says."""
+    """The server that the command calls, and how the command prints results."""
 
     endpoint: Endpoint
     timeout: float
     as_json: bool
 
-    def client(self, retry: Retry = ORDINARY) -> Client:
-        """Return a client, to be closed by the caller."""
-        end = self.endpoint
+    def client(self, retry: Retry = _DEFAULT_RETRY) -> Client:
+        """Return a new client. The caller closes it."""
+        endpoint = self.endpoint
         return Client(
-            end.target, tls=end.tls, token=end.token, plaintext=end.plaintext, timeout=self.timeout, retry=retry
+            endpoint.target,
+            tls=endpoint.tls,
+            token=endpoint.token,
+            plaintext=endpoint.plaintext,
+            timeout=self.timeout,
+            retry=retry,
         )
 
     @property
     def console(self) -> Console:
-        """Where results go."""
-        # Labels and texts may hold brackets, so no markup. A log is not 80 columns wide.
+        """The console for results: without markup, because labels and texts may contain brackets."""
         console = Console(highlight=False, markup=False)
-        return console if console.is_terminal else Console(highlight=False, markup=False, width=200)
+        return console if console.is_terminal else Console(highlight=False, markup=False, width=_LOG_WIDTH)
 
     @property
-    def for_people(self) -> bool:
-        """Whether a person reads the results."""
+    def human_readable(self) -> bool:
+        """Whether to print tables and sentences: on a terminal without --json."""
         return self.console.is_terminal and not self.as_json
-
-
-def json_line(value: Any) -> str:
-    """Return *value*, a dataclass or a dict, as a line of JSON."""
-    return json.dumps(asdict(value) if is_dataclass(value) else value, default=_plain, ensure_ascii=False)  # type: ignore[arg-type]
-
-
-def table(*columns: str) -> Table:
-    """Return a table without a frame."""
-    made = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for column in columns:
-        made.add_column(column, overflow="fold")
-    return made
-
-
-def when(moment: datetime | None) -> str:
-    """Return *moment* in the reader's time."""
-    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S") if moment else ""
-
-
-def _plain(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -10,11 +10,11 @@ from twofold_checkpoint.examples import Example
 from twofold_trainer.datasets.readers import read_source
 
 FILES = {
-    "all that a file may hold": "-DOCSTART- O\n\n# label: fly\n# a comment\nto IN O\nNew NN B-city\nYork NN I-city\n\n"
+    "everything that a file may contain": "-DOCSTART- O\n\n# label: fly\n# a comment\nto IN O\nNew NN B-city\nYork NN I-city\n\n"
     "# intent = rain\n# O\nOslo B-city\nParis B-city\n\n\nalone O",
-    "a span that did not begin": "a O\nb I-x\n",
-    "a span that goes on as another": "a B-y\nb I-x\n",
-    "what Windows writes": "\ufeff# label: fly\r\nto O\r\nOslo B-city\r\n\r\n",
+    "a span without a first token": "a O\nb I-x\n",
+    "a span that changes its type": "a B-y\nb I-x\n",
+    "BOM and CRLF": "\ufeff# label: fly\r\nto O\r\nOslo B-city\r\n\r\n",
     "one column": "a\n",
     "no tag": "a B\n",
 }
@@ -22,7 +22,7 @@ FILES = {
 
 @pytest.mark.parametrize("body", FILES.values(), ids=FILES)
 def test_conll(tmp_path: Path, body: str) -> None:
-    """`twofold adapt` makes the same examples of a column file as `twofold-trainer init`, and refuses the same line."""
+    """`twofold adapt` reads the same examples from a CoNLL file as `twofold-trainer init`, and refuses the same line."""
     path = tmp_path / "train.conll"
     path.write_text(body, encoding="utf-8", newline="")
 
@@ -32,4 +32,4 @@ def test_conll(tmp_path: Path, body: str) -> None:
         with pytest.raises(click.ClickException, match=f"^{path}:{error.line}: "):
             read_examples(path)
     else:
-        assert [msgspec.convert(asdict(one), Example) for one in read_examples(path)] == expected
+        assert [msgspec.convert(asdict(example), Example) for example in read_examples(path)] == expected
