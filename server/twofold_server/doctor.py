@@ -167,7 +167,7 @@ def _aliases(store: Store) -> Iterator[tuple[Check, Checkpoint | None]]:
             found.verify()
         except (CheckpointError, OSError) as error:
             gone = isinstance(error, CheckpointNotFoundError)
-            todo = "Restore it from a copy, or promote another: twofold checkpoints, twofold promote ID"
+            todo = "Restore it from a copy, or promote another: twofold checkpoints list, twofold promote ID"
             state: Literal["failed", "warning"] = "failed" if alias == "current" else "warning"
             said = str(error) if gone else f"{checkpoint_id} is damaged: {error}"
             yield Check(name=alias, state=state, said=said, todo=todo), None
@@ -185,7 +185,7 @@ def _disk(root: Path, size: int) -> Check:
     )
     if free >= _ROOM * size:
         return Check(name="disk", said=said)
-    todo = "Make room, or delete checkpoints that nothing needs: twofold checkpoints, twofold delete ID"
+    todo = "Make room, or delete checkpoints that nothing needs: twofold checkpoints list, twofold checkpoints delete ID"
     return Check(name="disk", state="failed" if free < size else "warning", said=said, todo=todo)
 
 
