@@ -185,7 +185,9 @@ def _disk(root: Path, size: int) -> Check:
     )
     if free >= _ROOM * size:
         return Check(name="disk", said=said)
-    todo = "Make room, or delete checkpoints that nothing needs: twofold checkpoints list, twofold checkpoints delete ID"
+    todo = (
+        "Make room, or delete checkpoints that nothing needs: twofold checkpoints list, twofold checkpoints delete ID"
+    )
     return Check(name="disk", state="failed" if free < size else "warning", said=said, todo=todo)
 
 
