@@ -1,6 +1,6 @@
 # Targets: server (no torch) | trainer | all (both, in two environments). Build with
 #   docker build --target server --build-arg ACCELERATOR=cpu .
-# Everything that is installed stands with its hash in requirements/. Runs as an ordinary user, and read-only:
+# requirements/ pins every installed package by hash. Runs as an unprivileged user, also on a read-only root:
 #   docker run --read-only --tmpfs /tmp --volume twofold:/store --publish 127.0.0.1:8500:8500 -e TWOFOLD_PLAINTEXT=1 ...
 
 FROM python:3.12.12-slim-bookworm AS base
@@ -18,7 +18,7 @@ COPY trainer trainer
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . ./clients/python
 
 FROM base AS server-environment
-# cpu or gpu: which of the two ONNX Runtimes the server gets. gpu needs nothing but the driver from its host.
+# cpu or gpu: the ONNX Runtime package to install. gpu needs only the driver from its host.
 ARG ACCELERATOR=cpu
 WORKDIR /src
 COPY requirements/server-${ACCELERATOR}.txt requirements/server-${ACCELERATOR}.txt
@@ -33,7 +33,7 @@ RUN python -m venv /opt/trainer && /opt/trainer/bin/pip install --require-hashes
 COPY --from=wheels /wheels /wheels
 RUN /opt/trainer/bin/pip install --no-deps --no-index /wheels/twofold_service-*.whl
 
-# What every image has in common: the user, the store, and a home that is writable on a read-only root.
+# Shared by all images: the user, the store, and a home that is writable on a read-only root.
 FROM base AS runtime
 RUN groupadd --gid 10001 twofold \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin twofold \
@@ -49,7 +49,7 @@ ENV PATH=/opt/trainer/bin:$PATH
 ENTRYPOINT ["twofold-trainer"]
 CMD ["--help"]
 
-# Off loopback the server wants TLS, or --plaintext by name; see docs/security.md.
+# Off loopback the server requires TLS or an explicit --plaintext; see docs/security.md.
 FROM runtime AS server
 COPY --from=server-environment /opt/server /opt/server
 ENV PATH=/opt/server/bin:$PATH TWOFOLD_LISTEN=0.0.0.0:8500 TWOFOLD_METRICS_LISTEN=0.0.0.0:9500

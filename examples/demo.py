@@ -1,13 +1,13 @@
-"""Twofold's whole main job on your machine: train, serve, predict, adapt under load, swap.
+"""Run Twofold end to end on this machine: train, serve, predict, adapt under load, swap.
 
     python examples/demo.py [--work DIRECTORY]
 
-1. trains a first checkpoint for a parcel service's support desk (examples/parcels);
-2. serves it and asks it a few questions;
-3. sends a steady stream of requests and, meanwhile, adapts the NER head to three new entity types;
-4. shows what the adaptation did to every task, and what the stream noticed of the swap.
+1. Train a first checkpoint for the support desk of a parcel service (examples/parcels).
+2. Serve it and query it.
+3. Send a steady stream of requests while the NER head adapts to three new entity types.
+4. Show the scores of every task before and after, and how the stream fared during the swap.
 
-Exits with 0 only if the adapted checkpoint answers at the end and no request failed.
+Exits with 0 only if the adapted checkpoint is live at the end and no request failed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from twofold_server.testing import serving
 
 PARCELS = Path(__file__).parent / "parcels"
 RATE = 20.0
-"""Requests a second while the adaptation runs."""
+"""Requests per second while the adaptation runs."""
 
 console = Console(highlight=False)
 
@@ -60,7 +60,7 @@ def read(name: str) -> list[Example]:
 
 @dataclass(slots=True)
 class Stream:
-    """Send requests at a steady rate from a thread of its own, and note who answered each and how fast."""
+    """Send requests at a steady rate from a separate thread, and record which checkpoint answers each and how fast."""
 
     target: str
     texts: list[str]
@@ -107,7 +107,7 @@ def show(text: str, prediction: Prediction) -> None:
 
 
 def adapt(client: Client) -> str:
-    """Adapt the NER head to the locker types, report as it goes, and return the job's id."""
+    """Adapt the NER head to the locker types, print progress, and return the job's id."""
     job = client.adapt(
         train=read("lockers-train.jsonl"),
         dev=read("lockers-dev.jsonl"),
@@ -116,7 +116,7 @@ def adapt(client: Client) -> str:
     phase = ""
     for event in client.watch(job.id):
         match event.payload:
-            case StepProgress():  # Many of these; the phases say enough here.
+            case StepProgress():  # Too frequent to print; the phases suffice.
                 continue
             case ScoreMeasured(figure=figure, moment="before" | "after" as moment, metric=metric, value=value):
                 console.print(f"    {figure} {moment}: {metric} {100 * value:.1f}")
@@ -131,7 +131,7 @@ def adapt(client: Client) -> str:
 
 
 def row(name: str, comparison: Comparison | None) -> list[str]:
-    """Make a row of the closing table."""
+    """Return a row of the final table."""
     if comparison is None:
         return [name, "", "", "", ""]
     scores = ["-" if score is None else f"{100 * score:.1f}" for score in (comparison.before, comparison.after)]
@@ -162,15 +162,15 @@ def main() -> int:
             show(question, client.predict([question])[0])
 
         console.rule(
-            f"3. Adapt it to {len(read('lockers-train.jsonl'))} new examples, under {RATE:.0f} requests a second"
+            f"3. Adapt it to {len(read('lockers-train.jsonl'))} new examples under {RATE:.0f} requests per second"
         )
         stream = Stream(server.target, texts)
         with stream.flowing():
             job_id = adapt(client)
-            time.sleep(2)  # Let the new checkpoint answer the stream for a while.
+            time.sleep(2)  # Let the new checkpoint answer the stream for a moment.
 
         job, last = client.job(job_id), client.model()
-        console.rule("4. What became of it")
+        console.rule("4. Compare")
         for question in questions:
             show(question, client.predict([question])[0])
 

@@ -1,5 +1,6 @@
 import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,11 @@ def test_provisioning() -> None:
     [provider] = yaml.safe_load((GRAFANA / "provisioning/dashboards/twofold.yaml").read_text())["providers"]
     assert provider["type"] == "file"
     assert provider["options"]["path"]
+
+
+def test_runbook_panels() -> None:
+    """Every panel that docs/runbook.md names in italics is on the dashboard."""
+    runbook = (GRAFANA.parents[1] / "docs" / "runbook.md").read_text()
+    names = {" ".join(name.split()) for name in re.findall(r"(?<!\*)\*([^*]+)\*(?!\*)", runbook)}
+    assert names
+    assert names <= {panel["title"] for panel in PANELS}
