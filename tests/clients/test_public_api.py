@@ -31,7 +31,7 @@ def test_public_modules(module):
 
 def test_import_is_light():
     """Importing the client brings neither the command's libraries nor any of the service's."""
-    heavy = "click rich numpy msgspec tokenizers twofold_checkpoint twofold_server twofold_trainer google.rpc"
+    heavy = "click rich numpy msgspec tokenizers twofold_checkpoint twofold_server twofold_trainer"
     code = (
         f"import sys, twofold, twofold.testing; sys.exit(' '.join(set({heavy!r}.split()) & set(sys.modules)) or None)"
     )

@@ -15,7 +15,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
     metadata=st.dictionaries(texts, texts, max_size=3),
 )
 def test_round_trip(*, code, message, reason, violations, retry_after, metadata):
-    """What is encoded is what is decoded."""
+    """Decoding returns what was encoded."""
     details = {"reason": reason, "violations": violations, "retry_after": retry_after, "metadata": metadata}
 
     decoded = decode_status(encode_status(code, message, **details))
@@ -24,26 +24,26 @@ def test_round_trip(*, code, message, reason, violations, retry_after, metadata)
 
 
 def test_zero_delay_is_present():
-    """A retry delay of zero is a permission to retry and not the absence of one."""
+    """A retry delay of zero allows a retry; it does not mean that there is no delay."""
     assert decode_status(encode_status(8, "full", reason="OVERLOADED", retry_after=0.0)).retry_after == 0.0
 
 
 def test_canonical_bytes():
-    """The bytes are those of google.rpc.Status, so that a program with googleapis-common-protos reads them."""
+    """The bytes are those that other gRPC libraries send."""
     expected = b"\x08\x05\x12\x02no\x1a\x3f\x0a\x28type.googleapis.com/google.rpc.ErrorInfo\x12\x13\x0a\x08NO_MODEL\x12\x07twofold"
 
     assert encode_status(5, "no", reason="NO_MODEL") == expected
 
 
-def test_other_details_are_passed_over():
-    """A detail of a type that this version does not know loses nothing else."""
-    other = b"\x1a\x0f\x0a\x0bx.y/New.One\x12\x00"
+def test_unknown_details_are_ignored():
+    """A detail of an unknown type is ignored; the others are decoded."""
+    unknown = b"\x1a\x0f\x0a\x0bx.y/New.One\x12\x00"
 
-    assert decode_status(encode_status(3, "bad", reason="R") + other).reason == "R"
+    assert decode_status(encode_status(3, "bad", reason="R") + unknown).reason == "R"
 
 
 @pytest.mark.parametrize("garbage", [b"\xff", b"\x1a\xff"])
 def test_garbage(garbage):
-    """Bytes that are no status are refused and not half read."""
-    with pytest.raises(ValueError, match=r"no google\.rpc\.Status"):
+    """Bytes that are not a status are an error."""
+    with pytest.raises(ValueError, match=r"does not contain a google\.rpc\.Status"):
         decode_status(garbage)

@@ -55,7 +55,7 @@ def _hyperparameters(command: F) -> F:
     return command
 
 
-def _choices(kind: type[StrEnum]) -> click.Choice[str]:
+def _choices(kind: type[StrEnum]) -> "click.Choice[str]":  # Choice is not generic before click 8.2.
     return click.Choice([member.value for member in kind])
 
 
