@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from functools import lru_cache
@@ -35,6 +36,8 @@ _CLOCKS_DIFFER = 0.01
 _MOST_VIOLATIONS = 10
 _LONGEST_MESSAGE = 300
 
+_RETRY_PUSHBACK = "grpc-retry-pushback-ms"
+"""Trailing metadata with the delay in milliseconds after which gRPC clients with a retry policy retry (gRFC A6)."""
 
 _EXPECTED = (
     grpc.StatusCode.OK,
@@ -265,13 +268,15 @@ async def _abort(error: Exception, method: str, context: Any) -> None:
         log.error("unexpected error", exc_info=error, extra={"method": method, "request": number})
         message, metadata = f"internal error; the server's log has it under request {number}", {"request": number}
     violations = error.violations[:_MOST_VIOLATIONS] if isinstance(error, InvalidRequestError) else ()
+    pushback: tuple[tuple[str, str], ...] = ()
     if isinstance(error, OverloadedError):
         details = _encode_overload(code.value[0], message, reason, error.retry_after)
+        pushback = ((_RETRY_PUSHBACK, str(math.ceil(1000 * error.retry_after))),)
     else:
         wrong = [status.FieldViolation(field=one.field, description=_shorten(one.description)) for one in violations]
         details = status.encode_status(code.value[0], message, reason=reason, violations=wrong, metadata=metadata)
     try:
-        await context.abort(code, message, trailing_metadata=((status.METADATA_KEY, details),))
+        await context.abort(code, message, trailing_metadata=((status.METADATA_KEY, details), *pushback))
     except grpc.aio.InternalError as gone:  # Nobody is there to be told; grpcio would log it as a fault of ours.
         raise asyncio.CancelledError from gone
 

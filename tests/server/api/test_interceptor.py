@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
+import time
 from unittest import mock
 
 import grpc
 import pytest
 from support.running_server import refusal, running
 from twofold.v1 import inference_pb2 as pb
+from twofold.v1.inference_pb2_grpc import InferenceServiceStub
 from twofold_server.api.interceptor import Boundary, _abort
 from twofold_server.errors import (
     STATUS,
@@ -58,6 +61,37 @@ def test_every_error_of_the_table_keeps_its_code_and_reason(kind, store):
         1 if kind is InvalidRequestError else 0,
     )
     assert (counted, in_flight) == (1, 0)
+
+
+def test_grpc_retries_after_the_delay(store):
+    """A gRPC client with a retry policy waits for as long as the server asks, and gets its answer."""
+    policy = {
+        "maxAttempts": 2,
+        "initialBackoff": "0.001s",
+        "maxBackoff": "0.001s",
+        "backoffMultiplier": 1,
+        "retryableStatusCodes": ["RESOURCE_EXHAUSTED"],
+    }
+    config = json.dumps({"methodConfig": [{"name": [{}], "retryPolicy": policy}]})
+    predict = Inference.predict
+    called_at = []
+
+    async def shed_once(*args, **kwargs):
+        called_at.append(time.monotonic())
+        if len(called_at) == 1:
+            raise OverloadedError("full", retry_after=0.2001)
+        return await predict(*args, **kwargs)
+
+    async def main():
+        async with (
+            running(store) as server,
+            grpc.aio.insecure_channel(server.target, [("grpc.service_config", config)]) as channel,
+        ):
+            with mock.patch.object(Inference, "predict", shed_once):
+                return await InferenceServiceStub(channel).Predict(pb.PredictRequest(texts=["rain"]), timeout=30)
+
+    assert asyncio.run(main()).predictions[0].label == "a_weather"
+    assert called_at[1] - called_at[0] >= 0.2
 
 
 def test_an_unknown_error_tells_nothing_of_our_insides(store, caplog):
