@@ -32,12 +32,12 @@ from rich.table import Table
 from rich.text import Text
 from twofold import (
     Client,
-    Comparison,
     Example,
     Head,
     JobState,
     Prediction,
     Retry,
+    ScoreChange,
     ScoreMeasured,
     StepProgress,
     TwofoldError,
@@ -130,7 +130,7 @@ def adapt(client: Client) -> str:
     return job.id
 
 
-def row(name: str, comparison: Comparison | None) -> list[str]:
+def row(name: str, comparison: ScoreChange | None) -> list[str]:
     """Return a row of the final table."""
     if comparison is None:
         return [name, "", "", "", ""]

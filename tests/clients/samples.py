@@ -10,4 +10,4 @@ PREDICTIONS = {
         entities=(Entity(start=0, end=3, type="PER", score=0.5), Entity(start=11, end=16, type="LOC", score=1.0)),
     )
 }
-FAST_RETRY = Retry(first=0.001, most=0.002)
+FAST_RETRY = Retry(initial_backoff=0.001, max_backoff=0.002)

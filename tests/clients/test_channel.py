@@ -32,12 +32,12 @@ from twofold._channel import is_loopback
     ],
 )
 def test_loopback(target, expected):
-    """Only what cannot leave the machine is loopback."""
+    """Only addresses of this machine are loopback."""
     assert is_loopback(target) is expected
 
 
-def test_plaintext_must_be_said():
-    """A target on another machine is refused unless somebody says how to speak to it."""
+def test_plaintext_must_be_explicit():
+    """A target on another machine needs TLS or explicit plaintext."""
     with pytest.raises(ValueError, match="plaintext=True"):
         Client("twofold.example:8500")
     with pytest.raises(ValueError, match="give one"):
@@ -48,7 +48,7 @@ def test_plaintext_must_be_said():
 
 
 def test_token(server):
-    """The token goes with every call and is never shown."""
+    """The token is sent with every call and never printed."""
     with Client(server.target, token="s3cret") as client:
         client.model()
 
@@ -56,49 +56,49 @@ def test_token(server):
         assert "s3cret" not in repr(client) + repr(client._endpoint)
 
 
-def test_a_far_server(server):
-    """A server whose first bytes take a while to come is waited for, and not given up and dialled again."""
-    dialled = []
+def test_a_distant_server(server):
+    """A slow connection attempt is not given up and repeated."""
+    connections = []
 
-    def pass_on(source, sink):
+    def forward(source, sink):
         with contextlib.suppress(OSError):
-            while some := source.recv(4096):
-                sink.sendall(some)
+            while data := source.recv(4096):
+                sink.sendall(data)
 
-    def answer(listening):
+    def proxy(listener):
         with contextlib.suppress(OSError):
             while True:
-                near, _ = listening.accept()
-                dialled.append(near)
-                time.sleep(0.5)  # Longer than the first back-off, which gRPC would take for the limit.
+                client_side, _ = listener.accept()
+                connections.append(client_side)
+                time.sleep(0.5)  # Longer than the initial backoff, which is gRPC's default for the connection timeout.
                 host, _, port = server.target.rpartition(":")
-                far = socket.create_connection((host, int(port)))
-                sockets.extend([near, far])
-                threading.Thread(target=pass_on, args=(near, far), daemon=True).start()
-                threading.Thread(target=pass_on, args=(far, near), daemon=True).start()
+                server_side = socket.create_connection((host, int(port)))
+                sockets.extend([client_side, server_side])
+                threading.Thread(target=forward, args=(client_side, server_side), daemon=True).start()
+                threading.Thread(target=forward, args=(server_side, client_side), daemon=True).start()
 
     sockets = []
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        threading.Thread(target=answer, args=(listening,), daemon=True).start()
-        with Client(f"127.0.0.1:{listening.getsockname()[1]}", retry=Retry(attempts=1)) as client:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=proxy, args=(listener,), daemon=True).start()
+        with Client(f"127.0.0.1:{listener.getsockname()[1]}", retry=Retry(attempts=1)) as client:
             assert client.model().checkpoint_id == "first"
-        listening.shutdown(socket.SHUT_RDWR)
-    for one in sockets:
-        one.close()
-    assert len(dialled) == 1
+        listener.shutdown(socket.SHUT_RDWR)
+    for opened in sockets:
+        opened.close()
+    assert len(connections) == 1
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificates")
 def test_tls(tmp_path):
-    """Certificates are checked both ways, and the token travels over the encrypted channel."""
+    """Client and server verify each other's certificate, and the token is sent over the encrypted channel."""
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", "key.pem", "-out", "cert.pem"],
         cwd=tmp_path, check=True, capture_output=True,
     )  # fmt: skip
     tls = TLS.from_files(tmp_path / "cert.pem", certificate=tmp_path / "cert.pem", private_key=tmp_path / "key.pem")
-    seen = []
+    calls = []
     check = grpc.unary_unary_rpc_method_handler(
-        lambda _, context: seen.append(dict(context.invocation_metadata())) or wrappers_pb2.Int32Value(value=1),
+        lambda _, context: calls.append(dict(context.invocation_metadata())) or wrappers_pb2.Int32Value(value=1),
         wrappers_pb2.StringValue.FromString,
         wrappers_pb2.Int32Value.SerializeToString,
     )
@@ -112,8 +112,8 @@ def test_tls(tmp_path):
     try:
         with Client(target, tls=tls, token="t") as client:
             assert client.health() is Health.SERVING
-            assert seen[0]["authorization"] == "Bearer t"
-        with Client(target, tls=TLS(), retry=Retry(attempts=1)) as stranger, pytest.raises(UnavailableError):
-            stranger.model(timeout=5)
+            assert calls[0]["authorization"] == "Bearer t"
+        with Client(target, tls=TLS(), retry=Retry(attempts=1)) as untrusted, pytest.raises(UnavailableError):
+            untrusted.model(timeout=5)
     finally:
         server.stop(None).wait()

@@ -1,6 +1,7 @@
 import asyncio
 import gc
 import threading
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -34,22 +35,17 @@ EXAMPLES = [
 
 
 def test_predict_one(call):
-    """A text gives its prediction."""
-    found = call("predict", TEXT)
+    """One text returns one prediction."""
+    prediction = call("predict", TEXT)
 
-    assert (found.label, found.labels, found.entities) == (
-        "statement",
-        PREDICTIONS[TEXT].labels,
-        PREDICTIONS[TEXT].entities,
-    )
-    assert found.checkpoint_id == "first"
+    assert prediction == replace(PREDICTIONS[TEXT], checkpoint_id="first")
 
 
 def test_predict_many(call, server):
-    """A list of texts gives as many predictions in its order, and says what was asked for."""
-    found = call("predict", [TEXT, "b"], heads=["ner"], offset_unit="utf16", top_labels=3)
+    """A list of texts returns predictions in the same order, and the settings are sent."""
+    predictions = call("predict", [TEXT, "b"], heads=["ner"], offset_unit="utf16", top_labels=3)
 
-    assert [len(found), found[0].label, len(found[0].entities)] == [2, "", 2]
+    assert [len(predictions), predictions[0].label, len(predictions[0].entities)] == [2, "", 2]
     assert server.requests[-1].fields == {
         "texts": [TEXT, "b"],
         "heads": ["HEAD_NER"],
@@ -59,25 +55,25 @@ def test_predict_many(call, server):
 
 
 def test_predict_stream(call, server):
-    """Any number of texts give their predictions in their order, sent in messages that each carry some of them."""
+    """Any number of texts are sent in batches, and the predictions have the same order."""
     texts = (TEXT if number % 2 else "b" for number in range(70))
 
-    found = call("predict_stream", texts, heads=["classifier"], top_labels=2)
+    predictions = call("predict_stream", texts, heads=["classifier"], top_labels=2)
 
-    assert [one.label for one in found[:2]] == [call("predict", text).label for text in ("b", TEXT)]
-    assert len(found) == 70
-    sent = [one["request"] for one in server.requests[0].fields]
-    assert [len(one["texts"]) for one in sent] == [32, 32, 6]
-    assert all(one["heads"] == ["HEAD_CLASSIFIER"] and one["top_labels"] == 2 for one in sent)
+    assert [prediction.label for prediction in predictions[:2]] == [call("predict", text).label for text in ("b", TEXT)]
+    assert len(predictions) == 70
+    requests = [message["request"] for message in server.requests[0].fields]
+    assert [len(request["texts"]) for request in requests] == [32, 32, 6]
+    assert all(request["heads"] == ["HEAD_CLASSIFIER"] and request["top_labels"] == 2 for request in requests)
 
 
-def test_predict_stream_of_nothing(call):
-    """No texts give no predictions."""
+def test_predict_stream_without_texts(call):
+    """Without texts there are no predictions."""
     assert call("predict_stream", []) == []
 
 
-def test_predict_stream_breaks(call, server):
-    """What ends a stream is raised: the server's error, or that of the texts, after all that was sent before it."""
+def test_predict_stream_errors(call, server):
+    """The error that ends a stream is raised: the server's, or that of the texts after all earlier texts are sent."""
 
     def texts():
         yield from [TEXT] * 32
@@ -94,8 +90,8 @@ def test_predict_stream_breaks(call, server):
         call("predict_stream", [TEXT], heads=["parser"])
 
 
-def test_leaving_a_prediction_stream_reads_no_further(client):
-    """Whoever stops iterating over a source without an end is let go."""
+def test_closing_a_prediction_stream_stops_reading(client):
+    """Closing the iterator stops reading an infinite source."""
     read = 0
 
     def texts():
@@ -104,18 +100,18 @@ def test_leaving_a_prediction_stream_reads_no_further(client):
             read += 1
             yield TEXT
 
-    found = client.predict_stream(texts())
-    next(found)
-    found.close()
+    predictions = client.predict_stream(texts())
+    next(predictions)
+    predictions.close()
 
-    seen = read
+    read_at_close = read
     client.predict("a")
     client.predict("a")
-    assert read <= seen + 32
+    assert read <= read_at_close + 32
 
 
-def test_predict_refuses(call):
-    """What is no head is refused before anything is sent, and what is no text by the server."""
+def test_invalid_predict_requests(call):
+    """An unknown head is refused by the client, an empty list by the server."""
     with pytest.raises(ValueError, match="parser"):
         call("predict", "a", heads=["parser"])
     with pytest.raises(InvalidArgumentError, match="texts is empty"):
@@ -123,15 +119,15 @@ def test_predict_refuses(call):
 
 
 def test_embed(call):
-    """Embeddings are tuples of floats as long as the model is wide."""
-    found = call("embed", ["a", "b"])
+    """Embeddings have the length of the hidden size."""
+    embeddings = call("embed", ["a", "b"])
 
-    assert [len(one.pooled) for one in found] == [4, 4]
-    assert found[0] == call("embed", "a")
+    assert [len(embedding.pooled) for embedding in embeddings] == [4, 4]
+    assert embeddings[0] == call("embed", "a")
 
 
 def test_model_and_health(call, server):
-    """The model and the health are what the server says."""
+    """The model and the health are those of the server."""
     assert call("model").entity_types == ("LOC", "PER")
     assert call("health") is Health.SERVING
     server.serving = False
@@ -139,7 +135,7 @@ def test_model_and_health(call, server):
 
 
 def test_adapt(call, server):
-    """Every argument of adapt reaches the server under the contract's name."""
+    """Every argument of adapt is sent in the field of the contract."""
     job = call(
         "adapt", EXAMPLES, EXAMPLES[:1], head="ner", freeze="staged", protection=Exact(), label_policy="fixed",
         promote="never", hyperparameters=Hyperparameters(epochs=3), annotated_types=["PER"], base_checkpoint="first",
@@ -147,10 +143,10 @@ def test_adapt(call, server):
     )  # fmt: skip
 
     assert (job.id, job.head, job.freeze) == ("job-1", "ner", "staged")
-    ada = {"text": "Ada", "label": "x", "entities": {"entities": [{"end": 3, "type": "PER"}]}}
+    example = {"text": "Ada", "label": "x", "entities": {"entities": [{"end": 3, "type": "PER"}]}}
     assert server.requests[-1].fields == {
         "dataset": {
-            "inline": {"train": [ada, {"text": "b", "entities": {}}], "dev": [ada]},
+            "inline": {"train": [example, {"text": "b", "entities": {}}], "dev": [example]},
             "annotated_types": ["PER"],
         },
         "head": "HEAD_NER",
@@ -167,8 +163,8 @@ def test_adapt(call, server):
     }
 
 
-def test_adapt_uploads_what_is_too_big(call, server, monkeypatch):
-    """Examples that do not fit into a request are uploaded, in several messages, and none is lost."""
+def test_adapt_uploads_large_data(call, server, monkeypatch):
+    """Examples that do not fit into a request are uploaded in several messages."""
     monkeypatch.setattr(adaptation, "INLINE_BYTES", 1000)
     monkeypatch.setattr(adaptation, "BATCH_BYTES", 500)
     many = [Example(text=f"text {i}", label="x") for i in range(200)]
@@ -181,7 +177,7 @@ def test_adapt_uploads_what_is_too_big(call, server, monkeypatch):
 
 
 def test_upload(call, server):
-    """An upload can be adapted to by its result or its id, and takes no further examples."""
+    """Adapt accepts an upload or its id, and no dev examples beside it."""
     upload = call("upload_dataset", EXAMPLES, EXAMPLES[:1], display_name="cities")
 
     assert (upload.train_examples, upload.dev_examples) == (2, 1)
@@ -193,18 +189,18 @@ def test_upload(call, server):
         call("adapt", "nowhere", head="ner")
 
 
-def test_adapt_is_retried_as_one(call, server):
-    """A job that is asked for again after a failure carries the same request id."""
+def test_a_retried_adapt_keeps_its_request_id(call, server):
+    """A retried call has the same request id, so that it creates one job."""
     server.fail_next(grpc.StatusCode.UNAVAILABLE, rpc="Adapt")
 
     call("adapt", EXAMPLES, head="ner")
 
-    first, second = (one.fields["request_id"] for one in server.requests)
+    first, second = (request.fields["request_id"] for request in server.requests)
     assert first == second
 
 
 def test_jobs_and_checkpoints_are_paged(call):
-    """Iterating goes over all pages."""
+    """Iterating fetches all pages."""
     for _ in range(5):
         call("adapt", EXAMPLES, head="ner")
 
@@ -213,7 +209,7 @@ def test_jobs_and_checkpoints_are_paged(call):
 
 
 def test_wait_and_promotion(call):
-    """A job that succeeded answers, and roll back undoes that."""
+    """The checkpoint of a succeeded job is live, and a rollback undoes that."""
     job = call("wait", call("adapt", EXAMPLES, head="ner"))
 
     assert (job.state, job.is_over, job.report.verdict) == (JobState.SUCCEEDED, True, "pass")
@@ -224,7 +220,7 @@ def test_wait_and_promotion(call):
 
 
 def test_watch_ends_with_the_job(call):
-    """The events come in order, and the last one holds the final state."""
+    """The events are in order, and the last one contains the final state."""
     events = call("watch", call("adapt", EXAMPLES, head="ner"))
 
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
@@ -233,8 +229,8 @@ def test_watch_ends_with_the_job(call):
 
 
 @pytest.mark.parametrize("after", [0, 3])
-def test_watch_survives_a_break(call, server, after):
-    """A stream that breaks is taken up where it broke: no event is lost and none comes twice."""
+def test_watch_resumes(call, server, after):
+    """A broken stream is resumed without losing or repeating an event."""
     job = call("adapt", EXAMPLES, head="ner")
     server.fail_next(grpc.StatusCode.UNAVAILABLE, rpc="WatchJob", after_events=after, times=4)
 
@@ -245,7 +241,7 @@ def test_watch_survives_a_break(call, server, after):
 
 
 def test_watch_gives_up(call, server):
-    """A watch that cannot be taken up ends with the error, and one of no job at once."""
+    """A watch that cannot be resumed raises the error, and a watch of an unknown job at once."""
     job = call("adapt", EXAMPLES, head="ner")
     server.fail_next(grpc.StatusCode.UNAVAILABLE, rpc="WatchJob", times=9)
 
@@ -256,7 +252,7 @@ def test_watch_gives_up(call, server):
 
 
 def test_wait_gives_up(call, server):
-    """A wait that is too short says in what state the job is, which runs on until it is cancelled."""
+    """A wait that times out names the state of the job, which continues to run."""
     server.play_next(job_script(state=None))
     job = call("adapt", EXAMPLES, head="ner")
 
@@ -269,7 +265,7 @@ def test_wait_gives_up(call, server):
 
 
 def test_shed_load(call, server):
-    """Shed load is retried if the server says when, and told if it does not."""
+    """Shed load is retried if the server sends a delay, otherwise raised."""
     server.fail_next(grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after=0.01)
     assert call("predict", TEXT).label == "statement"
     assert len(server.requests) == 2
@@ -281,7 +277,7 @@ def test_shed_load(call, server):
 
 
 def test_roll_back_is_never_retried(call, server):
-    """Rolling back twice would lead forward again."""
+    """A second rollback would undo the first."""
     server.fail_next(grpc.StatusCode.UNAVAILABLE)
 
     with pytest.raises(UnavailableError):
@@ -290,7 +286,7 @@ def test_roll_back_is_never_retried(call, server):
 
 
 def test_delete_checkpoint(call, server):
-    """A checkpoint that nothing needs is gone; one that an alias names, or on which a job builds, stays."""
+    """A checkpoint that nothing needs is deleted; one that an alias or a job needs is kept."""
     first, second = (call("adapt", EXAMPLES, head="ner", promote="manual") for _ in range(2))
     server.play_next(job_script(state=None))
     running = call("adapt", EXAMPLES, head="ner", promote="manual")
@@ -309,13 +305,13 @@ def test_delete_checkpoint(call, server):
     call("cancel", running)
     call("delete_checkpoint", Checkpoint(id="first"))
 
-    assert [one.id for one in call("checkpoints")] == ["job-2-candidate", "job-1-candidate"]
+    assert [checkpoint.id for checkpoint in call("checkpoints")] == ["job-2-candidate", "job-1-candidate"]
     with pytest.raises(NotFoundError):
         call("delete_checkpoint", "first")
 
 
 def test_delete_checkpoint_is_never_retried(call, server):
-    """The second of two deletions would say that there is no such checkpoint."""
+    """A second deletion would fail with NotFoundError."""
     server.fail_next(grpc.StatusCode.UNAVAILABLE)
 
     with pytest.raises(UnavailableError):
@@ -324,21 +320,21 @@ def test_delete_checkpoint_is_never_retried(call, server):
 
 
 def test_deadline(call):
-    """A server that takes too long is not waited for."""
+    """A call raises DeadlineExceededError after its timeout."""
 
     def slow(text):
-        held.wait(5)
+        released.wait(5)
         return PREDICTIONS[TEXT]
 
-    held = threading.Event()
+    released = threading.Event()
     with FakeServer(slow) as server, Client(server.target) as client:
         with pytest.raises(DeadlineExceededError):
             client.predict(TEXT, timeout=0.05)
-        held.set()
+        released.set()
 
 
-def test_server_that_comes_back():
-    """A client outlives its server's restart."""
+def test_restart_of_the_server():
+    """A client works after a restart of its server."""
     server = FakeServer(PREDICTIONS)
     with server, Client(server.target) as client:
         client.model()
@@ -349,8 +345,8 @@ def test_server_that_comes_back():
         assert client.model().backbone == "fake"
 
 
-def test_leaving_a_watch_stops_it(client, server):
-    """Whoever stops iterating holds no stream open."""
+def test_closing_a_watch(client, server):
+    """Closing the iterator closes the stream."""
     server.play_next(job_script(state=None))
     job = client.adapt(EXAMPLES, head="ner")
 
@@ -363,31 +359,31 @@ def test_leaving_a_watch_stops_it(client, server):
 
 def test_threads_share_a_client(client):
     """Threads may use one client at the same time."""
-    found = []
-    threads = [threading.Thread(target=lambda: found.append(client.predict(TEXT).label)) for _ in range(8)]
+    labels = []
+    threads = [threading.Thread(target=lambda: labels.append(client.predict(TEXT).label)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
-    assert found == ["statement"] * 8
+    assert labels == ["statement"] * 8
 
 
 def test_tasks_share_a_client(server):
-    """Tasks may use one client at the same time, and a cancelled one harms no other."""
+    """Tasks may use one client at the same time, and cancelling one does not affect the others."""
 
     async def main():
         async with AsyncClient(server.target, retry=FAST_RETRY) as client:
             tasks = [asyncio.create_task(client.predict(TEXT)) for _ in range(8)]
             tasks[3].cancel()
-            found = await asyncio.gather(*tasks, return_exceptions=True)
-            return [type(one).__name__ for one in found]
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            return [type(result).__name__ for result in results]
 
     assert asyncio.run(main()).count("Prediction") == 7
 
 
 def test_repr_and_close(server):
-    """The client says where it points and whether it is open, and refuses calls when it is not."""
+    """The representation has the target and the state, and a closed client raises."""
     client = Client(server.target)
     assert repr(client) == f"<Client {server.target} open>"
     client.close()
@@ -398,15 +394,15 @@ def test_repr_and_close(server):
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 def test_unclosed(server, kind):
-    """A client that nobody closed says so when it is collected."""
+    """A client that is not closed causes a ResourceWarning."""
     client = kind(server.target)
 
     with pytest.warns(ResourceWarning, match=f"unclosed <{kind.__name__}"):
         del client
 
 
-def test_refused_construction_does_not_warn():
-    """A client that could not be made has nothing to close."""
+def test_failed_construction_does_not_warn():
+    """A client whose constructor raised has nothing to close."""
     with pytest.raises(ValueError, match="not on this machine"):
         Client("elsewhere:1")
     gc.collect()

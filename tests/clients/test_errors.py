@@ -24,7 +24,7 @@ BAD = FieldViolation(field="texts[3]", description="is 12000 characters long; se
 
 @pytest.mark.parametrize("code", grpc.StatusCode)
 def test_class_of_a_code(code):
-    """Every status code has its exception, and those without one of their own are TwofoldError."""
+    """Every status code has its exception class; codes without one raise TwofoldError."""
     error = error_of(Failure(code.value[0], "why"))
 
     assert type(error) is CASES.get(code, TwofoldError)
@@ -41,24 +41,24 @@ def test_details():
     assert str(error) == "bad; texts[3]: is 12000 characters long; send at most 10000"
 
 
-def test_said_once():
-    """What the message says already is not said again."""
-    said = f"{BAD.field} {BAD.description}"
+def test_no_duplicate_violations():
+    """A violation that the message already contains is not repeated."""
+    message = f"{BAD.field} {BAD.description}"
 
-    assert str(InvalidArgumentError(said, violations=(BAD,))) == said
+    assert str(InvalidArgumentError(message, violations=(BAD,))) == message
 
 
 def test_pickle():
-    """An error survives the way back from another process."""
+    """An error can be pickled, to be raised in another process."""
     error = error_of(Failure(3, "bad", encode_status(3, "bad", reason="R", violations=[BAD])))
 
-    back = pickle.loads(pickle.dumps(error))
+    copy = pickle.loads(pickle.dumps(error))
 
-    assert (type(back), vars(back)) == (type(error), vars(error))
+    assert (type(copy), vars(copy)) == (type(error), vars(error))
 
 
-def test_drawn_tree():
-    """The tree at the top of the module names every class."""
+def test_documented_tree():
+    """The docstring of the module lists every class."""
     classes = [name for name in errors.__all__ if name.endswith("Error")]
 
     assert all(name in (errors.__doc__ or "") for name in classes)

@@ -11,7 +11,7 @@ METHODS = sorted(name for name, value in vars(Client).items() if inspect.isfunct
 
 
 def test_all_is_exact():
-    """What can be imported from the package is what __all__ names, in order."""
+    """The public names of the package are those in __all__."""
     importable = {
         name
         for name, value in vars(twofold).items()
@@ -24,35 +24,35 @@ def test_all_is_exact():
 
 @pytest.mark.parametrize("module", [errors, status, testing], ids=lambda module: module.__name__)
 def test_public_modules(module):
-    """Every name that a public module promises is there and has a docstring."""
+    """Every public name of a public module exists and has a docstring."""
     for name in module.__all__:
         assert inspect.getdoc(getattr(module, name))
 
 
 def test_import_is_light():
-    """Importing the client brings neither the command's libraries nor any of the service's."""
+    """Importing the client imports neither the libraries of the command nor those of the server."""
     heavy = "click rich numpy msgspec tokenizers twofold_checkpoint twofold_server twofold_trainer"
     code = (
         f"import sys, twofold, twofold.testing; sys.exit(' '.join(set({heavy!r}.split()) & set(sys.modules)) or None)"
     )
 
-    found = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
 
-    assert (found.returncode, found.stderr) == (0, "")
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_both_clients_have_the_same_methods(method):
-    """The asyncio client's methods have the names, parameters and docstrings of the blocking one's."""
-    one, other = getattr(Client, method), getattr(AsyncClient, method)
+    """The methods of both clients have the same names, parameters and docstrings."""
+    blocking, asynchronous = getattr(Client, method), getattr(AsyncClient, method)
 
-    assert inspect.signature(one) == inspect.signature(other)
-    assert one.__doc__ == other.__doc__
-    assert one.__doc__
+    assert inspect.signature(blocking) == inspect.signature(asynchronous)
+    assert blocking.__doc__ == asynchronous.__doc__
+    assert blocking.__doc__
 
 
 def test_all_methods_are_there():
-    """No method is lost by accident."""
+    """The list of methods does not change by accident."""
     assert (
         sorted(
             [

@@ -29,7 +29,7 @@ def test_no_report(call, server, client):
 
     with pytest.raises(NotFoundError):
         call("report", "nobody")
-    with pytest.raises(FailedPreconditionError, match="it has a report when it is over"):
+    with pytest.raises(FailedPreconditionError, match="its report is available when it has ended"):
         call("report", running)
     with pytest.raises(ValueError, match="pdf"):
         call("report", running, format="pdf")

@@ -1,4 +1,4 @@
-"""The client in a trace: where its caller has one, the server hears of it."""
+"""The client sends the trace context of its caller."""
 
 import asyncio
 import subprocess
@@ -12,27 +12,27 @@ from twofold.testing import FakeServer
 TRACER = TracerProvider(shutdown_on_exit=False).get_tracer("caller")
 
 
-def test_the_current_span_goes_with_a_call():
-    """The metadata of a call names the span that is current when it is made, after the token; without one, nothing."""
+def test_the_current_span_is_sent():
+    """The metadata of a call contains the token and the span that is current when the call is made."""
     endpoint = Endpoint(target="127.0.0.1:1", token="secret")
     with TRACER.start_as_current_span("checkout") as span:
-        place = span.get_span_context()
-        inside = endpoint.metadata
+        context = span.get_span_context()
+        metadata = endpoint.metadata
 
-    assert inside == (
+    assert metadata == (
         ("authorization", "Bearer secret"),
-        ("traceparent", f"00-{place.trace_id:032x}-{place.span_id:016x}-{place.trace_flags:02x}"),
+        ("traceparent", f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"),
     )
     assert endpoint.metadata == (("authorization", "Bearer secret"),)
 
 
-def test_calls_are_answered_with_it():
-    """Both clients call as ever from within a span: one response, a stream of them, a stream of requests."""
+def test_calls_within_a_span():
+    """Both clients work within a span: unary calls and streams."""
 
     async def main(target):
         async with AsyncClient(target) as client:
             await client.predict("Ada")
-            return [one async for one in client.predict_stream(["Ada", "Bob"])]
+            return [prediction async for prediction in client.predict_stream(["Ada", "Bob"])]
 
     with FakeServer() as server, TRACER.start_as_current_span("checkout"):
         with Client(server.target) as client:
@@ -42,13 +42,13 @@ def test_calls_are_answered_with_it():
         assert len(asyncio.run(main(server.target))) == 2
 
 
-def test_nothing_is_loaded_for_it():
-    """Where the application has not loaded OpenTelemetry, a call does not."""
+def test_opentelemetry_is_not_imported():
+    """If the application has not imported OpenTelemetry, a call does not import it."""
     code = (
         "import sys; from twofold._channel import Endpoint;"
         "print(Endpoint(target='127.0.0.1:1').metadata, 'opentelemetry' in sys.modules)"
     )
 
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
 
-    assert ended.stdout == "() False\n"
+    assert result.stdout == "() False\n"

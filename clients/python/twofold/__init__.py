@@ -1,7 +1,7 @@
 """
-Twofold: what a text is, what is in it, and how a model learns more of either without losing the other.
+The Python client of Twofold: classify texts, extract entities, and fine-tune the model behind both.
 
-This is the client. What is named here is public, and so are twofold.errors, twofold.status and twofold.testing.
+The public API consists of the names in this module, and of twofold.errors, twofold.status and twofold.testing.
 """
 
 from twofold._channel import TLS
@@ -25,36 +25,38 @@ from twofold._types.inference import (
     TokenEmbedding,
 )
 from twofold._types.job_events import (
-    GuardLook,
+    GuardCheck,
     JobEvent,
     PhaseEnded,
     Published,
     ScoreMeasured,
     StepProgress,
 )
-from twofold._types.jobs import (
-    Comparison,
+from twofold._types.job_report import (
     DatasetStatistics,
-    Exact,
-    ExactProof,
-    Freeze,
-    FrozenProof,
+    ExactVerification,
+    FrozenVerification,
     GateComparison,
+    JobReport,
+    ScoreChange,
+    ShadowAgreement,
+    ShadowReport,
+    Verdict,
+)
+from twofold._types.jobs import (
+    Exact,
+    Freeze,
     Hyperparameters,
     Job,
-    JobReport,
     JobState,
     LabelPolicy,
     MemoryMode,
     PhaseTiming,
     PromotePolicy,
-    ShadowAgreement,
-    ShadowReport,
+    ReportFormat,
     Statistical,
     Upload,
-    Verdict,
 )
-from twofold._types.report_format import ReportFormat
 from twofold.errors import (
     AccessDeniedError,
     AlreadyExistsError,
@@ -76,21 +78,20 @@ __all__ = [
     "AsyncClient",
     "Checkpoint",
     "Client",
-    "Comparison",
     "DatasetStatistics",
     "DeadlineExceededError",
     "Embedding",
     "Embeddings",
     "Entity",
     "Exact",
-    "ExactProof",
+    "ExactVerification",
     "Example",
     "FailedPreconditionError",
     "FieldViolation",
     "Freeze",
-    "FrozenProof",
+    "FrozenVerification",
     "GateComparison",
-    "GuardLook",
+    "GuardCheck",
     "Head",
     "Health",
     "Hyperparameters",
@@ -117,6 +118,7 @@ __all__ = [
     "ReportFormat",
     "Retry",
     "Score",
+    "ScoreChange",
     "ScoreMeasured",
     "ShadowAgreement",
     "ShadowReport",

@@ -1,4 +1,4 @@
-"""Where the server is, and how to speak to it."""
+"""The address of a server and how to connect to it."""
 
 import ipaddress
 from dataclasses import dataclass, field
@@ -12,14 +12,14 @@ from twofold._trace_context import trace_metadata
 from twofold.status import METADATA_KEY
 
 _OPTIONS = (
-    # A server that restarts is back within a second or two; gRPC's own 1 s to 120 s would outlast our retries.
+    # A server that restarts is back within a second or two; gRPC's default backoff of 1 s to 120 s would outlast our retries.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    # What one attempt to connect may take, whatever its name says: a far or busy server needs some round trips.
+    # Despite its name this is the timeout of one connection attempt: a distant or busy server needs several round trips.
     ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    # Whoever asks for the vectors of all tokens means it.
+    # Vectors of all tokens can be larger than the default of 4 MiB.
     ("grpc.max_receive_message_length", -1),
-    # Notice a connection that died silently while a watch waits. More often than each 5 minutes a server may refuse.
+    # Detect a broken connection during a long watch. A server may refuse pings more often than every 5 minutes.
     ("grpc.keepalive_time_ms", 360_000),
     ("grpc.keepalive_timeout_ms", 20_000),
 )
@@ -28,11 +28,11 @@ _OPTIONS = (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TLS:
     """
-    How to encrypt: PEM bytes, each of which may be left out.
+    TLS settings: PEM bytes, each of them optional.
 
-    TLS()                                             # trust the system's root certificates
-    TLS(root_certificates=pem)                        # trust these
-    TLS(certificate=pem, private_key=pem)             # and show who calls (mTLS)
+    TLS()                                             # trust the root certificates of the system
+    TLS(root_certificates=pem)                        # trust these certificates
+    TLS(certificate=pem, private_key=pem)             # also send a client certificate (mutual TLS)
     """
 
     root_certificates: bytes | None = None
@@ -51,14 +51,14 @@ class TLS:
         certificate: str | Path | None = None,
         private_key: str | Path | None = None,
     ) -> "TLS":
-        """Read the PEM files; raise OSError if one cannot be read."""
+        """Read the PEM files; raise OSError if a file cannot be read."""
         pems = [path and Path(path).read_bytes() for path in (root_certificates, certificate, private_key)]
         return cls(root_certificates=pems[0] or None, certificate=pems[1] or None, private_key=pems[2] or None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """A server's address and what it takes to be let in."""
+    """The address of a server, and the credentials for it."""
 
     target: str
     tls: TLS | None = None
@@ -76,11 +76,11 @@ class Endpoint:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """The metadata that goes with a call that is made now: the token, and the caller's place in a trace."""
+        """The metadata of a call that is made now: the token and the trace context."""
         token = (("authorization", f"Bearer {self.token}"),) if self.token else ()
         return (*token, *trace_metadata())
 
-    def open(self, library: Any) -> Any:
+    def open_channel(self, library: Any) -> Any:
         """Open a channel of *library*, which is grpc or grpc.aio."""
         if not self.tls:
             return library.insecure_channel(self.target, options=_OPTIONS)
@@ -91,12 +91,12 @@ class Endpoint:
 
 
 def is_loopback(target: str) -> bool:
-    """Whether *target*, as gRPC writes it, cannot leave this machine."""
-    scheme, colon, rest = target.partition(":")
+    """Return whether *target*, in gRPC's syntax, is an address of this machine."""
+    scheme, colon, address = target.partition(":")
     if scheme in {"unix", "unix-abstract"}:
         return True
     if colon and scheme in {"dns", "ipv4", "ipv6"}:
-        target = rest.rsplit("/", 1)[-1]
+        target = address.rsplit("/", 1)[-1]
     host = target[1:].partition("]")[0] if target.startswith("[") else target.rpartition(":")[0] or target
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -104,13 +104,13 @@ def is_loopback(target: str) -> bool:
         return host == "localhost"
 
 
-def callable_of(channel: Any, rpc: Rpc) -> Any:
-    """Return what calls *rpc* on a channel of either library."""
+def multicallable(channel: Any, rpc: Rpc) -> Any:
+    """Return the callable of *rpc* on a channel of grpc or grpc.aio."""
     arity = f"{'stream' if rpc.streams_requests else 'unary'}_{'stream' if rpc.streams_responses else 'unary'}"
-    return getattr(channel, arity)(rpc.path, request_serializer=rpc.encode, response_deserializer=rpc.decode)
+    return getattr(channel, arity)(rpc.path, request_serializer=rpc.serialize, response_deserializer=rpc.deserialize)
 
 
 def failure_of(error: Any) -> Failure:
-    """Return what a grpc.RpcError of either library says."""
+    """Convert a grpc.RpcError of grpc or grpc.aio into a Failure."""
     details = next((value for key, value in error.trailing_metadata() or () if key == METADATA_KEY), None)
     return Failure(error.code().value[0], error.details() or "", details)

@@ -1,4 +1,4 @@
-"""The two faces of the client: one table of methods each, over the bodies in _methods."""
+"""The blocking and the asyncio client: one list of methods each, over the bodies in _methods."""
 
 from __future__ import annotations
 
@@ -9,90 +9,93 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from twofold._channel import TLS, Endpoint
-from twofold._methods import adaptation, inference, reports
+from twofold._context import ClientContext
+from twofold._methods import adaptation, inference
 from twofold._methods import checkpoints as store  # `checkpoints` is a method of both classes.
-from twofold._operations import Feed, Flow
-from twofold._retry import Context, Retry
-from twofold._transports import AsyncDriver, BlockingDriver
+from twofold._operations import Flow, StreamFlow
+from twofold._retry import Retry
+from twofold._transports import AsyncTransport, BlockingTransport
 
 P = ParamSpec("P")
 T = TypeVar("T")
-C = TypeVar("C", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., Any])
 
-_RETRY = Retry()
-
-
-def _returns(method: Callable[Concatenate[Context, P], Flow[T]]) -> Callable[Concatenate[Client, P], T]:
-    def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._driver.run(method(self._context, *args, **kwargs))
-
-    return _dressed(call, method)
+_DEFAULT_RETRY = Retry()
 
 
-def _iterates(method: Callable[Concatenate[Context, P], Feed[T]]) -> Callable[Concatenate[Client, P], Iterator[T]]:
-    def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
-        return self._driver.iterate(method(self._context, *args, **kwargs))
+def _blocking(body: Callable[Concatenate[ClientContext, P], Flow[T]]) -> Callable[Concatenate[Client, P], T]:
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._transport.run(body(self._context, *args, **kwargs))
 
-    return _dressed(call, method)
+    return _with_signature(method, body)
 
 
-def _awaits(
-    method: Callable[Concatenate[Context, P], Flow[T]],
+def _blocking_iterator(
+    body: Callable[Concatenate[ClientContext, P], StreamFlow[T]],
+) -> Callable[Concatenate[Client, P], Iterator[T]]:
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        return self._transport.iterate(body(self._context, *args, **kwargs))
+
+    return _with_signature(method, body)
+
+
+def _async(
+    body: Callable[Concatenate[ClientContext, P], Flow[T]],
 ) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
-    async def call(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._driver.run(method(self._context, *args, **kwargs))
+    async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._transport.run(body(self._context, *args, **kwargs))
 
-    return _dressed(call, method)
+    return _with_signature(method, body)
 
 
-def _async_iterates(
-    method: Callable[Concatenate[Context, P], Feed[T]],
+def _async_iterator(
+    body: Callable[Concatenate[ClientContext, P], StreamFlow[T]],
 ) -> Callable[Concatenate[AsyncClient, P], AsyncIterator[T]]:
-    def call(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
-        return self._driver.iterate(method(self._context, *args, **kwargs))
+    def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
+        return self._transport.iterate(body(self._context, *args, **kwargs))
 
-    return _dressed(call, method)
+    return _with_signature(method, body)
 
 
-def _dressed(call: C, method: Any) -> C:
-    """Give *call* the name, the docstring and the parameters of *method*, with self for its context."""
-    signature = inspect.signature(method)
+def _with_signature(method: F, body: Any) -> F:
+    """Give *method* the name, the docstring and the parameters of *body*, with self instead of the context."""
+    signature = inspect.signature(body)
     _, *parameters = signature.parameters.values()
-    this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    functools.update_wrapper(call, method)
-    vars(call)["__signature__"] = signature.replace(
-        parameters=[this, *parameters], return_annotation=inspect.Signature.empty
+    self = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    functools.update_wrapper(method, body)
+    vars(method)["__signature__"] = signature.replace(
+        parameters=[self, *parameters], return_annotation=inspect.Signature.empty
     )
-    return call
+    return method
 
 
-class _Face:
-    """What both faces say about themselves."""
+class _BaseClient:
+    """The representation of a client, and the warning if it is not closed."""
 
     _endpoint: Endpoint
-    _driver: BlockingDriver | AsyncDriver | None = None
+    _transport: BlockingTransport | AsyncTransport | None = None
 
     def __repr__(self) -> str:
-        state = "closed" if self._driver is None or self._driver.closed else "open"
+        state = "closed" if self._transport is None or self._transport.closed else "open"
         return f"<{type(self).__name__} {self._endpoint.target} {state}>"
 
     def __del__(self) -> None:
-        if self._driver is not None and not self._driver.closed:
+        if self._transport is not None and not self._transport.closed:
             warnings.warn(f"unclosed {self!r}; use it in a with statement", ResourceWarning, source=self, stacklevel=2)
 
 
-class Client(_Face):
+class Client(_BaseClient):
     """
-    Calls a Twofold server and blocks until it answers.
+    A client that blocks until the server answers.
 
-    An instance should live as long as your application does, and threads may share it. *timeout* is in seconds, for
-    each call that names none, and covers its retries. A *target* on another machine needs *tls* or plaintext=True.
+    It is thread-safe; create one for the lifetime of the application. *timeout* is the default timeout of a call in seconds,
+    including its retries. A *target* on another machine needs *tls* or plaintext=True.
 
     with Client("127.0.0.1:8500") as client:
         client.predict("Ada Lovelace was born in London.").entities
     """
 
-    _driver: BlockingDriver
+    _transport: BlockingTransport
 
     def __init__(
         self,
@@ -102,37 +105,37 @@ class Client(_Face):
         token: str | None = None,
         plaintext: bool = False,
         timeout: float = 30.0,
-        retry: Retry = _RETRY,
+        retry: Retry = _DEFAULT_RETRY,
     ) -> None:
         self._endpoint = Endpoint(target=target, tls=tls, token=token, plaintext=plaintext)
-        self._context = Context(timeout=timeout, retry=retry)
-        self._driver = BlockingDriver(self._endpoint)
+        self._context = ClientContext(timeout=timeout, retry=retry)
+        self._transport = BlockingTransport(self._endpoint)
 
-    predict = _returns(inference.predict)
-    predict_stream = _iterates(inference.predict_stream)
-    embed = _returns(inference.embed)
-    model = _returns(inference.model)
-    health = _returns(inference.health)
+    predict = _blocking(inference.predict)
+    predict_stream = _blocking_iterator(inference.predict_stream)
+    embed = _blocking(inference.embed)
+    model = _blocking(inference.model)
+    health = _blocking(inference.health)
 
-    adapt = _returns(adaptation.adapt)
-    upload_dataset = _returns(adaptation.upload_dataset)
-    job = _returns(adaptation.job)
-    jobs = _iterates(adaptation.jobs)
-    watch = _iterates(adaptation.watch)
-    wait = _returns(adaptation.wait)
-    cancel = _returns(adaptation.cancel)
-    report = _returns(reports.report)
+    adapt = _blocking(adaptation.adapt)
+    upload_dataset = _blocking(adaptation.upload_dataset)
+    job = _blocking(adaptation.job)
+    jobs = _blocking_iterator(adaptation.jobs)
+    watch = _blocking_iterator(adaptation.watch)
+    wait = _blocking(adaptation.wait)
+    cancel = _blocking(adaptation.cancel)
+    report = _blocking(adaptation.report)
 
-    checkpoint = _returns(store.checkpoint)
-    checkpoints = _iterates(store.checkpoints)
-    alias_changes = _iterates(store.alias_changes)
-    promote = _returns(store.promote)
-    roll_back = _returns(store.roll_back)
-    delete_checkpoint = _returns(store.delete_checkpoint)
+    checkpoint = _blocking(store.checkpoint)
+    checkpoints = _blocking_iterator(store.checkpoints)
+    alias_changes = _blocking_iterator(store.alias_changes)
+    promote = _blocking(store.promote)
+    roll_back = _blocking(store.roll_back)
+    delete_checkpoint = _blocking(store.delete_checkpoint)
 
     def close(self) -> None:
-        """Close the connection; calls that run are cancelled."""
-        self._driver.close()
+        """Close the connection and cancel the calls in progress."""
+        self._transport.close()
 
     def __enter__(self) -> Self:
         return self
@@ -141,15 +144,15 @@ class Client(_Face):
         self.close()
 
 
-class AsyncClient(_Face):
+class AsyncClient(_BaseClient):
     """
-    Calls a Twofold server from asyncio; the methods are those of Client, to be awaited or iterated with async for.
+    A client for asyncio, with the methods of Client as coroutines and asynchronous iterators.
 
     async with AsyncClient("127.0.0.1:8500") as client:
         (await client.predict("Ada Lovelace was born in London.")).entities
     """
 
-    _driver: AsyncDriver
+    _transport: AsyncTransport
 
     def __init__(
         self,
@@ -159,37 +162,37 @@ class AsyncClient(_Face):
         token: str | None = None,
         plaintext: bool = False,
         timeout: float = 30.0,
-        retry: Retry = _RETRY,
+        retry: Retry = _DEFAULT_RETRY,
     ) -> None:
         self._endpoint = Endpoint(target=target, tls=tls, token=token, plaintext=plaintext)
-        self._context = Context(timeout=timeout, retry=retry)
-        self._driver = AsyncDriver(self._endpoint)
+        self._context = ClientContext(timeout=timeout, retry=retry)
+        self._transport = AsyncTransport(self._endpoint)
 
-    predict = _awaits(inference.predict)
-    predict_stream = _async_iterates(inference.predict_stream)
-    embed = _awaits(inference.embed)
-    model = _awaits(inference.model)
-    health = _awaits(inference.health)
+    predict = _async(inference.predict)
+    predict_stream = _async_iterator(inference.predict_stream)
+    embed = _async(inference.embed)
+    model = _async(inference.model)
+    health = _async(inference.health)
 
-    adapt = _awaits(adaptation.adapt)
-    upload_dataset = _awaits(adaptation.upload_dataset)
-    job = _awaits(adaptation.job)
-    jobs = _async_iterates(adaptation.jobs)
-    watch = _async_iterates(adaptation.watch)
-    wait = _awaits(adaptation.wait)
-    cancel = _awaits(adaptation.cancel)
-    report = _awaits(reports.report)
+    adapt = _async(adaptation.adapt)
+    upload_dataset = _async(adaptation.upload_dataset)
+    job = _async(adaptation.job)
+    jobs = _async_iterator(adaptation.jobs)
+    watch = _async_iterator(adaptation.watch)
+    wait = _async(adaptation.wait)
+    cancel = _async(adaptation.cancel)
+    report = _async(adaptation.report)
 
-    checkpoint = _awaits(store.checkpoint)
-    checkpoints = _async_iterates(store.checkpoints)
-    alias_changes = _async_iterates(store.alias_changes)
-    promote = _awaits(store.promote)
-    roll_back = _awaits(store.roll_back)
-    delete_checkpoint = _awaits(store.delete_checkpoint)
+    checkpoint = _async(store.checkpoint)
+    checkpoints = _async_iterator(store.checkpoints)
+    alias_changes = _async_iterator(store.alias_changes)
+    promote = _async(store.promote)
+    roll_back = _async(store.roll_back)
+    delete_checkpoint = _async(store.delete_checkpoint)
 
     async def close(self) -> None:
-        """Close the connection; calls that run are cancelled."""
-        await self._driver.close()
+        """Close the connection and cancel the calls in progress."""
+        await self._transport.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,8 +1,8 @@
 """
-What a method asks of the network, as data.
+The I/O operations of a client method, as data.
 
-A method of the client is a generator that yields these steps and is sent their outcomes. It does no I/O, so one body
-serves the blocking client, the asyncio client and a test with a clock of its own.
+A method of the client is a generator that yields operations and is sent their outcomes. It does no I/O itself, so one body
+serves the blocking client, the asyncio client, and tests with a fake clock.
 """
 
 from collections.abc import Callable, Generator
@@ -14,25 +14,25 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rpc:
-    """One remote procedure: its *path*, how its messages travel, and which sides stream."""
+    """A remote procedure: its path, how to serialise its messages, and which sides stream."""
 
     path: str
-    encode: Callable[[Any], bytes]
-    decode: Callable[[bytes], Any]
+    serialize: Callable[[Any], bytes]
+    deserialize: Callable[[bytes], Any]
     streams_requests: bool = False
     streams_responses: bool = False
 
 
 class Stream(Protocol):
-    """A server stream that is open."""
+    """An open stream of responses."""
 
     def cancel(self) -> object:
-        """Stop the stream; it does no harm to one that is over."""
+        """Cancel the stream; do nothing if it has ended."""
 
 
 @dataclass(frozen=True, slots=True)
-class Invoke:
-    """Make a call and answer with its response or a Failure; *timeout* is in seconds."""
+class Call:
+    """Make a call. The outcome is its response or a Failure; *timeout* is in seconds."""
 
     rpc: Rpc
     request: Any
@@ -40,8 +40,8 @@ class Invoke:
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
-    """Begin a call whose responses stream, and answer with the Stream."""
+class OpenStream:
+    """Start a call with a stream of responses. The outcome is a Stream; *timeout* is in seconds, None means no limit."""
 
     rpc: Rpc
     request: Any
@@ -50,36 +50,36 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Receive:
-    """Answer with the stream's next response, a Failure, or None at its end."""
+    """Wait for the next response of a stream. The outcome is the response, a Failure, or None at the end."""
 
     stream: Stream
 
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """Wait for some seconds."""
+    """Wait for a number of seconds. The outcome is None."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Item(Generic[T]):
-    """Hand *value* to the caller who iterates."""
+class Emit(Generic[T]):
+    """Yield *value* to the caller of an iterating method. The outcome is None."""
 
     value: T
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The outcome of a call that failed: the status number, the message and the encoded google.rpc.Status."""
+    """A failed call: the number of its status code, its message, and its encoded google.rpc.Status if it has one."""
 
     code: int
     message: str
     details: bytes | None = None
 
 
-Step: TypeAlias = Invoke | Open | Receive | Sleep
-Flow: TypeAlias = Generator[Step | Item[Any], Any, T]
-"""A method that returns a T."""
-Feed: TypeAlias = Generator[Step | Item[T], Any, None]
-"""A method that hands out any number of T."""
+Operation: TypeAlias = Call | OpenStream | Receive | Sleep
+Flow: TypeAlias = Generator[Operation | Emit[Any], Any, T]
+"""The body of a method that returns a T."""
+StreamFlow: TypeAlias = Generator[Operation | Emit[T], Any, None]
+"""The body of a method that iterates over values of type T."""

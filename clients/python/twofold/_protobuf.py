@@ -1,10 +1,10 @@
 """
-Values of this package to protobuf messages and back; beside the methods, nothing else knows protobuf.
+Convert between the dataclasses of this package and protobuf messages.
 
-A value's fields carry the names of its message's fields, so one rule serves every type:
-  X | None             absent or present           tuple[X, ...]          repeated
+A dataclass has the field names of its message, and the type of a field says how it is converted:
+  X | None             optional                    tuple[X, ...]          repeated
   datetime             Timestamp                   tuple[X, ...] | None   a message that wraps a repeated field
-  StrEnum              the enum's value by name    dataclass              a message
+  StrEnum              enum value by name          dataclass              message
 """
 
 import types
@@ -17,10 +17,9 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from google.protobuf.message import Message
 
-from twofold._types.examples import Example
 from twofold._types.inference import OffsetUnit
 from twofold._types.job_events import (
-    GuardLook,
+    GuardCheck,
     JobEvent,
     Payload,
     PhaseEnded,
@@ -28,20 +27,15 @@ from twofold._types.job_events import (
     ScoreMeasured,
     StepProgress,
 )
-from twofold._types.jobs import (
-    Freeze,
-    JobState,
-    LabelPolicy,
-    PromotePolicy,
-    Verdict,
-)
+from twofold._types.job_report import Verdict
+from twofold._types.jobs import Freeze, JobState, LabelPolicy, PromotePolicy
 from twofold.v1 import adaptation_pb2
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 
-# What zero and the values of a newer server mean, as the contract says. Elsewhere they mean None.
-_FALLBACK: Mapping[type[StrEnum], StrEnum] = {
+# The meaning of zero and of values that only a newer server knows. For other enums it is None.
+_DEFAULTS: Mapping[type[StrEnum], StrEnum] = {
     Freeze: Freeze.AUTO,
     JobState: JobState.RUNNING,
     LabelPolicy: LabelPolicy.APPEND,
@@ -50,40 +44,35 @@ _FALLBACK: Mapping[type[StrEnum], StrEnum] = {
 }
 
 
-def read(message: Message, of: type[T]) -> T:
-    """Return *message* as a value of type *of*."""
-    return of(**{name: get(message) for name, get in _readers(of)})  # type: ignore[arg-type]  # Classes are hashable.
+def from_proto(message: Message, kind: type[T]) -> T:
+    """Convert *message* into a dataclass of type *kind*."""
+    return kind(**{name: get(message) for name, get in _getters(kind)})  # type: ignore[arg-type]  # Classes are hashable.
 
 
-def write(value: Any, of: type[M]) -> M:
-    """Return *value* as a message of type *of*; fields that are None stay absent."""
-    message = of()
+def to_proto(value: Any, kind: type[M]) -> M:
+    """Convert a dataclass into a message of type *kind*; fields that are None stay absent."""
+    message = kind()
     _fill(message, value)
     return message
 
 
-def enum_number(enum: Any, member: StrEnum) -> Any:
-    """Return the number of *member* in the protobuf *enum*, a descriptor, for use where the stubs want an enum value."""
+def enum_to_proto(enum: Any, member: StrEnum) -> Any:
+    """Return the number of *member* in the protobuf *enum*, a descriptor."""
     return enum.values_by_name[_prefix(enum) + member.name].number
 
 
-def enum_member(enum: Any, number: int, of: type[StrEnum]) -> StrEnum | None:
-    """Return the member of *of* for *number* in the protobuf *enum*, or what an unknown number means."""
+def enum_from_proto(enum: Any, number: int, kind: type[StrEnum]) -> StrEnum | None:
+    """Return the member of *kind* for *number* in the protobuf *enum*, or the default for an unknown number."""
     value = enum.values_by_number.get(number)
     name = value.name.removeprefix(_prefix(enum)) if value else ""
-    return of.__members__.get(name, _FALLBACK.get(of))
+    return kind.__members__.get(name, _DEFAULTS.get(kind))
 
 
-def read_example(message: adaptation_pb2.Example) -> Example:
-    """Return *message* as an Example."""
-    return read(message, Example)
-
-
-def read_event(message: adaptation_pb2.JobEvent) -> JobEvent:
-    """Return *message* as a JobEvent."""
+def event_from_proto(message: adaptation_pb2.JobEvent) -> JobEvent:
+    """Convert a message into a JobEvent."""
     return JobEvent(
         sequence=message.sequence,
-        time=_moment(message.time) if message.HasField("time") else None,
+        time=_to_datetime(message.time) if message.HasField("time") else None,
         phase=message.phase,
         message=message.message,
         payload=_payload(message),
@@ -91,23 +80,23 @@ def read_event(message: adaptation_pb2.JobEvent) -> JobEvent:
     )
 
 
-def write_event(event: JobEvent) -> adaptation_pb2.JobEvent:
-    """Return *event* as a message."""
+def event_to_proto(event: JobEvent) -> adaptation_pb2.JobEvent:
+    """Convert a JobEvent into a message."""
     message = adaptation_pb2.JobEvent(sequence=event.sequence, phase=event.phase, message=event.message)
     if event.time is not None:
         message.time.FromDatetime(event.time)
-    kinds = message.DESCRIPTOR.fields_by_name
+    descriptors = message.DESCRIPTOR.fields_by_name
     match event.payload:
         case JobState() as state:
-            message.state = enum_number(kinds["state"].enum_type, state)
+            message.state = enum_to_proto(descriptors["state"].enum_type, state)
         case Verdict() as verdict:
-            message.verdict = enum_number(kinds["verdict"].enum_type, verdict)
+            message.verdict = enum_to_proto(descriptors["verdict"].enum_type, verdict)
         case StepProgress() as step:
-            message.step.CopyFrom(write(step, adaptation_pb2.StepProgress))
+            message.step.CopyFrom(to_proto(step, adaptation_pb2.StepProgress))
         case ScoreMeasured() as score:
-            message.score.CopyFrom(write(score, adaptation_pb2.ScoreMeasured))
-        case GuardLook() as look:
-            message.guard.CopyFrom(write(look, adaptation_pb2.GuardLook))
+            message.score.CopyFrom(to_proto(score, adaptation_pb2.ScoreMeasured))
+        case GuardCheck() as check:
+            message.guard.CopyFrom(to_proto(check, adaptation_pb2.GuardCheck))
         case PhaseEnded(seconds=seconds):
             message.phase_seconds = seconds
         case Published(checkpoint_id=checkpoint_id):
@@ -118,18 +107,20 @@ def write_event(event: JobEvent) -> adaptation_pb2.JobEvent:
 
 
 def _payload(message: adaptation_pb2.JobEvent) -> Payload | None:
-    kinds = message.DESCRIPTOR.fields_by_name
+    descriptors = message.DESCRIPTOR.fields_by_name
     match message.WhichOneof("payload"):
         case "state":
-            return JobState(enum_member(kinds["state"].enum_type, message.state, JobState) or JobState.RUNNING)
-        case "verdict" if found := enum_member(kinds["verdict"].enum_type, message.verdict, Verdict):
-            return Verdict(found)
+            return JobState(
+                enum_from_proto(descriptors["state"].enum_type, message.state, JobState) or JobState.RUNNING
+            )
+        case "verdict" if verdict := enum_from_proto(descriptors["verdict"].enum_type, message.verdict, Verdict):
+            return Verdict(verdict)
         case "step":
-            return read(message.step, StepProgress)
+            return from_proto(message.step, StepProgress)
         case "score":
-            return read(message.score, ScoreMeasured)
+            return from_proto(message.score, ScoreMeasured)
         case "guard":
-            return read(message.guard, GuardLook)
+            return from_proto(message.guard, GuardCheck)
         case "phase_seconds":
             return PhaseEnded(seconds=message.phase_seconds)
         case "checkpoint_id":
@@ -138,19 +129,19 @@ def _payload(message: adaptation_pb2.JobEvent) -> Payload | None:
 
 
 @cache
-def _readers(of: Any) -> tuple[tuple[str, Callable[[Message], Any]], ...]:
-    hints = get_type_hints(of)
-    return tuple((one.name, _reader(one.name, hints[one.name])) for one in fields(of))
+def _getters(kind: Any) -> tuple[tuple[str, Callable[[Message], Any]], ...]:
+    hints = get_type_hints(kind)
+    return tuple((field.name, _getter(field.name, hints[field.name])) for field in fields(kind))
 
 
-def _reader(name: str, hint: Any) -> Callable[[Message], Any]:
-    """Return the function that takes the field *name*, of type *hint*, from a message."""
+def _getter(name: str, hint: Any) -> Callable[[Message], Any]:
+    """Return a function that reads the field *name* of a message and converts it to the type *hint*."""
     optional = isinstance(hint, types.UnionType)
     if optional:
         (hint,) = (part for part in get_args(hint) if part is not types.NoneType)
     if get_origin(hint) is tuple:
         convert = _converter(get_args(hint)[0])
-        if convert is _same:  # Vectors are long; spare a call for each number.
+        if convert is _identity:  # Avoid one call for each number of a vector.
             return lambda message: tuple(getattr(message, name))
         if not optional:
             return lambda message: tuple(map(convert, getattr(message, name)))
@@ -158,7 +149,7 @@ def _reader(name: str, hint: Any) -> Callable[[Message], Any]:
             tuple(map(convert, getattr(getattr(message, name), name))) if message.HasField(name) else None
         )
     if isinstance(hint, type) and issubclass(hint, StrEnum):
-        return lambda message: enum_member(
+        return lambda message: enum_from_proto(
             message.DESCRIPTOR.fields_by_name[name].enum_type, getattr(message, name), hint
         )
     convert = _converter(hint)
@@ -171,52 +162,52 @@ def _converter(kind: Any) -> Callable[[Any], Any]:
     if get_origin(kind) is Mapping:
         return dict
     if kind is datetime:
-        return _moment
+        return _to_datetime
     if isinstance(kind, type) and is_dataclass(kind):
-        return lambda message: read(message, kind)
-    return _same
+        return lambda message: from_proto(message, kind)
+    return _identity
 
 
-def _same(value: Any) -> Any:
+def _identity(value: Any) -> Any:
     return value
 
 
-def _moment(stamp: Any) -> datetime:
-    moment = stamp.ToDatetime(tzinfo=UTC)
-    assert isinstance(moment, datetime)
-    return moment
+def _to_datetime(timestamp: Any) -> datetime:
+    time = timestamp.ToDatetime(tzinfo=UTC)
+    assert isinstance(time, datetime)
+    return time
 
 
 def _fill(message: Message, value: Any) -> None:
-    for name in (one.name for one in fields(value)):
-        given = getattr(value, name)
-        match given:
+    for name in (field.name for field in fields(value)):
+        field_value = getattr(value, name)
+        match field_value:
             case None:
                 continue
             case StrEnum():
-                setattr(message, name, enum_number(message.DESCRIPTOR.fields_by_name[name].enum_type, given))
+                setattr(message, name, enum_to_proto(message.DESCRIPTOR.fields_by_name[name].enum_type, field_value))
             case datetime():
-                getattr(message, name).FromDatetime(given)
+                getattr(message, name).FromDatetime(field_value)
             case Mapping():
-                getattr(message, name).update(given)
+                getattr(message, name).update(field_value)
             case tuple():
-                _extend(getattr(message, name), name, given)
-            case _ if is_dataclass(given):
-                getattr(message, name).SetInParent()  # Present, even if every field has its zero value.
-                _fill(getattr(message, name), given)
+                _extend(getattr(message, name), name, field_value)
+            case _ if is_dataclass(field_value):
+                getattr(message, name).SetInParent()  # Present even if all its fields are zero.
+                _fill(getattr(message, name), field_value)
             case _:
-                setattr(message, name, given)
+                setattr(message, name, field_value)
 
 
-def _extend(target: Any, name: str, given: tuple[Any, ...]) -> None:
-    if isinstance(target, Message):
+def _extend(target: Any, name: str, values: tuple[Any, ...]) -> None:
+    if isinstance(target, Message):  # It wraps a repeated field of the same name.
         target.SetInParent()
         target = getattr(target, name)
-    for one in given:
-        if is_dataclass(one):
-            _fill(target.add(), one)
+    for value in values:
+        if is_dataclass(value):
+            _fill(target.add(), value)
         else:
-            target.append(one)
+            target.append(value)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Every remote procedure that the client calls, from the descriptors of the contract."""
+"""The remote procedures of the contract, from its descriptors."""
 
 from types import ModuleType
 
@@ -8,14 +8,14 @@ from twofold._operations import Rpc
 from twofold.v1 import adaptation_pb2, checkpoints_pb2, inference_pb2
 
 
-def _rpc(file: ModuleType, service: str, method: str) -> Rpc:
-    described = file.DESCRIPTOR.services_by_name[service].methods_by_name[method]
+def _rpc(module: ModuleType, service: str, method: str) -> Rpc:
+    descriptor = module.DESCRIPTOR.services_by_name[service].methods_by_name[method]
     return Rpc(
-        path=f"/{described.containing_service.full_name}/{method}",
-        encode=message_factory.GetMessageClass(described.input_type).SerializeToString,
-        decode=message_factory.GetMessageClass(described.output_type).FromString,
-        streams_requests=described.client_streaming,
-        streams_responses=described.server_streaming,
+        path=f"/{descriptor.containing_service.full_name}/{method}",
+        serialize=message_factory.GetMessageClass(descriptor.input_type).SerializeToString,
+        deserialize=message_factory.GetMessageClass(descriptor.output_type).FromString,
+        streams_requests=descriptor.client_streaming,
+        streams_responses=descriptor.server_streaming,
     )
 
 
@@ -39,10 +39,10 @@ PROMOTE_CHECKPOINT = _rpc(checkpoints_pb2, "CheckpointService", "PromoteCheckpoi
 ROLL_BACK = _rpc(checkpoints_pb2, "CheckpointService", "RollBack")
 DELETE_CHECKPOINT = _rpc(checkpoints_pb2, "CheckpointService", "DeleteCheckpoint")
 
-# On the wire a HealthCheckRequest is a message with one string, and its response one with one number, both in field 1.
-# So are these two, and they spare a dependency.
+# grpc.health.v1 without a dependency on it: HealthCheckRequest is encoded like a StringValue, because both have one string in
+# field 1, and HealthCheckResponse like an Int32Value.
 CHECK_HEALTH = Rpc(
     path="/grpc.health.v1.Health/Check",
-    encode=wrappers_pb2.StringValue.SerializeToString,
-    decode=wrappers_pb2.Int32Value.FromString,
+    serialize=wrappers_pb2.StringValue.SerializeToString,
+    deserialize=wrappers_pb2.Int32Value.FromString,
 )

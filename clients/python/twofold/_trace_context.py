@@ -1,18 +1,18 @@
-"""Where a caller stands in a trace, for the server to go on from there."""
+"""Propagate the caller's trace context to the server."""
 
 import sys
 
 
 def trace_metadata() -> tuple[tuple[str, str], ...]:
     """
-    Return the metadata that names the current span of OpenTelemetry, or nothing if there is none.
+    Return the trace context of the current OpenTelemetry span as metadata, or nothing if there is none.
 
-    Only an application that has loaded OpenTelemetry can have one, so nothing is loaded here. How it is written is for the
-    application's propagators to say: W3C Trace Context, unless they were changed.
+    OpenTelemetry is never imported here: only an application that has imported it can have a span. The application's
+    propagators define the format, by default W3C Trace Context.
     """
     if "opentelemetry.trace" not in sys.modules:
         return ()
-    from opentelemetry import propagate  # noqa: PLC0415 -- no dependency of ours.
+    from opentelemetry import propagate  # noqa: PLC0415 -- not a dependency of the client
 
     carrier: dict[str, str] = {}
     propagate.inject(carrier)

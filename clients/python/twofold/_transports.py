@@ -1,4 +1,4 @@
-"""The two that do what the steps say: the only code that exists once for each colour."""
+"""Perform the operations of a method over gRPC, blocking or with asyncio."""
 
 import asyncio
 import time
@@ -8,66 +8,67 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 
-from twofold._channel import Endpoint, callable_of, failure_of
-from twofold._operations import Feed, Flow, Invoke, Item, Open, Receive, Sleep, Step
+from twofold._channel import Endpoint, failure_of, multicallable
+from twofold._operations import Call, Emit, Flow, OpenStream, Operation, Receive, Sleep, StreamFlow
 
 T = TypeVar("T")
 
 
-class BlockingDriver:
-    """Does what the steps say on a channel of its own and blocks meanwhile. Threads may share it."""
+class BlockingTransport:
+    """Performs operations on its own channel and blocks until they are done. It is thread-safe."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._channel = endpoint.open(grpc)
+        self._channel = endpoint.open_channel(grpc)
         self.closed = False
 
     def run(self, flow: Flow[T]) -> T:
-        """Drive *flow* to its end and return its result; nobody sees its items."""
+        """Run *flow* to its end and return its result; emitted values are dropped."""
         outcome = None
         try:
             while True:
-                step = flow.send(outcome)
-                outcome = None if isinstance(step, Item) else self._do(step)
+                operation = flow.send(outcome)
+                outcome = None if isinstance(operation, Emit) else self._perform(operation)
         except StopIteration as end:
             result: T = end.value
             return result
         finally:
             flow.close()
 
-    def iterate(self, feed: Feed[T]) -> Iterator[T]:
-        """Drive *feed* as far as its items are asked for."""
+    def iterate(self, flow: StreamFlow[T]) -> Iterator[T]:
+        """Yield the emitted values of *flow*, which runs only as far as they are requested."""
         outcome = None
         try:
             while True:
                 try:
-                    step = feed.send(outcome)
+                    operation = flow.send(outcome)
                 except StopIteration:
                     return
                 outcome = None
-                if isinstance(step, Item):
-                    yield step.value
+                if isinstance(operation, Emit):
+                    yield operation.value
                 else:
-                    outcome = self._do(step)
+                    outcome = self._perform(operation)
         finally:
-            feed.close()
+            flow.close()
 
     def close(self) -> None:
-        """Close the channel; calls that run are cancelled."""
+        """Close the channel and cancel the calls in progress."""
         self.closed = True
         self._channel.close()
 
-    def _do(self, step: Step) -> Any:
+    def _perform(self, operation: Operation) -> Any:
         if self.closed:
             raise RuntimeError("the client is closed")
         try:
-            match step:
-                case Invoke(rpc=rpc, request=request, timeout=timeout):
-                    call = callable_of(self._channel, rpc)
-                    sent = iter(request) if rpc.streams_requests else request
-                    return call(sent, timeout=timeout, metadata=self._endpoint.metadata)
-                case Open(rpc=rpc, request=request, timeout=timeout):
-                    return callable_of(self._channel, rpc)(request, timeout=timeout, metadata=self._endpoint.metadata)
+            match operation:
+                case Call(rpc=rpc, request=request, timeout=timeout):
+                    call = multicallable(self._channel, rpc)
+                    argument = iter(request) if rpc.streams_requests else request
+                    return call(argument, timeout=timeout, metadata=self._endpoint.metadata)
+                case OpenStream(rpc=rpc, request=request, timeout=timeout):
+                    call = multicallable(self._channel, rpc)
+                    return call(request, timeout=timeout, metadata=self._endpoint.metadata)
                 case Receive(stream=stream):
                     return next(stream, None)  # type: ignore[call-overload]
                 case Sleep(seconds=seconds):
@@ -76,8 +77,8 @@ class BlockingDriver:
             return failure_of(error)
 
 
-class AsyncDriver:
-    """Does what the steps say on a channel of its own, in the event loop of its first call."""
+class AsyncTransport:
+    """Performs operations on its own channel, in the event loop of its first call."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -86,58 +87,59 @@ class AsyncDriver:
 
     @property
     def _channel(self) -> Any:
-        # Only now, because a channel belongs to the loop that runs when it is opened.
+        # Opened on first use, because a channel belongs to the event loop that is running when it is opened.
         if self._opened is None:
-            self._opened = self._endpoint.open(grpc.aio)
+            self._opened = self._endpoint.open_channel(grpc.aio)
         return self._opened
 
     async def run(self, flow: Flow[T]) -> T:
-        """Drive *flow* to its end and return its result; nobody sees its items."""
+        """Run *flow* to its end and return its result; emitted values are dropped."""
         outcome = None
         try:
             while True:
                 try:
-                    step = flow.send(outcome)
+                    operation = flow.send(outcome)
                 except StopIteration as end:
                     result: T = end.value
                     return result
-                outcome = None if isinstance(step, Item) else await self._do(step)
+                outcome = None if isinstance(operation, Emit) else await self._perform(operation)
         finally:
             flow.close()
 
-    async def iterate(self, feed: Feed[T]) -> AsyncIterator[T]:
-        """Drive *feed* as far as its items are asked for."""
+    async def iterate(self, flow: StreamFlow[T]) -> AsyncIterator[T]:
+        """Yield the emitted values of *flow*, which runs only as far as they are requested."""
         outcome = None
         try:
             while True:
                 try:
-                    step = feed.send(outcome)
+                    operation = flow.send(outcome)
                 except StopIteration:
                     return
                 outcome = None
-                if isinstance(step, Item):
-                    yield step.value
+                if isinstance(operation, Emit):
+                    yield operation.value
                 else:
-                    outcome = await self._do(step)
+                    outcome = await self._perform(operation)
         finally:
-            feed.close()
+            flow.close()
 
     async def close(self) -> None:
-        """Close the channel; calls that run are cancelled."""
+        """Close the channel and cancel the calls in progress."""
         self.closed = True
         if self._opened is not None:
             await self._opened.close()
 
-    async def _do(self, step: Step) -> Any:
+    async def _perform(self, operation: Operation) -> Any:
         if self.closed:
             raise RuntimeError("the client is closed")
         try:
-            match step:
-                case Invoke(rpc=rpc, request=request, timeout=timeout):
-                    call = callable_of(self._channel, rpc)
+            match operation:
+                case Call(rpc=rpc, request=request, timeout=timeout):
+                    call = multicallable(self._channel, rpc)
                     return await call(request, timeout=timeout, metadata=self._endpoint.metadata)
-                case Open(rpc=rpc, request=request, timeout=timeout):
-                    return callable_of(self._channel, rpc)(request, timeout=timeout, metadata=self._endpoint.metadata)
+                case OpenStream(rpc=rpc, request=request, timeout=timeout):
+                    call = multicallable(self._channel, rpc)
+                    return call(request, timeout=timeout, metadata=self._endpoint.metadata)
                 case Receive(stream=stream):
                     response = await stream.read()  # type: ignore[attr-defined]
                     return None if response is grpc.aio.EOF else response

@@ -1,15 +1,15 @@
 """
-What can go wrong with a call, by what the caller can do about it.
+The errors of the client, by what the caller can do about them.
 
-TwofoldError                  any call that failed
-├── InvalidArgumentError      change the request: the violations name its fields
-├── NotFoundError             there is no job, checkpoint or upload of that id
-├── AlreadyExistsError        the request id was used for another request
-├── FailedPreconditionError   the server is in the wrong state for this
-├── AccessDeniedError         the token is missing, wrong or too weak
-├── OverloadedError           send less, or later: see retry_after
+TwofoldError                  any failed call
+├── InvalidArgumentError      fix the request: the violations name the invalid fields
+├── NotFoundError             the job, checkpoint or upload does not exist
+├── AlreadyExistsError        the request id was used for a different request
+├── FailedPreconditionError   the server is in the wrong state for this call
+├── AccessDeniedError         the token is missing, invalid or lacks a scope
+├── OverloadedError           send less, or retry later: see retry_after
 ├── UnavailableError          no server answers, or it is not ready
-└── DeadlineExceededError     it took longer than the timeout
+└── DeadlineExceededError     the timeout has passed
 """
 
 from collections.abc import Mapping
@@ -33,15 +33,15 @@ __all__ = [
     "UnavailableError",
 ]
 
-CODES: Mapping[int, grpc.StatusCode] = MappingProxyType({code.value[0]: code for code in grpc.StatusCode})
+_CODES: Mapping[int, grpc.StatusCode] = MappingProxyType({code.value[0]: code for code in grpc.StatusCode})
 
 
 class TwofoldError(Exception):
     """
-    A call that failed.
+    A failed call.
 
-    *code* and *reason* are stable and meant for programs; *message* is meant for people and may change. *retry_after*
-    is in seconds and None if the server named no delay.
+    *code* and *reason* are stable and for programs; *message* is for people and may change. *retry_after* is in seconds, and
+    None if the server sent no delay.
     """
 
     def __init__(
@@ -61,32 +61,32 @@ class TwofoldError(Exception):
         self.retry_after = retry_after
 
     def __str__(self) -> str:
-        unsaid = [f"{v.field}: {v.description}" for v in self.violations if v.description not in self.message]
-        return "; ".join([self.message, *unsaid])
+        violations = [f"{v.field}: {v.description}" for v in self.violations if v.description not in self.message]
+        return "; ".join([self.message, *violations])
 
 
 class InvalidArgumentError(TwofoldError):
-    """The request is wrong, whatever the server's state."""
+    """The request is invalid."""
 
 
 class NotFoundError(TwofoldError):
-    """The request names something that does not exist."""
+    """The job, checkpoint or upload does not exist."""
 
 
 class AlreadyExistsError(TwofoldError):
-    """The request id was used with another request."""
+    """The request id was used for a different request."""
 
 
 class FailedPreconditionError(TwofoldError):
-    """The server is in a state in which it cannot do this."""
+    """The server is in the wrong state for this call."""
 
 
 class AccessDeniedError(TwofoldError):
-    """The server does not let this caller do this."""
+    """The token is missing, invalid or lacks a scope."""
 
 
 class OverloadedError(TwofoldError):
-    """The server shed this call to keep up with the others."""
+    """The server rejected the call because it is overloaded."""
 
 
 class UnavailableError(TwofoldError):
@@ -94,7 +94,7 @@ class UnavailableError(TwofoldError):
 
 
 class DeadlineExceededError(TwofoldError):
-    """The answer did not come within the timeout."""
+    """The call took longer than its timeout."""
 
 
 _BY_CODE: Mapping[grpc.StatusCode, type[TwofoldError]] = MappingProxyType(
@@ -114,18 +114,18 @@ _BY_CODE: Mapping[grpc.StatusCode, type[TwofoldError]] = MappingProxyType(
 
 
 def status_of(failure: Failure) -> Status:
-    """Return the details of *failure*, or what its code and message say if it has none that can be read."""
+    """Return the status of *failure*: from its details, or from its code and message if it has no valid details."""
     if failure.details is not None:
         try:
             return decode_status(failure.details)
         except ValueError:
-            pass  # A proxy may have cut them; the code and the message still tell what happened.
+            pass  # A proxy may have truncated them. The code and the message remain.
     return Status(code=failure.code, message=failure.message)
 
 
 def error_of(failure: Failure) -> TwofoldError:
-    """Return the exception that tells the caller about *failure*."""
-    code = CODES.get(failure.code, grpc.StatusCode.UNKNOWN)
+    """Return the exception for *failure*."""
+    code = _CODES.get(failure.code, grpc.StatusCode.UNKNOWN)
     status = status_of(failure)
     return _BY_CODE.get(code, TwofoldError)(
         failure.message or status.message or code.value[1],

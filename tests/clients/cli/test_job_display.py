@@ -3,7 +3,18 @@ from functools import reduce
 
 import pytest
 from rich.console import Console
-from twofold import Comparison, Head, Job, JobEvent, JobReport, JobState, PhaseEnded, PhaseTiming, StepProgress, Verdict
+from twofold import (
+    Head,
+    Job,
+    JobEvent,
+    JobReport,
+    JobState,
+    PhaseEnded,
+    PhaseTiming,
+    ScoreChange,
+    StepProgress,
+    Verdict,
+)
 from twofold.cli._job_display import format_event, render_job, render_progress
 from twofold.cli._job_progress import JobProgress
 
@@ -38,8 +49,8 @@ def test_progress_during_training():
 def test_scores():
     """The scores are shown before and after, with the change in points."""
     report = JobReport(
-        protected=Comparison(metric="f1", before=0.9, after=0.88, examples=40),
-        new=Comparison(metric="accuracy", after=0.5),
+        protected=ScoreChange(metric="f1", before=0.9, after=0.88, examples=40),
+        new=ScoreChange(metric="accuracy", after=0.5),
         verdict=Verdict.FAIL,
     )
     timing = PhaseTiming(phase="gate", start_time=NOON, end_time=NOON + timedelta(seconds=2))

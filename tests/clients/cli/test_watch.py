@@ -11,7 +11,7 @@ from twofold.testing import job_script
 @pytest.mark.parametrize(("state", "code"), [("succeeded", 0), ("rejected", 3), ("failed", 1), ("cancelled", 4)])
 def test_watch(run, server, train, *, state, code, terminal):
     """Watching a job ends with its reason and an exit code for its state."""
-    server.play_next(replace(job_script(state=state, reason="That is why."), pace=0.002))
+    server.play_next(replace(job_script(state=state, reason="That is why."), interval=0.002))
 
     result = run("adapt", "--train", str(train), "--head", "ner", "--watch", terminal=terminal)
 
@@ -19,7 +19,7 @@ def test_watch(run, server, train, *, state, code, terminal):
     assert "That is why." in result.stdout
     assert state.upper() in result.stdout
     assert "protected task" in result.stdout
-    assert "2 annotations do not fit the tokens." in result.stdout
+    assert "2 annotations do not match token boundaries." in result.stdout
     assert ("\x1b[" in result.stdout) is terminal
 
 

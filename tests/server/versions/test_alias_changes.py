@@ -67,7 +67,7 @@ async def history(server: object, **fields: object) -> list[tuple[str, ...]]:
     answer = await server.checkpoints.ListAliasChanges(pb.ListAliasChangesRequest(), **fields)
     assert all(one.time.seconds for one in answer.changes)
     return [
-        (one.alias, one.from_id, one.to_id, one.who, one.why)
+        (one.alias, one.from_id, one.to_id, one.actor, one.reason)
         for one in reversed(answer.changes)
         if one.alias in {"current", "candidate"}
     ]

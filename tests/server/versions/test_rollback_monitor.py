@@ -33,7 +33,7 @@ def test_a_planted_checkpoint_is_rolled_back_by_itself(tmp_path, caplog):
                 assert (await server.predict("sunny")).predictions[0].label == "a_weather"
 
                 async def is_told():
-                    return (await jobs.GetJob(adaptation_pb2.GetJobRequest(job_id=job))).job.report.rolled_back
+                    return (await jobs.GetJob(adaptation_pb2.GetJobRequest(job_id=job))).job.report.rollback_reason
 
                 await until(is_told, "the job is told")
             assert failed == []
@@ -54,9 +54,9 @@ def test_a_planted_checkpoint_is_rolled_back_by_itself(tmp_path, caplog):
     assert "bad was bad: the classifier head agrees on 0 of" in events[-1].message
     assert "a answers again." in events[-1].message
     assert events[-1].message in [note["message"] for note in report["notes"]]
-    moved = [(one.alias, one.from_id, one.to_id, one.who) for one in reversed(changes) if one.alias == "current"]
+    moved = [(one.alias, one.from_id, one.to_id, one.actor) for one in reversed(changes) if one.alias == "current"]
     assert moved[1:] == [("current", "a", "bad", job), ("current", "bad", "a", "server")]
-    assert changes[0].why.startswith("bad was bad: the classifier head agrees on 0 of")
+    assert changes[0].reason.startswith("bad was bad: the classifier head agrees on 0 of")
     assert (store.aliases().current, store.aliases().previous) == ("a", None)
     [line] = [one for one in caplog.records if one.name == "twofold_server.audit" and one.who == "server"]
     assert (line.message, line.checkpoint, line.reason) == ("roll back", "a", "agreement")

@@ -1,16 +1,16 @@
-"""A failure that the fake server was told to answer with."""
+"""The failures of a fake server."""
 
 from dataclasses import dataclass
 
 import grpc
 
-from twofold.errors import NotFoundError, TwofoldError
+from twofold.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, TwofoldError
 from twofold.status import encode_status
 
 
 @dataclass(frozen=True, slots=True)
-class Failing:
-    """A failure that waits for its call."""
+class ScriptedFailure:
+    """A failure of the next call of *rpc*, or of any call; a watch fails after *after_events* events."""
 
     code: grpc.StatusCode
     message: str
@@ -19,13 +19,23 @@ class Failing:
     after_events: int = 0
 
     @classmethod
-    def of(cls, error: TwofoldError) -> "Failing":
-        """Return what *error* looks like on the wire."""
+    def from_error(cls, error: TwofoldError) -> "ScriptedFailure":
+        """Return *error* as a server sends it."""
         return cls(error.code, error.message, encode_status(error.code.value[0], error.message, reason=error.reason))
 
 
 def not_found(kind: str, name: str) -> NotFoundError:
-    """Return the error that says that there is no *kind* of that name."""
+    """Return the error for a *kind* of resource that does not exist."""
     return NotFoundError(
         f"there is no {kind} {name!r}", code=grpc.StatusCode.NOT_FOUND, reason=f"{kind.upper()}_NOT_FOUND"
     )
+
+
+def failed_precondition(message: str, reason: str) -> FailedPreconditionError:
+    """Return the error for a call in the wrong state."""
+    return FailedPreconditionError(message, code=grpc.StatusCode.FAILED_PRECONDITION, reason=reason)
+
+
+def invalid_argument(message: str) -> InvalidArgumentError:
+    """Return the error for an invalid field."""
+    return InvalidArgumentError(message, code=grpc.StatusCode.INVALID_ARGUMENT, reason="INVALID_FIELD")

@@ -1,77 +1,66 @@
-"""How the fake server's jobs play their scripts."""
+"""The jobs of a fake server, which follow a script."""
 
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from twofold._types.job_events import (
-    JobEvent,
-    PhaseEnded,
-    Published,
-    ScoreMeasured,
-)
-from twofold._types.jobs import (
-    Comparison,
-    Job,
-    JobReport,
-    JobState,
-    PhaseTiming,
-    Verdict,
-)
+from twofold._types.job_events import JobEvent, PhaseEnded, Published, ScoreMeasured
+from twofold._types.job_report import JobReport, ScoreChange, Verdict
+from twofold._types.jobs import Job, JobState, PhaseTiming
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobScript:
-    """The events of a job in order, *pace* seconds apart, and the report on top of the scores among them."""
+    """The events of a job, *interval* seconds apart, and the initial report, to which scores in the events are added."""
 
     events: tuple[JobEvent, ...]
     report: JobReport
-    pace: float = 0.0
+    interval: float = 0.0
 
 
 @dataclass(slots=True)
-class Play:
-    """A job that plays its script."""
+class ScriptedJob:
+    """A job that follows a script."""
 
-    job: Job
+    initial: Job
     script: JobScript
-    began: float
-    cancelled: JobEvent | None = None
+    started_at: float
+    cancellation: JobEvent | None = None
     promoted: bool = False
 
     def events(self) -> list[JobEvent]:
-        """Return the events that have happened by now."""
-        due = len(self.script.events)
-        if self.script.pace:
-            due = min(due, 1 + int((time.monotonic() - self.began) / self.script.pace))
-        happened = [replace(one, sequence=i) for i, one in enumerate(self.script.events[:due], 1)]
-        for i, event in enumerate(happened):
+        """Return the events so far."""
+        count = len(self.script.events)
+        if self.script.interval:
+            count = min(count, 1 + int((time.monotonic() - self.started_at) / self.script.interval))
+        events = [replace(event, sequence=number) for number, event in enumerate(self.script.events[:count], 1)]
+        for index, event in enumerate(events):
             if event.payload == Published(checkpoint_id=""):
-                happened[i] = replace(event, payload=Published(checkpoint_id=f"{self.job.id}-candidate"))
-        return [*happened, self.cancelled] if self.cancelled else happened
+                events[index] = replace(event, payload=Published(checkpoint_id=f"{self.initial.id}-candidate"))
+        return [*events, self.cancellation] if self.cancellation else events
 
-    def now(self) -> Job:
-        """Return the job as its events have left it."""
-        job = self.job
+    def current(self) -> Job:
+        """Return the job after the events so far."""
+        job = self.initial
         for event in self.events():
-            job = _after(job, event)
+            job = _apply(job, event)
         return job
 
 
-def _after(job: Job, event: JobEvent) -> Job:
-    """Return what *event* makes of *job*."""
+def _apply(job: Job, event: JobEvent) -> Job:
+    """Return *job* after *event*."""
     job = replace(job, last_sequence=event.sequence, phase=event.phase or job.phase)
     report = job.report
     match event.payload:
         case JobState() as state:
             now = datetime.now(UTC)
-            ends = {"reason": event.message, "end_time": now} if state.is_over else {"start_time": now}
-            return replace(job, state=state, **ends)
+            changes = {"reason": event.message, "end_time": now} if state.is_over else {"start_time": now}
+            return replace(job, state=state, **changes)
         case ScoreMeasured(figure="protected" | "retained" | "new" as figure, moment="before" | "after" as moment) as s:
-            before = getattr(report, figure) or Comparison(metric=s.metric, examples=s.examples)
-            measured: dict[str, Any] = {figure: replace(before, **{moment: s.value})}
-            return replace(job, report=replace(report, **measured))
+            change = getattr(report, figure) or ScoreChange(metric=s.metric, examples=s.examples)
+            scores: dict[str, Any] = {figure: replace(change, **{moment: s.value})}
+            return replace(job, report=replace(report, **scores))
         case Verdict() as verdict:
             return replace(job, report=replace(report, verdict=verdict))
         case Published(checkpoint_id=checkpoint_id):

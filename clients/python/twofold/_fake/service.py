@@ -1,4 +1,4 @@
-"""What the fake server does with a request: one method for each procedure, protobuf in and out."""
+"""The procedures of a fake server: one method each, protobuf messages in and out."""
 
 import threading
 import time
@@ -8,290 +8,274 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
-import grpc
-
 from twofold._fake.aliases import FakeAliases
-from twofold._fake.failures import not_found
-from twofold._fake.jobs import JobScript, Play
-from twofold._fake.reports import report_of
-from twofold._protobuf import enum_member, read_example, write, write_event
+from twofold._fake.failures import failed_precondition, invalid_argument, not_found
+from twofold._fake.jobs import JobScript, ScriptedJob
+from twofold._fake.reports import make_report
+from twofold._protobuf import enum_from_proto, event_to_proto, from_proto, to_proto
 from twofold._types.checkpoints import Checkpoint, Promotion
 from twofold._types.examples import Example
 from twofold._types.inference import Embedding, Embeddings, Head, LabelScore, Model, Prediction, Predictions
 from twofold._types.job_events import JobEvent
-from twofold._types.jobs import (
-    Freeze,
-    Job,
-    JobState,
-    PromotePolicy,
-    Upload,
-)
-from twofold.errors import FailedPreconditionError, InvalidArgumentError
+from twofold._types.jobs import Freeze, Job, JobState, PromotePolicy, Upload
 from twofold.v1 import adaptation_pb2, checkpoints_pb2, inference_pb2
 
-Answers: TypeAlias = Callable[[str], Prediction] | Mapping[str, Prediction] | None
+PredictionSource: TypeAlias = Callable[[str], Prediction] | Mapping[str, Prediction] | None
 
 
-class Behaviour:
-    """The state of a fake server, and what each procedure does to it."""
+class FakeService:
+    """The state of a fake server and its procedures."""
 
-    def __init__(self, *, answers: Answers, model: Model, checkpoints: Sequence[Checkpoint], script: JobScript) -> None:
+    def __init__(
+        self, *, predictions: PredictionSource, model: Model, checkpoints: Sequence[Checkpoint], script: JobScript
+    ) -> None:
         self.scripts: list[JobScript] = []
         self.uploads: dict[str, tuple[tuple[Example, ...], tuple[Example, ...]]] = {}
-        self._answers = answers
+        self.stopped = False
+        self._predictions = predictions
         self._model = model
         self._checkpoints = list(checkpoints)
         self._aliases = FakeAliases()
         self._aliases.move("outside", "The test began.", current=model.checkpoint_id)
         self._deleted: set[str] = set()
         self._script = script
-        self._plays: dict[str, Play] = {}
+        self._jobs: dict[str, ScriptedJob] = {}
         self._changed = threading.Condition(threading.RLock())
-        self.stopped = False
 
     def stop(self) -> None:
-        """Let the watches that wait end."""
+        """End all watches."""
         with self._changed:
             self.stopped = True
             self._changed.notify_all()
 
-    def settle(self) -> None:
-        """Promote what the jobs that are over were told to promote."""
+    def promote_candidates(self) -> None:
+        """Promote the candidates of succeeded jobs whose policy is AUTO."""
         with self._changed:
-            for play in self._plays.values():
-                job = play.now()
-                if (
-                    job.state is JobState.SUCCEEDED
-                    and job.promote is PromotePolicy.AUTO
-                    and job.candidate_checkpoint_id
-                ):
-                    if not play.promoted:
-                        self._promote(job.candidate_checkpoint_id, job.id, "The gate passed it.")
-                    play.promoted = True
+            for scripted in self._jobs.values():
+                job = scripted.current()
+                succeeded = job.state is JobState.SUCCEEDED and job.candidate_checkpoint_id
+                if succeeded and job.promote is PromotePolicy.AUTO and not scripted.promoted:
+                    self._promote(job.candidate_checkpoint_id, job.id, "The gate passed it.")
+                    scripted.promoted = True
 
     def predict(self, request: inference_pb2.PredictRequest) -> inference_pb2.PredictResponse:
-        """Answer each text, with the heads that were asked for."""
+        """Return one prediction for each text, with the requested heads."""
         if not request.texts:
-            raise InvalidArgumentError(
-                "texts is empty; send at least one", code=grpc.StatusCode.INVALID_ARGUMENT, reason="INVALID_FIELD"
-            )
+            raise invalid_argument("texts is empty; send at least one")
         current = self._aliases["current"]
         heads = set(request.heads) or {inference_pb2.HEAD_CLASSIFIER, inference_pb2.HEAD_NER}
-        found = []
-        for prediction in map(self._prediction, request.texts):
-            one = replace(prediction, checkpoint_id=current)
+        predictions = []
+        for text in request.texts:
+            prediction = replace(self._predict_text(text), checkpoint_id=current)
             if inference_pb2.HEAD_CLASSIFIER not in heads:
-                one = replace(one, label="", labels=())
+                prediction = replace(prediction, label="", labels=())
             if inference_pb2.HEAD_NER not in heads:
-                one = replace(one, entities=())
-            found.append(one)
-        return write(Predictions(predictions=tuple(found), checkpoint_id=current), inference_pb2.PredictResponse)
+                prediction = replace(prediction, entities=())
+            predictions.append(prediction)
+        response = Predictions(predictions=tuple(predictions), checkpoint_id=current)
+        return to_proto(response, inference_pb2.PredictResponse)
 
     def predict_stream(
         self,
         requests: Iterator[inference_pb2.PredictStreamRequest],
         is_active: Callable[[], bool],
     ) -> Iterator[inference_pb2.PredictStreamResponse]:
-        """Answer each request before the next is read."""
-        for one in requests:
+        """Answer each request before reading the next one."""
+        for message in requests:
             if not is_active():
                 return
-            yield inference_pb2.PredictStreamResponse(response=self.predict(one.request))
-
-    def _prediction(self, text: str) -> Prediction:
-        if callable(self._answers):
-            given = self._answers(text)
-        else:
-            given = (self._answers or {}).get(text, Prediction(label=self._model.labels[0]))
-        if given.label and not given.labels:
-            given = replace(given, labels=(LabelScore(label=given.label, score=1.0),))
-        return given
+            yield inference_pb2.PredictStreamResponse(response=self.predict(message.request))
 
     def embed(self, request: inference_pb2.EmbedRequest) -> inference_pb2.EmbedResponse:
-        """Answer each text with numbers that depend on it alone."""
-        size = self._model.hidden_size
-        vectors = [tuple(zlib.crc32(f"{i} {text}".encode()) / 2**32 for i in range(size)) for text in request.texts]
-        found = tuple(Embedding(pooled=vector, checkpoint_id=self._aliases["current"]) for vector in vectors)
-        return write(Embeddings(embeddings=found, checkpoint_id=self._aliases["current"]), inference_pb2.EmbedResponse)
+        """Return one vector for each text that depends only on the text."""
+        current = self._aliases["current"]
+        embeddings = tuple(
+            Embedding(
+                pooled=tuple(zlib.crc32(f"{i} {text}".encode()) / 2**32 for i in range(self._model.hidden_size)),
+                checkpoint_id=current,
+            )
+            for text in request.texts
+        )
+        return to_proto(Embeddings(embeddings=embeddings, checkpoint_id=current), inference_pb2.EmbedResponse)
 
     def get_model(self, _: inference_pb2.GetModelRequest) -> inference_pb2.GetModelResponse:
-        """Describe the model."""
-        return write(replace(self._model, checkpoint_id=self._aliases["current"]), inference_pb2.GetModelResponse)
+        """Describe the live checkpoint."""
+        return to_proto(replace(self._model, checkpoint_id=self._aliases["current"]), inference_pb2.GetModelResponse)
 
     def adapt(self, request: adaptation_pb2.AdaptRequest) -> adaptation_pb2.AdaptResponse:
-        """Make a job that plays the next script, or return the one of the same request id."""
+        """Create a job that follows the next script, or return the job with the same request id."""
         if request.dataset.upload_id and request.dataset.upload_id not in self.uploads:
             raise not_found("upload", request.dataset.upload_id)
         with self._changed:
-            known = [p for p in self._plays.values() if request.request_id and p.job.request_id == request.request_id]
-            if known:
-                return adaptation_pb2.AdaptResponse(job=write(known[0].now(), adaptation_pb2.Job))
+            for scripted in self._jobs.values():
+                if request.request_id and scripted.initial.request_id == request.request_id:
+                    return adaptation_pb2.AdaptResponse(job=to_proto(scripted.current(), adaptation_pb2.Job))
             script = self.scripts.pop(0) if self.scripts else self._script
-            echoed: dict[str, Any] = {
-                name: enum_member(request.DESCRIPTOR.fields_by_name[name].enum_type, getattr(request, name), kind)
+            settings: dict[str, Any] = {
+                name: enum_from_proto(request.DESCRIPTOR.fields_by_name[name].enum_type, getattr(request, name), kind)
                 for name, kind in (("head", Head), ("freeze", Freeze), ("promote", PromotePolicy))
             }
             job = Job(
-                id=f"job-{len(self._plays) + 1}",
+                id=f"job-{len(self._jobs) + 1}",
                 create_time=datetime.now(UTC),
                 base_checkpoint_id=self._aliases["current"],
                 request_id=request.request_id,
                 report=script.report,
-                **echoed,
+                **settings,
             )
-            play = self._plays[job.id] = Play(job, script, time.monotonic())
-            return adaptation_pb2.AdaptResponse(job=write(play.now(), adaptation_pb2.Job))
+            scripted = self._jobs[job.id] = ScriptedJob(job, script, time.monotonic())
+            return adaptation_pb2.AdaptResponse(job=to_proto(scripted.current(), adaptation_pb2.Job))
 
     def upload_dataset(
         self, requests: Sequence[adaptation_pb2.UploadDatasetRequest]
     ) -> adaptation_pb2.UploadDatasetResponse:
-        """Keep the examples."""
-        train = tuple(read_example(one) for part in requests for one in part.train.examples)
-        dev = tuple(read_example(one) for part in requests for one in part.dev.examples)
-        upload_id = f"upload-{len(self.uploads) + 1}"
-        self.uploads[upload_id] = (train, dev)
-        stored = Upload(upload_id=upload_id, train_examples=len(train), dev_examples=len(dev))
-        return write(stored, adaptation_pb2.UploadDatasetResponse)
+        """Store the examples."""
+        train = tuple(from_proto(example, Example) for request in requests for example in request.train.examples)
+        dev = tuple(from_proto(example, Example) for request in requests for example in request.dev.examples)
+        upload = Upload(upload_id=f"upload-{len(self.uploads) + 1}", train_examples=len(train), dev_examples=len(dev))
+        self.uploads[upload.upload_id] = (train, dev)
+        return to_proto(upload, adaptation_pb2.UploadDatasetResponse)
 
     def get_job(self, request: adaptation_pb2.GetJobRequest) -> adaptation_pb2.GetJobResponse:
-        """Return a job as it is now."""
-        return adaptation_pb2.GetJobResponse(job=write(self._play(request.job_id).now(), adaptation_pb2.Job))
+        """Return a job in its current state."""
+        return adaptation_pb2.GetJobResponse(job=to_proto(self._job(request.job_id).current(), adaptation_pb2.Job))
 
     def list_jobs(self, request: adaptation_pb2.ListJobsRequest) -> adaptation_pb2.ListJobsResponse:
         """Return a page of jobs."""
-        found, token = _page(list(reversed(self._plays.values())), request)
-        jobs = [write(play.now(), adaptation_pb2.Job) for play in found]
+        page, token = _paginate(list(reversed(self._jobs.values())), request)
+        jobs = [to_proto(scripted.current(), adaptation_pb2.Job) for scripted in page]
         return adaptation_pb2.ListJobsResponse(jobs=jobs, next_page_token=token)
 
     def watch_job(
         self, request: adaptation_pb2.WatchJobRequest, is_active: Callable[[], bool]
     ) -> Iterator[adaptation_pb2.WatchJobResponse]:
-        """Send the events as they happen, until the last one."""
-        play = self._play(request.job_id)
-        seen = request.after_sequence
+        """Send the events of a job as they occur, until the last one."""
+        scripted = self._job(request.job_id)
+        last_sent = request.after_sequence
         while is_active() and not self.stopped:
             with self._changed:
-                fresh = [event for event in play.events() if event.sequence > seen]
-                if not fresh and not play.now().is_over:
-                    self._changed.wait(min(play.script.pace or 0.1, 0.1))
-            for event in fresh:
-                seen = event.sequence
-                yield adaptation_pb2.WatchJobResponse(event=write_event(event))
-            if play.now().is_over and seen >= play.now().last_sequence:
+                unsent = [event for event in scripted.events() if event.sequence > last_sent]
+                if not unsent and not scripted.current().is_over:
+                    self._changed.wait(min(scripted.script.interval or 0.1, 0.1))
+            for event in unsent:
+                last_sent = event.sequence
+                yield adaptation_pb2.WatchJobResponse(event=event_to_proto(event))
+            job = scripted.current()
+            if job.is_over and last_sent >= job.last_sequence:
                 return
 
     def cancel_job(self, request: adaptation_pb2.CancelJobRequest) -> adaptation_pb2.CancelJobResponse:
-        """Stop a job that is not over."""
+        """Cancel a job that has not ended."""
         with self._changed:
-            play = self._play(request.job_id)
-            job = play.now()
+            scripted = self._job(request.job_id)
+            job = scripted.current()
             if job.is_over:
-                raise FailedPreconditionError(
-                    f"job {job.id!r} is already {job.state}",
-                    code=grpc.StatusCode.FAILED_PRECONDITION,
-                    reason="JOB_OVER",
-                )
-            play.script = replace(play.script, events=tuple(play.events()), pace=0.0)
-            play.cancelled = JobEvent(
+                raise failed_precondition(f"job {job.id!r} is already {job.state}", "JOB_OVER")
+            scripted.script = replace(scripted.script, events=tuple(scripted.events()), interval=0.0)
+            scripted.cancellation = JobEvent(
                 sequence=job.last_sequence + 1, message="Cancelled by the caller.", payload=JobState.CANCELLED
             )
             self._changed.notify_all()
-            return adaptation_pb2.CancelJobResponse(job=write(play.now(), adaptation_pb2.Job))
+            return adaptation_pb2.CancelJobResponse(job=to_proto(scripted.current(), adaptation_pb2.Job))
 
     def get_report(self, request: adaptation_pb2.GetReportRequest) -> adaptation_pb2.GetReportResponse:
-        """Return a page, or a document, with a job's end and its reason."""
-        job = self._play(request.job_id).now()
+        """Return the report of a job that has ended."""
+        job = self._job(request.job_id).current()
         if not job.is_over:
-            raise FailedPreconditionError(
-                f"job {job.id!r} is {job.state}; it has a report when it is over",
-                code=grpc.StatusCode.FAILED_PRECONDITION,
-                reason="WRONG_STATE",
-            )
-        return report_of(job, as_json=request.format == adaptation_pb2.REPORT_FORMAT_JSON)
+            message = f"job {job.id!r} is {job.state}; its report is available when it has ended"
+            raise failed_precondition(message, "WRONG_STATE")
+        return make_report(job, as_json=request.format == adaptation_pb2.REPORT_FORMAT_JSON)
 
     def get_checkpoint(self, request: checkpoints_pb2.GetCheckpointRequest) -> checkpoints_pb2.GetCheckpointResponse:
         """Return a checkpoint by id or alias."""
-        found = self._checkpoint(request.checkpoint or "current")
-        return checkpoints_pb2.GetCheckpointResponse(checkpoint=write(found, checkpoints_pb2.Checkpoint))
+        checkpoint = self._checkpoint(request.checkpoint or "current")
+        return checkpoints_pb2.GetCheckpointResponse(checkpoint=to_proto(checkpoint, checkpoints_pb2.Checkpoint))
 
     def list_checkpoints(
         self, request: checkpoints_pb2.ListCheckpointsRequest
     ) -> checkpoints_pb2.ListCheckpointsResponse:
         """Return a page of checkpoints."""
-        found, token = _page([self._checkpoint(one.id) for one in reversed(self._stored())], request)
-        checkpoints = [write(one, checkpoints_pb2.Checkpoint) for one in found]
+        newest_first = [self._checkpoint(checkpoint.id) for checkpoint in reversed(self._stored())]
+        page, token = _paginate(newest_first, request)
+        checkpoints = [to_proto(checkpoint, checkpoints_pb2.Checkpoint) for checkpoint in page]
         return checkpoints_pb2.ListCheckpointsResponse(checkpoints=checkpoints, next_page_token=token)
 
     def promote_checkpoint(
         self, request: checkpoints_pb2.PromoteCheckpointRequest
     ) -> checkpoints_pb2.PromoteCheckpointResponse:
-        """Let a checkpoint answer."""
-        done = self._promote(request.checkpoint, "anonymous", "PromoteCheckpoint was called.")
-        return write(done, checkpoints_pb2.PromoteCheckpointResponse)
+        """Make a checkpoint live."""
+        promotion = self._promote(request.checkpoint, "anonymous", "PromoteCheckpoint was called.")
+        return to_proto(promotion, checkpoints_pb2.PromoteCheckpointResponse)
 
     def roll_back(self, _: checkpoints_pb2.RollBackRequest) -> checkpoints_pb2.RollBackResponse:
-        """Let the previous checkpoint answer."""
+        """Make the previous checkpoint live."""
         if "previous" not in self._aliases:
-            raise FailedPreconditionError(
-                "there is no previous checkpoint",
-                code=grpc.StatusCode.FAILED_PRECONDITION,
-                reason="NO_PREVIOUS_CHECKPOINT",
-            )
-        return write(self._promote("previous", "anonymous", "RollBack was called."), checkpoints_pb2.RollBackResponse)
+            raise failed_precondition("there is no previous checkpoint", "NO_PREVIOUS_CHECKPOINT")
+        promotion = self._promote("previous", "anonymous", "RollBack was called.")
+        return to_proto(promotion, checkpoints_pb2.RollBackResponse)
 
     def delete_checkpoint(
         self, request: checkpoints_pb2.DeleteCheckpointRequest
     ) -> checkpoints_pb2.DeleteCheckpointResponse:
-        """Forget a checkpoint that no alias names and no job needs."""
-        found = self._checkpoint(request.checkpoint_id, aliases={})
-        jobs = [job for job in (play.now() for play in self._plays.values()) if not job.is_over]
-        needs = [f"it is {alias!r}" for alias, of in self._aliases.items() if of == found.id]
-        needs += [f"job {job.id!r} builds on it" for job in jobs if job.base_checkpoint_id == found.id]
-        if needs:
-            raise FailedPreconditionError(
-                f"checkpoint {found.id!r} is in use: {needs[0]}",
-                code=grpc.StatusCode.FAILED_PRECONDITION,
-                reason="CHECKPOINT_IN_USE",
-            )
-        self._deleted.add(found.id)
+        """Delete a checkpoint that no alias names and no job needs."""
+        checkpoint_id = self._checkpoint(request.checkpoint_id, aliases={}).id
+        running = [job for job in (scripted.current() for scripted in self._jobs.values()) if not job.is_over]
+        uses = [f"it is {alias!r}" for alias, named in self._aliases.items() if named == checkpoint_id]
+        uses += [f"job {job.id!r} builds on it" for job in running if job.base_checkpoint_id == checkpoint_id]
+        if uses:
+            raise failed_precondition(f"checkpoint {checkpoint_id!r} is in use: {uses[0]}", "CHECKPOINT_IN_USE")
+        self._deleted.add(checkpoint_id)
         return checkpoints_pb2.DeleteCheckpointResponse()
 
     def list_alias_changes(
         self, request: checkpoints_pb2.ListAliasChangesRequest
     ) -> checkpoints_pb2.ListAliasChangesResponse:
-        """Return a page of the aliases' moves."""
-        found, token = _page(self._aliases.changes[::-1], request)
-        changes = [write(one, checkpoints_pb2.AliasChange) for one in found]
+        """Return a page of alias changes."""
+        page, token = _paginate(self._aliases.changes[::-1], request)
+        changes = [to_proto(change, checkpoints_pb2.AliasChange) for change in page]
         return checkpoints_pb2.ListAliasChangesResponse(changes=changes, next_page_token=token)
 
-    def _promote(self, name: str, who: str, why: str) -> Promotion:
-        wanted, replaced = self._checkpoint(name).id, self._aliases["current"]
-        if wanted != replaced:
-            self._aliases.move(who, why, current=wanted, previous=replaced)
-        return Promotion(checkpoint=self._checkpoint(wanted), replaced_id=replaced, swap_seconds=0.01)
+    def _predict_text(self, text: str) -> Prediction:
+        if callable(self._predictions):
+            prediction = self._predictions(text)
+        else:
+            prediction = (self._predictions or {}).get(text, Prediction(label=self._model.labels[0]))
+        if prediction.label and not prediction.labels:
+            return replace(prediction, labels=(LabelScore(label=prediction.label, score=1.0),))
+        return prediction
+
+    def _promote(self, name: str, actor: str, reason: str) -> Promotion:
+        checkpoint_id, replaced_id = self._checkpoint(name).id, self._aliases["current"]
+        if checkpoint_id != replaced_id:
+            self._aliases.move(actor, reason, current=checkpoint_id, previous=replaced_id)
+        return Promotion(checkpoint=self._checkpoint(checkpoint_id), replaced_id=replaced_id, swap_seconds=0.01)
 
     def _stored(self) -> list[Checkpoint]:
-        """Return the checkpoints that were given and those that jobs have published."""
-        done = [job for job in (play.now() for play in self._plays.values()) if job.candidate_checkpoint_id]
-        made = [
-            Checkpoint(id=job.candidate_checkpoint_id, parent_id=job.base_checkpoint_id, job_id=job.id) for job in done
+        """Return the initial checkpoints and those that jobs have published."""
+        jobs = [scripted.current() for scripted in self._jobs.values()]
+        published = [
+            Checkpoint(id=job.candidate_checkpoint_id, parent_id=job.base_checkpoint_id, job_id=job.id)
+            for job in jobs
+            if job.candidate_checkpoint_id
         ]
-        return [one for one in self._checkpoints + made if one.id not in self._deleted]
+        return [checkpoint for checkpoint in self._checkpoints + published if checkpoint.id not in self._deleted]
 
     def _checkpoint(self, name: str, aliases: Mapping[str, str] | None = None) -> Checkpoint:
-        wanted = (self._aliases if aliases is None else aliases).get(name, name)
-        for one in self._stored():
-            if one.id == wanted:
-                return replace(one, aliases=tuple(alias for alias, of in self._aliases.items() if of == wanted))
+        checkpoint_id = (self._aliases if aliases is None else aliases).get(name, name)
+        for checkpoint in self._stored():
+            if checkpoint.id == checkpoint_id:
+                names = tuple(alias for alias, named in self._aliases.items() if named == checkpoint_id)
+                return replace(checkpoint, aliases=names)
         raise not_found("checkpoint", name)
 
-    def _play(self, job_id: str) -> Play:
-        if job_id not in self._plays:
+    def _job(self, job_id: str) -> ScriptedJob:
+        if job_id not in self._jobs:
             raise not_found("job", job_id)
-        return self._plays[job_id]
+        return self._jobs[job_id]
 
 
-def _page(everything: list[Any], request: Any) -> tuple[list[Any], str]:
-    begin = int(request.page_token or 0)
-    end = begin + (request.page_size or 50)
-    return everything[begin:end], str(end) if end < len(everything) else ""
+def _paginate(values: list[Any], request: Any) -> tuple[list[Any], str]:
+    """Return the requested page and the token of the next one."""
+    start = int(request.page_token or 0)
+    end = start + (request.page_size or 50)
+    return values[start:end], str(end) if end < len(values) else ""

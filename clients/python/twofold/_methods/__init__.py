@@ -1,1 +1,1 @@
-"""The client's methods, each written once, without I/O."""
+"""The bodies of the client methods, each written once and without I/O."""

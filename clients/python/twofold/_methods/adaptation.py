@@ -1,4 +1,4 @@
-"""Make jobs, and follow them."""
+"""Upload data sets, create jobs, follow them, and fetch their reports."""
 
 import uuid
 from collections.abc import Iterable, Iterator
@@ -7,9 +7,9 @@ from itertools import count
 from typing import Any
 
 from twofold import _rpcs
-from twofold._operations import Failure, Feed, Flow, Item, Open, Receive, Sleep
-from twofold._protobuf import enum_number, read, read_event, write
-from twofold._retry import Context
+from twofold._context import ClientContext
+from twofold._operations import Emit, Failure, Flow, OpenStream, Receive, Sleep, StreamFlow
+from twofold._protobuf import enum_to_proto, event_from_proto, from_proto, to_proto
 from twofold._types.examples import Example
 from twofold._types.inference import Head
 from twofold._types.job_events import JobEvent
@@ -21,6 +21,7 @@ from twofold._types.jobs import (
     LabelPolicy,
     MemoryMode,
     PromotePolicy,
+    ReportFormat,
     Statistical,
     Upload,
 )
@@ -28,13 +29,13 @@ from twofold.errors import DeadlineExceededError, error_of
 from twofold.v1 import adaptation_pb2
 
 INLINE_BYTES = 3_500_000
-"""What may travel inside one request; gRPC servers take 4 MiB unless they are told otherwise."""
+"""Largest size of inline examples; gRPC servers accept messages of 4 MiB by default."""
 
 BATCH_BYTES = 1_000_000
-"""About how much of an upload travels in one message."""
+"""Approximate size of one message of an upload."""
 
 UPLOAD_SECONDS = 300.0
-"""The default timeout of an upload."""
+"""Default timeout of an upload."""
 
 _PROTECTION = Statistical()
 _HYPERPARAMETERS = Hyperparameters()
@@ -43,11 +44,12 @@ _FREEZE = adaptation_pb2.DESCRIPTOR.enum_types_by_name["FreezeMode"]
 _LABEL_POLICY = adaptation_pb2.DESCRIPTOR.enum_types_by_name["LabelPolicy"]
 _MEMORY = adaptation_pb2.DESCRIPTOR.enum_types_by_name["MemoryMode"]
 _PROMOTE = adaptation_pb2.DESCRIPTOR.enum_types_by_name["PromotePolicy"]
+_REPORT_FORMAT = adaptation_pb2.DESCRIPTOR.enum_types_by_name["ReportFormat"]
 _HEAD = adaptation_pb2.AdaptRequest.DESCRIPTOR.fields_by_name["head"].enum_type
 
 
 def adapt(
-    context: Context,
+    context: ClientContext,
     train: Iterable[Example] | Upload | str,
     dev: Iterable[Example] = (),
     *,
@@ -69,21 +71,28 @@ def adapt(
     timeout: float | None = None,
 ) -> Flow[Job]:
     """
-    Make a job that adapts *head* to examples, or to an upload or its id, and return the job at once.
+    Create a job that adapts *head* to examples, or to an upload or its id, and return the job at once.
 
-    Examples that are too many for one request are uploaded first. *max_runtime* is in seconds, *retained_margin* in
-    points that the head may lose on its old labels (3.0 if left out), *memory* what the candidate carries for the next
-    adaptation (what its base does, if left out), *shadow_share* of live texts that it answers, too, before it is made live
-    (what the server is set to, if left out). A call that is retried makes one job, because every call carries a
-    request id. Raise InvalidArgumentError, NotFoundError, AlreadyExistsError or OverloadedError.
+    Examples that do not fit into one request are uploaded first. A retried call creates one job, because every call has a
+    request id.
+
+    retained_margin  largest accepted loss on the old labels of the head, in points; None means 3.0
+    shadow_share     share of live texts that the candidate also answers before it goes live; None means the server's setting
+    annotated_types  entity types that the data annotates, even if they do not occur
+    memory           what the new checkpoint stores to protect its tasks; None means the mode of the base checkpoint
+    max_runtime      seconds after which training stops and the best state so far is judged; None means no limit
+    request_id       idempotency key; None means a new one
+    validate_only    check the data and plan the training without training
+
+    Raise InvalidArgumentError, NotFoundError, AlreadyExistsError or OverloadedError.
     """
     request = adaptation_pb2.AdaptRequest(
-        head=enum_number(_HEAD, Head(head)),
-        freeze=enum_number(_FREEZE, Freeze(freeze)),
+        head=enum_to_proto(_HEAD, Head(head)),
+        freeze=enum_to_proto(_FREEZE, Freeze(freeze)),
         protection=_protection(protection),
-        label_policy=enum_number(_LABEL_POLICY, LabelPolicy(label_policy)),
-        promote=enum_number(_PROMOTE, PromotePolicy(promote)),
-        hyperparameters=write(hyperparameters, adaptation_pb2.Hyperparameters),
+        label_policy=enum_to_proto(_LABEL_POLICY, LabelPolicy(label_policy)),
+        promote=enum_to_proto(_PROMOTE, PromotePolicy(promote)),
+        hyperparameters=to_proto(hyperparameters, adaptation_pb2.Hyperparameters),
         base_checkpoint=base_checkpoint,
         seed=seed,
         request_id=request_id or uuid.uuid4().hex,
@@ -92,17 +101,17 @@ def adapt(
         shadow_share=shadow_share,
     )
     if memory is not None:
-        request.memory = enum_number(_MEMORY, MemoryMode(memory))
+        request.memory = enum_to_proto(_MEMORY, MemoryMode(memory))
     if max_runtime is not None:
         request.max_runtime.FromNanoseconds(round(max_runtime * 1e9))
     request.dataset.CopyFrom((yield from _dataset(context, train, dev, timeout)))
     request.dataset.annotated_types.extend(annotated_types)
-    answer = yield from context.call(_rpcs.ADAPT, request, timeout)
-    return read(answer.job, Job)
+    response = yield from context.call(_rpcs.ADAPT, request, timeout)
+    return from_proto(response.job, Job)
 
 
 def upload_dataset(
-    context: Context,
+    context: ClientContext,
     train: Iterable[Example],
     dev: Iterable[Example] = (),
     *,
@@ -112,90 +121,110 @@ def upload_dataset(
     """
     Store examples on the server for later calls of adapt.
 
-    Raise InvalidArgumentError that names a bad example; then nothing is kept.
+    Raise InvalidArgumentError that names an invalid example; then nothing is stored.
     """
-    return (yield from _upload(context, _messages(train), _messages(dev), display_name, timeout))
+    return (yield from _upload(context, _to_protos(train), _to_protos(dev), display_name, timeout))
 
 
-def job(context: Context, job: Job | str, *, timeout: float | None = None) -> Flow[Job]:
-    """Return a job as it is now; raise NotFoundError if there is none."""
-    answer = yield from context.call(_rpcs.GET_JOB, adaptation_pb2.GetJobRequest(job_id=_id(job)), timeout)
-    return read(answer.job, Job)
+def job(context: ClientContext, job: Job | str, *, timeout: float | None = None) -> Flow[Job]:
+    """Return a job in its current state; raise NotFoundError if it does not exist."""
+    response = yield from context.call(_rpcs.GET_JOB, adaptation_pb2.GetJobRequest(job_id=_id_of(job)), timeout)
+    return from_proto(response.job, Job)
 
 
-def jobs(context: Context, *, page_size: int = 50, timeout: float | None = None) -> Feed[Job]:
-    """Iterate over the jobs, newest first; *timeout* is for each page."""
+def jobs(context: ClientContext, *, page_size: int = 50, timeout: float | None = None) -> StreamFlow[Job]:
+    """Iterate over the jobs, newest first; *timeout* applies to each page."""
     request = adaptation_pb2.ListJobsRequest(page_size=page_size)
     while True:
         page = yield from context.call(_rpcs.LIST_JOBS, request, timeout)
-        for one in page.jobs:
-            yield Item(read(one, Job))
+        for message in page.jobs:
+            yield Emit(from_proto(message, Job))
         if not page.next_page_token:
             return
         request = adaptation_pb2.ListJobsRequest(page_size=page_size, page_token=page.next_page_token)
 
 
-def watch(context: Context, job: Job | str, *, after_sequence: int = 0, timeout: float | None = None) -> Feed[JobEvent]:
+def watch(
+    context: ClientContext, job: Job | str, *, after_sequence: int = 0, timeout: float | None = None
+) -> StreamFlow[JobEvent]:
     """
-    Iterate over a job's events, the past ones first, until the job is over.
+    Iterate over the events of a job, past events first, until the job has ended.
 
-    A stream that breaks is taken up again after the last event that came; the retry policy counts only attempts without
-    one. *timeout* is for the whole watch; None means no limit. Raise NotFoundError or UnavailableError.
+    A broken stream is resumed after the last received event; each received event resets the retry policy. *timeout* applies
+    to the whole watch; None means no limit. Raise NotFoundError or UnavailableError.
     """
     deadline = None if timeout is None else context.clock() + timeout
     attempts = count()
     while True:
-        request = adaptation_pb2.WatchJobRequest(job_id=_id(job), after_sequence=after_sequence)
-        stream = yield Open(
+        request = adaptation_pb2.WatchJobRequest(job_id=_id_of(job), after_sequence=after_sequence)
+        stream = yield OpenStream(
             _rpcs.WATCH_JOB, request, None if deadline is None else max(0.0, deadline - context.clock())
         )
         try:
             while not isinstance(outcome := (yield Receive(stream)), Failure | None):
-                event = read_event(outcome.event)
+                event = event_from_proto(outcome.event)
                 after_sequence, attempts = event.sequence, count()
-                yield Item(event)
+                yield Emit(event)
         finally:
             stream.cancel()
         if outcome is None:
             return
-        wait = context.retry.delay(outcome, next(attempts), context.draw)
-        if wait is None or (deadline is not None and context.clock() + wait >= deadline):
+        delay = context.retry.delay(outcome, next(attempts), context.uniform)
+        if delay is None or (deadline is not None and context.clock() + delay >= deadline):
             raise error_of(outcome)
-        yield Sleep(wait)
+        yield Sleep(delay)
 
 
-def wait(context: Context, job: Job | str, *, timeout: float | None = None) -> Flow[Job]:
+def wait(context: ClientContext, job: Job | str, *, timeout: float | None = None) -> Flow[Job]:
     """
-    Return the job once it is over; *timeout* is in seconds, and None means no limit.
+    Wait until a job has ended and return it; *timeout* is in seconds, None means no limit.
 
-    Raise DeadlineExceededError if the job takes longer; it runs on.
+    Raise DeadlineExceededError if the job takes longer; it continues to run.
     """
     deadline = None if timeout is None else context.clock() + timeout
-    seen = 0
+    last_sequence = 0
     while True:
-        left = None if deadline is None else max(0.0, deadline - context.clock())
+        remaining = None if deadline is None else max(0.0, deadline - context.clock())
         with suppress(DeadlineExceededError):
-            yield from watch(context, job, after_sequence=seen, timeout=left)
-        # The stream of a server that is being stopped may end before the job does.
-        found = yield from _job(context, job)
-        if found.is_over:
-            return found
-        seen = found.last_sequence
+            yield from watch(context, job, after_sequence=last_sequence, timeout=remaining)
+        # If the server is being stopped, the stream may end before the job does.
+        current = yield from _get_job(context, job)
+        if current.is_over:
+            return current
+        last_sequence = current.last_sequence
         if deadline is not None and context.clock() >= deadline:
-            raise DeadlineExceededError(f"job {found.id} is still {found.state} after {timeout:g} s")
+            raise DeadlineExceededError(f"job {current.id} is still {current.state} after {timeout:g} s")
         yield Sleep(1.0)
 
 
-def cancel(context: Context, job: Job | str, *, timeout: float | None = 300.0) -> Flow[Job]:
-    """Stop a job and return it once it has stopped; raise FailedPreconditionError if it is already over."""
-    answer = yield from context.call(_rpcs.CANCEL_JOB, adaptation_pb2.CancelJobRequest(job_id=_id(job)), timeout)
-    return read(answer.job, Job)
+def cancel(context: ClientContext, job: Job | str, *, timeout: float | None = 300.0) -> Flow[Job]:
+    """Cancel a job and return it once it has stopped; raise FailedPreconditionError if it has already ended."""
+    response = yield from context.call(_rpcs.CANCEL_JOB, adaptation_pb2.CancelJobRequest(job_id=_id_of(job)), timeout)
+    return from_proto(response.job, Job)
 
 
-_job = job
+def report(
+    context: ClientContext,
+    job: Job | str,
+    *,
+    format: ReportFormat | str = ReportFormat.HTML,  # noqa: A002 - the name in the contract
+    timeout: float | None = None,
+) -> Flow[str]:
+    """
+    Return the report of a job that has ended, as a self-contained HTML page or as JSON.
+
+    Raise NotFoundError, or FailedPreconditionError if the job has not ended.
+    """
+    number = enum_to_proto(_REPORT_FORMAT, ReportFormat(format))
+    request = adaptation_pb2.GetReportRequest(job_id=_id_of(job), format=number)
+    response = yield from context.call(_rpcs.GET_REPORT, request, timeout)
+    return str(response.content, "utf-8")
 
 
-def _id(job: Job | str) -> str:
+_get_job = job  # wait() has a parameter with the name of the function.
+
+
+def _id_of(job: Job | str) -> str:
     return job if isinstance(job, str) else job.id
 
 
@@ -205,19 +234,19 @@ def _protection(protection: Exact | Statistical) -> adaptation_pb2.Protection:
     return adaptation_pb2.Protection(statistical=adaptation_pb2.StatisticalProtection(margin=protection.margin))
 
 
-def _messages(examples: Iterable[Example]) -> list[adaptation_pb2.Example]:
-    return [write(example, adaptation_pb2.Example) for example in examples]
+def _to_protos(examples: Iterable[Example]) -> list[adaptation_pb2.Example]:
+    return [to_proto(example, adaptation_pb2.Example) for example in examples]
 
 
 def _dataset(
-    context: Context, train: Iterable[Example] | Upload | str, dev: Iterable[Example], timeout: float | None
+    context: ClientContext, train: Iterable[Example] | Upload | str, dev: Iterable[Example], timeout: float | None
 ) -> Flow[adaptation_pb2.Dataset]:
-    """Put the examples into the request if they fit, else upload them."""
+    """Return the data set with inline examples if they fit into a request; otherwise upload them."""
     if isinstance(train, str | Upload):
         if tuple(dev):
-            raise ValueError("an upload holds its own dev examples; give dev to upload_dataset")
+            raise ValueError("an upload contains its own dev examples; give dev to upload_dataset")
         return adaptation_pb2.Dataset(upload_id=train if isinstance(train, str) else train.upload_id)
-    examples = adaptation_pb2.Examples(train=_messages(train), dev=_messages(dev))
+    examples = adaptation_pb2.Examples(train=_to_protos(train), dev=_to_protos(dev))
     if examples.ByteSize() <= INLINE_BYTES:
         return adaptation_pb2.Dataset(inline=examples)
     upload = yield from _upload(
@@ -227,14 +256,14 @@ def _dataset(
 
 
 def _upload(
-    context: Context, train: Iterable[Any], dev: Iterable[Any], display_name: str, timeout: float | None
+    context: ClientContext, train: Iterable[Any], dev: Iterable[Any], display_name: str, timeout: float | None
 ) -> Flow[Upload]:
-    part = adaptation_pb2.UploadDatasetRequest
-    requests = [part(header=adaptation_pb2.UploadHeader(display_name=display_name))]
-    # A list and not a generator: it can be sent again, and it cannot fail half way.
-    requests += [part(train=batch) for batch in _batches(train)]
-    requests += [part(dev=batch) for batch in _batches(dev)]
-    return read((yield from context.call(_rpcs.UPLOAD_DATASET, requests, timeout)), Upload)
+    message = adaptation_pb2.UploadDatasetRequest
+    # A list and not a generator, so that a retry can send it again.
+    requests = [message(header=adaptation_pb2.UploadHeader(display_name=display_name))]
+    requests += [message(train=batch) for batch in _batches(train)]
+    requests += [message(dev=batch) for batch in _batches(dev)]
+    return from_proto((yield from context.call(_rpcs.UPLOAD_DATASET, requests, timeout)), Upload)
 
 
 def _batches(examples: Iterable[adaptation_pb2.Example]) -> Iterator[adaptation_pb2.ExampleBatch]:

@@ -1,73 +1,83 @@
-"""See the checkpoints, say which one answers, and delete the others."""
+"""List, promote, roll back and delete checkpoints."""
 
 from twofold import _rpcs
-from twofold._operations import Feed, Flow, Item
-from twofold._protobuf import read
-from twofold._retry import Context, Retry
+from twofold._context import ClientContext
+from twofold._operations import Emit, Flow, StreamFlow
+from twofold._protobuf import from_proto
+from twofold._retry import Retry
 from twofold._types.checkpoints import AliasChange, Checkpoint, Promotion
 from twofold.v1 import checkpoints_pb2
 
+_NEVER = Retry(attempts=1)
 
-def checkpoint(context: Context, checkpoint: str = "current", *, timeout: float | None = None) -> Flow[Checkpoint]:
-    """Return a checkpoint by id or alias; raise NotFoundError if there is none."""
+
+def checkpoint(
+    context: ClientContext, checkpoint: str = "current", *, timeout: float | None = None
+) -> Flow[Checkpoint]:
+    """Return a checkpoint by id or alias; raise NotFoundError if it does not exist."""
     request = checkpoints_pb2.GetCheckpointRequest(checkpoint=checkpoint)
-    answer = yield from context.call(_rpcs.GET_CHECKPOINT, request, timeout)
-    return read(answer.checkpoint, Checkpoint)
+    response = yield from context.call(_rpcs.GET_CHECKPOINT, request, timeout)
+    return from_proto(response.checkpoint, Checkpoint)
 
 
-def checkpoints(context: Context, *, page_size: int = 50, timeout: float | None = None) -> Feed[Checkpoint]:
-    """Iterate over the checkpoints, newest first; *timeout* is for each page."""
+def checkpoints(context: ClientContext, *, page_size: int = 50, timeout: float | None = None) -> StreamFlow[Checkpoint]:
+    """Iterate over the checkpoints, newest first; *timeout* applies to each page."""
     request = checkpoints_pb2.ListCheckpointsRequest(page_size=page_size)
     while True:
         page = yield from context.call(_rpcs.LIST_CHECKPOINTS, request, timeout)
-        for one in page.checkpoints:
-            yield Item(read(one, Checkpoint))
+        for message in page.checkpoints:
+            yield Emit(from_proto(message, Checkpoint))
         if not page.next_page_token:
             return
         request = checkpoints_pb2.ListCheckpointsRequest(page_size=page_size, page_token=page.next_page_token)
 
 
-def alias_changes(context: Context, *, page_size: int = 50, timeout: float | None = None) -> Feed[AliasChange]:
-    """Iterate over the moves of the aliases, newest first: who promoted what, and why; *timeout* is for each page."""
+def alias_changes(
+    context: ClientContext, *, page_size: int = 50, timeout: float | None = None
+) -> StreamFlow[AliasChange]:
+    """Iterate over who moved which alias, when and why, newest first; *timeout* applies to each page."""
     request = checkpoints_pb2.ListAliasChangesRequest(page_size=page_size)
     while True:
         page = yield from context.call(_rpcs.LIST_ALIAS_CHANGES, request, timeout)
-        for one in page.changes:
-            yield Item(read(one, AliasChange))
+        for message in page.changes:
+            yield Emit(from_proto(message, AliasChange))
         if not page.next_page_token:
             return
         request = checkpoints_pb2.ListAliasChangesRequest(page_size=page_size, page_token=page.next_page_token)
 
 
-def promote(context: Context, checkpoint: Checkpoint | str, *, timeout: float | None = 300.0) -> Flow[Promotion]:
+def promote(context: ClientContext, checkpoint: Checkpoint | str, *, timeout: float | None = 300.0) -> Flow[Promotion]:
     """
-    Make a checkpoint the one that answers; when this returns, it does.
+    Make a checkpoint live; it is live when this returns.
 
-    Raise NotFoundError, or FailedPreconditionError if it cannot be loaded; then nothing changes.
+    Raise NotFoundError, or FailedPreconditionError if the checkpoint cannot be loaded; then nothing changes.
     """
-    name = checkpoint if isinstance(checkpoint, str) else checkpoint.id
-    request = checkpoints_pb2.PromoteCheckpointRequest(checkpoint=name)
-    return read((yield from context.call(_rpcs.PROMOTE_CHECKPOINT, request, timeout)), Promotion)
+    request = checkpoints_pb2.PromoteCheckpointRequest(checkpoint=_name_of(checkpoint))
+    return from_proto((yield from context.call(_rpcs.PROMOTE_CHECKPOINT, request, timeout)), Promotion)
 
 
-def roll_back(context: Context, *, timeout: float | None = 300.0) -> Flow[Promotion]:
+def roll_back(context: ClientContext, *, timeout: float | None = 300.0) -> Flow[Promotion]:
     """
-    Make the previous checkpoint the one that answers; raise FailedPreconditionError if there is none.
+    Make the previous checkpoint live; raise FailedPreconditionError if there is none.
 
-    It is never retried, because rolling back twice leads forward again.
+    The call is never retried, because a second rollback would undo the first.
     """
     request = checkpoints_pb2.RollBackRequest()
-    answer = yield from context.call(_rpcs.ROLL_BACK, request, timeout, retry=Retry(attempts=1))
-    return read(answer, Promotion)
+    return from_proto((yield from context.call(_rpcs.ROLL_BACK, request, timeout, retry=_NEVER)), Promotion)
 
 
-def delete_checkpoint(context: Context, checkpoint: Checkpoint | str, *, timeout: float | None = None) -> Flow[None]:
+def delete_checkpoint(
+    context: ClientContext, checkpoint: Checkpoint | str, *, timeout: float | None = None
+) -> Flow[None]:
     """
-    Remove a checkpoint for good, by its id.
+    Delete a checkpoint permanently, by its id.
 
-    Raise NotFoundError, or FailedPreconditionError that names what needs it; then nothing changes. It is never retried,
-    because the second of two would say that there is no such checkpoint.
+    Raise NotFoundError, or FailedPreconditionError that names what needs the checkpoint; then nothing changes. The call is
+    never retried, because a second deletion would fail with NotFoundError.
     """
-    name = checkpoint if isinstance(checkpoint, str) else checkpoint.id
-    request = checkpoints_pb2.DeleteCheckpointRequest(checkpoint_id=name)
-    yield from context.call(_rpcs.DELETE_CHECKPOINT, request, timeout, retry=Retry(attempts=1))
+    request = checkpoints_pb2.DeleteCheckpointRequest(checkpoint_id=_name_of(checkpoint))
+    yield from context.call(_rpcs.DELETE_CHECKPOINT, request, timeout, retry=_NEVER)
+
+
+def _name_of(checkpoint: Checkpoint | str) -> str:
+    return checkpoint if isinstance(checkpoint, str) else checkpoint.id

@@ -1,4 +1,4 @@
-"""Ask the live checkpoint."""
+"""Predict, embed, and describe the live checkpoint."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -7,23 +7,24 @@ from typing import Any, overload
 from google.protobuf import wrappers_pb2
 
 from twofold import _rpcs
-from twofold._operations import Failure, Feed, Flow, Item, Open, Receive
-from twofold._protobuf import enum_number, read
-from twofold._retry import Context, Retry
+from twofold._context import ClientContext
+from twofold._operations import Emit, Failure, Flow, OpenStream, Receive, StreamFlow
+from twofold._protobuf import enum_to_proto, from_proto
+from twofold._retry import Retry
 from twofold._types.inference import Embedding, Embeddings, Head, Health, Model, OffsetUnit, Prediction, Predictions
 from twofold.errors import error_of
 from twofold.v1 import inference_pb2
 
 _HEAD = inference_pb2.DESCRIPTOR.enum_types_by_name["Head"]
 _OFFSET_UNIT = inference_pb2.DESCRIPTOR.enum_types_by_name["OffsetUnit"]
-STREAMED = 32
-"""Texts in one message of a stream: enough for a batch of the server's."""
+_STREAM_BATCH_SIZE = 32
+"""Number of texts in one message of a stream, enough for a batch of the server."""
 _HEALTH = (Health.UNKNOWN, Health.SERVING, Health.NOT_SERVING, Health.SERVICE_UNKNOWN)
 
 
 @overload
-def predict(  # type: ignore[overload-overlap]  # A string is a sequence of strings, too.
-    context: Context,
+def predict(  # type: ignore[overload-overlap]  # A string is also a sequence of strings.
+    context: ClientContext,
     texts: str,
     *,
     heads: Iterable[Head | str] = ...,
@@ -33,7 +34,7 @@ def predict(  # type: ignore[overload-overlap]  # A string is a sequence of stri
 ) -> Flow[Prediction]: ...
 @overload
 def predict(
-    context: Context,
+    context: ClientContext,
     texts: Sequence[str],
     *,
     heads: Iterable[Head | str] = ...,
@@ -42,7 +43,7 @@ def predict(
     timeout: float | None = ...,
 ) -> Flow[Predictions]: ...
 def predict(
-    context: Context,
+    context: ClientContext,
     texts: str | Sequence[str],
     *,
     heads: Iterable[Head | str] = (),
@@ -51,56 +52,57 @@ def predict(
     timeout: float | None = None,
 ) -> Flow[Any]:
     """
-    Label a text and find its entities; a list of texts gives Predictions in its order.
+    Return the prediction for a text, or Predictions for a list of texts, in the order of the texts.
 
-    No *heads* means both. Raise InvalidArgumentError, OverloadedError, UnavailableError or DeadlineExceededError.
+    *heads* are the heads whose results are returned, by default both. *top_labels* is the number of labels with scores.
+    Raise InvalidArgumentError, OverloadedError, UnavailableError or DeadlineExceededError.
     """
     request = _predict_request([texts] if isinstance(texts, str) else texts, heads, offset_unit, top_labels)
-    answers = read((yield from context.call(_rpcs.PREDICT, request, timeout)), Predictions)
-    return answers[0] if isinstance(texts, str) else answers
+    predictions = from_proto((yield from context.call(_rpcs.PREDICT, request, timeout)), Predictions)
+    return predictions[0] if isinstance(texts, str) else predictions
 
 
 def predict_stream(
-    context: Context,  # noqa: ARG001 -- a stream is neither timed by default nor made again.
+    context: ClientContext,  # noqa: ARG001 -- a stream has no default timeout and is not retried.
     texts: Iterable[str],
     *,
     heads: Iterable[Head | str] = (),
     offset_unit: OffsetUnit | str = OffsetUnit.CODE_POINT,
     top_labels: int = 1,
     timeout: float | None = None,
-) -> Feed[Prediction]:
+) -> StreamFlow[Prediction]:
     """
-    Iterate over the predictions of any number of texts, in their order, while more texts are sent.
+    Iterate over the predictions for any number of texts, in their order, while more texts are sent.
 
-    The texts are read only as fast as the server answers, so they may be a file or a generator without an end. A stream
-    that breaks is not made again, because its texts are gone. *timeout* is for all of it; None means no limit. Raise as
-    predict does, and what the texts raise when they are read.
+    The texts are read only as fast as the server answers, so *texts* may be a file or an infinite generator. A broken stream
+    is not retried, because its texts have been consumed. *timeout* applies to the whole stream; None means no limit. Raise
+    the errors of predict, and any error raised by *texts*.
     """
-    blank = _predict_request((), heads, offset_unit, top_labels)
-    broken: list[Exception] = []
+    template = _predict_request((), heads, offset_unit, top_labels)
+    read_errors: list[Exception] = []
 
     def requests() -> Iterator[inference_pb2.PredictStreamRequest]:
         unread = iter(texts)
         try:
-            while some := list(islice(unread, STREAMED)):
-                message = inference_pb2.PredictStreamRequest(request=blank)
-                message.request.texts.extend(some)
+            while batch := list(islice(unread, _STREAM_BATCH_SIZE)):
+                message = inference_pb2.PredictStreamRequest(request=template)
+                message.request.texts.extend(batch)
                 yield message
-        except Exception as error:  # noqa: BLE001 -- raised again below, once what was sent before it is answered.
-            # gRPC reads the texts out of our sight, and would only say that something went wrong there.
-            broken.append(error)
+        except Exception as error:  # noqa: BLE001 -- raised below, after the texts sent before it are answered
+            # gRPC consumes this generator in another thread and would replace the error with a generic one.
+            read_errors.append(error)
 
-    stream = yield Open(_rpcs.PREDICT_STREAM, requests(), timeout)
+    stream = yield OpenStream(_rpcs.PREDICT_STREAM, requests(), timeout)
     try:
         while not isinstance(outcome := (yield Receive(stream)), Failure | None):
-            for prediction in read(outcome.response, Predictions):
-                yield Item(prediction)
+            for prediction in from_proto(outcome.response, Predictions):
+                yield Emit(prediction)
     finally:
         stream.cancel()
     if outcome is not None:
         raise error_of(outcome)
-    if broken:
-        raise broken[0]
+    if read_errors:
+        raise read_errors[0]
 
 
 def _predict_request(
@@ -108,15 +110,15 @@ def _predict_request(
 ) -> inference_pb2.PredictRequest:
     return inference_pb2.PredictRequest(
         texts=texts,
-        heads=[enum_number(_HEAD, Head(head)) for head in heads],
-        offset_unit=enum_number(_OFFSET_UNIT, OffsetUnit(offset_unit)),
+        heads=[enum_to_proto(_HEAD, Head(head)) for head in heads],
+        offset_unit=enum_to_proto(_OFFSET_UNIT, OffsetUnit(offset_unit)),
         top_labels=top_labels,
     )
 
 
 @overload
-def embed(  # type: ignore[overload-overlap]  # A string is a sequence of strings, too.
-    context: Context,
+def embed(  # type: ignore[overload-overlap]  # A string is also a sequence of strings.
+    context: ClientContext,
     texts: str,
     *,
     include_tokens: bool = ...,
@@ -125,7 +127,7 @@ def embed(  # type: ignore[overload-overlap]  # A string is a sequence of string
 ) -> Flow[Embedding]: ...
 @overload
 def embed(
-    context: Context,
+    context: ClientContext,
     texts: Sequence[str],
     *,
     include_tokens: bool = ...,
@@ -133,7 +135,7 @@ def embed(
     timeout: float | None = ...,
 ) -> Flow[Embeddings]: ...
 def embed(
-    context: Context,
+    context: ClientContext,
     texts: str | Sequence[str],
     *,
     include_tokens: bool = False,
@@ -141,30 +143,30 @@ def embed(
     timeout: float | None = None,
 ) -> Flow[Any]:
     """
-    Return the encoder's features of a text; a list of texts gives Embeddings in its order.
+    Return the encoder's features of a text, or Embeddings for a list of texts, in the order of the texts.
 
-    Raise as predict does.
+    *include_tokens* adds one vector per token. Raise the errors of predict.
     """
     request = inference_pb2.EmbedRequest(
         texts=[texts] if isinstance(texts, str) else texts,
         include_tokens=include_tokens,
-        offset_unit=enum_number(_OFFSET_UNIT, OffsetUnit(offset_unit)),
+        offset_unit=enum_to_proto(_OFFSET_UNIT, OffsetUnit(offset_unit)),
     )
-    answers = read((yield from context.call(_rpcs.EMBED, request, timeout)), Embeddings)
-    return answers[0] if isinstance(texts, str) else answers
+    embeddings = from_proto((yield from context.call(_rpcs.EMBED, request, timeout)), Embeddings)
+    return embeddings[0] if isinstance(texts, str) else embeddings
 
 
-def model(context: Context, *, timeout: float | None = None) -> Flow[Model]:
-    """Describe the live checkpoint and the limits of a request."""
-    return read((yield from context.call(_rpcs.GET_MODEL, inference_pb2.GetModelRequest(), timeout)), Model)
+def model(context: ClientContext, *, timeout: float | None = None) -> Flow[Model]:
+    """Return the live checkpoint and the limits of a request."""
+    return from_proto((yield from context.call(_rpcs.GET_MODEL, inference_pb2.GetModelRequest(), timeout)), Model)
 
 
-def health(context: Context, service: str = "", *, timeout: float | None = None) -> Flow[Health]:
+def health(context: ClientContext, service: str = "", *, timeout: float | None = None) -> Flow[Health]:
     """
-    Ask grpc.health.v1 how *service* is, or the whole server; a server that cannot be reached is not retried.
+    Return the health of *service*, by default of the whole server; the call is not retried.
 
-    Raise NotFoundError for a service that the server does not have.
+    Raise NotFoundError if the server does not have the service.
     """
     request = wrappers_pb2.StringValue(value=service)
-    answer = yield from context.call(_rpcs.CHECK_HEALTH, request, timeout, retry=Retry(attempts=1))
-    return _HEALTH[answer.value] if answer.value < len(_HEALTH) else Health.UNKNOWN
+    response = yield from context.call(_rpcs.CHECK_HEALTH, request, timeout, retry=Retry(attempts=1))
+    return _HEALTH[response.value] if response.value < len(_HEALTH) else Health.UNKNOWN

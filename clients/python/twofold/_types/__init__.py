@@ -1,1 +1,1 @@
-"""The values that the client takes and returns: frozen dataclasses and enums, without protobuf."""
+"""The values that the client accepts and returns: frozen dataclasses and enums without protobuf."""

@@ -1,4 +1,4 @@
-"""The versions of the model that a server holds."""
+"""Checkpoints, promotions and alias changes."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,7 +8,7 @@ from twofold._types.inference import Head
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """One figure, from 0 to 1, measured on held-out examples."""
+    """One score on held-out examples, from 0 to 1."""
 
     head: Head | None = None
     metric: str = ""
@@ -18,7 +18,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """One immutable version of the model and the aliases that name it now."""
+    """One immutable version of the model, and the aliases that name it now."""
 
     id: str
     parent_id: str = ""
@@ -35,23 +35,23 @@ class Checkpoint:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AliasChange:
     """
-    One move of an alias, from a checkpoint to another; an empty id stands for none.
+    One move of an alias from a checkpoint to another; an empty id means none.
 
-    *who* is the name of a token or certificate, the id of a job, "server" for what the server does by itself, or
-    "outside" for what another process did; *why* is one sentence.
+    *actor* is the name of a token or certificate, the id of a job, "server" for automatic changes, or "outside" for changes
+    by another process; *reason* is one sentence.
     """
 
     time: datetime | None = None
     alias: str = ""
     from_id: str = ""
     to_id: str = ""
-    who: str = ""
-    why: str = ""
+    actor: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promotion:
-    """The checkpoint that answers now, the one that it replaced, and how long the swap took."""
+    """A completed promotion: the live checkpoint, the one that it replaced, and the duration of the swap."""
 
     checkpoint: Checkpoint
     replaced_id: str = ""

@@ -1,4 +1,4 @@
-"""What the inference half answers with."""
+"""Predictions, embeddings and the model."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ class Head(StrEnum):
 
 
 class OffsetUnit(StrEnum):
-    """What span offsets count; code points index a Python string."""
+    """The unit of span offsets; code points are the index of a Python string."""
 
     CODE_POINT = "code_point"
     UTF16 = "utf16"
@@ -21,7 +21,7 @@ class OffsetUnit(StrEnum):
 
 
 class Health(StrEnum):
-    """What grpc.health.v1 says about a server or one of its services."""
+    """The health of a server or of one of its services, from grpc.health.v1."""
 
     UNKNOWN = "unknown"
     SERVING = "serving"
@@ -39,7 +39,7 @@ class LabelScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entity:
-    """A typed, half-open span of a text, with the smallest tag probability in it."""
+    """A typed, half-open span of a text; *score* is the smallest tag probability in it, from 0 to 1."""
 
     start: int
     end: int
@@ -50,9 +50,9 @@ class Entity:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
     """
-    The answer for one text.
+    The prediction for one text.
 
-    *label* is empty and *entities* are none where that head was not asked for; *labels* are best first.
+    *labels* are sorted by score, best first. The results of a head that was not requested are empty.
     """
 
     label: str = ""
@@ -63,7 +63,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Seconds that a request spent in the server, by what they were spent on."""
+    """The time that a request spent in the server, by stage."""
 
     tokenize_seconds: float = 0.0
     queue_seconds: float = 0.0
@@ -74,9 +74,9 @@ class Timings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predictions:
     """
-    The answers for a list of texts, in its order; iterate, index or take its length.
+    A sequence of predictions, in the order of the texts.
 
-    *checkpoint_id* is empty if a swap came between two texts; then each prediction names its own.
+    *checkpoint_id* is empty if the live checkpoint changed between two texts; then each prediction names its own.
     """
 
     predictions: tuple[Prediction, ...] = ()
@@ -95,7 +95,7 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenEmbedding:
-    """One token's place in the text and its vector."""
+    """The position of a token in the text, and its vector."""
 
     start: int
     end: int
@@ -104,7 +104,7 @@ class TokenEmbedding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedding:
-    """The features of one text; *tokens* are empty unless they were asked for."""
+    """The features of one text; *tokens* is empty unless it was requested."""
 
     pooled: tuple[float, ...] = ()
     tokens: tuple[TokenEmbedding, ...] = ()
@@ -113,7 +113,7 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embeddings:
-    """The features of a list of texts, in its order; iterate, index or take its length."""
+    """A sequence of embeddings, in the order of the texts."""
 
     embeddings: tuple[Embedding, ...] = ()
     checkpoint_id: str = ""
@@ -131,7 +131,7 @@ class Embeddings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one inference request may hold; characters are code points."""
+    """The limits of one inference request; characters are code points."""
 
     max_texts: int = 0
     max_characters: int = 0
@@ -139,7 +139,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """The live checkpoint and the server that answers from it."""
+    """The live checkpoint, the limits and the version of the server."""
 
     checkpoint_id: str = ""
     labels: tuple[str, ...] = ()

@@ -1,15 +1,16 @@
-"""What a job says while it runs."""
+"""The events of a job."""
 
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
 
-from twofold._types.jobs import JobState, Verdict
+from twofold._types.job_report import Verdict
+from twofold._types.jobs import JobState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepProgress:
-    """How far the training is; *loss* is averaged since the last report."""
+    """The progress of the training; *loss* is averaged since the last report."""
 
     stage: str = ""
     step: int = 0
@@ -19,8 +20,13 @@ class StepProgress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GuardLook:
-    """One look at the protected task while training goes on; *action* is "none", "restore" or "leave"."""
+class GuardCheck:
+    """
+    One evaluation of the protected task during training.
+
+    *allowed* is the largest accepted drop below *baseline*; *action* is "none", "restore" (the best state was restored) or
+    "leave" (the stage ended).
+    """
 
     step: int = 0
     baseline: float = 0.0
@@ -32,7 +38,11 @@ class GuardLook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreMeasured:
-    """One score on held-out examples: which *figure*, at which *moment* of the training."""
+    """
+    One score on held-out examples, from 0 to 1.
+
+    *figure* is "protected", "retained", "new" or "dev"; *moment* is "before", "during" or "after" the training.
+    """
 
     figure: str = ""
     moment: str = ""
@@ -43,27 +53,28 @@ class ScoreMeasured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseEnded:
-    """A phase is over and took *seconds*."""
+    """The end of a phase, with its duration."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """The candidate is in the store."""
+    """The candidate has been published to the store."""
 
     checkpoint_id: str
 
 
-Payload: TypeAlias = JobState | StepProgress | ScoreMeasured | GuardLook | PhaseEnded | Verdict | Published
+Payload: TypeAlias = JobState | StepProgress | ScoreMeasured | GuardCheck | PhaseEnded | Verdict | Published
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobEvent:
     """
-    One thing that a job said.
+    One event of a job.
 
-    *payload* is for programs: match on its type. *warning* is true for what a person should read.
+    Programs match on the type of *payload*, which is None for an event that is only a message. *warning* is true if the
+    message is a warning.
     """
 
     sequence: int = 0

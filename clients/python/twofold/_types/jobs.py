@@ -1,16 +1,16 @@
-"""Adaptation jobs: what is asked of one, and what it ends with."""
+"""Adaptation jobs: the settings of a request, and the job itself."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from twofold._types.inference import Head
+from twofold._types.job_report import JobReport
 
 
 class Freeze(StrEnum):
-    """Which parameters an adaptation may change."""
+    """The parameters that an adaptation leaves unchanged."""
 
     AUTO = "auto"
     ALL = "all"
@@ -20,7 +20,7 @@ class Freeze(StrEnum):
 
 
 class LabelPolicy(StrEnum):
-    """Whether an adaptation may add labels or entity types."""
+    """What happens to labels or entity types that the checkpoint does not have."""
 
     APPEND = "append"
     FIXED = "fixed"
@@ -28,7 +28,7 @@ class LabelPolicy(StrEnum):
 
 
 class MemoryMode(StrEnum):
-    """What a checkpoint carries of what it has learnt from: examples, statistics without any text, or nothing."""
+    """What a checkpoint stores to protect its tasks: examples, statistics without any text, or nothing."""
 
     EXAMPLES = "examples"
     STATISTICS = "statistics"
@@ -36,15 +36,22 @@ class MemoryMode(StrEnum):
 
 
 class PromotePolicy(StrEnum):
-    """What happens to a candidate that the gate passed."""
+    """What happens to a candidate that passed the gate."""
 
     AUTO = "auto"
     MANUAL = "manual"
     NEVER = "never"
 
 
+class ReportFormat(StrEnum):
+    """The format of a report: an HTML page, or a JSON document with the same contents."""
+
+    HTML = "html"
+    JSON = "json"
+
+
 class JobState(StrEnum):
-    """Where a job is in its life. REJECTED is a result: it was trained, and the gate said no."""
+    """The state of a job. REJECTED is a result: a candidate was trained and did not pass the gate."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -55,26 +62,18 @@ class JobState(StrEnum):
 
     @property
     def is_over(self) -> bool:
-        """Whether a job in this state has ended."""
+        """Whether the state is final."""
         return self not in {JobState.QUEUED, JobState.RUNNING}
-
-
-class Verdict(StrEnum):
-    """What the gate says about a candidate."""
-
-    PASS = "pass"  # noqa: S105 - not a password
-    FAIL = "fail"
-    INCONCLUSIVE = "inconclusive"
 
 
 @dataclass(frozen=True, slots=True)
 class Exact:
-    """Keep the protected path's tensors as they are: only the adapted head may train."""
+    """Leave every tensor that the protected head uses unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Statistical:
-    """Allow the protected score to fall by *margin* points (0.01 of a score), judged on held-out data."""
+    """Accept a loss of the protected score of at most *margin* points (0.01 of a score), judged on held-out examples."""
 
     margin: float = 1.0
 
@@ -130,7 +129,7 @@ class Upload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseTiming:
-    """One phase of a job and its time; *end_time* is None while it runs."""
+    """One phase of a job with its times; *end_time* is None while it is running."""
 
     phase: str
     start_time: datetime | None = None
@@ -138,122 +137,8 @@ class PhaseTiming:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """One score, from 0 to 1, before and after; None where it was not measured."""
-
-    metric: str = ""
-    before: float | None = None
-    after: float | None = None
-    examples: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FrozenProof:
-    """The SHA-256 digests over the frozen tensors, before and after."""
-
-    parameters: int = 0
-    digest_before: str = ""
-    digest_after: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DatasetStatistics:
-    """What a job's data set holds."""
-
-    train_examples: int = 0
-    dev_examples: int = 0
-    gate_examples: int = 0
-    label_counts: Mapping[str, int] = field(default_factory=dict)
-    unaligned_annotations: int = 0
-    mean_tokens: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GateComparison:
-    """
-    What held-out examples prove of the protected task, *against* "base" or "approved".
-
-    Scores and bounds are from 0 to 1; the bounds are of *after* minus *before*, one-sided at 95 %. *needed_examples*
-    would decide where these do not.
-    """
-
-    against: str = ""
-    before: float = 0.0
-    after: float = 0.0
-    lower_bound: float = 0.0
-    upper_bound: float = 0.0
-    examples: int = 0
-    gained: int = 0
-    lost: int = 0
-    needed_examples: int | None = None
-    calibration_before: float | None = None
-    calibration_after: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExactProof:
-    """On how many texts the protected head answers exactly as before, and the largest difference of a logit."""
-
-    texts: int = 0
-    max_error: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShadowAgreement:
-    """How often a head answered the same, of the texts that could be compared."""
-
-    agreed: int = 0
-    texts: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShadowReport:
-    """
-    How a candidate answered live texts before it was made live.
-
-    *failed* texts it could not answer, *slow* ones took it many times as long. A head is None where none could be compared.
-    """
-
-    texts: int = 0
-    failed: int = 0
-    slow: int = 0
-    classifier: ShadowAgreement | None = None
-    ner: ShadowAgreement | None = None
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobReport:
-    """
-    What a job measured.
-
-    *protected* is the frozen head's task, *retained* the adapted head's old labels, *new* the given data set. *verdict*
-    is None until the gate has judged; *gate* holds what it compared, *negative_flips* texts that are answered worse, and
-    *exact* the proof that none is, where the protected path was not trained. *rolled_back* says why the checkpoint before
-    answers again, if it does, and *shadow* how the candidate answered live texts before, if that was asked for.
-    """
-
-    protected: Comparison | None = None
-    retained: Comparison | None = None
-    new: Comparison | None = None
-    verdict: Verdict | None = None
-    frozen: FrozenProof | None = None
-    dataset: DatasetStatistics | None = None
-    added_labels: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    swap_seconds: float = 0.0
-    plan: str = ""
-    max_parity_error: float = 0.0
-    gate: tuple[GateComparison, ...] = ()
-    negative_flips: tuple[str, ...] = ()
-    exact: ExactProof | None = None
-    rolled_back: str = ""
-    shadow: ShadowReport | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One adaptation, as it was when the server was asked."""
+    """One adaptation, in the state in which the server returned it."""
 
     id: str
     state: JobState = JobState.QUEUED

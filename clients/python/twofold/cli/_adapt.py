@@ -10,15 +10,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import click
 
 from twofold._types.inference import Head
-from twofold._types.jobs import (
-    Exact,
-    Freeze,
-    Hyperparameters,
-    LabelPolicy,
-    MemoryMode,
-    PromotePolicy,
-    Statistical,
-)
+from twofold._types.jobs import Exact, Freeze, Hyperparameters, LabelPolicy, MemoryMode, PromotePolicy, Statistical
 from twofold.cli._files import read_examples
 from twofold.cli._help import SectionedCommand, SectionedOption
 from twofold.cli._output import json_line

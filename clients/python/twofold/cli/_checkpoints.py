@@ -108,7 +108,7 @@ def delete(session: Session, *, checkpoint: str) -> None:
 @click.pass_obj
 def history(session: Session) -> None:
     """List who moved which alias, when and why, newest first."""
-    table = make_table("time", "alias", "from", "to", "who", "why")
+    table = make_table("time", "alias", "from", "to", "actor", "reason")
     with session.client() as client:
         for change in client.alias_changes():
             if not session.human_readable:
@@ -119,8 +119,8 @@ def history(session: Session) -> None:
                 change.alias,
                 change.from_id or "none",
                 change.to_id or "none",
-                change.who,
-                change.why,
+                change.actor,
+                change.reason,
                 style="bold" if change.alias == _CURRENT else "",
             )
     if session.human_readable:

@@ -9,8 +9,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from twofold._types.job_events import GuardLook, JobEvent, PhaseEnded, Published, ScoreMeasured, StepProgress
-from twofold._types.jobs import Comparison, Job, JobReport, JobState, PhaseTiming, Verdict
+from twofold._types.job_events import GuardCheck, JobEvent, PhaseEnded, Published, ScoreMeasured, StepProgress
+from twofold._types.job_report import JobReport, ScoreChange, Verdict
+from twofold._types.jobs import Job, JobState, PhaseTiming
 from twofold.cli._job_progress import SCORE_TITLES, JobProgress
 from twofold.cli._output import make_table
 
@@ -75,7 +76,7 @@ def format_event(event: JobEvent, before: JobProgress) -> str:
         case ScoreMeasured() as score:
             value = f"{100 * score.value:.1f} ({score.examples} examples)"
             message = f"{score.figure} {score.metric} {score.moment}: {value}"
-        case GuardLook() as look if look.action == "none":
+        case GuardCheck() as look if look.action == "none":
             return ""
         case PhaseEnded(seconds=seconds):
             message = f"done in {seconds:.1f} s" + (f": {message}" if message else "")
@@ -120,7 +121,7 @@ def _score_table(report: JobReport) -> Table:
     for column in ("before", "after", "change", "examples"):
         table.add_column(column, justify="right")
     for name, title in SCORE_TITLES.items():
-        comparison: Comparison | None = getattr(report, name)
+        comparison: ScoreChange | None = getattr(report, name)
         if comparison:
             before, after = _percent(comparison.before), _percent(comparison.after)
             examples = f"{comparison.examples or ''}"
@@ -141,8 +142,8 @@ def _results(job: Job) -> Iterator[tuple[str, str | Text]]:
             f", {head} agrees on {agreement.agreed} of {agreement.texts}" for head, agreement in agreements if agreement
         )
         yield "shadow", f"{shadow.texts} live texts compared{agreed}"
-    if report.rolled_back:
-        yield "rolled back", Text(report.rolled_back, "bold red")
+    if report.rollback_reason:
+        yield "rolled back", Text(report.rollback_reason, "bold red")
     if frozen := report.frozen:
         unchanged = frozen.digest_before == frozen.digest_after
         yield "frozen", f"{frozen.parameters} tensors, {'unchanged' if unchanged else 'CHANGED'}"
@@ -161,7 +162,7 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
 
 
-def _format_change(comparison: Comparison) -> Text:
+def _format_change(comparison: ScoreChange) -> Text:
     if comparison.before is None or comparison.after is None:
         return Text()
     change = round(100 * (comparison.after - comparison.before), 1)

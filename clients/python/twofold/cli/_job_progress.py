@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from twofold._types.job_events import JobEvent, PhaseEnded, ScoreMeasured, StepProgress
-from twofold._types.jobs import Comparison, Job, JobReport, JobState, Verdict
+from twofold._types.job_report import JobReport, ScoreChange, Verdict
+from twofold._types.jobs import Job, JobState
 
 SCORE_TITLES: Mapping[str, str] = {
     "protected": "protected task",
@@ -49,7 +50,7 @@ class JobProgress:
 
 
 def _with_score(report: JobReport, score: ScoreMeasured) -> JobReport:
-    comparison: Comparison = getattr(report, score.figure) or Comparison()
+    comparison: ScoreChange = getattr(report, score.figure) or ScoreChange()
     comparison = replace(comparison, metric=score.metric, examples=score.examples)
     if score.moment == "before":
         comparison = replace(comparison, before=score.value)

@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from twofold._client import Client
-from twofold._types.jobs import Job, JobState
-from twofold._types.report_format import ReportFormat
+from twofold._types.jobs import Job, JobState, ReportFormat
 from twofold.cli._files import atomic_write
 from twofold.cli._help import SectionedGroup
 from twofold.cli._job_display import render_job

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class GRPCInferenceServiceStub(object):
-    """GRPCInferenceService serves one model, "twofold", whose versions are checkpoints: a version is a checkpoint's id, and the
-    empty version is the checkpoint that is live. Errors are those of twofold.v1.
+    """GRPCInferenceService serves one model, "twofold". Its versions are checkpoint ids; the empty version means the live
+    checkpoint. Errors are those of twofold.v1.
     """
 
     def __init__(self, channel):
@@ -89,40 +89,40 @@ class GRPCInferenceServiceStub(object):
 
 
 class GRPCInferenceServiceServicer(object):
-    """GRPCInferenceService serves one model, "twofold", whose versions are checkpoints: a version is a checkpoint's id, and the
-    empty version is the checkpoint that is live. Errors are those of twofold.v1.
+    """GRPCInferenceService serves one model, "twofold". Its versions are checkpoint ids; the empty version means the live
+    checkpoint. Errors are those of twofold.v1.
     """
 
     def ServerLive(self, request, context):
-        """ServerLive says whether the process runs.
+        """ServerLive returns whether the process is running.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ServerReady(self, request, context):
-        """ServerReady says whether a checkpoint answers: what grpc.health.v1 says, too.
+        """ServerReady returns whether a checkpoint is live, as grpc.health.v1 does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModelReady(self, request, context):
-        """ModelReady says whether a model, or one version of it, answers. What is not known here does not.
+        """ModelReady returns whether a model, or one version of it, is live. An unknown model is not ready.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ServerMetadata(self, request, context):
-        """ServerMetadata names the server and the extensions that it serves.
+        """ServerMetadata returns the name of the server and its extensions of the protocol.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModelMetadata(self, request, context):
-        """ModelMetadata describes the tensors.
+        """ModelMetadata describes the input and output tensors.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,42 +131,42 @@ class GRPCInferenceServiceServicer(object):
     def ModelInfer(self, request, context):
         """ModelInfer classifies texts and finds their entities.
 
-        Input: "text", BYTES of shape [n] or [n, 1], each element a text in UTF-8. Outputs, all of shape [n], always raw: "label"
-        (BYTES), "label_score" (FP32, the label's probability), "entities" (BYTES, each element a JSON array of objects with
-        "start", "end", "type" and "score"), and "checkpoint_id" (BYTES).
+        Input: "text", BYTES of shape [n] or [n, 1]; each element is a text in UTF-8. Outputs, all raw and of shape [n]: "label"
+        (BYTES), "label_score" (FP32, the probability of the label), "entities" (BYTES; each element is a JSON array of objects
+        with "start", "end", "type" and "score"), and "checkpoint_id" (BYTES).
 
-        Parameters of the request: "timeout" is in microseconds, after which a text that still waits is not answered any more;
-        "offset_unit" is "code_point" (the default), "utf16" or "utf8"; "priority" is taken and changes nothing. What would
-        change an answer and is not served (sequences, shared memory, classification) is refused; others are passed over.
+        Request parameters: "timeout" in microseconds, after which a text that is still queued is not answered; "offset_unit" is
+        "code_point" (the default), "utf16" or "utf8"; "priority" is accepted and ignored. Parameters for unsupported features
+        that would change the result (sequences, shared memory, classification) are an error; all others are ignored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModelConfig(self, request, context):
-        """ModelConfig describes the model to load generators and gateways.
+        """ModelConfig describes the model for load generators and gateways.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModelStatistics(self, request, context):
-        """ModelStatistics counts what was answered since the server started, over all methods and all checkpoints.
+        """ModelStatistics returns counts and durations since the server started, over all methods and checkpoints.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RepositoryIndex(self, request, context):
-        """RepositoryIndex lists the store's checkpoints, newest first.
+        """RepositoryIndex lists the checkpoints in the store, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RepositoryModelLoad(self, request, context):
-        """RepositoryModelLoad promotes a checkpoint, as twofold.v1.CheckpointService.PromoteCheckpoint does: once it returns, no
-        later answer comes from another one; FAILED_PRECONDITION, and nothing changes, if any step fails.
+        """RepositoryModelLoad promotes a checkpoint, as twofold.v1.CheckpointService.PromoteCheckpoint does. Once it returns, the
+        old checkpoint answers no new request. Errors: FAILED_PRECONDITION if a step fails, and then nothing changes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -234,8 +234,8 @@ def add_GRPCInferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GRPCInferenceService(object):
-    """GRPCInferenceService serves one model, "twofold", whose versions are checkpoints: a version is a checkpoint's id, and the
-    empty version is the checkpoint that is live. Errors are those of twofold.v1.
+    """GRPCInferenceService serves one model, "twofold". Its versions are checkpoint ids; the empty version means the live
+    checkpoint. Errors are those of twofold.v1.
     """
 
     @staticmethod

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AdaptationServiceStub(object):
-    """AdaptationService runs adaptation jobs. Jobs run one at a time, in the order in which they were made.
+    """AdaptationService runs adaptation jobs, one at a time, in the order in which they were created.
     """
 
     def __init__(self, channel):
@@ -73,58 +73,58 @@ class AdaptationServiceStub(object):
 
 
 class AdaptationServiceServicer(object):
-    """AdaptationService runs adaptation jobs. Jobs run one at a time, in the order in which they were made.
+    """AdaptationService runs adaptation jobs, one at a time, in the order in which they were created.
     """
 
     def Adapt(self, request, context):
-        """Adapt makes a job and returns it at once; WatchJob tells how it goes. With validate_only the job trains nothing: it
-        ends after its validate phase, and its report holds the data's statistics and the resolved plan.
+        """Adapt creates a job and returns it at once; WatchJob reports its progress. With validate_only the job trains nothing: it
+        ends after the validate phase, and its report contains the statistics of the data and the resolved plan.
 
-        Errors: INVALID_ARGUMENT (a bad example is named by line and field), NOT_FOUND (data set or base checkpoint),
-        ALREADY_EXISTS (request_id was used with another request), RESOURCE_EXHAUSTED (too many jobs wait).
+        Errors: INVALID_ARGUMENT (names the line and the field of an invalid example), NOT_FOUND (data set or base checkpoint),
+        ALREADY_EXISTS (request_id was used for a different request), RESOURCE_EXHAUSTED (too many queued jobs).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UploadDataset(self, request_iterator, context):
-        """UploadDataset stores examples that are too many to send inside AdaptRequest. Nothing is kept if any line is bad.
+        """UploadDataset stores examples that are too large for an AdaptRequest. Nothing is stored if an example is invalid.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetJob(self, request, context):
-        """GetJob returns one job. NOT_FOUND if there is none of that id.
+        """GetJob returns one job. Errors: NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListJobs(self, request, context):
-        """ListJobs returns jobs, newest first.
+        """ListJobs returns the jobs, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchJob(self, request, context):
-        """WatchJob streams a job's events, the past ones first, and ends after the job's last event.
+        """WatchJob streams the events of a job, past events first, and ends after the last one. Errors: NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelJob(self, request, context):
-        """CancelJob asks a job to stop and returns once it has stopped. FAILED_PRECONDITION if it is already over.
+        """CancelJob cancels a job and returns once it has stopped. Errors: NOT_FOUND, FAILED_PRECONDITION if it has already ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetReport(self, request, context):
-        """GetReport returns the report of a job that is over: one page for people, or the same as JSON. It has at most 3 MiB.
-        FAILED_PRECONDITION if the job is not over. Where the candidate's memory is one of examples, the report quotes texts.
+        """GetReport returns the report of a finished job, as one HTML page or as JSON, at most 3 MiB. If the candidate's memory
+        stores examples, the report quotes texts. Errors: NOT_FOUND, FAILED_PRECONDITION if the job has not ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -177,7 +177,7 @@ def add_AdaptationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdaptationService(object):
-    """AdaptationService runs adaptation jobs. Jobs run one at a time, in the order in which they were made.
+    """AdaptationService runs adaptation jobs, one at a time, in the order in which they were created.
     """
 
     @staticmethod

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class CheckpointServiceStub(object):
-    """CheckpointService shows the store and moves its aliases. A checkpoint is immutable; an alias is a name that moves.
+    """CheckpointService shows the checkpoints in the store and moves the aliases. A checkpoint never changes; an alias names one
+    checkpoint at a time.
     """
 
     def __init__(self, channel):
@@ -68,42 +69,42 @@ class CheckpointServiceStub(object):
 
 
 class CheckpointServiceServicer(object):
-    """CheckpointService shows the store and moves its aliases. A checkpoint is immutable; an alias is a name that moves.
+    """CheckpointService shows the checkpoints in the store and moves the aliases. A checkpoint never changes; an alias names one
+    checkpoint at a time.
     """
 
     def GetCheckpoint(self, request, context):
-        """GetCheckpoint returns one checkpoint by id or by alias ("current", "previous", "candidate", "approved"). NOT_FOUND if
-        there is none.
+        """GetCheckpoint returns one checkpoint by id or alias ("current", "previous", "candidate", "approved"). Errors: NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListCheckpoints(self, request, context):
-        """ListCheckpoints returns the store's checkpoints, newest first.
+        """ListCheckpoints returns the checkpoints in the store, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PromoteCheckpoint(self, request, context):
-        """PromoteCheckpoint loads a checkpoint, checks it, warms it up and makes it the one that answers. When it returns, no
-        later answer comes from the old checkpoint. FAILED_PRECONDITION, and nothing changes, if any step fails.
+        """PromoteCheckpoint loads a checkpoint, verifies it, warms it up and makes it live. Once it returns, the old checkpoint
+        answers no new request. Errors: NOT_FOUND; FAILED_PRECONDITION if a step fails, and then nothing changes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RollBack(self, request, context):
-        """RollBack promotes the checkpoint that "previous" names. FAILED_PRECONDITION if there is none.
+        """RollBack promotes the checkpoint that "previous" names. Errors: FAILED_PRECONDITION if there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCheckpoint(self, request, context):
-        """DeleteCheckpoint removes a checkpoint for good. FAILED_PRECONDITION, and nothing changes, if "current", "previous" or
-        "approved" names it, if it answers, or if a job that waits or runs builds on it or has made it.
+        """DeleteCheckpoint deletes a checkpoint permanently. Errors: NOT_FOUND; FAILED_PRECONDITION if the checkpoint is live, if
+        "current", "previous" or "approved" names it, or if a queued or running job needs it, and then nothing changes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,7 +159,8 @@ def add_CheckpointServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CheckpointService(object):
-    """CheckpointService shows the store and moves its aliases. A checkpoint is immutable; an alias is a name that moves.
+    """CheckpointService shows the checkpoints in the store and moves the aliases. A checkpoint never changes; an alias names one
+    checkpoint at a time.
     """
 
     @staticmethod

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class InferenceServiceStub(object):
-    """InferenceService answers from the checkpoint that is live. One forward pass of the shared encoder serves both heads.
+    """InferenceService answers from the live checkpoint. One forward pass of the shared encoder serves both heads.
     """
 
     def __init__(self, channel):
@@ -58,38 +58,39 @@ class InferenceServiceStub(object):
 
 
 class InferenceServiceServicer(object):
-    """InferenceService answers from the checkpoint that is live. One forward pass of the shared encoder serves both heads.
+    """InferenceService answers from the live checkpoint. One forward pass of the shared encoder serves both heads.
     """
 
     def Predict(self, request, context):
-        """Predict classifies texts and finds their entities. One text is always answered by one checkpoint. A request of many
-        texts may be split over batches, and a swap may come between them; each prediction names its checkpoint.
+        """Predict classifies texts and finds their entities. Each text is answered by exactly one checkpoint. A request with many
+        texts may be split into several batches, and the live checkpoint may change between them; each prediction names its
+        checkpoint.
 
-        Errors: INVALID_ARGUMENT (field, value and remedy in google.rpc.BadRequest), RESOURCE_EXHAUSTED (load was shed, with
-        google.rpc.RetryInfo), UNAVAILABLE (not ready or draining), DEADLINE_EXCEEDED.
+        Errors: INVALID_ARGUMENT (google.rpc.BadRequest names the field, the value and the fix), RESOURCE_EXHAUSTED (load was
+        shed; google.rpc.RetryInfo says when to retry), UNAVAILABLE (not ready or shutting down), DEADLINE_EXCEEDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PredictStream(self, request_iterator, context):
-        """PredictStream answers each request as Predict does, in the order of the requests, a few of them at a time: a caller
-        who sends faster than that is slowed down by the flow control of gRPC, and nothing is shed for load. A request that is
-        refused ends the stream with its status, once what came before it is answered. The deadline is that of the whole call.
+        """PredictStream answers each request as Predict does, in the order of the requests, a few of them at a time. A client that
+        sends faster is slowed down by gRPC flow control; no request is rejected for load. An invalid request ends the stream
+        with its status once all earlier requests are answered. The deadline applies to the whole stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Embed(self, request, context):
-        """Embed returns the features of the live encoder, pooled and per token, for external classifiers.
+        """Embed returns the encoder's features, pooled and optionally per token, for use in other models.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """GetModel describes the live checkpoint: its labels, entity types, limits and scores.
+        """GetModel describes the live checkpoint: its labels, entity types and limits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,7 +128,7 @@ def add_InferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class InferenceService(object):
-    """InferenceService answers from the checkpoint that is live. One forward pass of the shared encoder serves both heads.
+    """InferenceService answers from the live checkpoint. One forward pass of the shared encoder serves both heads.
     """
 
     @staticmethod

@@ -81,18 +81,18 @@ def _write_report(report: Report) -> pb.JobReport:
         max_parity_error=report.max_parity_error,
         gate=[_copy(one, pb.GateComparison) for one in report.gate],
         negative_flips=report.negative_flips,
-        rolled_back=report.rolled_back,
+        rollback_reason=report.rolled_back,
     )
     for name in ("protected", "retained", "new"):
         if one := getattr(report, name):
-            comparison = pb.Comparison(metric=one.metric, before=one.before, after=one.after, examples=one.examples)
+            comparison = pb.ScoreChange(metric=one.metric, before=one.before, after=one.after, examples=one.examples)
             getattr(message, name).CopyFrom(comparison)
     if report.verdict:
         message.verdict = VERDICTS[report.verdict]
     if report.frozen:
-        message.frozen.CopyFrom(_copy(report.frozen, pb.FrozenProof))
+        message.frozen.CopyFrom(_copy(report.frozen, pb.FrozenVerification))
     if report.exact:
-        message.exact.CopyFrom(_copy(report.exact, pb.ExactProof))
+        message.exact.CopyFrom(_copy(report.exact, pb.ExactVerification))
     if report.dataset:
         message.dataset.CopyFrom(_copy(report.dataset, pb.DatasetStatistics))
     if one := report.shadow:
@@ -117,7 +117,7 @@ def write_event(record: Record) -> pb.JobEvent:
         case ev.ScoreMeasured() as score:
             event.score.CopyFrom(_copy(score, pb.ScoreMeasured))
         case ev.GuardLooked() as look:
-            event.guard.CopyFrom(_copy(look, pb.GuardLook))
+            event.guard.CopyFrom(_copy(look, pb.GuardCheck))
         case ev.Judged(verdict=verdict):
             event.verdict = VERDICTS[verdict]
         case ev.Published(checkpoint_id=checkpoint_id):

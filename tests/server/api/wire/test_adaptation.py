@@ -345,7 +345,7 @@ def test_every_field_of_a_job_is_written() -> None:
     assert message.state == pb.JOB_STATE_SUCCEEDED
     assert (message.freeze, message.promote) == (pb.FREEZE_MODE_AUTO, pb.PROMOTE_POLICY_NEVER)
     assert message.hyperparameters == pb.Hyperparameters(epochs=2)
-    assert message.report.new == pb.Comparison(metric="f1", after=0.0, examples=9)
+    assert message.report.new == pb.ScoreChange(metric="f1", after=0.0, examples=9)
     assert not message.report.new.HasField("before")
     assert message.report.dataset.label_counts == {"city": 8}
 
