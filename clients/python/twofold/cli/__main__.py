@@ -4,9 +4,9 @@ import sys
 
 
 def main() -> None:
-    """Run the command, or say what is missing."""
+    """Run the command; if its libraries are not installed, print how to install them."""
     try:
-        from twofold.cli._app import app  # noqa: PLC0415 - only here can the missing extra be told
+        from twofold.cli._app import app  # noqa: PLC0415 - imported here to catch a missing extra
     except ModuleNotFoundError as error:
         if error.name not in {"click", "rich"}:
             raise

@@ -1,8 +1,8 @@
 """
-Stubs of the Open Inference Protocol v2 (`inference.GRPCInferenceService`), as far as Twofold answers it.
+Stubs of the part of the Open Inference Protocol v2 (`inference.GRPCInferenceService`) that Twofold implements.
 
-protobuf's own pool takes each full name once in a process. These messages live in a pool of their own, so that whoever
-imports tritonclient, before or after, sees no clash.
+The default descriptor pool of protobuf accepts each full name once per process. These messages are in a separate pool, so
+that tritonclient can be imported in the same process.
 """
 
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -10,4 +10,4 @@ from google.protobuf.descriptor_pool import DescriptorPool
 __all__ = ["POOL"]
 
 POOL = DescriptorPool()
-"""Holds the descriptors of this package, and nothing else."""
+"""The descriptor pool of this package."""
