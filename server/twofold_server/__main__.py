@@ -67,7 +67,7 @@ def diagnose(arguments: Sequence[str]) -> int:
         if as_json:
             print(msgspec.json.encode(one).decode())
         else:
-            print(f"{one.state:<8} {one.name:<10} {one.said}" + (f"\n         → {one.todo}" if one.todo else ""))
+            print(f"{one.state:<8} {one.name:<10} {one.message}" + (f"\n         → {one.fix}" if one.fix else ""))
     return 1 if failed else 0
 
 

@@ -46,15 +46,15 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     state: Literal["ok", "warning", "failed"] = "ok"
-    said: str = ""
-    todo: str = ""
+    message: str = ""
+    fix: str = ""
 
 
 def examine(config: Config, warnings: tuple[str, ...] = ()) -> Iterator[Check]:
     """Yield the checks. Nothing is changed, but for a file that is written to the store and removed."""
-    yield Check(name="version", said=f"twofold-service {VERSION}")
+    yield Check(name="version", message=f"twofold-service {VERSION}")
     for warning in warnings:
-        yield Check(name="settings", state="warning", said=warning, todo="Spell it so, or take it out.")
+        yield Check(name="settings", state="warning", message=warning, fix="Spell it so, or take it out.")
     yield _providers(config)
     yield _tls(config)
     yield from _tokens(config)
@@ -66,14 +66,14 @@ def examine(config: Config, warnings: tuple[str, ...] = ()) -> Iterator[Check]:
 
 def _providers(config: Config) -> Check:
     available = ort.get_available_providers()
-    said = f"onnxruntime {ort.__version__} has {', '.join(available)}"
+    message = f"onnxruntime {ort.__version__} has {', '.join(available)}"
     try:
         choose_providers(config.device, config.gpu_memory_mib, available)
     except SwapError as error:
         return Check(
-            name="providers", state="failed", said=f"{said}: {error}", todo="Mend what it says, or --device cpu."
+            name="providers", state="failed", message=f"{message}: {error}", fix="Mend what it says, or --device cpu."
         )
-    return Check(name="providers", said=said)
+    return Check(name="providers", message=message)
 
 
 def _tls(config: Config) -> Check:
@@ -81,18 +81,21 @@ def _tls(config: Config) -> Check:
     try:
         credentials_of(config)
         if config.tls_certificate is None or config.tls_key is None:
-            return Check(name="tls", said=f"none, on {config.listen}")
+            return Check(name="tls", message=f"none, on {config.listen}")
         ends = good_until(config.tls_certificate, config.tls_key)
     except ssl.SSLCertVerificationError as error:
-        said, todo = f"{config.tls_certificate}: {error.verify_message}", "Renew it; a running server reads it itself."
-        return Check(name="tls", state="failed", said=said, todo=todo)
+        message, fix = (
+            f"{config.tls_certificate}: {error.verify_message}",
+            "Renew it; a running server reads it itself.",
+        )
+        return Check(name="tls", state="failed", message=message, fix=fix)
     except (OSError, ValueError) as error:
-        todo = "Check --tls-certificate, --tls-key and --tls-client-ca."
-        return Check(name="tls", state="failed", said=str(error), todo=todo)
-    said = f"the certificate and its key fit, and are good until {ends:%Y-%m-%d %H:%M} UTC"
+        fix = "Check --tls-certificate, --tls-key and --tls-client-ca."
+        return Check(name="tls", state="failed", message=str(error), fix=fix)
+    message = f"the certificate and its key fit, and are good until {ends:%Y-%m-%d %H:%M} UTC"
     if ends - dt.datetime.now(dt.UTC) < _SOON:
-        return Check(name="tls", state="warning", said=said, todo="Renew it; a running server reads it itself.")
-    return Check(name="tls", said=said)
+        return Check(name="tls", state="warning", message=message, fix="Renew it; a running server reads it itself.")
+    return Check(name="tls", message=message)
 
 
 def _tokens(config: Config) -> Iterator[Check]:
@@ -103,43 +106,43 @@ def _tokens(config: Config) -> Iterator[Check]:
         grants = read_tokens(config.tokens)
     except (OSError, ValueError) as error:
         yield Check(
-            name="tokens", state="failed", said=str(error), todo="twofold-server make-token prints such a line."
+            name="tokens", state="failed", message=str(error), fix="twofold-server make-token prints such a line."
         )
         return
     if grants:
-        yield Check(name="tokens", said=f"{len(grants)} in {config.tokens}")
+        yield Check(name="tokens", message=f"{len(grants)} in {config.tokens}")
     else:
-        todo = "Append what twofold-server make-token prints to it."
-        yield Check(name="tokens", state="failed", said=f"{config.tokens} is empty: nobody gets in", todo=todo)
+        fix = "Append what twofold-server make-token prints to it."
+        yield Check(name="tokens", state="failed", message=f"{config.tokens} is empty: nobody gets in", fix=fix)
 
 
 def _trainer(config: Config) -> Check:
     """Ask the trainer's interpreter for what jobs need; answers do without."""
-    todo = "Jobs will fail until it does: pip install 'twofold-service[trainer]' for it, or name another by --trainer-python."
+    fix = "Jobs will fail until it does: pip install 'twofold-service[trainer]' for it, or name another by --trainer-python."
     command = [config.trainer_python, "-c", _FIND]
     try:
         ended = subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=False)  # noqa: S603 - as jobs run it
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Check(name="trainer", state="warning", said=f"{config.trainer_python} does not run: {error}", todo=todo)
+        return Check(name="trainer", state="warning", message=f"{config.trainer_python} does not run: {error}", fix=fix)
     if ended.returncode:
-        said = f"{config.trainer_python} lacks twofold_trainer or torch"
-        return Check(name="trainer", state="warning", said=said, todo=todo)
-    return Check(name="trainer", said=f"{config.trainer_python} has it")
+        message = f"{config.trainer_python} lacks twofold_trainer or torch"
+        return Check(name="trainer", state="warning", message=message, fix=fix)
+    return Check(name="trainer", message=f"{config.trainer_python} has it")
 
 
 def _store(root: Path) -> Iterator[Check]:
     if not root.is_dir():
-        todo = "Make a first checkpoint: twofold-trainer init --out STORE --train FILE; or name another by --store."
-        yield Check(name="store", state="failed", said=f"{root} is no directory", todo=todo)
+        fix = "Make a first checkpoint: twofold-trainer init --out STORE --train FILE; or name another by --store."
+        yield Check(name="store", state="failed", message=f"{root} is no directory", fix=fix)
         return
     try:
         with tempfile.NamedTemporaryFile(dir=root, prefix=".doctor-"):
             pass
     except OSError as error:
-        todo = f"Let user {os.getuid()} write there: jobs, uploads and promotions need it."
-        yield Check(name="store", state="failed", said=f"{root} cannot be written: {error.strerror}", todo=todo)
+        fix = f"Let user {os.getuid()} write there: jobs, uploads and promotions need it."
+        yield Check(name="store", state="failed", message=f"{root} cannot be written: {error.strerror}", fix=fix)
     else:
-        yield Check(name="store", said=f"{root.absolute()} can be read and written")
+        yield Check(name="store", message=f"{root.absolute()} can be read and written")
     size = 0
     for one, checkpoint in _aliases(Store(root)):
         size = max(size, sum(file.size for file in checkpoint.manifest.files) if checkpoint else 0)
@@ -152,43 +155,41 @@ def _aliases(store: Store) -> Iterator[tuple[Check, Checkpoint | None]]:
     try:
         named = store.aliases()
     except (CheckpointError, OSError) as error:
-        todo = "Restore aliases.json, or remove it and promote a checkpoint: twofold promote ID"
-        yield Check(name="aliases", state="failed", said=str(error), todo=todo), None
+        fix = "Restore aliases.json, or remove it and promote a checkpoint: twofold promote ID"
+        yield Check(name="aliases", state="failed", message=str(error), fix=fix), None
         return
     for alias in ALIASES:
         checkpoint_id = getattr(named, alias)
         if checkpoint_id is None:
             if alias == "current":
-                todo = "Promote one, or make a first one: twofold-trainer init --out STORE --train FILE"
-                yield Check(name=alias, state="failed", said="no checkpoint is current", todo=todo), None
+                fix = "Promote one, or make a first one: twofold-trainer init --out STORE --train FILE"
+                yield Check(name=alias, state="failed", message="no checkpoint is current", fix=fix), None
             continue
         try:
             found = store.get(checkpoint_id)
             found.verify()
         except (CheckpointError, OSError) as error:
             gone = isinstance(error, CheckpointNotFoundError)
-            todo = "Restore it from a copy, or promote another: twofold checkpoints list, twofold promote ID"
+            fix = "Restore it from a copy, or promote another: twofold checkpoints list, twofold promote ID"
             state: Literal["failed", "warning"] = "failed" if alias == "current" else "warning"
-            said = str(error) if gone else f"{checkpoint_id} is damaged: {error}"
-            yield Check(name=alias, state=state, said=said, todo=todo), None
+            message = str(error) if gone else f"{checkpoint_id} is damaged: {error}"
+            yield Check(name=alias, state=state, message=message, fix=fix), None
         else:
-            yield Check(name=alias, said=f"{checkpoint_id} is whole"), found
+            yield Check(name=alias, message=f"{checkpoint_id} is whole"), found
 
 
 def _disk(root: Path, size: int) -> Check:
     """Compare the room that is left with the size of a checkpoint."""
     free = shutil.disk_usage(root).free
-    said = (
+    message = (
         f"{_gigabytes(free)} are free; a checkpoint takes {_gigabytes(size)}"
         if size
         else f"{_gigabytes(free)} are free"
     )
     if free >= _ROOM * size:
-        return Check(name="disk", said=said)
-    todo = (
-        "Make room, or delete checkpoints that nothing needs: twofold checkpoints list, twofold checkpoints delete ID"
-    )
-    return Check(name="disk", state="failed" if free < size else "warning", said=said, todo=todo)
+        return Check(name="disk", message=message)
+    fix = "Make room, or delete checkpoints that nothing needs: twofold checkpoints list, twofold checkpoints delete ID"
+    return Check(name="disk", state="failed" if free < size else "warning", message=message, fix=fix)
 
 
 def _database(config: Config) -> Iterator[Check]:
@@ -197,9 +198,9 @@ def _database(config: Config) -> Iterator[Check]:
     place = config.database or file
     if not config.database and not file.exists():
         if config.store.is_dir():
-            yield Check(name="database", said=f"{file.name} is not there yet; the server makes it")
+            yield Check(name="database", message=f"{file.name} is not there yet; the server makes it")
         return
-    todo = (
+    fix = (
         "Check --database, the network, and that its user may write and make tables."
         if config.database
         else f"Let user {os.getuid()} write it. If it is damaged, restore it from a copy, or move it away: its jobs are lost then."
@@ -210,24 +211,24 @@ def _database(config: Config) -> Iterator[Check]:
             writable = connection.dialect.name == "sqlite" or is_writable(connection, has_tables=version > 0)
     except ServerError as error:
         if "locked" in str(error):
-            todo = "Somebody writes and does not end: look who has it open, with fuser, and ask again."
-        yield Check(name="database", state="failed", said=str(error), todo=todo)
+            fix = "Somebody writes and does not end: look who has it open, with fuser, and ask again."
+        yield Check(name="database", state="failed", message=str(error), fix=fix)
         return
     if not writable:
-        said = f"{place} cannot be written: it is a read-only copy, or this user lacks a right"
-        yield Check(name="database", state="failed", said=said, todo=todo)
+        message = f"{place} cannot be written: it is a read-only copy, or this user lacks a right"
+        yield Check(name="database", state="failed", message=message, fix=fix)
     elif version > SCHEMA:
-        said = f"{place} has schema {version}, of a newer twofold-service; this one knows {SCHEMA}"
-        todo = "Start the newer twofold-server that made it, or restore the database from before that."
-        yield Check(name="database", state="failed", said=said, todo=todo)
+        message = f"{place} has schema {version}, of a newer twofold-service; this one knows {SCHEMA}"
+        fix = "Start the newer twofold-server that made it, or restore the database from before that."
+        yield Check(name="database", state="failed", message=message, fix=fix)
     elif 0 < version < SCHEMA:
         lacks = " and ".join(str(one) for one in range(version + 1, SCHEMA + 1))
-        said = f"{place} has schema {version} and lacks step {lacks}"
-        todo = "Copy the database first: the server takes the step when it starts, and older servers cannot go back."
-        yield Check(name="database", state="warning", said=said, todo=todo)
+        message = f"{place} has schema {version} and lacks step {lacks}"
+        fix = "Copy the database first: the server takes the step when it starts, and older servers cannot go back."
+        yield Check(name="database", state="warning", message=message, fix=fix)
     else:
         told = f"schema {version} is current" if version else "it is empty; the server makes its tables"
-        yield Check(name="database", said=f"{place} can be read and written; {told}")
+        yield Check(name="database", message=f"{place} can be read and written; {told}")
 
 
 def _traces(config: Config) -> Iterator[Check]:
@@ -238,18 +239,18 @@ def _traces(config: Config) -> Iterator[Check]:
     with suppress(ModuleNotFoundError):
         found = find_spec("opentelemetry.exporter.otlp.proto.grpc")
     if found is None:
-        todo = "pip install 'twofold-service[otel]', or leave out --trace-endpoint."
-        yield Check(name="traces", state="failed", said="OpenTelemetry is not installed", todo=todo)
+        fix = "pip install 'twofold-service[otel]', or leave out --trace-endpoint."
+        yield Check(name="traces", state="failed", message="OpenTelemetry is not installed", fix=fix)
         return
     parts = urlsplit(config.trace_endpoint)
     place = f"{parts.hostname}:{parts.port or 4317}"
     try:
         socket.create_connection((parts.hostname or "", parts.port or 4317), 5.0).close()
     except OSError as error:
-        todo = "Start the collector, or name another by --trace-endpoint; until then spans are dropped, and nothing else is."
-        yield Check(name="traces", state="warning", said=f"{place} does not answer: {error}", todo=todo)
+        fix = "Start the collector, or name another by --trace-endpoint; until then spans are dropped, and nothing else is."
+        yield Check(name="traces", state="warning", message=f"{place} does not answer: {error}", fix=fix)
     else:
-        yield Check(name="traces", said=f"{place} takes connections")
+        yield Check(name="traces", message=f"{place} takes connections")
 
 
 def _gigabytes(size: int) -> str:

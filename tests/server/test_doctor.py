@@ -40,7 +40,7 @@ def test_a_machine_that_is_well(store):
 
     assert list(checks) == ["version", "providers", "tls", "trainer", "store", "current", "disk", "database"]
     assert states(checks) == {}
-    assert "a is whole" in checks["current"].said
+    assert "a is whole" in checks["current"].message
     assert sorted(store.root.rglob("*")) == before
 
 
@@ -50,12 +50,12 @@ def test_a_damaged_checkpoint(store):
     (store.root / "checkpoints" / "a" / files.GRAPH_WEIGHTS).write_bytes(b"short")
     checks = found(config_of(store))
     assert states(checks) == {"previous": "warning"}
-    assert files.GRAPH_WEIGHTS in checks["previous"].said
+    assert files.GRAPH_WEIGHTS in checks["previous"].message
 
     (store.root / "checkpoints" / "b" / files.MANIFEST).unlink()
     checks = found(config_of(store))
     assert states(checks) == {"current": "failed", "previous": "warning"}
-    assert "promote another" in checks["current"].todo
+    assert "promote another" in checks["current"].fix
 
 
 def test_damaged_aliases(store):
@@ -77,17 +77,17 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("settings", "name", "state", "todo"), FAULTS)
-def test_faults(store, *, settings, name, state, todo):
+@pytest.mark.parametrize(("settings", "name", "state", "fix"), FAULTS)
+def test_faults(store, *, settings, name, state, fix):
     """Each fault is told by the check that it belongs to, with what to do."""
-    if settings.get("device") == "cuda" and "CUDA" in found(config_of(store))["providers"].said:
+    if settings.get("device") == "cuda" and "CUDA" in found(config_of(store))["providers"].message:
         pytest.skip("this onnxruntime has CUDA")
     config = Config(**{"store": store.root, **settings})
 
     check = found(config)[name]
 
     assert check.state == state
-    assert todo in check.todo
+    assert fix in check.fix
 
 
 def test_tokens(store, tmp_path):
@@ -96,7 +96,7 @@ def test_tokens(store, tmp_path):
     path.write_text("")
     assert states(found(config_of(store, tokens=path))) == {"tokens": "failed"}
     path.write_text(make_token("me", ["predict"])[1])
-    assert "1 in " in found(config_of(store, tokens=path))["tokens"].said
+    assert "1 in " in found(config_of(store, tokens=path))["tokens"].message
 
 
 def test_the_command(store, capsys, monkeypatch):
@@ -113,13 +113,13 @@ def test_the_command(store, capsys, monkeypatch):
 DAYS = [(90, outside.State.OK, ""), (3, outside.State.WARNING, "Renew the certificate")]
 
 
-@pytest.mark.parametrize(("days", "state", "todo"), DAYS)
-def test_certificates_from_outside(store, tmp_path, *, days, state, todo):
+@pytest.mark.parametrize(("days", "state", "fix"), DAYS)
+def test_certificates_from_outside(store, tmp_path, *, days, state, fix):
     """`twofold doctor` shakes hands, tells how long the certificate is good, and warns in its last two weeks."""
     authority, terms = trustme.CA(), {"not_after": dt.datetime.now(dt.UTC) + dt.timedelta(days=days)}
     checks = examined(store, tmp_path, authority, TLS(root_certificates=roots_of(authority)), terms)
 
-    assert (checks["tls"].state, checks["tls"].fix.startswith(todo)) == (state, True)
+    assert (checks["tls"].state, checks["tls"].fix.startswith(fix)) == (state, True)
     assert f"{terms['not_after']:%Y-%m-%d}" in checks["tls"].message
     assert checks["health"].state is outside.State.OK
 

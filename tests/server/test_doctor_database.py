@@ -54,9 +54,9 @@ FILES = [
 ]
 
 
-@pytest.mark.parametrize(("make", "state", "said", "todo"), FILES)
-def test_a_file(store, make, state, said, todo):
-    """What is wrong with the file of jobs is said, with what to do, and the file stays as it was."""
+@pytest.mark.parametrize(("make", "state", "message", "fix"), FILES)
+def test_a_file(store, make, state, message, fix):
+    """A fault of the job database is reported with its fix, and the file does not change."""
     path = store.root / "jobs.sqlite3"
     make(path)
     before = path.read_bytes() if path.is_file() else None
@@ -64,9 +64,9 @@ def test_a_file(store, make, state, said, todo):
     check = found(config_of(store))["database"]
 
     assert check.state == state
-    assert said in check.said
-    assert check.todo.startswith(todo)
-    assert bool(check.todo) is (state != "ok")
+    assert message in check.message
+    assert check.fix.startswith(fix)
+    assert bool(check.fix) is (state != "ok")
     assert (path.read_bytes() if path.is_file() else None) == before
 
 
@@ -78,7 +78,7 @@ def test_a_file_that_somebody_holds(store):
         other.execute("BEGIN IMMEDIATE")
         check = found(config_of(store))["database"]
 
-    assert (check.state, "database is locked" in check.said, "fuser" in check.todo) == ("failed", True, True)
+    assert (check.state, "database is locked" in check.message, "fuser" in check.fix) == ("failed", True, True)
 
 
 def test_a_file_on_a_read_only_disk(store, tmp_path):
@@ -128,8 +128,8 @@ SHARED = [
 ]
 
 
-@pytest.mark.parametrize(("made", "change", "state", "said", "todo"), SHARED)
-def test_postgresql(store, postgresql, *, made, change, state, said, todo):
+@pytest.mark.parametrize(("made", "change", "state", "message", "fix"), SHARED)
+def test_postgresql(store, postgresql, *, made, change, state, message, fix):
     """The same of a database that servers share; its password is not shown."""
     url = postgresql.make_database()
     name = url.reveal().partition("@/")[2].partition("?")[0]
@@ -140,9 +140,9 @@ def test_postgresql(store, postgresql, *, made, change, state, said, todo):
     check = found(config_of(store, database=url))["database"]
 
     assert check.state == state
-    assert said in check.said
-    assert check.todo.startswith(todo)
-    assert "secret" not in check.said + check.todo
+    assert message in check.message
+    assert check.fix.startswith(fix)
+    assert "secret" not in check.message + check.fix
 
 
 def test_a_user_without_rights(store, postgresql):
@@ -157,7 +157,7 @@ def test_a_user_without_rights(store, postgresql):
 
     check = found(config_of(store, database=reader))["database"]
 
-    assert (check.state, "lacks a right" in check.said) == ("failed", True)
+    assert (check.state, "lacks a right" in check.message) == ("failed", True)
     postgresql.ask(name, "DROP OWNED BY reader")
 
 
@@ -165,15 +165,15 @@ def test_a_database_that_is_gone(store):
     """Where nobody answers, the setting is named."""
     check = found(config_of(store, database=DatabaseUrl("postgresql://me:secret@127.0.0.1:1/jobs")))["database"]
 
-    assert (check.state, "does not answer" in check.said) == ("failed", True)
-    assert "--database" in check.todo
+    assert (check.state, "does not answer" in check.message) == ("failed", True)
+    assert "--database" in check.fix
 
 
 DAYS = [(90, "ok", ""), (3, "warning", "Renew it"), (-1, "failed", "Renew it")]
 
 
-@pytest.mark.parametrize(("days", "state", "todo"), DAYS)
-def test_a_certificate_that_ends(store, tmp_path, *, days, state, todo):
+@pytest.mark.parametrize(("days", "state", "fix"), DAYS)
+def test_a_certificate_that_ends(store, tmp_path, *, days, state, fix):
     """A certificate that ends within two weeks is warned of, one that has ended fails."""
     ends = dt.datetime.now(dt.UTC) + dt.timedelta(days=days)
     files = Files(tmp_path)
@@ -183,8 +183,8 @@ def test_a_certificate_that_ends(store, tmp_path, *, days, state, todo):
 
     check = found(config_of(store, **settings))["tls"]
 
-    assert (check.state, check.todo.startswith(todo)) == (state, True)
-    assert (f"{ends:%Y-%m-%d}" if days > 0 else "has expired") in check.said
+    assert (check.state, check.fix.startswith(fix)) == (state, True)
+    assert (f"{ends:%Y-%m-%d}" if days > 0 else "has expired") in check.message
 
 
 def test_a_collector_of_traces(store):
@@ -195,4 +195,4 @@ def test_a_collector_of_traces(store):
         assert found(config_of(store, trace_endpoint=there))["traces"].state == "ok"
 
     gone = found(config_of(store, trace_endpoint="http://127.0.0.1:1"))["traces"]
-    assert (gone.state, "spans are dropped" in gone.todo) == ("warning", True)
+    assert (gone.state, "spans are dropped" in gone.fix) == ("warning", True)

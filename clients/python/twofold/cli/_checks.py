@@ -65,7 +65,7 @@ def check_server(endpoint: Endpoint, timeout: float) -> Iterator[Check]:
 def parse_check(line: str) -> Check:
     """Parse one line of `twofold-server doctor --json`."""
     check = json.loads(line)
-    return Check(name=check["name"], state=State(check["state"]), message=check["said"], fix=check["todo"])
+    return Check(name=check["name"], state=State(check["state"]), message=check["message"], fix=check["fix"])
 
 
 def are_compatible(client: str, server: str) -> bool | None:
