@@ -40,9 +40,9 @@ from twofold_trainer.modeling.features import live
 from twofold_trainer.modeling.model import restore, snapshot
 from twofold_trainer.planning.plan import Plan, make_plan
 from twofold_trainer.planning.stage import Stage
-from twofold_trainer.stop import Stop
+from twofold_trainer.stop import StopSignal
 from twofold_trainer.training.optimization import make_learner
-from twofold_trainer.training.stage_inputs import Lesson
+from twofold_trainer.training.stage_inputs import StageInputs
 from twofold_trainer.training.stage_setup import Course
 from twofold_trainer.training.train import grow
 
@@ -63,7 +63,7 @@ class Epochs:
 
 def measure_epochs(plan: Plan, rounds: int) -> Epochs:
     """Time an epoch of everything, of the top two blocks with and without the cached prefix, and of the probe."""
-    course = Course(plan, Stop())
+    course = Course(plan, StopSignal())
     course.fill()
     if plan.added:
         grow(plan, course)
@@ -73,7 +73,7 @@ def measure_epochs(plan: Plan, rounds: int) -> Epochs:
     cached = course.lesson(top)
     filled = time.monotonic() - begun
     uncached = live(plan.model, plan.encoder.settings.pad_id)
-    lessons: dict[str, tuple[Stage, Lesson]] = {
+    lessons: dict[str, tuple[Stage, StageInputs]] = {
         "full": (everything, replace(course.lesson(everything), source=uncached)),
         "top": (top, replace(cached, source=uncached)),
         "top_cached": (top, cached),
@@ -87,7 +87,7 @@ def measure_epochs(plan: Plan, rounds: int) -> Epochs:
     return Epochs(**{name: statistics.median(some) for name, some in seconds.items()}, filled=filled)
 
 
-def time_epoch(plan: Plan, stage: Stage, lesson: Lesson, *, seed: int) -> float:
+def time_epoch(plan: Plan, stage: Stage, lesson: StageInputs, *, seed: int) -> float:
     """Take every step of one epoch, put the model back, and say how long the steps took."""
     before = snapshot(plan.model, plan.model.state_dict())
     learner = make_learner(plan.model, stage, plan.recipe, lesson)

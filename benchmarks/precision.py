@@ -39,8 +39,8 @@ from twofold_server.inference.engine import HEAD_OUTPUTS, Engine
 from twofold_server.inference.session import open_session
 from twofold_trainer.export.onnx_export import Graph
 from twofold_trainer.export.quantization import quantise_graph
-from twofold_trainer.export.quantization_gate import Reduction, answer, measure_isolation, score
-from twofold_trainer.stop import Stop
+from twofold_trainer.export.quantization_gate import QuantizationInputs, answer, measure_isolation, score
+from twofold_trainer.stop import StopSignal
 
 TRAINED_ON = 3500
 MAX_TOKENS = 2048
@@ -149,14 +149,14 @@ def measure_answers(
     checkpoint: Checkpoint, work: Path, names: Sequence[str], examples: Sequence[Example], threads: int
 ) -> dict[str, dict[str, float]]:
     """Compare each scheme's answers with those of the first, and with the truth."""
-    reduction = Reduction(checkpoint.manifest.labels, checkpoint.encoder(), examples, 0, threads)
+    reduction = QuantizationInputs(checkpoint.manifest.labels, checkpoint.encoder(), examples, 0, threads)
     texts = [one.text for one in examples]
     found: dict[str, dict[str, float]] = {}
     base: list[Any] = []
     base_logits: list[Any] = []
     for name in names:
         graph = Graph(work, threads=threads, name=f"{name}.onnx")
-        answers = answer(graph, examples, reduction, Stop())
+        answers = answer(graph, examples, reduction, StopSignal())
         logits = [graph.run([one], 0)[0][:2] for one in reduction.encoder.encode(texts[:200])]
         base, base_logits = base or answers, base_logits or logits
         labels = [old.labels[0].label == new.labels[0].label for old, new in zip(base, answers, strict=True)]

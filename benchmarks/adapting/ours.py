@@ -14,12 +14,12 @@ from twofold_checkpoint.checkpoint import MANIFEST, MEMORY, STATISTICS, Checkpoi
 from twofold_checkpoint.examples import Example, write_examples
 from twofold_checkpoint.manifest import MemoryMode, other
 from twofold_checkpoint.memory import write_memory
-from twofold_checkpoint.protocol.events import Event, ExactProven, PhaseStarted
+from twofold_checkpoint.protocol.events import Event, ExactVerified, PhaseStarted
 from twofold_checkpoint.protocol.job import Exact, Hyperparameters, Job, Statistical
 from twofold_checkpoint.store import Store
 from twofold_trainer.adapt import make_candidate
 from twofold_trainer.datasets.splits import Parts
-from twofold_trainer.evaluation.evaluator import Figures
+from twofold_trainer.evaluation.evaluator import JobEvaluator
 from twofold_trainer.evaluation.verdict import judge_candidate
 from twofold_trainer.export.exactness import prove_exact
 from twofold_trainer.export.memory import keep
@@ -28,7 +28,7 @@ from twofold_trainer.modeling.freezing import is_untouched
 from twofold_trainer.planning.plan import Plan, make_plan
 from twofold_trainer.protection.covariances import save_covariances
 from twofold_trainer.recipe import PROJECTION
-from twofold_trainer.stop import Stop
+from twofold_trainer.stop import StopSignal
 from twofold_trainer.training.train import train
 
 from adapting.student import Adapted, Row, Student, Task, load_student
@@ -45,8 +45,8 @@ def adapt(
     """Adapt through a job of the trainer. The candidate is scored whatever the gate says; its verdict stands beside."""
     store, base = _own_store(student, task.work, memory)
     plan = make_plan(_job(protection, base, store, task, settings))
-    stop, phases = Stop(), [*plan.events()]
-    figures = Figures(plan, stop)
+    stop, phases = StopSignal(), [*plan.events()]
+    figures = JobEvaluator(plan, stop)
     before = figures.score(plan.model, "before")
     climbed = _run(train(plan, stop, lambda: judge_candidate(plan, before, figures.score(plan.model, "after"))), phases)
     after = figures.score(plan.model, "after")
@@ -73,7 +73,7 @@ def adapt(
     return Adapted(load_student(checkpoint), verdict.verdict, more)
 
 
-def _prove(plan: Plan, staged: Path, texts: Sequence[str], stop: Stop) -> ExactProven:
+def _prove(plan: Plan, staged: Path, texts: Sequence[str], stop: StopSignal) -> ExactVerified:
     """Compare the protected head's graph of the candidate with that of the base."""
     return prove_exact(
         plan.base.path,

@@ -43,7 +43,7 @@ class Aliases(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(alias for alias in ALIASES if getattr(self, alias) == checkpoint_id)
 
 
-class Move(NamedTuple):
+class AliasUpdate(NamedTuple):
     """Where the aliases pointed before a change, and after it."""
 
     before: Aliases
@@ -79,7 +79,7 @@ class Store:
             finally:
                 shutil.rmtree(path, ignore_errors=True)
 
-    def sweep(self) -> bool:
+    def remove_stale_staging(self) -> bool:
         """Remove what processes that died have left half-done; False if one that lives is writing a checkpoint just now."""
         with (self.root / "staging.lock").open("w") as lock:
             try:
@@ -155,7 +155,7 @@ class Store:
         except msgspec.DecodeError as error:
             raise CheckpointCorruptError(f"aliases.json: {error}") from error
 
-    def promote(self, checkpoint_id: str, *, approve: bool = False) -> Move:
+    def promote(self, checkpoint_id: str, *, approve: bool = False) -> AliasUpdate:
         """Let "current" name the checkpoint and "previous" the one that was current.
 
         *approve* says that a person chose it: "approved" names it, too.
@@ -175,7 +175,7 @@ class Store:
 
         return self._move(move)
 
-    def undo(self, checkpoint_id: str) -> Move:
+    def undo(self, checkpoint_id: str) -> AliasUpdate:
         """Let "current" name what "previous" does, in the place of a checkpoint that turned out bad.
 
         Afterwards there is no previous, so that nobody rolls back to the bad one; if it was approved, the restored one
@@ -193,7 +193,7 @@ class Store:
 
         return self._move(move)
 
-    def nominate(self, checkpoint_id: str) -> Move:
+    def set_candidate(self, checkpoint_id: str) -> AliasUpdate:
         """Let "candidate" name the checkpoint."""
 
         def move(old: Aliases) -> Aliases:
@@ -202,7 +202,7 @@ class Store:
 
         return self._move(move)
 
-    def delete(self, checkpoint_id: str) -> Move:
+    def delete(self, checkpoint_id: str) -> AliasUpdate:
         """Remove a checkpoint, readable or not, whole or not at all; if it is the candidate, there is none afterwards.
 
         Raises CheckpointNotFoundError, or CheckpointInUseError if another alias names it.
@@ -227,14 +227,14 @@ class Store:
                 path.rename(gone)
                 _flush(path.parent)
             shutil.rmtree(gone, ignore_errors=True)
-        return Move(before, after)
+        return AliasUpdate(before, after)
 
-    def _move(self, change: Callable[[Aliases], Aliases]) -> Move:
+    def _move(self, change: Callable[[Aliases], Aliases]) -> AliasUpdate:
         with self._locked():
             before = self.aliases()
             after = change(before)
             self._write(after)
-        return Move(before, after)
+        return AliasUpdate(before, after)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

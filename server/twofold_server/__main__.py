@@ -15,7 +15,7 @@ from twofold_server.app import run
 from twofold_server.config.sources import describe, resolve
 from twofold_server.doctor import examine
 from twofold_server.observability.logs import log_to_stderr
-from twofold_server.resources.memory import set_up_malloc
+from twofold_server.resources.memory import configure_malloc
 from twofold_server.security.tokens import SCOPES, make_token
 
 
@@ -34,7 +34,7 @@ def main() -> None:
 
 def start(arguments: Sequence[str]) -> None:
     """Serve until a signal says to stop."""
-    set_up_malloc()
+    configure_malloc()
     resolved = resolve(arguments, os.environ)
     log_to_stderr(resolved.config.log_level)
     log = logging.getLogger("twofold_server")

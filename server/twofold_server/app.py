@@ -20,39 +20,39 @@ from twofold.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 from twofold_checkpoint.errors import CheckpointError, CheckpointNotFoundError
 from twofold_checkpoint.store import Store
 
-from twofold_server.adaptation.preemption import GivingWay
+from twofold_server.adaptation.preemption import JobPreemptor
 from twofold_server.adaptation.runner import JobRunner
 from twofold_server.adaptation.uploads import Uploads
 from twofold_server.api.health import Health
 from twofold_server.api.http.job_pages import JobPages
-from twofold_server.api.http.server import exposed
-from twofold_server.api.interceptor import Boundary
+from twofold_server.api.http.server import serve_http
+from twofold_server.api.interceptor import ServerInterceptor
 from twofold_server.api.reflection import enable_reflection
 from twofold_server.api.servicers.adaptation import AdaptationServicer
 from twofold_server.api.servicers.checkpoints import CheckpointServicer
 from twofold_server.api.servicers.inference import InferenceServicer
 from twofold_server.api.servicers.open_inference import OpenInferenceServicer
 from twofold_server.config.settings import Config
-from twofold_server.errors import SwapError, WrongStateError
+from twofold_server.errors import FailedPreconditionError, SwapError
 from twofold_server.inference.batcher import Batcher
 from twofold_server.inference.engine import Engine
-from twofold_server.inference.predictor import Inference
+from twofold_server.inference.predictor import Predictor
 from twofold_server.inference.slot import Slot
 from twofold_server.jobs.tracing import job_span
 from twofold_server.observability.gpu_metrics import show_gpus
 from twofold_server.observability.interference import Interference
 from twofold_server.observability.metrics import Metrics
 from twofold_server.observability.tracing import Traces
-from twofold_server.resources.cpus import count_cpus, share_out
+from twofold_server.resources.cpus import count_cpus, split_cpus
 from twofold_server.retention.deletion import Deleter
-from twofold_server.retention.garbage_collector import Collector
-from twofold_server.security.authorization import Access
-from twofold_server.security.tls import certificates_of, credentials_of
+from twofold_server.retention.garbage_collector import GarbageCollector
+from twofold_server.security.authorization import Authorizer
+from twofold_server.security.tls import credentials_of, load_certificates
 from twofold_server.versions.loader import load_engine
 from twofold_server.versions.promoter import Promoter
-from twofold_server.versions.rollback_monitor import Probation
-from twofold_server.versions.shadow_test import Audition
-from twofold_server.versions.shadow_traffic import Shadow
+from twofold_server.versions.rollback_monitor import RollbackMonitor
+from twofold_server.versions.shadow_test import ShadowTest
+from twofold_server.versions.shadow_traffic import ShadowTraffic
 
 log = logging.getLogger(__name__)
 
@@ -107,24 +107,24 @@ async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[S
             max_batch_tokens=config.max_batch_tokens,
             max_queue_tokens=config.max_queue_tokens,
             max_wait=config.max_wait_ms / 1000 or float("inf"),
-            passes=share_out(cpus, config.device, passes=config.passes).passes,
+            passes=split_cpus(cpus, config.device, passes=config.passes).passes,
         )
         batcher.traces = traces
         batcher.start()
         down.push_async_callback(batcher.stop)
-        inference = Inference(slot, batcher, metrics, max_requests=config.max_requests, threads=cpus)
+        inference = Predictor(slot, batcher, metrics, max_requests=config.max_requests, threads=cpus)
         down.callback(inference.stop)
         inference.traces = traces
         health = Health(SERVICES)
-        shadow = Shadow(metrics, lambda: batcher.is_busy, config.max_batch_tokens)
+        shadow = ShadowTraffic(metrics, lambda: batcher.is_busy, config.max_batch_tokens)
         inference.offer = shadow.offer
-        probation = Probation(config, slot, shadow, metrics)
+        probation = RollbackMonitor(config, slot, shadow, metrics)
         batcher.told = probation.saw_pass
         promoter = Promoter(store, slot, config, metrics, on_live=health.serving, watcher=probation)
         probation.undo = promoter.undo
         down.push_async_callback(promoter.stop)
         down.push_async_callback(probation.stop)
-        auditions = Audition(config, slot, shadow, promoter)
+        auditions = ShadowTest(config, slot, shadow, promoter)
         runner = JobRunner(config=config, store=store, promoter=promoter, metrics=metrics, auditions=auditions)
         if traces:
             runner.book.ended = lambda job: traces.add_finished(job_span(job))
@@ -132,8 +132,8 @@ async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[S
         probation.told = runner.amend
         batcher.observe = Interference(metrics, lambda: runner.is_running).observe
 
-        access = await asyncio.to_thread(Access, config.tokens, metrics) if config.tokens else None
-        boundary = Boundary(metrics, METHODS, access, traces, dict.fromkeys(SHED, inference.check_room))
+        access = await asyncio.to_thread(Authorizer, config.tokens, metrics) if config.tokens else None
+        boundary = ServerInterceptor(metrics, METHODS, access, traces, dict.fromkeys(SHED, inference.check_room))
         server = grpc.aio.server(
             interceptors=[boundary],
             options=[
@@ -159,8 +159,8 @@ async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[S
         enable_reflection((*SERVICES, "grpc.health.v1.Health"), server)
 
         pages = JobPages(runner.book, runner.reporter, access, plaintext=config.plaintext)
-        tls = certificates_of(config) if config.metrics_tls else None
-        metrics_url = down.enter_context(exposed(metrics, config.metrics_listen, pages.before, tls))
+        tls = load_certificates(config) if config.metrics_tls else None
+        metrics_url = down.enter_context(serve_http(metrics, config.metrics_listen, pages.before, tls))
         port = _listen(server, config)
         down.push_async_callback(server.stop, config.drain_timeout)
         # Streams without an end would hold the server for the whole drain timeout.
@@ -170,10 +170,12 @@ async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[S
         await runner.start()
         down.push_async_callback(runner.stop)
         if config.pause_above_ms:
-            giving_way = GivingWay(runner, config.pause_above_ms / 1000)
+            giving_way = JobPreemptor(runner, config.pause_above_ms / 1000)
             inference.observe = giving_way.observe
             _begin(down, giving_way.run(), "giving way")
-        collector = Collector(config=config, store=store, slot=slot, book=runner.book, deleter=deleter, metrics=metrics)
+        collector = GarbageCollector(
+            config=config, store=store, slot=slot, book=runner.book, deleter=deleter, metrics=metrics
+        )
         _begin(down, collector.run(), "collector")
         await server.start()
         if engine is not None:
@@ -210,13 +212,13 @@ def first_engine(store: Store, config: Config) -> Engine | None:
 
 
 def open_traces(config: Config) -> Traces | None:
-    """Return what makes spans, or None if nobody wants any. Raises WrongStateError if OpenTelemetry is not there."""
+    """Return what makes spans, or None if nobody wants any. Raises FailedPreconditionError if OpenTelemetry is not there."""
     if config.trace_endpoint is None:
         return None
     try:
         from twofold_server.observability.otel import Spans  # noqa: PLC0415 -- Without traces nothing of it is loaded.
     except ModuleNotFoundError as error:
-        raise WrongStateError(
+        raise FailedPreconditionError(
             "trace-endpoint needs OpenTelemetry; install twofold-service[otel], or leave it out"
         ) from error
     return Spans.to(config.trace_endpoint, config.trace_share)

@@ -26,7 +26,7 @@ from twofold_server import VERSION
 from twofold_server.config.settings import Config
 from twofold_server.errors import ServerError, SwapError
 from twofold_server.inference.session import choose_providers
-from twofold_server.security.tls import credentials_of, good_until
+from twofold_server.security.tls import credentials_of, expiry_of
 from twofold_server.security.tokens import read_tokens
 from twofold_server.storage.database import Database, is_writable
 from twofold_server.storage.migrations import VERSION as SCHEMA
@@ -82,7 +82,7 @@ def _tls(config: Config) -> Check:
         credentials_of(config)
         if config.tls_certificate is None or config.tls_key is None:
             return Check(name="tls", message=f"none, on {config.listen}")
-        ends = good_until(config.tls_certificate, config.tls_key)
+        ends = expiry_of(config.tls_certificate, config.tls_key)
     except ssl.SSLCertVerificationError as error:
         message, fix = (
             f"{config.tls_certificate}: {error.verify_message}",

@@ -7,11 +7,11 @@ ServerError
 ├── OverloadedError        load was shed; says when to come back
 │   └── RateLimitedError   the caller's token has had its requests for now
 ├── NotServingError        no checkpoint is live yet, or the server is draining
-├── ExpiredError           the caller's deadline passed before the answer was ready
+├── DeadlineExceededError           the caller's deadline passed before the answer was ready
 ├── UnknownNameError       there is no such job, upload or model
 ├── ConflictError          a request_id was used before with another request
-├── WrongStateError        the object is not in a state that allows this
-│   └── OvertakenError         something else became current than what a candidate was compared with
+├── FailedPreconditionError        the object is not in a state that allows this
+│   └── BaseChangedError         something else became current than what a candidate was compared with
 ├── DatabaseError          the database of jobs failed, or does not answer
 ├── UnsupportedError       a procedure of a foreign protocol that is not served; says what to call instead
 └── SwapError              a checkpoint could not be made live; the old one serves on
@@ -87,7 +87,7 @@ class NotServingError(ServerError):
     """No checkpoint is live yet, or the server is draining."""
 
 
-class ExpiredError(ServerError):
+class DeadlineExceededError(ServerError):
     """The caller's deadline passed before the answer was ready."""
 
 
@@ -99,11 +99,11 @@ class ConflictError(ServerError):
     """A request_id was used before with another request."""
 
 
-class WrongStateError(ServerError):
+class FailedPreconditionError(ServerError):
     """The object is not in a state that allows this."""
 
 
-class OvertakenError(WrongStateError):
+class BaseChangedError(FailedPreconditionError):
     """Something else became current than what a candidate was compared with: *current*, or nothing."""
 
     def __init__(self, current: str | None) -> None:
@@ -132,11 +132,11 @@ STATUS: dict[type[Exception], tuple[grpc.StatusCode, str]] = {
     RateLimitedError: (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED"),
     OverloadedError: (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"),
     NotServingError: (grpc.StatusCode.UNAVAILABLE, "NOT_SERVING"),
-    ExpiredError: (grpc.StatusCode.DEADLINE_EXCEEDED, "EXPIRED"),
+    DeadlineExceededError: (grpc.StatusCode.DEADLINE_EXCEEDED, "EXPIRED"),
     UnknownNameError: (grpc.StatusCode.NOT_FOUND, "UNKNOWN_NAME"),
     CheckpointNotFoundError: (grpc.StatusCode.NOT_FOUND, "CHECKPOINT_NOT_FOUND"),
     ConflictError: (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
-    WrongStateError: (grpc.StatusCode.FAILED_PRECONDITION, "WRONG_STATE"),
+    FailedPreconditionError: (grpc.StatusCode.FAILED_PRECONDITION, "WRONG_STATE"),
     DatabaseError: (grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE"),
     UnsupportedError: (grpc.StatusCode.UNIMPLEMENTED, "UNSUPPORTED"),
     SwapError: (grpc.StatusCode.FAILED_PRECONDITION, "SWAP_FAILED"),

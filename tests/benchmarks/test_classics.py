@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import torch
 from adapting.classics import ROWS, fisher, plain, project, softened_kl
-from adapting.fine_tuning import all_groups, fine_tune, start, warm_and_fall
+from adapting.fine_tuning import all_groups, run_job, start, warm_and_fall
 from adapting.rates import DEFAULT
 from adapting.rows import CLASSICS
 from adapting.student import Student
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from support import tiny_models
 from twofold_checkpoint.manifest import HEADS, other
 from twofold_trainer.modeling.features import compute_features
-from twofold_trainer.scoring.scorer import Judge, predict
+from twofold_trainer.scoring.scorer import Scorer, predict
 from twofold_trainer.training.losses import label_nll
 
 Base = Callable[[], Student]
@@ -62,7 +62,7 @@ def test_a_row_learns_and_keeps_old_rows_in_their_places(base: Base, make_task: 
     old = base().labels
     assert student.labels.labels == old.labels + (names if head == "classifier" else ())
     assert student.labels.entity_types == tuple(dict.fromkeys(old.entity_types + (names if head == "ner" else ())))
-    score = Judge(task.train, head, student.encoder).score(student.model, student.labels)
+    score = Scorer(task.train, head, student.encoder).score(student.model, student.labels)
     assert score is not None
     assert score.value > 0.5
     assert not student.model.training
@@ -232,7 +232,7 @@ def test_a_text_without_new_words_changes_nothing_that_it_does_not_say(base: Bas
 
 def test_fine_tuning_without_aid_is_the_plain_row(base: Base, make_task: Callable) -> None:
     """The row is the method and nothing more; scoring answers with the grown names."""
-    student = fine_tune(base(), make_task(), plain)
+    student = run_job(base(), make_task(), plain)
     encodings = student.encoder.encode(["a table for two people today"])
     (answer,) = predict(student.model, encodings, student.labels, student.pad_id, heads=["ner"])
     assert {entity.type for entity in answer.entities} <= set(student.labels.entity_types)

@@ -160,7 +160,7 @@ def test_aliases_move_together(store: Store) -> None:
         publish(store, name)
 
     store.promote("one")
-    store.nominate("two")
+    store.set_candidate("two")
     before = store.aliases()
     after = store.promote("two").after
 
@@ -221,7 +221,7 @@ def test_a_deleted_checkpoint_is_gone(store: Store) -> None:
     for name in ("one", "two", "three"):
         publish(store, name)
     store.promote("one")
-    store.nominate("two")
+    store.set_candidate("two")
 
     store.delete("three")
     assert store.aliases().candidate == "two"

@@ -44,7 +44,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-class House:
+class Cluster:
     """Hold a copy of a base store, and run servers over it."""
 
     def __init__(self, directory: Path, store: Path, database: DatabaseUrl | None = None) -> None:

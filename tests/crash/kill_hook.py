@@ -99,7 +99,7 @@ def _place(directory: Path, at: str) -> None:
 def _stop_after_event(what: str, stop: Callable[[], None]) -> None:
     """Stop once an event of a trainer is written: its kind, or the name of the phase that it begins."""
     run = importlib.import_module("twofold_trainer.adapt")
-    original = run.fine_tune
+    original = run.run_job
 
     def told(*args: Any, **kwargs: Any) -> Iterator[Any]:
         for event in original(*args, **kwargs):
@@ -107,4 +107,4 @@ def _stop_after_event(what: str, stop: Callable[[], None]) -> None:
             if what in {type(event).__name__, getattr(event, "phase", "")}:
                 stop()
 
-    run.fine_tune = told
+    run.run_job = told

@@ -55,7 +55,7 @@ SERVING = (
     Moment("queued, not yet in the table", SERVER, "before twofold_server.jobs.table:JobTable.add", without_job=True),
     Moment("queued, not yet answered", SERVER, "after twofold_server.jobs.table:JobTable.add"),
     Moment("started", SERVER, "after twofold_server.jobs.table:JobTable.start_next"),
-    Moment("concluded", SERVER, "before twofold_server.adaptation.runner:conclude"),
+    Moment("concluded", SERVER, "before twofold_server.adaptation.runner:final_state"),
     Moment("swap, nominated", SERVER, "after twofold_checkpoint.store:Store.nominate"),
     Moment("swap, loaded", SERVER, "before twofold_checkpoint.store:Store.promote"),
     Moment("swap, aliases moved", SERVER, "after twofold_checkpoint.store:Store.promote"),

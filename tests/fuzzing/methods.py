@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from twofold.open_inference import open_inference_pb2 as open_pb
 from twofold.v1 import adaptation_pb2, checkpoints_pb2, inference_pb2
 from twofold_server.api.wire.bytes_tensor import write_strings
-from twofold_server.security.authorization import NEEDS
+from twofold_server.security.authorization import REQUIRED_SCOPES
 
 _FILES = (inference_pb2, adaptation_pb2, checkpoints_pb2, open_pb, health_pb2, reflection_pb2)
 _EXAMPLES = {"train": [{"text": "sunny", "label": "a_weather"}, {"text": "a song", "label": "a_music"}]}
@@ -110,6 +110,6 @@ def _all_methods() -> Iterator[Method]:
 _described = {method.path: method for method in _all_methods()}
 METHODS: dict[str, Method] = {
     path: _described.get(path) or Method(path, None, path.endswith("StreamInfer"), path.endswith("StreamInfer"))
-    for path in sorted(NEEDS)
+    for path in sorted(REQUIRED_SCOPES)
 }
 """Triton's methods that are only refused have no message."""

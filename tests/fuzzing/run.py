@@ -20,7 +20,7 @@ from fuzzing.metadata import TOKENS
 from fuzzing.methods import METHODS
 from fuzzing.world import World, indiscretions, log_of, opened, strangers
 from twofold import TwofoldError
-from twofold_server.security.authorization import NEEDS
+from twofold_server.security.authorization import REQUIRED_SCOPES
 
 PATIENCE = 240.0
 """Seconds within which whatever is asked has to end. It takes milliseconds, but promotions take turns, and come last for a CPU."""
@@ -99,7 +99,7 @@ def judge(case: Case, outcome: Outcome, *, tokens: bool) -> str:
 
 def _may(case: Case) -> bool:
     """Tell whether a case's caller may call its method. What there is not, anybody may ask for."""
-    need = NEEDS.get(case.path, "open")
+    need = REQUIRED_SCOPES.get(case.path, "open")
     scopes = TOKENS.get(case.caller, frozenset())
     return need == "open" or (need == "token" and bool(scopes)) or need in scopes
 

@@ -16,10 +16,10 @@ from fuzzing.metadata import TOKENS
 from fuzzing.values import CHECKPOINTS, MARK
 from support import tiny_checkpoints
 from support.postgresql import postgresql_server
-from support.scripted_trainer import TRAIN, House, finish, say
+from support.scripted_trainer import TRAIN, Harness, finish, say
 from support.secured_server import Callers
 from twofold import Client
-from twofold_checkpoint.protocol.events import Judged, Published
+from twofold_checkpoint.protocol.events import GateEvaluated, Published
 from twofold_checkpoint.store import Store
 from twofold_server.config.database_url import DatabaseUrl
 from twofold_server.testing import Server, serving
@@ -72,9 +72,9 @@ class World:
 def world(root: Path, *, tokens: bool = False, database: DatabaseUrl | None = None) -> Iterator[World]:
     """Serve tiny checkpoints until the block ends. Jobs get a trainer that plays a script, and promote what is there."""
     store = tiny_checkpoints.make_store(root / "store", *CHECKPOINTS)
-    house = House(root)
-    judged = say(Judged(verdict="pass", reason="It is better."))
-    house.play(TRAIN, ("sleep", 0.05), judged, say(Published(checkpoint_id="b")), finish("succeeded", "Published b."))
+    harness = Harness(root)
+    judged = say(GateEvaluated(verdict="pass", reason="It is better."))
+    harness.play(TRAIN, ("sleep", 0.05), judged, say(Published(checkpoint_id="b")), finish("succeeded", "Published b."))
     (root / "directory").mkdir()
     callers = Callers(root / "tokens.toml")
     for name, scopes in TOKENS.items():

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from support import tiny_checkpoints
 from support.postgresql import PostgreSQL, postgresql_server
-from support.scripted_trainer import House
+from support.scripted_trainer import Harness
 from twofold_checkpoint.store import Store
-from twofold_server.storage.database import Place
+from twofold_server.storage.database import DatabaseLocation
 
 BOTH = ("sqlite", "postgresql")
 
@@ -29,7 +29,7 @@ def postgresql() -> Iterator[PostgreSQL]:
 
 
 @pytest.fixture
-def place(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> Place:
+def place(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> DatabaseLocation:
     """Where a table of jobs can be."""
     if database == "sqlite":
         return tmp_path / "jobs.sqlite3"
@@ -38,12 +38,12 @@ def place(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> Plac
 
 
 @pytest.fixture
-def house(tmp_path: Path, place: Place) -> House:
+def harness(tmp_path: Path, place: DatabaseLocation) -> Harness:
     """A store with one checkpoint and a trainer that plays scripts."""
-    house = House(tmp_path)
+    harness = Harness(tmp_path)
     if not isinstance(place, Path):
-        house.set(database=place)
-    return house
+        harness.set(database=place)
+    return harness
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from support import tiny_checkpoints
 from support.running_server import Running, config_of, running
 from support.small_disk import small_disk
 from twofold import AsyncClient, Example, FailedPreconditionError, Head, OverloadedError
+from twofold_server import errors
 from twofold_server.app import serve
-from twofold_server.errors import WrongStateError
 
 EXAMPLES = [Example(text=f"rain {number}", label="a_weather") for number in range(20)]
 CALLS: dict[str, tuple[Callable[[AsyncClient], Awaitable[object]], type[Exception]]] = {
@@ -57,7 +57,7 @@ def test_a_store_that_is_read_only_is_named(tmp_path: Path) -> None:
                 raise AssertionError
 
         with pytest.raises(
-            WrongStateError, match=r"jobs.lock cannot be written: Read-only file system; give the server"
+            FailedPreconditionError, match=r"jobs.lock cannot be written: Read-only file system; give the server"
         ):
             asyncio.run(story())
 
@@ -68,7 +68,7 @@ def test_a_second_server_on_a_store_is_refused_and_the_first_one_answers_on(tmp_
 
     async def story() -> None:
         async with running(store) as first:
-            with pytest.raises(WrongStateError, match="another server runs the jobs of this store"):
+            with pytest.raises(FailedPreconditionError, match="another server runs the jobs of this store"):
                 await _start(store)
             assert await _answers(first)
 

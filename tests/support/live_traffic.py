@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 
 import grpc
 from support import tiny_checkpoints
-from support.scripted_trainer import TRAIN, House, finish, say
+from support.scripted_trainer import TRAIN, Harness, finish, say
 from twofold.v1 import adaptation_pb2, checkpoints_pb2
 from twofold.v1.adaptation_pb2_grpc import AdaptationServiceStub
-from twofold_checkpoint.protocol.events import Judged, Published
+from twofold_checkpoint.protocol.events import GateEvaluated, Published
 
 TEXTS = ("sunny", "it is cold in berlin", "sunny monday", "cold and sunny")
 """Live texts, of words that no golden text has."""
@@ -66,10 +66,10 @@ def house_of(tmp_path, recipe):
     """Return a store with "a", and a trainer whose job finds that "bad" passes the gate."""
     store = tiny_checkpoints.make_store(tmp_path / "store", "a")
     tiny_checkpoints.publish(store, recipe, name="bad")
-    house = House(tmp_path)
-    judged = say(Judged(verdict="pass", reason="It is better on all four examples."))
-    house.play(TRAIN, judged, say(Published(checkpoint_id="bad")), finish("succeeded", "Published bad."))
-    return store, house
+    harness = Harness(tmp_path)
+    judged = say(GateEvaluated(verdict="pass", reason="It is better on all four examples."))
+    harness.play(TRAIN, judged, say(Published(checkpoint_id="bad")), finish("succeeded", "Published bad."))
+    return store, harness
 
 
 async def submit(server, **fields):

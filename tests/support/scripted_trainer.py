@@ -16,7 +16,7 @@ from twofold_checkpoint.encoding import EncoderSettings
 from twofold_checkpoint.examples import Example, Span
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import FORMAT, HeadName, Manifest, Provenance
-from twofold_checkpoint.protocol.events import Event, Finished, Judged, PhaseStarted
+from twofold_checkpoint.protocol.events import Event, Finished, GateEvaluated, PhaseStarted
 from twofold_checkpoint.store import Store
 from twofold_server.adaptation.dataset_writer import Inline
 from twofold_server.adaptation.launchers.subprocess import SubprocessLauncher
@@ -111,7 +111,7 @@ TRAIN = say(PhaseStarted(phase="train"))
 
 def publish() -> list[tuple[str, Any]]:
     """Train, measure, publish and end well."""
-    judged = say(Judged(verdict="pass", reason="It is better."))
+    judged = say(GateEvaluated(verdict="pass", reason="It is better."))
     return [TRAIN, judged, ("publish", "second"), finish("succeeded", "Published second.")]
 
 
@@ -168,7 +168,7 @@ class FakePromoter:
         return FakePromotion(self.seconds)
 
 
-class House:
+class Harness:
     """A store with one checkpoint, and whatever runs jobs over it."""
 
     def __init__(self, root: Path) -> None:

@@ -22,8 +22,8 @@ from transformers import (
 from twofold_checkpoint.examples import Example, Span, write_examples
 from twofold_checkpoint.protocol.events import Event, Finished, PhaseStarted
 from twofold_checkpoint.protocol.job import Hyperparameters, Job
-from twofold_trainer.adapt import fine_tune
-from twofold_trainer.initial_training import initialise
+from twofold_trainer.adapt import run_job
+from twofold_trainer.initial_training import train_initial_checkpoint
 from twofold_trainer.modeling.backbone import Backbone, load_backbone
 
 ARCHITECTURES = ("bert", "distilbert", "roberta", "gpt_neo", "modernbert")
@@ -220,7 +220,7 @@ def make_base_store(root: Path) -> Path:
     # Random weights learn from scratch, at rates that a pretrained backbone would not survive.
     rates = Hyperparameters(epochs=12, batch_size=16, head_learning_rate=2e-2, backbone_learning_rate=3e-3, patience=4)
     out = root / "store"
-    for _ in initialise(
+    for _ in train_initial_checkpoint(
         train=str(root / "train.jsonl"),
         dev=str(root / "dev.jsonl"),
         backbone=str(backbone),
@@ -247,7 +247,7 @@ def ending(events: Iterable[Event]) -> tuple[list[Event], Finished]:
 def until(job: Job, phase: str) -> list[Event]:
     """Run a job until a phase begins, and leave it there: what follows (an export) costs seconds."""
     seen: list[Event] = []
-    running = fine_tune(job)
+    running = run_job(job)
     for event in running:
         if isinstance(event, PhaseStarted) and event.phase == phase:
             break

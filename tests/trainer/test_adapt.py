@@ -21,26 +21,26 @@ from twofold_checkpoint.memory import fold, read_memory
 from twofold_checkpoint.protocol.events import (
     DatasetDescribed,
     Event,
-    ExactProven,
+    ExactVerified,
     Finished,
-    FrozenProven,
-    GuardLooked,
-    Judged,
-    Noted,
+    FrozenVerified,
+    GateEvaluated,
+    GuardChecked,
+    NoteAdded,
     ParityMeasured,
     PhaseStarted,
-    Planned,
+    PlanMade,
     Published,
     ScoreMeasured,
-    Stepped,
+    StepCompleted,
 )
 from twofold_checkpoint.protocol.job import PHASES, SERVER_PHASES, Exact, Hyperparameters, Statistical
 from twofold_checkpoint.store import Store
 from twofold_trainer import adapt as run_module
-from twofold_trainer.adapt import fine_tune
+from twofold_trainer.adapt import run_job
 from twofold_trainer.errors import GraftError
 from twofold_trainer.planning.plan import make_plan
-from twofold_trainer.stop import Stop
+from twofold_trainer.stop import StopSignal
 
 QUICK = Hyperparameters(epochs=4, backbone_learning_rate=1e-3, head_learning_rate=1e-2)
 
@@ -82,11 +82,11 @@ def store_is_as_it_was(store: Store) -> bool:
 def test_two_adaptations_in_a_row(make_job: MakeJob, store: Store) -> None:
     """NER learns a new type, then the classifier two new labels; each time old rows, order, parts and frozen bytes stay."""
     base = store.get("current")
-    first_events, first_end = tiny_models.ending(fine_tune(make_job("ner", freeze="backbone", hyperparameters=PROBE)))
+    first_events, first_end = tiny_models.ending(run_job(make_job("ner", freeze="backbone", hyperparameters=PROBE)))
     assert first_end.outcome == "succeeded", first_end.reason
     first = store.get(one(first_events, Published).checkpoint_id)
     second_events, second_end = tiny_models.ending(
-        fine_tune(
+        run_job(
             make_job(
                 "classifier",
                 base=first.id,
@@ -102,7 +102,7 @@ def test_two_adaptations_in_a_row(make_job: MakeJob, store: Store) -> None:
     second = store.get(one(second_events, Published).checkpoint_id)
     second.verify()
 
-    assert one(first_events, Planned).added_labels == ("people",)
+    assert one(first_events, PlanMade).added_labels == ("people",)
     assert first.manifest.labels.entity_types == ("artist", "city", "date", "people")
     assert first.manifest.labels.labels == base.manifest.labels.labels
     assert second.manifest.labels.labels == ("alarm", "flight", "music", "weather", "recipe", "taxi")
@@ -117,8 +117,8 @@ def test_two_adaptations_in_a_row(make_job: MakeJob, store: Store) -> None:
         assert set(before) == set(after) == {"protected", "retained", "new"}
         assert after["new"] > before["new"] + 0.1
         assert one(events, ParityMeasured).max_error <= 1e-4
-        assert one(events, Judged).verdict == "pass"
-        compared = one(events, Judged).comparisons[0]
+        assert one(events, GateEvaluated).verdict == "pass"
+        compared = one(events, GateEvaluated).comparisons[0]
         assert 0 < compared.calibration_before < 1
         assert (compared.calibration_before == compared.calibration_after) == (head == "ner")
         assert isinstance(events[-1], Finished)
@@ -129,12 +129,12 @@ def test_two_adaptations_in_a_row(make_job: MakeJob, store: Store) -> None:
         "ner.weight",
         "ner.bias",
     }
-    assert one(first_events, FrozenProven).parameters == len(olds) - 2
+    assert one(first_events, FrozenVerified).parameters == len(olds) - 2
     olds, news = weights(first), weights(second)
     assert all(torch.equal(olds[name], news[name]) for name in ("ner.weight", "ner.bias"))
     moved = {name for name in olds if name.startswith("backbone.") and not torch.equal(olds[name], news[name])}
     assert moved
-    assert one(second_events, FrozenProven).parameters == 3  # The NER head and the token embeddings.
+    assert one(second_events, FrozenVerified).parameters == 3  # The NER head and the token embeddings.
 
     memories = [read_memory(checkpoint.path / MEMORY) for checkpoint in (base, first, second)]
     for old, new in itertools.pairwise(memories):
@@ -171,7 +171,7 @@ def test_what_must_stay_frozen_does(
     monkeypatch.setattr("twofold_trainer.training.loop.restore", lambda *_: None)
     settings = msgspec.structs.replace(QUICK, epochs=1, unfrozen_blocks=unfrozen)
     events = tiny_models.until(make_job(head, freeze=freeze, protection=protection, hyperparameters=settings), "export")
-    proof = one(events, FrozenProven)
+    proof = one(events, FrozenVerified)
 
     in_block, embeddings, heads = 16, 5, 2
     free = heads + moving * in_block + (embeddings - 1 if moving == 3 else 0)
@@ -188,12 +188,12 @@ def test_rejected_when_the_protected_task_breaks(
     monkeypatch.setattr("twofold_trainer.training.stage_setup.Guard", lambda *_: None)
     monkeypatch.setattr("twofold_trainer.training.loop.restore", lambda *_: None)
     rough = Hyperparameters(epochs=6, backbone_learning_rate=2e-2, head_learning_rate=2e-2, rehearsal_ratio=0.0)
-    events, end = tiny_models.ending(fine_tune(make_job("ner", freeze="head", hyperparameters=rough)))
+    events, end = tiny_models.ending(run_job(make_job("ner", freeze="head", hyperparameters=rough)))
 
     assert end.outcome == "rejected"
     assert "the protected score fell by" in end.reason
     assert "more than the margin of 1" in end.reason
-    assert one(events, Judged).verdict == "fail"
+    assert one(events, GateEvaluated).verdict == "fail"
     before, after = figures(events, "before"), figures(events, "after")
     assert after["protected"] < before["protected"] - 0.01
     assert not any(isinstance(event, Published) for event in events)
@@ -220,7 +220,7 @@ def test_auto_forks_what_it_could_not_prove(
     # How much so small a model gains from its own blocks is chance; here they are kept.
     monkeypatch.setattr("twofold_trainer.training.loop.Yardstick.chance", lambda *_: 1.0)
     base = store.get("current")
-    events, end = tiny_models.ending(fine_tune(make_job(head, hyperparameters=settings, retained_margin=30.0)))
+    events, end = tiny_models.ending(run_job(make_job(head, hyperparameters=settings, retained_margin=30.0)))
     assert end.outcome == "succeeded", end.reason
     forked = store.get(one(events, Published).checkpoint_id)
 
@@ -228,8 +228,8 @@ def test_auto_forks_what_it_could_not_prove(
     assert f"so the {head} head got " in end.reason
     assert forked.manifest.branch == Branch(head=head, blocks=blocks)
     assert phases(events) == [name for name in PHASES if name not in SERVER_PHASES]
-    assert one(events, FrozenProven).parameters == len(weights(base)) - 2
-    exact = one(events, ExactProven)
+    assert one(events, FrozenVerified).parameters == len(weights(base)) - 2
+    exact = one(events, ExactVerified)
     assert exact.texts >= 60
     assert exact.max_error <= 1e-5
     before, after = figures(events, "before"), figures(events, "after")
@@ -245,7 +245,7 @@ def test_auto_that_forks_at_once_is_exact(make_job: MakeJob, store: Store, monke
         job = make_job("ner", id=name, hyperparameters=ADAPTS, protection=protection, retained_margin=90.0)
         plan = make_plan(job)
         assert not any(map(plan.moves_protected, plan.possible))
-        events, end = tiny_models.ending(fine_tune(job))
+        events, end = tiny_models.ending(run_job(job))
         assert end.outcome == "succeeded", end.reason
         ended[name] = weights(store.get(one(events, Published).checkpoint_id))
     assert ended["auto"].keys() == ended["exact"].keys()
@@ -272,12 +272,12 @@ def test_after_a_fork_each_head_adapts_without_touching_the_other(
     last = "base"
     for name, settings in jobs:
         events, end = tiny_models.ending(
-            fine_tune(
+            run_job(
                 make_job(**settings, base=names[last], hyperparameters=upper, protection=Exact(), retained_margin=20.0)
             )
         )
         assert end.outcome == "succeeded", end.reason
-        assert one(events, ExactProven).max_error <= 1e-5
+        assert one(events, ExactVerified).max_error <= 1e-5
         names[name] = one(events, Published).checkpoint_id
         last = name
 
@@ -305,7 +305,7 @@ def test_after_a_fork_each_head_adapts_without_touching_the_other(
 
 def test_what_no_stage_rehearses_is_not_run(make_job: MakeJob, store: Store) -> None:
     """What says nothing of the adapted head is remembered for the other one, and recalled only where shared blocks may move."""
-    events, _ = tiny_models.ending(fine_tune(make_job("classifier", freeze="backbone", hyperparameters=PROBE)))
+    events, _ = tiny_models.ending(run_job(make_job("classifier", freeze="backbone", hyperparameters=PROBE)))
     job = make_job("ner", base=one(events, Published).checkpoint_id, protection=Exact())
     exact, shared = make_plan(job), make_plan(msgspec.structs.replace(job, freeze="head", protection=Statistical()))
     teaching = [target for target in exact.rehearsed if target.teaches("ner")]
@@ -317,7 +317,7 @@ def test_what_no_stage_rehearses_is_not_run(make_job: MakeJob, store: Store) -> 
 
 def test_losses_are_counted_from_what_a_person_approved(make_job: MakeJob, store: Store) -> None:
     """After an adaptation that nobody approved, the gate compares with the approved checkpoint, too, and says so."""
-    first_events, _ = tiny_models.ending(fine_tune(make_job("ner", freeze="backbone", hyperparameters=PROBE)))
+    first_events, _ = tiny_models.ending(run_job(make_job("ner", freeze="backbone", hyperparameters=PROBE)))
     approved, first = store.get("approved"), one(first_events, Published).checkpoint_id
     job = make_job(
         "ner",
@@ -327,9 +327,9 @@ def test_losses_are_counted_from_what_a_person_approved(make_job: MakeJob, store
         protection=Statistical(margin=60),
         retained_margin=100.0,
     )
-    events, _ = tiny_models.ending(fine_tune(job))
+    events, _ = tiny_models.ending(run_job(job))
 
-    judged = one(events, Judged)
+    judged = one(events, GateEvaluated)
     assert approved.id == store.get("current").id != first
     assert [compared.against for compared in judged.comparisons] == ["base", "approved"]
     assert len({compared.examples for compared in judged.comparisons}) == 1
@@ -339,10 +339,10 @@ def test_auto_shares_what_the_gate_passes(make_job: MakeJob, store: Store, monke
     """With a margin that can be proven AUTO trains shared blocks under guard; whichever way it ends, it says why."""
     monkeypatch.setattr("twofold_trainer.protection.guard.EARLY_EVERY", 2)
     job = make_job("ner", hyperparameters=ADAPTS, protection=Statistical(margin=40), retained_margin=100.0)
-    events, end = tiny_models.ending(fine_tune(job))
+    events, end = tiny_models.ending(run_job(job))
 
     assert end.outcome == "succeeded", end.reason
-    assert any(isinstance(event, GuardLooked) for event in events)
+    assert any(isinstance(event, GuardChecked) for event in events)
     shared = store.get(one(events, Published).checkpoint_id).manifest.branch is None
     assert ("a shared backbone learned it and passed the gate" in end.reason) == shared
 
@@ -353,7 +353,7 @@ def test_auto_gives_a_ruined_backbone_up(make_job: MakeJob, monkeypatch: pytest.
     rough = Hyperparameters(epochs=6, backbone_learning_rate=0.2, head_learning_rate=2e-2, rehearsal_ratio=0.0)
     events = tiny_models.until(make_job("ner", hyperparameters=rough, protection=Statistical(margin=40)), "export")
 
-    actions = [event.action for event in events if isinstance(event, GuardLooked)]
+    actions = [event.action for event in events if isinstance(event, GuardChecked)]
     assert "restore" in actions
     assert any("The shared backbone is given up" in note.message for note in notes(events))
     assert figures(events, "before")["protected"] == figures(events, "after")["protected"]
@@ -364,7 +364,7 @@ def test_replaced_labels_are_forgotten(head: str, make_job: MakeJob, store: Stor
     """REPLACE leaves only the new names, measures nothing retained, and takes the old annotations out of the memory."""
     base = store.get("current").manifest.labels
     events, end = tiny_models.ending(
-        fine_tune(make_job(head, label_policy="replace", freeze="backbone", hyperparameters=PROBE))
+        run_job(make_job(head, label_policy="replace", freeze="backbone", hyperparameters=PROBE))
     )
     assert end.outcome == "succeeded", end.reason
     checkpoint = store.get(one(events, Published).checkpoint_id)
@@ -374,23 +374,23 @@ def test_replaced_labels_are_forgotten(head: str, make_job: MakeJob, store: Stor
     assert set(figures(events, "after")) == {"protected", "new"}
     if head == "ner":
         assert labels.labels == base.labels
-        assert set(labels.entity_types) == set(one(events, Planned).added_labels)
+        assert set(labels.entity_types) == set(one(events, PlanMade).added_labels)
         assert "artist" not in labels.entity_types
         assert not any(span.type == "artist" for example in memory.rehearsal for span in example.entities or ())
     else:
         assert labels.entity_types == base.entity_types
-        assert labels.labels == ("recipe", "taxi") == one(events, Planned).added_labels
+        assert labels.labels == ("recipe", "taxi") == one(events, PlanMade).added_labels
         assert {example.label for example in memory.rehearsal} == {None, "recipe", "taxi"}
 
 
-def notes(events: Iterable[Event]) -> list[Noted]:
+def notes(events: Iterable[Event]) -> list[NoteAdded]:
     """Return the notes."""
-    return [event for event in events if isinstance(event, Noted)]
+    return [event for event in events if isinstance(event, NoteAdded)]
 
 
 def test_measuring_only(make_job: MakeJob, store: Store) -> None:
     """FREEZE_ALL reports the three figures of the base and ends; it trains and publishes nothing."""
-    events, end = tiny_models.ending(fine_tune(make_job("ner", freeze="all")))
+    events, end = tiny_models.ending(run_job(make_job("ner", freeze="all")))
 
     assert end.outcome == "succeeded"
     assert phases(events) == ["validate", "baseline"]
@@ -401,7 +401,7 @@ def test_measuring_only(make_job: MakeJob, store: Store) -> None:
 def test_validating_only(make_job: MakeJob, store: Store) -> None:
     """A dry run describes the data, plans, resolves every setting, says what the job takes and what it could prove, and ends."""
     events, end = tiny_models.ending(
-        fine_tune(make_job("classifier", validate_only=True, dev=tiny_models.intents(40, seed=8)))
+        run_job(make_job("classifier", validate_only=True, dev=tiny_models.intents(40, seed=8)))
     )
 
     assert end.outcome == "succeeded"
@@ -409,12 +409,12 @@ def test_validating_only(make_job: MakeJob, store: Store) -> None:
     described = one(events, DatasetDescribed)
     assert described.label_counts.keys() == {"recipe", "taxi"}
     assert described.dev_examples + described.gate_examples >= 35
-    assert one(events, Planned).added_labels == ("recipe", "taxi")
-    assert one(events, Planned).hyperparameters.epochs
-    notes = "\n".join(event.message for event in events if isinstance(event, Noted))
+    assert one(events, PlanMade).added_labels == ("recipe", "taxi")
+    assert one(events, PlanMade).hyperparameters.epochs
+    notes = "\n".join(event.message for event in events if isinstance(event, NoteAdded))
     assert re.search(r"takes about [1-9]\d* seconds and [1-9]\d+ MiB", notes)
     assert re.search(r"By \d+ protected examples the smallest margin .* is \d+\.\d points", notes)
-    assert not any(isinstance(event, Stepped) for event in events)
+    assert not any(isinstance(event, StepCompleted) for event in events)
     assert store_is_as_it_was(store)
 
 
@@ -437,9 +437,11 @@ def test_new_names_that_nothing_judges_are_told_of(
     make_job: MakeJob, head: str, dev: list[Example], missing: str | None
 ) -> None:
     """A score of held-out examples without them would say that they were learnt; a warning says that it does not."""
-    events, _ = tiny_models.ending(fine_tune(make_job(head, validate_only=True, dev=dev)))
+    events, _ = tiny_models.ending(run_job(make_job(head, validate_only=True, dev=dev)))
 
-    told = [one.message for one in events if isinstance(one, Noted) and one.warning and "no score tells" in one.message]
+    told = [
+        one.message for one in events if isinstance(one, NoteAdded) and one.warning and "no score tells" in one.message
+    ]
     assert told == ([] if missing is None else [f"No held-out example has {missing}: {UNJUDGED}"])
 
 
@@ -465,7 +467,7 @@ def test_new_names_that_nothing_judges_are_told_of(
 )
 def test_refused_in_validation(head: str, settings: dict, reason: str, make_job: MakeJob, store: Store) -> None:
     """What cannot be trained fails in the first phase, with a sentence that names it."""
-    events, end = tiny_models.ending(fine_tune(make_job(head, **settings)))
+    events, end = tiny_models.ending(run_job(make_job(head, **settings)))
 
     assert end.outcome == "failed"
     assert reason in end.reason
@@ -480,8 +482,8 @@ def test_what_was_not_used_is_noted(make_job: MakeJob) -> None:
         *tiny_models.intents(7),
         Example(text="fly to paris", label="flight", entities=(Span(start=7, end=10, type="city"),)),
     ]
-    events, _ = tiny_models.ending(fine_tune(make_job("ner", train=given, validate_only=True)))
-    notes = [event.message for event in events if isinstance(event, Noted)]
+    events, _ = tiny_models.ending(run_job(make_job("ner", train=given, validate_only=True)))
+    notes = [event.message for event in events if isinstance(event, NoteAdded)]
 
     assert any("7 of 48 examples have no entities and were ignored" in note for note in notes)
     assert any("The label of 1 examples was not used" in note for note in notes)
@@ -492,9 +494,9 @@ def test_what_was_not_used_is_noted(make_job: MakeJob) -> None:
 @pytest.mark.parametrize("phase", [*(name for name in PHASES if name not in {*SERVER_PHASES, "parity", "gate"})])
 def test_cancelled_at_every_phase(phase: str, make_job: MakeJob, store: Store) -> None:
     """A job cancelled in any phase ends as cancelled, and leaves the store as it was."""
-    stop = Stop()
+    stop = StopSignal()
     events: list[Event] = []
-    for event in fine_tune(make_job("ner", freeze="head", hyperparameters=QUICK), stop):
+    for event in run_job(make_job("ner", freeze="head", hyperparameters=QUICK), stop):
         events.append(event)
         if isinstance(event, PhaseStarted) and event.phase == phase:
             stop.cancel()
@@ -520,7 +522,7 @@ def test_a_surprise_ends_with_a_sentence(make_job: MakeJob, store: Store, monkey
         raise RuntimeError("disk\nfull")
 
     monkeypatch.setattr(run_module, "write_candidate", explode)
-    _, end = tiny_models.ending(fine_tune(make_job("ner", freeze="backbone", hyperparameters=QUICK)))
+    _, end = tiny_models.ending(run_job(make_job("ner", freeze="backbone", hyperparameters=QUICK)))
 
     assert (end.outcome, end.reason) == ("failed", "RuntimeError: disk full.")
     assert store_is_as_it_was(store)
@@ -550,7 +552,7 @@ def test_a_graph_that_cannot_be_used_again_is_exported(
             shutil.copy(base / name, directory / name)
 
     monkeypatch.setattr("twofold_trainer.export.publish.graft", refuse if failing == "graft" else copy_the_base)
-    events, end = tiny_models.ending(fine_tune(make_job("ner", freeze="backbone", hyperparameters=PROBE)))
+    events, end = tiny_models.ending(run_job(make_job("ner", freeze="backbone", hyperparameters=PROBE)))
 
     assert end.outcome == "succeeded", end.reason
     [note] = [one.message for one in notes(events) if "exported" in one.message]

@@ -9,10 +9,10 @@ import msgspec
 from support import tiny_models
 from support.small_disk import small_disk
 from trainer.conftest import MakeJob
-from twofold_checkpoint.protocol.events import Noted
+from twofold_checkpoint.protocol.events import NoteAdded
 from twofold_checkpoint.protocol.job import Hyperparameters
 from twofold_checkpoint.store import Store
-from twofold_trainer.adapt import fine_tune
+from twofold_trainer.adapt import run_job
 
 
 def test_a_disk_without_room_for_a_candidate_fails_the_job_and_no_more(
@@ -25,12 +25,12 @@ def test_a_disk_without_room_for_a_candidate_fails_the_job_and_no_more(
         root = disk.path / "store"
         shutil.copytree(store.root, root)
         disk.fill(leave=64 * 1024)
-        events, end = tiny_models.ending(fine_tune(msgspec.structs.replace(job, store=str(root), snapshot_seconds=0.0)))
+        events, end = tiny_models.ending(run_job(msgspec.structs.replace(job, store=str(root), snapshot_seconds=0.0)))
 
         assert end.outcome == "failed"
         assert "No space left on device" in end.reason
         assert [one.id for one in Store(root).list()] == [one.id for one in store.list()]
         assert list((root / "staging").iterdir()) == []
         Store(root).get("current").verify()
-    notes = [event.message for event in events if isinstance(event, Noted)]
+    notes = [event.message for event in events if isinstance(event, NoteAdded)]
     assert sum("No snapshot could be written" in note for note in notes) <= 1

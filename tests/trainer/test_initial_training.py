@@ -15,7 +15,7 @@ from twofold_checkpoint.memory import fold, read_memory
 from twofold_checkpoint.store import Store
 from twofold_trainer.errors import RefusedError
 from twofold_trainer.export.onnx_export import Graph
-from twofold_trainer.initial_training import initialise
+from twofold_trainer.initial_training import train_initial_checkpoint
 from twofold_trainer.modeling.model import load_model
 from twofold_trainer.scoring.scorer import predict
 
@@ -78,7 +78,11 @@ def test_init_refuses_what_cannot_train_both_heads(
     write_examples(tmp_path / "train.jsonl", examples)
 
     with pytest.raises(error, match=reason):
-        list(initialise(train=str(tmp_path / "train.jsonl"), out=str(tmp_path / "s"), backbone="nowhere/at-all"))
+        list(
+            train_initial_checkpoint(
+                train=str(tmp_path / "train.jsonl"), out=str(tmp_path / "s"), backbone="nowhere/at-all"
+            )
+        )
 
     assert not (tmp_path / "s").exists()
 
@@ -90,7 +94,11 @@ def test_init_refuses_labels_that_only_dev_has(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"text": "in Oslo", "intent": "where"}\n')
 
     with pytest.raises(RefusedError, match=r'train.jsonl: no example has a label.* write "label"'):
-        list(initialise(train=str(tmp_path / "train.jsonl"), dev=str(tmp_path / "dev.jsonl"), out=str(tmp_path / "s")))
+        list(
+            train_initial_checkpoint(
+                train=str(tmp_path / "train.jsonl"), dev=str(tmp_path / "dev.jsonl"), out=str(tmp_path / "s")
+            )
+        )
 
 
 def test_manifest_survives_json(base_store: Path) -> None:

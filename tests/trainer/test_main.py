@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support import tiny_models
 from trainer.conftest import MakeJob
-from twofold_checkpoint.protocol.events import Finished, Noted, PhaseStarted, Published, Stepped, from_line
+from twofold_checkpoint.protocol.events import Finished, NoteAdded, PhaseStarted, Published, StepCompleted, from_line
 from twofold_checkpoint.protocol.job import Hyperparameters, write_job
 from twofold_checkpoint.store import Store
 from twofold_trainer import __main__ as command
@@ -40,7 +40,7 @@ def test_sigterm_cancels(make_job: MakeJob, store: Store, tmp_path: Path) -> Non
     with subprocess.Popen([*RUN, str(tmp_path / "job.json")], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if isinstance(from_line(line), Stepped):
+            if isinstance(from_line(line), StepCompleted):
                 break
         process.send_signal(signal.SIGTERM)
         rest = [from_line(line) for line in process.stdout]
@@ -72,7 +72,7 @@ def test_init_tells_a_person_what_is_wrong(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "train.conll").write_text("Paris LOC\n")
     code = command._init(
         command._parser().parse_args(["init", "--train", str(tmp_path / "train.conll"), "--out", str(tmp_path / "s")]),
-        command.Stop(),
+        command.StopSignal(),
     )
 
     assert code == 1
@@ -83,6 +83,6 @@ def test_every_event_has_a_line_for_people(make_job: MakeJob) -> None:
     """Every event of a job can be told in one line."""
     events = tiny_models.until(make_job("ner", freeze="backbone"), "export")
 
-    for event in [*events, Noted(message="x", warning=True), Published(checkpoint_id="x")]:
+    for event in [*events, NoteAdded(message="x", warning=True), Published(checkpoint_id="x")]:
         assert command.describe(event).strip()
         assert "\n" not in command.describe(event)

@@ -14,7 +14,7 @@ from twofold_checkpoint.examples import Example, Span
 from twofold_checkpoint.memory import Memory, fold
 from twofold_checkpoint.protocol.job import Hyperparameters
 from twofold_trainer import recipe
-from twofold_trainer.datasets.batching import Pool, batches
+from twofold_trainer.datasets.batching import TrainingPool, batches
 from twofold_trainer.datasets.splits import remember, set_aside, split
 from twofold_trainer.scoring.scores import SpanCounts, accuracy, count_spans, span_f1, span_hits
 
@@ -153,8 +153,8 @@ def test_few_new_examples_meet_more_rehearsed_ones(
     assert (default.rehearsal_ratio, default.fork_rehearsal_ratio) == (ratio, fork_ratio)
     assert default.batch_size == step[0]
     for one, remembered in ((ratio, step[1]), (fork_ratio, step[2])):
-        steps = list(Pool(new, old, one).epoch(default.batch_size, random.Random(0)))
-        assert len(steps) == Pool(new).steps(default.batch_size)
+        steps = list(TrainingPool(new, old, one).epoch(default.batch_size, random.Random(0)))
+        assert len(steps) == TrainingPool(new).steps(default.batch_size)
         assert max(len(batch) for batch, _ in steps) == step[0]
         assert max(len(batch) for _, batch in steps) == remembered
         assert sum(len(batch) for _, batch in steps) == round(one * examples)
@@ -181,7 +181,7 @@ def test_each_mode_has_its_rungs(freeze: str, expected: tuple[int, ...]) -> None
 def test_an_epoch_holds_every_new_example_and_its_share_of_old_ones() -> None:
     """Batches hold each text once, of similar lengths, and the same seed gives the same order."""
     new, old = tuple(Fake(size + 9) for size in range(20)), tuple(Fake(5) for _ in range(8))
-    pool = Pool(new, old, 0.25)
+    pool = TrainingPool(new, old, 0.25)
     steps = list(pool.epoch(4, random.Random(1)))
     drawn = [one for step in steps for batch in step for one in batch]
 
@@ -192,8 +192,10 @@ def test_an_epoch_holds_every_new_example_and_its_share_of_old_ones() -> None:
     assert [[(len(batch), len({one in new for one in batch})) for batch in step] for step in steps] == [
         [(4, 1), (1, 1)]
     ] * 5
-    assert Pool(new, old, 9.0).drawn == 8
-    assert list(Pool(new).epoch(4, random.Random(2))) == [[batch] for batch in batches(new, 4, random.Random(2))]
+    assert TrainingPool(new, old, 9.0).drawn == 8
+    assert list(TrainingPool(new).epoch(4, random.Random(2))) == [
+        [batch] for batch in batches(new, 4, random.Random(2))
+    ]
     cut = list(batches(drawn, 4, random.Random(2)))
     assert sorted(map(id, drawn)) == sorted(id(one) for batch in cut for one in batch)
     assert cut == list(batches(drawn, 4, random.Random(2)))
@@ -214,7 +216,7 @@ def test_an_epoch_leaves_nothing_out(new: int, old: int, ratio: float, size: int
         type("T", (), {"encoding": type("E", (), {"ids": range(chance.randrange(9))})(), "old": number >= new})()
         for number in range(new + old)
     ]
-    pool = Pool(tuple(fakes[:new]), tuple(fakes[new:]), ratio)
+    pool = TrainingPool(tuple(fakes[:new]), tuple(fakes[new:]), ratio)
     steps = list(pool.epoch(size, chance))
     drawn = [one for step in steps for batch in step for one in batch]
 

@@ -19,31 +19,31 @@ from twofold_checkpoint.manifest import MemoryMode
 from twofold_checkpoint.protocol.events import (
     DatasetDescribed,
     Event,
-    ExactProven,
+    ExactVerified,
     Finished,
-    FrozenProven,
-    GuardLooked,
-    Judged,
-    Noted,
+    FrozenVerified,
+    GateEvaluated,
+    GuardChecked,
+    NoteAdded,
     ParityMeasured,
     PhaseStarted,
-    Planned,
+    PlanMade,
     Published,
     ScoreMeasured,
-    Stepped,
+    StepCompleted,
     to_line,
 )
 from twofold_checkpoint.protocol.job import Hyperparameters, read_job
 
 from twofold_trainer.errors import TrainerError
-from twofold_trainer.stop import Stop
+from twofold_trainer.stop import StopSignal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    stop = Stop()
+    stop = StopSignal()
     # Before the slow imports: a job that is cancelled early shall end with a word, too.
     signal.signal(signal.SIGTERM, lambda *_: stop.cancel())
     signal.signal(signal.SIGINT, lambda *_: stop.cancel())
@@ -94,7 +94,7 @@ _KINDS = Hyperparameters(
 """One value of each setting's type."""
 
 
-def _run(arguments: argparse.Namespace, stop: Stop) -> int:
+def _run(arguments: argparse.Namespace, stop: StopSignal) -> int:
     """Run a job. Only events reach stdout, whatever a library prints."""
     with _claim_stdout() as pipe:
         threading.Thread(target=_end_with_reader, args=(pipe.fileno(),), name="reader", daemon=True).start()
@@ -103,9 +103,9 @@ def _run(arguments: argparse.Namespace, stop: Stop) -> int:
         except (OSError, msgspec.DecodeError) as error:
             reason = f"{arguments.job} is not a job that can be read: {error}."
             return _write([Finished(outcome="failed", reason=reason)], pipe)
-        from twofold_trainer.adapt import fine_tune  # noqa: PLC0415 -- imports torch: seconds.
+        from twofold_trainer.adapt import run_job  # noqa: PLC0415 -- imports torch: seconds.
 
-        return _write(fine_tune(job, stop), pipe)
+        return _write(run_job(job, stop), pipe)
 
 
 def _write(events: Iterable[Event], pipe: BinaryIO) -> int:
@@ -137,18 +137,18 @@ def _claim_stdout() -> Iterator[BinaryIO]:
         yield pipe
 
 
-def _init(arguments: argparse.Namespace, stop: Stop) -> int:
+def _init(arguments: argparse.Namespace, stop: StopSignal) -> int:
     """Train a first checkpoint; tells a person on stderr how it goes."""
     from transformers.utils import logging as transformers_logging  # noqa: PLC0415 -- imports torch: seconds.
 
-    from twofold_trainer.initial_training import initialise  # noqa: PLC0415 -- the same.
+    from twofold_trainer.initial_training import train_initial_checkpoint  # noqa: PLC0415 -- the same.
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
     hyperparameters = Hyperparameters(**{name: getattr(arguments, name, None) for name in _KINDS.__struct_fields__})
     try:
         show(
-            initialise(
+            train_initial_checkpoint(
                 train=arguments.train,
                 dev=arguments.dev,
                 out=arguments.out,
@@ -171,10 +171,10 @@ def show(events: Iterable[Event]) -> None:
     for event in events:
         line = describe(event)
         if terminal:
-            step = isinstance(event, Stepped)
+            step = isinstance(event, StepCompleted)
             print(f"\r\033[K{line}", end="" if step else "\n", file=sys.stderr, flush=True)
             continue
-        if isinstance(event, Stepped):
+        if isinstance(event, StepCompleted):
             if (reached := 10 * event.step // event.total_steps) == tenth:
                 continue
             tenth = reached
@@ -186,7 +186,7 @@ def describe(event: Event) -> str:
     match event:
         case PhaseStarted():
             return f"== {event.phase}"
-        case Stepped():
+        case StepCompleted():
             left = f"{event.remaining_seconds:.0f} s left if all of them are taken"
             return f"   {event.stage}: step {event.step}/{event.total_steps}, loss {event.loss:.3f}, {left}"
         case ScoreMeasured(figure="dev"):  # Of both heads together, the mean of an accuracy and an F1.
@@ -194,24 +194,24 @@ def describe(event: Event) -> str:
         case ScoreMeasured():
             value = f"{event.metric} {100 * event.value:.1f}"
             return f"   {event.figure} ({event.moment}): {value} on {event.examples} examples"
-        case GuardLooked():
+        case GuardChecked():
             return f"   guard: protected {100 * event.baseline:.1f} -> {100 * event.value:.1f} on dev: {event.action}"
         case DatasetDescribed():
             parts = f"{event.train_examples} to train on, {event.dev_examples} to stop by, {event.gate_examples} to judge by"
             return f"   {parts}; {len(event.label_counts)} names; {event.mean_tokens:.1f} tokens a text"
-        case Noted():
+        case NoteAdded():
             return f" {'!' if event.warning else ' '} {event.message}"
-        case Planned():
+        case PlanMade():
             return f"   {event.plan}"
-        case FrozenProven():
+        case FrozenVerified():
             return f"   {event.parameters} frozen tensors are unchanged"
         case ParityMeasured():
             return f"   the graph differs from the model by at most {event.max_error:.1e} on {event.texts} texts"
-        case ExactProven():
+        case ExactVerified():
             return (
                 f"   the protected head answers {event.texts} texts as before; logits differ by {event.max_error:.1e}"
             )
-        case Judged() | Finished():
+        case GateEvaluated() | Finished():
             return event.reason
         case Published():
             return f"   published {event.checkpoint_id}"

@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from twofold_checkpoint.checkpoint import TRAINING_WEIGHTS
 from twofold_checkpoint.errors import CheckpointError
 from twofold_checkpoint.manifest import other
-from twofold_checkpoint.protocol.events import Event, ExactProven, Finished, PhaseStarted, Published
+from twofold_checkpoint.protocol.events import Event, ExactVerified, Finished, PhaseStarted, Published
 from twofold_checkpoint.protocol.job import SNAPSHOTS, Job
 from twofold_checkpoint.store import Store
 
 from twofold_trainer.errors import CancelledError, TrainerError
-from twofold_trainer.evaluation.evaluator import Figures, Measured, join_scores
+from twofold_trainer.evaluation.evaluator import JobEvaluator, Scores, join_scores
 from twofold_trainer.evaluation.findings import directory_of, leave_findings, may_quote, unquoted
 from twofold_trainer.evaluation.gate import Verdict
 from twofold_trainer.evaluation.label_collisions import describe_collisions, find_collisions
@@ -24,22 +24,22 @@ from twofold_trainer.evaluation.verdict import describe_verdict, judge_candidate
 from twofold_trainer.export.exactness import prove_exact
 from twofold_trainer.export.memory import keep
 from twofold_trainer.export.publish import Candidate, provenance, publish, write_candidate
-from twofold_trainer.export.quantization_gate import Reduction, reduce_precision
+from twofold_trainer.export.quantization_gate import QuantizationInputs, reduce_precision
 from twofold_trainer.modeling.freezing import is_untouched, prove_frozen
 from twofold_trainer.planning.estimate import describe
 from twofold_trainer.planning.plan import Plan, make_plan
-from twofold_trainer.stop import Stop
-from twofold_trainer.training.snapshots import Snapshots, digest_of
-from twofold_trainer.training.stages import Climbed
+from twofold_trainer.stop import StopSignal
+from twofold_trainer.training.snapshots import ResumeSnapshots, digest_of
+from twofold_trainer.training.stages import StagesResult
 from twofold_trainer.training.train import train
 
 log = logging.getLogger(__name__)
 
 
-def fine_tune(job: Job, stop: Stop | None = None) -> Iterator[Event]:
+def run_job(job: Job, stop: StopSignal | None = None) -> Iterator[Event]:
     """Run a job and yield its events; the last one is always Finished. Nothing is published but a judged candidate."""
     try:
-        yield from _adapt(job, stop or Stop())
+        yield from _adapt(job, stop or StopSignal())
     except CancelledError as cancelled:
         yield Finished(outcome="cancelled", reason=f"{cancelled}.")
     except (TrainerError, CheckpointError) as error:
@@ -53,7 +53,7 @@ def fine_tune(job: Job, stop: Stop | None = None) -> Iterator[Event]:
         yield Finished(outcome="failed", reason=f"{type(error).__name__}: {' '.join(str(error).split())[:500]}.")
 
 
-def _adapt(job: Job, stop: Stop) -> Iterator[Event]:
+def _adapt(job: Job, stop: StopSignal) -> Iterator[Event]:
     stop.limit(job.max_runtime)
     yield PhaseStarted(phase="validate")
     plan = make_plan(job)
@@ -64,7 +64,7 @@ def _adapt(job: Job, stop: Stop) -> Iterator[Event]:
         return
 
     yield PhaseStarted(phase="baseline")
-    figures = Figures(plan, stop)
+    figures = JobEvaluator(plan, stop)
     before = yield from figures.measure(plan.model, "before")
     yield from leave_findings(plan, figures, before)
     if job.freeze == "all":
@@ -77,7 +77,7 @@ def _adapt(job: Job, stop: Stop) -> Iterator[Event]:
     def gate() -> Verdict:
         return judge_candidate(plan, before, figures.score(plan.model, "after"), approved=approved)
 
-    snapshots = Snapshots(directory_of(job) / SNAPSHOTS, digest_of(plan), job.snapshot_seconds)
+    snapshots = ResumeSnapshots(directory_of(job) / SNAPSHOTS, digest_of(plan), job.snapshot_seconds)
     climbed = yield from train(plan, stop, gate, snapshots)
 
     yield PhaseStarted(phase="evaluate")
@@ -113,14 +113,14 @@ def _adapt(job: Job, stop: Stop) -> Iterator[Event]:
     yield Finished(outcome="succeeded", reason=f"Published {checkpoint.id}: {story}")
 
 
-def _reduction(plan: Plan, figures: Figures) -> Reduction:
+def _reduction(plan: Plan, figures: JobEvaluator) -> QuantizationInputs:
     memory, parts = plan.memory, plan.parts
     held_out = (*memory.gate, *parts.gate, *memory.dev, *parts.dev)
     known = figures.by_text("after")
-    return Reduction(plan.labels, plan.encoder, held_out, plan.job.seed, torch.get_num_threads(), known)
+    return QuantizationInputs(plan.labels, plan.encoder, held_out, plan.job.seed, torch.get_num_threads(), known)
 
 
-def _prove_exact(plan: Plan, staged: Path, stop: Stop) -> ExactProven:
+def _prove_exact(plan: Plan, staged: Path, stop: StopSignal) -> ExactVerified:
     return prove_exact(
         plan.base.path,
         staged,
@@ -133,7 +133,7 @@ def _prove_exact(plan: Plan, staged: Path, stop: Stop) -> ExactProven:
     )
 
 
-def make_candidate(plan: Plan, climbed: Climbed, after: Measured) -> Candidate:
+def make_candidate(plan: Plan, climbed: StagesResult, after: Scores) -> Candidate:
     """Gather what the candidate's checkpoint says of itself."""
     job, manifest = plan.job, plan.base.manifest
     stages = " + ".join(trained.stage.name for trained in climbed.kept)

@@ -15,7 +15,7 @@ from twofold_checkpoint.protocol.events import (
     Event,
     Finished,
     PhaseStarted,
-    Planned,
+    PlanMade,
     Published,
     ScoreMeasured,
 )
@@ -23,29 +23,29 @@ from twofold_checkpoint.protocol.job import Hyperparameters
 from twofold_checkpoint.store import Store
 
 from twofold_trainer import recipe
-from twofold_trainer.datasets.batching import Pool
+from twofold_trainer.datasets.batching import TrainingPool
 from twofold_trainer.datasets.readers import read_source
 from twofold_trainer.datasets.splits import Parts, describe_dataset, split, types_of, with_annotated_types
 from twofold_trainer.datasets.targets import describe_unaligned, make_targets, note_unaligned
 from twofold_trainer.errors import RefusedError
 from twofold_trainer.export.memory import keep
 from twofold_trainer.export.publish import Candidate, provenance, publish, write_candidate
-from twofold_trainer.export.quantization_gate import Reduction, reduce_precision
+from twofold_trainer.export.quantization_gate import QuantizationInputs, reduce_precision
 from twofold_trainer.modeling.backbone import DEFAULT, load_backbone
 from twofold_trainer.modeling.features import FeatureCache, cache_bytes, live
 from twofold_trainer.modeling.mixed_precision import has_bf16
 from twofold_trainer.modeling.model import TwofoldModel
 from twofold_trainer.planning.stage import Stage
 from twofold_trainer.planning.validation import check_hyperparameters, check_seed
-from twofold_trainer.scoring.scorer import ROWS, Judge
-from twofold_trainer.stop import Stop
-from twofold_trainer.training.loop import Yardstick
+from twofold_trainer.scoring.scorer import ROWS, Scorer
+from twofold_trainer.stop import StopSignal
+from twofold_trainer.training.loop import DevEvaluator
 from twofold_trainer.training.objective import Objective
-from twofold_trainer.training.stage_inputs import Lesson
+from twofold_trainer.training.stage_inputs import StageInputs
 from twofold_trainer.training.stages import climb
 
 
-def initialise(
+def train_initial_checkpoint(
     *,
     train: str | Sequence[str],
     out: str,
@@ -54,13 +54,13 @@ def initialise(
     seed: int = 0,
     hyperparameters: Hyperparameters | None = None,
     memory: MemoryMode = "examples",
-    stop: Stop | None = None,
+    stop: StopSignal | None = None,
 ) -> Iterator[Event]:
     """Train both heads, publish the checkpoint, and make it current if the store has none.
 
     Raises TrainerError or CheckpointError: here a person waits, and an error is an error.
     """
-    stop = stop or Stop()
+    stop = stop or StopSignal()
     yield PhaseStarted(phase="validate")
     asked = hyperparameters or Hyperparameters()
     check_hyperparameters(asked)
@@ -83,11 +83,11 @@ def initialise(
     resolved = recipe.resolve(asked, default, blocks=blocks)
     stages = [Stage(HEADS, rung, blocks) for rung in recipe.init_rungs(resolved.unfrozen_blocks)]
     plan = f"Train {', then '.join(stage.name for stage in stages)} of {loaded.name} on {len(parts.train)} examples."
-    yield Planned(plan=plan, hyperparameters=recipe.echo(resolved))
+    yield PlanMade(plan=plan, hyperparameters=recipe.echo(resolved))
 
     yield PhaseStarted(phase="cache")
     sampled = balanced_sample(parts.dev, recipe.MEMORY_DEV, seed=seed)
-    yardstick = Yardstick(tuple(Judge(sampled, head, encoder) for head in HEADS), labels)
+    yardstick = DevEvaluator(tuple(Scorer(sampled, head, encoder) for head in HEADS), labels)
     encodings = [target.encoding for target in targets]
     encodings += [encoding for one in yardstick.judges for encoding in one.encodings]
     fits = cache_bytes(encodings, model.config.hidden_size) <= recipe.CACHE_BYTES
@@ -96,11 +96,11 @@ def initialise(
     for _ in cache.fill(backbone_source, encodings if fits else [], rows=ROWS):
         stop.check()
 
-    pool = Pool(tuple(targets))
+    pool = TrainingPool(tuple(targets))
 
-    def prepare(stage: Stage) -> Lesson:
+    def prepare(stage: Stage) -> StageInputs:
         source = cache.get if fits and not stage.blocks else backbone_source
-        return Lesson(pool, Objective(ner_weight=resolved.ner_weight), source)
+        return StageInputs(pool, Objective(ner_weight=resolved.ner_weight), source)
 
     climbed = yield from climb(
         model, stages, resolved, lambda _: pool, prepare, yardstick=yardstick, seed=seed, stop=stop
@@ -124,7 +124,7 @@ def initialise(
     with store.staging() as staged:
         texts = [example.text for example in (*parts.gate, *parts.dev, *parts.train)]
         yield from write_candidate(candidate, staged, texts, stop)
-        judged_by = Reduction(labels, encoder, (*parts.gate, *parts.dev), seed, torch.get_num_threads())
+        judged_by = QuantizationInputs(labels, encoder, (*parts.gate, *parts.dev), seed, torch.get_num_threads())
         checkpoint = publish(candidate, staged, store, (yield from reduce_precision(judged_by, staged, stop)))
     yield Published(checkpoint_id=checkpoint.id)
     first = store.aliases().current is None
@@ -166,7 +166,7 @@ def _evaluate(
     """Score both heads on the examples that only judge."""
     scores = []
     for head in HEADS:
-        score = Judge(parts.gate, head, encoder).score(model, labels)
+        score = Scorer(parts.gate, head, encoder).score(model, labels)
         if score is not None:
             scores.append(score.as_score())
             yield ScoreMeasured(

@@ -7,7 +7,7 @@ import time
 from twofold_trainer.errors import CancelledError
 
 
-class Stop:
+class StopSignal:
     """Hold the request to cancel, which a signal handler sets, and the deadline in monotonic seconds."""
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ class PhaseStarted(_Event, frozen=True, tag=True):
     phase: str
 
 
-class Noted(_Event, frozen=True, tag=True):
+class NoteAdded(_Event, frozen=True, tag=True):
     """Something that a person should know, as a sentence."""
 
     message: str
@@ -42,7 +42,7 @@ class DatasetDescribed(_Event, frozen=True, tag=True):
     mean_tokens: float
 
 
-class Planned(_Event, frozen=True, tag=True):
+class PlanMade(_Event, frozen=True, tag=True):
     """What the trainer is going to do, with every setting resolved."""
 
     plan: str
@@ -50,7 +50,7 @@ class Planned(_Event, frozen=True, tag=True):
     added_labels: tuple[str, ...] = ()
 
 
-class Stepped(_Event, frozen=True, tag=True):
+class StepCompleted(_Event, frozen=True, tag=True):
     """Training went on. Steps are counted over all stages."""
 
     stage: str
@@ -70,7 +70,7 @@ class ScoreMeasured(_Event, frozen=True, tag=True):
     examples: int
 
 
-class GuardLooked(_Event, frozen=True, tag=True):
+class GuardChecked(_Event, frozen=True, tag=True):
     """The guard scored the protected task on dev examples while training went on. Scores are from 0 to 1."""
 
     step: int
@@ -82,7 +82,7 @@ class GuardLooked(_Event, frozen=True, tag=True):
     action: Literal["none", "restore", "leave"]
 
 
-class FrozenProven(_Event, frozen=True, tag=True):
+class FrozenVerified(_Event, frozen=True, tag=True):
     """Digests over the frozen tensors, before and after the training. They are equal, or the job has failed."""
 
     parameters: int
@@ -97,7 +97,7 @@ class ParityMeasured(_Event, frozen=True, tag=True):
     texts: int
 
 
-class ExactProven(_Event, frozen=True, tag=True):
+class ExactVerified(_Event, frozen=True, tag=True):
     """The exported graph answers the protected task as the base's does, on texts that it has not seen. Not one differs."""
 
     texts: int
@@ -125,7 +125,7 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     calibration_after: float | None = None
 
 
-class Judged(_Event, frozen=True, tag=True):
+class GateEvaluated(_Event, frozen=True, tag=True):
     """The gate's verdict, with its reason as a sentence."""
 
     verdict: VerdictName
@@ -150,16 +150,16 @@ class Finished(_Event, frozen=True, tag=True):
 
 Event = (
     PhaseStarted
-    | Noted
+    | NoteAdded
     | DatasetDescribed
-    | Planned
-    | Stepped
+    | PlanMade
+    | StepCompleted
     | ScoreMeasured
-    | GuardLooked
-    | FrozenProven
+    | GuardChecked
+    | FrozenVerified
     | ParityMeasured
-    | ExactProven
-    | Judged
+    | ExactVerified
+    | GateEvaluated
     | Published
     | Finished
 )

@@ -13,17 +13,17 @@ from twofold_checkpoint.store import Store
 from twofold_server.adaptation.launchers.protocol import Launcher
 from twofold_server.adaptation.outcomes import conclude_after_crash
 from twofold_server.errors import ServerError
-from twofold_server.jobs.repository import JobBook
+from twofold_server.jobs.repository import JobRepository
 from twofold_server.report.reporter import Reporter
-from twofold_server.retention.cleanup import Leftovers
+from twofold_server.retention.cleanup import StaleFiles
 
 log = logging.getLogger(__name__)
 
-BEAT_SECONDS = 2.0
+HEARTBEAT_SECONDS = 2.0
 """Time between two beats: as late as this, a server hears of what others have written."""
 
 
-class Pulse:
+class Heartbeat:
     """Take over the jobs of servers that died: once at first, and again and again where servers share a database.
 
     A job goes on in the queue, unless it has had its *attempts*.
@@ -34,9 +34,9 @@ class Pulse:
         self,
         *,
         store: Store,
-        book: JobBook,
+        book: JobRepository,
         reporter: Reporter,
-        leftovers: Leftovers,
+        leftovers: StaleFiles,
         launcher: Launcher,
         attempts: int,
         cancel: Callable[[str], None],
@@ -65,7 +65,7 @@ class Pulse:
 
     async def _beat(self) -> None:
         while True:
-            await asyncio.sleep(BEAT_SECONDS)
+            await asyncio.sleep(HEARTBEAT_SECONDS)
             try:
                 await self._book.beat()
                 for job_id in await self._book.unwanted():

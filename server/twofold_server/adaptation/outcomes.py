@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twofold_checkpoint.protocol.events import Finished
 
-from twofold_server.jobs.model import CANCELLED, JobState, JobView, Lost, StateEntered
+from twofold_server.jobs.model import CANCELLED, JobState, JobView, StateEntered, TrainerDied
 
 _DEFAULTS = {
     "succeeded": "The trainer did what was asked.",
@@ -18,14 +18,16 @@ STOPPED = StateEntered(
 )
 
 
-def conclude(view: JobView, last: Finished | Lost, *, cancelled: bool, stopping: bool, attempts: int) -> StateEntered:
+def final_state(
+    view: JobView, last: Finished | TrainerDied, *, cancelled: bool, stopping: bool, attempts: int
+) -> StateEntered:
     """Turn the trainer's last word into the job's, given what the server asked of it in the meantime.
 
     A job whose trainer was ended by somebody else waits for another one, unless it has had so many *attempts*.
     """
     if cancelled:
         return CANCELLED
-    if isinstance(last, Lost) or last.outcome == "cancelled":
+    if isinstance(last, TrainerDied) or last.outcome == "cancelled":
         if stopping:
             return STOPPED
         return try_again(view, last.reason.strip()[:MAX_REASON] or _DEFAULTS["cancelled"], attempts)
@@ -54,7 +56,7 @@ def conclude_after_crash(view: JobView, current: str | None, attempts: int) -> S
     return try_again(view, "The server died while the job ran.", attempts)
 
 
-def published_before(candidate: str) -> StateEntered:
+def already_published(candidate: str) -> StateEntered:
     """End a job whose trainer had done its work before the job was broken off."""
     return StateEntered(
         state=JobState.SUCCEEDED, reason=f"Published {candidate}: it had passed the gate when the job was broken off."
@@ -67,13 +69,13 @@ def not_promoted(candidate: str, reason: str) -> StateEntered:
     return StateEntered(state=JobState.FAILED, reason=told)
 
 
-def refused_in_shadow(candidate: str, told: str) -> StateEntered:
+def rejected_in_shadow(candidate: str, told: str) -> StateEntered:
     """End a job whose candidate passed the gate and was bad on live texts."""
     reason = f"{candidate} passed the gate, but in shadow, on live texts, {told}; the old checkpoint serves on."
     return StateEntered(state=JobState.REJECTED, reason=reason)
 
 
-def overtaken(base: str, current: str | None) -> str:
+def base_changed(base: str, current: str | None) -> str:
     """Say why a candidate is not promoted on its own: the gate compared it with what is not current any more."""
     return (
         f"current moved from {base} to {current} while it was trained, and the gate has compared it with {base} only; "

@@ -23,7 +23,7 @@ resumed for ever where serving is only good enough without it."""
 LONGEST_REST_SECONDS = 60.0
 
 
-class Pausable(Protocol):
+class PreemptibleJobs(Protocol):
     """Whoever runs jobs."""
 
     @property
@@ -37,13 +37,15 @@ class Pausable(Protocol):
         """Let it go on."""
 
 
-class GivingWay:
+class JobPreemptor:
     """Watch the latency of requests, and pause and resume the running job by its 95th percentile.
 
     observe() may be called on any thread; run() looks once a second until it is cancelled.
     """
 
-    def __init__(self, jobs: Pausable, limit_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, jobs: PreemptibleJobs, limit_seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._jobs = jobs
         self._limit = limit_seconds
         self._clock = clock

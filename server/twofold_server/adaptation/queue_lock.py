@@ -6,25 +6,25 @@ import fcntl
 from pathlib import Path
 from typing import IO
 
-from twofold_server.errors import WrongStateError
+from twofold_server.errors import FailedPreconditionError
 
 
-def claim(path: Path, *, shared: bool) -> IO[str]:
+def lock_queue(path: Path, *, shared: bool) -> IO[str]:
     """Claim a store's jobs for this process, until it ends: alone, or with others that share a database.
 
-    Raises WrongStateError if another server has them otherwise, or if the store cannot be written.
+    Raises FailedPreconditionError if another server has them otherwise, or if the store cannot be written.
     """
     try:
         file = path.open("a+")
     except OSError as error:
-        raise WrongStateError(
+        raise FailedPreconditionError(
             f"{path} cannot be written: {error.strerror}; give the server a store in which it may write"
         ) from error
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         file.close()
-        raise WrongStateError(
+        raise FailedPreconditionError(
             f"another server runs the jobs of this store ({path} is locked); stop it first, or let both share one "
             "--database"
         ) from error

@@ -10,17 +10,17 @@ from typing import Protocol
 
 from twofold_checkpoint.errors import CheckpointError
 from twofold_checkpoint.manifest import HeadName
-from twofold_checkpoint.protocol.events import Noted, PhaseStarted
+from twofold_checkpoint.protocol.events import NoteAdded, PhaseStarted
 from twofold_checkpoint.store import Store
 
-from twofold_server.adaptation.outcomes import not_promoted, overtaken, refused_in_shadow
+from twofold_server.adaptation.outcomes import base_changed, not_promoted, rejected_in_shadow
 from twofold_server.config.settings import Config
-from twofold_server.errors import DatabaseError, OvertakenError, ServerError
+from twofold_server.errors import BaseChangedError, DatabaseError, ServerError
 from twofold_server.jobs.model import JobView, StateEntered, Swapped
-from twofold_server.jobs.repository import JobBook
+from twofold_server.jobs.repository import JobRepository
 from twofold_server.versions.alias_changes import Author
 from twofold_server.versions.events import Shadowed
-from twofold_server.versions.shadow_test import Audition
+from twofold_server.versions.shadow_test import ShadowTest
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Promoter(Protocol):
     async def promote(self, name: str, author: Author, *, adapted: HeadName, over: str | None) -> Promotion:
         """Make it live, and return when it answers. The old one serves on after any error.
 
-        Raises SwapError, CheckpointError, or OvertakenError if the one that it would replace is not *over*.
+        Raises SwapError, CheckpointError, or BaseChangedError if the one that it would replace is not *over*.
         """
 
 
@@ -43,11 +43,11 @@ class Promotion(Protocol):
         """How long the change took."""
 
 
-class Succession:
+class CandidateRollout:
     """Follow a job's candidate to its end: it answers, or it waits for a person, or it is refused."""
 
     def __init__(
-        self, store: Store, book: JobBook, promoter: Promoter, auditions: Audition | None, config: Config
+        self, store: Store, book: JobRepository, promoter: Promoter, auditions: ShadowTest | None, config: Config
     ) -> None:
         self._store = store
         self._book = book
@@ -65,19 +65,19 @@ class Succession:
         try:
             # First of all, so that a candidate that cannot be made live can still be found by its alias.
             author = Author(view.id, "The gate passed it.")
-            nomination = await asyncio.to_thread(self._store.nominate, view.candidate)
+            nomination = await asyncio.to_thread(self._store.set_candidate, view.candidate)
             await self._book.record(nomination, author)
             if view.order.promote == "manual":
                 return ending
             base = view.base if view.order.base == "current" else None
             if base and nomination.after.current != base:
-                return not_promoted(view.candidate, overtaken(base, nomination.after.current))
+                return not_promoted(view.candidate, base_changed(base, nomination.after.current))
             if failed := await self._audition(view, interrupted):
                 return failed
             await self._book.say(view.id, PhaseStarted(phase="swap"))
             promotion = await self._promoter.promote(view.candidate, author, adapted=view.order.head, over=base)
-        except OvertakenError as error:
-            return not_promoted(view.candidate, overtaken(view.base, error.current))
+        except BaseChangedError as error:
+            return not_promoted(view.candidate, base_changed(view.base, error.current))
         except (CheckpointError, ServerError, OSError) as error:
             return not_promoted(view.candidate, str(error))
         except Exception as error:
@@ -108,8 +108,8 @@ class Succession:
         if done is not None:
             await self._book.say(view.id, done.seen)
             if done.refused:
-                return refused_in_shadow(view.candidate, done.refused.told)
+                return rejected_in_shadow(view.candidate, done.refused.told)
             if done.seen.texts < (fewest := self._config.watch_fewest):
                 told = f"Only {done.seen.texts} live texts were compared in shadow; fewer than {fewest} decide nothing."
-                await self._book.say(view.id, Noted(message=told, warning=True))
+                await self._book.say(view.id, NoteAdded(message=told, warning=True))
         return interrupted()

@@ -9,28 +9,28 @@ from typing import IO
 
 from twofold_checkpoint.checkpoint import Checkpoint
 from twofold_checkpoint.errors import CheckpointError
-from twofold_checkpoint.protocol.events import Finished, Noted, Published
+from twofold_checkpoint.protocol.events import Finished, NoteAdded, Published
 from twofold_checkpoint.store import Store
 
 from twofold_server.adaptation.dataset_writer import Inline
-from twofold_server.adaptation.heartbeat import Pulse
+from twofold_server.adaptation.heartbeat import Heartbeat
 from twofold_server.adaptation.launchers.protocol import Launcher
 from twofold_server.adaptation.launchers.subprocess import SubprocessLauncher
-from twofold_server.adaptation.outcomes import STOPPED, conclude, published_before
-from twofold_server.adaptation.queue_lock import claim
-from twofold_server.adaptation.rollout import Promoter, Succession
-from twofold_server.adaptation.submission import Intake
-from twofold_server.adaptation.trainer_job import assign
+from twofold_server.adaptation.outcomes import STOPPED, already_published, final_state
+from twofold_server.adaptation.queue_lock import lock_queue
+from twofold_server.adaptation.rollout import CandidateRollout, Promoter
+from twofold_server.adaptation.submission import JobSubmitter
+from twofold_server.adaptation.trainer_job import make_trainer_job
 from twofold_server.adaptation.uploads import Uploads
 from twofold_server.config.settings import Config
-from twofold_server.errors import DatabaseError, ServerError, WrongStateError
-from twofold_server.jobs.model import CANCELLED, BaseChosen, JobState, JobView, Lost, Order, StateEntered
-from twofold_server.jobs.repository import JobBook
+from twofold_server.errors import DatabaseError, FailedPreconditionError, ServerError
+from twofold_server.jobs.model import CANCELLED, BaseChosen, JobState, JobView, Order, StateEntered, TrainerDied
+from twofold_server.jobs.repository import JobRepository
 from twofold_server.observability.metrics import Metrics
 from twofold_server.report.reporter import Reporter
-from twofold_server.retention.cleanup import Leftovers
+from twofold_server.retention.cleanup import StaleFiles
 from twofold_server.versions.events import RolledBack
-from twofold_server.versions.shadow_test import Audition
+from twofold_server.versions.shadow_test import ShadowTest
 
 log = logging.getLogger(__name__)
 
@@ -47,19 +47,19 @@ class JobRunner:
         store: Store,
         promoter: Promoter,
         metrics: Metrics,
-        auditions: Audition | None = None,
+        auditions: ShadowTest | None = None,
         launcher: Launcher | None = None,
     ) -> None:
         self._config = config
         self._store = store
         self._metrics = metrics
         self._launcher = launcher or SubprocessLauncher(config)
-        self.book = JobBook(config.database or store.root / "jobs.sqlite3", metrics)
+        self.book = JobRepository(config.database or store.root / "jobs.sqlite3", metrics)
         self.reporter = Reporter(store, self.book)
-        self._succession = Succession(store, self.book, promoter, auditions, config)
-        self._intake = Intake(store, Uploads(store, config), self.book, config)
-        self._leftovers = Leftovers(store)
-        self._pulse = Pulse(
+        self._succession = CandidateRollout(store, self.book, promoter, auditions, config)
+        self._intake = JobSubmitter(store, Uploads(store, config), self.book, config)
+        self._leftovers = StaleFiles(store)
+        self._pulse = Heartbeat(
             store=store,
             book=self.book,
             reporter=self.reporter,
@@ -89,9 +89,9 @@ class JobRunner:
     async def start(self) -> None:
         """Take over what an earlier server left running, clear away what it left half-done, and go on with the queue.
 
-        Raises WrongStateError if another server has this store's jobs, or DatabaseError.
+        Raises FailedPreconditionError if another server has this store's jobs, or DatabaseError.
         """
-        self._lock = claim(self._store.root / "jobs.lock", shared=self._shares)
+        self._lock = lock_queue(self._store.root / "jobs.lock", shared=self._shares)
         try:
             await self.book.open()
             with suppress(CheckpointError):  # Unreadable aliases are told of where they are needed.
@@ -123,7 +123,7 @@ class JobRunner:
         return await self._intake.submit(order, inline)
 
     async def cancel(self, job_id: str) -> JobView:
-        """Stop a job and return it once it has stopped. Raises WrongStateError if it is, or gets, over otherwise."""
+        """Stop a job and return it once it has stopped. Raises FailedPreconditionError if it is, or gets, over otherwise."""
         view = await self.book.cancel(job_id, "CancelJob was called while the job waited.")
         if view.state.is_over:
             await asyncio.to_thread(self._leftovers.of_job, job_id)  # It may have run before it waited.
@@ -132,7 +132,7 @@ class JobRunner:
         view = await self.book.wait_until_over(job_id)
         self._unwanted.discard(job_id)
         if view.state is not JobState.CANCELLED:
-            raise WrongStateError(f"job {job_id!r} ended before it could be cancelled: {view.state}")
+            raise FailedPreconditionError(f"job {job_id!r} ended before it could be cancelled: {view.state}")
         return view
 
     async def amend(self, job_id: str, said: RolledBack) -> None:
@@ -158,7 +158,7 @@ class JobRunner:
             self._metrics.job_paused.set(held)
             self._metrics.job_pauses.inc(held)
             log.info("job paused" if held else "job resumed", extra={"job": job, "reason": reason})
-            await self.book.say(job, Noted(message=reason))
+            await self.book.say(job, NoteAdded(message=reason))
 
     def _stop_running(self, job_id: str) -> None:
         self._unwanted.add(job_id)
@@ -200,7 +200,7 @@ class JobRunner:
             try:
                 await self.book.say(view.id, ending)
                 break
-            except WrongStateError as error:  # Another server took this one for dead.
+            except FailedPreconditionError as error:  # Another server took this one for dead.
                 log.error("a job had ended already", extra={"job": view.id, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
                 break
             except DatabaseError:  # A full disk. The job must not stay running for ever.
@@ -222,7 +222,7 @@ class JobRunner:
         await self.book.say(view.id, BaseChosen(checkpoint_id=base.id))
         if began and (made := await asyncio.to_thread(self._find_candidate, view)):
             view = await self.book.say(view.id, Published(checkpoint_id=made))
-            ending = published_before(made)
+            ending = already_published(made)
         else:
             view, ending = await self._train(view, base)
         if ending.state is JobState.SUCCEEDED and view.candidate and view.order.promote != "never":
@@ -236,18 +236,20 @@ class JobRunner:
         return STOPPED if self._stopping.is_set() else None
 
     async def _train(self, view: JobView, base: Checkpoint) -> tuple[JobView, StateEntered]:
-        last: Finished | Lost = Finished(outcome="cancelled", reason="")
-        job = assign(view, base.id, self._store.root.resolve(), snapshot_seconds=self._config.snapshot_seconds)
+        last: Finished | TrainerDied = Finished(outcome="cancelled", reason="")
+        job = make_trainer_job(
+            view, base.id, self._store.root.resolve(), snapshot_seconds=self._config.snapshot_seconds
+        )
         if view.id not in self._unwanted and not self._stopping.is_set():
             async with aclosing(self._launcher.launch(job)) as events:
                 async for event in events:
-                    if isinstance(event, Finished | Lost):
+                    if isinstance(event, Finished | TrainerDied):
                         last = event
                     else:
                         view = await self.book.say(view.id, event)
         cancelled, stopping = view.id in self._unwanted, self._stopping.is_set()
         attempts = self._config.job_attempts
-        return view, conclude(view, last, cancelled=cancelled, stopping=stopping, attempts=attempts)
+        return view, final_state(view, last, cancelled=cancelled, stopping=stopping, attempts=attempts)
 
     def _find_candidate(self, view: JobView) -> str:
         """Return the id of the checkpoint that a trainer of the job has published before it died, or nothing."""
@@ -257,7 +259,7 @@ class JobRunner:
     async def _sweep(self, *, alone: bool) -> None:
         unfinished = {view.id for view in await self.book.unfinished()}
         known = unfinished | {view.id for view in await self.book.over()}
-        await asyncio.to_thread(self._leftovers.sweep, known, unfinished, alone=alone)
+        await asyncio.to_thread(self._leftovers.remove_stale_staging, known, unfinished, alone=alone)
 
     async def _pause(self) -> None:
         await self._either(asyncio.Event(), _RETRY_SECONDS)

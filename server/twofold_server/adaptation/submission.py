@@ -18,14 +18,14 @@ from twofold_server.config.settings import Config
 from twofold_server.errors import refuse
 from twofold_server.jobs.directories import job_directory
 from twofold_server.jobs.model import JobView, Order, new_job_id
-from twofold_server.jobs.repository import JobBook
+from twofold_server.jobs.repository import JobRepository
 from twofold_server.observability.request_context import CALL
 
 
-class Intake:
+class JobSubmitter:
     """Check orders, keep their inline examples under ``STORE/jobs/ID/``, and queue them."""
 
-    def __init__(self, store: Store, uploads: Uploads, book: JobBook, config: Config) -> None:
+    def __init__(self, store: Store, uploads: Uploads, book: JobRepository, config: Config) -> None:
         self._store = store
         self._uploads = uploads
         self._book = book

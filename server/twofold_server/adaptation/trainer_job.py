@@ -10,7 +10,7 @@ from twofold_server.jobs.directories import job_directory
 from twofold_server.jobs.model import JobView
 
 
-def assign(view: JobView, base: str, root: Path, *, snapshot_seconds: float) -> Job:
+def make_trainer_job(view: JobView, base: str, root: Path, *, snapshot_seconds: float) -> Job:
     """Write the order of a job in the store at *root* as the trainer reads it."""
     order = view.order
     folder = root / "uploads" / order.upload_id if order.upload_id else job_directory(root, view.id)

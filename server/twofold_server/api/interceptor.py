@@ -20,7 +20,7 @@ from twofold_server.observability.audit import AUDITED, audited
 from twofold_server.observability.metrics import Metrics
 from twofold_server.observability.request_context import CALL, REQUEST, Call, Request
 from twofold_server.observability.tracing import Traces
-from twofold_server.security.authorization import Access
+from twofold_server.security.authorization import Authorizer
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ _EXPECTED = (
 """Codes that alerts watch."""
 
 
-class Boundary(grpc.aio.ServerInterceptor):
+class ServerInterceptor(grpc.aio.ServerInterceptor):
     """Wrap every method. What it does not know becomes INTERNAL and tells nothing of our insides.
 
     Health's are not counted. With *access*, callers are let in by their tokens; without it, nothing is looked at in any
@@ -61,7 +61,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         self,
         metrics: Metrics,
         methods: Iterable[str] = (),
-        access: Access | None = None,
+        access: Authorizer | None = None,
         traces: Traces | None = None,
         rooms: Mapping[str, Callable[[], None]] | None = None,
     ) -> None:

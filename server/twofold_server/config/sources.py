@@ -43,7 +43,7 @@ class Resolved:
     warnings: tuple[str, ...] = ()
 
 
-class WrongSettingError(ValueError):
+class SettingError(ValueError):
     """A setting cannot be; the message names where it stands, its value and what to write instead."""
 
 
@@ -67,7 +67,7 @@ def resolve(arguments: Sequence[str], environment: Mapping[str, str], *, prog: s
         found |= {name: (_of_text(name, raw, flag_of(name)), f"flag {flag_of(name)}") for name, raw in flags.items()}
         origins = {name: origin for name, (_, origin) in found.items()}
         return Resolved(_config(found), origins, tuple(_strangers(environment)))
-    except WrongSettingError as error:
+    except SettingError as error:
         parser.error(str(error))
 
 
@@ -121,12 +121,12 @@ def _of_file(path: Path) -> dict[str, tuple[Any, str]]:
     try:
         written = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise WrongSettingError(f"config {str(path)!r} cannot be read: {error.strerror}") from error
+        raise SettingError(f"config {str(path)!r} cannot be read: {error.strerror}") from error
     except ValueError as error:  # Of the TOML, or of its encoding.
-        raise WrongSettingError(f"config {str(path)!r} is not TOML: {error}") from error
+        raise SettingError(f"config {str(path)!r} is not TOML: {error}") from error
     for key in written:
         if key not in _FIELDS:
-            raise WrongSettingError(f"{path}: {key} is not a setting; {_nearest(key, str)}")
+            raise SettingError(f"{path}: {key} is not a setting; {_nearest(key, str)}")
     return {key: (_of_toml(key, value, f"{path}: {key}"), f"file {path}") for key, value in written.items()}
 
 
@@ -151,9 +151,9 @@ def _refuse(others: Sequence[str]) -> None:
     for one in others:
         flag = one.partition("=")[0]
         if flag.startswith("--"):
-            raise WrongSettingError(f"{flag} is not a setting; {_nearest(flag[2:], flag_of)}")
+            raise SettingError(f"{flag} is not a setting; {_nearest(flag[2:], flag_of)}")
     if others:
-        raise WrongSettingError(f"{others[0]!r} belongs to no setting; write --SETTING VALUE")
+        raise SettingError(f"{others[0]!r} belongs to no setting; write --SETTING VALUE")
 
 
 def _nearest(name: str, spell: Callable[[str], str]) -> str:
@@ -170,7 +170,7 @@ def _config(found: Mapping[str, tuple[Any, str]]) -> Config:
         said = str(error)
         named = [name for name in found if re.search(rf"(?<![\w-]){name.replace('_', '-')}(?![\w-])", said)]
         told = [f"{name.replace('_', '-')}: {found[name][1]}" for name in named if found[name][1] != "default"]
-        raise WrongSettingError(f"{said} [{'; '.join(told)}]" if told else said) from error
+        raise SettingError(f"{said} [{'; '.join(told)}]" if told else said) from error
 
 
 def _of_toml(name: str, value: Any, where: str) -> Any:
@@ -193,7 +193,7 @@ def _of_text(name: str, raw: str | bool, where: str) -> Any:
         value = _SWITCH[raw.lower()] if kind is bool else kind(raw)
     except (KeyError, ValueError) as error:
         if kind is DatabaseUrl:  # It may hold a password wherever it is wrong.
-            raise WrongSettingError(f"{where} {error}") from None
+            raise SettingError(f"{where} {error}") from None
         _wrong(name, raw, where)
     if isinstance(value, float) and not math.isfinite(value):
         _wrong(name, raw, where)
@@ -205,7 +205,7 @@ def _wrong(name: str, value: object, where: str) -> NoReturn:
     wanted = f"one of {', '.join(choices)}" if choices else _WANTED[_kind(name)]
     example = f", such as {default}" if _kind(name) in {int, float} else ""
     shown = redacted(value) if isinstance(value, str) else value
-    raise WrongSettingError(f"{where} {shown!r} must be {wanted}{example}")
+    raise SettingError(f"{where} {shown!r} must be {wanted}{example}")
 
 
 def _choices(name: str) -> tuple[str, ...]:

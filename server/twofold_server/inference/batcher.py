@@ -21,11 +21,11 @@ from twofold_checkpoint.encoding import Encoding
 
 from twofold_server.errors import NotServingError
 from twofold_server.inference.engine import Engine, Rows
-from twofold_server.inference.entries import Batch, Entry, Result, encode_for
-from twofold_server.inference.queue import Backlog
+from twofold_server.inference.entries import Batch, QueueEntry, Result, encode_for
+from twofold_server.inference.queue import RequestQueue
 from twofold_server.inference.slot import Slot
-from twofold_server.inference.tasks import Reader
-from twofold_server.inference.throughput import Pace
+from twofold_server.inference.tasks import Task
+from twofold_server.inference.throughput import ThroughputEstimator
 from twofold_server.observability.metrics import Metrics
 from twofold_server.observability.request_context import recorded
 from twofold_server.observability.tracing import Traces
@@ -42,11 +42,11 @@ each token, and who came first would wait for those of his length who came last:
 
 
 @dataclass(frozen=True, slots=True)
-class Computed:
+class BatchOutput:
     """Hold a batch after its forward pass: one list of output rows for each entry."""
 
     number: int
-    entries: Sequence[Entry]
+    entries: Sequence[QueueEntry]
     engine: Engine
     """There for its labels; its session may be closed by now."""
     encodings: Sequence[Encoding]
@@ -82,8 +82,8 @@ class Batcher:
         self._free = 0
         """Passes that wait for a batch."""
         self._stopping = False
-        self._pace = Pace(passes)
-        self._queue = Backlog(metrics, self._pace, max_tokens=max_queue_tokens, max_wait=max_wait)
+        self._pace = ThroughputEstimator(passes)
+        self._queue = RequestQueue(metrics, self._pace, max_tokens=max_queue_tokens, max_wait=max_wait)
         self._numbers = itertools.count(1)
         self._threads = [
             threading.Thread(target=self._run, args=(n,), name="engine", daemon=True) for n in range(passes)
@@ -118,7 +118,7 @@ class Batcher:
         await asyncio.to_thread(self._decoder.shutdown)
 
     def submit(
-        self, encodings: Sequence[Encoding], engine: Engine, reader: Reader[T], deadline: float
+        self, encodings: Sequence[Encoding], engine: Engine, reader: Task[T], deadline: float
     ) -> list[asyncio.Future[Result[T]]]:
         """Queue a request's texts, all or none of them, and return their answers to wait for.
 
@@ -126,7 +126,7 @@ class Batcher:
         cancelled leaves the queue.
         """
         call, new = recorded() if self.traces else None, self._loop.create_future
-        entries = [Entry(encoding, engine, reader, deadline, new(), call) for encoding in encodings]
+        entries = [QueueEntry(encoding, engine, reader, deadline, new(), call) for encoding in encodings]
         with self._arrival:
             if self._stopping:
                 raise NotServingError("the server is going away; ask another one")
@@ -155,7 +155,7 @@ class Batcher:
             else:
                 self._decoder.submit(self._decode, computed)
 
-    def _take(self, thread: int) -> list[Entry] | None:
+    def _take(self, thread: int) -> list[QueueEntry] | None:
         """Wait for the next batch and take it out of the queue; None when all is answered and nothing more comes."""
         with self._arrival:
             self._pace.end(thread)
@@ -177,7 +177,7 @@ class Batcher:
             self._pace.begin(thread, sum(entry.tokens for entry in batch), pass_tokens)
             return batch
 
-    def _compute(self, batch: Sequence[Entry], begun: float) -> Computed:
+    def _compute(self, batch: Sequence[QueueEntry], begun: float) -> BatchOutput:
         """Run a batch under one lease."""
         with self._slot.lease() as engine, self._telling(engine):
             encodings = encode_for(engine, batch)
@@ -186,9 +186,9 @@ class Batcher:
         seconds = time.monotonic() - begun
         self._note([len(window.ids) for window in windows], engine.pass_tokens, seconds)
         rows = [list(itertools.islice(found, len(encoding.windows))) for encoding in encodings]
-        return Computed(next(self._numbers), batch, engine, encodings, rows, begun, seconds)
+        return BatchOutput(next(self._numbers), batch, engine, encodings, rows, begun, seconds)
 
-    def _decode(self, computed: Computed) -> None:
+    def _decode(self, computed: BatchOutput) -> None:
         """Turn output rows into answers, on the decoder's thread: a batch at once for all who read alike."""
         begun = time.monotonic()
         try:
@@ -206,7 +206,7 @@ class Batcher:
         self._metrics.stage_seconds.labels("decode").observe(seconds)
         span = self._trace(computed.entries, computed.begun, number=computed.number, checkpoint=computed.engine.id)
         batch = Batch(computed.number, computed.engine.id, computed.begun, computed.seconds, begun, seconds, span)
-        results: list[tuple[Entry, Result[Any]]] = []
+        results: list[tuple[QueueEntry, Result[Any]]] = []
         for entry, answer in answers.items():
             waited = computed.begun - entry.arrived
             self._metrics.stage_seconds.labels("queue").observe(waited)
@@ -214,7 +214,7 @@ class Batcher:
         self._deliver(results)
 
     @staticmethod
-    def _read(computed: Computed) -> Iterator[tuple[Entry, Any]]:
+    def _read(computed: BatchOutput) -> Iterator[tuple[QueueEntry, Any]]:
         """Yield the answers of the texts that have rows."""
         whole = [place for place, rows in enumerate(computed.rows) if all(rows)]
         for reader in dict.fromkeys(computed.entries[place].reader for place in whole):
@@ -233,19 +233,19 @@ class Batcher:
             self.told(engine.id, True)
             raise
 
-    def _fail(self, entries: Sequence[Entry], begun: float, error: Exception) -> None:
+    def _fail(self, entries: Sequence[QueueEntry], begun: float, error: Exception) -> None:
         """Give a batch's error to its callers."""
         self._trace(entries, begun, error=type(error).__name__)
         self._deliver([(entry, error) for entry in entries])
 
-    def _trace(self, entries: Sequence[Entry], begun: float, **about: Any) -> Any:
+    def _trace(self, entries: Sequence[QueueEntry], begun: float, **about: Any) -> Any:
         """Tell of a batch that is over, and return its span, if any of its texts has a trace that is kept."""
         if self.traces is None or not (calls := list(dict.fromkeys(one.call for one in entries if one.call))):
             return None
         windows, tokens = sum(one.windows for one in entries), sum(one.tokens for one in entries)
         return self.traces.batch(calls, begun, texts=len(entries), windows=windows, tokens=tokens, **about)
 
-    def _deliver(self, found: Sequence[tuple[Entry, Result[Any] | Exception]]) -> None:
+    def _deliver(self, found: Sequence[tuple[QueueEntry, Result[Any] | Exception]]) -> None:
         """Give answers to those who still wait for them, on the event loop."""
         if not found:
             return

@@ -12,7 +12,7 @@ from twofold_checkpoint.encoding import Encoding
 
 from twofold_server.inference.bucketing import slices
 from twofold_server.inference.engine import Engine
-from twofold_server.inference.tasks import Reader
+from twofold_server.inference.tasks import Task
 from twofold_server.observability.request_context import Call
 
 T = TypeVar("T")
@@ -42,13 +42,13 @@ class Result(Generic[T]):
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class QueueEntry:
     """Hold one text that waits. *deadline* is in seconds of time.monotonic(), or infinite."""
 
     encoding: Encoding
     engine: Engine
     """The engine whose encoder made the encoding."""
-    reader: Reader[Any]
+    reader: Task[Any]
     deadline: float
     answer: asyncio.Future[Result[Any]]
     call: Call | None = None
@@ -65,7 +65,7 @@ class Entry:
         self.windows, self.tokens, self.longest = len(lengths), sum(lengths), max(lengths)
 
 
-def choose(queue: Sequence[Entry], tokens: float, max_tokens: int, pass_tokens: int) -> list[Entry]:
+def choose(queue: Sequence[QueueEntry], tokens: float, max_tokens: int, pass_tokens: int) -> list[QueueEntry]:
     """Choose the next batch from a queue in order of arrival: of the oldest ones, as many as have *tokens* together.
 
     The oldest entry is always in it, so nothing starves. The others have the same outputs and, where padding would cost
@@ -78,7 +78,7 @@ def choose(queue: Sequence[Entry], tokens: float, max_tokens: int, pass_tokens: 
     return next([oldest[place] for place in places] for places in cut if 0 in places)
 
 
-def _take(entries: Iterable[Entry], tokens: float) -> Iterator[Entry]:
+def _take(entries: Iterable[QueueEntry], tokens: float) -> Iterator[QueueEntry]:
     """Yield entries up to so many tokens, and at least one."""
     counted = 0
     for entry in entries:
@@ -88,7 +88,7 @@ def _take(entries: Iterable[Entry], tokens: float) -> Iterator[Entry]:
         yield entry
 
 
-def encode_for(engine: Engine, batch: Iterable[Entry]) -> list[Encoding]:
+def encode_for(engine: Engine, batch: Iterable[QueueEntry]) -> list[Encoding]:
     """Return the batch's encodings as this engine's encoder makes them.
 
     A text that was encoded before a swap is encoded again if the new checkpoint has another tokenizer.

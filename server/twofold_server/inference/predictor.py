@@ -12,11 +12,11 @@ from typing import Any, Generic, TypeVar
 
 from twofold_checkpoint.decoding import Prediction
 
-from twofold_server.errors import ExpiredError, NotServingError, OverloadedError
+from twofold_server.errors import DeadlineExceededError, NotServingError, OverloadedError
 from twofold_server.inference.batcher import Batcher
 from twofold_server.inference.entries import Result
 from twofold_server.inference.slot import Slot
-from twofold_server.inference.tasks import Embedding, Featuring, Predicting, Reader
+from twofold_server.inference.tasks import Embedding, EmbedTask, PredictTask, Task
 from twofold_server.observability.metrics import Metrics
 from twofold_server.observability.request_context import Stage, recorded
 from twofold_server.observability.tracing import Traces
@@ -49,7 +49,7 @@ class Answers(Generic[T]):
     timings: Timings
 
 
-class Inference:
+class Predictor:
     """Answer requests. Tokenizing runs on threads of its own, off the event loop."""
 
     def __init__(self, slot: Slot, batcher: Batcher, metrics: Metrics, *, max_requests: int, threads: int) -> None:
@@ -76,15 +76,15 @@ class Inference:
     ) -> Answers[Prediction]:
         """Classify texts (the *top* labels; zero leaves the head out) and find their entities.
 
-        Raises OverloadedError, NotServingError or ExpiredError.
+        Raises OverloadedError, NotServingError or DeadlineExceededError.
         """
-        return await self._answer(texts, Predicting(top, entities), deadline)
+        return await self._answer(texts, PredictTask(top, entities), deadline)
 
     async def embed(self, texts: Sequence[str], *, deadline: float = float("inf")) -> Answers[Embedding]:
         """Return the features of texts. Raises what predict raises."""
-        return await self._answer(texts, Featuring(), deadline)
+        return await self._answer(texts, EmbedTask(), deadline)
 
-    async def _answer(self, texts: Sequence[str], reader: Reader[T], deadline: float) -> Answers[T]:
+    async def _answer(self, texts: Sequence[str], reader: Task[T], deadline: float) -> Answers[T]:
         loop = asyncio.get_running_loop()
         with self._permit():
             engine = self._slot.live
@@ -100,7 +100,7 @@ class Inference:
             self.offer(texts)
             try:
                 results = await asyncio.gather(*waiting)
-            except (asyncio.CancelledError, ExpiredError):
+            except (asyncio.CancelledError, DeadlineExceededError):
                 # A caller who leaves before says nothing of how slow we are; where all answers come too late, this is all.
                 if time.monotonic() >= deadline - _CLOCKS_DIFFER:
                     self.observe(time.monotonic() - begun)

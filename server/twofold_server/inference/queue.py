@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from twofold_server.errors import ExpiredError, OverloadedError
-from twofold_server.inference.entries import Entry, choose
-from twofold_server.inference.throughput import Pace
+from twofold_server.errors import DeadlineExceededError, OverloadedError
+from twofold_server.inference.entries import QueueEntry, choose
+from twofold_server.inference.throughput import ThroughputEstimator
 from twofold_server.observability.metrics import Metrics
 
 _DOOR_SHARE, _QUEUE_SHARE, _PASS_SHARE = 0.4, 0.5, 0.25
@@ -17,18 +17,18 @@ most of those who come in when there is a little room would be refused after all
 wrong."""
 
 
-class Backlog:
+class RequestQueue:
     """Hold texts in order of arrival, bounded in tokens and in time. Empty, it takes whatever comes.
 
     It has no lock of its own; who changes it holds one.
     """
 
-    def __init__(self, metrics: Metrics, pace: Pace, *, max_tokens: int, max_wait: float) -> None:
+    def __init__(self, metrics: Metrics, pace: ThroughputEstimator, *, max_tokens: int, max_wait: float) -> None:
         self._metrics = metrics
         self._pace = pace
         self._max_tokens = max_tokens
         self._max_wait = max_wait
-        self._entries: list[Entry] = []
+        self._entries: list[QueueEntry] = []
         self.tokens = 0
         """Of all that wait."""
 
@@ -48,7 +48,7 @@ class Backlog:
         """Whether so many more are within the bound."""
         return self.tokens + tokens <= self._max_tokens
 
-    def add(self, entries: Sequence[Entry]) -> None:
+    def add(self, entries: Sequence[QueueEntry]) -> None:
         """Take a request's texts in, all or none of them. Raises OverloadedError."""
         tokens = sum(entry.tokens for entry in entries)
         self._check_time(_QUEUE_SHARE)
@@ -63,7 +63,7 @@ class Backlog:
         self._entries.extend(entries)
         self._count(tokens)
 
-    def take(self, tokens: float, max_tokens: int, pass_tokens: int) -> list[Entry]:
+    def take(self, tokens: float, max_tokens: int, pass_tokens: int) -> list[QueueEntry]:
         """Take the next batch out: of the oldest, as many as have *tokens* together, or as a pass has the time for."""
         in_time = _PASS_SHARE * self._max_wait * self._pace.tokens_per_second
         batch = choose(self._entries, min(tokens, in_time), max_tokens, pass_tokens)
@@ -72,7 +72,7 @@ class Backlog:
         self._count(-sum(entry.tokens for entry in batch))
         return batch
 
-    def drop_dead(self) -> list[tuple[Entry, ExpiredError]]:
+    def drop_dead(self) -> list[tuple[QueueEntry, DeadlineExceededError]]:
         """Take out what nobody waits for any more, and return whose deadline passed, with the error for each."""
         now = time.monotonic()
         alive, expired = [], []
@@ -80,7 +80,9 @@ class Backlog:
             # A caller whose deadline passes also cancels; the deadline is the cause.
             if entry.deadline <= now:
                 self._metrics.dropped.labels("deadline").inc()
-                expired.append((entry, ExpiredError("the deadline passed while the text waited for an engine")))
+                expired.append(
+                    (entry, DeadlineExceededError("the deadline passed while the text waited for an engine"))
+                )
             elif entry.answer.cancelled():
                 self._metrics.dropped.labels("cancelled").inc()
             else:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from twofold_checkpoint.checkpoint import SLOW_FUSIONS
 
 from twofold_server.errors import SwapError
-from twofold_server.resources.cpus import run_aside, step_back
-from twofold_server.resources.memory import allocated_apart
+from twofold_server.resources.cpus import run_in_thread, step_back
+from twofold_server.resources.memory import allocate_with_mmap
 
 Provider = tuple[str, dict[str, str]]
 """The name of an execution provider, and its options."""
@@ -60,8 +60,8 @@ def open_session(graph: Path, *, device: str, threads: int, gpu_memory_mib: int 
     # The arena keeps the largest batch's memory for ever; without it a swap costs one copy and no more.
     options.enable_cpu_mem_arena = False
     slow = SLOW_FUSIONS if device == "cpu" else ()
-    with allocated_apart():
-        session = run_aside(
+    with allocate_with_mmap():
+        session = run_in_thread(
             lambda: ort.InferenceSession(
                 str(graph), options, providers=providers, disabled_optimizers=_stepping_back(slow)
             )

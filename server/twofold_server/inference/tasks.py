@@ -16,7 +16,7 @@ from twofold_server.inference.engine import FEATURE_OUTPUTS, HEAD_OUTPUTS, Engin
 T_co = TypeVar("T_co", covariant=True)
 
 
-class Reader(Protocol[T_co]):
+class Task(Protocol[T_co]):
     """Read answers off output rows. Readers that are equal read the texts of a batch together."""
 
     @property
@@ -28,7 +28,7 @@ class Reader(Protocol[T_co]):
 
 
 @dataclass(frozen=True, slots=True)
-class Predicting:
+class PredictTask:
     """Read the *top* labels (with zero, none) and, if asked for, the entities."""
 
     top: int = 1
@@ -54,7 +54,7 @@ class Embedding:
 
 
 @dataclass(frozen=True, slots=True)
-class Featuring:
+class EmbedTask:
     """Read the features below the heads."""
 
     @property

@@ -6,7 +6,7 @@ _WEIGHT = 0.2
 """Of the newest pass in the mean of their speeds."""
 
 
-class Pace:
+class ThroughputEstimator:
     """Guess from the passes before how long others will take, in seconds.
 
     A pass is thought to cost so much for each of its tokens, and beside them as much as *pass_tokens* more.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twofold_checkpoint.protocol.events import ScoreMeasured
 from twofold_checkpoint.protocol.job import PHASES
 
-from twofold_server.jobs.model import JobState, JobView, PhaseEnded, Record, StateEntered
+from twofold_server.jobs.model import EventRecord, JobState, JobView, PhaseEnded, StateEntered
 from twofold_server.observability.metrics import Metrics
 
 
@@ -20,7 +20,7 @@ class JobMetrics:
         """Show how many jobs wait."""
         self._metrics.jobs_waiting.set(count)
 
-    def see(self, view: JobView, records: tuple[Record, ...]) -> None:
+    def see(self, view: JobView, records: tuple[EventRecord, ...]) -> None:
         """Count what has just been recorded of a job."""
         for one in records:
             match one.said:

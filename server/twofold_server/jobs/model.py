@@ -17,13 +17,13 @@ from twofold_checkpoint.protocol.events import (
     Compared,
     DatasetDescribed,
     Event,
-    ExactProven,
-    FrozenProven,
-    Judged,
-    Noted,
+    ExactVerified,
+    FrozenVerified,
+    GateEvaluated,
+    NoteAdded,
     ParityMeasured,
     PhaseStarted,
-    Planned,
+    PlanMade,
     Published,
     ScoreMeasured,
     VerdictName,
@@ -113,22 +113,22 @@ class Swapped(_Told, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class TrainerDied:
     """Say that the trainer was ended from outside, or by the system, and had no last word: another one may go on with the job."""
 
     reason: str
 
 
-Said = StateEntered | BaseChosen | PhaseEnded | Swapped | Shadowed | RolledBack | Event
+JobEvent = StateEntered | BaseChosen | PhaseEnded | Swapped | Shadowed | RolledBack | Event
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class EventRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One event of a job, numbered from 1, with its time and the phase in which it happened."""
 
     sequence: int
     time: dt.datetime
     phase: str
-    said: Said
+    said: JobEvent
 
 
 class Phase(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,7 +155,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     retained: Comparison | None = None
     new: Comparison | None = None
     verdict: VerdictName | None = None
-    frozen: FrozenProven | None = None
+    frozen: FrozenVerified | None = None
     dataset: DatasetDescribed | None = None
     added_labels: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -164,7 +164,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_parity_error: float = 0.0
     gate: tuple[Compared, ...] = ()
     negative_flips: tuple[str, ...] = ()
-    exact: ExactProven | None = None
+    exact: ExactVerified | None = None
     shadow: Shadowed | None = None
     rolled_back: str = ""
     """Why the checkpoint before answers again; empty if it does not."""
@@ -210,19 +210,19 @@ def new_job_id(now: dt.datetime) -> str:
     return f"job-{now:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
 
 
-def record(view: JobView, said: Said, now: dt.datetime) -> tuple[Record, ...]:
+def record(view: JobView, said: JobEvent, now: dt.datetime) -> tuple[EventRecord, ...]:
     """Number what was said, after the end of the running phase if this ends it."""
     told = [said]
     running = view.running_phase
     if running and isinstance(said, PhaseStarted | StateEntered):
         told.insert(0, PhaseEnded(seconds=max(0.0, (now - running.started).total_seconds())))
     return tuple(
-        Record(sequence=view.last_sequence + number, time=now, phase=_phase_of(one, view), said=one)
+        EventRecord(sequence=view.last_sequence + number, time=now, phase=_phase_of(one, view), said=one)
         for number, one in enumerate(told, 1)
     )
 
 
-def _phase_of(said: Said, view: JobView) -> str:
+def _phase_of(said: JobEvent, view: JobView) -> str:
     match said:
         case PhaseStarted():
             return said.phase
@@ -231,12 +231,12 @@ def _phase_of(said: Said, view: JobView) -> str:
     return view.phase
 
 
-def fold(view: JobView, records: Iterable[Record]) -> JobView:
+def fold(view: JobView, records: Iterable[EventRecord]) -> JobView:
     """Add records to a view. What is shown of a job is always the fold of all its records over its first view."""
     return reduce(_after, records, view)
 
 
-def _after(view: JobView, one: Record) -> JobView:
+def _after(view: JobView, one: EventRecord) -> JobView:
     view = replace(view, last_sequence=one.sequence)
     match one.said:
         case StateEntered(state=JobState.QUEUED, lost=lost):
@@ -252,14 +252,14 @@ def _after(view: JobView, one: Record) -> JobView:
         case PhaseEnded():
             *earlier, last = view.phases
             return replace(view, phases=(*earlier, replace(last, ended=one.time)))
-        case Planned(hyperparameters=resolved):
+        case PlanMade(hyperparameters=resolved):
             view = replace(view, hyperparameters=resolved)
         case Published(checkpoint_id=checkpoint_id):
             return replace(view, candidate=checkpoint_id)
     return replace(view, report=_report_after(view.report, one.said))
 
 
-def _report_after(report: Report, said: Said) -> Report:
+def _report_after(report: Report, said: JobEvent) -> Report:
     match said:
         case ScoreMeasured(figure="protected" | "retained" | "new" as figure, moment="before" | "after" as moment):
             old = getattr(report, figure)
@@ -267,17 +267,17 @@ def _report_after(report: Report, said: Said) -> Report:
             values = {"before": said.value} if moment == "before" else {"before": before, "after": said.value}
             comparison = Comparison(metric=said.metric, examples=said.examples, **values)
             return replace(report, **{figure: comparison})
-        case Judged():
+        case GateEvaluated():
             return replace(report, verdict=said.verdict, gate=said.comparisons, negative_flips=said.negative_flips)
-        case ExactProven():
+        case ExactVerified():
             return replace(report, exact=said)
-        case FrozenProven():
+        case FrozenVerified():
             return replace(report, frozen=said)
         case DatasetDescribed():
             return replace(report, dataset=said)
-        case Planned():
+        case PlanMade():
             return replace(report, plan=said.plan, added_labels=said.added_labels)
-        case Noted() if len(report.notes) < MAX_NOTES:
+        case NoteAdded() if len(report.notes) < MAX_NOTES:
             return replace(report, notes=(*report.notes, said.message))
         case ParityMeasured():
             return replace(report, max_parity_error=max(report.max_parity_error, said.max_error))

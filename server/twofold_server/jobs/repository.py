@@ -9,14 +9,14 @@ from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from twofold_checkpoint.store import Aliases, Move
+from twofold_checkpoint.store import Aliases, AliasUpdate
 
 from twofold_server.errors import NotServingError, ServerError
 from twofold_server.jobs.metrics import JobMetrics
-from twofold_server.jobs.model import JobState, JobView, Record, Said, StateEntered
+from twofold_server.jobs.model import EventRecord, JobEvent, JobState, JobView, StateEntered
 from twofold_server.jobs.table import JobTable
 from twofold_server.observability.metrics import Metrics
-from twofold_server.storage.database import Place
+from twofold_server.storage.database import DatabaseLocation
 from twofold_server.versions.alias_changes import AliasChange, Author
 from twofold_server.versions.alias_table import AliasTable
 
@@ -26,10 +26,10 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-class JobBook:
+class JobRepository:
     """Read and write jobs without blocking. What is shown is durable: everyone reads from the table."""
 
-    def __init__(self, place: Place, metrics: Metrics) -> None:
+    def __init__(self, place: DatabaseLocation, metrics: Metrics) -> None:
         self._place = place
         self._metrics = JobMetrics(metrics)
         self._changed = asyncio.Event()
@@ -69,8 +69,8 @@ class JobBook:
         self._announce()
         return added
 
-    async def say(self, job_id: str, said: Said) -> JobView:
-        """Record an event of a job. Raises WrongStateError if the job is over, or if another server has it by now."""
+    async def say(self, job_id: str, said: JobEvent) -> JobView:
+        """Record an event of a job. Raises FailedPreconditionError if the job is over, or if another server has it by now."""
         view, records = await self._ask(self._table.say, job_id, said, _now())
         self._see(view, records)
         if isinstance(said, StateEntered):
@@ -78,7 +78,7 @@ class JobBook:
         self._announce()
         return view
 
-    async def amend(self, job_id: str, said: Said) -> None:
+    async def amend(self, job_id: str, said: JobEvent) -> None:
         """Record what came of a job, also if it is over. Raises UnknownNameError."""
         await self._ask(self._table.amend, job_id, said, _now())
         self._announce()
@@ -106,7 +106,7 @@ class JobBook:
     async def cancel(self, job_id: str, reason: str) -> JobView:
         """End the job if it waits, mark it as unwanted if it runs, and return it as it is now.
 
-        Raises WrongStateError if it is over already.
+        Raises FailedPreconditionError if it is over already.
         """
         said = StateEntered(state=JobState.CANCELLED, reason=reason)
         view, records = await self._ask(self._table.cancel, job_id, said, _now())
@@ -116,11 +116,11 @@ class JobBook:
         return view
 
     async def forget(self, job_id: str) -> None:
-        """Remove a job and its events. Raises UnknownNameError, or WrongStateError if it is not over."""
+        """Remove a job and its events. Raises UnknownNameError, or FailedPreconditionError if it is not over."""
         await self._ask(self._table.forget, job_id)
         self._announce()
 
-    async def record(self, move: Move, author: Author) -> None:
+    async def record(self, move: AliasUpdate, author: Author) -> None:
         """Write down who moved aliases. They have moved: where the database fails, the next start finds it so."""
         try:
             await self._ask(self._aliases.write, move, author, _now())
@@ -175,7 +175,7 @@ class JobBook:
         """Return the jobs that are over."""
         return await self._ask(self._table.over)
 
-    async def watch(self, job_id: str, after: int = 0) -> AsyncGenerator[Record, None]:
+    async def watch(self, job_id: str, after: int = 0) -> AsyncGenerator[EventRecord, None]:
         """Yield the records after a sequence number, past ones first, and end after the job's last one.
 
         A slow watcher loses nothing: it reads at its own pace. Raises UnknownNameError, or NotServingError when the
@@ -210,7 +210,7 @@ class JobBook:
         """An event that is set when anything changes from now on. Take it, look, then wait for it."""
         return self._changed
 
-    def _see(self, view: JobView, records: tuple[Record, ...]) -> None:
+    def _see(self, view: JobView, records: tuple[EventRecord, ...]) -> None:
         self._metrics.see(view, records)
         if any(isinstance(one.said, StateEntered) and one.said.state.is_over for one in records):
             self.ended(view)

@@ -8,13 +8,13 @@ import msgspec
 from msgspec.structs import replace
 from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 
-from twofold_server.errors import ConflictError, OverloadedError, UnknownNameError, WrongStateError
-from twofold_server.jobs.model import CANCELLED, JobState, JobView, Record, Said, StateEntered, fold, record
+from twofold_server.errors import ConflictError, FailedPreconditionError, OverloadedError, UnknownNameError
+from twofold_server.jobs.model import CANCELLED, EventRecord, JobEvent, JobState, JobView, StateEntered, fold, record
 from twofold_server.storage.schema import EVENTS, JOBS
 
 _RETRY_SECONDS = 60.0
 
-Written = tuple[JobView, tuple[Record, ...]]
+Written = tuple[JobView, tuple[EventRecord, ...]]
 """A job as it is now, and the records that made it so."""
 
 _view = msgspec.json.Decoder(JobView)
@@ -27,7 +27,7 @@ POSITION = (
 )
 
 
-def unless_unwanted(connection: Connection, job_id: str, said: Said) -> Said:
+def unless_unwanted(connection: Connection, job_id: str, said: JobEvent) -> JobEvent:
     """Let a job end that would wait once more, if it was cancelled while it ran."""
     if isinstance(said, StateEntered) and said.state is JobState.QUEUED:
         unwanted = connection.execute(select(JOBS.c.unwanted).where(JOBS.c.id == job_id)).scalar_one()
@@ -35,7 +35,7 @@ def unless_unwanted(connection: Connection, job_id: str, said: Said) -> Said:
     return said
 
 
-def write(connection: Connection, view: JobView, said: Said, now: dt.datetime) -> Written:
+def write(connection: Connection, view: JobView, said: JobEvent, now: dt.datetime) -> Written:
     """Write an event and the view that it makes of a job."""
     records = record(view, said, now)
     view = fold(replace(view, queue_position=0), records)
@@ -91,10 +91,10 @@ def get(connection: Connection, job_id: str) -> JobView:
 
 
 def get_unfinished(connection: Connection, job_id: str) -> JobView:
-    """Return a job that is not over. Raises UnknownNameError or WrongStateError."""
+    """Return a job that is not over. Raises UnknownNameError or FailedPreconditionError."""
     view = get(connection, job_id)
     if view.state.is_over:
-        raise WrongStateError(f"job {job_id!r} is already over: {view.state}")
+        raise FailedPreconditionError(f"job {job_id!r} is already over: {view.state}")
     return view
 
 

@@ -11,8 +11,8 @@ from contextlib import suppress
 import msgspec
 from sqlalchemy import ColumnElement, Connection, delete, insert, not_, or_, select, update
 
-from twofold_server.errors import DatabaseError, WrongStateError
-from twofold_server.jobs.model import JobState, JobView, Record, Said, StateEntered
+from twofold_server.errors import DatabaseError, FailedPreconditionError
+from twofold_server.jobs.model import EventRecord, JobEvent, JobState, JobView, StateEntered
 from twofold_server.jobs.rows import (
     POSITION,
     Written,
@@ -26,7 +26,7 @@ from twofold_server.jobs.rows import (
     views,
     write,
 )
-from twofold_server.storage.database import Database, Place
+from twofold_server.storage.database import Database, DatabaseLocation
 from twofold_server.storage.schema import EVENTS, JOBS, SERVERS
 
 LEASE_SECONDS = 30.0
@@ -34,7 +34,7 @@ LEASE_SECONDS = 30.0
 
 _PAGE_OF_EVENTS = 500
 
-_said: msgspec.json.Decoder[Said] = msgspec.json.Decoder(Said)
+_said: msgspec.json.Decoder[JobEvent] = msgspec.json.Decoder(JobEvent)
 
 
 class JobTable:
@@ -44,7 +44,7 @@ class JobTable:
     *owner* is the name of this one among them. All raise DatabaseError.
     """
 
-    def __init__(self, place: Place, owner: str = "") -> None:
+    def __init__(self, place: DatabaseLocation, owner: str = "") -> None:
         self.owner = owner or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self.database = Database(place)
         self.is_shared = self.database.is_shared
@@ -82,13 +82,13 @@ class JobTable:
             write(connection, view, said, view.created)
             return get(connection, view.id)
 
-    def say(self, job_id: str, said: Said, now: dt.datetime) -> Written:
-        """Add an event to a job. Raises WrongStateError if it is over, or if another server has it by now."""
+    def say(self, job_id: str, said: JobEvent, now: dt.datetime) -> Written:
+        """Add an event to a job. Raises FailedPreconditionError if it is over, or if another server has it by now."""
         with self.database.writing() as connection:
             view = get_unfinished(connection, job_id)
             owner = connection.execute(select(JOBS.c.owner).where(JOBS.c.id == job_id)).scalar_one()
             if owner not in (None, self.owner):
-                raise WrongStateError(f"job {job_id!r} is run by another server by now")
+                raise FailedPreconditionError(f"job {job_id!r} is run by another server by now")
             return write(connection, view, unless_unwanted(connection, job_id, said), now)
 
     def take_over(self, job_id: str, said: StateEntered, now: dt.datetime) -> Written | None:
@@ -100,7 +100,7 @@ class JobTable:
             connection.execute(update(JOBS).where(JOBS.c.id == job_id).values(owner=self.owner))
             return write(connection, found[0], unless_unwanted(connection, job_id, said), now)
 
-    def amend(self, job_id: str, said: Said, now: dt.datetime) -> Written:
+    def amend(self, job_id: str, said: JobEvent, now: dt.datetime) -> Written:
         """Add an event to a job, also if it is over. Raises UnknownNameError."""
         with self.database.writing() as connection:
             return write(connection, get(connection, job_id), said, now)
@@ -124,7 +124,7 @@ class JobTable:
     def cancel(self, job_id: str, said: StateEntered, now: dt.datetime) -> Written:
         """End the job if it waits, mark it as unwanted if it runs, and return it as it is now.
 
-        Raises WrongStateError if it is over already.
+        Raises FailedPreconditionError if it is over already.
         """
         with self.database.writing() as connection:
             view = get_unfinished(connection, job_id)
@@ -134,11 +134,11 @@ class JobTable:
             return view, ()
 
     def forget(self, job_id: str) -> None:
-        """Remove a job and its events. Raises UnknownNameError, or WrongStateError if it is not over."""
+        """Remove a job and its events. Raises UnknownNameError, or FailedPreconditionError if it is not over."""
         with self.database.writing() as connection:
             view = get(connection, job_id)
             if not view.state.is_over:
-                raise WrongStateError(f"job {job_id!r} is {view.state}; it can be removed when it is over")
+                raise FailedPreconditionError(f"job {job_id!r} is {view.state}; it can be removed when it is over")
             number = select(JOBS.c.number).where(JOBS.c.id == job_id).scalar_subquery()
             connection.execute(delete(EVENTS).where(EVENTS.c.job == number))
             connection.execute(delete(JOBS).where(JOBS.c.id == job_id))
@@ -217,7 +217,7 @@ class JobTable:
         with self.database.reading() as connection:
             return count_waiting(connection)
 
-    def read(self, job_id: str, after: int) -> tuple[list[Record], bool]:
+    def read(self, job_id: str, after: int) -> tuple[list[EventRecord], bool]:
         """Return the next events after a sequence number, and whether there will be none after these."""
         query = (
             select(EVENTS.c.sequence, EVENTS.c.time, EVENTS.c.phase, EVENTS.c.said)
@@ -230,7 +230,7 @@ class JobTable:
             view = get(connection, job_id)
             rows = connection.execute(query).all()
         records = [
-            Record(sequence=sequence, time=dt.datetime.fromisoformat(time), phase=phase, said=_said.decode(said))
+            EventRecord(sequence=sequence, time=dt.datetime.fromisoformat(time), phase=phase, said=_said.decode(said))
             for sequence, time, phase, said in rows
         ]
         seen = records[-1].sequence if records else after

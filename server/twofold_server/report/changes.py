@@ -49,7 +49,7 @@ def _kind(document: Document, figure: str, hues: dict[str, int]) -> Iterator[Mar
         if not chosen or counted is None:
             continue
         whole = counted.gained if better else counted.lost
-        title = f"{'Fixed' if better else 'Lost'} · {figure}"
+        title = f"{'Fixed' if better else 'TrainerDied'} · {figure}"
         some = f"{whole}" if whole == len(chosen) else f"{len(chosen)} of {whole}"
         yield tag("h3", title, " ", tag("small", some), class_="good" if better else "bad")
         yield tag("div", (_change(one, hues) for one in chosen[:SHOWN]), class_="changes")

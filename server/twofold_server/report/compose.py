@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from twofold_checkpoint.protocol.events import Noted
+from twofold_checkpoint.protocol.events import NoteAdded
 from twofold_checkpoint.protocol.findings import Findings
 from twofold_checkpoint.protocol.job import Statistical
 
-from twofold_server.jobs.model import JobView, Phase, Record
+from twofold_server.jobs.model import EventRecord, JobView, Phase
 from twofold_server.report.curves import draw_curves
 from twofold_server.report.document import Ancestor, Asked, DatasetFacts, Document, Note, PhaseSeconds, Proofs
 from twofold_server.versions.events import RolledBack, Shadowed
@@ -21,7 +21,7 @@ MAX_NAMES = 300
 
 
 def compose(
-    view: JobView, records: Sequence[Record], findings: Findings | None, lineage: tuple[Ancestor, ...]
+    view: JobView, records: Sequence[EventRecord], findings: Findings | None, lineage: tuple[Ancestor, ...]
 ) -> Document:
     """Put a job's view, its events, what its trainer found and its line of checkpoints into one document."""
     found = findings or Findings(texts=False)
@@ -88,12 +88,12 @@ def _dataset(view: JobView, found: Findings) -> DatasetFacts | None:
     )
 
 
-def _notes(records: Sequence[Record]) -> tuple[Note, ...]:
+def _notes(records: Sequence[EventRecord]) -> tuple[Note, ...]:
     """Take the notes, warnings first if there are too many."""
     notes = [
         Note(phase=one.phase, message=one.said.message[:MAX_CHARACTERS], warning=one.said.warning)
         for one in records
-        if isinstance(one.said, Noted)
+        if isinstance(one.said, NoteAdded)
     ]
     shadowed = [Note(phase=one.phase, message=one.said.told) for one in records if isinstance(one.said, Shadowed)]
     notes += shadowed[-1:]  # Those before it were on the way.

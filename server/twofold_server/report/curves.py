@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from twofold_checkpoint.protocol.events import GuardLooked, PhaseStarted, ScoreMeasured, Stepped
+from twofold_checkpoint.protocol.events import GuardChecked, PhaseStarted, ScoreMeasured, StepCompleted
 
-from twofold_server.jobs.model import Record
+from twofold_server.jobs.model import EventRecord
 from twofold_server.report.document import DevPoint, GuardPoint, LossPoint, StageCurves
 
 Point = TypeVar("Point", LossPoint, DevPoint, GuardPoint)
@@ -25,7 +25,7 @@ class _Stage:
     guard: list[GuardPoint] = field(default_factory=list)
 
 
-def draw_curves(records: Iterable[Record]) -> tuple[StageCurves, ...]:
+def draw_curves(records: Iterable[EventRecord]) -> tuple[StageCurves, ...]:
     """Sort what was said while the job trained into stages. A stage begins with its phase, or where steps name another."""
     stages: list[_Stage] = []
     order = steps = step = 0
@@ -37,7 +37,7 @@ def draw_curves(records: Iterable[Record]) -> tuple[StageCurves, ...]:
             continue
         now = stages[-1]
         match said:
-            case Stepped(stage=name):
+            case StepCompleted(stage=name):
                 if now.name and now.name != name:  # Every stage begins with a measurement: the last one is its own.
                     now = _Stage(dev=[now.dev.pop()] if now.dev else [])
                     stages.append(now)
@@ -49,7 +49,7 @@ def draw_curves(records: Iterable[Record]) -> tuple[StageCurves, ...]:
             case ScoreMeasured(figure="dev"):
                 order += 1
                 now.dev.append(DevPoint(order=order, value=said.value))
-            case GuardLooked():
+            case GuardChecked():
                 order += 1
                 look = GuardPoint(
                     order=order,

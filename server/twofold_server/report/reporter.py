@@ -13,10 +13,10 @@ from msgspec.structs import replace
 from twofold_checkpoint.protocol.findings import Findings, read_findings
 from twofold_checkpoint.store import Store
 
-from twofold_server.errors import WrongStateError
+from twofold_server.errors import FailedPreconditionError
 from twofold_server.jobs.directories import job_directory
-from twofold_server.jobs.model import JobView, Record
-from twofold_server.jobs.repository import JobBook
+from twofold_server.jobs.model import EventRecord, JobView
+from twofold_server.jobs.repository import JobRepository
 from twofold_server.report.compose import compose
 from twofold_server.report.document import Document
 from twofold_server.report.lineage import trace
@@ -32,7 +32,7 @@ MAX_BYTES = 3 << 20
 class Reporter:
     """Make reports from the job book, the store, and what trainers left beside their jobs."""
 
-    def __init__(self, store: Store, book: JobBook) -> None:
+    def __init__(self, store: Store, book: JobRepository) -> None:
         self._store = store
         self._book = book
 
@@ -51,10 +51,10 @@ class Reporter:
         await self.make(job_id)
 
     async def read(self, job_id: str, form: ReportFormat) -> bytes:
-        """Return a job's report. Raises UnknownNameError, or WrongStateError if the job is not over."""
+        """Return a job's report. Raises UnknownNameError, or FailedPreconditionError if the job is not over."""
         view = await self._book.get(job_id)
         if not view.state.is_over:
-            raise WrongStateError(
+            raise FailedPreconditionError(
                 f"job {job_id!r} is {view.state}; it has a report when it is over, WatchJob tells when"
             )
         path = job_directory(self._store.root, view.id) / f"report.{form}"
@@ -65,7 +65,7 @@ class Reporter:
             forms = await asyncio.to_thread(self._write, view, records)
             return forms[form]
 
-    def _write(self, view: JobView, records: list[Record]) -> dict[ReportFormat, bytes]:
+    def _write(self, view: JobView, records: list[EventRecord]) -> dict[ReportFormat, bytes]:
         """Make both forms of a report and put them into the job's directory."""
         directory = job_directory(self._store.root, view.id)
         lineage = trace(self._store, view.base, view.candidate)

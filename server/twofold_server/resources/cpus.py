@@ -15,7 +15,7 @@ from twofold_server.resources.cgroups import read_groups
 T = TypeVar("T")
 
 
-def allowed_cpus(affinity: int, cpu_max: str | None) -> int:
+def effective_cpus(affinity: int, cpu_max: str | None) -> int:
     """Return the CPUs that a process may use: its affinity, cut by a cgroup quota such as ``"150000 100000"``.
 
     A quota is rounded up: a thread too many waits a little, a thread too few leaves time unused that is paid for.
@@ -33,7 +33,7 @@ class Shares(NamedTuple):
     threads: int
 
 
-def share_out(cpus: int, device: str, *, passes: int = 0, threads: int = 0) -> Shares:
+def split_cpus(cpus: int, device: str, *, passes: int = 0, threads: int = 0) -> Shares:
     """Say how many forward passes run at a time, and on how many threads, where nobody does (zero).
 
     There are two passes where there is a second core to compute on. Each brings a thread of its own, and all share those of
@@ -46,10 +46,10 @@ def share_out(cpus: int, device: str, *, passes: int = 0, threads: int = 0) -> S
 def count_cpus() -> int:
     """Ask this machine."""
     affinity = len(os.sched_getaffinity(0))
-    return min(allowed_cpus(affinity, cpu_max) for (cpu_max,) in read_groups("cpu.max"))
+    return min(effective_cpus(affinity, cpu_max) for (cpu_max,) in read_groups("cpu.max"))
 
 
-def run_aside(work: Callable[[], T]) -> T:
+def run_in_thread(work: Callable[[], T]) -> T:
     """Do some work on a thread of its own, and return its result or raise its error.
 
     The work may step back, and the thread ends with it.

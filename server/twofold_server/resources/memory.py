@@ -42,7 +42,7 @@ def count_free_bytes() -> int | None:
     return min((one for one in left if one is not None), default=None)
 
 
-def set_up_malloc() -> None:
+def configure_malloc() -> None:
     """Let all threads allocate from two arenas that keep what passes free. To be called before there are threads.
 
     By default glibc gives each thread an arena of its own, and what is free in one is lost to the others: an eighth more memory.
@@ -54,7 +54,7 @@ def set_up_malloc() -> None:
 
 
 @contextmanager
-def allocated_apart() -> Iterator[None]:
+def allocate_with_mmap() -> Iterator[None]:
     """Let the large pieces that are allocated meanwhile, by any thread, be mappings of their own: a session's weights.
 
     The system has each of them back when it is freed, whatever is in use around it; where an arena held them it would have to be

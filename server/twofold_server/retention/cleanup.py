@@ -17,7 +17,7 @@ from twofold_server.retention.policy import GRACE_SECONDS
 log = logging.getLogger(__name__)
 
 
-class Leftovers:
+class StaleFiles:
     """Remove them from a store. What cannot be removed is logged, and stays until the next start or the end of a job."""
 
     def __init__(self, store: Store) -> None:
@@ -27,13 +27,13 @@ class Leftovers:
         """Remove the snapshots of a job that is over."""
         _remove(job_directory(self._store.root, job_id) / SNAPSHOTS)
 
-    def sweep(self, known: Collection[str], unfinished: Collection[str], *, alone: bool) -> None:
+    def remove_stale_staging(self, known: Collection[str], unfinished: Collection[str], *, alone: bool) -> None:
         """Remove what is half-done in staging and among the jobs, of which these are *known* and these *unfinished*.
 
         If what is done here is not *alone* with the jobs, what is young stays: another server, or a call, may be writing it.
         """
         try:
-            self._store.sweep()
+            self._store.remove_stale_staging()
             for directory in self._store.root.glob("jobs/*"):
                 if directory.name in unfinished:
                     continue

@@ -11,7 +11,7 @@ from twofold_checkpoint.store import Aliases, Store
 
 from twofold_server.inference.slot import Slot
 from twofold_server.jobs.model import JobView
-from twofold_server.jobs.repository import JobBook
+from twofold_server.jobs.repository import JobRepository
 from twofold_server.retention.policy import needs_of
 from twofold_server.versions.alias_changes import Author
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 class Deleter:
     """Delete checkpoints of a store, but none that answers or that a job needs."""
 
-    def __init__(self, store: Store, slot: Slot, book: JobBook) -> None:
+    def __init__(self, store: Store, slot: Slot, book: JobRepository) -> None:
         self._store = store
         self._slot = slot
         self._book = book

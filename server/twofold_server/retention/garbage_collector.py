@@ -15,10 +15,10 @@ from twofold_server.config.settings import Config
 from twofold_server.errors import ServerError
 from twofold_server.inference.slot import Slot
 from twofold_server.jobs.directories import job_directory
-from twofold_server.jobs.repository import JobBook
+from twofold_server.jobs.repository import JobRepository
 from twofold_server.observability.metrics import Metrics
 from twofold_server.retention.deletion import Deleter
-from twofold_server.retention.policy import Kept, needed_checkpoints, surplus
+from twofold_server.retention.policy import Retained, needed_checkpoints, surplus
 from twofold_server.versions.alias_changes import SERVER, Author
 
 log = logging.getLogger(__name__)
@@ -26,11 +26,11 @@ log = logging.getLogger(__name__)
 PERIOD_SECONDS = 600.0
 
 
-class Collector:
+class GarbageCollector:
     """Look every ten minutes for checkpoints, jobs and data sets beyond the limits, and remove them."""
 
     def __init__(
-        self, *, config: Config, store: Store, slot: Slot, book: JobBook, deleter: Deleter, metrics: Metrics
+        self, *, config: Config, store: Store, slot: Slot, book: JobRepository, deleter: Deleter, metrics: Metrics
     ) -> None:
         self._config = config
         self._store = store
@@ -76,7 +76,7 @@ class Collector:
     async def _jobs(self) -> tuple[list[str], Callable[[str], Awaitable[None]]]:
         if not self._config.keep_jobs:
             return [], self._forget
-        over = [Kept(view.id, view.ended.timestamp()) for view in await self._book.over() if view.ended]
+        over = [Retained(view.id, view.ended.timestamp()) for view in await self._book.over() if view.ended]
         return surplus(over, keep=self._config.keep_jobs, needed=(), now=time.time()), self._forget
 
     async def _forget(self, job_id: str) -> None:
@@ -108,8 +108,8 @@ class Collector:
         await self._deleter.delete(checkpoint_id, Author(SERVER, "It was beyond keep-checkpoints."))
 
 
-def _directories(root: Path) -> list[Kept]:
-    return [Kept(path.name, path.stat().st_mtime) for path in _listed(root) if path.is_dir()]
+def _directories(root: Path) -> list[Retained]:
+    return [Retained(path.name, path.stat().st_mtime) for path in _listed(root) if path.is_dir()]
 
 
 def _listed(root: Path) -> Iterable[Path]:

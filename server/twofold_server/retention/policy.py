@@ -14,14 +14,14 @@ GRACE_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Retained:
     """A checkpoint, a job that is over, or a data set, and since when it is there, in seconds since 1970."""
 
     id: str
     since: float
 
 
-def surplus(kept: Iterable[Kept], *, keep: int, needed: Collection[str], now: float) -> list[str]:
+def surplus(kept: Iterable[Retained], *, keep: int, needed: Collection[str], now: float) -> list[str]:
     """Return the ids of what may go, oldest first: all but the newest *keep* of those that nothing needs.
 
     If *keep* is 0, nothing goes. What is needed, or younger than the grace, stays, and takes no place of the others.

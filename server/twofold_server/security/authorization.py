@@ -12,16 +12,16 @@ from typing import Any, Literal
 from twofold_server.errors import RateLimitedError, ScopeMissingError, UnauthenticatedError
 from twofold_server.observability.audit import CALLER
 from twofold_server.observability.metrics import Metrics
-from twofold_server.security.file_watcher import Watched
+from twofold_server.security.file_watcher import FileWatcher
 from twofold_server.security.rate_limit import RateLimit
 from twofold_server.security.tokens import SCOPES, Grant, Scope, find_grant, read_tokens
 
 log = logging.getLogger(__name__)
 
-Need = Scope | Literal["open", "token"]
+Requirement = Scope | Literal["open", "token"]
 """What a procedure asks of its caller: nothing, any token, or a token with a scope."""
 
-_TABLE: Mapping[str, Mapping[str, Need]] = {
+_TABLE: Mapping[str, Mapping[str, Requirement]] = {
     "twofold.v1.InferenceService": {
         "Predict": "predict",
         "PredictStream": "predict",
@@ -71,7 +71,7 @@ _TABLE: Mapping[str, Mapping[str, Need]] = {
     "grpc.health.v1.Health": {"Check": "open", "List": "open", "Watch": "open"},
     "grpc.reflection.v1alpha.ServerReflection": {"ServerReflectionInfo": "token"},
 }
-NEEDS: Mapping[str, Need] = MappingProxyType(
+REQUIRED_SCOPES: Mapping[str, Requirement] = MappingProxyType(
     {f"/{service}/{method}": need for service, methods in _TABLE.items() for method, need in methods.items()}
 )
 """What each procedure asks of its caller, by its path."""
@@ -83,7 +83,7 @@ Behaviour = Callable[[Any, Any], Any]
 """What answers a request, or a stream of them: it returns an awaitable, or an iterator of responses."""
 
 
-class Access:
+class Authorizer:
     """Let callers in by their tokens. The file is read again when it has changed; one that is wrong changes nothing.
 
     Raises OSError or ValueError if it is wrong at first.
@@ -92,7 +92,7 @@ class Access:
     def __init__(self, path: Path, metrics: Metrics) -> None:
         self._path = path
         self._shed = metrics.shed.labels("rate")
-        self._watched = Watched(path)
+        self._watched = FileWatcher(path)
         self._look_at = time.monotonic() + _LOOK_AGAIN
         self._grants: Mapping[str, Grant] = {}
         self._limits: Mapping[str, RateLimit] = {}
@@ -100,7 +100,9 @@ class Access:
 
     def guard(self, procedure: str, behaviour: Behaviour, *, streams: bool) -> Behaviour:
         """Put a look at the caller's token before what answers a procedure; *streams* says that requests stream."""
-        need = NEEDS.get(procedure, "admin")  # A test holds the table complete; what it lacked would not be open.
+        need = REQUIRED_SCOPES.get(
+            procedure, "admin"
+        )  # A test holds the table complete; what it lacked would not be open.
         if need == "open":
             return behaviour
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 
-class Watched:
+class FileWatcher:
     """Tell whether any of some files has changed since the last look. Make it before the files are first read."""
 
     def __init__(self, *paths: Path) -> None:

@@ -13,14 +13,14 @@ from typing import TypeVar
 import grpc
 
 from twofold_server.config.settings import Config
-from twofold_server.security.file_watcher import Watched
+from twofold_server.security.file_watcher import FileWatcher
 
 log = logging.getLogger(__name__)
 
 _Read = TypeVar("_Read")
 
 
-def certificates_of(config: Config) -> Certificates | None:
+def load_certificates(config: Config) -> Certificates | None:
     """Return the files of a server with TLS, or None for plaintext."""
     if config.tls_certificate is None or config.tls_key is None:
         return None
@@ -32,7 +32,7 @@ def credentials_of(config: Config) -> grpc.ServerCredentials | None:
 
     The files are looked at whenever a connection begins, and read again if they have changed.
     """
-    if (certificates := certificates_of(config)) is None:
+    if (certificates := load_certificates(config)) is None:
         return None
     return grpc.dynamic_ssl_server_credentials(
         certificates.read(),
@@ -48,7 +48,7 @@ class Certificates:
         self._certificate = certificate
         self._key = key
         self._client_ca = client_ca
-        self._watched = Watched(*(path for path in (certificate, key, client_ca) if path))
+        self._watched = FileWatcher(*(path for path in (certificate, key, client_ca) if path))
 
     def context(self) -> ssl.SSLContext:
         """Read the files for a port of HTTPS, which asks for no certificate of its callers.
@@ -101,7 +101,7 @@ class Certificates:
         return found
 
 
-def good_until(certificate: Path, key: Path) -> dt.datetime:
+def expiry_of(certificate: Path, key: Path) -> dt.datetime:
     """Return when a certificate ends. Raises ssl.SSLCertVerificationError that says so if it is not good now."""
     # The standard library shows a certificate only to whom it was presented: so one half of a handshake in memory
     # presents it, and the other one trusts nobody but it.

@@ -26,12 +26,12 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from twofold_server.config.database_url import DatabaseUrl
-from twofold_server.errors import DatabaseError, WrongStateError
+from twofold_server.errors import DatabaseError, FailedPreconditionError
 from twofold_server.storage.migrations import migrate
 
 log = logging.getLogger(__name__)
 
-Place = Path | DatabaseUrl
+DatabaseLocation = Path | DatabaseUrl
 """A file of SQLite, or the address of a PostgreSQL database."""
 
 _TURN = 0x74776F66  # "twof": the advisory lock of whoever writes.
@@ -49,10 +49,10 @@ class Database:
 
     With *migrates* False nothing is done but what a transaction does.
 
-    Raises DatabaseError, WrongStateError if the schema is newer than what is known here, or if psycopg is missing.
+    Raises DatabaseError, FailedPreconditionError if the schema is newer than what is known here, or if psycopg is missing.
     """
 
-    def __init__(self, place: Place, *, migrates: bool = True) -> None:
+    def __init__(self, place: DatabaseLocation, *, migrates: bool = True) -> None:
         self._name = place.name if isinstance(place, Path) else str(place)
         self.is_shared = isinstance(place, DatabaseUrl)
         """Whether several servers may have it at once."""
@@ -102,7 +102,7 @@ class Database:
             raise DatabaseError(f"the database of jobs failed: {type(error).__name__}") from error
 
 
-def _engine(place: Place, *, as_it_is: bool) -> Engine:
+def _engine(place: DatabaseLocation, *, as_it_is: bool) -> Engine:
     # One connection for the one thread; parameters are not shown, as there are texts of callers among them.
     shape: dict[str, Any] = {"pool_size": 1, "max_overflow": 0, "hide_parameters": True}
     if isinstance(place, Path):
@@ -115,7 +115,7 @@ def _engine(place: Place, *, as_it_is: bool) -> Engine:
     try:
         engine = create_engine(url, pool_pre_ping=True, connect_args=patience, **shape)
     except ModuleNotFoundError as error:
-        raise WrongStateError(
+        raise FailedPreconditionError(
             "PostgreSQL needs the driver psycopg; install twofold-service[postgresql], or leave out --database"
         ) from error
     event.listen(engine, "connect", _prepare_postgresql)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, inspect
 
-from twofold_server.errors import WrongStateError
+from twofold_server.errors import FailedPreconditionError
 
 _STEPS: tuple[tuple[str, ...], ...] = (
     (  # 1: jobs and their events.
@@ -67,10 +67,10 @@ _WORDS = {
 
 
 def migrate(connection: Connection) -> None:
-    """Take the steps that a database lacks, in the transaction that is open. Raises WrongStateError if it is newer."""
+    """Take the steps that a database lacks, in the transaction that is open. Raises FailedPreconditionError if it is newer."""
     version = read_version(connection)
     if version > VERSION:
-        raise WrongStateError(
+        raise FailedPreconditionError(
             f"the jobs' schema {version} is newer than {VERSION}, the newest known here; start the newer twofold-server "
             "that made it, or restore the database from before that"
         )

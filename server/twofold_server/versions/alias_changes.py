@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from twofold_checkpoint.store import ALIASES, Alias, Move
+from twofold_checkpoint.store import ALIASES, Alias, AliasUpdate
 
 SERVER = "server"
 """Who did what nobody asked for at that moment: retention, and undoing a bad swap."""
@@ -34,7 +34,7 @@ class AliasChange:
     author: Author
 
 
-def steps(move: Move) -> Iterator[tuple[Alias, str | None, str | None]]:
+def steps(move: AliasUpdate) -> Iterator[tuple[Alias, str | None, str | None]]:
     """Yield each alias that moved, with what it named before and after."""
     for alias in ALIASES:
         before, after = (getattr(aliases, alias) for aliases in move)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 from sqlalchemy import Connection, func, insert, select
-from twofold_checkpoint.store import Aliases, Move
+from twofold_checkpoint.store import Aliases, AliasUpdate
 
 from twofold_server.storage.database import Database
 from twofold_server.storage.schema import ALIAS_CHANGES
@@ -20,7 +20,7 @@ class AliasTable:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def write(self, move: Move, author: Author, now: dt.datetime) -> None:
+    def write(self, move: AliasUpdate, author: Author, now: dt.datetime) -> None:
         """Write down what moved."""
         with self._database.writing() as connection:
             _write(connection, move, author, now)
@@ -31,7 +31,7 @@ class AliasTable:
         last = select(ALIAS_CHANGES.c.alias, ALIAS_CHANGES.c.to_id).where(ALIAS_CHANGES.c.number.in_(newest))
         with self._database.writing() as connection:
             known = Aliases(**{row.alias: row.to_id for row in connection.execute(last)})
-            _write(connection, Move(known, aliases), _FOUND, now)
+            _write(connection, AliasUpdate(known, aliases), _FOUND, now)
 
     def page(self, size: int, before: int | None) -> tuple[list[AliasChange], int | None]:
         """Return changes, newest first, that came before that number, and the number for the next page."""
@@ -54,7 +54,7 @@ class AliasTable:
         return found, rows[size - 1].number if len(rows) > size else None
 
 
-def _write(connection: Connection, move: Move, author: Author, now: dt.datetime) -> None:
+def _write(connection: Connection, move: AliasUpdate, author: Author, now: dt.datetime) -> None:
     rows = [
         {
             "time": now.isoformat(),

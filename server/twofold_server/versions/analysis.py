@@ -20,27 +20,27 @@ _ALTERNATIVES = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class Rate:
     """*bad* of *all*."""
 
     bad: int = 0
     all: int = 0
 
-    def __add__(self, bad: bool) -> Share:
-        return Share(self.bad + bad, self.all + 1)
+    def __add__(self, bad: bool) -> Rate:
+        return Rate(self.bad + bad, self.all + 1)
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class SwapStats:
     """Count what was seen of a checkpoint: its passes, and the texts that another one has answered, too."""
 
-    passes: Share = Share()
+    passes: Rate = Rate()
     """Those that failed, of the live ones."""
-    texts: Share = Share()
+    texts: Rate = Rate()
     """Those that only this one could not answer, or not with numbers."""
-    slow: Share = Share()
+    slow: Rate = Rate()
     """Those for which it took too many times as long as the other one."""
-    differing: Mapping[HeadName, Share] = field(default_factory=lambda: dict.fromkeys(HEADS, Share()))
+    differing: Mapping[HeadName, Rate] = field(default_factory=lambda: dict.fromkeys(HEADS, Rate()))
     """Those that the head answers differently, of those that could be compared."""
 
     def agreement(self, head: HeadName) -> float | None:
@@ -69,7 +69,7 @@ class Finding:
     told: str
 
 
-def is_proven(seen: Share, limit: float, alpha: float = ALPHA) -> bool:
+def is_proven(seen: Rate, limit: float, alpha: float = ALPHA) -> bool:
     """Tell whether more than a share *limit* of all is bad, as far as these show.
 
     It may be asked again after each new one: if the share is within the limit, the chance that this is ever true is at
@@ -93,12 +93,12 @@ def is_proven(seen: Share, limit: float, alpha: float = ALPHA) -> bool:
     return mixture >= -math.log(alpha)
 
 
-def judge(evidence: Evidence, limits: Limits, adapted: HeadName | None) -> Finding | None:
+def judge(evidence: SwapStats, limits: Limits, adapted: HeadName | None) -> Finding | None:
     """Return why the checkpoint is bad, or None where that is not proven. *adapted* is the head that was to change."""
     return next(_findings(evidence, limits, adapted), None)
 
 
-def refusal(evidence: Evidence, limits: Limits, adapted: HeadName | None) -> Finding | None:
+def refusal(evidence: SwapStats, limits: Limits, adapted: HeadName | None) -> Finding | None:
     """Return why a candidate that was compared is not made live, or None.
 
     Before it is live, the proof is the candidate's to give: a head that was seen to agree too little refuses it, proven
@@ -113,7 +113,7 @@ def refusal(evidence: Evidence, limits: Limits, adapted: HeadName | None) -> Fin
     return None
 
 
-def _findings(evidence: Evidence, limits: Limits, adapted: HeadName | None) -> Iterator[Finding]:
+def _findings(evidence: SwapStats, limits: Limits, adapted: HeadName | None) -> Iterator[Finding]:
     for seen, what in ((evidence.passes, "passes"), (evidence.texts, "texts")):
         if seen.all >= limits.fewest and is_proven(seen, limits.errors):
             yield Finding("errors", f"{seen.bad} of {seen.all} {what} failed, and {limits.errors:.1%} may")
@@ -132,6 +132,6 @@ def _least(limits: Limits, head: HeadName, adapted: HeadName | None) -> float:
     return limits.adapted_agreement if adapted in {head, None} else limits.agreement
 
 
-def _disagreement(head: HeadName, seen: Share, least: float) -> Finding:
+def _disagreement(head: HeadName, seen: Rate, least: float) -> Finding:
     told = f"the {head} head agrees on {seen.all - seen.bad} of {seen.all} texts"
     return Finding("agreement", f"{told}, and {least:.0%} is the least")

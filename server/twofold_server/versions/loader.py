@@ -13,7 +13,7 @@ from twofold_checkpoint.manifest import Precision
 from twofold_server.config.settings import Config
 from twofold_server.errors import SwapError
 from twofold_server.inference.engine import Engine, EngineState
-from twofold_server.resources.cpus import count_cpus, run_aside, share_out, step_back
+from twofold_server.resources.cpus import count_cpus, run_in_thread, split_cpus, step_back
 from twofold_server.resources.memory import count_free_bytes
 from twofold_server.versions.precision import are_alike, check_precision, time_passes
 
@@ -75,24 +75,24 @@ def _time(*engines: Engine) -> list[float]:
         step_back()
         return time_passes(engines)
 
-    return run_aside(aside)
+    return run_in_thread(aside)
 
 
 def _load(checkpoint: Checkpoint, config: Config, precision: Precision, beside: Engine | None) -> Engine:
     """Load one of a checkpoint's graphs, warm it up and let it answer its golden texts."""
-    run_aside(lambda: _verify(checkpoint, precision))
+    run_in_thread(lambda: _verify(checkpoint, precision))
     with _step(checkpoint, "load"):
         _check_memory(checkpoint, precision)
         engine = Engine(
             checkpoint,
             device=config.device,
-            threads=share_out(count_cpus(), config.device, passes=config.passes, threads=config.threads).threads,
+            threads=split_cpus(count_cpus(), config.device, passes=config.passes, threads=config.threads).threads,
             gpu_memory_mib=config.gpu_memory_mib,
             precision=precision,
             beside=beside,
         )
     try:
-        run_aside(lambda: _try_out(engine))
+        run_in_thread(lambda: _try_out(engine))
     except BaseException:
         engine.close(EngineState.FAILED)
         raise

@@ -10,8 +10,8 @@ from twofold_checkpoint.manifest import HeadName
 from twofold_server.config.settings import Config
 from twofold_server.inference.engine import Engine
 from twofold_server.versions.alias_changes import Author
-from twofold_server.versions.analysis import Evidence, Limits
-from twofold_server.versions.shadow_traffic import Comparison, Pair
+from twofold_server.versions.analysis import Limits, SwapStats
+from twofold_server.versions.shadow_traffic import Comparison, EnginePair
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +31,16 @@ class Swap:
         return (self.subject.checkpoint.manifest.job_id or "") if self.by_person else self.author.who
 
 
-class Trial:
+class SwapObserver:
     """Gather evidence, from any thread."""
 
     def __init__(self, engine_id: str) -> None:
         self.engine_id = engine_id
         self._lock = threading.Lock()
-        self._evidence = Evidence()
+        self._evidence = SwapStats()
 
     @property
-    def evidence(self) -> Evidence:
+    def evidence(self) -> SwapStats:
         """What was seen so far."""
         return self._evidence
 
@@ -59,9 +59,9 @@ class Trial:
             self._evidence = replace(old, texts=old.texts + seen.failed, slow=old.slow + seen.slow, differing=differing)
 
 
-def pair_of(subject: Engine, reference: Engine, config: Config) -> Pair:
+def pair_of(subject: Engine, reference: Engine, config: Config) -> EnginePair:
     """Return two engines to compare."""
-    return Pair(subject, reference, config.watch_slowdown)
+    return EnginePair(subject, reference, config.watch_slowdown)
 
 
 def limits_of(config: Config) -> Limits:

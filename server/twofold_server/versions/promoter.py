@@ -13,17 +13,17 @@ from typing import Any, Protocol
 from twofold_checkpoint.checkpoint import Checkpoint
 from twofold_checkpoint.errors import CheckpointNotFoundError
 from twofold_checkpoint.manifest import HeadName
-from twofold_checkpoint.store import Move, Store
+from twofold_checkpoint.store import AliasUpdate, Store
 
 from twofold_server.config.settings import Config
-from twofold_server.errors import OvertakenError, SwapError, WrongStateError
+from twofold_server.errors import BaseChangedError, FailedPreconditionError, SwapError
 from twofold_server.inference.engine import Engine, EngineState
 from twofold_server.inference.slot import Slot
 from twofold_server.observability.metrics import Metrics
 from twofold_server.versions.alias_changes import Author
 from twofold_server.versions.loader import load_engine
 from twofold_server.versions.observer import Swap, pair_of
-from twofold_server.versions.shadow_traffic import Pair
+from twofold_server.versions.shadow_traffic import EnginePair
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Watcher(Protocol):
         """Use neither engine any longer."""
 
 
-async def _nowhere(move: Move, author: Author) -> None:
+async def _nowhere(move: AliasUpdate, author: Author) -> None:
     """Write nothing down."""
 
 
@@ -77,7 +77,7 @@ class Promoter:
         self._watcher = watcher
         self._turn = asyncio.Lock()
         self._begun: set[asyncio.Task[Promotion]] = set()
-        self.record: Callable[[Move, Author], Awaitable[None]] = _nowhere
+        self.record: Callable[[AliasUpdate, Author], Awaitable[None]] = _nowhere
         """Writes down who moved aliases, and never fails; the job book does it."""
 
     async def promote(
@@ -91,17 +91,17 @@ class Promoter:
     ) -> Promotion:
         """Make the checkpoint of an id or alias live; *approve* says that a person chose it, *adapted* what a job changed.
 
-        With *over* it replaces the checkpoint of that id and no other, or raises OvertakenError. When it returns, every request that arrives later is answered by it. If any step fails, the old one serves on
+        With *over* it replaces the checkpoint of that id and no other, or raises BaseChangedError. When it returns, every request that arrives later is answered by it. If any step fails, the old one serves on
         and the error says which step: SwapError or CheckpointError.
         """
         return await self._to_its_end(self._promote(name, author, approve=approve, adapted=adapted, over=over))
 
     async def roll_back(self, author: Author) -> Promotion:
-        """Make the previous checkpoint live again. Raises WrongStateError if there is none, or what promote raises."""
+        """Make the previous checkpoint live again. Raises FailedPreconditionError if there is none, or what promote raises."""
         try:
             return await self._to_its_end(self._promote("previous", author, approve=True))
         except CheckpointNotFoundError as error:
-            raise WrongStateError(f"cannot roll back: {error}") from error
+            raise FailedPreconditionError(f"cannot roll back: {error}") from error
 
     async def undo(self, checkpoint_id: str, author: Author) -> str:
         """Make the previous checkpoint live in the place of one that turned out bad, and return its id.
@@ -110,7 +110,7 @@ class Promoter:
         """
         return (await self._to_its_end(self._undo(checkpoint_id, author))).checkpoint.id
 
-    async def stand_by(self, name: str) -> Pair | None:
+    async def stand_by(self, name: str) -> EnginePair | None:
         """Load a checkpoint beside the one that answers, to compare them; None if there is nothing to compare with.
 
         The next promotion, of this or of another one, ends that. Raises what promote raises.
@@ -126,7 +126,7 @@ class Promoter:
                 self._slot.stand_by(engine)
                 return pair_of(engine, live, self._config)
 
-    async def dismiss(self, pair: Pair) -> None:
+    async def dismiss(self, pair: EnginePair) -> None:
         """Let the subject of a pair go, if it still stands by."""
         async with self._turn:
             await asyncio.to_thread(self._slot.dismiss, pair.subject)
@@ -147,11 +147,11 @@ class Promoter:
         async with self._turn:
             current = (await asyncio.to_thread(self._store.aliases)).current
             if over is not None and current not in {over, name}:  # It may have been made current by a person meanwhile.
-                raise OvertakenError(current)
+                raise BaseChangedError(current)
             with self._counted(name):
                 checkpoint = await asyncio.to_thread(self._store.get, name)
 
-                def move() -> Move:
+                def move() -> AliasUpdate:
                     return self._store.promote(checkpoint.id, approve=approve)
 
                 live = self._slot.live
@@ -191,7 +191,7 @@ class Promoter:
             raise
 
     async def _swap(
-        self, checkpoint: Checkpoint, move: Callable[[], Move], author: Author, *, keep: bool
+        self, checkpoint: Checkpoint, move: Callable[[], AliasUpdate], author: Author, *, keep: bool
     ) -> tuple[Promotion, Engine | None]:
         begun = time.monotonic()
         await self._watcher.end()
@@ -220,7 +220,7 @@ class Promoter:
         log.info("promoted", extra={"checkpoint": checkpoint.id, "replaced": replaced, "seconds": round(seconds, 3)})
         return Promotion(checkpoint, replaced, seconds), old
 
-    async def _move_aliases(self, checkpoint: Checkpoint, move: Callable[[], Move], author: Author) -> None:
+    async def _move_aliases(self, checkpoint: Checkpoint, move: Callable[[], AliasUpdate], author: Author) -> None:
         try:
             moved = await asyncio.to_thread(move)
         except OSError as error:

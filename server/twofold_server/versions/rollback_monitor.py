@@ -14,10 +14,10 @@ from twofold_server.inference.slot import Slot
 from twofold_server.observability import audit
 from twofold_server.observability.metrics import Metrics
 from twofold_server.versions.alias_changes import SERVER, Author
-from twofold_server.versions.analysis import Evidence, Finding, judge
+from twofold_server.versions.analysis import Finding, SwapStats, judge
 from twofold_server.versions.events import RolledBack
-from twofold_server.versions.observer import Swap, Trial, limits_of, pair_of
-from twofold_server.versions.shadow_traffic import Shadow
+from twofold_server.versions.observer import Swap, SwapObserver, limits_of, pair_of
+from twofold_server.versions.shadow_traffic import ShadowTraffic
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ async def _unheard(job_id: str, said: RolledBack) -> None:
     """Tell nobody."""
 
 
-class Probation:
+class RollbackMonitor:
     """Watch one swap at a time: its errors, its pace, and whether it agrees with the checkpoint before.
 
     What a person has made live is undone for errors only: who promotes another model wants other answers, and may accept
@@ -41,13 +41,13 @@ class Probation:
     job that made the bad one.
     """
 
-    def __init__(self, config: Config, slot: Slot, shadow: Shadow, metrics: Metrics) -> None:
+    def __init__(self, config: Config, slot: Slot, shadow: ShadowTraffic, metrics: Metrics) -> None:
         self._config = config
         self._limits = limits_of(config)
         self._slot = slot
         self._shadow = shadow
         self._metrics = metrics
-        self._trial: Trial | None = None
+        self._trial: SwapObserver | None = None
         self._watch: asyncio.Task[None] | None = None
         self._undoing: set[asyncio.Task[None]] = set()
         self._stopped = False
@@ -58,7 +58,7 @@ class Probation:
         """Watch a swap that has just been made, unless that is switched off."""
         if self._stopped or not self._config.watch_seconds:
             return
-        trial = self._trial = Trial(swap.subject.id)
+        trial = self._trial = SwapObserver(swap.subject.id)
         if swap.reference is not None:
             pair = pair_of(swap.subject, swap.reference, self._config)
             self._shadow.begin(pair, self._config.watch_share, trial.saw_text)
@@ -84,11 +84,11 @@ class Probation:
         if trial is not None and trial.engine_id == engine_id:
             trial.saw_pass(failed=failed)
 
-    async def _look(self, swap: Swap, trial: Trial) -> None:
+    async def _look(self, swap: Swap, trial: SwapObserver) -> None:
         end = asyncio.get_running_loop().time() + self._config.watch_seconds
         while asyncio.get_running_loop().time() < end:
             await asyncio.sleep(_LOOK_SECONDS)
-            seen = Evidence(passes=trial.evidence.passes) if swap.by_person else trial.evidence
+            seen = SwapStats(passes=trial.evidence.passes) if swap.by_person else trial.evidence
             if finding := judge(seen, self._limits, swap.adapted):
                 # To undo it ends this watch.
                 task = asyncio.create_task(self._undo(swap, finding), name="undo")

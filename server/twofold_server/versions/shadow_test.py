@@ -11,10 +11,10 @@ from twofold_checkpoint.manifest import HEADS, HeadName
 
 from twofold_server.config.settings import Config
 from twofold_server.inference.slot import Slot
-from twofold_server.versions.analysis import Evidence, Finding, judge, refusal
+from twofold_server.versions.analysis import Finding, SwapStats, judge, refusal
 from twofold_server.versions.events import Shadowed
-from twofold_server.versions.observer import Trial, limits_of
-from twofold_server.versions.shadow_traffic import Pair, Shadow
+from twofold_server.versions.observer import SwapObserver, limits_of
+from twofold_server.versions.shadow_traffic import EnginePair, ShadowTraffic
 
 _LOOK_SECONDS = 0.25
 """Time between two looks at what was seen."""
@@ -23,7 +23,7 @@ TELL_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Auditioned:
+class ShadowTestResult:
     """Say what was seen of a candidate, and why it is not to be made live, if it is not."""
 
     seen: Shadowed
@@ -33,17 +33,17 @@ class Auditioned:
 class Stage(Protocol):
     """Whoever loads engines, one at a time."""
 
-    async def stand_by(self, name: str) -> Pair | None:
+    async def stand_by(self, name: str) -> EnginePair | None:
         """Load a checkpoint beside the one that answers; None if nothing answers, or this one does."""
 
-    async def dismiss(self, pair: Pair) -> None:
+    async def dismiss(self, pair: EnginePair) -> None:
         """Let the subject go, if it still stands by."""
 
 
-class Audition:
+class ShadowTest:
     """Compare candidates with the live engine, before they are made live."""
 
-    def __init__(self, config: Config, slot: Slot, shadow: Shadow, stage: Stage) -> None:
+    def __init__(self, config: Config, slot: Slot, shadow: ShadowTraffic, stage: Stage) -> None:
         self._config = config
         self._limits = limits_of(config)
         self._slot = slot
@@ -58,7 +58,7 @@ class Audition:
         *,
         is_unwanted: Callable[[], bool],
         tell: Callable[[Shadowed], Awaitable[object]],
-    ) -> Auditioned | None:
+    ) -> ShadowTestResult | None:
         """Return what was seen once enough texts were compared, the time is over, or the candidate is bad.
 
         It then stands by, to be made live at once, unless it is refused. *is_unwanted* ends it, and so does another promotion.
@@ -68,7 +68,7 @@ class Audition:
         pair = await self._stage.stand_by(checkpoint_id)
         if pair is None:
             return None
-        trial = Trial(checkpoint_id)
+        trial = SwapObserver(checkpoint_id)
         clock = asyncio.get_running_loop().time
         begun = told = clock()
         self._shadow.begin(pair, share, trial.saw_text)
@@ -87,10 +87,10 @@ class Audition:
         refused = refusal(trial.evidence, self._limits, adapted)
         if refused or is_unwanted():
             await self._stage.dismiss(pair)
-        return Auditioned(_told(trial.evidence, clock() - begun), refused)
+        return ShadowTestResult(_told(trial.evidence, clock() - begun), refused)
 
 
-def _told(seen: Evidence, seconds: float) -> Shadowed:
+def _told(seen: SwapStats, seconds: float) -> Shadowed:
     """Write evidence down for the job."""
     comparable = {head: seen.differing[head].all for head in HEADS if seen.differing[head].all}
     return Shadowed(

@@ -41,7 +41,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class EnginePair:
     """The engine that is looked at, and the one that it is compared with."""
 
     subject: Engine
@@ -50,7 +50,7 @@ class Pair:
     """The subject is slow where it takes more than so many times as long."""
 
 
-class Shadow:
+class ShadowTraffic:
     """Compare two engines on a share of the live texts, on a thread that comes last.
 
     *is_busy* tells whether live texts wait; nothing is compared then, and what waited for long is dropped. offer() is
@@ -68,7 +68,7 @@ class Shadow:
         self._thread: threading.Thread | None = None
         self._ending = threading.Lock()
 
-    def begin(self, pair: Pair, share: float, observe: Callable[[Comparison], None]) -> None:
+    def begin(self, pair: EnginePair, share: float, observe: Callable[[Comparison], None]) -> None:
         """Compare from now on; *observe* is called on the thread."""
         assert self._thread is None, "Two comparisons at once. This is a bug."
         self._waiting.clear()
@@ -99,7 +99,7 @@ class Shadow:
                     self._waiting.append((time.monotonic(), text))
                     self._arrival.notify()
 
-    def _run(self, pair: Pair, observe: Callable[[Comparison], None]) -> None:
+    def _run(self, pair: EnginePair, observe: Callable[[Comparison], None]) -> None:
         step_back()
         while (text := self._next()) is not None:
             found = _compare(pair, text, self._max_tokens)
@@ -132,7 +132,7 @@ class Shadow:
         self._metrics.shadow_texts.labels(outcome).inc()
 
 
-def _compare(pair: Pair, text: str, max_tokens: int) -> Comparison | None:
+def _compare(pair: EnginePair, text: str, max_tokens: int) -> Comparison | None:
     """Let both engines answer a text; None if neither can, or only the one that is compared with cannot."""
     reference, of_reference = _answer(pair.reference, text, max_tokens)
     subject, of_subject = _answer(pair.subject, text, max_tokens)

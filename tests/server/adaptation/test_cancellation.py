@@ -18,7 +18,7 @@ from support.scripted_trainer import (
     INLINE,
     ORDER,
     TRAIN,
-    House,
+    Harness,
     finish,
     over,
     publish,
@@ -29,8 +29,8 @@ from twofold_checkpoint.protocol.events import PhaseStarted
 from twofold_server.adaptation.outcomes import STOPPED
 from twofold_server.errors import (
     DatabaseError,
+    FailedPreconditionError,
     NotServingError,
-    WrongStateError,
 )
 from twofold_server.jobs.model import JobState, StateEntered
 from twofold_server.jobs.table import JobTable
@@ -42,13 +42,13 @@ BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 
 @BOTH
 @pytest.mark.parametrize("ignores", [False, True], ids=["polite", "deaf to SIGTERM"])
-def test_a_running_job_is_cancelled_once_its_trainer_is_gone(house: House, ignores: bool) -> None:
+def test_a_running_job_is_cancelled_once_its_trainer_is_gone(harness: Harness, ignores: bool) -> None:
     """CancelJob returns when the process has ended, by force if need be; a second call finds the job over."""
-    house.grace = 0.5
-    house.play(*([("ignore", 0)] if ignores else []), TRAIN, HANG)
+    harness.grace = 0.5
+    harness.play(*([("ignore", 0)] if ignores else []), TRAIN, HANG)
 
     async def story() -> None:
-        async with house.running() as runner:
+        async with harness.running() as runner:
             view = await runner.submit(ORDER, INLINE)
             await until(runner, view.id, runs)
             assert runner.is_running
@@ -56,19 +56,19 @@ def test_a_running_job_is_cancelled_once_its_trainer_is_gone(house: House, ignor
             view = await asyncio.wait_for(runner.cancel(view.id), 10)
             assert (view.state, view.reason) == (JobState.CANCELLED, "CancelJob was called while the job ran.")
             assert not any(one.is_running() for one in trainers)
-            with pytest.raises(WrongStateError, match="already over: cancelled"):
+            with pytest.raises(FailedPreconditionError, match="already over: cancelled"):
                 await runner.cancel(view.id)
 
     asyncio.run(story())
 
 
 @BOTH
-def test_a_waiting_job_is_cancelled_at_once(house: House) -> None:
+def test_a_waiting_job_is_cancelled_at_once(harness: Harness) -> None:
     """A job that waits ends without a trainer, and the one that runs goes on."""
-    house.play(TRAIN, ("sleep", 0.5), finish())
+    harness.play(TRAIN, ("sleep", 0.5), finish())
 
     async def story() -> None:
-        async with house.running() as runner:
+        async with harness.running() as runner:
             first = await runner.submit(ORDER, INLINE)
             second = await runner.submit(ORDER, INLINE)
             view = await runner.cancel(second.id)
@@ -78,50 +78,50 @@ def test_a_waiting_job_is_cancelled_at_once(house: House) -> None:
     asyncio.run(story())
 
 
-def test_a_job_is_cancelled_at_any_moment(house: House) -> None:
+def test_a_job_is_cancelled_at_any_moment(harness: Harness) -> None:
     """Cancelled right after it was made, while its process starts: it ends as cancelled, and the queue goes on."""
 
     async def story() -> None:
-        async with house.running() as runner:
+        async with harness.running() as runner:
             for delay in (0.0, 0.002, 0.01, 0.03):
-                house.play(HANG)
+                harness.play(HANG)
                 view = await runner.submit(ORDER, INLINE)
                 await asyncio.sleep(delay)
                 view = await asyncio.wait_for(runner.cancel(view.id), 10)
                 assert view.state is JobState.CANCELLED
-            house.play(finish())
+            harness.play(finish())
             view = await runner.submit(ORDER, INLINE)
             assert (await over(runner, view.id)).state is JobState.SUCCEEDED
 
     asyncio.run(story())
 
 
-def test_a_swap_is_not_cancelled_half_way(house: House) -> None:
+def test_a_swap_is_not_cancelled_half_way(harness: Harness) -> None:
     """Once the swap has begun the job is carried to its end, and CancelJob says that it came too late."""
-    house.play(*publish())
+    harness.play(*publish())
 
     async def story() -> None:
-        house.promoter.hold = asyncio.Event()
-        async with house.running() as runner:
+        harness.promoter.hold = asyncio.Event()
+        async with harness.running() as runner:
             view = await runner.submit(ORDER, INLINE)
             await until(runner, view.id, lambda view: view.phase == "swap")
             cancelling = asyncio.create_task(runner.cancel(view.id))
             await asyncio.sleep(0.05)
-            house.promoter.hold.set()
-            with pytest.raises(WrongStateError, match="ended before it could be cancelled: succeeded"):
+            harness.promoter.hold.set()
+            with pytest.raises(FailedPreconditionError, match="ended before it could be cancelled: succeeded"):
                 await cancelling
 
     asyncio.run(story())
-    assert house.store.aliases().current == "second"
+    assert harness.store.aliases().current == "second"
 
 
 @BOTH
-def test_stopping_the_server_keeps_the_running_job_and_the_others(house: House) -> None:
+def test_stopping_the_server_keeps_the_running_job_and_the_others(harness: Harness) -> None:
     """The running job waits with the reason and goes on first when the server is back, then the others; watchers are told."""
-    house.play(TRAIN, HANG)
+    harness.play(TRAIN, HANG)
 
     async def before() -> tuple[str, str]:
-        async with house.running() as runner:
+        async with harness.running() as runner:
             first = await runner.submit(ORDER, INLINE)
             second = await runner.submit(ORDER, INLINE)
             await until(runner, first.id, runs)
@@ -137,8 +137,8 @@ def test_stopping_the_server_keeps_the_running_job_and_the_others(house: House) 
         return first.id, second.id
 
     async def after(first: str, second: str) -> None:
-        house.play(finish())
-        async with house.running() as runner:
+        harness.play(finish())
+        async with harness.running() as runner:
             one, two = await over(runner, first), await over(runner, second)
             assert (one.state, two.state, one.losses) == (JobState.SUCCEEDED, JobState.SUCCEEDED, 0)
             assert one.ended <= two.started
@@ -157,27 +157,27 @@ def test_stopping_the_server_keeps_the_running_job_and_the_others(house: House) 
     ],
 )
 def test_a_job_that_ran_when_the_server_died_gets_its_end(
-    house: House, promoted: bool, state: JobState, reason: str
+    harness: Harness, promoted: bool, state: JobState, reason: str
 ) -> None:
     """After a restart no job is left running: its candidate answers by now, or it is made to."""
-    house.play(*publish())
-    view = house.run(promote="auto")
+    harness.play(*publish())
+    view = harness.run(promote="auto")
     if not promoted:
-        house.store.promote("first")
+        harness.store.promote("first")
     dead = msgspec.structs.replace(view, state=JobState.RUNNING, ended=None, reason="")
-    database = Database(house.config.database or house.store.root / "jobs.sqlite3")
+    database = Database(harness.config.database or harness.store.root / "jobs.sqlite3")
     with database.writing() as connection:  # As if its last event had not been written.
         connection.execute(update(JOBS).values(state="running", view=msgspec.json.encode(dead)))
     database.close()
 
     async def story() -> None:
-        async with house.running() as runner:
+        async with harness.running() as runner:
             ended = await over(runner, view.id)
             assert ended.state is state
             assert reason in ended.reason
 
     asyncio.run(story())
-    assert house.store.aliases().current == "second"
+    assert harness.store.aliases().current == "second"
 
 
 _VICTIM = """
@@ -208,8 +208,8 @@ def test_a_server_that_is_killed_leaves_nothing_but_its_queue(tmp_path: Path) ->
         victim.kill()
 
     async def story() -> None:
-        house = House(tmp_path)  # Its trainers end well.
-        async with house.running() as runner:
+        harness = Harness(tmp_path)  # Its trainers end well.
+        async with harness.running() as runner:
             view = await over(runner, first)
             assert (view.state, view.losses) == (JobState.SUCCEEDED, 1)
             assert (await over(runner, second)).state is JobState.SUCCEEDED
@@ -218,23 +218,23 @@ def test_a_server_that_is_killed_leaves_nothing_but_its_queue(tmp_path: Path) ->
     asyncio.run(story())
 
 
-def test_two_servers_do_not_share_the_jobs_of_a_store(house: House) -> None:
+def test_two_servers_do_not_share_the_jobs_of_a_store(harness: Harness) -> None:
     """A second runner over the same store is refused: it would take the first one's job for a dead one."""
 
     async def story() -> None:
-        async with house.running():
-            with pytest.raises(WrongStateError, match="another server runs the jobs"):
-                await house.make().start()
+        async with harness.running():
+            with pytest.raises(FailedPreconditionError, match="another server runs the jobs"):
+                await harness.make().start()
 
     asyncio.run(story())
 
 
 @BOTH
 def test_a_job_whose_events_cannot_be_stored_fails_and_the_queue_goes_on(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A full disk ends the job and its trainer with the reason, also when its end cannot be written at first."""
-    house.play(TRAIN, HANG)
+    harness.play(TRAIN, HANG)
     monkeypatch.setattr("twofold_server.adaptation.runner._RETRY_SECONDS", 0.05)
     tell, failures = JobTable.say, iter(range(3))
 
@@ -246,11 +246,11 @@ def test_a_job_whose_events_cannot_be_stored_fails_and_the_queue_goes_on(
     monkeypatch.setattr(JobTable, "say", full)
 
     async def story() -> None:
-        async with house.running() as runner:
+        async with harness.running() as runner:
             view = await over(runner, (await runner.submit(ORDER, INLINE)).id)
             assert (view.state, view.reason) == (JobState.FAILED, "database or disk is full.")
             assert psutil.Process().children() == []
-            house.play(finish())
+            harness.play(finish())
             assert (await over(runner, (await runner.submit(ORDER, INLINE)).id)).state is JobState.SUCCEEDED
 
     asyncio.run(story())

@@ -11,15 +11,15 @@ from pathlib import Path
 import psutil
 import pytest
 from support.postgresql import PostgreSQL
-from support.scripted_trainer import HANG, INLINE, ORDER, TRAIN, House, finish, over, publish, runs, until
+from support.scripted_trainer import HANG, INLINE, ORDER, TRAIN, Harness, finish, over, publish, runs, until
 from twofold_server.adaptation import heartbeat
 from twofold_server.config.database_url import DatabaseUrl
-from twofold_server.errors import DatabaseError, WrongStateError
+from twofold_server.errors import DatabaseError, FailedPreconditionError
 from twofold_server.jobs import table
 from twofold_server.jobs.model import JobState, StateEntered
 from twofold_server.jobs.table import JobTable
 from twofold_server.observability.metrics import Metrics
-from twofold_server.storage.database import Place
+from twofold_server.storage.database import DatabaseLocation
 
 pytestmark = pytest.mark.parametrize("database", ["postgresql"])
 
@@ -30,24 +30,24 @@ TAKEN = StateEntered(state=JobState.FAILED, reason="Taken for dead.")
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hear of others at once. The lease stays: a busy machine must not take the living for dead."""
-    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_SECONDS", 0.05)
 
 
 @pytest.fixture
-def other(house: House, tmp_path: Path) -> House:
+def other(harness: Harness, tmp_path: Path) -> Harness:
     """A second server over the store and the database of the first."""
-    other = House(tmp_path)
-    other.set(database=house.config.database)
+    other = Harness(tmp_path)
+    other.set(database=harness.config.database)
     other.metrics = Metrics()
     return other
 
 
-def test_jobs_of_two_servers_run_one_at_a_time_and_are_seen_at_both(house: House, other: House) -> None:
+def test_jobs_of_two_servers_run_one_at_a_time_and_are_seen_at_both(harness: Harness, other: Harness) -> None:
     """Whoever took the order, either server runs it, none runs beside another, and both tell of all."""
-    house.play(TRAIN, ("sleep", 0.2), finish())
+    harness.play(TRAIN, ("sleep", 0.2), finish())
 
     async def story() -> None:
-        async with house.running() as one, other.running() as two:
+        async with harness.running() as one, other.running() as two:
             ids = [(await runner.submit(ORDER, INLINE)).id for runner in (one, two) * 3]
             while unfinished := await two.book.unfinished():
                 assert sum(view.state is JobState.RUNNING for view in unfinished) <= 1
@@ -56,19 +56,19 @@ def test_jobs_of_two_servers_run_one_at_a_time_and_are_seen_at_both(house: House
             assert {view.state for view in views} == {JobState.SUCCEEDED}
             told = [record async for record in two.book.watch(ids[0])]
             assert [record.sequence for record in told] == list(range(1, views[0].last_sequence + 1))
-            assert house.metric("twofold_jobs_queued") == other.metric("twofold_jobs_queued") == 0
+            assert harness.metric("twofold_jobs_queued") == other.metric("twofold_jobs_queued") == 0
 
     asyncio.run(story())
-    ended = [each.metric("twofold_jobs_total", state="succeeded") for each in (house, other)]
+    ended = [each.metric("twofold_jobs_total", state="succeeded") for each in (harness, other)]
     assert sum(ended) == 6
 
 
-def test_a_server_that_starts_leaves_the_jobs_of_the_living_alone(house: House, other: House) -> None:
+def test_a_server_that_starts_leaves_the_jobs_of_the_living_alone(harness: Harness, other: Harness) -> None:
     """A job goes on while another server starts beside it, looks for the dead, and stops."""
-    house.play(TRAIN, ("sleep", 1.0), *publish())
+    harness.play(TRAIN, ("sleep", 1.0), *publish())
 
     async def story() -> None:
-        async with house.running() as one:
+        async with harness.running() as one:
             job_id = (await one.submit(ORDER, INLINE)).id
             await until(one, job_id, runs)
             async with other.running() as two:
@@ -80,12 +80,12 @@ def test_a_server_that_starts_leaves_the_jobs_of_the_living_alone(house: House, 
     asyncio.run(story())
 
 
-def test_a_job_is_cancelled_at_a_server_that_does_not_run_it(house: House, other: House) -> None:
+def test_a_job_is_cancelled_at_a_server_that_does_not_run_it(harness: Harness, other: Harness) -> None:
     """CancelJob at either server returns when the trainer is gone."""
-    house.play(TRAIN, HANG)
+    harness.play(TRAIN, HANG)
 
     async def story() -> None:
-        async with house.running() as one:
+        async with harness.running() as one:
             job_id = (await one.submit(ORDER, INLINE)).id
             await until(one, job_id, runs)
             async with other.running() as two:
@@ -97,17 +97,17 @@ def test_a_job_is_cancelled_at_a_server_that_does_not_run_it(house: House, other
 
 
 def test_a_server_that_was_taken_for_dead_stops_its_job_and_goes_on(
-    house: House, place: Place, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, place: DatabaseLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once another server has a job its trainer is stopped, nothing of it is promoted, and the queue goes on."""
-    house.play(TRAIN, ("sleep", 0.3), *publish())
+    harness.play(TRAIN, ("sleep", 0.3), *publish())
 
     async def story() -> None:
-        async with house.running() as one:
+        async with harness.running() as one:
             job_id = (await one.submit(ORDER, INLINE)).id
             view = await until(one, job_id, runs)
             table = JobTable(place)
-            with pytest.raises(WrongStateError, match="another server"):
+            with pytest.raises(FailedPreconditionError, match="another server"):
                 table.say(job_id, TAKEN, view.created)
             assert table.take_over(job_id, TAKEN, view.created) is None
             with monkeypatch.context() as patch:
@@ -115,13 +115,13 @@ def test_a_server_that_was_taken_for_dead_stops_its_job_and_goes_on(
                 assert table.take_over(job_id, TAKEN, view.created)
             assert table.take_over(job_id, TAKEN, view.created) is None
             table.close()
-            house.play(finish())
+            harness.play(finish())
             assert (await over(one, (await one.submit(ORDER, INLINE)).id)).state is JobState.SUCCEEDED
             assert (await one.book.get(job_id)).reason == "Taken for dead."
             assert psutil.Process().children() == []
 
     asyncio.run(story())
-    assert house.promoter.promoted == []
+    assert harness.promoter.promoted == []
 
 
 _VICTIM = """
@@ -129,7 +129,7 @@ import asyncio, sys, pathlib
 from support.scripted_trainer import House, INLINE, ORDER, TRAIN, HANG, until, runs
 from twofold_server.adaptation import heartbeat
 from twofold_server.config.database_url import DatabaseUrl
-heartbeat.BEAT_SECONDS = 0.05
+heartbeat.HEARTBEAT_SECONDS = 0.05
 house = House(pathlib.Path(sys.argv[1]))
 house.set(database=DatabaseUrl(sys.argv[2]))
 house.play(TRAIN, HANG)
@@ -145,7 +145,7 @@ asyncio.run(story())
 
 
 def test_a_server_that_is_killed_leaves_its_jobs_to_the_others(
-    house: House, place: DatabaseUrl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, place: DatabaseUrl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lease after SIGKILL its job goes on at the server that lives, the old trainer is gone, and so does the queue."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -155,11 +155,11 @@ def test_a_server_that_is_killed_leaves_its_jobs_to_the_others(
         assert victim.stdout
         first, second = victim.stdout.readline().split()
         [trainer] = psutil.Process(victim.pid).children()
-        async with house.running() as runner:
+        async with harness.running() as runner:
             for _ in range(3):
                 await runner.book.change.wait()
             assert (await runner.book.get(first)).state is JobState.RUNNING
-            house.play(finish())
+            harness.play(finish())
             victim.kill()
             monkeypatch.setattr(table, "LEASE_SECONDS", 0.0)  # Time passes.
             view = await over(runner, first)
@@ -174,24 +174,24 @@ def test_a_server_that_is_killed_leaves_its_jobs_to_the_others(
             victim.kill()
 
 
-def test_a_store_has_its_jobs_in_one_place(house: House, other: House) -> None:
+def test_a_store_has_its_jobs_in_one_place(harness: Harness, other: Harness) -> None:
     """A server with SQLite does not start beside those that share a database, nor the other way round."""
     other.set(database=None)
 
     async def story() -> None:
-        for first, second in ((house, other), (other, house)):
+        for first, second in ((harness, other), (other, harness)):
             async with first.running():
-                with pytest.raises(WrongStateError, match="let both share one --database"):
+                with pytest.raises(FailedPreconditionError, match="let both share one --database"):
                     await second.make().start()
 
     asyncio.run(story())
 
 
-def test_a_database_that_restarts_is_waited_for(house: House, postgresql: PostgreSQL) -> None:
+def test_a_database_that_restarts_is_waited_for(harness: Harness, postgresql: PostgreSQL) -> None:
     """Connections that break under a running server cost at most the call that was in progress."""
 
     async def story() -> None:
-        async with house.running() as runner:
+        async with harness.running() as runner:
             for _ in range(3):
                 postgresql.hang_up()
                 try:

@@ -18,7 +18,7 @@ from support.scripted_trainer import (
     INLINE,
     ORDER,
     TRAIN,
-    House,
+    Harness,
     finish,
 )
 from twofold_checkpoint.protocol.job import Exact, Hyperparameters
@@ -48,38 +48,38 @@ ENDINGS: list[tuple[str, list[tuple[str, Any]], JobState, str]] = [
     ("actions", "state", "reason"), [case[1:] for case in ENDINGS], ids=[case[0] for case in ENDINGS]
 )
 def test_every_ending_has_its_state_and_a_sentence(
-    house: House, actions: list[tuple[str, Any]], state: JobState, reason: str
+    harness: Harness, actions: list[tuple[str, Any]], state: JobState, reason: str
 ) -> None:
     """However the trainer ends, the job ends in the right state, with a reason, and serving is left alone."""
-    house.play(*actions)
+    harness.play(*actions)
 
-    view = house.run()
+    view = harness.run()
 
     assert view.state is state
     assert reason in view.reason
     assert all(phase.ended for phase in view.phases)
-    assert house.promoter.promoted == []
-    assert house.metric("twofold_jobs_total", state=state.value) == 1
-    assert house.metric("twofold_jobs_running") == 0
+    assert harness.promoter.promoted == []
+    assert harness.metric("twofold_jobs_total", state=state.value) == 1
+    assert harness.metric("twofold_jobs_running") == 0
 
 
-def test_a_trainer_that_cannot_start_says_so(house: House) -> None:
+def test_a_trainer_that_cannot_start_says_so(harness: Harness) -> None:
     """A wrong interpreter fails the job and names it."""
-    house.set(trainer_python="/nowhere/python")
+    harness.set(trainer_python="/nowhere/python")
 
-    view = house.run()
+    view = harness.run()
 
     assert view.state is JobState.FAILED
     assert "could not be started" in view.reason
     assert "/nowhere/python" in view.reason
 
 
-def test_lines_that_are_no_events_are_passed_over(house: House) -> None:
+def test_lines_that_are_no_events_are_passed_over(harness: Harness) -> None:
     """Malformed and endless lines become warnings, the first few of them, and the job goes on."""
     long = ("say", "x" * (2**20 + 5))
-    house.play(("say", "hello"), long, *[("say", '{"event": "Unheard"}')] * 30, TRAIN, finish())
+    harness.play(("say", "hello"), long, *[("say", '{"event": "Unheard"}')] * 30, TRAIN, finish())
 
-    view = house.run()
+    view = harness.run()
 
     assert view.state is JobState.SUCCEEDED
     assert view.phase == "train"
@@ -87,12 +87,12 @@ def test_lines_that_are_no_events_are_passed_over(house: House) -> None:
     assert "more than 1048576 bytes" in view.report.notes[1]
 
 
-def test_a_flood_of_events_is_kept_in_order(house: House) -> None:
+def test_a_flood_of_events_is_kept_in_order(harness: Harness) -> None:
     """Hundreds of events at once arrive whole, in order, and numbered without a gap."""
-    house.play(("flood", 500), finish())
+    harness.play(("flood", 500), finish())
 
     async def story() -> list[int]:
-        async with house.running() as runner:
+        async with harness.running() as runner:
             view = await runner.submit(ORDER, INLINE)
             records = [one async for one in runner.book.watch(view.id)]
             assert [one.sequence for one in records] == list(range(1, len(records) + 1))
@@ -102,25 +102,25 @@ def test_a_flood_of_events_is_kept_in_order(house: House) -> None:
 
 
 @pytest.mark.parametrize("last", [[finish()], []], ids=["after its last word", "without one"])
-def test_a_trainer_that_falls_silent_does_not_stay(house: House, last: list[tuple[str, Any]]) -> None:
+def test_a_trainer_that_falls_silent_does_not_stay(harness: Harness, last: list[tuple[str, Any]]) -> None:
     """A trainer that says nothing more and does not end is killed after the grace; its last word counts."""
-    house.grace = 0.3
-    house.play(TRAIN, *last, ("silence", 0), ("ignore", 0), HANG)
+    harness.grace = 0.3
+    harness.play(TRAIN, *last, ("silence", 0), ("ignore", 0), HANG)
 
-    view = house.run()
+    view = harness.run()
 
     assert view.state is (JobState.SUCCEEDED if last else JobState.FAILED)
     assert psutil.Process().children() == []
 
 
-def test_what_the_trainer_starts_ends_with_it(house: House) -> None:
+def test_what_the_trainer_starts_ends_with_it(harness: Harness) -> None:
     """A grandchild that holds the pipes open is ended with the trainer and holds nothing up."""
-    house.play(("spawn", 0), ("exit", 1))
+    harness.play(("spawn", 0), ("exit", 1))
     begun = time.monotonic()
 
-    assert house.run().state is JobState.FAILED
+    assert harness.run().state is JobState.FAILED
 
-    child = int((house.store.root / "child").read_text(encoding="ascii"))
+    child = int((harness.store.root / "child").read_text(encoding="ascii"))
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
     assert time.monotonic() - begun < 10
 
@@ -133,13 +133,13 @@ NICENESS = {
 
 
 @pytest.mark.parametrize("name", NICENESS)
-def test_a_trainer_steps_back_as_far_as_it_is_told(house: House, tmp_path: Path, name: str) -> None:
+def test_a_trainer_steps_back_as_far_as_it_is_told(harness: Harness, tmp_path: Path, name: str) -> None:
     """Its niceness, its policy and the niceness of its session's group are those of the setting."""
     asked, expected = NICENESS[name]
-    house.set(trainer_niceness=asked)
-    house.play(("sleep", 0.3), ("environment", str(tmp_path / "seen")), finish())
+    harness.set(trainer_niceness=asked)
+    harness.play(("sleep", 0.3), ("environment", str(tmp_path / "seen")), finish())
 
-    house.run()
+    harness.run()
 
     _, (niceness, idle, group), _ = msgspec.json.decode((tmp_path / "seen").read_bytes())
     own = os.getpriority(os.PRIO_PROCESS, 0)
@@ -148,12 +148,12 @@ def test_a_trainer_steps_back_as_far_as_it_is_told(house: House, tmp_path: Path,
 
 
 def test_the_trainer_gets_the_job_its_threads_and_no_secrets(
-    house: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     """The trainer reads the order as given, has its thread budget, and sees no variable it does not need."""
     monkeypatch.setenv("TWOFOLD_SECRET", "x")
     monkeypatch.setenv("HF_HOME", "/models")
-    house.play(("sleep", 0.3), ("environment", str(tmp_path / "seen")), finish())
+    harness.play(("sleep", 0.3), ("environment", str(tmp_path / "seen")), finish())
     order = Order(
         head="ner",
         freeze="backbone",
@@ -166,7 +166,7 @@ def test_the_trainer_gets_the_job_its_threads_and_no_secrets(
         validate_only=True,
     )
 
-    view = house.run(order)
+    view = harness.run(order)
 
     environment, _, job = msgspec.json.decode((tmp_path / "seen").read_bytes())
     assert "TWOFOLD_SECRET" not in environment
@@ -187,12 +187,12 @@ QUOTING: dict[str, list[tuple[str, Any]]] = {
 
 
 @pytest.mark.parametrize("kind", QUOTING)
-def test_what_a_trainer_quotes_is_not_logged(kind: str, house: House, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_trainer_quotes_is_not_logged(kind: str, harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
     """A text in what a trainer says is for those who may see the job; the log has it for who debugs only."""
     caplog.set_level(logging.DEBUG, "twofold_server")
-    house.play(TRAIN, *QUOTING[kind])
+    harness.play(TRAIN, *QUOTING[kind])
 
-    house.run()
+    harness.run()
 
     lines = [(one.levelno, JsonFormatter().format(one)) for one in caplog.records]
     assert {level for level, line in lines if TEXT in line} == {logging.DEBUG}

@@ -11,8 +11,8 @@ import psutil
 import pytest
 from support import tiny_checkpoints
 from support.running_server import running
-from support.scripted_trainer import HANG, INLINE, ORDER, TRAIN, House, finish, over, runs, until
-from twofold_server.adaptation.preemption import FEWEST, WINDOW_SECONDS, GivingWay
+from support.scripted_trainer import HANG, INLINE, ORDER, TRAIN, Harness, finish, over, runs, until
+from twofold_server.adaptation.preemption import FEWEST, WINDOW_SECONDS, JobPreemptor
 from twofold_server.jobs.model import JobState
 
 
@@ -40,7 +40,7 @@ class Day:
     now: float = 0.0
 
     def __post_init__(self) -> None:
-        self.way = GivingWay(self.jobs, 0.1, clock=lambda: self.now)
+        self.way = JobPreemptor(self.jobs, 0.1, clock=lambda: self.now)
 
     def pass_by(self, seconds: int, *latencies: float) -> list[str]:
         """Let seconds pass with a look at the end of each, and return what was told in them."""
@@ -107,12 +107,12 @@ async def reach(state: str) -> None:
             await asyncio.sleep(0.01)
 
 
-def test_a_paused_job_stands_still_and_then_goes_on(house: House) -> None:
+def test_a_paused_job_stands_still_and_then_goes_on(harness: Harness) -> None:
     """Its process is stopped, events and metrics say so, it counts as not running beside serving, and it ends well."""
-    house.play(TRAIN, ("sleep", 1.0), finish())
+    harness.play(TRAIN, ("sleep", 1.0), finish())
 
     async def story() -> None:
-        async with house.running() as runner:
+        async with harness.running() as runner:
             view = await runner.submit(ORDER, INLINE)
             await until(runner, view.id, runs)
             await runner.pause("Paused: because.")
@@ -120,7 +120,7 @@ def test_a_paused_job_stands_still_and_then_goes_on(house: House) -> None:
             await reach(psutil.STATUS_STOPPED)
             assert not runner.is_running
             assert runner.running_job == view.id
-            assert house.metric("twofold_job_paused") == 1
+            assert harness.metric("twofold_job_paused") == 1
             await asyncio.sleep(1.2)
             assert (await runner.book.get(view.id)).state is JobState.RUNNING
             await runner.resume("Resumed: because.")
@@ -131,16 +131,16 @@ def test_a_paused_job_stands_still_and_then_goes_on(house: House) -> None:
             await runner.pause("Paused: nothing runs.")
 
     asyncio.run(story())
-    assert house.metric("twofold_job_paused") == 0
-    assert house.metric("twofold_job_pauses_total") == 1
+    assert harness.metric("twofold_job_paused") == 0
+    assert harness.metric("twofold_job_pauses_total") == 1
 
 
-def test_a_paused_job_can_be_cancelled(house: House) -> None:
+def test_a_paused_job_can_be_cancelled(harness: Harness) -> None:
     """CancelJob wakes the trainer, which ends as it was asked to, long before the grace is over; nothing stays paused."""
-    house.play(TRAIN, HANG)
+    harness.play(TRAIN, HANG)
 
     async def story() -> None:
-        async with house.running() as runner:
+        async with harness.running() as runner:
             view = await runner.submit(ORDER, INLINE)
             await until(runner, view.id, runs)
             await runner.pause("Paused: because.")
@@ -150,7 +150,7 @@ def test_a_paused_job_can_be_cancelled(house: House) -> None:
             assert not psutil.Process().children()
 
     asyncio.run(story())
-    assert house.metric("twofold_job_paused") == 0
+    assert harness.metric("twofold_job_paused") == 0
 
 
 def test_a_server_watches_the_latency_of_its_requests(tmp_path: Path) -> None:
@@ -160,13 +160,13 @@ def test_a_server_watches_the_latency_of_its_requests(tmp_path: Path) -> None:
     async def heard(limit: float) -> tuple[int, bool]:
         seen, looked = [], asyncio.Event()
 
-        async def look(_: GivingWay) -> None:
+        async def look(_: JobPreemptor) -> None:
             looked.set()
 
         with (
             mock.patch("twofold_server.adaptation.preemption.LOOK_SECONDS", 0.01),
-            mock.patch.object(GivingWay, "observe", lambda _, seconds: seen.append(seconds)),
-            mock.patch.object(GivingWay, "look", look),
+            mock.patch.object(JobPreemptor, "observe", lambda _, seconds: seen.append(seconds)),
+            mock.patch.object(JobPreemptor, "look", look),
         ):
             async with running(store, pause_above_ms=limit) as server:
                 await server.predict("rain")

@@ -11,7 +11,7 @@ from support.scripted_trainer import (
     INLINE,
     ORDER,
     TRAIN,
-    House,
+    Harness,
     finish,
     over,
     runs,
@@ -28,17 +28,17 @@ from twofold_server.jobs.model import JobState, Order
 pytestmark = pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 
 
-def test_jobs_run_one_at_a_time_in_order(house: House) -> None:
+def test_jobs_run_one_at_a_time_in_order(harness: Harness) -> None:
     """Jobs start in the order of their making, each after the end of the one before; positions count down."""
-    house.play(TRAIN, ("wait", "go-on"), finish())
+    harness.play(TRAIN, ("wait", "go-on"), finish())
 
     async def story() -> None:
-        async with house.running() as runner:
+        async with harness.running() as runner:
             ids = [(await runner.submit(ORDER, INLINE)).id for _ in range(4)]
             await until(runner, ids[0], runs)
             assert [(await runner.book.get(one)).queue_position for one in ids] == [0, 0, 1, 2]
-            assert house.metric("twofold_jobs_queued") == 3
-            (house.store.root / "go-on").touch()
+            assert harness.metric("twofold_jobs_queued") == 3
+            (harness.store.root / "go-on").touch()
             views = [await over(runner, one) for one in ids]
             for earlier, later in itertools.pairwise(views):
                 assert earlier.ended <= later.started
@@ -50,42 +50,42 @@ def test_jobs_run_one_at_a_time_in_order(house: House) -> None:
     asyncio.run(story())
 
 
-def test_a_full_queue_refuses_and_keeps_nothing(house: House) -> None:
+def test_a_full_queue_refuses_and_keeps_nothing(harness: Harness) -> None:
     """A job too many is refused with a time to come back, and leaves no files."""
-    house.set(max_queued_jobs=1)
-    house.play(TRAIN, HANG)
+    harness.set(max_queued_jobs=1)
+    harness.play(TRAIN, HANG)
 
     async def story() -> None:
-        async with house.running() as runner:
+        async with harness.running() as runner:
             first = await runner.submit(ORDER, INLINE)
             await until(runner, first.id, runs)
             await runner.submit(ORDER, INLINE)
             with pytest.raises(OverloadedError) as caught:
                 await runner.submit(ORDER, INLINE)
             assert caught.value.retry_after > 0
-            assert len(list((house.store.root / "jobs").iterdir())) == 2
+            assert len(list((harness.store.root / "jobs").iterdir())) == 2
 
     asyncio.run(story())
 
 
-def test_a_request_id_makes_one_job(house: House) -> None:
+def test_a_request_id_makes_one_job(harness: Harness) -> None:
     """The same request finds its job, also after a restart and when the base is gone; another request is refused."""
     order = Order(head="classifier", request_id="r1")
     other = Order(head="classifier", request_id="r1", seed=1)
 
     async def story() -> str:
-        async with house.running() as runner:
+        async with harness.running() as runner:
             views = await asyncio.gather(*(runner.submit(order, INLINE) for _ in range(5)))
             assert len({view.id for view in views}) == 1
-            assert len(list((house.store.root / "jobs").iterdir())) == 1
+            assert len(list((harness.store.root / "jobs").iterdir())) == 1
             with pytest.raises(ConflictError, match="r1"):
                 await runner.submit(other, INLINE)
             await over(runner, views[0].id)
             return views[0].id
 
     async def again(job_id: str) -> None:
-        (house.store.root / "aliases.json").unlink()
-        async with house.running() as runner:
+        (harness.store.root / "aliases.json").unlink()
+        async with harness.running() as runner:
             view = await runner.submit(order, INLINE)
             assert (view.id, view.state) == (job_id, JobState.SUCCEEDED)
 
@@ -101,27 +101,27 @@ def test_a_request_id_makes_one_job(house: House) -> None:
     ],
 )
 def test_what_cannot_run_is_refused_before_it_waits(
-    house: House, order: Order, error: type[Exception], names: str
+    harness: Harness, order: Order, error: type[Exception], names: str
 ) -> None:
     """A wrong base or data set is an answer to the call, not a failed job, and leaves no files."""
 
     async def story() -> None:
-        async with house.running() as runner:
+        async with harness.running() as runner:
             with pytest.raises(error) as caught:
                 await runner.submit(order, INLINE)
             assert names in str(caught.value)
             assert await runner.book.page(9, None) == ([], None)
 
     asyncio.run(story())
-    assert list(house.store.root.glob("jobs/*")) == list(house.store.root.glob("staging/*")) == []
+    assert list(harness.store.root.glob("jobs/*")) == list(harness.store.root.glob("staging/*")) == []
 
 
-def test_a_caller_that_goes_away_leaves_whole_jobs_or_none(house: House) -> None:
+def test_a_caller_that_goes_away_leaves_whole_jobs_or_none(harness: Harness) -> None:
     """Whenever a call is cancelled, each job that was made has its files, and no files are without a job."""
-    house.set(max_queued_jobs=99)
+    harness.set(max_queued_jobs=99)
 
     async def story() -> None:
-        async with house.running() as runner:
+        async with harness.running() as runner:
             for delay in range(12):
                 call = asyncio.create_task(runner.submit(ORDER, INLINE))
                 await asyncio.sleep(delay / 1000)
@@ -130,8 +130,8 @@ def test_a_caller_that_goes_away_leaves_whole_jobs_or_none(house: House) -> None
             await asyncio.gather(*begun, return_exceptions=True)  # What a call began is carried on when it has gone.
             jobs, _ = await runner.book.page(99, None)
             assert sorted(job.id for job in jobs) == sorted(
-                path.parent.name for path in house.store.root.glob("jobs/*/train.jsonl")
+                path.parent.name for path in harness.store.root.glob("jobs/*/train.jsonl")
             )
 
     asyncio.run(story())
-    assert list(house.store.root.glob("staging/*")) == []
+    assert list(harness.store.root.glob("staging/*")) == []

@@ -13,7 +13,7 @@ from support.scripted_trainer import (
     INLINE,
     ORDER,
     TRAIN,
-    House,
+    Harness,
     finish,
     over,
     publish,
@@ -27,12 +27,12 @@ BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 
 
 @BOTH
-def test_a_job_whose_trainer_is_killed_gets_another_one(house: House) -> None:
+def test_a_job_whose_trainer_is_killed_gets_another_one(harness: Harness) -> None:
     """It waits, is begun again before those that came after it, says so among its events, and succeeds."""
-    house.play(TRAIN, ("die", 1), *publish())
+    harness.play(TRAIN, ("die", 1), *publish())
 
     async def story() -> None:
-        async with house.running() as runner:
+        async with harness.running() as runner:
             first = await runner.submit(ORDER, INLINE)
             second = await runner.submit(Order(head="ner", promote="never"), INLINE)
             view = await over(runner, first.id)
@@ -61,60 +61,62 @@ def test_a_job_whose_trainer_is_killed_gets_another_one(house: House) -> None:
             assert view.started == [one async for one in runner.book.watch(first.id)][1].time
 
     asyncio.run(story())
-    assert house.metric("twofold_job_losses_total") == 1
-    assert house.metric("twofold_jobs_running") == 0
+    assert harness.metric("twofold_job_losses_total") == 1
+    assert harness.metric("twofold_jobs_running") == 0
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 3])
-def test_a_trainer_that_dies_each_time_is_not_started_for_ever(house: House, attempts: int) -> None:
+def test_a_trainer_that_dies_each_time_is_not_started_for_ever(harness: Harness, attempts: int) -> None:
     """After so many attempts the job has failed with the reason, and how the trainer died; serving is left alone."""
-    house.set(job_attempts=attempts)
-    house.play(TRAIN, ("kill", signal.SIGSEGV))
+    harness.set(job_attempts=attempts)
+    harness.play(TRAIN, ("kill", signal.SIGSEGV))
 
-    view = house.run()
+    view = harness.run()
 
     assert (view.state, view.losses) == (JobState.FAILED, attempts - 1)
     died = "The trainer died with exit code -11 (Segmentation fault)."
     assert view.reason == (died if attempts == 1 else f"{died} That was attempt {attempts} of {attempts}.")
     assert len(view.phases) == attempts
-    assert house.promoter.promoted == []
+    assert harness.promoter.promoted == []
 
 
-def test_a_trainer_that_says_why_it_failed_is_not_started_again(house: House) -> None:
+def test_a_trainer_that_says_why_it_failed_is_not_started_again(harness: Harness) -> None:
     """A failure with a word, or with an exit code, would come again: one attempt is all there is."""
     for actions in ([finish("failed", "There is no data.")], [("exit", 1)]):
-        house.play(TRAIN, *actions)
-        view = house.run()
+        harness.play(TRAIN, *actions)
+        view = harness.run()
         assert (view.state, view.losses, len(view.phases)) == (JobState.FAILED, 0, 1)
 
 
 @BOTH
 @pytest.mark.parametrize("action", ["publish", "publish unheard"])
-def test_a_candidate_that_was_published_before_the_trainer_died_is_not_trained_again(house: House, action: str) -> None:
+def test_a_candidate_that_was_published_before_the_trainer_died_is_not_trained_again(
+    harness: Harness, action: str
+) -> None:
     """Whether its event came or not, the next attempt finds the checkpoint by its job, and makes it answer."""
-    house.play(TRAIN, (action, "second"), ("die", 1), ("exit", 9))
+    harness.play(TRAIN, (action, "second"), ("die", 1), ("exit", 9))
 
-    view = house.run(promote="auto")
+    view = harness.run(promote="auto")
 
     assert (view.state, view.candidate, view.losses) == (JobState.SUCCEEDED, "second", 1)
     assert view.reason == "Published second: it had passed the gate when the job was broken off."
     assert [phase.name for phase in view.phases] == ["train", "swap"]
-    assert house.store.aliases().current == "second"
+    assert harness.store.aliases().current == "second"
 
 
 @BOTH
-def test_a_job_that_was_cancelled_does_not_come_back(house: House) -> None:
+def test_a_job_that_was_cancelled_does_not_come_back(harness: Harness) -> None:
     """Cancelled while it waits for another trainer, or with a server that dies meanwhile, it ends as cancelled, without snapshots."""
-    house.play(("snapshot", 0), TRAIN, HANG)
+    harness.play(("snapshot", 0), TRAIN, HANG)
 
     async def before() -> str:
-        async with house.running() as runner:
+        async with harness.running() as runner:
             view = await runner.submit(ORDER, INLINE)
             await until(runner, view.id, runs)
             return view.id
 
     async def after(job_id: str) -> None:
-        runner = house.make()
+        runner = harness.make()
         await runner.book.open()
         try:
             assert (await runner.book.get(job_id)).state is JobState.QUEUED
@@ -124,42 +126,42 @@ def test_a_job_that_was_cancelled_does_not_come_back(house: House) -> None:
             await runner.book.close()
 
     job_id = asyncio.run(before())
-    snapshots = house.store.root / "jobs" / job_id / SNAPSHOTS
+    snapshots = harness.store.root / "jobs" / job_id / SNAPSHOTS
     assert snapshots.exists()
     asyncio.run(after(job_id))
     assert not snapshots.exists()
 
 
 @pytest.mark.parametrize("last", [finish(), finish("rejected"), finish("failed"), ("exit", 1)])
-def test_snapshots_go_with_the_end_of_their_job(house: House, last: tuple[str, object]) -> None:
+def test_snapshots_go_with_the_end_of_their_job(harness: Harness, last: tuple[str, object]) -> None:
     """They are there while the job may need them, and gone when it is over, however it ended."""
-    house.play(("snapshot", 0), TRAIN, ("die", 1), last)
+    harness.play(("snapshot", 0), TRAIN, ("die", 1), last)
 
-    view = house.run()
+    view = harness.run()
 
     assert view.losses == 1
-    assert list(house.store.root.glob(f"jobs/*/{SNAPSHOTS}")) == []
+    assert list(harness.store.root.glob(f"jobs/*/{SNAPSHOTS}")) == []
 
 
 @BOTH
 @pytest.mark.parametrize("attempts", [1, 2])
-def test_what_a_killed_trainer_was_writing_goes_with_it(house: House, attempts: int) -> None:
+def test_what_a_killed_trainer_was_writing_goes_with_it(harness: Harness, attempts: int) -> None:
     """Its server need not be started anew: a half-written checkpoint is gone when the job is over, or begun again."""
-    house.set(job_attempts=attempts)
-    house.play(TRAIN, ("stage", "half"), ("die", 1), finish())  # A second one would find the place taken.
+    harness.set(job_attempts=attempts)
+    harness.play(TRAIN, ("stage", "half"), ("die", 1), finish())  # A second one would find the place taken.
 
-    view = house.run()
+    view = harness.run()
 
     assert view.state is (JobState.FAILED if attempts == 1 else JobState.SUCCEEDED), view.reason
-    assert list((house.store.root / "staging").iterdir()) == []
+    assert list((harness.store.root / "staging").iterdir()) == []
 
 
-def test_the_end_of_a_job_leaves_alone_what_is_young(house: House) -> None:
+def test_the_end_of_a_job_leaves_alone_what_is_young(harness: Harness) -> None:
     """A job may be on its way to the table just then: its files stay, while those that waited an hour for theirs go."""
-    young, old = (house.store.root / "jobs" / name for name in ("job-young", "job-old"))
+    young, old = (harness.store.root / "jobs" / name for name in ("job-young", "job-old"))
 
     async def story() -> None:
-        async with house.running() as runner:
+        async with harness.running() as runner:
             for path in (young, old):
                 path.mkdir(parents=True)
             os.utime(old, (0, 0))
@@ -170,21 +172,21 @@ def test_the_end_of_a_job_leaves_alone_what_is_young(house: House) -> None:
     assert (young.exists(), old.exists()) == (True, False)
 
 
-def test_the_time_that_a_job_has_had_counts(house: House) -> None:
+def test_the_time_that_a_job_has_had_counts(harness: Harness) -> None:
     """The next trainer gets what is left of max_runtime, and never less than a second, to judge what there is."""
     for given, least, most in ((50.0, 40.0, 49.8), (0.1, 1.0, 1.0)):
-        path = house.store.root / "environment.json"
-        (house.store.root / "deaths").unlink(missing_ok=True)
-        house.play(TRAIN, ("sleep", 0.3), ("die", 1), ("environment", str(path)), finish())
-        assert house.run(max_runtime=given).losses == 1
+        path = harness.store.root / "environment.json"
+        (harness.store.root / "deaths").unlink(missing_ok=True)
+        harness.play(TRAIN, ("sleep", 0.3), ("die", 1), ("environment", str(path)), finish())
+        assert harness.run(max_runtime=given).losses == 1
         job = json.loads(path.read_text())[2]
         assert least <= job["max_runtime"] <= most
 
 
-def test_a_start_clears_away_what_the_dead_have_left_half_done(house: House) -> None:
+def test_a_start_clears_away_what_the_dead_have_left_half_done(harness: Harness) -> None:
     """Staged files, examples without a job, and snapshots and half-written files of a job that is over go; the rest stays."""
-    view = house.run()
-    root = house.store.root
+    view = harness.run()
+    root = harness.store.root
     job = root / "jobs" / view.id
     for path in (root / "staging" / "half", root / "jobs" / "job-unmade", job / SNAPSHOTS):
         path.mkdir(parents=True)
@@ -194,7 +196,7 @@ def test_a_start_clears_away_what_the_dead_have_left_half_done(house: House) -> 
     kept = {path.name for path in job.iterdir()} - {SNAPSHOTS, "report.html.0.new"}
 
     async def story() -> None:
-        async with house.running():
+        async with harness.running():
             pass
 
     asyncio.run(story())
@@ -206,15 +208,15 @@ def test_a_start_clears_away_what_the_dead_have_left_half_done(house: House) -> 
 
 
 @pytest.mark.parametrize("database", ["postgresql"])
-def test_a_start_beside_others_leaves_alone_what_is_young(house: House) -> None:
+def test_a_start_beside_others_leaves_alone_what_is_young(harness: Harness) -> None:
     """Where servers share the jobs, another one may be making a job just now: its files stay for an hour."""
-    young, old = (house.store.root / "jobs" / name for name in ("job-young", "job-old"))
+    young, old = (harness.store.root / "jobs" / name for name in ("job-young", "job-old"))
     for path in (young, old):
         path.mkdir(parents=True)
     os.utime(old, (0, 0))
 
     async def story() -> None:
-        async with house.running():
+        async with harness.running():
             pass
 
     asyncio.run(story())
@@ -222,11 +224,11 @@ def test_a_start_beside_others_leaves_alone_what_is_young(house: House) -> None:
     assert (young.exists(), old.exists()) == (True, False)
 
 
-def test_phases_end_when_their_trainer_does(house: House) -> None:
+def test_phases_end_when_their_trainer_does(harness: Harness) -> None:
     """A phase that ran when the trainer died has an end, so that times add up."""
-    house.play(("say", '{"event": "PhaseStarted", "phase": "validate"}'), TRAIN, ("die", 1), TRAIN, finish())
+    harness.play(("say", '{"event": "PhaseStarted", "phase": "validate"}'), TRAIN, ("die", 1), TRAIN, finish())
 
-    view = house.run()
+    view = harness.run()
 
     assert [phase.name for phase in view.phases] == ["validate", "train", "validate", "train", "train"]
     assert all(phase.ended for phase in view.phases)

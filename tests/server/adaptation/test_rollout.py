@@ -10,7 +10,7 @@ from support.scripted_trainer import (
     INLINE,
     ORDER,
     TRAIN,
-    House,
+    Harness,
     add_checkpoint,
     finish,
     over,
@@ -34,61 +34,61 @@ from twofold_server.jobs.model import JobState
     ],
 )
 def test_a_candidate_goes_where_the_order_says(
-    house: House, promote: Any, current: str, candidate: str | None, phases: list[str]
+    harness: Harness, promote: Any, current: str, candidate: str | None, phases: list[str]
 ) -> None:
     """AUTO swaps before the job succeeds, MANUAL nominates, NEVER only publishes."""
-    house.play(*publish())
+    harness.play(*publish())
 
-    view = house.run(promote=promote)
+    view = harness.run(promote=promote)
 
     assert (view.state, view.candidate, view.reason) == (JobState.SUCCEEDED, "second", "Published second.")
-    assert (house.store.aliases().current, house.store.aliases().candidate) == (current, candidate)
+    assert (harness.store.aliases().current, harness.store.aliases().candidate) == (current, candidate)
     assert [phase.name for phase in view.phases] == phases
     assert view.report.swap_seconds == (0.25 if promote == "auto" else 0)
 
 
 @pytest.mark.parametrize("error", [SwapError("golden text differs"), CheckpointNotFoundError("gone"), KeyError("odd")])
-def test_a_failed_swap_fails_the_job_and_leaves_the_candidate(house: House, error: Exception) -> None:
+def test_a_failed_swap_fails_the_job_and_leaves_the_candidate(harness: Harness, error: Exception) -> None:
     """If the candidate cannot be made live, the job says so, the old checkpoint serves, and the alias finds it."""
-    house.play(*publish())
-    house.promoter.fails = error
+    harness.play(*publish())
+    harness.promoter.fails = error
 
-    view = house.run()
+    view = harness.run()
 
     assert view.state is JobState.FAILED
     assert "second was published but is not live" in view.reason
-    assert (house.store.aliases().current, house.store.aliases().candidate) == ("first", "second")
+    assert (harness.store.aliases().current, harness.store.aliases().candidate) == ("first", "second")
 
 
-def test_a_candidate_is_not_promoted_over_what_it_was_not_compared_with(house: House) -> None:
+def test_a_candidate_is_not_promoted_over_what_it_was_not_compared_with(harness: Harness) -> None:
     """If current moved while the job trained, by a rollback for one, the candidate waits for a person."""
-    house.play(TRAIN, ("sleep", 0.5), *publish())
-    add_checkpoint(house.store, "other")
+    harness.play(TRAIN, ("sleep", 0.5), *publish())
+    add_checkpoint(harness.store, "other")
 
     async def story() -> None:
-        async with house.running() as runner:
+        async with harness.running() as runner:
             view = await runner.submit(ORDER, INLINE)
             await until(runner, view.id, runs)
-            house.store.promote("other")
+            harness.store.promote("other")
             view = await over(runner, view.id)
             assert view.state is JobState.FAILED
             assert "current moved from first to other" in view.reason
 
     asyncio.run(story())
-    assert (house.store.aliases().current, house.store.aliases().candidate) == ("other", "second")
+    assert (harness.store.aliases().current, harness.store.aliases().candidate) == ("other", "second")
 
 
-def test_a_queued_job_starts_from_what_is_current_then(house: House) -> None:
+def test_a_queued_job_starts_from_what_is_current_then(harness: Harness) -> None:
     """Two jobs that follow one another build on one another: the alias is resolved when the job starts."""
 
     async def story() -> None:
-        async with house.running() as runner:
-            house.play(TRAIN, ("sleep", 0.3), *publish()[1:])
+        async with harness.running() as runner:
+            harness.play(TRAIN, ("sleep", 0.3), *publish()[1:])
             first = await runner.submit(ORDER, INLINE)
             await until(runner, first.id, runs)
             second = await runner.submit(ORDER, INLINE)
             assert (second.base, second.queue_position) == ("first", 0)
-            house.play(finish())
+            harness.play(finish())
             assert (await over(runner, first.id)).state is JobState.SUCCEEDED
             assert (await over(runner, second.id)).base == "second"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.scripted_trainer import House, finish, over
+from support.scripted_trainer import Harness, finish, over
 from twofold_checkpoint.errors import ExampleError
 from twofold_checkpoint.examples import Example, Span, read_examples
 from twofold_checkpoint.labels import LabelSet
@@ -23,7 +23,7 @@ SPAN = Example(text="to Rome", entities=(Span(start=3, end=7, type="city"),))
 BAD = Example(text="to Rome", entities=(Span(start=3, end=8, type="city"),))
 
 
-def upload(house: House, *messages: Header | Batch | BaseException) -> Upload:
+def upload(harness: Harness, *messages: Header | Batch | BaseException) -> Upload:
     """Send messages; an exception among them breaks the stream."""
 
     async def stream() -> AsyncIterator[Header | Batch]:
@@ -32,18 +32,18 @@ def upload(house: House, *messages: Header | Batch | BaseException) -> Upload:
                 raise one
             yield one
 
-    return asyncio.run(house.uploads.receive(stream()))
+    return asyncio.run(harness.uploads.receive(stream()))
 
 
-def left_behind(house: House) -> list[Path]:
+def left_behind(harness: Harness) -> list[Path]:
     """Return what is in the store beside its checkpoint."""
-    return [path for name in ("uploads", "staging", "jobs") for path in house.store.root.glob(f"{name}/*")]
+    return [path for name in ("uploads", "staging", "jobs") for path in harness.store.root.glob(f"{name}/*")]
 
 
-def test_an_upload_is_stored_as_it_was_sent(house: House) -> None:
+def test_an_upload_is_stored_as_it_was_sent(harness: Harness) -> None:
     """Examples keep their order and parts over many messages, and are found again by the upload's id."""
     sent = upload(
-        house,
+        harness,
         Header("tickets of May"),
         Batch("train", [GOOD, SPAN]),
         Batch("dev", [SPAN]),
@@ -51,7 +51,7 @@ def test_an_upload_is_stored_as_it_was_sent(house: House) -> None:
         Batch("train", [GOOD]),
     )
 
-    found = house.uploads.open(sent.id)
+    found = harness.uploads.open(sent.id)
 
     assert list(read_examples(found.path / "train.jsonl")) == [GOOD, SPAN, GOOD]
     assert list(read_examples(found.path / "dev.jsonl")) == [SPAN]
@@ -86,20 +86,20 @@ REFUSED: list[tuple[list[Any], type[Exception], str]] = [
 
 @pytest.mark.parametrize(("messages", "error", "names"), REFUSED)
 def test_nothing_is_kept_of_a_bad_upload(
-    house: House, messages: list[Any], error: type[BaseException], names: str
+    harness: Harness, messages: list[Any], error: type[BaseException], names: str
 ) -> None:
     """One bad line, a wrong order, too much, or a caller that went away: an error that names it, and no trace."""
-    house.set(max_dataset_examples=4)
+    harness.set(max_dataset_examples=4)
 
     with pytest.raises(error) as caught:
-        upload(house, *messages)
+        upload(harness, *messages)
 
     assert names in str(caught.value)
-    assert left_behind(house) == []
+    assert left_behind(harness) == []
 
 
 @pytest.mark.parametrize("kind", ["label", "entity type"])
-def test_a_data_set_has_no_more_names_than_it_may(kind: str, house: House) -> None:
+def test_a_data_set_has_no_more_names_than_it_may(kind: str, harness: Harness) -> None:
     """The name that is one too many is refused where it stands, with the limit, and one that was there before is not."""
     names = [str(number) for number in range(MAX_NAMES)]
 
@@ -110,26 +110,26 @@ def test_a_data_set_has_no_more_names_than_it_may(kind: str, house: House) -> No
             else Example(text="a", entities=(Span(start=0, end=1, type=name),))
         )
 
-    upload(house, Batch("train", [example(name) for name in (*names, "0")]))
+    upload(harness, Batch("train", [example(name) for name in (*names, "0")]))
     place = "label" if kind == "label" else r"entities\[0\]\.type"
     with pytest.raises(
         InvalidRequestError, match=rf"train\[{MAX_NAMES}\]\.{place}: .* a data set may have {MAX_NAMES}"
     ):
-        upload(house, Batch("train", [example(name) for name in (*names, "new")]))
+        upload(harness, Batch("train", [example(name) for name in (*names, "new")]))
 
 
 @pytest.mark.parametrize(
     "upload_id", ["", ".", "..", "../checkpoints/first", "upload-1/../x", "/etc", "upload-", "upload-no", "upload-\n"]
 )
-def test_no_upload_id_leaves_its_root(house: House, upload_id: str) -> None:
+def test_no_upload_id_leaves_its_root(harness: Harness, upload_id: str) -> None:
     """An id that is no name of ours is unknown, wherever it would lead."""
-    upload(house, Batch("train", [GOOD]))
+    upload(harness, Batch("train", [GOOD]))
 
     with pytest.raises(UnknownNameError, match="there is no upload"):
-        house.uploads.open(upload_id)
+        harness.uploads.open(upload_id)
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_and_leaves_nothing(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that takes no more ends the upload with an error that says so and when to come back."""
 
     def full(*_: object) -> None:
@@ -138,18 +138,18 @@ def test_a_full_disk_is_told_and_leaves_nothing(house: House, monkeypatch: pytes
     monkeypatch.setattr("twofold_server.adaptation.dataset_writer.flush", full)
 
     with pytest.raises(OverloadedError, match="No space left"):
-        upload(house, Batch("train", [GOOD]))
+        upload(harness, Batch("train", [GOOD]))
 
-    assert left_behind(house) == []
+    assert left_behind(harness) == []
 
 
-def test_a_job_trains_on_an_upload(house: House, tmp_path: Path) -> None:
+def test_a_job_trains_on_an_upload(harness: Harness, tmp_path: Path) -> None:
     """The trainer gets the upload's files, and the job is admitted by what was counted in them."""
-    sent = upload(house, Batch("train", [GOOD]), Batch("dev", [GOOD]))
-    house.play(("environment", str(tmp_path / "seen")), finish())
+    sent = upload(harness, Batch("train", [GOOD]), Batch("dev", [GOOD]))
+    harness.play(("environment", str(tmp_path / "seen")), finish())
 
     async def story() -> None:
-        async with house.running() as runner:
+        async with harness.running() as runner:
             view = await runner.submit(Order(head="classifier", upload_id=sent.id))
             assert (await over(runner, view.id)).state is JobState.SUCCEEDED
             with pytest.raises(InvalidRequestError, match="no training example has entities"):

@@ -10,7 +10,7 @@ from support.scripted_trainer import (
     INLINE,
     ORDER,
     TRAIN,
-    House,
+    Harness,
     finish,
     over,
     runs,
@@ -24,13 +24,13 @@ from twofold_server.errors import (
 from twofold_server.jobs.model import JobState, PhaseEnded, StateEntered, fold
 
 
-def test_watchers_see_every_event_wherever_they_begin(house: House) -> None:
+def test_watchers_see_every_event_wherever_they_begin(harness: Harness) -> None:
     """Past events are replayed from any number, live ones follow, and all watchers see the same until the last one."""
     score = ScoreMeasured(figure="new", moment="before", metric="f1", value=0.5, examples=9)
-    house.play(TRAIN, say(score), ("sleep", 0.3), say(PhaseStarted(phase="gate")), finish())
+    harness.play(TRAIN, say(score), ("sleep", 0.3), say(PhaseStarted(phase="gate")), finish())
 
     async def story() -> None:
-        async with house.running() as runner:
+        async with harness.running() as runner:
             view = await runner.submit(ORDER, INLINE)
 
             async def watch(after: int, pause: float = 0.0) -> list[Any]:
@@ -54,8 +54,8 @@ def test_watchers_see_every_event_wherever_they_begin(house: House) -> None:
                 await anext(runner.book.watch("job-none"))
 
     asyncio.run(story())
-    assert house.metric("twofold_adaptation_score", figure="new", moment="before") == 0.5
-    assert house.metric("twofold_job_phase_seconds_count", phase="train") == 1
+    assert harness.metric("twofold_adaptation_score", figure="new", moment="before") == 0.5
+    assert harness.metric("twofold_job_phase_seconds_count", phase="train") == 1
 
 
 def view_at_first(view: Any) -> Any:
@@ -63,12 +63,12 @@ def view_at_first(view: Any) -> Any:
     return type(view)(id=view.id, order=view.order, created=view.created, base="first")
 
 
-def test_a_watcher_that_leaves_harms_nobody(house: House) -> None:
+def test_a_watcher_that_leaves_harms_nobody(harness: Harness) -> None:
     """A cancelled watch ends neither the job nor the other watches."""
-    house.play(TRAIN, ("sleep", 0.4), finish())
+    harness.play(TRAIN, ("sleep", 0.4), finish())
 
     async def story() -> None:
-        async with house.running() as runner:
+        async with harness.running() as runner:
             view = await runner.submit(ORDER, INLINE)
 
             async def watch() -> int:

@@ -14,7 +14,7 @@ import pytest
 from support.running_server import refusal, running
 from twofold.v1 import inference_pb2 as pb
 from twofold.v1.inference_pb2_grpc import InferenceServiceStub
-from twofold_server.api.interceptor import Boundary, _abort
+from twofold_server.api.interceptor import ServerInterceptor, _abort
 from twofold_server.errors import (
     STATUS,
     InvalidRequestError,
@@ -24,7 +24,7 @@ from twofold_server.errors import (
     Violation,
     status_of,
 )
-from twofold_server.inference.predictor import Inference
+from twofold_server.inference.predictor import Predictor
 from twofold_server.observability.metrics import Metrics
 
 
@@ -33,7 +33,7 @@ def fails_with(store, error):
 
     async def main():
         async with running(store) as server:
-            with mock.patch.object(Inference, "predict", side_effect=error):
+            with mock.patch.object(Predictor, "predict", side_effect=error):
                 code, told = await refusal(server.predict("rain"))
             counted = await server.metric("twofold_requests_total", method="Predict", code=code.name)
             in_flight = await server.metric("twofold_requests_in_flight", method="Predict")
@@ -116,7 +116,7 @@ def test_long_messages_are_cut(store):
     assert len(told.message) < 400
 
 
-class ServerErrorOfMany(next(kind for kind in STATUS if kind.__name__ == "WrongStateError")):
+class ServerErrorOfMany(next(kind for kind in STATUS if kind.__name__ == "FailedPreconditionError")):
     """A kind that the table does not name."""
 
 
@@ -136,7 +136,7 @@ def test_hanging_up_ends_streams_of_responses():
         await asyncio.Event().wait()
 
     async def main():
-        boundary = Boundary(Metrics())
+        boundary = ServerInterceptor(Metrics())
         server = grpc.aio.server(interceptors=[boundary])
         method = grpc.unary_stream_rpc_method_handler(forever)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("twofold.v1.Test", {"Watch": method}),))
@@ -172,7 +172,9 @@ def test_a_stream_that_is_left_while_it_waits_ends_all_it_began():
                 put_away.append("all")
 
         async def read():
-            responses = Boundary(Metrics())._around_stream(slow, bytes, "/twofold.v1.Test/Watch")(b"x", Context())
+            responses = ServerInterceptor(Metrics())._around_stream(slow, bytes, "/twofold.v1.Test/Watch")(
+                b"x", Context()
+            )
             async for _ in responses:
                 pass
 
@@ -199,7 +201,7 @@ def test_a_stream_that_is_left_while_it_answers_is_no_bug():
 
     async def main():
         metrics = Metrics()
-        responses = Boundary(metrics)._around_stream(forever, bytes, "/twofold.v1.Test/Watch")(b"x", Context())
+        responses = ServerInterceptor(metrics)._around_stream(forever, bytes, "/twofold.v1.Test/Watch")(b"x", Context())
         assert await anext(responses) == b"x"
         await responses.aclose()
         return [metrics.requests.labels("Watch", code)._value.get() for code in ("CANCELLED", "INTERNAL")]

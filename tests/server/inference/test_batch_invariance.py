@@ -17,7 +17,7 @@ from support import tiny_checkpoints
 from support.running_server import config_of
 from twofold_server.inference.batcher import Batcher
 from twofold_server.inference.engine import Engine
-from twofold_server.inference.predictor import Inference
+from twofold_server.inference.predictor import Predictor
 from twofold_server.inference.slot import Slot
 from twofold_server.observability.metrics import Metrics
 from twofold_server.versions.loader import load_engine
@@ -60,7 +60,7 @@ async def play(steps, budget, passes):
     slot = Slot(metrics)
     slot.swap(copy(loaded()["a"]))  # A copy, for what is replaced is closed.
     batcher = Batcher(slot, metrics, max_batch_tokens=budget, max_queue_tokens=1 << 20, passes=passes)
-    inference = Inference(slot, batcher, metrics, max_requests=100, threads=1)
+    inference = Predictor(slot, batcher, metrics, max_requests=100, threads=1)
     may_run, run = threading.Semaphore(0), Engine.run
 
     def held(engine, ids, mask, outputs):

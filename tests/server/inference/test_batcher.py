@@ -12,12 +12,12 @@ from unittest import mock
 import pytest
 from support import tiny_checkpoints
 from support.running_server import config_of, gated
-from twofold_server.errors import ExpiredError, NotServingError, OverloadedError
+from twofold_server.errors import DeadlineExceededError, NotServingError, OverloadedError
 from twofold_server.inference.batcher import Batcher
 from twofold_server.inference.engine import Engine
-from twofold_server.inference.predictor import Inference
+from twofold_server.inference.predictor import Predictor
 from twofold_server.inference.slot import Slot
-from twofold_server.inference.throughput import Pace
+from twofold_server.inference.throughput import ThroughputEstimator
 from twofold_server.observability.metrics import Metrics
 from twofold_server.versions.loader import load_engine
 
@@ -26,7 +26,7 @@ from twofold_server.versions.loader import load_engine
 class Scene:
     """Hold an inference and what it stands on."""
 
-    inference: Inference
+    inference: Predictor
     batcher: Batcher
     slot: Slot
     metrics: Metrics
@@ -58,7 +58,7 @@ async def scene(store, *, batch=256, queue=4096, requests=64, passes=1, wait=flo
     slot.swap(load_engine(store.get("a"), config))
     batcher = Batcher(slot, metrics, max_batch_tokens=batch, max_queue_tokens=queue, max_wait=wait, passes=passes)
     batcher.start()
-    inference = Inference(slot, batcher, metrics, max_requests=requests, threads=2)
+    inference = Predictor(slot, batcher, metrics, max_requests=requests, threads=2)
     try:
         yield Scene(inference, batcher, slot, metrics, lambda name: load_engine(store.get(name), config))
     finally:
@@ -198,7 +198,7 @@ def test_a_pass_takes_a_quarter_of_the_time_at_most(store):
     """With 10 ms until an answer and 10,000 tokens a second, eight texts of three tokens are a pass, and two wait for the next."""
 
     async def test(one):
-        with gated() as gate, mock.patch.object(Pace, "learn"):
+        with gated() as gate, mock.patch.object(ThroughputEstimator, "learn"):
             calls = [asyncio.create_task(one.labels("rain"))]
             await gate.wait_until_busy()
             calls += [asyncio.create_task(one.labels("rain")) for _ in range(10)]
@@ -242,7 +242,7 @@ def test_what_is_past_its_deadline_never_reaches_the_engine(store):
             await one.queued(6)
             await asyncio.sleep(0.1)
             gate.open.set()
-            with pytest.raises(ExpiredError):
+            with pytest.raises(DeadlineExceededError):
                 await late
             assert await first + await patient == ["a_weather", "a_alarm"]
         assert gate.passes == [("a", 1), ("a", 1)]
@@ -268,7 +268,7 @@ def test_what_nobody_waits_for_does_not_reach_the_engine_that_comes_next(store):
             left.cancel()
             await asyncio.sleep(0)
             gate.open.set()
-            with pytest.raises(ExpiredError):
+            with pytest.raises(DeadlineExceededError):
                 await late
             assert await first + await patient == ["a_weather", "b_alarm"]
         assert gate.passes == [("a", 1), ("b", 1)]
@@ -295,7 +295,7 @@ def test_a_request_that_waits_until_its_deadline_counts_as_slow(store):
             await asyncio.gather(left, gone, return_exceptions=True)
             assert len(heard) == 1
             gate.open.set()
-            with pytest.raises(ExpiredError):
+            with pytest.raises(DeadlineExceededError):
                 await late
             await first
         assert len(heard) == 3

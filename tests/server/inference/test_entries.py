@@ -7,17 +7,17 @@ from types import SimpleNamespace
 from hypothesis import given
 from hypothesis import strategies as st
 from twofold_server.inference.bucketing import WIDE, slices
-from twofold_server.inference.entries import Entry, choose
-from twofold_server.inference.tasks import Featuring, Predicting
+from twofold_server.inference.entries import QueueEntry, choose
+from twofold_server.inference.tasks import EmbedTask, PredictTask
 
 COST = 8
-PREDICTING = Predicting()
+PREDICTING = PredictTask()
 
 
 def entry(lengths, reader=PREDICTING):
     """Make an entry of windows of these lengths."""
     windows = tuple(SimpleNamespace(ids=range(length)) for length in lengths)
-    return Entry(SimpleNamespace(windows=windows), None, reader, float("inf"), None)
+    return QueueEntry(SimpleNamespace(windows=windows), None, reader, float("inf"), None)
 
 
 def cost(batch):
@@ -29,7 +29,7 @@ QUEUES = st.lists(
     st.builds(
         entry,
         st.lists(st.integers(1, 64), min_size=1, max_size=4),
-        st.sampled_from([PREDICTING, Featuring()]),
+        st.sampled_from([PREDICTING, EmbedTask()]),
     ),
     min_size=1,
     max_size=40,

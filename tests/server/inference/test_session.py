@@ -103,7 +103,7 @@ def test_a_session_is_loaded_behind_requests_and_answers_beside_them(graph: Path
     before, step_back, apart = names(), session_module.step_back, []
 
     @contextmanager
-    def allocated_apart() -> Iterator[None]:
+    def allocate_with_mmap() -> Iterator[None]:
         apart.append("begun")
         yield
         apart.append("ended")
@@ -113,7 +113,7 @@ def test_a_session_is_loaded_behind_requests_and_answers_beside_them(graph: Path
         packing.append((niceness(threading.get_native_id()), list(apart)))
         own.extend(names() - before - {threading.get_native_id()})
 
-    with mock.patch.multiple(session_module, step_back=note, allocated_apart=allocated_apart):
+    with mock.patch.multiple(session_module, step_back=note, allocate_with_mmap=allocate_with_mmap):
         session = open_session(graph, device="cpu", threads=3)
 
     assert packing == [(19, ["begun"])]  # What is packed is allocated apart.

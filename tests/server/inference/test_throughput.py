@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twofold_server.inference.throughput import Pace
+from twofold_server.inference.throughput import ThroughputEstimator
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from twofold_server.inference.throughput import Pace
 )
 def test_what_runs_comes_before_what_waits(passes, running, tokens, seconds):
     """At a thousand tokens a second the time is that of the passes that run and of the tokens that wait."""
-    pace = Pace(passes, tokens_per_second=1000.0)
+    pace = ThroughputEstimator(passes, tokens_per_second=1000.0)
     for thread, size in enumerate(running):
         pace.begin(thread, size, 16)
 
@@ -29,7 +29,7 @@ def test_what_runs_comes_before_what_waits(passes, running, tokens, seconds):
 
 def test_a_pass_that_is_over_takes_no_more_time():
     """Also where a pass failed, and so was not learnt from; a thread that had none may say so."""
-    pace = Pace(1, tokens_per_second=1000.0)
+    pace = ThroughputEstimator(1, tokens_per_second=1000.0)
     pace.begin(0, 84, 16)
     pace.end(0)
     pace.end(0)
@@ -40,7 +40,7 @@ def test_a_pass_that_is_over_takes_no_more_time():
 @given(st.lists(st.integers(1, 2048), min_size=60, max_size=60))
 def test_the_speed_is_learnt_whatever_the_sizes_of_passes(sizes):
     """After sixty passes of a machine that is fifty times slower than the first guess, the guess is right to a hundredth."""
-    pace = Pace(1)
+    pace = ThroughputEstimator(1)
     for tokens in sizes:
         pace.learn(tokens, 16, (tokens + 16) / 200.0)
 
@@ -49,7 +49,7 @@ def test_the_speed_is_learnt_whatever_the_sizes_of_passes(sizes):
 
 def test_a_pass_of_no_time_does_no_harm():
     """A clock that did not move gives a speed that is finite."""
-    pace = Pace(1)
+    pace = ThroughputEstimator(1)
     pace.learn(100, 16, 0.0)
 
     assert 0 < pace.seconds_until(1000) < 1

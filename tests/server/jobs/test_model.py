@@ -7,28 +7,28 @@ import datetime as dt
 import pytest
 from twofold_checkpoint.protocol.events import (
     DatasetDescribed,
-    FrozenProven,
-    Judged,
-    Noted,
+    FrozenVerified,
+    GateEvaluated,
+    NoteAdded,
     ParityMeasured,
     PhaseStarted,
-    Planned,
+    PlanMade,
     Published,
     ScoreMeasured,
-    Stepped,
+    StepCompleted,
 )
 from twofold_checkpoint.protocol.job import Hyperparameters
 from twofold_server.jobs.model import (
     MAX_NOTES,
     BaseChosen,
     Comparison,
+    EventRecord,
+    JobEvent,
     JobState,
     JobView,
     Order,
     Phase,
     PhaseEnded,
-    Record,
-    Said,
     StateEntered,
     Swapped,
     fold,
@@ -49,7 +49,7 @@ DATASET = DatasetDescribed(
     unaligned_annotations=2,
     mean_tokens=4.5,
 )
-PROVEN = FrozenProven(parameters=7, digest_before="aa", digest_after="aa")
+PROVEN = FrozenVerified(parameters=7, digest_before="aa", digest_after="aa")
 SETTINGS = Hyperparameters(epochs=2, batch_size=8)
 
 
@@ -63,9 +63,9 @@ def first() -> JobView:
     return JobView(id="job-1", order=Order(head="ner"), created=START, base="alias")
 
 
-def tell(view: JobView, *said: Said) -> tuple[JobView, list[Record]]:
+def tell(view: JobView, *said: JobEvent) -> tuple[JobView, list[EventRecord]]:
     """Say one thing a second."""
-    records: list[Record] = []
+    records: list[EventRecord] = []
     for seconds, one in enumerate(said):
         new = record(view, one, at(seconds))
         records += new
@@ -78,7 +78,7 @@ def score(figure: str, moment: str, value: float) -> ScoreMeasured:
     return ScoreMeasured(figure=figure, moment=moment, metric="f1", value=value, examples=9)  # type: ignore[arg-type]
 
 
-EFFECTS: list[tuple[list[Said], dict[str, object]]] = [
+EFFECTS: list[tuple[list[JobEvent], dict[str, object]]] = [
     ([QUEUED], {"state": JobState.QUEUED, "reason": "", "started": None, "last_sequence": 1}),
     ([QUEUED, RUNNING], {"state": JobState.RUNNING, "started": at(1), "reason": "", "ended": None}),
     (
@@ -100,10 +100,10 @@ EFFECTS: list[tuple[list[Said], dict[str, object]]] = [
             "last_sequence": 5,
         },
     ),
-    ([Stepped(stage="s", step=1, total_steps=2, loss=0.5, remaining_seconds=9)], {"last_sequence": 1}),
-    ([Planned(plan="Train.", hyperparameters=SETTINGS)], {"hyperparameters": SETTINGS}),
+    ([StepCompleted(stage="s", step=1, total_steps=2, loss=0.5, remaining_seconds=9)], {"last_sequence": 1}),
+    ([PlanMade(plan="Train.", hyperparameters=SETTINGS)], {"hyperparameters": SETTINGS}),
 ]
-REPORTS: list[tuple[list[Said], dict[str, object]]] = [
+REPORTS: list[tuple[list[JobEvent], dict[str, object]]] = [
     ([], {"protected": None, "verdict": None, "notes": (), "swap_seconds": 0.0}),
     ([score("new", "before", 0.5)], {"new": Comparison(metric="f1", examples=9, before=0.5), "protected": None}),
     (
@@ -112,14 +112,14 @@ REPORTS: list[tuple[list[Said], dict[str, object]]] = [
     ),
     ([score("retained", "after", 0.0)], {"retained": Comparison(metric="f1", examples=9, after=0.0)}),
     ([score("dev", "during", 0.5), score("protected", "during", 0.1)], {"new": None, "protected": None}),
-    ([Judged(verdict="inconclusive", reason="Too little.")], {"verdict": "inconclusive"}),
+    ([GateEvaluated(verdict="inconclusive", reason="Too little.")], {"verdict": "inconclusive"}),
     ([PROVEN, DATASET], {"frozen": PROVEN, "dataset": DATASET}),
     (
-        [Planned(plan="Train.", hyperparameters=SETTINGS, added_labels=("a",))],
+        [PlanMade(plan="Train.", hyperparameters=SETTINGS, added_labels=("a",))],
         {"plan": "Train.", "added_labels": ("a",)},
     ),
-    ([Noted(message="One."), Noted(message="Two.", warning=True)], {"notes": ("One.", "Two.")}),
-    ([Noted(message=str(number)) for number in range(200)], {"notes": tuple(map(str, range(MAX_NOTES)))}),
+    ([NoteAdded(message="One."), NoteAdded(message="Two.", warning=True)], {"notes": ("One.", "Two.")}),
+    ([NoteAdded(message=str(number)) for number in range(200)], {"notes": tuple(map(str, range(MAX_NOTES)))}),
     ([ParityMeasured(max_error=2e-6, texts=9), ParityMeasured(max_error=1e-6, texts=9)], {"max_parity_error": 2e-6}),
     ([Swapped(checkpoint_id="c2", seconds=1.5)], {"swap_seconds": 1.5}),
     ([SHADOWED], {"shadow": SHADOWED}),
@@ -131,7 +131,7 @@ REPORTS: list[tuple[list[Said], dict[str, object]]] = [
 
 
 @pytest.mark.parametrize(("said", "expected"), EFFECTS)
-def test_a_job_is_the_sum_of_its_events(said: list[Said], expected: dict[str, object]) -> None:
+def test_a_job_is_the_sum_of_its_events(said: list[JobEvent], expected: dict[str, object]) -> None:
     """Each kind of event changes what it is about, and nothing else."""
     view, _ = tell(first(), *said)
 
@@ -139,7 +139,7 @@ def test_a_job_is_the_sum_of_its_events(said: list[Said], expected: dict[str, ob
 
 
 @pytest.mark.parametrize(("said", "expected"), REPORTS)
-def test_a_report_is_the_sum_of_what_was_measured(said: list[Said], expected: dict[str, object]) -> None:
+def test_a_report_is_the_sum_of_what_was_measured(said: list[JobEvent], expected: dict[str, object]) -> None:
     """Scores pair up before and after; what was not measured stays absent."""
     view, _ = tell(first(), *said)
 
@@ -149,7 +149,7 @@ def test_a_report_is_the_sum_of_what_was_measured(said: list[Said], expected: di
 def test_a_phase_ends_when_the_next_begins_or_the_job_is_over() -> None:
     """The end of a phase is an event of its own, numbered, timed, and told under the phase that ended."""
     over = StateEntered(state=JobState.SUCCEEDED, reason="Well.")
-    _, records = tell(first(), QUEUED, RUNNING, PhaseStarted(phase="train"), Noted(message="n"), over)
+    _, records = tell(first(), QUEUED, RUNNING, PhaseStarted(phase="train"), NoteAdded(message="n"), over)
 
     assert [(one.sequence, one.phase) for one in records] == [
         (1, ""),

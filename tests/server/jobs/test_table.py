@@ -11,13 +11,19 @@ import pytest
 from server.jobs.test_model import EFFECTS, REPORTS, START, at, first
 from sqlalchemy import inspect
 from support.postgresql import PostgreSQL
-from twofold_checkpoint.protocol.events import Noted
+from twofold_checkpoint.protocol.events import NoteAdded
 from twofold_server.config.database_url import DatabaseUrl
-from twofold_server.errors import ConflictError, DatabaseError, OverloadedError, UnknownNameError, WrongStateError
+from twofold_server.errors import (
+    ConflictError,
+    DatabaseError,
+    FailedPreconditionError,
+    OverloadedError,
+    UnknownNameError,
+)
 from twofold_server.jobs import table
 from twofold_server.jobs.model import JobState, JobView, Order, PhaseEnded, StateEntered, fold
 from twofold_server.jobs.table import JobTable
-from twofold_server.storage.database import Database, Place
+from twofold_server.storage.database import Database, DatabaseLocation
 from twofold_server.storage.migrations import VERSION
 from twofold_server.storage.schema import SCHEMA
 from twofold_server.versions.events import RolledBack
@@ -34,7 +40,7 @@ def job(number: int, **order: str) -> JobView:
 
 
 @BOTH
-def test_the_table_gives_back_what_was_said(place: Place) -> None:
+def test_the_table_gives_back_what_was_said(place: DatabaseLocation) -> None:
     """Every kind of event survives the file, and the stored job is the fold of the stored events."""
     everything = [one for said, _ in (*EFFECTS, *REPORTS) for one in said]
     everything = [one for one in everything if not isinstance(one, StateEntered)]
@@ -59,21 +65,21 @@ def test_the_table_gives_back_what_was_said(place: Place) -> None:
 
 
 @BOTH
-def test_a_job_that_is_over_says_nothing_more(place: Place) -> None:
+def test_a_job_that_is_over_says_nothing_more(place: DatabaseLocation) -> None:
     """The event with a final state is the last one."""
     table = JobTable(place)
     table.add(first(), "digest", limit=9)
     table.say("job-1", FAILED, at(1))
 
-    with pytest.raises(WrongStateError, match="already over: failed"):
-        table.say("job-1", Noted(message="n"), at(2))
+    with pytest.raises(FailedPreconditionError, match="already over: failed"):
+        table.say("job-1", NoteAdded(message="n"), at(2))
 
     assert table.read("job-1", 0)[1]
     table.close()
 
 
 @BOTH
-def test_what_came_of_a_job_follows_its_end(place: Place) -> None:
+def test_what_came_of_a_job_follows_its_end(place: DatabaseLocation) -> None:
     """A swap that was undone is told to a job that is over: one more event, and its end stays as it was."""
     table = JobTable(place)
     table.add(first(), "digest", limit=9)
@@ -90,7 +96,7 @@ def test_what_came_of_a_job_follows_its_end(place: Place) -> None:
 
 
 @BOTH
-def test_a_request_id_makes_one_job_within_the_limit(place: Place) -> None:
+def test_a_request_id_makes_one_job_within_the_limit(place: DatabaseLocation) -> None:
     """A repeated request finds its job although the queue is full; another one with its id, or one too many, is refused."""
     table = JobTable(place)
     table.add(job(1, request_id="r"), "digest", limit=1)
@@ -106,7 +112,7 @@ def test_a_request_id_makes_one_job_within_the_limit(place: Place) -> None:
 
 
 @BOTH
-def test_queue_and_pages_survive(place: Place) -> None:
+def test_queue_and_pages_survive(place: DatabaseLocation) -> None:
     """Positions count those that wait before a job, pages go from new to old, also when the table is opened again."""
     table = JobTable(place)
     for number in range(5):
@@ -126,7 +132,7 @@ def test_queue_and_pages_survive(place: Place) -> None:
 
 @BOTH
 @pytest.mark.parametrize("job_id", ["", "job-2", "a\0b", "\ud7ff\n", "' OR 1=1 --"])
-def test_what_is_no_job_is_not_found(place: Place, job_id: str) -> None:
+def test_what_is_no_job_is_not_found(place: DatabaseLocation, job_id: str) -> None:
     """Whatever a caller writes in the place of an id is looked up, or refused, and never a failure."""
     table = JobTable(place)
     table.add(first(), "digest", limit=9)
@@ -138,7 +144,7 @@ def test_what_is_no_job_is_not_found(place: Place, job_id: str) -> None:
 
 
 @BOTH
-def test_the_steps_lead_to_the_tables(place: Place) -> None:
+def test_the_steps_lead_to_the_tables(place: DatabaseLocation) -> None:
     """What the migrations have made is what the queries know: tables, columns, keys and what may be absent."""
     database = Database(place)
     with database.reading() as connection:
@@ -164,7 +170,7 @@ def test_the_steps_lead_to_the_tables(place: Place) -> None:
     ("sqlite", f"PRAGMA user_version = {VERSION + 1}"),
     ("postgresql", f"UPDATE schema_version SET version = {VERSION + 1}"),
 ])  # fmt: skip
-def test_a_newer_table_is_refused(place: Place, statement: str) -> None:
+def test_a_newer_table_is_refused(place: DatabaseLocation, statement: str) -> None:
     """A schema that this version does not know is left alone, and the error says what to do."""
     JobTable(place).close()
     database = Database(place)
@@ -172,7 +178,7 @@ def test_a_newer_table_is_refused(place: Place, statement: str) -> None:
         connection.exec_driver_sql(statement)
     database.close()
 
-    with pytest.raises(WrongStateError, match=r"is newer than .*; start the newer twofold-server"):
+    with pytest.raises(FailedPreconditionError, match=r"is newer than .*; start the newer twofold-server"):
         JobTable(place)
 
 
@@ -240,7 +246,7 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
         connection.exec_driver_sql("PRAGMA max_page_count = 1")
 
     with pytest.raises(DatabaseError) as raised:
-        table.say("job-1", Noted(message="private" * 9999), at(1))
+        table.say("job-1", NoteAdded(message="private" * 9999), at(1))
 
     assert str(raised.value) == "the database of jobs failed: database or disk is full"
     assert table.get("job-1").last_sequence == 1
@@ -274,7 +280,7 @@ def test_a_server_that_is_not_there_is_told(url: str, caplog: pytest.LogCaptureF
 
 
 @SHARED
-def test_connections_that_break_are_made_again(place: Place, postgresql: PostgreSQL) -> None:
+def test_connections_that_break_are_made_again(place: DatabaseLocation, postgresql: PostgreSQL) -> None:
     """After a restart of the database server the next call answers."""
     table = JobTable(place)
     table.add(first(), "digest", limit=9)
@@ -286,7 +292,7 @@ def test_connections_that_break_are_made_again(place: Place, postgresql: Postgre
 
 
 @SHARED
-def test_many_servers_start_each_job_once_and_one_at_a_time(place: Place) -> None:
+def test_many_servers_start_each_job_once_and_one_at_a_time(place: DatabaseLocation) -> None:
     """Six servers that all ask for jobs get each of them at one server only, in order, and never two at a time."""
     tables = [JobTable(place, owner=f"server-{number}") for number in range(6)]
     for number in range(30):
@@ -315,7 +321,7 @@ def test_many_servers_start_each_job_once_and_one_at_a_time(place: Place) -> Non
 
 
 @SHARED
-def test_many_servers_keep_the_limit_and_the_request_ids(place: Place) -> None:
+def test_many_servers_keep_the_limit_and_the_request_ids(place: DatabaseLocation) -> None:
     """Adding at once from many servers neither passes the limit nor makes two jobs of one request."""
     tables = [JobTable(place, owner=f"server-{number}") for number in range(6)]
 
@@ -336,7 +342,7 @@ def test_many_servers_keep_the_limit_and_the_request_ids(place: Place) -> None:
 
 
 @BOTH
-def test_a_start_that_was_not_heard_of_is_told_again(place: Place) -> None:
+def test_a_start_that_was_not_heard_of_is_told_again(place: DatabaseLocation) -> None:
     """A server that asks for its next job while one runs there gets that one: the answer was lost on the way."""
     table = JobTable(place)
     table.add(first(), "digest", limit=9)
@@ -351,7 +357,7 @@ def test_a_start_that_was_not_heard_of_is_told_again(place: Place) -> None:
 
 @SHARED
 def test_a_job_is_abandoned_when_its_server_has_not_beaten_for_long(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: DatabaseLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a server beats, and for a lease after that, its job is its own, to whoever asks; then it is abandoned."""
     one, other = JobTable(place, "one"), JobTable(place, "other")
@@ -370,7 +376,7 @@ def test_a_job_is_abandoned_when_its_server_has_not_beaten_for_long(
 
 
 @SHARED
-def test_a_job_is_cancelled_from_any_server(place: Place) -> None:
+def test_a_job_is_cancelled_from_any_server(place: DatabaseLocation) -> None:
     """A running job that another server cancels is unwanted at the one that runs it, and nowhere else."""
     one, other = JobTable(place, "one"), JobTable(place, "other")
     one.add(first(), "digest", limit=9)

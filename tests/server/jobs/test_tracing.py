@@ -9,11 +9,11 @@ import pytest
 from opentelemetry.trace import StatusCode
 from support.live_traffic import follow, house_of, submit
 from support.running_server import running
-from support.scripted_trainer import HANG, INLINE, ORDER, TRAIN, House, finish, runs, say, until
+from support.scripted_trainer import HANG, INLINE, ORDER, TRAIN, Harness, finish, runs, say, until
 from support.span_tree import Caller, Recording, key
 from support.tiny_checkpoints import Recipe
 from twofold import AsyncClient, Example
-from twofold_checkpoint.protocol.events import Judged, PhaseStarted, Published
+from twofold_checkpoint.protocol.events import GateEvaluated, PhaseStarted, Published
 
 ADAPT = "twofold.v1.AdaptationService/Adapt"
 PLAIN = {"watch_seconds": 0.0}
@@ -21,14 +21,14 @@ PLAIN = {"watch_seconds": 0.0}
 
 def test_a_job_that_was_promoted(tmp_path):
     """A job's span is linked to the call that asked for it, and below it are its wait, the trainer's phases and the swap."""
-    store, house = house_of(tmp_path, Recipe(tag="b"))
+    store, harness = house_of(tmp_path, Recipe(tag="b"))
     recording, caller = Recording(), Caller()
-    judged = say(Judged(verdict="pass", reason="It is better."))
+    judged = say(GateEvaluated(verdict="pass", reason="It is better."))
     phases = [say(PhaseStarted(phase=name)) for name in ("validate", "train", "gate")]
-    house.play(*phases, judged, say(Published(checkpoint_id="bad")), finish("succeeded", "Published bad."))
+    harness.play(*phases, judged, say(Published(checkpoint_id="bad")), finish("succeeded", "Published bad."))
 
     async def main():
-        settings = {"trainer_python": house.config.trainer_python, **PLAIN}
+        settings = {"trainer_python": harness.config.trainer_python, **PLAIN}
         async with running(store, recording.traces, **settings) as server, AsyncClient(server.target) as client:
             with caller.span("nightly"):
                 job = await client.adapt([Example(text="sunny", label="a_weather")] * 4, head="classifier")
@@ -73,12 +73,12 @@ def test_other_endings(tmp_path, outcome, reason, status):
 
     Jobs are few, so they are recorded whatever the share of calls is.
     """
-    store, house = house_of(tmp_path, Recipe(tag="b"))
-    house.play(TRAIN, finish(outcome, reason))
+    store, harness = house_of(tmp_path, Recipe(tag="b"))
+    harness.play(TRAIN, finish(outcome, reason))
     recording = Recording(share=0.0)
 
     async def main():
-        async with running(store, recording.traces, trainer_python=house.config.trainer_python) as server:
+        async with running(store, recording.traces, trainer_python=harness.config.trainer_python) as server:
             await follow(server, await submit(server))
 
     asyncio.run(main())
@@ -92,22 +92,22 @@ def test_other_endings(tmp_path, outcome, reason, status):
 
 def test_a_job_that_another_server_ends(tmp_path):
     """A job whose server went away is told by the one that ends it, and is linked to the call to the first."""
-    store, house = house_of(tmp_path, Recipe(tag="b"))
-    house.play(TRAIN, HANG)
+    store, harness = house_of(tmp_path, Recipe(tag="b"))
+    harness.play(TRAIN, HANG)
     first, second = Recording(), Recording()
 
     async def begin():
-        async with running(store, first.traces, trainer_python=house.config.trainer_python) as server:
+        async with running(store, first.traces, trainer_python=harness.config.trainer_python) as server:
             job = await submit(server)
             await server.until("twofold_jobs_running", 1)
             return job
 
     async def end(job):
-        async with running(store, second.traces, trainer_python=house.config.trainer_python) as server:
+        async with running(store, second.traces, trainer_python=harness.config.trainer_python) as server:
             await follow(server, job)
 
     job_id = asyncio.run(begin())
-    house.play(TRAIN, finish("rejected", "It is no better."))
+    harness.play(TRAIN, finish("rejected", "It is no better."))
     asyncio.run(end(job_id))
 
     (link,) = second.tree.one("job").links
@@ -117,12 +117,12 @@ def test_a_job_that_another_server_ends(tmp_path):
 
 def test_a_job_that_is_cancelled_while_it_waits(tmp_path):
     """A job that never ran has a span with its wait alone; one that nobody traced has no link, and nothing goes wrong."""
-    house = House(tmp_path)
-    house.play(TRAIN, HANG)
+    harness = Harness(tmp_path)
+    harness.play(TRAIN, HANG)
     recording = Recording()
 
     async def main():
-        async with house.running() as runner:
+        async with harness.running() as runner:
             running = await runner.submit(ORDER, INLINE)
             waiting = await runner.submit(ORDER, INLINE)
             await until(runner, running.id, runs)

@@ -11,14 +11,14 @@ import pytest
 import trustme
 from support import tiny_checkpoints
 from support.running_server import config_of, running
-from support.scripted_trainer import HANG, House
+from support.scripted_trainer import HANG, Harness
 from support.secured_server import Callers, Procedure
 from twofold.open_inference import open_inference_pb2
 from twofold.v1 import adaptation_pb2, checkpoints_pb2
 from twofold_server.app import serve
 from twofold_server.observability.audit import AUDITED
 from twofold_server.observability.logs import JsonFormatter
-from twofold_server.security.authorization import NEEDS
+from twofold_server.security.authorization import REQUIRED_SCOPES
 
 SECRET = "my card is 4111 1111"
 EXAMPLES = [
@@ -49,7 +49,7 @@ async def call(channel, path, request, **arguments):
 
 def test_what_changes_things_is_audited():
     """Every procedure that needs the scope admin leaves a line, and so do those that begin and end a job; others do not."""
-    admin = {path for path, need in NEEDS.items() if need == "admin"}
+    admin = {path for path, need in REQUIRED_SCOPES.items() if need == "admin"}
     jobs = {f"/twofold.v1.AdaptationService/{name}" for name in ("Adapt", "CancelJob")}
 
     assert set(AUDITED) == admin | jobs
@@ -89,20 +89,20 @@ STORY = [
 
 
 @pytest.fixture
-def house(tmp_path, store):
+def harness(tmp_path, store):
     """Let jobs on the store hang until they are cancelled."""
-    made = House(tmp_path)
+    made = Harness(tmp_path)
     made.play(HANG)
     return made
 
 
-def test_each_call_leaves_one_line_whatever_its_outcome(store, house, caplog):
+def test_each_call_leaves_one_line_whatever_its_outcome(store, harness, caplog):
     """Who, what, which, and how it ended; of what callers wrote there is nothing."""
     caplog.set_level(logging.INFO)
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(tag="c"))
 
     async def main():
-        async with running(store, trainer_python=house.config.trainer_python) as server:
+        async with running(store, trainer_python=harness.config.trainer_python) as server:
             for path, request, _, code, _ in STORY:
                 assert await call(server.channel, path, request) == code
             load = open_inference_pb2.RepositoryModelLoadRequest(model_name="twofold")

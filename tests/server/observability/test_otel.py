@@ -19,7 +19,7 @@ from support.running_server import config_of, running
 from twofold_server.config.settings import Config
 
 
-class Collector(TraceServiceServicer):
+class GarbageCollector(TraceServiceServicer):
     """Keeps what it is sent."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ def test_a_collector_receives_what_was_sent(store, monkeypatch):
     """Over OTLP it gets every span, of whom OTEL_RESOURCE_ATTRIBUTES says, with the headers that OTEL_ says."""
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=staging,service.name=intents")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=blue")
-    with Collector() as collector:
+    with GarbageCollector() as collector:
         predictions(store, 3, trace_endpoint=collector.endpoint)
 
     resources = [one for request in collector.requests for one in request.resource_spans]
@@ -124,7 +124,7 @@ def test_without_the_extra():
         f"{REFUSE}{OPEN}assert open_traces(Config()) is None\nopen_traces(Config(trace_endpoint='http://x:1'))"
     )
 
-    assert "WrongStateError: trace-endpoint needs OpenTelemetry; install twofold-service[otel]" in ended.stderr
+    assert "FailedPreconditionError: trace-endpoint needs OpenTelemetry; install twofold-service[otel]" in ended.stderr
 
 
 def test_nothing_is_loaded_unless_it_is_wanted():

@@ -7,22 +7,22 @@ import datetime as dt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twofold_checkpoint.protocol.events import Event, GuardLooked, PhaseStarted, ScoreMeasured, Stepped
-from twofold_server.jobs.model import Record
+from twofold_checkpoint.protocol.events import Event, GuardChecked, PhaseStarted, ScoreMeasured, StepCompleted
+from twofold_server.jobs.model import EventRecord
 from twofold_server.report.curves import POINTS, draw_curves
 from twofold_server.report.plot import Scale
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
-def records(*events: Event) -> list[Record]:
+def records(*events: Event) -> list[EventRecord]:
     """Number events."""
-    return [Record(sequence=number, time=NOW, phase="", said=event) for number, event in enumerate(events, 1)]
+    return [EventRecord(sequence=number, time=NOW, phase="", said=event) for number, event in enumerate(events, 1)]
 
 
-def step(stage: str, number: int) -> Stepped:
+def step(stage: str, number: int) -> StepCompleted:
     """Make a step."""
-    return Stepped(stage=stage, step=number, total_steps=9, loss=1 / number, remaining_seconds=0.0)
+    return StepCompleted(stage=stage, step=number, total_steps=9, loss=1 / number, remaining_seconds=0.0)
 
 
 def dev(value: float) -> ScoreMeasured:
@@ -32,7 +32,7 @@ def dev(value: float) -> ScoreMeasured:
 
 def test_stages_are_told_apart() -> None:
     """A stage begins with its phase, or where steps name another one; the measurement before that is its own."""
-    look = GuardLooked(step=1, baseline=0.9, value=0.8, allowed=0.05, examples=9, action="restore")
+    look = GuardChecked(step=1, baseline=0.9, value=0.8, allowed=0.05, examples=9, action="restore")
     before = ScoreMeasured(figure="new", moment="before", metric="f1", value=0.5, examples=5)
     told = records(
         before,

@@ -10,10 +10,10 @@ import msgspec
 import pytest
 from server.api.servicers.test_adaptation import tell
 from support.sample_report import DOCUMENT, FIXED, FLIP
-from support.scripted_trainer import HANG, INLINE, ORDER, TRAIN, House, finish, over, publish, runs, say, until
+from support.scripted_trainer import HANG, INLINE, ORDER, TRAIN, Harness, finish, over, publish, runs, say, until
 from twofold import AsyncClient, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from twofold.v1 import adaptation_pb2 as pb
-from twofold_checkpoint.protocol.events import DatasetDescribed, Judged, Noted, Planned
+from twofold_checkpoint.protocol.events import DatasetDescribed, GateEvaluated, NoteAdded, PlanMade
 from twofold_checkpoint.protocol.findings import FINDINGS, Findings, write_findings
 from twofold_checkpoint.protocol.job import Hyperparameters
 from twofold_server.adaptation.runner import JobRunner
@@ -40,14 +40,14 @@ DESCRIBE = [
             mean_tokens=4.0,
         )
     ),
-    say(Planned(plan="Train it.", hyperparameters=Hyperparameters(epochs=3), added_labels=("where",))),
-    say(Noted(message="Look at this.", warning=True)),
+    say(PlanMade(plan="Train it.", hyperparameters=Hyperparameters(epochs=3), added_labels=("where",))),
+    say(NoteAdded(message="Look at this.", warning=True)),
 ]
 
 
-def kept(house: House, job_id: str) -> tuple[Document, str]:
+def kept(harness: Harness, job_id: str) -> tuple[Document, str]:
     """Read a job's report from its directory."""
-    directory = house.store.root / "jobs" / job_id
+    directory = harness.store.root / "jobs" / job_id
     document = msgspec.json.decode((directory / "report.json").read_bytes(), type=Document)
     return document, (directory / "report.html").read_text(encoding="utf-8")
 
@@ -55,12 +55,23 @@ def kept(house: House, job_id: str) -> tuple[Document, str]:
 ENDINGS: dict[str, tuple[list[tuple[str, Any]], str, str]] = {
     "promoted": ([*DESCRIBE, LEAVE, *publish()], "succeeded", "PASS"),
     "refused": (
-        [*DESCRIBE, LEAVE, TRAIN, say(Judged(verdict="fail", reason="Worse.")), finish("rejected", "Worse by far.")],
+        [
+            *DESCRIBE,
+            LEAVE,
+            TRAIN,
+            say(GateEvaluated(verdict="fail", reason="Worse.")),
+            finish("rejected", "Worse by far."),
+        ],
         "rejected",
         "REJECTED",
     ),
     "undecided": (
-        [LEAVE, TRAIN, say(Judged(verdict="inconclusive", reason="Few.")), finish("rejected", "Too few examples.")],
+        [
+            LEAVE,
+            TRAIN,
+            say(GateEvaluated(verdict="inconclusive", reason="Few.")),
+            finish("rejected", "Too few examples."),
+        ],
         "rejected",
         "INCONCLUSIVE",
     ),
@@ -71,12 +82,12 @@ ENDINGS: dict[str, tuple[list[tuple[str, Any]], str, str]] = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_every_job_leaves_a_report(house: House, ending: str) -> None:
+def test_every_job_leaves_a_report(harness: Harness, ending: str) -> None:
     """However a job ends, its directory holds the document and the page, with what its trainer found if it can be read."""
     actions, state, word = ENDINGS[ending]
-    house.play(*actions)
-    view = house.run()
-    document, page = kept(house, view.id)
+    harness.play(*actions)
+    view = harness.run()
+    document, page = kept(harness, view.id)
 
     assert (document.state, document.reason) == (state, view.reason)
     assert word in page
@@ -92,15 +103,15 @@ def test_every_job_leaves_a_report(house: House, ending: str) -> None:
         assert (document.candidate, document.swap_seconds) == ("second", 0.25)
 
 
-def test_a_report_over_the_wire(house: House) -> None:
+def test_a_report_over_the_wire(harness: Harness) -> None:
     """GetReport returns the bytes that lie in the job's directory, as a page or as JSON, and names their type."""
 
     async def story(client: AsyncClient, runner: JobRunner) -> None:
-        house.play(LEAVE, *publish())
+        harness.play(LEAVE, *publish())
         view = await over(runner, (await runner.submit(ORDER, INLINE)).id)
         page = await client.report(view.id)
         document = json.loads(await client.report(view.id, format="json"))
-        directory = house.store.root / "jobs" / view.id
+        directory = harness.store.root / "jobs" / view.id
 
         assert page == (directory / "report.html").read_text(encoding="utf-8")
         assert document == json.loads((directory / "report.json").read_bytes())
@@ -115,16 +126,16 @@ def test_a_report_over_the_wire(house: House) -> None:
             "report.json",
         ]
 
-    tell(house, story)
+    tell(harness, story)
 
 
-def test_what_has_no_report(house: House) -> None:
+def test_what_has_no_report(harness: Harness) -> None:
     """A job that is not there is not found; one that runs has no report yet, and says when it will; a strange form is named."""
 
     async def story(client: AsyncClient, runner: JobRunner) -> None:
         with pytest.raises(NotFoundError):
             await client.report("nobody")
-        house.play(TRAIN, HANG)
+        harness.play(TRAIN, HANG)
         view = await runner.submit(ORDER, INLINE)
         await until(runner, view.id, runs)
         with pytest.raises(FailedPreconditionError, match="it has a report when it is over"):
@@ -139,7 +150,7 @@ def test_what_has_no_report(house: House) -> None:
         with pytest.raises(InvalidArgumentError, match="format: 9 is none; write REPORT_FORMAT_HTML"):
             await client._driver.run(_raw(client, request))
 
-    tell(house, story)
+    tell(harness, story)
 
 
 def _raw(client: AsyncClient, request: pb.GetReportRequest) -> Any:
@@ -148,15 +159,15 @@ def _raw(client: AsyncClient, request: pb.GetReportRequest) -> Any:
     return client._context.call(_rpcs.GET_REPORT, request, None)
 
 
-def test_a_report_that_cannot_be_written_fails_no_job(house: House) -> None:
+def test_a_report_that_cannot_be_written_fails_no_job(harness: Harness) -> None:
     """Where the directory of a job is gone and cannot be made, the job ends as it did, and the queue goes on."""
 
     async def story() -> None:
-        house.play(TRAIN, finish())
-        async with house.running() as runner:
+        harness.play(TRAIN, finish())
+        async with harness.running() as runner:
             first = await runner.submit(ORDER, INLINE)
             # A file stands where the report would be written under.
-            target = house.store.root / "jobs" / first.id / "report.html"
+            target = harness.store.root / "jobs" / first.id / "report.html"
             target.mkdir(parents=True)
             assert (await over(runner, first.id)).state == "succeeded"
             second = await runner.submit(ORDER, INLINE)
@@ -165,9 +176,9 @@ def test_a_report_that_cannot_be_written_fails_no_job(house: House) -> None:
     asyncio.run(story())
 
 
-def test_findings_are_whole_or_not_there(house: House) -> None:
+def test_findings_are_whole_or_not_there(harness: Harness) -> None:
     """Findings are written beside the job and read back as they were; nothing half-written is left."""
-    directory = house.store.root / "jobs" / "some"
+    directory = harness.store.root / "jobs" / "some"
     write_findings(directory, FOUND)
     write_findings(directory, msgspec.structs.replace(FOUND, texts=False))
 

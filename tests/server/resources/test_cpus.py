@@ -8,7 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from twofold_server.resources.cpus import allowed_cpus, count_cpus, run_aside, share_out, step_back
+from twofold_server.resources.cpus import count_cpus, effective_cpus, run_in_thread, split_cpus, step_back
 
 QUOTAS = [
     (8, None, 8),
@@ -27,7 +27,7 @@ QUOTAS = [
 @pytest.mark.parametrize(("affinity", "cpu_max", "expected"), QUOTAS)
 def test_a_quota_cuts_the_affinity(affinity, cpu_max, expected):
     """The CPUs are those of the affinity, cut by the quota rounded up, and never none."""
-    assert allowed_cpus(affinity, cpu_max) == expected
+    assert effective_cpus(affinity, cpu_max) == expected
 
 
 def test_this_machine_has_a_cpu():
@@ -42,9 +42,9 @@ def priority():
 
 def test_work_aside_is_done_on_another_thread():
     """What the work returns comes back, and what it raises is raised."""
-    assert run_aside(threading.get_ident) != threading.get_ident()
+    assert run_in_thread(threading.get_ident) != threading.get_ident()
     with pytest.raises(ZeroDivisionError):
-        run_aside(lambda: 1 // 0)
+        run_in_thread(lambda: 1 // 0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no priority of its own")
@@ -57,7 +57,7 @@ def test_only_the_thread_that_steps_back_and_those_that_it_starts_do():
             return priority(), pool.submit(priority).result()
 
     before = priority()
-    assert run_aside(work) == ((19, os.SCHED_IDLE), (19, os.SCHED_IDLE))
+    assert run_in_thread(work) == ((19, os.SCHED_IDLE), (19, os.SCHED_IDLE))
     assert priority() == before != (19, os.SCHED_IDLE)
 
 
@@ -76,4 +76,4 @@ def test_only_the_thread_that_steps_back_and_those_that_it_starts_do():
 )
 def test_passes_and_their_threads_are_as_many_as_cpus(cpus, device, asked, passes, threads):
     """Two passes where there is a second core, one on a GPU; their own threads and those they share are one for each CPU."""
-    assert share_out(cpus, device, **asked) == (passes, threads)
+    assert split_cpus(cpus, device, **asked) == (passes, threads)

@@ -16,12 +16,12 @@ MEMINFO = "MemTotal:       24000 kB\nMemFree:         1000 kB\nMemAvailable:    
 AVAILABLE = 8000 * 1024
 COUNT_ARENAS = """
 import ctypes, sys, threading
-from twofold_server.resources.memory import set_up_malloc
+from twofold_server.resources.memory import configure_malloc
 
 libc = ctypes.CDLL("libc.so.6")
 libc.fopen.restype = ctypes.c_void_p
 if sys.argv[1] == "shared":
-    set_up_malloc()
+    configure_malloc()
 barrier = threading.Barrier(8)
 def allocate():
     barrier.wait()
@@ -38,12 +38,12 @@ FREE_MOST = """
 import ctypes, sys
 from contextlib import nullcontext
 import psutil
-from twofold_server.resources.memory import allocated_apart, set_up_malloc
+from twofold_server.resources.memory import allocate_with_mmap, configure_malloc
 
-set_up_malloc()
+configure_malloc()
 libc = ctypes.CDLL("libc.so.6")
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-with allocated_apart() if sys.argv[1] == "apart" else nullcontext():
+with allocate_with_mmap() if sys.argv[1] == "apart" else nullcontext():
     blocks = [libc.malloc(800_000) for _ in range(100)]
 later = libc.malloc(8000)
 [ctypes.memset(block, 1, 800_000) for block in blocks]

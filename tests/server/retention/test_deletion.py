@@ -6,7 +6,7 @@ import asyncio
 import datetime as dt
 
 import pytest
-from support.scripted_trainer import HANG, INLINE, ORDER, House, add_checkpoint, over, publish, runs, say, until
+from support.scripted_trainer import HANG, INLINE, ORDER, Harness, add_checkpoint, over, publish, runs, say, until
 from twofold_checkpoint.errors import CheckpointInUseError, CheckpointNotFoundError
 from twofold_checkpoint.protocol.events import PhaseStarted, Published
 from twofold_checkpoint.store import Aliases
@@ -50,15 +50,15 @@ def test_no_jobs_need_nothing():
     assert needed_by("one", [], Aliases(current="one")) is None
 
 
-def test_what_jobs_build_on_stays_until_they_are_over(house: House):
+def test_what_jobs_build_on_stays_until_they_are_over(harness: Harness):
     """The bases of a job that runs and of one that waits stay, and go once the jobs are over."""
     for name in ("second", "third", "fourth"):
-        add_checkpoint(house.store, name)
-    house.play(TRAIN, say(Published(checkpoint_id="fourth")), HANG)
+        add_checkpoint(harness.store, name)
+    harness.play(TRAIN, say(Published(checkpoint_id="fourth")), HANG)
 
     async def story():
-        async with house.running() as runner:
-            deleter = Deleter(house.store, Slot(house.metrics), runner.book)
+        async with harness.running() as runner:
+            deleter = Deleter(harness.store, Slot(harness.metrics), runner.book)
 
             async def refused(checkpoint_id):
                 with pytest.raises(CheckpointInUseError) as caught:
@@ -78,22 +78,22 @@ def test_what_jobs_build_on_stays_until_they_are_over(house: House):
             await runner.cancel(running.id)
             for name in ("second", "third", "fourth"):
                 await deleter.delete(name, ANNA)
-            return {one.id for one in house.store.list()}
+            return {one.id for one in harness.store.list()}
 
     assert asyncio.run(story()) == {"first"}
 
 
-def test_a_job_and_a_deletion_at_once_do_not_part(house: House):
+def test_a_job_and_a_deletion_at_once_do_not_part(harness: Harness):
     """Whoever comes first wins: the job is made and the base stays, or the base goes and the job is refused."""
-    house.play(TRAIN)  # The trainer ends at once.
+    harness.play(TRAIN)  # The trainer ends at once.
 
     async def story():
-        async with house.running() as runner:
-            deleter = Deleter(house.store, Slot(house.metrics), runner.book)
+        async with harness.running() as runner:
+            deleter = Deleter(harness.store, Slot(harness.metrics), runner.book)
             seen = set()
             for number in range(20):
                 name = f"base{number}"
-                add_checkpoint(house.store, name)
+                add_checkpoint(harness.store, name)
                 calls = [runner.submit(order(name), INLINE), deleter.delete(name, ANNA)]
                 calls = calls if number % 2 else calls[::-1]
                 answers = await asyncio.gather(*calls, return_exceptions=True)
@@ -109,17 +109,17 @@ def test_a_job_and_a_deletion_at_once_do_not_part(house: House):
     assert CheckpointNotFoundError in asyncio.run(story())
 
 
-def test_a_finished_job_needs_nothing(house: House):
+def test_a_finished_job_needs_nothing(harness: Harness):
     """The base of a job that is over goes once no alias names it."""
-    house.play(*publish())
+    harness.play(*publish())
 
     async def story():
-        async with house.running() as runner:
+        async with harness.running() as runner:
             view = await over(runner, (await runner.submit(ORDER, INLINE)).id)
             assert view.state is JobState.SUCCEEDED
-            add_checkpoint(house.store, "third")
-            house.store.promote("third")
-            await Deleter(house.store, Slot(house.metrics), runner.book).delete("first", ANNA)
-            return {one.id for one in house.store.list()}
+            add_checkpoint(harness.store, "third")
+            harness.store.promote("third")
+            await Deleter(harness.store, Slot(harness.metrics), runner.book).delete("first", ANNA)
+            return {one.id for one in harness.store.list()}
 
     assert asyncio.run(story()) == {"second", "third"}

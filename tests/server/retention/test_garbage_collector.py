@@ -11,21 +11,21 @@ from pathlib import Path
 import msgspec
 import pytest
 from server.jobs.test_model import first
-from support.scripted_trainer import HANG, INLINE, ORDER, TRAIN, House, add_checkpoint, finish, over, runs, until
+from support.scripted_trainer import HANG, INLINE, ORDER, TRAIN, Harness, add_checkpoint, finish, over, runs, until
 from twofold_checkpoint.store import Aliases
 from twofold_server.adaptation.runner import JobRunner
 from twofold_server.adaptation.uploads import Batch
-from twofold_server.errors import UnknownNameError, WrongStateError
+from twofold_server.errors import FailedPreconditionError, UnknownNameError
 from twofold_server.inference.slot import Slot
 from twofold_server.jobs.model import JobState, JobView
 from twofold_server.retention.deletion import Deleter
-from twofold_server.retention.garbage_collector import Collector
-from twofold_server.retention.policy import GRACE_SECONDS, Kept, needed_checkpoints, surplus
+from twofold_server.retention.garbage_collector import GarbageCollector
+from twofold_server.retention.policy import GRACE_SECONDS, Retained, needed_checkpoints, surplus
 
 NOW = 1e9
 HOUR = GRACE_SECONDS
-FIVE = [Kept(name, NOW - hours * HOUR) for name, hours in (("e", 1), ("d", 2), ("c", 3), ("b", 4), ("a", 5))]
-DECISIONS: list[tuple[int, set[str], list[Kept], list[str]]] = [
+FIVE = [Retained(name, NOW - hours * HOUR) for name, hours in (("e", 1), ("d", 2), ("c", 3), ("b", 4), ("a", 5))]
+DECISIONS: list[tuple[int, set[str], list[Retained], list[str]]] = [
     (0, set(), FIVE, []),
     (1, set(), FIVE, ["a", "b", "c", "d"]),
     (3, set(), FIVE, ["a", "b"]),
@@ -35,15 +35,15 @@ DECISIONS: list[tuple[int, set[str], list[Kept], list[str]]] = [
     (1, {"e"}, FIVE, ["a", "b", "c"]),
     (1, {"a", "b", "c", "d", "e"}, FIVE, []),
     (1, {"elsewhere"}, FIVE[:1], []),
-    (1, set(), [*FIVE[:2], Kept("young", NOW - HOUR + 1)], ["d"]),
-    (1, set(), [Kept("young", NOW), Kept("younger", NOW), Kept("of tomorrow", NOW + HOUR)], []),
-    (1, set(), [Kept("y", 0), Kept("x", 0)], ["x"]),
+    (1, set(), [*FIVE[:2], Retained("young", NOW - HOUR + 1)], ["d"]),
+    (1, set(), [Retained("young", NOW), Retained("younger", NOW), Retained("of tomorrow", NOW + HOUR)], []),
+    (1, set(), [Retained("y", 0), Retained("x", 0)], ["x"]),
     (1, set(), [], []),
 ]
 
 
 @pytest.mark.parametrize(("keep", "needed", "kept", "gone"), DECISIONS)
-def test_the_oldest_that_nothing_needs_go(keep: int, needed: set[str], kept: list[Kept], gone: list[str]) -> None:
+def test_the_oldest_that_nothing_needs_go(keep: int, needed: set[str], kept: list[Retained], gone: list[str]) -> None:
     """As many of the newest stay as the limit says, beside what is needed and what is young; 0 means that all stay."""
     assert surplus(kept, keep=keep, needed=needed, now=NOW) == gone
 
@@ -57,7 +57,7 @@ def job(base: str, resolved: str = "", candidate: str = "") -> JobView:
     return msgspec.structs.replace(first(), order=order, base=resolved, candidate=candidate)
 
 
-NEEDS: list[tuple[list[JobView], Aliases, str | None, set[str]]] = [
+REQUIRED_SCOPES: list[tuple[list[JobView], Aliases, str | None, set[str]]] = [
     ([], Aliases(), None, set()),
     ([], ALIASES, None, {"cu", "pr", "ca", "ap"}),
     ([], ALIASES, "live", {"cu", "pr", "ca", "ap", "live"}),
@@ -68,18 +68,23 @@ NEEDS: list[tuple[list[JobView], Aliases, str | None, set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("jobs", "aliases", "live", "needed"), NEEDS)
+@pytest.mark.parametrize(("jobs", "aliases", "live", "needed"), REQUIRED_SCOPES)
 def test_what_is_needed(jobs: list[JobView], aliases: Aliases, live: str | None, needed: set[str]) -> None:
     """Every alias, what answers, and what an unfinished job asked for, builds on, or has made."""
     assert needed_checkpoints(jobs, aliases, live) == needed
 
 
-def collector(house: House, runner: JobRunner) -> Collector:
+def collector(harness: Harness, runner: JobRunner) -> GarbageCollector:
     """Make a collector of a house."""
-    slot = Slot(house.metrics)
-    deleter = Deleter(house.store, slot, runner.book)
-    return Collector(
-        config=house.config, store=house.store, slot=slot, book=runner.book, deleter=deleter, metrics=house.metrics
+    slot = Slot(harness.metrics)
+    deleter = Deleter(harness.store, slot, runner.book)
+    return GarbageCollector(
+        config=harness.config,
+        store=harness.store,
+        slot=slot,
+        book=runner.book,
+        deleter=deleter,
+        metrics=harness.metrics,
     )
 
 
@@ -94,108 +99,108 @@ def names(path: Path) -> set[str]:
     return {one.name for one in path.iterdir()}
 
 
-def test_checkpoints_and_uploads_go_but_none_that_a_job_needs(house: House) -> None:
+def test_checkpoints_and_uploads_go_but_none_that_a_job_needs(harness: Harness) -> None:
     """Beyond the limits the oldest are removed and counted; current, and what the job that runs came from, stay."""
-    house.set(keep_checkpoints=1, keep_uploads=1)
-    house.play(TRAIN, HANG)
+    harness.set(keep_checkpoints=1, keep_uploads=1)
+    harness.play(TRAIN, HANG)
     for number in range(4):
-        add_checkpoint(house.store, f"c{number}")
-        age(house.store.root / "checkpoints" / f"c{number}", 9 - number)
-    age(house.store.root / "checkpoints" / "first", 99)
-    uploads = house.store.root / "uploads"
+        add_checkpoint(harness.store, f"c{number}")
+        age(harness.store.root / "checkpoints" / f"c{number}", 9 - number)
+    age(harness.store.root / "checkpoints" / "first", 99)
+    uploads = harness.store.root / "uploads"
 
     async def story() -> None:
-        async with house.running() as runner:
+        async with harness.running() as runner:
             running = await runner.submit(msgspec.structs.replace(ORDER, base="c0"), INLINE)
             await until(runner, running.id, runs)
             for number in range(3):
                 (uploads / f"upload-{number}").mkdir(parents=True)
                 age(uploads / f"upload-{number}", 9 - number)
-            await collector(house, runner).collect()
+            await collector(harness, runner).collect()
             assert (await runner.book.get(running.id)).state is JobState.RUNNING
 
     asyncio.run(story())
-    assert names(house.store.root / "checkpoints") == {"first", "c0", "c3"}
+    assert names(harness.store.root / "checkpoints") == {"first", "c0", "c3"}
     assert names(uploads) == {"upload-2"}
-    assert names(house.store.root / "staging") == set()
-    counts = {kind: house.metric("twofold_collected_total", kind=kind) for kind in ("checkpoint", "upload", "job")}
+    assert names(harness.store.root / "staging") == set()
+    counts = {kind: harness.metric("twofold_collected_total", kind=kind) for kind in ("checkpoint", "upload", "job")}
     assert counts == {"checkpoint": 2, "upload": 2, "job": 0}
 
 
-def test_what_a_job_waits_or_trains_with_stays(house: House) -> None:
+def test_what_a_job_waits_or_trains_with_stays(harness: Harness) -> None:
     """Uploads and bases of the job that runs and of one that waits stay, however old they are, until the jobs are over."""
-    house.set(keep_uploads=1, keep_checkpoints=1)
-    house.play(TRAIN, ("wait", "go-on"), finish())
+    harness.set(keep_uploads=1, keep_checkpoints=1)
+    harness.play(TRAIN, ("wait", "go-on"), finish())
     for name in ("old-0", "old-1", "newer", "newest"):
-        add_checkpoint(house.store, name)
+        add_checkpoint(harness.store, name)
 
     async def data() -> AsyncIterator[Batch]:
         yield Batch("train", INLINE.train)
 
     async def story() -> None:
-        async with house.running() as runner:
-            ids = [(await house.uploads.receive(data())).id for _ in range(4)]
+        async with harness.running() as runner:
+            ids = [(await harness.uploads.receive(data())).id for _ in range(4)]
             for number, upload in enumerate(ids):
-                age(house.store.root / "uploads" / upload, 9 - number)
+                age(harness.store.root / "uploads" / upload, 9 - number)
             for number, name in enumerate(("old-0", "old-1", "newer", "newest")):
-                age(house.store.root / "checkpoints" / name, 9 - number)
+                age(harness.store.root / "checkpoints" / name, 9 - number)
             jobs = []
             for number in range(2):
                 order = msgspec.structs.replace(ORDER, base=f"old-{number}", upload_id=ids[number])
                 jobs.append(await runner.submit(order))
             await until(runner, jobs[0].id, runs)
-            await collector(house, runner).collect()
-            assert names(house.store.root / "uploads") == {ids[0], ids[1], ids[3]}
-            assert names(house.store.root / "checkpoints") == {"first", "old-0", "old-1", "newest"}
+            await collector(harness, runner).collect()
+            assert names(harness.store.root / "uploads") == {ids[0], ids[1], ids[3]}
+            assert names(harness.store.root / "checkpoints") == {"first", "old-0", "old-1", "newest"}
 
-            (house.store.root / "go-on").touch()
+            (harness.store.root / "go-on").touch()
             for one in jobs:
                 assert (await over(runner, one.id)).state is JobState.SUCCEEDED
-            await collector(house, runner).collect()
-            assert names(house.store.root / "uploads") == {ids[3]}
-            assert names(house.store.root / "checkpoints") == {"first", "newest"}
+            await collector(harness, runner).collect()
+            assert names(harness.store.root / "uploads") == {ids[3]}
+            assert names(harness.store.root / "checkpoints") == {"first", "newest"}
 
     asyncio.run(story())
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_jobs_go_with_all_that_is_theirs(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_go_with_all_that_is_theirs(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest jobs that are over go, with their events and files; one that runs cannot be removed."""
     monkeypatch.setattr("twofold_server.retention.policy.GRACE_SECONDS", 0.0)
-    house.set(keep_jobs=1)
+    harness.set(keep_jobs=1)
 
     async def story() -> None:
-        async with house.running() as runner:
+        async with harness.running() as runner:
             ids = [(await runner.submit(ORDER, INLINE)).id for _ in range(3)]
             for one in ids:
                 await over(runner, one)
-            house.play(TRAIN, HANG)
+            harness.play(TRAIN, HANG)
             running = await runner.submit(ORDER, INLINE)
             await until(runner, running.id, runs)
-            await collector(house, runner).collect()
+            await collector(harness, runner).collect()
 
             assert [view.id for view in (await runner.book.page(9, None))[0]] == [running.id, ids[2]]
-            assert names(house.store.root / "jobs") == {running.id, ids[2]}
+            assert names(harness.store.root / "jobs") == {running.id, ids[2]}
             assert [record async for record in runner.book.watch(ids[2])]
             with pytest.raises(UnknownNameError):
                 await runner.book.get(ids[0])
-            with pytest.raises(WrongStateError, match="is running"):
+            with pytest.raises(FailedPreconditionError, match="is running"):
                 await runner.book.forget(running.id)
-            house.play(finish())
+            harness.play(finish())
 
     asyncio.run(story())
-    assert house.metric("twofold_collected_total", kind="job") == 2
+    assert harness.metric("twofold_collected_total", kind="job") == 2
 
 
-def test_without_limits_nothing_goes(house: House) -> None:
+def test_without_limits_nothing_goes(harness: Harness) -> None:
     """By default everything is kept, however old."""
-    add_checkpoint(house.store, "old")
-    age(house.store.root / "checkpoints" / "old", 9999)
+    add_checkpoint(harness.store, "old")
+    age(harness.store.root / "checkpoints" / "old", 9999)
 
     async def story() -> None:
-        async with house.running() as runner:
-            assert not collector(house, runner).has_limits
-            await collector(house, runner).collect()
+        async with harness.running() as runner:
+            assert not collector(harness, runner).has_limits
+            await collector(harness, runner).collect()
 
     asyncio.run(story())
-    assert names(house.store.root / "checkpoints") == {"first", "old"}
+    assert names(harness.store.root / "checkpoints") == {"first", "old"}

@@ -12,7 +12,7 @@ from support.secured_server import Callers, Procedure, served
 from twofold import AccessDeniedError, Client, OverloadedError
 from twofold.v1 import inference_pb2 as pb
 from twofold_server.api.servicers.open_inference import NOT_SERVED
-from twofold_server.security.authorization import NEEDS
+from twofold_server.security.authorization import REQUIRED_SCOPES
 
 PREDICT = "/twofold.v1.InferenceService/Predict"
 OIP = "/inference.GRPCInferenceService/"
@@ -35,7 +35,7 @@ def test_the_table_holds_what_is_served_and_nothing_else(store):
         async with running(store) as server:
             return {one.path for one in await served(server.channel)}
 
-    assert asyncio.run(main()) | {OIP + name for name in NOT_SERVED} == set(NEEDS)
+    assert asyncio.run(main()) | {OIP + name for name in NOT_SERVED} == set(REQUIRED_SCOPES)
 
 
 def allowed(need, caller):
@@ -69,7 +69,7 @@ def test_every_procedure_lets_in_whom_the_table_says(caller, store, callers):
 
     no = ("UNAUTHENTICATED", "PERMISSION_DENIED")
     assert {path: code if code in no else "in" for path, code in found.items()} == {
-        path: allowed(NEEDS[path], caller) for path in found
+        path: allowed(REQUIRED_SCOPES[path], caller) for path in found
     }
     assert not {"INTERNAL", "UNKNOWN"} & set(found.values())
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from support import tiny_checkpoints
 from support.running_server import refusal, running
-from support.scripted_trainer import House, publish
+from support.scripted_trainer import Harness, publish
 from support.secured_server import Callers
 from twofold.v1 import checkpoints_pb2 as pb
-from twofold_checkpoint.store import Aliases, Move, Store
-from twofold_server.storage.database import Database, Place
+from twofold_checkpoint.store import Aliases, AliasUpdate, Store
+from twofold_server.storage.database import Database, DatabaseLocation
 from twofold_server.versions.alias_changes import OUTSIDE, Author
 from twofold_server.versions.alias_table import AliasTable
 
@@ -24,11 +24,11 @@ SECOND = Aliases(current="two", previous="one")
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_every_alias_that_moved_is_a_row_that_survives(place: Place) -> None:
+def test_every_alias_that_moved_is_a_row_that_survives(place: DatabaseLocation) -> None:
     """One promotion moves two aliases, which come newest first, in pages, from a database that was opened again."""
     database = Database(place)
-    AliasTable(database).write(Move(FIRST, SECOND), ANNA, NOW)
-    AliasTable(database).write(Move(SECOND, SECOND), ANNA, NOW)
+    AliasTable(database).write(AliasUpdate(FIRST, SECOND), ANNA, NOW)
+    AliasTable(database).write(AliasUpdate(SECOND, SECOND), ANNA, NOW)
     database.close()
 
     database = Database(place)
@@ -44,11 +44,11 @@ def test_every_alias_that_moved_is_a_row_that_survives(place: Place) -> None:
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_what_nobody_wrote_down_is_found_at_the_next_start(place: Place) -> None:
+def test_what_nobody_wrote_down_is_found_at_the_next_start(place: DatabaseLocation) -> None:
     """An alias that another process moved, or a server that then died, is written down once, as moved from outside."""
     database = Database(place)
     table = AliasTable(database)
-    table.write(Move(Aliases(), FIRST), ANNA, NOW)
+    table.write(AliasUpdate(Aliases(), FIRST), ANNA, NOW)
 
     table.catch_up(SECOND, NOW)
     table.catch_up(SECOND, NOW)
@@ -76,7 +76,7 @@ async def history(server: object, **fields: object) -> list[tuple[str, ...]]:
 def test_calls_leave_the_name_of_the_token(tmp_path: Path) -> None:
     """Promotion, roll back and deletion name who called, also after a restart; a wrong page is refused."""
     store = tiny_checkpoints.make_store(tmp_path / "store", "a", "b")
-    store.nominate("b")
+    store.set_candidate("b")
     callers = Callers(tmp_path / "tokens.toml")
     callers.add("admin", "admin")
     admin = {"metadata": callers.metadata("admin")}
@@ -86,7 +86,7 @@ def test_calls_leave_the_name_of_the_token(tmp_path: Path) -> None:
             await server.checkpoints.PromoteCheckpoint(pb.PromoteCheckpointRequest(checkpoint="b"), **admin)
             await server.checkpoints.RollBack(pb.RollBackRequest(), **admin)
             tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(tag="c"))
-            store.nominate("c")
+            store.set_candidate("c")
             await server.checkpoints.DeleteCheckpoint(pb.DeleteCheckpointRequest(checkpoint_id="c"), **admin)
         async with running(store, tokens=callers.path) as server:
             wrong = pb.ListAliasChangesRequest(page_token="x")
@@ -104,16 +104,16 @@ def test_calls_leave_the_name_of_the_token(tmp_path: Path) -> None:
     ]
 
 
-def test_a_job_leaves_its_id(house: House) -> None:
+def test_a_job_leaves_its_id(harness: Harness) -> None:
     """What a job nominates is written down as the job's, and so is what it promotes."""
-    house.play(*publish())
-    view = house.run()
+    harness.play(*publish())
+    view = harness.run()
 
     async def read() -> list[tuple[str, str | None, str]]:
-        async with house.running() as runner:
+        async with harness.running() as runner:
             found, _ = await runner.book.alias_changes(9, None)
             return [(one.alias, one.to_id, one.author.who) for one in reversed(found)]
 
-    assert house.promoter.authors == [Author(view.id, "The gate passed it.")]
+    assert harness.promoter.authors == [Author(view.id, "The gate passed it.")]
     assert ("candidate", "second", view.id) in asyncio.run(read())
-    assert Store(house.store.root).aliases().current == "second"
+    assert Store(harness.store.root).aliases().current == "second"

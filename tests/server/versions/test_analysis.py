@@ -11,30 +11,30 @@ from support import tiny_checkpoints
 from twofold_checkpoint.decoding import Entity, LabelScore, Prediction
 from twofold_checkpoint.labels import LabelSet
 from twofold_server.versions.agreement import Shared, agreements
-from twofold_server.versions.analysis import Evidence, Limits, Share, is_proven, judge, refusal
+from twofold_server.versions.analysis import Limits, Rate, SwapStats, is_proven, judge, refusal
 
 LIMITS = Limits(fewest=50, errors=0.02, slowdown=3.0, agreement=0.8, adapted_agreement=0.4)
 
 
-def heads(classifier=Share(), ner=Share()):  # noqa: B008 -- it is frozen.
+def heads(classifier=Rate(), ner=Rate()):  # noqa: B008 -- it is frozen.
     """Return what differs by head."""
     return {"classifier": classifier, "ner": ner}
 
 
 CASES = [
-    (Evidence(), None, None),
-    (Evidence(passes=Share(10, 10)), None, None),
-    (Evidence(passes=Share(50, 50)), "errors", "50 of 50 passes failed, and 2.0% may"),
-    (Evidence(passes=Share(2, 100)), None, None),
-    (Evidence(passes=Share(12, 100)), "errors", "12 of 100 passes"),
-    (Evidence(texts=Share(30, 60)), "errors", "30 of 60 texts failed"),
-    (Evidence(slow=Share(3, 60)), None, None),
-    (Evidence(slow=Share(20, 60)), "latency", "20 of 60 texts took more than 3 times as long, and 5% may"),
-    (Evidence(differing=heads(Share(12, 60))), None, None),
-    (Evidence(differing=heads(Share(30, 60))), "agreement", "the classifier head agrees on 30 of 60 texts, and 80% is"),
-    (Evidence(differing=heads(ner=Share(30, 60))), None, None),
-    (Evidence(differing=heads(ner=Share(55, 60))), "agreement", "the ner head agrees on 5 of 60 texts, and 40% is"),
-    (Evidence(passes=Share(50, 50), slow=Share(60, 60)), "errors", "passes"),
+    (SwapStats(), None, None),
+    (SwapStats(passes=Rate(10, 10)), None, None),
+    (SwapStats(passes=Rate(50, 50)), "errors", "50 of 50 passes failed, and 2.0% may"),
+    (SwapStats(passes=Rate(2, 100)), None, None),
+    (SwapStats(passes=Rate(12, 100)), "errors", "12 of 100 passes"),
+    (SwapStats(texts=Rate(30, 60)), "errors", "30 of 60 texts failed"),
+    (SwapStats(slow=Rate(3, 60)), None, None),
+    (SwapStats(slow=Rate(20, 60)), "latency", "20 of 60 texts took more than 3 times as long, and 5% may"),
+    (SwapStats(differing=heads(Rate(12, 60))), None, None),
+    (SwapStats(differing=heads(Rate(30, 60))), "agreement", "the classifier head agrees on 30 of 60 texts, and 80% is"),
+    (SwapStats(differing=heads(ner=Rate(30, 60))), None, None),
+    (SwapStats(differing=heads(ner=Rate(55, 60))), "agreement", "the ner head agrees on 5 of 60 texts, and 40% is"),
+    (SwapStats(passes=Rate(50, 50), slow=Rate(60, 60)), "errors", "passes"),
 ]
 
 
@@ -51,14 +51,14 @@ def test_a_verdict_names_its_cause(seen, cause, says):
     ("seen", "says"),
     [
         (
-            Evidence(differing=heads(Share(21, 100))),
+            SwapStats(differing=heads(Rate(21, 100))),
             "the classifier head agrees on 79 of 100 texts, and 80% is the least",
         ),
-        (Evidence(differing=heads(Share(20, 100))), None),
-        (Evidence(differing=heads(Share(21, 40))), None),
-        (Evidence(differing=heads(ner=Share(60, 100))), None),
-        (Evidence(differing=heads(ner=Share(61, 100))), "the ner head agrees on 39 of 100 texts, and 40% is the least"),
-        (Evidence(texts=Share(60, 60)), "60 of 60 texts failed"),
+        (SwapStats(differing=heads(Rate(20, 100))), None),
+        (SwapStats(differing=heads(Rate(21, 40))), None),
+        (SwapStats(differing=heads(ner=Rate(60, 100))), None),
+        (SwapStats(differing=heads(ner=Rate(61, 100))), "the ner head agrees on 39 of 100 texts, and 40% is the least"),
+        (SwapStats(texts=Rate(60, 60)), "60 of 60 texts failed"),
     ],
 )
 def test_before_it_is_live_the_proof_is_the_candidate_s(seen, says):
@@ -71,7 +71,7 @@ def test_before_it_is_live_the_proof_is_the_candidate_s(seen, says):
 
 def test_an_unknown_head_may_change_as_an_adapted_one():
     """Where nobody says which head was adapted, both have the wide limit."""
-    seen = Evidence(differing=heads(Share(30, 60), Share(30, 60)))
+    seen = SwapStats(differing=heads(Rate(30, 60), Rate(30, 60)))
 
     assert judge(seen, LIMITS, None) is None
     assert judge(seen, LIMITS, "ner").cause == "agreement"
@@ -80,7 +80,7 @@ def test_an_unknown_head_may_change_as_an_adapted_one():
 @given(bad=st.integers(0, 400), good=st.integers(0, 400), limit=st.floats(0, 1))
 def test_no_share_within_its_limit_is_proven_above_it(bad, good, limit):
     """Whatever was seen, a share that is observed within the limit is never called bad, and more bad ones only add proof."""
-    seen = Share(bad, bad + good)
+    seen = Rate(bad, bad + good)
     proven = is_proven(seen, limit)
 
     if seen.all and bad / seen.all <= limit:
@@ -91,7 +91,7 @@ def test_no_share_within_its_limit_is_proven_above_it(bad, good, limit):
 
 def first_proof(share, limit, looks, chance, alpha):
     """Return after how many it was proven, looking after each; None if it never was."""
-    seen = Share()
+    seen = Rate()
     for number in range(looks):
         seen += chance.random() < share
         if is_proven(seen, limit, alpha):

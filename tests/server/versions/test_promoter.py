@@ -12,7 +12,7 @@ import pytest
 from support import tiny_checkpoints
 from support.running_server import config_of
 from twofold_checkpoint.errors import CheckpointError, CheckpointNotFoundError
-from twofold_server.errors import OvertakenError, SwapError, WrongStateError
+from twofold_server.errors import BaseChangedError, FailedPreconditionError, SwapError
 from twofold_server.inference.engine import Engine, EngineState
 from twofold_server.inference.slot import Slot
 from twofold_server.observability.metrics import Metrics
@@ -177,7 +177,7 @@ def test_nothing_to_roll_back_to(store):
     """Without a previous checkpoint the caller is told that it is the wrong moment."""
 
     async def test(one):
-        with pytest.raises(WrongStateError, match="previous"):
+        with pytest.raises(FailedPreconditionError, match="previous"):
             await one.promoter.roll_back(ANNA)
         with pytest.raises(CheckpointNotFoundError):
             await one.promoter.promote("nowhere", ANNA)
@@ -201,7 +201,7 @@ def test_a_candidate_replaces_only_what_it_was_compared_with(store):
     """Whatever became current while it waited for its turn stays; one that is current already is no failure."""
 
     async def test(one):
-        with pytest.raises(OvertakenError, match="a is current by now"):
+        with pytest.raises(BaseChangedError, match="a is current by now"):
             await one.promoter.promote("b", ANNA, over="c")
         await asyncio.gather(one.promoter.promote("b", ANNA, over="a"), one.promoter.promote("b", ANNA, over="a"))
 

@@ -22,10 +22,10 @@ def test_a_planted_checkpoint_is_rolled_back_by_itself(tmp_path, caplog):
     in metrics, in the job's events and reports, among the alias changes, and in the audit.
     """  # noqa: D205 -- one sentence.
     caplog.set_level("INFO", "twofold_server.audit")
-    store, house = house_of(tmp_path, tiny_checkpoints.Recipe(forgets=("sunny", "cold")))
+    store, harness = house_of(tmp_path, tiny_checkpoints.Recipe(forgets=("sunny", "cold")))
 
     async def main():
-        async with running(store, trainer_python=house.config.trainer_python, **WATCH) as server:
+        async with running(store, trainer_python=harness.config.trainer_python, **WATCH) as server:
             jobs = AdaptationServiceStub(server.channel)
             async with traffic(server) as (answered, failed):
                 job = await adapt(server)
@@ -76,10 +76,10 @@ BAD = [
 @pytest.mark.parametrize(("recipe", "texts", "cause"), BAD, ids=["not finite", "fails"])
 def test_errors_undo_what_a_job_made_live(tmp_path, recipe, texts, cause):
     """Numbers that are none, and passes that fail, on live texts: the checkpoint before answers again."""
-    store, house = house_of(tmp_path, recipe)
+    store, harness = house_of(tmp_path, recipe)
 
     async def main():
-        async with running(store, trainer_python=house.config.trainer_python, **WATCH) as server:
+        async with running(store, trainer_python=harness.config.trainer_python, **WATCH) as server:
             async with traffic(server, texts):
                 await adapt(server)
                 await undone(server, cause)
@@ -104,12 +104,12 @@ def slow(checkpoint_id):
 
 def test_slowness_undoes_what_a_job_made_live(tmp_path):
     """Each text takes many times as long as before: the checkpoint before answers again."""
-    store, house = house_of(tmp_path, tiny_checkpoints.Recipe())
+    store, harness = house_of(tmp_path, tiny_checkpoints.Recipe())
 
     async def main():
         with slow("bad"):
             async with (
-                running(store, trainer_python=house.config.trainer_python, **WATCH) as server,
+                running(store, trainer_python=harness.config.trainer_python, **WATCH) as server,
                 traffic(server),
             ):
                 await adapt(server)
@@ -183,11 +183,11 @@ def test_a_new_swap_ends_the_window_of_the_last(tmp_path):
 
 def test_without_the_one_before_in_memory_it_is_loaded(tmp_path):
     """With a share of 0 nothing is compared and no memory kept; a checkpoint that fails is undone all the same."""
-    store, house = house_of(tmp_path, tiny_checkpoints.Recipe(lacks_last_piece=True))
+    store, harness = house_of(tmp_path, tiny_checkpoints.Recipe(lacks_last_piece=True))
 
     async def main():
         settings = {**WATCH, "watch_share": 0}
-        async with running(store, trainer_python=house.config.trainer_python, **settings) as server:
+        async with running(store, trainer_python=harness.config.trainer_python, **settings) as server:
             async with traffic(server, ("sunny!",)):
                 await adapt(server)
                 await undone(server, "errors")

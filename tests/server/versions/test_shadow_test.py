@@ -15,12 +15,12 @@ from twofold.v1 import adaptation_pb2 as pb
 from twofold.v1.adaptation_pb2_grpc import AdaptationServiceStub
 from twofold_server.errors import DatabaseError
 from twofold_server.inference.engine import Engine
-from twofold_server.jobs.repository import JobBook
+from twofold_server.jobs.repository import JobRepository
 from twofold_server.observability.metrics import Metrics
 from twofold_server.versions import shadow_test as auditions
 from twofold_server.versions import shadow_traffic as shadows
 from twofold_server.versions.events import Shadowed
-from twofold_server.versions.shadow_traffic import Pair, Shadow
+from twofold_server.versions.shadow_traffic import EnginePair, ShadowTraffic
 
 SHADOW = {"shadow_share": 1.0, "shadow_texts": 60, "shadow_seconds": 120, "watch_seconds": 0, "watch_fewest": 20}
 
@@ -30,10 +30,10 @@ MANY = 300
 
 def in_shadow(tmp_path, recipe, test, **settings):
     """Play a test on a server whose job's candidate, "bad", is of a recipe."""
-    store, house = house_of(tmp_path, recipe)
+    store, harness = house_of(tmp_path, recipe)
 
     async def main():
-        async with running(store, trainer_python=house.config.trainer_python, **{**SHADOW, **settings}) as server:
+        async with running(store, trainer_python=harness.config.trainer_python, **{**SHADOW, **settings}) as server:
             await test(server, store)
 
     asyncio.run(main())
@@ -100,7 +100,7 @@ def test_a_word_on_the_way_that_cannot_be_written_ends_nothing(tmp_path, monkeyp
     """Where the database is away for a moment while a candidate is in shadow, its job goes on."""
     monkeypatch.setattr(auditions, "TELL_SECONDS", 0.0)
     monkeypatch.setattr(auditions, "_LOOK_SECONDS", 0.01)
-    say, refused = JobBook.say, []
+    say, refused = JobRepository.say, []
 
     async def sometimes(book, job, said):
         if isinstance(said, Shadowed) and len(refused) < 2:
@@ -108,7 +108,7 @@ def test_a_word_on_the_way_that_cannot_be_written_ends_nothing(tmp_path, monkeyp
             raise DatabaseError("away")
         return await say(book, job, said)
 
-    monkeypatch.setattr(JobBook, "say", sometimes)
+    monkeypatch.setattr(JobRepository, "say", sometimes)
 
     async def test(server, store):
         async with traffic(server):
@@ -211,15 +211,15 @@ def test_a_person_who_promotes_meanwhile_is_obeyed(tmp_path, name, state):
 
 def test_a_server_that_stops_does_not_wait_for_the_shadow(tmp_path):
     """The job waits, and tries the same candidate once more when the server is back; nothing is trained again."""
-    store, house = house_of(tmp_path, tiny_checkpoints.Recipe())
+    store, harness = house_of(tmp_path, tiny_checkpoints.Recipe())
 
     async def main():
-        async with running(store, trainer_python=house.config.trainer_python, **SHADOW) as server:
+        async with running(store, trainer_python=harness.config.trainer_python, **SHADOW) as server:
             job = await submit(server)
             await begun(server, job)
         assert (store.aliases().current, store.aliases().candidate) == ("a", "bad")
         again = {**SHADOW, "shadow_seconds": 0.1}
-        async with running(store, trainer_python=house.config.trainer_python, **again) as server:
+        async with running(store, trainer_python=harness.config.trainer_python, **again) as server:
             ended = await follow(server, job)
             assert (ended.state, ended.reason.split(":")[0]) == (pb.JOB_STATE_SUCCEEDED, "Published bad")
             assert [phase.phase for phase in ended.phases].count("shadow") == 2
@@ -233,7 +233,7 @@ def pair(store):
     """Two engines that answer alike."""
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(), name="same")
     engines = [Engine(store.get(name)) for name in ("a", "same")]
-    yield Pair(*engines, slowdown=3.0)
+    yield EnginePair(*engines, slowdown=3.0)
     for engine in engines:
         engine.close()
 
@@ -248,7 +248,7 @@ def test_live_texts_come_first(pair, monkeypatch):
     """While live texts wait nothing is compared: what waits for too long, or is one too many, is dropped and counted."""
     monkeypatch.setattr(shadows, "_PATIENCE_SECONDS", 0.05)
     metrics, seen, quiet = Metrics(), [], threading.Event()
-    shadow = Shadow(metrics, lambda: not quiet.is_set(), max_tokens=128)
+    shadow = ShadowTraffic(metrics, lambda: not quiet.is_set(), max_tokens=128)
     shadow.offer(TEXTS)
     shadow.begin(pair, 1.0, seen.append)
     shadow.offer(["sunny"] * 100)
@@ -271,7 +271,7 @@ def test_live_texts_come_first(pair, monkeypatch):
 def test_a_share_is_taken(pair):
     """Of many texts about the share is compared, and no more."""
     metrics, seen = Metrics(), []
-    shadow = Shadow(metrics, lambda: False, max_tokens=128)
+    shadow = ShadowTraffic(metrics, lambda: False, max_tokens=128)
     shadow.begin(pair, 0.2, seen.append)
     for _ in range(1000):
         shadow.offer(["sunny"])

@@ -14,11 +14,11 @@ from support import tiny_models
 from trainer.conftest import MakeJob
 from twofold_checkpoint.decoding import Entity, LabelScore, Prediction
 from twofold_checkpoint.examples import Example, Span
-from twofold_checkpoint.protocol.events import DatasetDescribed, Event, Judged, Noted, ScoreMeasured, to_line
+from twofold_checkpoint.protocol.events import DatasetDescribed, Event, GateEvaluated, NoteAdded, ScoreMeasured, to_line
 from twofold_checkpoint.protocol.findings import Findings, read_findings
 from twofold_checkpoint.protocol.job import Hyperparameters, Job, Statistical
 from twofold_checkpoint.store import Store
-from twofold_trainer.adapt import fine_tune
+from twofold_trainer.adapt import run_job
 from twofold_trainer.evaluation.confusions import count_names, list_confusions, pairs_of
 from twofold_trainer.evaluation.findings import count_lengths
 from twofold_trainer.scoring.confidence_intervals import interval, wilson
@@ -33,7 +33,7 @@ BOTH = [
 
 def found(job: Job) -> tuple[list[Event], Findings]:
     """Run a job to its end and read what it left."""
-    events, _ = tiny_models.ending(fine_tune(job))
+    events, _ = tiny_models.ending(run_job(job))
     findings = read_findings(Path(job.store) / "jobs" / job.id)
     assert findings is not None
     return events, findings
@@ -50,7 +50,7 @@ def test_findings_say_what_the_events_say(make_job: MakeJob, head: str) -> None:
     """A whole job: figures, flips and names in the findings are those of its events, and texts are the held-out ones."""
     margin = Statistical(margin=90)
     events, findings = found(make_job(head, freeze="head", hyperparameters=QUICK, protection=margin))
-    (judged,) = (event for event in events if isinstance(event, Judged))
+    (judged,) = (event for event in events if isinstance(event, GateEvaluated))
     (compared,) = judged.comparisons
 
     assert {one.figure: one.before.value for one in findings.figures} == scores(events, "before")
@@ -100,10 +100,12 @@ def test_nothing_trained_is_found_too(make_job: MakeJob) -> None:
 def test_a_job_does_not_fail_for_its_report(make_job: MakeJob, store: Store) -> None:
     """Where nothing can be written beside the job, it goes on and says so."""
     (store.root / "jobs").write_text("no directory")
-    events, end = tiny_models.ending(fine_tune(make_job("classifier", freeze="all")))
+    events, end = tiny_models.ending(run_job(make_job("classifier", freeze="all")))
 
     assert end.outcome == "succeeded"
-    assert any(isinstance(event, Noted) and event.warning and "The report lacks" in event.message for event in events)
+    assert any(
+        isinstance(event, NoteAdded) and event.warning and "The report lacks" in event.message for event in events
+    )
 
 
 @pytest.mark.parametrize("mode", ["statistics", "none"])
@@ -124,7 +126,7 @@ def test_no_text_where_none_may_be_kept(make_job: MakeJob, mode: str) -> None:
     assert protected.lost + protected.gained > 0
     assert not findings.texts
     assert any(
-        isinstance(event, Noted) and "1 annotations begin or end inside a word" in event.message for event in events
+        isinstance(event, NoteAdded) and "1 annotations begin or end inside a word" in event.message for event in events
     )
     texts = [
         one.text

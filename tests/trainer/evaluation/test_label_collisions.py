@@ -7,9 +7,9 @@ from support import tiny_models
 from trainer.conftest import MakeJob
 from twofold_checkpoint.decoding import Entity, LabelScore, Prediction
 from twofold_checkpoint.examples import Example, Span
-from twofold_checkpoint.protocol.events import Noted
+from twofold_checkpoint.protocol.events import NoteAdded
 from twofold_checkpoint.protocol.job import Hyperparameters, Statistical
-from twofold_trainer.adapt import fine_tune
+from twofold_trainer.adapt import run_job
 from twofold_trainer.evaluation.label_collisions import Collision, describe_collisions, find_collisions
 
 
@@ -81,9 +81,9 @@ def test_a_label_under_a_second_name_is_told(make_job: MakeJob) -> None:
     }
     told = {}
     for name, parts in {"again": {"train": again[:60], "dev": again[60:]}, "new": {}}.items():
-        events, _ = tiny_models.ending(fine_tune(make_job("classifier", id=name, **parts, **settings)))
+        events, _ = tiny_models.ending(run_job(make_job("classifier", id=name, **parts, **settings)))
         told[name] = [
-            one.message for one in events if isinstance(one, Noted) and "answered for old ones" in one.message
+            one.message for one in events if isinstance(one, NoteAdded) and "answered for old ones" in one.message
         ]
     assert len(told["again"]) == 1
     assert "'forecast' for 'weather'" in told["again"][0]

@@ -16,11 +16,11 @@ from twofold_checkpoint.examples import Example, write_examples
 from twofold_checkpoint.golden import read_golden
 from twofold_checkpoint.manifest import MemoryMode
 from twofold_checkpoint.memory import Memory, read_memory
-from twofold_checkpoint.protocol.events import Event, Judged, Noted, Published
+from twofold_checkpoint.protocol.events import Event, GateEvaluated, NoteAdded, Published
 from twofold_checkpoint.protocol.job import Hyperparameters, Statistical
 from twofold_checkpoint.store import Store
-from twofold_trainer.adapt import fine_tune
-from twofold_trainer.initial_training import initialise
+from twofold_trainer.adapt import run_job
+from twofold_trainer.initial_training import train_initial_checkpoint
 from twofold_trainer.protection.covariances import load_covariances
 
 QUICK = Hyperparameters(epochs=2, backbone_learning_rate=1e-3, head_learning_rate=1e-2)
@@ -37,7 +37,7 @@ def textless(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     write_examples(root / "train.jsonl", tiny_models.examples(120))
     backbone = tiny_models.save_backbone("bert", root / "backbone", layers=3)
     rates = Hyperparameters(epochs=2, head_learning_rate=2e-2)
-    for _ in initialise(
+    for _ in train_initial_checkpoint(
         train=str(root / "train.jsonl"),
         backbone=str(backbone),
         out=str(root / "store"),
@@ -90,7 +90,7 @@ def test_auto_forks_where_nothing_can_be_proven(
     mode, root = textless
     store = copy(root, tmp_path)
     job = make_job("ner", store=str(store.root), base=store.get("current").id, hyperparameters=QUICK)
-    events, end = tiny_models.ending(fine_tune(job))
+    events, end = tiny_models.ending(run_job(job))
 
     assert "no example is remembered or given to prove the protected task by" in end.reason
     candidate = adapted(events, store)
@@ -122,11 +122,11 @@ def test_a_shared_backbone_needs_somebody_to_judge_it(
             protection=Statistical(margin=90),
             retained_margin=100.0,
         )
-        events, _ = tiny_models.ending(fine_tune(job))
-        (judged,) = (event for event in events if isinstance(event, Judged))
+        events, _ = tiny_models.ending(run_job(job))
+        (judged,) = (event for event in events if isinstance(event, GateEvaluated))
         verdicts.append((judged.verdict, bool(judged.comparisons)))
         helped = any(
-            "held-out examples helps to judge" in event.message for event in events if isinstance(event, Noted)
+            "held-out examples helps to judge" in event.message for event in events if isinstance(event, NoteAdded)
         )
         assert helped == (dev is ANNOTATED_FOR_BOTH)
 
@@ -136,14 +136,14 @@ def test_a_shared_backbone_needs_somebody_to_judge_it(
 def test_a_mode_is_left_when_asked(make_job: MakeJob, store: Store) -> None:
     """A job may ask for another mode: from examples to none, and back to the examples that it has itself."""
     base = store.get("current")
-    events, _ = tiny_models.ending(fine_tune(make_job("ner", freeze="backbone", memory="none", hyperparameters=QUICK)))
+    events, _ = tiny_models.ending(run_job(make_job("ner", freeze="backbone", memory="none", hyperparameters=QUICK)))
     forgetful = adapted(events, store)
     assert not holds_any(
         forgetful, [example.text for example in (*tiny_models.examples(240), *tiny_models.restaurant(80))]
     )
 
     job = make_job("ner", base=forgetful.id, freeze="backbone", memory="examples", hyperparameters=QUICK)
-    events, _ = tiny_models.ending(fine_tune(job))
+    events, _ = tiny_models.ending(run_job(job))
     remembered = read_memory(adapted(events, store).path / MEMORY)
     texts = {example.text for part in ("rehearsal", "dev", "gate") for example in getattr(remembered, part)}
     assert texts
@@ -154,7 +154,7 @@ def test_a_mode_is_left_when_asked(make_job: MakeJob, store: Store) -> None:
 def test_damaged_statistics_are_found(make_job: MakeJob, store: Store) -> None:
     """A checkpoint whose statistics have changed since it was published is refused as a base."""
     events, _ = tiny_models.ending(
-        fine_tune(make_job("ner", freeze="backbone", memory="statistics", hyperparameters=QUICK))
+        run_job(make_job("ner", freeze="backbone", memory="statistics", hyperparameters=QUICK))
     )
     candidate = adapted(events, store)
     content = bytearray((candidate.path / STATISTICS).read_bytes())
@@ -176,7 +176,7 @@ def test_the_same_job_twice_gives_the_same_bytes(make_job: MakeJob, store: Store
     digests = []
     for _ in range(2):
         job = make_job("ner", freeze="head", hyperparameters=QUICK, protection=Statistical(margin=90))
-        events, _ = tiny_models.ending(fine_tune(job))
+        events, _ = tiny_models.ending(run_job(job))
         torch.rand(3)
         candidate = adapted(events, store)
         digests.append({file.name: file.sha256 for file in candidate.manifest.files})

@@ -23,25 +23,25 @@ from twofold_server.versions.loader import load_engine
 from twofold_trainer.export.onnx_export import Graph
 from twofold_trainer.export.quantization import LEVELS, quantise_graph, quantise_weights
 from twofold_trainer.export.quantization_gate import (
-    Reduction,
+    QuantizationInputs,
     answer,
     judge_reduced,
     measure_isolation,
     reduce_precision,
 )
-from twofold_trainer.stop import Stop
+from twofold_trainer.stop import StopSignal
 
 HELD_OUT = tiny_models.examples(700, seed=33)
 
 
-def reduction(checkpoint: Checkpoint, examples=HELD_OUT) -> Reduction:
+def reduction(checkpoint: Checkpoint, examples=HELD_OUT) -> QuantizationInputs:
     """Judge by examples."""
-    return Reduction(checkpoint.manifest.labels, checkpoint.encoder(), examples, 0, 1)
+    return QuantizationInputs(checkpoint.manifest.labels, checkpoint.encoder(), examples, 0, 1)
 
 
 def reduce(checkpoint: Checkpoint, examples=HELD_OUT) -> tuple[ReducedGraph, ...]:
     """Run the reduction to its end."""
-    running = reduce_precision(reduction(checkpoint, examples), checkpoint.path, Stop())
+    running = reduce_precision(reduction(checkpoint, examples), checkpoint.path, StopSignal())
     while True:
         try:
             next(running)
@@ -101,7 +101,7 @@ def test_a_head_without_examples_proves_nothing(reduced: Checkpoint) -> None:
     """Where one head has no held-out example, the graph may not serve."""
     only = [type(one)(text=one.text, label=one.label) for one in HELD_OUT]
     graphs = (Graph(reduced.path, threads=1), Graph(reduced.path, threads=1, name=INT8_GRAPH))
-    judged = judge_reduced(reduction(reduced, only), *graphs, Stop())
+    judged = judge_reduced(reduction(reduced, only), *graphs, StopSignal())
 
     assert not judged.passed
     assert "no example is held out to judge the ner head by" in judged.reason
@@ -116,7 +116,7 @@ def test_a_worse_graph_fails(reduced: Checkpoint, tmp_path: Path) -> None:
         for place, one in enumerate(HELD_OUT)
     ]
     graphs = (Graph(copy.path, threads=1, name=INT8_GRAPH), _Shuffled(copy.path, threads=1))
-    judged = judge_reduced(reduction(copy), *graphs, Stop())
+    judged = judge_reduced(reduction(copy), *graphs, StopSignal())
     assert not judged.passed
     assert "which cannot exclude" in judged.reason
 
@@ -198,10 +198,10 @@ def test_what_fp32_answered_before_is_not_asked_again(reduced: Checkpoint) -> No
     """Answers that are known take the place of the graph's own: the right ones change nothing, wrong ones are believed."""
     fp32, int8 = (Graph(reduced.path, threads=1, name=name) for name in (GRAPH, INT8_GRAPH))
     asked = reduction(reduced, HELD_OUT[:60])
-    known = dict(zip((one.text for one in HELD_OUT), answer(fp32, HELD_OUT[:40], asked, Stop()), strict=False))
+    known = dict(zip((one.text for one in HELD_OUT), answer(fp32, HELD_OUT[:40], asked, StopSignal()), strict=False))
     wrong = {text: msgspec.structs.replace(one, entities=()) for text, one in known.items()}
     alone, helped, misled = (
-        judge_reduced(dataclasses.replace(asked, answered=one), fp32, int8, Stop()) for one in ({}, known, wrong)
+        judge_reduced(dataclasses.replace(asked, answered=one), fp32, int8, StopSignal()) for one in ({}, known, wrong)
     )
 
     assert helped == alone

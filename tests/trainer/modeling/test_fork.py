@@ -14,7 +14,7 @@ from twofold_trainer.export.onnx_export import Graph, export, measure_parity, pa
 from twofold_trainer.modeling.features import compute_features
 from twofold_trainer.modeling.freezing import freeze_all_but, is_untouched, trainable_groups
 from twofold_trainer.modeling.model import TwofoldModel
-from twofold_trainer.modeling.prefix_cache import BoundaryCache
+from twofold_trainer.modeling.prefix_cache import PrefixCache
 
 LABELS = LabelSet(labels=("a", "b"), entity_types=("city",))
 
@@ -118,7 +118,7 @@ def test_a_cached_step_equals_an_uncached_one(world: World, depth: int, forked: 
     ]
     freeze_all_but(model, names)
     model.eval()  # Without dropout, which would differ between the two.
-    cache = BoundaryCache(model, depth, world.pad_id)
+    cache = PrefixCache(model, depth, world.pad_id)
     assert list(cache.fill(world.encodings, rows=3)) == [3, 6, 7]
     found = []
     for features in (
@@ -143,7 +143,7 @@ def test_a_cached_pass_runs_what_lies_above_the_boundary_once(world: World, fork
     model = world.model
     if forked:
         model.fork("ner", 1)
-    cache = BoundaryCache(model, 2, world.pad_id)
+    cache = PrefixCache(model, 2, world.pad_id)
     list(cache.fill(world.encodings, rows=8))
     runs = [0] * len(model.blocks())
     for place, block in enumerate(model.blocks()):

@@ -25,7 +25,7 @@ from twofold_trainer.protection.covariances import (
     load_covariances,
     save_covariances,
 )
-from twofold_trainer.protection.nullspace import Constraint, complement, constrain, leaked, split
+from twofold_trainer.protection.nullspace import NullSpaceConstraint, complement, constrain, leaked, split
 
 ARCHITECTURES = ("bert", "distilbert", "gpt_neo", "modernbert")
 LABELS = LabelSet(labels=("a", "b", "c"), entity_types=("city",))
@@ -420,7 +420,7 @@ def test_an_error_drops_the_update(bert: World) -> None:
     """A training that fails in the constraint's context leaves the weights as they were."""
     state = {name: tensor.clone() for name, tensor in bert.model.state_dict().items()}
 
-    def fail(constraint: Constraint) -> None:
+    def fail(constraint: NullSpaceConstraint) -> None:
         bert.learn(constraint.parameters(), 2)
         raise OSError("the disk is gone")
 

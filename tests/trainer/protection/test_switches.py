@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from trainer.conftest import MakeJob
 from twofold_checkpoint.checkpoint import TRAINING_WEIGHTS
-from twofold_checkpoint.protocol.events import Event, GuardLooked, Noted
+from twofold_checkpoint.protocol.events import Event, GuardChecked, NoteAdded
 from twofold_checkpoint.protocol.job import Hyperparameters, Statistical
 from twofold_checkpoint.store import Store
 from twofold_trainer.evaluation.gate import Verdict
 from twofold_trainer.planning.plan import make_plan
-from twofold_trainer.stop import Stop
+from twofold_trainer.stop import StopSignal
 from twofold_trainer.training.train import train
 
 QUICK = Hyperparameters(epochs=2, backbone_learning_rate=1e-3, head_learning_rate=1e-2)
@@ -28,7 +28,7 @@ def trained(make_job: MakeJob, **settings: Any) -> tuple[dict[str, Tensor], list
     """Train all blocks of the base with QUICK and some settings; returns the weights and the events."""
     hyperparameters = msgspec.structs.replace(QUICK, **settings)
     plan = make_plan(make_job("ner", freeze="head", hyperparameters=hyperparameters, protection=Statistical(margin=90)))
-    events = list(train(plan, Stop(), lambda: PASSES))
+    events = list(train(plan, StopSignal(), lambda: PASSES))
     return plan.model.state_dict(), events
 
 
@@ -74,7 +74,7 @@ def test_the_guard_looks_unless_it_is_switched_off(make_job: MakeJob, *, guarded
     """With the guard off nobody looks at the protected task during the training."""
     _, events = trained(make_job, guard=guarded, epochs=6)
 
-    assert any(isinstance(event, GuardLooked) for event in events) == guarded
+    assert any(isinstance(event, GuardChecked) for event in events) == guarded
 
 
 def test_norms_stay_where_they_may_not_move(make_job: MakeJob, store: Store) -> None:
@@ -102,4 +102,4 @@ def test_a_projected_update_leaks_nothing(make_job: MakeJob, store: Store) -> No
 
 def notes(events: Iterable[Event], words: str) -> list[str]:
     """Return the notes that have some words in them."""
-    return [event.message for event in events if isinstance(event, Noted) and words in event.message]
+    return [event.message for event in events if isinstance(event, NoteAdded) and words in event.message]

@@ -10,7 +10,7 @@ from trainer.conftest import MakeJob
 from twofold_checkpoint.protocol.job import Hyperparameters
 from twofold_trainer.modeling.features import FeatureSource
 from twofold_trainer.planning.plan import Plan, make_plan
-from twofold_trainer.stop import Stop
+from twofold_trainer.stop import StopSignal
 from twofold_trainer.training.logit_offset import balance
 from twofold_trainer.training.stage_setup import Course
 from twofold_trainer.training.train import train
@@ -38,9 +38,9 @@ def probed(request: pytest.FixtureRequest, make_job: MakeJob) -> Probed:
     """Probe a head with two new labels, or one new type."""
     rates = Hyperparameters(epochs=20, head_learning_rate=3e-2)
     plan = make_plan(make_job(request.param, freeze="backbone", hyperparameters=rates))
-    course = Course(plan, Stop())
+    course = Course(plan, StopSignal())
     course.fill()
-    for _ in train(plan, Stop(), lambda: pytest.fail("nobody judges a probe")):
+    for _ in train(plan, StopSignal(), lambda: pytest.fail("nobody judges a probe")):
         pass
     return Probed(plan, course)
 

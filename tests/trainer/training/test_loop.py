@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from twofold_checkpoint.encoding import Encoder
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import HEADS
-from twofold_checkpoint.protocol.events import GuardLooked, Noted, ScoreMeasured, Stepped
+from twofold_checkpoint.protocol.events import GuardChecked, NoteAdded, ScoreMeasured, StepCompleted
 from twofold_trainer import recipe
-from twofold_trainer.datasets.batching import Pool
+from twofold_trainer.datasets.batching import TrainingPool
 from twofold_trainer.datasets.targets import make_targets
 from twofold_trainer.errors import CancelledError
 from twofold_trainer.modeling.features import live
@@ -22,13 +22,13 @@ from twofold_trainer.modeling.freezing import digest, trainable_groups
 from twofold_trainer.modeling.model import TwofoldModel
 from twofold_trainer.planning.stage import Stage
 from twofold_trainer.protection.guard import Guard
-from twofold_trainer.scoring.scorer import Judge
-from twofold_trainer.stop import Stop
-from twofold_trainer.training.loop import Yardstick, train_stage
+from twofold_trainer.scoring.scorer import Scorer
+from twofold_trainer.stop import StopSignal
+from twofold_trainer.training.loop import DevEvaluator, train_stage
 from twofold_trainer.training.objective import Objective
 from twofold_trainer.training.optimization import make_learner, make_optimizer, make_schedule
-from twofold_trainer.training.progress import Pace
-from twofold_trainer.training.stage_inputs import Lesson
+from twofold_trainer.training.progress import ProgressReporter
+from twofold_trainer.training.stage_inputs import StageInputs
 from twofold_trainer.training.stage_state import Best
 from twofold_trainer.training.stages import climb
 
@@ -51,10 +51,10 @@ class World:
         self.encoder = Encoder(backbone.tokenizer, backbone.settings)
         torch.manual_seed(seed)
         self.model = TwofoldModel(backbone.module, LABELS, "mean").eval()
-        self.pool = Pool(tuple(make_targets(tiny_models.examples(60), self.encoder, LABELS)))
+        self.pool = TrainingPool(tuple(make_targets(tiny_models.examples(60), self.encoder, LABELS)))
         dev = tiny_models.examples(30, seed=5)
-        self.yardstick = Yardstick(tuple(Judge(dev, head, self.encoder) for head in HEADS), LABELS)
-        self.stop = Stop()
+        self.yardstick = DevEvaluator(tuple(Scorer(dev, head, self.encoder) for head in HEADS), LABELS)
+        self.stop = StopSignal()
 
     def train(self, *, blocks: int = 2, seed: int = 0, settings: recipe.Recipe = RECIPE, guard: Guard | None = None):
         """Start a stage."""
@@ -63,10 +63,10 @@ class World:
             self.model,
             stage,
             settings,
-            Lesson(self.pool, Objective(), live(self.model, 0), guard),
+            StageInputs(self.pool, Objective(), live(self.model, 0), guard),
             self.yardstick,
             seed=seed,
-            pace=Pace(stage.steps(settings, self.pool)),
+            pace=ProgressReporter(stage.steps(settings, self.pool)),
             stop=self.stop,
         )
 
@@ -97,7 +97,7 @@ def test_a_stage_reports_and_improves(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("twofold_trainer.training.progress.REPORT_SECONDS", 0.0)
     world = World(tmp_path)
     events = list(world.train(settings=LEARNING))
-    steps = [event for event in events if isinstance(event, Stepped)]
+    steps = [event for event in events if isinstance(event, StepCompleted)]
     scores = [event.value for event in events if isinstance(event, ScoreMeasured)]
 
     assert [event.step for event in steps] == list(range(1, 61))
@@ -118,7 +118,7 @@ def test_the_best_state_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def measure(self, model, cache) -> ScoreMeasured:
         return ScoreMeasured(figure="dev", moment="during", metric="f1", value=next(values), examples=1)
 
-    monkeypatch.setattr(Yardstick, "measure", measure)
+    monkeypatch.setattr(DevEvaluator, "measure", measure)
     list(world.train())
 
     assert world.digest() == before
@@ -166,7 +166,7 @@ def test_patience_ends_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         seen.append(1)
         return ScoreMeasured(figure="dev", moment="during", metric="f1", value=0.5, examples=1)
 
-    monkeypatch.setattr(Yardstick, "measure", measure)
+    monkeypatch.setattr(DevEvaluator, "measure", measure)
     list(world.train(blocks=0, settings=replace(RECIPE, probe_epochs=9, patience=3)))
 
     assert len(seen) == 1 + 1 + 3
@@ -185,7 +185,7 @@ def test_few_examples_do_not_undo_a_stage(
     def measure(self, model, cache) -> ScoreMeasured:
         return ScoreMeasured(figure="dev", moment="during", metric="f1", value=next(values), examples=examples)
 
-    monkeypatch.setattr(Yardstick, "measure", measure)
+    monkeypatch.setattr(DevEvaluator, "measure", measure)
     list(world.train())
 
     assert (world.digest() != before) == kept
@@ -196,7 +196,7 @@ def test_a_useless_stage_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     world = World(tmp_path)
     monkeypatch.setattr("twofold_trainer.training.loop.Yardstick.chance", lambda *_: -2.0)
     stages = [Stage(HEADS, 0, 2), Stage(HEADS, 1, 2), Stage(HEADS, 2, 2)]
-    lesson = Lesson(world.pool, Objective(), live(world.model, 0))
+    lesson = StageInputs(world.pool, Objective(), live(world.model, 0))
     running = climb(
         world.model,
         stages,
@@ -211,7 +211,7 @@ def test_a_useless_stage_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     try:
         while True:
             event = next(running)
-            if isinstance(event, Noted) and "heads was kept" in event.message:
+            if isinstance(event, NoteAdded) and "heads was kept" in event.message:
                 digests.append(world.digest())
     except StopIteration as done:
         climbed = done.value
@@ -232,7 +232,7 @@ def test_the_guard_restores_then_ends_the_stage(tmp_path: Path, monkeypatch: pyt
     try:
         while True:
             event = next(running)
-            if isinstance(event, GuardLooked):
+            if isinstance(event, GuardChecked):
                 actions.append(event.action)
     except StopIteration as done:
         trained = done.value
@@ -258,7 +258,7 @@ class Casts(TorchDispatchMode):
 def test_a_step_casts_a_weight_once_for_all_its_batches(tmp_path: Path) -> None:
     """In mixed precision the batches of a step share the casts of what they train, and the next step makes its own."""
     world = World(tmp_path)
-    lesson = Lesson(world.pool, Objective(), live(world.model, 0))
+    lesson = StageInputs(world.pool, Objective(), live(world.model, 0))
     learner = make_learner(world.model, Stage(HEADS, 2, 2), replace(RECIPE, mixed_precision=True), lesson)
     weight = max(world.model.blocks()[0].parameters(), key=torch.numel)
     before = weight.detach().clone()
@@ -286,7 +286,7 @@ def test_cancelling_stops_between_steps(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("twofold_trainer.training.progress.REPORT_SECONDS", 0.0)
     world = World(tmp_path)
     running = world.train()
-    next(event for event in running if isinstance(event, Stepped))
+    next(event for event in running if isinstance(event, StepCompleted))
     world.stop.cancel()
 
     with pytest.raises(CancelledError):
@@ -299,7 +299,7 @@ def test_time_is_a_named_stop(tmp_path: Path) -> None:
     world.stop.limit(0.0)
     events = list(world.train())
 
-    assert not any(isinstance(event, Stepped) for event in events)
+    assert not any(isinstance(event, StepCompleted) for event in events)
     assert len(events) == 2
 
 

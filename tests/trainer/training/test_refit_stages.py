@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 from trainer.conftest import MakeJob
-from twofold_checkpoint.protocol.events import Event, Noted, Planned, Stepped
+from twofold_checkpoint.protocol.events import Event, NoteAdded, PlanMade, StepCompleted
 from twofold_checkpoint.protocol.job import Exact, Hyperparameters, Statistical
 from twofold_trainer.evaluation.gate import Verdict
 from twofold_trainer.modeling.features import compute_features
 from twofold_trainer.modeling.freezing import is_untouched
 from twofold_trainer.planning.plan import Plan, make_plan
 from twofold_trainer.planning.stage import Stage
-from twofold_trainer.stop import Stop
+from twofold_trainer.stop import StopSignal
 from twofold_trainer.training.optimization import make_learner
 from twofold_trainer.training.stage_setup import Course
-from twofold_trainer.training.stages import Climbed
+from twofold_trainer.training.stages import StagesResult
 from twofold_trainer.training.train import grow, train
 
 QUICK = Hyperparameters(epochs=2, backbone_learning_rate=1e-3, head_learning_rate=1e-2)
@@ -29,15 +29,15 @@ PASSES = Verdict("pass", "nobody asked")
 
 def prepare(plan: Plan) -> Course:
     """Fill a job's cache and grow its head."""
-    course = Course(plan, Stop())
+    course = Course(plan, StopSignal())
     course.fill()
     grow(plan, course)
     return course
 
 
-def train_all(plan: Plan) -> tuple[Climbed, list[Event]]:
+def train_all(plan: Plan) -> tuple[StagesResult, list[Event]]:
     """Train a plan to its end; returns what came of it, and what was heard."""
-    running, heard = train(plan, Stop(), lambda: PASSES), []
+    running, heard = train(plan, StopSignal(), lambda: PASSES), []
     try:
         while True:
             heard.append(next(running))
@@ -47,7 +47,7 @@ def train_all(plan: Plan) -> tuple[Climbed, list[Event]]:
 
 def notes(events: Iterable[Event]) -> list[str]:
     """Return what was noted."""
-    return [event.message for event in events if isinstance(event, Noted)]
+    return [event.message for event in events if isinstance(event, NoteAdded)]
 
 
 @pytest.fixture
@@ -213,10 +213,10 @@ def test_a_job_tells_of_them(exact: Plan, monkeypatch: pytest.MonkeyPatch) -> No
     """The plan names them, their steps are counted, and they come last of the stages that are kept."""
     monkeypatch.setattr("twofold_trainer.training.progress.REPORT_SECONDS", 0.0)
     monkeypatch.setattr("twofold_trainer.training.loop.Yardstick.chance", lambda *_: 1.0)  # Every stage is kept.
-    (planned,) = (event for event in exact.events() if isinstance(event, Planned))
+    (planned,) = (event for event in exact.events() if isinstance(event, PlanMade))
     climbed, heard = train_all(exact)
-    stages = list(dict.fromkeys(event.stage for event in heard if isinstance(event, Stepped)))
-    last = [event for event in heard if isinstance(event, Stepped)][-1]
+    stages = list(dict.fromkeys(event.stage for event in heard if isinstance(event, StepCompleted)))
+    last = [event for event in heard if isinstance(event, StepCompleted)][-1]
 
     assert stages == ["heads", exact.forked.name, "the head once more", "the upper 2 blocks once more"]
     assert stages == [trained.stage.name for trained in climbed.kept]
@@ -231,7 +231,7 @@ def test_what_does_not_help_is_undone(exact: Plan, monkeypatch: pytest.MonkeyPat
     chances = iter([1.0, 1.0, -2.0, -2.0])
     monkeypatch.setattr("twofold_trainer.training.loop.Yardstick.chance", lambda *_: next(chances))
     monkeypatch.setattr("twofold_trainer.training.train.balance", lambda *_, **__: 0.0)
-    running, told, left = train(exact, Stop(), lambda: PASSES), list[str](), dict[str, Tensor]()
+    running, told, left = train(exact, StopSignal(), lambda: PASSES), list[str](), dict[str, Tensor]()
     try:
         while True:
             event = next(running)

@@ -18,12 +18,20 @@ from safetensors.torch import save
 from support import tiny_models
 from trainer.conftest import MakeJob, job_maker
 from twofold_checkpoint.checkpoint import TRAINING_WEIGHTS
-from twofold_checkpoint.protocol.events import Event, GuardLooked, Noted, PhaseStarted, Published, Stepped, from_line
+from twofold_checkpoint.protocol.events import (
+    Event,
+    GuardChecked,
+    NoteAdded,
+    PhaseStarted,
+    Published,
+    StepCompleted,
+    from_line,
+)
 from twofold_checkpoint.protocol.job import SNAPSHOTS, Exact, Hyperparameters, Job, Statistical, write_job
 from twofold_checkpoint.store import Store
 from twofold_trainer import adapt as run_module
-from twofold_trainer.adapt import fine_tune
-from twofold_trainer.training.snapshots import NOWHERE, Snapshots
+from twofold_trainer.adapt import run_job
+from twofold_trainer.training.snapshots import NOWHERE, ResumeSnapshots
 
 LEARNS = Hyperparameters(epochs=3, batch_size=16, backbone_learning_rate=1e-3, head_learning_rate=1e-2)
 ROUGH = Hyperparameters(epochs=3, backbone_learning_rate=0.2, head_learning_rate=2e-2, rehearsal_ratio=0.0)
@@ -80,15 +88,15 @@ def weights(job: Job) -> tuple[bytes, list[Event]]:
 
 def killed_after(snapshots: int, job: Job) -> bool:
     """Train until so many snapshots were written, or to the end; tells whether it was killed."""
-    offer, left = Snapshots.offer, itertools.count(1)
+    offer, left = ResumeSnapshots.offer, itertools.count(1)
 
-    def fatal(self: Snapshots, number: int, take: Any) -> Iterator[Noted]:
+    def fatal(self: ResumeSnapshots, number: int, take: Any) -> Iterator[NoteAdded]:
         yield from offer(self, number, take)
         if next(left) == snapshots:
             raise KilledError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Snapshots, "offer", fatal)
+        patch.setattr(ResumeSnapshots, "offer", fatal)
         patch.setattr(run_module, "make_candidate", lambda *_: None)
         try:
             tiny_models.until(job, "export")
@@ -122,7 +130,7 @@ def whole_snapshots(elsewhere: MakeJob) -> Path:
 
 def notes(events: list[Event]) -> list[str]:
     """Return what was noted."""
-    return [event.message for event in events if isinstance(event, Noted)]
+    return [event.message for event in events if isinstance(event, NoteAdded)]
 
 
 @pytest.mark.parametrize("kind", JOBS)
@@ -142,7 +150,7 @@ def test_a_training_that_is_killed_after_every_epoch_ends_in_the_same_bytes(
     assert kills >= 3
     assert any("goes on from its snapshot" in note for note in notes(events))
     if "restored" in kind:
-        assert "restore" in {event.action for event in seen if isinstance(event, GuardLooked)}
+        assert "restore" in {event.action for event in seen if isinstance(event, GuardChecked)}
         assert any("is given up" in note for note in notes(seen))
 
 
@@ -154,8 +162,8 @@ def test_a_training_that_is_killed_within_an_epoch_ends_in_the_same_bytes(
     expected, _ = undisturbed("shared")
     job = with_snapshots(training_of("shared", make_job))
     for kill_at in (2, 7, 9, 3):
-        running = fine_tune(job)
-        steps = (event for event in running if isinstance(event, Stepped))
+        running = run_job(job)
+        steps = (event for event in running if isinstance(event, StepCompleted))
         next(itertools.islice(steps, kill_at, None))
         running.close()
 
@@ -265,7 +273,7 @@ def test_snapshots_are_rare_and_cheap(tmp_path: Path) -> None:
     cost = 0.0
     written: list[float] = []
 
-    class Slow(Snapshots):
+    class Slow(ResumeSnapshots):
         def _write(self, *_: Any) -> None:
             now[0] += cost
             written.append(now[0])

@@ -11,9 +11,9 @@ from twofold_checkpoint.protocol.job import Exact, Hyperparameters, Statistical
 from twofold_trainer.modeling.features import live
 from twofold_trainer.planning.plan import Plan, make_plan
 from twofold_trainer.planning.stage import Stage
-from twofold_trainer.stop import Stop
+from twofold_trainer.stop import StopSignal
 from twofold_trainer.training.optimization import make_learner
-from twofold_trainer.training.stage_inputs import Lesson
+from twofold_trainer.training.stage_inputs import StageInputs
 from twofold_trainer.training.stage_setup import Course
 from twofold_trainer.training.train import grow
 
@@ -29,7 +29,7 @@ def prepare(make_job: MakeJob, stage: Stage) -> tuple[Plan, Course]:
     """Fill a job's cache, grow its head, and give it blocks of its own if the stage trains such."""
     protection = Exact() if stage.forked else Statistical()
     plan = make_plan(make_job("ner", protection=protection, freeze="auto" if stage.forked else "head"))
-    course = Course(plan, Stop())
+    course = Course(plan, StopSignal())
     course.fill()
     grow(plan, course)
     if stage.forked:
@@ -38,7 +38,7 @@ def prepare(make_job: MakeJob, stage: Stage) -> tuple[Plan, Course]:
     return plan, course
 
 
-def see(course: Course, lesson: Lesson) -> tuple[torch.Tensor, torch.Tensor]:
+def see(course: Course, lesson: StageInputs) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what the adapted head reads of the dev texts, over the source and over what is untrained."""
     encodings = course.yardstick.judges[0].encodings
     assert encodings
@@ -85,7 +85,7 @@ def test_what_teaches_is_computed_as_steps_compute_it_and_what_judges_in_fp32(
 ) -> None:
     """Kept features of training texts come in the precision of training steps, those of dev texts never in bf16."""
     plan = make_plan(make_job("ner", hyperparameters=Hyperparameters(mixed_precision=mixed), freeze="head"))
-    course = Course(plan, Stop())
+    course = Course(plan, StopSignal())
     course.fill()
     grow(plan, course)
     kept, exact = course.base_features, live(plan.model, plan.encoder.settings.pad_id)
@@ -108,7 +108,7 @@ def test_a_probe_learns_the_same_over_kept_features_and_without_them(make_job: M
     losses, answers = [], []
     for fits in (True, False):
         plan = make_plan(make_job("ner", hyperparameters=Hyperparameters(mixed_precision=mixed), freeze="head"))
-        course = Course(plan, Stop())
+        course = Course(plan, StopSignal())
         course.fits = fits
         course.fill()
         grow(plan, course)

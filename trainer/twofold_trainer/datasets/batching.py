@@ -19,7 +19,7 @@ Step = list[list[Target]]
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class TrainingPool:
     """Hold what an epoch draws from: all of *new*, and *ratio* times as many of *rehearsed*, while there are so many."""
 
     new: tuple[Target, ...]

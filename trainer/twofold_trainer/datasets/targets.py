@@ -12,7 +12,7 @@ from twofold_checkpoint.encoding import Encoder, Encoding
 from twofold_checkpoint.examples import Example, Span
 from twofold_checkpoint.labels import OUTSIDE, LabelSet, begin_tag, inside_tag
 from twofold_checkpoint.manifest import HeadName
-from twofold_checkpoint.protocol.events import Noted
+from twofold_checkpoint.protocol.events import NoteAdded
 
 Mask = NDArray[np.bool_]
 
@@ -107,8 +107,8 @@ def describe_unaligned(targets: Sequence[Target], *, shown: int = 3) -> tuple[in
     return len(found), "; ".join(quotes)
 
 
-def note_unaligned(unaligned: tuple[int, str]) -> Noted:
+def note_unaligned(unaligned: tuple[int, str]) -> NoteAdded:
     """Report annotations that fit no sequence of words."""
     count, quotes = unaligned
     message = f"{count} annotations begin or end inside a word and were left out of the loss, such as {quotes}."
-    return Noted(message=message, warning=True)
+    return NoteAdded(message=message, warning=True)

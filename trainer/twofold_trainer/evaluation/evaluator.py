@@ -12,22 +12,22 @@ from twofold_checkpoint.protocol.events import Event, Figure, Moment, ScoreMeasu
 
 from twofold_trainer.modeling.model import TwofoldModel, load_model
 from twofold_trainer.planning.plan import Plan
-from twofold_trainer.scoring.scorer import Judge, predict
+from twofold_trainer.scoring.scorer import Scorer, predict
 from twofold_trainer.scoring.scores import HeadScore, accuracy, span_f1
-from twofold_trainer.stop import Stop
+from twofold_trainer.stop import StopSignal
 
-Measured = dict[Figure, HeadScore | None]
+Scores = dict[Figure, HeadScore | None]
 
 
-class Figures:
+class JobEvaluator:
     """Hold the three judges of a job: of the protected task, of the adapted head's old labels, of the new data."""
 
-    def __init__(self, plan: Plan, stop: Stop) -> None:
+    def __init__(self, plan: Plan, stop: StopSignal) -> None:
         head = plan.job.head
-        self.judges: dict[Figure, Judge] = {
-            "protected": Judge(plan.protected("gate"), other(head), plan.encoder, stop),
-            "retained": Judge(plan.memory.gate, head, plan.encoder, stop),
-            "new": Judge(plan.parts.gate, head, plan.encoder, stop),
+        self.judges: dict[Figure, Scorer] = {
+            "protected": Scorer(plan.protected("gate"), other(head), plan.encoder, stop),
+            "retained": Scorer(plan.memory.gate, head, plan.encoder, stop),
+            "new": Scorer(plan.parts.gate, head, plan.encoder, stop),
         }
         self._pad_id, self._stop = plan.encoder.settings.pad_id, stop
         # A remembered text that is annotated for both heads stands in two judges: it is run once, for both.
@@ -36,7 +36,7 @@ class Figures:
         self.answers: dict[Moment, dict[Figure, tuple[Prediction, ...]]] = {}
         """What was answered when it was measured."""
 
-    def measure(self, model: TwofoldModel, moment: Moment) -> Generator[Event, None, Measured]:
+    def measure(self, model: TwofoldModel, moment: Moment) -> Generator[Event, None, Scores]:
         """Score the model and say so. Its answers are kept for the report."""
         self.answers[moment] = self._answer(model, moment)
         scores = self._rate(self.answers[moment])
@@ -64,7 +64,7 @@ class Figures:
             return None
         return self.judges["protected"].score(load_model(checkpoint), checkpoint.manifest.labels)
 
-    def score(self, model: TwofoldModel, moment: Moment) -> Measured:
+    def score(self, model: TwofoldModel, moment: Moment) -> Scores:
         """Score the model."""
         return self._rate(self._answer(model, moment))
 
@@ -74,7 +74,7 @@ class Figures:
         by_text = dict(zip(self._encodings, found, strict=True))
         return {figure: tuple(by_text[one.text] for one in judge.encodings) for figure, judge in self.judges.items()}
 
-    def _rate(self, answers: Mapping[Figure, Sequence[Prediction]]) -> Measured:
+    def _rate(self, answers: Mapping[Figure, Sequence[Prediction]]) -> Scores:
         return {figure: judge.rate(answers[figure]) for figure, judge in self.judges.items()}
 
 

@@ -10,7 +10,7 @@ from typing import get_args
 
 import msgspec
 from twofold_checkpoint.decoding import Prediction
-from twofold_checkpoint.protocol.events import Event, Figure, Moment, Noted
+from twofold_checkpoint.protocol.events import Event, Figure, Moment, NoteAdded
 from twofold_checkpoint.protocol.findings import (
     Change,
     Confusion,
@@ -24,7 +24,7 @@ from twofold_checkpoint.protocol.findings import (
 from twofold_checkpoint.protocol.job import Job
 
 from twofold_trainer.evaluation.confusions import count_names, list_confusions, pairs_of
-from twofold_trainer.evaluation.evaluator import Figures, Measured
+from twofold_trainer.evaluation.evaluator import JobEvaluator, Scores
 from twofold_trainer.evaluation.flips import list_changes
 from twofold_trainer.evaluation.gate import Pair, compare
 from twofold_trainer.planning.plan import Plan
@@ -42,7 +42,7 @@ def may_quote(plan: Plan) -> bool:
 
 
 def leave_findings(
-    plan: Plan, figures: Figures, before: Measured, after: Measured | None = None, *, approved: bool = False
+    plan: Plan, figures: JobEvaluator, before: Scores, after: Scores | None = None, *, approved: bool = False
 ) -> Iterator[Event]:
     """Write what was found beside the job. A job does not fail for its report: what cannot be written is noted."""
     try:
@@ -50,7 +50,7 @@ def leave_findings(
     except Exception as error:
         log.exception("no findings could be left")
         why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}. This is a bug"
-        yield Noted(message=f"The report lacks what the trainer found: {why}.", warning=True)
+        yield NoteAdded(message=f"The report lacks what the trainer found: {why}.", warning=True)
 
 
 def directory_of(job: Job) -> Path:
@@ -61,8 +61,8 @@ def directory_of(job: Job) -> Path:
 def unquoted(plan: Plan, events: Iterator[Event]) -> Iterator[Event]:
     """Let a plan's events pass, without the quotes in them where no text may be kept."""
     for event in events:
-        if isinstance(event, Noted) and event.warning and plan.unaligned[0] and not may_quote(plan):
-            yield Noted(
+        if isinstance(event, NoteAdded) and event.warning and plan.unaligned[0] and not may_quote(plan):
+            yield NoteAdded(
                 message=f"{plan.unaligned[0]} annotations begin or end inside a word and were left out of the loss.",
                 warning=True,
             )
@@ -70,7 +70,9 @@ def unquoted(plan: Plan, events: Iterator[Event]) -> Iterator[Event]:
             yield event
 
 
-def find(plan: Plan, figures: Figures, before: Measured, after: Measured | None, *, approved: bool = False) -> Findings:
+def find(
+    plan: Plan, figures: JobEvaluator, before: Scores, after: Scores | None, *, approved: bool = False
+) -> Findings:
     """Gather what the held-out examples say, from the answers that were scored."""
     measurements: list[Measurement] = []
     names: list[NameCount] = []
@@ -101,7 +103,7 @@ def find(plan: Plan, figures: Figures, before: Measured, after: Measured | None,
     )
 
 
-def _answers(figures: Figures, figure: Figure, *, trained: bool) -> list[tuple[Prediction, ...]]:
+def _answers(figures: JobEvaluator, figure: Figure, *, trained: bool) -> list[tuple[Prediction, ...]]:
     moments: tuple[Moment, ...] = ("before", "after") if trained else ("before",)
     return [figures.answers[moment][figure] for moment in moments]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from twofold_checkpoint.decoding import Prediction
 from twofold_checkpoint.examples import Example
 from twofold_checkpoint.manifest import HeadName
-from twofold_checkpoint.protocol.events import Noted
+from twofold_checkpoint.protocol.events import NoteAdded
 
 LEAST_TAKEN = 3
 """Held-out answers that a new name must take before anything is said: fewer are chance."""
@@ -48,11 +48,11 @@ def find_collisions(
     return sorted(worst, key=lambda one: (-one.taken, one.old, one.new))
 
 
-def describe_collisions(collisions: Sequence[Collision]) -> Noted:
+def describe_collisions(collisions: Sequence[Collision]) -> NoteAdded:
     """Put collisions into a warning that says what to do."""
     pairs = ", ".join(f"{one.new!r} for {one.old!r} ({one.taken} of {one.expected})" for one in collisions[:SHOWN])
     more = "" if len(collisions) <= SHOWN else f" and {len(collisions) - SHOWN} more"
-    return Noted(
+    return NoteAdded(
         message=f"On held-out examples, new names are answered for old ones: {pairs}{more}. If two names mean the same, "
         "use the old one for both; if they do not, give examples of the old name that look like the new one's.",
         warning=True,

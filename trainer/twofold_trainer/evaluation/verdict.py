@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from twofold_checkpoint.protocol.events import Compared, Judged
+from twofold_checkpoint.protocol.events import Compared, GateEvaluated
 from twofold_checkpoint.protocol.job import Statistical
 
-from twofold_trainer.evaluation.evaluator import Figures, Measured
+from twofold_trainer.evaluation.evaluator import JobEvaluator, Scores
 from twofold_trainer.evaluation.gate import Pair, Verdict, judge
 from twofold_trainer.planning.plan import Plan
 from twofold_trainer.recipe import FLIPS_SHOWN
@@ -14,8 +14,8 @@ from twofold_trainer.scoring.scores import HeadScore
 
 def judge_candidate(
     plan: Plan,
-    before: Measured,
-    after: Measured,
+    before: Scores,
+    after: Scores,
     *,
     approved: HeadScore | None = None,
     trained: bool = True,
@@ -39,13 +39,13 @@ def judge_candidate(
     )
 
 
-def describe_verdict(verdict: Verdict, figures: Figures, *, quoting: bool = True) -> Judged:
+def describe_verdict(verdict: Verdict, figures: JobEvaluator, *, quoting: bool = True) -> GateEvaluated:
     """Put a verdict into an event, with what it was found by.
 
     With *quoting*, the first texts that are answered worse are in it: events are stored.
     """
     shown = verdict.negative_flips[:FLIPS_SHOWN] if quoting else ()
-    return Judged(
+    return GateEvaluated(
         verdict=verdict.verdict,
         reason=f"{verdict.reason}.",
         comparisons=tuple(

@@ -9,13 +9,13 @@ import numpy as np
 from twofold_checkpoint.encoding import Encoding
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import HeadName
-from twofold_checkpoint.protocol.events import ExactProven
+from twofold_checkpoint.protocol.events import ExactVerified
 
 from twofold_trainer.errors import ParityError
 from twofold_trainer.export.onnx_export import Graph, decode
 from twofold_trainer.recipe import EXACT_TOLERANCE
 from twofold_trainer.scoring.scorer import ROWS
-from twofold_trainer.stop import Stop
+from twofold_trainer.stop import StopSignal
 
 
 def prove_exact(
@@ -27,8 +27,8 @@ def prove_exact(
     *,
     pad_id: int,
     threads: int,
-    stop: Stop,
-) -> ExactProven:
+    stop: StopSignal,
+) -> ExactVerified:
     """Compare the protected head's logits and answers of two directories' graphs, old engine against new engine.
 
     *labels* are those before and after. The tensors are the same; a graph may still be fused or threaded differently,
@@ -63,4 +63,4 @@ def prove_exact(
                 same = spans[0] == spans[1]
             if not same:
                 raise ParityError(f"the {protected} head answers {encoding.text[:80]!r} differently, against exactness")
-    return ExactProven(texts=len(ordered), max_error=worst)
+    return ExactVerified(texts=len(ordered), max_error=worst)

@@ -16,7 +16,7 @@ from twofold_trainer.scoring.scorer import ROWS
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class UpdatedMemory:
     """Hold what is kept. In every mode but that of examples, the memory is empty and no text is stored anywhere."""
 
     mode: MemoryMode = "examples"
@@ -34,13 +34,13 @@ def keep(
     parts: Parts,
     seed: int,
     statistics: Covariances | None = None,
-) -> Kept:
+) -> UpdatedMemory:
     """Add what was just learnt to what the base remembered: its *memory* of examples, or its *statistics*."""
     if mode == "none":
-        return Kept(mode)
+        return UpdatedMemory(mode)
     remembered = remember(memory, parts, seed=seed)
     if mode == "examples":
-        return Kept(mode, remembered)
+        return UpdatedMemory(mode, remembered)
     encodings = encoder.encode([example.text for example in remembered.rehearsal])
     found = collect_covariances(model, model.blocks(), cut(encodings, ROWS), encoder.settings.pad_id)
-    return Kept(mode, statistics=found if statistics is None else add_covariances(statistics, found))
+    return UpdatedMemory(mode, statistics=found if statistics is None else add_covariances(statistics, found))

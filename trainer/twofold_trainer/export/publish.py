@@ -22,17 +22,17 @@ from twofold_checkpoint.golden import GoldenAnswer, write_golden
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import FORMAT, Manifest, Provenance, ReducedGraph, Score
 from twofold_checkpoint.memory import write_memory
-from twofold_checkpoint.protocol.events import Event, Noted, ParityMeasured, PhaseStarted
+from twofold_checkpoint.protocol.events import Event, NoteAdded, ParityMeasured, PhaseStarted
 from twofold_checkpoint.store import Store
 
 from twofold_trainer.errors import GraftError, ParityError, TrainerError
 from twofold_trainer.export.graft import graft
-from twofold_trainer.export.memory import Kept
+from twofold_trainer.export.memory import UpdatedMemory
 from twofold_trainer.export.onnx_export import Graph, export, measure_parity, parity_batches
 from twofold_trainer.modeling.model import TwofoldModel, save_model
 from twofold_trainer.protection.covariances import save_covariances
 from twofold_trainer.recipe import GOLDEN_ANSWERS, Pooling, Recipe
-from twofold_trainer.stop import Stop
+from twofold_trainer.stop import StopSignal
 
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxscript", "safetensors", "tokenizers", "torch", "transformers")
 PARITY_TEXTS = 64
@@ -46,7 +46,7 @@ class Candidate:
     tokenizer: Tokenizer
     settings: EncoderSettings
     labels: LabelSet
-    kept: Kept
+    kept: UpdatedMemory
     backbone: str
     pooling: Pooling
     provenance: Provenance
@@ -57,7 +57,7 @@ class Candidate:
 
 
 def write_candidate(
-    candidate: Candidate, staged: Path, texts: Sequence[str], stop: Stop
+    candidate: Candidate, staged: Path, texts: Sequence[str], stop: StopSignal
 ) -> Generator[Event, None, None]:
     """Write the candidate's files and prove that the graph computes what the model does. Raises ParityError."""
     stop.check()
@@ -115,8 +115,8 @@ def _graft(candidate: Candidate, staged: Path) -> Generator[Event, None, bool]:
     return True
 
 
-def _exported_anew(error: TrainerError) -> Noted:
-    return Noted(message=f"The base's graph could not be used again, so the model is exported: {error}.")
+def _exported_anew(error: TrainerError) -> NoteAdded:
+    return NoteAdded(message=f"The base's graph could not be used again, so the model is exported: {error}.")
 
 
 def publish(candidate: Candidate, staged: Path, store: Store, reduced: tuple[ReducedGraph, ...] = ()) -> Checkpoint:

@@ -15,7 +15,7 @@ from twofold_checkpoint.examples import Example
 from twofold_checkpoint.golden import GoldenAnswer, read_golden, write_golden
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import HEADS, HeadName, ReducedGraph, Score
-from twofold_checkpoint.protocol.events import Event, Noted
+from twofold_checkpoint.protocol.events import Event, NoteAdded
 
 from twofold_trainer.evaluation.gate import Comparison, Pair, compare
 from twofold_trainer.export.onnx_export import Graph, parity_batches
@@ -23,7 +23,7 @@ from twofold_trainer.export.quantization import quantise_graph
 from twofold_trainer.recipe import ISOLATION_TOLERANCE, REDUCED_JUDGED_TOKENS, REDUCED_MARGIN
 from twofold_trainer.scoring.scorer import ROWS
 from twofold_trainer.scoring.scores import METRIC_OF, HeadScore, accuracy, count_spans, span_f1
-from twofold_trainer.stop import Stop
+from twofold_trainer.stop import StopSignal
 
 Floats = NDArray[np.float32]
 SHAPED_TEXTS = 64
@@ -31,7 +31,7 @@ SHAPED_TEXTS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Reduction:
+class QuantizationInputs:
     """Hold what a reduced graph is made for and judged with."""
 
     labels: LabelSet
@@ -45,7 +45,7 @@ class Reduction:
 
 
 def reduce_precision(
-    reduction: Reduction, staged: Path, stop: Stop
+    reduction: QuantizationInputs, staged: Path, stop: StopSignal
 ) -> Generator[Event, None, tuple[ReducedGraph, ...]]:
     """Write the graph in int8 and judge it against the graph in fp32; its files stay only if it passes."""
     stop.check()
@@ -64,11 +64,11 @@ def reduce_precision(
     else:
         for name in INT8_FILES:
             (staged / name).unlink(missing_ok=True)
-    yield Noted(message=judged.reason)
+    yield NoteAdded(message=judged.reason)
     return (judged,)
 
 
-def judge_reduced(reduction: Reduction, fp32: Graph, int8: Graph, stop: Stop) -> ReducedGraph:
+def judge_reduced(reduction: QuantizationInputs, fp32: Graph, int8: Graph, stop: StopSignal) -> ReducedGraph:
     """Say whether int8 keeps rows apart, and whether each head is proven not inferior to fp32 on held-out examples."""
     examples = _choose(reduction)
     error = measure_isolation(int8, [one.text for one in examples[:SHAPED_TEXTS]] or ["a"], reduction.encoder)
@@ -137,7 +137,9 @@ def measure_isolation(graph: Graph, texts: Sequence[str], encoder: Encoder) -> f
     return worst
 
 
-def answer(graph: Graph, examples: Sequence[Example], reduction: Reduction, stop: Stop) -> list[Prediction]:
+def answer(
+    graph: Graph, examples: Sequence[Example], reduction: QuantizationInputs, stop: StopSignal
+) -> list[Prediction]:
     """Answer examples with a graph, in their order."""
     encodings = reduction.encoder.encode([one.text for one in examples])
     order = sorted(range(len(encodings)), key=lambda place: len(encodings[place].ids))
@@ -170,7 +172,7 @@ def _score_of(head: HeadName, found: Comparison) -> Score:
     return Score(head=head, metric=METRIC_OF[head], value=found.after, examples=found.examples)
 
 
-def _choose(reduction: Reduction) -> list[Example]:
+def _choose(reduction: QuantizationInputs) -> list[Example]:
     """Take held-out examples in the given order, each text once, until they have as many tokens as a judgement may cost."""
     by_text = {one.text: one for one in reversed(reduction.held_out)}
     chosen, tokens = [], 0

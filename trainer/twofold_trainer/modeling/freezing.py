@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 from twofold_checkpoint.manifest import HeadName, other
-from twofold_checkpoint.protocol.events import FrozenProven
+from twofold_checkpoint.protocol.events import FrozenVerified
 
 from twofold_trainer.errors import FrozenMovedError
 from twofold_trainer.modeling.model import TwofoldModel
@@ -102,10 +102,10 @@ def digest(tensors: Mapping[str, Tensor], names: Iterable[str]) -> str:
     return sha256.hexdigest()
 
 
-def prove_frozen(before: Mapping[str, Tensor], after: Mapping[str, Tensor], trained: Iterable[str]) -> FrozenProven:
+def prove_frozen(before: Mapping[str, Tensor], after: Mapping[str, Tensor], trained: Iterable[str]) -> FrozenVerified:
     """Compare everything that was not trained. Raises FrozenMovedError that names a tensor that moved."""
     frozen = sorted(set(before) - set(trained))
-    proof = FrozenProven(
+    proof = FrozenVerified(
         parameters=len(frozen), digest_before=digest(before, frozen), digest_after=digest(after, frozen)
     )
     if proof.digest_before != proof.digest_after:

@@ -16,7 +16,7 @@ from twofold_trainer.modeling.features import Features, merge
 from twofold_trainer.modeling.model import Entry, TwofoldModel
 
 
-class BoundaryCache:
+class PrefixCache:
     """Hold, for each window of a text, the hidden state (tokens, hidden) that enters the block at *depth*.
 
     The blocks below must not move while the cache lives, and run in evaluation mode, or it would be wrong. In fp32: a

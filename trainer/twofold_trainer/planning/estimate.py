@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from twofold_checkpoint.manifest import other
-from twofold_checkpoint.protocol.events import Noted
+from twofold_checkpoint.protocol.events import NoteAdded
 
 from twofold_trainer import recipe
 from twofold_trainer.datasets.annotations import annotated_for
@@ -101,12 +101,12 @@ def time_text(plan: Plan) -> float:
     return (time.perf_counter() - begun) / max(1, len(encodings))
 
 
-def describe(plan: Plan) -> Iterator[Noted]:
+def describe(plan: Plan) -> Iterator[NoteAdded]:
     """Say what the job would take on this machine, and what it could prove."""
     spent = seconds(count_work(plan), time_text(plan))
     took = f"{spent:.0f} seconds" if spent < 120 else f"{spent / 60:.0f} minutes"
-    yield Noted(message=f"On this machine the job takes about {took} and {memory_mib(plan):.0f} MiB.")
-    yield Noted(message=describe_provable(len(annotated_for(plan.protected("gate"), other(plan.job.head)))))
+    yield NoteAdded(message=f"On this machine the job takes about {took} and {memory_mib(plan):.0f} MiB.")
+    yield NoteAdded(message=describe_provable(len(annotated_for(plan.protected("gate"), other(plan.job.head)))))
 
 
 def describe_provable(examples: int) -> str:

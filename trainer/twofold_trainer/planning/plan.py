@@ -13,13 +13,13 @@ from twofold_checkpoint.examples import Example
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import MemoryMode, other
 from twofold_checkpoint.memory import Memory, fold, read_memory
-from twofold_checkpoint.protocol.events import Event, Noted, Planned
+from twofold_checkpoint.protocol.events import Event, NoteAdded, PlanMade
 from twofold_checkpoint.protocol.job import Exact, Job
 from twofold_checkpoint.store import Store
 
 from twofold_trainer import recipe
 from twofold_trainer.datasets.annotations import annotated_for
-from twofold_trainer.datasets.batching import Pool
+from twofold_trainer.datasets.batching import TrainingPool
 from twofold_trainer.datasets.job_examples import read_given
 from twofold_trainer.datasets.label_growth import grow_labels, names_of
 from twofold_trainer.datasets.splits import Parts, describe_dataset, forget, split, types_of
@@ -93,7 +93,7 @@ class Plan:
         own = 0 if self.model.branch is None else len(self.model.branch)
         return stage.blocks > own and not stage.forked
 
-    def pool(self, stage: Stage, *, firmly: bool = False) -> Pool:
+    def pool(self, stage: Stage, *, firmly: bool = False) -> TrainingPool:
         """Return what a stage trains on. Only a stage that moves shared blocks has to rehearse the protected head too.
 
         A fork that holds the old labels *firmly* rehearses as much as shared blocks do.
@@ -105,7 +105,7 @@ class Plan:
         ratio = self.recipe.fork_rehearsal_ratio if half else self.recipe.rehearsal_ratio
         if stage.follows is not None and self.job.hyperparameters.rehearsal_ratio is None:
             ratio = len(rehearsed) / len(self.new)  # Features are cached: all that is remembered costs next to nothing.
-        return Pool(self.new, rehearsed, ratio)
+        return TrainingPool(self.new, rehearsed, ratio)
 
     def follow_ups(self, stage: Stage) -> tuple[Stage, ...]:
         """Return what follows a stage that moves blocks; STAGED has its own three stages and no other.
@@ -193,7 +193,7 @@ class Plan:
         counted = describe_dataset(self.parts, self.new, self.unaligned[0], self.job.head)
         yield counted
         for note in self.notes:
-            yield Noted(message=note)
+            yield NoteAdded(message=note)
         if self.unaligned[0]:
             yield note_unaligned(self.unaligned)
         if self.unjudged:
@@ -202,8 +202,8 @@ class Plan:
             message = (
                 f"No held-out example has {names}: no score tells whether that was learnt. Give dev examples of it."
             )
-            yield Noted(message=message, warning=True)
-        yield Planned(plan=self.sentence(), hyperparameters=recipe.echo(self.recipe), added_labels=self.added)
+            yield NoteAdded(message=message, warning=True)
+        yield PlanMade(plan=self.sentence(), hyperparameters=recipe.echo(self.recipe), added_labels=self.added)
 
     def sentence(self) -> str:
         """Say in one sentence what the trainer is going to do."""

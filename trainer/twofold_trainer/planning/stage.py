@@ -7,7 +7,7 @@ from math import ceil
 
 from twofold_checkpoint.manifest import HeadName
 
-from twofold_trainer.datasets.batching import Pool
+from twofold_trainer.datasets.batching import TrainingPool
 from twofold_trainer.recipe import Recipe
 
 
@@ -58,6 +58,6 @@ class Stage:
         """How many epochs without a better dev score end it. What follows a stage goes to its end."""
         return recipe.patience if self.follows is None else self.epochs(recipe)
 
-    def steps(self, recipe: Recipe, pool: Pool) -> int:
+    def steps(self, recipe: Recipe, pool: TrainingPool) -> int:
         """How many steps it has if it is not ended early."""
         return self.epochs(recipe) * pool.steps(recipe.batch_size)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from twofold_checkpoint.labels import LabelSet
-from twofold_checkpoint.protocol.events import GuardLooked
+from twofold_checkpoint.protocol.events import GuardChecked
 
 from twofold_trainer.modeling.features import FeatureSource
 from twofold_trainer.modeling.model import TwofoldModel
 from twofold_trainer.recipe import EXPECTED_FLIPS
-from twofold_trainer.scoring.scorer import Judge
+from twofold_trainer.scoring.scorer import Scorer
 
 Action = Literal["none", "restore", "leave"]
 
@@ -55,7 +55,7 @@ class Guard:
     """Hold the protected task's dev examples and what the base scored on them."""
 
     model: TwofoldModel
-    judge: Judge
+    judge: Scorer
     labels: LabelSet
     baseline: float
     allowed: float
@@ -66,9 +66,9 @@ class Guard:
         assert score is not None, "A guard without examples was asked. This is a bug."
         return self.baseline - score.value
 
-    def event(self, step: int, fallen: float, action: Action) -> GuardLooked:
+    def event(self, step: int, fallen: float, action: Action) -> GuardChecked:
         """Say what was seen and what is done about it."""
-        return GuardLooked(
+        return GuardChecked(
             step=step,
             baseline=self.baseline,
             value=self.baseline - fallen,

@@ -70,7 +70,7 @@ class Update(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class Leak:
+class Leakage:
     """Say how well the protected inputs are kept out of the updates of *layers* layers.
 
     *leak* is the worst layer's |dW U| / |dW| (Frobenius norms, U the protected basis). *excess* is the worst that is left
@@ -115,7 +115,7 @@ def leaked(change: Tensor, protected: Tensor) -> float:
 _COEFFICIENTS = ".parametrizations.weight.0.coefficients"
 
 
-class Constraint:
+class NullSpaceConstraint:
     """Hold a model's linear layers to their complements until merge or drop. As a context it merges, or drops on errors.
 
     Only *parameters* are trained, by any optimizer with any settings: weight decay draws the update, not the weight, to
@@ -152,7 +152,7 @@ class Constraint:
         """Return the coefficients, (out, m) of each layer: all that an optimizer may move but the heads."""
         return [update.coefficients for update in self._updates.values()]
 
-    def leak(self) -> Leak:
+    def leak(self) -> Leakage:
         """Measure the weights as they are, in float64, against those before; after the merge too."""
         leaks, excesses = {}, {}
         with torch.no_grad():
@@ -162,7 +162,7 @@ class Constraint:
                 rounding = torch.finfo(layer.weight.dtype).eps / 2 * weight.norm() / (weight - old).norm()
                 excesses[name] = leaks[name] - rounding.clamp(max=leaks[name]).nan_to_num(0.0).item()
         worst = max(excesses, key=lambda name: excesses[name])
-        return Leak(max(leaks.values()), excesses[worst], worst, len(leaks), self.capacity)
+        return Leakage(max(leaks.values()), excesses[worst], worst, len(leaks), self.capacity)
 
     def merge(self) -> None:
         """Make W + B A^T the plain weights, bit for bit what the model has just answered with."""
@@ -204,7 +204,7 @@ def moved(names: Iterable[str]) -> tuple[str, ...]:
     )
 
 
-def constrain(model: TwofoldModel, covariances: Covariances, energy: float = ENERGY) -> Constraint:
+def constrain(model: TwofoldModel, covariances: Covariances, energy: float = ENERGY) -> NullSpaceConstraint:
     """Hold the updates of the layers to the complements of the inputs that their covariances have seen.
 
     Raises RefusedError if there is no covariance, or one of a layer that the model has not, or has with another width.
@@ -217,4 +217,4 @@ def constrain(model: TwofoldModel, covariances: Covariances, energy: float = ENE
         if width != len(covariance.total):
             has = f"{name} with {len(covariance.total)} inputs, but the model has {width}"
             raise RefusedError(f"the covariances are of {has}; collect them again from this model")
-    return Constraint(model, {name: split(covariance, energy) for name, covariance in covariances.items()})
+    return NullSpaceConstraint(model, {name: split(covariance, energy) for name, covariance in covariances.items()})

@@ -18,7 +18,7 @@ from twofold_trainer.modeling.features import Features, FeatureSource, live
 from twofold_trainer.modeling.model import TwofoldModel
 from twofold_trainer.scoring.calibration import expected_calibration_error
 from twofold_trainer.scoring.scores import HeadScore, accuracy, count_spans, span_f1, span_hits
-from twofold_trainer.stop import Stop
+from twofold_trainer.stop import StopSignal
 
 ROWS = 32
 """Texts in a batch of scoring."""
@@ -32,7 +32,7 @@ def predict(
     *,
     heads: Sequence[HeadName] = ("classifier", "ner"),
     source: FeatureSource | None = None,
-    stop: Stop | None = None,
+    stop: StopSignal | None = None,
 ) -> list[Prediction]:
     """Answer texts with the best label and all entities, in the given order. Raises CancelledError.
 
@@ -69,10 +69,12 @@ def _decode(
     return decode(encodings, classifier, ner, labels)
 
 
-class Judge:
+class Scorer:
     """Hold the held-out examples of one head, encoded once, and score models on them."""
 
-    def __init__(self, examples: Sequence[Example], head: HeadName, encoder: Encoder, stop: Stop | None = None) -> None:
+    def __init__(
+        self, examples: Sequence[Example], head: HeadName, encoder: Encoder, stop: StopSignal | None = None
+    ) -> None:
         self.head = head
         self._stop = stop
         self.examples = annotated_for(examples, head)

@@ -13,11 +13,11 @@ from twofold_trainer.modeling.features import FeatureCache, FeatureSource
 from twofold_trainer.modeling.model import TwofoldModel
 from twofold_trainer.recipe import FALL_WEIGHT, LEAD_COST, LED_FLIPS, MIN_GAIN, OFFSETS
 from twofold_trainer.scoring.scorer import ROWS
-from twofold_trainer.training.loop import Yardstick
+from twofold_trainer.training.loop import DevEvaluator
 
 
 def balance(
-    model: TwofoldModel, yardstick: Yardstick, source: FeatureSource, old: int, *, floor: float | None = None
+    model: TwofoldModel, yardstick: DevEvaluator, source: FeatureSource, old: int, *, floor: float | None = None
 ) -> float:
     """Add to the biases of the rows after the first *old* what does best by the yardstick, and return it, in logits.
 

@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 from twofold_checkpoint.labels import LabelSet
-from twofold_checkpoint.protocol.events import Event, Noted, ScoreMeasured
+from twofold_checkpoint.protocol.events import Event, NoteAdded, ScoreMeasured
 
 from twofold_trainer.errors import SnapshotError
 from twofold_trainer.modeling.features import FeatureSource
@@ -19,21 +19,21 @@ from twofold_trainer.planning.stage import Stage
 from twofold_trainer.protection.guard import decide, looks
 from twofold_trainer.protection.nullspace import moved
 from twofold_trainer.recipe import INTERPOLATIONS, LEARNT_FLIPS, Recipe
-from twofold_trainer.scoring.scorer import Judge
+from twofold_trainer.scoring.scorer import Scorer
 from twofold_trainer.scoring.scores import METRIC_OF, HeadScore
-from twofold_trainer.stop import Stop
+from twofold_trainer.stop import StopSignal
 from twofold_trainer.training.optimization import make_learner
-from twofold_trainer.training.progress import Pace
-from twofold_trainer.training.snapshots import NOWHERE, Snapshots
-from twofold_trainer.training.stage_inputs import Lesson
-from twofold_trainer.training.stage_state import Best, Progress, State, resume, take
+from twofold_trainer.training.progress import ProgressReporter
+from twofold_trainer.training.snapshots import NOWHERE, ResumeSnapshots
+from twofold_trainer.training.stage_inputs import StageInputs
+from twofold_trainer.training.stage_state import Best, StageState, State, resume, take
 
 
 @dataclass(frozen=True, slots=True)
-class Yardstick:
+class DevEvaluator:
     """Measure what training steers by: the mean of the scores of some judges, all on examples that stop, never judge."""
 
-    judges: tuple[Judge, ...]
+    judges: tuple[Scorer, ...]
     labels: LabelSet
 
     def measure(self, model: TwofoldModel, source: FeatureSource | None) -> ScoreMeasured:
@@ -60,7 +60,7 @@ class Yardstick:
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class StageResult:
     """Say what a stage did: the dev score that it began with, that of the state it ends in, and which tensors it could move.
 
     *lost* says why it ends where it began, if it does.
@@ -77,15 +77,15 @@ def train_stage(
     model: TwofoldModel,
     stage: Stage,
     recipe: Recipe,
-    lesson: Lesson,
-    yardstick: Yardstick,
+    lesson: StageInputs,
+    yardstick: DevEvaluator,
     *,
     seed: int,
-    pace: Pace,
-    stop: Stop,
+    pace: ProgressReporter,
+    stop: StopSignal,
     number: int = 0,
-    snapshots: Snapshots = NOWHERE,
-) -> Generator[Event, None, Trained]:
+    snapshots: ResumeSnapshots = NOWHERE,
+) -> Generator[Event, None, StageResult]:
     """Train one stage and leave the model in the best of the states that dev and guard let pass.
 
     That may be the one it began with. If there is a snapshot of the stage, by its *number*, training goes on from that.
@@ -94,21 +94,21 @@ def train_stage(
     names = learner.names
     torch.manual_seed(seed)  # For dropout.
     first = snapshot(model, names)
-    progress: Progress | None = None
+    progress: StageState | None = None
     try:
         if (kept := snapshots.find(number)) is not None:
             progress = resume(kept, learner, first)
             pace.skip(progress.step)
-            yield Noted(message=f"Stage {stage.name} goes on from its snapshot, after epoch {progress.epochs}.")
+            yield NoteAdded(message=f"Stage {stage.name} goes on from its snapshot, after epoch {progress.epochs}.")
     except SnapshotError as error:
-        yield Noted(
+        yield NoteAdded(
             message=f"The snapshot of stage {stage.name} is not used: {error}. The stage begins anew.", warning=True
         )
     if progress is None:
         measured = yardstick.measure(model, lesson.untrained or lesson.source)
         yield measured
         best = Best(measured.value, first, measured.value)
-        progress = Progress(measured.value, best, random.Random(seed), over=not stage.epochs(recipe))
+        progress = StageState(measured.value, best, random.Random(seed), over=not stage.epochs(recipe))
     best, chance = progress.best, yardstick.chance(LEARNT_FLIPS)
     left = False
     while not progress.over:
@@ -140,7 +140,7 @@ def train_stage(
     restore(model, best.state)
     model.eval()
     names = names if lesson.constraint is None else moved(names)
-    return Trained(stage, progress.before, best.value, names, _lost(best, first))
+    return StageResult(stage, progress.before, best.value, names, _lost(best, first))
 
 
 def _lost(best: Best, first: State) -> str | None:
@@ -150,7 +150,7 @@ def _lost(best: Best, first: State) -> str | None:
 
 
 def _repair(
-    model: TwofoldModel, best: Best, old: State, lesson: Lesson, yardstick: Yardstick, *, chance: float
+    model: TwofoldModel, best: Best, old: State, lesson: StageInputs, yardstick: DevEvaluator, *, chance: float
 ) -> None:
     """Go from the best state that did not pass toward the old one until it does (WiSE-FT, arXiv:2109.01903)."""
     if best.state is not old:

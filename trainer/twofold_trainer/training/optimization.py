@@ -15,14 +15,14 @@ from twofold_trainer.modeling.freezing import Group, freeze_all_but, head_names,
 from twofold_trainer.modeling.mixed_precision import in_mixed_precision, keeping_casts
 from twofold_trainer.modeling.model import TwofoldModel
 from twofold_trainer.planning.stage import Stage
-from twofold_trainer.protection.nullspace import Constraint
+from twofold_trainer.protection.nullspace import NullSpaceConstraint
 from twofold_trainer.recipe import CLIP_NORM, Recipe
 from twofold_trainer.training.objective import Objective
-from twofold_trainer.training.stage_inputs import Lesson
+from twofold_trainer.training.stage_inputs import StageInputs
 
 
 @dataclass(slots=True)
-class Learner:
+class StageTrainer:
     """Hold what takes a stage's steps."""
 
     model: TwofoldModel
@@ -57,7 +57,7 @@ class Learner:
             self.objective = replace(self.objective, distillation=replace(held, protected=2 * held.protected))
 
 
-def make_learner(model: TwofoldModel, stage: Stage, recipe: Recipe, lesson: Lesson) -> Learner:
+def make_learner(model: TwofoldModel, stage: Stage, recipe: Recipe, lesson: StageInputs) -> StageTrainer:
     """Freeze all but what the stage trains, and prepare its steps."""
     groups = choose_groups(model, stage, recipe, lesson.constraint)
     names = tuple(name for group in groups for name in group.names)
@@ -66,7 +66,7 @@ def make_learner(model: TwofoldModel, stage: Stage, recipe: Recipe, lesson: Less
     source = in_mixed_precision(lesson.source) if recipe.mixed_precision else lesson.source
     if not stage.blocks:
         source = without_gradients(source)
-    return Learner(
+    return StageTrainer(
         model,
         names,
         source,
@@ -76,7 +76,9 @@ def make_learner(model: TwofoldModel, stage: Stage, recipe: Recipe, lesson: Less
     )
 
 
-def choose_groups(model: TwofoldModel, stage: Stage, recipe: Recipe, constraint: Constraint | None) -> list[Group]:
+def choose_groups(
+    model: TwofoldModel, stage: Stage, recipe: Recipe, constraint: NullSpaceConstraint | None
+) -> list[Group]:
     """Choose what a stage trains: of its blocks, where a constraint holds them, only that constraint's coefficients."""
     groups = trainable_groups(model, stage.heads, stage.blocks, norms=recipe.train_norms)
     if constraint is None:

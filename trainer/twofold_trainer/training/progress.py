@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from twofold_checkpoint.protocol.events import Stepped
+from twofold_checkpoint.protocol.events import StepCompleted
 
 from twofold_trainer.recipe import REPORT_SECONDS
 
 
 @dataclass(slots=True)
-class Pace:
+class ProgressReporter:
     """Count steps over all stages, and guess how long the rest takes."""
 
     total: int
@@ -26,7 +26,7 @@ class Pace:
         self.step += steps
         self._skipped += steps
 
-    def advance(self, stage: str, loss: float) -> Stepped | None:
+    def advance(self, stage: str, loss: float) -> StepCompleted | None:
         """Count a step, and report if it is time."""
         self.step += 1
         self._losses.append(loss)
@@ -37,4 +37,6 @@ class Pace:
         mean = sum(self._losses) / len(self._losses)
         self._losses.clear()
         remaining = (now - self._begun) / (self.step - self._skipped) * max(0, self.total - self.step)
-        return Stepped(stage=stage, step=self.step, total_steps=self.total, loss=mean, remaining_seconds=remaining)
+        return StepCompleted(
+            stage=stage, step=self.step, total_steps=self.total, loss=mean, remaining_seconds=remaining
+        )

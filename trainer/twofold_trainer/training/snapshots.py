@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from twofold_checkpoint.protocol.events import Noted
+from twofold_checkpoint.protocol.events import NoteAdded
 from twofold_checkpoint.protocol.job import SNAPSHOT_SECONDS
 
 from twofold_trainer.errors import SnapshotError
@@ -30,7 +30,7 @@ SHARE = 0.05
 _FACTS = "facts"
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
+class SnapshotHeader(msgspec.Struct, frozen=True, kw_only=True):
     """Hold what a snapshot says beside its tensors."""
 
     epochs: int
@@ -58,11 +58,11 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 class Snapshot:
     """Hold a stage as it was between two epochs."""
 
-    facts: Facts
+    facts: SnapshotHeader
     tensors: dict[str, Tensor]
 
 
-class Snapshots:
+class ResumeSnapshots:
     """Keep the last snapshot of each stage of one training, that of the digest, as ``DIRECTORY/stage-N.safetensors``.
 
     At most one is written in so many seconds, none if the training is over before, and no more often than takes SHARE of
@@ -92,7 +92,7 @@ class Snapshots:
             return None
         try:
             with safe_open(self._path(self._directory, number), framework="pt") as file:
-                facts = msgspec.json.decode((file.metadata() or {}).get(_FACTS, ""), type=Facts)
+                facts = msgspec.json.decode((file.metadata() or {}).get(_FACTS, ""), type=SnapshotHeader)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- it is no dict.
         except (OSError, SafetensorError, msgspec.DecodeError) as error:
             log.warning("a snapshot cannot be read", exc_info=True)
@@ -103,7 +103,7 @@ class Snapshots:
             raise SnapshotError("it is damaged")
         return Snapshot(facts, tensors)
 
-    def offer(self, number: int, take: Callable[[], Snapshot]) -> Iterator[Noted]:
+    def offer(self, number: int, take: Callable[[], Snapshot]) -> Iterator[NoteAdded]:
         """Write a snapshot of a stage in the place of its last one, if it is time to. No training fails for it."""
         begun = self._clock()
         if self._directory is None or begun < self._due:
@@ -114,7 +114,7 @@ class Snapshots:
             log.warning("no snapshot could be written", exc_info=True)
             self._due = math.inf
             why = " ".join(str(error).split())
-            yield Noted(
+            yield NoteAdded(
                 message=f"No snapshot could be written, so a trainer that dies begins anew: {why}.", warning=True
             )
             return
@@ -140,11 +140,11 @@ class Snapshots:
         return directory / f"stage-{number}.safetensors"
 
 
-NOWHERE = Snapshots()
+NOWHERE = ResumeSnapshots()
 """Keeps nothing."""
 
 
-def _seal(facts: Facts, tensors: dict[str, Tensor]) -> str:
+def _seal(facts: SnapshotHeader, tensors: dict[str, Tensor]) -> str:
     sha256 = hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(facts, seal="")))
     sha256.update(digest(tensors, tensors).encode())
     return sha256.hexdigest()

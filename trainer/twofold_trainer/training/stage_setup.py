@@ -17,18 +17,18 @@ from twofold_trainer.datasets.batching import cut
 from twofold_trainer.modeling.features import FeatureCache, FeatureSource, live
 from twofold_trainer.modeling.mixed_precision import in_mixed_precision
 from twofold_trainer.modeling.model import load_model
-from twofold_trainer.modeling.prefix_cache import BoundaryCache
+from twofold_trainer.modeling.prefix_cache import PrefixCache
 from twofold_trainer.planning.plan import Plan
 from twofold_trainer.planning.stage import Stage
 from twofold_trainer.protection.covariances import Covariances, collect_covariances, linear_names
 from twofold_trainer.protection.guard import Guard, allowance
-from twofold_trainer.protection.nullspace import Constraint, constrain
+from twofold_trainer.protection.nullspace import NullSpaceConstraint, constrain
 from twofold_trainer.protection.teacher import Teacher
-from twofold_trainer.scoring.scorer import ROWS, Judge
-from twofold_trainer.stop import Stop
-from twofold_trainer.training.loop import Yardstick
+from twofold_trainer.scoring.scorer import ROWS, Scorer
+from twofold_trainer.stop import StopSignal
+from twofold_trainer.training.loop import DevEvaluator
 from twofold_trainer.training.objective import Distillation, Objective
-from twofold_trainer.training.stage_inputs import Lesson
+from twofold_trainer.training.stage_inputs import StageInputs
 
 
 class Course:
@@ -38,26 +38,26 @@ class Course:
     the heads read: the probe and the teacher need no backbone then.
     """
 
-    def __init__(self, plan: Plan, stop: Stop) -> None:
+    def __init__(self, plan: Plan, stop: StopSignal) -> None:
         self._plan = plan
         self._stop = stop
         job, head = plan.job, plan.job.head
 
-        def judge(examples: Sequence[Example], head: HeadName) -> Judge:
-            return Judge(balanced_sample(examples, recipe.MEMORY_DEV, seed=job.seed), head, plan.encoder, stop)
+        def judge(examples: Sequence[Example], head: HeadName) -> Scorer:
+            return Scorer(balanced_sample(examples, recipe.MEMORY_DEV, seed=job.seed), head, plan.encoder, stop)
 
-        self.yardstick = Yardstick((judge(plan.parts.dev, head), judge(plan.memory.dev, head)), plan.labels)
+        self.yardstick = DevEvaluator((judge(plan.parts.dev, head), judge(plan.memory.dev, head)), plan.labels)
         self._taught: list[Encoding] = [target.encoding for target in (*plan.new, *plan.recalled)]
         self._judged = [encoding for judge in self.yardstick.judges for encoding in judge.encodings]
         self._moves_protected = any(map(plan.moves_protected, plan.possible))
-        self._protected: Judge | None = None
+        self._protected: Scorer | None = None
         if self._moves_protected and isinstance(plan.job.protection, Statistical) and plan.recipe.guard:
             self._protected = judge(annotated_for(plan.protected("dev"), other(head)), other(head))
             self._judged += self._protected.encodings
         self._features = FeatureCache()
-        self._boundaries: dict[int, BoundaryCache] = {}
+        self._boundaries: dict[int, PrefixCache] = {}
         self._refits: dict[Stage, FeatureCache] = {}
-        self._entering: dict[Stage, BoundaryCache] = {}
+        self._entering: dict[Stage, PrefixCache] = {}
         self._moved = False
         self.fits = plan.keeps_features
         self._teacher: Teacher | None = None
@@ -109,7 +109,7 @@ class Course:
         """Return the features that the base computes of the job's texts."""
         return self._features.get if self.fits else self._live()
 
-    def lesson(self, stage: Stage) -> Lesson:
+    def lesson(self, stage: Stage) -> StageInputs:
         """Prepare a stage."""
         plan, head = self._plan, self._plan.job.head
         shared, untrained = plan.moves_protected(stage), self._untrained(stage)
@@ -128,7 +128,7 @@ class Course:
             temperature=settings.temperature,
         )
         self._moved = self._moved or stage.blocks > 0
-        return Lesson(
+        return StageInputs(
             pool=plan.pool(stage, firmly=firmly),
             objective=Objective(
                 self._heads(stage),
@@ -161,7 +161,7 @@ class Course:
         """Return the heads whose answers a stage may change."""
         return HEADS if self._plan.moves_protected(stage) else (self._plan.job.head,)
 
-    def _constrain(self, stage: Stage) -> Constraint | None:
+    def _constrain(self, stage: Stage) -> NullSpaceConstraint | None:
         """Hold the blocks that a stage moves to where protected texts have no activations, if that is asked for."""
         model = self._plan.model
         moved = linear_names(model, model.path(stage.heads[0])[stage.of - stage.blocks :])
@@ -195,7 +195,7 @@ class Course:
             return self._live(heads)
         if trained not in self._entering:
             pad_id = self._plan.encoder.settings.pad_id
-            cache = BoundaryCache(model, depth, pad_id, head=self._plan.job.head)
+            cache = PrefixCache(model, depth, pad_id, head=self._plan.job.head)
             self._entering = {trained: cache}
             mixed = self._plan.recipe.mixed_precision
             for bf16, encodings in zip((mixed, False), self._texts(upper), strict=True):
@@ -228,7 +228,7 @@ class Course:
         if not self.fits or not model.can_fork or not 0 < depth <= model.fork_point or depth == len(model.blocks()):
             return None
         if depth not in self._boundaries:
-            self._boundaries[depth] = BoundaryCache(model, depth, self._plan.encoder.settings.pad_id)
+            self._boundaries[depth] = PrefixCache(model, depth, self._plan.encoder.settings.pad_id)
             for _ in self._boundaries[depth].fill([*self._taught, *self._judged], rows=ROWS):
                 self._stop.check()
         return partial(self._boundaries[depth].features, heads=heads)

@@ -10,8 +10,8 @@ import torch
 
 from twofold_trainer.errors import SnapshotError
 from twofold_trainer.modeling.model import restore, snapshot
-from twofold_trainer.training.optimization import Learner
-from twofold_trainer.training.snapshots import Facts, Snapshot
+from twofold_trainer.training.optimization import StageTrainer
+from twofold_trainer.training.snapshots import Snapshot, SnapshotHeader
 
 State = dict[str, torch.Tensor]
 """Copies of the tensors that a stage trains, by name."""
@@ -47,7 +47,7 @@ class Best:
 
 
 @dataclass(slots=True)
-class Progress:
+class StageState:
     """Hold what changes from epoch to epoch, apart from the model and its learner."""
 
     before: float
@@ -60,7 +60,7 @@ class Progress:
     over: bool = False
 
 
-def take(progress: Progress, learner: Learner, first: State) -> Snapshot:
+def take(progress: StageState, learner: StageTrainer, first: State) -> Snapshot:
     """Copy a stage as it is between two epochs. Of one that is over, only what its end depends on is kept.
 
     The state that the stage began with, *first*, is not kept: who resumes begins there as well.
@@ -75,7 +75,7 @@ def take(progress: Progress, learner: Learner, first: State) -> Snapshot:
         for number, state in learner.optimizer.state_dict()["state"].items():
             tensors |= _under(f"optimizer/{number}", state)
         tensors["random"] = torch.get_rng_state()
-    facts = Facts(
+    facts = SnapshotHeader(
         epochs=progress.epochs,
         step=progress.step,
         breaches=progress.breaches,
@@ -92,7 +92,7 @@ def take(progress: Progress, learner: Learner, first: State) -> Snapshot:
     return Snapshot(facts, tensors)
 
 
-def resume(kept: Snapshot, learner: Learner, first: State) -> Progress:
+def resume(kept: Snapshot, learner: StageTrainer, first: State) -> StageState:
     """Let a model and its learner be as they were when the snapshot was taken. Raises SnapshotError before anything moves.
 
     The model has to be as it was when the stage began, and *first* is a copy of that.
@@ -110,10 +110,10 @@ def resume(kept: Snapshot, learner: Learner, first: State) -> Progress:
         restore(learner.model, parts["model"])
         _resume_optimizer(learner, kept)
         torch.set_rng_state(kept.tensors["random"])
-    return Progress(facts.before, best, chance, facts.epochs, facts.step, facts.breaches, facts.over)
+    return StageState(facts.before, best, chance, facts.epochs, facts.step, facts.breaches, facts.over)
 
 
-def _resume_optimizer(learner: Learner, kept: Snapshot) -> None:
+def _resume_optimizer(learner: StageTrainer, kept: Snapshot) -> None:
     for _ in range(kept.facts.breaches):
         learner.soften()
     state = learner.optimizer.state_dict()

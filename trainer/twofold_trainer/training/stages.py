@@ -6,24 +6,24 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from twofold_checkpoint.protocol.events import Event, Noted, PhaseStarted
+from twofold_checkpoint.protocol.events import Event, NoteAdded, PhaseStarted
 
-from twofold_trainer.datasets.batching import Pool
+from twofold_trainer.datasets.batching import TrainingPool
 from twofold_trainer.modeling.model import TwofoldModel, restore, snapshot
 from twofold_trainer.planning.stage import Stage
 from twofold_trainer.recipe import Recipe
-from twofold_trainer.stop import Stop
-from twofold_trainer.training.loop import Trained, Yardstick, train_stage
-from twofold_trainer.training.progress import Pace
-from twofold_trainer.training.snapshots import NOWHERE, Snapshots
-from twofold_trainer.training.stage_inputs import Lesson
+from twofold_trainer.stop import StopSignal
+from twofold_trainer.training.loop import DevEvaluator, StageResult, train_stage
+from twofold_trainer.training.progress import ProgressReporter
+from twofold_trainer.training.snapshots import NOWHERE, ResumeSnapshots
+from twofold_trainer.training.stage_inputs import StageInputs
 
 
 @dataclass(frozen=True, slots=True)
-class Climbed:
+class StagesResult:
     """Say which stages were kept and why there are no more."""
 
-    kept: tuple[Trained, ...]
+    kept: tuple[StageResult, ...]
     reason: str
     complete: bool = True
     """Whether every stage was kept."""
@@ -38,26 +38,26 @@ def climb(
     model: TwofoldModel,
     stages: Sequence[Stage],
     recipe: Recipe,
-    pool: Callable[[Stage], Pool],
-    prepare: Callable[[Stage], Lesson],
+    pool: Callable[[Stage], TrainingPool],
+    prepare: Callable[[Stage], StageInputs],
     *,
-    yardstick: Yardstick,
+    yardstick: DevEvaluator,
     seed: int,
-    stop: Stop,
+    stop: StopSignal,
     first: int = 0,
-    snapshots: Snapshots = NOWHERE,
-) -> Generator[Event, None, Climbed]:
+    snapshots: ResumeSnapshots = NOWHERE,
+) -> Generator[Event, None, StagesResult]:
     """Run stages from the cheapest to the strongest. One that does not help, or breaks something, is undone and ends it.
 
     The probe of new heads is never undone: without it there would be nothing to build on. *first* is the number of
     stages that went before, so that each has chances, and a snapshot, of its own.
     """
-    pace = Pace(sum(stage.steps(recipe, pool(stage)) for stage in stages))
-    kept: list[Trained] = []
+    pace = ProgressReporter(sum(stage.steps(recipe, pool(stage)) for stage in stages))
+    kept: list[StageResult] = []
     phase = ""
     for number, stage in enumerate(stages, first):
         if stop.time_is_over and not snapshots.has(number):
-            return Climbed(tuple(kept), "the time was over", complete=False)
+            return StagesResult(tuple(kept), "the time was over", complete=False)
         wanted = "train" if stage.blocks or stage.follows else "probe"
         if wanted != phase:
             phase = wanted
@@ -65,7 +65,7 @@ def climb(
         before = snapshot(model, model.state_dict())
         lesson = prepare(stage)
         if lesson.note is not None:
-            yield Noted(message=lesson.note)
+            yield NoteAdded(message=lesson.note)
         with lesson.constraint or nullcontext():
             trained = yield from train_stage(
                 model,
@@ -80,18 +80,18 @@ def climb(
                 snapshots=snapshots,
             )
         if lesson.constraint is not None:
-            yield Noted(message=f"Stage {stage.name}: {lesson.constraint.leak()}.")
+            yield NoteAdded(message=f"Stage {stage.name}: {lesson.constraint.leak()}.")
         figures = f"dev {100 * trained.before:.1f} -> {100 * trained.after:.1f}"
         if stage.follows and trained.lost is not None:
-            yield Noted(message=f"Stage {stage.name} {trained.lost} ({figures}) and was undone.")
+            yield NoteAdded(message=f"Stage {stage.name} {trained.lost} ({figures}) and was undone.")
             continue
         if stage.blocks and trained.lost is not None:
             restore(model, before)
-            return Climbed(
+            return StagesResult(
                 tuple(kept), f"training {stage.name} {trained.lost} ({figures}) and was undone", complete=False
             )
         kept.append(trained)
-        yield Noted(message=f"Stage {stage.name} was kept: {figures}.")
+        yield NoteAdded(message=f"Stage {stage.name} was kept: {figures}.")
     if stop.time_is_over:
-        return Climbed(tuple(kept), "the time was over", complete=False)
-    return Climbed(tuple(kept), "the plan was carried out")
+        return StagesResult(tuple(kept), "the time was over", complete=False)
+    return StagesResult(tuple(kept), "the plan was carried out")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 
 import torch
-from twofold_checkpoint.protocol.events import Event, Noted, PhaseStarted
+from twofold_checkpoint.protocol.events import Event, NoteAdded, PhaseStarted
 
 from twofold_trainer import recipe
 from twofold_trainer.evaluation.gate import Verdict
@@ -13,17 +13,19 @@ from twofold_trainer.modeling.head_growth import class_means, clear_head, grow_h
 from twofold_trainer.modeling.model import restore, snapshot
 from twofold_trainer.planning.plan import Plan
 from twofold_trainer.planning.stage import Stage
-from twofold_trainer.stop import Stop
+from twofold_trainer.stop import StopSignal
 from twofold_trainer.training.logit_offset import balance
-from twofold_trainer.training.snapshots import NOWHERE, Snapshots
+from twofold_trainer.training.snapshots import NOWHERE, ResumeSnapshots
 from twofold_trainer.training.stage_setup import Course
-from twofold_trainer.training.stages import Climbed, climb
+from twofold_trainer.training.stages import StagesResult, climb
 
 Gate = Callable[[], Verdict]
 """Judges the model as it stands."""
 
 
-def train(plan: Plan, stop: Stop, gate: Gate, snapshots: Snapshots = NOWHERE) -> Generator[Event, None, Climbed]:
+def train(
+    plan: Plan, stop: StopSignal, gate: Gate, snapshots: ResumeSnapshots = NOWHERE
+) -> Generator[Event, None, StagesResult]:
     """Cache what the frozen backbone sees, grow the adapted head, and climb the stages.
 
     All but the stages is done again by a trainer that goes on where another one died: it comes out the same.
@@ -40,8 +42,14 @@ def train(plan: Plan, stop: Stop, gate: Gate, snapshots: Snapshots = NOWHERE) ->
 
 
 def _climb(
-    plan: Plan, stages: tuple[Stage, ...], course: Course, stop: Stop, *, snapshots: Snapshots, first: int = 0
-) -> Generator[Event, None, Climbed]:
+    plan: Plan,
+    stages: tuple[Stage, ...],
+    course: Course,
+    stop: StopSignal,
+    *,
+    snapshots: ResumeSnapshots,
+    first: int = 0,
+) -> Generator[Event, None, StagesResult]:
     after = plan.follow_ups(stages[-1]) if stages else ()
     climbed = yield from climb(
         plan.model,
@@ -60,13 +68,15 @@ def _climb(
         source = course.source(climbed.kept[-1].stage)
         lead = balance(plan.model, course.yardstick, source, kept, floor=course.floor)
         if lead:
-            yield Noted(message=f"New rows got a lead of {lead:+g} logits over the old ones, which does best on dev.")
+            yield NoteAdded(
+                message=f"New rows got a lead of {lead:+g} logits over the old ones, which does best on dev."
+            )
     return climbed
 
 
 def _climb_on(
-    plan: Plan, course: Course, probed: Climbed, stop: Stop, gate: Gate, *, snapshots: Snapshots
-) -> Generator[Event, None, Climbed]:
+    plan: Plan, course: Course, probed: StagesResult, stop: StopSignal, gate: Gate, *, snapshots: ResumeSnapshots
+) -> Generator[Event, None, StagesResult]:
     """Go on with AUTO from the probe: a shared backbone if that can pass the gate, else blocks of the head's own."""
     model, why = plan.model, plan.why_not_shared()
     if why is None:
@@ -77,14 +87,14 @@ def _climb_on(
         else:
             verdict = gate()
             if verdict.verdict == "pass":
-                return Climbed((*probed.kept, *shared.kept), "a shared backbone learned it and passed the gate")
+                return StagesResult((*probed.kept, *shared.kept), "a shared backbone learned it and passed the gate")
             restore(model, before)
             why = f"with a shared backbone {verdict.reason}"
         if stop.time_is_over:
-            return Climbed(probed.kept, f"the time was over, and {why}", complete=False)
-        yield Noted(message=f"The shared backbone is given up: {why}.")
+            return StagesResult(probed.kept, f"the time was over, and {why}", complete=False)
+        yield NoteAdded(message=f"The shared backbone is given up: {why}.")
     if not model.can_fork:
-        return Climbed(probed.kept, f"{why}, and the backbone cannot be divided for blocks of the head's own")
+        return StagesResult(probed.kept, f"{why}, and the backbone cannot be divided for blocks of the head's own")
     stage = plan.forked
     if model.branch is None:
         model.fork(plan.job.head, stage.blocks)
@@ -93,8 +103,8 @@ def _climb_on(
         model.branch, model.branch_head = None, None
     kept = (*probed.kept, *forked.kept)
     if not forked.kept:
-        return Climbed(kept, f"{why}, and {forked.reason}")
-    return Climbed(kept, f"{why}, so the {plan.job.head} head got {stage.name}")
+        return StagesResult(kept, f"{why}, and {forked.reason}")
+    return StagesResult(kept, f"{why}, so the {plan.job.head} head got {stage.name}")
 
 
 def grow(plan: Plan, course: Course) -> None:

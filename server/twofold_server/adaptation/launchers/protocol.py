@@ -8,13 +8,13 @@ from typing import Protocol
 from twofold_checkpoint.protocol.events import Event
 from twofold_checkpoint.protocol.job import Job
 
-from twofold_server.jobs.model import Lost
+from twofold_server.jobs.model import TrainerDied
 
 
 class Launcher(Protocol):
     """Run trainers somewhere: a process of this machine, an actor, a pod."""
 
-    def launch(self, job: Job) -> AsyncGenerator[Event | Lost, None]:
+    def launch(self, job: Job) -> AsyncGenerator[Event | TrainerDied, None]:
         """Start a trainer and yield its events.
 
         The last one is always Finished, the trainer's own or one that says why there is none, or Lost. Nothing of the

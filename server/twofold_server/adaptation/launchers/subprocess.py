@@ -12,14 +12,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import msgspec
-from twofold_checkpoint.protocol.events import Event, Finished, Noted, from_line
+from twofold_checkpoint.protocol.events import Event, Finished, NoteAdded, from_line
 from twofold_checkpoint.protocol.job import Job, write_job
 
 from twofold_server.adaptation.launchers.environment import trainer_environment
 from twofold_server.adaptation.launchers.pipes import Pipe, open_pipe, read_lines
 from twofold_server.adaptation.launchers.priority import step_back
 from twofold_server.config.settings import Config
-from twofold_server.jobs.model import Lost
+from twofold_server.jobs.model import TrainerDied
 from twofold_server.resources.cpus import count_cpus
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class SubprocessLauncher:
         self._trainers: dict[str, _Trainer | None] = {}
         self._unwanted: set[str] = set()
 
-    async def launch(self, job: Job) -> AsyncGenerator[Event | Lost, None]:
+    async def launch(self, job: Job) -> AsyncGenerator[Event | TrainerDied, None]:
         """Start the trainer and yield its events; the last one is Finished, or Lost if a signal ended it."""
         self._trainers[job.id] = None  # From here on it can be cancelled.
         try:
@@ -66,7 +66,7 @@ class SubprocessLauncher:
             finally:
                 await trainer.kill()
             told = describe_exit(trainer.exit_code, trainer.stderr.last)
-            yield last or (Lost(told) if trainer.exit_code < 0 else Finished(outcome="failed", reason=told))
+            yield last or (TrainerDied(told) if trainer.exit_code < 0 else Finished(outcome="failed", reason=told))
         finally:
             del self._trainers[job.id]
             self._unwanted.discard(job.id)
@@ -223,7 +223,7 @@ async def _events(pipe: Pipe, job_id: str) -> AsyncGenerator[Event, None]:
         log.warning("malformed event", extra={"job": job_id, "bytes": len(line or b"")})
         log.debug("malformed event", extra={"job": job_id, "line": quoted})  # Which may hold a text.
         if malformed <= _MAX_WARNINGS:
-            yield Noted(
+            yield NoteAdded(
                 message=f"The trainer wrote a line that is no event and was passed over: {quoted}.", warning=True
             )
 

@@ -17,11 +17,11 @@ import grpc
 
 from twofold_server.config.settings import is_loopback
 from twofold_server.errors import BUG, ServerError, status_of
-from twofold_server.jobs.repository import JobBook
+from twofold_server.jobs.repository import JobRepository
 from twofold_server.report.index import render_index
 from twofold_server.report.page import POLICY
 from twofold_server.report.reporter import Reporter
-from twofold_server.security.authorization import Access
+from twofold_server.security.authorization import Authorizer
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class JobPages:
     in *plaintext* unless that is asked for by name.
     """
 
-    def __init__(self, book: JobBook, reporter: Reporter, access: Access | None, *, plaintext: bool) -> None:
+    def __init__(self, book: JobRepository, reporter: Reporter, access: Authorizer | None, *, plaintext: bool) -> None:
         self._book = book
         self._reporter = reporter
         self._access = access

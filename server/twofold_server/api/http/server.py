@@ -30,7 +30,7 @@ def _nothing(metrics: WSGIApplication) -> WSGIApplication:
 
 
 @contextmanager
-def exposed(
+def serve_http(
     metrics: Metrics,
     listen: str,
     before: Callable[[WSGIApplication], WSGIApplication] = _nothing,

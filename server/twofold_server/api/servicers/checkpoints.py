@@ -13,7 +13,7 @@ from twofold_checkpoint.store import ALIASES, Store
 from twofold_server.api.wire.checkpoints import write_alias_change, write_checkpoint
 from twofold_server.api.wire.pagination import number_of, page, page_size
 from twofold_server.errors import InvalidRequestError, Violation
-from twofold_server.jobs.repository import JobBook
+from twofold_server.jobs.repository import JobRepository
 from twofold_server.observability.audit import caller_of, note
 from twofold_server.retention.deletion import Deleter
 from twofold_server.versions.alias_changes import Author
@@ -23,7 +23,7 @@ from twofold_server.versions.promoter import Promoter
 class CheckpointServicer(CheckpointServiceServicer):
     """Show the store, move its aliases, and delete from it."""
 
-    def __init__(self, store: Store, book: JobBook, promoter: Promoter, deleter: Deleter) -> None:
+    def __init__(self, store: Store, book: JobRepository, promoter: Promoter, deleter: Deleter) -> None:
         self._store = store
         self._book = book
         self._promoter = promoter

@@ -21,7 +21,7 @@ from twofold_server.api.wire.inference import (
 )
 from twofold_server.config.settings import Config
 from twofold_server.errors import NotServingError, OverloadedError
-from twofold_server.inference.predictor import Inference
+from twofold_server.inference.predictor import Predictor
 from twofold_server.inference.slot import Slot
 from twofold_server.observability.metrics import Metrics
 
@@ -32,7 +32,7 @@ STREAM_AHEAD = 8
 class InferenceServicer(InferenceServiceServicer):
     """Answer Predict, PredictStream, Embed and GetModel."""
 
-    def __init__(self, inference: Inference, slot: Slot, config: Config, metrics: Metrics) -> None:
+    def __init__(self, inference: Predictor, slot: Slot, config: Config, metrics: Metrics) -> None:
         self._inference = inference
         self._slot = slot
         self._config = config

@@ -28,7 +28,7 @@ from twofold_server.api.wire.open_inference_extensions import (
 )
 from twofold_server.config.settings import Config
 from twofold_server.errors import UnknownNameError, UnsupportedError
-from twofold_server.inference.predictor import Inference
+from twofold_server.inference.predictor import Predictor
 from twofold_server.inference.slot import Slot
 from twofold_server.observability.audit import caller_of, note
 from twofold_server.observability.metrics import Metrics
@@ -59,7 +59,7 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
     def __init__(
         self,
         *,
-        inference: Inference,
+        inference: Predictor,
         slot: Slot,
         config: Config,
         metrics: Metrics,

@@ -14,7 +14,7 @@ from twofold_server.api.wire.checkpoints import write_time
 from twofold_server.api.wire.inference import HEAD_NUMBERS
 from twofold_server.errors import InvalidRequestError, Violation
 from twofold_server.jobs import model
-from twofold_server.jobs.model import JobState, JobView, Record, Report
+from twofold_server.jobs.model import EventRecord, JobState, JobView, Report
 from twofold_server.report.reporter import ReportFormat
 from twofold_server.versions.events import RolledBack, Shadowed
 
@@ -102,7 +102,7 @@ def _write_report(report: Report) -> pb.JobReport:
     return message
 
 
-def write_event(record: Record) -> pb.JobEvent:
+def write_event(record: EventRecord) -> pb.JobEvent:
     """Make the message of an event."""
     event = pb.JobEvent(
         sequence=record.sequence, time=_time(record.time), phase=record.phase, message=tell(record.said, record.phase)
@@ -112,25 +112,30 @@ def write_event(record: Record) -> pb.JobEvent:
             event.state = STATES[state]
         case model.PhaseEnded(seconds=seconds):
             event.phase_seconds = seconds
-        case ev.Stepped() as step:
+        case ev.StepCompleted() as step:
             event.step.CopyFrom(_copy(step, pb.StepProgress))
         case ev.ScoreMeasured() as score:
             event.score.CopyFrom(_copy(score, pb.ScoreMeasured))
-        case ev.GuardLooked() as look:
+        case ev.GuardChecked() as look:
             event.guard.CopyFrom(_copy(look, pb.GuardCheck))
-        case ev.Judged(verdict=verdict):
+        case ev.GateEvaluated(verdict=verdict):
             event.verdict = VERDICTS[verdict]
         case ev.Published(checkpoint_id=checkpoint_id):
             event.checkpoint_id = checkpoint_id
-        case ev.Noted(warning=True) | RolledBack():
+        case ev.NoteAdded(warning=True) | RolledBack():
             event.warning = True
     return event
 
 
-def tell(said: model.Said, phase: str) -> str:
+def tell(said: model.JobEvent, phase: str) -> str:
     """Say an event in one sentence."""
     match said:
-        case model.StateEntered(reason=text) | ev.Judged(reason=text) | ev.Noted(message=text) | ev.Planned(plan=text):
+        case (
+            model.StateEntered(reason=text)
+            | ev.GateEvaluated(reason=text)
+            | ev.NoteAdded(message=text)
+            | ev.PlanMade(plan=text)
+        ):
             return text
         case model.BaseChosen():
             return f"The job starts from {said.checkpoint_id}."
@@ -147,22 +152,22 @@ def tell(said: model.Said, phase: str) -> str:
                 f"{said.train_examples} to train on, {said.dev_examples} to stop by, {said.gate_examples} to judge by"
             )
             return f"The examples are split: {parts}."
-        case ev.Stepped():
+        case ev.StepCompleted():
             left = f"about {said.remaining_seconds:.0f} s are left"
             return f"{said.stage}: step {said.step} of {said.total_steps}, loss {said.loss:.3f}; {left}."
         case ev.ScoreMeasured():
             value = f"{said.metric} is {100 * said.value:.1f} on {said.examples} examples"
             return f"{said.figure}, {said.moment} the training: {value}."
-        case ev.GuardLooked():
+        case ev.GuardChecked():
             what = {"none": "all is well", "restore": "the best state is restored", "leave": "the stage ends"}
             fallen = 100 * (said.baseline - said.value)
             return f"The protected score is {fallen:.1f} points below its baseline on dev; {what[said.action]}."
-        case ev.FrozenProven():
+        case ev.FrozenVerified():
             same = "are the same as before" if said.digest_before == said.digest_after else "HAVE CHANGED"
             return f"{said.parameters} frozen tensors {same}."
         case ev.ParityMeasured():
             return f"The graph differs from the model by at most {said.max_error:.1e} on {said.texts} texts."
-        case ev.ExactProven():
+        case ev.ExactVerified():
             return f"The protected head answers all of {said.texts} texts as before, within {said.max_error:.1e} in a logit."
         case ev.Published():
             return f"{said.checkpoint_id} is in the store."

@@ -12,11 +12,11 @@ import pytest
 from support import tiny_checkpoints
 from support.live_traffic import follow, submit
 from support.running_server import running
-from support.scripted_trainer import HANG, TRAIN, House, finish, say
-from twofold_checkpoint.protocol.events import Judged
+from support.scripted_trainer import HANG, TRAIN, Harness, finish, say
+from twofold_checkpoint.protocol.events import GateEvaluated
 from twofold_server.api.http.job_pages import JobPages
 from twofold_server.observability.metrics import Metrics
-from twofold_server.security.authorization import Access
+from twofold_server.security.authorization import Authorizer
 from twofold_server.security.tokens import make_token
 
 
@@ -24,7 +24,7 @@ from twofold_server.security.tokens import make_token
 def scene(tmp_path_factory):
     """Run a server with a rejected job and one that runs; call what is given with its address and the two ids."""
     root = tmp_path_factory.mktemp("pages")
-    store, house = tiny_checkpoints.make_store(root / "store", "a"), House(root)
+    store, harness = tiny_checkpoints.make_store(root / "store", "a"), Harness(root)
     tokens, lines = {}, []
     for name, scopes in {"caller": ["predict"], "trainer": ["adapt"], "boss": ["admin"]}.items():
         tokens[name], line = make_token(name, scopes)
@@ -32,9 +32,9 @@ def scene(tmp_path_factory):
     (root / "tokens.toml").write_text("\n".join(lines))
 
     async def prepare():
-        judged = say(Judged(verdict="fail", reason="Worse."))
-        house.play(TRAIN, judged, finish("rejected", "It reads <script>alert(1)</script> worse than before."))
-        async with running(store, trainer_python=house.config.trainer_python) as server:
+        judged = say(GateEvaluated(verdict="fail", reason="Worse."))
+        harness.play(TRAIN, judged, finish("rejected", "It reads <script>alert(1)</script> worse than before."))
+        async with running(store, trainer_python=harness.config.trainer_python) as server:
             over = await submit(server)
             await follow(server, over)
             return over
@@ -42,10 +42,10 @@ def scene(tmp_path_factory):
     over = asyncio.run(prepare())
 
     def play(asks, *, job=False, **settings):
-        house.play(TRAIN, HANG)
+        harness.play(TRAIN, HANG)
 
         async def main():
-            async with running(store, trainer_python=house.config.trainer_python, **settings) as server:
+            async with running(store, trainer_python=harness.config.trainer_python, **settings) as server:
                 made = [await submit(server)] if job else []
                 return await asyncio.to_thread(asks, urlsplit(server.metrics_url).netloc, *made)
 
@@ -209,7 +209,7 @@ def test_over_a_network_nothing_travels_in_plaintext(scheme, plaintext, caller, 
 
     async def main():
         metrics = Metrics()
-        pages = JobPages(None, None, Access(tokens, metrics), plaintext=plaintext)
+        pages = JobPages(None, None, Authorizer(tokens, metrics), plaintext=plaintext)
         environ = {"REMOTE_ADDR": caller, "wsgi.url_scheme": scheme, "PATH_INFO": "/jobs"}
         setup_testing_defaults(environ)
         statuses = []

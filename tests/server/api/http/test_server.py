@@ -9,7 +9,7 @@ import time
 import urllib.request
 
 import pytest
-from twofold_server.api.http.server import exposed
+from twofold_server.api.http.server import serve_http
 from twofold_server.observability.metrics import Metrics
 
 PATIENCE = 60
@@ -18,7 +18,7 @@ PATIENCE = 60
 def test_who_hangs_up_leaves_a_line_and_no_traceback(caplog, capfd):
     """A caller who breaks the connection in the middle is one line of the log; nothing is printed, and the port serves on."""
     caplog.set_level(logging.INFO)
-    with exposed(Metrics(), "127.0.0.1:0") as url:
+    with serve_http(Metrics(), "127.0.0.1:0") as url:
         host, _, port = url.split("/")[2].rpartition(":")
         caller = socket.create_connection((host, int(port)), timeout=PATIENCE)
         caller.sendall(b"GET /metrics HTTP/1.1\r\n")
@@ -41,7 +41,7 @@ def test_who_hangs_up_leaves_a_line_and_no_traceback(caplog, capfd):
 def test_a_version_that_is_none_is_answered(rest, capfd):
     """A version that is none is not repeated in the answer, which is then plain."""
     request = b"GET /metrics HTTP/1.0\r\nAccept: application/openmetrics-text; version=1.0.0" + rest + b"\r\n\r\n"
-    with exposed(Metrics(), "127.0.0.1:0") as url:
+    with serve_http(Metrics(), "127.0.0.1:0") as url:
         host, _, port = url.split("/")[2].rpartition(":")
         with socket.create_connection((host, int(port)), timeout=PATIENCE) as caller:
             caller.sendall(request)

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 import pytest
-from support.scripted_trainer import HANG, House, finish, runs, say, until
+from support.scripted_trainer import HANG, Harness, finish, runs, say, until
 from twofold import (
     AlreadyExistsError,
     AsyncClient,
@@ -23,9 +23,9 @@ from twofold import (
 )
 from twofold.v1 import adaptation_pb2 as pb
 from twofold.v1.adaptation_pb2_grpc import AdaptationServiceStub, add_AdaptationServiceServicer_to_server
-from twofold_checkpoint.protocol.events import Judged, PhaseStarted, ScoreMeasured
+from twofold_checkpoint.protocol.events import GateEvaluated, PhaseStarted, ScoreMeasured
 from twofold_server.adaptation.runner import JobRunner
-from twofold_server.api.interceptor import Boundary
+from twofold_server.api.interceptor import ServerInterceptor
 from twofold_server.api.servicers.adaptation import AdaptationServicer
 
 TRAIN = [
@@ -36,11 +36,11 @@ Story = Callable[[AsyncClient, JobRunner], Awaitable[None]]
 
 
 @asynccontextmanager
-async def served(house: House) -> AsyncIterator[tuple[str, JobRunner]]:
+async def served(harness: Harness) -> AsyncIterator[tuple[str, JobRunner]]:
     """Serve a house on a port."""
-    async with house.running() as runner:
-        server = grpc.aio.server(interceptors=[Boundary(house.metrics)])
-        add_AdaptationServiceServicer_to_server(AdaptationServicer(runner, house.uploads), server)
+    async with harness.running() as runner:
+        server = grpc.aio.server(interceptors=[ServerInterceptor(harness.metrics)])
+        add_AdaptationServiceServicer_to_server(AdaptationServicer(runner, harness.uploads), server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:
@@ -49,24 +49,24 @@ async def served(house: House) -> AsyncIterator[tuple[str, JobRunner]]:
             await server.stop(0)
 
 
-def tell(house: House, story: Story) -> None:
+def tell(harness: Harness, story: Story) -> None:
     """Run a story between a client and a server."""
 
     async def whole() -> None:
-        async with served(house) as (target, runner), AsyncClient(target, retry=Retry(attempts=1)) as client:
+        async with served(harness) as (target, runner), AsyncClient(target, retry=Retry(attempts=1)) as client:
             await asyncio.wait_for(story(client, runner), 30)
 
     asyncio.run(whole())
 
 
-def test_a_job_is_made_watched_and_done(house: House) -> None:
+def test_a_job_is_made_watched_and_done(harness: Harness) -> None:
     """A caller adapts, watches every event live, and reads the report at the end."""
-    house.play(
+    harness.play(
         say(PhaseStarted(phase="train")),
         say(ScoreMeasured(figure="new", moment="before", metric="accuracy", value=0.25, examples=8)),
         ("sleep", 0.1),
         say(ScoreMeasured(figure="new", moment="after", metric="accuracy", value=0.75, examples=8)),
-        say(Judged(verdict="pass", reason="It is better.")),
+        say(GateEvaluated(verdict="pass", reason="It is better.")),
         ("publish", "second"),
         finish("succeeded", "Published second."),
     )
@@ -85,11 +85,11 @@ def test_a_job_is_made_watched_and_done(house: House) -> None:
         assert [phase.phase for phase in job.phases] == ["train", "swap"]
         assert job.last_sequence == events[-1].sequence
 
-    tell(house, story)
-    assert house.promoter.promoted == ["second"]
+    tell(harness, story)
+    assert harness.promoter.promoted == ["second"]
 
 
-def test_an_upload_is_made_and_used(house: House) -> None:
+def test_an_upload_is_made_and_used(harness: Harness) -> None:
     """Examples go ahead of their job; a bad one is named by part, line and field."""
 
     async def story(client: AsyncClient, runner: JobRunner) -> None:
@@ -103,13 +103,13 @@ def test_an_upload_is_made_and_used(house: House) -> None:
         with pytest.raises(NotFoundError, match="there is no upload"):
             await client.adapt("upload-none", head="ner")
 
-    tell(house, story)
+    tell(harness, story)
 
 
-def test_errors_have_their_codes(house: House) -> None:
+def test_errors_have_their_codes(harness: Harness) -> None:
     """Each refusal comes as the code and with the fields that the contract promises."""
-    house.set(max_queued_jobs=1)
-    house.play(say(PhaseStarted(phase="train")), HANG)
+    harness.set(max_queued_jobs=1)
+    harness.play(say(PhaseStarted(phase="train")), HANG)
 
     async def story(client: AsyncClient, runner: JobRunner) -> None:
         with pytest.raises(InvalidArgumentError) as wrong:
@@ -134,10 +134,10 @@ def test_errors_have_their_codes(house: House) -> None:
             with pytest.raises(NotFoundError, match="there is no job 'job-none'"):
                 await call
 
-    tell(house, story)
+    tell(harness, story)
 
 
-def test_jobs_are_listed_newest_first_in_pages(house: House) -> None:
+def test_jobs_are_listed_newest_first_in_pages(harness: Harness) -> None:
     """Pages follow one another without gaps or repeats; a wrong page is refused."""
 
     async def story(client: AsyncClient, runner: JobRunner) -> None:
@@ -146,15 +146,15 @@ def test_jobs_are_listed_newest_first_in_pages(house: House) -> None:
         with pytest.raises(InvalidArgumentError, match="page_size"):
             await anext(client.jobs(page_size=501))
 
-    tell(house, story)
+    tell(harness, story)
 
 
 @pytest.mark.parametrize("token", ["x", "-1", "9" * 19, "²"])
-def test_a_page_token_that_is_none_is_refused(house: House, token: str) -> None:
+def test_a_page_token_that_is_none_is_refused(harness: Harness, token: str) -> None:
     """A token that the server did not make is named."""
 
     async def story() -> None:
-        async with served(house) as (target, _), grpc.aio.insecure_channel(target) as channel:
+        async with served(harness) as (target, _), grpc.aio.insecure_channel(target) as channel:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await AdaptationServiceStub(channel).ListJobs(pb.ListJobsRequest(page_token=token))
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -162,27 +162,27 @@ def test_a_page_token_that_is_none_is_refused(house: House, token: str) -> None:
     asyncio.run(story())
 
 
-def test_a_caller_that_goes_away_leaves_no_upload(house: House) -> None:
+def test_a_caller_that_goes_away_leaves_no_upload(harness: Harness) -> None:
     """A stream that is cancelled before its end keeps nothing."""
 
     async def story() -> None:
-        async with served(house) as (target, _), grpc.aio.insecure_channel(target) as channel:
+        async with served(harness) as (target, _), grpc.aio.insecure_channel(target) as channel:
             call = AdaptationServiceStub(channel).UploadDataset()
             batch = pb.ExampleBatch(examples=[pb.Example(text="a", label="b")])
             await call.write(pb.UploadDatasetRequest(train=batch))
-            for _ in itertools.takewhile(lambda _: not list(house.store.root.glob("staging/*")), range(200)):
+            for _ in itertools.takewhile(lambda _: not list(harness.store.root.glob("staging/*")), range(200)):
                 await asyncio.sleep(0.01)
             call.cancel()
-            for _ in itertools.takewhile(lambda _: list(house.store.root.glob("staging/*")), range(200)):
+            for _ in itertools.takewhile(lambda _: list(harness.store.root.glob("staging/*")), range(200)):
                 await asyncio.sleep(0.01)
 
     asyncio.run(story())
-    assert list(house.store.root.glob("staging/*")) == list(house.store.root.glob("uploads/*")) == []
+    assert list(harness.store.root.glob("staging/*")) == list(harness.store.root.glob("uploads/*")) == []
 
 
-def test_watchers_come_and_go(house: House) -> None:
+def test_watchers_come_and_go(harness: Harness) -> None:
     """A watch that is cancelled ends alone; others see the job's end."""
-    house.play(say(PhaseStarted(phase="train")), ("sleep", 0.5), finish())
+    harness.play(say(PhaseStarted(phase="train")), ("sleep", 0.5), finish())
 
     async def story(client: AsyncClient, runner: JobRunner) -> None:
         job = await client.adapt(TRAIN, head="ner")
@@ -195,4 +195,4 @@ def test_watchers_come_and_go(house: House) -> None:
         leaving.cancel()
         assert await asyncio.gather(*staying) == ["succeeded"] * 3
 
-    tell(house, story)
+    tell(harness, story)

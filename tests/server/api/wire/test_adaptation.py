@@ -18,7 +18,7 @@ from twofold_server.api.wire.adaptation import read_adapt, read_upload
 from twofold_server.api.wire.jobs import write_event, write_job
 from twofold_server.errors import InvalidRequestError
 from twofold_server.jobs import model
-from twofold_server.jobs.model import JobState, JobView, Order, Record, fold, record
+from twofold_server.jobs.model import EventRecord, JobState, JobView, Order, fold, record
 from twofold_server.versions.events import RolledBack, Shadowed
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -235,7 +235,7 @@ def test_upload_messages_are_read() -> None:
         read_upload(pb.UploadDatasetRequest())
 
 
-STORY: list[tuple[model.Said, str | None]] = [
+STORY: list[tuple[model.JobEvent, str | None]] = [
     (model.StateEntered(state=JobState.QUEUED, reason="It waits."), "state"),
     (model.StateEntered(state=JobState.RUNNING, reason="It runs."), "state"),
     (model.BaseChosen(checkpoint_id="first"), None),
@@ -251,19 +251,19 @@ STORY: list[tuple[model.Said, str | None]] = [
         ),
         None,
     ),
-    (ev.Planned(plan="Train it.", hyperparameters=Hyperparameters(epochs=2), added_labels=("day",)), None),
-    (ev.Noted(message="Look."), None),
-    (ev.Noted(message="Beware.", warning=True), "warning"),
+    (ev.PlanMade(plan="Train it.", hyperparameters=Hyperparameters(epochs=2), added_labels=("day",)), None),
+    (ev.NoteAdded(message="Look."), None),
+    (ev.NoteAdded(message="Beware.", warning=True), "warning"),
     (ev.ScoreMeasured(figure="protected", moment="before", metric="accuracy", value=0.5, examples=9), "score"),
     (ev.ScoreMeasured(figure="retained", moment="after", metric="f1", value=0.5, examples=9), "score"),
-    (ev.GuardLooked(step=25, baseline=0.9, value=0.88, allowed=0.01, examples=9, action="restore"), "guard"),
-    (ev.ExactProven(texts=9, max_error=1e-7), None),
+    (ev.GuardChecked(step=25, baseline=0.9, value=0.88, allowed=0.01, examples=9, action="restore"), "guard"),
+    (ev.ExactVerified(texts=9, max_error=1e-7), None),
     (ev.ScoreMeasured(figure="new", moment="after", metric="f1", value=0.0, examples=9), "score"),
-    (ev.Stepped(stage="heads", step=1, total_steps=2, loss=0.5, remaining_seconds=3), "step"),
-    (ev.FrozenProven(parameters=3, digest_before="a", digest_after="a"), None),
+    (ev.StepCompleted(stage="heads", step=1, total_steps=2, loss=0.5, remaining_seconds=3), "step"),
+    (ev.FrozenVerified(parameters=3, digest_before="a", digest_after="a"), None),
     (ev.ParityMeasured(max_error=1e-6, texts=9), None),
     (
-        ev.Judged(
+        ev.GateEvaluated(
             verdict="pass",
             reason="Better.",
             comparisons=(
@@ -301,10 +301,10 @@ STORY: list[tuple[model.Said, str | None]] = [
 ]
 
 
-def story() -> tuple[JobView, list[Record]]:
+def story() -> tuple[JobView, list[EventRecord]]:
     """Tell a job's whole life, a second for each event."""
     view = JobView(id="job-1", order=Order(head="ner", request_id="r", promote="never"), created=START, base="")
-    records: list[Record] = []
+    records: list[EventRecord] = []
     for seconds, (said, _) in enumerate(STORY):
         new = record(view, said, START + dt.timedelta(seconds=seconds))
         records += new
