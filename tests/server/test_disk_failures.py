@@ -57,7 +57,7 @@ def test_a_store_that_is_read_only_is_named(tmp_path: Path) -> None:
                 raise AssertionError
 
         with pytest.raises(
-            FailedPreconditionError, match=r"jobs.lock cannot be written: Read-only file system; give the server"
+            errors.FailedPreconditionError, match=r"jobs.lock cannot be written: Read-only file system; give the server"
         ):
             asyncio.run(story())
 
@@ -68,7 +68,7 @@ def test_a_second_server_on_a_store_is_refused_and_the_first_one_answers_on(tmp_
 
     async def story() -> None:
         async with running(store) as first:
-            with pytest.raises(FailedPreconditionError, match="another server runs the jobs of this store"):
+            with pytest.raises(errors.FailedPreconditionError, match="another server runs the jobs of this store"):
                 await _start(store)
             assert await _answers(first)
 

@@ -14,6 +14,7 @@ from support.span_tree import Caller, Recording, key
 from support.tiny_checkpoints import Recipe
 from twofold import AsyncClient, Example
 from twofold_checkpoint.protocol.events import GateEvaluated, PhaseStarted, Published
+from twofold_server.jobs.tracing import job_span
 
 ADAPT = "twofold.v1.AdaptationService/Adapt"
 PLAIN = {"watch_seconds": 0.0}
@@ -126,7 +127,7 @@ def test_a_job_that_is_cancelled_while_it_waits(tmp_path):
             running = await runner.submit(ORDER, INLINE)
             waiting = await runner.submit(ORDER, INLINE)
             await until(runner, running.id, runs)
-            runner.book.ended = recording.traces.job
+            runner.book.ended = lambda job: recording.traces.add_finished(job_span(job))
             await runner.cancel(waiting.id)
 
     asyncio.run(main())
