@@ -69,7 +69,7 @@ for action, value in json.load(open(os.path.join(job["store"], "play.json"))):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     elif action == "flood":
         for number in range(value):
-            say(event="Noted", message=str(number))
+            say(event="NoteAdded", message=str(number))
     elif action == "spawn":
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         open(os.path.join(job["store"], "child"), "w").write(str(child.pid))

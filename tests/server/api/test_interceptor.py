@@ -73,7 +73,7 @@ def test_grpc_retries_after_the_delay(store):
         "retryableStatusCodes": ["RESOURCE_EXHAUSTED"],
     }
     config = json.dumps({"methodConfig": [{"name": [{}], "retryPolicy": policy}]})
-    predict = Inference.predict
+    predict = Predictor.predict
     called_at = []
 
     async def shed_once(*args, **kwargs):
@@ -87,7 +87,7 @@ def test_grpc_retries_after_the_delay(store):
             running(store) as server,
             grpc.aio.insecure_channel(server.target, [("grpc.service_config", config)]) as channel,
         ):
-            with mock.patch.object(Inference, "predict", shed_once):
+            with mock.patch.object(Predictor, "predict", shed_once):
                 return await InferenceServiceStub(channel).Predict(pb.PredictRequest(texts=["rain"]), timeout=30)
 
     assert asyncio.run(main()).predictions[0].label == "a_weather"
