@@ -38,11 +38,13 @@ from twofold_server.inference.batcher import Batcher
 from twofold_server.inference.engine import Engine
 from twofold_server.inference.predictor import Predictor
 from twofold_server.inference.slot import Slot
+from twofold_server.jobs.repository import JobRepository
 from twofold_server.jobs.tracing import job_span
 from twofold_server.observability.gpu_metrics import show_gpus
 from twofold_server.observability.interference import Interference
 from twofold_server.observability.metrics import Metrics
 from twofold_server.observability.tracing import Traces
+from twofold_server.report.reporter import Reporter
 from twofold_server.resources.cpus import count_cpus, split_cpus
 from twofold_server.retention.deletion import Deleter
 from twofold_server.retention.garbage_collector import GarbageCollector
@@ -100,6 +102,34 @@ async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[S
         if (engine := await asyncio.to_thread(first_engine, store, config)) is not None:
             slot.swap(engine)
 
+        book = JobRepository(
+            config.database or store.root / "jobs.sqlite3",
+            metrics,
+            on_end=(lambda job: traces.add_finished(job_span(job))) if traces else lambda _: None,
+        )
+        reporter = Reporter(store, book)
+        uploads = Uploads(store, config)
+
+        health = Health(SERVICES)
+        # Shadow traffic yields to live texts: it looks at the batcher, which in its turn has the monitor as a listener.
+        shadow = ShadowTraffic(metrics, lambda: batcher.is_busy, config.max_batch_tokens)
+        rollback_monitor = RollbackMonitor(config, slot, shadow, metrics, on_rollback=reporter.amend)
+        promoter = Promoter(
+            store, slot, config, metrics, on_live=health.serving, watcher=rollback_monitor, record=book.record
+        )
+        shadow_test = ShadowTest(config, slot, shadow, promoter)
+        runner = JobRunner(
+            config=config,
+            store=store,
+            book=book,
+            reporter=reporter,
+            uploads=uploads,
+            promoter=promoter,
+            metrics=metrics,
+            auditions=shadow_test,
+        )
+        preemptor = JobPreemptor(runner, config.pause_above_ms / 1000) if config.pause_above_ms else None
+
         cpus = await asyncio.to_thread(count_cpus)
         batcher = Batcher(
             slot,
@@ -108,32 +138,26 @@ async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[S
             max_queue_tokens=config.max_queue_tokens,
             max_wait=config.max_wait_ms / 1000 or float("inf"),
             passes=split_cpus(cpus, config.device, passes=config.passes).passes,
+            listeners=(rollback_monitor, Interference(metrics, lambda: runner.is_running)),
+            traces=traces,
         )
-        batcher.traces = traces
+        predictor = Predictor(
+            slot,
+            batcher,
+            metrics,
+            max_requests=config.max_requests,
+            threads=cpus,
+            listeners=(shadow, preemptor) if preemptor else (shadow,),
+            traces=traces,
+        )
         batcher.start()
         down.push_async_callback(batcher.stop)
-        inference = Predictor(slot, batcher, metrics, max_requests=config.max_requests, threads=cpus)
-        down.callback(inference.stop)
-        inference.traces = traces
-        health = Health(SERVICES)
-        shadow = ShadowTraffic(metrics, lambda: batcher.is_busy, config.max_batch_tokens)
-        inference.offer = shadow.offer
-        probation = RollbackMonitor(config, slot, shadow, metrics)
-        batcher.told = probation.saw_pass
-        promoter = Promoter(store, slot, config, metrics, on_live=health.serving, watcher=probation)
-        probation.undo = promoter.undo
+        down.callback(predictor.stop)
         down.push_async_callback(promoter.stop)
-        down.push_async_callback(probation.stop)
-        auditions = ShadowTest(config, slot, shadow, promoter)
-        runner = JobRunner(config=config, store=store, promoter=promoter, metrics=metrics, auditions=auditions)
-        if traces:
-            runner.book.ended = lambda job: traces.add_finished(job_span(job))
-        promoter.record = runner.book.record
-        probation.told = runner.amend
-        batcher.observe = Interference(metrics, lambda: runner.is_running).observe
+        down.push_async_callback(rollback_monitor.stop)
 
         access = await asyncio.to_thread(Authorizer, config.tokens, metrics) if config.tokens else None
-        boundary = ServerInterceptor(metrics, METHODS, access, traces, dict.fromkeys(SHED, inference.check_room))
+        boundary = ServerInterceptor(metrics, METHODS, access, traces, dict.fromkeys(SHED, predictor.check_room))
         server = grpc.aio.server(
             interceptors=[boundary],
             options=[
@@ -143,12 +167,12 @@ async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[S
             ],
         )
         await health.attach(server)
-        add_InferenceServiceServicer_to_server(InferenceServicer(inference, slot, config, metrics), server)
-        deleter = Deleter(store, slot, runner.book)
-        add_CheckpointServiceServicer_to_server(CheckpointServicer(store, runner.book, promoter, deleter), server)
-        add_AdaptationServiceServicer_to_server(AdaptationServicer(runner, Uploads(store, config)), server)
+        add_InferenceServiceServicer_to_server(InferenceServicer(predictor, slot, config, metrics), server)
+        deleter = Deleter(store, slot, book)
+        add_CheckpointServiceServicer_to_server(CheckpointServicer(store, book, promoter, deleter), server)
+        add_AdaptationServiceServicer_to_server(AdaptationServicer(runner, book, reporter, uploads), server)
         OpenInferenceServicer(
-            inference=inference,
+            inference=predictor,
             slot=slot,
             config=config,
             metrics=metrics,
@@ -158,7 +182,7 @@ async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[S
         ).add_to(server)
         enable_reflection((*SERVICES, "grpc.health.v1.Health"), server)
 
-        pages = JobPages(runner.book, runner.reporter, access, plaintext=config.plaintext)
+        pages = JobPages(book, reporter, access, plaintext=config.plaintext)
         tls = load_certificates(config) if config.metrics_tls else None
         metrics_url = down.enter_context(serve_http(metrics, config.metrics_listen, pages.before, tls))
         port = _listen(server, config)
@@ -169,13 +193,9 @@ async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[S
         # A job that is stopped tells its watchers, so the jobs go before the calls.
         await runner.start()
         down.push_async_callback(runner.stop)
-        if config.pause_above_ms:
-            giving_way = JobPreemptor(runner, config.pause_above_ms / 1000)
-            inference.observe = giving_way.observe
-            _begin(down, giving_way.run(), "giving way")
-        collector = GarbageCollector(
-            config=config, store=store, slot=slot, book=runner.book, deleter=deleter, metrics=metrics
-        )
+        if preemptor:
+            _begin(down, preemptor.run(), "preemption")
+        collector = GarbageCollector(config=config, store=store, slot=slot, book=book, deleter=deleter, metrics=metrics)
         _begin(down, collector.run(), "collector")
         await server.start()
         if engine is not None:

@@ -24,7 +24,9 @@ from twofold_server.adaptation.runner import JobRunner
 from twofold_server.adaptation.uploads import Uploads
 from twofold_server.config.settings import Config
 from twofold_server.jobs.model import JobState, JobView, Order
+from twofold_server.jobs.repository import JobRepository
 from twofold_server.observability.metrics import Metrics
+from twofold_server.report.reporter import Reporter
 from twofold_server.versions.alias_changes import Author
 
 _TRAINER = """
@@ -193,17 +195,25 @@ class Harness:
         """Change the configuration."""
         self.config = replace(self.config, **changes)
 
-    def make(self) -> JobRunner:
+    def make(self, on_end: Callable[[JobView], None] = lambda _: None) -> JobRunner:
         """Make a runner that has not started."""
+        book = JobRepository(self.config.database or self.store.root / "jobs.sqlite3", self.metrics, on_end=on_end)
         launcher = SubprocessLauncher(self.config, grace=self.grace)
         return JobRunner(
-            config=self.config, store=self.store, promoter=self.promoter, metrics=self.metrics, launcher=launcher
+            config=self.config,
+            store=self.store,
+            book=book,
+            reporter=Reporter(self.store, book),
+            uploads=self.uploads,
+            promoter=self.promoter,
+            metrics=self.metrics,
+            launcher=launcher,
         )
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[JobRunner]:
+    async def running(self, on_end: Callable[[JobView], None] = lambda _: None) -> AsyncIterator[JobRunner]:
         """Run jobs until the block ends."""
-        runner = self.make()
+        runner = self.make(on_end)
         await runner.start()
         try:
             yield runner

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class PreemptibleJobs(Protocol):
 class JobPreemptor:
     """Watch the latency of requests, and pause and resume the running job by its 95th percentile.
 
-    observe() may be called on any thread; run() looks once a second until it is cancelled.
+    request_finished() may be called on any thread; run() looks once a second until it is cancelled.
     """
 
     def __init__(
@@ -55,7 +55,10 @@ class JobPreemptor:
         self._paused_at: float | None = None
         self._rest = REST_SECONDS
 
-    def observe(self, seconds: float) -> None:
+    def request_admitted(self, texts: Sequence[str]) -> None:
+        """Ignore the texts of requests."""
+
+    def request_finished(self, seconds: float) -> None:
         """Note how long a request took, or waited until its caller gave up at its deadline."""
         self._ended.append((self._clock(), seconds))
 

@@ -29,7 +29,6 @@ from twofold_server.jobs.repository import JobRepository
 from twofold_server.observability.metrics import Metrics
 from twofold_server.report.reporter import Reporter
 from twofold_server.retention.cleanup import StaleFiles
-from twofold_server.versions.events import RolledBack
 from twofold_server.versions.shadow_test import ShadowTest
 
 log = logging.getLogger(__name__)
@@ -45,6 +44,9 @@ class JobRunner:
         *,
         config: Config,
         store: Store,
+        book: JobRepository,
+        reporter: Reporter,
+        uploads: Uploads,
         promoter: Promoter,
         metrics: Metrics,
         auditions: ShadowTest | None = None,
@@ -54,15 +56,15 @@ class JobRunner:
         self._store = store
         self._metrics = metrics
         self._launcher = launcher or SubprocessLauncher(config)
-        self.book = JobRepository(config.database or store.root / "jobs.sqlite3", metrics)
-        self.reporter = Reporter(store, self.book)
+        self.book = book
+        self._reporter = reporter
         self._succession = CandidateRollout(store, self.book, promoter, auditions, config)
-        self._intake = JobSubmitter(store, Uploads(store, config), self.book, config)
+        self._intake = JobSubmitter(store, uploads, self.book, config)
         self._leftovers = StaleFiles(store)
         self._pulse = Heartbeat(
             store=store,
             book=self.book,
-            reporter=self.reporter,
+            reporter=self._reporter,
             leftovers=self._leftovers,
             launcher=self._launcher,
             attempts=config.job_attempts,
@@ -135,15 +137,6 @@ class JobRunner:
             raise FailedPreconditionError(f"job {job_id!r} ended before it could be cancelled: {view.state}")
         return view
 
-    async def amend(self, job_id: str, said: RolledBack) -> None:
-        """Tell what came of a job's candidate. Retention may have removed the job; then there is nobody to tell."""
-        try:
-            await self.book.amend(job_id, said)
-            if (await self.book.get(job_id)).state.is_over:
-                await self.reporter.make_again(job_id)
-        except ServerError as error:
-            log.warning("a job cannot be told of", extra={"job": job_id, "reason": str(error)})
-
     async def pause(self, reason: str) -> None:
         """Hold the running job where it is, and note the reason among its events."""
         await self._hold(reason, held=True)
@@ -210,7 +203,7 @@ class JobRunner:
                 await self._pause()
         if ending.state.is_over:
             await asyncio.to_thread(self._leftovers.of_job, view.id)
-            await self.reporter.make(view.id)
+            await self._reporter.make(view.id)
         self._running, self._paused = None, False
         self._metrics.job_paused.set(0)
         log.info("job ended", extra={"job": view.id, "state": ending.state.value})

@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from twofold_checkpoint.encoding import Encoding
 from twofold_server.errors import NotServingError
 from twofold_server.inference.engine import Engine, Rows
 from twofold_server.inference.entries import Batch, QueueEntry, Result, encode_for
+from twofold_server.inference.listeners import BatchListener
 from twofold_server.inference.queue import RequestQueue
 from twofold_server.inference.slot import Slot
 from twofold_server.inference.tasks import Task
@@ -73,6 +74,8 @@ class Batcher:
         max_queue_tokens: int,
         max_wait: float = float("inf"),
         passes: int = 1,
+        listeners: Sequence[BatchListener] = (),
+        traces: Traces | None = None,
     ) -> None:
         self._slot = slot
         self._metrics = metrics
@@ -90,12 +93,8 @@ class Batcher:
         ]
         self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decode")
         self._loop: asyncio.AbstractEventLoop
-        self.observe: Callable[[float], None] = lambda _: None
-        """Told the seconds of every batch; the interference watch listens here."""
-        self.told: Callable[[str, bool], None] = lambda *_: None
-        """Told of every pass its checkpoint and whether it failed, on any thread; probation listens here."""
-        self.traces: Traces | None = None
-        """Told of every batch in which a text has a trace that is kept."""
+        self._listeners = listeners
+        self._traces = traces
 
     @property
     def is_busy(self) -> bool:
@@ -125,7 +124,7 @@ class Batcher:
         Raises OverloadedError if the queue is too long, or would be, and NotServingError after stop(). An answer that is
         cancelled leaves the queue.
         """
-        call, new = recorded() if self.traces else None, self._loop.create_future
+        call, new = recorded() if self._traces else None, self._loop.create_future
         entries = [QueueEntry(encoding, engine, reader, deadline, new(), call) for encoding in encodings]
         with self._arrival:
             if self._stopping:
@@ -198,7 +197,7 @@ class Batcher:
             self._fail(computed.entries, computed.begun, error)
             return
         broken = [entry for entry in computed.entries if entry not in answers]
-        self.told(computed.engine.id, bool(broken))
+        self._notify(computed.engine.id, computed.seconds, failed=bool(broken))
         if broken:
             wrong = f"{computed.engine.id} answers with numbers that are not finite"
             self._fail(broken, computed.begun, FloatingPointError(wrong))
@@ -230,8 +229,12 @@ class Batcher:
         try:
             yield
         except Exception:
-            self.told(engine.id, True)
+            self._notify(engine.id, None, failed=True)
             raise
+
+    def _notify(self, checkpoint_id: str, seconds: float | None, *, failed: bool) -> None:
+        for listener in self._listeners:
+            listener.batch_finished(checkpoint_id, seconds=seconds, failed=failed)
 
     def _fail(self, entries: Sequence[QueueEntry], begun: float, error: Exception) -> None:
         """Give a batch's error to its callers."""
@@ -240,10 +243,10 @@ class Batcher:
 
     def _trace(self, entries: Sequence[QueueEntry], begun: float, **about: Any) -> Any:
         """Tell of a batch that is over, and return its span, if any of its texts has a trace that is kept."""
-        if self.traces is None or not (calls := list(dict.fromkeys(one.call for one in entries if one.call))):
+        if self._traces is None or not (calls := list(dict.fromkeys(one.call for one in entries if one.call))):
             return None
         windows, tokens = sum(one.windows for one in entries), sum(one.tokens for one in entries)
-        return self.traces.batch(calls, begun, texts=len(entries), windows=windows, tokens=tokens, **about)
+        return self._traces.batch(calls, begun, texts=len(entries), windows=windows, tokens=tokens, **about)
 
     def _deliver(self, found: Sequence[tuple[QueueEntry, Result[Any] | Exception]]) -> None:
         """Give answers to those who still wait for them, on the event loop."""
@@ -269,4 +272,3 @@ class Batcher:
         self._metrics.tokens.labels("text").inc(tokens)
         self._metrics.tokens.labels("padding").inc(padded - tokens)
         self._metrics.stage_seconds.labels("infer").observe(seconds)
-        self.observe(seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from twofold_checkpoint.decoding import Prediction
 from twofold_server.errors import DeadlineExceededError, NotServingError, OverloadedError
 from twofold_server.inference.batcher import Batcher
 from twofold_server.inference.entries import Result
+from twofold_server.inference.listeners import RequestListener
 from twofold_server.inference.slot import Slot
 from twofold_server.inference.tasks import Embedding, EmbedTask, PredictTask, Task
 from twofold_server.observability.metrics import Metrics
@@ -52,19 +53,24 @@ class Answers(Generic[T]):
 class Predictor:
     """Answer requests. Tokenizing runs on threads of its own, off the event loop."""
 
-    def __init__(self, slot: Slot, batcher: Batcher, metrics: Metrics, *, max_requests: int, threads: int) -> None:
+    def __init__(
+        self,
+        slot: Slot,
+        batcher: Batcher,
+        metrics: Metrics,
+        *,
+        max_requests: int,
+        threads: int,
+        listeners: Sequence[RequestListener] = (),
+        traces: Traces | None = None,
+    ) -> None:
         self._slot = slot
         self._batcher = batcher
         self._metrics = metrics
         self._max_requests = max_requests
         self._requests = 0
-        self.observe: Callable[[float], None] = lambda _: None
-        """Told the seconds of every request that was answered, or that waited until its deadline; the job that gives way
-        listens here."""
-        self.offer: Callable[[Sequence[str]], None] = lambda _: None
-        """Given the texts of every request that was let in; what is compared with another checkpoint is chosen here."""
-        self.traces: Traces | None = None
-        """Told the stages of every request that was answered and has a trace that is kept."""
+        self._listeners = listeners
+        self._traces = traces
         self._threads = ThreadPoolExecutor(max(1, threads), thread_name_prefix="text")
 
     def stop(self) -> None:
@@ -97,13 +103,14 @@ class Predictor:
                 encodings = await loop.run_in_executor(self._threads, engine.encoder.encode, texts)
             tokenize = self._observe("tokenize", begun)
             waiting = self._batcher.submit(encodings, engine, reader, deadline)
-            self.offer(texts)
+            for listener in self._listeners:
+                listener.request_admitted(texts)
             try:
                 results = await asyncio.gather(*waiting)
             except (asyncio.CancelledError, DeadlineExceededError):
                 # A caller who leaves before says nothing of how slow we are; where all answers come too late, this is all.
                 if time.monotonic() >= deadline - _CLOCKS_DIFFER:
-                    self.observe(time.monotonic() - begun)
+                    self._finish(begun)
                 raise
             finally:
                 # If one failed or the caller went away, nobody waits for the others.
@@ -117,10 +124,14 @@ class Predictor:
                 infer=sum(batch.infer_seconds for batch in batches),
                 decode=sum(batch.decode_seconds for batch in batches),
             )
-            if self.traces and (call := recorded()):
-                self.traces.tell(call, _stages(begun, tokenize, batches.values()))
-            self.observe(time.monotonic() - begun)
+            if self._traces and (call := recorded()):
+                self._traces.tell(call, _stages(begun, tokenize, batches.values()))
+            self._finish(begun)
             return Answers([one.answer for one in results], [one.batch.checkpoint_id for one in results], timings)
+
+    def _finish(self, begun: float) -> None:
+        for listener in self._listeners:
+            listener.request_finished(time.monotonic() - begun)
 
     def _observe(self, stage: str, begun: float) -> float:
         seconds = time.monotonic() - begun

@@ -29,12 +29,17 @@ P = ParamSpec("P")
 class JobRepository:
     """Read and write jobs without blocking. What is shown is durable: everyone reads from the table."""
 
-    def __init__(self, place: DatabaseLocation, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        place: DatabaseLocation,
+        metrics: Metrics,
+        *,
+        on_end: Callable[[JobView], None] = lambda _: None,
+    ) -> None:
         self._place = place
         self._metrics = JobMetrics(metrics)
         self._changed = asyncio.Event()
-        self.ended: Callable[[JobView], None] = lambda _: None
-        """Told of every job that has ended here, and is there to be read; traces listen."""
+        self._on_end = on_end
         self.bases = asyncio.Lock()
         """Held while a job is made, from the look at its base to its row, and while a checkpoint is deleted."""
         self._thread: ThreadPoolExecutor | None = None
@@ -213,7 +218,7 @@ class JobRepository:
     def _see(self, view: JobView, records: tuple[EventRecord, ...]) -> None:
         self._metrics.see(view, records)
         if any(isinstance(one.said, StateEntered) and one.said.state.is_over for one in records):
-            self.ended(view)
+            self._on_end(view)
 
     async def _count(self) -> None:
         self._metrics.waiting(await self._ask(self._table.count_waiting))

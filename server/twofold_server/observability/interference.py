@@ -18,8 +18,10 @@ class Interference:
         self._job_runs = job_runs
         self._means: dict[bool, float] = {}
 
-    def observe(self, seconds: float) -> None:
-        """Take a batch's time into account."""
+    def batch_finished(self, checkpoint_id: str, *, seconds: float | None, failed: bool) -> None:  # noqa: ARG002 -- a BatchListener.
+        """Update the means with the time of a forward pass that did not fail."""
+        if seconds is None:
+            return
         busy = self._job_runs()
         mean = self._means.get(busy, seconds)
         self._means[busy] = mean + _WEIGHT * (seconds - mean)

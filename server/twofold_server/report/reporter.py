@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from twofold_checkpoint.protocol.findings import Findings, read_findings
 from twofold_checkpoint.store import Store
 
-from twofold_server.errors import FailedPreconditionError
+from twofold_server.errors import FailedPreconditionError, ServerError
 from twofold_server.jobs.directories import job_directory
 from twofold_server.jobs.model import EventRecord, JobView
 from twofold_server.jobs.repository import JobRepository
@@ -21,6 +21,7 @@ from twofold_server.report.compose import compose
 from twofold_server.report.document import Document
 from twofold_server.report.lineage import trace
 from twofold_server.report.page import render
+from twofold_server.versions.events import RolledBack
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,18 @@ class Reporter:
             await self.read(job_id, "html")
         except Exception:  # The queue goes on, and who asks for the report later is told.
             log.exception("no report could be made", extra={"job": job_id})
+
+    async def amend(self, job_id: str, event: RolledBack) -> None:
+        """Append what became of a job's candidate, and write the report again if there is one.
+
+        Retention may have deleted the job: then this is logged.
+        """
+        try:
+            await self._book.amend(job_id, event)
+            if (await self._book.get(job_id)).state.is_over:
+                await self.make_again(job_id)
+        except ServerError as error:
+            log.warning("a rollback could not be added to its job", extra={"job": job_id, "reason": str(error)})
 
     async def make_again(self, job_id: str) -> None:
         """Replace a job's report, since there is more to say."""

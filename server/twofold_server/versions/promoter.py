@@ -40,15 +40,11 @@ class Promotion:
 class Watcher(Protocol):
     """Whoever compares the live engine with the one beside it."""
 
-    def begin(self, swap: Swap) -> None:
-        """Watch a swap that has just been made."""
+    def begin(self, swap: Swap, rollback: Callable[[str, Author], Awaitable[str]]) -> None:
+        """Watch a swap that was just made; *rollback* undoes it."""
 
     async def end(self) -> None:
         """Use neither engine any longer."""
-
-
-async def _nowhere(move: AliasUpdate, author: Author) -> None:
-    """Write nothing down."""
 
 
 class Promoter:
@@ -56,7 +52,7 @@ class Promoter:
 
     A promotion that began goes on to its end, even if its caller leaves: half of one would part the alias from the
     engine. *on_live* is awaited whenever an engine has become live; *watcher* watches each, and is told to end before the
-    next one is loaded, so that there are never three engines.
+    next one is loaded, so that there are never three engines. *record* writes down who moved aliases, and never fails.
     """
 
     def __init__(
@@ -68,6 +64,7 @@ class Promoter:
         *,
         on_live: Callable[[], Awaitable[None]],
         watcher: Watcher,
+        record: Callable[[AliasUpdate, Author], Awaitable[None]],
     ) -> None:
         self._store = store
         self._slot = slot
@@ -77,8 +74,7 @@ class Promoter:
         self._watcher = watcher
         self._turn = asyncio.Lock()
         self._begun: set[asyncio.Task[Promotion]] = set()
-        self.record: Callable[[AliasUpdate, Author], Awaitable[None]] = _nowhere
-        """Writes down who moved aliases, and never fails; the job book does it."""
+        self._record = record
 
     async def promote(
         self,
@@ -165,7 +161,9 @@ class Promoter:
                 done, old = await self._swap(checkpoint, move, author, keep=keep)
                 if watches and self._slot.live is not None:
                     reference = old if keep else None
-                    self._watcher.begin(Swap(self._slot.live, reference, author, by_person=approve, adapted=adapted))
+                    self._watcher.begin(
+                        Swap(self._slot.live, reference, author, by_person=approve, adapted=adapted), self.undo
+                    )
                 return done
 
     async def _undo(self, checkpoint_id: str, author: Author) -> Promotion:
@@ -225,4 +223,4 @@ class Promoter:
             moved = await asyncio.to_thread(move)
         except OSError as error:
             raise SwapError(f"{checkpoint.id}: aliases: they cannot be written: {error.strerror}") from error
-        await self.record(moved, author)
+        await self._record(moved, author)

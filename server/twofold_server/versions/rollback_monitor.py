@@ -25,23 +25,26 @@ _LOOK_SECONDS = 0.25
 """Time between two looks at what was seen."""
 
 
-async def _nobody(checkpoint_id: str, author: Author) -> str:
-    raise NotImplementedError
-
-
-async def _unheard(job_id: str, said: RolledBack) -> None:
-    """Tell nobody."""
+Rollback = Callable[[str, Author], Awaitable[str]]
+"""Makes the previous checkpoint live in place of the given one, and returns its id."""
 
 
 class RollbackMonitor:
     """Watch one swap at a time: its errors, its pace, and whether it agrees with the checkpoint before.
 
-    What a person has made live is undone for errors only: who promotes another model wants other answers, and may accept
-    that it takes longer. *undo* lets the checkpoint before answer again, and returns its id; *told* hears of it for the
-    job that made the bad one.
+    A checkpoint that a person promoted is rolled back for errors only: a different model may answer differently and take
+    longer. *on_rollback* is awaited with the id of the job that made the bad checkpoint and what was done.
     """
 
-    def __init__(self, config: Config, slot: Slot, shadow: ShadowTraffic, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        config: Config,
+        slot: Slot,
+        shadow: ShadowTraffic,
+        metrics: Metrics,
+        *,
+        on_rollback: Callable[[str, RolledBack], Awaitable[None]],
+    ) -> None:
         self._config = config
         self._limits = limits_of(config)
         self._slot = slot
@@ -51,18 +54,17 @@ class RollbackMonitor:
         self._watch: asyncio.Task[None] | None = None
         self._undoing: set[asyncio.Task[None]] = set()
         self._stopped = False
-        self.undo: Callable[[str, Author], Awaitable[str]] = _nobody
-        self.told: Callable[[str, RolledBack], Awaitable[None]] = _unheard
+        self._on_rollback = on_rollback
 
-    def begin(self, swap: Swap) -> None:
-        """Watch a swap that has just been made, unless that is switched off."""
+    def begin(self, swap: Swap, rollback: Rollback) -> None:
+        """Watch a swap that was just made, unless monitoring is switched off; *rollback* undoes it."""
         if self._stopped or not self._config.watch_seconds:
             return
         trial = self._trial = SwapObserver(swap.subject.id)
         if swap.reference is not None:
             pair = pair_of(swap.subject, swap.reference, self._config)
             self._shadow.begin(pair, self._config.watch_share, trial.saw_text)
-        self._watch = asyncio.create_task(self._look(swap, trial), name="probation")
+        self._watch = asyncio.create_task(self._look(swap, trial, rollback), name="rollback-monitor")
 
     async def end(self) -> None:
         """Watch no longer. Afterwards nobody uses the engine that stands beside."""
@@ -78,20 +80,20 @@ class RollbackMonitor:
         await self.end()
         await asyncio.gather(*self._undoing)
 
-    def saw_pass(self, engine_id: str, failed: bool) -> None:
-        """Count a live pass, from any thread."""
+    def batch_finished(self, checkpoint_id: str, *, seconds: float | None, failed: bool) -> None:  # noqa: ARG002 -- a BatchListener.
+        """Count a live batch, from any thread."""
         trial = self._trial
-        if trial is not None and trial.engine_id == engine_id:
+        if trial is not None and trial.engine_id == checkpoint_id:
             trial.saw_pass(failed=failed)
 
-    async def _look(self, swap: Swap, trial: SwapObserver) -> None:
+    async def _look(self, swap: Swap, trial: SwapObserver, rollback: Rollback) -> None:
         end = asyncio.get_running_loop().time() + self._config.watch_seconds
         while asyncio.get_running_loop().time() < end:
             await asyncio.sleep(_LOOK_SECONDS)
             seen = SwapStats(passes=trial.evidence.passes) if swap.by_person else trial.evidence
             if finding := judge(seen, self._limits, swap.adapted):
                 # To undo it ends this watch.
-                task = asyncio.create_task(self._undo(swap, finding), name="undo")
+                task = asyncio.create_task(self._undo(swap, finding, rollback), name="rollback")
                 self._undoing.add(task)
                 task.add_done_callback(self._undoing.discard)
                 return
@@ -105,10 +107,10 @@ class RollbackMonitor:
         if swap.reference is not None:  # Whatever stands there by now is not ours to dismiss.
             await asyncio.to_thread(self._slot.dismiss, swap.reference)
 
-    async def _undo(self, swap: Swap, finding: Finding) -> None:
+    async def _undo(self, swap: Swap, finding: Finding, rollback: Rollback) -> None:
         bad = swap.subject.id
         try:
-            restored = await self.undo(bad, Author(SERVER, f"{bad} was bad: {finding.told}."))
+            restored = await rollback(bad, Author(SERVER, f"{bad} was bad: {finding.told}."))
         except (CheckpointError, ServerError) as error:
             log.error("a bad swap cannot be undone", extra={"checkpoint": bad, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
             return
@@ -117,4 +119,4 @@ class RollbackMonitor:
         log.error("a bad swap was undone", extra={"checkpoint": bad, "restored": restored, "reason": finding.told})
         said = RolledBack(checkpoint_id=bad, restored_id=restored, cause=finding.cause, reason=finding.told)
         if swap.job_id:
-            await self.told(swap.job_id, said)
+            await self._on_rollback(swap.job_id, said)

@@ -48,7 +48,7 @@ class Day:
         for _ in range(seconds):
             self.now += 1.0
             for latency in latencies:
-                self.way.observe(latency)
+                self.way.request_finished(latency)
             asyncio.run(self.way.look())
         return self.jobs.told[before:]
 
@@ -165,7 +165,7 @@ def test_a_server_watches_the_latency_of_its_requests(tmp_path: Path) -> None:
 
         with (
             mock.patch("twofold_server.adaptation.preemption.LOOK_SECONDS", 0.01),
-            mock.patch.object(JobPreemptor, "observe", lambda _, seconds: seen.append(seconds)),
+            mock.patch.object(JobPreemptor, "request_finished", lambda _, seconds: seen.append(seconds)),
             mock.patch.object(JobPreemptor, "look", look),
         ):
             async with running(store, pause_above_ms=limit) as server:

@@ -51,14 +51,16 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(store, *, batch=256, queue=4096, requests=64, passes=1, wait=float("inf")):
+async def scene(store, *, batch=256, queue=4096, requests=64, passes=1, wait=float("inf"), batches=(), answered=()):
     """Serve checkpoint "a" without a port, with one pass at a time where a test does not ask for more."""
     config, metrics = config_of(store, threads=1, max_batch_tokens=batch), Metrics()
     slot = Slot(metrics)
     slot.swap(load_engine(store.get("a"), config))
-    batcher = Batcher(slot, metrics, max_batch_tokens=batch, max_queue_tokens=queue, max_wait=wait, passes=passes)
+    batcher = Batcher(
+        slot, metrics, max_batch_tokens=batch, max_queue_tokens=queue, max_wait=wait, passes=passes, listeners=batches
+    )
     batcher.start()
-    inference = Predictor(slot, batcher, metrics, max_requests=requests, threads=2)
+    inference = Predictor(slot, batcher, metrics, max_requests=requests, threads=2, listeners=answered)
     try:
         yield Scene(inference, batcher, slot, metrics, lambda name: load_engine(store.get(name), config))
     finally:
@@ -279,10 +281,10 @@ def test_what_nobody_waits_for_does_not_reach_the_engine_that_comes_next(store):
 
 def test_a_request_that_waits_until_its_deadline_counts_as_slow(store):
     """Who gives way to serving hears of answers that come too late for all who ask, and not of callers who just leave."""
+    heard = []
+    listener = mock.Mock(spec=["request_admitted", "request_finished"], request_finished=heard.append)
 
     async def test(one):
-        heard = []
-        one.inference.observe = heard.append
         with gated() as gate:
             first = asyncio.create_task(one.labels("rain"))
             await gate.wait_until_busy()
@@ -301,7 +303,7 @@ def test_a_request_that_waits_until_its_deadline_counts_as_slow(store):
         assert len(heard) == 3
         assert min(heard) >= 0.1
 
-    in_scene(store, test)
+    in_scene(store, test, answered=[listener])
 
 
 def test_an_engine_that_fails_fails_one_batch(store):
@@ -325,9 +327,11 @@ def test_a_text_with_numbers_that_are_none_fails_alone(store, ask):
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(tag="c", breaks=("sunny",)), name="c")
     told = []
 
+    def listen(checkpoint, *, seconds, failed):
+        told.append((checkpoint, failed))
+
     async def test(one):
         one.slot.swap(await asyncio.to_thread(one.load, "c"))
-        one.batcher.told = lambda checkpoint, failed: told.append((checkpoint, failed))
         with gated() as gate:
             first = asyncio.create_task(one.labels("rain"))
             await gate.wait_until_busy()
@@ -343,7 +347,7 @@ def test_a_text_with_numbers_that_are_none_fails_alone(store, ask):
         assert repr(sunny) == "FloatingPointError('c answers with numbers that are not finite')"
         assert told == [("c", False), ("c", True)]
 
-    in_scene(store, test)
+    in_scene(store, test, batches=[mock.Mock(spec=["batch_finished"], batch_finished=listen)])
 
 
 def test_stopping_answers_what_waits(store):

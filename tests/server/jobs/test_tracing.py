@@ -123,11 +123,10 @@ def test_a_job_that_is_cancelled_while_it_waits(tmp_path):
     recording = Recording()
 
     async def main():
-        async with harness.running() as runner:
+        async with harness.running(on_end=lambda job: recording.traces.add_finished(job_span(job))) as runner:
             running = await runner.submit(ORDER, INLINE)
             waiting = await runner.submit(ORDER, INLINE)
             await until(runner, running.id, runs)
-            runner.book.ended = lambda job: recording.traces.add_finished(job_span(job))
             await runner.cancel(waiting.id)
 
     asyncio.run(main())

@@ -24,7 +24,7 @@ def test_the_ratio_of_the_means(batches: list[tuple[bool, float]], request: pyte
     watch = Interference(metrics, lambda: runs[-1])
     for with_job, seconds in batches:
         runs.append(with_job)
-        watch.observe(seconds)
+        watch.batch_finished("a", seconds=seconds, failed=False)
 
     found = metrics.registry.get_sample_value("twofold_interference_ratio")
     assert found == pytest.approx(CASES[request.node.callspec.id][1])

@@ -32,6 +32,10 @@ class Unwatched:
         """End nothing."""
 
 
+async def unrecorded(update, author):
+    """Record nothing."""
+
+
 ANNA = Author("anna", "A test says so.")
 
 
@@ -61,7 +65,7 @@ async def scene(store, *, live="a"):
 
     if live:
         slot.swap(load_engine(store.get(live), config))
-    promoter = Promoter(store, slot, config, metrics, on_live=on_live, watcher=Unwatched())
+    promoter = Promoter(store, slot, config, metrics, on_live=on_live, watcher=Unwatched(), record=unrecorded)
     try:
         yield Scene(store, slot, metrics, promoter, announced)
     finally:

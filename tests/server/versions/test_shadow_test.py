@@ -249,9 +249,9 @@ def test_live_texts_come_first(pair, monkeypatch):
     monkeypatch.setattr(shadows, "_PATIENCE_SECONDS", 0.05)
     metrics, seen, quiet = Metrics(), [], threading.Event()
     shadow = ShadowTraffic(metrics, lambda: not quiet.is_set(), max_tokens=128)
-    shadow.offer(TEXTS)
+    shadow.request_admitted(TEXTS)
     shadow.begin(pair, 1.0, seen.append)
-    shadow.offer(["sunny"] * 100)
+    shadow.request_admitted(["sunny"] * 100)
     while sum(counted(metrics)) < 100:
         assert not seen
         threading.Event().wait(0.01)
@@ -259,11 +259,11 @@ def test_live_texts_come_first(pair, monkeypatch):
 
     monkeypatch.setattr(shadows, "_PATIENCE_SECONDS", 60.0)
     quiet.set()
-    shadow.offer(TEXTS)
+    shadow.request_admitted(TEXTS)
     while len(seen) < len(TEXTS):
         threading.Event().wait(0.01)
     shadow.end()
-    shadow.offer(TEXTS)
+    shadow.request_admitted(TEXTS)
     assert counted(metrics) == [4, 0, 100]
     assert all(one.agrees["classifier"] and not one.slow and not one.failed for one in seen)
 
@@ -274,7 +274,7 @@ def test_a_share_is_taken(pair):
     shadow = ShadowTraffic(metrics, lambda: False, max_tokens=128)
     shadow.begin(pair, 0.2, seen.append)
     for _ in range(1000):
-        shadow.offer(["sunny"])
+        shadow.request_admitted(["sunny"])
         while len(shadow._waiting) > 8:
             threading.Event().wait(0.001)
     shadow.end()

@@ -15,13 +15,17 @@ from twofold_server.api.wire.adaptation import read_adapt, read_upload
 from twofold_server.api.wire.jobs import MEDIA_TYPES, read_report_format, write_event, write_job
 from twofold_server.api.wire.pagination import number_of, page_size
 from twofold_server.errors import InvalidRequestError, Violation
+from twofold_server.jobs.repository import JobRepository
 from twofold_server.observability.audit import note
+from twofold_server.report.reporter import Reporter
 
 
 class AdaptationServicer(AdaptationServiceServicer):
     """Make jobs and tell of them."""
 
-    def __init__(self, runner: JobRunner, uploads: Uploads) -> None:
+    def __init__(self, runner: JobRunner, book: JobRepository, reporter: Reporter, uploads: Uploads) -> None:
+        self._book = book
+        self._reporter = reporter
         self._runner = runner
         self._uploads = uploads
 
@@ -46,11 +50,11 @@ class AdaptationServicer(AdaptationServiceServicer):
 
     async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.GetJobResponse:  # noqa: ARG002, N802
         """Return one job."""
-        return pb.GetJobResponse(job=write_job(await self._runner.book.get(request.job_id)))
+        return pb.GetJobResponse(job=write_job(await self._book.get(request.job_id)))
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:  # noqa: ARG002, N802
         """Return a page of jobs, newest first."""
-        views, more = await self._runner.book.page(page_size(request.page_size), number_of(request.page_token))
+        views, more = await self._book.page(page_size(request.page_size), number_of(request.page_token))
         token = "" if more is None else str(more)
         return pb.ListJobsResponse(jobs=[write_job(view) for view in views], next_page_token=token)
 
@@ -59,7 +63,7 @@ class AdaptationServicer(AdaptationServiceServicer):
         after = request.after_sequence
         if after < 0:
             raise InvalidRequestError(Violation("after_sequence", f"{after} is negative; write 0 for all events"))
-        async for record in self._runner.book.watch(request.job_id, after):
+        async for record in self._book.watch(request.job_id, after):
             yield pb.WatchJobResponse(event=write_event(record))
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.CancelJobResponse:  # noqa: ARG002, N802
@@ -70,7 +74,7 @@ class AdaptationServicer(AdaptationServiceServicer):
     async def GetReport(self, request: pb.GetReportRequest, context: Any) -> pb.GetReportResponse:  # noqa: ARG002, N802
         """Return the report of a job that is over."""
         form = read_report_format(request.format)
-        content = await self._runner.reporter.read(request.job_id, form)
+        content = await self._reporter.read(request.job_id, form)
         return pb.GetReportResponse(content=content, media_type=MEDIA_TYPES[form])
 
 
