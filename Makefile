@@ -86,6 +86,8 @@ fix: setup  ## apply automatic fixes and formatting
 test: setup .venv-triton/.done  ## run all tests
 	GOMP_SPINCOUNT=2000 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
+test-fast: setup  ## run the tests that are not marked slow: before each commit
+	GOMP_SPINCOUNT=2000 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'not slow'
 
 demo: setup  ## train, serve, adapt under load and swap, on this machine (10 minutes)
 	$(BIN)/python examples/demo.py
@@ -163,4 +165,4 @@ lock: .venv-lock/.done  ## resolve requirements/*.in into lock files
 	  --python-version 3.11 --generate-hashes --no-emit-package twofold --no-emit-package twofold-service \
 	  --custom-compile-command 'make lock' $(UPGRADE) --output-file requirements/$$name.txt requirements/$$name.in >/dev/null; done
 
-.PHONY: help setup environments proto verify-proto check types lint architecture fix test demo serve bench-base bench-adapt bench-adapt-cost bench-serving bench-precision bench-overload bench-peers bench-swap bench-beside-training soak kill-matrix fuzz lock
+.PHONY: help setup environments proto verify-proto check types lint architecture fix test test-fast demo serve bench-base bench-adapt bench-adapt-cost bench-serving bench-precision bench-overload bench-peers bench-swap bench-beside-training soak kill-matrix fuzz lock

@@ -11,6 +11,8 @@ from adapting.summary import summarise
 from adapting.table import make_overview, make_tables
 from benchmarks.invented import EARLIER, SEQUENCE, cell
 
+pytestmark = pytest.mark.slow
+
 RUNS = [
     cell("a", "auto", (80.0, 90.0, 86.0), verdict="pass", peak_memory_mib=900.0),
     cell("a", "auto", (84.0, 89.0, 88.0), seed=1, verdict="fail", peak_memory_mib=800.0),

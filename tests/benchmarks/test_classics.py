@@ -20,6 +20,8 @@ from twofold_trainer.modeling.features import compute_features
 from twofold_trainer.scoring.scorer import Scorer, predict
 from twofold_trainer.training.losses import label_nll
 
+pytestmark = pytest.mark.slow
+
 Base = Callable[[], Student]
 State = dict[str, torch.Tensor]
 

@@ -19,6 +19,8 @@ from adapting.summary import summarise
 from adapting.table import make_overview, make_tables
 from benchmarks.invented import EARLIER, SEQUENCE, cell
 
+pytestmark = pytest.mark.slow
+
 
 def summaries(*cells: Cell) -> dict:
     """Sum cells up."""

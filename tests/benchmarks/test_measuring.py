@@ -20,6 +20,8 @@ from benchmarks.invented import cell
 from support import tiny_models
 from twofold_checkpoint.examples import Example, write_examples
 
+pytestmark = pytest.mark.slow
+
 
 def lists(root: Path, name: str, examples: list[Example], use: list[str]) -> list[dict]:
     """Write a file and return a list of sources that takes it."""

@@ -13,6 +13,8 @@ from peers.figures import figures, summarise
 from peers.search import search
 from peers.settings import Settings, read_settings
 
+pytestmark = pytest.mark.slow
+
 
 def turn(rate: float, p99: float, cpu: float = 1.0) -> dict[str, float]:
     """Invent what one side did."""

@@ -12,6 +12,8 @@ from adapting.sizes import choose_size
 from hypothesis import given
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.slow
+
 LINES = [
     ("play abba", "play", [(5, 9, "artist")]),
     ("rain in oslo", "weather", [(8, 12, "city")]),

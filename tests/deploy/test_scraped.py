@@ -25,6 +25,8 @@ from support.promql import selectors
 from twofold import Client, Head, JobState
 from twofold_server.testing import free_port, serving
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 120.0
 """Seconds in which a value must have come to Prometheus. It takes three or so."""
 

@@ -20,6 +20,8 @@ from twofold_checkpoint.examples import Example, read_examples
 from twofold_server.config.sources import read_config
 from twofold_server.testing import free_port
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 280
 ELSEWHERE = {"docs/open-inference.md": "tests/server/test_tritonclient.py"}
 """Pages whose blocks of Python run in another test, in an environment of their own."""

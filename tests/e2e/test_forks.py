@@ -11,6 +11,8 @@ from twofold import Client, Exact, Head, Hyperparameters, JobState, Prediction
 from twofold_checkpoint.manifest import Branch
 from twofold_checkpoint.store import Store
 
+pytestmark = pytest.mark.slow
+
 ALL = 6
 """Blocks of MiniLM. A branch of NER copies all of them."""
 LEARNS = Hyperparameters(epochs=2, batch_size=4)

@@ -25,6 +25,8 @@ from twofold import (
 )
 from twofold_checkpoint.store import Store
 
+pytestmark = pytest.mark.slow
+
 NEW_TYPES = ("event_name", "person")
 QUICK = Hyperparameters(epochs=1, batch_size=4)
 ANY_LOSS = Statistical(margin=100)

@@ -10,6 +10,8 @@ from crash.scenario import World, make_world, tell
 from support import tiny_models
 from support.shared_once import once
 
+pytestmark = pytest.mark.slow
+
 POINTS = {point.name: point for point in all_points()}
 FEW = (
     "trainer at train on sqlite",

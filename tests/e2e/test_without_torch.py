@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
 from support import tiny_checkpoints
 from twofold import Client
 from twofold_server.testing import serving
+
+pytestmark = pytest.mark.slow
 
 SERVE = """
 import sys

@@ -42,6 +42,8 @@ from twofold_trainer.errors import GraftError
 from twofold_trainer.planning.plan import make_plan
 from twofold_trainer.stop import StopSignal
 
+pytestmark = pytest.mark.slow
+
 QUICK = Hyperparameters(epochs=4, backbone_learning_rate=1e-3, head_learning_rate=1e-2)
 
 

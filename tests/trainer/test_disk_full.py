@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import msgspec
+import pytest
 from support import tiny_models
 from support.small_disk import small_disk
 from trainer.conftest import MakeJob
@@ -13,6 +14,8 @@ from twofold_checkpoint.protocol.events import NoteAdded
 from twofold_checkpoint.protocol.job import Hyperparameters
 from twofold_checkpoint.store import Store
 from twofold_trainer.adapt import run_job
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_disk_without_room_for_a_candidate_fails_the_job_and_no_more(

@@ -19,6 +19,8 @@ from twofold_trainer.initial_training import train_initial_checkpoint
 from twofold_trainer.modeling.model import load_model
 from twofold_trainer.scoring.scorer import predict
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_first_checkpoint_is_whole(base_store: Path) -> None:
     """The store's current checkpoint verifies, has learnt both tasks, and knows its labels, scores and origin."""

@@ -15,6 +15,8 @@ from twofold_checkpoint.protocol.job import Hyperparameters, write_job
 from twofold_checkpoint.store import Store
 from twofold_trainer import __main__ as command
 
+pytestmark = pytest.mark.slow
+
 RUN = [sys.executable, "-m", "twofold_trainer", "run", "--threads", "1"]
 
 

@@ -37,6 +37,8 @@ from twofold_server.jobs.table import JobTable
 from twofold_server.storage.database import Database
 from twofold_server.storage.schema import JOBS
 
+pytestmark = pytest.mark.slow
+
 BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 
 

@@ -14,6 +14,8 @@ import pytest
 from twofold_server.adaptation.launchers.subprocess import SubprocessLauncher
 from twofold_server.config.settings import Config
 
+pytestmark = pytest.mark.slow
+
 JOB = "job-20260101T000000-00000000"
 WAITS = "import time; time.sleep(600)"
 

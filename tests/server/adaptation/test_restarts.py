@@ -23,6 +23,8 @@ from support.scripted_trainer import (
 from twofold_checkpoint.protocol.job import SNAPSHOTS
 from twofold_server.jobs.model import JobState, Order, StateEntered
 
+pytestmark = pytest.mark.slow
+
 BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 
 

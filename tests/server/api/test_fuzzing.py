@@ -14,6 +14,8 @@ from fuzzing.values import MARK
 from fuzzing.world import indiscretions, strangers
 from twofold_server.api.servicers.open_inference import NOT_SERVED
 
+pytestmark = pytest.mark.slow
+
 PREDICT = "/twofold.v1.InferenceService/Predict"
 HEALTH = "/grpc.health.v1.Health/Check"
 

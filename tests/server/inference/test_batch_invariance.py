@@ -22,6 +22,8 @@ from twofold_server.inference.slot import Slot
 from twofold_server.observability.metrics import Metrics
 from twofold_server.versions.loader import load_engine
 
+pytestmark = pytest.mark.slow
+
 RECIPES = {
     "a": tiny_checkpoints.Recipe(),
     "b": tiny_checkpoints.Recipe(tag="b"),

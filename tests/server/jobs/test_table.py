@@ -28,6 +28,8 @@ from twofold_server.storage.migrations import VERSION
 from twofold_server.storage.schema import SCHEMA
 from twofold_server.versions.events import RolledBack
 
+pytestmark = pytest.mark.slow
+
 BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 SHARED = pytest.mark.parametrize("database", ["postgresql"])
 FAILED = StateEntered(state=JobState.FAILED, reason="Oh.")

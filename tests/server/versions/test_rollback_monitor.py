@@ -16,6 +16,8 @@ from twofold.v1 import adaptation_pb2, checkpoints_pb2
 from twofold.v1.adaptation_pb2_grpc import AdaptationServiceStub
 from twofold_server.inference.engine import Engine
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_planted_checkpoint_is_rolled_back_by_itself(tmp_path, caplog):
     """It passes gate and golden texts and errs on live ones: undone within the window, without a lost request, and seen

@@ -22,6 +22,8 @@ from twofold_server.versions import shadow_traffic as shadows
 from twofold_server.versions.events import Shadowed
 from twofold_server.versions.shadow_traffic import EnginePair, ShadowTraffic
 
+pytestmark = pytest.mark.slow
+
 SHADOW = {"shadow_share": 1.0, "shadow_texts": 60, "shadow_seconds": 120, "watch_seconds": 0, "watch_fewest": 20}
 
 MANY = 300

@@ -10,6 +10,8 @@ from support import tiny_checkpoints
 from support.running_server import running
 from twofold.v1 import checkpoints_pb2
 
+pytestmark = pytest.mark.slow
+
 SWAPS = 12
 CALLERS = 6
 

@@ -24,6 +24,8 @@ from twofold_trainer.evaluation.findings import count_lengths
 from twofold_trainer.scoring.confidence_intervals import interval, wilson
 from twofold_trainer.scoring.scores import SpanCounts, accuracy, span_f1
 
+pytestmark = pytest.mark.slow
+
 QUICK = Hyperparameters(epochs=2, backbone_learning_rate=1e-3, head_learning_rate=1e-2)
 BOTH = [
     Example(text=f"{one.text} both", label="weather", entities=one.entities)

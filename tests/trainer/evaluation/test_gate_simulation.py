@@ -9,6 +9,8 @@ import pytest
 from twofold_trainer.scoring.noninferiority import ALPHA, paired_accuracy, paired_f1
 from twofold_trainer.scoring.scores import SpanCounts
 
+pytestmark = pytest.mark.slow
+
 REPETITIONS = 2000
 CHANCE = 3 * math.sqrt(ALPHA * (1 - ALPHA) / REPETITIONS)
 """Three standard errors of a share of ALPHA in so many repetitions."""

@@ -17,6 +17,8 @@ from twofold_trainer.export.quantization import quantise_graph
 from twofold_trainer.modeling.head_growth import grow_head
 from twofold_trainer.modeling.model import save_model
 
+pytestmark = pytest.mark.slow
+
 AFTER = LabelSet(labels=("a", "b", "c", "d", "e"), entity_types=("x", "y"))
 only_bert = pytest.mark.parametrize("exported_base", ["bert"], indirect=True)
 

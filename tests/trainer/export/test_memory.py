@@ -23,6 +23,8 @@ from twofold_trainer.adapt import run_job
 from twofold_trainer.initial_training import train_initial_checkpoint
 from twofold_trainer.protection.covariances import load_covariances
 
+pytestmark = pytest.mark.slow
+
 QUICK = Hyperparameters(epochs=2, backbone_learning_rate=1e-3, head_learning_rate=1e-2)
 ANNOTATED_FOR_BOTH = [
     Example(text=f"{example.text} both", label="weather", entities=example.entities)

@@ -14,6 +14,8 @@ from twofold_trainer.export.onnx_export import Graph, measure_parity, parity_bat
 from twofold_trainer.export.quantization import quantise_graph
 from twofold_trainer.export.quantization_gate import measure_isolation
 
+pytestmark = pytest.mark.slow
+
 
 def test_graph_and_model_agree(exported: Exported) -> None:
     """At every shape the graph gives the model's logits, a row alone gives what it gives among others, and both axes are free."""

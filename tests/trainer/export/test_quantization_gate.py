@@ -31,6 +31,8 @@ from twofold_trainer.export.quantization_gate import (
 )
 from twofold_trainer.stop import StopSignal
 
+pytestmark = pytest.mark.slow
+
 HELD_OUT = tiny_models.examples(700, seed=33)
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnxruntime as ort
+import pytest
 from onnx import TensorProto, helper
 from support.exported_models import Exported
 from twofold_checkpoint.checkpoint import GRAPH
 from twofold_trainer.export.unpadding import PACKED, pack
+
+pytestmark = pytest.mark.slow
 
 
 def products(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

@@ -16,6 +16,8 @@ from twofold_trainer.modeling.freezing import freeze_all_but, is_untouched, trai
 from twofold_trainer.modeling.model import TwofoldModel
 from twofold_trainer.modeling.prefix_cache import PrefixCache
 
+pytestmark = pytest.mark.slow
+
 LABELS = LabelSet(labels=("a", "b"), entity_types=("city",))
 
 

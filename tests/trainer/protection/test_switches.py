@@ -20,6 +20,8 @@ from twofold_trainer.planning.plan import make_plan
 from twofold_trainer.stop import StopSignal
 from twofold_trainer.training.train import train
 
+pytestmark = pytest.mark.slow
+
 QUICK = Hyperparameters(epochs=2, backbone_learning_rate=1e-3, head_learning_rate=1e-2)
 PASSES = Verdict("pass", "nobody asked")
 

@@ -32,6 +32,8 @@ from twofold_trainer.training.stage_inputs import StageInputs
 from twofold_trainer.training.stage_state import Best
 from twofold_trainer.training.stages import climb
 
+pytestmark = pytest.mark.slow
+
 LABELS = LabelSet(labels=tuple(sorted(tiny_models.TEMPLATES)), entity_types=("artist", "city", "date"))
 RECIPE = recipe.resolve(
     recipe.Hyperparameters(epochs=2, batch_size=16, backbone_learning_rate=1e-3),

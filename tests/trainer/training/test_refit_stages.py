@@ -23,6 +23,8 @@ from twofold_trainer.training.stage_setup import Course
 from twofold_trainer.training.stages import StagesResult
 from twofold_trainer.training.train import grow, train
 
+pytestmark = pytest.mark.slow
+
 QUICK = Hyperparameters(epochs=2, backbone_learning_rate=1e-3, head_learning_rate=1e-2)
 PASSES = Verdict("pass", "nobody asked")
 

@@ -33,6 +33,8 @@ from twofold_trainer import adapt as run_module
 from twofold_trainer.adapt import run_job
 from twofold_trainer.training.snapshots import NOWHERE, ResumeSnapshots
 
+pytestmark = pytest.mark.slow
+
 LEARNS = Hyperparameters(epochs=3, batch_size=16, backbone_learning_rate=1e-3, head_learning_rate=1e-2)
 ROUGH = Hyperparameters(epochs=3, backbone_learning_rate=0.2, head_learning_rate=2e-2, rehearsal_ratio=0.0)
 SHARED = Statistical(margin=40)

@@ -17,6 +17,8 @@ from twofold_trainer.training.stage_inputs import StageInputs
 from twofold_trainer.training.stage_setup import Course
 from twofold_trainer.training.train import grow
 
+pytestmark = pytest.mark.slow
+
 STAGES = {
     "heads": Stage(("ner",), 0, 2),
     "top block": Stage(("ner",), 1, 2),
