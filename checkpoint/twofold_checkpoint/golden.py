@@ -47,7 +47,8 @@ def disagreement(expected: Prediction, actual: Prediction, tolerance: float = TO
     if spans[0] != spans[1]:
         return f"entities {spans[1]} instead of {spans[0]}"
     scores = [
-        [one.score for one in answer.labels] + [one.score for one in answer.entities] for answer in (expected, actual)
+        [label.score for label in answer.labels] + [entity.score for entity in answer.entities]
+        for answer in (expected, actual)
     ]
     # Written so that a NaN differs from everything.
     if not all(abs(old - new) <= tolerance for old, new in zip(*scores, strict=True)):

@@ -59,7 +59,7 @@ def print_config(arguments: Sequence[str]) -> None:
 def diagnose(arguments: Sequence[str]) -> int:
     """Print whether a server could run with these settings, a line for each check, and return 1 if one fails."""
     as_json = "--json" in arguments
-    settings = [one for one in arguments if one != "--json"]
+    settings = [argument for argument in arguments if argument != "--json"]
     resolved = resolve(settings, os.environ, prog="twofold-server doctor")
     failed = False
     for one in examine(resolved.config, resolved.warnings):

@@ -49,7 +49,7 @@ class InvalidRequestError(ServerError):
     """A request cannot be answered as it is."""
 
     def __init__(self, *violations: Violation) -> None:
-        super().__init__("; ".join(f"{one.field}: {one.description}" for one in violations))
+        super().__init__("; ".join(f"{violation.field}: {violation.description}" for violation in violations))
         self.violations: Sequence[Violation] = violations
 
 

@@ -89,7 +89,7 @@ def train_initial_checkpoint(
     sampled = balanced_sample(parts.dev, recipe.MEMORY_DEV, seed=seed)
     yardstick = DevEvaluator(tuple(Scorer(sampled, head, encoder) for head in HEADS), labels)
     encodings = [target.encoding for target in targets]
-    encodings += [encoding for one in yardstick.judges for encoding in one.encodings]
+    encodings += [encoding for judge in yardstick.judges for encoding in judge.encodings]
     fits = cache_bytes(encodings, model.config.hidden_size) <= recipe.CACHE_BYTES
     cache = FeatureCache()
     backbone_source = live(model, loaded.settings.pad_id)

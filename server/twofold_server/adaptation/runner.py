@@ -261,5 +261,5 @@ class JobRunner:
         """Wait for a change, the server's stop, or the time."""
         waits = {asyncio.create_task(change.wait()), asyncio.create_task(self._stopping.wait())}
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        for one in waits:
-            one.cancel()
+        for wait in waits:
+            wait.cancel()

@@ -273,7 +273,10 @@ async def _abort(error: Exception, method: str, context: Any) -> None:
         details = _encode_overload(code.value[0], message, reason, error.retry_after)
         pushback = ((_RETRY_PUSHBACK, str(math.ceil(1000 * error.retry_after))),)
     else:
-        wrong = [status.FieldViolation(field=one.field, description=_shorten(one.description)) for one in violations]
+        wrong = [
+            status.FieldViolation(field=violation.field, description=_shorten(violation.description))
+            for violation in violations
+        ]
         details = status.encode_status(code.value[0], message, reason=reason, violations=wrong, metadata=metadata)
     try:
         await context.abort(code, message, trailing_metadata=((status.METADATA_KEY, details), *pushback))

@@ -27,7 +27,7 @@ _WANTED = {
     Path: "a path",
     DatabaseUrl: "a URL",
 }
-_FIELDS = {one.name: one for one in dataclasses.fields(Config)}
+_FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 _PREFIX = "TWOFOLD_"
 _CLIENTS = frozenset({"TWOFOLD_TARGET", "TWOFOLD_TOKEN"})
 # What Kubernetes sets in every pod beside a Service of that name.
@@ -218,7 +218,7 @@ def _kind(name: str) -> Any:
     hint = _HINTS[name]
     if get_origin(hint) is Literal:
         return str
-    return next((one for one in get_args(hint) if one is not NoneType), hint)
+    return next((argument for argument in get_args(hint) if argument is not NoneType), hint)
 
 
 _HINTS = get_type_hints(Config)

@@ -243,9 +243,9 @@ class Batcher:
 
     def _trace(self, entries: Sequence[QueueEntry], begun: float, **about: Any) -> Any:
         """Tell of a batch that is over, and return its span, if any of its texts has a trace that is kept."""
-        if self._traces is None or not (calls := list(dict.fromkeys(one.call for one in entries if one.call))):
+        if self._traces is None or not (calls := list(dict.fromkeys(entry.call for entry in entries if entry.call))):
             return None
-        windows, tokens = sum(one.windows for one in entries), sum(one.tokens for one in entries)
+        windows, tokens = sum(entry.windows for entry in entries), sum(entry.tokens for entry in entries)
         return self._traces.batch(calls, begun, texts=len(entries), windows=windows, tokens=tokens, **about)
 
     def _deliver(self, found: Sequence[tuple[QueueEntry, Result[Any] | Exception]]) -> None:

@@ -165,7 +165,7 @@ class Engine:
     def check_signature(self) -> None:
         """Compare the graph's inputs and outputs with what is fed and read. Raises SwapError."""
         assert self._session is not None, "A closed engine was checked. This is a bug."
-        inputs = {one.name for one in self._session.get_inputs()}
+        inputs = {node.name for node in self._session.get_inputs()}
         if inputs != _INPUTS:
             raise SwapError(f"the graph's inputs are {sorted(inputs)}; they must be {sorted(_INPUTS)}")
         found = {output.name: output.shape[-1] for output in self._session.get_outputs()}

@@ -127,7 +127,9 @@ class Predictor:
             if self._traces and (call := recorded()):
                 self._traces.tell(call, _stages(begun, tokenize, batches.values()))
             self._finish(begun)
-            return Answers([one.answer for one in results], [one.batch.checkpoint_id for one in results], timings)
+            return Answers(
+                [result.answer for result in results], [result.batch.checkpoint_id for result in results], timings
+            )
 
     def _finish(self, begun: float) -> None:
         for listener in self._listeners:

@@ -22,11 +22,11 @@ class JobMetrics:
 
     def see(self, view: JobView, records: tuple[EventRecord, ...]) -> None:
         """Count what has just been recorded of a job."""
-        for one in records:
-            match one.said:
+        for record in records:
+            match record.said:
                 case StateEntered(state=JobState.RUNNING):
                     self._metrics.jobs_running.set(1)
-                    self._metrics.job_start.set(one.time.timestamp())
+                    self._metrics.job_start.set(record.time.timestamp())
                 case StateEntered(state=state, lost=lost):
                     if state.is_over:
                         self._metrics.jobs.labels(state.value).inc()
@@ -35,9 +35,9 @@ class JobMetrics:
                         self._metrics.jobs_running.set(0)
                         self._metrics.job_start.set(0)
                 case PhaseEnded(seconds=seconds):
-                    self._metrics.job_phase_seconds.labels(_bounded(one.phase)).observe(seconds)
+                    self._metrics.job_phase_seconds.labels(_bounded(record.phase)).observe(seconds)
                 case ScoreMeasured(figure="protected" | "retained" | "new", moment="before" | "after"):
-                    self._show_score(view.id, one.said)
+                    self._show_score(view.id, record.said)
 
     def _show_score(self, job_id: str, score: ScoreMeasured) -> None:
         if self._scored != job_id:  # Figures of two jobs side by side would be read as one job's.

@@ -190,9 +190,9 @@ class JobRepository:
         while not over:
             changed = self._changed  # Taken before the look: what comes in between is not missed.
             records, over = await self._ask(self._table.read, job_id, after)
-            for one in records:
-                yield one
-                after = one.sequence
+            for record in records:
+                yield record
+                after = record.sequence
             if not records and not over:
                 await changed.wait()
 
@@ -217,7 +217,7 @@ class JobRepository:
 
     def _see(self, view: JobView, records: tuple[EventRecord, ...]) -> None:
         self._metrics.see(view, records)
-        if any(isinstance(one.said, StateEntered) and one.said.state.is_over for one in records):
+        if any(isinstance(record.said, StateEntered) and record.said.state.is_over for record in records):
             self._on_end(view)
 
     async def _count(self) -> None:

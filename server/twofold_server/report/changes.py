@@ -20,7 +20,7 @@ SHOWN = 4
 
 def changes_section(document: Document) -> Markup | None:
     """Show what is answered worse than before, then what is answered better."""
-    lost, gained = sum(one.lost for one in document.figures), sum(one.gained for one in document.figures)
+    lost, gained = sum(figure.lost for figure in document.figures), sum(figure.gained for figure in document.figures)
     if not lost and not gained:
         return None
     if not document.texts:
@@ -45,7 +45,7 @@ def changes_section(document: Document) -> Markup | None:
 def _kind(document: Document, figure: str, hues: dict[str, int]) -> Iterator[Markup]:
     counted = next((one for one in document.figures if one.figure == figure), None)
     for better in (False, True):
-        chosen = [one for one in document.changes if one.figure == figure and one.better == better]
+        chosen = [change for change in document.changes if change.figure == figure and change.better == better]
         if not chosen or counted is None:
             continue
         whole = counted.gained if better else counted.lost
@@ -118,8 +118,8 @@ def _marked(
 def _hues(changes: Iterable[Change]) -> dict[str, int]:
     types = {
         span.type
-        for one in changes
-        for spans in (one.entities, one.before.entities, one.after.entities)
+        for change in changes
+        for spans in (change.entities, change.before.entities, change.after.entities)
         for span in spans or ()
     }
     return {name: number % HUES for number, name in enumerate(sorted(types))}

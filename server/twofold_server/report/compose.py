@@ -49,7 +49,7 @@ def compose(
         added_labels=told.added_labels,
         proofs=_proofs(view),
         branch=found.branch,
-        phases=tuple(PhaseSeconds(name=one.name, seconds=_seconds(one)) for one in view.phases),
+        phases=tuple(PhaseSeconds(name=phase.name, seconds=_seconds(phase)) for phase in view.phases),
         swap_seconds=told.swap_seconds,
         base=view.base,
         candidate=view.candidate,
@@ -91,16 +91,18 @@ def _dataset(view: JobView, found: Findings) -> DatasetFacts | None:
 def _notes(records: Sequence[EventRecord]) -> tuple[Note, ...]:
     """Take the notes, warnings first if there are too many."""
     notes = [
-        Note(phase=one.phase, message=one.said.message[:MAX_CHARACTERS], warning=one.said.warning)
-        for one in records
-        if isinstance(one.said, NoteAdded)
+        Note(phase=record.phase, message=record.said.message[:MAX_CHARACTERS], warning=record.said.warning)
+        for record in records
+        if isinstance(record.said, NoteAdded)
     ]
-    shadowed = [Note(phase=one.phase, message=one.said.told) for one in records if isinstance(one.said, Shadowed)]
+    shadowed = [
+        Note(phase=record.phase, message=record.said.told) for record in records if isinstance(record.said, Shadowed)
+    ]
     notes += shadowed[-1:]  # Those before it were on the way.
     notes += [
-        Note(phase=one.phase, message=one.said.told, warning=True)
-        for one in records
-        if isinstance(one.said, RolledBack)
+        Note(phase=record.phase, message=record.said.told, warning=True)
+        for record in records
+        if isinstance(record.said, RolledBack)
     ]
     if len(notes) > MAX_NOTES:
         notes.sort(key=lambda note: not note.warning)

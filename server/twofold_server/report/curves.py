@@ -60,9 +60,9 @@ def draw_curves(records: Iterable[EventRecord]) -> tuple[StageCurves, ...]:
                 )
                 now.guard.append(look)
     return tuple(
-        StageCurves(name=one.name or "heads", loss=_thin(one.loss), dev=_thin(one.dev), guard=_thin(one.guard))
-        for one in stages
-        if one.loss or one.dev
+        StageCurves(name=stage.name or "heads", loss=_thin(stage.loss), dev=_thin(stage.dev), guard=_thin(stage.guard))
+        for stage in stages
+        if stage.loss or stage.dev
     )
 
 

@@ -24,7 +24,7 @@ def figures_section(document: Document) -> Markup | None:
     """Show the three figures as cards."""
     if not document.figures:
         return None
-    return tag("div", (_card(one, document) for one in document.figures), class_="cards")
+    return tag("div", (_card(figure, document) for figure in document.figures), class_="cards")
 
 
 def _card(one: Measurement, document: Document) -> Markup:

@@ -77,7 +77,7 @@ def _listed(names: tuple[str, ...]) -> Iterator[object]:
 def time_section(document: Document) -> Markup | None:
     """Show how long each phase took."""
     phases = document.phases
-    whole = sum(one.seconds for one in phases)
+    whole = sum(phase.seconds for phase in phases)
     if not whole:
         return None
     shapes, left = [], 0.0
@@ -112,7 +112,7 @@ def lineage_section(document: Document) -> Markup | None:
         "section",
         tag("h2", "Where it comes from"),
         tag("ol", map(_ancestor, document.lineage), class_="lineage") if document.lineage else None,
-        tag("ul", (tag("li", one) for one in proofs), class_="proofs") if proofs else None,
+        tag("ul", (tag("li", proof) for proof in proofs), class_="proofs") if proofs else None,
     )
 
 
@@ -140,9 +140,9 @@ def _proofs(document: Document) -> Iterator[object]:
         yield f"The protected head answers all of {plural(proofs.exact_texts, 'text')} as before, within {within} in a logit."
     if proofs.parity_max_error is not None:
         yield f"The exported graph differs from the trained model by at most {proofs.parity_max_error:.1e} in a logit."
-    for one in document.figures:
-        if one.calibration_before is not None and one.calibration_after is not None:
+    for figure in document.figures:
+        if figure.calibration_before is not None and figure.calibration_after is not None:
             yield (
-                f"Calibration error of the {one.figure} answers: "
-                f"{score(one.calibration_before)} → {score(one.calibration_after)} points."
+                f"Calibration error of the {figure.figure} answers: "
+                f"{score(figure.calibration_before)} → {score(figure.calibration_after)} points."
             )

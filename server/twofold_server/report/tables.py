@@ -20,7 +20,7 @@ NOTHING = "no entity"
 
 def tables_section(document: Document) -> Markup | None:
     """Show each figure by name, and what is taken for what."""
-    parts = [part for one in document.figures for part in _figure(document, one)]
+    parts = [part for figure in document.figures for part in _figure(document, figure)]
     return tag("section", tag("h2", "Name by name"), parts) if parts else None
 
 
@@ -63,7 +63,7 @@ def _table(names: Sequence[NameCount]) -> Markup:
 
 
 def _heads(words: Sequence[str], numbers: Sequence[str]) -> Markup:
-    cells = (*(tag("th", one) for one in words), *(tag("th", one, class_="number") for one in numbers))
+    cells = (*(tag("th", word) for word in words), *(tag("th", number, class_="number") for number in numbers))
     return tag("thead", tag("tr", cells))
 
 
@@ -116,7 +116,7 @@ def _count(before: int, after: int | None) -> int:
 
 def _matrix(rows: Sequence[str | None], names: Sequence[NameCount], wrong: Sequence[Confusion]) -> Markup:
     counts = {(one.expected, one.answered): _count(one.before, one.after) for one in wrong}
-    right = {one.name: _count(one.right_before, one.right_after) for one in names}
+    right = {name.name: _count(name.right_before, name.right_after) for name in names}
     most = max(1, *counts.values())
     greatest = max(1, *right.values())
 
@@ -138,11 +138,11 @@ def _matrix(rows: Sequence[str | None], names: Sequence[NameCount], wrong: Seque
             "table",
             tag(
                 "thead",
-                tag("tr", tag("th", "right ↓ answered →"), (tag("th", tag("span", _named(one))) for one in rows)),
+                tag("tr", tag("th", "right ↓ answered →"), (tag("th", tag("span", _named(row))) for row in rows)),
             ),
             tag(
                 "tbody",
-                (tag("tr", tag("th", _named(one), scope="row"), (cell(one, two) for two in rows)) for one in rows),
+                (tag("tr", tag("th", _named(row), scope="row"), (cell(row, two) for two in rows)) for row in rows),
             ),
             class_="matrix",
         ),

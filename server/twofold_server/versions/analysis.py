@@ -89,7 +89,7 @@ def is_proven(seen: Rate, limit: float, alpha: float = ALPHA) -> bool:
         if share < 1 or not good
     ]
     top = max(ratios)
-    mixture = top + math.log(sum(math.exp(one - top) for one in ratios) / _ALTERNATIVES)
+    mixture = top + math.log(sum(math.exp(ratio - top) for ratio in ratios) / _ALTERNATIVES)
     return mixture >= -math.log(alpha)
 
 

@@ -25,7 +25,7 @@ def grow_labels(job: Job, old: LabelSet, examples: Sequence[Example]) -> LabelSe
         own: dict[str, tuple[str, ...]] = {"labels" if job.head == "classifier" else "entity_types": ()}
         old = msgspec.structs.replace(old, **own)
     if job.head == "classifier":
-        grown = old.append(labels=(one.label for one in examples if one.label is not None))
+        grown = old.append(labels=(example.label for example in examples if example.label is not None))
     else:
         grown = old.append(entity_types=types_of(examples))
     added = names_of(grown, job.head)[len(names_of(old, job.head)) :]

@@ -31,8 +31,10 @@ def pairs_of(head: HeadName, examples: Sequence[Example], answers: Sequence[Pred
 def _extents(example: Example, answer: Prediction) -> Iterator[Pair]:
     """Yield the types of every extent. A type that the example does not annotate is neither right nor wrong."""
     known = example.annotated_types
-    wanted = {(one.start, one.end): one.type for one in example.entities or ()}
-    found = {(one.start, one.end): one.type for one in answer.entities if known is None or one.type in known}
+    wanted = {(entity.start, entity.end): entity.type for entity in example.entities or ()}
+    found = {
+        (entity.start, entity.end): entity.type for entity in answer.entities if known is None or entity.type in known
+    }
     for extent in wanted.keys() | found.keys():
         yield wanted.get(extent), found.get(extent)
 

@@ -31,7 +31,7 @@ class JobEvaluator:
         }
         self._pad_id, self._stop = plan.encoder.settings.pad_id, stop
         # A remembered text that is annotated for both heads stands in two judges: it is run once, for both.
-        self._encodings = {one.text: one for judge in self.judges.values() for one in judge.encodings}
+        self._encodings = {encoding.text: encoding for judge in self.judges.values() for encoding in judge.encodings}
         self._labels: dict[Moment, LabelSet] = {"before": plan.base.manifest.labels, "after": plan.labels}
         self.answers: dict[Moment, dict[Figure, tuple[Prediction, ...]]] = {}
         """What was answered when it was measured."""
@@ -72,7 +72,10 @@ class JobEvaluator:
         texts = self._encodings.values()
         found = predict(model, list(texts), self._labels[moment], self._pad_id, stop=self._stop)
         by_text = dict(zip(self._encodings, found, strict=True))
-        return {figure: tuple(by_text[one.text] for one in judge.encodings) for figure, judge in self.judges.items()}
+        return {
+            figure: tuple(by_text[encoding.text] for encoding in judge.encodings)
+            for figure, judge in self.judges.items()
+        }
 
     def _rate(self, answers: Mapping[Figure, Sequence[Prediction]]) -> Scores:
         return {figure: judge.rate(answers[figure]) for figure, judge in self.judges.items()}

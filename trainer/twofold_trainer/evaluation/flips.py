@@ -30,7 +30,7 @@ def list_changes(
     for better in (False, True):
         for place in itertools.islice(changed(scores, better=better), FLIPS_SHOWN):
             example = examples[place]
-            before, after = (_say(head, one[place], example) for one in answers)
+            before, after = (_say(head, answer[place], example) for answer in answers)
             yield Change(
                 figure=figure,
                 better=better,
@@ -46,8 +46,8 @@ def _say(head: HeadName, answer: Prediction, example: Example) -> Answer:
     if head == "classifier":
         return Answer(label=answer.labels[0].label, score=answer.labels[0].score)
     known = example.annotated_types
-    return Answer(entities=_within(one for one in answer.entities if known is None or one.type in known))
+    return Answer(entities=_within(entity for entity in answer.entities if known is None or entity.type in known))
 
 
 def _within(spans: Iterable[Marked]) -> tuple[Marked, ...]:
-    return tuple(one for one in spans if one.end <= CHARACTERS_SHOWN)
+    return tuple(span for span in spans if span.end <= CHARACTERS_SHOWN)

@@ -137,9 +137,9 @@ def compare(pair: Pair, against: Against, margin: float, *, seed: int = 0) -> Co
 def _worst(comparisons: Iterable[Comparison], margin: float) -> tuple[VerdictName, str]:
     """Decide on the comparison that says the worst."""
     told: list[tuple[VerdictName, str]] = []
-    for one in comparisons:
-        than = "" if one.against == "base" else " since a person last approved a checkpoint"
-        lower, fallen = 100 * one.bounds.lower, -100 * one.bounds.difference
+    for comparison in comparisons:
+        than = "" if comparison.against == "base" else " since a person last approved a checkpoint"
+        lower, fallen = 100 * comparison.bounds.lower, -100 * comparison.bounds.difference
         if fallen > 0 and fallen >= margin - 100 * SLACK:
             beyond = "more than" if fallen > margin + 100 * SLACK else "as much as"
             told.append(
@@ -148,8 +148,8 @@ def _worst(comparisons: Iterable[Comparison], margin: float) -> tuple[VerdictNam
         elif lower > -margin:
             told.append(("pass", f"the protected score did not fall by {-lower:.2f} points or more{than} (95 % sure)"))
         else:
-            more = "" if one.needed_examples is None else f"; about {one.needed_examples} would decide"
-            why = f"{one.examples} examples cannot exclude a fall of {-lower:.2f} points{than}, above the margin of {margin:g}"
+            more = "" if comparison.needed_examples is None else f"; about {comparison.needed_examples} would decide"
+            why = f"{comparison.examples} examples cannot exclude a fall of {-lower:.2f} points{than}, above the margin of {margin:g}"
             told.append(("inconclusive", f"{why}{more}"))
     order: tuple[VerdictName, ...] = ("fail", "inconclusive", "pass")
     return min(told, key=lambda one: order.index(one[0]))

@@ -50,7 +50,10 @@ def find_collisions(
 
 def describe_collisions(collisions: Sequence[Collision]) -> NoteAdded:
     """Put collisions into a warning that says what to do."""
-    pairs = ", ".join(f"{one.new!r} for {one.old!r} ({one.taken} of {one.expected})" for one in collisions[:SHOWN])
+    pairs = ", ".join(
+        f"{collision.new!r} for {collision.old!r} ({collision.taken} of {collision.expected})"
+        for collision in collisions[:SHOWN]
+    )
     more = "" if len(collisions) <= SHOWN else f" and {len(collisions) - SHOWN} more"
     return NoteAdded(
         message=f"On held-out examples, new names are answered for old ones: {pairs}{more}. If two names mean the same, "
@@ -65,6 +68,6 @@ def _pairs(head: HeadName, example: Example, answer: Prediction) -> Iterator[tup
         if example.label is not None:
             yield example.label, answer.labels[0].label
         return
-    found = {(one.start, one.end): one.type for one in answer.entities}
+    found = {(entity.start, entity.end): entity.type for entity in answer.entities}
     for span in example.entities or ():
         yield span.type, found.get((span.start, span.end))

@@ -50,19 +50,19 @@ def describe_verdict(verdict: Verdict, figures: JobEvaluator, *, quoting: bool =
         reason=f"{verdict.reason}.",
         comparisons=tuple(
             Compared(
-                against=one.against,
-                before=one.before,
-                after=one.after,
-                lower_bound=one.bounds.lower,
-                upper_bound=one.bounds.upper,
-                examples=one.examples,
-                gained=one.gained,
-                lost=one.lost,
-                needed_examples=one.needed_examples,
-                calibration_before=one.calibration[0],
-                calibration_after=one.calibration[1],
+                against=comparison.against,
+                before=comparison.before,
+                after=comparison.after,
+                lower_bound=comparison.bounds.lower,
+                upper_bound=comparison.bounds.upper,
+                examples=comparison.examples,
+                gained=comparison.gained,
+                lost=comparison.lost,
+                needed_examples=comparison.needed_examples,
+                calibration_before=comparison.calibration[0],
+                calibration_after=comparison.calibration[1],
             )
-            for one in verdict.comparisons
+            for comparison in verdict.comparisons
         ),
         negative_flips=tuple(figures.protected_text(place) for place in shown),
     )

@@ -57,9 +57,11 @@ def prove_exact(
             some, wanted_answers, decode(some, after[0], after[1], labels[1]), strict=True
         ):
             if protected == "classifier":
-                same = [one.label for one in wanted.labels] == [one.label for one in got.labels]
+                same = [label.label for label in wanted.labels] == [label.label for label in got.labels]
             else:
-                spans = [[(one.start, one.end, one.type) for one in answer.entities] for answer in (wanted, got)]
+                spans = [
+                    [(entity.start, entity.end, entity.type) for entity in answer.entities] for answer in (wanted, got)
+                ]
                 same = spans[0] == spans[1]
             if not same:
                 raise ParityError(f"the {protected} head answers {encoding.text[:80]!r} differently, against exactness")

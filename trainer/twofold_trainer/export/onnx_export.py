@@ -179,4 +179,6 @@ def measure_parity(
 
 
 def _meaning(prediction: Prediction) -> tuple[list[str], list[tuple[int, int, str]]]:
-    return [one.label for one in prediction.labels], [(one.start, one.end, one.type) for one in prediction.entities]
+    return [label.label for label in prediction.labels], [
+        (entity.start, entity.end, entity.type) for entity in prediction.entities
+    ]

@@ -71,10 +71,10 @@ def reduce_precision(
 def judge_reduced(reduction: QuantizationInputs, fp32: Graph, int8: Graph, stop: StopSignal) -> ReducedGraph:
     """Say whether int8 keeps rows apart, and whether each head is proven not inferior to fp32 on held-out examples."""
     examples = _choose(reduction)
-    error = measure_isolation(int8, [one.text for one in examples[:SHAPED_TEXTS]] or ["a"], reduction.encoder)
-    unanswered = [one for one in examples if one.text not in reduction.answered]
+    error = measure_isolation(int8, [example.text for example in examples[:SHAPED_TEXTS]] or ["a"], reduction.encoder)
+    unanswered = [example for example in examples if example.text not in reduction.answered]
     found = dict(zip((one.text for one in unanswered), answer(fp32, unanswered, reduction, stop), strict=True))
-    before = [reduction.answered.get(one.text) or found[one.text] for one in examples]
+    before = [reduction.answered.get(example.text) or found[example.text] for example in examples]
     after = answer(int8, examples, reduction, stop)
     comparisons = {
         head: compare(Pair(old, new), "base", REDUCED_MARGIN, seed=reduction.seed)
@@ -82,7 +82,7 @@ def judge_reduced(reduction: QuantizationInputs, fp32: Graph, int8: Graph, stop:
         if (old := score(examples, before, head)) is not None and (new := score(examples, after, head)) is not None
     }
     apart = error <= ISOLATION_TOLERANCE
-    proven = len(comparisons) == len(HEADS) and all(_proven(one) for one in comparisons.values())
+    proven = len(comparisons) == len(HEADS) and all(_proven(comparison) for comparison in comparisons.values())
     told = [describe(head, one) for head, one in comparisons.items()]
     told += [f"no example is held out to judge the {head} head by" for head in HEADS if head not in comparisons]
     told.append(
@@ -141,7 +141,7 @@ def answer(
     graph: Graph, examples: Sequence[Example], reduction: QuantizationInputs, stop: StopSignal
 ) -> list[Prediction]:
     """Answer examples with a graph, in their order."""
-    encodings = reduction.encoder.encode([one.text for one in examples])
+    encodings = reduction.encoder.encode([example.text for example in examples])
     order = sorted(range(len(encodings)), key=lambda place: len(encodings[place].ids))
     answers: list[Prediction] = [Prediction()] * len(encodings)
     for first in range(0, len(order), ROWS):

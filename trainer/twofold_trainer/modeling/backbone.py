@@ -153,7 +153,9 @@ def _pooling(directory: Path, config: Any) -> recipe.Pooling:
     if path.is_file() and json.loads(path.read_text()).get("pooling_mode_cls_token"):
         return "cls"
     architectures = getattr(config, "architectures", None) or []
-    causal = any(str(one).endswith("ForCausalLM") for one in architectures) or config.model_type in CAUSAL
+    causal = (
+        any(str(architecture).endswith("ForCausalLM") for architecture in architectures) or config.model_type in CAUSAL
+    )
     return recipe.pooling_for(causal and not path.is_file())
 
 

@@ -36,7 +36,7 @@ def wilson(share: float, examples: int, *, alpha: float = ALPHA) -> tuple[float,
 
 def _bootstrap(counts: list[SpanCounts], seed: int) -> tuple[float, float]:
     kinds = Counter(counts)
-    numbers = np.array([(one.right, one.predicted + one.expected) for one in kinds], dtype=np.float64)
+    numbers = np.array([(kind.right, kind.predicted + kind.expected) for kind in kinds], dtype=np.float64)
     often = np.array(list(kinds.values()), dtype=np.float64)
     drawn = np.random.default_rng(seed).multinomial(int(often.sum()), often / often.sum(), size=RESAMPLES) @ numbers
     scores = np.where(drawn[:, 1] > 0, 2 * drawn[:, 0] / np.maximum(drawn[:, 1], 1), 1.0)

@@ -97,8 +97,8 @@ class Scorer:
             score = accuracy([right for _, right in hits])
         else:
             spans = [(answer.entities, example.entities or (), example.annotated_types) for example, answer in pairs]
-            hits = [hit for one in spans for hit in span_hits(*one)]
-            score = span_f1([count_spans(*one) for one in spans])
+            hits = [hit for span in spans for hit in span_hits(*span)]
+            score = span_f1([count_spans(*span) for span in spans])
         if score is None:
             return None
         confidences = [min(1.0, sure) for sure, _ in hits]  # Single precision may pass 1 by its last bit.

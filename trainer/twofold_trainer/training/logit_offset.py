@@ -28,7 +28,7 @@ def balance(
     """
     head = model.head(yardstick.judges[0].head)
     cache = FeatureCache()
-    for _ in cache.fill(source, [one for judge in yardstick.judges for one in judge.encodings], rows=ROWS):
+    for _ in cache.fill(source, [encoding for judge in yardstick.judges for encoding in judge.encodings], rows=ROWS):
         pass
     trained = head.bias.detach().clone()
 

@@ -208,7 +208,7 @@ class Course:
         pool = self._plan.pool(stage)
         taught = [target.encoding for target in (*pool.new, *pool.rehearsed)]
         watched = self._protected.encodings if self._protected and self._plan.moves_protected(stage) else ()
-        return taught, [*(one for judge in self.yardstick.judges for one in judge.encodings), *watched]
+        return taught, [*(encoding for judge in self.yardstick.judges for encoding in judge.encodings), *watched]
 
     def _keep(
         self, cache: FeatureCache, source: FeatureSource, taught: Sequence[Encoding], judged: Sequence[Encoding]

@@ -82,7 +82,9 @@ def read_example(message: pb.Example) -> Example:
     """Read one example, unchecked."""
     entities = None
     if message.HasField("entities"):
-        entities = tuple(Span(start=one.start, end=one.end, type=one.type) for one in message.entities.entities)
+        entities = tuple(
+            Span(start=entity.start, end=entity.end, type=entity.type) for entity in message.entities.entities
+        )
     return Example(text=message.text, label=message.label if message.HasField("label") else None, entities=entities)
 
 
@@ -92,9 +94,9 @@ def read_upload(message: pb.UploadDatasetRequest) -> Header | Batch:
         case "header":
             return Header(message.header.display_name)
         case "train":
-            return Batch("train", [read_example(one) for one in message.train.examples])
+            return Batch("train", [read_example(example) for example in message.train.examples])
         case "dev":
-            return Batch("dev", [read_example(one) for one in message.dev.examples])
+            return Batch("dev", [read_example(example) for example in message.dev.examples])
     raise InvalidRequestError(Violation("part", "is not set; send a header, train or dev examples in every message"))
 
 

@@ -12,7 +12,7 @@ _LENGTH = struct.Struct("<I")
 
 def write_strings(strings: Iterable[bytes]) -> bytes:
     """Make raw contents."""
-    return b"".join(part for one in strings for part in (_LENGTH.pack(len(one)), one))
+    return b"".join(part for string in strings for part in (_LENGTH.pack(len(string)), string))
 
 
 def read_strings(raw: bytes, count: int, field: str) -> list[bytes]:

@@ -31,8 +31,8 @@ def write_checkpoint(checkpoint: Checkpoint, aliases: Aliases) -> pb.Checkpoint:
         labels=manifest.labels.labels,
         entity_types=manifest.labels.entity_types,
         scores=[
-            pb.Score(head=HEAD_NUMBERS[one.head], metric=one.metric, value=one.value, examples=one.examples)
-            for one in manifest.scores
+            pb.Score(head=HEAD_NUMBERS[score.head], metric=score.metric, value=score.value, examples=score.examples)
+            for score in manifest.scores
         ],
         size_bytes=manifest.size,
         aliases=aliases.names_of(manifest.id),

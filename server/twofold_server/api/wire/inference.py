@@ -113,10 +113,10 @@ def write_predictions(call: PredictCall, answers: Answers[Prediction]) -> pb.Pre
         offset = offset_converter(text, call.unit)
         response.predictions.add(
             label=prediction.labels[0].label if prediction.labels else "",
-            labels=[pb.LabelScore(label=one.label, score=one.score) for one in prediction.labels],
+            labels=[pb.LabelScore(label=label.label, score=label.score) for label in prediction.labels],
             entities=[
-                pb.Entity(start=offset(one.start), end=offset(one.end), type=one.type, score=one.score)
-                for one in prediction.entities
+                pb.Entity(start=offset(entity.start), end=offset(entity.end), type=entity.type, score=entity.score)
+                for entity in prediction.entities
             ],
             checkpoint_id=checkpoint_id,
         )

@@ -52,8 +52,8 @@ def write_job(view: JobView) -> pb.Job:
         state=STATES[view.state],
         phase=view.phase,
         phases=[
-            pb.PhaseTiming(phase=one.name, start_time=_time(one.started), end_time=_time(one.ended))
-            for one in view.phases
+            pb.PhaseTiming(phase=phase.name, start_time=_time(phase.started), end_time=_time(phase.ended))
+            for phase in view.phases
         ],
         reason=view.reason,
         head=HEAD_NUMBERS[view.order.head],

@@ -102,7 +102,10 @@ def write_infer(call: InferCall, answers: Answers[Prediction]) -> pb.ModelInferR
 def write_metadata(versions: Sequence[str]) -> pb.ModelMetadataResponse:
     """Describe the model's tensors."""
     inputs, outputs = (
-        [pb.ModelMetadataResponse.TensorMetadata(name=one.name, datatype=one.datatype, shape=[-1]) for one in tensors]
+        [
+            pb.ModelMetadataResponse.TensorMetadata(name=tensor.name, datatype=tensor.datatype, shape=[-1])
+            for tensor in tensors
+        ]
         for tensors in (INPUTS, OUTPUTS)
     )
     return pb.ModelMetadataResponse(name=MODEL, versions=versions, platform=PLATFORM, inputs=inputs, outputs=outputs)
@@ -227,11 +230,11 @@ def _not_utf8(strings: Sequence[bytes], field: str) -> Iterator[Violation]:
 
 def _write_output(name: str, call: InferCall, answers: Answers[Prediction]) -> bytes:
     if name == "checkpoint_id":
-        return write_strings(one.encode() for one in answers.checkpoint_ids)
+        return write_strings(checkpoint_id.encode() for checkpoint_id in answers.checkpoint_ids)
     if name == "entities":
         pairs = zip(call.texts, answers.answers, strict=True)
         return write_strings(_write_entities(text, one.entities, call.unit) for text, one in pairs)
-    best = [one.labels[0] if one.labels else None for one in answers.answers]
+    best = [answer.labels[0] if answer.labels else None for answer in answers.answers]
     if name == "label_score":
         return np.asarray([one.score if one else 0 for one in best], "<f4").tobytes()
     return write_strings(one.label.encode() if one else b"" for one in best)

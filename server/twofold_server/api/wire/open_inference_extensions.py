@@ -64,14 +64,14 @@ def write_index(
 ) -> pb.RepositoryIndexResponse:
     """List checkpoints; the one whose id is *live* is ready."""
     response = pb.RepositoryIndexResponse()
-    for one in checkpoints:
-        if one.id == live:
-            response.models.add(name=MODEL, version=one.id, state="READY")
+    for checkpoint in checkpoints:
+        if checkpoint.id == live:
+            response.models.add(name=MODEL, version=checkpoint.id, state="READY")
         elif not only_ready:
-            names = aliases.names_of(one.id)
+            names = aliases.names_of(checkpoint.id)
             also = f" ({', '.join(names)})" if names else ""
             reason = f"in the store{also} and not live; RepositoryModelLoad with this id as model_name promotes it"
-            response.models.add(name=MODEL, version=one.id, state="UNAVAILABLE", reason=reason)
+            response.models.add(name=MODEL, version=checkpoint.id, state="UNAVAILABLE", reason=reason)
     return response
 
 
