@@ -17,7 +17,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from twofold_checkpoint.encoding import Encoding
 from twofold_checkpoint.labels import LabelSet
-from twofold_checkpoint.manifest import HEADS, HeadName, other
+from twofold_checkpoint.manifest import HEADS, HeadName, other_head
 from twofold_trainer.datasets.batching import batches
 from twofold_trainer.datasets.splits import Parts, forget, remember, types_of
 from twofold_trainer.datasets.targets import Target, make_targets
@@ -137,7 +137,7 @@ def start(student: Student, task: Task) -> tuple[Course, LabelSet]:
         model=model,
         old=old,
         head=head,
-        kept=(other(head),) if task.replaces else HEADS,
+        kept=(other_head(head),) if task.replaces else HEADS,
         new=new,
         remembered=tuple(make_targets(memory.rehearsal, student.encoder, labels)),
         frozen=frozen,

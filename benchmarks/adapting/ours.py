@@ -12,7 +12,7 @@ import msgspec
 import torch
 from twofold_checkpoint.checkpoint import MANIFEST, MEMORY, STATISTICS, Checkpoint
 from twofold_checkpoint.examples import Example, write_examples
-from twofold_checkpoint.manifest import MemoryMode, other
+from twofold_checkpoint.manifest import MemoryMode, other_head
 from twofold_checkpoint.memory import write_memory
 from twofold_checkpoint.protocol.events import Event, ExactVerified, PhaseStarted
 from twofold_checkpoint.protocol.job import Exact, Hyperparameters, Job, Statistical
@@ -79,7 +79,7 @@ def _prove(plan: Plan, staged: Path, texts: Sequence[str], stop: StopSignal) -> 
         plan.base.path,
         staged,
         plan.encoder.encode(list(texts)),
-        other(plan.job.head),
+        other_head(plan.job.head),
         (plan.base.manifest.labels, plan.labels),
         pad_id=plan.encoder.settings.pad_id,
         threads=torch.get_num_threads(),

@@ -20,7 +20,7 @@ Precision = Literal["fp32", "int8", "bf16", "fp16"]
 HEADS: tuple[HeadName, HeadName] = ("classifier", "ner")
 
 
-def other(head: HeadName) -> HeadName:
+def other_head(head: HeadName) -> HeadName:
     """Return the head that is protected while *head* is adapted."""
     return "ner" if head == "classifier" else "classifier"
 

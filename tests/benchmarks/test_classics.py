@@ -15,7 +15,7 @@ from adapting.student import Student
 from hypothesis import given
 from hypothesis import strategies as st
 from support import tiny_models
-from twofold_checkpoint.manifest import HEADS, other
+from twofold_checkpoint.manifest import HEADS, other_head
 from twofold_trainer.modeling.features import compute_features
 from twofold_trainer.scoring.scorer import Scorer, predict
 from twofold_trainer.training.losses import label_nll
@@ -91,7 +91,7 @@ def test_freezing_a_head_protects_nothing(base: Base, make_task: Callable, head:
     free, frozen = (state(ROWS[row](base(), make_task(head)).student) for row in CLASSICS[:2])
     assert same(free, frozen)
     before = state(base())
-    assert all(torch.equal(before[name], frozen[name]) for name in before if name.startswith(f"{other(head)}."))
+    assert all(torch.equal(before[name], frozen[name]) for name in before if name.startswith(f"{other_head(head)}."))
     assert drift(before, frozen) > 0
 
 

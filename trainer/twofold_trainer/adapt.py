@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from twofold_checkpoint.checkpoint import TRAINING_WEIGHTS
 from twofold_checkpoint.errors import CheckpointError
-from twofold_checkpoint.manifest import other
+from twofold_checkpoint.manifest import other_head
 from twofold_checkpoint.protocol.events import Event, ExactVerified, Finished, PhaseStarted, Published
 from twofold_checkpoint.protocol.job import SNAPSHOTS, Job
 from twofold_checkpoint.store import Store
@@ -125,7 +125,7 @@ def _prove_exact(plan: Plan, staged: Path, stop: StopSignal) -> ExactVerified:
         plan.base.path,
         staged,
         plan.encoder.encode([example.text for example in (*plan.memory.gate, *plan.parts.gate)]),
-        other(plan.job.head),
+        other_head(plan.job.head),
         (plan.base.manifest.labels, plan.labels),
         pad_id=plan.encoder.settings.pad_id,
         threads=torch.get_num_threads(),

@@ -77,10 +77,10 @@ class Heartbeat:
     async def _inherit(self) -> None:
         for view in await self._book.abandoned():
             current = (await asyncio.to_thread(self._store.aliases)).current
-            said = conclude_after_crash(view, current, self._attempts)
-            log.warning("a job was left running", extra={"job": view.id, "reason": said.reason})
+            event = conclude_after_crash(view, current, self._attempts)
+            log.warning("a job was left running", extra={"job": view.id, "reason": event.reason})
             await asyncio.to_thread(self._launcher.bury, view.id)
-            taken = await self._book.take_over(view.id, said)  # None if another server was faster.
+            taken = await self._book.take_over(view.id, event)  # None if another server was faster.
             if taken is not None and taken.state.is_over:
                 await asyncio.to_thread(self._leftovers.of_job, view.id)
                 await self._reporter.make(view.id)

@@ -222,7 +222,7 @@ class _Call:
         self._context = context
         self._traces = traces
         self._traced: Call | None = None
-        self._begun = time.monotonic()
+        self._started_at = time.monotonic()
 
     async def __aenter__(self) -> None:
         self._metrics.in_flight.labels(self._method).inc()
@@ -233,7 +233,7 @@ class _Call:
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._metrics.in_flight.labels(self._method).dec()
-        self._metrics.request_seconds.labels(self._method).observe(time.monotonic() - self._begun)
+        self._metrics.request_seconds.labels(self._method).observe(time.monotonic() - self._started_at)
         code = self._code_of(error)
         self._metrics.requests.labels(self._method, code.name).inc()
         if self._traces and self._traced:

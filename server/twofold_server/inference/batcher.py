@@ -52,7 +52,7 @@ class BatchOutput:
     """There for its labels; its session may be closed by now."""
     encodings: Sequence[Encoding]
     rows: Sequence[Rows]
-    begun: float
+    started_at: float
     seconds: float
 
 
@@ -146,11 +146,11 @@ class Batcher:
     def _run(self, thread: int) -> None:
         """Compute batch after batch, on a thread of the engine's."""
         while (batch := self._take(thread)) is not None:
-            begun = time.monotonic()
+            started_at = time.monotonic()
             try:
-                computed = self._compute(batch, begun)
+                computed = self._compute(batch, started_at)
             except Exception as error:  # noqa: BLE001 -- whatever it was, only this batch's callers hear of it.
-                self._fail(batch, begun, error)
+                self._fail(batch, started_at, error)
             else:
                 self._decoder.submit(self._decode, computed)
 
@@ -176,38 +176,40 @@ class Batcher:
             self._pace.begin(thread, sum(entry.tokens for entry in batch), pass_tokens)
             return batch
 
-    def _compute(self, batch: Sequence[QueueEntry], begun: float) -> BatchOutput:
+    def _compute(self, batch: Sequence[QueueEntry], started_at: float) -> BatchOutput:
         """Run a batch under one lease."""
         with self._slot.lease() as engine, self._telling(engine):
             encodings = encode_for(engine, batch)
             windows = [window for encoding in encodings for window in encoding.windows]
             found = iter(engine.run_windows(windows, batch[0].reader.outputs, self._max_batch_tokens))
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - started_at
         self._note([len(window.ids) for window in windows], engine.pass_tokens, seconds)
         rows = [list(itertools.islice(found, len(encoding.windows))) for encoding in encodings]
-        return BatchOutput(next(self._numbers), batch, engine, encodings, rows, begun, seconds)
+        return BatchOutput(next(self._numbers), batch, engine, encodings, rows, started_at, seconds)
 
     def _decode(self, computed: BatchOutput) -> None:
         """Turn output rows into answers, on the decoder's thread: a batch at once for all who read alike."""
-        begun = time.monotonic()
+        started_at = time.monotonic()
         try:
             with self._telling(computed.engine):
                 answers = dict(self._read(computed))
         except Exception as error:  # noqa: BLE001 -- as above.
-            self._fail(computed.entries, computed.begun, error)
+            self._fail(computed.entries, computed.started_at, error)
             return
         broken = [entry for entry in computed.entries if entry not in answers]
         self._notify(computed.engine.id, computed.seconds, failed=bool(broken))
         if broken:
             wrong = f"{computed.engine.id} answers with numbers that are not finite"
-            self._fail(broken, computed.begun, FloatingPointError(wrong))
-        seconds = time.monotonic() - begun
+            self._fail(broken, computed.started_at, FloatingPointError(wrong))
+        seconds = time.monotonic() - started_at
         self._metrics.stage_seconds.labels("decode").observe(seconds)
-        span = self._trace(computed.entries, computed.begun, number=computed.number, checkpoint=computed.engine.id)
-        batch = Batch(computed.number, computed.engine.id, computed.begun, computed.seconds, begun, seconds, span)
+        span = self._trace(computed.entries, computed.started_at, number=computed.number, checkpoint=computed.engine.id)
+        batch = Batch(
+            computed.number, computed.engine.id, computed.started_at, computed.seconds, started_at, seconds, span
+        )
         results: list[tuple[QueueEntry, Result[Any]]] = []
         for entry, answer in answers.items():
-            waited = computed.begun - entry.arrived
+            waited = computed.started_at - entry.arrived
             self._metrics.stage_seconds.labels("queue").observe(waited)
             results.append((entry, Result(answer, batch, waited)))
         self._deliver(results)
@@ -236,17 +238,17 @@ class Batcher:
         for listener in self._listeners:
             listener.batch_finished(checkpoint_id, seconds=seconds, failed=failed)
 
-    def _fail(self, entries: Sequence[QueueEntry], begun: float, error: Exception) -> None:
+    def _fail(self, entries: Sequence[QueueEntry], started_at: float, error: Exception) -> None:
         """Give a batch's error to its callers."""
-        self._trace(entries, begun, error=type(error).__name__)
+        self._trace(entries, started_at, error=type(error).__name__)
         self._deliver([(entry, error) for entry in entries])
 
-    def _trace(self, entries: Sequence[QueueEntry], begun: float, **about: Any) -> Any:
+    def _trace(self, entries: Sequence[QueueEntry], started_at: float, **about: Any) -> Any:
         """Tell of a batch that is over, and return its span, if any of its texts has a trace that is kept."""
         if self._traces is None or not (calls := list(dict.fromkeys(entry.call for entry in entries if entry.call))):
             return None
         windows, tokens = sum(entry.windows for entry in entries), sum(entry.tokens for entry in entries)
-        return self._traces.batch(calls, begun, texts=len(entries), windows=windows, tokens=tokens, **about)
+        return self._traces.batch(calls, started_at, texts=len(entries), windows=windows, tokens=tokens, **about)
 
     def _deliver(self, found: Sequence[tuple[QueueEntry, Result[Any] | Exception]]) -> None:
         """Give answers to those who still wait for them, on the event loop."""

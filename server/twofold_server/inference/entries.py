@@ -24,7 +24,7 @@ class Batch:
 
     number: int
     checkpoint_id: str
-    begun: float
+    started_at: float
     infer_seconds: float
     decode_begun: float
     decode_seconds: float

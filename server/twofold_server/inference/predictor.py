@@ -96,12 +96,12 @@ class Predictor:
             engine = self._slot.live
             if engine is None:
                 raise NotServingError("no checkpoint is live; publish one and promote it")
-            begun = time.monotonic()
+            started_at = time.monotonic()
             if sum(map(len, texts)) <= _BRIEF:
                 encodings = engine.encoder.encode(texts)
             else:
                 encodings = await loop.run_in_executor(self._threads, engine.encoder.encode, texts)
-            tokenize = self._observe("tokenize", begun)
+            tokenize = self._observe("tokenize", started_at)
             waiting = self._batcher.submit(encodings, engine, reader, deadline)
             for listener in self._listeners:
                 listener.request_admitted(texts)
@@ -110,7 +110,7 @@ class Predictor:
             except (asyncio.CancelledError, DeadlineExceededError):
                 # A caller who leaves before says nothing of how slow we are; where all answers come too late, this is all.
                 if time.monotonic() >= deadline - _CLOCKS_DIFFER:
-                    self._finish(begun)
+                    self._finish(started_at)
                 raise
             finally:
                 # If one failed or the caller went away, nobody waits for the others.
@@ -125,18 +125,18 @@ class Predictor:
                 decode=sum(batch.decode_seconds for batch in batches),
             )
             if self._traces and (call := recorded()):
-                self._traces.tell(call, _stages(begun, tokenize, batches.values()))
-            self._finish(begun)
+                self._traces.tell(call, _stages(started_at, tokenize, batches.values()))
+            self._finish(started_at)
             return Answers(
                 [result.answer for result in results], [result.batch.checkpoint_id for result in results], timings
             )
 
-    def _finish(self, begun: float) -> None:
+    def _finish(self, started_at: float) -> None:
         for listener in self._listeners:
-            listener.request_finished(time.monotonic() - begun)
+            listener.request_finished(time.monotonic() - started_at)
 
-    def _observe(self, stage: str, begun: float) -> float:
-        seconds = time.monotonic() - begun
+    def _observe(self, stage: str, started_at: float) -> float:
+        seconds = time.monotonic() - started_at
         self._metrics.stage_seconds.labels(stage).observe(seconds)
         return seconds
 
@@ -164,11 +164,11 @@ class Predictor:
             self._requests -= 1
 
 
-def _stages(begun: float, tokenize: float, results: Iterable[Result[Any]]) -> Iterator[Stage]:
+def _stages(started_at: float, tokenize: float, results: Iterable[Result[Any]]) -> Iterator[Stage]:
     """Yield the stages of a request, given a result of each of its batches."""
-    yield Stage("tokenize", begun, tokenize)
+    yield Stage("tokenize", started_at, tokenize)
     for result in results:
         batch = result.batch
-        yield Stage("queue", batch.begun - result.queue_seconds, result.queue_seconds)
-        yield Stage("infer", batch.begun, batch.infer_seconds, batch.span)
+        yield Stage("queue", batch.started_at - result.queue_seconds, result.queue_seconds)
+        yield Stage("infer", batch.started_at, batch.infer_seconds, batch.span)
         yield Stage("decode", batch.decode_begun, batch.decode_seconds, batch.span)

@@ -23,7 +23,7 @@ class JobMetrics:
     def see(self, view: JobView, records: tuple[EventRecord, ...]) -> None:
         """Count what has just been recorded of a job."""
         for record in records:
-            match record.said:
+            match record.event:
                 case StateEntered(state=JobState.RUNNING):
                     self._metrics.jobs_running.set(1)
                     self._metrics.job_start.set(record.time.timestamp())
@@ -37,7 +37,7 @@ class JobMetrics:
                 case PhaseEnded(seconds=seconds):
                     self._metrics.job_phase_seconds.labels(_bounded(record.phase)).observe(seconds)
                 case ScoreMeasured(figure="protected" | "retained" | "new", moment="before" | "after"):
-                    self._show_score(view.id, record.said)
+                    self._show_score(view.id, record.event)
 
     def _show_score(self, job_id: str, score: ScoreMeasured) -> None:
         if self._scored != job_id:  # Figures of two jobs side by side would be read as one job's.

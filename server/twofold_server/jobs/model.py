@@ -128,7 +128,7 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int
     time: dt.datetime
     phase: str
-    said: JobEvent
+    event: JobEvent
 
 
 class Phase(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,22 +210,22 @@ def new_job_id(now: dt.datetime) -> str:
     return f"job-{now:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
 
 
-def record(view: JobView, said: JobEvent, now: dt.datetime) -> tuple[EventRecord, ...]:
+def record(view: JobView, event: JobEvent, now: dt.datetime) -> tuple[EventRecord, ...]:
     """Number what was said, after the end of the running phase if this ends it."""
-    told = [said]
+    told = [event]
     running = view.running_phase
-    if running and isinstance(said, PhaseStarted | StateEntered):
+    if running and isinstance(event, PhaseStarted | StateEntered):
         told.insert(0, PhaseEnded(seconds=max(0.0, (now - running.started).total_seconds())))
     return tuple(
-        EventRecord(sequence=view.last_sequence + number, time=now, phase=_phase_of(one, view), said=one)
+        EventRecord(sequence=view.last_sequence + number, time=now, phase=_phase_of(one, view), event=one)
         for number, one in enumerate(told, 1)
     )
 
 
-def _phase_of(said: JobEvent, view: JobView) -> str:
-    match said:
+def _phase_of(event: JobEvent, view: JobView) -> str:
+    match event:
         case PhaseStarted():
-            return said.phase
+            return event.phase
         case StateEntered() | BaseChosen():
             return ""
     return view.phase
@@ -238,7 +238,7 @@ def fold(view: JobView, records: Iterable[EventRecord]) -> JobView:
 
 def _after(view: JobView, one: EventRecord) -> JobView:
     view = replace(view, last_sequence=one.sequence)
-    match one.said:
+    match one.event:
         case StateEntered(state=JobState.QUEUED, lost=lost):
             return replace(view, state=JobState.QUEUED, losses=view.losses + lost)
         case StateEntered(state=JobState.RUNNING):
@@ -256,35 +256,35 @@ def _after(view: JobView, one: EventRecord) -> JobView:
             view = replace(view, hyperparameters=resolved)
         case Published(checkpoint_id=checkpoint_id):
             return replace(view, candidate=checkpoint_id)
-    return replace(view, report=_report_after(view.report, one.said))
+    return replace(view, report=_report_after(view.report, one.event))
 
 
-def _report_after(report: Report, said: JobEvent) -> Report:
-    match said:
+def _report_after(report: Report, event: JobEvent) -> Report:
+    match event:
         case ScoreMeasured(figure="protected" | "retained" | "new" as figure, moment="before" | "after" as moment):
             old = getattr(report, figure)
             before = None if old is None else old.before
-            values = {"before": said.value} if moment == "before" else {"before": before, "after": said.value}
-            comparison = Comparison(metric=said.metric, examples=said.examples, **values)
+            values = {"before": event.value} if moment == "before" else {"before": before, "after": event.value}
+            comparison = Comparison(metric=event.metric, examples=event.examples, **values)
             return replace(report, **{figure: comparison})
         case GateEvaluated():
-            return replace(report, verdict=said.verdict, gate=said.comparisons, negative_flips=said.negative_flips)
+            return replace(report, verdict=event.verdict, gate=event.comparisons, negative_flips=event.negative_flips)
         case ExactVerified():
-            return replace(report, exact=said)
+            return replace(report, exact=event)
         case FrozenVerified():
-            return replace(report, frozen=said)
+            return replace(report, frozen=event)
         case DatasetDescribed():
-            return replace(report, dataset=said)
+            return replace(report, dataset=event)
         case PlanMade():
-            return replace(report, plan=said.plan, added_labels=said.added_labels)
+            return replace(report, plan=event.plan, added_labels=event.added_labels)
         case NoteAdded() if len(report.notes) < MAX_NOTES:
-            return replace(report, notes=(*report.notes, said.message))
+            return replace(report, notes=(*report.notes, event.message))
         case ParityMeasured():
-            return replace(report, max_parity_error=max(report.max_parity_error, said.max_error))
+            return replace(report, max_parity_error=max(report.max_parity_error, event.max_error))
         case Swapped():
-            return replace(report, swap_seconds=said.seconds)
+            return replace(report, swap_seconds=event.seconds)
         case Shadowed():
-            return replace(report, shadow=said)
+            return replace(report, shadow=event)
         case RolledBack():
-            return replace(report, rolled_back=said.told)
+            return replace(report, rolled_back=event.told)
     return report

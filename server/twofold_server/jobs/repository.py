@@ -74,23 +74,23 @@ class JobRepository:
         self._announce()
         return added
 
-    async def say(self, job_id: str, said: JobEvent) -> JobView:
+    async def say(self, job_id: str, event: JobEvent) -> JobView:
         """Record an event of a job. Raises FailedPreconditionError if the job is over, or if another server has it by now."""
-        view, records = await self._ask(self._table.say, job_id, said, _now())
+        view, records = await self._ask(self._table.say, job_id, event, _now())
         self._see(view, records)
-        if isinstance(said, StateEntered):
+        if isinstance(event, StateEntered):
             await self._count()
         self._announce()
         return view
 
-    async def amend(self, job_id: str, said: JobEvent) -> None:
+    async def amend(self, job_id: str, event: JobEvent) -> None:
         """Record what came of a job, also if it is over. Raises UnknownNameError."""
-        await self._ask(self._table.amend, job_id, said, _now())
+        await self._ask(self._table.amend, job_id, event, _now())
         self._announce()
 
-    async def take_over(self, job_id: str, said: StateEntered) -> JobView | None:
+    async def take_over(self, job_id: str, event: StateEntered) -> JobView | None:
         """Say of a job that its server died; None if it was not abandoned any more."""
-        written = await self._ask(self._table.take_over, job_id, said, _now())
+        written = await self._ask(self._table.take_over, job_id, event, _now())
         if written is None:
             return None
         self._see(*written)
@@ -113,8 +113,8 @@ class JobRepository:
 
         Raises FailedPreconditionError if it is over already.
         """
-        said = StateEntered(state=JobState.CANCELLED, reason=reason)
-        view, records = await self._ask(self._table.cancel, job_id, said, _now())
+        event = StateEntered(state=JobState.CANCELLED, reason=reason)
+        view, records = await self._ask(self._table.cancel, job_id, event, _now())
         self._see(view, records)
         await self._count()
         self._announce()
@@ -217,7 +217,7 @@ class JobRepository:
 
     def _see(self, view: JobView, records: tuple[EventRecord, ...]) -> None:
         self._metrics.see(view, records)
-        if any(isinstance(record.said, StateEntered) and record.said.state.is_over for record in records):
+        if any(isinstance(record.event, StateEntered) and record.event.state.is_over for record in records):
             self._on_end(view)
 
     async def _count(self) -> None:

@@ -27,17 +27,17 @@ POSITION = (
 )
 
 
-def unless_unwanted(connection: Connection, job_id: str, said: JobEvent) -> JobEvent:
+def unless_unwanted(connection: Connection, job_id: str, event: JobEvent) -> JobEvent:
     """Let a job end that would wait once more, if it was cancelled while it ran."""
-    if isinstance(said, StateEntered) and said.state is JobState.QUEUED:
+    if isinstance(event, StateEntered) and event.state is JobState.QUEUED:
         unwanted = connection.execute(select(JOBS.c.unwanted).where(JOBS.c.id == job_id)).scalar_one()
-        return CANCELLED if unwanted else said
-    return said
+        return CANCELLED if unwanted else event
+    return event
 
 
-def write(connection: Connection, view: JobView, said: JobEvent, now: dt.datetime) -> Written:
+def write(connection: Connection, view: JobView, event: JobEvent, now: dt.datetime) -> Written:
     """Write an event and the view that it makes of a job."""
-    records = record(view, said, now)
+    records = record(view, event, now)
     view = fold(replace(view, queue_position=0), records)
     change = {"state": view.state.value, "view": msgspec.json.encode(view)}
     connection.execute(update(JOBS).where(JOBS.c.id == view.id).values(change))
@@ -48,7 +48,7 @@ def write(connection: Connection, view: JobView, said: JobEvent, now: dt.datetim
             "sequence": one.sequence,
             "time": one.time.isoformat(),
             "phase": one.phase,
-            "said": msgspec.json.encode(one.said),
+            "said": msgspec.json.encode(one.event),
         }
         for one in records
     ]

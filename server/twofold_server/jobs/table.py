@@ -34,7 +34,7 @@ LEASE_SECONDS = 30.0
 
 _PAGE_OF_EVENTS = 500
 
-_said: msgspec.json.Decoder[JobEvent] = msgspec.json.Decoder(JobEvent)
+_event_decoder: msgspec.json.Decoder[JobEvent] = msgspec.json.Decoder(JobEvent)
 
 
 class JobTable:
@@ -78,32 +78,32 @@ class JobTable:
                 "view": msgspec.json.encode(view),
             }
             connection.execute(insert(JOBS), row)
-            said = StateEntered(state=JobState.QUEUED, reason="The job waits for its turn.")
-            write(connection, view, said, view.created)
+            event = StateEntered(state=JobState.QUEUED, reason="The job waits for its turn.")
+            write(connection, view, event, view.created)
             return get(connection, view.id)
 
-    def say(self, job_id: str, said: JobEvent, now: dt.datetime) -> Written:
+    def say(self, job_id: str, event: JobEvent, now: dt.datetime) -> Written:
         """Add an event to a job. Raises FailedPreconditionError if it is over, or if another server has it by now."""
         with self.database.writing() as connection:
             view = get_unfinished(connection, job_id)
             owner = connection.execute(select(JOBS.c.owner).where(JOBS.c.id == job_id)).scalar_one()
             if owner not in (None, self.owner):
                 raise FailedPreconditionError(f"job {job_id!r} is run by another server by now")
-            return write(connection, view, unless_unwanted(connection, job_id, said), now)
+            return write(connection, view, unless_unwanted(connection, job_id, event), now)
 
-    def take_over(self, job_id: str, said: StateEntered, now: dt.datetime) -> Written | None:
+    def take_over(self, job_id: str, event: StateEntered, now: dt.datetime) -> Written | None:
         """Say of a job that its server died, and have it from now on; None if it was not abandoned any more."""
         with self.database.writing() as connection:
             found = views(connection, (JOBS.c.id == job_id) & self._abandoned)
             if not found:
                 return None
             connection.execute(update(JOBS).where(JOBS.c.id == job_id).values(owner=self.owner))
-            return write(connection, found[0], unless_unwanted(connection, job_id, said), now)
+            return write(connection, found[0], unless_unwanted(connection, job_id, event), now)
 
-    def amend(self, job_id: str, said: JobEvent, now: dt.datetime) -> Written:
+    def amend(self, job_id: str, event: JobEvent, now: dt.datetime) -> Written:
         """Add an event to a job, also if it is over. Raises UnknownNameError."""
         with self.database.writing() as connection:
-            return write(connection, get(connection, job_id), said, now)
+            return write(connection, get(connection, job_id), event, now)
 
     def start_next(self, now: dt.datetime) -> Written | None:
         """Let the oldest job that waits be running here, and return it, unless one runs already.
@@ -117,11 +117,11 @@ class JobTable:
             waiting = views(connection, JOBS.c.state == JobState.QUEUED)
             if not waiting:
                 return None
-            said = StateEntered(state=JobState.RUNNING, reason="The job has a trainer.")
+            event = StateEntered(state=JobState.RUNNING, reason="The job has a trainer.")
             connection.execute(update(JOBS).where(JOBS.c.id == waiting[0].id).values(owner=self.owner))
-            return write(connection, waiting[0], said, now)
+            return write(connection, waiting[0], event, now)
 
-    def cancel(self, job_id: str, said: StateEntered, now: dt.datetime) -> Written:
+    def cancel(self, job_id: str, event: StateEntered, now: dt.datetime) -> Written:
         """End the job if it waits, mark it as unwanted if it runs, and return it as it is now.
 
         Raises FailedPreconditionError if it is over already.
@@ -129,7 +129,7 @@ class JobTable:
         with self.database.writing() as connection:
             view = get_unfinished(connection, job_id)
             if view.state is JobState.QUEUED:
-                return write(connection, view, said, now)
+                return write(connection, view, event, now)
             connection.execute(update(JOBS).where(JOBS.c.id == job_id).values(unwanted=True))
             return view, ()
 
@@ -220,7 +220,7 @@ class JobTable:
     def read(self, job_id: str, after: int) -> tuple[list[EventRecord], bool]:
         """Return the next events after a sequence number, and whether there will be none after these."""
         query = (
-            select(EVENTS.c.sequence, EVENTS.c.time, EVENTS.c.phase, EVENTS.c.said)
+            select(EVENTS.c.sequence, EVENTS.c.time, EVENTS.c.phase, EVENTS.c["said"])
             .join(JOBS)
             .where(JOBS.c.id == job_id, EVENTS.c.sequence > after)
             .order_by(EVENTS.c.sequence)
@@ -230,8 +230,10 @@ class JobTable:
             view = get(connection, job_id)
             rows = connection.execute(query).all()
         records = [
-            EventRecord(sequence=sequence, time=dt.datetime.fromisoformat(time), phase=phase, said=_said.decode(said))
-            for sequence, time, phase, said in rows
+            EventRecord(
+                sequence=sequence, time=dt.datetime.fromisoformat(time), phase=phase, event=_event_decoder.decode(event)
+            )
+            for sequence, time, phase, event in rows
         ]
         seen = records[-1].sequence if records else after
         return records, view.state.is_over and seen >= view.last_sequence

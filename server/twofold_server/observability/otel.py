@@ -84,10 +84,10 @@ class Spans:
         above, now = trace.set_span_in_context(call.span, Context()), _Now()
         for stage in stages:
             links = [Link(stage.batch)] if stage.batch else None
-            span = self._tracer.start_span(stage.name, above, links=links, start_time=now.at(stage.begun))
-            span.end(now.at(stage.begun + stage.seconds))
+            span = self._tracer.start_span(stage.name, above, links=links, start_time=now.at(stage.started_at))
+            span.end(now.at(stage.started_at + stage.seconds))
 
-    def batch(self, calls: Sequence[Call], begun: float, *, error: str = "", **about: str | int) -> SpanContext:
+    def batch(self, calls: Sequence[Call], started_at: float, *, error: str = "", **about: str | int) -> SpanContext:
         """Make the span of a batch that has just ended, linked to its calls, and return what a Stage names it by."""
         now = _Now()
         span = self._tracer.start_span(
@@ -95,7 +95,7 @@ class Spans:
             Context(),
             attributes={f"twofold.batch.{name}": value for name, value in about.items()},
             links=[Link(call.span.get_span_context()) for call in calls],
-            start_time=now.at(begun),
+            start_time=now.at(started_at),
         )
         _fail(span, error)
         span.end(now.ns)

@@ -68,7 +68,7 @@ class Stage:
     """A part of a call that is over. Times are seconds of time.monotonic()."""
 
     name: str
-    begun: float
+    started_at: float
     seconds: float
     batch: Any = None
     """The span of the batch that it was a part of, if it was."""

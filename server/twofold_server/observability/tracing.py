@@ -40,7 +40,7 @@ class Traces(Protocol):
     def tell(self, call: Call, stages: Iterable[Stage]) -> None:
         """Make a span below the call's for each of its stages."""
 
-    def batch(self, calls: Sequence[Call], begun: float, *, error: str = "", **about: str | int) -> Any:
+    def batch(self, calls: Sequence[Call], started_at: float, *, error: str = "", **about: str | int) -> Any:
         """Make the span of a batch that has just ended, linked to its calls, and return what a Stage names it by."""
 
     def add_finished(self, span: FinishedSpan) -> None:

@@ -91,18 +91,18 @@ def _dataset(view: JobView, found: Findings) -> DatasetFacts | None:
 def _notes(records: Sequence[EventRecord]) -> tuple[Note, ...]:
     """Take the notes, warnings first if there are too many."""
     notes = [
-        Note(phase=record.phase, message=record.said.message[:MAX_CHARACTERS], warning=record.said.warning)
+        Note(phase=record.phase, message=record.event.message[:MAX_CHARACTERS], warning=record.event.warning)
         for record in records
-        if isinstance(record.said, NoteAdded)
+        if isinstance(record.event, NoteAdded)
     ]
     shadowed = [
-        Note(phase=record.phase, message=record.said.told) for record in records if isinstance(record.said, Shadowed)
+        Note(phase=record.phase, message=record.event.told) for record in records if isinstance(record.event, Shadowed)
     ]
     notes += shadowed[-1:]  # Those before it were on the way.
     notes += [
-        Note(phase=record.phase, message=record.said.told, warning=True)
+        Note(phase=record.phase, message=record.event.told, warning=True)
         for record in records
-        if isinstance(record.said, RolledBack)
+        if isinstance(record.event, RolledBack)
     ]
     if len(notes) > MAX_NOTES:
         notes.sort(key=lambda note: not note.warning)

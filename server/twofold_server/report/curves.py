@@ -30,33 +30,33 @@ def draw_curves(records: Iterable[EventRecord]) -> tuple[StageCurves, ...]:
     stages: list[_Stage] = []
     order = steps = step = 0
     for record in records:
-        said = record.said
-        if isinstance(said, PhaseStarted) and said.phase in {"probe", "train"}:
+        event = record.event
+        if isinstance(event, PhaseStarted) and event.phase in {"probe", "train"}:
             stages.append(_Stage())
         if not stages:
             continue
         now = stages[-1]
-        match said:
+        match event:
             case StepCompleted(stage=name):
                 if now.name and now.name != name:  # Every stage begins with a measurement: the last one is its own.
                     now = _Stage(dev=[now.dev.pop()] if now.dev else [])
                     stages.append(now)
                 now.name = name
-                if said.step <= step:  # AUTO counts anew for its next rung, and so does a trainer that goes on.
+                if event.step <= step:  # AUTO counts anew for its next rung, and so does a trainer that goes on.
                     steps += step
-                step = said.step
-                now.loss.append(LossPoint(step=steps + step, value=said.loss))
+                step = event.step
+                now.loss.append(LossPoint(step=steps + step, value=event.loss))
             case ScoreMeasured(figure="dev"):
                 order += 1
-                now.dev.append(DevPoint(order=order, value=said.value))
+                now.dev.append(DevPoint(order=order, value=event.value))
             case GuardChecked():
                 order += 1
                 look = GuardPoint(
                     order=order,
-                    value=said.value,
-                    baseline=said.baseline,
-                    allowed=said.allowed,
-                    action=said.action,
+                    value=event.value,
+                    baseline=event.baseline,
+                    allowed=event.allowed,
+                    action=event.action,
                 )
                 now.guard.append(look)
     return tuple(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from twofold_checkpoint.manifest import other
+from twofold_checkpoint.manifest import other_head
 from twofold_checkpoint.protocol.events import Compared
 from twofold_checkpoint.protocol.findings import Interval, Measurement
 
@@ -30,7 +30,7 @@ def figures_section(document: Document) -> Markup | None:
 def _card(one: Measurement, document: Document) -> Markup:
     adapted = document.asked.head
     said = {
-        "protected": f"the {TASKS[other(adapted)]}, which must not suffer",
+        "protected": f"the {TASKS[other_head(adapted)]}, which must not suffer",
         "retained": f"the {TASKS[adapted]} that were known before",
         "new": f"the {TASKS[adapted]} of the given data",
     }

@@ -45,7 +45,7 @@ def time_passes(engines: Sequence[Engine]) -> list[float]:
             for number, engine in enumerate(engines):
                 rows, length = shape[0], min(shape[1], engine.encoder.settings.max_tokens)
                 ids = np.full((rows, length), engine.encoder.settings.pad_id, np.int64)
-                begun = time.perf_counter()
+                started_at = time.perf_counter()
                 engine.run(ids, np.ones_like(ids), HEAD_OUTPUTS)
-                fastest[number, place] = min(fastest[number, place], time.perf_counter() - begun)
+                fastest[number, place] = min(fastest[number, place], time.perf_counter() - started_at)
     return [float(seconds) for seconds in fastest.sum(axis=1)]

@@ -73,7 +73,7 @@ class Promoter:
         self._on_live = on_live
         self._watcher = watcher
         self._turn = asyncio.Lock()
-        self._begun: set[asyncio.Task[Promotion]] = set()
+        self._tasks: set[asyncio.Task[Promotion]] = set()
         self._record = record
 
     async def promote(
@@ -129,12 +129,12 @@ class Promoter:
 
     async def stop(self) -> None:
         """Wait until what began has ended."""
-        await asyncio.gather(*self._begun, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _to_its_end(self, work: Coroutine[Any, Any, Promotion]) -> Promotion:
         task = asyncio.create_task(work, name="promotion")
-        self._begun.add(task)
-        task.add_done_callback(self._begun.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
 
     async def _promote(
@@ -191,7 +191,7 @@ class Promoter:
     async def _swap(
         self, checkpoint: Checkpoint, move: Callable[[], AliasUpdate], author: Author, *, keep: bool
     ) -> tuple[Promotion, Engine | None]:
-        begun = time.monotonic()
+        started_at = time.monotonic()
         await self._watcher.end()
         beside = self._slot.beside
         stands_by = beside is not None and beside.id == checkpoint.id
@@ -211,7 +211,7 @@ class Promoter:
             raise
         old = self._slot.swap(engine, keep=keep)
         await self._on_live()
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - started_at
         self._metrics.swaps.labels("succeeded").inc()
         self._metrics.swap_seconds.observe(seconds)
         replaced = "" if old is None else old.id

@@ -117,6 +117,6 @@ class RollbackMonitor:
         self._metrics.swaps_undone.labels(finding.cause).inc()
         audit.tell("roll back", who=SERVER, outcome="OK", checkpoint=restored, reason=finding.cause)
         log.error("a bad swap was undone", extra={"checkpoint": bad, "restored": restored, "reason": finding.told})
-        said = RolledBack(checkpoint_id=bad, restored_id=restored, cause=finding.cause, reason=finding.told)
+        event = RolledBack(checkpoint_id=bad, restored_id=restored, cause=finding.cause, reason=finding.told)
         if swap.job_id:
-            await self._on_rollback(swap.job_id, said)
+            await self._on_rollback(swap.job_id, event)

@@ -158,12 +158,12 @@ def _is_slow(subject: float, reference: float, slowdown: float) -> bool:
 def _answer(engine: Engine, text: str, max_tokens: int) -> tuple[Prediction | None, float]:
     """Return an engine's answer and the seconds that it took; no answer if the engine fails or its numbers are none."""
     [encoding] = engine.encoder.encode([text])
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     try:
         rows = engine.run_windows(encoding.windows, HEAD_OUTPUTS, max_tokens)
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - started_at
         if not all(rows):
             return None, seconds
         return decode([encoding], [rows], engine.labels)[0], seconds
     except Exception:  # noqa: BLE001 -- whatever it was, it is counted.
-        return None, time.perf_counter() - begun
+        return None, time.perf_counter() - started_at

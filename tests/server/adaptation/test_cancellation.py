@@ -144,7 +144,7 @@ def test_stopping_the_server_keeps_the_running_job_and_the_others(harness: Harne
             one, two = await over(runner, first), await over(runner, second)
             assert (one.state, two.state, one.losses) == (JobState.SUCCEEDED, JobState.SUCCEEDED, 0)
             assert one.ended <= two.started
-            told = [record.said async for record in runner.book.watch(first)]
+            told = [record.event async for record in runner.book.watch(first)]
             assert STOPPED in told
 
     asyncio.run(after(*asyncio.run(before())))
@@ -240,10 +240,10 @@ def test_a_job_whose_events_cannot_be_stored_fails_and_the_queue_goes_on(
     monkeypatch.setattr("twofold_server.adaptation.runner._RETRY_SECONDS", 0.05)
     tell, failures = JobTable.say, iter(range(3))
 
-    def full(table: JobTable, job_id: str, said: Any, now: Any) -> Any:
-        if isinstance(said, PhaseStarted | StateEntered) and next(failures, None) is not None:
+    def full(table: JobTable, job_id: str, event: Any, now: Any) -> Any:
+        if isinstance(event, PhaseStarted | StateEntered) and next(failures, None) is not None:
             raise DatabaseError("database or disk is full")
-        return tell(table, job_id, said, now)
+        return tell(table, job_id, event, now)
 
     monkeypatch.setattr(JobTable, "say", full)
 

@@ -96,7 +96,7 @@ def test_a_flood_of_events_is_kept_in_order(harness: Harness) -> None:
             view = await runner.submit(ORDER, INLINE)
             records = [one async for one in runner.book.watch(view.id)]
             assert [one.sequence for one in records] == list(range(1, len(records) + 1))
-            return [int(one.said.message) for one in records if hasattr(one.said, "message")]
+            return [int(one.event.message) for one in records if hasattr(one.event, "message")]
 
     assert asyncio.run(story()) == list(range(500))
 
@@ -116,13 +116,13 @@ def test_a_trainer_that_falls_silent_does_not_stay(harness: Harness, last: list[
 def test_what_the_trainer_starts_ends_with_it(harness: Harness) -> None:
     """A grandchild that holds the pipes open is ended with the trainer and holds nothing up."""
     harness.play(("spawn", 0), ("exit", 1))
-    begun = time.monotonic()
+    started_at = time.monotonic()
 
     assert harness.run().state is JobState.FAILED
 
     child = int((harness.store.root / "child").read_text(encoding="ascii"))
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - started_at < 10
 
 
 NICENESS = {

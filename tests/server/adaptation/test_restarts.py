@@ -39,7 +39,7 @@ def test_a_job_whose_trainer_is_killed_gets_another_one(harness: Harness) -> Non
             second = await runner.submit(Order(head="ner", promote="never"), INLINE)
             view = await over(runner, first.id)
             assert (view.state, view.losses) == (JobState.SUCCEEDED, 1)
-            told = [one.said async for one in runner.book.watch(first.id)]
+            told = [one.event async for one in runner.book.watch(first.id)]
             states = [one for one in told if isinstance(one, StateEntered)]
             assert [(one.state, one.lost) for one in states] == [
                 (JobState.QUEUED, False),

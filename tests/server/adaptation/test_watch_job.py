@@ -46,9 +46,9 @@ def test_watchers_see_every_event_wherever_they_begin(harness: Harness) -> None:
                 assert late == everything[4:] == await watch(4)
                 assert await watch(everything[-1].sequence) == []
             ended = await runner.book.get(view.id)
-            assert everything[-1].said == StateEntered(state=JobState.SUCCEEDED, reason="It went well.")
+            assert everything[-1].event == StateEntered(state=JobState.SUCCEEDED, reason="It went well.")
             assert ended.last_sequence == everything[-1].sequence
-            assert [one.phase for one in everything if isinstance(one.said, PhaseEnded)] == ["train", "gate"]
+            assert [one.phase for one in everything if isinstance(one.event, PhaseEnded)] == ["train", "gate"]
             assert fold(view_at_first(ended), everything) == ended
             with pytest.raises(UnknownNameError, match="job-none"):
                 await anext(runner.book.watch("job-none"))

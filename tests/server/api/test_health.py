@@ -79,12 +79,12 @@ def test_a_watcher_hears_of_the_end_and_does_not_delay_it(store):
         async with grpc.aio.insecure_channel(server.target) as channel:
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
             assert (await watch.read()).status == SERVING
-            begun = time.monotonic()
+            started_at = time.monotonic()
             end = asyncio.create_task(going.aclose())
             assert (await watch.read()).status == NOT_SERVING
             assert (await InferenceServiceStub(channel).Predict(pb.PredictRequest(texts=["rain"]))).predictions
             await end
-            assert time.monotonic() - begun < 10
+            assert time.monotonic() - started_at < 10
             assert await watch.code() is not None
 
     asyncio.run(main())

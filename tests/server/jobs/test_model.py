@@ -63,10 +63,10 @@ def first() -> JobView:
     return JobView(id="job-1", order=Order(head="ner"), created=START, base="alias")
 
 
-def tell(view: JobView, *said: JobEvent) -> tuple[JobView, list[EventRecord]]:
+def tell(view: JobView, *event: JobEvent) -> tuple[JobView, list[EventRecord]]:
     """Say one thing a second."""
     records: list[EventRecord] = []
-    for seconds, one in enumerate(said):
+    for seconds, one in enumerate(event):
         new = record(view, one, at(seconds))
         records += new
         view = fold(view, new)
@@ -131,17 +131,17 @@ REPORTS: list[tuple[list[JobEvent], dict[str, object]]] = [
 
 
 @pytest.mark.parametrize(("said", "expected"), EFFECTS)
-def test_a_job_is_the_sum_of_its_events(said: list[JobEvent], expected: dict[str, object]) -> None:
+def test_a_job_is_the_sum_of_its_events(event: list[JobEvent], expected: dict[str, object]) -> None:
     """Each kind of event changes what it is about, and nothing else."""
-    view, _ = tell(first(), *said)
+    view, _ = tell(first(), *event)
 
     assert {name: getattr(view, name) for name in expected} == expected
 
 
 @pytest.mark.parametrize(("said", "expected"), REPORTS)
-def test_a_report_is_the_sum_of_what_was_measured(said: list[JobEvent], expected: dict[str, object]) -> None:
+def test_a_report_is_the_sum_of_what_was_measured(event: list[JobEvent], expected: dict[str, object]) -> None:
     """Scores pair up before and after; what was not measured stays absent."""
-    view, _ = tell(first(), *said)
+    view, _ = tell(first(), *event)
 
     assert {name: getattr(view.report, name) for name in expected} == expected
 
@@ -159,7 +159,7 @@ def test_a_phase_ends_when_the_next_begins_or_the_job_is_over() -> None:
         (5, "train"),
         (6, ""),
     ]
-    assert records[4].said == PhaseEnded(seconds=2.0)
+    assert records[4].event == PhaseEnded(seconds=2.0)
 
 
 def test_ids_sort_by_time_and_differ() -> None:

@@ -44,7 +44,7 @@ def job(number: int, **order: str) -> JobView:
 @BOTH
 def test_the_table_gives_back_what_was_said(place: DatabaseLocation) -> None:
     """Every kind of event survives the file, and the stored job is the fold of the stored events."""
-    everything = [one for said, _ in (*EFFECTS, *REPORTS) for one in said]
+    everything = [one for event, _ in (*EFFECTS, *REPORTS) for one in event]
     everything = [one for one in everything if not isinstance(one, StateEntered)]
     table = JobTable(place)
     table.add(first(), "digest", limit=9)
@@ -59,7 +59,7 @@ def test_the_table_gives_back_what_was_said(place: DatabaseLocation) -> None:
         records += more
         after = records[-1].sequence
 
-    assert [one.said for one in records if not isinstance(one.said, StateEntered | PhaseEnded)] == [
+    assert [one.event for one in records if not isinstance(one.event, StateEntered | PhaseEnded)] == [
         one for one in everything if not isinstance(one, PhaseEnded)
     ]
     assert (fold(first(), records), over) == (table.get("job-1"), False)
@@ -86,14 +86,14 @@ def test_what_came_of_a_job_follows_its_end(place: DatabaseLocation) -> None:
     table = JobTable(place)
     table.add(first(), "digest", limit=9)
     ended, _ = table.say("job-1", ENDED, at(1))
-    said = RolledBack(checkpoint_id="c2", restored_id="c1", cause="errors", reason="9 of 9 failed")
+    event = RolledBack(checkpoint_id="c2", restored_id="c1", cause="errors", reason="9 of 9 failed")
 
-    view, _ = table.amend("job-1", said, at(2))
+    view, _ = table.amend("job-1", event, at(2))
 
     records, over = table.read("job-1", ended.last_sequence)
-    assert ([one.said for one in records], over) == ([said], True)
+    assert ([one.event for one in records], over) == ([event], True)
     assert (view.state, view.reason, view.ended) == (ended.state, ended.reason, ended.ended)
-    assert table.get("job-1").report.rolled_back == said.told
+    assert table.get("job-1").report.rolled_back == event.told
     table.close()
 
 
@@ -213,10 +213,10 @@ def test_a_file_of_the_first_version_goes_on(tmp_path: Path) -> None:
     connection.executescript(_FIRST_SCHEMA)
     for number, state in enumerate(("running", "queued")):
         view = msgspec.structs.replace(job(number), state=JobState(state), last_sequence=1)
-        said = msgspec.json.encode(StateEntered(state=JobState.QUEUED, reason="Waits."))
+        event = msgspec.json.encode(StateEntered(state=JobState.QUEUED, reason="Waits."))
         row = (f"job-{number}", "digest", state, msgspec.json.encode(view))
         connection.execute("INSERT INTO jobs (id, digest, state, view) VALUES (?, ?, ?, ?)", row)
-        connection.execute("INSERT INTO events VALUES (?, 1, ?, '', ?)", (number + 1, START.isoformat(), said))
+        connection.execute("INSERT INTO events VALUES (?, 1, ?, '', ?)", (number + 1, START.isoformat(), event))
     connection.commit()
     connection.close()
 
@@ -383,13 +383,13 @@ def test_a_job_is_cancelled_from_any_server(place: DatabaseLocation) -> None:
     one, other = JobTable(place, "one"), JobTable(place, "other")
     one.add(first(), "digest", limit=9)
     one.start_next(at(1))
-    said = StateEntered(state=JobState.CANCELLED, reason="No.")
+    event = StateEntered(state=JobState.CANCELLED, reason="No.")
 
-    view, records = other.cancel("job-1", said, at(2))
+    view, records = other.cancel("job-1", event, at(2))
 
     assert (view.state, records) == (JobState.RUNNING, ())
     assert (one.unwanted(), other.unwanted()) == (["job-1"], [])
-    one.say("job-1", said, at(3))
+    one.say("job-1", event, at(3))
     assert one.unwanted() == []
     one.close()
     other.close()

@@ -17,7 +17,7 @@ NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 def records(*events: Event) -> list[EventRecord]:
     """Number events."""
-    return [EventRecord(sequence=number, time=NOW, phase="", said=event) for number, event in enumerate(events, 1)]
+    return [EventRecord(sequence=number, time=NOW, phase="", event=event) for number, event in enumerate(events, 1)]
 
 
 def step(stage: str, number: int) -> StepCompleted:

@@ -244,10 +244,10 @@ def test_the_requests_of_a_stream_wait_for_their_turn(store, callers):
 
     async def main():
         async with running(store, tokens=callers.path) as server:
-            begun = time.monotonic()
+            started_at = time.monotonic()
             call = server.inference.PredictStream(iter(requests), metadata=callers.metadata("slow"))
             answers = [one.response.predictions[0].label async for one in call]
-            return answers, time.monotonic() - begun
+            return answers, time.monotonic() - started_at
 
     answers, seconds = asyncio.run(main())
 

@@ -41,7 +41,7 @@ def in_shadow(tmp_path, recipe, test, **settings):
     asyncio.run(main())
 
 
-async def begun(server, job):
+async def started_at(server, job):
     """Wait until the candidate stands by."""
 
     async def stands_by():
@@ -104,11 +104,11 @@ def test_a_word_on_the_way_that_cannot_be_written_ends_nothing(tmp_path, monkeyp
     monkeypatch.setattr(auditions, "_LOOK_SECONDS", 0.01)
     say, refused = JobRepository.say, []
 
-    async def sometimes(book, job, said):
-        if isinstance(said, Shadowed) and len(refused) < 2:
-            refused.append(said)
+    async def sometimes(book, job, event):
+        if isinstance(event, Shadowed) and len(refused) < 2:
+            refused.append(event)
             raise DatabaseError("away")
-        return await say(book, job, said)
+        return await say(book, job, event)
 
     monkeypatch.setattr(JobRepository, "say", sometimes)
 
@@ -183,7 +183,7 @@ def test_a_job_in_shadow_can_be_cancelled(tmp_path):
 
     async def test(server, store):
         job = await submit(server)
-        await begun(server, job)
+        await started_at(server, job)
         jobs = AdaptationServiceStub(server.channel)
         cancelled = (await jobs.CancelJob(pb.CancelJobRequest(job_id=job))).job
         assert cancelled.state == pb.JOB_STATE_CANCELLED
@@ -200,7 +200,7 @@ def test_a_person_who_promotes_meanwhile_is_obeyed(tmp_path, name, state):
     async def test(server, store):
         tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(), name="other")
         job = await submit(server)
-        await begun(server, job)
+        await started_at(server, job)
         done = await promote(server, name)
         ended = await follow(server, job)
         assert ended.state == state
@@ -218,7 +218,7 @@ def test_a_server_that_stops_does_not_wait_for_the_shadow(tmp_path):
     async def main():
         async with running(store, trainer_python=harness.config.trainer_python, **SHADOW) as server:
             job = await submit(server)
-            await begun(server, job)
+            await started_at(server, job)
         assert (store.aliases().current, store.aliases().candidate) == ("a", "bad")
         again = {**SHADOW, "shadow_seconds": 0.1}
         async with running(store, trainer_python=harness.config.trainer_python, **again) as server:

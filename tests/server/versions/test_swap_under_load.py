@@ -32,9 +32,9 @@ def test_swaps_under_load(store):
             while not stop.is_set():
                 chosen = chance.sample(texts, chance.randint(1, 5))
                 # What was live when the request began is the oldest that may answer; what comes next may, too.
-                begun = len(order)
+                started_at = len(order)
                 response = await server.predict(*chosen)
-                answered.append((begun, len(order), chosen, response))
+                answered.append((started_at, len(order), chosen, response))
 
         order = ["a"]
         async with running(store, max_batch_tokens=128) as server:
@@ -55,9 +55,9 @@ def test_swaps_under_load(store):
 
     order, answered = asyncio.run(main())
     assert len(answered) > SWAPS
-    for begun, ended, chosen, response in answered:
+    for started_at, ended, chosen, response in answered:
         # A promotion takes effect shortly before its caller hears of it, hence one more.
-        allowed = {*order[begun - 1 : ended], "abc"[ended % 3]}
+        allowed = {*order[started_at - 1 : ended], "abc"[ended % 3]}
         for text, prediction in zip(chosen, response.predictions, strict=True):
             tag = prediction.checkpoint_id
             assert tag in allowed

@@ -7,7 +7,7 @@ from collections.abc import Generator, Mapping, Sequence
 from twofold_checkpoint.checkpoint import Checkpoint
 from twofold_checkpoint.decoding import Prediction
 from twofold_checkpoint.labels import LabelSet
-from twofold_checkpoint.manifest import HeadName, Score, other
+from twofold_checkpoint.manifest import HeadName, Score, other_head
 from twofold_checkpoint.protocol.events import Event, Figure, Moment, ScoreMeasured
 
 from twofold_trainer.modeling.model import TwofoldModel, load_model
@@ -25,7 +25,7 @@ class JobEvaluator:
     def __init__(self, plan: Plan, stop: StopSignal) -> None:
         head = plan.job.head
         self.judges: dict[Figure, Scorer] = {
-            "protected": Scorer(plan.protected("gate"), other(head), plan.encoder, stop),
+            "protected": Scorer(plan.protected("gate"), other_head(head), plan.encoder, stop),
             "retained": Scorer(plan.memory.gate, head, plan.encoder, stop),
             "new": Scorer(plan.parts.gate, head, plan.encoder, stop),
         }

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from twofold_checkpoint.manifest import HeadName, other
+from twofold_checkpoint.manifest import HeadName, other_head
 from twofold_checkpoint.protocol.events import FrozenVerified
 
 from twofold_trainer.errors import FrozenMovedError
@@ -85,7 +85,7 @@ def is_untouched(model: TwofoldModel, adapted: HeadName, trained: Collection[str
     """Tell whether nothing was trained of the protected head, of the blocks on its path, and of what lies around them."""
     name_of = {id(parameter): name for name, parameter in model.named_parameters()}
     own = {name_of[id(parameter)] for block in all_blocks(model) for parameter in block.parameters()}
-    protected = other(adapted)
+    protected = other_head(adapted)
     path = {name_of[id(parameter)] for block in model.path(protected) for parameter in block.parameters()}
     around = {name for name in name_of.values() if name.startswith("backbone.") and name not in own}
     head = {name_of[id(parameter)] for parameter in model.head(protected).parameters()}

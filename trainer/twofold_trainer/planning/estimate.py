@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from twofold_checkpoint.manifest import other
+from twofold_checkpoint.manifest import other_head
 from twofold_checkpoint.protocol.events import NoteAdded
 
 from twofold_trainer import recipe
@@ -95,10 +95,10 @@ def time_text(plan: Plan) -> float:
     pad_id = plan.encoder.settings.pad_id
     with torch.no_grad():
         compute_features(plan.model, encodings[: plan.recipe.batch_size], pad_id)  # The first pass is a slow one.
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         for some in cut(encodings, plan.recipe.batch_size):
             compute_features(plan.model, some, pad_id)
-    return (time.perf_counter() - begun) / max(1, len(encodings))
+    return (time.perf_counter() - started_at) / max(1, len(encodings))
 
 
 def describe(plan: Plan) -> Iterator[NoteAdded]:
@@ -106,7 +106,7 @@ def describe(plan: Plan) -> Iterator[NoteAdded]:
     spent = seconds(count_work(plan), time_text(plan))
     took = f"{spent:.0f} seconds" if spent < 120 else f"{spent / 60:.0f} minutes"
     yield NoteAdded(message=f"On this machine the job takes about {took} and {memory_mib(plan):.0f} MiB.")
-    yield NoteAdded(message=describe_provable(len(annotated_for(plan.protected("gate"), other(plan.job.head)))))
+    yield NoteAdded(message=describe_provable(len(annotated_for(plan.protected("gate"), other_head(plan.job.head)))))
 
 
 def describe_provable(examples: int) -> str:

@@ -11,7 +11,7 @@ from twofold_checkpoint.encoding import Encoder
 from twofold_checkpoint.errors import CheckpointNotFoundError
 from twofold_checkpoint.examples import Example
 from twofold_checkpoint.labels import LabelSet
-from twofold_checkpoint.manifest import MemoryMode, other
+from twofold_checkpoint.manifest import MemoryMode, other_head
 from twofold_checkpoint.memory import Memory, fold, read_memory
 from twofold_checkpoint.protocol.events import Event, NoteAdded, PlanMade
 from twofold_checkpoint.protocol.job import Exact, Job
@@ -158,7 +158,7 @@ class Plan:
             return "protection is exact"
         if self.base.manifest.branch is not None:
             return "the heads have blocks of their own already"
-        examples = len(annotated_for(self.protected("gate"), other(self.job.head)))
+        examples = len(annotated_for(self.protected("gate"), other_head(self.job.head)))
         if not examples:
             return "no example is remembered or given to prove the protected task by"
         provable = 100 * provable_margin(examples, recipe.EXPECTED_FLIPS)

@@ -18,7 +18,7 @@ class ProgressReporter:
     step: int = 0
     _skipped: int = 0
     _losses: list[float] = field(default_factory=list)
-    _begun: float = field(default_factory=time.monotonic)
+    _started_at: float = field(default_factory=time.monotonic)
     _reported: float = 0.0
 
     def skip(self, steps: int) -> None:
@@ -36,7 +36,7 @@ class ProgressReporter:
         self._reported = now
         mean = sum(self._losses) / len(self._losses)
         self._losses.clear()
-        remaining = (now - self._begun) / (self.step - self._skipped) * max(0, self.total - self.step)
+        remaining = (now - self._started_at) / (self.step - self._skipped) * max(0, self.total - self.step)
         return StepCompleted(
             stage=stage, step=self.step, total_steps=self.total, loss=mean, remaining_seconds=remaining
         )

@@ -105,8 +105,8 @@ class ResumeSnapshots:
 
     def offer(self, number: int, take: Callable[[], Snapshot]) -> Iterator[NoteAdded]:
         """Write a snapshot of a stage in the place of its last one, if it is time to. No training fails for it."""
-        begun = self._clock()
-        if self._directory is None or begun < self._due:
+        started_at = self._clock()
+        if self._directory is None or started_at < self._due:
             return
         try:
             self._write(self._directory, number, take())
@@ -119,7 +119,7 @@ class ResumeSnapshots:
             )
             return
         now = self._clock()
-        self._due = now + (max(self._seconds, (now - begun) / SHARE) if self._seconds else 0.0)
+        self._due = now + (max(self._seconds, (now - started_at) / SHARE) if self._seconds else 0.0)
 
     def _write(self, directory: Path, number: int, taken: Snapshot) -> None:
         directory.mkdir(parents=True, exist_ok=True)

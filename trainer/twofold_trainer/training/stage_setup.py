@@ -7,7 +7,7 @@ from functools import partial
 
 from twofold_checkpoint.encoding import Encoding
 from twofold_checkpoint.examples import Example
-from twofold_checkpoint.manifest import HEADS, HeadName, other
+from twofold_checkpoint.manifest import HEADS, HeadName, other_head
 from twofold_checkpoint.memory import balanced_sample
 from twofold_checkpoint.protocol.job import Statistical
 
@@ -52,7 +52,7 @@ class Course:
         self._moves_protected = any(map(plan.moves_protected, plan.possible))
         self._protected: Scorer | None = None
         if self._moves_protected and isinstance(plan.job.protection, Statistical) and plan.recipe.guard:
-            self._protected = judge(annotated_for(plan.protected("dev"), other(head)), other(head))
+            self._protected = judge(annotated_for(plan.protected("dev"), other_head(head)), other_head(head))
             self._judged += self._protected.encodings
         self._features = FeatureCache()
         self._boundaries: dict[int, PrefixCache] = {}
@@ -95,7 +95,7 @@ class Course:
 
     def _collect(self) -> Covariances:
         """Return what the base remembers of its activations, or run it over the protected texts that may be trained on."""
-        plan, protected = self._plan, other(self._plan.job.head)
+        plan, protected = self._plan, other_head(self._plan.job.head)
         if plan.statistics is not None:
             return plan.statistics
         encodings = [target.encoding for target in plan.rehearsed if target.teaches(protected)]

@@ -63,13 +63,13 @@ class InferenceServicer(InferenceServiceServicer):
         """Answer requests in their order, a few of them at a time; the caller is not read further meanwhile."""
         deadline = deadline_of(context)
         answers: asyncio.Queue[asyncio.Task[pb.PredictResponse] | Exception | None] = asyncio.Queue(STREAM_AHEAD)
-        begun: set[asyncio.Task[Any]] = set()
+        pending: set[asyncio.Task[Any]] = set()
 
         async def read() -> None:
             try:
                 async for one in request_iterator:
                     answer = asyncio.create_task(self._answer_patiently(one.request, deadline))
-                    begun.add(answer)
+                    pending.add(answer)
                     await answers.put(answer)
             except Exception as error:  # noqa: BLE001 -- raised below: what came before it is answered first.
                 await answers.put(error)
@@ -77,17 +77,17 @@ class InferenceServicer(InferenceServiceServicer):
                 await answers.put(None)
 
         reading = asyncio.create_task(read())
-        begun.add(reading)
+        pending.add(reading)
         try:
             while (answer := await answers.get()) is not None:
                 if isinstance(answer, Exception):
                     raise answer
                 yield pb.PredictStreamResponse(response=await answer)
-                begun.discard(answer)
+                pending.discard(answer)
         finally:
-            for task in begun:
+            for task in pending:
                 task.cancel()
-            await asyncio.gather(*begun, return_exceptions=True)
+            await asyncio.gather(*pending, return_exceptions=True)
 
     async def _answer_patiently(self, request: pb.PredictRequest, deadline: float) -> pb.PredictResponse:
         """Answer one request of a stream. A stream is not shed for load, it waits: that is what slows its caller down."""

@@ -105,9 +105,9 @@ def _write_report(report: Report) -> pb.JobReport:
 def write_event(record: EventRecord) -> pb.JobEvent:
     """Make the message of an event."""
     event = pb.JobEvent(
-        sequence=record.sequence, time=_time(record.time), phase=record.phase, message=tell(record.said, record.phase)
+        sequence=record.sequence, time=_time(record.time), phase=record.phase, message=tell(record.event, record.phase)
     )
-    match record.said:
+    match record.event:
         case model.StateEntered(state=state):
             event.state = STATES[state]
         case model.PhaseEnded(seconds=seconds):
@@ -127,9 +127,9 @@ def write_event(record: EventRecord) -> pb.JobEvent:
     return event
 
 
-def tell(said: model.JobEvent, phase: str) -> str:
+def tell(event: model.JobEvent, phase: str) -> str:
     """Say an event in one sentence."""
-    match said:
+    match event:
         case (
             model.StateEntered(reason=text)
             | ev.GateEvaluated(reason=text)
@@ -138,41 +138,39 @@ def tell(said: model.JobEvent, phase: str) -> str:
         ):
             return text
         case model.BaseChosen():
-            return f"The job starts from {said.checkpoint_id}."
+            return f"The job starts from {event.checkpoint_id}."
         case model.PhaseEnded():
-            return f"The phase {phase} took {said.seconds:.1f} s."
+            return f"The phase {phase} took {event.seconds:.1f} s."
         case model.Swapped():
-            return f"{said.checkpoint_id} answers; the swap took {said.seconds:.1f} s."
+            return f"{event.checkpoint_id} answers; the swap took {event.seconds:.1f} s."
         case Shadowed() | RolledBack():
-            return said.told
+            return event.told
         case ev.PhaseStarted():
-            return f"The phase {said.phase} began."
+            return f"The phase {event.phase} began."
         case ev.DatasetDescribed():
-            parts = (
-                f"{said.train_examples} to train on, {said.dev_examples} to stop by, {said.gate_examples} to judge by"
-            )
+            parts = f"{event.train_examples} to train on, {event.dev_examples} to stop by, {event.gate_examples} to judge by"
             return f"The examples are split: {parts}."
         case ev.StepCompleted():
-            left = f"about {said.remaining_seconds:.0f} s are left"
-            return f"{said.stage}: step {said.step} of {said.total_steps}, loss {said.loss:.3f}; {left}."
+            left = f"about {event.remaining_seconds:.0f} s are left"
+            return f"{event.stage}: step {event.step} of {event.total_steps}, loss {event.loss:.3f}; {left}."
         case ev.ScoreMeasured():
-            value = f"{said.metric} is {100 * said.value:.1f} on {said.examples} examples"
-            return f"{said.figure}, {said.moment} the training: {value}."
+            value = f"{event.metric} is {100 * event.value:.1f} on {event.examples} examples"
+            return f"{event.figure}, {event.moment} the training: {value}."
         case ev.GuardChecked():
             what = {"none": "all is well", "restore": "the best state is restored", "leave": "the stage ends"}
-            fallen = 100 * (said.baseline - said.value)
-            return f"The protected score is {fallen:.1f} points below its baseline on dev; {what[said.action]}."
+            fallen = 100 * (event.baseline - event.value)
+            return f"The protected score is {fallen:.1f} points below its baseline on dev; {what[event.action]}."
         case ev.FrozenVerified():
-            same = "are the same as before" if said.digest_before == said.digest_after else "HAVE CHANGED"
-            return f"{said.parameters} frozen tensors {same}."
+            same = "are the same as before" if event.digest_before == event.digest_after else "HAVE CHANGED"
+            return f"{event.parameters} frozen tensors {same}."
         case ev.ParityMeasured():
-            return f"The graph differs from the model by at most {said.max_error:.1e} on {said.texts} texts."
+            return f"The graph differs from the model by at most {event.max_error:.1e} on {event.texts} texts."
         case ev.ExactVerified():
-            return f"The protected head answers all of {said.texts} texts as before, within {said.max_error:.1e} in a logit."
+            return f"The protected head answers all of {event.texts} texts as before, within {event.max_error:.1e} in a logit."
         case ev.Published():
-            return f"{said.checkpoint_id} is in the store."
+            return f"{event.checkpoint_id} is in the store."
         case ev.Finished():
-            return said.reason
+            return event.reason
 
 
 def _time(moment: dt.datetime | None) -> Timestamp | None:

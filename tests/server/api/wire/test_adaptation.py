@@ -305,8 +305,8 @@ def story() -> tuple[JobView, list[EventRecord]]:
     """Tell a job's whole life, a second for each event."""
     view = JobView(id="job-1", order=Order(head="ner", request_id="r", promote="never"), created=START, base="")
     records: list[EventRecord] = []
-    for seconds, (said, _) in enumerate(STORY):
-        new = record(view, said, START + dt.timedelta(seconds=seconds))
+    for seconds, (event, _) in enumerate(STORY):
+        new = record(view, event, START + dt.timedelta(seconds=seconds))
         records += new
         view = fold(view, new)
     return view, records
@@ -315,15 +315,15 @@ def story() -> tuple[JobView, list[EventRecord]]:
 def test_every_event_has_a_sentence_and_its_payload() -> None:
     """People read the message of any event, programs its payload; a phase that ended tells its seconds."""
     _, records = story()
-    payloads = {id(said): payload for said, payload in STORY}
+    payloads = {id(event): payload for event, payload in STORY}
 
     for one in records:
         message = write_event(one)
         assert message.message.endswith(".")
-        expected = "phase_seconds" if isinstance(one.said, model.PhaseEnded) else payloads[id(one.said)]
+        expected = "phase_seconds" if isinstance(one.event, model.PhaseEnded) else payloads[id(one.event)]
         assert message.WhichOneof("payload") == expected
         assert (message.sequence, message.time.ToDatetime(dt.UTC)) == (one.sequence, one.time)
-        assert message.phase == ("" if isinstance(one.said, model.StateEntered | model.BaseChosen) else "validate")
+        assert message.phase == ("" if isinstance(one.event, model.StateEntered | model.BaseChosen) else "validate")
     ended = write_event(records[-2])
     assert ended.phase_seconds == len(STORY) - 4
     assert write_event(records[8]).score == pb.ScoreMeasured(
