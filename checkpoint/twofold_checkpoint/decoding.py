@@ -75,11 +75,11 @@ def decode(
     All texts are worked on at once: most of what a text costs is the calls, not the numbers.
     """
     count = len(encodings)
-    found = (
+    decoded = (
         [()] * count if label_logits is None or not count else decode_labels(np.stack(label_logits), labels.labels, top)
     )
     spans = [()] * count if tag_logits is None else decode_entities(encodings, tag_logits, labels.entity_types)
-    return [Prediction(labels=own, entities=entities) for own, entities in zip(found, spans, strict=True)]
+    return [Prediction(labels=own, entities=entities) for own, entities in zip(decoded, spans, strict=True)]
 
 
 def decode_labels(logits: Floats, labels: Sequence[str], top: int = 1) -> list[tuple[LabelScore, ...]]:
@@ -104,9 +104,9 @@ def decode_entities(
     or after another type) are those of a masked CRF; see Lester et al. 2020 (arXiv:2010.04362) for why decoding with
     them is enough.
     """
-    found: list[list[Entity]] = [[] for _ in encodings]
+    decoded: list[list[Entity]] = [[] for _ in encodings]
     if not entity_types or not any(len(encoding.ids) for encoding in encodings):
-        return [tuple(own) for own in found]
+        return [tuple(own) for own in decoded]
     tokens = _ends([len(encoding.ids) for encoding in encodings])
     words = _ends([len(encoding.word_starts) for encoding in encodings])
     starts = np.concatenate(
@@ -117,7 +117,7 @@ def decode_entities(
     # A span begins at a B, and ends before the next word that is not inside one; no text begins inside a span.
     begins = np.flatnonzero(tags % 2)
     if not len(begins):
-        return [tuple(own) for own in found]
+        return [tuple(own) for own in decoded]
     outside = np.append(np.flatnonzero((tags % 2 == 1) | (tags == OUTSIDE)), len(tags))
     stops = outside[np.searchsorted(outside, begins, side="right")]
     offsets = np.concatenate([encoding.offsets for encoding in encodings])
@@ -131,8 +131,8 @@ def decode_entities(
             continue
         own = log_softmax(scores[begin:stop])
         score = float(np.exp(own[np.arange(stop - begin), tags[begin:stop]].min()))
-        found[text].append(Entity(start=start, end=end, type=entity_types[(int(tags[begin]) - 1) // 2], score=score))
-    return [tuple(own) for own in found]
+        decoded[text].append(Entity(start=start, end=end, type=entity_types[(int(tags[begin]) - 1) // 2], score=score))
+    return [tuple(own) for own in decoded]
 
 
 def _ends(lengths: Sequence[int]) -> NDArray[np.int64]:

@@ -94,7 +94,8 @@ class Encoder:
         """Encode texts. Nothing is truncated: a long text has several windows."""
         encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [
-            self._encoding(text, one.ids, one.offsets, one.word_ids) for text, one in zip(texts, encoded, strict=True)
+            self._encoding(text, tokenized.ids, tokenized.offsets, tokenized.word_ids)
+            for text, tokenized in zip(texts, encoded, strict=True)
         ]
 
     def _encoding(self, text: str, ids: list[int], offsets: list[tuple[int, int]], words: list[int | None]) -> Encoding:
@@ -154,13 +155,13 @@ def _trim_white_space(text: str, offsets: NDArray[np.int64]) -> None:
 
     A token of white space alone gets an empty range where the white space ends.
     """
-    for place in offsets:
-        start, end = int(place[0]), int(place[1])
+    for offset in offsets:
+        start, end = int(offset[0]), int(offset[1])
         while start < len(text) and text[start].isspace():
             start += 1
         while end > start and text[end - 1].isspace():
             end -= 1
-        place[0], place[1] = start, max(start, end)
+        offset[0], offset[1] = start, max(start, end)
 
 
 def _take_in_marks(text: str, offsets: NDArray[np.int64]) -> None:
@@ -170,8 +171,8 @@ def _take_in_marks(text: str, offsets: NDArray[np.int64]) -> None:
     span that ends there would be one character short.
     """
     following = itertools.chain((int(start) for start, _ in offsets[1:]), (len(text),))
-    for place, limit in zip(offsets, following, strict=False):
-        end = int(place[1])
+    for offset, limit in zip(offsets, following, strict=False):
+        end = int(offset[1])
         while end < limit and unicodedata.category(text[end]) in {"Mn", "Me", "Mc", "Cf"}:
             end += 1
-        place[1] = end
+        offset[1] = end

@@ -39,8 +39,8 @@ class ExampleError(CheckpointError):
     """
 
     def __init__(self, *, source: str, line: int, field: str, reason: str) -> None:
-        place = f"{source}:{line}" if line else source
-        super().__init__(f"{place}: {field}: {reason}" if field else f"{place}: {reason}")
+        location = f"{source}:{line}" if line else source
+        super().__init__(f"{location}: {field}: {reason}" if field else f"{location}: {reason}")
         self.source = source
         self.line = line
         self.field = field

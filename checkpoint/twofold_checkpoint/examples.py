@@ -54,16 +54,16 @@ def check_example(example: Example, *, source: str, line: int = 0) -> Example:
     if example.entities is None:
         return example
     for index, span in enumerate(example.entities):
-        place = f"entities[{index}]"
+        location = f"entities[{index}]"
         if not span.type or span.type != span.type.strip():
-            raise refuse(f"{place}.type", f"{span.type!r} is empty or has white space around it")
+            raise refuse(f"{location}.type", f"{span.type!r} is empty or has white space around it")
         if example.annotated_types is not None and span.type not in example.annotated_types:
-            raise refuse(f"{place}.type", f"{span.type!r} is not among the annotated_types")
+            raise refuse(f"{location}.type", f"{span.type!r} is not among the annotated_types")
         if not 0 <= span.start < length:
-            raise refuse(f"{place}.start", f"{span.start} is outside the text of {length} characters")
+            raise refuse(f"{location}.start", f"{span.start} is outside the text of {length} characters")
         if not span.start < span.end <= length:
             raise refuse(
-                f"{place}.end",
+                f"{location}.end",
                 f"{span.end} must be above start ({span.start}) and at most the text's {length} characters (code points)",
             )
     ordered = sorted(enumerate(example.entities), key=lambda item: (item[1].start, item[1].end))
@@ -82,8 +82,8 @@ def parse_example(raw: bytes | str, *, source: str, line: int) -> Example:
     try:
         example = msgspec.json.decode(raw, type=Example)
     except msgspec.ValidationError as error:
-        reason, _, place = str(error).partition(" - at `$.")
-        raise ExampleError(source=source, line=line, field=place.rstrip("`"), reason=reason) from error
+        reason, _, path = str(error).partition(" - at `$.")
+        raise ExampleError(source=source, line=line, field=path.rstrip("`"), reason=reason) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ExampleError(source=source, line=line, field="", reason=f"is not a JSON object: {error}") from error
     return check_example(example, source=source, line=line)

@@ -43,7 +43,7 @@ def disagreement(expected: Prediction, actual: Prediction, tolerance: float = TO
     names = [label.label for label in expected.labels], [label.label for label in actual.labels]
     if names[0] != names[1]:
         return f"label {names[1]} instead of {names[0]}"
-    spans = [[(e.start, e.end, e.type) for e in one.entities] for one in (expected, actual)]
+    spans = [[(e.start, e.end, e.type) for e in answer.entities] for answer in (expected, actual)]
     if spans[0] != spans[1]:
         return f"entities {spans[1]} instead of {spans[0]}"
     scores = [

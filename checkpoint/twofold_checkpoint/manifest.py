@@ -103,7 +103,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def precisions(self) -> tuple[Precision, ...]:
         """The precisions in which the checkpoint may serve."""
-        return ("fp32", *(one.precision for one in self.reduced if one.passed))
+        return ("fp32", *(graph.precision for graph in self.reduced if graph.passed))
 
     @property
     def size(self) -> int:

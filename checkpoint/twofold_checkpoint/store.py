@@ -129,13 +129,13 @@ class Store:
 
     def list(self) -> list[Checkpoint]:
         """Open all readable checkpoints, newest first."""
-        found = []
+        checkpoints = []
         for path in (self.root / "checkpoints").glob("*"):
             try:
-                found.append(Checkpoint.open(path))
+                checkpoints.append(Checkpoint.open(path))
             except CheckpointError:  # One damaged directory must not hide the others; opening it by id names the fault.
                 continue
-        return sorted(found, key=lambda checkpoint: (checkpoint.manifest.created, checkpoint.id), reverse=True)
+        return sorted(checkpoints, key=lambda checkpoint: (checkpoint.manifest.created, checkpoint.id), reverse=True)
 
     def _path(self, checkpoint_id: str) -> Path:
         if not _ID.fullmatch(checkpoint_id):

@@ -62,12 +62,15 @@ def diagnose(arguments: Sequence[str]) -> int:
     settings = [argument for argument in arguments if argument != "--json"]
     resolved = resolve(settings, os.environ, prog="twofold-server doctor")
     failed = False
-    for one in examine(resolved.config, resolved.warnings):
-        failed |= one.state == "failed"
+    for check in examine(resolved.config, resolved.warnings):
+        failed |= check.state == "failed"
         if as_json:
-            print(msgspec.json.encode(one).decode())
+            print(msgspec.json.encode(check).decode())
         else:
-            print(f"{one.state:<8} {one.name:<10} {one.message}" + (f"\n         → {one.fix}" if one.fix else ""))
+            print(
+                f"{check.state:<8} {check.name:<10} {check.message}"
+                + (f"\n         → {check.fix}" if check.fix else "")
+            )
     return 1 if failed else 0
 
 
@@ -80,16 +83,16 @@ def print_token(arguments: Sequence[str]) -> None:
     parser.add_argument("name", help="whose token it is: letters, digits, '_' and '-'")
     parser.add_argument("--scopes", required=True, help=f"what it may do, with commas: some of {','.join(SCOPES)}")
     parser.add_argument("--requests-per-second", type=float, help="most requests a second; unlimited without it")
-    asked = parser.parse_args(arguments)
-    scopes = asked.scopes.split(",")
+    options = parser.parse_args(arguments)
+    scopes = options.scopes.split(",")
     if unknown := [scope for scope in scopes if scope not in SCOPES]:
         parser.error(f"scope {unknown[0]!r} is not known; write some of {','.join(SCOPES)}")
     try:
-        token, line = make_token(asked.name, scopes, asked.requests_per_second)
+        token, line = make_token(options.name, scopes, options.requests_per_second)
     except ValueError as error:
         parser.error(str(error))
     print(line)
-    print(f"Give this to {asked.name}; it is shown this once: {token}", file=sys.stderr)
+    print(f"Give this to {options.name}; it is shown this once: {token}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -144,9 +144,9 @@ def _store(root: Path) -> Iterator[Check]:
     else:
         yield Check(name="store", message=f"{root.absolute()} can be read and written")
     size = 0
-    for one, checkpoint in _aliases(Store(root)):
+    for check, checkpoint in _aliases(Store(root)):
         size = max(size, sum(file.size for file in checkpoint.manifest.files) if checkpoint else 0)
-        yield one
+        yield check
     yield _disk(root, size)
 
 
@@ -166,8 +166,8 @@ def _aliases(store: Store) -> Iterator[tuple[Check, Checkpoint | None]]:
                 yield Check(name=alias, state="failed", message="no checkpoint is current", fix=fix), None
             continue
         try:
-            found = store.get(checkpoint_id)
-            found.verify()
+            checkpoint = store.get(checkpoint_id)
+            checkpoint.verify()
         except (CheckpointError, OSError) as error:
             gone = isinstance(error, CheckpointNotFoundError)
             fix = "Restore it from a copy, or promote another: twofold checkpoints list, twofold promote ID"
@@ -175,7 +175,7 @@ def _aliases(store: Store) -> Iterator[tuple[Check, Checkpoint | None]]:
             message = str(error) if gone else f"{checkpoint_id} is damaged: {error}"
             yield Check(name=alias, state=state, message=message, fix=fix), None
         else:
-            yield Check(name=alias, message=f"{checkpoint_id} is whole"), found
+            yield Check(name=alias, message=f"{checkpoint_id} is whole"), checkpoint
 
 
 def _disk(root: Path, size: int) -> Check:
@@ -195,7 +195,7 @@ def _disk(root: Path, size: int) -> Check:
 def _database(config: Config) -> Iterator[Check]:
     """Open the database of jobs and alias changes, look at its schema, and write nothing."""
     file = config.store / "jobs.sqlite3"
-    place = config.database or file
+    location = config.database or file
     if not config.database and not file.exists():
         if config.store.is_dir():
             yield Check(name="database", message=f"{file.name} is not there yet; the server makes it")
@@ -206,7 +206,7 @@ def _database(config: Config) -> Iterator[Check]:
         else f"Let user {os.getuid()} write it. If it is damaged, restore it from a copy, or move it away: its jobs are lost then."
     )
     try:
-        with closing(Database(place, migrates=False)) as database, database.writing() as connection:
+        with closing(Database(location, migrates=False)) as database, database.writing() as connection:
             version = read_version(connection)
             writable = connection.dialect.name == "sqlite" or is_writable(connection, has_tables=version > 0)
     except ServerError as error:
@@ -215,42 +215,42 @@ def _database(config: Config) -> Iterator[Check]:
         yield Check(name="database", state="failed", message=str(error), fix=fix)
         return
     if not writable:
-        message = f"{place} cannot be written: it is a read-only copy, or this user lacks a right"
+        message = f"{location} cannot be written: it is a read-only copy, or this user lacks a right"
         yield Check(name="database", state="failed", message=message, fix=fix)
     elif version > SCHEMA:
-        message = f"{place} has schema {version}, of a newer twofold-service; this one knows {SCHEMA}"
+        message = f"{location} has schema {version}, of a newer twofold-service; this one knows {SCHEMA}"
         fix = "Start the newer twofold-server that made it, or restore the database from before that."
         yield Check(name="database", state="failed", message=message, fix=fix)
     elif 0 < version < SCHEMA:
-        lacks = " and ".join(str(one) for one in range(version + 1, SCHEMA + 1))
-        message = f"{place} has schema {version} and lacks step {lacks}"
+        lacks = " and ".join(str(step) for step in range(version + 1, SCHEMA + 1))
+        message = f"{location} has schema {version} and lacks step {lacks}"
         fix = "Copy the database first: the server takes the step when it starts, and older servers cannot go back."
         yield Check(name="database", state="warning", message=message, fix=fix)
     else:
-        told = f"schema {version} is current" if version else "it is empty; the server makes its tables"
-        yield Check(name="database", message=f"{place} can be read and written; {told}")
+        state_text = f"schema {version} is current" if version else "it is empty; the server makes its tables"
+        yield Check(name="database", message=f"{location} can be read and written; {state_text}")
 
 
 def _traces(config: Config) -> Iterator[Check]:
     """Look whether traces have somewhere to go. A server runs without that."""
     if config.trace_endpoint is None:
         return
-    found = None
+    spec = None
     with suppress(ModuleNotFoundError):
-        found = find_spec("opentelemetry.exporter.otlp.proto.grpc")
-    if found is None:
+        spec = find_spec("opentelemetry.exporter.otlp.proto.grpc")
+    if spec is None:
         fix = "pip install 'twofold-service[otel]', or leave out --trace-endpoint."
         yield Check(name="traces", state="failed", message="OpenTelemetry is not installed", fix=fix)
         return
     parts = urlsplit(config.trace_endpoint)
-    place = f"{parts.hostname}:{parts.port or 4317}"
+    location = f"{parts.hostname}:{parts.port or 4317}"
     try:
         socket.create_connection((parts.hostname or "", parts.port or 4317), 5.0).close()
     except OSError as error:
         fix = "Start the collector, or name another by --trace-endpoint; until then spans are dropped, and nothing else is."
-        yield Check(name="traces", state="warning", message=f"{place} does not answer: {error}", fix=fix)
+        yield Check(name="traces", state="warning", message=f"{location} does not answer: {error}", fix=fix)
     else:
-        yield Check(name="traces", message=f"{place} takes connections")
+        yield Check(name="traces", message=f"{location} takes connections")
 
 
 def _gigabytes(size: int) -> str:

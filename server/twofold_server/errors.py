@@ -57,9 +57,9 @@ MOST_VIOLATIONS = 20
 """So many faults of a request are looked for; one of a few megabytes can have millions."""
 
 
-def refuse(found: Iterable[Violation]) -> None:
+def refuse(violations: Iterable[Violation]) -> None:
     """Raise InvalidRequestError if anything was found, and do not look for more than is told."""
-    if first := tuple(itertools.islice(found, MOST_VIOLATIONS)):
+    if first := tuple(itertools.islice(violations, MOST_VIOLATIONS)):
         raise InvalidRequestError(*first)
 
 

@@ -51,7 +51,7 @@ TRAINING = (
     Moment("last word", TRAINER, "said Finished"),
 )
 SERVING = (
-    Moment("upload", SERVER, "before twofold_server.adaptation.uploads:place", without_job=True),
+    Moment("upload", SERVER, "before twofold_server.adaptation.uploads:move_dataset", without_job=True),
     Moment("queued, not yet in the table", SERVER, "before twofold_server.jobs.table:JobTable.add", without_job=True),
     Moment("queued, not yet answered", SERVER, "after twofold_server.jobs.table:JobTable.add"),
     Moment("started", SERVER, "after twofold_server.jobs.table:JobTable.start_next"),

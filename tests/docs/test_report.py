@@ -8,7 +8,7 @@ from twofold_server.report import document, page
 
 STRUCTS = (
     document.Document,
-    document.Asked,
+    document.JobRequest,
     findings.Measurement,
     findings.Interval,
     events.Compared,

@@ -15,11 +15,11 @@ from twofold_checkpoint.protocol.job import Hyperparameters
 from twofold_server.jobs.model import JobState
 from twofold_server.report.document import (
     Ancestor,
-    Asked,
     DatasetFacts,
     DevPoint,
     Document,
     GuardPoint,
+    JobRequest,
     LossPoint,
     Note,
     PhaseSeconds,
@@ -66,7 +66,7 @@ DOCUMENT = Document(
     created=BEGAN,
     started=BEGAN + dt.timedelta(seconds=2),
     ended=BEGAN + dt.timedelta(seconds=90),
-    asked=Asked(
+    request=JobRequest(
         head="ner",
         freeze="auto",
         margin=2.0,

@@ -68,8 +68,10 @@ def _adapt(job: Job, stop: StopSignal) -> Iterator[Event]:
     before = yield from figures.measure(plan.model, "before")
     yield from leave_findings(plan, figures, before)
     if job.freeze == "all":
-        told = ", ".join(f"{name} {100 * score.value:.1f}" for name, score in before.items() if score)
-        yield Finished(outcome="succeeded", reason=f"Nothing was trained; measured on held-out examples: {told}.")
+        figures_text = ", ".join(f"{name} {100 * score.value:.1f}" for name, score in before.items() if score)
+        yield Finished(
+            outcome="succeeded", reason=f"Nothing was trained; measured on held-out examples: {figures_text}."
+        )
         return
 
     approved = figures.score_approved(plan.approved())

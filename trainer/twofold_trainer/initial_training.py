@@ -62,8 +62,8 @@ def train_initial_checkpoint(
     """
     stop = stop or StopSignal()
     yield PhaseStarted(phase="validate")
-    asked = hyperparameters or Hyperparameters()
-    check_hyperparameters(asked)
+    requested = hyperparameters or Hyperparameters()
+    check_hyperparameters(requested)
     check_seed(seed)
     parts, labels = _read([train] if isinstance(train, str) else train, dev)
     loaded = load_backbone(backbone)
@@ -80,7 +80,7 @@ def train_initial_checkpoint(
     default = recipe.init_recipe(
         blocks=blocks, examples=len(parts.train), hidden_size=model.config.hidden_size, bf16=has_bf16()
     )
-    resolved = recipe.resolve(asked, default, blocks=blocks)
+    resolved = recipe.resolve(requested, default, blocks=blocks)
     stages = [Stage(HEADS, rung, blocks) for rung in recipe.init_rungs(resolved.unfrozen_blocks)]
     plan = f"Train {', then '.join(stage.name for stage in stages)} of {loaded.name} on {len(parts.train)} examples."
     yield PlanMade(plan=plan, hyperparameters=recipe.echo(resolved))
@@ -145,10 +145,10 @@ def _read(train: Sequence[str], dev: str | None) -> tuple[Parts, LabelSet]:
     held_out = None if dev is None else read_source(dev)
     everything: list[Example] = [*given, *(held_out or ())]
     labels = LabelSet(labels=(), entity_types=()).append(
-        labels=(one.label for one in everything if one.label is not None), entity_types=types_of(everything)
+        labels=(example.label for example in everything if example.label is not None), entity_types=types_of(everything)
     )
     # Those of --train alone: labels that only --dev has would be judged and never learnt.
-    if all(one.label is None for one in given):
+    if all(example.label is None for example in given):
         wanted = '"label": "X" in JSON lines, or a line "# label: X" before a text of a CoNLL file'
         raise RefusedError(f"{', '.join(train)}: no example has a label; the classifier needs some: write {wanted}")
     if not types_of(given):

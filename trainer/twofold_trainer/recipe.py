@@ -244,9 +244,11 @@ def init_recipe(*, blocks: int, examples: int, hidden_size: int, bf16: bool = Fa
     )
 
 
-def resolve(asked: Hyperparameters, default: Recipe, *, blocks: int) -> Recipe:
+def resolve(requested: Hyperparameters, default: Recipe, *, blocks: int) -> Recipe:
     """Put what the caller asked for in the place of the defaults."""
-    named = {name: getattr(asked, name) for name in asked.__struct_fields__ if getattr(asked, name) is not None}
+    named = {
+        name: getattr(requested, name) for name in requested.__struct_fields__ if getattr(requested, name) is not None
+    }
     if "epochs" in named:
         named["probe_epochs"] = named["middle_epochs"] = named["epochs"]
         named["balance_epochs"] = min(default.balance_epochs, named["epochs"])

@@ -43,27 +43,29 @@ class Contents(msgspec.Struct, kw_only=True):
 
     def add(self, part: Part, example: Example) -> None:
         """Count one example. Raises InvalidRequestError for names that are too long or too many."""
-        place = f"{part}[{self.examples[part]}]"
+        location = f"{part}[{self.examples[part]}]"
         self.examples[part] += 1
         if part == "train":
             self.annotated["classifier"] += example.label is not None
             self.annotated["ner"] += example.entities is not None
         if example.label is not None:
-            _note(self.labels, example.label, f"{place}.label")
+            _note(self.labels, example.label, f"{location}.label")
         for index, span in enumerate(example.entities or ()):
-            _note(self.entity_types, span.type, f"{place}.entities[{index}].type")
+            _note(self.entity_types, span.type, f"{location}.entities[{index}].type")
 
 
-def _note(names: dict[str, str], name: str, place: str) -> None:
+def _note(names: dict[str, str], name: str, location: str) -> None:
     if name in names:
         return
     if len(name) > MAX_NAME:
         raise InvalidRequestError(
-            Violation(place, f"{name[:40]!r}... has {len(name)} characters; write at most {MAX_NAME}")
+            Violation(location, f"{name[:40]!r}... has {len(name)} characters; write at most {MAX_NAME}")
         )
     if len(names) >= MAX_NAMES:
-        raise InvalidRequestError(Violation(place, f"is name number {MAX_NAMES + 1}; a data set may have {MAX_NAMES}"))
-    names[name] = place
+        raise InvalidRequestError(
+            Violation(location, f"is name number {MAX_NAMES + 1}; a data set may have {MAX_NAMES}")
+        )
+    names[name] = location
 
 
 @dataclass(slots=True)
@@ -125,7 +127,7 @@ def read_contents(path: Path) -> Contents:
     return msgspec.json.decode((path / CONTENTS).read_bytes(), type=Contents)
 
 
-def place(staged: Path, target: Path) -> None:
+def move_dataset(staged: Path, target: Path) -> None:
     """Give a finished directory its name, in one step that lasts."""
     target.parent.mkdir(parents=True, exist_ok=True)
     staged.rename(target)

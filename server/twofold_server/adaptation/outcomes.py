@@ -39,8 +39,8 @@ def try_again(view: JobView, reason: str, attempts: int) -> StateEntered:
     """Let a job that lost its trainer or its server wait for another one, or end it if there were *attempts* already."""
     number = view.losses + 1
     if number < attempts:
-        told = f"{reason} The job goes on from what it had kept: attempt {number + 1} of {attempts}."
-        return StateEntered(state=JobState.QUEUED, reason=told, lost=True)
+        message = f"{reason} The job goes on from what it had kept: attempt {number + 1} of {attempts}."
+        return StateEntered(state=JobState.QUEUED, reason=message, lost=True)
     counted = f" That was attempt {number} of {attempts}." if attempts > 1 else ""
     left = f" {view.candidate} was published and waits for PromoteCheckpoint." if view.candidate else ""
     return StateEntered(state=JobState.FAILED, reason=f"{reason}{counted}{left}")
@@ -65,13 +65,13 @@ def already_published(candidate: str) -> StateEntered:
 
 def not_promoted(candidate: str, reason: str) -> StateEntered:
     """End a job whose candidate passed the gate and could not be made live."""
-    told = f"{candidate} was published but is not live: {reason.rstrip('.')}; the old checkpoint serves on."
-    return StateEntered(state=JobState.FAILED, reason=told)
+    message = f"{candidate} was published but is not live: {reason.rstrip('.')}; the old checkpoint serves on."
+    return StateEntered(state=JobState.FAILED, reason=message)
 
 
-def rejected_in_shadow(candidate: str, told: str) -> StateEntered:
+def rejected_in_shadow(candidate: str, message: str) -> StateEntered:
     """End a job whose candidate passed the gate and was bad on live texts."""
-    reason = f"{candidate} passed the gate, but in shadow, on live texts, {told}; the old checkpoint serves on."
+    reason = f"{candidate} passed the gate, but in shadow, on live texts, {message}; the old checkpoint serves on."
     return StateEntered(state=JobState.REJECTED, reason=reason)
 
 

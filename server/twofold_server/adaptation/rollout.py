@@ -88,8 +88,8 @@ class CandidateRollout:
 
     async def _audition(self, view: JobView, interrupted: Callable[[], StateEntered | None]) -> StateEntered | None:
         """Try the candidate in shadow, if that was asked for, and return how the job ends if it must not be made live."""
-        asked = view.order.shadow_share
-        share = self._config.shadow_share if asked is None else asked
+        requested = view.order.shadow_share
+        share = self._config.shadow_share if requested is None else requested
         if not share or self._auditions is None:
             return None
         await self._book.say(view.id, PhaseStarted(phase="shadow"))
@@ -108,8 +108,10 @@ class CandidateRollout:
         if done is not None:
             await self._book.say(view.id, done.seen)
             if done.refused:
-                return rejected_in_shadow(view.candidate, done.refused.told)
+                return rejected_in_shadow(view.candidate, done.refused.message)
             if done.seen.texts < (fewest := self._config.watch_fewest):
-                told = f"Only {done.seen.texts} live texts were compared in shadow; fewer than {fewest} decide nothing."
-                await self._book.say(view.id, NoteAdded(message=told, warning=True))
+                message = (
+                    f"Only {done.seen.texts} live texts were compared in shadow; fewer than {fewest} decide nothing."
+                )
+                await self._book.say(view.id, NoteAdded(message=message, warning=True))
         return interrupted()

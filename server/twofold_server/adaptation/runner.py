@@ -246,8 +246,8 @@ class JobRunner:
 
     def _find_candidate(self, view: JobView) -> str:
         """Return the id of the checkpoint that a trainer of the job has published before it died, or nothing."""
-        found = (one.id for one in self._store.list() if one.manifest.job_id == view.id)
-        return view.candidate or next(found, "")
+        published = (entry.id for entry in self._store.list() if entry.manifest.job_id == view.id)
+        return view.candidate or next(published, "")
 
     async def _sweep(self, *, alone: bool) -> None:
         unfinished = {view.id for view in await self.book.unfinished()}

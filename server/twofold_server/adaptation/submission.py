@@ -11,7 +11,7 @@ import msgspec
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.store import Store
 
-from twofold_server.adaptation.dataset_writer import DatasetWriter, Inline, place
+from twofold_server.adaptation.dataset_writer import DatasetWriter, Inline, move_dataset
 from twofold_server.adaptation.uploads import Uploads
 from twofold_server.adaptation.validation import violations
 from twofold_server.config.settings import Config
@@ -75,7 +75,7 @@ class JobSubmitter:
             writer.add("train", inline.train)
             writer.add("dev", inline.dev)
             refuse(violations(view.order, writer.finish(), base))
-            place(staged, job_directory(self._store.root, view.id))
+            move_dataset(staged, job_directory(self._store.root, view.id))
 
 
 def digest_of(order: Order, inline: Inline | None) -> str:

@@ -14,7 +14,7 @@ from typing import ParamSpec, TypeVar
 from twofold_checkpoint.examples import Example
 from twofold_checkpoint.store import Store
 
-from twofold_server.adaptation.dataset_writer import Contents, DatasetWriter, Part, place, read_contents
+from twofold_server.adaptation.dataset_writer import Contents, DatasetWriter, Part, move_dataset, read_contents
 from twofold_server.config.settings import Config
 from twofold_server.errors import InvalidRequestError, UnknownNameError, Violation
 
@@ -68,8 +68,8 @@ class Uploads:
                         Violation("header", "came late; send it as the first message or not at all")
                     )
                 elif len(message.display_name) > MAX_DISPLAY_NAME:
-                    told = f"has {len(message.display_name)} characters; write at most {MAX_DISPLAY_NAME}"
-                    raise InvalidRequestError(Violation("header.display_name", told))
+                    description = f"has {len(message.display_name)} characters; write at most {MAX_DISPLAY_NAME}"
+                    raise InvalidRequestError(Violation("header.display_name", description))
                 else:
                     writer.contents.display_name = message.display_name
                 first = False
@@ -77,7 +77,7 @@ class Uploads:
                 raise InvalidRequestError(Violation("train", "holds no example; send at least one to train on"))
             contents = await _to_the_end(writer.finish)
             upload_id = f"upload-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
-            await _to_the_end(place, staged, self._root / upload_id)
+            await _to_the_end(move_dataset, staged, self._root / upload_id)
         return Upload(upload_id, self._root / upload_id, contents)
 
     def open(self, upload_id: str) -> Upload:

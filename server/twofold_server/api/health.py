@@ -68,7 +68,7 @@ class _Servicer(aio.HealthServicer):  # type: ignore[misc] # grpcio-health-check
 
     async def List(self, request: Any, context: Any) -> health_pb2.HealthListResponse:  # noqa: ARG002, N802
         """Report the states of all services at once, which grpcio leaves to its users."""
-        states = {name: health_pb2.HealthCheckResponse(status=one) for name, one in self._server_status.items()}
+        states = {name: health_pb2.HealthCheckResponse(status=status) for name, status in self._server_status.items()}
         return health_pb2.HealthListResponse(statuses=states)
 
     async def hang_up(self) -> None:

@@ -42,8 +42,8 @@ class DatabaseUrl:
     def __repr__(self) -> str:
         return f"DatabaseUrl({str(self)!r})"
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, DatabaseUrl) and self._text == other._text
+    def __eq__(self, value: object) -> bool:
+        return isinstance(value, DatabaseUrl) and self._text == value._text
 
     def __hash__(self) -> int:
         return hash(self._text)

@@ -165,7 +165,7 @@ class Config:
             raise ValueError(f"watch-slowdown {self.watch_slowdown} must be above 1")
 
     def __repr__(self) -> str:
-        shown = ((one.name, getattr(self, one.name)) for one in dataclasses.fields(self))
+        shown = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
         pairs = (f"{name}={redacted(value) if isinstance(value, str) else value!r}" for name, value in shown)
         return f"Config({', '.join(pairs)})"
 

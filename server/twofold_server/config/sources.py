@@ -60,13 +60,13 @@ def resolve(arguments: Sequence[str], environment: Mapping[str, str], *, prog: s
     file = flags.pop("config", None) or environment.get(f"{_PREFIX}CONFIG")
     try:
         _refuse(others)
-        found: dict[str, tuple[Any, str]] = {name: (one.default, "default") for name, one in _FIELDS.items()}
+        values: dict[str, tuple[Any, str]] = {name: (field.default, "default") for name, field in _FIELDS.items()}
         if file:
-            found |= _of_file(Path(file))
-        found |= _of_environment(environment)
-        found |= {name: (_of_text(name, raw, flag_of(name)), f"flag {flag_of(name)}") for name, raw in flags.items()}
-        origins = {name: origin for name, (_, origin) in found.items()}
-        return Resolved(_config(found), origins, tuple(_strangers(environment)))
+            values |= _of_file(Path(file))
+        values |= _of_environment(environment)
+        values |= {name: (_of_text(name, raw, flag_of(name)), f"flag {flag_of(name)}") for name, raw in flags.items()}
+        origins = {name: origin for name, (_, origin) in values.items()}
+        return Resolved(_config(values), origins, tuple(_strangers(environment)))
     except SettingError as error:
         parser.error(str(error))
 
@@ -106,8 +106,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE", help=f"TOML file of settings [{_PREFIX}CONFIG]")
-    for name, one in _FIELDS.items():
-        text = f"{one.metadata['help']} [{variable_of(name)}; default {one.default}]".replace("%", "%%")
+    for name, field in _FIELDS.items():
+        text = f"{field.metadata['help']} [{variable_of(name)}; default {field.default}]".replace("%", "%%")
         if _kind(name) is bool:
             parser.add_argument(flag_of(name), action=argparse.BooleanOptionalAction, help=text)
         else:
@@ -148,8 +148,8 @@ def _strangers(environment: Mapping[str, str]) -> Iterable[str]:
 
 
 def _refuse(others: Sequence[str]) -> None:
-    for one in others:
-        flag = one.partition("=")[0]
+    for argument in others:
+        flag = argument.partition("=")[0]
         if flag.startswith("--"):
             raise SettingError(f"{flag} is not a setting; {_nearest(flag[2:], flag_of)}")
     if others:
@@ -162,15 +162,17 @@ def _nearest(name: str, spell: Callable[[str], str]) -> str:
     return f"did you mean {spell(near[0])}?" if near else "docs/configuration.md has all of them"
 
 
-def _config(found: Mapping[str, tuple[Any, str]]) -> Config:
+def _config(values: Mapping[str, tuple[Any, str]]) -> Config:
     """Make the Config; of settings that it refuses the message says where they came from."""
     try:
-        return Config(**{name: value for name, (value, _) in found.items()})
+        return Config(**{name: value for name, (value, _) in values.items()})
     except ValueError as error:
-        said = str(error)
-        named = [name for name in found if re.search(rf"(?<![\w-]){name.replace('_', '-')}(?![\w-])", said)]
-        told = [f"{name.replace('_', '-')}: {found[name][1]}" for name in named if found[name][1] != "default"]
-        raise SettingError(f"{said} [{'; '.join(told)}]" if told else said) from error
+        message = str(error)
+        named = [name for name in values if re.search(rf"(?<![\w-]){name.replace('_', '-')}(?![\w-])", message)]
+        origins_named = [
+            f"{name.replace('_', '-')}: {values[name][1]}" for name in named if values[name][1] != "default"
+        ]
+        raise SettingError(f"{message} [{'; '.join(origins_named)}]" if origins_named else message) from error
 
 
 def _of_toml(name: str, value: Any, where: str) -> Any:

@@ -181,10 +181,10 @@ class Batcher:
         with self._slot.lease() as engine, self._telling(engine):
             encodings = encode_for(engine, batch)
             windows = [window for encoding in encodings for window in encoding.windows]
-            found = iter(engine.run_windows(windows, batch[0].reader.outputs, self._max_batch_tokens))
+            outputs = iter(engine.run_windows(windows, batch[0].reader.outputs, self._max_batch_tokens))
         seconds = time.monotonic() - started_at
         self._note([len(window.ids) for window in windows], engine.pass_tokens, seconds)
-        rows = [list(itertools.islice(found, len(encoding.windows))) for encoding in encodings]
+        rows = [list(itertools.islice(outputs, len(encoding.windows))) for encoding in encodings]
         return BatchOutput(next(self._numbers), batch, engine, encodings, rows, started_at, seconds)
 
     def _decode(self, computed: BatchOutput) -> None:
@@ -217,13 +217,15 @@ class Batcher:
     @staticmethod
     def _read(computed: BatchOutput) -> Iterator[tuple[QueueEntry, Any]]:
         """Yield the answers of the texts that have rows."""
-        whole = [place for place, rows in enumerate(computed.rows) if all(rows)]
-        for reader in dict.fromkeys(computed.entries[place].reader for place in whole):
-            chosen = [place for place in whole if computed.entries[place].reader == reader]
-            found = reader.read(
-                computed.engine, [computed.encodings[one] for one in chosen], [computed.rows[one] for one in chosen]
+        whole = [index for index, rows in enumerate(computed.rows) if all(rows)]
+        for reader in dict.fromkeys(computed.entries[index].reader for index in whole):
+            chosen = [index for index in whole if computed.entries[index].reader == reader]
+            answers = reader.read(
+                computed.engine,
+                [computed.encodings[index] for index in chosen],
+                [computed.rows[index] for index in chosen],
             )
-            yield from zip((computed.entries[one] for one in chosen), found, strict=True)
+            yield from zip((computed.entries[index] for index in chosen), answers, strict=True)
 
     @contextmanager
     def _telling(self, engine: Engine) -> Iterator[None]:
@@ -250,13 +252,13 @@ class Batcher:
         windows, tokens = sum(entry.windows for entry in entries), sum(entry.tokens for entry in entries)
         return self._traces.batch(calls, started_at, texts=len(entries), windows=windows, tokens=tokens, **about)
 
-    def _deliver(self, found: Sequence[tuple[QueueEntry, Result[Any] | Exception]]) -> None:
+    def _deliver(self, results: Sequence[tuple[QueueEntry, Result[Any] | Exception]]) -> None:
         """Give answers to those who still wait for them, on the event loop."""
-        if not found:
+        if not results:
             return
 
         def deliver() -> None:
-            for entry, answer in found:
+            for entry, answer in results:
                 if entry.answer.done():
                     continue
                 if isinstance(answer, Exception):

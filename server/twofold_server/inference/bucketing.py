@@ -18,13 +18,13 @@ def slices(sizes: Sequence[tuple[int, int]], max_tokens: int, pass_tokens: int) 
     """
     cut: list[list[int]] = []
     windows = padding = longest = 0
-    for place in sorted(range(len(sizes)), key=lambda one: -sizes[one][1]):
-        own, length = sizes[place]
+    for index in sorted(range(len(sizes)), key=lambda index: -sizes[index][1]):
+        own, length = sizes[index]
         waste = own * (longest - length)
         if cut and (windows + own) * longest <= max_tokens and (padding + waste) * longest <= pass_tokens * WIDE:
-            cut[-1].append(place)
+            cut[-1].append(index)
             windows, padding = windows + own, padding + waste
         else:
-            cut.append([place])
+            cut.append([index])
             windows, padding, longest = own, 0, length
     return cut

@@ -98,8 +98,8 @@ class Engine:
         feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
         if self._device != "cpu":
             return run_bound(self._session, feeds, outputs, self._device)
-        found: list[Floats] = self._session.run(list(outputs), feeds)
-        return found
+        arrays: list[Floats] = self._session.run(list(outputs), feeds)
+        return arrays
 
     def run_windows(self, windows: Sequence[Window], outputs: Sequence[Output], max_tokens: int) -> Rows:
         """Run windows in forward passes of at most *max_tokens* padded tokens; returns each window's output rows.
@@ -109,10 +109,10 @@ class Engine:
         rows: Rows = [()] * len(windows)
         for chosen in slices([(1, len(window.ids)) for window in windows], max_tokens, self.pass_tokens):
             ids, mask = pad([windows[index] for index in chosen], self.encoder.settings.pad_id)
-            found = self.run(ids, mask, outputs)
-            all_finite = _are_finite(found)  # Of a pass at once: of each row it would take ten times as long.
+            arrays = self.run(ids, mask, outputs)
+            all_finite = _are_finite(arrays)  # Of a pass at once: of each row it would take ten times as long.
             for row, index in enumerate(chosen):
-                own = tuple(output[row] for output in found)
+                own = tuple(output[row] for output in arrays)
                 rows[index] = own if all_finite or _are_finite(own) else ()
         return rows
 
@@ -126,8 +126,8 @@ class Engine:
         for rows, tokens in _WARM_UP[self._device]:
             length = min(tokens or self.encoder.settings.max_tokens, self.encoder.settings.max_tokens)
             ids = np.full((rows, length), self.encoder.settings.pad_id, np.int64)
-            found = self.run(ids, np.ones_like(ids), tuple(widths))
-            for (name, width), output in zip(widths.items(), found, strict=True):
+            arrays = self.run(ids, np.ones_like(ids), tuple(widths))
+            for (name, width), output in zip(widths.items(), arrays, strict=True):
                 if output.shape[-1] != width or output.shape[0] != rows:
                     raise SwapError(f"output {name} is {output.shape[-1]} wide; the manifest says {width}")
                 if not _are_finite([output]):
@@ -142,18 +142,18 @@ class Engine:
         file = graph_of(self.precision)[1]
         golden = read_golden(self.checkpoint.path / file)
         tolerance = TOLERANCE if self.precision == "fp32" else REDUCED_TOLERANCE
-        alone = [self._answer([one.text])[0] for one in golden]
-        for number, (expected, found) in enumerate(zip(golden, alone, strict=True), 1):
-            if (wrong := disagreement(expected.prediction, found, tolerance)) is not None:
-                told = f"{wrong}, for text {number} of {file}"  # Not the text, for this is logged.
-                raise SwapError(f"it does not answer as it did when it was published: {told}")
+        alone = [self._answer([answer.text])[0] for answer in golden]
+        for number, (expected, actual) in enumerate(zip(golden, alone, strict=True), 1):
+            if (wrong := disagreement(expected.prediction, actual, tolerance)) is not None:
+                where = f"{wrong}, for text {number} of {file}"  # Not the text, for this is logged.
+                raise SwapError(f"it does not answer as it did when it was published: {where}")
         if self.precision == "fp32":
             return
-        together = self._answer([one.text for one in golden])
+        together = self._answer([answer.text for answer in golden])
         for number, (own, among) in enumerate(zip(alone, together, strict=True), 1):
             if (wrong := disagreement(own, among, ISOLATION_TOLERANCE)) is not None:
-                told = f"{wrong}, for text {number} of {file}"
-                raise SwapError(f"in {self.precision} a text's neighbours change its answer: {told}")
+                where = f"{wrong}, for text {number} of {file}"
+                raise SwapError(f"in {self.precision} a text's neighbours change its answer: {where}")
 
     def _answer(self, texts: Sequence[str]) -> list[Prediction]:
         """Answer texts in one pass."""
@@ -168,12 +168,12 @@ class Engine:
         inputs = {node.name for node in self._session.get_inputs()}
         if inputs != _INPUTS:
             raise SwapError(f"the graph's inputs are {sorted(inputs)}; they must be {sorted(_INPUTS)}")
-        found = {output.name: output.shape[-1] for output in self._session.get_outputs()}
+        widths_of_graph = {output.name: output.shape[-1] for output in self._session.get_outputs()}
         for name, width in self._widths().items():
-            if name not in found:
+            if name not in widths_of_graph:
                 raise SwapError(f"the graph has no output {name}")
-            if isinstance(found[name], int) and found[name] != width:
-                raise SwapError(f"output {name} is {found[name]} wide; the manifest says {width}")
+            if isinstance(widths_of_graph[name], int) and widths_of_graph[name] != width:
+                raise SwapError(f"output {name} is {widths_of_graph[name]} wide; the manifest says {width}")
 
     def close(self, state: EngineState = EngineState.CLOSED) -> None:
         """Free the session, and with it its memory. Not on a request's path: it takes a while."""
@@ -203,18 +203,18 @@ def decode(
     entities: bool = True,
 ) -> list[Prediction]:
     """Decode the rows of HEAD_OUTPUTS of texts. *top* labels come back; with zero the label is not decoded."""
-    found = zip(encodings, rows, strict=True)
+    windows_of_texts = zip(encodings, rows, strict=True)
     merged = [
         (
             merge_windows(encoding, [row[0] for row in own]) if top else None,
             merge_tokens(encoding, [row[1] for row in own]) if entities else None,
         )
-        for encoding, own in found
+        for encoding, own in windows_of_texts
     ]
     return decoding.decode(
         encodings,
-        [one for one, _ in merged if one is not None] if top else None,
-        [one for _, one in merged if one is not None] if entities else None,
+        [classes for classes, _ in merged if classes is not None] if top else None,
+        [tags for _, tags in merged if tags is not None] if entities else None,
         labels,
         top=top,
     )

@@ -75,7 +75,7 @@ def choose(queue: Sequence[QueueEntry], tokens: float, max_tokens: int, pass_tok
     outputs = queue[0].reader.outputs
     oldest = list(_take((entry for entry in queue if entry.reader.outputs == outputs), tokens))
     cut = slices([(entry.windows, entry.longest) for entry in oldest], max_tokens, pass_tokens)
-    return next([oldest[place] for place in places] for places in cut if 0 in places)
+    return next([oldest[index] for index in places] for places in cut if 0 in places)
 
 
 def _take(entries: Iterable[QueueEntry], tokens: float) -> Iterator[QueueEntry]:

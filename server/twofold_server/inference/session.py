@@ -95,5 +95,5 @@ def run_bound(
     for name in outputs:
         binding.bind_output(name, device, 0)
     session.run_with_iobinding(binding)
-    found: list[NDArray[np.float32]] = binding.copy_outputs_to_cpu()
-    return found
+    arrays: list[NDArray[np.float32]] = binding.copy_outputs_to_cpu()
+    return arrays

@@ -212,13 +212,13 @@ def new_job_id(now: dt.datetime) -> str:
 
 def record(view: JobView, event: JobEvent, now: dt.datetime) -> tuple[EventRecord, ...]:
     """Number what was said, after the end of the running phase if this ends it."""
-    told = [event]
+    events = [event]
     running = view.running_phase
     if running and isinstance(event, PhaseStarted | StateEntered):
-        told.insert(0, PhaseEnded(seconds=max(0.0, (now - running.started).total_seconds())))
+        events.insert(0, PhaseEnded(seconds=max(0.0, (now - running.started).total_seconds())))
     return tuple(
-        EventRecord(sequence=view.last_sequence + number, time=now, phase=_phase_of(one, view), event=one)
-        for number, one in enumerate(told, 1)
+        EventRecord(sequence=view.last_sequence + number, time=now, phase=_phase_of(entry, view), event=entry)
+        for number, entry in enumerate(events, 1)
     )
 
 
@@ -236,27 +236,27 @@ def fold(view: JobView, records: Iterable[EventRecord]) -> JobView:
     return reduce(_after, records, view)
 
 
-def _after(view: JobView, one: EventRecord) -> JobView:
-    view = replace(view, last_sequence=one.sequence)
-    match one.event:
+def _after(view: JobView, entry: EventRecord) -> JobView:
+    view = replace(view, last_sequence=entry.sequence)
+    match entry.event:
         case StateEntered(state=JobState.QUEUED, lost=lost):
             return replace(view, state=JobState.QUEUED, losses=view.losses + lost)
         case StateEntered(state=JobState.RUNNING):
-            return replace(view, state=JobState.RUNNING, started=view.started or one.time)
+            return replace(view, state=JobState.RUNNING, started=view.started or entry.time)
         case StateEntered(state=state, reason=reason):
-            return replace(view, state=state, reason=reason, ended=one.time)
+            return replace(view, state=state, reason=reason, ended=entry.time)
         case BaseChosen(checkpoint_id=checkpoint_id):
             return replace(view, base=checkpoint_id)
         case PhaseStarted(phase=name):
-            return replace(view, phases=(*view.phases, Phase(name=name, started=one.time)))
+            return replace(view, phases=(*view.phases, Phase(name=name, started=entry.time)))
         case PhaseEnded():
             *earlier, last = view.phases
-            return replace(view, phases=(*earlier, replace(last, ended=one.time)))
+            return replace(view, phases=(*earlier, replace(last, ended=entry.time)))
         case PlanMade(hyperparameters=resolved):
             view = replace(view, hyperparameters=resolved)
         case Published(checkpoint_id=checkpoint_id):
             return replace(view, candidate=checkpoint_id)
-    return replace(view, report=_report_after(view.report, one.event))
+    return replace(view, report=_report_after(view.report, entry.event))
 
 
 def _report_after(report: Report, event: JobEvent) -> Report:
@@ -286,5 +286,5 @@ def _report_after(report: Report, event: JobEvent) -> Report:
         case Shadowed():
             return replace(report, shadow=event)
         case RolledBack():
-            return replace(report, rolled_back=event.told)
+            return replace(report, rolled_back=event.summary)
     return report

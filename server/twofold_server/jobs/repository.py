@@ -31,12 +31,12 @@ class JobRepository:
 
     def __init__(
         self,
-        place: DatabaseLocation,
+        location: DatabaseLocation,
         metrics: Metrics,
         *,
         on_end: Callable[[JobView], None] = lambda _: None,
     ) -> None:
-        self._place = place
+        self._location = location
         self._metrics = JobMetrics(metrics)
         self._changed = asyncio.Event()
         self._on_end = on_end
@@ -49,7 +49,7 @@ class JobRepository:
     async def open(self) -> None:
         """Open the table."""
         thread = ThreadPoolExecutor(1, thread_name_prefix="jobs")
-        self._table = await asyncio.get_running_loop().run_in_executor(thread, JobTable, self._place)
+        self._table = await asyncio.get_running_loop().run_in_executor(thread, JobTable, self._location)
         self._aliases = AliasTable(self._table.database)
         self._thread = thread
         await self._count()

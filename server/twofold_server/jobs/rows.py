@@ -45,12 +45,12 @@ def write(connection: Connection, view: JobView, event: JobEvent, now: dt.dateti
     rows = [
         {
             "job": number,
-            "sequence": one.sequence,
-            "time": one.time.isoformat(),
-            "phase": one.phase,
-            "said": msgspec.json.encode(one.event),
+            "sequence": entry.sequence,
+            "time": entry.time.isoformat(),
+            "phase": entry.phase,
+            "said": msgspec.json.encode(entry.event),
         }
-        for one in records
+        for entry in records
     ]
     connection.execute(insert(EVENTS), rows)
     return view, records
@@ -84,10 +84,10 @@ def count_waiting(connection: Connection) -> int:
 def get(connection: Connection, job_id: str) -> JobView:
     """Return one job. Raises UnknownNameError."""
     # A text of PostgreSQL cannot hold every character, and no id of ours holds one of those.
-    found = views(connection, JOBS.c.id == job_id) if job_id.isprintable() else []
-    if not found:
+    jobs = views(connection, JOBS.c.id == job_id) if job_id.isprintable() else []
+    if not jobs:
         raise UnknownNameError(f"there is no job {job_id[:100]!r}")
-    return found[0]
+    return jobs[0]
 
 
 def get_unfinished(connection: Connection, job_id: str) -> JobView:

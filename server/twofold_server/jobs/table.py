@@ -44,9 +44,9 @@ class JobTable:
     *owner* is the name of this one among them. All raise DatabaseError.
     """
 
-    def __init__(self, place: DatabaseLocation, owner: str = "") -> None:
+    def __init__(self, location: DatabaseLocation, owner: str = "") -> None:
         self.owner = owner or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self.database = Database(place)
+        self.database = Database(location)
         self.is_shared = self.database.is_shared
         with self.database.writing() as connection:
             if not self.is_shared:  # Who has the file has it alone: those that had it are dead.
@@ -94,11 +94,11 @@ class JobTable:
     def take_over(self, job_id: str, event: StateEntered, now: dt.datetime) -> Written | None:
         """Say of a job that its server died, and have it from now on; None if it was not abandoned any more."""
         with self.database.writing() as connection:
-            found = views(connection, (JOBS.c.id == job_id) & self._abandoned)
-            if not found:
+            jobs = views(connection, (JOBS.c.id == job_id) & self._abandoned)
+            if not jobs:
                 return None
             connection.execute(update(JOBS).where(JOBS.c.id == job_id).values(owner=self.owner))
-            return write(connection, found[0], unless_unwanted(connection, job_id, event), now)
+            return write(connection, jobs[0], unless_unwanted(connection, job_id, event), now)
 
     def amend(self, job_id: str, event: JobEvent, now: dt.datetime) -> Written:
         """Add an event to a job, also if it is over. Raises UnknownNameError."""

@@ -46,8 +46,8 @@ def show_gpus(metrics: Metrics) -> int:
 
     for number, handle in enumerate(handles):
         gpu = str(number)
-        show(metrics.gpu_memory, lambda one: nvml.nvmlDeviceGetMemoryInfo(one).used, handle, gpu, "used")
-        show(metrics.gpu_memory, lambda one: nvml.nvmlDeviceGetMemoryInfo(one).total, handle, gpu, "total")
-        show(metrics.gpu_utilization, lambda one: nvml.nvmlDeviceGetUtilizationRates(one).gpu / 100, handle, gpu)
-        show(metrics.gpu_power, lambda one: nvml.nvmlDeviceGetPowerUsage(one) / 1000, handle, gpu)
+        show(metrics.gpu_memory, lambda device: nvml.nvmlDeviceGetMemoryInfo(device).used, handle, gpu, "used")
+        show(metrics.gpu_memory, lambda device: nvml.nvmlDeviceGetMemoryInfo(device).total, handle, gpu, "total")
+        show(metrics.gpu_utilization, lambda device: nvml.nvmlDeviceGetUtilizationRates(device).gpu / 100, handle, gpu)
+        show(metrics.gpu_power, lambda device: nvml.nvmlDeviceGetPowerUsage(device) / 1000, handle, gpu)
     return len(handles)

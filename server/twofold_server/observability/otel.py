@@ -66,8 +66,8 @@ class Spans:
             SpanKind.SERVER,
             {"rpc.system.name": "grpc", "rpc.method": method},
         )
-        place = span.get_span_context()
-        return Call(span, f"{place.trace_id:032x}", f"{place.span_id:016x}", place.trace_flags.sampled)
+        context = span.get_span_context()
+        return Call(span, f"{context.trace_id:032x}", f"{context.span_id:016x}", context.trace_flags.sampled)
 
     def end(self, call: Call, code: str) -> None:
         """End it with the name of a gRPC code."""

@@ -43,47 +43,47 @@ def changes_section(document: Document) -> Markup | None:
 
 
 def _kind(document: Document, figure: str, hues: dict[str, int]) -> Iterator[Markup]:
-    counted = next((one for one in document.figures if one.figure == figure), None)
+    counted = next((entry for entry in document.figures if entry.figure == figure), None)
     for better in (False, True):
         chosen = [change for change in document.changes if change.figure == figure and change.better == better]
         if not chosen or counted is None:
             continue
         whole = counted.gained if better else counted.lost
         title = f"{'Fixed' if better else 'TrainerDied'} · {figure}"
-        some = f"{whole}" if whole == len(chosen) else f"{len(chosen)} of {whole}"
-        yield tag("h3", title, " ", tag("small", some), class_="good" if better else "bad")
-        yield tag("div", (_change(one, hues) for one in chosen[:SHOWN]), class_="changes")
+        count = f"{whole}" if whole == len(chosen) else f"{len(chosen)} of {whole}"
+        yield tag("h3", title, " ", tag("small", count), class_="good" if better else "bad")
+        yield tag("div", (_change(change, hues) for change in chosen[:SHOWN]), class_="changes")
         if rest := chosen[SHOWN:]:
             yield tag(
                 "details",
                 tag("summary", f"{len(rest)} more"),
-                tag("div", (_change(one, hues) for one in rest), class_="changes"),
+                tag("div", (_change(change, hues) for change in rest), class_="changes"),
             )
 
 
-def _change(one: Change, hues: dict[str, int]) -> Markup:
-    if one.label is not None:
+def _change(change: Change, hues: dict[str, int]) -> Markup:
+    if change.label is not None:
         return tag(
             "article",
-            tag("p", one.text, class_="text", dir="auto"),
+            tag("p", change.text, class_="text", dir="auto"),
             tag(
                 "p",
-                _label("before", one.before, one.label),
+                _label("before", change.before, change.label),
                 tag("span", "→", class_="arrow"),
-                _label("after", one.after, one.label),
+                _label("after", change.after, change.label),
                 class_="answers",
             ),
             class_="change",
         )
-    wanted = one.entities or ()
-    rows = (("right", wanted), ("before", one.before.entities or ()), ("after", one.after.entities or ()))
+    wanted = change.entities or ()
+    rows = (("right", wanted), ("before", change.before.entities or ()), ("after", change.after.entities or ()))
     return tag(
         "article",
         (
             tag(
                 "div",
                 tag("span", name, class_="when"),
-                tag("p", _marked(one.text, spans, wanted, hues), class_="text", dir="auto"),
+                tag("p", _marked(change.text, spans, wanted, hues), class_="text", dir="auto"),
                 class_=f"row {name}",
             )
             for name, spans in rows
@@ -101,18 +101,18 @@ def _label(when: str, answer: Answer, right: str) -> Markup:
 def _marked(
     text: str, spans: Sequence[Span | Entity], wanted: Sequence[Span], hues: dict[str, int]
 ) -> Iterator[Markup | str]:
-    """Cut a text at its spans and mark them; one that is not as it should be is marked as wrong."""
-    right = {(one.start, one.end, one.type) for one in wanted}
-    place = 0
-    for one in sorted(spans, key=lambda span: (span.start, span.end)):
-        start, end = max(place, one.start), min(one.end, len(text))
+    """Cut a text at its spans and mark them; change that is not as it should be is marked as wrong."""
+    right = {(span.start, span.end, span.type) for span in wanted}
+    position = 0
+    for span in sorted(spans, key=lambda span: (span.start, span.end)):
+        start, end = max(position, span.start), min(span.end, len(text))
         if start >= end:
             continue
-        yield text[place:start]
-        wrong = "" if (one.start, one.end, one.type) in right else " wrong"
-        yield tag("mark", text[start:end], tag("small", tag("bdi", one.type)), class_=f"hue{hues[one.type]}{wrong}")
-        place = end
-    yield text[place:]
+        yield text[position:start]
+        wrong = "" if (span.start, span.end, span.type) in right else " wrong"
+        yield tag("mark", text[start:end], tag("small", tag("bdi", span.type)), class_=f"hue{hues[span.type]}{wrong}")
+        position = end
+    yield text[position:]
 
 
 def _hues(changes: Iterable[Change]) -> dict[str, int]:

@@ -10,7 +10,7 @@ from twofold_checkpoint.protocol.job import Statistical
 
 from twofold_server.jobs.model import EventRecord, JobView, Phase
 from twofold_server.report.curves import draw_curves
-from twofold_server.report.document import Ancestor, Asked, DatasetFacts, Document, Note, PhaseSeconds, Proofs
+from twofold_server.report.document import Ancestor, DatasetFacts, Document, JobRequest, Note, PhaseSeconds, Proofs
 from twofold_server.versions.events import RolledBack, Shadowed
 
 MAX_NOTES = 100
@@ -24,42 +24,42 @@ def compose(
     view: JobView, records: Sequence[EventRecord], findings: Findings | None, lineage: tuple[Ancestor, ...]
 ) -> Document:
     """Put a job's view, its events, what its trainer found and its line of checkpoints into one document."""
-    found = findings or Findings(texts=False)
-    told = view.report
+    findings = findings or Findings(texts=False)
+    facts = view.report
     return Document(
         job_id=view.id,
         state=view.state,
-        verdict=told.verdict,
+        verdict=facts.verdict,
         reason=view.reason,
         created=view.created,
         started=view.started,
         ended=view.ended,
-        asked=_asked(view),
-        texts=found.texts,
-        figures=found.figures,
-        gate=told.gate,
+        request=_request(view),
+        texts=findings.texts,
+        figures=findings.figures,
+        gate=facts.gate,
         stages=draw_curves(records),
-        names=found.names,
-        confusions=found.confusions,
-        changes=found.changes,
-        dataset=_dataset(view, found),
+        names=findings.names,
+        confusions=findings.confusions,
+        changes=findings.changes,
+        dataset=_dataset(view, findings),
         notes=_notes(records),
-        plan=told.plan,
+        plan=facts.plan,
         hyperparameters=view.hyperparameters,
-        added_labels=told.added_labels,
+        added_labels=facts.added_labels,
         proofs=_proofs(view),
-        branch=found.branch,
+        branch=findings.branch,
         phases=tuple(PhaseSeconds(name=phase.name, seconds=_seconds(phase)) for phase in view.phases),
-        swap_seconds=told.swap_seconds,
+        swap_seconds=facts.swap_seconds,
         base=view.base,
         candidate=view.candidate,
         lineage=lineage,
     )
 
 
-def _asked(view: JobView) -> Asked:
+def _request(view: JobView) -> JobRequest:
     order = view.order
-    return Asked(
+    return JobRequest(
         head=order.head,
         freeze=order.freeze,
         margin=order.protection.margin if isinstance(order.protection, Statistical) else None,
@@ -72,19 +72,19 @@ def _asked(view: JobView) -> Asked:
     )
 
 
-def _dataset(view: JobView, found: Findings) -> DatasetFacts | None:
-    told = view.report.dataset
-    if told is None:
+def _dataset(view: JobView, findings: Findings) -> DatasetFacts | None:
+    facts = view.report.dataset
+    if facts is None:
         return None
-    commonest = sorted(told.label_counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_NAMES]
+    commonest = sorted(facts.label_counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_NAMES]
     return DatasetFacts(
-        train_examples=told.train_examples,
-        dev_examples=told.dev_examples,
-        gate_examples=told.gate_examples,
+        train_examples=facts.train_examples,
+        dev_examples=facts.dev_examples,
+        gate_examples=facts.gate_examples,
         label_counts=dict(commonest),
-        unaligned_annotations=told.unaligned_annotations,
-        mean_tokens=told.mean_tokens,
-        lengths=found.lengths,
+        unaligned_annotations=facts.unaligned_annotations,
+        mean_tokens=facts.mean_tokens,
+        lengths=findings.lengths,
     )
 
 
@@ -96,11 +96,13 @@ def _notes(records: Sequence[EventRecord]) -> tuple[Note, ...]:
         if isinstance(record.event, NoteAdded)
     ]
     shadowed = [
-        Note(phase=record.phase, message=record.event.told) for record in records if isinstance(record.event, Shadowed)
+        Note(phase=record.phase, message=record.event.summary)
+        for record in records
+        if isinstance(record.event, Shadowed)
     ]
     notes += shadowed[-1:]  # Those before it were on the way.
     notes += [
-        Note(phase=record.phase, message=record.event.told, warning=True)
+        Note(phase=record.phase, message=record.event.summary, warning=True)
         for record in records
         if isinstance(record.event, RolledBack)
     ]

@@ -16,7 +16,7 @@ FORMAT = 1
 """Version of the document. Fields may be added to it without a new one."""
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What the job was asked to do."""
 
     head: HeadName
@@ -125,7 +125,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     created: dt.datetime
     started: dt.datetime | None
     ended: dt.datetime | None
-    asked: Asked
+    request: JobRequest
     texts: bool
     figures: tuple[Measurement, ...]
     gate: tuple[Compared, ...]

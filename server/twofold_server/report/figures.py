@@ -27,81 +27,84 @@ def figures_section(document: Document) -> Markup | None:
     return tag("div", (_card(figure, document) for figure in document.figures), class_="cards")
 
 
-def _card(one: Measurement, document: Document) -> Markup:
-    adapted = document.asked.head
-    said = {
+def _card(measurement: Measurement, document: Document) -> Markup:
+    adapted = document.request.head
+    subtitles = {
         "protected": f"the {TASKS[other_head(adapted)]}, which must not suffer",
         "retained": f"the {TASKS[adapted]} that were known before",
         "new": f"the {TASKS[adapted]} of the given data",
     }
-    last = one.after or one.before
+    last = measurement.after or measurement.before
     return tag(
         "article",
-        tag("h3", one.figure.capitalize(), " ", tag("small", said[one.figure])),
+        tag("h3", measurement.figure.capitalize(), " ", tag("small", subtitles[measurement.figure])),
         tag(
             "p",
-            tag("span", score(one.before.value), " → ", class_="from") if one.after else None,
+            tag("span", score(measurement.before.value), " → ", class_="from") if measurement.after else None,
             tag("strong", score(last.value)),
             " ",
-            tag("span", METRICS[one.metric], class_="metric"),
-            _difference(one, document),
+            tag("span", METRICS[measurement.metric], class_="metric"),
+            _difference(measurement, document),
             class_="big",
         ),
-        _intervals(one),
-        tag("p", _facts(one, document), class_="facts"),
-        class_=f"card {one.figure}",
+        _intervals(measurement),
+        tag("p", _facts(measurement, document), class_="facts"),
+        class_=f"card {measurement.figure}",
     )
 
 
-def _difference(one: Measurement, document: Document) -> Markup | None:
+def _difference(measurement: Measurement, document: Document) -> Markup | None:
     """Show how far the score moved, in the colour of what the gate makes of it, and what it was allowed to fall."""
-    found = one.difference
-    if found is None:
+    difference = measurement.difference
+    if difference is None:
         return None
     exact = document.proofs.exact_texts is not None
-    margins = {"protected": 0.0 if exact else document.asked.margin or 0.0, "retained": document.asked.retained_margin}
-    margin = margins.get(one.figure, 0.0)
-    points = 100 * found.value
+    margins = {
+        "protected": 0.0 if exact else document.request.margin or 0.0,
+        "retained": document.request.retained_margin,
+    }
+    margin = margins.get(measurement.figure, 0.0)
+    points = 100 * difference.value
     fallen = points < -_SLACK
-    if one.figure == "protected":
-        proven = exact or 100 * found.low > -margin
+    if measurement.figure == "protected":
+        proven = exact or 100 * difference.low > -margin
         beyond = fallen and points <= -margin + _SLACK
         mood = "bad" if beyond else "good" if proven or points > 0 else "unsure" if fallen else "even"
     else:
         beyond = points < -margin - _SLACK
         mood = "bad" if beyond else "good" if points > _SLACK else "even"
     allowed = tag("small", f"of {margin:g} allowed") if fallen and margin else None
-    return tag("span", signed(found.value), " " if allowed else None, allowed, class_=f"chip {mood}")
+    return tag("span", signed(difference.value), " " if allowed else None, allowed, class_=f"chip {mood}")
 
 
-def _intervals(one: Measurement) -> Markup:
-    """Draw before above after on one scale, each with its interval."""
-    rows = [(25.0, "before", one.before), *([(75.0, "after", one.after)] if one.after else [])]
+def _intervals(measurement: Measurement) -> Markup:
+    """Draw before above after on measurement scale, each with its interval."""
+    rows = [(25.0, "before", measurement.before), *([(75.0, "after", measurement.after)] if measurement.after else [])]
     scale = Scale.around((100 * end for _, _, of in rows for end in (of.low, of.high)), ticks=3, most=100.0)
 
     def row(height: float, when: str, of: Interval) -> Iterator[Markup]:
-        told = f"{when} {score(of.value)}, between {score(of.low)} and {score(of.high)}"
-        yield segment((scale(100 * of.low), height), (scale(100 * of.high), height), f"range {when}", told)
-        yield dot((scale(100 * of.value), height), when, told)
+        text = f"{when} {score(of.value)}, between {score(of.low)} and {score(of.high)}"
+        yield segment((scale(100 * of.low), height), (scale(100 * of.high), height), f"range {when}", text)
+        yield dot((scale(100 * of.value), height), when, text)
 
     lines = (segment((scale(tick), 0), (scale(tick), 100), "grid") for tick in scale.ticks)
-    shapes = (row(*one) for one in rows)
+    shapes = (row(*entry) for entry in rows)
     values = [f"{when} {score(of.value)} ({score(of.low)} to {score(of.high)})" for _, when, of in rows]
-    label = f"{one.figure}: {', '.join(values)}"
+    label = f"{measurement.figure}: {', '.join(values)}"
     ticks = (word(scale(tick), 100, f"{tick:g}", "tick") for tick in scale.ticks)
     return chart(drawing(lines, shapes, label=label), ticks, class_="intervals")
 
 
-def _facts(one: Measurement, document: Document) -> Iterator[object]:
-    yield f"{plural(one.examples, 'example')}"
-    if one.figure == "protected" and document.proofs.exact_texts is not None:
+def _facts(measurement: Measurement, document: Document) -> Iterator[object]:
+    yield f"{plural(measurement.examples, 'example')}"
+    if measurement.figure == "protected" and document.proofs.exact_texts is not None:
         yield " · the same bytes answer, so nothing can differ"  # An interval would say what is not known of other texts.
-    elif one.difference is not None:
-        yield f" · difference {signed(one.difference.low)} to {signed(one.difference.high)}"
-        yield f" · {one.gained} fixed, {one.lost} lost"
-    if one.calibration_before is not None:
-        later = "" if one.calibration_after is None else f" → {score(one.calibration_after)}"
-        yield f" · calibration error {score(one.calibration_before)}{later}"
+    elif measurement.difference is not None:
+        yield f" · difference {signed(measurement.difference.low)} to {signed(measurement.difference.high)}"
+        yield f" · {measurement.gained} fixed, {measurement.lost} lost"
+    if measurement.calibration_before is not None:
+        later = "" if measurement.calibration_after is None else f" → {score(measurement.calibration_after)}"
+        yield f" · calibration error {score(measurement.calibration_before)}{later}"
 
 
 def gate_section(document: Document) -> Markup | None:
@@ -110,11 +113,11 @@ def gate_section(document: Document) -> Markup | None:
         return None
     exact = document.proofs.exact_texts
     # Exact in fact, whatever was asked for: a fork or a frozen trunk leaves the protected path as it was.
-    margin = None if exact is not None else document.asked.margin
+    margin = None if exact is not None else document.request.margin
     if exact is not None:
         lead = (
             "The protected path has the same bytes as before: the gate was exact. It answers "
-            f"{plural(exact, 'text')} as before, compared one by one, and no interval decides."
+            f"{plural(exact, 'text')} as before, compared measurement by measurement, and no interval decides."
         )
     else:
         rule = (
@@ -128,49 +131,61 @@ def gate_section(document: Document) -> Markup | None:
         tag("h2", "What the gate could prove"),
         tag("p", lead, class_="lead"),
         (
-            _equal(one) if exact is not None and one.against == "base" else _compared(one, margin)
-            for one in document.gate
+            _equal(comparison) if exact is not None and comparison.against == "base" else _compared(comparison, margin)
+            for comparison in document.gate
         ),
     )
 
 
-def _equal(one: Compared) -> Markup:
+def _equal(comparison: Compared) -> Markup:
     """Show that nothing moved against the base: there is no interval where nothing is left to chance."""
     return tag(
         "figure",
-        tag("figcaption", tag("b", f"Against {AGAINST[one.against]}: "), f"{score(one.before)} → {score(one.after)}."),
-        tag("p", f"{plural(one.examples, 'example')}, all answered as before.", class_="facts"),
+        tag(
+            "figcaption",
+            tag("b", f"Against {AGAINST[comparison.against]}: "),
+            f"{score(comparison.before)} → {score(comparison.after)}.",
+        ),
+        tag("p", f"{plural(comparison.examples, 'example')}, all answered as before.", class_="facts"),
     )
 
 
-def _compared(one: Compared, margin: float | None) -> Markup:
-    low, high, middle = 100 * one.lower_bound, 100 * one.upper_bound, 100 * (one.after - one.before)
+def _compared(comparison: Compared, margin: float | None) -> Markup:
+    low, high, middle = (
+        100 * comparison.lower_bound,
+        100 * comparison.upper_bound,
+        100 * (comparison.after - comparison.before),
+    )
     edge = None if margin is None else -margin
     scale = Scale.around([low, high, 0.0, *([] if edge is None else [1.5 * edge, -0.5 * edge])], least=-100.0, ticks=5)
     mood = "even" if edge is None else "good" if low > edge else "bad" if middle <= edge else "unsure"
-    told = f"{middle:+.1f} points, between {low:+.2f} and {high:+.2f}"
+    text = f"{middle:+.1f} points, between {low:+.2f} and {high:+.2f}"
     shapes = (
         None if edge is None else box(0, 0, scale(edge), 100, "forbidden", title="a fall beyond the margin"),
         (segment((scale(tick), 0), (scale(tick), 100), "grid") for tick in scale.ticks),
         segment((scale(0), 0), (scale(0), 100), "zero"),
         None if edge is None else segment((scale(edge), 0), (scale(edge), 100), "edge"),
-        segment((scale(low), 50), (scale(high), 50), f"range {mood}", told),
-        dot((scale(middle), 50), mood, told),
+        segment((scale(low), 50), (scale(high), 50), f"range {mood}", text),
+        dot((scale(middle), 50), mood, text),
     )
     excluded = "" if edge is None else f" A fall of {max(0.0, -low):.2f} points or more is excluded."
-    if edge is not None and one.needed_examples is not None:
-        excluded += f" About {plural(one.needed_examples, 'example')} would decide instead."
+    if edge is not None and comparison.needed_examples is not None:
+        excluded += f" About {plural(comparison.needed_examples, 'example')} would decide instead."
     return tag(
         "figure",
-        tag("figcaption", tag("b", f"Against {AGAINST[one.against]}: "), f"{score(one.before)} → {score(one.after)}."),
+        tag(
+            "figcaption",
+            tag("b", f"Against {AGAINST[comparison.against]}: "),
+            f"{score(comparison.before)} → {score(comparison.after)}.",
+        ),
         chart(
-            drawing(shapes, label=told),
+            drawing(shapes, label=text),
             (word(scale(tick), 100, _tick(tick), "tick") for tick in scale.ticks),
             class_="proof",
         ),
         tag(
             "p",
-            f"{plural(one.examples, 'example')}, {one.gained} answered better and {one.lost} worse than before.{excluded}",
+            f"{plural(comparison.examples, 'example')}, {comparison.gained} answered better and {comparison.lost} worse than before.{excluded}",
             class_="facts",
         ),
     )

@@ -53,9 +53,9 @@ def _sum(views: Sequence[JobView]) -> str:
 def _row(view: JobView) -> Markup:
     word, mood = verdict_of(view)
     name = tag("code", view.id)
-    said = view.reason if len(view.reason) <= _LONGEST else f"{view.reason[:_LONGEST]}…"
+    text = view.reason if len(view.reason) <= _LONGEST else f"{view.reason[:_LONGEST]}…"
     if not view.state.is_over:
-        said = _meanwhile(view)
+        text = _meanwhile(view)
     took = f" · {duration((view.ended - view.started).total_seconds())}" if view.ended and view.started else ""
     made = f" → {view.candidate}" if view.candidate else ""
     return tag(
@@ -64,7 +64,7 @@ def _row(view: JobView) -> Markup:
         tag(
             "div",
             tag("p", tag("a", name, href=f"/jobs/{view.id}/report") if view.state.is_over else name),
-            tag("p", said, dir="auto"),
+            tag("p", text, dir="auto"),
             tag(
                 "p",
                 f"{view.created:%Y-%m-%d %H:%M} UTC{took} · {view.order.head} head · ",

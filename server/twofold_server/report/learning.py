@@ -17,7 +17,7 @@ DOTS = 60
 def learning_section(document: Document) -> Markup | None:
     """Show how the training went."""
     stages = document.stages
-    charts = [one for one in (_dev(stages), _guard(stages), _loss(stages)) if one is not None]
+    charts = [chart for chart in (_dev(stages), _guard(stages), _loss(stages)) if chart is not None]
     if not charts:
         return None
     return tag("section", tag("h2", "How it learned"), tag("div", charts, class_="curves"))
@@ -35,8 +35,8 @@ def _dev(stages: Sequence[StageCurves]) -> Markup | None:
         points: list[Point] = [(across(point.order), up(100 * point.value)) for point in stage.dev]
         shapes.append(line(points, "dev"))
         if len(values) <= DOTS:
-            told = [f"{stage.name}: {score(point.value)}" for point in stage.dev]
-            shapes += [dot(place, "dev", said) for place, said in zip(points, told, strict=True)]
+            titles = [f"{stage.name}: {score(point.value)}" for point in stage.dev]
+            shapes += [dot(point, "dev", title) for point, title in zip(points, titles, strict=True)]
         if number and points:
             shapes.append(segment((points[0][0], 0), (points[0][0], 100), "stage"))
     return _panel(
@@ -61,7 +61,7 @@ def _guard(stages: Sequence[StageCurves]) -> Markup | None:
         segment((0, up(100 * looks[0].baseline)), (100, up(100 * looks[0].baseline)), "zero", "baseline"),
         segment((0, up(floor)), (100, up(floor)), "edge", "floor"),
         line([(across(look.order), up(100 * look.value)) for look in looks], "guard"),
-        (dot((across(look.order), up(100 * look.value)), look.action, _told(look)) for look in looks),
+        (dot((across(look.order), up(100 * look.value)), look.action, _title(look)) for look in looks),
     )
     restored, left = (sum(look.action == action for look in looks) for action in ("restore", "leave"))
     return _panel(
@@ -73,7 +73,7 @@ def _guard(stages: Sequence[StageCurves]) -> Markup | None:
     )
 
 
-def _told(look: GuardPoint) -> str:
+def _title(look: GuardPoint) -> str:
     return f"{score(look.value)}: {ACTIONS.get(look.action, look.action)}"
 
 

@@ -26,7 +26,7 @@ def trace(store: Store, base: str, candidate: str) -> tuple[Ancestor, ...]:
         line.append(_ancestor(manifest, aliases, "base" if following == base else "ancestor"))
         following = manifest.parent
     approved = aliases.approved
-    if approved and approved not in {one.id for one in line} and (manifest := _read(store, approved)):
+    if approved and approved not in {ancestor.id for ancestor in line} and (manifest := _read(store, approved)):
         line.append(_ancestor(manifest, aliases, "approved"))
     return tuple(line)
 

@@ -57,7 +57,7 @@ def shown(value: object) -> str:
     """Return a value as text that cannot turn or hide what stands around it: odd characters are shown by number."""
     if isinstance(value, float):
         return f"{value:g}"
-    return _ODD.sub(lambda found: f"⟦U+{ord(found[0]):04X}⟧", str(value))
+    return _ODD.sub(lambda match: f"⟦U+{ord(match[0]):04X}⟧", str(value))
 
 
 def _escaped(text: str) -> str:

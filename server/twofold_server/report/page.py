@@ -64,7 +64,7 @@ def whole(title: str, *body: object) -> str:
 def headline(document: Document) -> tuple[str, str, str]:
     """Say in one word, in one line and in one colour how the job ended."""
     serves = "The old checkpoint serves on."
-    live = "candidate" if document.asked.promote != "never" else "new checkpoint"
+    live = "candidate" if document.request.promote != "never" else "new checkpoint"
     match document.state, document.verdict:
         case JobState.FAILED, "pass":
             return "FAILED", f"It passed the gate and could not be made live. {serves}", "bad"
@@ -80,7 +80,7 @@ def headline(document: Document) -> tuple[str, str, str]:
             return "INCONCLUSIVE", f"Too little is known to let it serve. {serves}", "unsure"
         case JobState.REJECTED, _:
             return "REJECTED", f"It was trained, and the gate said no. {serves}", "bad"
-    if document.asked.validate_only:
+    if document.request.validate_only:
         return "VALID", "The job was checked and planned. Nothing was trained.", "quiet"
     return "MEASURED", "The checkpoint was measured on the given data. Nothing was trained.", "quiet"
 
@@ -90,7 +90,7 @@ def _header(document: Document, word: str, title: str, mood: str) -> Markup:
     if document.started and document.ended:
         took = f" · {duration((document.ended - document.started).total_seconds())}"
     ended = f"{document.ended:%Y-%m-%d %H:%M} UTC" if document.ended else ""
-    freeze = "nothing trained" if document.asked.freeze == "all" else f"freeze {document.asked.freeze}"
+    freeze = "nothing trained" if document.request.freeze == "all" else f"freeze {document.request.freeze}"
     return tag(
         "header",
         tag("p", tag("span", word, class_=f"verdict {mood}"), class_="badge"),
@@ -99,7 +99,7 @@ def _header(document: Document, word: str, title: str, mood: str) -> Markup:
         tag(
             "p",
             tag("code", document.job_id),
-            f" · {document.asked.head} head, {freeze} · {ended}{took}",
+            f" · {document.request.head} head, {freeze} · {ended}{took}",
             class_="quiet",
         ),
         class_=mood,

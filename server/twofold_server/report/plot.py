@@ -55,15 +55,15 @@ class Scale:
     def __call__(self, value: float) -> float:
         """Return the place of a value."""
         span = self.high - self.low
-        place = 100 * (min(max(value, self.low), self.high) - self.low) / span if span > 0 else 50.0
-        return 100 - place if self.flipped else place
+        position = 100 * (min(max(value, self.low), self.high) - self.low) / span if span > 0 else 50.0
+        return 100 - position if self.flipped else position
 
     @property
     def ticks(self) -> list[float]:
         """The round numbers on the scale."""
         count = math.floor((self.high - self.low) / self.step + 1e-6)
         first = math.ceil(self.low / self.step - 1e-6) * self.step
-        return [one for n in range(count + 1) if (one := first + n * self.step) <= self.high + 1e-9]
+        return [tick for n in range(count + 1) if (tick := first + n * self.step) <= self.high + 1e-9]
 
 
 def drawing(*shapes: object, label: str, class_: str = "") -> Markup:
@@ -93,9 +93,9 @@ def segment(start: Point, end: Point, class_: str, title: str = "") -> Markup:
     return tag("line", tag("title", title) if title else None, **ends, class_=class_)
 
 
-def dot(place: Point, class_: str, title: str = "") -> Markup:
+def dot(position: Point, class_: str, title: str = "") -> Markup:
     """Draw a dot that stays round however its drawing is stretched: a line of no length with round ends."""
-    x, y = place
+    x, y = position
     return segment((x, y), (x + 0.001, y), f"dot {class_}", title)
 
 

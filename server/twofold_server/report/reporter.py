@@ -74,7 +74,7 @@ class Reporter:
         try:
             return await asyncio.to_thread(path.read_bytes)
         except FileNotFoundError:
-            records = [one async for one in self._book.watch(view.id)]
+            records = [record async for record in self._book.watch(view.id)]
             forms = await asyncio.to_thread(self._write, view, records)
             return forms[form]
 

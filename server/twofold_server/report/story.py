@@ -37,16 +37,16 @@ def notes_section(document: Document) -> Markup | None:
 def plan_section(document: Document) -> Markup | None:
     """Show what was asked and what was made of it."""
     settings = document.hyperparameters
-    asked = document.asked
+    request = document.request
     chosen: list[tuple[str, object]] = [
-        ("head", asked.head),
-        ("freeze", asked.freeze),
-        ("protection", "exact" if asked.margin is None else f"margin of {asked.margin:g} points"),
-        ("retained margin", f"{asked.retained_margin:g} points"),
-        ("new names", asked.label_policy),
-        ("promotion", asked.promote),
-        ("memory", asked.memory or "as its base"),
-        ("seed", str(asked.seed)),
+        ("head", request.head),
+        ("freeze", request.freeze),
+        ("protection", "exact" if request.margin is None else f"margin of {request.margin:g} points"),
+        ("retained margin", f"{request.retained_margin:g} points"),
+        ("new names", request.label_policy),
+        ("promotion", request.promote),
+        ("memory", request.memory or "as its base"),
+        ("seed", str(request.seed)),
     ]
     if settings is not None:
         resolved = ((name, getattr(settings, name)) for name in settings.__struct_fields__)
@@ -81,9 +81,11 @@ def time_section(document: Document) -> Markup | None:
     if not whole:
         return None
     shapes, left = [], 0.0
-    for number, one in enumerate(phases):
-        right = left + 100 * one.seconds / whole
-        shapes.append(box(left, 0, right, 100, f"phase hue{number % 8}", title=f"{one.name}: {duration(one.seconds)}"))
+    for number, phase in enumerate(phases):
+        right = left + 100 * phase.seconds / whole
+        shapes.append(
+            box(left, 0, right, 100, f"phase hue{number % 8}", title=f"{phase.name}: {duration(phase.seconds)}")
+        )
         left = right
     waited = (document.started - document.created).total_seconds() if document.started else 0.0
     swap = f" The swap itself took {duration(document.swap_seconds)}." if document.swap_seconds else ""
@@ -95,8 +97,8 @@ def time_section(document: Document) -> Markup | None:
         tag(
             "ul",
             (
-                tag("li", tag("i", class_=f"hue{number % 8}"), f"{one.name} ", tag("b", duration(one.seconds)))
-                for number, one in enumerate(phases)
+                tag("li", tag("i", class_=f"hue{number % 8}"), f"{phase.name} ", tag("b", duration(phase.seconds)))
+                for number, phase in enumerate(phases)
             ),
             class_="legend",
         ),
@@ -104,7 +106,7 @@ def time_section(document: Document) -> Markup | None:
 
 
 def lineage_section(document: Document) -> Markup | None:
-    """Show the line of checkpoints, and what was proven of the newest one."""
+    """Show the line of checkpoints, and what was proven of the newest phase."""
     proofs = list(_proofs(document))
     if not document.lineage and not proofs:
         return None
@@ -116,15 +118,15 @@ def lineage_section(document: Document) -> Markup | None:
     )
 
 
-def _ancestor(one: Ancestor) -> Markup:
-    scores = " · ".join(f"{score.head} {100 * score.value:.1f}" for score in one.scores)
-    own = f"{one.branch.head} has {plural(one.branch.blocks, 'block')} of its own" if one.branch else ""
+def _ancestor(ancestor: Ancestor) -> Markup:
+    scores = " · ".join(f"{score.head} {100 * score.value:.1f}" for score in ancestor.scores)
+    own = f"{ancestor.branch.head} has {plural(ancestor.branch.blocks, 'block')} of its own" if ancestor.branch else ""
     return tag(
         "li",
-        tag("span", one.role, class_="when"),
-        tag("span", tag("code", one.id), (tag("span", alias, class_="chip even") for alias in one.aliases)),
-        tag("small", " · ".join(part for part in (one.created[:16].replace("T", " "), scores, own) if part)),
-        class_=one.role,
+        tag("span", ancestor.role, class_="when"),
+        tag("span", tag("code", ancestor.id), (tag("span", alias, class_="chip even") for alias in ancestor.aliases)),
+        tag("small", " · ".join(part for part in (ancestor.created[:16].replace("T", " "), scores, own) if part)),
+        class_=ancestor.role,
     )
 
 

@@ -24,19 +24,19 @@ def tables_section(document: Document) -> Markup | None:
     return tag("section", tag("h2", "Name by name"), parts) if parts else None
 
 
-def _figure(document: Document, one: Measurement) -> Iterator[Markup]:
-    names = [row for row in document.names if row.figure == one.figure]
-    wrong = [row for row in document.confusions if row.figure == one.figure]
+def _figure(document: Document, figure: Measurement) -> Iterator[Markup]:
+    names = [row for row in document.names if row.figure == figure.figure]
+    wrong = [row for row in document.confusions if row.figure == figure.figure]
     if not names:
         return
     yield tag(
         "div",
         tag(
             "div",
-            tag("h3", one.figure.capitalize(), " ", tag("small", "F1 of each name, those that moved most first")),
+            tag("h3", figure.figure.capitalize(), " ", tag("small", "F1 of each name, those that moved most first")),
             _names(names),
         ),
-        tag("div", tag("h3", "Taken for one another"), _confusions(names, wrong)) if wrong else None,
+        tag("div", tag("h3", "Taken for figure another"), _confusions(names, wrong)) if wrong else None,
         class_="pair",
     )
 
@@ -47,7 +47,7 @@ def f1(right: int, answered: int, expected: int) -> float:
 
 
 def _names(names: Sequence[NameCount]) -> Iterator[Markup]:
-    ordered = sorted(names, key=lambda one: -_weight(one))
+    ordered = sorted(names, key=lambda count: -_weight(count))
     yield _table(ordered[:ROWS])
     if rest := ordered[ROWS:]:
         yield tag("details", tag("summary", f"{len(rest)} more names"), _table(rest))
@@ -67,23 +67,23 @@ def _heads(words: Sequence[str], numbers: Sequence[str]) -> Markup:
     return tag("thead", tag("tr", cells))
 
 
-def _weight(one: NameCount) -> float:
+def _weight(count: NameCount) -> float:
     """Return how much of the figure a name has moved."""
-    if one.right_after is None or one.answered_after is None:
+    if count.right_after is None or count.answered_after is None:
         return 0.0
-    after = f1(one.right_after, one.answered_after, one.expected)
-    return one.expected * abs(after - f1(one.right_before, one.answered_before, one.expected))
+    after = f1(count.right_after, count.answered_after, count.expected)
+    return count.expected * abs(after - f1(count.right_before, count.answered_before, count.expected))
 
 
-def _row(one: NameCount) -> Markup:
-    before = f1(one.right_before, one.answered_before, one.expected)
-    if one.right_after is None or one.answered_after is None:
+def _row(count: NameCount) -> Markup:
+    before = f1(count.right_before, count.answered_before, count.expected)
+    if count.right_after is None or count.answered_after is None:
         after, moved, mood = None, "", "even"
     else:
-        after = f1(one.right_after, one.answered_after, one.expected)
+        after = f1(count.right_after, count.answered_after, count.expected)
         moved = "" if round(100 * (after - before), 1) == 0 else signed(after - before)
         mood = "even" if not moved else "good" if after > before else "bad"
-    told = f"{score(before)}" if after is None else f"{score(before)} to {score(after)}"
+    text = f"{score(before)}" if after is None else f"{score(before)} to {score(after)}"
     shapes = (
         segment((0, 50), (100, 50), "track"),
         None if after is None else segment((100 * before, 50), (100 * after, 50), f"moved {mood}"),
@@ -92,21 +92,23 @@ def _row(one: NameCount) -> Markup:
     )
     return tag(
         "tr",
-        tag("th", tag("bdi", one.name), scope="row"),
-        tag("td", chart(drawing(shapes, label=f"F1 {told}"), class_="spark")),
+        tag("th", tag("bdi", count.name), scope="row"),
+        tag("td", chart(drawing(shapes, label=f"F1 {text}"), class_="spark")),
         tag("td", score(before), class_="number"),
         tag("td", "–" if after is None else score(after), class_="number"),  # noqa: RUF001 -- a dash.
         tag("td", moved, class_=f"number {mood}"),
-        tag("td", f"{one.expected}", class_="number quiet"),
+        tag("td", f"{count.expected}", class_="number quiet"),
     )
 
 
 def _confusions(names: Sequence[NameCount], wrong: Sequence[Confusion]) -> Markup | Iterator[Markup]:
     known = {row.name for row in names}
     rows: list[str | None] = [row.name for row in names]
-    if any(one.expected is None or one.answered is None for one in wrong):
+    if any(confusion.expected is None or confusion.answered is None for confusion in wrong):
         rows.append(None)
-    fits = all(name is None or name in known for one in wrong for name in (one.expected, one.answered))
+    fits = all(
+        name is None or name in known for confusion in wrong for name in (confusion.expected, confusion.answered)
+    )
     return _matrix(rows, names, wrong) if fits and len(rows) <= MATRIX else _list(wrong)
 
 
@@ -115,7 +117,9 @@ def _count(before: int, after: int | None) -> int:
 
 
 def _matrix(rows: Sequence[str | None], names: Sequence[NameCount], wrong: Sequence[Confusion]) -> Markup:
-    counts = {(one.expected, one.answered): _count(one.before, one.after) for one in wrong}
+    counts = {
+        (confusion.expected, confusion.answered): _count(confusion.before, confusion.after) for confusion in wrong
+    }
     right = {name.name: _count(name.right_before, name.right_after) for name in names}
     most = max(1, *counts.values())
     greatest = max(1, *right.values())
@@ -129,8 +133,8 @@ def _matrix(rows: Sequence[str | None], names: Sequence[NameCount], wrong: Seque
         else:
             count = counts.get((expected, answered), 0)
             share, mood = count / most, "miss"
-        told = f"{expected or NOTHING}, answered {answered or NOTHING}: {count}"
-        return tag("td", count or "", class_=mood, style=f"--share:{share:.2f}", title=told)
+        text = f"{expected or NOTHING}, answered {answered or NOTHING}: {count}"
+        return tag("td", count or "", class_=mood, style=f"--share:{share:.2f}", title=text)
 
     return tag(
         "div",
@@ -151,7 +155,7 @@ def _matrix(rows: Sequence[str | None], names: Sequence[NameCount], wrong: Seque
 
 
 def _list(wrong: Sequence[Confusion]) -> Iterator[Markup]:
-    def table(some: Sequence[Confusion]) -> Markup:
+    def table(confusions: Sequence[Confusion]) -> Markup:
         return tag(
             "table",
             _heads(("right", "answered"), ("before", "after")),
@@ -160,12 +164,12 @@ def _list(wrong: Sequence[Confusion]) -> Iterator[Markup]:
                 (
                     tag(
                         "tr",
-                        tag("th", _named(one.expected), scope="row"),
-                        tag("td", _named(one.answered)),
-                        tag("td", one.before, class_="number"),
-                        tag("td", "" if one.after is None else one.after, class_="number"),
+                        tag("th", _named(confusion.expected), scope="row"),
+                        tag("td", _named(confusion.answered)),
+                        tag("td", confusion.before, class_="number"),
+                        tag("td", "" if confusion.after is None else confusion.after, class_="number"),
                     )
-                    for one in some
+                    for confusion in confusions
                 ),
             ),
             class_="names",

@@ -14,7 +14,7 @@ def read_groups(*names: str) -> list[tuple[str | None, ...]]:
     In a container its own group is usually the root of the hierarchy that it sees; under systemd, a unit's is deep in it.
     """
     group = find_group(read_file(_OWN) or "")
-    folders = [_HIERARCHY / one for one in (group, *group.parents)]
+    folders = [_HIERARCHY / path for path in (group, *group.parents)]
     return [tuple(read_file(folder / name) for name in names) for folder in folders]
 
 

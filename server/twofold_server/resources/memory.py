@@ -27,8 +27,8 @@ def free_bytes(meminfo: str, limit: str | None, used: str | None, statistics: st
     memory.stat. Files that the cgroup has cached count as free, since the kernel drops them first. None if nobody says.
     """
     left: list[int] = []
-    if found := re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.MULTILINE):
-        left.append(1024 * int(found[1]))
+    if match := re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.MULTILINE):
+        left.append(1024 * int(match[1]))
     if limit and used and limit.strip() != "max":
         cached = re.search(r"^inactive_file (\d+)", statistics or "", re.MULTILINE)
         left.append(int(limit) - int(used) + (int(cached[1]) if cached else 0))
@@ -39,7 +39,7 @@ def count_free_bytes() -> int | None:
     """Ask this machine; None where it cannot say."""
     meminfo, groups = read_file(_MEMINFO) or "", read_groups("memory.max", "memory.current", "memory.stat")
     left = [free_bytes(meminfo, *group) for group in groups]
-    return min((one for one in left if one is not None), default=None)
+    return min((limit for limit in left if limit is not None), default=None)
 
 
 def configure_malloc() -> None:

@@ -55,23 +55,23 @@ class GarbageCollector:
 
     async def collect(self) -> None:
         """Remove what is beyond the limits now. What cannot be removed is logged, and tried again the next time."""
-        for kind, some in (("job", self._jobs), ("upload", self._uploads), ("checkpoint", self._checkpoints)):
+        for kind, list_deletable in (("job", self._jobs), ("upload", self._uploads), ("checkpoint", self._checkpoints)):
             try:
-                found, remove = await some()
+                surplus_ids, remove = await list_deletable()
             except (ServerError, CheckpointError, OSError) as error:
                 log.warning("nothing can be collected", extra={"kind": kind, "reason": str(error)})
                 continue
-            for one in found:
-                await self._remove(kind, one, remove)
+            for item_id in surplus_ids:
+                await self._remove(kind, item_id, remove)
 
-    async def _remove(self, kind: str, one: str, remove: Callable[[str], Awaitable[None]]) -> None:
+    async def _remove(self, kind: str, item_id: str, remove: Callable[[str], Awaitable[None]]) -> None:
         try:
-            await remove(one)
+            await remove(item_id)
         except (ServerError, CheckpointError, OSError) as error:  # A job may have begun to need it since.
-            log.warning("not collected", extra={"kind": kind, kind: one, "reason": str(error)})
+            log.warning("not collected", extra={"kind": kind, kind: item_id, "reason": str(error)})
         else:
             self._metrics.collected.labels(kind).inc()
-            log.info("collected", extra={"kind": kind, kind: one})
+            log.info("collected", extra={"kind": kind, kind: item_id})
 
     async def _jobs(self) -> tuple[list[str], Callable[[str], Awaitable[None]]]:
         if not self._config.keep_jobs:

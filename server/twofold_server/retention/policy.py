@@ -28,19 +28,19 @@ def surplus(kept: Iterable[Retained], *, keep: int, needed: Collection[str], now
     """
     if not keep:
         return []
-    free = [one for one in kept if one.id not in needed and now - one.since >= GRACE_SECONDS]
-    free.sort(key=lambda one: (one.since, one.id))
-    return [one.id for one in free[: max(0, len(free) - keep)]]
+    free = [item for item in kept if item.id not in needed and now - item.since >= GRACE_SECONDS]
+    free.sort(key=lambda item: (item.since, item.id))
+    return [item.id for item in free[: max(0, len(free) - keep)]]
 
 
 def needed_checkpoints(jobs: Iterable[JobView], aliases: Aliases, live: str | None) -> set[str]:
     """Return the checkpoints that answer, that an alias names, or that a job which waits or runs needs."""
     named = {getattr(aliases, alias) for alias in ALIASES}
-    return {one for one in {live, *named} if one} | {one for job in jobs for one in needs_of(job, aliases)}
+    return {name for name in {live, *named} if name} | {name for job in jobs for name in needs_of(job, aliases)}
 
 
 def needs_of(job: JobView, aliases: Aliases) -> set[str]:
     """Return the checkpoints that a job builds on or has made."""
-    asked = job.order.base  # Of a job that waits, an alias is what it will build on, wherever it moves.
-    builds_on = getattr(aliases, asked) if asked in ALIASES else asked
-    return {one for one in (builds_on, job.base, job.candidate) if one}
+    base = job.order.base  # Of a job that waits, an alias is what it will build on, wherever it moves.
+    builds_on = getattr(aliases, base) if base in ALIASES else base
+    return {name for name in (builds_on, job.base, job.candidate) if name}

@@ -125,10 +125,10 @@ class Authorizer:
         token = _bearer(metadata)
         if token is None:
             raise UnauthenticatedError("the call has no token; send metadata `authorization: Bearer TOKEN`")
-        found = find_grant(token, self._grants)
-        if found is None:
+        match = find_grant(token, self._grants)
+        if match is None:
             raise UnauthenticatedError("the token is not known here, or not any more; ask this server's owner for one")
-        name, grant = found
+        name, grant = match
         CALLER.set(name)
         if scopes and grant.scopes.isdisjoint(scopes):
             has = ", ".join(scope for scope in SCOPES if scope in grant.scopes)

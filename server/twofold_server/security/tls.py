@@ -93,12 +93,12 @@ class Certificates:
         if not self._watched.has_changed():
             return None
         try:
-            found = read()
+            certificates = read()
         except (OSError, ValueError) as error:
             log.error("the TLS files are wrong, the old ones stay in force", extra={"reason": str(error)})  # noqa: TRY400 -- no bug of ours.
             return None
         log.info("TLS files read again", extra={"certificate": self._certificate})
-        return found
+        return certificates
 
 
 def expiry_of(certificate: Path, key: Path) -> dt.datetime:

@@ -52,11 +52,11 @@ class Database:
     Raises DatabaseError, FailedPreconditionError if the schema is newer than what is known here, or if psycopg is missing.
     """
 
-    def __init__(self, place: DatabaseLocation, *, migrates: bool = True) -> None:
-        self._name = place.name if isinstance(place, Path) else str(place)
-        self.is_shared = isinstance(place, DatabaseUrl)
+    def __init__(self, location: DatabaseLocation, *, migrates: bool = True) -> None:
+        self._name = location.name if isinstance(location, Path) else str(location)
+        self.is_shared = isinstance(location, DatabaseUrl)
         """Whether several servers may have it at once."""
-        self._engine = _engine(place, as_it_is=not migrates)
+        self._engine = _engine(location, as_it_is=not migrates)
         if not migrates:
             return
         try:
@@ -73,13 +73,13 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Open a transaction that sees what is committed."""
-        with self._told(), self._engine.connect() as connection:
+        with self._translate_errors(), self._engine.connect() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Open a transaction that is alone in writing, and lasts once the block has ended."""
-        with self._told(), self._engine.execution_options(writes=True).begin() as connection:
+        with self._translate_errors(), self._engine.execution_options(writes=True).begin() as connection:
             yield connection
 
     @property
@@ -88,7 +88,7 @@ class Database:
         return cast(extract("epoch", func.clock_timestamp()), Double) if self.is_shared else literal(time.time())
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         """Let errors be ours: those of drivers quote statements and what is in them."""
         try:
             yield
@@ -96,21 +96,21 @@ class Database:
             reason = (str(error.orig).strip() or type(error.orig).__name__).splitlines()[0]
             log.error("the database failed", extra={"database": self._name, "reason": reason})  # noqa: TRY400 -- told, and no bug of ours.
             # Where a server is and who we are there is not for callers.
-            told = "it does not answer" if self.is_shared and not getattr(error.orig, "sqlstate", None) else reason
-            raise DatabaseError(f"the database of jobs failed: {told}") from None
+            message = "it does not answer" if self.is_shared and not getattr(error.orig, "sqlstate", None) else reason
+            raise DatabaseError(f"the database of jobs failed: {message}") from None
         except SQLAlchemyError as error:
             raise DatabaseError(f"the database of jobs failed: {type(error).__name__}") from error
 
 
-def _engine(place: DatabaseLocation, *, as_it_is: bool) -> Engine:
+def _engine(location: DatabaseLocation, *, as_it_is: bool) -> Engine:
     # One connection for the one thread; parameters are not shown, as there are texts of callers among them.
     shape: dict[str, Any] = {"pool_size": 1, "max_overflow": 0, "hide_parameters": True}
-    if isinstance(place, Path):
-        engine = create_engine(URL.create("sqlite+pysqlite", database=str(place)), **shape)
+    if isinstance(location, Path):
+        engine = create_engine(URL.create("sqlite+pysqlite", database=str(location)), **shape)
         event.listen(engine, "connect", _take_over_sqlite if as_it_is else _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    url = make_url(place.reveal())
+    url = make_url(location.reveal())
     patience = {name: value for name, value in _PATIENCE.items() if name not in url.query}
     try:
         engine = create_engine(url, pool_pre_ping=True, connect_args=patience, **shape)
@@ -155,8 +155,8 @@ def is_writable(connection: Connection, *, has_tables: bool) -> bool:
     if connection.exec_driver_sql("SHOW transaction_read_only").scalar_one() == "on":
         return False
     if not has_tables:
-        asked = "SELECT has_schema_privilege(current_schema(), 'CREATE')"
+        query = "SELECT has_schema_privilege(current_schema(), 'CREATE')"
     else:
         rights = " AND ".join(f"has_table_privilege('jobs', '{right}')" for right in ("INSERT", "UPDATE", "DELETE"))
-        asked = f"SELECT {rights}"
-    return bool(connection.exec_driver_sql(asked).scalar_one())
+        query = f"SELECT {rights}"
+    return bool(connection.exec_driver_sql(query).scalar_one())

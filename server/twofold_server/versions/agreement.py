@@ -18,28 +18,28 @@ class Shared:
     entity_types: frozenset[str]
 
     @classmethod
-    def of(cls, one: LabelSet, other: LabelSet) -> Shared:
+    def of(cls, first: LabelSet, second: LabelSet) -> Shared:
         """Return the names that both have."""
         return cls(
-            frozenset(one.labels) & frozenset(other.labels),
-            frozenset(one.entity_types) & frozenset(other.entity_types),
+            frozenset(first.labels) & frozenset(second.labels),
+            frozenset(first.entity_types) & frozenset(second.entity_types),
         )
 
 
-def agreements(one: Prediction, other: Prediction, shared: Shared) -> Mapping[HeadName, bool]:
+def agreements(first: Prediction, second: Prediction, shared: Shared) -> Mapping[HeadName, bool]:
     """Say for each head whether two answers to a text agree; a head is left out where they cannot be compared.
 
     Labels are compared if both checkpoints know both; of the entities, those of types that both know, if either answer has
     any: texts in which neither finds anything would hide a head that finds nothing any more.
     """
-    found: dict[HeadName, bool] = {}
-    labels = {answer.labels[0].label for answer in (one, other) if answer.labels}
+    agreed: dict[HeadName, bool] = {}
+    labels = {answer.labels[0].label for answer in (first, second) if answer.labels}
     if labels and labels <= shared.labels:
-        found["classifier"] = len(labels) == 1
+        agreed["classifier"] = len(labels) == 1
     spans = [
         {(span.start, span.end, span.type) for span in answer.entities if span.type in shared.entity_types}
-        for answer in (one, other)
+        for answer in (first, second)
     ]
     if any(spans):
-        found["ner"] = spans[0] == spans[1]
-    return found
+        agreed["ner"] = spans[0] == spans[1]
+    return agreed

@@ -40,7 +40,7 @@ class AliasTable:
             query = query.where(ALIAS_CHANGES.c.number < before)
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
-        found = [
+        changes = [
             AliasChange(
                 number=row.number,
                 time=dt.datetime.fromisoformat(row.time),
@@ -51,7 +51,7 @@ class AliasTable:
             )
             for row in rows[:size]
         ]
-        return found, rows[size - 1].number if len(rows) > size else None
+        return changes, rows[size - 1].number if len(rows) > size else None
 
 
 def _write(connection: Connection, move: AliasUpdate, author: Author, now: dt.datetime) -> None:

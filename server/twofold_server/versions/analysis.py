@@ -66,7 +66,7 @@ class Finding:
     """Why a checkpoint is bad, as one sentence without its end."""
 
     cause: Cause
-    told: str
+    message: str
 
 
 def is_proven(seen: Rate, limit: float, alpha: float = ALPHA) -> bool:
@@ -104,8 +104,8 @@ def refusal(evidence: SwapStats, limits: Limits, adapted: HeadName | None) -> Fi
     Before it is live, the proof is the candidate's to give: a head that was seen to agree too little refuses it, proven
     or not, unless fewer texts were compared than decide anything.
     """
-    if found := judge(evidence, limits, adapted):
-        return found
+    if finding := judge(evidence, limits, adapted):
+        return finding
     for head in HEADS:
         seen, least = evidence.differing[head], _least(limits, head, adapted)
         if seen.all >= limits.fewest and seen.all - seen.bad < least * seen.all:
@@ -118,8 +118,8 @@ def _findings(evidence: SwapStats, limits: Limits, adapted: HeadName | None) -> 
         if seen.all >= limits.fewest and is_proven(seen, limits.errors):
             yield Finding("errors", f"{seen.bad} of {seen.all} {what} failed, and {limits.errors:.1%} may")
     if evidence.slow.all >= limits.fewest and is_proven(evidence.slow, SLOW_SHARE):
-        told = f"{evidence.slow.bad} of {evidence.slow.all} texts took more than {limits.slowdown:g} times as long"
-        yield Finding("latency", f"{told}, and {SLOW_SHARE:.0%} may")
+        message = f"{evidence.slow.bad} of {evidence.slow.all} texts took more than {limits.slowdown:g} times as long"
+        yield Finding("latency", f"{message}, and {SLOW_SHARE:.0%} may")
     for head in HEADS:
         seen = evidence.differing[head]
         least = _least(limits, head, adapted)
@@ -133,5 +133,5 @@ def _least(limits: Limits, head: HeadName, adapted: HeadName | None) -> float:
 
 
 def _disagreement(head: HeadName, seen: Rate, least: float) -> Finding:
-    told = f"the {head} head agrees on {seen.all - seen.bad} of {seen.all} texts"
-    return Finding("agreement", f"{told}, and {least:.0%} is the least")
+    message = f"the {head} head agrees on {seen.all - seen.bad} of {seen.all} texts"
+    return Finding("agreement", f"{message}, and {least:.0%} is the least")

@@ -18,7 +18,7 @@ class Shadowed(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag
     seconds: float
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """The whole of it in one sentence."""
         heads = "".join(
             f"; the {head} head agrees on {self.agreed[head]} of {n}" for head, n in self.comparable.items()
@@ -35,6 +35,6 @@ class RolledBack(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", t
     reason: str
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """The whole of it in two sentences."""
         return f"{self.checkpoint_id} was bad: {self.reason}. {self.restored_id} answers again."

@@ -51,21 +51,21 @@ def _load_fastest(checkpoint: Checkpoint, config: Config, beside: Engine | None)
         return engine
     for precision in checkpoint.manifest.precisions[1:]:
         try:
-            other = _load(checkpoint, config, precision, beside)
+            alternative = _load(checkpoint, config, precision, beside)
         except (CheckpointError, SwapError) as error:
             log.warning("a precision cannot be served", extra={"precision": precision, "reason": str(error)})
             continue
         try:
-            seconds = _time(engine, other)
+            seconds = _time(engine, alternative)
         except BaseException:
             engine.close()
-            other.close()
+            alternative.close()
             raise
         log.info(
             "precisions timed",
-            extra={"checkpoint": checkpoint.id, engine.precision: seconds[0], other.precision: seconds[1]},
+            extra={"checkpoint": checkpoint.id, engine.precision: seconds[0], alternative.precision: seconds[1]},
         )
-        engine, slower = (other, engine) if seconds[1] < seconds[0] else (engine, other)
+        engine, slower = (alternative, engine) if seconds[1] < seconds[0] else (engine, alternative)
         slower.close()
     return engine
 

@@ -22,18 +22,18 @@ def check_precision(manifest: Manifest, precision: Precision) -> None:
     if precision in manifest.precisions:
         return
     remedy = f"start the server with precision {' or '.join(manifest.precisions)}, or with auto"
-    for one in manifest.reduced:
-        if one.precision == precision:
-            raise SwapError(f"its graph in {precision} did not pass the gate; {remedy}. {one.reason}")
+    for graph in manifest.reduced:
+        if graph.precision == precision:
+            raise SwapError(f"its graph in {precision} did not pass the gate; {remedy}. {graph.reason}")
     raise SwapError(f"there is no graph in {precision} in this checkpoint; {remedy}")
 
 
-def are_alike(manifest: Manifest, other: Manifest) -> bool:
+def are_alike(manifest: Manifest, second: Manifest) -> bool:
     """Tell whether two checkpoints have the same backbone in the same precisions, so that the same one is the fastest."""
     return (manifest.backbone, manifest.hidden_size, manifest.precisions) == (
-        other.backbone,
-        other.hidden_size,
-        other.precisions,
+        second.backbone,
+        second.hidden_size,
+        second.precisions,
     )
 
 
@@ -41,11 +41,11 @@ def time_passes(engines: Sequence[Engine]) -> list[float]:
     """Return the seconds that each engine takes for one pass of each shape. They take turns."""
     fastest = np.full((len(engines), len(SHAPES)), np.inf)
     for _ in range(TURNS):
-        for place, shape in enumerate(SHAPES):
+        for index, shape in enumerate(SHAPES):
             for number, engine in enumerate(engines):
                 rows, length = shape[0], min(shape[1], engine.encoder.settings.max_tokens)
                 ids = np.full((rows, length), engine.encoder.settings.pad_id, np.int64)
                 started_at = time.perf_counter()
                 engine.run(ids, np.ones_like(ids), HEAD_OUTPUTS)
-                fastest[number, place] = min(fastest[number, place], time.perf_counter() - started_at)
+                fastest[number, index] = min(fastest[number, index], time.perf_counter() - started_at)
     return [float(seconds) for seconds in fastest.sum(axis=1)]

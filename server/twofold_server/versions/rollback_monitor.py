@@ -110,13 +110,13 @@ class RollbackMonitor:
     async def _undo(self, swap: Swap, finding: Finding, rollback: Rollback) -> None:
         bad = swap.subject.id
         try:
-            restored = await rollback(bad, Author(SERVER, f"{bad} was bad: {finding.told}."))
+            restored = await rollback(bad, Author(SERVER, f"{bad} was bad: {finding.message}."))
         except (CheckpointError, ServerError) as error:
             log.error("a bad swap cannot be undone", extra={"checkpoint": bad, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
             return
         self._metrics.swaps_undone.labels(finding.cause).inc()
         audit.tell("roll back", who=SERVER, outcome="OK", checkpoint=restored, reason=finding.cause)
-        log.error("a bad swap was undone", extra={"checkpoint": bad, "restored": restored, "reason": finding.told})
-        event = RolledBack(checkpoint_id=bad, restored_id=restored, cause=finding.cause, reason=finding.told)
+        log.error("a bad swap was undone", extra={"checkpoint": bad, "restored": restored, "reason": finding.message})
+        event = RolledBack(checkpoint_id=bad, restored_id=restored, cause=finding.cause, reason=finding.message)
         if swap.job_id:
             await self._on_rollback(swap.job_id, event)

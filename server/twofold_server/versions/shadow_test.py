@@ -70,16 +70,16 @@ class ShadowTest:
             return None
         trial = SwapObserver(checkpoint_id)
         clock = asyncio.get_running_loop().time
-        started_at = told = clock()
+        started_at = reported_at = clock()
         self._shadow.begin(pair, share, trial.saw_text)
         try:
             while clock() - started_at < self._config.shadow_seconds and self._slot.beside is pair.subject:
                 seen = trial.evidence
                 if seen.texts.all >= self._config.shadow_texts or judge(seen, self._limits, adapted) or is_unwanted():
                     break
-                if clock() - told >= TELL_SECONDS:
-                    told = clock()
-                    await tell(_told(seen, told - started_at))
+                if clock() - reported_at >= TELL_SECONDS:
+                    reported_at = clock()
+                    await tell(_progress(seen, reported_at - started_at))
                 await asyncio.sleep(_LOOK_SECONDS)
         finally:
             if self._slot.beside is pair.subject:  # Otherwise who ended it has stopped it, and may have begun anew.
@@ -87,10 +87,10 @@ class ShadowTest:
         refused = refusal(trial.evidence, self._limits, adapted)
         if refused or is_unwanted():
             await self._stage.dismiss(pair)
-        return ShadowTestResult(_told(trial.evidence, clock() - started_at), refused)
+        return ShadowTestResult(_progress(trial.evidence, clock() - started_at), refused)
 
 
-def _told(seen: SwapStats, seconds: float) -> Shadowed:
+def _progress(seen: SwapStats, seconds: float) -> Shadowed:
     """Write evidence down for the job."""
     comparable = {head: seen.differing[head].all for head in HEADS if seen.differing[head].all}
     return Shadowed(

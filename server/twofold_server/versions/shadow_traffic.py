@@ -105,14 +105,14 @@ class ShadowTraffic:
     def _run(self, pair: EnginePair, observe: Callable[[Comparison], None]) -> None:
         step_back()
         while (text := self._next()) is not None:
-            found = _compare(pair, text, self._max_tokens)
-            if found is None:
+            comparison = _compare(pair, text, self._max_tokens)
+            if comparison is None:
                 self._count("failed")
                 continue
-            self._count("failed" if found.failed else "compared")
-            for head, agrees in found.agrees.items():
+            self._count("failed" if comparison.failed else "compared")
+            for head, agrees in comparison.agrees.items():
                 self._metrics.shadow_answers.labels(head, "agreed" if agrees else "differed").inc()
-            observe(found)
+            observe(comparison)
 
     def _next(self) -> str | None:
         """Wait for a text and for a moment of quiet; None at the end."""

@@ -93,7 +93,7 @@ def test_what_came_of_a_job_follows_its_end(place: DatabaseLocation) -> None:
     records, over = table.read("job-1", ended.last_sequence)
     assert ([one.event for one in records], over) == ([event], True)
     assert (view.state, view.reason, view.ended) == (ended.state, ended.reason, ended.ended)
-    assert table.get("job-1").report.rolled_back == event.told
+    assert table.get("job-1").report.rolled_back == event.summary
     table.close()
 
 

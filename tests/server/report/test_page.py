@@ -207,7 +207,7 @@ HEADLINES = [
     ({"state": JobState.FAILED, "verdict": "pass"}, "FAILED", "could not be made live"),
     ({"state": JobState.CANCELLED, "verdict": None}, "CANCELLED", "stopped"),
     ({"verdict": None}, "MEASURED", "Nothing was trained"),
-    ({"verdict": None, "asked": replace(DOCUMENT.asked, validate_only=True)}, "VALID", "planned"),
+    ({"verdict": None, "request": replace(DOCUMENT.request, validate_only=True)}, "VALID", "planned"),
 ]
 
 
@@ -288,9 +288,9 @@ def test_a_fall_is_red_only_beyond_what_was_allowed(
     """A difference has the colour of what the gate makes of it, and a fall says what was allowed."""
     difference = Interval(value=value, low=bounds[0], high=bounds[1])
     proofs = replace(DOCUMENT.proofs, exact_texts=90 if exact else None)
-    asked = replace(DOCUMENT.asked, **MARGINS)
+    request = replace(DOCUMENT.request, **MARGINS)
     figures = (replace(PROTECTED, figure=figure, difference=difference),)
-    page = render(document(figures=figures, asked=asked, proofs=proofs, gate=(), changes=(), lineage=()))
+    page = render(document(figures=figures, request=request, proofs=proofs, gate=(), changes=(), lineage=()))
 
     (chip,) = re.findall(r'<span class="(chip \w+)">(.*?)</span>', page)
     assert (chip[0], re.sub("<.*?>", "", chip[1])) == (f"chip {mood}", said)

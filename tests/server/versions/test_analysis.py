@@ -44,7 +44,7 @@ def test_a_verdict_names_its_cause(seen, cause, says):
     found = judge(seen, LIMITS, "ner")
 
     assert (found and found.cause) == cause
-    assert says is None or says in found.told
+    assert says is None or says in found.message
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_before_it_is_live_the_proof_is_the_candidate_s(seen, says):
     found = refusal(seen, LIMITS, "ner")
 
     assert (found is None) == (says is None)
-    assert says is None or says in found.told
+    assert says is None or says in found.message
 
 
 def test_an_unknown_head_may_change_as_an_adapted_one():

@@ -32,11 +32,11 @@ def read_given(job: Job, known: LabelSet) -> tuple[list[Example], list[Example] 
     train = _only(given[0], job.head, types)
     dev = None if given[1] is None else _only(given[1], job.head, types, judges=known)
     field = "entities" if job.head == "classifier" else "label"
-    said = sum(getattr(one, field) is not None for one in used)
-    judging = sum(getattr(one, field) is not None for one in dev or ())
+    annotated = sum(getattr(example, field) is not None for example in used)
+    judging = sum(getattr(example, field) is not None for example in dev or ())
     if judging:
         notes.append(f"The {field} of {judging} held-out examples helps to judge the protected head.")
-    if unused := said - judging:
+    if unused := annotated - judging:
         notes.append(f"The {field} of {unused} examples was not used: this job adapts the {job.head} head.")
     return train, dev, notes
 
@@ -49,16 +49,16 @@ def _only(
     Those that are held out keep that, too, where its names are among *judges*: it tells how well the other head does.
     """
     kept = []
-    for one in annotated_for(examples, head):
-        said: dict[str, None] = {}
+    for example in annotated_for(examples, head):
+        removed: dict[str, None] = {}
         if head == "classifier":
             if (
                 judges is None
-                or one.entities is None
-                or not {span.type for span in one.entities} <= {*judges.entity_types}
+                or example.entities is None
+                or not {span.type for span in example.entities} <= {*judges.entity_types}
             ):
-                said = {"entities": None, "annotated_types": None}
-        elif judges is None or one.label not in judges.labels:
-            said = {"label": None}
-        kept.append(msgspec.structs.replace(one, **said))
+                removed = {"entities": None, "annotated_types": None}
+        elif judges is None or example.label not in judges.labels:
+            removed = {"label": None}
+        kept.append(msgspec.structs.replace(example, **removed))
     return kept if head == "classifier" else with_annotated_types(kept, types)

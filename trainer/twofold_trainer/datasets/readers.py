@@ -63,8 +63,8 @@ def read_conll(path: str) -> Iterator[Example]:
         columns = line.split()
         if not tokens:
             first = number
-            if found := _LABEL.fullmatch(line.strip()):
-                label = found["label"]
+            if match := _LABEL.fullmatch(line.strip()):
+                label = match["label"]
                 continue
         if columns[0] == "-DOCSTART-" or (columns[0].startswith("#") and not _TAG.fullmatch(columns[-1])):
             continue
@@ -89,14 +89,14 @@ def _check_tag(tag: str, before: str, source: str, line: int) -> None:
 def _sentence(tokens: Sequence[str], tags: Sequence[str], label: str | None) -> Example:
     """Join tokens by single spaces and turn tags into spans."""
     spans: list[Span] = []
-    place = 0
+    position = 0
     for token, tag in zip(tokens, tags, strict=True):
-        end = place + len(token)
+        end = position + len(token)
         if tag.startswith("B-"):
-            spans.append(Span(start=place, end=end, type=tag[2:]))
+            spans.append(Span(start=position, end=end, type=tag[2:]))
         elif tag.startswith("I-"):
             spans[-1] = Span(start=spans[-1].start, end=end, type=tag[2:])
-        place = end + 1
+        position = end + 1
     return Example(text=" ".join(tokens), label=label, entities=tuple(spans))
 
 

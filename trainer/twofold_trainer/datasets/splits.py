@@ -38,18 +38,18 @@ def split(train: Sequence[Example], dev: Sequence[Example] | None, memory: Memor
     if dev is None:
         train, dev = set_aside(train, held_out)
     halves = _both_halves(dev)
-    asked: dict[Part, Sequence[Example]] = {"gate": halves[1], "dev": halves[0], "rehearsal": train}
+    parts: dict[Part, Sequence[Example]] = {"gate": halves[1], "dev": halves[0], "rehearsal": train}
     part_of: dict[str, Part] = {}
     for part in reversed(PARTS):
         for example in getattr(memory, part):
             part_of.setdefault(fold(example.text), part)
-    for part, examples in asked.items():
+    for part, examples in parts.items():
         for example in examples:
             part_of.setdefault(fold(example.text), part)
     placed: dict[Part, list[Example]] = {part: [] for part in PARTS}
     moved = 0
     for part in PARTS:
-        for example in asked[part]:
+        for example in parts[part]:
             own = part_of[fold(example.text)]
             moved += own != part
             placed[own].append(example)
@@ -81,7 +81,7 @@ def forget(memory: Memory, head: HeadName) -> Memory:
     def strip(examples: Sequence[Example]) -> tuple[Example, ...]:
         nothing = {"label": None} if head == "classifier" else {"entities": None, "annotated_types": None}
         stripped = (msgspec.structs.replace(example, **nothing) for example in examples)
-        return tuple(one for one in stripped if one.label is not None or one.entities is not None)
+        return tuple(example for example in stripped if example.label is not None or example.entities is not None)
 
     return Memory(rehearsal=strip(memory.rehearsal), dev=strip(memory.dev), gate=strip(memory.gate))
 

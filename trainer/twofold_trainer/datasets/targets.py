@@ -99,12 +99,12 @@ def allowed_tags(
 
 def describe_unaligned(targets: Sequence[Target], *, shown: int = 3) -> tuple[int, str]:
     """Count the annotations that no sequence of words expresses, and quote the first few."""
-    found = [(target.example.text, span) for target in targets for span in target.unaligned]
+    unaligned = [(target.example.text, span) for target in targets for span in target.unaligned]
     quotes = []
-    for text, span in found[:shown]:
+    for text, span in unaligned[:shown]:
         left, right = max(0, span.start - 15), min(len(text), span.end + 15)
         quotes.append(f"{span.type} {text[span.start : span.end]!r} in {text[left:right]!r}")
-    return len(found), "; ".join(quotes)
+    return len(unaligned), "; ".join(quotes)
 
 
 def note_unaligned(unaligned: tuple[int, str]) -> NoteAdded:

@@ -32,11 +32,11 @@ def _extents(example: Example, answer: Prediction) -> Iterator[Pair]:
     """Yield the types of every extent. A type that the example does not annotate is neither right nor wrong."""
     known = example.annotated_types
     wanted = {(entity.start, entity.end): entity.type for entity in example.entities or ()}
-    found = {
+    answered = {
         (entity.start, entity.end): entity.type for entity in answer.entities if known is None or entity.type in known
     }
-    for extent in wanted.keys() | found.keys():
-        yield wanted.get(extent), found.get(extent)
+    for extent in wanted.keys() | answered.keys():
+        yield wanted.get(extent), answered.get(extent)
 
 
 def count_names(figure: FigureName, before: Counter[Pair], after: Counter[Pair] | None) -> tuple[NameCount, ...]:

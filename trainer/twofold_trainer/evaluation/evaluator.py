@@ -47,16 +47,16 @@ class JobEvaluator:
 
     def by_text(self, moment: Moment) -> dict[str, Prediction]:
         """Return what both heads answered when it was measured, by text."""
-        found = self.answers[moment]
+        answers = self.answers[moment]
         return {
             encoding.text: answer
             for figure, judge in self.judges.items()
-            for encoding, answer in zip(judge.encodings, found[figure], strict=True)
+            for encoding, answer in zip(judge.encodings, answers[figure], strict=True)
         }
 
-    def protected_text(self, place: int) -> str:
+    def protected_text(self, index: int) -> str:
         """Return the text of a protected example by its place."""
-        return self.judges["protected"].examples[place].text
+        return self.judges["protected"].examples[index].text
 
     def score_approved(self, checkpoint: Checkpoint | None) -> HeadScore | None:
         """Score the protected task of the checkpoint that a person last approved."""
@@ -70,8 +70,8 @@ class JobEvaluator:
 
     def _answer(self, model: TwofoldModel, moment: Moment) -> dict[Figure, tuple[Prediction, ...]]:
         texts = self._encodings.values()
-        found = predict(model, list(texts), self._labels[moment], self._pad_id, stop=self._stop)
-        by_text = dict(zip(self._encodings, found, strict=True))
+        predictions = predict(model, list(texts), self._labels[moment], self._pad_id, stop=self._stop)
+        by_text = dict(zip(self._encodings, predictions, strict=True))
         return {
             figure: tuple(by_text[encoding.text] for encoding in judge.encodings)
             for figure, judge in self.judges.items()
@@ -98,10 +98,10 @@ def join_scores(after: Mapping[Figure, HeadScore | None]) -> tuple[Score, ...]:
     for score in after.values():
         if score is not None:
             joined.setdefault(score.head, []).append(score)
-    found = []
+    combined = []
     for head, scores in joined.items():
         outcomes = [outcome for score in scores for outcome in score.outcomes]
         whole = accuracy(outcomes) if head == "classifier" else span_f1(outcomes)  # type: ignore[arg-type]
         assert whole is not None
-        found.append(whole.as_score())
-    return tuple(found)
+        combined.append(whole.as_score())
+    return tuple(combined)

@@ -84,7 +84,7 @@ def find(
             continue
         judge, answers = figures.judges[figure], _answers(figures, figure, trained=pair.after is not None)
         measurements.append(_measure(figure, pair, seed=plan.job.seed))
-        counted = [pairs_of(judge.head, judge.examples, some) for some in answers]
+        counted = [pairs_of(judge.head, judge.examples, predictions) for predictions in answers]
         first, last = counted[0], counted[1] if len(counted) > 1 else None
         names += count_names(figure, first, last)
         confusions += list_confusions(figure, first, last)
@@ -137,5 +137,5 @@ def count_lengths(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
     counts = [0] * len(LENGTHS)
     for length in lengths:
         counts[bisect.bisect_left(LENGTHS, min(length, LENGTHS[-1]))] += 1
-    used = max((place for place, count in enumerate(counts) if count), default=-1)
+    used = max((index for index, count in enumerate(counts) if count), default=-1)
     return tuple(zip(LENGTHS[: used + 1], counts[: used + 1], strict=True))

@@ -28,9 +28,9 @@ def list_changes(
 ) -> Iterator[Change]:
     """Yield the first examples that are answered worse, then the first that are answered better."""
     for better in (False, True):
-        for place in itertools.islice(changed(scores, better=better), FLIPS_SHOWN):
-            example = examples[place]
-            before, after = (_say(head, answer[place], example) for answer in answers)
+        for index in itertools.islice(changed(scores, better=better), FLIPS_SHOWN):
+            example = examples[index]
+            before, after = (_say(head, answer[index], example) for answer in answers)
             yield Change(
                 figure=figure,
                 better=better,

@@ -136,23 +136,25 @@ def compare(pair: Pair, against: Against, margin: float, *, seed: int = 0) -> Co
 
 def _worst(comparisons: Iterable[Comparison], margin: float) -> tuple[VerdictName, str]:
     """Decide on the comparison that says the worst."""
-    told: list[tuple[VerdictName, str]] = []
+    results: list[tuple[VerdictName, str]] = []
     for comparison in comparisons:
         than = "" if comparison.against == "base" else " since a person last approved a checkpoint"
         lower, fallen = 100 * comparison.bounds.lower, -100 * comparison.bounds.difference
         if fallen > 0 and fallen >= margin - 100 * SLACK:
             beyond = "more than" if fallen > margin + 100 * SLACK else "as much as"
-            told.append(
+            results.append(
                 ("fail", f"the protected score fell by {fallen:.1f} points{than}, {beyond} the margin of {margin:g}")
             )
         elif lower > -margin:
-            told.append(("pass", f"the protected score did not fall by {-lower:.2f} points or more{than} (95 % sure)"))
+            results.append(
+                ("pass", f"the protected score did not fall by {-lower:.2f} points or more{than} (95 % sure)")
+            )
         else:
             more = "" if comparison.needed_examples is None else f"; about {comparison.needed_examples} would decide"
             why = f"{comparison.examples} examples cannot exclude a fall of {-lower:.2f} points{than}, above the margin of {margin:g}"
-            told.append(("inconclusive", f"{why}{more}"))
+            results.append(("inconclusive", f"{why}{more}"))
     order: tuple[VerdictName, ...] = ("fail", "inconclusive", "pass")
-    return min(told, key=lambda one: order.index(one[0]))
+    return min(results, key=lambda result: order.index(result[0]))
 
 
 def changed(pair: Pair, *, better: bool) -> Iterable[int]:
@@ -165,10 +167,10 @@ def changed(pair: Pair, *, better: bool) -> Iterable[int]:
     outcomes: Iterable[tuple[int | SpanCounts, int | SpanCounts]] = zip(
         pair.before.outcomes, pair.after.outcomes, strict=True
     )
-    for place, (old, new) in enumerate(outcomes):
+    for index, (old, new) in enumerate(outcomes):
         first, second = _quality(old), _quality(new)
         if (second > first) if better else (second < first):
-            yield place
+            yield index
 
 
 def _quality(outcome: int | SpanCounts) -> tuple[int, int]:

@@ -43,9 +43,11 @@ def find_collisions(
             expected[old] += 1
             if new is not None and new in added:
                 taken[old, new] += 1
-    found = [Collision(old, new, count, expected[old]) for (old, new), count in taken.items()]
-    worst = [one for one in found if one.taken >= max(LEAST_TAKEN, LEAST_SHARE * one.expected)]
-    return sorted(worst, key=lambda one: (-one.taken, one.old, one.new))
+    answered = [Collision(old, new, count, expected[old]) for (old, new), count in taken.items()]
+    worst = [
+        collision for collision in answered if collision.taken >= max(LEAST_TAKEN, LEAST_SHARE * collision.expected)
+    ]
+    return sorted(worst, key=lambda collision: (-collision.taken, collision.old, collision.new))
 
 
 def describe_collisions(collisions: Sequence[Collision]) -> NoteAdded:
@@ -68,6 +70,6 @@ def _pairs(head: HeadName, example: Example, answer: Prediction) -> Iterator[tup
         if example.label is not None:
             yield example.label, answer.labels[0].label
         return
-    found = {(entity.start, entity.end): entity.type for entity in answer.entities}
+    answered = {(entity.start, entity.end): entity.type for entity in answer.entities}
     for span in example.entities or ():
-        yield span.type, found.get((span.start, span.end))
+        yield span.type, answered.get((span.start, span.end))

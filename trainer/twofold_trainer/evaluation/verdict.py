@@ -64,5 +64,5 @@ def describe_verdict(verdict: Verdict, figures: JobEvaluator, *, quoting: bool =
             )
             for comparison in verdict.comparisons
         ),
-        negative_flips=tuple(figures.protected_text(place) for place in shown),
+        negative_flips=tuple(figures.protected_text(index) for index in shown),
     )

@@ -40,8 +40,8 @@ def prove_exact(
     ordered = sorted(encodings, key=lambda encoding: len(encoding.ids))
     for first in range(0, len(ordered), ROWS):
         stop.check()
-        some = ordered[first : first + ROWS]
-        (before, mask), (after, _) = old.run(some, pad_id), new.run(some, pad_id)
+        batch = ordered[first : first + ROWS]
+        (before, mask), (after, _) = old.run(batch, pad_id), new.run(batch, pad_id)
         differences = np.abs(before[output] - after[output])
         if protected == "ner":
             differences = differences[mask.astype(bool)]
@@ -52,9 +52,9 @@ def prove_exact(
                 f"the {protected} head's logits differ by {worst:.2e} from the base checkpoint's, and protection is "
                 f"exact; at most {EXACT_TOLERANCE:.0e} is allowed"
             )
-        wanted_answers = decode(some, before[0], before[1], labels[0])
+        wanted_answers = decode(batch, before[0], before[1], labels[0])
         for encoding, wanted, got in zip(
-            some, wanted_answers, decode(some, after[0], after[1], labels[1]), strict=True
+            batch, wanted_answers, decode(batch, after[0], after[1], labels[1]), strict=True
         ):
             if protected == "classifier":
                 same = [label.label for label in wanted.labels] == [label.label for label in got.labels]

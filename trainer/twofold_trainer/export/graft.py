@@ -103,7 +103,7 @@ def fork(
     if missing := [name for name in outputs if name not in twin]:
         raise GraftError(f"{missing[0]} does not depend on the forked blocks")
     graph.node.extend(second)
-    # A graph's outputs are found by name.
+    # A graph's outputs are names_by_digest by name.
     _rename(graph.node, {twin[name]: name for name in outputs} | {name: f"unused/{name}" for name in outputs})
     _prune(graph)
     return added
@@ -111,8 +111,8 @@ def fork(
 
 def _rename(nodes: Iterable[Any], names: Mapping[str, str]) -> None:
     for node in nodes:
-        for place in (node.input, node.output):
-            place[:] = [names.get(name, name) for name in place]
+        for names_list in (node.input, node.output):
+            names_list[:] = [names.get(name, name) for name in names_list]
 
 
 def _prune(graph: Any) -> None:
@@ -139,7 +139,7 @@ def _replace(graph: Any, known: Mapping[str, tuple[Names, bool]], parameters: Ma
             continue
         names, turned = known[tensor.name]
         first, *others = (parameters[name] for name in sorted(names))
-        if not all(np.array_equal(first, one) for one in others):
+        if not all(np.array_equal(first, array) for array in others):
             raise GraftError(f"{' and '.join(sorted(names))} were the same in the base and are not any more")
         tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(first.T if turned else first), tensor.name))
     rows = {f"{head}_logits": len(parameters[f"{head}.bias"]) for head in OWN_OUTPUTS}
@@ -160,11 +160,11 @@ def _branch_names(model: TwofoldModel) -> dict[str, str]:
 
 
 def _by_digest(parameters: Iterable[tuple[str, Array]]) -> dict[bytes, Names]:
-    found: dict[bytes, Names] = {}
+    names_by_digest: dict[bytes, Names] = {}
     for name, array in parameters:
         digest = _digest(array)
-        found[digest] = found.get(digest, frozenset()) | {name}
-    return found
+        names_by_digest[digest] = names_by_digest.get(digest, frozenset()) | {name}
+    return names_by_digest
 
 
 def _digest(array: Array) -> bytes:

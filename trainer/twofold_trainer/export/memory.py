@@ -42,5 +42,7 @@ def keep(
     if mode == "examples":
         return UpdatedMemory(mode, remembered)
     encodings = encoder.encode([example.text for example in remembered.rehearsal])
-    found = collect_covariances(model, model.blocks(), cut(encodings, ROWS), encoder.settings.pad_id)
-    return UpdatedMemory(mode, statistics=found if statistics is None else add_covariances(statistics, found))
+    covariances = collect_covariances(model, model.blocks(), cut(encodings, ROWS), encoder.settings.pad_id)
+    return UpdatedMemory(
+        mode, statistics=covariances if statistics is None else add_covariances(statistics, covariances)
+    )

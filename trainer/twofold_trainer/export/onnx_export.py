@@ -150,8 +150,12 @@ def measure_parity(
         outputs, mask = graph.run(encodings, pad_id)
         ids, _ = pad([window for encoding in encodings for window in encoding.windows], pad_id)
         with torch.no_grad():
-            expected = [one.numpy() for one in model(torch.from_numpy(ids), torch.from_numpy(mask))]
-        if any(one.shape != other.shape for one, other in zip(expected, outputs, strict=True)):
+            expected = [
+                expected_output.numpy() for expected_output in model(torch.from_numpy(ids), torch.from_numpy(mask))
+            ]
+        if any(
+            expected_output.shape != output.shape for expected_output, output in zip(expected, outputs, strict=True)
+        ):
             raise ParityError("the exported graph gives logits of other shapes than the trained model")
         real = mask.astype(bool)
         errors = [

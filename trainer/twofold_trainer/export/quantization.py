@@ -114,8 +114,8 @@ def _read(tensor: Any, directory: Path) -> Floats:
     external.CopyFrom(tensor)
     if external_data_helper.uses_external_data(external):
         external_data_helper.load_external_data_for_tensor(external, str(directory))
-    found: Floats = numpy_helper.to_array(external)
-    return found
+    array: Floats = numpy_helper.to_array(external)
+    return array
 
 
 def _write(arrays: dict[str, NDArray[Any]], path: Path) -> Iterator[Any]:

@@ -73,8 +73,10 @@ def judge_reduced(reduction: QuantizationInputs, fp32: Graph, int8: Graph, stop:
     examples = _choose(reduction)
     error = measure_isolation(int8, [example.text for example in examples[:SHAPED_TEXTS]] or ["a"], reduction.encoder)
     unanswered = [example for example in examples if example.text not in reduction.answered]
-    found = dict(zip((one.text for one in unanswered), answer(fp32, unanswered, reduction, stop), strict=True))
-    before = [reduction.answered.get(example.text) or found[example.text] for example in examples]
+    answered = dict(
+        zip((example.text for example in unanswered), answer(fp32, unanswered, reduction, stop), strict=True)
+    )
+    before = [reduction.answered.get(example.text) or answered[example.text] for example in examples]
     after = answer(int8, examples, reduction, stop)
     comparisons = {
         head: compare(Pair(old, new), "base", REDUCED_MARGIN, seed=reduction.seed)
@@ -83,28 +85,28 @@ def judge_reduced(reduction: QuantizationInputs, fp32: Graph, int8: Graph, stop:
     }
     apart = error <= ISOLATION_TOLERANCE
     proven = len(comparisons) == len(HEADS) and all(_proven(comparison) for comparison in comparisons.values())
-    told = [describe(head, one) for head, one in comparisons.items()]
-    told += [f"no example is held out to judge the {head} head by" for head in HEADS if head not in comparisons]
-    told.append(
+    reasons = [describe(head, comparison) for head, comparison in comparisons.items()]
+    reasons += [f"no example is held out to judge the {head} head by" for head in HEADS if head not in comparisons]
+    reasons.append(
         f"a row alone and in a batch differ by {error:.0e}, {'within' if apart else 'above'} {ISOLATION_TOLERANCE:.0e}"
     )
     passed = apart and proven
     return ReducedGraph(
         precision="int8",
         passed=passed,
-        reason=f"The graph in int8 may{'' if passed else ' not'} serve: {'; '.join(told)}.",
+        reason=f"The graph in int8 may{'' if passed else ' not'} serve: {'; '.join(reasons)}.",
         isolation_error=error,
-        scores=tuple(_score_of(head, one) for head, one in comparisons.items()),
+        scores=tuple(_score_of(head, comparison) for head, comparison in comparisons.items()),
     )
 
 
-def describe(head: HeadName, found: Comparison) -> str:
+def describe(head: HeadName, comparison: Comparison) -> str:
     """Say what the examples prove of a head."""
-    figures = f"{100 * found.before:.1f} -> {100 * found.after:.1f} on {found.examples} examples"
-    bound = f"a fall of {max(0.0, -100 * found.bounds.lower):.2f} points or more"
-    if _proven(found):
+    figures = f"{100 * comparison.before:.1f} -> {100 * comparison.after:.1f} on {comparison.examples} examples"
+    bound = f"a fall of {max(0.0, -100 * comparison.bounds.lower):.2f} points or more"
+    if _proven(comparison):
         return f"{head} {figures}, {bound} is excluded (95 % sure)"
-    more = "" if found.needed_examples is None else f"; about {found.needed_examples} examples would decide"
+    more = "" if comparison.needed_examples is None else f"; about {comparison.needed_examples} examples would decide"
     return f"{head} {figures}, which cannot exclude {bound}, above the margin of {REDUCED_MARGIN:g}{more}"
 
 
@@ -128,9 +130,9 @@ def measure_isolation(graph: Graph, texts: Sequence[str], encoder: Encoder) -> f
             rows = slice(first, first + len(encoding.windows))
             first, length = rows.stop, own.shape[1]
             real = own.astype(bool)
-            for place in (0, 1):
-                there, here = together[place][rows], alone[place]
-                if place:
+            for index in (0, 1):
+                there, here = together[index][rows], alone[index]
+                if index:
                     there, here = there[:, :length][real], here[real]
                 worst = max(worst, float(np.abs(_softmax(there) - _softmax(here)).max(initial=0.0)))
         assert first == len(mask), "Rows of a batch were not compared. This is a bug."
@@ -142,15 +144,15 @@ def answer(
 ) -> list[Prediction]:
     """Answer examples with a graph, in their order."""
     encodings = reduction.encoder.encode([example.text for example in examples])
-    order = sorted(range(len(encodings)), key=lambda place: len(encodings[place].ids))
+    order = sorted(range(len(encodings)), key=lambda index: len(encodings[index].ids))
     answers: list[Prediction] = [Prediction()] * len(encodings)
     for first in range(0, len(order), ROWS):
         stop.check()
         chosen = order[first : first + ROWS]
-        some: list[Encoding] = [encodings[place] for place in chosen]
-        found = graph.predict(some, reduction.labels, reduction.encoder.settings.pad_id)
-        for place, one in zip(chosen, found, strict=True):
-            answers[place] = one
+        batch: list[Encoding] = [encodings[index] for index in chosen]
+        predictions = graph.predict(batch, reduction.labels, reduction.encoder.settings.pad_id)
+        for index, prediction in zip(chosen, predictions, strict=True):
+            answers[index] = prediction
     return answers
 
 
@@ -158,23 +160,29 @@ def score(examples: Sequence[Example], answers: Sequence[Prediction], head: Head
     """Score answers for one head, on the examples that are annotated for it."""
     pairs = list(zip(examples, answers, strict=True))
     if head == "classifier":
-        return accuracy([int(got.labels[0].label == one.label) for one, got in pairs if one.label is not None])
+        return accuracy(
+            [int(got.labels[0].label == example.label) for example, got in pairs if example.label is not None]
+        )
     return span_f1(
-        [count_spans(got.entities, one.entities, one.annotated_types) for one, got in pairs if one.entities is not None]
+        [
+            count_spans(got.entities, example.entities, example.annotated_types)
+            for example, got in pairs
+            if example.entities is not None
+        ]
     )
 
 
-def _proven(found: Comparison) -> bool:
-    return found.bounds.lower > -REDUCED_MARGIN / 100
+def _proven(comparison: Comparison) -> bool:
+    return comparison.bounds.lower > -REDUCED_MARGIN / 100
 
 
-def _score_of(head: HeadName, found: Comparison) -> Score:
-    return Score(head=head, metric=METRIC_OF[head], value=found.after, examples=found.examples)
+def _score_of(head: HeadName, comparison: Comparison) -> Score:
+    return Score(head=head, metric=METRIC_OF[head], value=comparison.after, examples=comparison.examples)
 
 
 def _choose(reduction: QuantizationInputs) -> list[Example]:
     """Take held-out examples in the given order, each text once, until they have as many tokens as a judgement may cost."""
-    by_text = {one.text: one for one in reversed(reduction.held_out)}
+    by_text = {example.text: example for example in reversed(reduction.held_out)}
     chosen, tokens = [], 0
     for example in reversed(by_text.values()):
         tokens += len(reduction.encoder.encode([example.text])[0].ids)

@@ -33,7 +33,7 @@ def pack(graph: Any) -> int:
     Its inputs, outputs and weights stay as they are. At padding, outputs of one place for each token repeat the row's last
     token. The mask must be 1 at the tokens of each row and 0 at the padding right of them, and no row may be all padding.
     """
-    shapes = {one.name: _shape(one) for one in (*graph.value_info, *graph.input, *graph.output)}
+    shapes = {value.name: _shape(value) for value in (*graph.value_info, *graph.input, *graph.output)}
     weights = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
     told_by_mask = _depend_on(graph, MASK) - _depend_on(graph, "input_ids")
 
@@ -132,8 +132,8 @@ def _shape(value: Any) -> tuple[Any, ...]:
 
 def _depend_on(graph: Any, name: str) -> set[str]:
     """Return all that is computed from a value."""
-    found = {name}
+    reached = {name}
     for node in graph.node:
-        if not found.isdisjoint(node.input):
-            found.update(node.output)
-    return found
+        if not reached.isdisjoint(node.input):
+            reached.update(node.output)
+    return reached

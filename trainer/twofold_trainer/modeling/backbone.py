@@ -76,11 +76,11 @@ def locate(name: str) -> Path:
         ("the hub", _from_hub),
     )
     failures = []
-    for place, find in ways:
+    for source, find in ways:
         try:
             return find(hub_id)
         except Exception as error:  # noqa: BLE001 -- the hub client raises a dozen kinds; all mean "not here".
-            failures.append(f"{place}: {_first_line(error)}")
+            failures.append(f"{source}: {_first_line(error)}")
     raise BackboneError(f"{name} is no directory and was not found. Tried " + "; ".join(failures))
 
 

@@ -16,13 +16,13 @@ def find_blocks(backbone: nn.Module, layers: int) -> list[nn.Module]:
 
     An architecture that shares or nests its blocks has no such list: then the whole backbone is the one block.
     """
-    place = _place(backbone, layers)
-    return [backbone] if place is None else list(getattr(*place))
+    location = _block_list(backbone, layers)
+    return [backbone] if location is None else list(getattr(*location))
 
 
 def can_divide(backbone: nn.Module, layers: int) -> bool:
     """Tell whether the backbone has a list of blocks, of which some can be run alone."""
-    return _place(backbone, layers) is not None
+    return _block_list(backbone, layers) is not None
 
 
 def run_blocks(
@@ -41,8 +41,8 @@ def run_blocks(
     part in the result. Masks and positions are still the backbone's own work, so this holds for every architecture.
     The second result is what entered the block *keep_input_of*.
     """
-    place = _place(backbone, layers)
-    assert place is not None, "The backbone cannot be divided, and nobody asked. This is a bug."
+    location = _block_list(backbone, layers)
+    assert location is not None, "The backbone cannot be divided, and nobody asked. This is a bug."
     kept: list[Tensor] = []
 
     def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
@@ -51,7 +51,7 @@ def run_blocks(
     def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         kept.append(args[0] if args else kwargs["hidden_states"])
 
-    with _in_place(*place, blocks):
+    with _in_place(*location, blocks):
         hooks = []
         if entry is not None:
             hooks.append(blocks[0].register_forward_pre_hook(enter, with_kwargs=True))
@@ -65,7 +65,7 @@ def run_blocks(
     return hidden, kept[0] if kept else None
 
 
-def _place(backbone: nn.Module, layers: int) -> tuple[nn.Module, str] | None:
+def _block_list(backbone: nn.Module, layers: int) -> tuple[nn.Module, str] | None:
     """Return the module that holds the list of blocks, and the list's name there."""
     for owner in backbone.modules():
         for name, child in owner.named_children():

@@ -95,18 +95,20 @@ class FeatureCache:
         new = [encoding for encoding in encodings if id(encoding) not in self._kept]
         new.sort(key=lambda encoding: len(encoding.ids))
         for first in range(0, len(new), rows):
-            some = new[first : first + rows]
+            batch = new[first : first + rows]
             with torch.no_grad():
-                found = source(some)
-            tokens = torch.split(found.tokens, [len(encoding.ids) for encoding in some])
-            for encoding, pooled, own in zip(some, found.pooled, tokens, strict=True):
+                computed = source(batch)
+            tokens = torch.split(computed.tokens, [len(encoding.ids) for encoding in batch])
+            for encoding, pooled, own in zip(batch, computed.pooled, tokens, strict=True):
                 self._kept[id(encoding)] = encoding, Features(pooled.clone(), own.clone())
-            yield first + len(some)
+            yield first + len(batch)
 
     def get(self, encodings: Sequence[Encoding]) -> Features:
         """Return the kept features of texts."""
         kept = [self._kept[id(encoding)][1] for encoding in encodings]
-        return Features(torch.stack([one.pooled for one in kept]), torch.cat([one.tokens for one in kept]))
+        return Features(
+            torch.stack([features.pooled for features in kept]), torch.cat([features.tokens for features in kept])
+        )
 
 
 def cache_bytes(encodings: Sequence[Encoding], hidden_size: int) -> int:

@@ -59,8 +59,8 @@ def head_names(model: TwofoldModel, heads: Iterable[HeadName]) -> tuple[str, ...
 def norm_names(model: nn.Module) -> list[str]:
     """Name the parameters of normalisation layers. Architectures bring their own, so their names have to tell."""
     return [
-        f"{place}.{name}"
-        for place, module in model.named_modules()
+        f"{prefix}.{name}"
+        for prefix, module in model.named_modules()
         if type(module).__name__.lower().endswith("norm")
         for name, _ in module.named_parameters(recurse=False)
     ]

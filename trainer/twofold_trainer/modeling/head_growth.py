@@ -21,7 +21,7 @@ def class_means(
     The features of one encoder share a large common part; a row that held it would answer to every text. A row without
     an example begins at zero.
     """
-    place = {row: index for index, row in enumerate(rows)}
+    index_of = {row: index for index, row in enumerate(rows)}
     sums = torch.zeros(len(rows), hidden_size)
     counts = torch.zeros(len(rows))
     total, everything = torch.zeros(hidden_size), 0
@@ -35,9 +35,9 @@ def class_means(
         total += own.sum(0)
         everything += len(own)
         for row, feature in zip(known, own, strict=True):
-            if row in place:
-                sums[place[row]] += feature
-                counts[place[row]] += 1
+            if row in index_of:
+                sums[index_of[row]] += feature
+                counts[index_of[row]] += 1
     means = sums / counts.clamp(min=1).unsqueeze(1)
     centre = total / max(1, everything)
     centred = means - centre

@@ -24,8 +24,8 @@ def in_mixed_precision(source: FeatureSource) -> FeatureSource:
 
     def give(encodings: Sequence[Encoding]) -> Features:
         with torch.autocast("cpu", torch.bfloat16):
-            found = source(encodings)
-        return Features(found.pooled.float(), found.tokens.float())
+            features = source(encodings)
+        return Features(features.pooled.float(), features.tokens.float())
 
     return give
 

@@ -140,9 +140,9 @@ class TwofoldModel(nn.Module):
             shared = run(self.blocks()[depth:], given)[0].view(*input_ids.shape, -1)
             return Hidden(shared, shared)
         if len(heads) == 1 or depth > self.fork_point:
-            found = {head: run(self.path(head)[depth:], given)[0].view(*input_ids.shape, -1) for head in heads}
-            only = next(iter(found.values()))
-            return Hidden(found.get("classifier", only), found.get("ner", only))
+            hidden = {head: run(self.path(head)[depth:], given)[0].view(*input_ids.shape, -1) for head in heads}
+            only = next(iter(hidden.values()))
+            return Hidden(hidden.get("classifier", only), hidden.get("ner", only))
         main, trunk = run(self.blocks()[depth:], given, self.blocks()[self.fork_point])
         side, _ = run(list(self.branch), trunk)
         main, side = main.view(*input_ids.shape, -1), side.view(*input_ids.shape, -1)

@@ -37,8 +37,8 @@ class PrefixCache:
         new = [encoding for encoding in encodings if id(encoding) not in self._kept]
         new.sort(key=lambda encoding: len(encoding.ids))
         for first in range(0, len(new), rows):
-            some = new[first : first + rows]
-            windows = [window for encoding in some for window in encoding.windows]
+            batch = new[first : first + rows]
+            windows = [window for encoding in batch for window in encoding.windows]
             ids, mask = (torch.from_numpy(array) for array in pad(windows, self._pad_id))
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 blocks = self._path[: self.depth + 1]
@@ -49,9 +49,9 @@ class PrefixCache:
             split = iter(
                 [row[: int(length)].clone() for row, length in zip(entering.float(), mask.sum(1), strict=True)]
             )
-            for encoding in some:
+            for encoding in batch:
                 self._kept[id(encoding)] = encoding, [next(split) for _ in encoding.windows]
-            yield first + len(some)
+            yield first + len(batch)
 
     def features(self, encodings: Sequence[Encoding], *, heads: Sequence[HeadName] = HEADS) -> Features:
         """Run the blocks above the boundary on texts that were filled in."""

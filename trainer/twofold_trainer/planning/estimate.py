@@ -91,13 +91,13 @@ def memory_mib(plan: Plan) -> float:
 
 def time_text(plan: Plan) -> float:
     """Run some texts of the job through the model and return the seconds of one."""
-    encodings = sorted((target.encoding for target in plan.new[:TIMED]), key=lambda one: len(one.ids))
+    encodings = sorted((target.encoding for target in plan.new[:TIMED]), key=lambda encoding: len(encoding.ids))
     pad_id = plan.encoder.settings.pad_id
     with torch.no_grad():
         compute_features(plan.model, encodings[: plan.recipe.batch_size], pad_id)  # The first pass is a slow one.
         started_at = time.perf_counter()
-        for some in cut(encodings, plan.recipe.batch_size):
-            compute_features(plan.model, some, pad_id)
+        for batch in cut(encodings, plan.recipe.batch_size):
+            compute_features(plan.model, batch, pad_id)
     return (time.perf_counter() - started_at) / max(1, len(encodings))
 
 

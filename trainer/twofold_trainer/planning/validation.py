@@ -31,9 +31,9 @@ def check_seed(seed: int) -> None:
         raise RefusedError(f"seed: {seed} is negative; write 0 or more")
 
 
-def check_hyperparameters(asked: Hyperparameters) -> None:
+def check_hyperparameters(requested: Hyperparameters) -> None:
     """Raise RefusedError that names a setting outside its range."""
     for name, allowed in RANGES.items():
-        value = getattr(asked, name)
+        value = getattr(requested, name)
         if value is not None and not allowed.holds(value):
             raise RefusedError(f"hyperparameters.{name}: {value:g} must be {allowed}")

@@ -27,11 +27,11 @@ class Covariance:
     total: Tensor
     count: int
 
-    def __add__(self, other: Covariance) -> Covariance:
-        if self.total.shape != other.total.shape:
-            widths = f"{len(self.total)} and {len(other.total)}"
+    def __add__(self, second: Covariance) -> Covariance:
+        if self.total.shape != second.total.shape:
+            widths = f"{len(self.total)} and {len(second.total)}"
             raise RefusedError(f"covariances of widths {widths} cannot be added; collect both from the same backbone")
-        return Covariance(self.total + other.total, self.count + other.count)
+        return Covariance(self.total + second.total, self.count + second.count)
 
 
 Covariances = Mapping[str, Covariance]
@@ -80,11 +80,11 @@ def collect_covariances(
     return {name: Covariance(sums[name], counts[name]) for name in layers}
 
 
-def add_covariances(one: Covariances, other: Covariances) -> dict[str, Covariance]:
+def add_covariances(first: Covariances, second: Covariances) -> dict[str, Covariance]:
     """Add covariances layer by layer: what both have seen is protected. Raises RefusedError if the layers differ."""
-    if alone := sorted(set(one) ^ set(other)):
+    if alone := sorted(set(first) ^ set(second)):
         raise RefusedError(f"only one side has seen {alone[0]}; collect both from the same blocks")
-    return {name: covariance + other[name] for name, covariance in one.items()}
+    return {name: covariance + second[name] for name, covariance in first.items()}
 
 
 def save_covariances(covariances: Covariances, path: Path) -> None:

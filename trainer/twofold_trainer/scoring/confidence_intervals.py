@@ -21,8 +21,8 @@ def interval(score: HeadScore, *, seed: int = 0) -> Interval:
     low, high = wilson(score.value, score.examples)
     counts = [outcome for outcome in score.outcomes if isinstance(outcome, SpanCounts)]
     if counts:
-        found = _bootstrap(counts, seed)
-        low, high = min(low, found[0]), max(high, found[1])
+        interval = _bootstrap(counts, seed)
+        low, high = min(low, interval[0]), max(high, interval[1])
     return Interval(value=score.value, low=low, high=high)
 
 

@@ -122,8 +122,8 @@ def paired_f1(
     difference = float(_f1_difference(often @ counts))
     generator = np.random.default_rng(seed)
     resampled = generator.multinomial(n, often / n, size=resamples).astype(np.float64)
-    found = _f1_difference(resampled @ counts)
-    low, high = np.quantile(found, (alpha, 1 - alpha))
+    differences = _f1_difference(resampled @ counts)
+    low, high = np.quantile(differences, (alpha, 1 - alpha))
 
     # How far F1 moves if one kind's sentences are changed and no others, for one sentence, in units of 1 / n.
     totals = often @ counts
@@ -145,10 +145,10 @@ def paired_f1(
 def _whole(counts: NDArray[np.float64], often: NDArray[np.float64]) -> float:
     """Return the mean square weight of the sentences that have spans, the average weight of all being 1."""
     spans = counts[:, 1] + counts[:, 2]
-    some = spans > 0
-    if not some.any():
+    present = spans > 0
+    if not present.any():
         return 1.0
-    return float(np.average(spans[some] ** 2, weights=often[some]) / np.average(spans, weights=often) ** 2)
+    return float(np.average(spans[present] ** 2, weights=often[present]) / np.average(spans, weights=often) ** 2)
 
 
 def _numbers(before: SpanCounts, after: SpanCounts) -> tuple[int, ...]:

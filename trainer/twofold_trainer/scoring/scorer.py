@@ -48,8 +48,8 @@ def predict(
             if stop is not None:
                 stop.check()
             chosen = order[first : first + ROWS]
-            some = [encodings[index] for index in chosen]
-            for index, answer in zip(chosen, _decode(model, some, source(some), labels, heads), strict=True):
+            batch = [encodings[index] for index in chosen]
+            for index, answer in zip(chosen, _decode(model, batch, source(batch), labels, heads), strict=True):
                 answers[index] = answer
     for module in was_training:
         module.training = True

@@ -22,8 +22,8 @@ class SpanCounts:
     predicted: int = 0
     expected: int = 0
 
-    def __add__(self, other: SpanCounts) -> SpanCounts:
-        return SpanCounts(self.right + other.right, self.predicted + other.predicted, self.expected + other.expected)
+    def __add__(self, second: SpanCounts) -> SpanCounts:
+        return SpanCounts(self.right + second.right, self.predicted + second.predicted, self.expected + second.expected)
 
     @property
     def f1(self) -> float:
@@ -34,20 +34,20 @@ class SpanCounts:
 
 def count_spans(predicted: Sequence[Entity], expected: Sequence[Span], annotated: Collection[str] | None) -> SpanCounts:
     """Compare exact (start, end, type). A predicted span of a type that is not annotated is neither right nor wrong."""
-    found = {(one.start, one.end, one.type) for one in predicted if annotated is None or one.type in annotated}
-    wanted = {(one.start, one.end, one.type) for one in expected}
-    return SpanCounts(len(found & wanted), len(found), len(wanted))
+    answered = {(span.start, span.end, span.type) for span in predicted if annotated is None or span.type in annotated}
+    wanted = {(span.start, span.end, span.type) for span in expected}
+    return SpanCounts(len(answered & wanted), len(answered), len(wanted))
 
 
 def span_hits(
     predicted: Sequence[Entity], expected: Sequence[Span], annotated: Collection[str] | None
 ) -> list[tuple[float, int]]:
     """Return the confidence of every predicted span whose type is annotated, and 1 if it is right, else 0."""
-    wanted = {(one.start, one.end, one.type) for one in expected}
+    wanted = {(span.start, span.end, span.type) for span in expected}
     return [
-        (one.score, int((one.start, one.end, one.type) in wanted))
-        for one in predicted
-        if annotated is None or one.type in annotated
+        (span.score, int((span.start, span.end, span.type) in wanted))
+        for span in predicted
+        if annotated is None or span.type in annotated
     ]
 
 

@@ -153,8 +153,8 @@ def _seal(facts: SnapshotHeader, tensors: dict[str, Tensor]) -> str:
 def digest_of(plan: Plan) -> str:
     """Return the SHA-256 of all that a training depends on: the job, its base, its examples, its recipe, and torch."""
     job = msgspec.structs.replace(plan.job, store="", train="", dev=None, max_runtime=None, snapshot_seconds=0.0)
-    said = (job, plan.base.manifest, dataclasses.asdict(plan.recipe), plan.parts, str(torch.__version__))
-    sha256 = hashlib.sha256(msgspec.json.encode(said, order="deterministic"))
+    identity = (job, plan.base.manifest, dataclasses.asdict(plan.recipe), plan.parts, str(torch.__version__))
+    sha256 = hashlib.sha256(msgspec.json.encode(identity, order="deterministic"))
     for target in plan.rehearsed:
         sha256.update(msgspec.json.encode(target.example))
     return sha256.hexdigest()

@@ -115,7 +115,7 @@ class Course:
         shared, untrained = plan.moves_protected(stage), self._untrained(stage)
         lost = self._lost_before(stage, untrained)
         firmly = lost > recipe.FALLEN
-        told = f"The old labels have lost {100 * lost:.1f} points on dev: {stage.name} rehearses them firmly."
+        note = f"The old labels have lost {100 * lost:.1f} points on dev: {stage.name} rehearses them firmly."
         assert self._teacher is not None, "A lesson was asked for before the cache was filled. This is a bug."
         settings = plan.recipe
         recalls = any(target.teaches(head) for target in plan.rehearsed)
@@ -143,7 +143,7 @@ class Course:
             untrained=untrained,
             guard=self.guard if shared else None,
             constraint=self._constrain(stage) if shared else None,
-            note=told if firmly else None,
+            note=note if firmly else None,
         )
 
     def _lost_before(self, stage: Stage, untrained: FeatureSource) -> float:

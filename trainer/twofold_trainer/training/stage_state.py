@@ -141,8 +141,8 @@ def _parts(tensors: State) -> dict[str, State]:
     return parts
 
 
-def _check_alike(found: State, expected: State) -> None:
+def _check_alike(actual: State, expected: State) -> None:
     """Raise SnapshotError unless the tensors are those that the stage trains."""
-    shapes, wanted = ({name: tensor.shape for name, tensor in some.items()} for some in (found, expected))
+    shapes, wanted = ({name: tensor.shape for name, tensor in state.items()} for state in (actual, expected))
     if shapes != wanted:
         raise SnapshotError("its tensors are not those of this stage")

@@ -65,8 +65,10 @@ class SubprocessLauncher:
                 await trainer.wait(self._grace)
             finally:
                 await trainer.kill()
-            told = describe_exit(trainer.exit_code, trainer.stderr.last)
-            yield last or (TrainerDied(told) if trainer.exit_code < 0 else Finished(outcome="failed", reason=told))
+            message = describe_exit(trainer.exit_code, trainer.stderr.last)
+            yield last or (
+                TrainerDied(message) if trainer.exit_code < 0 else Finished(outcome="failed", reason=message)
+            )
         finally:
             del self._trainers[job.id]
             self._unwanted.discard(job.id)
@@ -93,8 +95,8 @@ class SubprocessLauncher:
             with suppress(OSError):
                 command = path.read_bytes().rstrip(b"\0").split(b"\0")
                 # The same file and not the same name: a copy of this store may have a server with this job, too.
-                told = path.parent / "cwd" / os.fsdecode(command[-1])
-                if b"twofold_trainer" in command and told.name == order.name and told.samefile(order):
+                job_file = path.parent / "cwd" / os.fsdecode(command[-1])
+                if b"twofold_trainer" in command and job_file.name == order.name and job_file.samefile(order):
                     os.killpg(int(path.parent.name), signal.SIGKILL)
 
     async def _start(self, job: Job) -> _Trainer:

@@ -95,39 +95,45 @@ class JobPages:
             return answer.result(_PATIENCE)
         except concurrent.futures.TimeoutError:
             answer.cancel()
-            return _said(HTTPStatus.SERVICE_UNAVAILABLE, "the server has too much to do, or is going away; ask again")
+            return _error_page(
+                HTTPStatus.SERVICE_UNAVAILABLE, "the server has too much to do, or is going away; ask again"
+            )
 
     async def _answer(self, environ: dict[str, Any]) -> _Page:
         if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
-            return _said(HTTPStatus.METHOD_NOT_ALLOWED, "jobs are made and cancelled over gRPC; here they are shown")
+            return _error_page(
+                HTTPStatus.METHOD_NOT_ALLOWED, "jobs are made and cancelled over gRPC; here they are shown"
+            )
         if self._access is None and not _asks_here(environ):
-            told = "without --tokens only who is on the server's machine may see jobs, at http://127.0.0.1 and its port"
-            return _said(HTTPStatus.FORBIDDEN, told)
+            message = (
+                "without --tokens only who is on the server's machine may see jobs, at http://127.0.0.1 and its port"
+            )
+            return _error_page(HTTPStatus.FORBIDDEN, message)
         if environ["wsgi.url_scheme"] != "https" and not self._plaintext and not _is_here(environ):
-            told = "reports do not travel in plaintext; ask on the server's machine, or start the server with --metrics-tls"
-            return _said(HTTPStatus.FORBIDDEN, told)
+            message = "reports do not travel in plaintext; ask on the server's machine, or start the server with --metrics-tls"
+            return _error_page(HTTPStatus.FORBIDDEN, message)
         try:
             if self._access:
                 self._access.admit(("adapt", "admin"), (("authorization", environ.get("HTTP_AUTHORIZATION", "")),))
             return await self._show(environ["PATH_INFO"], environ.get("QUERY_STRING", ""))
         except ServerError as error:
             status = _STATUS.get(status_of(error)[0], HTTPStatus.INTERNAL_SERVER_ERROR)
-            return _said(status, str(error) if status_of(error) != BUG else "the server's log says more")
+            return _error_page(status, str(error) if status_of(error) != BUG else "the server's log says more")
         except Exception:
             log.exception("a page cannot be shown")
-            return _said(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error; the server's log says more")
+            return _error_page(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error; the server's log says more")
 
     async def _show(self, path: str, query: str) -> _Page:
         if path in {"/jobs", "/jobs/"}:
             before = parse_qs(query).get("before", [""])[0]
             views, older = await self._book.page(_PAGE, int(before) if re.fullmatch(r"\d{1,18}", before) else None)
             return _Page(render_index(views, older).encode())
-        if found := _REPORT.fullmatch(path):
-            if found[2] == "json":
-                return _Page(await self._reporter.read(found[1], "json"), "application/json")
-            return _Page(await self._reporter.read(found[1], "html"))
-        told = "there is no such page; /jobs lists the jobs, /jobs/JOB/report is a job's report, and .json the same as data"
-        return _said(HTTPStatus.NOT_FOUND, told)
+        if match := _REPORT.fullmatch(path):
+            if match[2] == "json":
+                return _Page(await self._reporter.read(match[1], "json"), "application/json")
+            return _Page(await self._reporter.read(match[1], "html"))
+        message = "there is no such page; /jobs lists the jobs, /jobs/JOB/report is a job's report, and .json the same as data"
+        return _error_page(HTTPStatus.NOT_FOUND, message)
 
 
 def _asks_here(environ: dict[str, Any]) -> bool:
@@ -142,5 +148,5 @@ def _is_here(environ: dict[str, Any]) -> bool:
     return is_loopback(f"[{environ['REMOTE_ADDR']}]:0")
 
 
-def _said(status: HTTPStatus, text: str) -> _Page:
+def _error_page(status: HTTPStatus, text: str) -> _Page:
     return _Page(f"{text}\n".encode(), "text/plain; charset=utf-8", status)

@@ -36,9 +36,9 @@ class CheckpointServicer(CheckpointServiceServicer):
 
     async def ListCheckpoints(self, request: pb.ListCheckpointsRequest, context: Any) -> pb.ListCheckpointsResponse:  # noqa: ARG002, N802
         """Return a page of checkpoints, newest first."""
-        found, aliases = await asyncio.to_thread(lambda: (self._store.list(), self._store.aliases()))
-        some, token = page(found, lambda one: one.id, size=request.page_size, token=request.page_token)
-        written = [write_checkpoint(checkpoint, aliases) for checkpoint in some]
+        checkpoints, aliases = await asyncio.to_thread(lambda: (self._store.list(), self._store.aliases()))
+        shown, token = page(checkpoints, lambda entry: entry.id, size=request.page_size, token=request.page_token)
+        written = [write_checkpoint(checkpoint, aliases) for checkpoint in shown]
         return pb.ListCheckpointsResponse(checkpoints=written, next_page_token=token)
 
     async def PromoteCheckpoint(  # noqa: N802
@@ -71,17 +71,17 @@ class CheckpointServicer(CheckpointServiceServicer):
         if not request.checkpoint_id:
             raise InvalidRequestError(Violation("checkpoint_id", "is empty; write the id of a checkpoint"))
         if request.checkpoint_id in ALIASES:
-            told = f"{request.checkpoint_id!r} is an alias, which moves; write the id of a checkpoint"
-            raise InvalidRequestError(Violation("checkpoint_id", told))
+            message = f"{request.checkpoint_id!r} is an alias, which moves; write the id of a checkpoint"
+            raise InvalidRequestError(Violation("checkpoint_id", message))
         note(checkpoint=request.checkpoint_id)
         await self._deleter.delete(request.checkpoint_id, Author(caller_of(context), "DeleteCheckpoint was called."))
         return pb.DeleteCheckpointResponse()
 
     async def ListAliasChanges(self, request: pb.ListAliasChangesRequest, context: Any) -> pb.ListAliasChangesResponse:  # noqa: ARG002, N802
         """Return a page of the changes of aliases, newest first."""
-        found, more = await self._book.alias_changes(page_size(request.page_size), number_of(request.page_token))
+        changes, more = await self._book.alias_changes(page_size(request.page_size), number_of(request.page_token))
         return pb.ListAliasChangesResponse(
-            changes=[write_alias_change(one) for one in found], next_page_token="" if more is None else str(more)
+            changes=[write_alias_change(entry) for entry in changes], next_page_token="" if more is None else str(more)
         )
 
     async def _write(self, checkpoint: Checkpoint) -> pb.Checkpoint:

@@ -67,8 +67,8 @@ class InferenceServicer(InferenceServiceServicer):
 
         async def read() -> None:
             try:
-                async for one in request_iterator:
-                    answer = asyncio.create_task(self._answer_patiently(one.request, deadline))
+                async for message in request_iterator:
+                    answer = asyncio.create_task(self._answer_patiently(message.request, deadline))
                     pending.add(answer)
                     await answers.put(answer)
             except Exception as error:  # noqa: BLE001 -- raised below: what came before it is answered first.

@@ -134,8 +134,8 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, context: Any) -> pb.RepositoryIndexResponse:  # noqa: ARG002, N802
         """List the checkpoints."""
         check_repository(request.repository_name)
-        found, aliases = await asyncio.to_thread(lambda: (self._store.list(), self._store.aliases()))
-        return write_index(found, aliases, self._live(), only_ready=request.ready)
+        checkpoints, aliases = await asyncio.to_thread(lambda: (self._store.list(), self._store.aliases()))
+        return write_index(checkpoints, aliases, self._live(), only_ready=request.ready)
 
     async def RepositoryModelLoad(  # noqa: N802
         self,

@@ -102,15 +102,15 @@ def read_upload(message: pb.UploadDatasetRequest) -> Header | Batch:
 
 def _read_inline(messages: Any, part: str, wrong: list[Violation]) -> tuple[Example, ...]:
     """Read and check examples, and note what is wrong with them."""
-    found = []
+    examples = []
     for index, message in enumerate(messages):
         try:
-            found.append(check_example(read_example(message), source=part, line=index + 1))
+            examples.append(check_example(read_example(message), source=part, line=index + 1))
         except ExampleError as error:
             wrong.append(Violation(f"dataset.inline.{part}[{index}].{error.field}", error.reason))
             if len(wrong) >= MOST_VIOLATIONS:
                 break
-    return tuple(found)
+    return tuple(examples)
 
 
 def _read_protection(message: pb.Protection) -> Exact | Statistical:
@@ -143,11 +143,11 @@ def _wrong_fields(request: pb.AdaptRequest) -> Iterator[Violation]:
     if request.seed < 0:
         yield Violation("seed", f"{request.seed} is negative; write 0 or more")
     if not 0 <= request.shadow_share <= 1:
-        told = f"{request.shadow_share:g} must be from 0 to 1; leave it out for what the server is set to"
-        yield Violation("shadow_share", told)
+        message = f"{request.shadow_share:g} must be from 0 to 1; leave it out for what the server is set to"
+        yield Violation("shadow_share", message)
     if len(request.request_id) > _MAX_REQUEST_ID:
-        told = f"has {len(request.request_id)} characters; write at most {_MAX_REQUEST_ID}, such as a UUID"
-        yield Violation("request_id", told)
+        message = f"has {len(request.request_id)} characters; write at most {_MAX_REQUEST_ID}, such as a UUID"
+        yield Violation("request_id", message)
     if "\0" in request.request_id:  # PostgreSQL could not keep it.
         yield Violation("request_id", "holds the character U+0000; write others, such as a UUID")
 
@@ -161,16 +161,16 @@ def _wrong_dataset(dataset: pb.Dataset) -> Iterator[Violation]:
     elif source == "inline" and not dataset.inline.train:
         yield Violation("dataset.inline.train", "is empty; send at least one example")
     if len(dataset.annotated_types) > MAX_NAMES:
-        told = f"has {len(dataset.annotated_types)} types; write at most {MAX_NAMES}, as many as a data set may have"
-        yield Violation("dataset.annotated_types", told)
+        message = f"has {len(dataset.annotated_types)} types; write at most {MAX_NAMES}, as many as a data set may have"
+        yield Violation("dataset.annotated_types", message)
         return
     for index, name in enumerate(dataset.annotated_types):
         if len(name) > MAX_NAME:
-            told = f"{name[:40]!r}... has {len(name)} characters; write at most {MAX_NAME}"
-            yield Violation(f"dataset.annotated_types[{index}]", told)
+            message = f"{name[:40]!r}... has {len(name)} characters; write at most {MAX_NAME}"
+            yield Violation(f"dataset.annotated_types[{index}]", message)
         if not name or name != name.strip():
-            told = f"{name!r} is empty or has white space around it; write the type as it stands in the examples"
-            yield Violation(f"dataset.annotated_types[{index}]", told)
+            message = f"{name!r} is empty or has white space around it; write the type as it stands in the examples"
+            yield Violation(f"dataset.annotated_types[{index}]", message)
 
 
 def _wrong_protection(request: pb.AdaptRequest) -> Iterator[Violation]:
@@ -181,8 +181,8 @@ def _wrong_protection(request: pb.AdaptRequest) -> Iterator[Violation]:
         yield Violation("retained_margin", f"{request.retained_margin:g} must be from 0 to 100 points")
     if request.protection.WhichOneof("kind") == "exact" and request.freeze in _MOVE_BACKBONE:
         mode = pb.FreezeMode.Name(request.freeze)
-        told = f"{mode} moves the backbone under the protected head, which exact protection forbids"
-        yield Violation("freeze", f"{told}; use FREEZE_MODE_BACKBONE or AUTO, or statistical protection")
+        message = f"{mode} moves the backbone under the protected head, which exact protection forbids"
+        yield Violation("freeze", f"{message}; use FREEZE_MODE_BACKBONE or AUTO, or statistical protection")
 
 
 def _given(message: pb.Hyperparameters) -> dict[str, Any]:

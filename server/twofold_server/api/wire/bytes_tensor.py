@@ -18,29 +18,29 @@ def write_strings(strings: Iterable[bytes]) -> bytes:
 def read_strings(raw: bytes, count: int, field: str) -> list[bytes]:
     """Read *count* strings, and nothing may be left. Raises InvalidRequestError that names the element of the *field*."""
     strings: list[bytes] = []
-    place = 0
+    position = 0
     for index in range(count):
-        if len(raw) - place < _LENGTH.size:
+        if len(raw) - position < _LENGTH.size:
             raise InvalidRequestError(
                 Violation(field, f"ends after {index} elements, and the shape says {count}; send both alike")
             )
-        (length,) = _LENGTH.unpack_from(raw, place)
-        place += _LENGTH.size
-        if length > len(raw) - place:
+        (length,) = _LENGTH.unpack_from(raw, position)
+        position += _LENGTH.size
+        if length > len(raw) - position:
             raise InvalidRequestError(
                 Violation(
                     f"{field}[{index}]",
-                    f"says that it has {length} bytes, and {len(raw) - place} are there; write each element's length in "
+                    f"says that it has {length} bytes, and {len(raw) - position} are there; write each element's length in "
                     "four bytes, the lowest first, and then its bytes",
                 )
             )
-        strings.append(raw[place : place + length])
-        place += length
-    if place < len(raw):
+        strings.append(raw[position : position + length])
+        position += length
+    if position < len(raw):
         raise InvalidRequestError(
             Violation(
                 field,
-                f"goes on for {len(raw) - place} bytes after {count} elements, as many as the shape says; send both alike",
+                f"goes on for {len(raw) - position} bytes after {count} elements, as many as the shape says; send both alike",
             )
         )
     return strings

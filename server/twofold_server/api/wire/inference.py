@@ -82,8 +82,8 @@ def too_long(texts: Iterable[str], config: Config, field: str) -> Iterator[Viola
     """Name the texts that have too many characters, as elements of a *field*."""
     for index, text in enumerate(texts):
         if len(text) > config.max_characters:
-            told = f"has {len(text)} characters; at most {config.max_characters} are allowed, split the text"
-            yield Violation(f"{field}[{index}]", told)
+            message = f"has {len(text)} characters; at most {config.max_characters} are allowed, split the text"
+            yield Violation(f"{field}[{index}]", message)
 
 
 def _wrong_heads(heads: Sequence[int]) -> Iterator[Violation]:
@@ -92,8 +92,8 @@ def _wrong_heads(heads: Sequence[int]) -> Iterator[Violation]:
         return
     for index, head in enumerate(heads):
         if head not in HEAD_NAMES:
-            told = f"{head} is not a head; write HEAD_CLASSIFIER or HEAD_NER, or leave heads out for both"
-            yield Violation(f"heads[{index}]", told)
+            message = f"{head} is not a head; write HEAD_CLASSIFIER or HEAD_NER, or leave heads out for both"
+            yield Violation(f"heads[{index}]", message)
 
 
 def _wrong_top(top: int) -> Iterator[Violation]:

@@ -79,13 +79,15 @@ def _write_report(report: Report) -> pb.JobReport:
         swap_seconds=report.swap_seconds,
         plan=report.plan,
         max_parity_error=report.max_parity_error,
-        gate=[_copy(one, pb.GateComparison) for one in report.gate],
+        gate=[_copy(comparison, pb.GateComparison) for comparison in report.gate],
         negative_flips=report.negative_flips,
         rollback_reason=report.rolled_back,
     )
     for name in ("protected", "retained", "new"):
-        if one := getattr(report, name):
-            comparison = pb.ScoreChange(metric=one.metric, before=one.before, after=one.after, examples=one.examples)
+        if change := getattr(report, name):
+            comparison = pb.ScoreChange(
+                metric=change.metric, before=change.before, after=change.after, examples=change.examples
+            )
             getattr(message, name).CopyFrom(comparison)
     if report.verdict:
         message.verdict = VERDICTS[report.verdict]
@@ -95,10 +97,12 @@ def _write_report(report: Report) -> pb.JobReport:
         message.exact.CopyFrom(_copy(report.exact, pb.ExactVerification))
     if report.dataset:
         message.dataset.CopyFrom(_copy(report.dataset, pb.DatasetStatistics))
-    if one := report.shadow:
-        message.shadow.CopyFrom(pb.ShadowReport(texts=one.texts, failed=one.failed, slow=one.slow, seconds=one.seconds))
-        for head, texts in one.comparable.items():
-            getattr(message.shadow, head).CopyFrom(pb.ShadowAgreement(agreed=one.agreed[head], texts=texts))
+    if shadow := report.shadow:
+        message.shadow.CopyFrom(
+            pb.ShadowReport(texts=shadow.texts, failed=shadow.failed, slow=shadow.slow, seconds=shadow.seconds)
+        )
+        for head, texts in shadow.comparable.items():
+            getattr(message.shadow, head).CopyFrom(pb.ShadowAgreement(agreed=shadow.agreed[head], texts=texts))
     return message
 
 
@@ -144,7 +148,7 @@ def tell(event: model.JobEvent, phase: str) -> str:
         case model.Swapped():
             return f"{event.checkpoint_id} answers; the swap took {event.seconds:.1f} s."
         case Shadowed() | RolledBack():
-            return event.told
+            return event.summary
         case ev.PhaseStarted():
             return f"The phase {event.phase} began."
         case ev.DatasetDescribed():

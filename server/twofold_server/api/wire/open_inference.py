@@ -174,28 +174,30 @@ def _value(parameters: Mapping[str, pb.InferParameter], name: str) -> Any:
 
 
 def _read_unit(parameters: Mapping[str, pb.InferParameter], wrong: list[Violation]) -> OffsetUnit:
-    asked = _value(parameters, "offset_unit")
+    requested = _value(parameters, "offset_unit")
     for unit in _UNITS:
-        if asked == unit:
+        if requested == unit:
             return unit
-    if asked is not None:
+    if requested is not None:
         names = ", ".join(_UNITS)
-        wrong.append(Violation("parameters['offset_unit']", f"{str(asked)[:100]!r} is no unit; write one of {names}"))
+        wrong.append(
+            Violation("parameters['offset_unit']", f"{str(requested)[:100]!r} is no unit; write one of {names}")
+        )
     return "code_point"
 
 
 def _read_timeout(parameters: Mapping[str, pb.InferParameter], wrong: list[Violation]) -> float:
-    asked = _value(parameters, "timeout")
-    if asked is None or asked == 0:
+    requested = _value(parameters, "timeout")
+    if requested is None or requested == 0:
         return float("inf")
-    if not isinstance(asked, int) or isinstance(asked, bool) or asked < 0:
+    if not isinstance(requested, int) or isinstance(requested, bool) or requested < 0:
         wrong.append(
             Violation(
-                "parameters['timeout']", f"{str(asked)[:100]!r} is no time; write whole microseconds, or 0 for none"
+                "parameters['timeout']", f"{str(requested)[:100]!r} is no time; write whole microseconds, or 0 for none"
             )
         )
         return float("inf")
-    return asked / 1e6
+    return requested / 1e6
 
 
 def _read_texts(request: pb.ModelInferRequest, config: Config) -> list[str]:
@@ -224,8 +226,8 @@ def _not_utf8(strings: Sequence[bytes], field: str) -> Iterator[Violation]:
             string.decode()
         except UnicodeDecodeError as error:
             byte = string[error.start]
-            told = f"is not UTF-8: byte 0x{byte:02x} at {error.start}; encode the text as UTF-8"
-            yield Violation(f"{field}[{index}]", told)
+            message = f"is not UTF-8: byte 0x{byte:02x} at {error.start}; encode the text as UTF-8"
+            yield Violation(f"{field}[{index}]", message)
 
 
 def _write_output(name: str, call: InferCall, answers: Answers[Prediction]) -> bytes:
@@ -233,11 +235,11 @@ def _write_output(name: str, call: InferCall, answers: Answers[Prediction]) -> b
         return write_strings(checkpoint_id.encode() for checkpoint_id in answers.checkpoint_ids)
     if name == "entities":
         pairs = zip(call.texts, answers.answers, strict=True)
-        return write_strings(_write_entities(text, one.entities, call.unit) for text, one in pairs)
+        return write_strings(_write_entities(text, answer.entities, call.unit) for text, answer in pairs)
     best = [answer.labels[0] if answer.labels else None for answer in answers.answers]
     if name == "label_score":
-        return np.asarray([one.score if one else 0 for one in best], "<f4").tobytes()
-    return write_strings(one.label.encode() if one else b"" for one in best)
+        return np.asarray([label.score if label else 0 for label in best], "<f4").tobytes()
+    return write_strings(label.label.encode() if label else b"" for label in best)
 
 
 def _write_entities(text: str, entities: Sequence[Entity], unit: OffsetUnit) -> bytes:

@@ -28,8 +28,8 @@ def write_config(config: Config) -> config_pb.ModelConfig:
         platform=PLATFORM,
         backend="twofold",
         max_batch_size=config.max_texts,
-        input=[config_pb.ModelInput(name=one.name, data_type=_TYPES[one.datatype]) for one in INPUTS],
-        output=[config_pb.ModelOutput(name=one.name, data_type=_TYPES[one.datatype]) for one in OUTPUTS],
+        input=[config_pb.ModelInput(name=tensor.name, data_type=_TYPES[tensor.datatype]) for tensor in INPUTS],
+        output=[config_pb.ModelOutput(name=tensor.name, data_type=_TYPES[tensor.datatype]) for tensor in OUTPUTS],
         dynamic_batching=config_pb.ModelDynamicBatching(),
     )
 
@@ -85,8 +85,8 @@ def read_load(request: pb.RepositoryModelLoadRequest) -> str:
     """Return the id or alias of the checkpoint to promote. Raises UnknownNameError or InvalidRequestError."""
     check_repository(request.repository_name)
     parameters: Mapping[str, pb.ModelRepositoryParameter] = request.parameters
-    told = "is not taken: a checkpoint is loaded as it was published; leave it out"
-    others = (Violation(f"parameters[{name[:100]!r}]", told) for name in parameters if name != "version")
+    message = "is not taken: a checkpoint is loaded as it was published; leave it out"
+    others = (Violation(f"parameters[{name[:100]!r}]", message) for name in parameters if name != "version")
     wrong = list(itertools.islice(others, MOST_VIOLATIONS))
     version = parameters["version"].string_param if "version" in parameters else ""
     if "version" in parameters and not version:

@@ -13,13 +13,13 @@ DEFAULT_SIZE = 50
 MAX_SIZE = 500
 
 
-def page_size(asked: int) -> int:
+def page_size(requested: int) -> int:
     """Return the size of a page. Raises InvalidRequestError."""
-    if not 0 <= asked <= MAX_SIZE:
+    if not 0 <= requested <= MAX_SIZE:
         raise InvalidRequestError(
-            Violation("page_size", f"{asked} must be from 0 (which means {DEFAULT_SIZE}) to {MAX_SIZE}")
+            Violation("page_size", f"{requested} must be from 0 (which means {DEFAULT_SIZE}) to {MAX_SIZE}")
         )
-    return asked or DEFAULT_SIZE
+    return requested or DEFAULT_SIZE
 
 
 def page(items: Sequence[T], key: Callable[[T], str], *, size: int, token: str) -> tuple[Sequence[T], str]:
@@ -34,9 +34,9 @@ def page(items: Sequence[T], key: Callable[[T], str], *, size: int, token: str) 
         if not places:
             raise InvalidRequestError(Violation("page_token", f"{token!r} is not one; begin again with an empty token"))
         first = places[0] + 1
-    some = items[first : first + size]
+    shown = items[first : first + size]
     more = first + size < len(items)
-    return some, key(some[-1]) if more else ""
+    return shown, key(shown[-1]) if more else ""
 
 
 def number_of(token: str) -> int | None:
