@@ -130,7 +130,7 @@ REPORTS: list[tuple[list[JobEvent], dict[str, object]]] = [
 ]
 
 
-@pytest.mark.parametrize(("said", "expected"), EFFECTS)
+@pytest.mark.parametrize(("event", "expected"), EFFECTS)
 def test_a_job_is_the_sum_of_its_events(event: list[JobEvent], expected: dict[str, object]) -> None:
     """Each kind of event changes what it is about, and nothing else."""
     view, _ = tell(first(), *event)
@@ -138,7 +138,7 @@ def test_a_job_is_the_sum_of_its_events(event: list[JobEvent], expected: dict[st
     assert {name: getattr(view, name) for name in expected} == expected
 
 
-@pytest.mark.parametrize(("said", "expected"), REPORTS)
+@pytest.mark.parametrize(("event", "expected"), REPORTS)
 def test_a_report_is_the_sum_of_what_was_measured(event: list[JobEvent], expected: dict[str, object]) -> None:
     """Scores pair up before and after; what was not measured stays absent."""
     view, _ = tell(first(), *event)

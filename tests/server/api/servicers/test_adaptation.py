@@ -27,6 +27,7 @@ from twofold_checkpoint.protocol.events import GateEvaluated, PhaseStarted, Scor
 from twofold_server.adaptation.runner import JobRunner
 from twofold_server.api.interceptor import ServerInterceptor
 from twofold_server.api.servicers.adaptation import AdaptationServicer
+from twofold_server.report.reporter import Reporter
 
 TRAIN = [
     Example(text="where is it", label="where"),
@@ -40,7 +41,9 @@ async def served(harness: Harness) -> AsyncIterator[tuple[str, JobRunner]]:
     """Serve a house on a port."""
     async with harness.running() as runner:
         server = grpc.aio.server(interceptors=[ServerInterceptor(harness.metrics)])
-        add_AdaptationServiceServicer_to_server(AdaptationServicer(runner, harness.uploads), server)
+        add_AdaptationServiceServicer_to_server(
+            AdaptationServicer(runner, runner.book, Reporter(harness.store, runner.book), harness.uploads), server
+        )
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:
