@@ -186,7 +186,7 @@ def test_rejected_when_the_protected_task_breaks(
 ) -> None:
     """A rough training that ruins the protected task is REJECTED with numbers, and nothing is published."""
     # Without what undoes a bad stage: the gate alone stands here.
-    monkeypatch.setattr("twofold_trainer.training.loop.Yardstick.chance", lambda *_: 1.0)
+    monkeypatch.setattr("twofold_trainer.training.loop.DevEvaluator.chance", lambda *_: 1.0)
     monkeypatch.setattr("twofold_trainer.training.stage_setup.Guard", lambda *_: None)
     monkeypatch.setattr("twofold_trainer.training.loop.restore", lambda *_: None)
     rough = Hyperparameters(epochs=6, backbone_learning_rate=2e-2, head_learning_rate=2e-2, rehearsal_ratio=0.0)
@@ -220,7 +220,7 @@ def test_auto_forks_what_it_could_not_prove(
     """With too little to prove a margin by, AUTO gives the head copies of all blocks, or of as many as were asked for: no protected bit or answer moves."""
     settings = msgspec.structs.replace(ADAPTS, unfrozen_blocks=asked)
     # How much so small a model gains from its own blocks is chance; here they are kept.
-    monkeypatch.setattr("twofold_trainer.training.loop.Yardstick.chance", lambda *_: 1.0)
+    monkeypatch.setattr("twofold_trainer.training.loop.DevEvaluator.chance", lambda *_: 1.0)
     base = store.get("current")
     events, end = tiny_models.ending(run_job(make_job(head, hyperparameters=settings, retained_margin=30.0)))
     assert end.outcome == "succeeded", end.reason
@@ -241,7 +241,7 @@ def test_auto_forks_what_it_could_not_prove(
 
 def test_auto_that_forks_at_once_is_exact(make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing could be proven of shared blocks, AUTO does what EXACT does: nothing is guarded, and the weights are the same bytes."""
-    monkeypatch.setattr("twofold_trainer.training.loop.Yardstick.chance", lambda *_: 1.0)
+    monkeypatch.setattr("twofold_trainer.training.loop.DevEvaluator.chance", lambda *_: 1.0)
     ended = {}
     for name, protection in {"auto": Statistical(), "exact": Exact()}.items():
         job = make_job("ner", id=name, hyperparameters=ADAPTS, protection=protection, retained_margin=90.0)

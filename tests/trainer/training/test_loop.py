@@ -196,7 +196,7 @@ def test_few_examples_do_not_undo_a_stage(
 def test_a_useless_stage_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stage that does not help leaves no trace, and the climb says why it ended."""
     world = World(tmp_path)
-    monkeypatch.setattr("twofold_trainer.training.loop.Yardstick.chance", lambda *_: -2.0)
+    monkeypatch.setattr("twofold_trainer.training.loop.DevEvaluator.chance", lambda *_: -2.0)
     stages = [Stage(HEADS, 0, 2), Stage(HEADS, 1, 2), Stage(HEADS, 2, 2)]
     lesson = StageInputs(world.pool, Objective(), live(world.model, 0))
     running = climb(

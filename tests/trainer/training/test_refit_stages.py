@@ -198,7 +198,7 @@ def test_the_head_is_not_trained_alone_where_features_are_not_kept(
 ) -> None:
     """It would run every text again in each of its epochs; the plan does not promise it, and the upper half trains all the same."""
     monkeypatch.setattr("twofold_trainer.recipe.CACHE_BYTES", exact.feature_bytes - 1)
-    monkeypatch.setattr("twofold_trainer.training.loop.Yardstick.chance", lambda *_: 1.0)  # Every stage is kept.
+    monkeypatch.setattr("twofold_trainer.training.loop.DevEvaluator.chance", lambda *_: 1.0)  # Every stage is kept.
     climbed, _ = train_all(exact)
 
     assert [trained.stage.name for trained in climbed.kept] == [
@@ -214,7 +214,7 @@ def test_the_head_is_not_trained_alone_where_features_are_not_kept(
 def test_a_job_tells_of_them(exact: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan names them, their steps are counted, and they come last of the stages that are kept."""
     monkeypatch.setattr("twofold_trainer.training.progress.REPORT_SECONDS", 0.0)
-    monkeypatch.setattr("twofold_trainer.training.loop.Yardstick.chance", lambda *_: 1.0)  # Every stage is kept.
+    monkeypatch.setattr("twofold_trainer.training.loop.DevEvaluator.chance", lambda *_: 1.0)  # Every stage is kept.
     (planned,) = (event for event in exact.events() if isinstance(event, PlanMade))
     climbed, heard = train_all(exact)
     stages = list(dict.fromkeys(event.stage for event in heard if isinstance(event, StepCompleted)))
@@ -231,7 +231,7 @@ def test_what_does_not_help_is_undone(exact: Plan, monkeypatch: pytest.MonkeyPat
     """Head and blocks are then as the fork's stage left them, what was learnt before stays, and notes say so."""
     # The probe and the fork are kept whatever dev says, what follows them never.
     chances = iter([1.0, 1.0, -2.0, -2.0])
-    monkeypatch.setattr("twofold_trainer.training.loop.Yardstick.chance", lambda *_: next(chances))
+    monkeypatch.setattr("twofold_trainer.training.loop.DevEvaluator.chance", lambda *_: next(chances))
     monkeypatch.setattr("twofold_trainer.training.train.balance", lambda *_, **__: 0.0)
     running, told, left = train(exact, StopSignal(), lambda: PASSES), list[str](), dict[str, Tensor]()
     try:
