@@ -43,7 +43,7 @@ TRAINER, SERVER = "twofold_trainer", "twofold_server"
 TRAINING = (
     *(Moment(phase, TRAINER, f"said {phase}") for phase in PHASES if phase not in SERVER_PHASES),
     Moment("snapshot, half written", TRAINER, "after twofold_trainer.training.snapshots:save_file"),
-    Moment("snapshot, written", TRAINER, "after twofold_trainer.training.snapshots:Snapshots._write"),
+    Moment("snapshot, written", TRAINER, "after twofold_trainer.training.snapshots:ResumeSnapshots._write"),
     Moment("reduce", TRAINER, "before twofold_trainer.adapt:reduce_precision"),
     Moment("publish, not yet in place", TRAINER, "after twofold_checkpoint.store:write_manifest"),
     Moment("publish, not yet said", TRAINER, "after twofold_trainer.adapt:publish"),
@@ -56,7 +56,7 @@ SERVING = (
     Moment("queued, not yet answered", SERVER, "after twofold_server.jobs.table:JobTable.add"),
     Moment("started", SERVER, "after twofold_server.jobs.table:JobTable.start_next"),
     Moment("concluded", SERVER, "before twofold_server.adaptation.runner:final_state"),
-    Moment("swap, nominated", SERVER, "after twofold_checkpoint.store:Store.nominate"),
+    Moment("swap, nominated", SERVER, "after twofold_checkpoint.store:Store.set_candidate"),
     Moment("swap, loaded", SERVER, "before twofold_checkpoint.store:Store.promote"),
     Moment("swap, aliases moved", SERVER, "after twofold_checkpoint.store:Store.promote"),
     Moment("between, no report yet", SERVER, "before twofold_server.report.reporter:compose"),
@@ -64,7 +64,7 @@ SERVING = (
         "restart, job not yet taken over", SERVER, "before twofold_server.jobs.table:JobTable.take_over", restarted=True
     ),
     Moment("restart, job taken over", SERVER, "after twofold_server.jobs.table:JobTable.take_over", restarted=True),
-    Moment("restart, sweeping", SERVER, "before twofold_checkpoint.store:Store.sweep", restarted=True),
+    Moment("restart, sweeping", SERVER, "before twofold_checkpoint.store:Store.remove_stale_staging", restarted=True),
 )
 ON_POSTGRESQL = ("validate", "train", "snapshot, written", "publish, not yet said", "publish, said", "last word")
 """Moments of the trainer at which it may matter where the jobs are."""
