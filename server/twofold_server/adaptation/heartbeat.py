@@ -44,7 +44,7 @@ class Heartbeat:
         self._store = store
         self._book = book
         self._reporter = reporter
-        self._leftovers = leftovers
+        self._stale_files = leftovers
         self._launcher = launcher
         self._attempts = attempts
         self._cancel = cancel
@@ -52,9 +52,9 @@ class Heartbeat:
 
     async def start(self) -> None:
         """Take over what is left of the dead, and go on with it if others share the jobs."""
-        await self._inherit()
+        await self._take_over_orphans()
         if self._book.is_shared:
-            self._task = asyncio.create_task(self._beat(), name="pulse")
+            self._task = asyncio.create_task(self._send(), name="pulse")
 
     async def stop(self) -> None:
         """Leave it."""
@@ -63,18 +63,18 @@ class Heartbeat:
             with suppress(asyncio.CancelledError):
                 await self._task
 
-    async def _beat(self) -> None:
+    async def _send(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
             try:
                 await self._book.beat()
                 for job_id in await self._book.unwanted():
                     self._cancel(job_id)
-                await self._inherit()
+                await self._take_over_orphans()
             except (ServerError, CheckpointError, OSError) as error:  # The next beat may find it mended.
                 log.error("a beat failed", extra={"reason": str(error)})  # noqa: TRY400 -- no bug of ours.
 
-    async def _inherit(self) -> None:
+    async def _take_over_orphans(self) -> None:
         for view in await self._book.abandoned():
             current = (await asyncio.to_thread(self._store.aliases)).current
             event = conclude_after_crash(view, current, self._attempts)
@@ -82,5 +82,5 @@ class Heartbeat:
             await asyncio.to_thread(self._launcher.bury, view.id)
             taken = await self._book.take_over(view.id, event)  # None if another server was faster.
             if taken is not None and taken.state.is_over:
-                await asyncio.to_thread(self._leftovers.of_job, view.id)
+                await asyncio.to_thread(self._stale_files.of_job, view.id)
                 await self._reporter.make(view.id)

@@ -42,8 +42,8 @@ def try_again(view: JobView, reason: str, attempts: int) -> StateEntered:
         message = f"{reason} The job goes on from what it had kept: attempt {number + 1} of {attempts}."
         return StateEntered(state=JobState.QUEUED, reason=message, lost=True)
     counted = f" That was attempt {number} of {attempts}." if attempts > 1 else ""
-    left = f" {view.candidate} was published and waits for PromoteCheckpoint." if view.candidate else ""
-    return StateEntered(state=JobState.FAILED, reason=f"{reason}{counted}{left}")
+    candidate_note = f" {view.candidate} was published and waits for PromoteCheckpoint." if view.candidate else ""
+    return StateEntered(state=JobState.FAILED, reason=f"{reason}{counted}{candidate_note}")
 
 
 def conclude_after_crash(view: JobView, current: str | None, attempts: int) -> StateEntered:

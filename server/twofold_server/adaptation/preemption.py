@@ -53,7 +53,7 @@ class JobPreemptor:
         """When requests ended, and how long they had taken."""
         self._job = ""
         self._paused_at: float | None = None
-        self._rest = REST_SECONDS
+        self._min_pause_seconds = REST_SECONDS
 
     def request_admitted(self, texts: Sequence[str]) -> None:
         """Ignore the texts of requests."""
@@ -77,7 +77,7 @@ class JobPreemptor:
         """Pause the running job, resume it, or leave it as it is."""
         slow = self._percentile()
         if self._jobs.running_job != self._job:  # Another one, which was never paused.
-            self._job, self._paused_at, self._rest = self._jobs.running_job, None, REST_SECONDS
+            self._job, self._paused_at, self._min_pause_seconds = self._jobs.running_job, None, REST_SECONDS
         if not self._job:
             return
         if self._paused_at is None:
@@ -87,8 +87,8 @@ class JobPreemptor:
                     f"Paused: the 95th percentile of latency is {1000 * slow:.0f} ms, and {1000 * self._limit:.0f} ms is the "
                     "most that a job may run beside."
                 )
-        elif slow <= self._limit and (paused := self._clock() - self._paused_at) >= self._rest:
-            self._paused_at, self._rest = None, min(2 * self._rest, LONGEST_REST_SECONDS)
+        elif slow <= self._limit and (paused := self._clock() - self._paused_at) >= self._min_pause_seconds:
+            self._paused_at, self._min_pause_seconds = None, min(2 * self._min_pause_seconds, LONGEST_REST_SECONDS)
             await self._jobs.resume(
                 f"Resumed after {paused:.0f} s: the 95th percentile of latency is {1000 * slow:.0f} ms."
             )

@@ -52,7 +52,7 @@ class CandidateRollout:
         self._store = store
         self._book = book
         self._promoter = promoter
-        self._auditions = auditions
+        self._shadow_tests = auditions
         self._config = config
 
     async def follow(
@@ -72,7 +72,7 @@ class CandidateRollout:
             base = view.base if view.order.base == "current" else None
             if base and nomination.after.current != base:
                 return not_promoted(view.candidate, base_changed(base, nomination.after.current))
-            if failed := await self._audition(view, interrupted):
+            if failed := await self._shadow_test(view, interrupted):
                 return failed
             await self._book.say(view.id, PhaseStarted(phase="swap"))
             promotion = await self._promoter.promote(view.candidate, author, adapted=view.order.head, over=base)
@@ -86,11 +86,11 @@ class CandidateRollout:
         await self._book.say(view.id, Swapped(checkpoint_id=view.candidate, seconds=promotion.seconds))
         return ending
 
-    async def _audition(self, view: JobView, interrupted: Callable[[], StateEntered | None]) -> StateEntered | None:
+    async def _shadow_test(self, view: JobView, interrupted: Callable[[], StateEntered | None]) -> StateEntered | None:
         """Try the candidate in shadow, if that was asked for, and return how the job ends if it must not be made live."""
         requested = view.order.shadow_share
         share = self._config.shadow_share if requested is None else requested
-        if not share or self._auditions is None:
+        if not share or self._shadow_tests is None:
             return None
         await self._book.say(view.id, PhaseStarted(phase="shadow"))
 
@@ -98,7 +98,7 @@ class CandidateRollout:
             with suppress(DatabaseError):  # A word on the way is not worth a job; the last one is.
                 await self._book.say(view.id, seen)
 
-        done = await self._auditions.audition(
+        done = await self._shadow_tests.audition(
             view.candidate,
             share,
             view.order.head,

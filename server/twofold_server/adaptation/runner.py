@@ -58,14 +58,14 @@ class JobRunner:
         self._launcher = launcher or SubprocessLauncher(config)
         self.book = book
         self._reporter = reporter
-        self._succession = CandidateRollout(store, self.book, promoter, auditions, config)
-        self._intake = JobSubmitter(store, uploads, self.book, config)
-        self._leftovers = StaleFiles(store)
-        self._pulse = Heartbeat(
+        self._rollout = CandidateRollout(store, self.book, promoter, auditions, config)
+        self._submitter = JobSubmitter(store, uploads, self.book, config)
+        self._stale_files = StaleFiles(store)
+        self._heartbeat = Heartbeat(
             store=store,
             book=self.book,
             reporter=self._reporter,
-            leftovers=self._leftovers,
+            leftovers=self._stale_files,
             launcher=self._launcher,
             attempts=config.job_attempts,
             cancel=self._stop_running,
@@ -98,7 +98,7 @@ class JobRunner:
             await self.book.open()
             with suppress(CheckpointError):  # Unreadable aliases are told of where they are needed.
                 await self.book.catch_up(await asyncio.to_thread(self._store.aliases))
-            await self._pulse.start()
+            await self._heartbeat.start()
             await self._sweep(alone=not self._shares)
         except BaseException:
             await self.stop()
@@ -115,20 +115,20 @@ class JobRunner:
             self._launcher.cancel(self._running)
         if self._worker:
             await self._worker
-        await self._pulse.stop()
+        await self._heartbeat.stop()
         await self.book.close()
         if self._lock:
             self._lock.close()
 
     async def submit(self, order: Order, inline: Inline | None = None) -> JobView:
         """Make a job; see Intake.submit."""
-        return await self._intake.submit(order, inline)
+        return await self._submitter.submit(order, inline)
 
     async def cancel(self, job_id: str) -> JobView:
         """Stop a job and return it once it has stopped. Raises FailedPreconditionError if it is, or gets, over otherwise."""
         view = await self.book.cancel(job_id, "CancelJob was called while the job waited.")
         if view.state.is_over:
-            await asyncio.to_thread(self._leftovers.of_job, job_id)  # It may have run before it waited.
+            await asyncio.to_thread(self._stale_files.of_job, job_id)  # It may have run before it waited.
             return view
         self._stop_running(job_id)  # If another server runs it, that one hears of it from the table.
         view = await self.book.wait_until_over(job_id)
@@ -139,18 +139,18 @@ class JobRunner:
 
     async def pause(self, reason: str) -> None:
         """Hold the running job where it is, and note the reason among its events."""
-        await self._hold(reason, held=True)
+        await self._set_paused(reason, paused=True)
 
     async def resume(self, reason: str) -> None:
         """Let it go on."""
-        await self._hold(reason, held=False)
+        await self._set_paused(reason, paused=False)
 
-    async def _hold(self, reason: str, *, held: bool) -> None:
-        if (job := self._running) and held != self._paused and self._launcher.hold(job, held=held):
-            self._paused = held
-            self._metrics.job_paused.set(held)
-            self._metrics.job_pauses.inc(held)
-            log.info("job paused" if held else "job resumed", extra={"job": job, "reason": reason})
+    async def _set_paused(self, reason: str, *, paused: bool) -> None:
+        if (job := self._running) and paused != self._paused and self._launcher.hold(job, held=paused):
+            self._paused = paused
+            self._metrics.job_paused.set(paused)
+            self._metrics.job_pauses.inc(paused)
+            log.info("job paused" if paused else "job resumed", extra={"job": job, "reason": reason})
             await self.book.say(job, NoteAdded(message=reason))
 
     def _stop_running(self, job_id: str) -> None:
@@ -166,10 +166,10 @@ class JobRunner:
                 view = await self.book.start_next()
             except Exception:  # The queue must go on, whatever is wrong with one job or with the disk.
                 log.exception("the queue cannot be read")
-                await self._pause()
+                await self._backoff()
                 continue
             if view is None:
-                await self._either(change)
+                await self._wait_for_change(change)
             else:
                 await self._run(view)
 
@@ -200,9 +200,9 @@ class JobRunner:
                 log.exception("the end of a job cannot be written", extra={"job": view.id, "state": ending.state.value})
                 if self._stopping.is_set():
                     break
-                await self._pause()
+                await self._backoff()
         if ending.state.is_over:
-            await asyncio.to_thread(self._leftovers.of_job, view.id)
+            await asyncio.to_thread(self._stale_files.of_job, view.id)
             await self._reporter.make(view.id)
         self._running, self._paused = None, False
         self._metrics.job_paused.set(0)
@@ -219,7 +219,7 @@ class JobRunner:
         else:
             view, ending = await self._train(view, base)
         if ending.state is JobState.SUCCEEDED and view.candidate and view.order.promote != "never":
-            return await self._succession.follow(view, ending, lambda: self._interrupted(view.id))
+            return await self._rollout.follow(view, ending, lambda: self._interrupted(view.id))
         return ending
 
     def _interrupted(self, job_id: str) -> StateEntered | None:
@@ -252,12 +252,12 @@ class JobRunner:
     async def _sweep(self, *, alone: bool) -> None:
         unfinished = {view.id for view in await self.book.unfinished()}
         known = unfinished | {view.id for view in await self.book.over()}
-        await asyncio.to_thread(self._leftovers.remove_stale_staging, known, unfinished, alone=alone)
+        await asyncio.to_thread(self._stale_files.remove_stale_staging, known, unfinished, alone=alone)
 
-    async def _pause(self) -> None:
-        await self._either(asyncio.Event(), _RETRY_SECONDS)
+    async def _backoff(self) -> None:
+        await self._wait_for_change(asyncio.Event(), _RETRY_SECONDS)
 
-    async def _either(self, change: asyncio.Event, seconds: float | None = None) -> None:
+    async def _wait_for_change(self, change: asyncio.Event, seconds: float | None = None) -> None:
         """Wait for a change, the server's stop, or the time."""
         waits = {asyncio.create_task(change.wait()), asyncio.create_task(self._stopping.wait())}
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

@@ -57,7 +57,7 @@ class JobSubmitter:
                 base=base.id,
                 traceparent=call.traceparent if call else "",
             )
-            await asyncio.to_thread(self._keep, view, inline, base.manifest.labels)
+            await asyncio.to_thread(self._store_dataset, view, inline, base.manifest.labels)
             queued = None
             try:
                 queued = await self._book.add(view, digest, limit=self._config.max_queued_jobs)
@@ -66,7 +66,7 @@ class JobSubmitter:
                     await asyncio.to_thread(shutil.rmtree, job_directory(self._store.root, view.id), ignore_errors=True)
         return queued
 
-    def _keep(self, view: JobView, inline: Inline | None, base: LabelSet) -> None:
+    def _store_dataset(self, view: JobView, inline: Inline | None, base: LabelSet) -> None:
         """Check the data, and give inline examples the form of an upload."""
         if inline is None:
             refuse(violations(view.order, self._uploads.open(view.order.upload_id).contents, base))

@@ -77,11 +77,11 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     validate_only: bool = False
 
 
-class _Told(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=True):
+class _ServerEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=True):
     """Base of the events that the server adds to the trainer's."""
 
 
-class StateEntered(_Told, frozen=True):
+class StateEntered(_ServerEvent, frozen=True):
     """The job is in another state now, and *reason* says why in one sentence."""
 
     state: JobState
@@ -93,19 +93,19 @@ class StateEntered(_Told, frozen=True):
 CANCELLED = StateEntered(state=JobState.CANCELLED, reason="CancelJob was called while the job ran.")
 
 
-class BaseChosen(_Told, frozen=True):
+class BaseChosen(_ServerEvent, frozen=True):
     """The job starts from this checkpoint."""
 
     checkpoint_id: str
 
 
-class PhaseEnded(_Told, frozen=True):
+class PhaseEnded(_ServerEvent, frozen=True):
     """The phase that ran is over."""
 
     seconds: float
 
 
-class Swapped(_Told, frozen=True):
+class Swapped(_ServerEvent, frozen=True):
     """The candidate answers."""
 
     checkpoint_id: str
@@ -233,10 +233,10 @@ def _phase_of(event: JobEvent, view: JobView) -> str:
 
 def fold(view: JobView, records: Iterable[EventRecord]) -> JobView:
     """Add records to a view. What is shown of a job is always the fold of all its records over its first view."""
-    return reduce(_after, records, view)
+    return reduce(_apply, records, view)
 
 
-def _after(view: JobView, entry: EventRecord) -> JobView:
+def _apply(view: JobView, entry: EventRecord) -> JobView:
     view = replace(view, last_sequence=entry.sequence)
     match entry.event:
         case StateEntered(state=JobState.QUEUED, lost=lost):
@@ -256,10 +256,10 @@ def _after(view: JobView, entry: EventRecord) -> JobView:
             view = replace(view, hyperparameters=resolved)
         case Published(checkpoint_id=checkpoint_id):
             return replace(view, candidate=checkpoint_id)
-    return replace(view, report=_report_after(view.report, entry.event))
+    return replace(view, report=_apply_to_report(view.report, entry.event))
 
 
-def _report_after(report: Report, event: JobEvent) -> Report:
+def _apply_to_report(report: Report, event: JobEvent) -> Report:
     match event:
         case ScoreMeasured(figure="protected" | "retained" | "new" as figure, moment="before" | "after" as moment):
             old = getattr(report, figure)

@@ -69,14 +69,14 @@ class JobRepository:
 
         Raises ConflictError or OverloadedError.
         """
-        added = await self._ask(self._table.add, view, digest, limit=limit)
+        added = await self._run_in_db_thread(self._table.add, view, digest, limit=limit)
         await self._count()
         self._announce()
         return added
 
     async def say(self, job_id: str, event: JobEvent) -> JobView:
         """Record an event of a job. Raises FailedPreconditionError if the job is over, or if another server has it by now."""
-        view, records = await self._ask(self._table.say, job_id, event, _now())
+        view, records = await self._run_in_db_thread(self._table.say, job_id, event, _now())
         self._see(view, records)
         if isinstance(event, StateEntered):
             await self._count()
@@ -85,12 +85,12 @@ class JobRepository:
 
     async def amend(self, job_id: str, event: JobEvent) -> None:
         """Record what came of a job, also if it is over. Raises UnknownNameError."""
-        await self._ask(self._table.amend, job_id, event, _now())
+        await self._run_in_db_thread(self._table.amend, job_id, event, _now())
         self._announce()
 
     async def take_over(self, job_id: str, event: StateEntered) -> JobView | None:
         """Say of a job that its server died; None if it was not abandoned any more."""
-        written = await self._ask(self._table.take_over, job_id, event, _now())
+        written = await self._run_in_db_thread(self._table.take_over, job_id, event, _now())
         if written is None:
             return None
         self._see(*written)
@@ -100,7 +100,7 @@ class JobRepository:
 
     async def start_next(self) -> JobView | None:
         """Let the oldest job that waits be running."""
-        started = await self._ask(self._table.start_next, _now())
+        started = await self._run_in_db_thread(self._table.start_next, _now())
         if started is None:
             return None
         self._see(*started)
@@ -114,7 +114,7 @@ class JobRepository:
         Raises FailedPreconditionError if it is over already.
         """
         event = StateEntered(state=JobState.CANCELLED, reason=reason)
-        view, records = await self._ask(self._table.cancel, job_id, event, _now())
+        view, records = await self._run_in_db_thread(self._table.cancel, job_id, event, _now())
         self._see(view, records)
         await self._count()
         self._announce()
@@ -122,23 +122,23 @@ class JobRepository:
 
     async def forget(self, job_id: str) -> None:
         """Remove a job and its events. Raises UnknownNameError, or FailedPreconditionError if it is not over."""
-        await self._ask(self._table.forget, job_id)
+        await self._run_in_db_thread(self._table.forget, job_id)
         self._announce()
 
     async def record(self, move: AliasUpdate, author: Author) -> None:
         """Write down who moved aliases. They have moved: where the database fails, the next start finds it so."""
         try:
-            await self._ask(self._aliases.write, move, author, _now())
+            await self._run_in_db_thread(self._aliases.write, move, author, _now())
         except ServerError as error:
             log.error("nobody wrote down who moved aliases", extra={"who": author.who, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
 
     async def catch_up(self, aliases: Aliases) -> None:
         """Write down what moved while nobody could."""
-        await self._ask(self._aliases.catch_up, aliases, _now())
+        await self._run_in_db_thread(self._aliases.catch_up, aliases, _now())
 
     async def beat(self) -> None:
         """Say that this server is alive, and let everyone look at what other servers have written."""
-        await self._ask(self._table.beat)
+        await self._run_in_db_thread(self._table.beat)
         await self._count()
         self._announce()
 
@@ -146,39 +146,39 @@ class JobRepository:
 
     async def get(self, job_id: str) -> JobView:
         """Return one job. Raises UnknownNameError."""
-        return await self._ask(self._table.get, job_id)
+        return await self._run_in_db_thread(self._table.get, job_id)
 
     async def find(self, request_id: str, digest: str) -> JobView | None:
         """Return the job of a request_id. Raises ConflictError if it came with another request."""
-        return await self._ask(self._table.find, request_id, digest)
+        return await self._run_in_db_thread(self._table.find, request_id, digest)
 
     async def check_room(self, limit: int) -> None:
         """Raise OverloadedError if *limit* jobs wait already."""
-        await self._ask(self._table.check_room, limit)
+        await self._run_in_db_thread(self._table.check_room, limit)
 
     async def page(self, size: int, before: int | None) -> tuple[list[JobView], int | None]:
         """Return jobs, newest first, that were made before the job of that number, and the number for the next page."""
-        return await self._ask(self._table.page, size, before)
+        return await self._run_in_db_thread(self._table.page, size, before)
 
     async def alias_changes(self, size: int, before: int | None) -> tuple[list[AliasChange], int | None]:
         """Return changes of aliases, newest first, that came before that number, and the number for the next page."""
-        return await self._ask(self._aliases.page, size, before)
+        return await self._run_in_db_thread(self._aliases.page, size, before)
 
     async def abandoned(self) -> list[JobView]:
         """Return the jobs that ran when their server died."""
-        return await self._ask(self._table.abandoned)
+        return await self._run_in_db_thread(self._table.abandoned)
 
     async def unwanted(self) -> list[str]:
         """Return the ids of the jobs that run here and that somebody has cancelled."""
-        return await self._ask(self._table.unwanted)
+        return await self._run_in_db_thread(self._table.unwanted)
 
     async def unfinished(self) -> list[JobView]:
         """Return the jobs that wait or run."""
-        return await self._ask(self._table.unfinished)
+        return await self._run_in_db_thread(self._table.unfinished)
 
     async def over(self) -> list[JobView]:
         """Return the jobs that are over."""
-        return await self._ask(self._table.over)
+        return await self._run_in_db_thread(self._table.over)
 
     async def watch(self, job_id: str, after: int = 0) -> AsyncGenerator[EventRecord, None]:
         """Yield the records after a sequence number, past ones first, and end after the job's last one.
@@ -189,7 +189,7 @@ class JobRepository:
         over = False
         while not over:
             changed = self._changed  # Taken before the look: what comes in between is not missed.
-            records, over = await self._ask(self._table.read, job_id, after)
+            records, over = await self._run_in_db_thread(self._table.read, job_id, after)
             for record in records:
                 yield record
                 after = record.sequence
@@ -221,13 +221,13 @@ class JobRepository:
             self._on_end(view)
 
     async def _count(self) -> None:
-        self._metrics.waiting(await self._ask(self._table.count_waiting))
+        self._metrics.waiting(await self._run_in_db_thread(self._table.count_waiting))
 
     def _announce(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def _ask(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _run_in_db_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._thread is None:
             raise NotServingError("the server is stopping; ask again when it is back")
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: call(*args, **kwargs))

@@ -14,7 +14,7 @@ from twofold_server.storage.schema import EVENTS, JOBS
 
 _RETRY_SECONDS = 60.0
 
-Written = tuple[JobView, tuple[EventRecord, ...]]
+WriteResult = tuple[JobView, tuple[EventRecord, ...]]
 """A job as it is now, and the records that made it so."""
 
 _view = msgspec.json.Decoder(JobView)
@@ -27,7 +27,7 @@ POSITION = (
 )
 
 
-def unless_unwanted(connection: Connection, job_id: str, event: JobEvent) -> JobEvent:
+def cancel_instead_of_requeue(connection: Connection, job_id: str, event: JobEvent) -> JobEvent:
     """Let a job end that would wait once more, if it was cancelled while it ran."""
     if isinstance(event, StateEntered) and event.state is JobState.QUEUED:
         unwanted = connection.execute(select(JOBS.c.unwanted).where(JOBS.c.id == job_id)).scalar_one()
@@ -35,7 +35,7 @@ def unless_unwanted(connection: Connection, job_id: str, event: JobEvent) -> Job
     return event
 
 
-def write(connection: Connection, view: JobView, event: JobEvent, now: dt.datetime) -> Written:
+def write(connection: Connection, view: JobView, event: JobEvent, now: dt.datetime) -> WriteResult:
     """Write an event and the view that it makes of a job."""
     records = record(view, event, now)
     view = fold(replace(view, queue_position=0), records)
@@ -101,10 +101,10 @@ def get_unfinished(connection: Connection, job_id: str) -> JobView:
 def views(connection: Connection, where: ColumnElement[bool]) -> list[JobView]:
     """Return the jobs of which something is true, oldest first."""
     query = select(JOBS.c.view, POSITION).where(where).order_by(JOBS.c.number)
-    return [placed(view, position) for view, position in connection.execute(query)]
+    return [with_queue_position(view, position) for view, position in connection.execute(query)]
 
 
-def placed(stored: bytes, position: int) -> JobView:
+def with_queue_position(stored: bytes, position: int) -> JobView:
     """Read a view, with its place in the queue."""
     view = _view.decode(stored)
     return replace(view, queue_position=position) if view.state is JobState.QUEUED else view

@@ -15,15 +15,15 @@ from twofold_server.errors import DatabaseError, FailedPreconditionError
 from twofold_server.jobs.model import EventRecord, JobEvent, JobState, JobView, StateEntered
 from twofold_server.jobs.rows import (
     POSITION,
-    Written,
+    WriteResult,
+    cancel_instead_of_requeue,
     check_room,
     count_waiting,
     find,
     get,
     get_unfinished,
-    placed,
-    unless_unwanted,
     views,
+    with_queue_position,
     write,
 )
 from twofold_server.storage.database import Database, DatabaseLocation
@@ -82,30 +82,30 @@ class JobTable:
             write(connection, view, event, view.created)
             return get(connection, view.id)
 
-    def say(self, job_id: str, event: JobEvent, now: dt.datetime) -> Written:
+    def say(self, job_id: str, event: JobEvent, now: dt.datetime) -> WriteResult:
         """Add an event to a job. Raises FailedPreconditionError if it is over, or if another server has it by now."""
         with self.database.writing() as connection:
             view = get_unfinished(connection, job_id)
             owner = connection.execute(select(JOBS.c.owner).where(JOBS.c.id == job_id)).scalar_one()
             if owner not in (None, self.owner):
                 raise FailedPreconditionError(f"job {job_id!r} is run by another server by now")
-            return write(connection, view, unless_unwanted(connection, job_id, event), now)
+            return write(connection, view, cancel_instead_of_requeue(connection, job_id, event), now)
 
-    def take_over(self, job_id: str, event: StateEntered, now: dt.datetime) -> Written | None:
+    def take_over(self, job_id: str, event: StateEntered, now: dt.datetime) -> WriteResult | None:
         """Say of a job that its server died, and have it from now on; None if it was not abandoned any more."""
         with self.database.writing() as connection:
             jobs = views(connection, (JOBS.c.id == job_id) & self._abandoned)
             if not jobs:
                 return None
             connection.execute(update(JOBS).where(JOBS.c.id == job_id).values(owner=self.owner))
-            return write(connection, jobs[0], unless_unwanted(connection, job_id, event), now)
+            return write(connection, jobs[0], cancel_instead_of_requeue(connection, job_id, event), now)
 
-    def amend(self, job_id: str, event: JobEvent, now: dt.datetime) -> Written:
+    def amend(self, job_id: str, event: JobEvent, now: dt.datetime) -> WriteResult:
         """Add an event to a job, also if it is over. Raises UnknownNameError."""
         with self.database.writing() as connection:
             return write(connection, get(connection, job_id), event, now)
 
-    def start_next(self, now: dt.datetime) -> Written | None:
+    def start_next(self, now: dt.datetime) -> WriteResult | None:
         """Let the oldest job that waits be running here, and return it, unless one runs already.
 
         Writers take turns, so no two servers get one job. One that runs here is one whose start this server did not
@@ -121,7 +121,7 @@ class JobTable:
             connection.execute(update(JOBS).where(JOBS.c.id == waiting[0].id).values(owner=self.owner))
             return write(connection, waiting[0], event, now)
 
-    def cancel(self, job_id: str, event: StateEntered, now: dt.datetime) -> Written:
+    def cancel(self, job_id: str, event: StateEntered, now: dt.datetime) -> WriteResult:
         """End the job if it waits, mark it as unwanted if it runs, and return it as it is now.
 
         Raises FailedPreconditionError if it is over already.
@@ -183,7 +183,9 @@ class JobTable:
         with self.database.reading() as connection:
             rows = connection.execute(query).all()
         more = len(rows) > size
-        return [placed(view, position) for _, view, position in rows[:size]], rows[size - 1].number if more else None
+        return [with_queue_position(view, position) for _, view, position in rows[:size]], rows[
+            size - 1
+        ].number if more else None
 
     def abandoned(self) -> list[JobView]:
         """Return the jobs that ran when their server died."""
@@ -193,8 +195,8 @@ class JobTable:
     @property
     def _abandoned(self) -> ColumnElement[bool]:
         living = select(SERVERS.c.id).where(SERVERS.c.seen > self.database.clock - LEASE_SECONDS)
-        left = or_(JOBS.c.owner.is_(None), not_(JOBS.c.owner.in_(living)) & (JOBS.c.owner != self.owner))
-        return (JOBS.c.state == JobState.RUNNING) & left
+        orphaned = or_(JOBS.c.owner.is_(None), not_(JOBS.c.owner.in_(living)) & (JOBS.c.owner != self.owner))
+        return (JOBS.c.state == JobState.RUNNING) & orphaned
 
     def unwanted(self) -> list[str]:
         """Return the ids of the jobs that run here and that somebody has cancelled."""

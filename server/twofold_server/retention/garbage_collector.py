@@ -85,9 +85,9 @@ class GarbageCollector:
         await self._book.forget(job_id)
 
     async def _uploads(self) -> tuple[list[str], Callable[[str], Awaitable[None]]]:
-        kept = await asyncio.to_thread(_directories, self._store.root / "uploads")
+        directories = await asyncio.to_thread(_directories, self._store.root / "uploads")
         needed = {job.order.upload_id for job in await self._book.unfinished()}
-        return surplus(kept, keep=self._config.keep_uploads, needed=needed, now=time.time()), self._drop
+        return surplus(directories, keep=self._config.keep_uploads, needed=needed, now=time.time()), self._drop
 
     async def _drop(self, upload_id: str) -> None:
         async with self._book.bases:  # No job is made of it meanwhile.
@@ -96,11 +96,11 @@ class GarbageCollector:
             await asyncio.to_thread(_remove_directory, self._store, self._store.root / "uploads" / upload_id)
 
     async def _checkpoints(self) -> tuple[list[str], Callable[[str], Awaitable[None]]]:
-        kept = await asyncio.to_thread(_directories, self._store.root / "checkpoints")
+        directories = await asyncio.to_thread(_directories, self._store.root / "checkpoints")
         jobs, aliases = await self._book.unfinished(), await asyncio.to_thread(self._store.aliases)
         live = self._slot.live
         needed = needed_checkpoints(jobs, aliases, live.id if live else None)
-        chosen = surplus(kept, keep=self._config.keep_checkpoints, needed=needed, now=time.time())
+        chosen = surplus(directories, keep=self._config.keep_checkpoints, needed=needed, now=time.time())
         return chosen, self._delete
 
     async def _delete(self, checkpoint_id: str) -> None:

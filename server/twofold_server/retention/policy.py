@@ -21,14 +21,14 @@ class Retained:
     since: float
 
 
-def surplus(kept: Iterable[Retained], *, keep: int, needed: Collection[str], now: float) -> list[str]:
+def surplus(items: Iterable[Retained], *, keep: int, needed: Collection[str], now: float) -> list[str]:
     """Return the ids of what may go, oldest first: all but the newest *keep* of those that nothing needs.
 
     If *keep* is 0, nothing goes. What is needed, or younger than the grace, stays, and takes no place of the others.
     """
     if not keep:
         return []
-    free = [item for item in kept if item.id not in needed and now - item.since >= GRACE_SECONDS]
+    free = [item for item in items if item.id not in needed and now - item.since >= GRACE_SECONDS]
     free.sort(key=lambda item: (item.since, item.id))
     return [item.id for item in free[: max(0, len(free) - keep)]]
 

@@ -34,13 +34,13 @@ log = logging.getLogger(__name__)
 DatabaseLocation = Path | DatabaseUrl
 """A file of SQLite, or the address of a PostgreSQL database."""
 
-_TURN = 0x74776F66  # "twof": the advisory lock of whoever writes.
+_WRITER_LOCK_ID = 0x74776F66  # "twof": the advisory lock of whoever writes.
 _SESSION = (
     "SET idle_in_transaction_session_timeout = '10s'",  # A server that froze while it wrote lets the others go on.
     "SET lock_timeout = '20s'",
     "SET synchronous_commit = 'on'",
 )
-_PATIENCE = {"connect_timeout": "10", "tcp_user_timeout": "10000"}
+_TIMEOUTS = {"connect_timeout": "10", "tcp_user_timeout": "10000"}
 """How long a server that is gone is waited for, unless the address says otherwise."""
 
 
@@ -107,13 +107,13 @@ def _engine(location: DatabaseLocation, *, as_it_is: bool) -> Engine:
     shape: dict[str, Any] = {"pool_size": 1, "max_overflow": 0, "hide_parameters": True}
     if isinstance(location, Path):
         engine = create_engine(URL.create("sqlite+pysqlite", database=str(location)), **shape)
-        event.listen(engine, "connect", _take_over_sqlite if as_it_is else _prepare_sqlite)
+        event.listen(engine, "connect", _disable_driver_transactions if as_it_is else _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     url = make_url(location.reveal())
-    patience = {name: value for name, value in _PATIENCE.items() if name not in url.query}
+    timeouts = {name: value for name, value in _TIMEOUTS.items() if name not in url.query}
     try:
-        engine = create_engine(url, pool_pre_ping=True, connect_args=patience, **shape)
+        engine = create_engine(url, pool_pre_ping=True, connect_args=timeouts, **shape)
     except ModuleNotFoundError as error:
         raise FailedPreconditionError(
             "PostgreSQL needs the driver psycopg; install twofold-service[postgresql], or leave out --database"
@@ -123,12 +123,12 @@ def _engine(location: DatabaseLocation, *, as_it_is: bool) -> Engine:
     return engine
 
 
-def _take_over_sqlite(connection: Any, _: Any) -> None:
+def _disable_driver_transactions(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # So that the driver begins no transactions of its own.
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
-    _take_over_sqlite(connection, _)
+    _disable_driver_transactions(connection, _)
     for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {setting}").close()
 
@@ -147,7 +147,7 @@ def _prepare_postgresql(connection: Any, _: Any) -> None:
 def _begin_postgresql(connection: Connection) -> None:
     """Wait for this writer's turn, which ends with its transaction: what SQLite does by itself."""
     if connection.get_execution_options().get("writes"):
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_TURN})")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK_ID})")
 
 
 def is_writable(connection: Connection, *, has_tables: bool) -> bool:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, inspect
 
 from twofold_server.errors import FailedPreconditionError
 
-_STEPS: tuple[tuple[str, ...], ...] = (
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (  # 1: jobs and their events.
         """CREATE TABLE jobs (
             number     {counted},
@@ -47,10 +47,10 @@ _STEPS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX alias_changes_by_alias ON alias_changes (alias, number)",
     ),
 )
-VERSION = len(_STEPS)
+VERSION = len(MIGRATIONS)
 """Version of the schema. A newer one is refused."""
 
-_WORDS = {
+_TYPES = {
     "sqlite": {
         "counted": "INTEGER PRIMARY KEY AUTOINCREMENT",
         "number": "INTEGER",
@@ -74,9 +74,9 @@ def migrate(connection: Connection) -> None:
             f"the jobs' schema {version} is newer than {VERSION}, the newest known here; start the newer twofold-server "
             "that made it, or restore the database from before that"
         )
-    for step in _STEPS[version:]:
+    for step in MIGRATIONS[version:]:
         for statement in step:
-            connection.exec_driver_sql(statement.format(**_WORDS[connection.dialect.name]))
+            connection.exec_driver_sql(statement.format(**_TYPES[connection.dialect.name]))
     if version < VERSION:
         _write_version(connection, before=version)
 

@@ -15,12 +15,12 @@ class Pipe:
 
     def __init__(self, reader: asyncio.StreamReader, transport: asyncio.ReadTransport) -> None:
         self.reader = reader
-        self.kept = False
+        self.is_detached = False
         self._transport = transport
 
     def keep(self) -> Pipe:
         """Let the pipe live on when the block that opened it ends."""
-        self.kept = True
+        self.is_detached = True
         return self
 
     def close(self) -> None:
@@ -41,7 +41,7 @@ async def open_pipe() -> AsyncIterator[tuple[Pipe, int]]:
         yield pipe, writing
     finally:
         os.close(writing)
-        if not pipe.kept:
+        if not pipe.is_detached:
             pipe.close()
 
 
@@ -49,12 +49,12 @@ async def read_lines(reader: asyncio.StreamReader, limit: int) -> AsyncGenerator
     """Yield lines without their line feeds, and None once for a line of more than *limit* bytes, however long it is."""
     line, too_long = bytearray(), False
     while chunk := await reader.read(_CHUNK):
-        *ended, rest = chunk.split(b"\n")
+        *ended, tail = chunk.split(b"\n")
         for part in ended:
             line += part
             yield None if too_long or len(line) > limit else bytes(line)
             line, too_long = bytearray(), False
-        line += rest
+        line += tail
         if len(line) > limit:
             line, too_long = bytearray(), True
     if line or too_long:
