@@ -1,6 +1,6 @@
-"""From the schema that a database has to the one that this version knows, step by step. See ADR 25.
+"""Schema migrations, applied in order. See ADR 25.
 
-A step that was released never changes: what is to be different is a further step.
+Never edit a released migration; add a new one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (job, sequence)
         ) {by_key}""",
     ),
-    (  # 2: several servers with one queue.
+    (  # 2: several servers share a queue.
         "ALTER TABLE jobs ADD COLUMN owner TEXT",
         "ALTER TABLE jobs ADD COLUMN unwanted BOOLEAN NOT NULL DEFAULT FALSE",
         "CREATE TABLE servers (id TEXT NOT NULL PRIMARY KEY, seen DOUBLE PRECISION NOT NULL)",
@@ -48,7 +48,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
 )
 VERSION = len(MIGRATIONS)
-"""Version of the schema. A newer one is refused."""
+"""Schema version of this release. A newer schema is rejected."""
 
 _TYPES = {
     "sqlite": {
@@ -67,7 +67,7 @@ _TYPES = {
 
 
 def migrate(connection: Connection) -> None:
-    """Take the steps that a database lacks, in the transaction that is open. Raises FailedPreconditionError if it is newer."""
+    """Apply pending migrations in the open transaction. Raises FailedPreconditionError if the schema is newer."""
     version = read_version(connection)
     if version > VERSION:
         raise FailedPreconditionError(
@@ -82,7 +82,7 @@ def migrate(connection: Connection) -> None:
 
 
 def read_version(connection: Connection) -> int:
-    """Return the version of the schema that a database has; zero if it has none yet."""
+    """Return the schema version of a database; 0 if it has no schema."""
     if connection.dialect.name == "sqlite":
         return int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
     if not inspect(connection).has_table("schema_version"):
