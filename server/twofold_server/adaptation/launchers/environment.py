@@ -1,4 +1,4 @@
-"""What a trainer may know of the server's environment."""
+"""Environment variables passed to the trainer."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _COMPUTE_PREFIXES = ("CUDA_", "NVIDIA_", "CUBLAS_", "NCCL_", "OMP_", "KMP_", "MK
 
 
 def trainer_environment(server_environment: Mapping[str, str], threads: int) -> dict[str, str]:
-    """Keep what a trainer needs to find its packages, models and devices, and nothing that may be a secret of ours.
+    """Return the variables that a trainer needs to find packages, models and devices, without the server's secrets.
 
-    Its thread budget goes on top: libraries read it when they are imported.
+    Adds the thread budget, which libraries read on import.
     """
     variables = {
         name: value

@@ -19,18 +19,18 @@ class Pipe:
         self._transport = transport
 
     def keep(self) -> Pipe:
-        """Let the pipe live on when the block that opened it ends."""
+        """Keep the pipe open after the block that opened it ends."""
         self.is_detached = True
         return self
 
     def close(self) -> None:
-        """Close it; who reads sees its end."""
+        """Close the pipe; readers see end of file."""
         self._transport.close()
 
 
 @asynccontextmanager
 async def open_pipe() -> AsyncIterator[tuple[Pipe, int]]:
-    """Give a pipe and the descriptor of its writing end, for a process to inherit. Ours is closed with the block."""
+    """Yield a pipe and the descriptor of its writing end, for a process to inherit. Closes the descriptor with the block."""
     reading, writing = os.pipe()
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
@@ -46,7 +46,7 @@ async def open_pipe() -> AsyncIterator[tuple[Pipe, int]]:
 
 
 async def read_lines(reader: asyncio.StreamReader, limit: int) -> AsyncGenerator[bytes | None, None]:
-    """Yield lines without their line feeds, and None once for a line of more than *limit* bytes, however long it is."""
+    """Yield lines without line feeds, and None for each line of more than *limit* bytes."""
     line, too_long = bytearray(), False
     while chunk := await reader.read(_CHUNK):
         *ended, tail = chunk.split(b"\n")
