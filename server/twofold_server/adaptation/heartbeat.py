@@ -72,13 +72,13 @@ class Heartbeat:
                     self._cancel(job_id)
                 await self._take_over_orphans()
             except (ServerError, CheckpointError, OSError) as error:  # The next heartbeat may succeed.
-                log.error("a beat failed", extra={"reason": str(error)})  # noqa: TRY400 -- no bug of ours.
+                log.error("heartbeat failed", extra={"reason": str(error)})  # noqa: TRY400 -- no bug of ours.
 
     async def _take_over_orphans(self) -> None:
         for view in await self._book.abandoned():
             current = (await asyncio.to_thread(self._store.aliases)).current
             event = conclude_after_crash(view, current, self._attempts)
-            log.warning("a job was left running", extra={"job": view.id, "reason": event.reason})
+            log.warning("taking over an orphaned job", extra={"job": view.id, "reason": event.reason})
             await asyncio.to_thread(self._launcher.bury, view.id)
             taken = await self._book.take_over(view.id, event)  # None if another server was faster.
             if taken is not None and taken.state.is_over:

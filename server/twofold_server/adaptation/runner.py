@@ -165,7 +165,7 @@ class JobRunner:
             try:
                 view = await self.book.start_next()
             except Exception:  # An error of one job or of the disk must not stop the queue.
-                log.exception("the queue cannot be read")
+                log.exception("could not read the job queue")
                 await self._backoff()
                 continue
             if view is None:
@@ -194,10 +194,10 @@ class JobRunner:
                 await self.book.say(view.id, ending)
                 break
             except FailedPreconditionError as error:  # Another server took the job over.
-                log.error("a job had ended already", extra={"job": view.id, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
+                log.error("job had already ended", extra={"job": view.id, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
                 break
             except DatabaseError:  # For example a full disk. Retry, or the job would stay RUNNING for ever.
-                log.exception("the end of a job cannot be written", extra={"job": view.id, "state": ending.state.value})
+                log.exception("could not record the end of a job", extra={"job": view.id, "state": ending.state.value})
                 if self._stopping.is_set():
                     break
                 await self._backoff()

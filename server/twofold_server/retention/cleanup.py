@@ -46,7 +46,7 @@ class StaleFiles:
                         if alone or _is_old(half):
                             _remove(half)
         except OSError as error:
-            log.warning("leftovers cannot be removed", extra={"reason": str(error)})
+            log.warning("stale files could not be removed", extra={"reason": str(error)})
 
 
 def _is_old(path: Path) -> bool:
@@ -60,4 +60,4 @@ def _remove(path: Path) -> None:
         path.unlink()
     else:
         return
-    log.info("a leftover was removed", extra={"path": path.name})
+    log.info("stale file removed", extra={"path": path.name})

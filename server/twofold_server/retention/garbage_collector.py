@@ -59,7 +59,7 @@ class GarbageCollector:
             try:
                 surplus_ids, remove = await list_deletable()
             except (ServerError, CheckpointError, OSError) as error:
-                log.warning("nothing can be collected", extra={"kind": kind, "reason": str(error)})
+                log.warning("garbage collection failed", extra={"kind": kind, "reason": str(error)})
                 continue
             for item_id in surplus_ids:
                 await self._remove(kind, item_id, remove)
@@ -68,7 +68,7 @@ class GarbageCollector:
         try:
             await remove(item_id)
         except (ServerError, CheckpointError, OSError) as error:  # A new job may need it by now.
-            log.warning("not collected", extra={"kind": kind, kind: item_id, "reason": str(error)})
+            log.warning("could not be removed", extra={"kind": kind, kind: item_id, "reason": str(error)})
         else:
             self._metrics.collected.labels(kind).inc()
             log.info("collected", extra={"kind": kind, kind: item_id})

@@ -24,7 +24,7 @@ def step_back(pid: int, niceness: int) -> None:
         try:
             way()
         except (OSError, AttributeError) as error:  # The process ended, permission is denied, or this is not Linux.
-            log.info("the trainer keeps some of its priority", extra={"reason": str(error)})
+            log.info("could not fully lower the trainer's priority", extra={"reason": str(error)})
 
 
 def _ways(pid: int, niceness: int) -> Iterator[Callable[[], object]]:
