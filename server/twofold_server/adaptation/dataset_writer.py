@@ -1,4 +1,4 @@
-"""What a data set holds, and how one is written: all of it, or nothing."""
+"""Contents of a data set, and the writer that stores one atomically."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ CONTENTS = "contents.json"
 MAX_NAME = 100
 """Longest label or entity type, in code points."""
 MAX_NAMES = 2000
-"""Most labels, or entity types, in one data set."""
+"""Maximum number of labels, and of entity types, in a data set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inline:
-    """Examples that came with a request."""
+    """Examples sent inside a request."""
 
     train: tuple[Example, ...]
     dev: tuple[Example, ...] = ()
 
 
 class Contents(msgspec.Struct, kw_only=True):
-    """Count what a data set holds, and remember where each name stands first, such as ``train[3].label``."""
+    """Counts of a data set, and the first location of each name, such as ``train[3].label``."""
 
     display_name: str = ""
     examples: dict[Part, int] = msgspec.field(default_factory=lambda: {"train": 0, "dev": 0})
     annotated: dict[HeadName, int] = msgspec.field(default_factory=lambda: {"classifier": 0, "ner": 0})
-    """Training examples that say something to a head."""
+    """Number of training examples annotated for each head."""
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     entity_types: dict[str, str] = msgspec.field(default_factory=dict)
 
     def add(self, part: Part, example: Example) -> None:
-        """Count one example. Raises InvalidRequestError for names that are too long or too many."""
+        """Count an example. Raises InvalidRequestError if a name is too long or there are too many names."""
         location = f"{part}[{self.examples[part]}]"
         self.examples[part] += 1
         if part == "train":
@@ -70,7 +70,7 @@ def _note(names: dict[str, str], name: str, location: str) -> None:
 
 @dataclass(slots=True)
 class DatasetWriter:
-    """Write a data set's files into a directory, checking every example on the way. Its methods block."""
+    """Checks examples and writes them to the files of a data set. Methods block."""
 
     path: Path
     max_examples: int
@@ -83,14 +83,14 @@ class DatasetWriter:
 
     def __exit__(self, *_: object) -> None:
         for file in self._files.values():
-            with suppress(OSError):  # What a full disk did not take has been told already.
+            with suppress(OSError):  # add() and finish() have already raised for a full disk.
                 file.close()
 
     def add(self, part: Part, examples: Iterable[Example]) -> None:
-        """Check and write some examples.
+        """Check and write examples.
 
-        Raises ExampleError that names part, line and field, InvalidRequestError if there are too many, and
-        OverloadedError if the disk takes no more.
+        Raises ExampleError that names part, line and field, InvalidRequestError if there are too many examples, and
+        OverloadedError if the disk write fails.
         """
         try:
             for example in examples:
@@ -123,12 +123,12 @@ class DatasetWriter:
 
 
 def read_contents(path: Path) -> Contents:
-    """Read what was counted when the data set was written."""
+    """Read the contents file of a stored data set."""
     return msgspec.json.decode((path / CONTENTS).read_bytes(), type=Contents)
 
 
 def move_dataset(staged: Path, target: Path) -> None:
-    """Give a finished directory its name, in one step that lasts."""
+    """Move a finished directory to its target, atomically and durably."""
     target.parent.mkdir(parents=True, exist_ok=True)
     staged.rename(target)
     flush(target.parent)

@@ -1,4 +1,4 @@
-"""What a server does all the time to share its jobs with others: it says that it lives, and looks after who does not."""
+"""Server heartbeats, and the takeover of jobs whose server died."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from twofold_server.retention.cleanup import StaleFiles
 log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 2.0
-"""Time between two beats: as late as this, a server hears of what others have written."""
+"""Heartbeat interval, and the longest delay before a server notices what other servers wrote."""
 
 
 class Heartbeat:
-    """Take over the jobs of servers that died: once at first, and again and again where servers share a database.
+    """Takes over the jobs of dead servers: once at start, then periodically if servers share a database.
 
-    A job goes on in the queue, unless it has had its *attempts*.
-    *cancel* is called with the id of each running job of this server that was cancelled at another one.
+    A job returns to the queue until it has used its *attempts*.
+    *cancel* receives the id of each running job of this server that was cancelled through another server.
     """
 
     def __init__(
@@ -44,43 +44,43 @@ class Heartbeat:
         self._store = store
         self._book = book
         self._reporter = reporter
-        self._leftovers = leftovers
+        self._stale_files = leftovers
         self._launcher = launcher
         self._attempts = attempts
         self._cancel = cancel
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Take over what is left of the dead, and go on with it if others share the jobs."""
-        await self._inherit()
+        """Take over orphaned jobs, and start the heartbeat if other servers share the jobs."""
+        await self._take_over_orphans()
         if self._book.is_shared:
-            self._task = asyncio.create_task(self._beat(), name="pulse")
+            self._task = asyncio.create_task(self._send(), name="pulse")
 
     async def stop(self) -> None:
-        """Leave it."""
+        """Stop the heartbeat."""
         if self._task:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
 
-    async def _beat(self) -> None:
+    async def _send(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
             try:
                 await self._book.beat()
                 for job_id in await self._book.unwanted():
                     self._cancel(job_id)
-                await self._inherit()
-            except (ServerError, CheckpointError, OSError) as error:  # The next beat may find it mended.
-                log.error("a beat failed", extra={"reason": str(error)})  # noqa: TRY400 -- no bug of ours.
+                await self._take_over_orphans()
+            except (ServerError, CheckpointError, OSError) as error:  # The next heartbeat may succeed.
+                log.error("heartbeat failed", extra={"reason": str(error)})  # noqa: TRY400 -- no bug of ours.
 
-    async def _inherit(self) -> None:
+    async def _take_over_orphans(self) -> None:
         for view in await self._book.abandoned():
             current = (await asyncio.to_thread(self._store.aliases)).current
             event = conclude_after_crash(view, current, self._attempts)
-            log.warning("a job was left running", extra={"job": view.id, "reason": event.reason})
+            log.warning("taking over an orphaned job", extra={"job": view.id, "reason": event.reason})
             await asyncio.to_thread(self._launcher.bury, view.id)
             taken = await self._book.take_over(view.id, event)  # None if another server was faster.
             if taken is not None and taken.state.is_over:
-                await asyncio.to_thread(self._leftovers.of_job, view.id)
+                await asyncio.to_thread(self._stale_files.of_job, view.id)
                 await self._reporter.make(view.id)

@@ -1,4 +1,4 @@
-"""How a job ends. Pure functions: every ending has a state and a sentence."""
+"""Outcomes of a job, each a state and a reason. Pure functions."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ STOPPED = StateEntered(
 def final_state(
     view: JobView, last: Finished | TrainerDied, *, cancelled: bool, stopping: bool, attempts: int
 ) -> StateEntered:
-    """Turn the trainer's last word into the job's, given what the server asked of it in the meantime.
+    """Return the final state of a job, given the trainer's last event and the server's requests to cancel or stop it.
 
-    A job whose trainer was ended by somebody else waits for another one, unless it has had so many *attempts*.
+    A job whose trainer was killed from outside is queued again until it has used its *attempts*.
     """
     if cancelled:
         return CANCELLED
@@ -36,18 +36,18 @@ def final_state(
 
 
 def try_again(view: JobView, reason: str, attempts: int) -> StateEntered:
-    """Let a job that lost its trainer or its server wait for another one, or end it if there were *attempts* already."""
+    """Requeue a job that lost its trainer or server, or fail it once it has used its *attempts*."""
     number = view.losses + 1
     if number < attempts:
         message = f"{reason} The job goes on from what it had kept: attempt {number + 1} of {attempts}."
         return StateEntered(state=JobState.QUEUED, reason=message, lost=True)
     counted = f" That was attempt {number} of {attempts}." if attempts > 1 else ""
-    left = f" {view.candidate} was published and waits for PromoteCheckpoint." if view.candidate else ""
-    return StateEntered(state=JobState.FAILED, reason=f"{reason}{counted}{left}")
+    candidate_note = f" {view.candidate} was published and waits for PromoteCheckpoint." if view.candidate else ""
+    return StateEntered(state=JobState.FAILED, reason=f"{reason}{counted}{candidate_note}")
 
 
 def conclude_after_crash(view: JobView, current: str | None, attempts: int) -> StateEntered:
-    """Decide about a job that ran when its server died. A candidate that is current by now has been swapped in."""
+    """Return the state of a job whose server died. A candidate that is already current counts as swapped in."""
     if view.candidate and view.order.promote == "auto" and view.candidate == current:
         reason = (
             f"{view.candidate} was made current just before the server died; it answers since the server came back."
@@ -57,26 +57,26 @@ def conclude_after_crash(view: JobView, current: str | None, attempts: int) -> S
 
 
 def already_published(candidate: str) -> StateEntered:
-    """End a job whose trainer had done its work before the job was broken off."""
+    """Return success for a job whose trainer published before the job was interrupted."""
     return StateEntered(
         state=JobState.SUCCEEDED, reason=f"Published {candidate}: it had passed the gate when the job was broken off."
     )
 
 
 def not_promoted(candidate: str, reason: str) -> StateEntered:
-    """End a job whose candidate passed the gate and could not be made live."""
+    """Return failure for a job whose candidate passed the gate but could not go live."""
     message = f"{candidate} was published but is not live: {reason.rstrip('.')}; the old checkpoint serves on."
     return StateEntered(state=JobState.FAILED, reason=message)
 
 
 def rejected_in_shadow(candidate: str, message: str) -> StateEntered:
-    """End a job whose candidate passed the gate and was bad on live texts."""
+    """Return rejection for a job whose candidate passed the gate but failed the shadow test."""
     reason = f"{candidate} passed the gate, but in shadow, on live texts, {message}; the old checkpoint serves on."
     return StateEntered(state=JobState.REJECTED, reason=reason)
 
 
 def base_changed(base: str, current: str | None) -> str:
-    """Say why a candidate is not promoted on its own: the gate compared it with what is not current any more."""
+    """Return the reason not to promote automatically: the gate compared the candidate with a base that is no longer current."""
     return (
         f"current moved from {base} to {current} while it was trained, and the gate has compared it with {base} only; "
         'promote it with PromoteCheckpoint("candidate"), or adapt again'

@@ -1,4 +1,4 @@
-"""A job gives way to serving: it is paused while answers take too long, and goes on once they do not."""
+"""Preemption of jobs by serving: the running job is paused while request latency is too high."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from typing import Protocol
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-"""Time between two looks."""
+"""Interval between latency checks."""
 WINDOW_SECONDS = 5.0
-"""Requests that ended so long ago still count."""
+"""Length of the sliding window of finished requests."""
 FEWEST = 20
-"""With fewer requests in the window, one slow one would decide."""
+"""Minimum number of requests in the window; with fewer, a single slow request would decide."""
 REST_SECONDS = 5.0
-"""How long the first pause of a job lasts at least. Each further one rests twice as long, or the job would be paused and
-resumed for ever where serving is only good enough without it."""
+"""Minimum length of a job's first pause. It doubles with each pause, so that a job whose load alone exceeds the limit is
+not paused and resumed all the time."""
 LONGEST_REST_SECONDS = 60.0
 
 
 class PreemptibleJobs(Protocol):
-    """Whoever runs jobs."""
+    """A job runner whose running job can be paused."""
 
     @property
     def running_job(self) -> str:
-        """The id of the job that runs, paused or not; empty if none does."""
+        """Id of the running job, paused or not; empty without one."""
 
     async def pause(self, reason: str) -> None:
-        """Hold the running job where it is."""
+        """Pause the running job."""
 
     async def resume(self, reason: str) -> None:
-        """Let it go on."""
+        """Resume the running job."""
 
 
 class JobPreemptor:
-    """Watch the latency of requests, and pause and resume the running job by its 95th percentile.
+    """Pauses and resumes the running job by the 95th percentile of request latency.
 
-    request_finished() may be called on any thread; run() looks once a second until it is cancelled.
+    request_finished() is thread-safe; run() checks the latency once a second until cancelled.
     """
 
     def __init__(
@@ -50,34 +50,32 @@ class JobPreemptor:
         self._limit = limit_seconds
         self._clock = clock
         self._ended: deque[tuple[float, float]] = deque()
-        """When requests ended, and how long they had taken."""
+        """End time and duration, in seconds, of recent requests."""
         self._job = ""
         self._paused_at: float | None = None
-        self._rest = REST_SECONDS
+        self._min_pause_seconds = REST_SECONDS
 
     def request_admitted(self, texts: Sequence[str]) -> None:
         """Ignore the texts of requests."""
 
     def request_finished(self, seconds: float) -> None:
-        """Note how long a request took, or waited until its caller gave up at its deadline."""
+        """Record the duration of a request, or its wait until the deadline expired."""
         self._ended.append((self._clock(), seconds))
 
     async def run(self) -> None:
-        """Look again and again."""
+        """Check the latency periodically until cancelled."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:
                 await self.look()
-            except (
-                Exception
-            ):  # The job may have ended in between, or the disk be full. Serving must not suffer from it.
+            except Exception:  # For example, the job has just ended or the disk is full. Serving must continue.
                 log.exception("the running job could not be paused or resumed")
 
     async def look(self) -> None:
-        """Pause the running job, resume it, or leave it as it is."""
+        """Pause or resume the running job if the latency requires it."""
         slow = self._percentile()
-        if self._jobs.running_job != self._job:  # Another one, which was never paused.
-            self._job, self._paused_at, self._rest = self._jobs.running_job, None, REST_SECONDS
+        if self._jobs.running_job != self._job:  # A new job has not been paused yet.
+            self._job, self._paused_at, self._min_pause_seconds = self._jobs.running_job, None, REST_SECONDS
         if not self._job:
             return
         if self._paused_at is None:
@@ -87,14 +85,14 @@ class JobPreemptor:
                     f"Paused: the 95th percentile of latency is {1000 * slow:.0f} ms, and {1000 * self._limit:.0f} ms is the "
                     "most that a job may run beside."
                 )
-        elif slow <= self._limit and (paused := self._clock() - self._paused_at) >= self._rest:
-            self._paused_at, self._rest = None, min(2 * self._rest, LONGEST_REST_SECONDS)
+        elif slow <= self._limit and (paused := self._clock() - self._paused_at) >= self._min_pause_seconds:
+            self._paused_at, self._min_pause_seconds = None, min(2 * self._min_pause_seconds, LONGEST_REST_SECONDS)
             await self._jobs.resume(
                 f"Resumed after {paused:.0f} s: the 95th percentile of latency is {1000 * slow:.0f} ms."
             )
 
     def _percentile(self) -> float:
-        """Return the 95th percentile of latency over the window, or zero where too few requests say anything."""
+        """Return the 95th percentile of latency in seconds over the window, or 0 with fewer than FEWEST requests."""
         begin = self._clock() - WINDOW_SECONDS
         while self._ended and self._ended[0][0] < begin:
             self._ended.popleft()

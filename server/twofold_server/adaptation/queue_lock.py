@@ -1,4 +1,4 @@
-"""The claim of a server on the jobs of a store."""
+"""File lock on the job queue of a store."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from twofold_server.errors import FailedPreconditionError
 
 
 def lock_queue(path: Path, *, shared: bool) -> IO[str]:
-    """Claim a store's jobs for this process, until it ends: alone, or with others that share a database.
+    """Lock a store's job queue for the life of this process: exclusively, or shared between servers of one database.
 
-    Raises FailedPreconditionError if another server has them otherwise, or if the store cannot be written.
+    Raises FailedPreconditionError if another server holds a conflicting lock or the store is not writable.
     """
     try:
         file = path.open("a+")

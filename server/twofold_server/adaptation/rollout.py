@@ -1,4 +1,4 @@
-"""What becomes of a candidate that the gate has passed: nominated, tried in shadow, made live."""
+"""Rollout of a candidate that passed the gate: set the alias, run the shadow test, promote."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ log = logging.getLogger(__name__)
 
 
 class Promoter(Protocol):
-    """Whoever can make a checkpoint live."""
+    """Promotes checkpoints."""
 
     async def promote(self, name: str, author: Author, *, adapted: HeadName, over: str | None) -> Promotion:
-        """Make it live, and return when it answers. The old one serves on after any error.
+        """Make a checkpoint live, and return once it serves. After any error the old checkpoint stays live.
 
-        Raises SwapError, CheckpointError, or BaseChangedError if the one that it would replace is not *over*.
+        Raises SwapError, CheckpointError, or BaseChangedError if the current checkpoint is not *over*.
         """
 
 
 class Promotion(Protocol):
-    """What a promotion says of itself."""
+    """Result of a promotion."""
 
     @property
     def seconds(self) -> float:
-        """How long the change took."""
+        """Duration of the promotion."""
 
 
 class CandidateRollout:
-    """Follow a job's candidate to its end: it answers, or it waits for a person, or it is refused."""
+    """Rolls out a job's candidate: promotes it, leaves it for manual promotion, or rejects it."""
 
     def __init__(
         self, store: Store, book: JobRepository, promoter: Promoter, auditions: ShadowTest | None, config: Config
@@ -52,18 +52,18 @@ class CandidateRollout:
         self._store = store
         self._book = book
         self._promoter = promoter
-        self._auditions = auditions
+        self._shadow_tests = auditions
         self._config = config
 
     async def follow(
         self, view: JobView, ending: StateEntered, interrupted: Callable[[], StateEntered | None]
     ) -> StateEntered:
-        """Nominate the candidate, and let it answer if that was asked for; return how the job ends.
+        """Set the candidate alias, promote the candidate if requested, and return the final state of the job.
 
-        *ending* is how it does if all goes well, *interrupted* how it does if it is not to go on.
+        *ending* is the state on success. *interrupted* returns the state of a cancelled or stopped job, else None.
         """
         try:
-            # First of all, so that a candidate that cannot be made live can still be found by its alias.
+            # First, so that a candidate that cannot go live still has an alias.
             author = Author(view.id, "The gate passed it.")
             nomination = await asyncio.to_thread(self._store.set_candidate, view.candidate)
             await self._book.record(nomination, author)
@@ -72,7 +72,7 @@ class CandidateRollout:
             base = view.base if view.order.base == "current" else None
             if base and nomination.after.current != base:
                 return not_promoted(view.candidate, base_changed(base, nomination.after.current))
-            if failed := await self._audition(view, interrupted):
+            if failed := await self._shadow_test(view, interrupted):
                 return failed
             await self._book.say(view.id, PhaseStarted(phase="swap"))
             promotion = await self._promoter.promote(view.candidate, author, adapted=view.order.head, over=base)
@@ -86,19 +86,21 @@ class CandidateRollout:
         await self._book.say(view.id, Swapped(checkpoint_id=view.candidate, seconds=promotion.seconds))
         return ending
 
-    async def _audition(self, view: JobView, interrupted: Callable[[], StateEntered | None]) -> StateEntered | None:
-        """Try the candidate in shadow, if that was asked for, and return how the job ends if it must not be made live."""
+    async def _shadow_test(self, view: JobView, interrupted: Callable[[], StateEntered | None]) -> StateEntered | None:
+        """Run the shadow test if requested, and return the final state if the candidate must not go live, else None."""
         requested = view.order.shadow_share
         share = self._config.shadow_share if requested is None else requested
-        if not share or self._auditions is None:
+        if not share or self._shadow_tests is None:
             return None
         await self._book.say(view.id, PhaseStarted(phase="shadow"))
 
         async def tell(seen: Shadowed) -> None:
-            with suppress(DatabaseError):  # A word on the way is not worth a job; the last one is.
+            with suppress(
+                DatabaseError
+            ):  # A lost progress event must not fail the job; the final result must be stored.
                 await self._book.say(view.id, seen)
 
-        done = await self._auditions.audition(
+        done = await self._shadow_tests.audition(
             view.candidate,
             share,
             view.order.head,

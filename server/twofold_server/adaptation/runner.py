@@ -1,4 +1,4 @@
-"""One job at a time, from the queue to its last event."""
+"""The runner that takes queued jobs one at a time to their final state."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _RETRY_SECONDS = 5.0
 
 
 class JobRunner:
-    """Run the queue of one store. One runner at a time has a store's jobs, or several that share a database."""
+    """Runs the job queue of a store. A store has one runner, or several that share a database."""
 
     def __init__(
         self,
@@ -58,14 +58,14 @@ class JobRunner:
         self._launcher = launcher or SubprocessLauncher(config)
         self.book = book
         self._reporter = reporter
-        self._succession = CandidateRollout(store, self.book, promoter, auditions, config)
-        self._intake = JobSubmitter(store, uploads, self.book, config)
-        self._leftovers = StaleFiles(store)
-        self._pulse = Heartbeat(
+        self._rollout = CandidateRollout(store, self.book, promoter, auditions, config)
+        self._submitter = JobSubmitter(store, uploads, self.book, config)
+        self._stale_files = StaleFiles(store)
+        self._heartbeat = Heartbeat(
             store=store,
             book=self.book,
             reporter=self._reporter,
-            leftovers=self._leftovers,
+            leftovers=self._stale_files,
             launcher=self._launcher,
             attempts=config.job_attempts,
             cancel=self._stop_running,
@@ -80,25 +80,25 @@ class JobRunner:
 
     @property
     def running_job(self) -> str:
-        """The id of the job that runs, paused or not; empty if none does."""
+        """Id of the running job, paused or not; empty without one."""
         return self._running or ""
 
     @property
     def is_running(self) -> bool:
-        """Whether a job runs now, beside serving, and is not paused."""
+        """Whether a job runs and is not paused."""
         return self._running is not None and not self._paused
 
     async def start(self) -> None:
-        """Take over what an earlier server left running, clear away what it left half-done, and go on with the queue.
+        """Take over orphaned jobs, remove stale files, and start working on the queue.
 
-        Raises FailedPreconditionError if another server has this store's jobs, or DatabaseError.
+        Raises FailedPreconditionError if another server holds the store's queue, or DatabaseError.
         """
         self._lock = lock_queue(self._store.root / "jobs.lock", shared=self._shares)
         try:
             await self.book.open()
-            with suppress(CheckpointError):  # Unreadable aliases are told of where they are needed.
+            with suppress(CheckpointError):  # Unreadable aliases are reported where they are used.
                 await self.book.catch_up(await asyncio.to_thread(self._store.aliases))
-            await self._pulse.start()
+            await self._heartbeat.start()
             await self._sweep(alone=not self._shares)
         except BaseException:
             await self.stop()
@@ -106,31 +106,31 @@ class JobRunner:
         self._worker = asyncio.create_task(self._work(), name="jobs")
 
     async def stop(self) -> None:
-        """Stop the running job, if there is one, and wait for its trainer's end.
+        """Stop the running job, if any, and wait until its trainer ends.
 
-        It waits then, as others do, for the next server.
+        The job returns to the queue for the next server.
         """
         self._stopping.set()
         if self._running:
             self._launcher.cancel(self._running)
         if self._worker:
             await self._worker
-        await self._pulse.stop()
+        await self._heartbeat.stop()
         await self.book.close()
         if self._lock:
             self._lock.close()
 
     async def submit(self, order: Order, inline: Inline | None = None) -> JobView:
-        """Make a job; see Intake.submit."""
-        return await self._intake.submit(order, inline)
+        """Queue a job; see JobSubmitter.submit."""
+        return await self._submitter.submit(order, inline)
 
     async def cancel(self, job_id: str) -> JobView:
-        """Stop a job and return it once it has stopped. Raises FailedPreconditionError if it is, or gets, over otherwise."""
+        """Cancel a job and return it once it has stopped. Raises FailedPreconditionError if the job ends otherwise first."""
         view = await self.book.cancel(job_id, "CancelJob was called while the job waited.")
         if view.state.is_over:
-            await asyncio.to_thread(self._leftovers.of_job, job_id)  # It may have run before it waited.
+            await asyncio.to_thread(self._stale_files.of_job, job_id)  # A requeued job may have snapshots.
             return view
-        self._stop_running(job_id)  # If another server runs it, that one hears of it from the table.
+        self._stop_running(job_id)  # A job on another server is cancelled by that server's heartbeat.
         view = await self.book.wait_until_over(job_id)
         self._unwanted.discard(job_id)
         if view.state is not JobState.CANCELLED:
@@ -138,19 +138,19 @@ class JobRunner:
         return view
 
     async def pause(self, reason: str) -> None:
-        """Hold the running job where it is, and note the reason among its events."""
-        await self._hold(reason, held=True)
+        """Pause the running job, and record the reason among its events."""
+        await self._set_paused(reason, paused=True)
 
     async def resume(self, reason: str) -> None:
-        """Let it go on."""
-        await self._hold(reason, held=False)
+        """Resume the running job."""
+        await self._set_paused(reason, paused=False)
 
-    async def _hold(self, reason: str, *, held: bool) -> None:
-        if (job := self._running) and held != self._paused and self._launcher.hold(job, held=held):
-            self._paused = held
-            self._metrics.job_paused.set(held)
-            self._metrics.job_pauses.inc(held)
-            log.info("job paused" if held else "job resumed", extra={"job": job, "reason": reason})
+    async def _set_paused(self, reason: str, *, paused: bool) -> None:
+        if (job := self._running) and paused != self._paused and self._launcher.hold(job, held=paused):
+            self._paused = paused
+            self._metrics.job_paused.set(paused)
+            self._metrics.job_pauses.inc(paused)
+            log.info("job paused" if paused else "job resumed", extra={"job": job, "reason": reason})
             await self.book.say(job, NoteAdded(message=reason))
 
     def _stop_running(self, job_id: str) -> None:
@@ -164,17 +164,17 @@ class JobRunner:
             change = self.book.change
             try:
                 view = await self.book.start_next()
-            except Exception:  # The queue must go on, whatever is wrong with one job or with the disk.
-                log.exception("the queue cannot be read")
-                await self._pause()
+            except Exception:  # An error of one job or of the disk must not stop the queue.
+                log.exception("could not read the job queue")
+                await self._backoff()
                 continue
             if view is None:
-                await self._either(change)
+                await self._wait_for_change(change)
             else:
                 await self._run(view)
 
     async def _run(self, view: JobView) -> None:
-        """Run a job to its end, or until it has to wait for another trainer. Whatever happens, the queue goes on."""
+        """Run a job until it ends or is requeued. Never raises because of the job, so that the queue continues."""
         self._running = view.id
         log.info("job started", extra={"job": view.id})
         try:
@@ -187,30 +187,30 @@ class JobRunner:
             reason = f"Unexpected {type(error).__name__}; the server's log says more. This is a bug."
             ending = StateEntered(state=JobState.FAILED, reason=reason)
         self._unwanted.discard(view.id)
-        with suppress(DatabaseError):  # Which is told of below.
-            await self._sweep(alone=False)  # A trainer that was killed has left what it was writing.
+        with suppress(DatabaseError):  # Reported below.
+            await self._sweep(alone=False)  # A killed trainer leaves partial files.
         while True:
             try:
                 await self.book.say(view.id, ending)
                 break
-            except FailedPreconditionError as error:  # Another server took this one for dead.
-                log.error("a job had ended already", extra={"job": view.id, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
+            except FailedPreconditionError as error:  # Another server took the job over.
+                log.error("job had already ended", extra={"job": view.id, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
                 break
-            except DatabaseError:  # A full disk. The job must not stay running for ever.
-                log.exception("the end of a job cannot be written", extra={"job": view.id, "state": ending.state.value})
+            except DatabaseError:  # For example a full disk. Retry, or the job would stay RUNNING for ever.
+                log.exception("could not record the end of a job", extra={"job": view.id, "state": ending.state.value})
                 if self._stopping.is_set():
                     break
-                await self._pause()
+                await self._backoff()
         if ending.state.is_over:
-            await asyncio.to_thread(self._leftovers.of_job, view.id)
+            await asyncio.to_thread(self._stale_files.of_job, view.id)
             await self._reporter.make(view.id)
         self._running, self._paused = None, False
         self._metrics.job_paused.set(0)
         log.info("job ended", extra={"job": view.id, "state": ending.state.value})
-        log.debug("why it ended", extra={"job": view.id, "reason": ending.reason})  # Which may quote a text.
+        log.debug("why it ended", extra={"job": view.id, "reason": ending.reason})  # The reason may quote user text.
 
     async def _adapt(self, view: JobView) -> StateEntered:
-        began = bool(view.phases)  # Before it was broken off: then its base is chosen, and a candidate may be there.
+        began = bool(view.phases)  # A resumed job has its base and may have a candidate.
         base = await asyncio.to_thread(self._store.get, view.base if began else view.order.base)
         await self.book.say(view.id, BaseChosen(checkpoint_id=base.id))
         if began and (made := await asyncio.to_thread(self._find_candidate, view)):
@@ -219,11 +219,11 @@ class JobRunner:
         else:
             view, ending = await self._train(view, base)
         if ending.state is JobState.SUCCEEDED and view.candidate and view.order.promote != "never":
-            return await self._succession.follow(view, ending, lambda: self._interrupted(view.id))
+            return await self._rollout.follow(view, ending, lambda: self._interrupted(view.id))
         return ending
 
     def _interrupted(self, job_id: str) -> StateEntered | None:
-        """Return how a job ends, or waits, that nobody wants any more, or None."""
+        """Return the state of a cancelled or stopped job, or None to continue."""
         if job_id in self._unwanted:
             return CANCELLED
         return STOPPED if self._stopping.is_set() else None
@@ -245,20 +245,20 @@ class JobRunner:
         return view, final_state(view, last, cancelled=cancelled, stopping=stopping, attempts=attempts)
 
     def _find_candidate(self, view: JobView) -> str:
-        """Return the id of the checkpoint that a trainer of the job has published before it died, or nothing."""
+        """Return the id of the checkpoint that an earlier trainer of the job published, or an empty string."""
         published = (entry.id for entry in self._store.list() if entry.manifest.job_id == view.id)
         return view.candidate or next(published, "")
 
     async def _sweep(self, *, alone: bool) -> None:
         unfinished = {view.id for view in await self.book.unfinished()}
         known = unfinished | {view.id for view in await self.book.over()}
-        await asyncio.to_thread(self._leftovers.remove_stale_staging, known, unfinished, alone=alone)
+        await asyncio.to_thread(self._stale_files.remove_stale_staging, known, unfinished, alone=alone)
 
-    async def _pause(self) -> None:
-        await self._either(asyncio.Event(), _RETRY_SECONDS)
+    async def _backoff(self) -> None:
+        await self._wait_for_change(asyncio.Event(), _RETRY_SECONDS)
 
-    async def _either(self, change: asyncio.Event, seconds: float | None = None) -> None:
-        """Wait for a change, the server's stop, or the time."""
+    async def _wait_for_change(self, change: asyncio.Event, seconds: float | None = None) -> None:
+        """Wait for a change, the stop of the server, or the timeout."""
         waits = {asyncio.create_task(change.wait()), asyncio.create_task(self._stopping.wait())}
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:

@@ -1,4 +1,4 @@
-"""From an order to a queued job, or to a refusal that says what to change."""
+"""Submission of jobs: validate an order, store its inline examples, queue it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from twofold_server.observability.request_context import CALL
 
 
 class JobSubmitter:
-    """Check orders, keep their inline examples under ``STORE/jobs/ID/``, and queue them."""
+    """Validates orders, stores their inline examples under ``STORE/jobs/ID/``, and queues them."""
 
     def __init__(self, store: Store, uploads: Uploads, book: JobRepository, config: Config) -> None:
         self._store = store
@@ -32,21 +32,21 @@ class JobSubmitter:
         self._config = config
 
     async def submit(self, order: Order, inline: Inline | None = None) -> JobView:
-        """Make a job, or return the one that this request_id and request made before.
+        """Queue a job, or return the earlier job of the same request_id and request.
 
         Raises InvalidRequestError, ExampleError, UnknownNameError (upload), CheckpointNotFoundError (base),
-        ConflictError (request_id) or OverloadedError (the queue is full). After any of them nothing is kept.
+        ConflictError (request_id) or OverloadedError (the queue is full). An error leaves no files or rows.
         """
         digest = await asyncio.to_thread(digest_of, order, inline)
-        # Before anything else: a repeated request gets its job, even if the base or the queue has changed since.
+        # First: a repeated request returns its job even if the base or the queue has changed.
         if earlier := await self._book.find(order.request_id, digest):
             return earlier
         await self._book.check_room(self._config.max_queued_jobs)
-        # To its end, even if the caller goes away: a job must not be left without its files, nor files without a job.
+        # Shielded from a disconnecting caller: a job must not lack its files, nor files their job.
         return await asyncio.shield(asyncio.create_task(self._queue(order, inline, digest)))
 
     async def _queue(self, order: Order, inline: Inline | None, digest: str) -> JobView:
-        async with self._book.bases:  # What a job builds on is not deleted before the job can be seen.
+        async with self._book.bases:  # The base cannot be deleted before the job is visible.
             base = await asyncio.to_thread(self._store.get, order.base)
             now = dt.datetime.now(dt.UTC)
             call = CALL.get()
@@ -57,7 +57,7 @@ class JobSubmitter:
                 base=base.id,
                 traceparent=call.traceparent if call else "",
             )
-            await asyncio.to_thread(self._keep, view, inline, base.manifest.labels)
+            await asyncio.to_thread(self._store_dataset, view, inline, base.manifest.labels)
             queued = None
             try:
                 queued = await self._book.add(view, digest, limit=self._config.max_queued_jobs)
@@ -66,8 +66,8 @@ class JobSubmitter:
                     await asyncio.to_thread(shutil.rmtree, job_directory(self._store.root, view.id), ignore_errors=True)
         return queued
 
-    def _keep(self, view: JobView, inline: Inline | None, base: LabelSet) -> None:
-        """Check the data, and give inline examples the form of an upload."""
+    def _store_dataset(self, view: JobView, inline: Inline | None, base: LabelSet) -> None:
+        """Validate the data, and store inline examples in the layout of an upload."""
         if inline is None:
             refuse(violations(view.order, self._uploads.open(view.order.upload_id).contents, base))
             return
@@ -79,6 +79,6 @@ class JobSubmitter:
 
 
 def digest_of(order: Order, inline: Inline | None) -> str:
-    """Return the SHA-256 of a whole request, to tell a repeated one from another."""
+    """Return the SHA-256 of an order and its inline examples, to recognise a repeated request."""
     examples = None if inline is None else (inline.train, inline.dev)
     return hashlib.sha256(msgspec.json.encode((order, examples), order="deterministic")).hexdigest()

@@ -1,4 +1,4 @@
-"""From a job to what its trainer is asked."""
+"""Conversion of a job into the trainer's job file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from twofold_server.jobs.model import JobView
 
 
 def make_trainer_job(view: JobView, base: str, root: Path, *, snapshot_seconds: float) -> Job:
-    """Write the order of a job in the store at *root* as the trainer reads it."""
+    """Return the trainer's job for a view in the store at *root*."""
     order = view.order
     folder = root / "uploads" / order.upload_id if order.upload_id else job_directory(root, view.id)
     dev = folder / "dev.jsonl"
@@ -37,7 +37,7 @@ def make_trainer_job(view: JobView, base: str, root: Path, *, snapshot_seconds: 
 
 
 def _time_left(view: JobView) -> float | None:
-    """Return how long the job may train, in seconds, after the time that it has already had."""
+    """Return the remaining training time in seconds, at least 1, or None without a limit."""
     if view.order.max_runtime is None:
         return None
     had = sum((phase.ended - phase.started).total_seconds() for phase in view.phases if phase.ended)

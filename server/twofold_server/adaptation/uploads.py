@@ -1,4 +1,4 @@
-"""Data sets that came before their job."""
+"""Data sets uploaded before their job."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ MAX_DISPLAY_NAME = 200
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """How an upload is called by people."""
+    """First message of an upload, with its display name."""
 
     display_name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some of an upload's examples."""
+    """A batch of examples of an upload."""
 
     part: Part
     examples: Sequence[Example]
@@ -41,7 +41,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A stored data set: ``train.jsonl``, perhaps ``dev.jsonl``, and what was counted in them."""
+    """A stored data set: ``train.jsonl``, optionally ``dev.jsonl``, and their counts."""
 
     id: str
     path: Path
@@ -49,7 +49,7 @@ class Upload:
 
 
 class Uploads:
-    """Hold data sets under ``STORE/uploads/ID/``. One appears whole or not at all."""
+    """Data sets under ``STORE/uploads/ID/``, each stored atomically."""
 
     def __init__(self, store: Store, config: Config) -> None:
         self._store = store
@@ -57,7 +57,7 @@ class Uploads:
         self._max_examples = config.max_dataset_examples
 
     async def receive(self, messages: AsyncIterator[Header | Batch]) -> Upload:
-        """Check and store examples as they come. If one is bad, or the stream breaks, nothing is kept."""
+        """Check and store a stream of examples. An invalid example or a broken stream stores nothing."""
         with self._store.staging() as staged, DatasetWriter(staged, self._max_examples) as writer:
             first = True
             async for message in messages:
@@ -81,9 +81,9 @@ class Uploads:
         return Upload(upload_id, self._root / upload_id, contents)
 
     def open(self, upload_id: str) -> Upload:
-        """Find a stored data set. Raises UnknownNameError. Blocks."""
+        """Return a stored data set. Raises UnknownNameError. Blocks."""
         path = self._root / upload_id
-        # Only a name of our own making reaches the file system.
+        # Only server-generated ids reach the file system.
         if not _ID.fullmatch(upload_id) or not path.is_dir():
             raise UnknownNameError(
                 f"there is no upload {upload_id[:100]!r}; send the examples with UploadDataset first"
@@ -92,7 +92,7 @@ class Uploads:
 
 
 async def _to_the_end(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Make a blocking call in a thread, and let it end before a caller's going away undoes its work."""
+    """Run a blocking call in a thread; on cancellation wait for its end, so that clean-up does not race with it."""
     work = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
     try:
         return await asyncio.shield(work)

@@ -1,4 +1,4 @@
-"""Whether an order fits its data and its base. Pure: said before a job is made, in the words of the request."""
+"""Validation of an order against its data and base, before a job exists. Pure functions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ANNOTATION = {"classifier": "label", "ner": "entities"}
 
 
 def violations(order: Order, contents: Contents, base: LabelSet) -> Iterator[Violation]:
-    """Yield what makes the job impossible."""
+    """Yield the violations that make the job impossible, with the request's field names."""
     if not contents.annotated[order.head]:
         yield _at(
             order,

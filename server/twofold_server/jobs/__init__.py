@@ -1,1 +1,1 @@
-"""What a job is, and where its events are stored."""
+"""The job model, and the storage of job events."""

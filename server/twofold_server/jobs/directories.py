@@ -1,4 +1,4 @@
-"""Where the files of a job are."""
+"""Paths of job files."""
 
 from __future__ import annotations
 

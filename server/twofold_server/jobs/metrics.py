@@ -1,4 +1,4 @@
-"""What Prometheus sees of the jobs."""
+"""Prometheus metrics of adaptation jobs."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from twofold_server.observability.metrics import Metrics
 
 
 class JobMetrics:
-    """Keep the metrics of adaptation in step with the records of the jobs."""
+    """Update the adaptation metrics from the event records of jobs."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._scored = ""
 
     def waiting(self, count: int) -> None:
-        """Show how many jobs wait."""
+        """Set the number of queued jobs."""
         self._metrics.jobs_waiting.set(count)
 
     def see(self, view: JobView, records: tuple[EventRecord, ...]) -> None:
-        """Count what has just been recorded of a job."""
+        """Update the metrics with newly recorded events of a job."""
         for record in records:
             match record.event:
                 case StateEntered(state=JobState.RUNNING):
@@ -40,12 +40,12 @@ class JobMetrics:
                     self._show_score(view.id, record.event)
 
     def _show_score(self, job_id: str, score: ScoreMeasured) -> None:
-        if self._scored != job_id:  # Figures of two jobs side by side would be read as one job's.
+        if self._scored != job_id:  # Scores of two jobs must not be mixed.
             self._metrics.score.clear()
             self._scored = job_id
         self._metrics.score.labels(score.figure, score.moment).set(score.value)
 
 
 def _bounded(phase: str) -> str:
-    """Keep the label set bounded, whatever a trainer calls its phases."""
+    """Map unknown phase names to "other", so that the label set stays bounded."""
     return phase if phase in PHASES else "other"

@@ -1,4 +1,4 @@
-"""What a job is to the server: an order, the events that followed, and the view that they add up to."""
+"""The server's job model: an order, its event records, and the view folded from them."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from twofold_checkpoint.protocol.job import RETAINED_MARGIN, Exact, Freeze, Hype
 from twofold_server.versions.events import RolledBack, Shadowed
 
 MAX_NOTES = 100
-"""Notes in a report. Those that come later stand among the events only."""
+"""Maximum number of notes in a report. Later notes appear only among the events."""
 
 PromoteName = Literal["auto", "manual", "never"]
 
 
 class JobState(StrEnum):
-    """Where a job is in its life."""
+    """State of a job in its life cycle."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -50,12 +50,12 @@ class JobState(StrEnum):
 
     @property
     def is_over(self) -> bool:
-        """Tell whether a job in this state has ended."""
+        """Whether a job in this state has ended."""
         return self not in {JobState.QUEUED, JobState.RUNNING}
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Hold what a caller asked for, apart from inline examples. An empty *upload_id* means that they were inline."""
+    """The caller's request without inline examples. An empty *upload_id* means that the examples were inline."""
 
     head: HeadName
     upload_id: str = ""
@@ -69,44 +69,44 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     promote: PromoteName = "auto"
     memory: MemoryMode | None = None
     shadow_share: float | None = None
-    """None means what the server is set to."""
+    """None: use the server's setting."""
     base: str = "current"
-    """An id or an alias. An alias is resolved when the job starts, so that queued jobs build on one another."""
+    """Checkpoint id or alias. An alias is resolved when the job starts, so that queued jobs build on each other."""
     seed: int = 0
     request_id: str = ""
     validate_only: bool = False
 
 
-class _Told(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=True):
-    """Base of the events that the server adds to the trainer's."""
+class _ServerEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=True):
+    """Base class of events that the server adds to the trainer's events."""
 
 
-class StateEntered(_Told, frozen=True):
-    """The job is in another state now, and *reason* says why in one sentence."""
+class StateEntered(_ServerEvent, frozen=True):
+    """The job changed state; *reason* explains why in one sentence."""
 
     state: JobState
     reason: str
     lost: bool = False
-    """Whether the job ran before and lost its trainer or its server."""
+    """Whether the running job lost its trainer or server."""
 
 
 CANCELLED = StateEntered(state=JobState.CANCELLED, reason="CancelJob was called while the job ran.")
 
 
-class BaseChosen(_Told, frozen=True):
+class BaseChosen(_ServerEvent, frozen=True):
     """The job starts from this checkpoint."""
 
     checkpoint_id: str
 
 
-class PhaseEnded(_Told, frozen=True):
-    """The phase that ran is over."""
+class PhaseEnded(_ServerEvent, frozen=True):
+    """The running phase ended."""
 
     seconds: float
 
 
-class Swapped(_Told, frozen=True):
-    """The candidate answers."""
+class Swapped(_ServerEvent, frozen=True):
+    """The candidate went live."""
 
     checkpoint_id: str
     seconds: float
@@ -114,7 +114,7 @@ class Swapped(_Told, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class TrainerDied:
-    """Say that the trainer was ended from outside, or by the system, and had no last word: another one may go on with the job."""
+    """The trainer was killed from outside or by the system without a final event. Another trainer may resume the job."""
 
     reason: str
 
@@ -123,7 +123,7 @@ JobEvent = StateEntered | BaseChosen | PhaseEnded | Swapped | Shadowed | RolledB
 
 
 class EventRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One event of a job, numbered from 1, with its time and the phase in which it happened."""
+    """A job event with its sequence number (from 1), time and phase."""
 
     sequence: int
     time: dt.datetime
@@ -132,7 +132,7 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Phase(msgspec.Struct, frozen=True, kw_only=True):
-    """A phase that has begun. *ended* is None while it runs."""
+    """A started phase. *ended* is None while it runs."""
 
     name: str
     started: dt.datetime
@@ -140,7 +140,7 @@ class Phase(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure before and after; None is not measured."""
+    """A score before and after adaptation; None if not measured."""
 
     metric: str
     examples: int
@@ -149,7 +149,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a job has measured so far."""
+    """The measurements of a job so far."""
 
     protected: Comparison | None = None
     retained: Comparison | None = None
@@ -167,11 +167,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     exact: ExactVerified | None = None
     shadow: Shadowed | None = None
     rolled_back: str = ""
-    """Why the checkpoint before answers again; empty if it does not."""
+    """Why the previous checkpoint was restored; empty if it was not."""
 
 
 class JobView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A job as it is shown: its order and the sum of its events."""
+    """A job as callers see it: its order and the fold of its events."""
 
     id: str
     order: Order
@@ -179,10 +179,10 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     base: str
     state: JobState = JobState.QUEUED
     started: dt.datetime | None = None
-    """When it first ran."""
+    """Time of the first start."""
     ended: dt.datetime | None = None
     losses: int = 0
-    """How often it lost its trainer or its server while it ran, and went on."""
+    """Number of restarts after the loss of its trainer or server."""
     phases: tuple[Phase, ...] = ()
     reason: str = ""
     candidate: str = ""
@@ -190,28 +190,28 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     report: Report = Report()
     last_sequence: int = 0
     traceparent: str = ""
-    """Where the call that asked for it stands in its trace, as W3C Trace Context writes it; empty without one."""
+    """W3C Trace Context of the call that submitted the job; empty without one."""
     queue_position: int = 0
-    """Jobs that wait before this one. It is counted when the job is read and is no part of the sum."""
+    """Number of queued jobs before this one. Computed on reading, not stored."""
 
     @property
     def phase(self) -> str:
-        """The phase that runs, or the last one that ran."""
+        """Name of the running or last phase; empty before the first."""
         return self.phases[-1].name if self.phases else ""
 
     @property
     def running_phase(self) -> Phase | None:
-        """The phase that has begun and not ended."""
+        """The running phase, or None."""
         return self.phases[-1] if self.phases and self.phases[-1].ended is None else None
 
 
 def new_job_id(now: dt.datetime) -> str:
-    """Make an id that sorts by time and that nobody can guess."""
+    """Return an unguessable id that sorts by time."""
     return f"job-{now:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
 
 
 def record(view: JobView, event: JobEvent, now: dt.datetime) -> tuple[EventRecord, ...]:
-    """Number what was said, after the end of the running phase if this ends it."""
+    """Return numbered records of an event, preceded by PhaseEnded if the event ends the running phase."""
     events = [event]
     running = view.running_phase
     if running and isinstance(event, PhaseStarted | StateEntered):
@@ -232,11 +232,11 @@ def _phase_of(event: JobEvent, view: JobView) -> str:
 
 
 def fold(view: JobView, records: Iterable[EventRecord]) -> JobView:
-    """Add records to a view. What is shown of a job is always the fold of all its records over its first view."""
-    return reduce(_after, records, view)
+    """Apply records to a view. A stored view always equals the fold of all its records over the initial view."""
+    return reduce(_apply, records, view)
 
 
-def _after(view: JobView, entry: EventRecord) -> JobView:
+def _apply(view: JobView, entry: EventRecord) -> JobView:
     view = replace(view, last_sequence=entry.sequence)
     match entry.event:
         case StateEntered(state=JobState.QUEUED, lost=lost):
@@ -256,10 +256,10 @@ def _after(view: JobView, entry: EventRecord) -> JobView:
             view = replace(view, hyperparameters=resolved)
         case Published(checkpoint_id=checkpoint_id):
             return replace(view, candidate=checkpoint_id)
-    return replace(view, report=_report_after(view.report, entry.event))
+    return replace(view, report=_apply_to_report(view.report, entry.event))
 
 
-def _report_after(report: Report, event: JobEvent) -> Report:
+def _apply_to_report(report: Report, event: JobEvent) -> Report:
     match event:
         case ScoreMeasured(figure="protected" | "retained" | "new" as figure, moment="before" | "after" as moment):
             old = getattr(report, figure)

@@ -1,4 +1,4 @@
-"""Jobs as the event loop sees them: the table's calls in one thread, and word to everyone who waits."""
+"""Asynchronous access to jobs: runs table calls in one thread and notifies waiters of changes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ P = ParamSpec("P")
 
 
 class JobRepository:
-    """Read and write jobs without blocking. What is shown is durable: everyone reads from the table."""
+    """Non-blocking reads and writes of jobs. Every read comes from the table, so callers see only durable state."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class JobRepository:
         self._changed = asyncio.Event()
         self._on_end = on_end
         self.bases = asyncio.Lock()
-        """Held while a job is made, from the look at its base to its row, and while a checkpoint is deleted."""
+        """Lock held from the check of a new job's base until its row is written, and while a checkpoint is deleted."""
         self._thread: ThreadPoolExecutor | None = None
         self._table: JobTable
         self._aliases: AliasTable
@@ -55,7 +55,7 @@ class JobRepository:
         await self._count()
 
     async def close(self) -> None:
-        """Close the table. Watchers of jobs that are not over get NotServingError."""
+        """Close the table. Watchers of unfinished jobs get NotServingError."""
         thread, self._thread = self._thread, None
         if thread:
             await asyncio.get_running_loop().run_in_executor(thread, self._table.close)
@@ -65,18 +65,18 @@ class JobRepository:
     # -- writing ------------------------------------------------------------------------------------------------
 
     async def add(self, view: JobView, digest: str, *, limit: int) -> JobView:
-        """Queue a job, or return the earlier one of the same request_id and request.
+        """Queue a job, or return the earlier job of the same request_id and request.
 
         Raises ConflictError or OverloadedError.
         """
-        added = await self._ask(self._table.add, view, digest, limit=limit)
+        added = await self._run_in_db_thread(self._table.add, view, digest, limit=limit)
         await self._count()
         self._announce()
         return added
 
     async def say(self, job_id: str, event: JobEvent) -> JobView:
-        """Record an event of a job. Raises FailedPreconditionError if the job is over, or if another server has it by now."""
-        view, records = await self._ask(self._table.say, job_id, event, _now())
+        """Append an event to a job. Raises FailedPreconditionError if the job is over or owned by another server."""
+        view, records = await self._run_in_db_thread(self._table.say, job_id, event, _now())
         self._see(view, records)
         if isinstance(event, StateEntered):
             await self._count()
@@ -84,13 +84,13 @@ class JobRepository:
         return view
 
     async def amend(self, job_id: str, event: JobEvent) -> None:
-        """Record what came of a job, also if it is over. Raises UnknownNameError."""
-        await self._ask(self._table.amend, job_id, event, _now())
+        """Append an event to a job even if the job is over. Raises UnknownNameError."""
+        await self._run_in_db_thread(self._table.amend, job_id, event, _now())
         self._announce()
 
     async def take_over(self, job_id: str, event: StateEntered) -> JobView | None:
-        """Say of a job that its server died; None if it was not abandoned any more."""
-        written = await self._ask(self._table.take_over, job_id, event, _now())
+        """Take ownership of a job whose server died, and append an event; None if the job is no longer abandoned."""
+        written = await self._run_in_db_thread(self._table.take_over, job_id, event, _now())
         if written is None:
             return None
         self._see(*written)
@@ -99,8 +99,8 @@ class JobRepository:
         return written[0]
 
     async def start_next(self) -> JobView | None:
-        """Let the oldest job that waits be running."""
-        started = await self._ask(self._table.start_next, _now())
+        """Start the oldest queued job and return it; None if none can start."""
+        started = await self._run_in_db_thread(self._table.start_next, _now())
         if started is None:
             return None
         self._see(*started)
@@ -109,87 +109,87 @@ class JobRepository:
         return started[0]
 
     async def cancel(self, job_id: str, reason: str) -> JobView:
-        """End the job if it waits, mark it as unwanted if it runs, and return it as it is now.
+        """Cancel a queued job, or mark a running job for cancellation, and return the job.
 
-        Raises FailedPreconditionError if it is over already.
+        Raises FailedPreconditionError if the job is already over.
         """
         event = StateEntered(state=JobState.CANCELLED, reason=reason)
-        view, records = await self._ask(self._table.cancel, job_id, event, _now())
+        view, records = await self._run_in_db_thread(self._table.cancel, job_id, event, _now())
         self._see(view, records)
         await self._count()
         self._announce()
         return view
 
     async def forget(self, job_id: str) -> None:
-        """Remove a job and its events. Raises UnknownNameError, or FailedPreconditionError if it is not over."""
-        await self._ask(self._table.forget, job_id)
+        """Delete a job and its events. Raises UnknownNameError, or FailedPreconditionError if the job is not over."""
+        await self._run_in_db_thread(self._table.forget, job_id)
         self._announce()
 
     async def record(self, move: AliasUpdate, author: Author) -> None:
-        """Write down who moved aliases. They have moved: where the database fails, the next start finds it so."""
+        """Record who moved aliases. If the database fails, the error is logged and catch_up() records the move at the next start."""
         try:
-            await self._ask(self._aliases.write, move, author, _now())
+            await self._run_in_db_thread(self._aliases.write, move, author, _now())
         except ServerError as error:
-            log.error("nobody wrote down who moved aliases", extra={"who": author.who, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
+            log.error("alias change not recorded", extra={"who": author.who, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
 
     async def catch_up(self, aliases: Aliases) -> None:
-        """Write down what moved while nobody could."""
-        await self._ask(self._aliases.catch_up, aliases, _now())
+        """Record alias moves that were missed while the database was unavailable."""
+        await self._run_in_db_thread(self._aliases.catch_up, aliases, _now())
 
     async def beat(self) -> None:
-        """Say that this server is alive, and let everyone look at what other servers have written."""
-        await self._ask(self._table.beat)
+        """Renew the lease of this server, and wake all waiters to read what other servers wrote."""
+        await self._run_in_db_thread(self._table.beat)
         await self._count()
         self._announce()
 
     # -- reading ------------------------------------------------------------------------------------------------
 
     async def get(self, job_id: str) -> JobView:
-        """Return one job. Raises UnknownNameError."""
-        return await self._ask(self._table.get, job_id)
+        """Return a job. Raises UnknownNameError."""
+        return await self._run_in_db_thread(self._table.get, job_id)
 
     async def find(self, request_id: str, digest: str) -> JobView | None:
-        """Return the job of a request_id. Raises ConflictError if it came with another request."""
-        return await self._ask(self._table.find, request_id, digest)
+        """Return the job of a request_id, or None. Raises ConflictError if the id was used with a different request."""
+        return await self._run_in_db_thread(self._table.find, request_id, digest)
 
     async def check_room(self, limit: int) -> None:
-        """Raise OverloadedError if *limit* jobs wait already."""
-        await self._ask(self._table.check_room, limit)
+        """Raise OverloadedError if *limit* jobs are queued."""
+        await self._run_in_db_thread(self._table.check_room, limit)
 
     async def page(self, size: int, before: int | None) -> tuple[list[JobView], int | None]:
-        """Return jobs, newest first, that were made before the job of that number, and the number for the next page."""
-        return await self._ask(self._table.page, size, before)
+        """Return up to *size* jobs created before job number *before*, newest first, and the next page's *before*."""
+        return await self._run_in_db_thread(self._table.page, size, before)
 
     async def alias_changes(self, size: int, before: int | None) -> tuple[list[AliasChange], int | None]:
-        """Return changes of aliases, newest first, that came before that number, and the number for the next page."""
-        return await self._ask(self._aliases.page, size, before)
+        """Return up to *size* alias changes before number *before*, newest first, and the next page's *before*."""
+        return await self._run_in_db_thread(self._aliases.page, size, before)
 
     async def abandoned(self) -> list[JobView]:
-        """Return the jobs that ran when their server died."""
-        return await self._ask(self._table.abandoned)
+        """Return the running jobs whose server died."""
+        return await self._run_in_db_thread(self._table.abandoned)
 
     async def unwanted(self) -> list[str]:
-        """Return the ids of the jobs that run here and that somebody has cancelled."""
-        return await self._ask(self._table.unwanted)
+        """Return the ids of this server's running jobs that were cancelled."""
+        return await self._run_in_db_thread(self._table.unwanted)
 
     async def unfinished(self) -> list[JobView]:
-        """Return the jobs that wait or run."""
-        return await self._ask(self._table.unfinished)
+        """Return the queued and running jobs."""
+        return await self._run_in_db_thread(self._table.unfinished)
 
     async def over(self) -> list[JobView]:
         """Return the jobs that are over."""
-        return await self._ask(self._table.over)
+        return await self._run_in_db_thread(self._table.over)
 
     async def watch(self, job_id: str, after: int = 0) -> AsyncGenerator[EventRecord, None]:
-        """Yield the records after a sequence number, past ones first, and end after the job's last one.
+        """Yield the records after a sequence number, past records first, and end after the job's last record.
 
-        A slow watcher loses nothing: it reads at its own pace. Raises UnknownNameError, or NotServingError when the
+        A slow watcher misses no record. Raises UnknownNameError, or NotServingError when the
         server stops before the job is over.
         """
         over = False
         while not over:
-            changed = self._changed  # Taken before the look: what comes in between is not missed.
-            records, over = await self._ask(self._table.read, job_id, after)
+            changed = self._changed  # Taken before reading, so that no change in between is missed.
+            records, over = await self._run_in_db_thread(self._table.read, job_id, after)
             for record in records:
                 yield record
                 after = record.sequence
@@ -197,7 +197,7 @@ class JobRepository:
                 await changed.wait()
 
     async def wait_until_over(self, job_id: str) -> JobView:
-        """Wait for the job's end, and return it as it ended."""
+        """Wait until the job is over, and return it."""
         while True:
             changed = self._changed
             view = await self.get(job_id)
@@ -207,12 +207,12 @@ class JobRepository:
 
     @property
     def is_shared(self) -> bool:
-        """Whether other servers may have the same jobs."""
+        """Whether other servers may share the jobs."""
         return self._table.is_shared
 
     @property
     def change(self) -> asyncio.Event:
-        """An event that is set when anything changes from now on. Take it, look, then wait for it."""
+        """An event that is set at the next change. Take it, read, then wait for it."""
         return self._changed
 
     def _see(self, view: JobView, records: tuple[EventRecord, ...]) -> None:
@@ -221,13 +221,13 @@ class JobRepository:
             self._on_end(view)
 
     async def _count(self) -> None:
-        self._metrics.waiting(await self._ask(self._table.count_waiting))
+        self._metrics.waiting(await self._run_in_db_thread(self._table.count_waiting))
 
     def _announce(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def _ask(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _run_in_db_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._thread is None:
             raise NotServingError("the server is stopping; ask again when it is back")
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: call(*args, **kwargs))

@@ -1,4 +1,4 @@
-"""Rows of jobs as views, and back: what the statements of the table have in common."""
+"""Conversion between job rows and views, and the queries that the job table shares."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from twofold_server.storage.schema import EVENTS, JOBS
 
 _RETRY_SECONDS = 60.0
 
-Written = tuple[JobView, tuple[EventRecord, ...]]
-"""A job as it is now, and the records that made it so."""
+WriteResult = tuple[JobView, tuple[EventRecord, ...]]
+"""The updated job and the records written."""
 
 _view = msgspec.json.Decoder(JobView)
 _earlier = JOBS.alias("earlier")
@@ -27,16 +27,16 @@ POSITION = (
 )
 
 
-def unless_unwanted(connection: Connection, job_id: str, event: JobEvent) -> JobEvent:
-    """Let a job end that would wait once more, if it was cancelled while it ran."""
+def cancel_instead_of_requeue(connection: Connection, job_id: str, event: JobEvent) -> JobEvent:
+    """Replace a requeue event with CANCELLED if the job was cancelled while it ran."""
     if isinstance(event, StateEntered) and event.state is JobState.QUEUED:
         unwanted = connection.execute(select(JOBS.c.unwanted).where(JOBS.c.id == job_id)).scalar_one()
         return CANCELLED if unwanted else event
     return event
 
 
-def write(connection: Connection, view: JobView, event: JobEvent, now: dt.datetime) -> Written:
-    """Write an event and the view that it makes of a job."""
+def write(connection: Connection, view: JobView, event: JobEvent, now: dt.datetime) -> WriteResult:
+    """Write an event and the resulting view of its job."""
     records = record(view, event, now)
     view = fold(replace(view, queue_position=0), records)
     change = {"state": view.state.value, "view": msgspec.json.encode(view)}
@@ -57,7 +57,7 @@ def write(connection: Connection, view: JobView, event: JobEvent, now: dt.dateti
 
 
 def find(connection: Connection, request_id: str, digest: str) -> JobView | None:
-    """Return the job of a request_id. Raises ConflictError if it came with another request."""
+    """Return the job of a request_id, or None. Raises ConflictError if the id was used with a different request."""
     if not request_id:
         return None
     row = connection.execute(select(JOBS.c.id, JOBS.c.digest).where(JOBS.c.request_id == request_id)).one_or_none()
@@ -71,19 +71,19 @@ def find(connection: Connection, request_id: str, digest: str) -> JobView | None
 
 
 def check_room(connection: Connection, limit: int) -> None:
-    """Raise OverloadedError if *limit* jobs wait already."""
+    """Raise OverloadedError if *limit* jobs are queued."""
     if count_waiting(connection) >= limit:
         raise OverloadedError(f"{limit} jobs wait already; come back when one is done", retry_after=_RETRY_SECONDS)
 
 
 def count_waiting(connection: Connection) -> int:
-    """Count the jobs that wait."""
+    """Count the queued jobs."""
     return connection.execute(select(func.count()).where(JOBS.c.state == JobState.QUEUED)).scalar_one()
 
 
 def get(connection: Connection, job_id: str) -> JobView:
-    """Return one job. Raises UnknownNameError."""
-    # A text of PostgreSQL cannot hold every character, and no id of ours holds one of those.
+    """Return a job. Raises UnknownNameError."""
+    # PostgreSQL text cannot store every character (NUL, for one); job ids are always printable.
     jobs = views(connection, JOBS.c.id == job_id) if job_id.isprintable() else []
     if not jobs:
         raise UnknownNameError(f"there is no job {job_id[:100]!r}")
@@ -91,7 +91,7 @@ def get(connection: Connection, job_id: str) -> JobView:
 
 
 def get_unfinished(connection: Connection, job_id: str) -> JobView:
-    """Return a job that is not over. Raises UnknownNameError or FailedPreconditionError."""
+    """Return a queued or running job. Raises UnknownNameError or FailedPreconditionError."""
     view = get(connection, job_id)
     if view.state.is_over:
         raise FailedPreconditionError(f"job {job_id!r} is already over: {view.state}")
@@ -99,12 +99,12 @@ def get_unfinished(connection: Connection, job_id: str) -> JobView:
 
 
 def views(connection: Connection, where: ColumnElement[bool]) -> list[JobView]:
-    """Return the jobs of which something is true, oldest first."""
+    """Return the jobs that match a condition, oldest first."""
     query = select(JOBS.c.view, POSITION).where(where).order_by(JOBS.c.number)
-    return [placed(view, position) for view, position in connection.execute(query)]
+    return [with_queue_position(view, position) for view, position in connection.execute(query)]
 
 
-def placed(stored: bytes, position: int) -> JobView:
-    """Read a view, with its place in the queue."""
+def with_queue_position(stored: bytes, position: int) -> JobView:
+    """Decode a view and set its queue position."""
     view = _view.decode(stored)
     return replace(view, queue_position=position) if view.state is JobState.QUEUED else view

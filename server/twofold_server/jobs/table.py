@@ -1,4 +1,4 @@
-"""Jobs and their events in a database."""
+"""The database table of jobs and their events."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from twofold_server.errors import DatabaseError, FailedPreconditionError
 from twofold_server.jobs.model import EventRecord, JobEvent, JobState, JobView, StateEntered
 from twofold_server.jobs.rows import (
     POSITION,
-    Written,
+    WriteResult,
+    cancel_instead_of_requeue,
     check_room,
     count_waiting,
     find,
     get,
     get_unfinished,
-    placed,
-    unless_unwanted,
     views,
+    with_queue_position,
     write,
 )
 from twofold_server.storage.database import Database, DatabaseLocation
 from twofold_server.storage.schema import EVENTS, JOBS, SERVERS
 
 LEASE_SECONDS = 30.0
-"""How long a server that does not beat is taken to be alive. It beats far more often."""
+"""A server without a heartbeat for this long counts as dead. Heartbeats are far more frequent."""
 
 _PAGE_OF_EVENTS = 500
 
@@ -38,10 +38,10 @@ _event_decoder: msgspec.json.Decoder[JobEvent] = msgspec.json.Decoder(JobEvent)
 
 
 class JobTable:
-    """Hold all jobs ever made. An event and the view that it changes are written in one durable transaction.
+    """All jobs and their events. An event and the view that it changes are written in one durable transaction.
 
-    Every method blocks; all calls come from one thread. Several servers may have one table if it is in PostgreSQL:
-    *owner* is the name of this one among them. All raise DatabaseError.
+    Every method blocks; all calls come from one thread. Several servers may share a table in PostgreSQL;
+    *owner* is the name of this server. All methods raise DatabaseError.
     """
 
     def __init__(self, location: DatabaseLocation, owner: str = "") -> None:
@@ -49,22 +49,22 @@ class JobTable:
         self.database = Database(location)
         self.is_shared = self.database.is_shared
         with self.database.writing() as connection:
-            if not self.is_shared:  # Who has the file has it alone: those that had it are dead.
+            if not self.is_shared:  # The file has one owner, so earlier servers are dead.
                 connection.execute(delete(SERVERS))
             self._beat(connection)
 
     def close(self) -> None:
-        """Say that this server is gone, and close the database."""
-        with suppress(DatabaseError), self.database.writing() as connection:  # Without it, its lease runs out.
+        """Deregister this server and close the database."""
+        with suppress(DatabaseError), self.database.writing() as connection:  # On failure the lease expires.
             connection.execute(delete(SERVERS).where(SERVERS.c.id == self.owner))
         self.database.close()
 
     # -- writing ------------------------------------------------------------------------------------------------
 
     def add(self, view: JobView, digest: str, *, limit: int) -> JobView:
-        """Queue a job, or return the earlier one of the same request.
+        """Queue a job, or return the earlier job of the same request.
 
-        Raises ConflictError if its request_id came with another request, OverloadedError if *limit* jobs wait.
+        Raises ConflictError if the request_id was used with a different request, OverloadedError if *limit* jobs are queued.
         """
         with self.database.writing() as connection:
             if earlier := find(connection, view.order.request_id, digest):
@@ -82,34 +82,34 @@ class JobTable:
             write(connection, view, event, view.created)
             return get(connection, view.id)
 
-    def say(self, job_id: str, event: JobEvent, now: dt.datetime) -> Written:
-        """Add an event to a job. Raises FailedPreconditionError if it is over, or if another server has it by now."""
+    def say(self, job_id: str, event: JobEvent, now: dt.datetime) -> WriteResult:
+        """Append an event to a job. Raises FailedPreconditionError if the job is over or owned by another server."""
         with self.database.writing() as connection:
             view = get_unfinished(connection, job_id)
             owner = connection.execute(select(JOBS.c.owner).where(JOBS.c.id == job_id)).scalar_one()
             if owner not in (None, self.owner):
                 raise FailedPreconditionError(f"job {job_id!r} is run by another server by now")
-            return write(connection, view, unless_unwanted(connection, job_id, event), now)
+            return write(connection, view, cancel_instead_of_requeue(connection, job_id, event), now)
 
-    def take_over(self, job_id: str, event: StateEntered, now: dt.datetime) -> Written | None:
-        """Say of a job that its server died, and have it from now on; None if it was not abandoned any more."""
+    def take_over(self, job_id: str, event: StateEntered, now: dt.datetime) -> WriteResult | None:
+        """Take ownership of a job whose server died, and append an event; None if the job is no longer abandoned."""
         with self.database.writing() as connection:
             jobs = views(connection, (JOBS.c.id == job_id) & self._abandoned)
             if not jobs:
                 return None
             connection.execute(update(JOBS).where(JOBS.c.id == job_id).values(owner=self.owner))
-            return write(connection, jobs[0], unless_unwanted(connection, job_id, event), now)
+            return write(connection, jobs[0], cancel_instead_of_requeue(connection, job_id, event), now)
 
-    def amend(self, job_id: str, event: JobEvent, now: dt.datetime) -> Written:
-        """Add an event to a job, also if it is over. Raises UnknownNameError."""
+    def amend(self, job_id: str, event: JobEvent, now: dt.datetime) -> WriteResult:
+        """Append an event to a job even if the job is over. Raises UnknownNameError."""
         with self.database.writing() as connection:
             return write(connection, get(connection, job_id), event, now)
 
-    def start_next(self, now: dt.datetime) -> Written | None:
-        """Let the oldest job that waits be running here, and return it, unless one runs already.
+    def start_next(self, now: dt.datetime) -> WriteResult | None:
+        """Start the oldest queued job on this server and return it; None if none is queued or another server runs one.
 
-        Writers take turns, so no two servers get one job. One that runs here is one whose start this server did not
-        hear of: it has asked for the next one.
+        Write transactions are serialised, so two servers never start the same job. A job that this server already runs is
+        returned again: the reply to an earlier call was lost.
         """
         with self.database.writing() as connection:
             for view in views(connection, JOBS.c.state == JobState.RUNNING):
@@ -121,10 +121,10 @@ class JobTable:
             connection.execute(update(JOBS).where(JOBS.c.id == waiting[0].id).values(owner=self.owner))
             return write(connection, waiting[0], event, now)
 
-    def cancel(self, job_id: str, event: StateEntered, now: dt.datetime) -> Written:
-        """End the job if it waits, mark it as unwanted if it runs, and return it as it is now.
+    def cancel(self, job_id: str, event: StateEntered, now: dt.datetime) -> WriteResult:
+        """Cancel a queued job, or mark a running job for cancellation, and return the job.
 
-        Raises FailedPreconditionError if it is over already.
+        Raises FailedPreconditionError if the job is already over.
         """
         with self.database.writing() as connection:
             view = get_unfinished(connection, job_id)
@@ -134,7 +134,7 @@ class JobTable:
             return view, ()
 
     def forget(self, job_id: str) -> None:
-        """Remove a job and its events. Raises UnknownNameError, or FailedPreconditionError if it is not over."""
+        """Delete a job and its events. Raises UnknownNameError, or FailedPreconditionError if the job is not over."""
         with self.database.writing() as connection:
             view = get(connection, job_id)
             if not view.state.is_over:
@@ -144,7 +144,7 @@ class JobTable:
             connection.execute(delete(JOBS).where(JOBS.c.id == job_id))
 
     def beat(self) -> None:
-        """Say that this server is alive."""
+        """Renew the lease of this server."""
         with self.database.writing() as connection:
             self._beat(connection)
 
@@ -161,49 +161,51 @@ class JobTable:
     # -- reading ------------------------------------------------------------------------------------------------
 
     def find(self, request_id: str, digest: str) -> JobView | None:
-        """Return the job of a request_id. Raises ConflictError if it came with another request."""
+        """Return the job of a request_id, or None. Raises ConflictError if the id was used with a different request."""
         with self.database.reading() as connection:
             return find(connection, request_id, digest)
 
     def check_room(self, limit: int) -> None:
-        """Raise OverloadedError if *limit* jobs wait already."""
+        """Raise OverloadedError if *limit* jobs are queued."""
         with self.database.reading() as connection:
             check_room(connection, limit)
 
     def get(self, job_id: str) -> JobView:
-        """Return one job. Raises UnknownNameError."""
+        """Return a job. Raises UnknownNameError."""
         with self.database.reading() as connection:
             return get(connection, job_id)
 
     def page(self, size: int, before: int | None) -> tuple[list[JobView], int | None]:
-        """Return jobs, newest first, that were made before the job of that number, and the number for the next page."""
+        """Return up to *size* jobs created before job number *before*, newest first, and the next page's *before*."""
         query = select(JOBS.c.number, JOBS.c.view, POSITION).order_by(JOBS.c.number.desc()).limit(size + 1)
         if before is not None:
             query = query.where(JOBS.c.number < before)
         with self.database.reading() as connection:
             rows = connection.execute(query).all()
         more = len(rows) > size
-        return [placed(view, position) for _, view, position in rows[:size]], rows[size - 1].number if more else None
+        return [with_queue_position(view, position) for _, view, position in rows[:size]], rows[
+            size - 1
+        ].number if more else None
 
     def abandoned(self) -> list[JobView]:
-        """Return the jobs that ran when their server died."""
+        """Return the running jobs whose server died."""
         with self.database.reading() as connection:
             return views(connection, self._abandoned)
 
     @property
     def _abandoned(self) -> ColumnElement[bool]:
         living = select(SERVERS.c.id).where(SERVERS.c.seen > self.database.clock - LEASE_SECONDS)
-        left = or_(JOBS.c.owner.is_(None), not_(JOBS.c.owner.in_(living)) & (JOBS.c.owner != self.owner))
-        return (JOBS.c.state == JobState.RUNNING) & left
+        orphaned = or_(JOBS.c.owner.is_(None), not_(JOBS.c.owner.in_(living)) & (JOBS.c.owner != self.owner))
+        return (JOBS.c.state == JobState.RUNNING) & orphaned
 
     def unwanted(self) -> list[str]:
-        """Return the ids of the jobs that run here and that somebody has cancelled."""
+        """Return the ids of this server's running jobs that were cancelled."""
         mine = (JOBS.c.state == JobState.RUNNING) & (JOBS.c.owner == self.owner) & JOBS.c.unwanted
         with self.database.reading() as connection:
             return list(connection.execute(select(JOBS.c.id).where(mine)).scalars())
 
     def unfinished(self) -> list[JobView]:
-        """Return the jobs that wait or run."""
+        """Return the queued and running jobs."""
         with self.database.reading() as connection:
             return views(connection, JOBS.c.state.in_((JobState.QUEUED, JobState.RUNNING)))
 
@@ -213,12 +215,12 @@ class JobTable:
             return views(connection, JOBS.c.state.not_in((JobState.QUEUED, JobState.RUNNING)))
 
     def count_waiting(self) -> int:
-        """Count the jobs that wait."""
+        """Count the queued jobs."""
         with self.database.reading() as connection:
             return count_waiting(connection)
 
     def read(self, job_id: str, after: int) -> tuple[list[EventRecord], bool]:
-        """Return the next events after a sequence number, and whether there will be none after these."""
+        """Return the next records after a sequence number, and whether they are the job's last."""
         query = (
             select(EVENTS.c.sequence, EVENTS.c.time, EVENTS.c.phase, EVENTS.c["said"])
             .join(JOBS)

@@ -1,1 +1,1 @@
-"""What may be deleted, and what deletes it."""
+"""Retention: the policy, and the deletion of expired data."""

@@ -1,4 +1,4 @@
-"""What is of no use any more: what processes that died have left half-done, and what jobs needed only while they ran."""
+"""Removal of stale files: partial output of dead processes, and resume snapshots of finished jobs."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ log = logging.getLogger(__name__)
 
 
 class StaleFiles:
-    """Remove them from a store. What cannot be removed is logged, and stays until the next start or the end of a job."""
+    """Removes stale files of a store. What cannot be removed is logged and retried at the next start or end of a job."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def of_job(self, job_id: str) -> None:
-        """Remove the snapshots of a job that is over."""
+        """Remove the snapshots of a finished job."""
         _remove(job_directory(self._store.root, job_id) / SNAPSHOTS)
 
     def remove_stale_staging(self, known: Collection[str], unfinished: Collection[str], *, alone: bool) -> None:
-        """Remove what is half-done in staging and among the jobs, of which these are *known* and these *unfinished*.
+        """Remove partial files from staging and from the job directories, given the *known* and *unfinished* job ids.
 
-        If what is done here is not *alone* with the jobs, what is young stays: another server, or a call, may be writing it.
+        Without exclusive access (*alone*), young files stay: another server or a call may be writing them.
         """
         try:
             self._store.remove_stale_staging()
@@ -46,7 +46,7 @@ class StaleFiles:
                         if alone or _is_old(half):
                             _remove(half)
         except OSError as error:
-            log.warning("leftovers cannot be removed", extra={"reason": str(error)})
+            log.warning("stale files could not be removed", extra={"reason": str(error)})
 
 
 def _is_old(path: Path) -> bool:
@@ -60,4 +60,4 @@ def _remove(path: Path) -> None:
         path.unlink()
     else:
         return
-    log.info("a leftover was removed", extra={"path": path.name})
+    log.info("stale file removed", extra={"path": path.name})

@@ -1,4 +1,4 @@
-"""Removing a checkpoint that nothing needs."""
+"""Deletion of unneeded checkpoints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Deleter:
-    """Delete checkpoints of a store, but none that answers or that a job needs."""
+    """Deletes checkpoints of a store unless they are live or needed by a job."""
 
     def __init__(self, store: Store, slot: Slot, book: JobRepository) -> None:
         self._store = store
@@ -27,7 +27,7 @@ class Deleter:
         self._book = book
 
     async def delete(self, checkpoint_id: str, author: Author) -> None:
-        """Remove a checkpoint. Raises CheckpointNotFoundError, or CheckpointInUseError that names what needs it."""
+        """Delete a checkpoint. Raises CheckpointNotFoundError, or CheckpointInUseError that names the user."""
         async with self._book.bases:
             jobs = await self._book.unfinished()
             aliases = await asyncio.to_thread(self._store.aliases)
@@ -44,7 +44,7 @@ class Deleter:
 
 
 def needed_by(checkpoint_id: str, jobs: Iterable[JobView], aliases: Aliases) -> JobView | None:
-    """Return the first job, of those that wait or run, that builds on a checkpoint or has made it."""
+    """Return the first of *jobs* that has the checkpoint as base or candidate, or None."""
     for job in jobs:
         if checkpoint_id in needs_of(job, aliases):
             return job

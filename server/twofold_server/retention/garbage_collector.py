@@ -1,4 +1,4 @@
-"""Taking away what the limits of retention leave no room for."""
+"""Periodic removal of data beyond the retention limits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PERIOD_SECONDS = 600.0
 
 
 class GarbageCollector:
-    """Look every ten minutes for checkpoints, jobs and data sets beyond the limits, and remove them."""
+    """Removes checkpoints, jobs and data sets beyond the limits every ten minutes."""
 
     def __init__(
         self, *, config: Config, store: Store, slot: Slot, book: JobRepository, deleter: Deleter, metrics: Metrics
@@ -41,25 +41,25 @@ class GarbageCollector:
 
     @property
     def has_limits(self) -> bool:
-        """Whether anything ever goes."""
+        """Whether any retention limit is set."""
         return any((self._config.keep_checkpoints, self._config.keep_jobs, self._config.keep_uploads))
 
     async def run(self) -> None:
-        """Collect until cancelled, if there is any limit."""
+        """Collect periodically until cancelled. Returns at once if no limit is set."""
         while self.has_limits:
             try:
                 await self.collect()
-            except Exception:  # The next time must come, whatever was wrong with this one.
+            except Exception:  # A failed run must not stop later runs.
                 log.exception("retention failed")
             await asyncio.sleep(PERIOD_SECONDS)
 
     async def collect(self) -> None:
-        """Remove what is beyond the limits now. What cannot be removed is logged, and tried again the next time."""
+        """Remove everything beyond the limits. Failures are logged and retried in the next run."""
         for kind, list_deletable in (("job", self._jobs), ("upload", self._uploads), ("checkpoint", self._checkpoints)):
             try:
                 surplus_ids, remove = await list_deletable()
             except (ServerError, CheckpointError, OSError) as error:
-                log.warning("nothing can be collected", extra={"kind": kind, "reason": str(error)})
+                log.warning("garbage collection failed", extra={"kind": kind, "reason": str(error)})
                 continue
             for item_id in surplus_ids:
                 await self._remove(kind, item_id, remove)
@@ -67,8 +67,8 @@ class GarbageCollector:
     async def _remove(self, kind: str, item_id: str, remove: Callable[[str], Awaitable[None]]) -> None:
         try:
             await remove(item_id)
-        except (ServerError, CheckpointError, OSError) as error:  # A job may have begun to need it since.
-            log.warning("not collected", extra={"kind": kind, kind: item_id, "reason": str(error)})
+        except (ServerError, CheckpointError, OSError) as error:  # A new job may need it by now.
+            log.warning("could not be removed", extra={"kind": kind, kind: item_id, "reason": str(error)})
         else:
             self._metrics.collected.labels(kind).inc()
             log.info("collected", extra={"kind": kind, kind: item_id})
@@ -80,31 +80,31 @@ class GarbageCollector:
         return surplus(over, keep=self._config.keep_jobs, needed=(), now=time.time()), self._forget
 
     async def _forget(self, job_id: str) -> None:
-        # The files first: what is left half-way still has its row, and goes the next time.
+        # Files first: after a partial failure the row remains, and the next run retries.
         await asyncio.to_thread(_remove_directory, self._store, job_directory(self._store.root, job_id))
         await self._book.forget(job_id)
 
     async def _uploads(self) -> tuple[list[str], Callable[[str], Awaitable[None]]]:
-        kept = await asyncio.to_thread(_directories, self._store.root / "uploads")
+        directories = await asyncio.to_thread(_directories, self._store.root / "uploads")
         needed = {job.order.upload_id for job in await self._book.unfinished()}
-        return surplus(kept, keep=self._config.keep_uploads, needed=needed, now=time.time()), self._drop
+        return surplus(directories, keep=self._config.keep_uploads, needed=needed, now=time.time()), self._drop
 
     async def _drop(self, upload_id: str) -> None:
-        async with self._book.bases:  # No job is made of it meanwhile.
+        async with self._book.bases:  # Blocks new jobs that would use the upload.
             if any(job.order.upload_id == upload_id for job in await self._book.unfinished()):
                 return
             await asyncio.to_thread(_remove_directory, self._store, self._store.root / "uploads" / upload_id)
 
     async def _checkpoints(self) -> tuple[list[str], Callable[[str], Awaitable[None]]]:
-        kept = await asyncio.to_thread(_directories, self._store.root / "checkpoints")
+        directories = await asyncio.to_thread(_directories, self._store.root / "checkpoints")
         jobs, aliases = await self._book.unfinished(), await asyncio.to_thread(self._store.aliases)
         live = self._slot.live
         needed = needed_checkpoints(jobs, aliases, live.id if live else None)
-        chosen = surplus(kept, keep=self._config.keep_checkpoints, needed=needed, now=time.time())
+        chosen = surplus(directories, keep=self._config.keep_checkpoints, needed=needed, now=time.time())
         return chosen, self._delete
 
     async def _delete(self, checkpoint_id: str) -> None:
-        # Which looks once more whether anything needs it.
+        # The deleter checks again that nothing needs the checkpoint.
         await self._deleter.delete(checkpoint_id, Author(SERVER, "It was beyond keep-checkpoints."))
 
 
@@ -117,7 +117,7 @@ def _listed(root: Path) -> Iterable[Path]:
 
 
 def _remove_directory(store: Store, path: Path) -> None:
-    """Remove a directory, whole or not at all."""
+    """Remove a directory atomically."""
     if path.is_dir():
         with store.staging() as gone:
             path.rename(gone / path.name)

@@ -1,6 +1,6 @@
-"""From the schema that a database has to the one that this version knows, step by step. See ADR 25.
+"""Schema migrations, applied in order. See ADR 25.
 
-A step that was released never changes: what is to be different is a further step.
+Never edit a released migration; add a new one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from sqlalchemy import Connection, inspect
 
 from twofold_server.errors import FailedPreconditionError
 
-_STEPS: tuple[tuple[str, ...], ...] = (
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (  # 1: jobs and their events.
         """CREATE TABLE jobs (
             number     {counted},
@@ -29,7 +29,7 @@ _STEPS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (job, sequence)
         ) {by_key}""",
     ),
-    (  # 2: several servers with one queue.
+    (  # 2: several servers share a queue.
         "ALTER TABLE jobs ADD COLUMN owner TEXT",
         "ALTER TABLE jobs ADD COLUMN unwanted BOOLEAN NOT NULL DEFAULT FALSE",
         "CREATE TABLE servers (id TEXT NOT NULL PRIMARY KEY, seen DOUBLE PRECISION NOT NULL)",
@@ -47,10 +47,10 @@ _STEPS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX alias_changes_by_alias ON alias_changes (alias, number)",
     ),
 )
-VERSION = len(_STEPS)
-"""Version of the schema. A newer one is refused."""
+VERSION = len(MIGRATIONS)
+"""Schema version of this release. A newer schema is rejected."""
 
-_WORDS = {
+_TYPES = {
     "sqlite": {
         "counted": "INTEGER PRIMARY KEY AUTOINCREMENT",
         "number": "INTEGER",
@@ -67,22 +67,22 @@ _WORDS = {
 
 
 def migrate(connection: Connection) -> None:
-    """Take the steps that a database lacks, in the transaction that is open. Raises FailedPreconditionError if it is newer."""
+    """Apply pending migrations in the open transaction. Raises FailedPreconditionError if the schema is newer."""
     version = read_version(connection)
     if version > VERSION:
         raise FailedPreconditionError(
             f"the jobs' schema {version} is newer than {VERSION}, the newest known here; start the newer twofold-server "
             "that made it, or restore the database from before that"
         )
-    for step in _STEPS[version:]:
+    for step in MIGRATIONS[version:]:
         for statement in step:
-            connection.exec_driver_sql(statement.format(**_WORDS[connection.dialect.name]))
+            connection.exec_driver_sql(statement.format(**_TYPES[connection.dialect.name]))
     if version < VERSION:
         _write_version(connection, before=version)
 
 
 def read_version(connection: Connection) -> int:
-    """Return the version of the schema that a database has; zero if it has none yet."""
+    """Return the schema version of a database; 0 if it has no schema."""
     if connection.dialect.name == "sqlite":
         return int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
     if not inspect(connection).has_table("schema_version"):

@@ -1,4 +1,4 @@
-"""The tables of jobs and alias changes, as the queries know them. How they came to be stands in migrations.py; a test holds the two together."""
+"""Table definitions for queries. migrations.py creates the tables; a test keeps the two consistent."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _Number = BigInteger().with_variant(Integer, "sqlite")
 JOBS = Table(
     "jobs",
     SCHEMA,
-    Column("number", _Number, primary_key=True),  # The order of creation; the database counts.
+    Column("number", _Number, primary_key=True),  # Creation order, assigned by the database.
     Column("id", Text, nullable=False, unique=True),
-    Column("request_id", Text, unique=True),  # NULL if the caller gave none.
-    Column("digest", Text, nullable=False),  # Over the whole request.
+    Column("request_id", Text, unique=True),  # NULL if the caller sent none.
+    Column("digest", Text, nullable=False),  # SHA-256 of the request.
     Column("state", Text, nullable=False),
     Column("view", LargeBinary, nullable=False),  # JSON: the fold of the job's events.
-    Column("owner", Text),  # The server that runs it, or ran it.
-    Column("unwanted", Boolean, nullable=False, server_default=false()),  # CancelJob was called while it ran.
+    Column("owner", Text),  # The server that runs or ran the job.
+    Column("unwanted", Boolean, nullable=False, server_default=false()),  # CancelJob was called while the job ran.
     Index("jobs_by_state", "state", "number"),
 )
 
@@ -57,7 +57,7 @@ ALIAS_CHANGES = Table(
     Column("number", _Number, primary_key=True),
     Column("time", Text, nullable=False),
     Column("alias", Text, nullable=False),
-    Column("from_id", Text),  # NULL if it named nothing.
+    Column("from_id", Text),  # NULL if the alias was unset.
     Column("to_id", Text),
     Column("who", Text, nullable=False),
     Column("why", Text, nullable=False),

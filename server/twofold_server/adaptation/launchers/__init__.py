@@ -1,1 +1,1 @@
-"""How a job gets a trainer process."""
+"""Launchers of trainer processes."""

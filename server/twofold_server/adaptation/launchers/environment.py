@@ -1,4 +1,4 @@
-"""What a trainer may know of the server's environment."""
+"""Environment variables passed to the trainer."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ _PREFIXES = ("LC_", "LD_", "PYTHON", "SSL_CERT_", "XDG_", "HF_", "HUGGINGFACE_",
 _COMPUTE_PREFIXES = ("CUDA_", "NVIDIA_", "CUBLAS_", "NCCL_", "OMP_", "KMP_", "MKL_")
 
 
-def trainer_environment(own: Mapping[str, str], threads: int) -> dict[str, str]:
-    """Keep what a trainer needs to find its packages, models and devices, and nothing that may be a secret of ours.
+def trainer_environment(server_environment: Mapping[str, str], threads: int) -> dict[str, str]:
+    """Return the variables that a trainer needs to find packages, models and devices, without the server's secrets.
 
-    Its thread budget goes on top: libraries read it when they are imported.
+    Adds the thread budget, which libraries read on import.
     """
-    kept = {
+    variables = {
         name: value
-        for name, value in own.items()
+        for name, value in server_environment.items()
         if name in _NAMES or name.upper() in _NAMES_IN_EITHER_CASE or name.startswith(_PREFIXES + _COMPUTE_PREFIXES)
     }
     budget = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    return {**kept, **budget, "TOKENIZERS_PARALLELISM": "false"}
+    return {**variables, **budget, "TOKENIZERS_PARALLELISM": "false"}

@@ -15,22 +15,22 @@ class Pipe:
 
     def __init__(self, reader: asyncio.StreamReader, transport: asyncio.ReadTransport) -> None:
         self.reader = reader
-        self.kept = False
+        self.is_detached = False
         self._transport = transport
 
     def keep(self) -> Pipe:
-        """Let the pipe live on when the block that opened it ends."""
-        self.kept = True
+        """Keep the pipe open after the block that opened it ends."""
+        self.is_detached = True
         return self
 
     def close(self) -> None:
-        """Close it; who reads sees its end."""
+        """Close the pipe; readers see end of file."""
         self._transport.close()
 
 
 @asynccontextmanager
 async def open_pipe() -> AsyncIterator[tuple[Pipe, int]]:
-    """Give a pipe and the descriptor of its writing end, for a process to inherit. Ours is closed with the block."""
+    """Yield a pipe and the descriptor of its writing end, for a process to inherit. Closes the descriptor with the block."""
     reading, writing = os.pipe()
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
@@ -41,20 +41,20 @@ async def open_pipe() -> AsyncIterator[tuple[Pipe, int]]:
         yield pipe, writing
     finally:
         os.close(writing)
-        if not pipe.kept:
+        if not pipe.is_detached:
             pipe.close()
 
 
 async def read_lines(reader: asyncio.StreamReader, limit: int) -> AsyncGenerator[bytes | None, None]:
-    """Yield lines without their line feeds, and None once for a line of more than *limit* bytes, however long it is."""
+    """Yield lines without line feeds, and None for each line of more than *limit* bytes."""
     line, too_long = bytearray(), False
     while chunk := await reader.read(_CHUNK):
-        *ended, rest = chunk.split(b"\n")
+        *ended, tail = chunk.split(b"\n")
         for part in ended:
             line += part
             yield None if too_long or len(line) > limit else bytes(line)
             line, too_long = bytearray(), False
-        line += rest
+        line += tail
         if len(line) > limit:
             line, too_long = bytearray(), True
     if line or too_long:

@@ -1,4 +1,4 @@
-"""The place in the queue for a CPU."""
+"""CPU priority of the trainer."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 LAST = 19
-"""The greatest niceness there is."""
+"""Maximum niceness."""
 
 
 def step_back(pid: int, niceness: int) -> None:
-    """Let a process, which has one thread yet, and all that it will start give way to the others for a CPU.
+    """Lower the CPU priority of a process that still has one thread, and of its future children.
 
-    0 changes nothing. Ways of which each works where another does not: a niceness, everywhere, on top of our own; the
-    niceness of the session's group, without which the others count only within the session where Linux groups processes by
-    it; and, for the last place, a policy whose processes give way at once, on Linux. What is refused is logged: the process
-    goes on all the same. See ADR 18.
+    0 changes nothing. Combines three mechanisms: process niceness, added to the server's; on Linux the niceness of the
+    session's autogroup, because with autogroups process niceness counts only within a session; and SCHED_IDLE on Linux
+    for niceness 19. A refused mechanism is logged and the process continues. See ADR 18.
     """
     for way in _ways(pid, niceness) if niceness else ():
         try:
             way()
-        except (OSError, AttributeError) as error:  # It is gone already, may not be niced, or this is not Linux.
-            log.info("the trainer keeps some of its priority", extra={"reason": str(error)})
+        except (OSError, AttributeError) as error:  # The process ended, permission is denied, or this is not Linux.
+            log.info("could not fully lower the trainer's priority", extra={"reason": str(error)})
 
 
 def _ways(pid: int, niceness: int) -> Iterator[Callable[[], object]]:

@@ -1,4 +1,4 @@
-"""How a job gets a process."""
+"""Interface of trainer launchers."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from twofold_server.jobs.model import TrainerDied
 
 
 class Launcher(Protocol):
-    """Run trainers somewhere: a process of this machine, an actor, a pod."""
+    """Runs trainers, for example as a local process, an actor or a pod."""
 
     def launch(self, job: Job) -> AsyncGenerator[Event | TrainerDied, None]:
         """Start a trainer and yield its events.
 
-        The last one is always Finished, the trainer's own or one that says why there is none, or Lost. Nothing of the
-        trainer runs any more when it comes, or when the iterator is closed before.
+        The last event is Finished, from the trainer or made by the launcher with the reason, or TrainerDied. All trainer
+        processes have ended when it arrives, or when the iterator is closed early.
         """
 
     def cancel(self, job_id: str) -> None:
-        """Ask a launched trainer to stop, and stop it by force after a grace. Returns at once; launch() then ends."""
+        """Ask a launched trainer to stop, and kill it after a grace period. Returns at once; launch() then ends."""
 
     def hold(self, job_id: str, *, held: bool) -> bool:
-        """Stop a launched trainer where it is, or let it go on, and return whether there is one. It can be cancelled then."""
+        """Suspend or resume a launched trainer, and return whether there is one. A suspended trainer can be cancelled."""
 
     def bury(self, job_id: str) -> None:
-        """End what the launch of an earlier server has left running, if anything. Blocks."""
+        """Kill the orphaned trainer of an earlier server, if any. Blocks."""

@@ -1,4 +1,4 @@
-"""A trainer as a process beside the server."""
+"""Launcher that runs the trainer as a local subprocess."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from twofold_server.resources.cpus import count_cpus
 log = logging.getLogger(__name__)
 
 MAX_LINE = 2**20
-"""Bytes of an event. Longer lines are passed over."""
+"""Maximum length of an event line in bytes. Longer lines are skipped."""
 _MAX_WARNINGS = 5
 _LINGER_SECONDS = 10.0
 
 
 class SubprocessLauncher:
-    """Run each job as ``PYTHON -m twofold_trainer run JOB_FILE`` in a process group of its own, behind the server for a CPU.
+    """Runs each job as ``PYTHON -m twofold_trainer run JOB_FILE`` in a new process group with lower CPU priority.
 
-    stdout carries events, one a line; the last lines of stderr explain a crash. A trainer that is cancelled gets
-    SIGTERM, and its whole group SIGKILL once *grace* seconds have passed.
+    stdout carries one event per line; the last line of stderr explains a crash. A cancelled trainer receives SIGTERM, and
+    its process group SIGKILL after *grace* seconds.
     """
 
     def __init__(self, config: Config, *, grace: float = 10.0) -> None:
@@ -44,8 +44,8 @@ class SubprocessLauncher:
         self._unwanted: set[str] = set()
 
     async def launch(self, job: Job) -> AsyncGenerator[Event | TrainerDied, None]:
-        """Start the trainer and yield its events; the last one is Finished, or Lost if a signal ended it."""
-        self._trainers[job.id] = None  # From here on it can be cancelled.
+        """Start the trainer and yield its events; the last is Finished, or TrainerDied if a signal killed the trainer."""
+        self._trainers[job.id] = None  # From now on the job can be cancelled.
         try:
             try:
                 trainer = self._trainers[job.id] = await self._start(job)
@@ -61,7 +61,7 @@ class SubprocessLauncher:
                         last = event
                         break
                     yield event
-                # It has nothing more to say, so it has no reason to stay.
+                # After its last event the trainer should exit by itself.
                 await trainer.wait(self._grace)
             finally:
                 await trainer.kill()
@@ -74,14 +74,14 @@ class SubprocessLauncher:
             self._unwanted.discard(job.id)
 
     def cancel(self, job_id: str) -> None:
-        """Ask the trainer to stop; it is killed after the grace."""
+        """Ask the trainer to stop; kill it after the grace period."""
         if job_id in self._trainers:
             self._unwanted.add(job_id)
             if trainer := self._trainers[job_id]:
                 trainer.stop(self._grace)
 
     def hold(self, job_id: str, *, held: bool) -> bool:
-        """Stop all of the trainer's processes where they are, or let them go on; returns whether there are any."""
+        """Suspend or resume all processes of the trainer, and return whether there are any."""
         trainer = self._trainers.get(job_id)
         if trainer is None or job_id in self._unwanted:
             return False
@@ -89,12 +89,12 @@ class SubprocessLauncher:
         return True
 
     def bury(self, job_id: str) -> None:
-        """Kill the trainer of a server that died. It ends by itself when its pipe breaks, unless it is held."""
+        """Kill the orphaned trainer of a dead server. An orphan exits when its pipe breaks, unless it is suspended."""
         order = _order(self._config.store, job_id)
-        for path in Path("/proc").glob("[0-9]*/cmdline"):  # Only Linux has it; elsewhere the pipe must do.
+        for path in Path("/proc").glob("[0-9]*/cmdline"):  # Linux only; elsewhere the broken pipe ends the orphan.
             with suppress(OSError):
                 command = path.read_bytes().rstrip(b"\0").split(b"\0")
-                # The same file and not the same name: a copy of this store may have a server with this job, too.
+                # Compare files, not names: the server of a copied store may run a job with the same id.
                 job_file = path.parent / "cwd" / os.fsdecode(command[-1])
                 if b"twofold_trainer" in command and job_file.name == order.name and job_file.samefile(order):
                     os.killpg(int(path.parent.name), signal.SIGKILL)
@@ -110,12 +110,12 @@ class SubprocessLauncher:
 
 
 def _order(store: Path, job_id: str) -> Path:
-    """Return the file that tells a trainer what to do."""
+    """Return the path of a job file."""
     return store / "jobs" / job_id / "job.json"
 
 
 def describe_exit(code: int, last_line: str) -> str:
-    """Say how a trainer died that had no last word."""
+    """Describe the death of a trainer that sent no final event."""
     cause = ""
     if code == -signal.SIGKILL:
         cause = " (killed; out of memory?)"
@@ -126,7 +126,7 @@ def describe_exit(code: int, last_line: str) -> str:
 
 
 class _Stderr:
-    """Keep the last line of a trainer's stderr, and log all of them for who debugs."""
+    """Keeps the last line of a trainer's stderr, and logs every line at debug level."""
 
     def __init__(self, pipe: Pipe) -> None:
         self._recent: deque[str] = deque(maxlen=1)
@@ -145,7 +145,7 @@ class _Stderr:
 
 
 class _Trainer:
-    """One running process with its pipes."""
+    """A running trainer process with its pipes."""
 
     def __init__(self, process: asyncio.subprocess.Process, stdout: Pipe, stderr: Pipe) -> None:
         self._process = process
@@ -157,7 +157,7 @@ class _Trainer:
 
     @classmethod
     async def start(cls, command: list[str], environment: dict[str, str], *, niceness: int) -> _Trainer:
-        # Pipes of our own: asyncio's would make wait() last as long as any grandchild holds their other end.
+        # Not asyncio's pipes: with them wait() blocks while any grandchild holds the other end.
         async with open_pipe() as (stdout, out), open_pipe() as (stderr, err):
             process = await asyncio.create_subprocess_exec(
                 *command,
@@ -175,18 +175,18 @@ class _Trainer:
         return self._process.returncode or 0
 
     def stop(self, grace: float) -> None:
-        """Ask with SIGTERM, then make sure."""
+        """Send SIGTERM now and SIGKILL after the grace period."""
         if self._stopping is None and self._process.returncode is None:
             self._process.terminate()
-            self.signal_group(signal.SIGCONT)  # A process that is held would not hear of it.
+            self.signal_group(signal.SIGCONT)  # A suspended process does not handle SIGTERM.
             self._stopping = asyncio.get_running_loop().call_later(grace, self._kill_group)
 
     async def wait(self, seconds: float) -> None:
-        """Wait until it has ended, but no longer than so many seconds."""
+        """Wait for the end of the process, at most *seconds*."""
         await asyncio.wait([self._reaper], timeout=seconds)
 
     async def kill(self) -> None:
-        """Leave nothing of it behind."""
+        """Kill the process group and close the pipes."""
         if self._process.returncode is None:
             self._kill_group()
         await self._reaper
@@ -199,21 +199,21 @@ class _Trainer:
 
     async def _reap(self) -> None:
         await self._process.wait()
-        self._kill_group()  # What it started ends with it, and lets go of the pipes.
-        for pipe in self._pipes:  # A grandchild in a group of its own may still hold them.
+        self._kill_group()  # Kills the children too, which closes their pipe ends.
+        for pipe in self._pipes:  # A grandchild in another group may still hold them.
             asyncio.get_running_loop().call_later(_LINGER_SECONDS, pipe.close)
 
     def _kill_group(self) -> None:
         self.signal_group(signal.SIGKILL)
 
     def signal_group(self, number: signal.Signals) -> None:
-        """Send a signal to it and to all that it started."""
+        """Send a signal to the process group."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
 
 
 async def _events(pipe: Pipe, job_id: str) -> AsyncGenerator[Event, None]:
-    """Yield the events on a pipe. A line that is none is logged and reported, the first few times."""
+    """Yield the events on a pipe. Malformed lines are logged; the first few are also reported as notes."""
     malformed = 0
     async for line in read_lines(pipe.reader, MAX_LINE):
         event = _parse(line)
@@ -223,7 +223,7 @@ async def _events(pipe: Pipe, job_id: str) -> AsyncGenerator[Event, None]:
         malformed += 1
         quoted = repr(line[:80]) if line is not None else f"more than {MAX_LINE} bytes"
         log.warning("malformed event", extra={"job": job_id, "bytes": len(line or b"")})
-        log.debug("malformed event", extra={"job": job_id, "line": quoted})  # Which may hold a text.
+        log.debug("malformed event", extra={"job": job_id, "line": quoted})  # The line may contain user text.
         if malformed <= _MAX_WARNINGS:
             yield NoteAdded(
                 message=f"The trainer wrote a line that is no event and was passed over: {quoted}.", warning=True
