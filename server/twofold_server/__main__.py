@@ -13,7 +13,7 @@ import msgspec
 
 from twofold_server.app import run
 from twofold_server.config.sources import describe, resolve
-from twofold_server.doctor import examine
+from twofold_server.doctor import run_checks
 from twofold_server.observability.logs import log_to_stderr
 from twofold_server.resources.memory import configure_malloc
 from twofold_server.security.tokens import SCOPES, make_token
@@ -62,7 +62,7 @@ def diagnose(arguments: Sequence[str]) -> int:
     settings = [argument for argument in arguments if argument != "--json"]
     resolved = resolve(settings, os.environ, prog="twofold-server doctor")
     failed = False
-    for check in examine(resolved.config, resolved.warnings):
+    for check in run_checks(resolved.config, resolved.warnings):
         failed |= check.state == "failed"
         if as_json:
             print(msgspec.json.encode(check).decode())

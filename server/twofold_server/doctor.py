@@ -33,11 +33,11 @@ from twofold_server.storage.migrations import VERSION as SCHEMA
 from twofold_server.storage.migrations import read_version
 
 _FIND = "import sys; from importlib.util import find_spec as f; sys.exit(not (f('twofold_trainer') and f('torch')))"
-_PATIENCE = 30.0
+_TIMEOUT_SECONDS = 30.0
 """Seconds for the trainer's interpreter to start."""
-_SOON = dt.timedelta(days=14)
+EXPIRY_WARNING = dt.timedelta(days=14)
 """Before a certificate ends, it is time to renew it."""
-_ROOM = 3
+MIN_FREE_CHECKPOINTS = 3
 """Checkpoints of the current one's size that a disk should have room for: one that is written, one that is staged, a data set."""
 
 
@@ -50,7 +50,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     fix: str = ""
 
 
-def examine(config: Config, warnings: tuple[str, ...] = ()) -> Iterator[Check]:
+def run_checks(config: Config, warnings: tuple[str, ...] = ()) -> Iterator[Check]:
     """Yield the checks. Nothing is changed, but for a file that is written to the store and removed."""
     yield Check(name="version", message=f"twofold-service {VERSION}")
     for warning in warnings:
@@ -93,7 +93,7 @@ def _tls(config: Config) -> Check:
         fix = "Check --tls-certificate, --tls-key and --tls-client-ca."
         return Check(name="tls", state="failed", message=str(error), fix=fix)
     message = f"the certificate and its key fit, and are good until {ends:%Y-%m-%d %H:%M} UTC"
-    if ends - dt.datetime.now(dt.UTC) < _SOON:
+    if ends - dt.datetime.now(dt.UTC) < EXPIRY_WARNING:
         return Check(name="tls", state="warning", message=message, fix="Renew it; a running server reads it itself.")
     return Check(name="tls", message=message)
 
@@ -121,7 +121,7 @@ def _trainer(config: Config) -> Check:
     fix = "Jobs will fail until it does: pip install 'twofold-service[trainer]' for it, or name another by --trainer-python."
     command = [config.trainer_python, "-c", _FIND]
     try:
-        ended = subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=False)  # noqa: S603 - as jobs run it
+        ended = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_SECONDS, check=False)  # noqa: S603 - as jobs run it
     except (OSError, subprocess.TimeoutExpired) as error:
         return Check(name="trainer", state="warning", message=f"{config.trainer_python} does not run: {error}", fix=fix)
     if ended.returncode:
@@ -186,7 +186,7 @@ def _disk(root: Path, size: int) -> Check:
         if size
         else f"{_gigabytes(free)} are free"
     )
-    if free >= _ROOM * size:
+    if free >= MIN_FREE_CHECKPOINTS * size:
         return Check(name="disk", message=message)
     fix = "Make room, or delete checkpoints that nothing needs: twofold checkpoints list, twofold checkpoints delete ID"
     return Check(name="disk", state="failed" if free < size else "warning", message=message, fix=fix)

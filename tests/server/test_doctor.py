@@ -19,13 +19,13 @@ from twofold_checkpoint import checkpoint as files
 from twofold_server.__main__ import diagnose
 from twofold_server.app import serve
 from twofold_server.config.settings import Config
-from twofold_server.doctor import examine
+from twofold_server.doctor import run_checks
 from twofold_server.security.tokens import make_token
 
 
 def found(config):
     """Return the checks by their names."""
-    return {one.name: one for one in examine(config)}
+    return {one.name: one for one in run_checks(config)}
 
 
 def states(checks):

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 class Promoter(Protocol):
     """Whoever can make a checkpoint live."""
 
-    async def promote(self, name: str, author: Author, *, adapted: HeadName, over: str | None) -> Promotion:
+    async def promote(self, name: str, author: Author, *, adapted: HeadName, expected_current: str | None) -> Promotion:
         """Make it live, and return when it answers. The old one serves on after any error.
 
         Raises SwapError, CheckpointError, or BaseChangedError if the one that it would replace is not *over*.
@@ -75,7 +75,9 @@ class CandidateRollout:
             if failed := await self._audition(view, interrupted):
                 return failed
             await self._book.say(view.id, PhaseStarted(phase="swap"))
-            promotion = await self._promoter.promote(view.candidate, author, adapted=view.order.head, over=base)
+            promotion = await self._promoter.promote(
+                view.candidate, author, adapted=view.order.head, expected_current=base
+            )
         except BaseChangedError as error:
             return not_promoted(view.candidate, base_changed(view.base, error.current))
         except (CheckpointError, ServerError, OSError) as error:
@@ -98,17 +100,17 @@ class CandidateRollout:
             with suppress(DatabaseError):  # A word on the way is not worth a job; the last one is.
                 await self._book.say(view.id, seen)
 
-        done = await self._auditions.audition(
+        done = await self._auditions.run(
             view.candidate,
             share,
             view.order.head,
-            is_unwanted=lambda: interrupted() is not None,
-            tell=tell,
+            is_cancelled=lambda: interrupted() is not None,
+            on_progress=tell,
         )
         if done is not None:
             await self._book.say(view.id, done.seen)
-            if done.refused:
-                return rejected_in_shadow(view.candidate, done.refused.message)
+            if done.regression:
+                return rejected_in_shadow(view.candidate, done.regression.message)
             if done.seen.texts < (fewest := self._config.watch_fewest):
                 message = (
                     f"Only {done.seen.texts} live texts were compared in shadow; fewer than {fewest} decide nothing."

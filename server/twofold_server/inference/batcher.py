@@ -21,7 +21,7 @@ from twofold_checkpoint.encoding import Encoding
 
 from twofold_server.errors import NotServingError
 from twofold_server.inference.engine import Engine, Rows
-from twofold_server.inference.entries import Batch, QueueEntry, Result, encode_for
+from twofold_server.inference.entries import Batch, QueueEntry, Result, reencode_for
 from twofold_server.inference.listeners import BatchListener
 from twofold_server.inference.queue import RequestQueue
 from twofold_server.inference.slot import Slot
@@ -33,11 +33,11 @@ from twofold_server.observability.tracing import Traces
 
 T = TypeVar("T")
 
-_LEAST_SHARE = 64
+_MIN_PASS_TOKENS = 64
 """Tokens for which a further pass begins beside one that runs. What is less waits for that one to end: passes of one text or
 two cost so much more for each token that a second core would gain nothing by them."""
 
-_MOST_PASSES = 64
+_MAX_PASS_TOKENS_RATIO = 64
 """How many times as much as a pass costs beside its tokens, it may have of them. With more a pass would be hardly cheaper for
 each token, and who came first would wait for those of his length who came last: in a full queue of sentences, twice as long."""
 
@@ -85,8 +85,8 @@ class Batcher:
         self._free = 0
         """Passes that wait for a batch."""
         self._stopping = False
-        self._pace = ThroughputEstimator(passes)
-        self._queue = RequestQueue(metrics, self._pace, max_tokens=max_queue_tokens, max_wait=max_wait)
+        self._throughput = ThroughputEstimator(passes)
+        self._queue = RequestQueue(metrics, self._throughput, max_tokens=max_queue_tokens, max_wait=max_wait)
         self._numbers = itertools.count(1)
         self._threads = [
             threading.Thread(target=self._run, args=(n,), name="engine", daemon=True) for n in range(passes)
@@ -129,8 +129,8 @@ class Batcher:
         with self._arrival:
             if self._stopping:
                 raise NotServingError("the server is going away; ask another one")
-            if not self._queue.fits(sum(entry.tokens for entry in entries)):
-                self._deliver(self._queue.drop_dead())
+            if not self._queue.has_room_for(sum(entry.tokens for entry in entries)):
+                self._deliver(self._queue.drop_expired())
             self._queue.add(entries)
             self._arrival.notify(len(entries))
         return [entry.answer for entry in entries]
@@ -145,90 +145,90 @@ class Batcher:
 
     def _run(self, thread: int) -> None:
         """Compute batch after batch, on a thread of the engine's."""
-        while (batch := self._take(thread)) is not None:
+        while (batch := self._next_batch(thread)) is not None:
             started_at = time.monotonic()
             try:
-                computed = self._compute(batch, started_at)
+                output = self._compute(batch, started_at)
             except Exception as error:  # noqa: BLE001 -- whatever it was, only this batch's callers hear of it.
                 self._fail(batch, started_at, error)
             else:
-                self._decoder.submit(self._decode, computed)
+                self._decoder.submit(self._decode, output)
 
-    def _take(self, thread: int) -> list[QueueEntry] | None:
+    def _next_batch(self, thread: int) -> list[QueueEntry] | None:
         """Wait for the next batch and take it out of the queue; None when all is answered and nothing more comes."""
         with self._arrival:
-            self._pace.end(thread)
+            self._throughput.end(thread)
             self._free += 1
             while True:
-                self._deliver(self._queue.drop_dead())
+                self._deliver(self._queue.drop_expired())
                 alone = self._free == len(self._threads)
-                if self._queue and (alone or self._stopping or self._queue.tokens >= _LEAST_SHARE):
+                if self._queue and (alone or self._stopping or self._queue.tokens >= _MIN_PASS_TOKENS):
                     break
                 if self._stopping:
                     return None
                 self._arrival.wait()
             engine = self._slot.live
-            pass_tokens = engine.pass_tokens if engine else 0
+            pass_overhead_tokens = engine.pass_overhead_tokens if engine else 0
             # Passes that are free share what waits, so that none takes all of it while another one has nothing to do.
-            share = max(_LEAST_SHARE, -(-self._queue.tokens // self._free)) + pass_tokens
+            share = max(_MIN_PASS_TOKENS, -(-self._queue.tokens // self._free)) + pass_overhead_tokens
             self._free -= 1
-            batch = self._queue.take(min(share, _MOST_PASSES * pass_tokens), self._max_batch_tokens, pass_tokens)
-            self._pace.begin(thread, sum(entry.tokens for entry in batch), pass_tokens)
+            batch = self._queue.next_batch(
+                min(share, _MAX_PASS_TOKENS_RATIO * pass_overhead_tokens), self._max_batch_tokens, pass_overhead_tokens
+            )
+            self._throughput.begin(thread, sum(entry.tokens for entry in batch), pass_overhead_tokens)
             return batch
 
     def _compute(self, batch: Sequence[QueueEntry], started_at: float) -> BatchOutput:
         """Run a batch under one lease."""
-        with self._slot.lease() as engine, self._telling(engine):
-            encodings = encode_for(engine, batch)
+        with self._slot.lease() as engine, self._report_failure(engine):
+            encodings = reencode_for(engine, batch)
             windows = [window for encoding in encodings for window in encoding.windows]
             outputs = iter(engine.run_windows(windows, batch[0].reader.outputs, self._max_batch_tokens))
         seconds = time.monotonic() - started_at
-        self._note([len(window.ids) for window in windows], engine.pass_tokens, seconds)
+        self._observe_metrics([len(window.ids) for window in windows], engine.pass_overhead_tokens, seconds)
         rows = [list(itertools.islice(outputs, len(encoding.windows))) for encoding in encodings]
         return BatchOutput(next(self._numbers), batch, engine, encodings, rows, started_at, seconds)
 
-    def _decode(self, computed: BatchOutput) -> None:
+    def _decode(self, output: BatchOutput) -> None:
         """Turn output rows into answers, on the decoder's thread: a batch at once for all who read alike."""
         started_at = time.monotonic()
         try:
-            with self._telling(computed.engine):
-                answers = dict(self._read(computed))
+            with self._report_failure(output.engine):
+                answers = dict(self._read(output))
         except Exception as error:  # noqa: BLE001 -- as above.
-            self._fail(computed.entries, computed.started_at, error)
+            self._fail(output.entries, output.started_at, error)
             return
-        broken = [entry for entry in computed.entries if entry not in answers]
-        self._notify(computed.engine.id, computed.seconds, failed=bool(broken))
+        broken = [entry for entry in output.entries if entry not in answers]
+        self._notify(output.engine.id, output.seconds, failed=bool(broken))
         if broken:
-            wrong = f"{computed.engine.id} answers with numbers that are not finite"
-            self._fail(broken, computed.started_at, FloatingPointError(wrong))
+            wrong = f"{output.engine.id} answers with numbers that are not finite"
+            self._fail(broken, output.started_at, FloatingPointError(wrong))
         seconds = time.monotonic() - started_at
         self._metrics.stage_seconds.labels("decode").observe(seconds)
-        span = self._trace(computed.entries, computed.started_at, number=computed.number, checkpoint=computed.engine.id)
-        batch = Batch(
-            computed.number, computed.engine.id, computed.started_at, computed.seconds, started_at, seconds, span
-        )
+        span = self._trace(output.entries, output.started_at, number=output.number, checkpoint=output.engine.id)
+        batch = Batch(output.number, output.engine.id, output.started_at, output.seconds, started_at, seconds, span)
         results: list[tuple[QueueEntry, Result[Any]]] = []
         for entry, answer in answers.items():
-            waited = computed.started_at - entry.arrived
+            waited = output.started_at - entry.arrived
             self._metrics.stage_seconds.labels("queue").observe(waited)
             results.append((entry, Result(answer, batch, waited)))
         self._deliver(results)
 
     @staticmethod
-    def _read(computed: BatchOutput) -> Iterator[tuple[QueueEntry, Any]]:
+    def _read(output: BatchOutput) -> Iterator[tuple[QueueEntry, Any]]:
         """Yield the answers of the texts that have rows."""
-        whole = [index for index, rows in enumerate(computed.rows) if all(rows)]
-        for reader in dict.fromkeys(computed.entries[index].reader for index in whole):
-            chosen = [index for index in whole if computed.entries[index].reader == reader]
+        complete = [index for index, rows in enumerate(output.rows) if all(rows)]
+        for reader in dict.fromkeys(output.entries[index].reader for index in complete):
+            chosen = [index for index in complete if output.entries[index].reader == reader]
             answers = reader.read(
-                computed.engine,
-                [computed.encodings[index] for index in chosen],
-                [computed.rows[index] for index in chosen],
+                output.engine,
+                [output.encodings[index] for index in chosen],
+                [output.rows[index] for index in chosen],
             )
-            yield from zip((computed.entries[index] for index in chosen), answers, strict=True)
+            yield from zip((output.entries[index] for index in chosen), answers, strict=True)
 
     @contextmanager
-    def _telling(self, engine: Engine) -> Iterator[None]:
+    def _report_failure(self, engine: Engine) -> Iterator[None]:
         """Tell of a pass if it fails here."""
         try:
             yield
@@ -268,9 +268,9 @@ class Batcher:
 
         self._loop.call_soon_threadsafe(deliver)
 
-    def _note(self, lengths: Sequence[int], pass_tokens: int, seconds: float) -> None:
+    def _observe_metrics(self, lengths: Sequence[int], pass_overhead_tokens: int, seconds: float) -> None:
         tokens, padded = sum(lengths), len(lengths) * max(lengths)
-        self._pace.learn(tokens, pass_tokens, seconds)
+        self._throughput.update(tokens, pass_overhead_tokens, seconds)
         self._metrics.batch_windows.observe(len(lengths))
         self._metrics.batch_tokens.observe(padded)
         self._metrics.tokens.labels("text").inc(tokens)

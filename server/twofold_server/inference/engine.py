@@ -18,7 +18,7 @@ from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import Precision
 
 from twofold_server.errors import SwapError
-from twofold_server.inference.bucketing import slices
+from twofold_server.inference.bucketing import split_into_passes
 from twofold_server.inference.session import open_session, run_bound
 
 Floats = NDArray[np.float32]
@@ -31,7 +31,7 @@ FEATURE_OUTPUTS: tuple[Output, ...] = ("pooled", "token_features")
 ISOLATION_TOLERANCE = 1e-5
 """Largest difference of a score between a text alone and the same text among others."""
 _INPUTS = {"input_ids", "attention_mask"}
-_PASS_TOKENS = {"cpu": 16, "cuda": 2048}
+_PASS_OVERHEAD_TOKENS = {"cpu": 16, "cuda": 2048}
 """What a pass costs beside its tokens, counted in tokens. On two cores MiniLM takes 3 ms and 0.16 ms for each token; a
 GPU is far from busy with a few hundred tokens, and was not measured."""
 _WARM_UP = {"cpu": ((2, 8),), "cuda": ((1, None), (1, 16), (8, 16), (32, 16))}
@@ -63,7 +63,7 @@ class Engine:
         threads: int = 1,
         gpu_memory_mib: int = 0,
         precision: Precision = "fp32",
-        beside: Engine | None = None,
+        share_encoder_with: Engine | None = None,
     ) -> None:
         self.state = EngineState.LOADING
         self.checkpoint = checkpoint
@@ -75,9 +75,11 @@ class Engine:
         """Two engines with equal keys encode every text alike."""
         # To load a tokenizer holds the interpreter for some 15 ms, in which no request gets on.
         self.encoder: Encoder = (
-            beside.encoder if beside and beside.encoding_key == self.encoding_key else checkpoint.encoder()
+            share_encoder_with.encoder
+            if share_encoder_with and share_encoder_with.encoding_key == self.encoding_key
+            else checkpoint.encoder()
         )
-        self.pass_tokens = _PASS_TOKENS[device]
+        self.pass_overhead_tokens = _PASS_OVERHEAD_TOKENS[device]
         self._device = device
         self._session: ort.InferenceSession | None = open_session(
             checkpoint.path / graph_of(precision)[0], device=device, threads=threads, gpu_memory_mib=gpu_memory_mib
@@ -107,13 +109,15 @@ class Engine:
         They are no rows where a number of them is not finite.
         """
         rows: Rows = [()] * len(windows)
-        for chosen in slices([(1, len(window.ids)) for window in windows], max_tokens, self.pass_tokens):
+        for chosen in split_into_passes(
+            [(1, len(window.ids)) for window in windows], max_tokens, self.pass_overhead_tokens
+        ):
             ids, mask = pad([windows[index] for index in chosen], self.encoder.settings.pad_id)
             arrays = self.run(ids, mask, outputs)
             all_finite = _are_finite(arrays)  # Of a pass at once: of each row it would take ten times as long.
             for row, index in enumerate(chosen):
-                own = tuple(output[row] for output in arrays)
-                rows[index] = own if all_finite or _are_finite(own) else ()
+                values = tuple(output[row] for output in arrays)
+                rows[index] = values if all_finite or _are_finite(values) else ()
         return rows
 
     def warm_up(self) -> None:
@@ -150,8 +154,8 @@ class Engine:
         if self.precision == "fp32":
             return
         together = self._answer([answer.text for answer in golden])
-        for number, (own, among) in enumerate(zip(alone, together, strict=True), 1):
-            if (wrong := disagreement(own, among, ISOLATION_TOLERANCE)) is not None:
+        for number, (isolated, batched) in enumerate(zip(alone, together, strict=True), 1):
+            if (wrong := disagreement(isolated, batched, ISOLATION_TOLERANCE)) is not None:
                 where = f"{wrong}, for text {number} of {file}"
                 raise SwapError(f"in {self.precision} a text's neighbours change its answer: {where}")
 
@@ -206,10 +210,10 @@ def decode(
     windows_of_texts = zip(encodings, rows, strict=True)
     merged = [
         (
-            merge_windows(encoding, [row[0] for row in own]) if top else None,
-            merge_tokens(encoding, [row[1] for row in own]) if entities else None,
+            merge_windows(encoding, [row[0] for row in windows]) if top else None,
+            merge_tokens(encoding, [row[1] for row in windows]) if entities else None,
         )
-        for encoding, own in windows_of_texts
+        for encoding, windows in windows_of_texts
     ]
     return decoding.decode(
         encodings,

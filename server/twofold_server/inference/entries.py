@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from twofold_checkpoint.encoding import Encoding
 
-from twofold_server.inference.bucketing import slices
+from twofold_server.inference.bucketing import split_into_passes
 from twofold_server.inference.engine import Engine
 from twofold_server.inference.tasks import Task
 from twofold_server.observability.request_context import Call
@@ -26,7 +26,7 @@ class Batch:
     checkpoint_id: str
     started_at: float
     infer_seconds: float
-    decode_begun: float
+    decode_started_at: float
     decode_seconds: float
     span: Any = None
     """What its trace knows it by, if a text in it has one."""
@@ -65,20 +65,22 @@ class QueueEntry:
         self.windows, self.tokens, self.longest = len(lengths), sum(lengths), max(lengths)
 
 
-def choose(queue: Sequence[QueueEntry], tokens: float, max_tokens: int, pass_tokens: int) -> list[QueueEntry]:
+def select_batch(
+    queue: Sequence[QueueEntry], tokens: float, max_tokens: int, pass_overhead_tokens: int
+) -> list[QueueEntry]:
     """Choose the next batch from a queue in order of arrival: of the oldest ones, as many as have *tokens* together.
 
     The oldest entry is always in it, so nothing starves. The others have the same outputs and, where padding would cost
-    more than another pass does (*pass_tokens*), about its length: they are cut into passes of at most *max_tokens* padded
+    more than another pass does (*pass_overhead_tokens*), about its length: they are cut into passes of at most *max_tokens* padded
     tokens, and the one with the oldest is next.
     """
     outputs = queue[0].reader.outputs
-    oldest = list(_take((entry for entry in queue if entry.reader.outputs == outputs), tokens))
-    cut = slices([(entry.windows, entry.longest) for entry in oldest], max_tokens, pass_tokens)
-    return next([oldest[index] for index in places] for places in cut if 0 in places)
+    oldest = list(_take_up_to((entry for entry in queue if entry.reader.outputs == outputs), tokens))
+    passes = split_into_passes([(entry.windows, entry.longest) for entry in oldest], max_tokens, pass_overhead_tokens)
+    return next([oldest[index] for index in indices] for indices in passes if 0 in indices)
 
 
-def _take(entries: Iterable[QueueEntry], tokens: float) -> Iterator[QueueEntry]:
+def _take_up_to(entries: Iterable[QueueEntry], tokens: float) -> Iterator[QueueEntry]:
     """Yield entries up to so many tokens, and at least one."""
     counted = 0
     for entry in entries:
@@ -88,7 +90,7 @@ def _take(entries: Iterable[QueueEntry], tokens: float) -> Iterator[QueueEntry]:
         yield entry
 
 
-def encode_for(engine: Engine, batch: Iterable[QueueEntry]) -> list[Encoding]:
+def reencode_for(engine: Engine, batch: Iterable[QueueEntry]) -> list[Encoding]:
     """Return the batch's encodings as this engine's encoder makes them.
 
     A text that was encoded before a swap is encoded again if the new checkpoint has another tokenizer.

@@ -24,10 +24,10 @@ from twofold_server.observability.tracing import Traces
 
 T = TypeVar("T")
 
-_BRIEF = 500
+_INLINE_TOKENIZE_CHARS = 500
 """Code points in all that are tokenized on the event loop: that takes less time than to wake another thread."""
 
-_CLOCKS_DIFFER = 0.01
+_CLOCK_SKEW_SECONDS = 0.01
 """Seconds by which a caller's clock may be ahead when it gives up at its deadline."""
 
 
@@ -97,7 +97,7 @@ class Predictor:
             if engine is None:
                 raise NotServingError("no checkpoint is live; publish one and promote it")
             started_at = time.monotonic()
-            if sum(map(len, texts)) <= _BRIEF:
+            if sum(map(len, texts)) <= _INLINE_TOKENIZE_CHARS:
                 encodings = engine.encoder.encode(texts)
             else:
                 encodings = await loop.run_in_executor(self._threads, engine.encoder.encode, texts)
@@ -109,7 +109,7 @@ class Predictor:
                 results = await asyncio.gather(*waiting)
             except (asyncio.CancelledError, DeadlineExceededError):
                 # A caller who leaves before says nothing of how slow we are; where all answers come too late, this is all.
-                if time.monotonic() >= deadline - _CLOCKS_DIFFER:
+                if time.monotonic() >= deadline - _CLOCK_SKEW_SECONDS:
                     self._finish(started_at)
                 raise
             finally:
@@ -171,4 +171,4 @@ def _stages(started_at: float, tokenize: float, results: Iterable[Result[Any]]) 
         batch = result.batch
         yield Stage("queue", batch.started_at - result.queue_seconds, result.queue_seconds)
         yield Stage("infer", batch.started_at, batch.infer_seconds, batch.span)
-        yield Stage("decode", batch.decode_begun, batch.decode_seconds, batch.span)
+        yield Stage("decode", batch.decode_started_at, batch.decode_seconds, batch.span)

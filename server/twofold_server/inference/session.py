@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from twofold_checkpoint.checkpoint import SLOW_FUSIONS
 
 from twofold_server.errors import SwapError
-from twofold_server.resources.cpus import run_in_thread, step_back
+from twofold_server.resources.cpus import run_in_thread, set_idle_priority
 from twofold_server.resources.memory import allocate_with_mmap
 
 Provider = tuple[str, dict[str, str]]
@@ -63,7 +63,7 @@ def open_session(graph: Path, *, device: str, threads: int, gpu_memory_mib: int 
     with allocate_with_mmap():
         session = run_in_thread(
             lambda: ort.InferenceSession(
-                str(graph), options, providers=providers, disabled_optimizers=_stepping_back(slow)
+                str(graph), options, providers=providers, disabled_optimizers=_set_idle_when_listed(slow)
             )
         )
     wanted = providers[0][0]
@@ -75,13 +75,13 @@ def open_session(graph: Path, *, device: str, threads: int, gpu_memory_mib: int 
     return session
 
 
-def _stepping_back(optimizers: Iterable[str]) -> Iterator[str]:
+def _set_idle_when_listed(optimizers: Iterable[str]) -> Iterator[str]:
     """Name optimizers. They are asked for when the session has its threads and before it packs its weights.
 
     That is the moment to step back: the threads, which will answer requests, would inherit it, and the packing is what
     requests would feel.
     """
-    step_back()
+    set_idle_priority()
     yield from optimizers
 
 

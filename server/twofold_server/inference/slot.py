@@ -23,7 +23,7 @@ class Slot:
         self._metrics = metrics
         self._lock = threading.Lock()
         self._live: Engine | None = None
-        self._beside: Engine | None = None
+        self._standby: Engine | None = None
         self._leases: dict[Engine, int] = {}
         # Closing takes a while, so it happens on a thread that no request waits for.
         self._closer = ThreadPoolExecutor(1, thread_name_prefix="close-engine")
@@ -38,9 +38,9 @@ class Slot:
         return self._live
 
     @property
-    def beside(self) -> Engine | None:
+    def standby(self) -> Engine | None:
         """The engine that stands beside the live one: it is loaded, and answers nobody."""
-        return self._beside
+        return self._standby
 
     @contextmanager
     def lease(self) -> Iterator[Engine]:
@@ -71,35 +71,35 @@ class Slot:
             old, self._live = self._live, engine
             if engine is not None:
                 engine.state = EngineState.READY
-                if engine is self._beside:
-                    self._beside = None
+                if engine is self._standby:
+                    self._standby = None
                 else:
                     self._metrics.engines.inc()
             if old is not None and not keep:
-                self._let_go(old)
-            self._metrics.engines_beside.set(self._beside is not None)
+                self._retire(old)
+            self._metrics.engines_beside.set(self._standby is not None)
             self._report(old)
         if keep:
-            self.stand_by(old, is_counted=True)
+            self.set_standby(old, is_counted=True)
         return old
 
-    def stand_by(self, engine: Engine | None, *, is_counted: bool = False) -> None:
+    def set_standby(self, engine: Engine | None, *, is_counted: bool = False) -> None:
         """Let an engine stand beside the live one, instead of the one that did. *is_counted* says that it was live."""
         with self._lock:
-            old, self._beside = self._beside, engine
+            old, self._standby = self._standby, engine
             if engine is not None and not is_counted:
                 engine.state = EngineState.READY
                 self._metrics.engines.inc()
             if old is not None:
-                self._let_go(old)
+                self._retire(old)
             self._metrics.engines_beside.set(engine is not None)
 
-    def dismiss(self, engine: Engine | None = None) -> None:
+    def release_standby(self, engine: Engine | None = None) -> None:
         """Let the engine go that stands beside, or that one if it does. Blocks until its memory is free for another one."""
         with self._lock:
-            if self._beside is not None and engine in {None, self._beside}:
-                self._let_go(self._beside)
-                self._beside = None
+            if self._standby is not None and engine in {None, self._standby}:
+                self._retire(self._standby)
+                self._standby = None
                 self._metrics.engines_beside.set(0)
         with suppress(RuntimeError):  # Nothing is closed any more after drain(), which has waited itself.
             self._closer.submit(lambda: None).result()
@@ -107,12 +107,12 @@ class Slot:
     def drain(self) -> None:
         """Let all engines go, and return when every one is closed. Blocks until the last lease is given back."""
         self.swap(None)
-        self.stand_by(None)
+        self.set_standby(None)
         with self._lock:
             self._idle.wait_for(lambda: not self._leases)
         self._closer.shutdown(wait=True)
 
-    def _let_go(self, engine: Engine) -> None:
+    def _retire(self, engine: Engine) -> None:
         engine.state = EngineState.DRAINING
         if engine not in self._leases:
             self._closer.submit(self._close, engine)

@@ -66,9 +66,9 @@ class EmbedTask:
         """Put each text's windows together."""
         return [
             Embedding(
-                merge_windows(encoding, [row[0] for row in own]),
-                merge_tokens(encoding, [row[1] for row in own]),
+                merge_windows(encoding, [row[0] for row in windows]),
+                merge_tokens(encoding, [row[1] for row in windows]),
                 encoding.offsets,
             )
-            for encoding, own in zip(encodings, rows, strict=True)
+            for encoding, windows in zip(encodings, rows, strict=True)
         ]

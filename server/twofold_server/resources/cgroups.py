@@ -18,9 +18,9 @@ def read_groups(*names: str) -> list[tuple[str | None, ...]]:
     return [tuple(read_file(folder / name) for name in names) for folder in folders]
 
 
-def find_group(own: str) -> PurePosixPath:
+def find_group(membership: str) -> PurePosixPath:
     """Return a process's group below the hierarchy's root, given its /proc/PID/cgroup; the root where it does not say."""
-    for line in own.splitlines():
+    for line in membership.splitlines():
         if line.startswith("0::/"):
             group = PurePosixPath(line.removeprefix("0::/"))
             return PurePosixPath() if ".." in group.parts else group  # It is outside of what is seen here.

@@ -58,7 +58,7 @@ def run_in_thread(work: Callable[[], T]) -> T:
         return aside.submit(work).result()
 
 
-def step_back() -> None:
+def set_idle_priority() -> None:
     """Let this thread take only what CPU the others leave, to its end: without a privilege none can step forward again.
 
     Threads that it starts are like it. A niceness alone leaves it its turn once it has a core, and a core that it has looks busy

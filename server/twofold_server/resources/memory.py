@@ -14,9 +14,9 @@ _MEMINFO = Path("/proc/meminfo")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 """As glibc's malloc.h has them."""
 _ARENAS = 2
-_KEPT = 16 << 20
+_TRIM_BYTES = 16 << 20
 """Bytes that an arena keeps at its end when they are freed. What is larger is a mapping of its own."""
-_LARGE = 128 << 10
+_WEIGHT_BYTES = 128 << 10
 """Bytes of a piece of weights; in int8 the smallest ones of MiniLM have a little more."""
 
 
@@ -26,20 +26,20 @@ def free_bytes(meminfo: str, limit: str | None, used: str | None, statistics: st
     *meminfo* is /proc/meminfo; *limit*, *used* and *statistics* are a cgroup's memory.max, memory.current and
     memory.stat. Files that the cgroup has cached count as free, since the kernel drops them first. None if nobody says.
     """
-    left: list[int] = []
+    limits: list[int] = []
     if match := re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.MULTILINE):
-        left.append(1024 * int(match[1]))
+        limits.append(1024 * int(match[1]))
     if limit and used and limit.strip() != "max":
         cached = re.search(r"^inactive_file (\d+)", statistics or "", re.MULTILINE)
-        left.append(int(limit) - int(used) + (int(cached[1]) if cached else 0))
-    return max(0, min(left)) if left else None
+        limits.append(int(limit) - int(used) + (int(cached[1]) if cached else 0))
+    return max(0, min(limits)) if limits else None
 
 
 def count_free_bytes() -> int | None:
     """Ask this machine; None where it cannot say."""
     meminfo, groups = read_file(_MEMINFO) or "", read_groups("memory.max", "memory.current", "memory.stat")
-    left = [free_bytes(meminfo, *group) for group in groups]
-    return min((limit for limit in left if limit is not None), default=None)
+    limits = [free_bytes(meminfo, *group) for group in groups]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def configure_malloc() -> None:
@@ -49,8 +49,8 @@ def configure_malloc() -> None:
     And it learns from what is freed how much to keep, which a pass then has to be given again, page by page.
     """
     _mallopt(_M_ARENA_MAX, _ARENAS)
-    _mallopt(_M_TRIM_THRESHOLD, _KEPT)
-    _mallopt(_M_MMAP_THRESHOLD, _KEPT)
+    _mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
+    _mallopt(_M_MMAP_THRESHOLD, _TRIM_BYTES)
 
 
 @contextmanager
@@ -60,11 +60,11 @@ def allocate_with_mmap() -> Iterator[None]:
     The system has each of them back when it is freed, whatever is in use around it; where an arena held them it would have to be
     searched for free pages under the lock that every pass needs. See ADR 19.
     """
-    _mallopt(_M_MMAP_THRESHOLD, _LARGE)
+    _mallopt(_M_MMAP_THRESHOLD, _WEIGHT_BYTES)
     try:
         yield
     finally:
-        _mallopt(_M_MMAP_THRESHOLD, _KEPT)
+        _mallopt(_M_MMAP_THRESHOLD, _TRIM_BYTES)
 
 
 def _mallopt(parameter: int, value: int) -> None:

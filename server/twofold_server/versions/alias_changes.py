@@ -34,7 +34,7 @@ class AliasChange:
     author: Author
 
 
-def steps(move: AliasUpdate) -> Iterator[tuple[Alias, str | None, str | None]]:
+def changed_aliases(move: AliasUpdate) -> Iterator[tuple[Alias, str | None, str | None]]:
     """Yield each alias that moved, with what it named before and after."""
     for alias in ALIASES:
         before, after = (getattr(aliases, alias) for aliases in move)

@@ -9,9 +9,9 @@ from twofold_checkpoint.store import Aliases, AliasUpdate
 
 from twofold_server.storage.database import Database
 from twofold_server.storage.schema import ALIAS_CHANGES
-from twofold_server.versions.alias_changes import OUTSIDE, AliasChange, Author, steps
+from twofold_server.versions.alias_changes import OUTSIDE, AliasChange, Author, changed_aliases
 
-_FOUND = Author(OUTSIDE, "It was found so when a server started.")
+_UNKNOWN_AUTHOR = Author(OUTSIDE, "It was found so when a server started.")
 
 
 class AliasTable:
@@ -31,7 +31,7 @@ class AliasTable:
         last = select(ALIAS_CHANGES.c.alias, ALIAS_CHANGES.c.to_id).where(ALIAS_CHANGES.c.number.in_(newest))
         with self._database.writing() as connection:
             known = Aliases(**{row.alias: row.to_id for row in connection.execute(last)})
-            _write(connection, AliasUpdate(known, aliases), _FOUND, now)
+            _write(connection, AliasUpdate(known, aliases), _UNKNOWN_AUTHOR, now)
 
     def page(self, size: int, before: int | None) -> tuple[list[AliasChange], int | None]:
         """Return changes, newest first, that came before that number, and the number for the next page."""
@@ -64,7 +64,7 @@ def _write(connection: Connection, move: AliasUpdate, author: Author, now: dt.da
             "who": author.who,
             "why": author.why,
         }
-        for alias, before, after in steps(move)
+        for alias, before, after in changed_aliases(move)
     ]
     if rows:
         connection.execute(insert(ALIAS_CHANGES), rows)

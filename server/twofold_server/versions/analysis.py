@@ -21,13 +21,13 @@ _ALTERNATIVES = 40
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """*bad* of *all*."""
+    """*failures* of *total*."""
 
-    bad: int = 0
-    all: int = 0
+    failures: int = 0
+    total: int = 0
 
-    def __add__(self, bad: bool) -> Rate:
-        return Rate(self.bad + bad, self.all + 1)
+    def __add__(self, failed: bool) -> Rate:
+        return Rate(self.failures + failed, self.total + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +46,14 @@ class SwapStats:
     def agreement(self, head: HeadName) -> float | None:
         """Return the share of texts that a head answers as the other checkpoint does; None if none was compared."""
         seen = self.differing[head]
-        return 1 - seen.bad / seen.all if seen.all else None
+        return 1 - seen.failures / seen.total if seen.total else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """Say what is still good."""
 
-    fewest: int
+    min_samples: int
     """Nothing is decided by fewer."""
     errors: float
     slowdown: float
@@ -62,29 +62,29 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Regression:
     """Why a checkpoint is bad, as one sentence without its end."""
 
     cause: Cause
     message: str
 
 
-def is_proven(seen: Rate, limit: float, alpha: float = ALPHA) -> bool:
+def exceeds_limit(seen: Rate, limit: float, alpha: float = ALPHA) -> bool:
     """Tell whether more than a share *limit* of all is bad, as far as these show.
 
     It may be asked again after each new one: if the share is within the limit, the chance that this is ever true is at
     most *alpha*. The likelihood ratio of a mixture of shares above the limit against the limit is a nonnegative
     supermartingale then, which exceeds 1/alpha at any time with that chance only (Ville 1939; Robbins 1970).
     """
-    if limit >= 1 or not seen.bad:
+    if limit >= 1 or not seen.failures:
         return False
     if limit <= 0:
         return True
-    good = seen.all - seen.bad
+    good = seen.total - seen.failures
     # Denser near the limit, where more are needed to tell.
     shares = [limit + (1 - limit) * (step / _ALTERNATIVES) ** 2 for step in range(1, _ALTERNATIVES + 1)]
     ratios = [
-        seen.bad * math.log(share / limit) + (good * math.log((1 - share) / (1 - limit)) if good else 0.0)
+        seen.failures * math.log(share / limit) + (good * math.log((1 - share) / (1 - limit)) if good else 0.0)
         for share in shares
         if share < 1 or not good
     ]
@@ -93,45 +93,45 @@ def is_proven(seen: Rate, limit: float, alpha: float = ALPHA) -> bool:
     return mixture >= -math.log(alpha)
 
 
-def judge(evidence: SwapStats, limits: Limits, adapted: HeadName | None) -> Finding | None:
+def find_regression(stats: SwapStats, limits: Limits, adapted: HeadName | None) -> Regression | None:
     """Return why the checkpoint is bad, or None where that is not proven. *adapted* is the head that was to change."""
-    return next(_findings(evidence, limits, adapted), None)
+    return next(_regressions(stats, limits, adapted), None)
 
 
-def refusal(evidence: SwapStats, limits: Limits, adapted: HeadName | None) -> Finding | None:
+def reject_reason(stats: SwapStats, limits: Limits, adapted: HeadName | None) -> Regression | None:
     """Return why a candidate that was compared is not made live, or None.
 
     Before it is live, the proof is the candidate's to give: a head that was seen to agree too little refuses it, proven
     or not, unless fewer texts were compared than decide anything.
     """
-    if finding := judge(evidence, limits, adapted):
-        return finding
+    if regression := find_regression(stats, limits, adapted):
+        return regression
     for head in HEADS:
-        seen, least = evidence.differing[head], _least(limits, head, adapted)
-        if seen.all >= limits.fewest and seen.all - seen.bad < least * seen.all:
-            return _disagreement(head, seen, least)
+        seen, minimum = stats.differing[head], _min_agreement(limits, head, adapted)
+        if seen.total >= limits.min_samples and seen.total - seen.failures < minimum * seen.total:
+            return _disagreement(head, seen, minimum)
     return None
 
 
-def _findings(evidence: SwapStats, limits: Limits, adapted: HeadName | None) -> Iterator[Finding]:
-    for seen, what in ((evidence.passes, "passes"), (evidence.texts, "texts")):
-        if seen.all >= limits.fewest and is_proven(seen, limits.errors):
-            yield Finding("errors", f"{seen.bad} of {seen.all} {what} failed, and {limits.errors:.1%} may")
-    if evidence.slow.all >= limits.fewest and is_proven(evidence.slow, SLOW_SHARE):
-        message = f"{evidence.slow.bad} of {evidence.slow.all} texts took more than {limits.slowdown:g} times as long"
-        yield Finding("latency", f"{message}, and {SLOW_SHARE:.0%} may")
+def _regressions(stats: SwapStats, limits: Limits, adapted: HeadName | None) -> Iterator[Regression]:
+    for seen, what in ((stats.passes, "passes"), (stats.texts, "texts")):
+        if seen.total >= limits.min_samples and exceeds_limit(seen, limits.errors):
+            yield Regression("errors", f"{seen.failures} of {seen.total} {what} failed, and {limits.errors:.1%} may")
+    if stats.slow.total >= limits.min_samples and exceeds_limit(stats.slow, SLOW_SHARE):
+        message = f"{stats.slow.failures} of {stats.slow.total} texts took more than {limits.slowdown:g} times as long"
+        yield Regression("latency", f"{message}, and {SLOW_SHARE:.0%} may")
     for head in HEADS:
-        seen = evidence.differing[head]
-        least = _least(limits, head, adapted)
-        if seen.all >= limits.fewest and is_proven(seen, 1 - least):
-            yield _disagreement(head, seen, least)
+        seen = stats.differing[head]
+        minimum = _min_agreement(limits, head, adapted)
+        if seen.total >= limits.min_samples and exceeds_limit(seen, 1 - minimum):
+            yield _disagreement(head, seen, minimum)
 
 
-def _least(limits: Limits, head: HeadName, adapted: HeadName | None) -> float:
+def _min_agreement(limits: Limits, head: HeadName, adapted: HeadName | None) -> float:
     """Return the least agreement of a head. The one that was to change, or might have been, has the wide limit."""
     return limits.adapted_agreement if adapted in {head, None} else limits.agreement
 
 
-def _disagreement(head: HeadName, seen: Rate, least: float) -> Finding:
-    message = f"the {head} head agrees on {seen.all - seen.bad} of {seen.all} texts"
-    return Finding("agreement", f"{message}, and {least:.0%} is the least")
+def _disagreement(head: HeadName, seen: Rate, minimum: float) -> Regression:
+    message = f"the {head} head agrees on {seen.total - seen.failures} of {seen.total} texts"
+    return Regression("agreement", f"{message}, and {minimum:.0%} is the least")

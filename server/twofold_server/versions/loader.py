@@ -13,7 +13,7 @@ from twofold_checkpoint.manifest import Precision
 from twofold_server.config.settings import Config
 from twofold_server.errors import SwapError
 from twofold_server.inference.engine import Engine, EngineState
-from twofold_server.resources.cpus import count_cpus, run_in_thread, split_cpus, step_back
+from twofold_server.resources.cpus import count_cpus, run_in_thread, set_idle_priority, split_cpus
 from twofold_server.resources.memory import count_free_bytes
 from twofold_server.versions.precision import are_alike, check_precision, time_passes
 
@@ -25,7 +25,7 @@ _SLACK_BYTES = 64 << 20
 """What its first passes take, and whatever else begins meanwhile."""
 
 
-def load_engine(checkpoint: Checkpoint, config: Config, beside: Engine | None = None) -> Engine:
+def load_engine(checkpoint: Checkpoint, config: Config, live: Engine | None = None) -> Engine:
     """Load a checkpoint in the precision that is asked for, or in the fastest that it has, and let it prove itself.
 
     *beside* is the engine that answers meanwhile. Raises CheckpointError or SwapError, which says the step; nothing of a
@@ -35,23 +35,23 @@ def load_engine(checkpoint: Checkpoint, config: Config, beside: Engine | None = 
     if config.precision != "auto":
         with _step(checkpoint, "precision"):
             check_precision(checkpoint.manifest, config.precision)
-        return _load(checkpoint, config, config.precision, beside)
-    if beside is not None and are_alike(checkpoint.manifest, beside.checkpoint.manifest):
+        return _load(checkpoint, config, config.precision, live)
+    if live is not None and are_alike(checkpoint.manifest, live.checkpoint.manifest):
         try:  # What is fastest there is fastest here; to time both would take the memory of both.
-            return _load(checkpoint, config, beside.precision, beside)
+            return _load(checkpoint, config, live.precision, live)
         except (CheckpointError, SwapError):
-            if beside.precision == "fp32":
+            if live.precision == "fp32":
                 raise
-    return _load_fastest(checkpoint, config, beside)
+    return _load_fastest(checkpoint, config, live)
 
 
-def _load_fastest(checkpoint: Checkpoint, config: Config, beside: Engine | None) -> Engine:
-    engine = _load(checkpoint, config, "fp32", beside)
+def _load_fastest(checkpoint: Checkpoint, config: Config, live: Engine | None) -> Engine:
+    engine = _load(checkpoint, config, "fp32", live)
     if config.device != "cpu":
         return engine
     for precision in checkpoint.manifest.precisions[1:]:
         try:
-            alternative = _load(checkpoint, config, precision, beside)
+            alternative = _load(checkpoint, config, precision, live)
         except (CheckpointError, SwapError) as error:
             log.warning("a precision cannot be served", extra={"precision": precision, "reason": str(error)})
             continue
@@ -72,13 +72,13 @@ def _load_fastest(checkpoint: Checkpoint, config: Config, beside: Engine | None)
 
 def _time(*engines: Engine) -> list[float]:
     def aside() -> list[float]:
-        step_back()
+        set_idle_priority()
         return time_passes(engines)
 
     return run_in_thread(aside)
 
 
-def _load(checkpoint: Checkpoint, config: Config, precision: Precision, beside: Engine | None) -> Engine:
+def _load(checkpoint: Checkpoint, config: Config, precision: Precision, live: Engine | None) -> Engine:
     """Load one of a checkpoint's graphs, warm it up and let it answer its golden texts."""
     run_in_thread(lambda: _verify(checkpoint, precision))
     with _step(checkpoint, "load"):
@@ -89,7 +89,7 @@ def _load(checkpoint: Checkpoint, config: Config, precision: Precision, beside: 
             threads=split_cpus(count_cpus(), config.device, passes=config.passes, threads=config.threads).threads,
             gpu_memory_mib=config.gpu_memory_mib,
             precision=precision,
-            beside=beside,
+            share_encoder_with=live,
         )
     try:
         run_in_thread(lambda: _try_out(engine))
@@ -100,13 +100,13 @@ def _load(checkpoint: Checkpoint, config: Config, precision: Precision, beside: 
 
 
 def _verify(checkpoint: Checkpoint, precision: Precision) -> None:
-    step_back()
+    set_idle_priority()
     with _step(checkpoint, "verify"):
         checkpoint.verify(served(precision))
 
 
 def _try_out(engine: Engine) -> None:
-    step_back()
+    set_idle_priority()
     with _step(engine.checkpoint, "load"):
         engine.check_signature()
     with _step(engine.checkpoint, "warm up"):

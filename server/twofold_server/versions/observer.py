@@ -37,26 +37,26 @@ class SwapObserver:
     def __init__(self, engine_id: str) -> None:
         self.engine_id = engine_id
         self._lock = threading.Lock()
-        self._evidence = SwapStats()
+        self._stats = SwapStats()
 
     @property
-    def evidence(self) -> SwapStats:
+    def stats(self) -> SwapStats:
         """What was seen so far."""
-        return self._evidence
+        return self._stats
 
-    def saw_pass(self, *, failed: bool) -> None:
+    def record_batch(self, *, failed: bool) -> None:
         """Count a live pass."""
         with self._lock:
-            self._evidence = replace(self._evidence, passes=self._evidence.passes + failed)
+            self._stats = replace(self._stats, passes=self._stats.passes + failed)
 
-    def saw_text(self, seen: Comparison) -> None:
+    def record_comparison(self, seen: Comparison) -> None:
         """Count a text that both have answered."""
         with self._lock:
-            old = self._evidence
+            old = self._stats
             differing = dict(old.differing)
             for head, agrees in seen.agrees.items():
                 differing[head] += not agrees
-            self._evidence = replace(old, texts=old.texts + seen.failed, slow=old.slow + seen.slow, differing=differing)
+            self._stats = replace(old, texts=old.texts + seen.failed, slow=old.slow + seen.slow, differing=differing)
 
 
 def pair_of(subject: Engine, reference: Engine, config: Config) -> EnginePair:
@@ -67,7 +67,7 @@ def pair_of(subject: Engine, reference: Engine, config: Config) -> EnginePair:
 def limits_of(config: Config) -> Limits:
     """Return the limits that are set."""
     return Limits(
-        fewest=config.watch_fewest,
+        min_samples=config.watch_fewest,
         errors=config.watch_errors,
         slowdown=config.watch_slowdown,
         agreement=config.watch_agreement,

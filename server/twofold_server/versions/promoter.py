@@ -37,7 +37,7 @@ class Promotion:
     seconds: float
 
 
-class Watcher(Protocol):
+class SwapListener(Protocol):
     """Whoever compares the live engine with the one beside it."""
 
     def begin(self, swap: Swap, rollback: Callable[[str, Author], Awaitable[str]]) -> None:
@@ -63,7 +63,7 @@ class Promoter:
         metrics: Metrics,
         *,
         on_live: Callable[[], Awaitable[None]],
-        watcher: Watcher,
+        watcher: SwapListener,
         record: Callable[[AliasUpdate, Author], Awaitable[None]],
     ) -> None:
         self._store = store
@@ -83,19 +83,21 @@ class Promoter:
         *,
         approve: bool = False,
         adapted: HeadName | None = None,
-        over: str | None = None,
+        expected_current: str | None = None,
     ) -> Promotion:
         """Make the checkpoint of an id or alias live; *approve* says that a person chose it, *adapted* what a job changed.
 
         With *over* it replaces the checkpoint of that id and no other, or raises BaseChangedError. When it returns, every request that arrives later is answered by it. If any step fails, the old one serves on
         and the error says which step: SwapError or CheckpointError.
         """
-        return await self._to_its_end(self._promote(name, author, approve=approve, adapted=adapted, over=over))
+        return await self._run_to_completion(
+            self._promote(name, author, approve=approve, adapted=adapted, expected_current=expected_current)
+        )
 
     async def roll_back(self, author: Author) -> Promotion:
         """Make the previous checkpoint live again. Raises FailedPreconditionError if there is none, or what promote raises."""
         try:
-            return await self._to_its_end(self._promote("previous", author, approve=True))
+            return await self._run_to_completion(self._promote("previous", author, approve=True))
         except CheckpointNotFoundError as error:
             raise FailedPreconditionError(f"cannot roll back: {error}") from error
 
@@ -104,47 +106,56 @@ class Promoter:
 
         Raises CheckpointNotFoundError if something else has become current, or what promote raises.
         """
-        return (await self._to_its_end(self._undo(checkpoint_id, author))).checkpoint.id
+        return (await self._run_to_completion(self._undo(checkpoint_id, author))).checkpoint.id
 
-    async def stand_by(self, name: str) -> EnginePair | None:
+    async def load_standby(self, name: str) -> EnginePair | None:
         """Load a checkpoint beside the one that answers, to compare them; None if there is nothing to compare with.
 
         The next promotion, of this or of another one, ends that. Raises what promote raises.
         """
         async with self._turn:
-            with self._counted(name):
+            with self._count_failures(name):
                 live, checkpoint = self._slot.live, await asyncio.to_thread(self._store.get, name)
                 if live is None or live.id == checkpoint.id:
                     return None
                 await self._watcher.end()
-                await asyncio.to_thread(self._slot.dismiss)
+                await asyncio.to_thread(self._slot.release_standby)
                 engine = await asyncio.to_thread(load_engine, checkpoint, self._config, live)
-                self._slot.stand_by(engine)
+                self._slot.set_standby(engine)
                 return pair_of(engine, live, self._config)
 
-    async def dismiss(self, pair: EnginePair) -> None:
+    async def release_standby(self, pair: EnginePair) -> None:
         """Let the subject of a pair go, if it still stands by."""
         async with self._turn:
-            await asyncio.to_thread(self._slot.dismiss, pair.subject)
+            await asyncio.to_thread(self._slot.release_standby, pair.subject)
 
     async def stop(self) -> None:
         """Wait until what began has ended."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _to_its_end(self, work: Coroutine[Any, Any, Promotion]) -> Promotion:
+    async def _run_to_completion(self, work: Coroutine[Any, Any, Promotion]) -> Promotion:
         task = asyncio.create_task(work, name="promotion")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
 
     async def _promote(
-        self, name: str, author: Author, *, approve: bool, adapted: HeadName | None = None, over: str | None = None
+        self,
+        name: str,
+        author: Author,
+        *,
+        approve: bool,
+        adapted: HeadName | None = None,
+        expected_current: str | None = None,
     ) -> Promotion:
         async with self._turn:
             current = (await asyncio.to_thread(self._store.aliases)).current
-            if over is not None and current not in {over, name}:  # It may have been made current by a person meanwhile.
+            if expected_current is not None and current not in {
+                expected_current,
+                name,
+            }:  # It may have been made current by a person meanwhile.
                 raise BaseChangedError(current)
-            with self._counted(name):
+            with self._count_failures(name):
                 checkpoint = await asyncio.to_thread(self._store.get, name)
 
                 def move() -> AliasUpdate:
@@ -168,7 +179,7 @@ class Promoter:
 
     async def _undo(self, checkpoint_id: str, author: Author) -> Promotion:
         async with self._turn:
-            with self._counted(checkpoint_id):
+            with self._count_failures(checkpoint_id):
                 live = self._slot.live
                 if live is None or live.id != checkpoint_id:
                     raise CheckpointNotFoundError(f"{checkpoint_id} does not answer any more")
@@ -177,7 +188,7 @@ class Promoter:
                 return done
 
     @contextmanager
-    def _counted(self, name: str) -> Iterator[None]:
+    def _count_failures(self, name: str) -> Iterator[None]:
         """Count a promotion that fails."""
         try:
             yield
@@ -193,19 +204,19 @@ class Promoter:
     ) -> tuple[Promotion, Engine | None]:
         started_at = time.monotonic()
         await self._watcher.end()
-        beside = self._slot.beside
-        stands_by = beside is not None and beside.id == checkpoint.id
-        if beside is not None and stands_by:
-            engine = beside
+        standby = self._slot.standby
+        is_standby = standby is not None and standby.id == checkpoint.id
+        if standby is not None and is_standby:
+            engine = standby
         else:
-            await asyncio.to_thread(self._slot.dismiss)
+            await asyncio.to_thread(self._slot.release_standby)
             engine = await asyncio.to_thread(load_engine, checkpoint, self._config, self._slot.live)
         try:
             # The aliases first: moving them can fail, and nothing after it can.
             await self._move_aliases(checkpoint, move, author)
         except BaseException:
-            if stands_by:
-                await asyncio.to_thread(self._slot.dismiss)
+            if is_standby:
+                await asyncio.to_thread(self._slot.release_standby)
             else:
                 await asyncio.to_thread(engine.close, EngineState.FAILED)
             raise

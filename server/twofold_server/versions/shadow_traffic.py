@@ -17,17 +17,17 @@ from twofold_checkpoint.manifest import HeadName
 
 from twofold_server.inference.engine import HEAD_OUTPUTS, Engine, decode
 from twofold_server.observability.metrics import Metrics
-from twofold_server.resources.cpus import step_back
+from twofold_server.resources.cpus import set_idle_priority
 from twofold_server.versions.agreement import Shared, agreements
 
-_MOST_WAITING = 64
+_MAX_QUEUE = 64
 """Texts. Those that come while so many wait are not compared."""
-_PATIENCE_SECONDS = 5.0
+_MAX_QUEUE_SECONDS = 5.0
 """How long a text waits for a moment in which the live ones have nothing to do."""
-_LOOK_SECONDS = 0.005
+_POLL_SECONDS = 0.005
 _TRIES = 3
 """A text is slow if it is so each time: whatever else the machine does would be counted otherwise."""
-_LEAST_SECONDS = 0.002
+_MIN_SLOW_SECONDS = 0.002
 """A difference below it is no slowness, whatever the ratio."""
 
 
@@ -96,14 +96,14 @@ class ShadowTraffic:
         for text in texts:
             if self._chance.random() < self._share:
                 with self._arrival:
-                    if len(self._waiting) >= _MOST_WAITING:
+                    if len(self._waiting) >= _MAX_QUEUE:
                         self._count("dropped")
                         continue
                     self._waiting.append((time.monotonic(), text))
                     self._arrival.notify()
 
     def _run(self, pair: EnginePair, observe: Callable[[Comparison], None]) -> None:
-        step_back()
+        set_idle_priority()
         while (text := self._next()) is not None:
             comparison = _compare(pair, text, self._max_tokens)
             if comparison is None:
@@ -123,11 +123,11 @@ class ShadowTraffic:
                 if not self._share:
                     return None
                 arrived, text = self._waiting.popleft()
-            while self._share and self._is_busy() and time.monotonic() - arrived < _PATIENCE_SECONDS:
-                time.sleep(_LOOK_SECONDS)
+            while self._share and self._is_busy() and time.monotonic() - arrived < _MAX_QUEUE_SECONDS:
+                time.sleep(_POLL_SECONDS)
             if not self._share:
                 return None
-            if time.monotonic() - arrived < _PATIENCE_SECONDS:
+            if time.monotonic() - arrived < _MAX_QUEUE_SECONDS:
                 return text
             self._count("dropped")
 
@@ -152,7 +152,7 @@ def _compare(pair: EnginePair, text: str, max_tokens: int) -> Comparison | None:
 
 
 def _is_slow(subject: float, reference: float, slowdown: float) -> bool:
-    return subject > slowdown * reference and subject - reference > _LEAST_SECONDS
+    return subject > slowdown * reference and subject - reference > _MIN_SLOW_SECONDS
 
 
 def _answer(engine: Engine, text: str, max_tokens: int) -> tuple[Prediction | None, float]:

@@ -200,7 +200,7 @@ def test_a_pass_takes_a_quarter_of_the_time_at_most(store):
     """With 10 ms until an answer and 10,000 tokens a second, eight texts of three tokens are a pass, and two wait for the next."""
 
     async def test(one):
-        with gated() as gate, mock.patch.object(ThroughputEstimator, "learn"):
+        with gated() as gate, mock.patch.object(ThroughputEstimator, "update"):
             calls = [asyncio.create_task(one.labels("rain"))]
             await gate.wait_until_busy()
             calls += [asyncio.create_task(one.labels("rain")) for _ in range(10)]

@@ -78,8 +78,8 @@ def test_a_good_candidate_is_made_live_after_its_texts(tmp_path):
 
 def test_who_follows_the_job_hears_how_far_it_is(tmp_path, monkeypatch):
     """Every now and then the texts so far are an event of the job; the report keeps the last one only."""
-    monkeypatch.setattr(auditions, "TELL_SECONDS", 0.0)
-    monkeypatch.setattr(auditions, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(auditions, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(auditions, "_POLL_SECONDS", 0.01)
 
     async def test(server, _):
         async with traffic(server):
@@ -100,8 +100,8 @@ def test_who_follows_the_job_hears_how_far_it_is(tmp_path, monkeypatch):
 
 def test_a_word_on_the_way_that_cannot_be_written_ends_nothing(tmp_path, monkeypatch):
     """Where the database is away for a moment while a candidate is in shadow, its job goes on."""
-    monkeypatch.setattr(auditions, "TELL_SECONDS", 0.0)
-    monkeypatch.setattr(auditions, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(auditions, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(auditions, "_POLL_SECONDS", 0.01)
     say, refused = JobRepository.say, []
 
     async def sometimes(book, job, event):
@@ -248,7 +248,7 @@ def counted(metrics):
 
 def test_live_texts_come_first(pair, monkeypatch):
     """While live texts wait nothing is compared: what waits for too long, or is one too many, is dropped and counted."""
-    monkeypatch.setattr(shadows, "_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(shadows, "_MAX_QUEUE_SECONDS", 0.05)
     metrics, seen, quiet = Metrics(), [], threading.Event()
     shadow = ShadowTraffic(metrics, lambda: not quiet.is_set(), max_tokens=128)
     shadow.request_admitted(TEXTS)
@@ -259,7 +259,7 @@ def test_live_texts_come_first(pair, monkeypatch):
         threading.Event().wait(0.01)
     assert counted(metrics) == [0, 0, 100]
 
-    monkeypatch.setattr(shadows, "_PATIENCE_SECONDS", 60.0)
+    monkeypatch.setattr(shadows, "_MAX_QUEUE_SECONDS", 60.0)
     quiet.set()
     shadow.request_admitted(TEXTS)
     while len(seen) < len(TEXTS):
