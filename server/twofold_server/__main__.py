@@ -20,7 +20,7 @@ from twofold_server.security.tokens import SCOPES, make_token
 
 
 def main() -> None:
-    """Read the settings and serve, or do what the first word says."""
+    """Run the subcommand, or the server if there is none."""
     match sys.argv[1:]:
         case ["make-token", *arguments]:
             print_token(arguments)
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def start(arguments: Sequence[str]) -> None:
-    """Serve until a signal says to stop."""
+    """Run the server until SIGTERM or SIGINT."""
     configure_malloc()
     resolved = resolve(arguments, os.environ)
     log_to_stderr(resolved.config.log_level)
@@ -48,7 +48,7 @@ def start(arguments: Sequence[str]) -> None:
 
 
 def print_config(arguments: Sequence[str]) -> None:
-    """Print the settings as the server would take them, as TOML with where each came from, and hide secrets."""
+    """Print the effective settings as TOML, with the origin of each and without secrets."""
     resolved = resolve(arguments, os.environ, prog="twofold-server print-config")
     for line in describe(resolved):
         print(line)
@@ -57,7 +57,7 @@ def print_config(arguments: Sequence[str]) -> None:
 
 
 def diagnose(arguments: Sequence[str]) -> int:
-    """Print whether a server could run with these settings, a line for each check, and return 1 if one fails."""
+    """Print the result of each check of the settings and the environment. Return 1 if a check fails."""
     as_json = "--json" in arguments
     settings = [argument for argument in arguments if argument != "--json"]
     resolved = resolve(settings, os.environ, prog="twofold-server doctor")
@@ -75,7 +75,7 @@ def diagnose(arguments: Sequence[str]) -> int:
 
 
 def print_token(arguments: Sequence[str]) -> None:
-    """Print a line for the file of tokens to stdout, and the token itself, which is nowhere else, to stderr."""
+    """Print a line for the token file to stdout, and the token to stderr. The token is not stored anywhere."""
     parser = argparse.ArgumentParser(
         prog="twofold-server make-token",
         description="Make a bearer token. Append what is printed to stdout to the file that --tokens names.",

@@ -1,4 +1,4 @@
-"""Whether a server could run here: its files, its execution provider, its store, its database and its trainer, each looked at once."""
+"""Diagnostics: check whether a server can run here, with its files, execution provider, store, database and trainer."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from twofold_server.storage.migrations import read_version
 
 _FIND = "import sys; from importlib.util import find_spec as f; sys.exit(not (f('twofold_trainer') and f('torch')))"
 _TIMEOUT_SECONDS = 30.0
-"""Seconds for the trainer's interpreter to start."""
+"""Seconds that the trainer's interpreter may take to start."""
 EXPIRY_WARNING = dt.timedelta(days=14)
-"""Before a certificate ends, it is time to renew it."""
+"""Time before the expiry of a certificate from which the check warns."""
 MIN_FREE_CHECKPOINTS = 3
-"""Checkpoints of the current one's size that a disk should have room for: one that is written, one that is staged, a data set."""
+"""Minimum free disk space, in checkpoints of the current size: one being written, one staged, and a data set."""
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """What was looked at, what was found, and what to do about it. `twofold doctor` reads it as a line of JSON."""
+    """Result of one check: its state, a message, and how to fix a problem. `twofold doctor` reads it as a line of JSON."""
 
     name: str
     state: Literal["ok", "warning", "failed"] = "ok"
@@ -51,7 +51,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_checks(config: Config, warnings: tuple[str, ...] = ()) -> Iterator[Check]:
-    """Yield the checks. Nothing is changed, but for a file that is written to the store and removed."""
+    """Run all checks and yield their results. Changes nothing, except for a temporary file in the store."""
     yield Check(name="version", message=f"twofold-service {VERSION}")
     for warning in warnings:
         yield Check(name="settings", state="warning", message=warning, fix="Spell it so, or take it out.")
@@ -77,7 +77,7 @@ def _providers(config: Config) -> Check:
 
 
 def _tls(config: Config) -> Check:
-    """Read the certificates as the server would, and how long its own is good."""
+    """Load the certificates as the server does, and check the expiry of its certificate."""
     try:
         credentials_of(config)
         if config.tls_certificate is None or config.tls_key is None:
@@ -99,7 +99,7 @@ def _tls(config: Config) -> Check:
 
 
 def _tokens(config: Config) -> Iterator[Check]:
-    """Read the tokens as the server would."""
+    """Load the tokens as the server does."""
     if config.tokens is None:
         return
     try:
@@ -117,7 +117,7 @@ def _tokens(config: Config) -> Iterator[Check]:
 
 
 def _trainer(config: Config) -> Check:
-    """Ask the trainer's interpreter for what jobs need; answers do without."""
+    """Check the packages of the trainer's interpreter. Only jobs need them, so a failure is a warning."""
     fix = "Jobs will fail until it does: pip install 'twofold-service[trainer]' for it, or name another by --trainer-python."
     command = [config.trainer_python, "-c", _FIND]
     try:
@@ -151,7 +151,7 @@ def _store(root: Path) -> Iterator[Check]:
 
 
 def _aliases(store: Store) -> Iterator[tuple[Check, Checkpoint | None]]:
-    """Open what each alias names and compare its files with their digests."""
+    """Open the checkpoint of each alias and verify the digests of its files."""
     try:
         named = store.aliases()
     except (CheckpointError, OSError) as error:
@@ -179,7 +179,7 @@ def _aliases(store: Store) -> Iterator[tuple[Check, Checkpoint | None]]:
 
 
 def _disk(root: Path, size: int) -> Check:
-    """Compare the room that is left with the size of a checkpoint."""
+    """Compare the free disk space with the size of a checkpoint."""
     free = shutil.disk_usage(root).free
     message = (
         f"{_gigabytes(free)} are free; a checkpoint takes {_gigabytes(size)}"
@@ -193,7 +193,7 @@ def _disk(root: Path, size: int) -> Check:
 
 
 def _database(config: Config) -> Iterator[Check]:
-    """Open the database of jobs and alias changes, look at its schema, and write nothing."""
+    """Open the database of jobs and alias changes and check its schema. Writes nothing."""
     file = config.store / "jobs.sqlite3"
     location = config.database or file
     if not config.database and not file.exists():
@@ -232,7 +232,7 @@ def _database(config: Config) -> Iterator[Check]:
 
 
 def _traces(config: Config) -> Iterator[Check]:
-    """Look whether traces have somewhere to go. A server runs without that."""
+    """Check the connection to the trace collector. The server also runs without it."""
     if config.trace_endpoint is None:
         return
     spec = None

@@ -1,8 +1,7 @@
-"""Many requests, one forward pass.
+"""Dynamic batching: many requests share one forward pass.
 
-Texts wait in one queue. While the engine computes, the queue grows; when it has a pass free, the next batch is cut from what is
-there: batches form by back-pressure, and no timer adds latency to a quiet server. See ADR 15 and, for several passes at a
-time, ADR 20.
+Texts wait in one queue. The queue grows while the engine computes; as soon as a pass is free, it takes the next batch. Batches
+form by back-pressure, so no timer adds latency to an idle server. See ADR 15, and ADR 20 for concurrent passes.
 """
 
 from __future__ import annotations
@@ -34,22 +33,22 @@ from twofold_server.observability.tracing import Traces
 T = TypeVar("T")
 
 _MIN_PASS_TOKENS = 64
-"""Tokens for which a further pass begins beside one that runs. What is less waits for that one to end: passes of one text or
-two cost so much more for each token that a second core would gain nothing by them."""
+"""Minimum queued tokens to start a further pass while another one runs. Smaller batches wait for that pass to end: a pass of one
+or two texts costs so much more per token that a second core would gain nothing."""
 
 _MAX_PASS_TOKENS_RATIO = 64
-"""How many times as much as a pass costs beside its tokens, it may have of them. With more a pass would be hardly cheaper for
-each token, and who came first would wait for those of his length who came last: in a full queue of sentences, twice as long."""
+"""Maximum tokens of a pass, as a multiple of its fixed overhead. A larger pass is hardly cheaper per token, and its oldest texts
+would wait for its newest: twice as long in a full queue of sentences."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchOutput:
-    """Hold a batch after its forward pass: one list of output rows for each entry."""
+    """A batch after its forward pass: one list of output rows per entry."""
 
     number: int
     entries: Sequence[QueueEntry]
     engine: Engine
-    """There for its labels; its session may be closed by now."""
+    """Provides the labels; its session may already be closed."""
     encodings: Sequence[Encoding]
     rows: Sequence[Rows]
     started_at: float
@@ -57,12 +56,11 @@ class BatchOutput:
 
 
 class Batcher:
-    """Answer texts in batches, from one engine at a time.
+    """A dynamic batcher. Answers texts in batches, from one engine at a time.
 
-    submit() and stop() are called on one event loop. Forward passes run on *passes* threads, each of which takes the next
-    batch by itself, at the moment when it is free, and answers are decoded on another, a batch at once; the loop is woken
-    once for each batch. A batch takes one lease, so it never mixes checkpoints, and a text's windows are never divided
-    between two.
+    Call submit() and stop() on one event loop. Forward passes run on *passes* threads; a free thread takes the next batch.
+    Another thread decodes the outputs of each batch and wakes the loop once. A batch holds one lease, so it never mixes
+    checkpoints, and it contains all windows of each of its texts.
     """
 
     def __init__(
@@ -81,9 +79,9 @@ class Batcher:
         self._metrics = metrics
         self._max_batch_tokens = max_batch_tokens
         self._arrival = threading.Condition()
-        """Guards the queue, the count of free passes and whether to stop."""
+        """Guards the queue, *_free* and *_stopping*."""
         self._free = 0
-        """Passes that wait for a batch."""
+        """Number of threads that wait for a batch."""
         self._stopping = False
         self._throughput = ThroughputEstimator(passes)
         self._queue = RequestQueue(metrics, self._throughput, max_tokens=max_queue_tokens, max_wait=max_wait)
@@ -98,17 +96,17 @@ class Batcher:
 
     @property
     def is_busy(self) -> bool:
-        """Whether texts wait for an engine."""
+        """True if texts are queued."""
         return bool(self._queue)
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start the threads. Call it on the event loop."""
         self._loop = asyncio.get_running_loop()
         for thread in self._threads:
             thread.start()
 
     async def stop(self) -> None:
-        """Answer what waits, then stop."""
+        """Answer all queued texts, then stop."""
         with self._arrival:
             self._stopping = True
             self._arrival.notify_all()
@@ -119,10 +117,10 @@ class Batcher:
     def submit(
         self, encodings: Sequence[Encoding], engine: Engine, reader: Task[T], deadline: float
     ) -> list[asyncio.Future[Result[T]]]:
-        """Queue a request's texts, all or none of them, and return their answers to wait for.
+        """Queue all texts of a request, or none, and return a future for each answer.
 
-        Raises OverloadedError if the queue is too long, or would be, and NotServingError after stop(). An answer that is
-        cancelled leaves the queue.
+        Cancel a future to remove its text from the queue. Raises OverloadedError if the queue is full, and NotServingError
+        after stop().
         """
         call, new = recorded() if self._traces else None, self._loop.create_future
         entries = [QueueEntry(encoding, engine, reader, deadline, new(), call) for encoding in encodings]
@@ -136,26 +134,26 @@ class Batcher:
         return [entry.answer for entry in entries]
 
     def check_room(self) -> None:
-        """Raise OverloadedError if a text that comes now would probably wait too long."""
+        """Raise OverloadedError if a new text would probably wait too long."""
         self._queue.check_time()
 
     def wait_seconds(self) -> float:
-        """Guess how long the queue takes, for those who are sent away."""
+        """Return the estimated seconds until the queue is empty, as a retry delay for rejected requests."""
         return self._queue.wait_seconds()
 
     def _run(self, thread: int) -> None:
-        """Compute batch after batch, on a thread of the engine's."""
+        """Compute batches until the batcher stops. Runs on an engine thread."""
         while (batch := self._next_batch(thread)) is not None:
             started_at = time.monotonic()
             try:
                 output = self._compute(batch, started_at)
-            except Exception as error:  # noqa: BLE001 -- whatever it was, only this batch's callers hear of it.
+            except Exception as error:  # noqa: BLE001 -- any error goes to the callers of this batch only.
                 self._fail(batch, started_at, error)
             else:
                 self._decoder.submit(self._decode, output)
 
     def _next_batch(self, thread: int) -> list[QueueEntry] | None:
-        """Wait for the next batch and take it out of the queue; None when all is answered and nothing more comes."""
+        """Wait for the next batch and remove it from the queue. Return None once the batcher stops and the queue is empty."""
         with self._arrival:
             self._throughput.end(thread)
             self._free += 1
@@ -169,7 +167,7 @@ class Batcher:
                 self._arrival.wait()
             engine = self._slot.live
             pass_overhead_tokens = engine.pass_overhead_tokens if engine else 0
-            # Passes that are free share what waits, so that none takes all of it while another one has nothing to do.
+            # Free threads share the queue, so that none takes all of it while another is idle.
             share = max(_MIN_PASS_TOKENS, -(-self._queue.tokens // self._free)) + pass_overhead_tokens
             self._free -= 1
             batch = self._queue.next_batch(
@@ -179,7 +177,7 @@ class Batcher:
             return batch
 
     def _compute(self, batch: Sequence[QueueEntry], started_at: float) -> BatchOutput:
-        """Run a batch under one lease."""
+        """Run the forward passes of a batch under one lease."""
         with self._slot.lease() as engine, self._report_failure(engine):
             encodings = reencode_for(engine, batch)
             windows = [window for encoding in encodings for window in encoding.windows]
@@ -190,7 +188,7 @@ class Batcher:
         return BatchOutput(next(self._numbers), batch, engine, encodings, rows, started_at, seconds)
 
     def _decode(self, output: BatchOutput) -> None:
-        """Turn output rows into answers, on the decoder's thread: a batch at once for all who read alike."""
+        """Decode output rows into answers, one call per task of the batch. Runs on the decoder thread."""
         started_at = time.monotonic()
         try:
             with self._report_failure(output.engine):
@@ -216,7 +214,7 @@ class Batcher:
 
     @staticmethod
     def _read(output: BatchOutput) -> Iterator[tuple[QueueEntry, Any]]:
-        """Yield the answers of the texts that have rows."""
+        """Yield the answers of all texts whose outputs are finite."""
         complete = [index for index, rows in enumerate(output.rows) if all(rows)]
         for reader in dict.fromkeys(output.entries[index].reader for index in complete):
             chosen = [index for index in complete if output.entries[index].reader == reader]
@@ -229,7 +227,7 @@ class Batcher:
 
     @contextmanager
     def _report_failure(self, engine: Engine) -> Iterator[None]:
-        """Tell of a pass if it fails here."""
+        """Notify the listeners if the block raises."""
         try:
             yield
         except Exception:
@@ -241,19 +239,19 @@ class Batcher:
             listener.batch_finished(checkpoint_id, seconds=seconds, failed=failed)
 
     def _fail(self, entries: Sequence[QueueEntry], started_at: float, error: Exception) -> None:
-        """Give a batch's error to its callers."""
+        """Pass an error on to the callers of a batch."""
         self._trace(entries, started_at, error=type(error).__name__)
         self._deliver([(entry, error) for entry in entries])
 
     def _trace(self, entries: Sequence[QueueEntry], started_at: float, **about: Any) -> Any:
-        """Tell of a batch that is over, and return its span, if any of its texts has a trace that is kept."""
+        """Record a span for a finished batch and return it. Return None if no text of the batch is traced."""
         if self._traces is None or not (calls := list(dict.fromkeys(entry.call for entry in entries if entry.call))):
             return None
         windows, tokens = sum(entry.windows for entry in entries), sum(entry.tokens for entry in entries)
         return self._traces.batch(calls, started_at, texts=len(entries), windows=windows, tokens=tokens, **about)
 
     def _deliver(self, results: Sequence[tuple[QueueEntry, Result[Any] | Exception]]) -> None:
-        """Give answers to those who still wait for them, on the event loop."""
+        """Set results or errors on the futures that are still pending, on the event loop."""
         if not results:
             return
 

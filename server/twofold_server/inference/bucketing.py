@@ -1,20 +1,20 @@
-"""Windows of many lengths, cut into forward passes that waste little."""
+"""Length bucketing: split windows of different lengths into forward passes with little padding."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 PADDING_PARITY_LENGTH = 512
-"""Length of the longest window at which a token of padding costs as much as a real one. The graph multiplies no padding, but
-attention has a place for each, and its places grow with the square of the length: on a CPU MiniLM takes 0.33 ms for a
-token, and for one of padding 0.03 beside a window of 40 tokens, 0.05 beside one of 80, and 0.11 beside one of 160."""
+"""Length of the longest window at which a padding token costs as much as a real token. Padding skips the matrix products, but
+attention still computes scores for it, and their number grows with the square of the length. On a CPU, MiniLM takes 0.33 ms per
+real token; a padding token takes 0.03 ms at a length of 40, 0.05 ms at 80, and 0.11 ms at 160."""
 
 
 def split_into_passes(sizes: Sequence[tuple[int, int]], max_tokens: int, pass_overhead_tokens: int) -> list[list[int]]:
-    """Cut items of (windows, tokens of the longest) into passes, and return the places of each pass's items.
+    """Split items into passes and return the item indices of each pass. *sizes* are (windows, tokens of the longest window).
 
-    Items are taken longest first. A pass ends before it has more than *max_tokens* padded tokens, and where its padding
-    would cost more than another pass does, which is *pass_overhead_tokens*. An item that is larger than that runs alone.
+    Items are taken longest first. A new pass starts if the item would exceed *max_tokens* padded tokens, or if the padding
+    would cost more than the overhead of a further pass (*pass_overhead_tokens*). An item above *max_tokens* runs alone.
     """
     passes: list[list[int]] = []
     windows = padding = longest = 0

@@ -1,4 +1,4 @@
-"""A text that waits, its answer, and which of those that wait are next."""
+"""Queued texts, their results, and the selection of the next batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """What the texts of a batch have in common: who answered, and when. Times are seconds of time.monotonic()."""
+    """Metadata shared by the results of one batch. Times are in seconds of time.monotonic()."""
 
     number: int
     checkpoint_id: str
@@ -29,12 +29,12 @@ class Batch:
     decode_started_at: float
     decode_seconds: float
     span: Any = None
-    """What its trace knows it by, if a text in it has one."""
+    """The tracing span of the batch, if any of its texts is traced."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result(Generic[T]):
-    """Hold a text's answer, the batch that it was in, and how long it waited for it."""
+    """The answer to one text, its batch, and its time in the queue."""
 
     answer: T
     batch: Batch
@@ -43,20 +43,20 @@ class Result(Generic[T]):
 
 @dataclass(slots=True, eq=False)
 class QueueEntry:
-    """Hold one text that waits. *deadline* is in seconds of time.monotonic(), or infinite."""
+    """One queued text. *deadline* is in seconds of time.monotonic(), or infinite."""
 
     encoding: Encoding
     engine: Engine
-    """The engine whose encoder made the encoding."""
+    """The engine whose encoder produced *encoding*."""
     reader: Task[Any]
     deadline: float
     answer: asyncio.Future[Result[Any]]
     call: Call | None = None
-    """The call that it is a part of, if that has a trace that is kept."""
+    """The call that the text belongs to, if it is traced."""
     arrived: float = field(default_factory=time.monotonic)
     windows: int = field(init=False)
     tokens: int = field(init=False)
-    """Tokens of all windows."""
+    """Total tokens of all windows."""
     longest: int = field(init=False)
     """Tokens of the longest window."""
 
@@ -68,11 +68,11 @@ class QueueEntry:
 def select_batch(
     queue: Sequence[QueueEntry], tokens: float, max_tokens: int, pass_overhead_tokens: int
 ) -> list[QueueEntry]:
-    """Choose the next batch from a queue in order of arrival: of the oldest ones, as many as have *tokens* together.
+    """Return the next batch from a queue in order of arrival.
 
-    The oldest entry is always in it, so nothing starves. The others have the same outputs and, where padding would cost
-    more than another pass does (*pass_overhead_tokens*), about its length: they are cut into passes of at most *max_tokens* padded
-    tokens, and the one with the oldest is next.
+    Candidates are the oldest entries that need the same outputs as the oldest one, up to *tokens* in total. They are split
+    into passes of at most *max_tokens* padded tokens, and of similar length where padding would cost more than a further
+    pass (*pass_overhead_tokens*). The batch is the pass with the oldest entry, so no entry starves.
     """
     outputs = queue[0].reader.outputs
     oldest = list(_take_up_to((entry for entry in queue if entry.reader.outputs == outputs), tokens))
@@ -81,7 +81,7 @@ def select_batch(
 
 
 def _take_up_to(entries: Iterable[QueueEntry], tokens: float) -> Iterator[QueueEntry]:
-    """Yield entries up to so many tokens, and at least one."""
+    """Yield entries up to *tokens* in total, and at least one."""
     counted = 0
     for entry in entries:
         if counted and counted + entry.tokens > tokens:
@@ -91,9 +91,9 @@ def _take_up_to(entries: Iterable[QueueEntry], tokens: float) -> Iterator[QueueE
 
 
 def reencode_for(engine: Engine, batch: Iterable[QueueEntry]) -> list[Encoding]:
-    """Return the batch's encodings as this engine's encoder makes them.
+    """Return the encodings of a batch for this engine.
 
-    A text that was encoded before a swap is encoded again if the new checkpoint has another tokenizer.
+    A text that was encoded before a swap is encoded again if the new engine encodes differently.
     """
     return [
         entry.encoding

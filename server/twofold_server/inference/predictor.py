@@ -1,4 +1,4 @@
-"""Texts to answers: let a request in, tokenize it, wait for its batches."""
+"""Request handling: admission, tokenization, and waiting for the batches."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from twofold_server.observability.tracing import Traces
 T = TypeVar("T")
 
 _INLINE_TOKENIZE_CHARS = 500
-"""Code points in all that are tokenized on the event loop: that takes less time than to wake another thread."""
+"""Maximum code points of a request that is tokenized on the event loop. Waking a thread would take longer."""
 
 _CLOCK_SKEW_SECONDS = 0.01
-"""Seconds by which a caller's clock may be ahead when it gives up at its deadline."""
+"""Tolerance in seconds for a client whose clock is ahead when it cancels at its deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Answers(Generic[T]):
-    """One answer for each text, with the id of the checkpoint that gave it."""
+    """One answer per text, each with the id of the checkpoint that produced it."""
 
     answers: list[T]
     checkpoint_ids: list[str]
@@ -51,7 +51,7 @@ class Answers(Generic[T]):
 
 
 class Predictor:
-    """Answer requests. Tokenizing runs on threads of its own, off the event loop."""
+    """Answers requests. Long texts are tokenized on worker threads, off the event loop."""
 
     def __init__(
         self,
@@ -74,20 +74,20 @@ class Predictor:
         self._threads = ThreadPoolExecutor(max(1, threads), thread_name_prefix="text")
 
     def stop(self) -> None:
-        """Let the threads go."""
+        """Shut down the worker threads."""
         self._threads.shutdown(wait=True)
 
     async def predict(
         self, texts: Sequence[str], *, top: int = 1, entities: bool = True, deadline: float = float("inf")
     ) -> Answers[Prediction]:
-        """Classify texts (the *top* labels; zero leaves the head out) and find their entities.
+        """Classify texts and extract their entities. *top* is the number of labels per text; 0 skips the classification head.
 
         Raises OverloadedError, NotServingError or DeadlineExceededError.
         """
         return await self._answer(texts, PredictTask(top, entities), deadline)
 
     async def embed(self, texts: Sequence[str], *, deadline: float = float("inf")) -> Answers[Embedding]:
-        """Return the features of texts. Raises what predict raises."""
+        """Return the features of texts. Raises the same errors as predict()."""
         return await self._answer(texts, EmbedTask(), deadline)
 
     async def _answer(self, texts: Sequence[str], reader: Task[T], deadline: float) -> Answers[T]:
@@ -108,15 +108,15 @@ class Predictor:
             try:
                 results = await asyncio.gather(*waiting)
             except (asyncio.CancelledError, DeadlineExceededError):
-                # A caller who leaves before says nothing of how slow we are; where all answers come too late, this is all.
+                # A call cancelled before its deadline says nothing about latency. If all answers are late, only this reports it.
                 if time.monotonic() >= deadline - _CLOCK_SKEW_SECONDS:
                     self._finish(started_at)
                 raise
             finally:
-                # If one failed or the caller went away, nobody waits for the others.
+                # If one failed or the call was cancelled, the remaining answers are not needed.
                 for answer in waiting:
                     answer.cancel()
-            # Texts of one batch share its time: each batch counts once.
+            # The texts of a batch share its duration, so each batch counts once.
             batches = {result.batch: result for result in results}
             timings = Timings(
                 tokenize=tokenize,
@@ -141,7 +141,7 @@ class Predictor:
         return seconds
 
     def check_room(self) -> None:
-        """Raise OverloadedError if no request can be let in: to be asked before any work is done for one."""
+        """Raise OverloadedError if the server cannot admit a request. Call it before any other work for the request."""
         self._check_requests()
         self._batcher.check_room()
 
@@ -155,7 +155,7 @@ class Predictor:
 
     @contextmanager
     def _permit(self) -> Iterator[None]:
-        """Let a request in, or refuse it."""
+        """Count a request while it is in progress. Raises OverloadedError at the limit."""
         self._check_requests()
         self._requests += 1
         try:
@@ -165,7 +165,7 @@ class Predictor:
 
 
 def _stages(started_at: float, tokenize: float, results: Iterable[Result[Any]]) -> Iterator[Stage]:
-    """Yield the stages of a request, given a result of each of its batches."""
+    """Yield the stages of a request, given one result per batch."""
     yield Stage("tokenize", started_at, tokenize)
     for result in results:
         batch = result.batch

@@ -1,4 +1,4 @@
-"""The holder of the live engine, and a batch's short hold on it."""
+"""The live engine, the standby engine, and the leases on them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from twofold_server.observability.metrics import Metrics
 
 
 class Slot:
-    """Hold one live engine, at most one that stands beside it to be compared with, and those that drain.
+    """One live engine, at most one standby engine to compare it with, and the engines that drain.
 
-    A lease keeps its engine alive; a batch takes one and holds it for one batch only. Leases are counted for each
-    engine: an engine that was replaced waits for its own leases, never for those of its successor.
+    A lease keeps its engine open; each batch takes one. Leases are counted per engine: a replaced engine waits for its leases
+    only, never for those of its successor.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -25,7 +25,7 @@ class Slot:
         self._live: Engine | None = None
         self._standby: Engine | None = None
         self._leases: dict[Engine, int] = {}
-        # Closing takes a while, so it happens on a thread that no request waits for.
+        # Closing is slow, so it runs on a thread that no request waits for.
         self._closer = ThreadPoolExecutor(1, thread_name_prefix="close-engine")
         self._idle = threading.Condition(self._lock)
 
@@ -34,17 +34,17 @@ class Slot:
 
     @property
     def live(self) -> Engine | None:
-        """The engine that answers, to look at and not to run; None before the first one is ready."""
+        """The live engine; None before the first one is ready. Take a lease to run it."""
         return self._live
 
     @property
     def standby(self) -> Engine | None:
-        """The engine that stands beside the live one: it is loaded, and answers nobody."""
+        """The standby engine. It is loaded, but answers no requests."""
         return self._standby
 
     @contextmanager
     def lease(self) -> Iterator[Engine]:
-        """Hold the live engine. Raises NotServingError if there is none."""
+        """Lease the live engine for the block. Raises NotServingError if there is none."""
         with self._lock:
             engine = self._live
             if engine is None:
@@ -62,10 +62,10 @@ class Slot:
                         self._closer.submit(self._close, engine)
 
     def swap(self, engine: Engine | None, *, keep: bool = False) -> Engine | None:
-        """Replace the live engine and return the old one, which closes by itself once its last lease is given back.
+        """Replace the live engine and return the old one, which closes once its last lease is released.
 
-        With *keep* it stands beside the new one instead. Every lease that begins after this returned is one of the new
-        engine, which may have stood beside the old one.
+        With *keep* the old engine becomes the standby engine instead. The new engine may have been the standby engine. Every
+        lease taken after this returns is on the new engine.
         """
         with self._lock:
             old, self._live = self._live, engine
@@ -84,7 +84,7 @@ class Slot:
         return old
 
     def set_standby(self, engine: Engine | None, *, is_counted: bool = False) -> None:
-        """Let an engine stand beside the live one, instead of the one that did. *is_counted* says that it was live."""
+        """Replace the standby engine. *is_counted*: the engine was live, so the metrics already count it."""
         with self._lock:
             old, self._standby = self._standby, engine
             if engine is not None and not is_counted:
@@ -95,17 +95,17 @@ class Slot:
             self._metrics.engines_beside.set(engine is not None)
 
     def release_standby(self, engine: Engine | None = None) -> None:
-        """Let the engine go that stands beside, or that one if it does. Blocks until its memory is free for another one."""
+        """Retire the standby engine; with *engine*, only if that is it. Blocks until idle retired engines are closed."""
         with self._lock:
             if self._standby is not None and engine in {None, self._standby}:
                 self._retire(self._standby)
                 self._standby = None
                 self._metrics.engines_beside.set(0)
-        with suppress(RuntimeError):  # Nothing is closed any more after drain(), which has waited itself.
+        with suppress(RuntimeError):  # After drain() there is nothing left to wait for.
             self._closer.submit(lambda: None).result()
 
     def drain(self) -> None:
-        """Let all engines go, and return when every one is closed. Blocks until the last lease is given back."""
+        """Retire all engines and wait until they are closed. Blocks until the last lease is released."""
         self.swap(None)
         self.set_standby(None)
         with self._lock:

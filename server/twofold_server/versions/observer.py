@@ -1,4 +1,4 @@
-"""What is seen of one checkpoint while it is compared with another."""
+"""Observations of one checkpoint under live traffic."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from twofold_server.versions.shadow_traffic import Comparison, EnginePair
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """Say that the *subject* answers now. The *reference*, which answered before, is there if it was kept."""
+    """A finished swap: *subject* is live now; *reference* is the previous engine if it is the standby engine."""
 
     subject: Engine
     reference: Engine | None
     author: Author
     by_person: bool
     adapted: HeadName | None
-    """The head that was to change, where a job made the subject."""
+    """The head that was adapted, if a job created the subject."""
 
     @property
     def job_id(self) -> str:
-        """The job that made the subject, or nothing."""
+        """The id of the job that created the subject, or an empty string."""
         return (self.subject.checkpoint.manifest.job_id or "") if self.by_person else self.author.who
 
 
 class SwapObserver:
-    """Gather evidence, from any thread."""
+    """Collects statistics about one engine. Thread-safe."""
 
     def __init__(self, engine_id: str) -> None:
         self.engine_id = engine_id
@@ -41,16 +41,16 @@ class SwapObserver:
 
     @property
     def stats(self) -> SwapStats:
-        """What was seen so far."""
+        """The statistics so far."""
         return self._stats
 
     def record_batch(self, *, failed: bool) -> None:
-        """Count a live pass."""
+        """Count a live batch."""
         with self._lock:
             self._stats = replace(self._stats, passes=self._stats.passes + failed)
 
     def record_comparison(self, seen: Comparison) -> None:
-        """Count a text that both have answered."""
+        """Count a text that both engines answered."""
         with self._lock:
             old = self._stats
             differing = dict(old.differing)
@@ -60,12 +60,12 @@ class SwapObserver:
 
 
 def pair_of(subject: Engine, reference: Engine, config: Config) -> EnginePair:
-    """Return two engines to compare."""
+    """Return a pair of engines with the configured slowdown limit."""
     return EnginePair(subject, reference, config.watch_slowdown)
 
 
 def limits_of(config: Config) -> Limits:
-    """Return the limits that are set."""
+    """Return the configured limits."""
     return Limits(
         min_samples=config.watch_fewest,
         errors=config.watch_errors,

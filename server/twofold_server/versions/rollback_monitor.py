@@ -1,4 +1,4 @@
-"""A checkpoint that was made live is watched for a while; if it is bad, the one before comes back by itself. See ADR 27."""
+"""Automatic rollback: monitor a new live checkpoint for a while, and restore the previous one if it is bad. See ADR 27."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from twofold_server.versions.shadow_traffic import ShadowTraffic
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.25
-"""Time between two looks at what was seen."""
+"""Seconds between two checks of the statistics."""
 
 
 Rollback = Callable[[str, Author], Awaitable[str]]
-"""Makes the previous checkpoint live in place of the given one, and returns its id."""
+"""Replaces the given checkpoint by the previous one, and returns the id of that."""
 
 
 class RollbackMonitor:
-    """Watch one swap at a time: its errors, its pace, and whether it agrees with the checkpoint before.
+    """Monitors one swap at a time: errors, latency, and agreement with the previous checkpoint.
 
-    A checkpoint that a person promoted is rolled back for errors only: a different model may answer differently and take
-    longer. *on_rollback* is awaited with the id of the job that made the bad checkpoint and what was done.
+    A checkpoint that a person promoted is rolled back for errors only, since a different model may answer differently and
+    take longer. *on_rollback* is awaited with the id of the job that created the bad checkpoint, and the event.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class RollbackMonitor:
         self._on_rollback = on_rollback
 
     def begin(self, swap: Swap, rollback: Rollback) -> None:
-        """Watch a swap that was just made, unless monitoring is switched off; *rollback* undoes it."""
+        """Monitor a swap that was just made, unless monitoring is turned off; *rollback* reverts it."""
         if self._stopped or not self._config.watch_seconds:
             return
         observer = self._observer = SwapObserver(swap.subject.id)
@@ -67,7 +67,7 @@ class RollbackMonitor:
         self._watch = asyncio.create_task(self._monitor(swap, observer, rollback), name="rollback-monitor")
 
     async def end(self) -> None:
-        """Watch no longer. Afterwards nobody uses the engine that stands beside."""
+        """Stop monitoring. Afterwards the standby engine is not in use."""
         watch, self._watch, self._observer = self._watch, None, None
         if watch is not None:
             watch.cancel()
@@ -75,13 +75,13 @@ class RollbackMonitor:
         await asyncio.to_thread(self._shadow.end)
 
     async def stop(self) -> None:
-        """End, for good."""
+        """Stop monitoring for good, and wait for running rollbacks."""
         self._stopped = True
         await self.end()
         await asyncio.gather(*self._rollbacks)
 
     def batch_finished(self, checkpoint_id: str, *, seconds: float | None, failed: bool) -> None:  # noqa: ARG002 -- a BatchListener.
-        """Count a live batch, from any thread."""
+        """Count a live batch. Thread-safe."""
         observer = self._observer
         if observer is not None and observer.engine_id == checkpoint_id:
             observer.record_batch(failed=failed)
@@ -92,7 +92,7 @@ class RollbackMonitor:
             await asyncio.sleep(_POLL_SECONDS)
             seen = SwapStats(passes=observer.stats.passes) if swap.by_person else observer.stats
             if regression := find_regression(seen, self._limits, swap.adapted):
-                # To undo it ends this watch.
+                # A separate task, because the rollback ends this one.
                 task = asyncio.create_task(self._undo(swap, regression, rollback), name="rollback")
                 self._rollbacks.add(task)
                 task.add_done_callback(self._rollbacks.discard)
@@ -104,7 +104,7 @@ class RollbackMonitor:
         )
         self._observer = None
         await asyncio.to_thread(self._shadow.end)
-        if swap.reference is not None:  # Whatever stands there by now is not ours to dismiss.
+        if swap.reference is not None:  # Another engine may be on standby by now; it must stay.
             await asyncio.to_thread(self._slot.release_standby, swap.reference)
 
     async def _undo(self, swap: Swap, regression: Regression, rollback: Rollback) -> None:

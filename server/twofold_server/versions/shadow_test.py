@@ -1,4 +1,4 @@
-"""A candidate answers live texts in shadow before it is made live: compared, and never returned. See ADR 27."""
+"""Shadow tests: compare a candidate with the live engine on live texts before its promotion. See ADR 27."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from twofold_server.versions.observer import SwapObserver, limits_of
 from twofold_server.versions.shadow_traffic import EnginePair, ShadowTraffic
 
 _POLL_SECONDS = 0.25
-"""Time between two looks at what was seen."""
+"""Seconds between two checks of the statistics."""
 REPORT_SECONDS = 10.0
-"""Time between two words about it to who follows the job."""
+"""Seconds between two progress events of the job."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShadowTestResult:
-    """Say what was seen of a candidate, and why it is not to be made live, if it is not."""
+    """Result of a shadow test: the counts, and the regression that rejects the candidate, if any."""
 
     seen: Shadowed
     regression: Regression | None
 
 
 class CandidateLoader(Protocol):
-    """Whoever loads engines, one at a time."""
+    """Loads candidates as standby engines, one at a time."""
 
     async def load_standby(self, name: str) -> EnginePair | None:
-        """Load a checkpoint beside the one that answers; None if nothing answers, or this one does."""
+        """Load a checkpoint as the standby engine; None if there is no live engine, or if it has the same checkpoint."""
 
     async def release_standby(self, pair: EnginePair) -> None:
-        """Let the subject go, if it still stands by."""
+        """Release the subject if it is still the standby engine."""
 
 
 class ShadowTest:
-    """Compare candidates with the live engine, before they are made live."""
+    """Compares candidates with the live engine before their promotion."""
 
     def __init__(self, config: Config, slot: Slot, shadow: ShadowTraffic, loader: CandidateLoader) -> None:
         self._config = config
@@ -59,11 +59,11 @@ class ShadowTest:
         is_cancelled: Callable[[], bool],
         on_progress: Callable[[Shadowed], Awaitable[object]],
     ) -> ShadowTestResult | None:
-        """Return what was seen once enough texts were compared, the time is over, or the candidate is bad.
+        """Compare a candidate until there are enough texts, the time is up, or a regression is significant.
 
-        It then stands by, to be made live at once, unless it is refused. *is_unwanted* ends it, and so does another promotion.
-        *tell* hears of what was seen so far. None if nothing answers that it could be compared with. Raises SwapError or
-        CheckpointError if it cannot be loaded.
+        The candidate then stays on standby, ready for promotion, unless it is rejected. *is_cancelled* or another promotion
+        ends the test early. *on_progress* is awaited with the counts so far. Returns None if there is no live engine to
+        compare with. Raises SwapError or CheckpointError if the candidate cannot be loaded.
         """
         pair = await self._loader.load_standby(checkpoint_id)
         if pair is None:
@@ -86,7 +86,9 @@ class ShadowTest:
                     await on_progress(_progress(seen, reported_at - started_at))
                 await asyncio.sleep(_POLL_SECONDS)
         finally:
-            if self._slot.standby is pair.subject:  # Otherwise who ended it has stopped it, and may have begun anew.
+            if (
+                self._slot.standby is pair.subject
+            ):  # Otherwise a promotion has ended the traffic, and may have started a new comparison.
                 await asyncio.to_thread(self._shadow.end)
         regression = reject_reason(observer.stats, self._limits, adapted)
         if regression or is_cancelled():
@@ -95,7 +97,7 @@ class ShadowTest:
 
 
 def _progress(seen: SwapStats, seconds: float) -> Shadowed:
-    """Write evidence down for the job."""
+    """Return the statistics as a job event."""
     comparable = {head: seen.differing[head].total for head in HEADS if seen.differing[head].total}
     return Shadowed(
         texts=seen.texts.total,
