@@ -43,7 +43,7 @@ def start(arguments: Sequence[str]) -> None:
     try:
         asyncio.run(run(resolved.config))
     except Exception:
-        log.exception("the server cannot go on")
+        log.exception("the server failed")
         sys.exit(1)
 
 
@@ -78,21 +78,21 @@ def print_token(arguments: Sequence[str]) -> None:
     """Print a line for the token file to stdout, and the token to stderr. The token is not stored anywhere."""
     parser = argparse.ArgumentParser(
         prog="twofold-server make-token",
-        description="Make a bearer token. Append what is printed to stdout to the file that --tokens names.",
+        description="Create a bearer token. Append the line on stdout to the file given by --tokens; the token is on stderr.",
     )
-    parser.add_argument("name", help="whose token it is: letters, digits, '_' and '-'")
-    parser.add_argument("--scopes", required=True, help=f"what it may do, with commas: some of {','.join(SCOPES)}")
-    parser.add_argument("--requests-per-second", type=float, help="most requests a second; unlimited without it")
+    parser.add_argument("name", help="name of the token's owner: letters, digits, '_' and '-'")
+    parser.add_argument("--scopes", required=True, help=f"comma-separated scopes, from {','.join(SCOPES)}")
+    parser.add_argument("--requests-per-second", type=float, help="maximum requests per second (default: unlimited)")
     options = parser.parse_args(arguments)
     scopes = options.scopes.split(",")
     if unknown := [scope for scope in scopes if scope not in SCOPES]:
-        parser.error(f"scope {unknown[0]!r} is not known; write some of {','.join(SCOPES)}")
+        parser.error(f"scope {unknown[0]!r} is unknown; use some of {','.join(SCOPES)}")
     try:
         token, line = make_token(options.name, scopes, options.requests_per_second)
     except ValueError as error:
         parser.error(str(error))
     print(line)
-    print(f"Give this to {options.name}; it is shown this once: {token}", file=sys.stderr)
+    print(f"Token for {options.name}, shown only once: {token}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ class Batcher:
         entries = [QueueEntry(encoding, engine, reader, deadline, new(), call) for encoding in encodings]
         with self._arrival:
             if self._stopping:
-                raise NotServingError("the server is going away; ask another one")
+                raise NotServingError("the server is shutting down; call another one")
             if not self._queue.has_room_for(sum(entry.tokens for entry in entries)):
                 self._deliver(self._queue.drop_expired())
             self._queue.add(entries)
@@ -199,7 +199,7 @@ class Batcher:
         broken = [entry for entry in output.entries if entry not in answers]
         self._notify(output.engine.id, output.seconds, failed=bool(broken))
         if broken:
-            wrong = f"{output.engine.id} answers with numbers that are not finite"
+            wrong = f"{output.engine.id} returned values that are not finite"
             self._fail(broken, output.started_at, FloatingPointError(wrong))
         seconds = time.monotonic() - started_at
         self._metrics.stage_seconds.labels("decode").observe(seconds)

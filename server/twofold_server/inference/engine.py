@@ -96,7 +96,7 @@ class Engine:
     def run(self, input_ids: Ids, attention_mask: Ids, outputs: Sequence[Output]) -> list[Floats]:
         """Run one forward pass over inputs of shape (windows, tokens)."""
         if self._session is None:
-            raise RuntimeError(f"{self!r} was asked to run. This is a bug.")
+            raise RuntimeError(f"{self!r} cannot run because it is closed. This is a bug.")
         feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
         if self._device != "cpu":
             return run_bound(self._session, feeds, outputs, self._device)
@@ -152,7 +152,7 @@ class Engine:
         for number, (expected, actual) in enumerate(zip(golden, alone, strict=True), 1):
             if (wrong := disagreement(expected.prediction, actual, tolerance)) is not None:
                 where = f"{wrong}, for text {number} of {file}"  # Not the text itself: this message is logged.
-                raise SwapError(f"it does not answer as it did when it was published: {where}")
+                raise SwapError(f"its answers differ from the golden answers: {where}")
         if self.precision == "fp32":
             return
         together = self._answer([answer.text for answer in golden])

@@ -149,7 +149,7 @@ class Predictor:
         if self._requests >= self._max_requests:
             self._metrics.shed.labels("requests").inc()
             raise OverloadedError(
-                f"{self._requests} requests are in progress, which is the most; come back later",
+                f"{self._requests} requests are in progress, the maximum; retry later",
                 retry_after=self._batcher.wait_seconds(),
             )
 

@@ -56,8 +56,8 @@ class RequestQueue:
         if self._entries and not self.has_room_for(tokens):
             self._metrics.shed.labels("queue").inc()
             raise OverloadedError(
-                f"{self.tokens} tokens wait, this request has {tokens}, and at most "
-                f"{self._max_tokens} may wait; come back later, or send fewer texts at once",
+                f"the queue holds {self.tokens} of at most {self._max_tokens} tokens, and this request has {tokens}; "
+                "retry later, or send fewer texts per request",
                 retry_after=self.wait_seconds(),
             )
         self._entries.extend(entries)
@@ -96,7 +96,7 @@ class RequestQueue:
         if self._entries and self._throughput.estimate_seconds(self.tokens) > share * self._max_wait:
             self._metrics.shed.labels("wait").inc()
             raise OverloadedError(
-                f"what waits is as much as can be answered within {1000 * self._max_wait:.0f} ms; come back later",
+                f"the queue already holds about {1000 * self._max_wait:.0f} ms of work; retry later",
                 retry_after=self.wait_seconds(),
             )
 

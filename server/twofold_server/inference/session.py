@@ -71,7 +71,7 @@ def open_session(graph: Path, *, device: str, threads: int, gpu_memory_mib: int 
     if wanted not in session.get_providers():  # onnxruntime falls back to the CPU and only logs it.
         raise SwapError(
             f"device {device!r} cannot be used on this machine: {wanted} did not start; check that its driver, CUDA and "
-            f"cuDNN are those that onnxruntime {ort.__version__} needs, or choose another device"
+            f"cuDNN match onnxruntime {ort.__version__}, or choose another device"
         )
     return session
 

@@ -11,7 +11,7 @@ from twofold_server.storage.database import Database
 from twofold_server.storage.schema import ALIAS_CHANGES
 from twofold_server.versions.alias_changes import OUTSIDE, AliasChange, Author, changed_aliases
 
-_UNKNOWN_AUTHOR = Author(OUTSIDE, "It was found so when a server started.")
+_UNKNOWN_AUTHOR = Author(OUTSIDE, "The change was detected when a server started.")
 
 
 class AliasTable:

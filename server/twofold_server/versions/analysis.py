@@ -116,10 +116,10 @@ def reject_reason(stats: SwapStats, limits: Limits, adapted: HeadName | None) ->
 def _regressions(stats: SwapStats, limits: Limits, adapted: HeadName | None) -> Iterator[Regression]:
     for seen, what in ((stats.passes, "passes"), (stats.texts, "texts")):
         if seen.total >= limits.min_samples and exceeds_limit(seen, limits.errors):
-            yield Regression("errors", f"{seen.failures} of {seen.total} {what} failed, and {limits.errors:.1%} may")
+            yield Regression("errors", f"{seen.failures} of {seen.total} {what} failed (limit {limits.errors:.1%})")
     if stats.slow.total >= limits.min_samples and exceeds_limit(stats.slow, SLOW_SHARE):
-        message = f"{stats.slow.failures} of {stats.slow.total} texts took more than {limits.slowdown:g} times as long"
-        yield Regression("latency", f"{message}, and {SLOW_SHARE:.0%} may")
+        message = f"{stats.slow.failures} of {stats.slow.total} texts took more than {limits.slowdown:g} times as long as before"
+        yield Regression("latency", f"{message} (limit {SLOW_SHARE:.0%})")
     for head in HEADS:
         seen = stats.differing[head]
         minimum = _min_agreement(limits, head, adapted)
@@ -134,4 +134,4 @@ def _min_agreement(limits: Limits, head: HeadName, adapted: HeadName | None) -> 
 
 def _disagreement(head: HeadName, seen: Rate, minimum: float) -> Regression:
     message = f"the {head} head agrees on {seen.total - seen.failures} of {seen.total} texts"
-    return Regression("agreement", f"{message}, and {minimum:.0%} is the least")
+    return Regression("agreement", f"{message} (minimum {minimum:.0%})")

@@ -23,7 +23,7 @@ class Shadowed(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag
         heads = "".join(
             f"; the {head} head agrees on {self.agreed[head]} of {n}" for head, n in self.comparable.items()
         )
-        return f"The candidate has answered {self.texts} live texts, too, in {self.seconds:.0f} s{heads}."
+        return f"Shadow test: {self.texts} live texts were compared in {self.seconds:.0f} s{heads}."
 
 
 class RolledBack(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=True):
@@ -37,4 +37,4 @@ class RolledBack(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", t
     @property
     def summary(self) -> str:
         """The event as two sentences."""
-        return f"{self.checkpoint_id} was bad: {self.reason}. {self.restored_id} answers again."
+        return f"{self.checkpoint_id} was rolled back: {self.reason}. {self.restored_id} is live again."

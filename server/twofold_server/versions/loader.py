@@ -52,7 +52,7 @@ def _load_fastest(checkpoint: Checkpoint, config: Config, live: Engine | None) -
         try:
             alternative = _load(checkpoint, config, precision, live)
         except (CheckpointError, SwapError) as error:
-            log.warning("a precision cannot be served", extra={"precision": precision, "reason": str(error)})
+            log.warning("cannot serve a precision", extra={"precision": precision, "reason": str(error)})
             continue
         try:
             seconds = _time(engine, alternative)
@@ -120,8 +120,8 @@ def _check_memory(checkpoint: Checkpoint, precision: Precision) -> None:
     needed, free = int(_COPIES * size) + _SLACK_BYTES, count_free_bytes()
     if free is not None and needed > free:
         raise SwapError(
-            f"it takes about {needed >> 20} MiB while it is loaded, and {free >> 20} MiB are free; free some memory, or "
-            "start a server with more"
+            f"loading needs about {needed >> 20} MiB, and {free >> 20} MiB are free; free some memory, or "
+            "give the server more"
         )
 
 

@@ -185,7 +185,7 @@ class Promoter:
             with self._count_failures(checkpoint_id):
                 live = self._slot.live
                 if live is None or live.id != checkpoint_id:
-                    raise CheckpointNotFoundError(f"{checkpoint_id} does not answer any more")
+                    raise CheckpointNotFoundError(f"{checkpoint_id} is not live any more")
                 previous = await asyncio.to_thread(self._store.get, "previous")
                 done, _ = await self._swap(previous, lambda: self._store.undo(checkpoint_id), author, keep=False)
                 return done
@@ -236,5 +236,5 @@ class Promoter:
         try:
             moved = await asyncio.to_thread(move)
         except OSError as error:
-            raise SwapError(f"{checkpoint.id}: aliases: they cannot be written: {error.strerror}") from error
+            raise SwapError(f"{checkpoint.id}: aliases: cannot write them: {error.strerror}") from error
         await self._record(moved, author)

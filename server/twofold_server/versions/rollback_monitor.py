@@ -99,7 +99,7 @@ class RollbackMonitor:
                 return
         seen = observer.stats
         log.info(
-            "a swap is well",
+            "monitoring ended without a regression",
             extra={"checkpoint": swap.subject.id, "passes": seen.passes.total, "compared": seen.texts.total},
         )
         self._observer = None
@@ -110,15 +110,13 @@ class RollbackMonitor:
     async def _undo(self, swap: Swap, regression: Regression, rollback: Rollback) -> None:
         bad = swap.subject.id
         try:
-            restored = await rollback(bad, Author(SERVER, f"{bad} was bad: {regression.message}."))
+            restored = await rollback(bad, Author(SERVER, f"{bad} was rolled back: {regression.message}."))
         except (CheckpointError, ServerError) as error:
-            log.error("a bad swap cannot be undone", extra={"checkpoint": bad, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
+            log.error("rollback failed", extra={"checkpoint": bad, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
             return
         self._metrics.swaps_undone.labels(regression.cause).inc()
         audit.tell("roll back", who=SERVER, outcome="OK", checkpoint=restored, reason=regression.cause)
-        log.error(
-            "a bad swap was undone", extra={"checkpoint": bad, "restored": restored, "reason": regression.message}
-        )
+        log.error("rolled back", extra={"checkpoint": bad, "restored": restored, "reason": regression.message})
         event = RolledBack(checkpoint_id=bad, restored_id=restored, cause=regression.cause, reason=regression.message)
         if swap.job_id:
             await self._on_rollback(swap.job_id, event)

@@ -24,16 +24,20 @@ def heads(classifier=Rate(), ner=Rate()):  # noqa: B008 -- it is frozen.
 CASES = [
     (SwapStats(), None, None),
     (SwapStats(passes=Rate(10, 10)), None, None),
-    (SwapStats(passes=Rate(50, 50)), "errors", "50 of 50 passes failed, and 2.0% may"),
+    (SwapStats(passes=Rate(50, 50)), "errors", "50 of 50 passes failed (limit 2.0%)"),
     (SwapStats(passes=Rate(2, 100)), None, None),
     (SwapStats(passes=Rate(12, 100)), "errors", "12 of 100 passes"),
     (SwapStats(texts=Rate(30, 60)), "errors", "30 of 60 texts failed"),
     (SwapStats(slow=Rate(3, 60)), None, None),
-    (SwapStats(slow=Rate(20, 60)), "latency", "20 of 60 texts took more than 3 times as long, and 5% may"),
+    (SwapStats(slow=Rate(20, 60)), "latency", "20 of 60 texts took more than 3 times as long as before (limit 5%)"),
     (SwapStats(differing=heads(Rate(12, 60))), None, None),
-    (SwapStats(differing=heads(Rate(30, 60))), "agreement", "the classifier head agrees on 30 of 60 texts, and 80% is"),
+    (
+        SwapStats(differing=heads(Rate(30, 60))),
+        "agreement",
+        "the classifier head agrees on 30 of 60 texts (minimum 80%)",
+    ),
     (SwapStats(differing=heads(ner=Rate(30, 60))), None, None),
-    (SwapStats(differing=heads(ner=Rate(55, 60))), "agreement", "the ner head agrees on 5 of 60 texts, and 40% is"),
+    (SwapStats(differing=heads(ner=Rate(55, 60))), "agreement", "the ner head agrees on 5 of 60 texts (minimum 40%)"),
     (SwapStats(passes=Rate(50, 50), slow=Rate(60, 60)), "errors", "passes"),
 ]
 
@@ -52,12 +56,12 @@ def test_a_verdict_names_its_cause(seen, cause, says):
     [
         (
             SwapStats(differing=heads(Rate(21, 100))),
-            "the classifier head agrees on 79 of 100 texts, and 80% is the least",
+            "the classifier head agrees on 79 of 100 texts (minimum 80%)",
         ),
         (SwapStats(differing=heads(Rate(20, 100))), None),
         (SwapStats(differing=heads(Rate(21, 40))), None),
         (SwapStats(differing=heads(ner=Rate(60, 100))), None),
-        (SwapStats(differing=heads(ner=Rate(61, 100))), "the ner head agrees on 39 of 100 texts, and 40% is the least"),
+        (SwapStats(differing=heads(ner=Rate(61, 100))), "the ner head agrees on 39 of 100 texts (minimum 40%)"),
         (SwapStats(texts=Rate(60, 60)), "60 of 60 texts failed"),
     ],
 )

@@ -86,13 +86,13 @@ def test_who_follows_the_job_hears_how_far_it_is(tmp_path, monkeypatch):
             job = await submit(server)
             stub = AdaptationServiceStub(server.channel)
             heard = [event async for event in stub.WatchJob(pb.WatchJobRequest(job_id=job))]
-        told = [one.event.message for one in heard if "live texts, too" in one.event.message]
-        texts = [int(re.search(r"answered (\d+) live", one)[1]) for one in told]
+        told = [one.event.message for one in heard if "Shadow test:" in one.event.message]
+        texts = [int(re.search(r"Shadow test: (\d+) live", one)[1]) for one in told]
         assert len(texts) > 2
         assert texts == sorted(texts)
         assert texts[0] < MANY <= texts[-1]
         report = await stub.GetReport(pb.GetReportRequest(job_id=job, format=pb.REPORT_FORMAT_JSON))
-        notes = [one["message"] for one in json.loads(report.content)["notes"] if "live texts, too" in one["message"]]
+        notes = [one["message"] for one in json.loads(report.content)["notes"] if "Shadow test:" in one["message"]]
         assert notes == [told[-1]]
 
     in_shadow(tmp_path, tiny_checkpoints.Recipe(), test, shadow_texts=MANY)
@@ -132,7 +132,7 @@ def test_a_bad_candidate_is_rejected_and_never_answers(tmp_path):
         assert (failed, set(answered)) == ([], {"a"})
         assert job.state == pb.JOB_STATE_REJECTED
         assert "bad passed the gate, but in shadow, on live texts, the classifier head agrees on 0 of" in job.reason
-        assert job.reason.endswith("and 40% is the least; the old checkpoint serves on.")
+        assert job.reason.endswith("(minimum 40%); the old checkpoint serves on.")
         assert job.report.shadow.classifier.agreed == 0
         assert (store.aliases().current, store.aliases().candidate) == ("a", "bad")
         assert await server.metric("twofold_engines") == 1
