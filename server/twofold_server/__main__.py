@@ -13,14 +13,14 @@ import msgspec
 
 from twofold_server.app import run
 from twofold_server.config.sources import describe, resolve
-from twofold_server.doctor import examine
+from twofold_server.doctor import run_checks
 from twofold_server.observability.logs import log_to_stderr
 from twofold_server.resources.memory import configure_malloc
 from twofold_server.security.tokens import SCOPES, make_token
 
 
 def main() -> None:
-    """Read the settings and serve, or do what the first word says."""
+    """Run the subcommand, or the server if there is none."""
     match sys.argv[1:]:
         case ["make-token", *arguments]:
             print_token(arguments)
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def start(arguments: Sequence[str]) -> None:
-    """Serve until a signal says to stop."""
+    """Run the server until SIGTERM or SIGINT."""
     configure_malloc()
     resolved = resolve(arguments, os.environ)
     log_to_stderr(resolved.config.log_level)
@@ -43,12 +43,12 @@ def start(arguments: Sequence[str]) -> None:
     try:
         asyncio.run(run(resolved.config))
     except Exception:
-        log.exception("the server cannot go on")
+        log.exception("the server failed")
         sys.exit(1)
 
 
 def print_config(arguments: Sequence[str]) -> None:
-    """Print the settings as the server would take them, as TOML with where each came from, and hide secrets."""
+    """Print the effective settings as TOML, with the origin of each and without secrets."""
     resolved = resolve(arguments, os.environ, prog="twofold-server print-config")
     for line in describe(resolved):
         print(line)
@@ -57,12 +57,12 @@ def print_config(arguments: Sequence[str]) -> None:
 
 
 def diagnose(arguments: Sequence[str]) -> int:
-    """Print whether a server could run with these settings, a line for each check, and return 1 if one fails."""
+    """Print the result of each check of the settings and the environment. Return 1 if a check fails."""
     as_json = "--json" in arguments
     settings = [argument for argument in arguments if argument != "--json"]
     resolved = resolve(settings, os.environ, prog="twofold-server doctor")
     failed = False
-    for check in examine(resolved.config, resolved.warnings):
+    for check in run_checks(resolved.config, resolved.warnings):
         failed |= check.state == "failed"
         if as_json:
             print(msgspec.json.encode(check).decode())
@@ -75,24 +75,24 @@ def diagnose(arguments: Sequence[str]) -> int:
 
 
 def print_token(arguments: Sequence[str]) -> None:
-    """Print a line for the file of tokens to stdout, and the token itself, which is nowhere else, to stderr."""
+    """Print a line for the token file to stdout, and the token to stderr. The token is not stored anywhere."""
     parser = argparse.ArgumentParser(
         prog="twofold-server make-token",
-        description="Make a bearer token. Append what is printed to stdout to the file that --tokens names.",
+        description="Create a bearer token. Append the line on stdout to the file given by --tokens; the token is on stderr.",
     )
-    parser.add_argument("name", help="whose token it is: letters, digits, '_' and '-'")
-    parser.add_argument("--scopes", required=True, help=f"what it may do, with commas: some of {','.join(SCOPES)}")
-    parser.add_argument("--requests-per-second", type=float, help="most requests a second; unlimited without it")
+    parser.add_argument("name", help="name of the token's owner: letters, digits, '_' and '-'")
+    parser.add_argument("--scopes", required=True, help=f"comma-separated scopes, from {','.join(SCOPES)}")
+    parser.add_argument("--requests-per-second", type=float, help="maximum requests per second (default: unlimited)")
     options = parser.parse_args(arguments)
     scopes = options.scopes.split(",")
     if unknown := [scope for scope in scopes if scope not in SCOPES]:
-        parser.error(f"scope {unknown[0]!r} is not known; write some of {','.join(SCOPES)}")
+        parser.error(f"scope {unknown[0]!r} is unknown; use some of {','.join(SCOPES)}")
     try:
         token, line = make_token(options.name, scopes, options.requests_per_second)
     except ValueError as error:
         parser.error(str(error))
     print(line)
-    print(f"Give this to {options.name}; it is shown this once: {token}", file=sys.stderr)
+    print(f"Token for {options.name}, shown only once: {token}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whether a server could run here: its files, its execution provider, its store, its database and its trainer, each looked at once."""
+"""Diagnostics: check whether a server can run here, with its files, execution provider, store, database and trainer."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from twofold_server.storage.migrations import VERSION as SCHEMA
 from twofold_server.storage.migrations import read_version
 
 _FIND = "import sys; from importlib.util import find_spec as f; sys.exit(not (f('twofold_trainer') and f('torch')))"
-_PATIENCE = 30.0
-"""Seconds for the trainer's interpreter to start."""
-_SOON = dt.timedelta(days=14)
-"""Before a certificate ends, it is time to renew it."""
-_ROOM = 3
-"""Checkpoints of the current one's size that a disk should have room for: one that is written, one that is staged, a data set."""
+_TIMEOUT_SECONDS = 30.0
+"""Seconds that the trainer's interpreter may take to start."""
+EXPIRY_WARNING = dt.timedelta(days=14)
+"""Time before the expiry of a certificate from which the check warns."""
+MIN_FREE_CHECKPOINTS = 3
+"""Minimum free disk space, in checkpoints of the current size: one being written, one staged, and a data set."""
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """What was looked at, what was found, and what to do about it. `twofold doctor` reads it as a line of JSON."""
+    """Result of one check: its state, a message, and how to fix a problem. `twofold doctor` reads it as a line of JSON."""
 
     name: str
     state: Literal["ok", "warning", "failed"] = "ok"
@@ -50,11 +50,11 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     fix: str = ""
 
 
-def examine(config: Config, warnings: tuple[str, ...] = ()) -> Iterator[Check]:
-    """Yield the checks. Nothing is changed, but for a file that is written to the store and removed."""
+def run_checks(config: Config, warnings: tuple[str, ...] = ()) -> Iterator[Check]:
+    """Run all checks and yield their results. Changes nothing, except for a temporary file in the store."""
     yield Check(name="version", message=f"twofold-service {VERSION}")
     for warning in warnings:
-        yield Check(name="settings", state="warning", message=warning, fix="Spell it so, or take it out.")
+        yield Check(name="settings", state="warning", message=warning, fix="Correct the name, or remove the setting.")
     yield _providers(config)
     yield _tls(config)
     yield from _tokens(config)
@@ -71,13 +71,16 @@ def _providers(config: Config) -> Check:
         choose_providers(config.device, config.gpu_memory_mib, available)
     except SwapError as error:
         return Check(
-            name="providers", state="failed", message=f"{message}: {error}", fix="Mend what it says, or --device cpu."
+            name="providers",
+            state="failed",
+            message=f"{message}: {error}",
+            fix="Fix the problem above, or use --device cpu.",
         )
     return Check(name="providers", message=message)
 
 
 def _tls(config: Config) -> Check:
-    """Read the certificates as the server would, and how long its own is good."""
+    """Load the certificates as the server does, and check the expiry of its certificate."""
     try:
         credentials_of(config)
         if config.tls_certificate is None or config.tls_key is None:
@@ -86,60 +89,65 @@ def _tls(config: Config) -> Check:
     except ssl.SSLCertVerificationError as error:
         message, fix = (
             f"{config.tls_certificate}: {error.verify_message}",
-            "Renew it; a running server reads it itself.",
+            "Renew it; a running server reloads it.",
         )
         return Check(name="tls", state="failed", message=message, fix=fix)
     except (OSError, ValueError) as error:
         fix = "Check --tls-certificate, --tls-key and --tls-client-ca."
         return Check(name="tls", state="failed", message=str(error), fix=fix)
-    message = f"the certificate and its key fit, and are good until {ends:%Y-%m-%d %H:%M} UTC"
-    if ends - dt.datetime.now(dt.UTC) < _SOON:
-        return Check(name="tls", state="warning", message=message, fix="Renew it; a running server reads it itself.")
+    message = f"the certificate matches its key and is valid until {ends:%Y-%m-%d %H:%M} UTC"
+    if ends - dt.datetime.now(dt.UTC) < EXPIRY_WARNING:
+        return Check(name="tls", state="warning", message=message, fix="Renew it; a running server reloads it.")
     return Check(name="tls", message=message)
 
 
 def _tokens(config: Config) -> Iterator[Check]:
-    """Read the tokens as the server would."""
+    """Load the tokens as the server does."""
     if config.tokens is None:
         return
     try:
         grants = read_tokens(config.tokens)
     except (OSError, ValueError) as error:
         yield Check(
-            name="tokens", state="failed", message=str(error), fix="twofold-server make-token prints such a line."
+            name="tokens",
+            state="failed",
+            message=str(error),
+            fix="Correct the line; twofold-server make-token prints a valid one.",
         )
         return
     if grants:
         yield Check(name="tokens", message=f"{len(grants)} in {config.tokens}")
     else:
-        fix = "Append what twofold-server make-token prints to it."
-        yield Check(name="tokens", state="failed", message=f"{config.tokens} is empty: nobody gets in", fix=fix)
+        fix = "Append the line that twofold-server make-token prints."
+        yield Check(
+            name="tokens", state="failed", message=f"{config.tokens} is empty, so every call will be rejected", fix=fix
+        )
 
 
 def _trainer(config: Config) -> Check:
-    """Ask the trainer's interpreter for what jobs need; answers do without."""
-    fix = "Jobs will fail until it does: pip install 'twofold-service[trainer]' for it, or name another by --trainer-python."
+    """Check the packages of the trainer's interpreter. Only jobs need them, so a failure is a warning."""
+    fix = "Jobs will fail: pip install 'twofold-service[trainer]' for this interpreter, or set --trainer-python."
     command = [config.trainer_python, "-c", _FIND]
     try:
-        ended = subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=False)  # noqa: S603 - as jobs run it
+        ended = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_SECONDS, check=False)  # noqa: S603 - as jobs run it
     except (OSError, subprocess.TimeoutExpired) as error:
         return Check(name="trainer", state="warning", message=f"{config.trainer_python} does not run: {error}", fix=fix)
     if ended.returncode:
         message = f"{config.trainer_python} lacks twofold_trainer or torch"
         return Check(name="trainer", state="warning", message=message, fix=fix)
-    return Check(name="trainer", message=f"{config.trainer_python} has it")
+    return Check(name="trainer", message=f"{config.trainer_python} has twofold_trainer and torch")
 
 
 def _store(root: Path) -> Iterator[Check]:
     if not root.is_dir():
-        fix = "Make a first checkpoint: twofold-trainer init --out STORE --train FILE; or name another by --store."
-        yield Check(name="store", state="failed", message=f"{root} is no directory", fix=fix)
+        fix = "Make a first checkpoint: twofold-trainer init --out STORE --train FILE; or set --store."
+        yield Check(name="store", state="failed", message=f"{root} is not a directory", fix=fix)
         return
     try:
         with tempfile.NamedTemporaryFile(dir=root, prefix=".doctor-"):
             pass
     except OSError as error:
-        fix = f"Let user {os.getuid()} write there: jobs, uploads and promotions need it."
+        fix = f"Give user {os.getuid()} write permission: jobs, uploads and promotions need it."
         yield Check(name="store", state="failed", message=f"{root} cannot be written: {error.strerror}", fix=fix)
     else:
         yield Check(name="store", message=f"{root.absolute()} can be read and written")
@@ -151,7 +159,7 @@ def _store(root: Path) -> Iterator[Check]:
 
 
 def _aliases(store: Store) -> Iterator[tuple[Check, Checkpoint | None]]:
-    """Open what each alias names and compare its files with their digests."""
+    """Open the checkpoint of each alias and verify the digests of its files."""
     try:
         named = store.aliases()
     except (CheckpointError, OSError) as error:
@@ -162,7 +170,7 @@ def _aliases(store: Store) -> Iterator[tuple[Check, Checkpoint | None]]:
         checkpoint_id = getattr(named, alias)
         if checkpoint_id is None:
             if alias == "current":
-                fix = "Promote one, or make a first one: twofold-trainer init --out STORE --train FILE"
+                fix = "Promote a checkpoint, or make a first one: twofold-trainer init --out STORE --train FILE"
                 yield Check(name=alias, state="failed", message="no checkpoint is current", fix=fix), None
             continue
         try:
@@ -170,40 +178,42 @@ def _aliases(store: Store) -> Iterator[tuple[Check, Checkpoint | None]]:
             checkpoint.verify()
         except (CheckpointError, OSError) as error:
             gone = isinstance(error, CheckpointNotFoundError)
-            fix = "Restore it from a copy, or promote another: twofold checkpoints list, twofold promote ID"
+            fix = (
+                "Restore it from a backup, or promote another checkpoint: twofold checkpoints list, twofold promote ID"
+            )
             state: Literal["failed", "warning"] = "failed" if alias == "current" else "warning"
             message = str(error) if gone else f"{checkpoint_id} is damaged: {error}"
             yield Check(name=alias, state=state, message=message, fix=fix), None
         else:
-            yield Check(name=alias, message=f"{checkpoint_id} is whole"), checkpoint
+            yield Check(name=alias, message=f"{checkpoint_id} is intact"), checkpoint
 
 
 def _disk(root: Path, size: int) -> Check:
-    """Compare the room that is left with the size of a checkpoint."""
+    """Compare the free disk space with the size of a checkpoint."""
     free = shutil.disk_usage(root).free
     message = (
         f"{_gigabytes(free)} are free; a checkpoint takes {_gigabytes(size)}"
         if size
         else f"{_gigabytes(free)} are free"
     )
-    if free >= _ROOM * size:
+    if free >= MIN_FREE_CHECKPOINTS * size:
         return Check(name="disk", message=message)
-    fix = "Make room, or delete checkpoints that nothing needs: twofold checkpoints list, twofold checkpoints delete ID"
+    fix = "Free some disk space, or delete unused checkpoints: twofold checkpoints list, twofold checkpoints delete ID"
     return Check(name="disk", state="failed" if free < size else "warning", message=message, fix=fix)
 
 
 def _database(config: Config) -> Iterator[Check]:
-    """Open the database of jobs and alias changes, look at its schema, and write nothing."""
+    """Open the database of jobs and alias changes and check its schema. Writes nothing."""
     file = config.store / "jobs.sqlite3"
     location = config.database or file
     if not config.database and not file.exists():
         if config.store.is_dir():
-            yield Check(name="database", message=f"{file.name} is not there yet; the server makes it")
+            yield Check(name="database", message=f"{file.name} does not exist yet; the server creates it")
         return
     fix = (
-        "Check --database, the network, and that its user may write and make tables."
+        "Check --database, the network, and that its user may write and create tables."
         if config.database
-        else f"Let user {os.getuid()} write it. If it is damaged, restore it from a copy, or move it away: its jobs are lost then."
+        else f"Give user {os.getuid()} write permission. If it is damaged, restore a backup, or move it away, which loses its jobs."
     )
     try:
         with closing(Database(location, migrates=False)) as database, database.writing() as connection:
@@ -211,28 +221,30 @@ def _database(config: Config) -> Iterator[Check]:
             writable = connection.dialect.name == "sqlite" or is_writable(connection, has_tables=version > 0)
     except ServerError as error:
         if "locked" in str(error):
-            fix = "Somebody writes and does not end: look who has it open, with fuser, and ask again."
+            fix = "Another process holds a write lock: find it with fuser, and run doctor again."
         yield Check(name="database", state="failed", message=str(error), fix=fix)
         return
     if not writable:
-        message = f"{location} cannot be written: it is a read-only copy, or this user lacks a right"
+        message = f"{location} cannot be written: it is a read-only replica, or this user lacks a permission"
         yield Check(name="database", state="failed", message=message, fix=fix)
     elif version > SCHEMA:
-        message = f"{location} has schema {version}, of a newer twofold-service; this one knows {SCHEMA}"
-        fix = "Start the newer twofold-server that made it, or restore the database from before that."
+        message = f"{location} has schema {version}, of a newer twofold-service; this version supports up to {SCHEMA}"
+        fix = "Start the newer twofold-server that created it, or restore an older backup of the database."
         yield Check(name="database", state="failed", message=message, fix=fix)
     elif 0 < version < SCHEMA:
         lacks = " and ".join(str(step) for step in range(version + 1, SCHEMA + 1))
-        message = f"{location} has schema {version} and lacks step {lacks}"
-        fix = "Copy the database first: the server takes the step when it starts, and older servers cannot go back."
+        message = f"{location} has schema {version} and needs migration {lacks}"
+        fix = (
+            "Back up the database first: the server migrates it at startup, and older servers cannot use it afterwards."
+        )
         yield Check(name="database", state="warning", message=message, fix=fix)
     else:
-        state_text = f"schema {version} is current" if version else "it is empty; the server makes its tables"
+        state_text = f"schema {version} is current" if version else "it is empty; the server creates its tables"
         yield Check(name="database", message=f"{location} can be read and written; {state_text}")
 
 
 def _traces(config: Config) -> Iterator[Check]:
-    """Look whether traces have somewhere to go. A server runs without that."""
+    """Check the connection to the trace collector. The server also runs without it."""
     if config.trace_endpoint is None:
         return
     spec = None
@@ -247,10 +259,10 @@ def _traces(config: Config) -> Iterator[Check]:
     try:
         socket.create_connection((parts.hostname or "", parts.port or 4317), 5.0).close()
     except OSError as error:
-        fix = "Start the collector, or name another by --trace-endpoint; until then spans are dropped, and nothing else is."
-        yield Check(name="traces", state="warning", message=f"{location} does not answer: {error}", fix=fix)
+        fix = "Start the collector, or set --trace-endpoint; until then spans are dropped; nothing else is affected."
+        yield Check(name="traces", state="warning", message=f"cannot connect to {location}: {error}", fix=fix)
     else:
-        yield Check(name="traces", message=f"{location} takes connections")
+        yield Check(name="traces", message=f"{location} accepts connections")
 
 
 def _gigabytes(size: int) -> str:

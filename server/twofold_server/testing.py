@@ -1,4 +1,4 @@
-"""Run a real server as a process of its own: for demos, benchmarks and end-to-end tests."""
+"""Run a real server in a subprocess, for demos, benchmarks and end-to-end tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from twofold import Client, Health, TwofoldError
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
+    """Return a free loopback port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
@@ -25,7 +25,7 @@ def free_port() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Point at a running server."""
+    """A running server."""
 
     pid: int
     target: str
@@ -39,7 +39,7 @@ COMMAND = (sys.executable, "-m", "twofold_server")
 def serving(
     store: Path, *flags: str, log: Path | None = None, patience: float = 60.0, command: Sequence[str] = COMMAND
 ) -> Iterator[Server]:
-    """Run a server over a store until the block ends; it is then told to drain and must exit with 0."""
+    """Run a server on a store until the block ends. Send SIGTERM then, and raise RuntimeError unless it exits with 0."""
     target, metrics = (f"127.0.0.1:{free_port()}" for _ in range(2))
     arguments = [*command, "--store", str(store), "--listen", target, "--metrics-listen", metrics, *flags]
     with (log or Path(os.devnull)).open("wb") as stderr, subprocess.Popen(arguments, stderr=stderr) as process:  # noqa: S603 -- our own command.

@@ -170,7 +170,7 @@ def test_a_server_that_cannot_start_says_why(store):
 
     assert ended.returncode == 1
     last = json.loads(ended.stderr.splitlines()[-1])
-    assert last["message"] == "the server cannot go on"
+    assert last["message"] == "the server failed"
     assert target in last["traceback"]
 
 

@@ -19,13 +19,13 @@ from twofold_checkpoint import checkpoint as files
 from twofold_server.__main__ import diagnose
 from twofold_server.app import serve
 from twofold_server.config.settings import Config
-from twofold_server.doctor import examine
+from twofold_server.doctor import run_checks
 from twofold_server.security.tokens import make_token
 
 
 def found(config):
     """Return the checks by their names."""
-    return {one.name: one for one in examine(config)}
+    return {one.name: one for one in run_checks(config)}
 
 
 def states(checks):
@@ -40,7 +40,7 @@ def test_a_machine_that_is_well(store):
 
     assert list(checks) == ["version", "providers", "tls", "trainer", "store", "current", "disk", "database"]
     assert states(checks) == {}
-    assert "a is whole" in checks["current"].message
+    assert "a is intact" in checks["current"].message
     assert sorted(store.root.rglob("*")) == before
 
 
@@ -68,7 +68,7 @@ def test_damaged_aliases(store):
 
 FAULTS = [
     ({"store": Path("no/such")}, "store", "failed", "twofold-trainer init"),
-    ({"store": Path("/proc")}, "store", "failed", "Let user"),
+    ({"store": Path("/proc")}, "store", "failed", "Give user"),
     ({"trainer_python": "/no/such/python"}, "trainer", "warning", "--trainer-python"),
     ({"trainer_python": "/bin/false"}, "trainer", "warning", "Jobs will fail"),
     ({"device": "cuda"}, "providers", "failed", "--device cpu"),
@@ -107,7 +107,7 @@ def test_the_command(store, capsys, monkeypatch):
     assert [one["name"] for one in lines if one["state"] == "warning"] == ["settings"]
 
     assert diagnose(["--store", "no/such", "--trainer-python", sys.executable]) == 1
-    assert "failed   store      no/such is no directory\n         → Make" in capsys.readouterr().out
+    assert "failed   store      no/such is not a directory\n         → Make" in capsys.readouterr().out
 
 
 DAYS = [(90, outside.State.OK, ""), (3, outside.State.WARNING, "Renew the certificate")]

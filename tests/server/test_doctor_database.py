@@ -43,14 +43,18 @@ def schema(version):
 
 
 FILES = [
-    pytest.param(lambda path: None, "ok", "is not there yet; the server makes it", "", id="none"),
-    pytest.param(sql("PRAGMA user_version = 0"), "ok", "it is empty; the server makes its tables", "", id="empty"),
+    pytest.param(lambda path: None, "ok", "does not exist yet; the server creates it", "", id="none"),
+    pytest.param(sql("PRAGMA user_version = 0"), "ok", "it is empty; the server creates its tables", "", id="empty"),
     pytest.param(lambda path: Database(path).close(), "ok", f"schema {VERSION} is current", "", id="current"),
-    pytest.param(schema(VERSION - 1), "warning", f"lacks step {VERSION}", "Copy the database first", id="older"),
-    pytest.param(schema(1), "warning", "has schema 1 and lacks step 2 and 3", "Copy the database first", id="oldest"),
+    pytest.param(
+        schema(VERSION - 1), "warning", f"needs migration {VERSION}", "Back up the database first", id="older"
+    ),
+    pytest.param(
+        schema(1), "warning", "has schema 1 and needs migration 2 and 3", "Back up the database first", id="oldest"
+    ),
     pytest.param(schema(VERSION + 1), "failed", f"has schema {VERSION + 1}, of a newer", "Start the newer", id="newer"),
-    pytest.param(lambda path: path.write_bytes(b"no" * 999), "failed", "not a database", "Let user", id="damaged"),
-    pytest.param(lambda path: path.mkdir(), "failed", "unable to open", "Let user", id="a-directory"),
+    pytest.param(lambda path: path.write_bytes(b"no" * 999), "failed", "not a database", "Give user", id="damaged"),
+    pytest.param(lambda path: path.mkdir(), "failed", "unable to open", "Give user", id="a-directory"),
 ]
 
 
@@ -113,8 +117,8 @@ SHARED = [
         True,
         lambda server, name: server.ask(name, f"UPDATE schema_version SET version = {VERSION - 1}"),
         "warning",
-        f"lacks step {VERSION}",
-        "Copy the database first",
+        f"needs migration {VERSION}",
+        "Back up the database first",
         id="older",
     ),
     pytest.param(
@@ -157,7 +161,7 @@ def test_a_user_without_rights(store, postgresql):
 
     check = found(config_of(store, database=reader))["database"]
 
-    assert (check.state, "lacks a right" in check.message) == ("failed", True)
+    assert (check.state, "lacks a permission" in check.message) == ("failed", True)
     postgresql.ask(name, "DROP OWNED BY reader")
 
 

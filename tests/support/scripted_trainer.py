@@ -158,7 +158,9 @@ class FakePromoter:
     authors: list[Author] = field(default_factory=list)
     hold: asyncio.Event | None = None
 
-    async def promote(self, name: str, author: Author, *, adapted: HeadName, over: str | None) -> FakePromotion:
+    async def promote(
+        self, name: str, author: Author, *, adapted: HeadName, expected_current: str | None
+    ) -> FakePromotion:
         """Promote, or fail as told."""
         if self.hold:
             await self.hold.wait()

@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 class Promoter(Protocol):
     """Promotes checkpoints."""
 
-    async def promote(self, name: str, author: Author, *, adapted: HeadName, over: str | None) -> Promotion:
+    async def promote(self, name: str, author: Author, *, adapted: HeadName, expected_current: str | None) -> Promotion:
         """Make a checkpoint live, and return once it serves. After any error the old checkpoint stays live.
 
-        Raises SwapError, CheckpointError, or BaseChangedError if the current checkpoint is not *over*.
+        Raises SwapError, CheckpointError, or BaseChangedError if *expected_current* is given and another checkpoint is current.
         """
 
 
@@ -75,7 +75,9 @@ class CandidateRollout:
             if failed := await self._shadow_test(view, interrupted):
                 return failed
             await self._book.say(view.id, PhaseStarted(phase="swap"))
-            promotion = await self._promoter.promote(view.candidate, author, adapted=view.order.head, over=base)
+            promotion = await self._promoter.promote(
+                view.candidate, author, adapted=view.order.head, expected_current=base
+            )
         except BaseChangedError as error:
             return not_promoted(view.candidate, base_changed(view.base, error.current))
         except (CheckpointError, ServerError, OSError) as error:
@@ -95,22 +97,21 @@ class CandidateRollout:
         await self._book.say(view.id, PhaseStarted(phase="shadow"))
 
         async def tell(seen: Shadowed) -> None:
-            with suppress(
-                DatabaseError
-            ):  # A lost progress event must not fail the job; the final result must be stored.
+            # A lost progress event must not fail the job; the final result must be stored.
+            with suppress(DatabaseError):
                 await self._book.say(view.id, seen)
 
-        done = await self._shadow_tests.audition(
+        done = await self._shadow_tests.run(
             view.candidate,
             share,
             view.order.head,
-            is_unwanted=lambda: interrupted() is not None,
-            tell=tell,
+            is_cancelled=lambda: interrupted() is not None,
+            on_progress=tell,
         )
         if done is not None:
             await self._book.say(view.id, done.seen)
-            if done.refused:
-                return rejected_in_shadow(view.candidate, done.refused.message)
+            if done.regression:
+                return rejected_in_shadow(view.candidate, done.regression.message)
             if done.seen.texts < (fewest := self._config.watch_fewest):
                 message = (
                     f"Only {done.seen.texts} live texts were compared in shadow; fewer than {fewest} decide nothing."

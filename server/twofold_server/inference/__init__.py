@@ -1,1 +1,1 @@
-"""From texts to predictions: queue, batch, forward pass and decoding."""
+"""From texts to predictions: queueing, batching, the forward pass and decoding."""

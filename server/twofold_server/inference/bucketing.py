@@ -1,30 +1,34 @@
-"""Windows of many lengths, cut into forward passes that waste little."""
+"""Length bucketing: split windows of different lengths into forward passes with little padding."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-WIDE = 512
-"""Length of the longest window at which a token of padding costs as much as a real one. The graph multiplies no padding, but
-attention has a place for each, and its places grow with the square of the length: on a CPU MiniLM takes 0.33 ms for a
-token, and for one of padding 0.03 beside a window of 40 tokens, 0.05 beside one of 80, and 0.11 beside one of 160."""
+PADDING_PARITY_LENGTH = 512
+"""Length of the longest window at which a padding token costs as much as a real token. Padding skips the matrix products, but
+attention still computes scores for it, and their number grows with the square of the length. On a CPU, MiniLM takes 0.33 ms per
+real token; a padding token takes 0.03 ms at a length of 40, 0.05 ms at 80, and 0.11 ms at 160."""
 
 
-def slices(sizes: Sequence[tuple[int, int]], max_tokens: int, pass_tokens: int) -> list[list[int]]:
-    """Cut items of (windows, tokens of the longest) into passes, and return the places of each pass's items.
+def split_into_passes(sizes: Sequence[tuple[int, int]], max_tokens: int, pass_overhead_tokens: int) -> list[list[int]]:
+    """Split items into passes and return the item indices of each pass. *sizes* are (windows, tokens of the longest window).
 
-    Items are taken longest first. A pass ends before it has more than *max_tokens* padded tokens, and where its padding
-    would cost more than another pass does, which is *pass_tokens*. An item that is larger than that runs alone.
+    Items are taken longest first. A new pass starts if the item would exceed *max_tokens* padded tokens, or if the padding
+    would cost more than the overhead of a further pass (*pass_overhead_tokens*). An item above *max_tokens* runs alone.
     """
-    cut: list[list[int]] = []
+    passes: list[list[int]] = []
     windows = padding = longest = 0
     for index in sorted(range(len(sizes)), key=lambda index: -sizes[index][1]):
-        own, length = sizes[index]
-        waste = own * (longest - length)
-        if cut and (windows + own) * longest <= max_tokens and (padding + waste) * longest <= pass_tokens * WIDE:
-            cut[-1].append(index)
-            windows, padding = windows + own, padding + waste
+        count, length = sizes[index]
+        waste = count * (longest - length)
+        if (
+            passes
+            and (windows + count) * longest <= max_tokens
+            and (padding + waste) * longest <= pass_overhead_tokens * PADDING_PARITY_LENGTH
+        ):
+            passes[-1].append(index)
+            windows, padding = windows + count, padding + waste
         else:
-            cut.append([index])
-            windows, padding, longest = own, 0, length
-    return cut
+            passes.append([index])
+            windows, padding, longest = count, 0, length
+    return passes

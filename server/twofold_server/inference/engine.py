@@ -1,4 +1,4 @@
-"""A loaded checkpoint that answers."""
+"""A loaded checkpoint that runs forward passes."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import Precision
 
 from twofold_server.errors import SwapError
-from twofold_server.inference.bucketing import slices
+from twofold_server.inference.bucketing import split_into_passes
 from twofold_server.inference.session import open_session, run_bound
 
 Floats = NDArray[np.float32]
 Output = Literal["classifier_logits", "ner_logits", "pooled", "token_features"]
 Rows = list[tuple[Floats, ...]]
-"""What a pass computed for a text: for each of its windows one row of every output."""
+"""Outputs of a pass for one text: for each window, one row of every output."""
 HEAD_OUTPUTS: tuple[Output, ...] = ("classifier_logits", "ner_logits")
 FEATURE_OUTPUTS: tuple[Output, ...] = ("pooled", "token_features")
 
 ISOLATION_TOLERANCE = 1e-5
-"""Largest difference of a score between a text alone and the same text among others."""
+"""Maximum difference between the scores of a text in a batch and alone."""
 _INPUTS = {"input_ids", "attention_mask"}
-_PASS_TOKENS = {"cpu": 16, "cuda": 2048}
-"""What a pass costs beside its tokens, counted in tokens. On two cores MiniLM takes 3 ms and 0.16 ms for each token; a
-GPU is far from busy with a few hundred tokens, and was not measured."""
+_PASS_OVERHEAD_TOKENS = {"cpu": 16, "cuda": 2048}
+"""Fixed cost of a pass, in tokens. On two cores, MiniLM takes 3 ms per pass and 0.16 ms per token. The value for GPUs was not
+measured: a few hundred tokens do not saturate one."""
 _WARM_UP = {"cpu": ((2, 8),), "cuda": ((1, None), (1, 16), (8, 16), (32, 16))}
-"""Shapes (windows, tokens) that are run before an engine answers; None is the longest window."""
+"""Shapes (windows, tokens) of the warm-up passes; None: the maximum window length."""
 
 
 class EngineState(StrEnum):
-    """An engine's life is a line: loading, ready, draining, closed; any may end as failed."""
+    """Life cycle of an engine: loading, ready, draining, closed. It can fail in any state."""
 
     LOADING = "loading"
     READY = "ready"
@@ -49,10 +49,10 @@ class EngineState(StrEnum):
 
 
 class Engine:
-    """Hold a checkpoint's session, encoder and labels, which belong together.
+    """The session, encoder and labels of one checkpoint.
 
-    An engine answers on any thread, and several at a time. Its encoder and labels outlive close().
-    *beside* is an engine that answers meanwhile: its encoder is shared where both have the same.
+    Thread-safe; passes may run concurrently. The encoder and the labels remain usable after close(). The new engine shares
+    the encoder of *share_encoder_with* if both encode every text alike.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Engine:
         threads: int = 1,
         gpu_memory_mib: int = 0,
         precision: Precision = "fp32",
-        beside: Engine | None = None,
+        share_encoder_with: Engine | None = None,
     ) -> None:
         self.state = EngineState.LOADING
         self.checkpoint = checkpoint
@@ -72,12 +72,14 @@ class Engine:
         settings = checkpoint.manifest.encoder
         tokenizer = next(file.sha256 for file in checkpoint.manifest.files if file.name == TOKENIZER)
         self.encoding_key = (tokenizer, settings.max_tokens, settings.overlap, settings.pad_id)
-        """Two engines with equal keys encode every text alike."""
-        # To load a tokenizer holds the interpreter for some 15 ms, in which no request gets on.
+        """Engines with equal keys encode every text alike."""
+        # Loading a tokenizer holds the GIL for about 15 ms and blocks every request.
         self.encoder: Encoder = (
-            beside.encoder if beside and beside.encoding_key == self.encoding_key else checkpoint.encoder()
+            share_encoder_with.encoder
+            if share_encoder_with and share_encoder_with.encoding_key == self.encoding_key
+            else checkpoint.encoder()
         )
-        self.pass_tokens = _PASS_TOKENS[device]
+        self.pass_overhead_tokens = _PASS_OVERHEAD_TOKENS[device]
         self._device = device
         self._session: ort.InferenceSession | None = open_session(
             checkpoint.path / graph_of(precision)[0], device=device, threads=threads, gpu_memory_mib=gpu_memory_mib
@@ -88,13 +90,13 @@ class Engine:
 
     @property
     def id(self) -> str:
-        """The checkpoint's id."""
+        """The id of the checkpoint."""
         return self.checkpoint.id
 
     def run(self, input_ids: Ids, attention_mask: Ids, outputs: Sequence[Output]) -> list[Floats]:
-        """Run one forward pass over (windows, tokens)."""
+        """Run one forward pass over inputs of shape (windows, tokens)."""
         if self._session is None:
-            raise RuntimeError(f"{self!r} was asked to run. This is a bug.")
+            raise RuntimeError(f"{self!r} cannot run because it is closed. This is a bug.")
         feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
         if self._device != "cpu":
             return run_bound(self._session, feeds, outputs, self._device)
@@ -102,25 +104,28 @@ class Engine:
         return arrays
 
     def run_windows(self, windows: Sequence[Window], outputs: Sequence[Output], max_tokens: int) -> Rows:
-        """Run windows in forward passes of at most *max_tokens* padded tokens; returns each window's output rows.
+        """Run windows in forward passes of at most *max_tokens* padded tokens. Return the output rows of each window.
 
-        They are no rows where a number of them is not finite.
+        The entry of a window is empty if any of its values is not finite.
         """
         rows: Rows = [()] * len(windows)
-        for chosen in slices([(1, len(window.ids)) for window in windows], max_tokens, self.pass_tokens):
+        for chosen in split_into_passes(
+            [(1, len(window.ids)) for window in windows], max_tokens, self.pass_overhead_tokens
+        ):
             ids, mask = pad([windows[index] for index in chosen], self.encoder.settings.pad_id)
             arrays = self.run(ids, mask, outputs)
-            all_finite = _are_finite(arrays)  # Of a pass at once: of each row it would take ten times as long.
+            all_finite = _are_finite(arrays)  # One check per pass; one per row would take ten times as long.
             for row, index in enumerate(chosen):
-                own = tuple(output[row] for output in arrays)
-                rows[index] = own if all_finite or _are_finite(own) else ()
+                values = tuple(output[row] for output in arrays)
+                rows[index] = values if all_finite or _are_finite(values) else ()
         return rows
 
     def warm_up(self) -> None:
-        """Run what takes longer the first time, so that no request pays for it, and look at what comes out.
+        """Run warm-up passes, so that no request pays for the first one, and check the outputs.
 
-        On a CPU no shape takes longer the first time than later, and no memory is kept from one pass to the next; a brief
-        pass shows that the graph runs. On a GPU kernels are loaded, and its arena grows, with the shapes. Raises SwapError.
+        On a CPU, the first pass is as fast as later ones and no memory is retained between passes, so one short pass is
+        enough to show that the graph runs. On a GPU, each shape loads kernels and grows the arena. Raises SwapError if an
+        output has the wrong shape or is not finite.
         """
         widths = self._widths()
         for rows, tokens in _WARM_UP[self._device]:
@@ -134,10 +139,11 @@ class Engine:
                     raise SwapError(f"output {name} has values that are not finite")
 
     def check_golden(self) -> None:
-        """Give the golden answers again. Raises SwapError that numbers the first text answered differently.
+        """Compare the answers to the golden texts with the published ones.
 
-        Each text is asked alone. In reduced precision all of them are then asked together, too: whether a row's answer
-        is its own is for this CPU's kernels to show, and a trainer's CPU may have others.
+        Each text runs alone. In reduced precision all texts also run in one batch, because whether a row is independent of
+        its batch depends on the kernels of this CPU, which may differ from those of the trainer's. Raises SwapError with the
+        number of the first text whose answer differs.
         """
         file = graph_of(self.precision)[1]
         golden = read_golden(self.checkpoint.path / file)
@@ -145,25 +151,25 @@ class Engine:
         alone = [self._answer([answer.text])[0] for answer in golden]
         for number, (expected, actual) in enumerate(zip(golden, alone, strict=True), 1):
             if (wrong := disagreement(expected.prediction, actual, tolerance)) is not None:
-                where = f"{wrong}, for text {number} of {file}"  # Not the text, for this is logged.
-                raise SwapError(f"it does not answer as it did when it was published: {where}")
+                where = f"{wrong}, for text {number} of {file}"  # Not the text itself: this message is logged.
+                raise SwapError(f"its answers differ from the golden answers: {where}")
         if self.precision == "fp32":
             return
         together = self._answer([answer.text for answer in golden])
-        for number, (own, among) in enumerate(zip(alone, together, strict=True), 1):
-            if (wrong := disagreement(own, among, ISOLATION_TOLERANCE)) is not None:
+        for number, (isolated, batched) in enumerate(zip(alone, together, strict=True), 1):
+            if (wrong := disagreement(isolated, batched, ISOLATION_TOLERANCE)) is not None:
                 where = f"{wrong}, for text {number} of {file}"
                 raise SwapError(f"in {self.precision} a text's neighbours change its answer: {where}")
 
     def _answer(self, texts: Sequence[str]) -> list[Prediction]:
-        """Answer texts in one pass."""
+        """Return the predictions for texts, from one pass."""
         encodings = self.encoder.encode(texts)
         windows = [window for encoding in encodings for window in encoding.windows]
         rows = iter(zip(*self.run(*pad(windows, self.encoder.settings.pad_id), HEAD_OUTPUTS), strict=True))
         return decode(encodings, [[next(rows) for _ in encoding.windows] for encoding in encodings], self.labels)
 
     def check_signature(self) -> None:
-        """Compare the graph's inputs and outputs with what is fed and read. Raises SwapError."""
+        """Check the names of the graph's inputs, and the names and widths of its outputs. Raises SwapError."""
         assert self._session is not None, "A closed engine was checked. This is a bug."
         inputs = {node.name for node in self._session.get_inputs()}
         if inputs != _INPUTS:
@@ -176,7 +182,7 @@ class Engine:
                 raise SwapError(f"output {name} is {widths_of_graph[name]} wide; the manifest says {width}")
 
     def close(self, state: EngineState = EngineState.CLOSED) -> None:
-        """Free the session, and with it its memory. Not on a request's path: it takes a while."""
+        """Free the session and its memory. Slow: do not call it on the path of a request."""
         self._session = None
         self.state = state
 
@@ -202,14 +208,14 @@ def decode(
     top: int = 1,
     entities: bool = True,
 ) -> list[Prediction]:
-    """Decode the rows of HEAD_OUTPUTS of texts. *top* labels come back; with zero the label is not decoded."""
+    """Decode rows of HEAD_OUTPUTS into predictions with *top* labels each; 0 skips the classification head."""
     windows_of_texts = zip(encodings, rows, strict=True)
     merged = [
         (
-            merge_windows(encoding, [row[0] for row in own]) if top else None,
-            merge_tokens(encoding, [row[1] for row in own]) if entities else None,
+            merge_windows(encoding, [row[0] for row in windows]) if top else None,
+            merge_tokens(encoding, [row[1] for row in windows]) if entities else None,
         )
-        for encoding, own in windows_of_texts
+        for encoding, windows in windows_of_texts
     ]
     return decoding.decode(
         encodings,

@@ -1,4 +1,4 @@
-"""A text that waits, its answer, and which of those that wait are next."""
+"""Queued texts, their results, and the selection of the next batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from twofold_checkpoint.encoding import Encoding
 
-from twofold_server.inference.bucketing import slices
+from twofold_server.inference.bucketing import split_into_passes
 from twofold_server.inference.engine import Engine
 from twofold_server.inference.tasks import Task
 from twofold_server.observability.request_context import Call
@@ -20,21 +20,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """What the texts of a batch have in common: who answered, and when. Times are seconds of time.monotonic()."""
+    """Metadata shared by the results of one batch. Times are in seconds of time.monotonic()."""
 
     number: int
     checkpoint_id: str
     started_at: float
     infer_seconds: float
-    decode_begun: float
+    decode_started_at: float
     decode_seconds: float
     span: Any = None
-    """What its trace knows it by, if a text in it has one."""
+    """The tracing span of the batch, if any of its texts is traced."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result(Generic[T]):
-    """Hold a text's answer, the batch that it was in, and how long it waited for it."""
+    """The answer to one text, its batch, and its time in the queue."""
 
     answer: T
     batch: Batch
@@ -43,20 +43,20 @@ class Result(Generic[T]):
 
 @dataclass(slots=True, eq=False)
 class QueueEntry:
-    """Hold one text that waits. *deadline* is in seconds of time.monotonic(), or infinite."""
+    """One queued text. *deadline* is in seconds of time.monotonic(), or infinite."""
 
     encoding: Encoding
     engine: Engine
-    """The engine whose encoder made the encoding."""
+    """The engine whose encoder produced *encoding*."""
     reader: Task[Any]
     deadline: float
     answer: asyncio.Future[Result[Any]]
     call: Call | None = None
-    """The call that it is a part of, if that has a trace that is kept."""
+    """The call that the text belongs to, if it is traced."""
     arrived: float = field(default_factory=time.monotonic)
     windows: int = field(init=False)
     tokens: int = field(init=False)
-    """Tokens of all windows."""
+    """Total tokens of all windows."""
     longest: int = field(init=False)
     """Tokens of the longest window."""
 
@@ -65,21 +65,23 @@ class QueueEntry:
         self.windows, self.tokens, self.longest = len(lengths), sum(lengths), max(lengths)
 
 
-def choose(queue: Sequence[QueueEntry], tokens: float, max_tokens: int, pass_tokens: int) -> list[QueueEntry]:
-    """Choose the next batch from a queue in order of arrival: of the oldest ones, as many as have *tokens* together.
+def select_batch(
+    queue: Sequence[QueueEntry], tokens: float, max_tokens: int, pass_overhead_tokens: int
+) -> list[QueueEntry]:
+    """Return the next batch from a queue in order of arrival.
 
-    The oldest entry is always in it, so nothing starves. The others have the same outputs and, where padding would cost
-    more than another pass does (*pass_tokens*), about its length: they are cut into passes of at most *max_tokens* padded
-    tokens, and the one with the oldest is next.
+    Candidates are the oldest entries that need the same outputs as the oldest one, up to *tokens* in total. They are split
+    into passes of at most *max_tokens* padded tokens, and of similar length where padding would cost more than a further
+    pass (*pass_overhead_tokens*). The batch is the pass with the oldest entry, so no entry starves.
     """
     outputs = queue[0].reader.outputs
-    oldest = list(_take((entry for entry in queue if entry.reader.outputs == outputs), tokens))
-    cut = slices([(entry.windows, entry.longest) for entry in oldest], max_tokens, pass_tokens)
-    return next([oldest[index] for index in places] for places in cut if 0 in places)
+    oldest = list(_take_up_to((entry for entry in queue if entry.reader.outputs == outputs), tokens))
+    passes = split_into_passes([(entry.windows, entry.longest) for entry in oldest], max_tokens, pass_overhead_tokens)
+    return next([oldest[index] for index in indices] for indices in passes if 0 in indices)
 
 
-def _take(entries: Iterable[QueueEntry], tokens: float) -> Iterator[QueueEntry]:
-    """Yield entries up to so many tokens, and at least one."""
+def _take_up_to(entries: Iterable[QueueEntry], tokens: float) -> Iterator[QueueEntry]:
+    """Yield entries up to *tokens* in total, and at least one."""
     counted = 0
     for entry in entries:
         if counted and counted + entry.tokens > tokens:
@@ -88,10 +90,10 @@ def _take(entries: Iterable[QueueEntry], tokens: float) -> Iterator[QueueEntry]:
         yield entry
 
 
-def encode_for(engine: Engine, batch: Iterable[QueueEntry]) -> list[Encoding]:
-    """Return the batch's encodings as this engine's encoder makes them.
+def reencode_for(engine: Engine, batch: Iterable[QueueEntry]) -> list[Encoding]:
+    """Return the encodings of a batch for this engine.
 
-    A text that was encoded before a swap is encoded again if the new checkpoint has another tokenizer.
+    A text that was encoded before a swap is encoded again if the new engine encodes differently.
     """
     return [
         entry.encoding

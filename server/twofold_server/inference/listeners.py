@@ -1,4 +1,4 @@
-"""What listens to requests and batches while they are answered."""
+"""Interfaces of listeners for requests and batches."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Protocol
 
 
 class BatchListener(Protocol):
-    """Listen to every batch. Called on the batcher's threads, so it must be fast and thread-safe."""
+    """A listener for batches. It is called on the batcher's threads, so it must be fast and thread-safe."""
 
     def batch_finished(self, checkpoint_id: str, *, seconds: float | None, failed: bool) -> None:
-        """Take note of a batch that was answered or failed.
+        """Handle a batch that was answered or failed.
 
         *seconds* is the duration of the forward pass, None if the pass itself failed.
         """
 
 
 class RequestListener(Protocol):
-    """Listen to every request. Called on the event loop, so it must not block."""
+    """A listener for requests. It is called on the event loop, so it must not block."""
 
     def request_admitted(self, texts: Sequence[str]) -> None:
-        """Take note of the texts of a request that was admitted to the queue."""
+        """Handle the texts of a request that was admitted to the queue."""
 
     def request_finished(self, seconds: float) -> None:
-        """Take note of a request that was answered, or that waited until its deadline."""
+        """Handle a request that was answered, or that waited until its deadline."""

@@ -1,4 +1,4 @@
-"""Texts to answers: let a request in, tokenize it, wait for its batches."""
+"""Request handling: admission, tokenization, and waiting for the batches."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from twofold_server.observability.tracing import Traces
 
 T = TypeVar("T")
 
-_BRIEF = 500
-"""Code points in all that are tokenized on the event loop: that takes less time than to wake another thread."""
+_INLINE_TOKENIZE_CHARS = 500
+"""Maximum code points of a request that is tokenized on the event loop. Waking a thread would take longer."""
 
-_CLOCKS_DIFFER = 0.01
-"""Seconds by which a caller's clock may be ahead when it gives up at its deadline."""
+_CLOCK_SKEW_SECONDS = 0.01
+"""Tolerance in seconds for a client whose clock is ahead when it cancels at its deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Answers(Generic[T]):
-    """One answer for each text, with the id of the checkpoint that gave it."""
+    """One answer per text, each with the id of the checkpoint that produced it."""
 
     answers: list[T]
     checkpoint_ids: list[str]
@@ -51,7 +51,7 @@ class Answers(Generic[T]):
 
 
 class Predictor:
-    """Answer requests. Tokenizing runs on threads of its own, off the event loop."""
+    """Answers requests. Long texts are tokenized on worker threads, off the event loop."""
 
     def __init__(
         self,
@@ -74,20 +74,20 @@ class Predictor:
         self._threads = ThreadPoolExecutor(max(1, threads), thread_name_prefix="text")
 
     def stop(self) -> None:
-        """Let the threads go."""
+        """Shut down the worker threads."""
         self._threads.shutdown(wait=True)
 
     async def predict(
         self, texts: Sequence[str], *, top: int = 1, entities: bool = True, deadline: float = float("inf")
     ) -> Answers[Prediction]:
-        """Classify texts (the *top* labels; zero leaves the head out) and find their entities.
+        """Classify texts and extract their entities. *top* is the number of labels per text; 0 skips the classification head.
 
         Raises OverloadedError, NotServingError or DeadlineExceededError.
         """
         return await self._answer(texts, PredictTask(top, entities), deadline)
 
     async def embed(self, texts: Sequence[str], *, deadline: float = float("inf")) -> Answers[Embedding]:
-        """Return the features of texts. Raises what predict raises."""
+        """Return the features of texts. Raises the same errors as predict()."""
         return await self._answer(texts, EmbedTask(), deadline)
 
     async def _answer(self, texts: Sequence[str], reader: Task[T], deadline: float) -> Answers[T]:
@@ -97,7 +97,7 @@ class Predictor:
             if engine is None:
                 raise NotServingError("no checkpoint is live; publish one and promote it")
             started_at = time.monotonic()
-            if sum(map(len, texts)) <= _BRIEF:
+            if sum(map(len, texts)) <= _INLINE_TOKENIZE_CHARS:
                 encodings = engine.encoder.encode(texts)
             else:
                 encodings = await loop.run_in_executor(self._threads, engine.encoder.encode, texts)
@@ -108,15 +108,15 @@ class Predictor:
             try:
                 results = await asyncio.gather(*waiting)
             except (asyncio.CancelledError, DeadlineExceededError):
-                # A caller who leaves before says nothing of how slow we are; where all answers come too late, this is all.
-                if time.monotonic() >= deadline - _CLOCKS_DIFFER:
+                # A call cancelled before its deadline says nothing about latency. If all answers are late, only this reports it.
+                if time.monotonic() >= deadline - _CLOCK_SKEW_SECONDS:
                     self._finish(started_at)
                 raise
             finally:
-                # If one failed or the caller went away, nobody waits for the others.
+                # If one failed or the call was cancelled, the remaining answers are not needed.
                 for answer in waiting:
                     answer.cancel()
-            # Texts of one batch share its time: each batch counts once.
+            # The texts of a batch share its duration, so each batch counts once.
             batches = {result.batch: result for result in results}
             timings = Timings(
                 tokenize=tokenize,
@@ -141,7 +141,7 @@ class Predictor:
         return seconds
 
     def check_room(self) -> None:
-        """Raise OverloadedError if no request can be let in: to be asked before any work is done for one."""
+        """Raise OverloadedError if the server cannot admit a request. Call it before any other work for the request."""
         self._check_requests()
         self._batcher.check_room()
 
@@ -149,13 +149,13 @@ class Predictor:
         if self._requests >= self._max_requests:
             self._metrics.shed.labels("requests").inc()
             raise OverloadedError(
-                f"{self._requests} requests are in progress, which is the most; come back later",
+                f"{self._requests} requests are in progress, the maximum; retry later",
                 retry_after=self._batcher.wait_seconds(),
             )
 
     @contextmanager
     def _permit(self) -> Iterator[None]:
-        """Let a request in, or refuse it."""
+        """Count a request while it is in progress. Raises OverloadedError at the limit."""
         self._check_requests()
         self._requests += 1
         try:
@@ -165,10 +165,10 @@ class Predictor:
 
 
 def _stages(started_at: float, tokenize: float, results: Iterable[Result[Any]]) -> Iterator[Stage]:
-    """Yield the stages of a request, given a result of each of its batches."""
+    """Yield the stages of a request, given one result per batch."""
     yield Stage("tokenize", started_at, tokenize)
     for result in results:
         batch = result.batch
         yield Stage("queue", batch.started_at - result.queue_seconds, result.queue_seconds)
         yield Stage("infer", batch.started_at, batch.infer_seconds, batch.span)
-        yield Stage("decode", batch.decode_begun, batch.decode_seconds, batch.span)
+        yield Stage("decode", batch.decode_started_at, batch.decode_seconds, batch.span)

@@ -1,4 +1,4 @@
-"""Opening a session on a device: with which execution provider, and with which of its options."""
+"""ONNX Runtime sessions: execution providers, their options, and I/O binding."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from numpy.typing import NDArray
 from twofold_checkpoint.checkpoint import SLOW_FUSIONS
 
 from twofold_server.errors import SwapError
-from twofold_server.resources.cpus import run_in_thread, step_back
+from twofold_server.resources.cpus import run_in_thread, set_idle_priority
 from twofold_server.resources.memory import allocate_with_mmap
 
 Provider = tuple[str, dict[str, str]]
-"""The name of an execution provider, and its options."""
+"""Name and options of an execution provider."""
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _EXTRAS = {"cpu": "cpu", "cuda": "gpu"}
 
 
 def choose_providers(device: str, gpu_memory_mib: int, available: Collection[str]) -> list[Provider]:
-    """Return the providers of a device, the one that is wanted first. *gpu_memory_mib* bounds one session; 0 does not.
+    """Return the execution providers of a device, in order of preference.
 
-    Raises SwapError if the installed onnxruntime, which has the *available* ones, does not have it.
+    *gpu_memory_mib* limits the memory of one session; 0: no limit. Raises SwapError if the provider of the device is not among
+    the *available* ones.
     """
     name = _PROVIDERS[device]
     if name not in available:
@@ -36,9 +37,9 @@ def choose_providers(device: str, gpu_memory_mib: int, available: Collection[str
     if device == "cpu":
         return [cpu]
     options = {
-        # The arena keeps what it once took as long as its session lives, and by default it takes twice as much each time.
+        # The arena never shrinks while the session lives, and by default each extension doubles it.
         "arena_extend_strategy": "kSameAsRequested",
-        # Ten bits of mantissa: a score would differ by more than a golden answer may, and by the shape of its batch.
+        # TF32 has ten bits of mantissa: scores would exceed the golden tolerance and depend on the batch shape.
         "use_tf32": "0",
     }
     if gpu_memory_mib:
@@ -47,48 +48,48 @@ def choose_providers(device: str, gpu_memory_mib: int, available: Collection[str
 
 
 def open_session(graph: Path, *, device: str, threads: int, gpu_memory_mib: int = 0) -> ort.InferenceSession:
-    """Load a graph onto a device. Raises SwapError if the device cannot be used, or what onnxruntime raises."""
+    """Load a graph onto a device. Raises SwapError if the device cannot be used, and any error of onnxruntime."""
     providers = choose_providers(device, gpu_memory_mib, ort.get_available_providers())
     if device == "cuda":
-        ort.preload_dlls()  # CUDA and cuDNN may have come as wheels, which the loader does not find by itself.
+        ort.preload_dlls()  # CUDA and cuDNN may be installed as wheels, which the dynamic loader does not find.
     options = ort.SessionOptions()
-    # A pool for each session, whose threads sleep between operators. The one global pool cannot be told not to spin
-    # from Python, and threads that spin take the CPU from whatever else runs here, a trainer above all. See ADR 6.
+    # One thread pool per session, without spinning: spinning threads would take CPU from other processes, above all from a
+    # trainer, and spinning of the global pool cannot be turned off from Python. See ADR 6.
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
-    # The arena keeps the largest batch's memory for ever; without it a swap costs one copy and no more.
+    # The arena would retain the memory of the largest batch. Without it a swap needs memory for one further copy only.
     options.enable_cpu_mem_arena = False
     slow = SLOW_FUSIONS if device == "cpu" else ()
     with allocate_with_mmap():
         session = run_in_thread(
             lambda: ort.InferenceSession(
-                str(graph), options, providers=providers, disabled_optimizers=_stepping_back(slow)
+                str(graph), options, providers=providers, disabled_optimizers=_set_idle_when_listed(slow)
             )
         )
     wanted = providers[0][0]
-    if wanted not in session.get_providers():  # onnxruntime falls back to the CPU and says so only in its log.
+    if wanted not in session.get_providers():  # onnxruntime falls back to the CPU and only logs it.
         raise SwapError(
             f"device {device!r} cannot be used on this machine: {wanted} did not start; check that its driver, CUDA and "
-            f"cuDNN are those that onnxruntime {ort.__version__} needs, or choose another device"
+            f"cuDNN match onnxruntime {ort.__version__}, or choose another device"
         )
     return session
 
 
-def _stepping_back(optimizers: Iterable[str]) -> Iterator[str]:
-    """Name optimizers. They are asked for when the session has its threads and before it packs its weights.
+def _set_idle_when_listed(optimizers: Iterable[str]) -> Iterator[str]:
+    """Yield *optimizers*, and set idle priority when the session starts to read them.
 
-    That is the moment to step back: the threads, which will answer requests, would inherit it, and the packing is what
-    requests would feel.
+    The session reads them after it has started its threads and before it packs its weights. An earlier change would be
+    inherited by the threads, which answer requests; a later one would let the packing slow requests down.
     """
-    step_back()
+    set_idle_priority()
     yield from optimizers
 
 
 def run_bound(
     session: ort.InferenceSession, feeds: Mapping[str, NDArray[np.int64]], outputs: Sequence[str], device: str
 ) -> list[NDArray[np.float32]]:
-    """Run a pass whose inputs and outputs are bound to the device's memory: each is copied once, all in one go."""
+    """Run a pass with inputs and outputs bound to device memory, so that each array is copied once."""
     binding = session.io_binding()
     for name, array in feeds.items():
         binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, device, 0))

@@ -1,4 +1,4 @@
-"""The holder of the live engine, and a batch's short hold on it."""
+"""The live engine, the standby engine, and the leases on them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from twofold_server.observability.metrics import Metrics
 
 
 class Slot:
-    """Hold one live engine, at most one that stands beside it to be compared with, and those that drain.
+    """One live engine, at most one standby engine to compare it with, and the engines that drain.
 
-    A lease keeps its engine alive; a batch takes one and holds it for one batch only. Leases are counted for each
-    engine: an engine that was replaced waits for its own leases, never for those of its successor.
+    A lease keeps its engine open; each batch takes one. Leases are counted per engine: a replaced engine waits for its leases
+    only, never for those of its successor.
     """
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._lock = threading.Lock()
         self._live: Engine | None = None
-        self._beside: Engine | None = None
+        self._standby: Engine | None = None
         self._leases: dict[Engine, int] = {}
-        # Closing takes a while, so it happens on a thread that no request waits for.
+        # Closing is slow, so it runs on a thread that no request waits for.
         self._closer = ThreadPoolExecutor(1, thread_name_prefix="close-engine")
         self._idle = threading.Condition(self._lock)
 
@@ -34,17 +34,17 @@ class Slot:
 
     @property
     def live(self) -> Engine | None:
-        """The engine that answers, to look at and not to run; None before the first one is ready."""
+        """The live engine; None before the first one is ready. Take a lease to run it."""
         return self._live
 
     @property
-    def beside(self) -> Engine | None:
-        """The engine that stands beside the live one: it is loaded, and answers nobody."""
-        return self._beside
+    def standby(self) -> Engine | None:
+        """The standby engine. It is loaded, but answers no requests."""
+        return self._standby
 
     @contextmanager
     def lease(self) -> Iterator[Engine]:
-        """Hold the live engine. Raises NotServingError if there is none."""
+        """Lease the live engine for the block. Raises NotServingError if there is none."""
         with self._lock:
             engine = self._live
             if engine is None:
@@ -62,57 +62,57 @@ class Slot:
                         self._closer.submit(self._close, engine)
 
     def swap(self, engine: Engine | None, *, keep: bool = False) -> Engine | None:
-        """Replace the live engine and return the old one, which closes by itself once its last lease is given back.
+        """Replace the live engine and return the old one, which closes once its last lease is released.
 
-        With *keep* it stands beside the new one instead. Every lease that begins after this returned is one of the new
-        engine, which may have stood beside the old one.
+        With *keep* the old engine becomes the standby engine instead. The new engine may have been the standby engine. Every
+        lease taken after this returns is on the new engine.
         """
         with self._lock:
             old, self._live = self._live, engine
             if engine is not None:
                 engine.state = EngineState.READY
-                if engine is self._beside:
-                    self._beside = None
+                if engine is self._standby:
+                    self._standby = None
                 else:
                     self._metrics.engines.inc()
             if old is not None and not keep:
-                self._let_go(old)
-            self._metrics.engines_beside.set(self._beside is not None)
+                self._retire(old)
+            self._metrics.engines_beside.set(self._standby is not None)
             self._report(old)
         if keep:
-            self.stand_by(old, is_counted=True)
+            self.set_standby(old, is_counted=True)
         return old
 
-    def stand_by(self, engine: Engine | None, *, is_counted: bool = False) -> None:
-        """Let an engine stand beside the live one, instead of the one that did. *is_counted* says that it was live."""
+    def set_standby(self, engine: Engine | None, *, is_counted: bool = False) -> None:
+        """Replace the standby engine. *is_counted*: the engine was live, so the metrics already count it."""
         with self._lock:
-            old, self._beside = self._beside, engine
+            old, self._standby = self._standby, engine
             if engine is not None and not is_counted:
                 engine.state = EngineState.READY
                 self._metrics.engines.inc()
             if old is not None:
-                self._let_go(old)
+                self._retire(old)
             self._metrics.engines_beside.set(engine is not None)
 
-    def dismiss(self, engine: Engine | None = None) -> None:
-        """Let the engine go that stands beside, or that one if it does. Blocks until its memory is free for another one."""
+    def release_standby(self, engine: Engine | None = None) -> None:
+        """Retire the standby engine; with *engine*, only if that is it. Blocks until idle retired engines are closed."""
         with self._lock:
-            if self._beside is not None and engine in {None, self._beside}:
-                self._let_go(self._beside)
-                self._beside = None
+            if self._standby is not None and engine in {None, self._standby}:
+                self._retire(self._standby)
+                self._standby = None
                 self._metrics.engines_beside.set(0)
-        with suppress(RuntimeError):  # Nothing is closed any more after drain(), which has waited itself.
+        with suppress(RuntimeError):  # After drain() there is nothing left to wait for.
             self._closer.submit(lambda: None).result()
 
     def drain(self) -> None:
-        """Let all engines go, and return when every one is closed. Blocks until the last lease is given back."""
+        """Retire all engines and wait until they are closed. Blocks until the last lease is released."""
         self.swap(None)
-        self.stand_by(None)
+        self.set_standby(None)
         with self._lock:
             self._idle.wait_for(lambda: not self._leases)
         self._closer.shutdown(wait=True)
 
-    def _let_go(self, engine: Engine) -> None:
+    def _retire(self, engine: Engine) -> None:
         engine.state = EngineState.DRAINING
         if engine not in self._leases:
             self._closer.submit(self._close, engine)

@@ -1,4 +1,4 @@
-"""What a caller wants to know of a text: which outputs of the graph that takes, and how they are read."""
+"""Tasks: which outputs of the graph a request needs, and how they become answers."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Task(Protocol[T_co]):
-    """Read answers off output rows. Readers that are equal read the texts of a batch together."""
+    """Turns output rows into answers. Texts of a batch with equal tasks are decoded together."""
 
     @property
     def outputs(self) -> tuple[Output, ...]:
-        """The outputs that a pass must compute."""
+        """Outputs that a pass must compute."""
 
     def read(self, engine: Engine, encodings: Sequence[Encoding], rows: Sequence[Rows]) -> Sequence[T_co]:
-        """Return one answer for each text, given its encoding and its windows' rows of *outputs*."""
+        """Return one answer per text, given its encoding and the rows of *outputs* of its windows."""
 
 
 @dataclass(frozen=True, slots=True)
 class PredictTask:
-    """Read the *top* labels (with zero, none) and, if asked for, the entities."""
+    """Predicts the *top* labels (0: none) and, with *entities*, the entities."""
 
     top: int = 1
     entities: bool = True
 
     @property
     def outputs(self) -> tuple[Output, ...]:
-        """Both heads: most of a pass is the encoder below them."""
+        """Both heads, since most of a pass is the encoder below them."""
         return HEAD_OUTPUTS
 
     def read(self, engine: Engine, encodings: Sequence[Encoding], rows: Sequence[Rows]) -> list[Prediction]:
-        """Decode all texts at once."""
+        """Decode all texts in one call."""
         return decode(encodings, rows, engine.labels, top=self.top, entities=self.entities)
 
 
@@ -55,20 +55,20 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class EmbedTask:
-    """Read the features below the heads."""
+    """Returns the encoder features below the heads."""
 
     @property
     def outputs(self) -> tuple[Output, ...]:
-        """Features, of the text and of its tokens."""
+        """Features of the text and of its tokens."""
         return FEATURE_OUTPUTS
 
-    def read(self, engine: Engine, encodings: Sequence[Encoding], rows: Sequence[Rows]) -> list[Embedding]:  # noqa: ARG002 -- as Reader has it.
-        """Put each text's windows together."""
+    def read(self, engine: Engine, encodings: Sequence[Encoding], rows: Sequence[Rows]) -> list[Embedding]:  # noqa: ARG002 -- the signature of Task.
+        """Merge the windows of each text."""
         return [
             Embedding(
-                merge_windows(encoding, [row[0] for row in own]),
-                merge_tokens(encoding, [row[1] for row in own]),
+                merge_windows(encoding, [row[0] for row in windows]),
+                merge_tokens(encoding, [row[1] for row in windows]),
                 encoding.offsets,
             )
-            for encoding, own in zip(encodings, rows, strict=True)
+            for encoding, windows in zip(encodings, rows, strict=True)
         ]

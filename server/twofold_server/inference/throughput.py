@@ -1,40 +1,42 @@
-"""How fast passes are, and with that, how long what waits will take."""
+"""Estimates of the throughput of passes and of waiting times."""
 
 from __future__ import annotations
 
 _WEIGHT = 0.2
-"""Of the newest pass in the mean of their speeds."""
+"""Weight of the newest pass in the exponential moving average."""
 
 
 class ThroughputEstimator:
-    """Guess from the passes before how long others will take, in seconds.
+    """Estimates how many seconds passes take, from the throughput of earlier passes.
 
-    A pass is thought to cost so much for each of its tokens, and beside them as much as *pass_tokens* more.
+    The cost model of a pass is linear: its tokens plus *pass_overhead_tokens*.
     """
 
     def __init__(self, passes: int, tokens_per_second: float = 10_000.0) -> None:
         self._passes = passes
         self.tokens_per_second = tokens_per_second
-        """Of one pass; a guess until the first one ends."""
+        """Throughput of one thread; a default until the first pass ends."""
         self._running: dict[int, float] = {}
-        """What each pass that runs is thought to take, by its thread."""
+        """Estimated seconds of each running pass, by thread."""
 
-    def begin(self, thread: int, tokens: int, pass_tokens: int) -> None:
-        """Note that a thread begins a pass."""
-        self._running[thread] = (tokens + pass_tokens) / self.tokens_per_second
+    def begin(self, thread: int, tokens: int, pass_overhead_tokens: int) -> None:
+        """Record that a thread starts a pass."""
+        self._running[thread] = (tokens + pass_overhead_tokens) / self.tokens_per_second
 
     def end(self, thread: int) -> None:
-        """Note that a thread's pass is over, whatever came of it."""
+        """Record that the pass of a thread ended, whether it succeeded or failed."""
         self._running.pop(thread, None)
 
-    def learn(self, tokens: int, pass_tokens: int, seconds: float) -> None:
-        """Take a pass into the mean."""
-        self.tokens_per_second += _WEIGHT * ((tokens + pass_tokens) / max(seconds, 1e-6) - self.tokens_per_second)
+    def update(self, tokens: int, pass_overhead_tokens: int, seconds: float) -> None:
+        """Add a finished pass to the moving average."""
+        self.tokens_per_second += _WEIGHT * (
+            (tokens + pass_overhead_tokens) / max(seconds, 1e-6) - self.tokens_per_second
+        )
 
-    def seconds_until(self, tokens: int) -> float:
-        """Return how long so many tokens will take, and before them the passes that run, as if those had just begun.
+    def estimate_seconds(self, tokens: int) -> float:
+        """Return the estimated seconds until the running passes and *tokens* more are done.
 
-        Room for more is then there all at once, when a pass begins, and not a little at every moment: a core that also
-        computes lets those in at half the cost who come in together.
+        Running passes count in full, as if they had just started. Capacity then becomes free in steps, when a pass starts, and
+        not gradually: on a core that also computes, requests admitted together cost half as much to admit.
         """
         return (sum(tuple(self._running.values())) + tokens / self.tokens_per_second) / self._passes

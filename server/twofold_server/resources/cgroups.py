@@ -1,4 +1,4 @@
-"""Control groups (version 2): what the process's own group may use, and every group above it."""
+"""Control groups (cgroup v2) of this process: its group and all parent groups."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ _OWN = Path("/proc/self/cgroup")
 
 
 def read_groups(*names: str) -> list[tuple[str | None, ...]]:
-    """Read files of these *names* in each group, the process's own first; None for one that is not there.
+    """Read the files *names* in the group of the process and in each parent group; None for a missing file.
 
-    In a container its own group is usually the root of the hierarchy that it sees; under systemd, a unit's is deep in it.
+    In a container the group is usually the root of the visible hierarchy; the group of a systemd unit is deep in it.
     """
     group = find_group(read_file(_OWN) or "")
     folders = [_HIERARCHY / path for path in (group, *group.parents)]
     return [tuple(read_file(folder / name) for name in names) for folder in folders]
 
 
-def find_group(own: str) -> PurePosixPath:
-    """Return a process's group below the hierarchy's root, given its /proc/PID/cgroup; the root where it does not say."""
-    for line in own.splitlines():
+def find_group(membership: str) -> PurePosixPath:
+    """Return the path of a group below the root of the hierarchy, given /proc/PID/cgroup; the root if it is not listed."""
+    for line in membership.splitlines():
         if line.startswith("0::/"):
             group = PurePosixPath(line.removeprefix("0::/"))
-            return PurePosixPath() if ".." in group.parts else group  # It is outside of what is seen here.
+            return PurePosixPath() if ".." in group.parts else group  # ".." means outside the visible hierarchy.
     return PurePosixPath()
 
 
 def read_file(path: Path) -> str | None:
-    """Read a file of the kernel's; None where it has none."""
+    """Read a file of the kernel; None if it is missing or unreadable."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""Threads: as many as this process may use, which is not what the machine has, and one for work that can wait."""
+"""The CPUs available to this process, how passes share them, and threads of idle priority."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ T = TypeVar("T")
 
 
 def effective_cpus(affinity: int, cpu_max: str | None) -> int:
-    """Return the CPUs that a process may use: its affinity, cut by a cgroup quota such as ``"150000 100000"``.
+    """Return the number of CPUs a process may use: its affinity, limited by a cgroup quota such as ``"150000 100000"``.
 
-    A quota is rounded up: a thread too many waits a little, a thread too few leaves time unused that is paid for.
+    A quota is rounded up: a surplus thread waits a little, a missing thread leaves part of the quota unused.
     """
     quota, _, period = (cpu_max or "max").strip().partition(" ")
     if quota == "max" or not period:
@@ -27,43 +27,44 @@ def effective_cpus(affinity: int, cpu_max: str | None) -> int:
 
 
 class Shares(NamedTuple):
-    """How CPUs are shared out: *passes* at a time, each of which may use *threads*."""
+    """Number of concurrent *passes*, and of intra-op *threads* per pass."""
 
     passes: int
     threads: int
 
 
 def split_cpus(cpus: int, device: str, *, passes: int = 0, threads: int = 0) -> Shares:
-    """Say how many forward passes run at a time, and on how many threads, where nobody does (zero).
+    """Return the number of concurrent forward passes and of threads per pass. 0 stands for the default.
 
-    There are two passes where there is a second core to compute on. Each brings a thread of its own, and all share those of
-    the session's pool: together they are as many as there are CPUs, so that none takes a core from another. See ADR 20.
+    The default is two passes on a CPU with at least two cores. Each pass runs on one thread and all share the session's
+    pool; the total equals the number of CPUs, so that threads do not compete for cores. See ADR 20.
     """
     passes = passes or (2 if device == "cpu" and cpus > 1 else 1)
     return Shares(passes, threads or max(1, cpus - passes + 1))
 
 
 def count_cpus() -> int:
-    """Ask this machine."""
+    """Return the number of CPUs available to this process."""
     affinity = len(os.sched_getaffinity(0))
     return min(effective_cpus(affinity, cpu_max) for (cpu_max,) in read_groups("cpu.max"))
 
 
 def run_in_thread(work: Callable[[], T]) -> T:
-    """Do some work on a thread of its own, and return its result or raise its error.
+    """Run *work* on a new thread, and return its result or raise its error.
 
-    The work may step back, and the thread ends with it.
+    The thread ends with the work, so the work may lower the priority of its thread.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="aside") as aside:
         return aside.submit(work).result()
 
 
-def step_back() -> None:
-    """Let this thread take only what CPU the others leave, to its end: without a privilege none can step forward again.
+def set_idle_priority() -> None:
+    """Run the calling thread at idle priority until it ends; raising the priority again needs a privilege.
 
-    Threads that it starts are like it. A niceness alone leaves it its turn once it has a core, and a core that it has looks busy
-    to those who wake; under SCHED_IDLE it gives way at once. Where that is refused the niceness stays.
+    Threads that it starts inherit the priority. Niceness alone is not enough: the thread would keep its time slice, and its
+    core would look busy to threads that wake up. Under SCHED_IDLE they preempt it at once. If the system denies SCHED_IDLE,
+    niceness 19 remains.
     """
-    with suppress(OSError, AttributeError):  # Not Linux: a thread has no priority of its own.
+    with suppress(OSError, AttributeError):  # Not Linux: threads have no separate priority.
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

@@ -1,4 +1,4 @@
-"""Memory: how much is left to this process, which is not what the machine has, and how it is allocated."""
+"""The memory available to this process, and the configuration of malloc."""
 
 from __future__ import annotations
 
@@ -12,59 +12,59 @@ from twofold_server.resources.cgroups import read_file, read_groups
 
 _MEMINFO = Path("/proc/meminfo")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-"""As glibc's malloc.h has them."""
+"""Parameters of mallopt(), from glibc's malloc.h."""
 _ARENAS = 2
-_KEPT = 16 << 20
-"""Bytes that an arena keeps at its end when they are freed. What is larger is a mapping of its own."""
-_LARGE = 128 << 10
-"""Bytes of a piece of weights; in int8 the smallest ones of MiniLM have a little more."""
+_TRIM_BYTES = 16 << 20
+"""Free bytes that an arena retains at its end. Larger allocations are separate mappings."""
+_WEIGHT_BYTES = 128 << 10
+"""Minimum bytes of a weight tensor to get a separate mapping; the smallest int8 matrices of MiniLM are slightly larger."""
 
 
 def free_bytes(meminfo: str, limit: str | None, used: str | None, statistics: str | None) -> int | None:
-    """Return what can be allocated without swapping: what the machine has left, cut by what its cgroup has left.
+    """Return the bytes that can be allocated without swapping: the minimum of the machine's and the cgroup's free memory.
 
     *meminfo* is /proc/meminfo; *limit*, *used* and *statistics* are a cgroup's memory.max, memory.current and
-    memory.stat. Files that the cgroup has cached count as free, since the kernel drops them first. None if nobody says.
+    memory.stat. The cgroup's inactive file cache counts as free, since the kernel drops it first. None if unknown.
     """
-    left: list[int] = []
+    limits: list[int] = []
     if match := re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.MULTILINE):
-        left.append(1024 * int(match[1]))
+        limits.append(1024 * int(match[1]))
     if limit and used and limit.strip() != "max":
         cached = re.search(r"^inactive_file (\d+)", statistics or "", re.MULTILINE)
-        left.append(int(limit) - int(used) + (int(cached[1]) if cached else 0))
-    return max(0, min(left)) if left else None
+        limits.append(int(limit) - int(used) + (int(cached[1]) if cached else 0))
+    return max(0, min(limits)) if limits else None
 
 
 def count_free_bytes() -> int | None:
-    """Ask this machine; None where it cannot say."""
+    """Return the bytes available to this process; None if unknown."""
     meminfo, groups = read_file(_MEMINFO) or "", read_groups("memory.max", "memory.current", "memory.stat")
-    left = [free_bytes(meminfo, *group) for group in groups]
-    return min((limit for limit in left if limit is not None), default=None)
+    limits = [free_bytes(meminfo, *group) for group in groups]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def configure_malloc() -> None:
-    """Let all threads allocate from two arenas that keep what passes free. To be called before there are threads.
+    """Let all threads allocate from two arenas that retain freed memory between passes. Call it before threads start.
 
-    By default glibc gives each thread an arena of its own, and what is free in one is lost to the others: an eighth more memory.
-    And it learns from what is freed how much to keep, which a pass then has to be given again, page by page.
+    By default glibc gives each thread an arena, and threads cannot use memory that is free in another arena: an eighth more
+    memory in total. Its dynamic thresholds also return freed memory, which each pass then has to fault in page by page.
     """
     _mallopt(_M_ARENA_MAX, _ARENAS)
-    _mallopt(_M_TRIM_THRESHOLD, _KEPT)
-    _mallopt(_M_MMAP_THRESHOLD, _KEPT)
+    _mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
+    _mallopt(_M_MMAP_THRESHOLD, _TRIM_BYTES)
 
 
 @contextmanager
 def allocate_with_mmap() -> Iterator[None]:
-    """Let the large pieces that are allocated meanwhile, by any thread, be mappings of their own: a session's weights.
+    """Give large allocations, made by any thread during the block, separate mappings. Used for the weights of a session.
 
-    The system has each of them back when it is freed, whatever is in use around it; where an arena held them it would have to be
-    searched for free pages under the lock that every pass needs. See ADR 19.
+    A mapping returns to the system when it is freed. An arena would have to be trimmed for that, under a lock that every pass
+    needs. See ADR 19.
     """
-    _mallopt(_M_MMAP_THRESHOLD, _LARGE)
+    _mallopt(_M_MMAP_THRESHOLD, _WEIGHT_BYTES)
     try:
         yield
     finally:
-        _mallopt(_M_MMAP_THRESHOLD, _KEPT)
+        _mallopt(_M_MMAP_THRESHOLD, _TRIM_BYTES)
 
 
 def _mallopt(parameter: int, value: int) -> None:

@@ -1,1 +1,1 @@
-"""Which checkpoint is live: loading, shadow tests, promotion, monitoring, rollback and alias history."""
+"""The live checkpoint: loading, shadow tests, promotion, monitoring, rollback and alias history."""

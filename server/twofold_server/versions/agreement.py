@@ -1,4 +1,4 @@
-"""Whether two checkpoints say the same of a text. Pure."""
+"""Comparison of the predictions of two checkpoints for a text. Pure functions."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from twofold_checkpoint.manifest import HeadName
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """The names that two checkpoints have in common. What only one of them can say proves neither right."""
+    """The label names that two checkpoints share. Only these can be compared."""
 
     labels: frozenset[str]
     entity_types: frozenset[str]
 
     @classmethod
     def of(cls, first: LabelSet, second: LabelSet) -> Shared:
-        """Return the names that both have."""
+        """Return the names in both label sets."""
         return cls(
             frozenset(first.labels) & frozenset(second.labels),
             frozenset(first.entity_types) & frozenset(second.entity_types),
@@ -27,10 +27,10 @@ class Shared:
 
 
 def agreements(first: Prediction, second: Prediction, shared: Shared) -> Mapping[HeadName, bool]:
-    """Say for each head whether two answers to a text agree; a head is left out where they cannot be compared.
+    """Return for each head whether two predictions for a text agree. Heads that cannot be compared are omitted.
 
-    Labels are compared if both checkpoints know both; of the entities, those of types that both know, if either answer has
-    any: texts in which neither finds anything would hide a head that finds nothing any more.
+    The labels are compared if both are shared. Entities of shared types are compared if at least one prediction has any:
+    counting texts without entities would hide a head that no longer finds entities.
     """
     agreed: dict[HeadName, bool] = {}
     labels = {answer.labels[0].label for answer in (first, second) if answer.labels}

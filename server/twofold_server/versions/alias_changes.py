@@ -1,4 +1,4 @@
-"""What is known of each time that an alias moved."""
+"""Alias changes: the entries of the alias history."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from twofold_checkpoint.store import ALIASES, Alias, AliasUpdate
 
 SERVER = "server"
-"""Who did what nobody asked for at that moment: retention, and undoing a bad swap."""
+"""Author of automatic changes: retention, and rollback of a bad checkpoint."""
 OUTSIDE = "outside"
-"""Who moved an alias while no server could write that down: a trainer that made the first checkpoint, for one."""
+"""Author of changes that no server recorded, for example by the trainer that created the first checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Who moves aliases, a token's name, a job's id or "server", and why, as a sentence."""
+    """Who changes an alias (the name of a token, the id of a job, or "server"), and why, as a sentence."""
 
     who: str
     why: str
@@ -24,7 +24,7 @@ class Author:
 
 @dataclass(frozen=True, slots=True)
 class AliasChange:
-    """Say that an alias moved. It is numbered in the order of writing; None stands for no checkpoint."""
+    """One change of an alias. *number* is the order of recording; an id of None means no checkpoint."""
 
     number: int
     time: dt.datetime
@@ -34,8 +34,8 @@ class AliasChange:
     author: Author
 
 
-def steps(move: AliasUpdate) -> Iterator[tuple[Alias, str | None, str | None]]:
-    """Yield each alias that moved, with what it named before and after."""
+def changed_aliases(move: AliasUpdate) -> Iterator[tuple[Alias, str | None, str | None]]:
+    """Yield each alias that changed, with the checkpoint id before and after."""
     for alias in ALIASES:
         before, after = (getattr(aliases, alias) for aliases in move)
         if before != after:

@@ -1,4 +1,4 @@
-"""Who moved which alias, in the database of jobs."""
+"""The alias history, in the job database."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from twofold_checkpoint.store import Aliases, AliasUpdate
 
 from twofold_server.storage.database import Database
 from twofold_server.storage.schema import ALIAS_CHANGES
-from twofold_server.versions.alias_changes import OUTSIDE, AliasChange, Author, steps
+from twofold_server.versions.alias_changes import OUTSIDE, AliasChange, Author, changed_aliases
 
-_FOUND = Author(OUTSIDE, "It was found so when a server started.")
+_UNKNOWN_AUTHOR = Author(OUTSIDE, "The change was detected when a server started.")
 
 
 class AliasTable:
-    """Hold every change of an alias. The aliases themselves are in the store; methods block and raise DatabaseError."""
+    """The history of alias changes; the store holds the aliases. All methods block and may raise DatabaseError."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def write(self, move: AliasUpdate, author: Author, now: dt.datetime) -> None:
-        """Write down what moved."""
+        """Record the changes of an update."""
         with self._database.writing() as connection:
             _write(connection, move, author, now)
 
     def catch_up(self, aliases: Aliases, now: dt.datetime) -> None:
-        """Write down what moved since the last change that was written, where the server died or another process did it."""
+        """Record changes that no server recorded, because it died or because another process made them."""
         newest = select(func.max(ALIAS_CHANGES.c.number)).group_by(ALIAS_CHANGES.c.alias)
         last = select(ALIAS_CHANGES.c.alias, ALIAS_CHANGES.c.to_id).where(ALIAS_CHANGES.c.number.in_(newest))
         with self._database.writing() as connection:
             known = Aliases(**{row.alias: row.to_id for row in connection.execute(last)})
-            _write(connection, AliasUpdate(known, aliases), _FOUND, now)
+            _write(connection, AliasUpdate(known, aliases), _UNKNOWN_AUTHOR, now)
 
     def page(self, size: int, before: int | None) -> tuple[list[AliasChange], int | None]:
-        """Return changes, newest first, that came before that number, and the number for the next page."""
+        """Return up to *size* changes below number *before*, newest first, and the number for the next page, if there is one."""
         query = select(ALIAS_CHANGES).order_by(ALIAS_CHANGES.c.number.desc()).limit(size + 1)
         if before is not None:
             query = query.where(ALIAS_CHANGES.c.number < before)
@@ -64,7 +64,7 @@ def _write(connection: Connection, move: AliasUpdate, author: Author, now: dt.da
             "who": author.who,
             "why": author.why,
         }
-        for alias, before, after in steps(move)
+        for alias, before, after in changed_aliases(move)
     ]
     if rows:
         connection.execute(insert(ALIAS_CHANGES), rows)

@@ -1,4 +1,4 @@
-"""What was seen of a checkpoint under live requests, and whether that is enough to say that it is bad. Pure."""
+"""Statistical analysis of a checkpoint under live traffic: does it exceed its limits? Pure functions."""
 
 from __future__ import annotations
 
@@ -13,48 +13,48 @@ Cause = Literal["errors", "latency", "agreement"]
 CAUSES: tuple[Cause, ...] = ("errors", "latency", "agreement")
 
 ALPHA = 1e-3
-"""Chance that a share which is within its limit is ever taken to be above it, however often it is looked at."""
+"""Significance level: maximum probability that a rate within its limit is ever reported as above it, for any number of looks."""
 SLOW_SHARE = 0.05
-"""Share of texts that may be slow: the limit of slowness is one of the 95th percentile."""
+"""Maximum share of slow texts, so that the slowdown limit applies to the 95th percentile."""
 _ALTERNATIVES = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """*bad* of *all*."""
+    """A count of *failures* in *total* samples."""
 
-    bad: int = 0
-    all: int = 0
+    failures: int = 0
+    total: int = 0
 
-    def __add__(self, bad: bool) -> Rate:
-        return Rate(self.bad + bad, self.all + 1)
+    def __add__(self, failed: bool) -> Rate:
+        return Rate(self.failures + failed, self.total + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class SwapStats:
-    """Count what was seen of a checkpoint: its passes, and the texts that another one has answered, too."""
+    """Counts for one checkpoint: its live batches, and its comparison with a reference checkpoint."""
 
     passes: Rate = Rate()
-    """Those that failed, of the live ones."""
+    """Live batches; failures: batches that failed."""
     texts: Rate = Rate()
-    """Those that only this one could not answer, or not with numbers."""
+    """Compared texts; failures: errors or non-finite outputs of this checkpoint only."""
     slow: Rate = Rate()
-    """Those for which it took too many times as long as the other one."""
+    """Compared texts; failures: texts slower than the reference by more than the limit."""
     differing: Mapping[HeadName, Rate] = field(default_factory=lambda: dict.fromkeys(HEADS, Rate()))
-    """Those that the head answers differently, of those that could be compared."""
+    """Comparable texts by head; failures: texts with different predictions."""
 
     def agreement(self, head: HeadName) -> float | None:
-        """Return the share of texts that a head answers as the other checkpoint does; None if none was compared."""
+        """Return the share of texts on which a head agrees with the reference; None without comparable texts."""
         seen = self.differing[head]
-        return 1 - seen.bad / seen.all if seen.all else None
+        return 1 - seen.failures / seen.total if seen.total else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Say what is still good."""
+    """Limits of a healthy checkpoint."""
 
-    fewest: int
-    """Nothing is decided by fewer."""
+    min_samples: int
+    """Minimum samples for any decision."""
     errors: float
     slowdown: float
     agreement: float
@@ -62,29 +62,29 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """Why a checkpoint is bad, as one sentence without its end."""
+class Regression:
+    """The reason why a checkpoint is bad. *message* is a sentence without a full stop."""
 
     cause: Cause
     message: str
 
 
-def is_proven(seen: Rate, limit: float, alpha: float = ALPHA) -> bool:
-    """Tell whether more than a share *limit* of all is bad, as far as these show.
+def exceeds_limit(seen: Rate, limit: float, alpha: float = ALPHA) -> bool:
+    """Return whether a rate is significantly above *limit*. This is a sequential test.
 
-    It may be asked again after each new one: if the share is within the limit, the chance that this is ever true is at
-    most *alpha*. The likelihood ratio of a mixture of shares above the limit against the limit is a nonnegative
-    supermartingale then, which exceeds 1/alpha at any time with that chance only (Ville 1939; Robbins 1970).
+    It can be repeated after each sample: if the true rate is within the limit, the probability that the test is ever positive
+    is at most *alpha*. In that case the likelihood ratio of a mixture of rates above the limit against the limit is a
+    nonnegative supermartingale, which ever exceeds 1/alpha with at most that probability (Ville 1939; Robbins 1970).
     """
-    if limit >= 1 or not seen.bad:
+    if limit >= 1 or not seen.failures:
         return False
     if limit <= 0:
         return True
-    good = seen.all - seen.bad
-    # Denser near the limit, where more are needed to tell.
+    good = seen.total - seen.failures
+    # Denser near the limit, where the test needs more samples.
     shares = [limit + (1 - limit) * (step / _ALTERNATIVES) ** 2 for step in range(1, _ALTERNATIVES + 1)]
     ratios = [
-        seen.bad * math.log(share / limit) + (good * math.log((1 - share) / (1 - limit)) if good else 0.0)
+        seen.failures * math.log(share / limit) + (good * math.log((1 - share) / (1 - limit)) if good else 0.0)
         for share in shares
         if share < 1 or not good
     ]
@@ -93,45 +93,45 @@ def is_proven(seen: Rate, limit: float, alpha: float = ALPHA) -> bool:
     return mixture >= -math.log(alpha)
 
 
-def judge(evidence: SwapStats, limits: Limits, adapted: HeadName | None) -> Finding | None:
-    """Return why the checkpoint is bad, or None where that is not proven. *adapted* is the head that was to change."""
-    return next(_findings(evidence, limits, adapted), None)
+def find_regression(stats: SwapStats, limits: Limits, adapted: HeadName | None) -> Regression | None:
+    """Return the first significant regression, or None. *adapted* is the head that the job adapted."""
+    return next(_regressions(stats, limits, adapted), None)
 
 
-def refusal(evidence: SwapStats, limits: Limits, adapted: HeadName | None) -> Finding | None:
-    """Return why a candidate that was compared is not made live, or None.
+def reject_reason(stats: SwapStats, limits: Limits, adapted: HeadName | None) -> Regression | None:
+    """Return why a candidate is rejected after its shadow test, or None.
 
-    Before it is live, the proof is the candidate's to give: a head that was seen to agree too little refuses it, proven
-    or not, unless fewer texts were compared than decide anything.
+    Before promotion the burden of proof is on the candidate: an observed agreement below the minimum rejects it even if that
+    is not significant, provided that there are enough samples.
     """
-    if finding := judge(evidence, limits, adapted):
-        return finding
+    if regression := find_regression(stats, limits, adapted):
+        return regression
     for head in HEADS:
-        seen, least = evidence.differing[head], _least(limits, head, adapted)
-        if seen.all >= limits.fewest and seen.all - seen.bad < least * seen.all:
-            return _disagreement(head, seen, least)
+        seen, minimum = stats.differing[head], _min_agreement(limits, head, adapted)
+        if seen.total >= limits.min_samples and seen.total - seen.failures < minimum * seen.total:
+            return _disagreement(head, seen, minimum)
     return None
 
 
-def _findings(evidence: SwapStats, limits: Limits, adapted: HeadName | None) -> Iterator[Finding]:
-    for seen, what in ((evidence.passes, "passes"), (evidence.texts, "texts")):
-        if seen.all >= limits.fewest and is_proven(seen, limits.errors):
-            yield Finding("errors", f"{seen.bad} of {seen.all} {what} failed, and {limits.errors:.1%} may")
-    if evidence.slow.all >= limits.fewest and is_proven(evidence.slow, SLOW_SHARE):
-        message = f"{evidence.slow.bad} of {evidence.slow.all} texts took more than {limits.slowdown:g} times as long"
-        yield Finding("latency", f"{message}, and {SLOW_SHARE:.0%} may")
+def _regressions(stats: SwapStats, limits: Limits, adapted: HeadName | None) -> Iterator[Regression]:
+    for seen, what in ((stats.passes, "passes"), (stats.texts, "texts")):
+        if seen.total >= limits.min_samples and exceeds_limit(seen, limits.errors):
+            yield Regression("errors", f"{seen.failures} of {seen.total} {what} failed (limit {limits.errors:.1%})")
+    if stats.slow.total >= limits.min_samples and exceeds_limit(stats.slow, SLOW_SHARE):
+        message = f"{stats.slow.failures} of {stats.slow.total} texts took more than {limits.slowdown:g} times as long as before"
+        yield Regression("latency", f"{message} (limit {SLOW_SHARE:.0%})")
     for head in HEADS:
-        seen = evidence.differing[head]
-        least = _least(limits, head, adapted)
-        if seen.all >= limits.fewest and is_proven(seen, 1 - least):
-            yield _disagreement(head, seen, least)
+        seen = stats.differing[head]
+        minimum = _min_agreement(limits, head, adapted)
+        if seen.total >= limits.min_samples and exceeds_limit(seen, 1 - minimum):
+            yield _disagreement(head, seen, minimum)
 
 
-def _least(limits: Limits, head: HeadName, adapted: HeadName | None) -> float:
-    """Return the least agreement of a head. The one that was to change, or might have been, has the wide limit."""
+def _min_agreement(limits: Limits, head: HeadName, adapted: HeadName | None) -> float:
+    """Return the minimum agreement of a head. The wide limit applies to the adapted head, or to both if it is unknown."""
     return limits.adapted_agreement if adapted in {head, None} else limits.agreement
 
 
-def _disagreement(head: HeadName, seen: Rate, least: float) -> Finding:
-    message = f"the {head} head agrees on {seen.all - seen.bad} of {seen.all} texts"
-    return Finding("agreement", f"{message}, and {least:.0%} is the least")
+def _disagreement(head: HeadName, seen: Rate, minimum: float) -> Regression:
+    message = f"the {head} head agrees on {seen.total - seen.failures} of {seen.total} texts"
+    return Regression("agreement", f"{message} (minimum {minimum:.0%})")

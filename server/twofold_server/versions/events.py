@@ -1,4 +1,4 @@
-"""What live requests showed of a job's candidate, as events of the job."""
+"""Job events about the candidate under live traffic."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from twofold_checkpoint.manifest import HeadName
 
 
 class Shadowed(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=True):
-    """The candidate has answered a share of the live texts, too, and was compared; nobody got its answers. The last one counts."""
+    """Progress or result of the shadow test of a candidate. Counts are cumulative, so the last event of a job counts."""
 
     texts: int
     failed: int
     slow: int
     agreed: dict[HeadName, int]
     comparable: dict[HeadName, int]
-    """Texts by head that could be compared, of which *agreed* were answered the same."""
+    """Comparable texts by head, of which *agreed* had the same prediction."""
     seconds: float
 
     @property
     def summary(self) -> str:
-        """The whole of it in one sentence."""
+        """The event as one sentence."""
         heads = "".join(
             f"; the {head} head agrees on {self.agreed[head]} of {n}" for head, n in self.comparable.items()
         )
-        return f"The candidate has answered {self.texts} live texts, too, in {self.seconds:.0f} s{heads}."
+        return f"Shadow test: {self.texts} live texts were compared in {self.seconds:.0f} s{heads}."
 
 
 class RolledBack(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=True):
-    """The candidate was made live and turned out bad, so the checkpoint before answers again. It may follow the end."""
+    """The candidate was rolled back after its promotion. The event may follow the end of the job."""
 
     checkpoint_id: str
     restored_id: str
@@ -36,5 +36,5 @@ class RolledBack(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", t
 
     @property
     def summary(self) -> str:
-        """The whole of it in two sentences."""
-        return f"{self.checkpoint_id} was bad: {self.reason}. {self.restored_id} answers again."
+        """The event as two sentences."""
+        return f"{self.checkpoint_id} was rolled back: {self.reason}. {self.restored_id} is live again."

@@ -1,4 +1,4 @@
-"""Loading a checkpoint beside the one that answers, step by step, each of which may refuse it."""
+"""Loading a checkpoint beside the live one, in steps: verify, load, warm up, golden answers."""
 
 from __future__ import annotations
 
@@ -13,47 +13,46 @@ from twofold_checkpoint.manifest import Precision
 from twofold_server.config.settings import Config
 from twofold_server.errors import SwapError
 from twofold_server.inference.engine import Engine, EngineState
-from twofold_server.resources.cpus import count_cpus, run_in_thread, split_cpus, step_back
+from twofold_server.resources.cpus import count_cpus, run_in_thread, set_idle_priority, split_cpus
 from twofold_server.resources.memory import count_free_bytes
 from twofold_server.versions.precision import are_alike, check_precision, time_passes
 
 log = logging.getLogger(__name__)
 
 _COPIES = 1.5
-"""Memory that an engine takes while it is loaded, by the size of its files. Swaps were measured at 0.8 to 1.2."""
+"""Memory needed to load an engine, as a multiple of the size of its files. Measured in swaps: 0.8 to 1.2."""
 _SLACK_BYTES = 64 << 20
-"""What its first passes take, and whatever else begins meanwhile."""
+"""Reserve for its first passes and for concurrent work."""
 
 
-def load_engine(checkpoint: Checkpoint, config: Config, beside: Engine | None = None) -> Engine:
-    """Load a checkpoint in the precision that is asked for, or in the fastest that it has, and let it prove itself.
+def load_engine(checkpoint: Checkpoint, config: Config, live: Engine | None = None) -> Engine:
+    """Load a checkpoint in the configured precision ("auto": the fastest that it has) and check it.
 
-    *beside* is the engine that answers meanwhile. Raises CheckpointError or SwapError, which says the step; nothing of a
-    half-made engine stays. Blocks for seconds, while the work is done on threads that leave the CPU to requests. See
-    ADR 19.
+    *live* is the engine that answers meanwhile. Raises CheckpointError, or SwapError with the name of the step; a partly
+    loaded engine is closed. Blocks for seconds. Most of the work runs at idle priority, so that requests stay fast. See ADR 19.
     """
     if config.precision != "auto":
         with _step(checkpoint, "precision"):
             check_precision(checkpoint.manifest, config.precision)
-        return _load(checkpoint, config, config.precision, beside)
-    if beside is not None and are_alike(checkpoint.manifest, beside.checkpoint.manifest):
-        try:  # What is fastest there is fastest here; to time both would take the memory of both.
-            return _load(checkpoint, config, beside.precision, beside)
+        return _load(checkpoint, config, config.precision, live)
+    if live is not None and are_alike(checkpoint.manifest, live.checkpoint.manifest):
+        try:  # The fastest precision is the same for both. Timing would need memory for two engines.
+            return _load(checkpoint, config, live.precision, live)
         except (CheckpointError, SwapError):
-            if beside.precision == "fp32":
+            if live.precision == "fp32":
                 raise
-    return _load_fastest(checkpoint, config, beside)
+    return _load_fastest(checkpoint, config, live)
 
 
-def _load_fastest(checkpoint: Checkpoint, config: Config, beside: Engine | None) -> Engine:
-    engine = _load(checkpoint, config, "fp32", beside)
+def _load_fastest(checkpoint: Checkpoint, config: Config, live: Engine | None) -> Engine:
+    engine = _load(checkpoint, config, "fp32", live)
     if config.device != "cpu":
         return engine
     for precision in checkpoint.manifest.precisions[1:]:
         try:
-            alternative = _load(checkpoint, config, precision, beside)
+            alternative = _load(checkpoint, config, precision, live)
         except (CheckpointError, SwapError) as error:
-            log.warning("a precision cannot be served", extra={"precision": precision, "reason": str(error)})
+            log.warning("cannot serve a precision", extra={"precision": precision, "reason": str(error)})
             continue
         try:
             seconds = _time(engine, alternative)
@@ -72,14 +71,14 @@ def _load_fastest(checkpoint: Checkpoint, config: Config, beside: Engine | None)
 
 def _time(*engines: Engine) -> list[float]:
     def aside() -> list[float]:
-        step_back()
+        set_idle_priority()
         return time_passes(engines)
 
     return run_in_thread(aside)
 
 
-def _load(checkpoint: Checkpoint, config: Config, precision: Precision, beside: Engine | None) -> Engine:
-    """Load one of a checkpoint's graphs, warm it up and let it answer its golden texts."""
+def _load(checkpoint: Checkpoint, config: Config, precision: Precision, live: Engine | None) -> Engine:
+    """Load one graph of a checkpoint, warm it up and check its golden answers."""
     run_in_thread(lambda: _verify(checkpoint, precision))
     with _step(checkpoint, "load"):
         _check_memory(checkpoint, precision)
@@ -89,7 +88,7 @@ def _load(checkpoint: Checkpoint, config: Config, precision: Precision, beside: 
             threads=split_cpus(count_cpus(), config.device, passes=config.passes, threads=config.threads).threads,
             gpu_memory_mib=config.gpu_memory_mib,
             precision=precision,
-            beside=beside,
+            share_encoder_with=live,
         )
     try:
         run_in_thread(lambda: _try_out(engine))
@@ -100,13 +99,13 @@ def _load(checkpoint: Checkpoint, config: Config, precision: Precision, beside: 
 
 
 def _verify(checkpoint: Checkpoint, precision: Precision) -> None:
-    step_back()
+    set_idle_priority()
     with _step(checkpoint, "verify"):
         checkpoint.verify(served(precision))
 
 
 def _try_out(engine: Engine) -> None:
-    step_back()
+    set_idle_priority()
     with _step(engine.checkpoint, "load"):
         engine.check_signature()
     with _step(engine.checkpoint, "warm up"):
@@ -116,25 +115,25 @@ def _try_out(engine: Engine) -> None:
 
 
 def _check_memory(checkpoint: Checkpoint, precision: Precision) -> None:
-    """Refuse what does not fit beside the engine that answers: half-way through, the kernel would end the whole server."""
+    """Reject a checkpoint that does not fit into memory: during loading, the kernel would kill the server. Raises SwapError."""
     size = sum(file.size for file in checkpoint.manifest.files if file.name in served(precision))
     needed, free = int(_COPIES * size) + _SLACK_BYTES, count_free_bytes()
     if free is not None and needed > free:
         raise SwapError(
-            f"it takes about {needed >> 20} MiB while it is loaded, and {free >> 20} MiB are free; free some memory, or "
-            "start a server with more"
+            f"loading needs about {needed >> 20} MiB, and {free >> 20} MiB are free; free some memory, or "
+            "give the server more"
         )
 
 
 @contextmanager
 def _step(checkpoint: Checkpoint, step: str) -> Iterator[None]:
-    """Let whatever goes wrong in a step be a SwapError that names it; errors of checkpoints say enough themselves."""
+    """Convert errors of a step to a SwapError with its name. A CheckpointError passes unchanged."""
     try:
         yield
     except CheckpointError:
         raise
     except SwapError as error:
         raise SwapError(f"{checkpoint.id}: {step}: {error}") from error
-    except Exception as error:  # The errors of onnxruntime and tokenizers have no base of their own.
+    except Exception as error:  # The errors of onnxruntime and tokenizers have no common base class.
         text = " ".join(str(error).split()).replace(f"{checkpoint.path}/", "")
         raise SwapError(f"{checkpoint.id}: {step}: {text[:300]}") from error

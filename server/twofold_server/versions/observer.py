@@ -1,4 +1,4 @@
-"""What is seen of one checkpoint while it is compared with another."""
+"""Observations of one checkpoint under live traffic."""
 
 from __future__ import annotations
 
@@ -16,58 +16,58 @@ from twofold_server.versions.shadow_traffic import Comparison, EnginePair
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """Say that the *subject* answers now. The *reference*, which answered before, is there if it was kept."""
+    """A finished swap: *subject* is live now; *reference* is the previous engine if it is the standby engine."""
 
     subject: Engine
     reference: Engine | None
     author: Author
     by_person: bool
     adapted: HeadName | None
-    """The head that was to change, where a job made the subject."""
+    """The head that was adapted, if a job created the subject."""
 
     @property
     def job_id(self) -> str:
-        """The job that made the subject, or nothing."""
+        """The id of the job that created the subject, or an empty string."""
         return (self.subject.checkpoint.manifest.job_id or "") if self.by_person else self.author.who
 
 
 class SwapObserver:
-    """Gather evidence, from any thread."""
+    """Collects statistics about one engine. Thread-safe."""
 
     def __init__(self, engine_id: str) -> None:
         self.engine_id = engine_id
         self._lock = threading.Lock()
-        self._evidence = SwapStats()
+        self._stats = SwapStats()
 
     @property
-    def evidence(self) -> SwapStats:
-        """What was seen so far."""
-        return self._evidence
+    def stats(self) -> SwapStats:
+        """The statistics so far."""
+        return self._stats
 
-    def saw_pass(self, *, failed: bool) -> None:
-        """Count a live pass."""
+    def record_batch(self, *, failed: bool) -> None:
+        """Count a live batch."""
         with self._lock:
-            self._evidence = replace(self._evidence, passes=self._evidence.passes + failed)
+            self._stats = replace(self._stats, passes=self._stats.passes + failed)
 
-    def saw_text(self, seen: Comparison) -> None:
-        """Count a text that both have answered."""
+    def record_comparison(self, seen: Comparison) -> None:
+        """Count a text that both engines answered."""
         with self._lock:
-            old = self._evidence
+            old = self._stats
             differing = dict(old.differing)
             for head, agrees in seen.agrees.items():
                 differing[head] += not agrees
-            self._evidence = replace(old, texts=old.texts + seen.failed, slow=old.slow + seen.slow, differing=differing)
+            self._stats = replace(old, texts=old.texts + seen.failed, slow=old.slow + seen.slow, differing=differing)
 
 
 def pair_of(subject: Engine, reference: Engine, config: Config) -> EnginePair:
-    """Return two engines to compare."""
+    """Return a pair of engines with the configured slowdown limit."""
     return EnginePair(subject, reference, config.watch_slowdown)
 
 
 def limits_of(config: Config) -> Limits:
-    """Return the limits that are set."""
+    """Return the configured limits."""
     return Limits(
-        fewest=config.watch_fewest,
+        min_samples=config.watch_fewest,
         errors=config.watch_errors,
         slowdown=config.watch_slowdown,
         agreement=config.watch_agreement,

@@ -1,4 +1,4 @@
-"""In which precision a checkpoint is served: as asked, or the fastest on this machine of those that passed their gate."""
+"""Precision of a served checkpoint: as configured, or the fastest on this machine that passed its gate."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from twofold_server.errors import SwapError
 from twofold_server.inference.engine import HEAD_OUTPUTS, Engine
 
 SHAPES = ((8, 16), (4, 64))
-"""Rows and tokens of the passes that are timed: short commands, and sentences."""
+"""Shapes (rows, tokens) of the timed passes: short commands, and sentences."""
 TURNS = 5
-"""How often each engine runs each shape. Its fastest pass counts: what else runs here can only slow one down."""
+"""Number of runs per engine and shape. The fastest counts, since other load can only slow a pass down."""
 
 
 def check_precision(manifest: Manifest, precision: Precision) -> None:
-    """Refuse a precision in which the checkpoint has no graph, or one that did not pass. Raises SwapError."""
+    """Raise SwapError if the checkpoint has no graph in *precision*, or if that graph did not pass the gate."""
     if precision in manifest.precisions:
         return
     remedy = f"start the server with precision {' or '.join(manifest.precisions)}, or with auto"
@@ -29,7 +29,7 @@ def check_precision(manifest: Manifest, precision: Precision) -> None:
 
 
 def are_alike(manifest: Manifest, second: Manifest) -> bool:
-    """Tell whether two checkpoints have the same backbone in the same precisions, so that the same one is the fastest."""
+    """Return whether two checkpoints have the same backbone and precisions, and so the same fastest precision."""
     return (manifest.backbone, manifest.hidden_size, manifest.precisions) == (
         second.backbone,
         second.hidden_size,
@@ -38,7 +38,7 @@ def are_alike(manifest: Manifest, second: Manifest) -> bool:
 
 
 def time_passes(engines: Sequence[Engine]) -> list[float]:
-    """Return the seconds that each engine takes for one pass of each shape. They take turns."""
+    """Return the seconds per engine for one pass of each shape. The engines alternate."""
     fastest = np.full((len(engines), len(SHAPES)), np.inf)
     for _ in range(TURNS):
         for index, shape in enumerate(SHAPES):

@@ -1,4 +1,4 @@
-"""Making a checkpoint the one that answers, without a lost request."""
+"""Promotion: make a checkpoint live without losing a request."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """Say what answers now, what answered before (its id, or empty), and how long the change took in seconds."""
+    """Result of a promotion: the live checkpoint, the id of the replaced one (or empty), and the duration in seconds."""
 
     checkpoint: Checkpoint
     replaced_id: str
     seconds: float
 
 
-class Watcher(Protocol):
-    """Whoever compares the live engine with the one beside it."""
+class SwapListener(Protocol):
+    """A listener for swaps, which may use the live and the standby engine."""
 
     def begin(self, swap: Swap, rollback: Callable[[str, Author], Awaitable[str]]) -> None:
-        """Watch a swap that was just made; *rollback* undoes it."""
+        """Monitor a swap that was just made; *rollback* reverts it."""
 
     async def end(self) -> None:
-        """Use neither engine any longer."""
+        """Stop using both engines."""
 
 
 class Promoter:
-    """Move the aliases of a store and the engine of a slot together, one promotion at a time.
+    """Changes the aliases of a store and the live engine of a slot together, one promotion at a time.
 
-    A promotion that began goes on to its end, even if its caller leaves: half of one would part the alias from the
-    engine. *on_live* is awaited whenever an engine has become live; *watcher* watches each, and is told to end before the
-    next one is loaded, so that there are never three engines. *record* writes down who moved aliases, and never fails.
+    A promotion runs to completion even if its caller is cancelled; otherwise alias and engine could differ. *on_live* is
+    awaited after each swap. *watcher* monitors each swap, and is stopped before the next engine is loaded, so that there are
+    never three engines. *record* records alias changes and must not raise.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Promoter:
         metrics: Metrics,
         *,
         on_live: Callable[[], Awaitable[None]],
-        watcher: Watcher,
+        watcher: SwapListener,
         record: Callable[[AliasUpdate, Author], Awaitable[None]],
     ) -> None:
         self._store = store
@@ -83,68 +83,82 @@ class Promoter:
         *,
         approve: bool = False,
         adapted: HeadName | None = None,
-        over: str | None = None,
+        expected_current: str | None = None,
     ) -> Promotion:
-        """Make the checkpoint of an id or alias live; *approve* says that a person chose it, *adapted* what a job changed.
+        """Make the checkpoint with an id or alias live.
 
-        With *over* it replaces the checkpoint of that id and no other, or raises BaseChangedError. When it returns, every request that arrives later is answered by it. If any step fails, the old one serves on
-        and the error says which step: SwapError or CheckpointError.
+        *approve*: a person chose the checkpoint. *adapted*: the head that the job adapted. *expected_current*: the id of the
+        checkpoint to replace; raises BaseChangedError if another one is current. After this returns, the new checkpoint
+        answers every new request. If a step fails, the old checkpoint stays live, and SwapError or CheckpointError names the
+        step.
         """
-        return await self._to_its_end(self._promote(name, author, approve=approve, adapted=adapted, over=over))
+        return await self._run_to_completion(
+            self._promote(name, author, approve=approve, adapted=adapted, expected_current=expected_current)
+        )
 
     async def roll_back(self, author: Author) -> Promotion:
-        """Make the previous checkpoint live again. Raises FailedPreconditionError if there is none, or what promote raises."""
+        """Make the previous checkpoint live. Raises FailedPreconditionError if there is none, and the errors of promote()."""
         try:
-            return await self._to_its_end(self._promote("previous", author, approve=True))
+            return await self._run_to_completion(self._promote("previous", author, approve=True))
         except CheckpointNotFoundError as error:
             raise FailedPreconditionError(f"cannot roll back: {error}") from error
 
     async def undo(self, checkpoint_id: str, author: Author) -> str:
-        """Make the previous checkpoint live in the place of one that turned out bad, and return its id.
+        """Replace a bad checkpoint by the previous one and return its id.
 
-        Raises CheckpointNotFoundError if something else has become current, or what promote raises.
+        Raises CheckpointNotFoundError if another checkpoint is live by now, and the errors of promote().
         """
-        return (await self._to_its_end(self._undo(checkpoint_id, author))).checkpoint.id
+        return (await self._run_to_completion(self._undo(checkpoint_id, author))).checkpoint.id
 
-    async def stand_by(self, name: str) -> EnginePair | None:
-        """Load a checkpoint beside the one that answers, to compare them; None if there is nothing to compare with.
+    async def load_standby(self, name: str) -> EnginePair | None:
+        """Load a checkpoint as the standby engine, to compare it with the live one.
 
-        The next promotion, of this or of another one, ends that. Raises what promote raises.
+        Returns None if there is no live engine, or if it has the same checkpoint. The next promotion ends the comparison.
+        Raises the errors of promote().
         """
         async with self._turn:
-            with self._counted(name):
+            with self._count_failures(name):
                 live, checkpoint = self._slot.live, await asyncio.to_thread(self._store.get, name)
                 if live is None or live.id == checkpoint.id:
                     return None
                 await self._watcher.end()
-                await asyncio.to_thread(self._slot.dismiss)
+                await asyncio.to_thread(self._slot.release_standby)
                 engine = await asyncio.to_thread(load_engine, checkpoint, self._config, live)
-                self._slot.stand_by(engine)
+                self._slot.set_standby(engine)
                 return pair_of(engine, live, self._config)
 
-    async def dismiss(self, pair: EnginePair) -> None:
-        """Let the subject of a pair go, if it still stands by."""
+    async def release_standby(self, pair: EnginePair) -> None:
+        """Release the subject of a pair if it is still the standby engine."""
         async with self._turn:
-            await asyncio.to_thread(self._slot.dismiss, pair.subject)
+            await asyncio.to_thread(self._slot.release_standby, pair.subject)
 
     async def stop(self) -> None:
-        """Wait until what began has ended."""
+        """Wait until the running promotions have ended."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _to_its_end(self, work: Coroutine[Any, Any, Promotion]) -> Promotion:
+    async def _run_to_completion(self, work: Coroutine[Any, Any, Promotion]) -> Promotion:
         task = asyncio.create_task(work, name="promotion")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
 
     async def _promote(
-        self, name: str, author: Author, *, approve: bool, adapted: HeadName | None = None, over: str | None = None
+        self,
+        name: str,
+        author: Author,
+        *,
+        approve: bool,
+        adapted: HeadName | None = None,
+        expected_current: str | None = None,
     ) -> Promotion:
         async with self._turn:
             current = (await asyncio.to_thread(self._store.aliases)).current
-            if over is not None and current not in {over, name}:  # It may have been made current by a person meanwhile.
+            if expected_current is not None and current not in {
+                expected_current,
+                name,
+            }:  # A person may have promoted it meanwhile.
                 raise BaseChangedError(current)
-            with self._counted(name):
+            with self._count_failures(name):
                 checkpoint = await asyncio.to_thread(self._store.get, name)
 
                 def move() -> AliasUpdate:
@@ -152,10 +166,10 @@ class Promoter:
 
                 live = self._slot.live
                 if live is not None and live.id == checkpoint.id:
-                    # They differ if the server began with an older checkpoint.
+                    # The aliases differ from it if the server started with an older checkpoint.
                     await self._move_aliases(checkpoint, move, author)
                     return Promotion(checkpoint, checkpoint.id, 0.0)
-                # Who goes back has judged already.
+                # A rollback needs no monitoring.
                 watches = name != "previous" and self._config.watch_seconds > 0
                 keep = watches and self._config.watch_share > 0
                 done, old = await self._swap(checkpoint, move, author, keep=keep)
@@ -168,20 +182,20 @@ class Promoter:
 
     async def _undo(self, checkpoint_id: str, author: Author) -> Promotion:
         async with self._turn:
-            with self._counted(checkpoint_id):
+            with self._count_failures(checkpoint_id):
                 live = self._slot.live
                 if live is None or live.id != checkpoint_id:
-                    raise CheckpointNotFoundError(f"{checkpoint_id} does not answer any more")
+                    raise CheckpointNotFoundError(f"{checkpoint_id} is not live any more")
                 previous = await asyncio.to_thread(self._store.get, "previous")
                 done, _ = await self._swap(previous, lambda: self._store.undo(checkpoint_id), author, keep=False)
                 return done
 
     @contextmanager
-    def _counted(self, name: str) -> Iterator[None]:
+    def _count_failures(self, name: str) -> Iterator[None]:
         """Count a promotion that fails."""
         try:
             yield
-        except CheckpointNotFoundError:  # A wrong name is the caller's fault, and no promotion.
+        except CheckpointNotFoundError:  # An unknown name is an error of the caller, not a failed promotion.
             raise
         except Exception as error:
             self._metrics.swaps.labels("failed").inc()
@@ -193,19 +207,19 @@ class Promoter:
     ) -> tuple[Promotion, Engine | None]:
         started_at = time.monotonic()
         await self._watcher.end()
-        beside = self._slot.beside
-        stands_by = beside is not None and beside.id == checkpoint.id
-        if beside is not None and stands_by:
-            engine = beside
+        standby = self._slot.standby
+        is_standby = standby is not None and standby.id == checkpoint.id
+        if standby is not None and is_standby:
+            engine = standby
         else:
-            await asyncio.to_thread(self._slot.dismiss)
+            await asyncio.to_thread(self._slot.release_standby)
             engine = await asyncio.to_thread(load_engine, checkpoint, self._config, self._slot.live)
         try:
-            # The aliases first: moving them can fail, and nothing after it can.
+            # Aliases first: changing them can fail, and no later step can.
             await self._move_aliases(checkpoint, move, author)
         except BaseException:
-            if stands_by:
-                await asyncio.to_thread(self._slot.dismiss)
+            if is_standby:
+                await asyncio.to_thread(self._slot.release_standby)
             else:
                 await asyncio.to_thread(engine.close, EngineState.FAILED)
             raise
@@ -222,5 +236,5 @@ class Promoter:
         try:
             moved = await asyncio.to_thread(move)
         except OSError as error:
-            raise SwapError(f"{checkpoint.id}: aliases: they cannot be written: {error.strerror}") from error
+            raise SwapError(f"{checkpoint.id}: aliases: cannot write them: {error.strerror}") from error
         await self._record(moved, author)

@@ -1,4 +1,4 @@
-"""A checkpoint that was made live is watched for a while; if it is bad, the one before comes back by itself. See ADR 27."""
+"""Automatic rollback: monitor a new live checkpoint for a while, and restore the previous one if it is bad. See ADR 27."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from twofold_server.inference.slot import Slot
 from twofold_server.observability import audit
 from twofold_server.observability.metrics import Metrics
 from twofold_server.versions.alias_changes import SERVER, Author
-from twofold_server.versions.analysis import Finding, SwapStats, judge
+from twofold_server.versions.analysis import Regression, SwapStats, find_regression
 from twofold_server.versions.events import RolledBack
 from twofold_server.versions.observer import Swap, SwapObserver, limits_of, pair_of
 from twofold_server.versions.shadow_traffic import ShadowTraffic
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 0.25
-"""Time between two looks at what was seen."""
+_POLL_SECONDS = 0.25
+"""Seconds between two checks of the statistics."""
 
 
 Rollback = Callable[[str, Author], Awaitable[str]]
-"""Makes the previous checkpoint live in place of the given one, and returns its id."""
+"""Replaces the given checkpoint by the previous one, and returns the id of that."""
 
 
 class RollbackMonitor:
-    """Watch one swap at a time: its errors, its pace, and whether it agrees with the checkpoint before.
+    """Monitors one swap at a time: errors, latency, and agreement with the previous checkpoint.
 
-    A checkpoint that a person promoted is rolled back for errors only: a different model may answer differently and take
-    longer. *on_rollback* is awaited with the id of the job that made the bad checkpoint and what was done.
+    A checkpoint that a person promoted is rolled back for errors only, since a different model may answer differently and
+    take longer. *on_rollback* is awaited with the id of the job that created the bad checkpoint, and the event.
     """
 
     def __init__(
@@ -50,73 +50,73 @@ class RollbackMonitor:
         self._slot = slot
         self._shadow = shadow
         self._metrics = metrics
-        self._trial: SwapObserver | None = None
+        self._observer: SwapObserver | None = None
         self._watch: asyncio.Task[None] | None = None
-        self._undoing: set[asyncio.Task[None]] = set()
+        self._rollbacks: set[asyncio.Task[None]] = set()
         self._stopped = False
         self._on_rollback = on_rollback
 
     def begin(self, swap: Swap, rollback: Rollback) -> None:
-        """Watch a swap that was just made, unless monitoring is switched off; *rollback* undoes it."""
+        """Monitor a swap that was just made, unless monitoring is turned off; *rollback* reverts it."""
         if self._stopped or not self._config.watch_seconds:
             return
-        trial = self._trial = SwapObserver(swap.subject.id)
+        observer = self._observer = SwapObserver(swap.subject.id)
         if swap.reference is not None:
             pair = pair_of(swap.subject, swap.reference, self._config)
-            self._shadow.begin(pair, self._config.watch_share, trial.saw_text)
-        self._watch = asyncio.create_task(self._look(swap, trial, rollback), name="rollback-monitor")
+            self._shadow.begin(pair, self._config.watch_share, observer.record_comparison)
+        self._watch = asyncio.create_task(self._monitor(swap, observer, rollback), name="rollback-monitor")
 
     async def end(self) -> None:
-        """Watch no longer. Afterwards nobody uses the engine that stands beside."""
-        watch, self._watch, self._trial = self._watch, None, None
+        """Stop monitoring. Afterwards the standby engine is not in use."""
+        watch, self._watch, self._observer = self._watch, None, None
         if watch is not None:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
         await asyncio.to_thread(self._shadow.end)
 
     async def stop(self) -> None:
-        """End, for good."""
+        """Stop monitoring for good, and wait for running rollbacks."""
         self._stopped = True
         await self.end()
-        await asyncio.gather(*self._undoing)
+        await asyncio.gather(*self._rollbacks)
 
     def batch_finished(self, checkpoint_id: str, *, seconds: float | None, failed: bool) -> None:  # noqa: ARG002 -- a BatchListener.
-        """Count a live batch, from any thread."""
-        trial = self._trial
-        if trial is not None and trial.engine_id == checkpoint_id:
-            trial.saw_pass(failed=failed)
+        """Count a live batch. Thread-safe."""
+        observer = self._observer
+        if observer is not None and observer.engine_id == checkpoint_id:
+            observer.record_batch(failed=failed)
 
-    async def _look(self, swap: Swap, trial: SwapObserver, rollback: Rollback) -> None:
+    async def _monitor(self, swap: Swap, observer: SwapObserver, rollback: Rollback) -> None:
         end = asyncio.get_running_loop().time() + self._config.watch_seconds
         while asyncio.get_running_loop().time() < end:
-            await asyncio.sleep(_LOOK_SECONDS)
-            seen = SwapStats(passes=trial.evidence.passes) if swap.by_person else trial.evidence
-            if finding := judge(seen, self._limits, swap.adapted):
-                # To undo it ends this watch.
-                task = asyncio.create_task(self._undo(swap, finding, rollback), name="rollback")
-                self._undoing.add(task)
-                task.add_done_callback(self._undoing.discard)
+            await asyncio.sleep(_POLL_SECONDS)
+            seen = SwapStats(passes=observer.stats.passes) if swap.by_person else observer.stats
+            if regression := find_regression(seen, self._limits, swap.adapted):
+                # A separate task, because the rollback ends this one.
+                task = asyncio.create_task(self._undo(swap, regression, rollback), name="rollback")
+                self._rollbacks.add(task)
+                task.add_done_callback(self._rollbacks.discard)
                 return
-        seen = trial.evidence
+        seen = observer.stats
         log.info(
-            "a swap is well",
-            extra={"checkpoint": swap.subject.id, "passes": seen.passes.all, "compared": seen.texts.all},
+            "monitoring ended without a regression",
+            extra={"checkpoint": swap.subject.id, "passes": seen.passes.total, "compared": seen.texts.total},
         )
-        self._trial = None
+        self._observer = None
         await asyncio.to_thread(self._shadow.end)
-        if swap.reference is not None:  # Whatever stands there by now is not ours to dismiss.
-            await asyncio.to_thread(self._slot.dismiss, swap.reference)
+        if swap.reference is not None:  # Another engine may be on standby by now; it must stay.
+            await asyncio.to_thread(self._slot.release_standby, swap.reference)
 
-    async def _undo(self, swap: Swap, finding: Finding, rollback: Rollback) -> None:
+    async def _undo(self, swap: Swap, regression: Regression, rollback: Rollback) -> None:
         bad = swap.subject.id
         try:
-            restored = await rollback(bad, Author(SERVER, f"{bad} was bad: {finding.message}."))
+            restored = await rollback(bad, Author(SERVER, f"{bad} was rolled back: {regression.message}."))
         except (CheckpointError, ServerError) as error:
-            log.error("a bad swap cannot be undone", extra={"checkpoint": bad, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
+            log.error("rollback failed", extra={"checkpoint": bad, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
             return
-        self._metrics.swaps_undone.labels(finding.cause).inc()
-        audit.tell("roll back", who=SERVER, outcome="OK", checkpoint=restored, reason=finding.cause)
-        log.error("a bad swap was undone", extra={"checkpoint": bad, "restored": restored, "reason": finding.message})
-        event = RolledBack(checkpoint_id=bad, restored_id=restored, cause=finding.cause, reason=finding.message)
+        self._metrics.swaps_undone.labels(regression.cause).inc()
+        audit.tell("roll back", who=SERVER, outcome="OK", checkpoint=restored, reason=regression.cause)
+        log.error("rolled back", extra={"checkpoint": bad, "restored": restored, "reason": regression.message})
+        event = RolledBack(checkpoint_id=bad, restored_id=restored, cause=regression.cause, reason=regression.message)
         if swap.job_id:
             await self._on_rollback(swap.job_id, event)

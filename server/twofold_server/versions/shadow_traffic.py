@@ -1,6 +1,6 @@
-"""A share of the live texts is answered again, by the live engine and by the one beside it, when nothing else is to be done.
+"""Traffic mirroring: idle time is used to answer a share of the live texts again, with the live and with the standby engine.
 
-A text gets the same answer whatever stands beside it, so to answer it once more shows what its caller was told.
+An answer does not depend on the batch, so the live engine's second answer equals the one that its caller received.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from twofold_checkpoint.manifest import HeadName
 
 from twofold_server.inference.engine import HEAD_OUTPUTS, Engine, decode
 from twofold_server.observability.metrics import Metrics
-from twofold_server.resources.cpus import step_back
+from twofold_server.resources.cpus import set_idle_priority
 from twofold_server.versions.agreement import Shared, agreements
 
-_MOST_WAITING = 64
-"""Texts. Those that come while so many wait are not compared."""
-_PATIENCE_SECONDS = 5.0
-"""How long a text waits for a moment in which the live ones have nothing to do."""
-_LOOK_SECONDS = 0.005
+_MAX_QUEUE = 64
+"""Maximum queued texts. Further texts are dropped."""
+_MAX_QUEUE_SECONDS = 5.0
+"""Seconds that a text waits for an idle moment before it is dropped."""
+_POLL_SECONDS = 0.005
 _TRIES = 3
-"""A text is slow if it is so each time: whatever else the machine does would be counted otherwise."""
-_LEAST_SECONDS = 0.002
-"""A difference below it is no slowness, whatever the ratio."""
+"""A text counts as slow only if every try is slow, so that other load on the machine does not count."""
+_MIN_SLOW_SECONDS = 0.002
+"""Minimum difference in seconds for a text to count as slow, for any ratio."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What one text shows of an engine: whether only it *failed*, whether it was *slow*, and which heads agree."""
+    """Comparison for one text: whether only the subject *failed*, whether it was *slow*, and which heads agree."""
 
     failed: bool
     slow: bool
@@ -42,19 +42,19 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class EnginePair:
-    """The engine that is looked at, and the one that it is compared with."""
+    """The engine under test, and the engine that it is compared with."""
 
     subject: Engine
     reference: Engine
     slowdown: float
-    """The subject is slow where it takes more than so many times as long."""
+    """The subject is slow if it takes more than *slowdown* times as long as the reference."""
 
 
 class ShadowTraffic:
-    """Compare two engines on a share of the live texts, on a thread that comes last.
+    """Compares two engines on a share of the live texts, on a thread of idle priority.
 
-    *is_busy* tells whether live texts wait; nothing is compared then, and what waited for long is dropped. offer() is
-    called for every request, begin() and end() by turns; what is begun and not ended holds both engines.
+    *is_busy* returns whether live texts are queued. While it does, nothing is compared, and texts that wait too long are
+    dropped. Calls of begin() and end() must alternate; both engines are in use between them.
     """
 
     def __init__(self, metrics: Metrics, is_busy: Callable[[], bool], max_tokens: int) -> None:
@@ -69,7 +69,7 @@ class ShadowTraffic:
         self._ending = threading.Lock()
 
     def begin(self, pair: EnginePair, share: float, observe: Callable[[Comparison], None]) -> None:
-        """Compare from now on; *observe* is called on the thread."""
+        """Start comparing. *observe* is called on the comparing thread."""
         assert self._thread is None, "Two comparisons at once. This is a bug."
         self._waiting.clear()
         self._thread = threading.Thread(target=self._run, args=(pair, observe), name="shadow", daemon=True)
@@ -77,7 +77,7 @@ class ShadowTraffic:
         self._thread.start()
 
     def end(self) -> None:
-        """Stop, and return once no engine is in use. Blocks for a pass; does nothing where nothing was begun."""
+        """Stop comparing, and wait until no engine is in use. Blocks for up to a pass. Does nothing if not started."""
         with self._ending:
             self._share = 0.0
             if self._thread is not None:
@@ -87,23 +87,23 @@ class ShadowTraffic:
                 self._thread = None
 
     def request_finished(self, seconds: float) -> None:
-        """Ignore how long requests take."""
+        """Do nothing: durations of requests are not used."""
 
     def request_admitted(self, texts: Sequence[str]) -> None:
-        """Take a share of a request's texts, as far as there is room."""
+        """Queue a random share of the texts of a request; drop texts if the queue is full."""
         if not self._share:
             return
         for text in texts:
             if self._chance.random() < self._share:
                 with self._arrival:
-                    if len(self._waiting) >= _MOST_WAITING:
+                    if len(self._waiting) >= _MAX_QUEUE:
                         self._count("dropped")
                         continue
                     self._waiting.append((time.monotonic(), text))
                     self._arrival.notify()
 
     def _run(self, pair: EnginePair, observe: Callable[[Comparison], None]) -> None:
-        step_back()
+        set_idle_priority()
         while (text := self._next()) is not None:
             comparison = _compare(pair, text, self._max_tokens)
             if comparison is None:
@@ -115,7 +115,7 @@ class ShadowTraffic:
             observe(comparison)
 
     def _next(self) -> str | None:
-        """Wait for a text and for a moment of quiet; None at the end."""
+        """Wait for a text and for an idle moment. Return None after end()."""
         while True:
             with self._arrival:
                 while self._share and not self._waiting:
@@ -123,11 +123,11 @@ class ShadowTraffic:
                 if not self._share:
                     return None
                 arrived, text = self._waiting.popleft()
-            while self._share and self._is_busy() and time.monotonic() - arrived < _PATIENCE_SECONDS:
-                time.sleep(_LOOK_SECONDS)
+            while self._share and self._is_busy() and time.monotonic() - arrived < _MAX_QUEUE_SECONDS:
+                time.sleep(_POLL_SECONDS)
             if not self._share:
                 return None
-            if time.monotonic() - arrived < _PATIENCE_SECONDS:
+            if time.monotonic() - arrived < _MAX_QUEUE_SECONDS:
                 return text
             self._count("dropped")
 
@@ -136,7 +136,7 @@ class ShadowTraffic:
 
 
 def _compare(pair: EnginePair, text: str, max_tokens: int) -> Comparison | None:
-    """Let both engines answer a text; None if neither can, or only the one that is compared with cannot."""
+    """Compare the answers of both engines to a text. Return None if the reference fails."""
     reference, of_reference = _answer(pair.reference, text, max_tokens)
     subject, of_subject = _answer(pair.subject, text, max_tokens)
     if reference is None:
@@ -152,11 +152,11 @@ def _compare(pair: EnginePair, text: str, max_tokens: int) -> Comparison | None:
 
 
 def _is_slow(subject: float, reference: float, slowdown: float) -> bool:
-    return subject > slowdown * reference and subject - reference > _LEAST_SECONDS
+    return subject > slowdown * reference and subject - reference > _MIN_SLOW_SECONDS
 
 
 def _answer(engine: Engine, text: str, max_tokens: int) -> tuple[Prediction | None, float]:
-    """Return an engine's answer and the seconds that it took; no answer if the engine fails or its numbers are none."""
+    """Return the prediction of an engine and its duration in seconds. The prediction is None on failure or non-finite outputs."""
     [encoding] = engine.encoder.encode([text])
     started_at = time.perf_counter()
     try:
@@ -165,5 +165,5 @@ def _answer(engine: Engine, text: str, max_tokens: int) -> tuple[Prediction | No
         if not all(rows):
             return None, seconds
         return decode([encoding], [rows], engine.labels)[0], seconds
-    except Exception:  # noqa: BLE001 -- whatever it was, it is counted.
+    except Exception:  # noqa: BLE001 -- any failure is counted.
         return None, time.perf_counter() - started_at

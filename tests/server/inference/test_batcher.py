@@ -139,7 +139,7 @@ def test_a_full_queue_refuses_and_empties(store):
             await gate.wait_until_busy()
             waiting = [asyncio.create_task(one.labels("rain")) for _ in range(6)]
             await one.queued(18)
-            with pytest.raises(OverloadedError, match="18 tokens wait"):
+            with pytest.raises(OverloadedError, match="the queue holds 18 of"):
                 await one.labels("rain")
             assert one.value("twofold_shed_total", reason="queue") == 1
             for each in waiting[:3]:
@@ -170,12 +170,12 @@ def test_what_would_wait_too_long_is_refused_at_the_door(store):
             one.inference.check_room()
             waiting.append(asyncio.create_task(one.labels("rain")))
             await one.queued(24)
-            with pytest.raises(OverloadedError, match="within 10 ms") as refused:
+            with pytest.raises(OverloadedError, match="about 10 ms of work") as refused:
                 one.inference.check_room()
             assert refused.value.retry_after > 0
             waiting += [asyncio.create_task(one.labels("rain")) for _ in range(3)]
             await one.queued(33)
-            with pytest.raises(OverloadedError, match="within 10 ms"):
+            with pytest.raises(OverloadedError, match="about 10 ms of work"):
                 await one.labels("play", "wake")
             assert one.value("twofold_shed_total", reason="wait") == 2
             assert one.value("twofold_queue_tokens") == 33
@@ -200,7 +200,7 @@ def test_a_pass_takes_a_quarter_of_the_time_at_most(store):
     """With 10 ms until an answer and 10,000 tokens a second, eight texts of three tokens are a pass, and two wait for the next."""
 
     async def test(one):
-        with gated() as gate, mock.patch.object(ThroughputEstimator, "learn"):
+        with gated() as gate, mock.patch.object(ThroughputEstimator, "update"):
             calls = [asyncio.create_task(one.labels("rain"))]
             await gate.wait_until_busy()
             calls += [asyncio.create_task(one.labels("rain")) for _ in range(10)]
@@ -224,7 +224,7 @@ def test_an_empty_queue_takes_a_request_above_its_bound(store):
             await gate.wait_until_busy()
             calls.append(asyncio.create_task(one.labels("play")))
             await one.queued(3)
-            with pytest.raises(OverloadedError, match="send fewer texts at once"):
+            with pytest.raises(OverloadedError, match="send fewer texts per request"):
                 await one.labels(text)
             gate.open.set()
             await asyncio.gather(*calls)
@@ -344,7 +344,7 @@ def test_a_text_with_numbers_that_are_none_fails_alone(store, ask):
 
         assert gate.passes == [("c", 1), ("c", 3)]
         assert [len(found.answers) for found in (play, wake)] == [1, 1]
-        assert repr(sunny) == "FloatingPointError('c answers with numbers that are not finite')"
+        assert repr(sunny) == "FloatingPointError('c returned values that are not finite')"
         assert told == [("c", False), ("c", True)]
 
     in_scene(store, test, batches=[mock.Mock(spec=["batch_finished"], batch_finished=listen)])

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twofold_server.inference.bucketing import WIDE, slices
-from twofold_server.inference.entries import QueueEntry, choose
+from twofold_server.inference.bucketing import PADDING_PARITY_LENGTH, split_into_passes
+from twofold_server.inference.entries import QueueEntry, select_batch
 from twofold_server.inference.tasks import EmbedTask, PredictTask
 
 COST = 8
@@ -39,7 +39,7 @@ QUEUES = st.lists(
 @given(QUEUES, st.integers(1, 512), st.integers(0, 512))
 def test_a_batch_keeps_the_rules(queue, budget, tokens):
     """The oldest is in it, all want the same outputs, and it is within both bounds unless it is one entry."""
-    batch = choose(queue, tokens, budget, COST)
+    batch = select_batch(queue, tokens, budget, COST)
 
     assert queue[0] in batch
     assert {one.reader.outputs for one in batch} == {queue[0].reader.outputs}
@@ -51,7 +51,7 @@ def test_batch_after_batch_answers_everything_once(queue, budget, tokens):
     """Taking batches until the queue is empty takes every entry exactly once."""
     left, taken = list(queue), []
     while left:
-        batch = choose(left, tokens, budget, COST)
+        batch = select_batch(left, tokens, budget, COST)
         taken += batch
         left = [one for one in left if one not in batch]
 
@@ -64,22 +64,22 @@ def test_neighbours_in_length_go_together_where_padding_is_dear():
     long = [entry([10]), entry([160]), entry([9]), entry([161]), entry([10])]
     short = [entry([10]), entry([20]), entry([9]), entry([21]), entry([10])]
 
-    assert [one.longest for one in choose(long, 999, 999, COST)] == [10, 10, 9]
-    assert [one.longest for one in choose(short, 999, 999, COST)] == [21, 20, 10, 10, 9]
+    assert [one.longest for one in select_batch(long, 999, 999, COST)] == [10, 10, 9]
+    assert [one.longest for one in select_batch(short, 999, 999, COST)] == [21, 20, 10, 10, 9]
 
 
 def test_who_came_first_does_not_wait_for_those_who_came_last():
     """A batch is made of the oldest that have so many tokens together, however well a later one would fit."""
     queue = [entry([10]), entry([5]), entry([6]), entry([10])]
 
-    assert choose(queue, 21, 999, COST) == [queue[0], queue[2], queue[1]]
+    assert select_batch(queue, 21, 999, COST) == [queue[0], queue[2], queue[1]]
 
 
 def test_a_long_text_does_not_wait_for_ever():
     """However many short texts come after it, the oldest long text is in the next batch."""
     queue = [entry([60]), *(entry([5]) for _ in range(100))]
 
-    assert choose(queue, 64, 64, COST) == [queue[0]]
+    assert select_batch(queue, 64, 64, COST) == [queue[0]]
 
 
 SIZES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 64)), max_size=30)
@@ -88,15 +88,15 @@ SIZES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 64)), max_size=30)
 @given(SIZES, st.integers(1, 256), st.integers(0, 64))
 def test_passes_cover_everything_within_the_budget(sizes, budget, cost):
     """Every item is in one pass; a pass of several is within the budget, and its padding costs no more than a pass."""
-    cut = slices(sizes, budget, cost)
+    cut = split_into_passes(sizes, budget, cost)
 
     assert sorted(place for one in cut for place in one) == list(range(len(sizes)))
     for one in cut:
         windows, longest = sum(sizes[place][0] for place in one), max(sizes[place][1] for place in one)
         padding = sum(sizes[place][0] * (longest - sizes[place][1]) for place in one)
-        assert len(one) == 1 or (windows * longest <= budget and padding * longest / WIDE <= cost)
+        assert len(one) == 1 or (windows * longest <= budget and padding * longest / PADDING_PARITY_LENGTH <= cost)
 
 
 def test_a_pass_ends_where_padding_costs_more_than_another_pass():
     """Lengths that lie far apart get passes of their own, lengths that lie together share one."""
-    assert slices([(1, 9), (1, 140), (1, 10), (1, 138), (1, 8)], 1000, 8) == [[1, 3], [2, 0, 4]]
+    assert split_into_passes([(1, 9), (1, 140), (1, 10), (1, 138), (1, 8)], 1000, 8) == [[1, 3], [2, 0, 4]]

@@ -100,7 +100,7 @@ def test_a_session_is_loaded_behind_requests_and_answers_beside_them(graph: Path
     def names() -> set[int]:
         return {int(path.name) for path in Path("/proc/self/task").iterdir()}
 
-    before, step_back, apart = names(), session_module.step_back, []
+    before, set_idle_priority, apart = names(), session_module.set_idle_priority, []
 
     @contextmanager
     def allocate_with_mmap() -> Iterator[None]:
@@ -109,11 +109,11 @@ def test_a_session_is_loaded_behind_requests_and_answers_beside_them(graph: Path
         apart.append("ended")
 
     def note() -> None:
-        step_back()
+        set_idle_priority()
         packing.append((niceness(threading.get_native_id()), list(apart)))
         own.extend(names() - before - {threading.get_native_id()})
 
-    with mock.patch.multiple(session_module, step_back=note, allocate_with_mmap=allocate_with_mmap):
+    with mock.patch.multiple(session_module, set_idle_priority=note, allocate_with_mmap=allocate_with_mmap):
         session = open_session(graph, device="cpu", threads=3)
 
     assert packing == [(19, ["begun"])]  # What is packed is allocated apart.

@@ -137,11 +137,11 @@ def test_a_replaced_engine_can_stand_by_and_come_back():
     slot, old, new = Slot(metrics), StubEngine("old"), StubEngine("new")
     slot.swap(old)
     assert slot.swap(new, keep=True) is old
-    assert (slot.live, slot.beside, old.state) == (new, old, EngineState.READY)
+    assert (slot.live, slot.standby, old.state) == (new, old, EngineState.READY)
     assert (value(metrics, "twofold_engines"), value(metrics, "twofold_engines_beside")) == (2, 1)
 
     slot.swap(old)
-    assert (slot.live, slot.beside) == (old, None)
+    assert (slot.live, slot.standby) == (old, None)
     assert closed(new)
     assert value(metrics, "twofold_engines_beside") == 0
     slot.drain()
@@ -152,14 +152,14 @@ def test_one_engine_stands_by_at_most():
     """Another one takes its place, and it is closed; who dismisses an engine that is gone dismisses no other."""
     slot, first, second = Slot(Metrics()), StubEngine("first"), StubEngine("second")
     slot.swap(StubEngine("live"))
-    slot.stand_by(first)
-    slot.stand_by(second)
+    slot.set_standby(first)
+    slot.set_standby(second)
     assert closed(first)
-    slot.dismiss(first)
-    assert slot.beside is second
-    slot.dismiss(second)
-    assert slot.beside is None
+    slot.release_standby(first)
+    assert slot.standby is second
+    slot.release_standby(second)
+    assert slot.standby is None
     assert second.state is EngineState.CLOSED
-    slot.stand_by(third := StubEngine("third"))
+    slot.set_standby(third := StubEngine("third"))
     slot.drain()
     assert third.state is EngineState.CLOSED

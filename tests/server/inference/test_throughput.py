@@ -24,7 +24,7 @@ def test_what_runs_comes_before_what_waits(passes, running, tokens, seconds):
     for thread, size in enumerate(running):
         pace.begin(thread, size, 16)
 
-    assert pace.seconds_until(tokens) == pytest.approx(seconds)
+    assert pace.estimate_seconds(tokens) == pytest.approx(seconds)
 
 
 def test_a_pass_that_is_over_takes_no_more_time():
@@ -34,7 +34,7 @@ def test_a_pass_that_is_over_takes_no_more_time():
     pace.end(0)
     pace.end(0)
 
-    assert pace.seconds_until(0) == 0
+    assert pace.estimate_seconds(0) == 0
 
 
 @given(st.lists(st.integers(1, 2048), min_size=60, max_size=60))
@@ -42,7 +42,7 @@ def test_the_speed_is_learnt_whatever_the_sizes_of_passes(sizes):
     """After sixty passes of a machine that is fifty times slower than the first guess, the guess is right to a hundredth."""
     pace = ThroughputEstimator(1)
     for tokens in sizes:
-        pace.learn(tokens, 16, (tokens + 16) / 200.0)
+        pace.update(tokens, 16, (tokens + 16) / 200.0)
 
     assert pace.tokens_per_second == pytest.approx(200.0, rel=0.01)
 
@@ -50,6 +50,6 @@ def test_the_speed_is_learnt_whatever_the_sizes_of_passes(sizes):
 def test_a_pass_of_no_time_does_no_harm():
     """A clock that did not move gives a speed that is finite."""
     pace = ThroughputEstimator(1)
-    pace.learn(100, 16, 0.0)
+    pace.update(100, 16, 0.0)
 
-    assert 0 < pace.seconds_until(1000) < 1
+    assert 0 < pace.estimate_seconds(1000) < 1

@@ -125,7 +125,7 @@ REPORTS: list[tuple[list[JobEvent], dict[str, object]]] = [
     ([SHADOWED], {"shadow": SHADOWED}),
     (
         [RolledBack(checkpoint_id="c2", restored_id="c1", cause="errors", reason="9 of 9 failed")],
-        {"rolled_back": "c2 was bad: 9 of 9 failed. c1 answers again."},
+        {"rolled_back": "c2 was rolled back: 9 of 9 failed. c1 is live again."},
     ),
 ]
 

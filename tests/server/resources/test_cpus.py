@@ -8,7 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from twofold_server.resources.cpus import count_cpus, effective_cpus, run_in_thread, split_cpus, step_back
+from twofold_server.resources.cpus import count_cpus, effective_cpus, run_in_thread, set_idle_priority, split_cpus
 
 QUOTAS = [
     (8, None, 8),
@@ -52,7 +52,7 @@ def test_only_the_thread_that_steps_back_and_those_that_it_starts_do():
     """They come last in niceness and in policy; the thread that waits for the work keeps both."""
 
     def work():
-        step_back()
+        set_idle_priority()
         with ThreadPoolExecutor(1) as pool:
             return priority(), pool.submit(priority).result()
 

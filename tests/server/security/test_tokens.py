@@ -110,7 +110,7 @@ def test_the_command_prints_the_line_and_the_token_apart(capsys, tmp_path):
     ("arguments", "says"),
     [
         (["a b", "--scopes", "predict"], "name 'a b' must be"),
-        (["a", "--scopes", "predict,all"], "scope 'all' is not known; write some of predict,adapt,admin"),
+        (["a", "--scopes", "predict,all"], "scope 'all' is unknown; use some of predict,adapt,admin"),
         (
             ["a", "--scopes", "predict", "--requests-per-second", "0"],
             "requests-per-second 0.0 must be a number above 0",

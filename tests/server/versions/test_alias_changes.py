@@ -93,7 +93,7 @@ def test_calls_leave_the_name_of_the_token(tmp_path: Path) -> None:
             assert (await refusal(server.checkpoints.ListAliasChanges(wrong, **admin)))[1].violations
             return await history(server, **admin)
 
-    found = "It was found so when a server started."
+    found = "The change was detected when a server started."
     assert asyncio.run(main()) == [
         ("current", "", "a", OUTSIDE, found),
         ("candidate", "", "b", OUTSIDE, found),

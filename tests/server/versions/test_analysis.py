@@ -11,9 +11,9 @@ from support import tiny_checkpoints
 from twofold_checkpoint.decoding import Entity, LabelScore, Prediction
 from twofold_checkpoint.labels import LabelSet
 from twofold_server.versions.agreement import Shared, agreements
-from twofold_server.versions.analysis import Limits, Rate, SwapStats, is_proven, judge, refusal
+from twofold_server.versions.analysis import Limits, Rate, SwapStats, exceeds_limit, find_regression, reject_reason
 
-LIMITS = Limits(fewest=50, errors=0.02, slowdown=3.0, agreement=0.8, adapted_agreement=0.4)
+LIMITS = Limits(min_samples=50, errors=0.02, slowdown=3.0, agreement=0.8, adapted_agreement=0.4)
 
 
 def heads(classifier=Rate(), ner=Rate()):  # noqa: B008 -- it is frozen.
@@ -24,16 +24,20 @@ def heads(classifier=Rate(), ner=Rate()):  # noqa: B008 -- it is frozen.
 CASES = [
     (SwapStats(), None, None),
     (SwapStats(passes=Rate(10, 10)), None, None),
-    (SwapStats(passes=Rate(50, 50)), "errors", "50 of 50 passes failed, and 2.0% may"),
+    (SwapStats(passes=Rate(50, 50)), "errors", "50 of 50 passes failed (limit 2.0%)"),
     (SwapStats(passes=Rate(2, 100)), None, None),
     (SwapStats(passes=Rate(12, 100)), "errors", "12 of 100 passes"),
     (SwapStats(texts=Rate(30, 60)), "errors", "30 of 60 texts failed"),
     (SwapStats(slow=Rate(3, 60)), None, None),
-    (SwapStats(slow=Rate(20, 60)), "latency", "20 of 60 texts took more than 3 times as long, and 5% may"),
+    (SwapStats(slow=Rate(20, 60)), "latency", "20 of 60 texts took more than 3 times as long as before (limit 5%)"),
     (SwapStats(differing=heads(Rate(12, 60))), None, None),
-    (SwapStats(differing=heads(Rate(30, 60))), "agreement", "the classifier head agrees on 30 of 60 texts, and 80% is"),
+    (
+        SwapStats(differing=heads(Rate(30, 60))),
+        "agreement",
+        "the classifier head agrees on 30 of 60 texts (minimum 80%)",
+    ),
     (SwapStats(differing=heads(ner=Rate(30, 60))), None, None),
-    (SwapStats(differing=heads(ner=Rate(55, 60))), "agreement", "the ner head agrees on 5 of 60 texts, and 40% is"),
+    (SwapStats(differing=heads(ner=Rate(55, 60))), "agreement", "the ner head agrees on 5 of 60 texts (minimum 40%)"),
     (SwapStats(passes=Rate(50, 50), slow=Rate(60, 60)), "errors", "passes"),
 ]
 
@@ -41,7 +45,7 @@ CASES = [
 @pytest.mark.parametrize(("seen", "cause", "says"), CASES)
 def test_a_verdict_names_its_cause(seen, cause, says):
     """What is proven beyond its limit is told with its figures; few requests, or a few bad ones, decide nothing."""
-    found = judge(seen, LIMITS, "ner")
+    found = find_regression(seen, LIMITS, "ner")
 
     assert (found and found.cause) == cause
     assert says is None or says in found.message
@@ -52,18 +56,18 @@ def test_a_verdict_names_its_cause(seen, cause, says):
     [
         (
             SwapStats(differing=heads(Rate(21, 100))),
-            "the classifier head agrees on 79 of 100 texts, and 80% is the least",
+            "the classifier head agrees on 79 of 100 texts (minimum 80%)",
         ),
         (SwapStats(differing=heads(Rate(20, 100))), None),
         (SwapStats(differing=heads(Rate(21, 40))), None),
         (SwapStats(differing=heads(ner=Rate(60, 100))), None),
-        (SwapStats(differing=heads(ner=Rate(61, 100))), "the ner head agrees on 39 of 100 texts, and 40% is the least"),
+        (SwapStats(differing=heads(ner=Rate(61, 100))), "the ner head agrees on 39 of 100 texts (minimum 40%)"),
         (SwapStats(texts=Rate(60, 60)), "60 of 60 texts failed"),
     ],
 )
 def test_before_it_is_live_the_proof_is_the_candidate_s(seen, says):
     """A candidate that was seen to agree too little is refused, though that is not proven; by fewer texts it is not."""
-    found = refusal(seen, LIMITS, "ner")
+    found = reject_reason(seen, LIMITS, "ner")
 
     assert (found is None) == (says is None)
     assert says is None or says in found.message
@@ -73,20 +77,20 @@ def test_an_unknown_head_may_change_as_an_adapted_one():
     """Where nobody says which head was adapted, both have the wide limit."""
     seen = SwapStats(differing=heads(Rate(30, 60), Rate(30, 60)))
 
-    assert judge(seen, LIMITS, None) is None
-    assert judge(seen, LIMITS, "ner").cause == "agreement"
+    assert find_regression(seen, LIMITS, None) is None
+    assert find_regression(seen, LIMITS, "ner").cause == "agreement"
 
 
 @given(bad=st.integers(0, 400), good=st.integers(0, 400), limit=st.floats(0, 1))
 def test_no_share_within_its_limit_is_proven_above_it(bad, good, limit):
     """Whatever was seen, a share that is observed within the limit is never called bad, and more bad ones only add proof."""
     seen = Rate(bad, bad + good)
-    proven = is_proven(seen, limit)
+    proven = exceeds_limit(seen, limit)
 
-    if seen.all and bad / seen.all <= limit:
+    if seen.total and bad / seen.total <= limit:
         assert not proven
     if proven:
-        assert is_proven(seen + True, limit)
+        assert exceeds_limit(seen + True, limit)
 
 
 def first_proof(share, limit, looks, chance, alpha):
@@ -94,7 +98,7 @@ def first_proof(share, limit, looks, chance, alpha):
     seen = Rate()
     for number in range(looks):
         seen += chance.random() < share
-        if is_proven(seen, limit, alpha):
+        if exceeds_limit(seen, limit, alpha):
             return number
     return None
 

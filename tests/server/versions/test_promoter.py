@@ -206,8 +206,10 @@ def test_a_candidate_replaces_only_what_it_was_compared_with(store):
 
     async def test(one):
         with pytest.raises(BaseChangedError, match="a is current by now"):
-            await one.promoter.promote("b", ANNA, over="c")
-        await asyncio.gather(one.promoter.promote("b", ANNA, over="a"), one.promoter.promote("b", ANNA, over="a"))
+            await one.promoter.promote("b", ANNA, expected_current="c")
+        await asyncio.gather(
+            one.promoter.promote("b", ANNA, expected_current="a"), one.promoter.promote("b", ANNA, expected_current="a")
+        )
 
         assert (one.slot.live.id, store.aliases().current) == ("b", "b")
         assert one.count("failed") == 0

@@ -53,12 +53,12 @@ def test_a_planted_checkpoint_is_rolled_back_by_itself(tmp_path, caplog):
     job, events, report, changes = asyncio.run(main())
 
     assert events[-1].warning
-    assert "bad was bad: the classifier head agrees on 0 of" in events[-1].message
-    assert "a answers again." in events[-1].message
+    assert "bad was rolled back: the classifier head agrees on 0 of" in events[-1].message
+    assert "a is live again." in events[-1].message
     assert events[-1].message in [note["message"] for note in report["notes"]]
     moved = [(one.alias, one.from_id, one.to_id, one.actor) for one in reversed(changes) if one.alias == "current"]
     assert moved[1:] == [("current", "a", "bad", job), ("current", "bad", "a", "server")]
-    assert changes[0].reason.startswith("bad was bad: the classifier head agrees on 0 of")
+    assert changes[0].reason.startswith("bad was rolled back: the classifier head agrees on 0 of")
     assert (store.aliases().current, store.aliases().previous) == ("a", None)
     [line] = [one for one in caplog.records if one.name == "twofold_server.audit" and one.who == "server"]
     assert (line.message, line.checkpoint, line.reason) == ("roll back", "a", "agreement")

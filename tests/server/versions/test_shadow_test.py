@@ -78,21 +78,21 @@ def test_a_good_candidate_is_made_live_after_its_texts(tmp_path):
 
 def test_who_follows_the_job_hears_how_far_it_is(tmp_path, monkeypatch):
     """Every now and then the texts so far are an event of the job; the report keeps the last one only."""
-    monkeypatch.setattr(auditions, "TELL_SECONDS", 0.0)
-    monkeypatch.setattr(auditions, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(auditions, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(auditions, "_POLL_SECONDS", 0.01)
 
     async def test(server, _):
         async with traffic(server):
             job = await submit(server)
             stub = AdaptationServiceStub(server.channel)
             heard = [event async for event in stub.WatchJob(pb.WatchJobRequest(job_id=job))]
-        told = [one.event.message for one in heard if "live texts, too" in one.event.message]
-        texts = [int(re.search(r"answered (\d+) live", one)[1]) for one in told]
+        told = [one.event.message for one in heard if "Shadow test:" in one.event.message]
+        texts = [int(re.search(r"Shadow test: (\d+) live", one)[1]) for one in told]
         assert len(texts) > 2
         assert texts == sorted(texts)
         assert texts[0] < MANY <= texts[-1]
         report = await stub.GetReport(pb.GetReportRequest(job_id=job, format=pb.REPORT_FORMAT_JSON))
-        notes = [one["message"] for one in json.loads(report.content)["notes"] if "live texts, too" in one["message"]]
+        notes = [one["message"] for one in json.loads(report.content)["notes"] if "Shadow test:" in one["message"]]
         assert notes == [told[-1]]
 
     in_shadow(tmp_path, tiny_checkpoints.Recipe(), test, shadow_texts=MANY)
@@ -100,8 +100,8 @@ def test_who_follows_the_job_hears_how_far_it_is(tmp_path, monkeypatch):
 
 def test_a_word_on_the_way_that_cannot_be_written_ends_nothing(tmp_path, monkeypatch):
     """Where the database is away for a moment while a candidate is in shadow, its job goes on."""
-    monkeypatch.setattr(auditions, "TELL_SECONDS", 0.0)
-    monkeypatch.setattr(auditions, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(auditions, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(auditions, "_POLL_SECONDS", 0.01)
     say, refused = JobRepository.say, []
 
     async def sometimes(book, job, event):
@@ -132,7 +132,7 @@ def test_a_bad_candidate_is_rejected_and_never_answers(tmp_path):
         assert (failed, set(answered)) == ([], {"a"})
         assert job.state == pb.JOB_STATE_REJECTED
         assert "bad passed the gate, but in shadow, on live texts, the classifier head agrees on 0 of" in job.reason
-        assert job.reason.endswith("and 40% is the least; the old checkpoint serves on.")
+        assert job.reason.endswith("(minimum 40%); the old checkpoint serves on.")
         assert job.report.shadow.classifier.agreed == 0
         assert (store.aliases().current, store.aliases().candidate) == ("a", "bad")
         assert await server.metric("twofold_engines") == 1
@@ -248,7 +248,7 @@ def counted(metrics):
 
 def test_live_texts_come_first(pair, monkeypatch):
     """While live texts wait nothing is compared: what waits for too long, or is one too many, is dropped and counted."""
-    monkeypatch.setattr(shadows, "_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(shadows, "_MAX_QUEUE_SECONDS", 0.05)
     metrics, seen, quiet = Metrics(), [], threading.Event()
     shadow = ShadowTraffic(metrics, lambda: not quiet.is_set(), max_tokens=128)
     shadow.request_admitted(TEXTS)
@@ -259,7 +259,7 @@ def test_live_texts_come_first(pair, monkeypatch):
         threading.Event().wait(0.01)
     assert counted(metrics) == [0, 0, 100]
 
-    monkeypatch.setattr(shadows, "_PATIENCE_SECONDS", 60.0)
+    monkeypatch.setattr(shadows, "_MAX_QUEUE_SECONDS", 60.0)
     quiet.set()
     shadow.request_admitted(TEXTS)
     while len(seen) < len(TEXTS):
