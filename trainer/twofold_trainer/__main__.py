@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Before the slow imports: a job that is cancelled early shall end with a word, too.
     signal.signal(signal.SIGTERM, lambda *_: stop.cancel())
     signal.signal(signal.SIGINT, lambda *_: stop.cancel())
-    _quieten(arguments.threads)
+    _configure_libraries(arguments.threads)
     return _run(arguments, stop) if arguments.command == "run" else _init(arguments, stop)
 
 
@@ -73,14 +73,14 @@ def _parser() -> argparse.ArgumentParser:
         default="examples",
         help="what the checkpoint carries for later adaptations: examples, covariances without any text, or nothing",
     )
-    for name, kind in msgspec.structs.asdict(_KINDS).items():
-        init.add_argument(f"--{name.replace('_', '-')}", type=type(kind), help="chosen for you if left out")
+    for name, example in msgspec.structs.asdict(_EXAMPLE_VALUES).items():
+        init.add_argument(f"--{name.replace('_', '-')}", type=type(example), help="chosen for you if left out")
     for command in (run, init):
         command.add_argument("--threads", type=int, help="threads to compute with; all cores if left out")
     return parser
 
 
-_KINDS = Hyperparameters(
+_EXAMPLE_VALUES = Hyperparameters(
     epochs=1,
     batch_size=1,
     head_learning_rate=1.0,
@@ -96,8 +96,8 @@ _KINDS = Hyperparameters(
 
 def _run(arguments: argparse.Namespace, stop: StopSignal) -> int:
     """Run a job. Only events reach stdout, whatever a library prints."""
-    with _claim_stdout() as pipe:
-        threading.Thread(target=_end_with_reader, args=(pipe.fileno(),), name="reader", daemon=True).start()
+    with _redirect_stdout() as pipe:
+        threading.Thread(target=_exit_with_reader, args=(pipe.fileno(),), name="reader", daemon=True).start()
         try:
             job = read_job(arguments.job)
         except (OSError, msgspec.DecodeError) as error:
@@ -119,7 +119,7 @@ def _write(events: Iterable[Event], pipe: BinaryIO) -> int:
     return 0
 
 
-def _end_with_reader(pipe: int) -> None:
+def _exit_with_reader(pipe: int) -> None:
     """End this process as soon as nobody can read the pipe any more: its server has died, and starts another trainer."""
     watched = select.poll()
     watched.register(pipe, 0)  # Errors are always told.
@@ -128,7 +128,7 @@ def _end_with_reader(pipe: int) -> None:
 
 
 @contextlib.contextmanager
-def _claim_stdout() -> Iterator[BinaryIO]:
+def _redirect_stdout() -> Iterator[BinaryIO]:
     """Give the real stdout, and let everything else that is written to it go to stderr."""
     sys.stdout.flush()
     own = os.dup(1)
@@ -145,7 +145,9 @@ def _init(arguments: argparse.Namespace, stop: StopSignal) -> int:
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
-    hyperparameters = Hyperparameters(**{name: getattr(arguments, name, None) for name in _KINDS.__struct_fields__})
+    hyperparameters = Hyperparameters(
+        **{name: getattr(arguments, name, None) for name in _EXAMPLE_VALUES.__struct_fields__}
+    )
     try:
         show(
             train_initial_checkpoint(
@@ -217,7 +219,7 @@ def describe(event: Event) -> str:
             return f"   published {event.checkpoint_id}"
 
 
-def _quieten(threads: int | None) -> None:
+def _configure_libraries(threads: int | None) -> None:
     """Set what libraries read from the environment when they are imported: threads, and progress bars off."""
     # Threads that spin for long while they wait make training five times slower as soon as anything else, such as the
     # server, uses a core. A few microseconds of it cost nothing, and spare most waits the system's way to sleep and back.

@@ -42,7 +42,7 @@ from twofold_trainer.stop import StopSignal
 from twofold_trainer.training.loop import DevEvaluator
 from twofold_trainer.training.objective import Objective
 from twofold_trainer.training.stage_inputs import StageInputs
-from twofold_trainer.training.stages import climb
+from twofold_trainer.training.stages import train_stages
 
 
 def train_initial_checkpoint(
@@ -80,16 +80,19 @@ def train_initial_checkpoint(
     default = recipe.init_recipe(
         blocks=blocks, examples=len(parts.train), hidden_size=model.config.hidden_size, bf16=has_bf16()
     )
-    resolved = recipe.resolve(requested, default, blocks=blocks)
-    stages = [Stage(HEADS, rung, blocks) for rung in recipe.init_rungs(resolved.unfrozen_blocks)]
+    resolved = recipe.merge(requested, default, blocks=blocks)
+    stages = [
+        Stage(HEADS, trained_blocks, blocks)
+        for trained_blocks in recipe.init_blocks_per_stage(resolved.unfrozen_blocks)
+    ]
     plan = f"Train {', then '.join(stage.name for stage in stages)} of {loaded.name} on {len(parts.train)} examples."
-    yield PlanMade(plan=plan, hyperparameters=recipe.echo(resolved))
+    yield PlanMade(plan=plan, hyperparameters=recipe.to_hyperparameters(resolved))
 
     yield PhaseStarted(phase="cache")
     sampled = balanced_sample(parts.dev, recipe.MEMORY_DEV, seed=seed)
-    yardstick = DevEvaluator(tuple(Scorer(sampled, head, encoder) for head in HEADS), labels)
+    dev_evaluator = DevEvaluator(tuple(Scorer(sampled, head, encoder) for head in HEADS), labels)
     encodings = [target.encoding for target in targets]
-    encodings += [encoding for judge in yardstick.judges for encoding in judge.encodings]
+    encodings += [encoding for judge in dev_evaluator.scorers for encoding in judge.encodings]
     fits = cache_bytes(encodings, model.config.hidden_size) <= recipe.CACHE_BYTES
     cache = FeatureCache()
     backbone_source = live(model, loaded.settings.pad_id)
@@ -102,13 +105,13 @@ def train_initial_checkpoint(
         source = cache.get if fits and not stage.blocks else backbone_source
         return StageInputs(pool, Objective(ner_weight=resolved.ner_weight), source)
 
-    climbed = yield from climb(
-        model, stages, resolved, lambda _: pool, prepare, yardstick=yardstick, seed=seed, stop=stop
+    stages_result = yield from train_stages(
+        model, stages, resolved, lambda _: pool, prepare, dev_evaluator=dev_evaluator, seed=seed, stop=stop
     )
 
     yield PhaseStarted(phase="evaluate")
     scores = yield from _evaluate(model, parts, encoder, labels)
-    kept = " + ".join(trained.stage.name for trained in climbed.kept)
+    kept = " + ".join(trained.stage.name for trained in stages_result.completed_stages)
     candidate = Candidate(
         model=model,
         tokenizer=loaded.tokenizer,

@@ -75,10 +75,10 @@ class Recipe:
     """Whether the blocks of training steps multiply in bf16. Never for judging."""
 
 
-FALLEN = 0.015
+OLD_LABEL_DROP = 0.015
 """What the old labels may have lost on dev before blocks are trained; if it is more, they are rehearsed one to one, with full
 weight: two standard errors, where 500 examples tell and three answers in a hundred change."""
-LEAST_MIXED = 256
+MIN_MIXED_PRECISION_SIZE = 256
 """Smallest hidden size at which bf16 gains anything: below it, back and forth between the types takes as long as it saves.
 At 384, a step of 32 texts of 14 tokens is 1.7 times as fast."""
 CLIP_NORM = 1.0
@@ -89,16 +89,16 @@ INTERPOLATIONS = (0.75, 0.5, 0.35, 0.25)
 """Shares of what was learned that are tried, largest first, when all of it is more than the guard lets pass."""
 OFFSETS = (-2.0, -1.5, -1.0, -0.75, -0.5, -0.25, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)
 """What is tried as the lead of new rows over old ones, in logits."""
-LEAD_COST = 0.01
+MAX_OFFSET_COST = 0.01
 """What neither the old nor the new dev score may lose by it."""
-FALL_WEIGHT = 3.0
+DROP_WEIGHT = 3.0
 """How much more than anything else it counts, in choosing the lead, what the old dev score has lost since the base."""
 REPORT_SECONDS = 1.0
 """Time between two progress events."""
-LEARNT_FLIPS = 0.1
+STAGE_FLIP_RATE = 0.1
 """Share of the answers to new texts that a stage changes; says how far chance alone moves a dev score: on 100 examples of
 Chatbot, a stage that was worth 15 points seemed to be worth nothing."""
-LED_FLIPS = 0.03
+OFFSET_FLIP_RATE = 0.03
 """The same of a lead of new rows: of 37 new examples, one says nothing."""
 EXPECTED_FLIPS = 0.01
 """Share of the protected answers that a well protected training still changes; says beforehand what can be proven."""
@@ -116,11 +116,11 @@ HELD_OUT_SHARE = 0.2
 INIT_HELD_OUT_SHARE = 0.1
 """The same for the first training."""
 
-LEAST_REHEARSED = 450
-"""Remembered texts that an epoch sees at least, while that is no more than MOST_REHEARSED to a new one."""
-MOST_REHEARSED = 3.0
-LEAST_RATIO = 1.0
-LEAST_FORK_RATIO = 0.5
+MIN_REHEARSED = 450
+"""Remembered texts that an epoch sees at least, while that is no more than MAX_REHEARSAL_RATIO to a new one."""
+MAX_REHEARSAL_RATIO = 3.0
+MIN_REHEARSAL_RATIO = 1.0
+MIN_FORK_REHEARSAL_RATIO = 0.5
 """Remembered texts to a new one, at most and at least. Shared blocks hold two tasks by them: with half as many they lost 2.1
 points of the old labels instead of 0.7; a fork lost nothing (ADR 33)."""
 
@@ -171,11 +171,12 @@ def default_recipe(
     epochs = 8 if examples < 500 else 5 if examples < 5000 else 3
     small = hidden_size <= 512
     rehearsal_ratio, fork_rehearsal_ratio = (
-        min(MOST_REHEARSED, max(least, LEAST_REHEARSED / max(1, examples))) for least in (LEAST_RATIO, LEAST_FORK_RATIO)
+        min(MAX_REHEARSAL_RATIO, max(minimum, MIN_REHEARSED / max(1, examples)))
+        for minimum in (MIN_REHEARSAL_RATIO, MIN_FORK_REHEARSAL_RATIO)
     )
     return Recipe(
         epochs=epochs,
-        batch_size=new_in_step(examples, rehearsal_ratio if remembers == "examples" else 0.0),
+        batch_size=batch_size_for(examples, rehearsal_ratio if remembers == "examples" else 0.0),
         head_learning_rate=1e-3,
         # Two thirds of that of a first training, in which nothing has to be held.
         backbone_learning_rate=2e-4 if small else 3e-5,
@@ -216,11 +217,11 @@ def default_recipe(
         projection=PROJECTION if remembers == "statistics" else 0.0,
         guard=True,
         train_norms=True,
-        mixed_precision=bf16 and hidden_size >= LEAST_MIXED,
+        mixed_precision=bf16 and hidden_size >= MIN_MIXED_PRECISION_SIZE,
     )
 
 
-def new_in_step(examples: int, ratio: float) -> int:
+def batch_size_for(examples: int, ratio: float) -> int:
     """Choose how many new texts a step has: with the remembered ones there are 32, or 16 where examples are few."""
     return max(1, round((16 if examples < 320 else 32) / (1 + ratio)))
 
@@ -231,7 +232,7 @@ def init_recipe(*, blocks: int, examples: int, hidden_size: int, bf16: bool = Fa
     return replace(
         recipe,
         epochs=16 if examples < 1000 else 8,
-        batch_size=new_in_step(examples, 0.0),
+        batch_size=batch_size_for(examples, 0.0),
         middle_epochs=1,
         probe_epochs=3,
         patience=4,
@@ -244,7 +245,7 @@ def init_recipe(*, blocks: int, examples: int, hidden_size: int, bf16: bool = Fa
     )
 
 
-def resolve(requested: Hyperparameters, default: Recipe, *, blocks: int) -> Recipe:
+def merge(requested: Hyperparameters, default: Recipe, *, blocks: int) -> Recipe:
     """Put what the caller asked for in the place of the defaults."""
     named = {
         name: getattr(requested, name) for name in requested.__struct_fields__ if getattr(requested, name) is not None
@@ -265,12 +266,12 @@ def resolve(requested: Hyperparameters, default: Recipe, *, blocks: int) -> Reci
     return replace(recipe, unfrozen_blocks=unfrozen if 0 < unfrozen <= blocks else blocks)
 
 
-def echo(recipe: Recipe) -> Hyperparameters:
+def to_hyperparameters(recipe: Recipe) -> Hyperparameters:
     """Return the resolved settings in the form in which they were asked for."""
     return Hyperparameters(**{name: getattr(recipe, name) for name in Hyperparameters.__struct_fields__})
 
 
-def rungs(freeze: Freeze, *, blocks: int, unfrozen: int) -> tuple[int, ...]:
+def blocks_per_stage(freeze: Freeze, *, blocks: int, unfrozen: int) -> tuple[int, ...]:
     """Say how many of the top blocks each stage trains, in order. Zero means the heads alone.
 
     Every plan begins with the heads: a probed head moves the backbone less (Kumar et al. 2022, arXiv:2202.10054).
@@ -287,6 +288,6 @@ def rungs(freeze: Freeze, *, blocks: int, unfrozen: int) -> tuple[int, ...]:
             return (0, *range(min(2, blocks), blocks + 1))
 
 
-def init_rungs(blocks: int) -> tuple[int, ...]:
+def init_blocks_per_stage(blocks: int) -> tuple[int, ...]:
     """Say the same for a first training: heads, top two blocks, everything."""
     return tuple(dict.fromkeys((0, min(2, blocks), blocks)))

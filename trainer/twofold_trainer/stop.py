@@ -18,7 +18,7 @@ class StopSignal:
         """Ask the training to end at its next check."""
         self.cancelled = True
 
-    def limit(self, seconds: float | None) -> None:
+    def set_deadline(self, seconds: float | None) -> None:
         """Let the time be over after *seconds*; None sets no limit."""
         self._deadline = None if seconds is None else time.monotonic() + seconds
 
@@ -28,6 +28,6 @@ class StopSignal:
             raise CancelledError("the job was cancelled; the store is as it was")
 
     @property
-    def time_is_over(self) -> bool:
+    def is_past_deadline(self) -> bool:
         """Whether the deadline has passed: training stops, and the best state so far is judged."""
         return self._deadline is not None and time.monotonic() >= self._deadline

@@ -31,7 +31,7 @@ from twofold_checkpoint.protocol.job import SNAPSHOTS, Exact, Hyperparameters, J
 from twofold_checkpoint.store import Store
 from twofold_trainer import adapt as run_module
 from twofold_trainer.adapt import run_job
-from twofold_trainer.training.snapshots import NOWHERE, ResumeSnapshots
+from twofold_trainer.training.snapshots import NO_SNAPSHOTS, ResumeSnapshots
 
 pytestmark = pytest.mark.slow
 
@@ -90,7 +90,7 @@ def weights(job: Job) -> tuple[bytes, list[Event]]:
 
 def killed_after(snapshots: int, job: Job) -> bool:
     """Train until so many snapshots were written, or to the end; tells whether it was killed."""
-    offer, left = ResumeSnapshots.offer, itertools.count(1)
+    offer, left = ResumeSnapshots.save_if_due, itertools.count(1)
 
     def fatal(self: ResumeSnapshots, number: int, take: Any) -> Iterator[NoteAdded]:
         yield from offer(self, number, take)
@@ -98,7 +98,7 @@ def killed_after(snapshots: int, job: Job) -> bool:
             raise KilledError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ResumeSnapshots, "offer", fatal)
+        patch.setattr(ResumeSnapshots, "save_if_due", fatal)
         patch.setattr(run_module, "make_candidate", lambda *_: None)
         try:
             tiny_models.until(job, "export")
@@ -283,16 +283,16 @@ def test_snapshots_are_rare_and_cheap(tmp_path: Path) -> None:
     snapshots = Slow(tmp_path, "x", 10.0, clock=lambda: now[0])
     for seconds, expected in ((9, 0), (1, 1), (9, 1), (1, 2)):
         now[0] += seconds
-        assert not list(snapshots.offer(0, lambda: None))
+        assert not list(snapshots.save_if_due(0, lambda: None))
         assert len(written) == expected
     cost = 2.0
     now[0] += 10.0
-    list(snapshots.offer(0, lambda: None))
+    list(snapshots.save_if_due(0, lambda: None))
     for seconds, expected in ((39.0, 3), (1.0, 4)):
         now[0] += seconds
-        list(snapshots.offer(0, lambda: None))
+        list(snapshots.save_if_due(0, lambda: None))
         assert len(written) == expected
-    assert not list(NOWHERE.offer(0, lambda: None))
+    assert not list(NO_SNAPSHOTS.save_if_due(0, lambda: None))
 
 
 def test_a_job_of_seconds_leaves_no_snapshot(make_job: MakeJob, store: Store) -> None:

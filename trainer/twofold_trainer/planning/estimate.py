@@ -20,9 +20,9 @@ from twofold_trainer.planning.plan import Plan
 from twofold_trainer.planning.stage import Stage
 from twofold_trainer.scoring.noninferiority import provable_margin
 
-TIMED = 128
+TIMED_TEXTS = 128
 """Texts of the job that are run once to see how long one takes here."""
-BACKWARD = 2.0
+BACKWARD_COST = 2.0
 """A backward pass costs about two forward passes."""
 OVERHEAD_SECONDS = 30.0
 """Starting, exporting the graph, comparing it with the model and judging its int8 form. A MiniLM took 56 seconds for it on one
@@ -38,60 +38,60 @@ class Work:
     cached: int
     """Texts whose features are computed once."""
     trained: float
-    judged: int
+    scored: int
     """Texts that are scored, over all looks."""
 
 
-def seconds(work: Work, per_text: float) -> float:
+def estimate_seconds(work: Work, per_text: float) -> float:
     """Return the seconds of a job where a forward pass takes *per_text* seconds for one text."""
-    passes = work.cached + work.judged + (1 + BACKWARD) * work.trained
+    passes = work.cached + work.scored + (1 + BACKWARD_COST) * work.trained
     return OVERHEAD_SECONDS + passes * per_text
 
 
 def count_work(plan: Plan) -> Work:
     """Count what a plan's likely stages run. AUTO is counted with the rung that it aims at."""
-    judges = len(plan.parts.dev) + len(plan.memory.dev)
+    dev_examples = len(plan.parts.dev) + len(plan.memory.dev)
     held_out = len(plan.parts.gate) + len(plan.memory.gate)
-    cached, trained, looks = len(plan.new) + len(plan.recalled) + judges, 0.0, 0
-    for number, stage in enumerate(stages := likely(plan)):
+    cached, trained, evaluations = len(plan.new) + len(plan.rehearsable) + dev_examples, 0.0, 0
+    for number, stage in enumerate(stages := likely_stages(plan)):
         pool, epochs = plan.pool(stage), stage.epochs(plan.recipe)
         if number and stage.follows is stages[number - 1]:  # What follows it as well shares what is kept for this one.
-            cached += len(pool.new) + len(pool.rehearsed) + judges
+            cached += len(pool.new) + len(pool.rehearsed) + dev_examples
         trained += epochs * (len(pool.new) + pool.drawn) * stage.blocks / stage.of
-        looks += epochs if stage.blocks else 0
+        evaluations += epochs if stage.blocks else 0
     return Work(
         cached=cached,
         trained=trained,
-        judged=2 * held_out + looks * judges,
+        scored=2 * held_out + evaluations * dev_examples,
     )
 
 
-def likely(plan: Plan) -> tuple[Stage, ...]:
+def likely_stages(plan: Plan) -> tuple[Stage, ...]:
     """Return the stages that a plan aims at."""
     stages = plan.stages
     if plan.job.freeze == "auto":
-        stages = (*stages, plan.shared if plan.why_not_shared() is None else plan.forked)
-    return (*stages, *plan.follow_ups(stages[-1])) if stages else ()
+        stages = (*stages, plan.shared if plan.shared_backbone_blocker() is None else plan.forked)
+    return (*stages, *plan.refit_stages(stages[-1])) if stages else ()
 
 
-def memory_mib(plan: Plan) -> float:
+def estimate_memory_mib(plan: Plan) -> float:
     """Estimate the largest resident memory: what this process has now, caches, and the optimizer's state."""
     model, parameters = plan.model, dict(plan.model.named_parameters())
-    most, kept = 0, 2  # What the heads read, and what enters the blocks that train.
-    for stage in likely(plan):
+    largest_stage, cached_layers = 0, 2  # What the heads read, and what enters the blocks that train.
+    for stage in likely_stages(plan):
         groups = trainable_groups(model, stage.heads, stage.blocks, norms=plan.recipe.train_norms)
-        own = sum(parameters[name].numel() for group in groups for name in group.names)
+        stage_parameters = sum(parameters[name].numel() for group in groups for name in group.names)
         # A fork trains copies, which have to be made as well.
-        most = max(most, own * (ADAM_BYTES + (4 if stage.forked else 0)))
-        kept += stage.follows is not None
-    caches = plan.feature_bytes * kept if plan.keeps_features else 0
+        largest_stage = max(largest_stage, stage_parameters * (ADAM_BYTES + (4 if stage.forked else 0)))
+        cached_layers += stage.follows is not None
+    caches = plan.feature_bytes * cached_layers if plan.keeps_features else 0
     now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return float((now + most + caches) / 2**20)
+    return float((now + largest_stage + caches) / 2**20)
 
 
-def time_text(plan: Plan) -> float:
+def measure_seconds_per_text(plan: Plan) -> float:
     """Run some texts of the job through the model and return the seconds of one."""
-    encodings = sorted((target.encoding for target in plan.new[:TIMED]), key=lambda encoding: len(encoding.ids))
+    encodings = sorted((target.encoding for target in plan.new[:TIMED_TEXTS]), key=lambda encoding: len(encoding.ids))
     pad_id = plan.encoder.settings.pad_id
     with torch.no_grad():
         compute_features(plan.model, encodings[: plan.recipe.batch_size], pad_id)  # The first pass is a slow one.
@@ -101,11 +101,11 @@ def time_text(plan: Plan) -> float:
     return (time.perf_counter() - started_at) / max(1, len(encodings))
 
 
-def describe(plan: Plan) -> Iterator[NoteAdded]:
+def describe_estimate(plan: Plan) -> Iterator[NoteAdded]:
     """Say what the job would take on this machine, and what it could prove."""
-    spent = seconds(count_work(plan), time_text(plan))
+    spent = estimate_seconds(count_work(plan), measure_seconds_per_text(plan))
     took = f"{spent:.0f} seconds" if spent < 120 else f"{spent / 60:.0f} minutes"
-    yield NoteAdded(message=f"On this machine the job takes about {took} and {memory_mib(plan):.0f} MiB.")
+    yield NoteAdded(message=f"On this machine the job takes about {took} and {estimate_memory_mib(plan):.0f} MiB.")
     yield NoteAdded(message=describe_provable(len(annotated_for(plan.protected("gate"), other_head(plan.job.head)))))
 
 

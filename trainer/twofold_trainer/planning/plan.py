@@ -34,7 +34,7 @@ from twofold_trainer.protection.covariances import Covariances, load_covariances
 from twofold_trainer.recipe import Recipe
 from twofold_trainer.scoring.noninferiority import provable_margin
 
-SHOWN = 5
+MAX_NAMES = 5
 """Names that a note has at most."""
 
 
@@ -66,16 +66,16 @@ class Plan:
     @property
     def added(self) -> tuple[str, ...]:
         """Labels or types that the adapted head gets."""
-        return names_of(self.labels, self.job.head)[self.kept :]
+        return names_of(self.labels, self.job.head)[self.retained_labels :]
 
     @property
-    def kept(self) -> int:
+    def retained_labels(self) -> int:
         """How many of its old labels or types the adapted head keeps: all, or none."""
         replaced = self.job.label_policy == "replace"
         return 0 if replaced else len(names_of(self.base.manifest.labels, self.job.head))
 
     @property
-    def unjudged(self) -> tuple[str, ...]:
+    def unscored(self) -> tuple[str, ...]:
         """Those of them that no held-out example has: whatever becomes of them, no figure says it."""
         held_out = [*self.parts.dev, *self.parts.gate]
         judged = {example.label for example in held_out} if self.job.head == "classifier" else {*types_of(held_out)}
@@ -107,7 +107,7 @@ class Plan:
             ratio = len(rehearsed) / len(self.new)  # Features are cached: all that is remembered costs next to nothing.
         return TrainingPool(self.new, rehearsed, ratio)
 
-    def follow_ups(self, stage: Stage) -> tuple[Stage, ...]:
+    def refit_stages(self, stage: Stage) -> tuple[Stage, ...]:
         """Return what follows a stage that moves blocks; STAGED has its own three stages and no other.
 
         First the head is trained once more over features that are learnt, as a classifier by Kang et al. 2020
@@ -124,14 +124,14 @@ class Plan:
         return tuple(stage for stage, is_wanted in wanted.items() if is_wanted)
 
     @property
-    def recalled(self) -> tuple[Target, ...]:
+    def rehearsable(self) -> tuple[Target, ...]:
         """Return the remembered texts that some stage may rehearse: all, or those that teach the adapted head."""
-        return max((self.pool(stage).rehearsed for stage in self.possible), key=len, default=())
+        return max((self.pool(stage).rehearsed for stage in self.candidate_stages), key=len, default=())
 
     @property
     def feature_bytes(self) -> int:
         """What one set of features of all that the job trains on takes."""
-        encodings = [target.encoding for target in (*self.new, *self.recalled)]
+        encodings = [target.encoding for target in (*self.new, *self.rehearsable)]
         return cache_bytes(encodings, self.base.manifest.hidden_size)
 
     @property
@@ -152,7 +152,7 @@ class Plan:
         own = self.recipe.fork_blocks if branch is None else branch.blocks
         return Stage((self.job.head,), min(own, blocks), blocks, forked=True)
 
-    def why_not_shared(self) -> str | None:
+    def shared_backbone_blocker(self) -> str | None:
         """Say why AUTO does not try a shared backbone: because the protected task could not be proven whole after it."""
         if isinstance(self.job.protection, Exact):
             return "protection is exact"
@@ -167,17 +167,17 @@ class Plan:
         return None
 
     @property
-    def possible(self) -> tuple[Stage, ...]:
+    def candidate_stages(self) -> tuple[Stage, ...]:
         """Every stage that may be trained, whatever comes of those before it."""
         if self.job.freeze != "auto":
             return self.stages
-        return (*self.stages, *(() if self.why_not_shared() else (self.shared,)), self.forked)
+        return (*self.stages, *(() if self.shared_backbone_blocker() else (self.shared,)), self.forked)
 
-    def deepest(self) -> int:
+    def frozen_depth(self) -> int:
         """Return the number of blocks that no stage of the plan moves, from the bottom."""
-        return min((stage.of - stage.blocks for stage in self.possible), default=0)
+        return min((stage.of - stage.blocks for stage in self.candidate_stages), default=0)
 
-    def approved(self) -> Checkpoint | None:
+    def approved_checkpoint(self) -> Checkpoint | None:
         """Return the last checkpoint that a person approved, if it is another one than the base and still there."""
         store = Store(self.job.store)
         name = store.aliases().approved
@@ -196,27 +196,29 @@ class Plan:
             yield NoteAdded(message=note)
         if self.unaligned[0]:
             yield note_unaligned(self.unaligned)
-        if self.unjudged:
-            first, more = ", ".join(self.unjudged[:SHOWN]), len(self.unjudged) - SHOWN
+        if self.unscored:
+            first, more = ", ".join(self.unscored[:MAX_NAMES]), len(self.unscored) - MAX_NAMES
             names = f"{first} and {more} others" if more > 0 else first
             message = (
                 f"No held-out example has {names}: no score tells whether that was learnt. Give dev examples of it."
             )
             yield NoteAdded(message=message, warning=True)
-        yield PlanMade(plan=self.sentence(), hyperparameters=recipe.echo(self.recipe), added_labels=self.added)
+        yield PlanMade(
+            plan=self.summary(), hyperparameters=recipe.to_hyperparameters(self.recipe), added_labels=self.added
+        )
 
-    def sentence(self) -> str:
+    def summary(self) -> str:
         """Say in one sentence what the trainer is going to do."""
         data = f"{len(self.parts.train)} new examples"
         if not self.stages:
             return f"Measure {self.base.id} on {len(self.parts.gate)} of the given examples and train nothing."
         names = ", then ".join(stage.name for stage in self.stages)
         if self.job.freeze == "auto":
-            why = self.why_not_shared()
+            why = self.shared_backbone_blocker()
             names += f", then {self.shared.name} under guard" if why is None else f", then {self.forked.name}"
-        after = self.follow_ups(self.possible[-1])
+        after = self.refit_stages(self.candidate_stages[-1])
         names += "".join(f", then {stage.name}" for stage in after)
-        rehearsed = max(self.pool(stage, firmly=True).drawn for stage in (*self.possible, *after))
+        rehearsed = max(self.pool(stage, firmly=True).drawn for stage in (*self.candidate_stages, *after))
         return (
             f"Adapt the {self.job.head} head of {self.base.id} to {data} and up to {rehearsed} rehearsed ones an epoch; "
             f"train {names}; add {len(self.added)} names."
@@ -252,8 +254,8 @@ def make_plan(job: Job) -> Plan:
         remembers=remembers,
         bf16=has_bf16(),
     )
-    resolved = recipe.resolve(job.hyperparameters, default, blocks=blocks)
-    rungs = recipe.rungs(job.freeze, blocks=blocks, unfrozen=resolved.unfrozen_blocks)
+    resolved = recipe.merge(job.hyperparameters, default, blocks=blocks)
+    blocks_per_stage = recipe.blocks_per_stage(job.freeze, blocks=blocks, unfrozen=resolved.unfrozen_blocks)
     new = make_targets(parts.train, encoder, labels, teaches=(job.head,))
     held_out = make_targets([*parts.dev, *parts.gate], encoder, labels, teaches=(job.head,))
     return Plan(
@@ -269,6 +271,6 @@ def make_plan(job: Job) -> Plan:
         rehearsed=tuple(make_targets(memory.rehearsal, encoder, labels, rehearsed=True)),
         unaligned=describe_unaligned([*new, *held_out]),
         recipe=resolved,
-        stages=tuple(Stage((job.head,), rung, blocks) for rung in rungs),
+        stages=tuple(Stage((job.head,), trained_blocks, blocks) for trained_blocks in blocks_per_stage),
         notes=tuple(notes),
     )

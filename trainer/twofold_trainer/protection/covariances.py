@@ -46,7 +46,7 @@ def collect_covariances(
     The model runs as it answers, without dropout. Raises RefusedError if there is no text or no linear layer, or if a
     layer does not get one vector for each token.
     """
-    known = linears(model)
+    known = linear_layers(model)
     layers = {name: known[name] for name in linear_names(model, blocks)}
     if not layers:
         raise RefusedError("the blocks have no linear layer that could be constrained; choose a fork instead")
@@ -54,36 +54,36 @@ def collect_covariances(
     counts = dict.fromkeys(layers, 0)
     real = torch.zeros(0, dtype=torch.bool)
 
-    def hear(name: str, _: nn.Module, entered: tuple[Tensor]) -> None:
+    def accumulate(name: str, _: nn.Module, entered: tuple[Tensor]) -> None:
         rows = entered[0].reshape(-1, entered[0].shape[-1])
         if len(rows) != len(real):
             given = f"{len(rows)} vectors for {len(real)} tokens"
             raise RefusedError(f"{name} gets {given} and cannot be constrained; choose a fork instead")
-        kept = rows[real].double()
-        sums[name].addmm_(kept.T, kept)
-        counts[name] += len(kept)
+        inputs = rows[real].double()
+        sums[name].addmm_(inputs.T, inputs)
+        counts[name] += len(inputs)
 
     with torch.no_grad(), ExitStack() as stack:
         for module in model.modules():
             stack.callback(setattr, module, "training", module.training)
         model.eval()
         for name, layer in layers.items():
-            stack.enter_context(layer.register_forward_pre_hook(partial(hear, name)))
+            stack.enter_context(layer.register_forward_pre_hook(partial(accumulate, name)))
         for batch in batches:
             ids, mask = pad([window for encoding in batch for window in encoding.windows], pad_id)
             real = torch.from_numpy(mask).bool().flatten()
             model.hidden(torch.from_numpy(ids), torch.from_numpy(mask))
     if not any(counts.values()):
         raise RefusedError("there are no protected texts; give at least one batch of them")
-    if silent := [name for name, count in counts.items() if not count]:
-        raise RefusedError(f"{silent[0]} was never called and cannot be constrained; choose a fork instead")
+    if never_called := [name for name, count in counts.items() if not count]:
+        raise RefusedError(f"{never_called[0]} was never called and cannot be constrained; choose a fork instead")
     return {name: Covariance(sums[name], counts[name]) for name in layers}
 
 
 def add_covariances(first: Covariances, second: Covariances) -> dict[str, Covariance]:
     """Add covariances layer by layer: what both have seen is protected. Raises RefusedError if the layers differ."""
-    if alone := sorted(set(first) ^ set(second)):
-        raise RefusedError(f"only one side has seen {alone[0]}; collect both from the same blocks")
+    if unmatched := sorted(set(first) ^ set(second)):
+        raise RefusedError(f"only one side has seen {unmatched[0]}; collect both from the same blocks")
     return {name: covariance + second[name] for name, covariance in first.items()}
 
 
@@ -104,9 +104,9 @@ def load_covariances(path: Path) -> dict[str, Covariance]:
 def linear_names(model: nn.Module, blocks: Iterable[nn.Module]) -> list[str]:
     """Name the linear layers of some of the model's blocks."""
     inside = {id(module) for block in blocks for module in block.modules()}
-    return [name for name, layer in linears(model).items() if id(layer) in inside]
+    return [name for name, layer in linear_layers(model).items() if id(layer) in inside]
 
 
-def linears(model: nn.Module) -> dict[str, nn.Linear]:
+def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
     """Return the linear layers of a model by their names."""
     return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}

@@ -19,24 +19,24 @@ Action = Literal["none", "restore", "leave"]
 EARLY_STEPS = 200
 """Most of the damage is done early (arXiv:2501.13453), so the guard looks often at first."""
 EARLY_EVERY = 25
-LOOKS_PER_EPOCH = 4
+CHECKS_PER_EPOCH = 4
 
 
-def looks(step: int, epoch_steps: int) -> bool:
+def is_check_due(step: int, epoch_steps: int) -> bool:
     """Tell whether the guard looks after a stage's step, counted from one."""
     if step <= EARLY_STEPS and step % EARLY_EVERY == 0:
         return True
-    return step % max(EARLY_EVERY, epoch_steps // LOOKS_PER_EPOCH) == 0
+    return step % max(EARLY_EVERY, epoch_steps // CHECKS_PER_EPOCH) == 0
 
 
-ALARM = 3.0
+ALARM_RATIO = 3.0
 """How many times its allowance a fall must be before the guard steps in at once. Smaller ones pass as rates fall; what
 has not passed by the end of an epoch is not kept."""
 
 
-def decide(fallen: float, allowed: float, breaches: int) -> Action:
+def decide(drop: float, allowed: float, breaches: int) -> Action:
     """Choose what to do when the protected score has *fallen* by so much: first go back, then leave the stage."""
-    if fallen <= ALARM * allowed + 1e-9:
+    if drop <= ALARM_RATIO * allowed + 1e-9:
         return "none"
     return "leave" if breaches else "restore"
 
@@ -55,24 +55,24 @@ class Guard:
     """Hold the protected task's dev examples and what the base scored on them."""
 
     model: TwofoldModel
-    judge: Scorer
+    scorer: Scorer
     labels: LabelSet
     baseline: float
     allowed: float
 
-    def fallen(self, source: FeatureSource) -> float:
+    def score_drop(self, source: FeatureSource) -> float:
         """Score the model as it is; returns how much of the protected score is lost, negative if it rose."""
-        score = self.judge.score(self.model, self.labels, source)
+        score = self.scorer.score(self.model, self.labels, source)
         assert score is not None, "A guard without examples was asked. This is a bug."
         return self.baseline - score.value
 
-    def event(self, step: int, fallen: float, action: Action) -> GuardChecked:
+    def event(self, step: int, drop: float, action: Action) -> GuardChecked:
         """Say what was seen and what is done about it."""
         return GuardChecked(
             step=step,
             baseline=self.baseline,
-            value=self.baseline - fallen,
+            value=self.baseline - drop,
             allowed=self.allowed,
-            examples=len(self.judge.examples),
+            examples=len(self.scorer.examples),
             action=action,
         )

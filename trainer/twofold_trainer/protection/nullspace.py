@@ -19,16 +19,16 @@ from torch.nn.utils import parametrize
 
 from twofold_trainer.errors import RefusedError
 from twofold_trainer.modeling.model import TwofoldModel
-from twofold_trainer.protection.covariances import Covariance, Covariances, linears
+from twofold_trainer.protection.covariances import Covariance, Covariances, linear_layers
 
 ENERGY = 0.999
 """The share of the protected inputs' energy that no update may touch."""
 
-EXHAUSTED = 0.1
+MIN_CAPACITY = 0.1
 """Below this mean capacity there is too little left to learn with, and a fork is the better choice."""
 
 
-def split(covariance: Covariance, energy: float = ENERGY) -> tuple[Tensor, Tensor]:
+def eigen_split(covariance: Covariance, energy: float = ENERGY) -> tuple[Tensor, Tensor]:
     """Return orthonormal bases (d, r) of the protected space and (d, d - r) of its complement, float64.
 
     The protected space is spanned by the fewest leading eigenvectors that hold *energy* of the trace, as in GPM
@@ -46,9 +46,9 @@ def split(covariance: Covariance, energy: float = ENERGY) -> tuple[Tensor, Tenso
     return vectors[:, free:], vectors[:, :free]
 
 
-def complement(covariance: Covariance, energy: float = ENERGY) -> Tensor:
+def null_space_basis(covariance: Covariance, energy: float = ENERGY) -> Tensor:
     """Return an orthonormal basis (d, m), float64, of where updates may go; m / d is the layer's capacity."""
-    return split(covariance, energy)[1]
+    return eigen_split(covariance, energy)[1]
 
 
 class Update(nn.Module):
@@ -98,10 +98,10 @@ class Leakage:
     @property
     def exhausted(self) -> bool:
         """Whether too little capacity is left to learn with."""
-        return self.capacity < EXHAUSTED
+        return self.capacity < MIN_CAPACITY
 
 
-def leaked(change: Tensor, protected: Tensor) -> float:
+def leak_ratio(change: Tensor, protected: Tensor) -> float:
     """Return |dW U| / |dW| of a change dW (out, d) and a protected basis U (d, r), in float64.
 
     No change leaks nothing, and one that is not finite leaks wholly: 1.
@@ -123,14 +123,14 @@ class NullSpaceConstraint:
     """
 
     def __init__(self, model: TwofoldModel, bases: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        known = linears(model)
+        known = linear_layers(model)
         self._layers = {name: known[name] for name in bases}
         assert not any(map(parametrize.is_parametrized, self._layers.values())), "Constrained already. This is a bug."
         self._protected = {name: protected for name, (protected, _) in bases.items()}
         self._old = {name: layer.weight.detach().clone() for name, layer in self._layers.items()}
         heads = {id(parameter) for head in (model.classifier, model.ner) for parameter in head.parameters()}
         body = [parameter for parameter in model.parameters() if id(parameter) not in heads]
-        self._thawed = [parameter for parameter in body if parameter.requires_grad]
+        self._unfrozen = [parameter for parameter in body if parameter.requires_grad]
         for parameter in body:
             parameter.requires_grad_(False)
         self._updates = {name: Update(self._old[name], free) for name, (_, free) in bases.items()}
@@ -158,7 +158,7 @@ class NullSpaceConstraint:
         with torch.no_grad():
             for name, layer in self._layers.items():
                 weight, old = layer.weight.double(), self._old[name].double()
-                leaks[name] = leaked(weight - old, self._protected[name])
+                leaks[name] = leak_ratio(weight - old, self._protected[name])
                 rounding = torch.finfo(layer.weight.dtype).eps / 2 * weight.norm() / (weight - old).norm()
                 excesses[name] = leaks[name] - rounding.clamp(max=leaks[name]).nan_to_num(0.0).item()
         worst = max(excesses, key=lambda name: excesses[name])
@@ -173,18 +173,18 @@ class NullSpaceConstraint:
         self._release(self._old)
 
     def _release(self, weights: Mapping[str, Tensor]) -> None:
-        assert self._held, "The constraint has ended already. This is a bug."
+        assert self._is_active, "The constraint has ended already. This is a bug."
         for name, layer in self._layers.items():
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
             with torch.no_grad():
                 layer.weight.copy_(weights[name])
             if layer.bias is not None:  # The weight comes back last, and parameters have an order.
                 layer.register_parameter("bias", layer._parameters.pop("bias"))  # noqa: SLF001
-        for parameter in self._thawed:
+        for parameter in self._unfrozen:
             parameter.requires_grad_()
 
     @property
-    def _held(self) -> bool:
+    def _is_active(self) -> bool:
         return all(parametrize.is_parametrized(layer, "weight") for layer in self._layers.values())
 
     def __enter__(self) -> Self:
@@ -193,11 +193,11 @@ class NullSpaceConstraint:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._held:
+        if self._is_active:
             self.drop() if kind else self.merge()
 
 
-def moved(names: Iterable[str]) -> tuple[str, ...]:
+def merged_names(names: Iterable[str]) -> tuple[str, ...]:
     """Say what named parameters will have moved once constraints are merged: weights, where they are coefficients."""
     return tuple(
         f"{name.removesuffix(_COEFFICIENTS)}.weight" if name.endswith(_COEFFICIENTS) else name for name in names
@@ -209,7 +209,7 @@ def constrain(model: TwofoldModel, covariances: Covariances, energy: float = ENE
 
     Raises RefusedError if there is no covariance, or one of a layer that the model has not, or has with another width.
     """
-    known = linears(model)
+    known = linear_layers(model)
     if not covariances:
         raise RefusedError("there are no covariances, so nothing could be trained; collect them from protected texts")
     for name, covariance in covariances.items():
@@ -217,4 +217,6 @@ def constrain(model: TwofoldModel, covariances: Covariances, energy: float = ENE
         if width != len(covariance.total):
             has = f"{name} with {len(covariance.total)} inputs, but the model has {width}"
             raise RefusedError(f"the covariances are of {has}; collect them again from this model")
-    return NullSpaceConstraint(model, {name: split(covariance, energy) for name, covariance in covariances.items()})
+    return NullSpaceConstraint(
+        model, {name: eigen_split(covariance, energy) for name, covariance in covariances.items()}
+    )

@@ -14,7 +14,7 @@ from twofold_trainer.modeling.features import FeatureSource
 from twofold_trainer.modeling.model import TwofoldModel
 
 
-class Answers(NamedTuple):
+class TeacherLogits(NamedTuple):
     """Logits of texts, flat: (texts, labels) and (tokens, tags), of the rows that the teacher has."""
 
     classifier: Tensor
@@ -32,8 +32,8 @@ class Teacher:
         self._ner = copy.deepcopy(model.ner).requires_grad_(False)
         self._source = source
 
-    def answer(self, encodings: Sequence[Encoding]) -> Answers:
+    def answer(self, encodings: Sequence[Encoding]) -> TeacherLogits:
         """Answer texts as the model did."""
         with torch.no_grad():
             features = self._source(encodings)
-            return Answers(self._classifier(features.pooled), self._ner(features.tokens))
+            return TeacherLogits(self._classifier(features.pooled), self._ner(features.tokens))

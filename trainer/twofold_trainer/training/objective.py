@@ -13,7 +13,7 @@ from twofold_checkpoint.manifest import HEADS, HeadName
 from twofold_trainer.datasets.targets import Target
 from twofold_trainer.modeling.features import Features
 from twofold_trainer.modeling.model import TwofoldModel
-from twofold_trainer.protection.teacher import Answers, Teacher
+from twofold_trainer.protection.teacher import Teacher, TeacherLogits
 from twofold_trainer.training.losses import distillation, label_nll, partial_label_nll, repaired_nll
 
 
@@ -70,7 +70,7 @@ class Objective:
         return own if self.adapted in (None, head) else own * self.protected_weight
 
     def _part(
-        self, head: HeadName, batch: Sequence[Target], logits: Tensor, answers: Answers | None, *, rehearsed: bool
+        self, head: HeadName, batch: Sequence[Target], logits: Tensor, answers: TeacherLogits | None, *, rehearsed: bool
     ) -> Tensor:
         """Return the loss of one head on the new or on the rehearsed texts."""
         own, old = [target for target in batch if target.rehearsed == rehearsed], None

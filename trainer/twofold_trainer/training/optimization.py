@@ -33,11 +33,12 @@ class StageTrainer:
     optimizer: Optimizer
     schedule: LambdaLR
 
-    def learn(self, step: Step) -> float:
+    def step(self, batches: Step) -> float:
         """Take a step and return the loss before it."""
         with keeping_casts():
             losses = [
-                self.objective(self.model, batch, self.source([target.encoding for target in batch])) for batch in step
+                self.objective(self.model, batch, self.source([target.encoding for target in batch]))
+                for batch in batches
             ]
         loss = torch.stack(losses).sum()
         if loss.requires_grad:  # A batch of which nothing is known teaches nothing.
@@ -49,7 +50,7 @@ class StageTrainer:
         self.schedule.step()
         return loss.detach().item()
 
-    def soften(self) -> None:
+    def halve_learning_rates(self) -> None:
         """Halve all rates and hold the protected head twice as firmly, after damage was seen."""
         self.schedule.base_lrs = [rate / 2 for rate in self.schedule.base_lrs]
         held = self.objective.distillation
@@ -57,22 +58,22 @@ class StageTrainer:
             self.objective = replace(self.objective, distillation=replace(held, protected=2 * held.protected))
 
 
-def make_learner(model: TwofoldModel, stage: Stage, recipe: Recipe, lesson: StageInputs) -> StageTrainer:
+def make_stage_trainer(model: TwofoldModel, stage: Stage, recipe: Recipe, inputs: StageInputs) -> StageTrainer:
     """Freeze all but what the stage trains, and prepare its steps."""
-    groups = choose_groups(model, stage, recipe, lesson.constraint)
+    groups = choose_groups(model, stage, recipe, inputs.constraint)
     names = tuple(name for group in groups for name in group.names)
     freeze_all_but(model, names)
     optimizer = make_optimizer(model, groups, recipe, stage)
-    source = in_mixed_precision(lesson.source) if recipe.mixed_precision else lesson.source
+    source = in_mixed_precision(inputs.source) if recipe.mixed_precision else inputs.source
     if not stage.blocks:
         source = without_gradients(source)
     return StageTrainer(
         model,
         names,
         source,
-        lesson.objective,
+        inputs.objective,
         optimizer,
-        make_schedule(optimizer, stage.steps(recipe, lesson.pool), recipe.warmup_ratio),
+        make_schedule(optimizer, stage.steps(recipe, inputs.pool), recipe.warmup_ratio),
     )
 
 

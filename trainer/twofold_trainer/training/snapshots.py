@@ -25,9 +25,9 @@ from twofold_trainer.planning.plan import Plan
 
 log = logging.getLogger(__name__)
 
-SHARE = 0.05
+MAX_WRITE_SHARE = 0.05
 """Most of the time that may go into writing snapshots."""
-_FACTS = "facts"
+_HEADER_KEY = "facts"
 
 
 class SnapshotHeader(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,21 +36,21 @@ class SnapshotHeader(msgspec.Struct, frozen=True, kw_only=True):
     epochs: int
     step: int
     breaches: int
-    over: bool
+    finished: bool = msgspec.field(name="over")
     """Whether the stage has no further epoch."""
     before: float
     value: float
-    top: float
-    wild: float | None
+    best_accepted: float = msgspec.field(name="top")
+    rejected: float | None = msgspec.field(name="wild")
     highest: float
-    fruitless: int
+    epochs_without_gain: int = msgspec.field(name="fruitless")
     rates: tuple[float, ...]
     """Of each group of the optimizer."""
-    chance: tuple[int, ...]
+    rng_state: tuple[int, ...] = msgspec.field(name="chance")
     """State of the generator that draws the epochs."""
     training: str = ""
     """Digest of what the training depends on."""
-    seal: str = ""
+    checksum: str = msgspec.field(default="", name="seal")
     """Digest of the snapshot, without this."""
 
 
@@ -58,14 +58,14 @@ class SnapshotHeader(msgspec.Struct, frozen=True, kw_only=True):
 class Snapshot:
     """Hold a stage as it was between two epochs."""
 
-    facts: SnapshotHeader
+    header: SnapshotHeader
     tensors: dict[str, Tensor]
 
 
 class ResumeSnapshots:
     """Keep the last snapshot of each stage of one training, that of the digest, as ``DIRECTORY/stage-N.safetensors``.
 
-    At most one is written in so many seconds, none if the training is over before, and no more often than takes SHARE of
+    At most one is written in so many seconds, none if the training is over before, and no more often than takes MAX_WRITE_SHARE of
     the time. If *seconds* is zero, every one is written. Without a *directory*, none is.
     """
 
@@ -92,24 +92,24 @@ class ResumeSnapshots:
             return None
         try:
             with safe_open(self._path(self._directory, number), framework="pt") as file:
-                facts = msgspec.json.decode((file.metadata() or {}).get(_FACTS, ""), type=SnapshotHeader)
+                header = msgspec.json.decode((file.metadata() or {}).get(_HEADER_KEY, ""), type=SnapshotHeader)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- it is no dict.
         except (OSError, SafetensorError, msgspec.DecodeError) as error:
             log.warning("a snapshot cannot be read", exc_info=True)
             raise SnapshotError("it is damaged") from error
-        if facts.training != self._training:
+        if header.training != self._training:
             raise SnapshotError("it belongs to another job, base, data set or version of the trainer")
-        if facts.seal != _seal(facts, tensors):
+        if header.checksum != _checksum(header, tensors):
             raise SnapshotError("it is damaged")
-        return Snapshot(facts, tensors)
+        return Snapshot(header, tensors)
 
-    def offer(self, number: int, take: Callable[[], Snapshot]) -> Iterator[NoteAdded]:
+    def save_if_due(self, number: int, make_snapshot: Callable[[], Snapshot]) -> Iterator[NoteAdded]:
         """Write a snapshot of a stage in the place of its last one, if it is time to. No training fails for it."""
         started_at = self._clock()
         if self._directory is None or started_at < self._due:
             return
         try:
-            self._write(self._directory, number, take())
+            self._write(self._directory, number, make_snapshot())
         except (OSError, SafetensorError) as error:
             log.warning("no snapshot could be written", exc_info=True)
             self._due = math.inf
@@ -119,17 +119,17 @@ class ResumeSnapshots:
             )
             return
         now = self._clock()
-        self._due = now + (max(self._seconds, (now - started_at) / SHARE) if self._seconds else 0.0)
+        self._due = now + (max(self._seconds, (now - started_at) / MAX_WRITE_SHARE) if self._seconds else 0.0)
 
-    def _write(self, directory: Path, number: int, taken: Snapshot) -> None:
+    def _write(self, directory: Path, number: int, snapshot: Snapshot) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.contiguous() for name, tensor in taken.tensors.items()}
-        facts = msgspec.structs.replace(taken.facts, training=self._training)
-        facts = msgspec.structs.replace(facts, seal=_seal(facts, tensors))
+        tensors = {name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}
+        header = msgspec.structs.replace(snapshot.header, training=self._training)
+        header = msgspec.structs.replace(header, checksum=_checksum(header, tensors))
         path = self._path(directory, number)
         temporary = path.with_suffix(".new")
         try:
-            save_file(tensors, temporary, metadata={_FACTS: msgspec.json.encode(facts).decode()})
+            save_file(tensors, temporary, metadata={_HEADER_KEY: msgspec.json.encode(header).decode()})
             # Not flushed to the disk: if the machine dies, a digest that is wrong costs no more than what is trained anew.
             temporary.replace(path)
         finally:
@@ -140,12 +140,12 @@ class ResumeSnapshots:
         return directory / f"stage-{number}.safetensors"
 
 
-NOWHERE = ResumeSnapshots()
+NO_SNAPSHOTS = ResumeSnapshots()
 """Keeps nothing."""
 
 
-def _seal(facts: SnapshotHeader, tensors: dict[str, Tensor]) -> str:
-    sha256 = hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(facts, seal="")))
+def _checksum(header: SnapshotHeader, tensors: dict[str, Tensor]) -> str:
+    sha256 = hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(header, checksum="")))
     sha256.update(digest(tensors, tensors).encode())
     return sha256.hexdigest()
 

@@ -30,6 +30,6 @@ class StageInputs:
     note: str | None = None
     """What a person is told of it."""
 
-    def breached(self) -> bool:
+    def violates_guard(self) -> bool:
         """Tell whether the guard is there and would not let the model pass as it is."""
-        return self.guard is not None and self.guard.fallen(self.source) > self.guard.allowed + 1e-9
+        return self.guard is not None and self.guard.score_drop(self.source) > self.guard.allowed + 1e-9
