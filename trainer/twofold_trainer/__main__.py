@@ -1,4 +1,4 @@
-"""The trainer's command line: ``init`` for a person, ``run`` for the server."""
+"""The trainer's command line: ``init`` for people, ``run`` for the server."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ from twofold_trainer.stop import StopSignal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code."""
+    """Run a command and return the exit code."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     stop = StopSignal()
-    # Before the slow imports: a job that is cancelled early shall end with a word, too.
+    # Before the slow imports, so that a job that is cancelled early also ends with an event.
     signal.signal(signal.SIGTERM, lambda *_: stop.cancel())
     signal.signal(signal.SIGINT, lambda *_: stop.cancel())
     _configure_libraries(arguments.threads)
@@ -91,11 +91,11 @@ _EXAMPLE_VALUES = Hyperparameters(
     patience=1,
     unfrozen_blocks=1,
 )
-"""One value of each setting's type."""
+"""A value of each setting, from which the parser takes its type."""
 
 
 def _run(arguments: argparse.Namespace, stop: StopSignal) -> int:
-    """Run a job. Only events reach stdout, whatever a library prints."""
+    """Run a job. Only events are written to stdout; everything that libraries print goes to stderr."""
     with _redirect_stdout() as pipe:
         threading.Thread(target=_exit_with_reader, args=(pipe.fileno(),), name="reader", daemon=True).start()
         try:
@@ -109,7 +109,7 @@ def _run(arguments: argparse.Namespace, stop: StopSignal) -> int:
 
 
 def _write(events: Iterable[Event], pipe: BinaryIO) -> int:
-    """Write events as they come. A reader that has gone away ends the job."""
+    """Write events as they occur. A closed pipe ends the job."""
     try:
         for event in events:
             pipe.write(to_line(event))
@@ -120,16 +120,16 @@ def _write(events: Iterable[Event], pipe: BinaryIO) -> int:
 
 
 def _exit_with_reader(pipe: int) -> None:
-    """End this process as soon as nobody can read the pipe any more: its server has died, and starts another trainer."""
+    """Exit this process when the reader of the pipe closes it: the server has died, and the next one starts a new trainer."""
     watched = select.poll()
-    watched.register(pipe, 0)  # Errors are always told.
+    watched.register(pipe, 0)  # poll() always reports errors.
     watched.poll()
     os._exit(1)
 
 
 @contextlib.contextmanager
 def _redirect_stdout() -> Iterator[BinaryIO]:
-    """Give the real stdout, and let everything else that is written to it go to stderr."""
+    """Yield the real stdout, and redirect all other writes to it to stderr."""
     sys.stdout.flush()
     own = os.dup(1)
     os.dup2(2, 1)
@@ -138,7 +138,7 @@ def _redirect_stdout() -> Iterator[BinaryIO]:
 
 
 def _init(arguments: argparse.Namespace, stop: StopSignal) -> int:
-    """Train a first checkpoint; tells a person on stderr how it goes."""
+    """Train a first checkpoint and print the progress to stderr."""
     from transformers.utils import logging as transformers_logging  # noqa: PLC0415 -- imports torch: seconds.
 
     from twofold_trainer.initial_training import train_initial_checkpoint  # noqa: PLC0415 -- the same.
@@ -168,7 +168,7 @@ def _init(arguments: argparse.Namespace, stop: StopSignal) -> int:
 
 
 def show(events: Iterable[Event]) -> None:
-    """Print events to stderr. Steps share one line of a terminal; elsewhere about each tenth of the way is printed."""
+    """Print events to stderr. On a terminal, steps share one line; elsewhere about every tenth of them is printed."""
     terminal, tenth = sys.stderr.isatty(), -1
     for event in events:
         line = describe(event)
@@ -184,14 +184,14 @@ def show(events: Iterable[Event]) -> None:
 
 
 def describe(event: Event) -> str:
-    """Say an event in a line for a person."""
+    """Return a line of text for an event."""
     match event:
         case PhaseStarted():
             return f"== {event.phase}"
         case StepCompleted():
             left = f"{event.remaining_seconds:.0f} s left if all of them are taken"
             return f"   {event.stage}: step {event.step}/{event.total_steps}, loss {event.loss:.3f}, {left}"
-        case ScoreMeasured(figure="dev"):  # Of both heads together, the mean of an accuracy and an F1.
+        case ScoreMeasured(figure="dev"):  # The mean of both heads: an accuracy and an F1.
             return f"   dev score {100 * event.value:.1f}"
         case ScoreMeasured():
             value = f"{event.metric} {100 * event.value:.1f}"
@@ -220,9 +220,9 @@ def describe(event: Event) -> str:
 
 
 def _configure_libraries(threads: int | None) -> None:
-    """Set what libraries read from the environment when they are imported: threads, and progress bars off."""
-    # Threads that spin for long while they wait make training five times slower as soon as anything else, such as the
-    # server, uses a core. A few microseconds of it cost nothing, and spare most waits the system's way to sleep and back.
+    """Set the environment variables that libraries read on import: threads, spinning, logging and progress bars."""
+    # Long spin waits make training five times slower as soon as another process, such as the server, uses a core. A few
+    # microseconds of spinning are free, and avoid most sleep and wake-up system calls.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

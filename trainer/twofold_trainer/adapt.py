@@ -1,4 +1,4 @@
-"""The whole explanation of one adaptation, from the job to its last word."""
+"""One adaptation job from start to end: plan, train, evaluate, export, gate and publish."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 def run_job(job: Job, stop: StopSignal | None = None) -> Iterator[Event]:
-    """Run a job and yield its events; the last one is always Finished. Nothing is published but a judged candidate."""
+    """Run a job and yield its events; the last one is always Finished. Only a candidate that passes the gate is published."""
     try:
         yield from _adapt(job, stop or StopSignal())
     except CancelledError as cancelled:
@@ -138,7 +138,7 @@ def _prove_exact(plan: Plan, staged: Path, stop: StopSignal) -> ExactVerified:
 
 
 def make_candidate(plan: Plan, stages_result: StagesResult, after: Scores) -> Candidate:
-    """Gather what the candidate's checkpoint says of itself."""
+    """Return the candidate with everything that its checkpoint stores."""
     job, manifest = plan.job, plan.base.manifest
     stages = " + ".join(trained.stage.name for trained in stages_result.completed_stages)
     return Candidate(

@@ -1,4 +1,4 @@
-"""The first checkpoint: both heads trained from a pretrained backbone."""
+"""Initial training: both heads, from a pretrained backbone, into the first checkpoint."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def train_initial_checkpoint(
 ) -> Iterator[Event]:
     """Train both heads, publish the checkpoint, and make it current if the store has none.
 
-    Raises TrainerError or CheckpointError: here a person waits, and an error is an error.
+    Raises TrainerError or CheckpointError; unlike run_job it does not turn errors into events.
     """
     stop = stop or StopSignal()
     yield PhaseStarted(phase="validate")
@@ -74,7 +74,7 @@ def train_initial_checkpoint(
     if unaligned[0]:
         yield note_unaligned(unaligned)
 
-    torch.manual_seed(seed)  # For the heads' first weights.
+    torch.manual_seed(seed)  # Seeds the initial weights of the heads.
     model = TwofoldModel(loaded.module, labels, loaded.pooling).eval()
     blocks = len(model.blocks())
     default = recipe.init_recipe(
@@ -143,14 +143,14 @@ def _finished(checkpoint_id: str, scores: tuple[Score, ...], *, first: bool) -> 
 
 
 def _read(train: Sequence[str], dev: str | None) -> tuple[Parts, LabelSet]:
-    """Read, check and divide the examples, and collect their labels and types."""
+    """Read, check and split the examples, and collect their labels and entity types."""
     given = [example for source in train for example in read_source(source)]
     held_out = None if dev is None else read_source(dev)
     everything: list[Example] = [*given, *(held_out or ())]
     labels = LabelSet(labels=(), entity_types=()).append(
         labels=(example.label for example in everything if example.label is not None), entity_types=types_of(everything)
     )
-    # Those of --train alone: labels that only --dev has would be judged and never learnt.
+    # Only --train counts: labels that only --dev has would be scored but never trained.
     if all(example.label is None for example in given):
         wanted = '"label": "X" in JSON lines, or a line "# label: X" before a text of a CoNLL file'
         raise RefusedError(f"{', '.join(train)}: no example has a label; the classifier needs some: write {wanted}")
@@ -166,7 +166,7 @@ def _read(train: Sequence[str], dev: str | None) -> tuple[Parts, LabelSet]:
 def _evaluate(
     model: TwofoldModel, parts: Parts, encoder: Encoder, labels: LabelSet
 ) -> Generator[Event, None, tuple[Score, ...]]:
-    """Score both heads on the examples that only judge."""
+    """Score both heads on the gate examples."""
     scores = []
     for head in HEADS:
         score = Scorer(parts.gate, head, encoder).score(model, labels)

@@ -1,4 +1,4 @@
-"""What a job would take, for a dry run: seconds, memory, and the smallest margin that could be proven."""
+"""Estimates for a dry run: time, memory and the smallest provable margin of a job."""
 
 from __future__ import annotations
 
@@ -21,41 +21,41 @@ from twofold_trainer.planning.stage import Stage
 from twofold_trainer.scoring.noninferiority import provable_margin
 
 TIMED_TEXTS = 128
-"""Texts of the job that are run once to see how long one takes here."""
+"""Texts of the job that are timed on this machine."""
 BACKWARD_COST = 2.0
-"""A backward pass costs about two forward passes."""
+"""Cost of a backward pass, in forward passes."""
 OVERHEAD_SECONDS = 30.0
-"""Starting, exporting the graph, comparing it with the model and judging its int8 form. A MiniLM took 56 seconds for it on one
-busy core; on two free ones it is taken to be about half."""
+"""Seconds for start-up, graph export, the parity check and the int8 evaluation. A MiniLM took 56 seconds on one busy core;
+two idle cores are assumed to take about half."""
 ADAM_BYTES = 4 * 5
-"""Per trained parameter: gradient, two moments, and the copies of the first and the best state."""
+"""Bytes per trained parameter: the gradient, two moments, and copies of the initial and the best state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Hold what a job runs through the model. *trained* are the epochs' texts, each counted by its share of the blocks."""
+    """The number of texts that a job runs through the model. *trained* weights each text by the share of trained blocks."""
 
     cached: int
     """Texts whose features are computed once."""
     trained: float
     scored: int
-    """Texts that are scored, over all looks."""
+    """Texts that are scored, summed over all evaluations."""
 
 
 def estimate_seconds(work: Work, per_text: float) -> float:
-    """Return the seconds of a job where a forward pass takes *per_text* seconds for one text."""
+    """Return the estimated seconds of a job, given *per_text* seconds per forward pass of one text."""
     passes = work.cached + work.scored + (1 + BACKWARD_COST) * work.trained
     return OVERHEAD_SECONDS + passes * per_text
 
 
 def count_work(plan: Plan) -> Work:
-    """Count what a plan's likely stages run. AUTO is counted with the rung that it aims at."""
+    """Count the texts of a plan's likely stages; freeze mode "auto" counts the stage that it tries first after the probe."""
     dev_examples = len(plan.parts.dev) + len(plan.memory.dev)
     held_out = len(plan.parts.gate) + len(plan.memory.gate)
     cached, trained, evaluations = len(plan.new) + len(plan.rehearsable) + dev_examples, 0.0, 0
     for number, stage in enumerate(stages := likely_stages(plan)):
         pool, epochs = plan.pool(stage), stage.epochs(plan.recipe)
-        if number and stage.follows is stages[number - 1]:  # What follows it as well shares what is kept for this one.
+        if number and stage.follows is stages[number - 1]:  # Both refit stages share one cache.
             cached += len(pool.new) + len(pool.rehearsed) + dev_examples
         trained += epochs * (len(pool.new) + pool.drawn) * stage.blocks / stage.of
         evaluations += epochs if stage.blocks else 0
@@ -67,7 +67,7 @@ def count_work(plan: Plan) -> Work:
 
 
 def likely_stages(plan: Plan) -> tuple[Stage, ...]:
-    """Return the stages that a plan aims at."""
+    """Return the stages that a plan runs if all of them succeed."""
     stages = plan.stages
     if plan.job.freeze == "auto":
         stages = (*stages, plan.shared if plan.shared_backbone_blocker() is None else plan.forked)
@@ -75,13 +75,13 @@ def likely_stages(plan: Plan) -> tuple[Stage, ...]:
 
 
 def estimate_memory_mib(plan: Plan) -> float:
-    """Estimate the largest resident memory: what this process has now, caches, and the optimizer's state."""
+    """Estimate the peak resident memory in MiB: this process now, plus feature caches and optimizer state."""
     model, parameters = plan.model, dict(plan.model.named_parameters())
-    largest_stage, cached_layers = 0, 2  # What the heads read, and what enters the blocks that train.
+    largest_stage, cached_layers = 0, 2  # The heads' features, and the inputs of the trained blocks.
     for stage in likely_stages(plan):
         groups = trainable_groups(model, stage.heads, stage.blocks, norms=plan.recipe.train_norms)
         stage_parameters = sum(parameters[name].numel() for group in groups for name in group.names)
-        # A fork trains copies, which have to be made as well.
+        # A fork also allocates the copies that it trains.
         largest_stage = max(largest_stage, stage_parameters * (ADAM_BYTES + (4 if stage.forked else 0)))
         cached_layers += stage.follows is not None
     caches = plan.feature_bytes * cached_layers if plan.keeps_features else 0
@@ -90,11 +90,11 @@ def estimate_memory_mib(plan: Plan) -> float:
 
 
 def measure_seconds_per_text(plan: Plan) -> float:
-    """Run some texts of the job through the model and return the seconds of one."""
+    """Return the seconds of a forward pass per text, measured on texts of the job."""
     encodings = sorted((target.encoding for target in plan.new[:TIMED_TEXTS]), key=lambda encoding: len(encoding.ids))
     pad_id = plan.encoder.settings.pad_id
     with torch.no_grad():
-        compute_features(plan.model, encodings[: plan.recipe.batch_size], pad_id)  # The first pass is a slow one.
+        compute_features(plan.model, encodings[: plan.recipe.batch_size], pad_id)  # Warm-up: the first pass is slow.
         started_at = time.perf_counter()
         for batch in cut(encodings, plan.recipe.batch_size):
             compute_features(plan.model, batch, pad_id)
@@ -102,7 +102,7 @@ def measure_seconds_per_text(plan: Plan) -> float:
 
 
 def describe_estimate(plan: Plan) -> Iterator[NoteAdded]:
-    """Say what the job would take on this machine, and what it could prove."""
+    """Yield notes with the time and memory of the job on this machine, and the smallest provable margin."""
     spent = estimate_seconds(count_work(plan), measure_seconds_per_text(plan))
     took = f"{spent:.0f} seconds" if spent < 120 else f"{spent / 60:.0f} minutes"
     yield NoteAdded(message=f"On this machine the job takes about {took} and {estimate_memory_mib(plan):.0f} MiB.")
@@ -110,7 +110,7 @@ def describe_estimate(plan: Plan) -> Iterator[NoteAdded]:
 
 
 def describe_provable(examples: int) -> str:
-    """Say which margin so many protected examples could prove."""
+    """Return a sentence with the smallest margin that this number of protected examples can prove."""
     if not examples:
         return "Nothing is remembered or given by which a shared backbone could be proven whole."
     margin = 100 * provable_margin(examples, recipe.EXPECTED_FLIPS)

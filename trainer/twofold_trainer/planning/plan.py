@@ -1,4 +1,4 @@
-"""From a job to everything that it needs, or to a refusal before any training."""
+"""The plan of a job: checked settings, examples, labels, recipe and stages. Bad jobs are refused before any training."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from twofold_trainer.recipe import Recipe
 from twofold_trainer.scoring.noninferiority import provable_margin
 
 MAX_NAMES = 5
-"""Names that a note has at most."""
+"""Largest number of names in a note."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Hold a checked job: what to train, on what, from what."""
+    """A checked job: what to train, on which examples, from which base."""
 
     job: Job
     base: Checkpoint
@@ -48,7 +48,7 @@ class Plan:
     encoder: Encoder
     memory: Memory
     statistics: Covariances | None
-    """What the base remembers of its activations, where it remembers no texts."""
+    """Covariances of the base's activations, if its memory mode is "statistics"."""
     parts: Parts
     labels: LabelSet
     new: tuple[Target, ...]
@@ -60,43 +60,43 @@ class Plan:
 
     @property
     def remembers(self) -> MemoryMode:
-        """What the candidate will carry of what it has learnt from."""
+        """Memory mode of the candidate."""
         return self.job.memory or self.base.manifest.memory
 
     @property
     def added(self) -> tuple[str, ...]:
-        """Labels or types that the adapted head gets."""
+        """New labels or entity types of the adapted head."""
         return names_of(self.labels, self.job.head)[self.retained_labels :]
 
     @property
     def retained_labels(self) -> int:
-        """How many of its old labels or types the adapted head keeps: all, or none."""
+        """Number of old labels or entity types that the adapted head keeps: all, or 0 if they are replaced."""
         replaced = self.job.label_policy == "replace"
         return 0 if replaced else len(names_of(self.base.manifest.labels, self.job.head))
 
     @property
     def unscored(self) -> tuple[str, ...]:
-        """Those of them that no held-out example has: whatever becomes of them, no figure says it."""
+        """Added labels or types without a held-out example, which no score covers."""
         held_out = [*self.parts.dev, *self.parts.gate]
         judged = {example.label for example in held_out} if self.job.head == "classifier" else {*types_of(held_out)}
         return tuple(name for name in self.added if name not in judged)
 
     def protected(self, part: Literal["dev", "gate"]) -> tuple[Example, ...]:
-        """Return what tells how the protected head does: what is remembered, and what the job's held-out examples say."""
+        """Return the examples that measure the protected head: the memory, plus the job's held-out examples of other texts."""
         remembered: tuple[Example, ...] = getattr(self.memory, part)
         texts = {fold(example.text) for example in remembered}
         own: tuple[Example, ...] = getattr(self.parts, part)
         return (*remembered, *(example for example in own if fold(example.text) not in texts))
 
     def moves_protected(self, stage: Stage) -> bool:
-        """Tell whether a stage moves blocks that the protected head reads, too."""
+        """Tell whether a stage trains blocks that the protected head reads as well."""
         own = 0 if self.model.branch is None else len(self.model.branch)
         return stage.blocks > own and not stage.forked
 
     def pool(self, stage: Stage, *, firmly: bool = False) -> TrainingPool:
-        """Return what a stage trains on. Only a stage that moves shared blocks has to rehearse the protected head too.
+        """Return the training pool of a stage. Only a stage that trains shared blocks rehearses the protected head too.
 
-        A fork that holds the old labels *firmly* rehearses as much as shared blocks do.
+        With *firmly*, a fork rehearses at the ratio of shared blocks.
         """
         rehearsed = self.rehearsed
         if not self.moves_protected(stage):
@@ -104,16 +104,16 @@ class Plan:
         half = stage.forked and not firmly
         ratio = self.recipe.fork_rehearsal_ratio if half else self.recipe.rehearsal_ratio
         if stage.follows is not None and self.job.hyperparameters.rehearsal_ratio is None:
-            ratio = len(rehearsed) / len(self.new)  # Features are cached: all that is remembered costs next to nothing.
+            ratio = len(rehearsed) / len(self.new)  # Features are cached, so rehearsing everything is cheap.
         return TrainingPool(self.new, rehearsed, ratio)
 
     def refit_stages(self, stage: Stage) -> tuple[Stage, ...]:
-        """Return what follows a stage that moves blocks; STAGED has its own three stages and no other.
+        """Return the refit stages after a stage that trains blocks; none for freeze mode "staged".
 
-        First the head is trained once more over features that are learnt, as a classifier by Kang et al. 2020
-        (arXiv:1910.09217); where features are not kept it would run every text six times more. Then the upper half of the
-        blocks with it, on all that is new and all that is remembered: the balanced fine-tuning of Castro et al. 2018
-        (arXiv:1807.09536). Where nothing is remembered there is nothing to balance, but a fork counts on that stage.
+        The first trains the head once more on the learned features, like the classifier of Kang et al. 2020
+        (arXiv:1910.09217). It needs cached features, because it would otherwise run every text six more times. The second
+        trains the head and the upper half of the blocks on all new and remembered texts: the balanced fine-tuning of
+        Castro et al. 2018 (arXiv:1807.09536). Both need rehearsal, except that a fork always gets the second.
         """
         if not stage.blocks or self.job.freeze == "staged":
             return ()
@@ -125,35 +125,35 @@ class Plan:
 
     @property
     def rehearsable(self) -> tuple[Target, ...]:
-        """Return the remembered texts that some stage may rehearse: all, or those that teach the adapted head."""
+        """The largest set of remembered texts that a stage may rehearse: all, or those annotated for the adapted head."""
         return max((self.pool(stage).rehearsed for stage in self.candidate_stages), key=len, default=())
 
     @property
     def feature_bytes(self) -> int:
-        """What one set of features of all that the job trains on takes."""
+        """Size in bytes of one set of features of all training texts."""
         encodings = [target.encoding for target in (*self.new, *self.rehearsable)]
         return cache_bytes(encodings, self.base.manifest.hidden_size)
 
     @property
     def keeps_features(self) -> bool:
-        """Tell whether features are kept, so that what does not move runs once."""
+        """Whether features fit in memory, so that frozen layers run once per text."""
         return self.feature_bytes <= recipe.CACHE_BYTES
 
     @property
     def shared(self) -> Stage:
-        """The stage in which AUTO moves blocks that both heads read."""
+        """The stage in which freeze mode "auto" trains shared blocks."""
         blocks = len(self.model.blocks())
         return Stage((self.job.head,), min(self.recipe.unfrozen_blocks, blocks), blocks)
 
     @property
     def forked(self) -> Stage:
-        """The stage in which AUTO trains blocks of the adapted head's own."""
+        """The stage in which freeze mode "auto" trains a fork: the adapted head's copies of the top blocks."""
         blocks, branch = len(self.model.blocks()), self.base.manifest.branch
         own = self.recipe.fork_blocks if branch is None else branch.blocks
         return Stage((self.job.head,), min(own, blocks), blocks, forked=True)
 
     def shared_backbone_blocker(self) -> str | None:
-        """Say why AUTO does not try a shared backbone: because the protected task could not be proven whole after it."""
+        """Return why freeze mode "auto" skips the shared backbone; None if its protection can be proven."""
         if isinstance(self.job.protection, Exact):
             return "protection is exact"
         if self.base.manifest.branch is not None:
@@ -168,17 +168,17 @@ class Plan:
 
     @property
     def candidate_stages(self) -> tuple[Stage, ...]:
-        """Every stage that may be trained, whatever comes of those before it."""
+        """Every stage that may run, whichever of the earlier ones succeed; without refit stages."""
         if self.job.freeze != "auto":
             return self.stages
         return (*self.stages, *(() if self.shared_backbone_blocker() else (self.shared,)), self.forked)
 
     def frozen_depth(self) -> int:
-        """Return the number of blocks that no stage of the plan moves, from the bottom."""
+        """Return the number of bottom blocks that no stage of the plan trains."""
         return min((stage.of - stage.blocks for stage in self.candidate_stages), default=0)
 
     def approved_checkpoint(self) -> Checkpoint | None:
-        """Return the last checkpoint that a person approved, if it is another one than the base and still there."""
+        """Return the last checkpoint that a person approved, unless it is the base or has been deleted."""
         store = Store(self.job.store)
         name = store.aliases().approved
         if name is None or name == self.base.id:
@@ -189,7 +189,7 @@ class Plan:
             return None
 
     def events(self) -> Iterator[Event]:
-        """Say what was found and what is going to be done."""
+        """Yield the description of the data set, notes, and the plan."""
         counted = describe_dataset(self.parts, self.new, self.unaligned[0], self.job.head)
         yield counted
         for note in self.notes:
@@ -208,7 +208,7 @@ class Plan:
         )
 
     def summary(self) -> str:
-        """Say in one sentence what the trainer is going to do."""
+        """Return one sentence that says what the trainer will do."""
         data = f"{len(self.parts.train)} new examples"
         if not self.stages:
             return f"Measure {self.base.id} on {len(self.parts.gate)} of the given examples and train nothing."
@@ -226,7 +226,7 @@ class Plan:
 
 
 def make_plan(job: Job) -> Plan:
-    """Check a job. Raises RefusedError, ExampleError or another CheckpointError that says what to change."""
+    """Check a job and plan it. Raises RefusedError, ExampleError or another CheckpointError that says what to change."""
     check_settings(job)
     base = Store(job.store).get(job.base)
     base.verify()

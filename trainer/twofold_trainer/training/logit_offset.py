@@ -1,8 +1,8 @@
-"""How a head's new rows stand against its old ones, once both are learnt.
+"""Calibration of a head's new labels against its old ones after training.
 
-Training sees new and old examples in shares that say nothing of how often they will be asked for, and what was learnt
-last shouts loudest, or what is held shouts it down. One number added to the biases of all new rows sets that right: after
-the bias correction of Wu et al. 2019 (arXiv:1905.13260) and the logit adjustment of Menon et al. 2021 (arXiv:2007.07314).
+The shares of new and old examples in training differ from those at serving time, which biases the head toward one side.
+A single offset on the biases of all new rows corrects this. See the bias correction of Wu et al. 2019 (arXiv:1905.13260)
+and the logit adjustment of Menon et al. 2021 (arXiv:2007.07314).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from twofold_trainer.training.loop import DevEvaluator
 def calibrate_new_label_bias(
     model: TwofoldModel, dev_evaluator: DevEvaluator, source: FeatureSource, old: int, *, baseline: float | None = None
 ) -> float:
-    """Add to the biases of the rows after the first *old* what does best by the yardstick, and return it, in logits.
+    """Add the offset with the best dev score to the biases of all rows after the first *old*, and return it in logits.
 
-    It must gain more than chance does, and no judge may lose more than MAX_OFFSET_COST by it: what is new does not win at the
-    cost of what is old, nor the other way.
-    With a *floor*, what the second judge's score, that of the old rows, lies below it counts DROP_WEIGHT times as much.
-    The texts are run once, and only the head's last sum is done again for each number that is tried.
+    The offset must gain more than noise, and may cost no scorer more than MAX_OFFSET_COST: neither the new nor the old
+    labels win at the expense of the others. With a *baseline*, the amount by which the second scorer (the old labels)
+    falls below it counts DROP_WEIGHT times. The texts run through the encoder once; each candidate offset recomputes
+    only the head's logits.
     """
     head = model.head(dev_evaluator.scorers[0].head)
     cache = FeatureCache()

@@ -1,4 +1,4 @@
-"""One stage of training as a generator: it yields what happens and returns what came of it."""
+"""The training loop of one stage: a generator that yields events and returns the result."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from twofold_trainer.training.stage_state import Best, StageState, State, resume
 
 @dataclass(frozen=True, slots=True)
 class DevEvaluator:
-    """Measure what training steers by: the mean of the scores of some judges, all on examples that stop, never judge."""
+    """Measures the dev score: the mean of several scorers over the dev examples, which the gate never uses."""
 
     scorers: tuple[Scorer, ...]
     labels: LabelSet
 
     def measure(self, model: TwofoldModel, source: FeatureSource | None) -> ScoreMeasured:
-        """Score the model. With nothing to measure by, every state is worth the same."""
+        """Return the dev score of the model, or 0 if there are no dev examples."""
         scores = self._scores(model, source)
         return ScoreMeasured(
             figure="dev",
@@ -48,11 +48,11 @@ class DevEvaluator:
         )
 
     def noise_margin(self, flips: float) -> float:
-        """Return one standard error of the score of a state that answers the share *flips* of the new examples otherwise."""
+        """Return the standard error of the dev score when the share *flips* of the answers to new examples changes."""
         return math.sqrt(flips / max(1, len(self.scorers[0].examples))) / len(self.scorers)
 
     def scores(self, model: TwofoldModel, source: FeatureSource | None) -> list[float]:
-        """Return what each judge that has examples says."""
+        """Return the score of each scorer that has examples."""
         return [score.value for score in self._scores(model, source)]
 
     def _scores(self, model: TwofoldModel, source: FeatureSource | None) -> list[HeadScore]:
@@ -61,9 +61,9 @@ class DevEvaluator:
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """Say what a stage did: the dev score that it began with, that of the state it ends in, and which tensors it could move.
+    """The result of a stage: the dev scores before and after it, and the names of the tensors that it could change.
 
-    *lost* says why it ends where it began, if it does.
+    *undo_reason* says why the stage ended in its initial state; None if it did not.
     """
 
     stage: Stage
@@ -86,13 +86,13 @@ def train_stage(
     number: int = 0,
     snapshots: ResumeSnapshots = NO_SNAPSHOTS,
 ) -> Generator[Event, None, StageResult]:
-    """Train one stage and leave the model in the best of the states that dev and guard let pass.
+    """Train one stage and leave the model in its best state that the guard accepts.
 
-    That may be the one it began with. If there is a snapshot of the stage, by its *number*, training goes on from that.
+    That may be the initial state. If *snapshots* has a snapshot of stage *number*, training resumes from it.
     """
     stage_trainer = make_stage_trainer(model, stage, recipe, inputs)
     names = stage_trainer.names
-    torch.manual_seed(seed)  # For dropout.
+    torch.manual_seed(seed)  # Dropout draws from the global generator.
     first = snapshot(model, names)
     progress: StageState | None = None
     try:
@@ -154,9 +154,9 @@ def _undo_reason(best: Best, first: State) -> str | None:
 def _repair(
     model: TwofoldModel, best: Best, old: State, inputs: StageInputs, dev_evaluator: DevEvaluator, *, noise: float
 ) -> None:
-    """Go from the best state that did not pass toward the old one until it does (WiSE-FT, arXiv:2109.01903)."""
+    """Interpolate from the best rejected state toward the old one until the guard accepts it (WiSE-FT, arXiv:2109.01903)."""
     if best.state is not old:
-        noise = 0.0  # Something that passed gives way only to what is better.
+        noise = 0.0  # Only a better state may replace one that the guard accepted.
     if best.rejected is None or best.rejected[0] <= best.value - noise:
         return
     for share in INTERPOLATIONS:

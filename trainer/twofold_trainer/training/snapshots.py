@@ -1,4 +1,4 @@
-"""Snapshots of stages, kept beside the job: a trainer that was killed goes on from them. See ADR 28."""
+"""Resume snapshots: the state of each stage, saved beside the job, from which a restarted trainer resumes. See ADR 28."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from twofold_trainer.planning.plan import Plan
 log = logging.getLogger(__name__)
 
 MAX_WRITE_SHARE = 0.05
-"""Most of the time that may go into writing snapshots."""
+"""Largest share of the training time that writing snapshots may take."""
 _HEADER_KEY = "facts"
 
 
 class SnapshotHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold what a snapshot says beside its tensors."""
+    """Everything in a snapshot except its tensors. The JSON keys are those of the first version."""
 
     epochs: int
     step: int
     breaches: int
     finished: bool = msgspec.field(name="over")
-    """Whether the stage has no further epoch."""
+    """Whether the stage has finished its epochs."""
     before: float
     value: float
     best_accepted: float = msgspec.field(name="top")
@@ -45,28 +45,29 @@ class SnapshotHeader(msgspec.Struct, frozen=True, kw_only=True):
     highest: float
     epochs_without_gain: int = msgspec.field(name="fruitless")
     rates: tuple[float, ...]
-    """Of each group of the optimizer."""
+    """Learning rate of each parameter group of the optimizer."""
     rng_state: tuple[int, ...] = msgspec.field(name="chance")
-    """State of the generator that draws the epochs."""
+    """State of the generator that shuffles the epochs."""
     training: str = ""
-    """Digest of what the training depends on."""
+    """Digest of everything that the training depends on; see digest_of."""
     checksum: str = msgspec.field(default="", name="seal")
-    """Digest of the snapshot, without this."""
+    """Digest of the header (without this field) and the tensors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Hold a stage as it was between two epochs."""
+    """The state of a stage between two epochs."""
 
     header: SnapshotHeader
     tensors: dict[str, Tensor]
 
 
 class ResumeSnapshots:
-    """Keep the last snapshot of each stage of one training, that of the digest, as ``DIRECTORY/stage-N.safetensors``.
+    """Saves and loads the last snapshot of each stage of a training, as ``DIRECTORY/stage-N.safetensors``.
 
-    At most one is written in so many seconds, none if the training is over before, and no more often than takes MAX_WRITE_SHARE of
-    the time. If *seconds* is zero, every one is written. Without a *directory*, none is.
+    *training* is the digest of the training; snapshots of another one are rejected. At most one snapshot is written every
+    *seconds*, the first after that time, and writing takes at most MAX_WRITE_SHARE of the time. With 0 seconds every
+    snapshot is written; without a *directory*, none.
     """
 
     def __init__(
@@ -83,17 +84,17 @@ class ResumeSnapshots:
         self._due = clock() + seconds if directory else math.inf
 
     def has(self, number: int) -> bool:
-        """Tell whether there is a snapshot of a stage, be it good or not."""
+        """Tell whether a snapshot file of a stage exists; it may be unusable."""
         return self._directory is not None and self._path(self._directory, number).exists()
 
     def find(self, number: int) -> Snapshot | None:
-        """Read the snapshot of a stage; None if there is none. Raises SnapshotError if it cannot be used."""
+        """Load the snapshot of a stage, or return None if there is none. Raises SnapshotError if it is unusable."""
         if self._directory is None or not self.has(number):
             return None
         try:
             with safe_open(self._path(self._directory, number), framework="pt") as file:
                 header = msgspec.json.decode((file.metadata() or {}).get(_HEADER_KEY, ""), type=SnapshotHeader)
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- it is no dict.
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict.
         except (OSError, SafetensorError, msgspec.DecodeError) as error:
             log.warning("a snapshot cannot be read", exc_info=True)
             raise SnapshotError("it is damaged") from error
@@ -104,7 +105,7 @@ class ResumeSnapshots:
         return Snapshot(header, tensors)
 
     def save_if_due(self, number: int, make_snapshot: Callable[[], Snapshot]) -> Iterator[NoteAdded]:
-        """Write a snapshot of a stage in the place of its last one, if it is time to. No training fails for it."""
+        """Replace the snapshot of a stage if one is due. A failed write yields a warning and disables further snapshots."""
         started_at = self._clock()
         if self._directory is None or started_at < self._due:
             return
@@ -130,7 +131,7 @@ class ResumeSnapshots:
         temporary = path.with_suffix(".new")
         try:
             save_file(tensors, temporary, metadata={_HEADER_KEY: msgspec.json.encode(header).decode()})
-            # Not flushed to the disk: if the machine dies, a digest that is wrong costs no more than what is trained anew.
+            # No fsync: a snapshot torn by a power loss fails its checksum and only costs retraining.
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -141,7 +142,7 @@ class ResumeSnapshots:
 
 
 NO_SNAPSHOTS = ResumeSnapshots()
-"""Keeps nothing."""
+"""Saves and loads nothing."""
 
 
 def _checksum(header: SnapshotHeader, tensors: dict[str, Tensor]) -> str:
@@ -151,7 +152,7 @@ def _checksum(header: SnapshotHeader, tensors: dict[str, Tensor]) -> str:
 
 
 def digest_of(plan: Plan) -> str:
-    """Return the SHA-256 of all that a training depends on: the job, its base, its examples, its recipe, and torch."""
+    """Return the SHA-256 of everything that a training depends on: job, base, examples, recipe and torch version."""
     job = msgspec.structs.replace(plan.job, store="", train="", dev=None, max_runtime=None, snapshot_seconds=0.0)
     identity = (job, plan.base.manifest, dataclasses.asdict(plan.recipe), plan.parts, str(torch.__version__))
     sha256 = hashlib.sha256(msgspec.json.encode(identity, order="deterministic"))

@@ -1,4 +1,4 @@
-"""What every stage of a job shares: the frozen prefix, the teacher, the guard and the yardstick."""
+"""Preparation of stages, with what they share: feature caches, the teacher, the guard and the dev evaluator."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from twofold_trainer.training.stage_inputs import StageInputs
 
 
 class StageFactory:
-    """Prepare the stages of a job.
+    """Makes the inputs of each stage of a job.
 
-    The base model runs once over every text. What enters the first block that any stage trains is kept, and so is what
-    the heads read: the probe and the teacher need no backbone then.
+    The base model runs once over every text. The inputs of the first trained block and the features that the heads read
+    are cached, so that the probe and the teacher need no backbone passes.
     """
 
     def __init__(self, plan: Plan, stop: StopSignal) -> None:
@@ -68,10 +68,10 @@ class StageFactory:
         self._covariances: Covariances = {}
         self.guard: Guard | None = None
         self.baseline_dev_score: float | None = None
-        """Dev score of the old labels below which they have fallen; None if nothing measures them."""
+        """Dev score of the base on the old labels; None if there are no examples of them."""
 
     def precompute(self) -> None:
-        """Run the base model over every text, once, and ask it what it answers. Raises CancelledError."""
+        """Run the base model over every text once, and set up the teacher, the guard and the baselines. Raises CancelledError."""
         plan, model = self._plan, self._plan.model
         if self.caches_features:
             self._cache_features(
@@ -82,7 +82,7 @@ class StageFactory:
             )
         source = self.base_features
         if not self.caches_features and plan.stages:
-            # The teacher answers from its own copy, for this one is going to move.
+            # The teacher needs a separate copy, because training changes this model.
             source = live(load_model(plan.base), plan.encoder.settings.pad_id)
         self._teacher = Teacher(model, self._as_trained(source))
         self.guard = self._make_guard(source)
@@ -92,7 +92,7 @@ class StageFactory:
             self._covariances = self._collect_covariances()
 
     def _make_guard(self, source: FeatureSource) -> Guard | None:
-        """Let the guard note where the protected head begins; None if nothing can move it, or nothing measures it."""
+        """Return a guard with the base's protected score as baseline; None if it cannot change or cannot be measured."""
         labels, protection = self._plan.base.manifest.labels, self._plan.job.protection
         if self._protected_scorer is None or not isinstance(protection, Statistical):
             return None
@@ -103,7 +103,7 @@ class StageFactory:
         return Guard(self._plan.model, self._protected_scorer, labels, first.value, allowed)
 
     def _collect_covariances(self) -> Covariances:
-        """Return what the base remembers of its activations, or run it over the protected texts that may be trained on."""
+        """Return the covariances stored with the base, or collect them from the remembered protected texts."""
         plan, protected = self._plan, other_head(self._plan.job.head)
         if plan.statistics is not None:
             return plan.statistics
@@ -115,11 +115,11 @@ class StageFactory:
 
     @property
     def base_features(self) -> FeatureSource:
-        """Return the features that the base computes of the job's texts."""
+        """The base model's features of the job's texts."""
         return self._features.get if self.caches_features else self._live()
 
     def stage_inputs(self, stage: Stage) -> StageInputs:
-        """Prepare a stage."""
+        """Return the inputs of a stage. Call precompute() first, and call this in the order of the stages."""
         plan, head = self._plan, self._plan.job.head
         shared, untrained = plan.moves_protected(stage), self._untrained(stage)
         lost = self._old_label_drop(stage, untrained)
@@ -156,29 +156,29 @@ class StageFactory:
         )
 
     def _old_label_drop(self, stage: Stage, untrained: FeatureSource) -> float:
-        """Return what the old labels have lost on dev before a stage moves blocks; zero if nothing measures it."""
+        """Return the old labels' dev-score drop before a stage trains blocks; 0 if there is nothing to measure it by."""
         if not stage.blocks or stage.follows is not None or self.baseline_dev_score is None:
             return 0.0
         now = self.dev_evaluator.scorers[1].score(self._plan.model, self._plan.labels, untrained)
         return 0.0 if now is None else self.baseline_dev_score - now.value
 
     def _untrained(self, stage: Stage) -> FeatureSource:
-        """Choose the cheapest source that is true before a stage trains: what the base sees, while no block has moved."""
+        """Return the cheapest source that is valid before a stage trains: the base's features while no block has changed."""
         return self._features.get if self.caches_features and not self._blocks_have_moved else self.source(stage)
 
     def _heads(self, stage: Stage) -> tuple[HeadName, ...]:
-        """Return the heads whose answers a stage may change."""
+        """Return the heads whose predictions a stage may change."""
         return HEADS if self._plan.moves_protected(stage) else (self._plan.job.head,)
 
     def _make_constraint(self, stage: Stage) -> NullSpaceConstraint | None:
-        """Hold the blocks that a stage moves to where protected texts have no activations, if that is asked for."""
+        """Constrain the blocks of a stage to the null space of protected activations; None if there are no covariances."""
         model = self._plan.model
         moved = linear_names(model, model.path(stage.heads[0])[stage.of - stage.blocks :])
         known = {name: self._covariances[name] for name in moved if name in self._covariances}
         return constrain(model, known, self._plan.recipe.projection) if known else None
 
     def source(self, stage: Stage) -> FeatureSource:
-        """Choose the cheapest source that a stage leaves true: what lies below the blocks that it moves."""
+        """Return the cheapest source that stays valid while a stage trains: it caches the layers below the trained blocks."""
         if stage.follows is not None:
             return self._refit_source(stage, stage.follows)
         heads = self._heads(stage)
@@ -187,17 +187,17 @@ class StageFactory:
         return self._prefix_source(stage.of - stage.blocks, heads) or self._live(heads)
 
     def _refit_source(self, stage: Stage, trained: Stage) -> FeatureSource:
-        """Return what a stage sees below whatever it moves, once another stage was *trained*; that is computed once if it fits."""
+        """Return the feature source of a refit stage after the stage *trained*; cached if the features fit in memory."""
         below = self._upper_block_source(trained)
         if stage.blocks:
             return below
         if stage not in self._head_features:
-            self._head_features = {stage: FeatureCache()}  # Those of a rung that was left are of no use any more.
+            self._head_features = {stage: FeatureCache()}  # Drops the cache of an abandoned stage.
             self._cache_features(self._head_features[stage], below, *self._train_and_eval_encodings(stage))
         return self._head_features[stage].get
 
     def _upper_block_source(self, trained: Stage) -> FeatureSource:
-        """Return a source over what enters those of the blocks *trained* that move once more."""
+        """Return a source that caches the inputs of the upper blocks of *trained* that are trained once more."""
         *_, upper = self._plan.refit_stages(trained)
         heads, depth, model = self._heads(upper), upper.of - upper.blocks, self._plan.model
         if not self.caches_features or not model.can_fork or not depth:
@@ -213,7 +213,7 @@ class StageFactory:
         return partial(self._upper_block_inputs[trained].features, heads=heads)
 
     def _train_and_eval_encodings(self, stage: Stage) -> tuple[list[Encoding], list[Encoding]]:
-        """Return the texts that a stage teaches, and those by which it is judged."""
+        """Return the encodings that a stage trains on, and those that it is scored on."""
         pool = self._plan.pool(stage)
         train_encodings = [target.encoding for target in (*pool.new, *pool.rehearsed)]
         watched = (
@@ -231,17 +231,17 @@ class StageFactory:
         train_encodings: Sequence[Encoding],
         eval_encodings: Sequence[Encoding],
     ) -> None:
-        """Keep what a source gives of texts: of those that teach as training steps compute it, of those that judge in fp32."""
+        """Fill a cache from a source: training texts in the precision of training steps, scored texts in fp32."""
         for own, encodings in ((self._as_trained(source), train_encodings), (source, eval_encodings)):
             for _ in cache.fill(own, encodings, rows=ROWS):
                 self._stop.check()
 
     def _as_trained(self, source: FeatureSource) -> FeatureSource:
-        """Return a source in the precision of training steps."""
+        """Return the source in the precision of training steps."""
         return in_mixed_precision(source) if self._plan.recipe.mixed_precision else source
 
     def _prefix_source(self, depth: int, heads: tuple[HeadName, ...] = HEADS) -> FeatureSource | None:
-        """Return a source over what enters the block at *depth*, which is computed once; None if nothing is gained."""
+        """Return a source that caches the inputs of the block at *depth*; None if caching gains nothing."""
         model = self._plan.model
         if (
             not self.caches_features

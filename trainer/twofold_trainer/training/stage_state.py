@@ -1,4 +1,4 @@
-"""How far a stage has come: all that its next epoch depends on, beside what the job and its base say."""
+"""The state of a stage between epochs: everything that its next epoch depends on, besides the job and the base."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ State = dict[str, torch.Tensor]
 
 @dataclass(slots=True)
 class Best:
-    """Keep the latest state that the guard lets pass and dev cannot tell from the best such, and the best that does not pass.
+    """The latest accepted state whose dev score is within noise of the best accepted one, and the best rejected state.
 
-    Rates fall to zero, so of two states that dev cannot tell apart the later one has learnt more and swings less. This is
-    the rule of one standard error (Breiman et al. 1984), with what came later in the place of what is simpler.
+    The guard accepts or rejects states. Learning rates decay to zero, so of two states with indistinguishable dev scores
+    the later one has learned more and fluctuates less. This is the one-standard-error rule (Breiman et al. 1984), which
+    prefers the later state instead of the simpler one.
     """
 
     value: float
     """Dev score of the state."""
     state: State
     best_accepted: float
-    """Dev score of the best state that passed. What the stage began with counts as one."""
+    """Highest dev score of an accepted state, including the initial one."""
     rejected: tuple[float, State] | None = None
     highest: float = -math.inf
     epochs_without_gain: int = 0
-    """Measurements since the highest one. A stage first falls while its rates rise: what it began with does not count."""
+    """Evaluations since the highest score. The initial state does not count, because scores dip during the warm-up."""
 
     def update(self, value: float, state: State, *, passes: bool, noise: float) -> None:
-        """Take a state if it is the best of its kind. *noise* is how far that alone moves a dev score."""
+        """Keep a state if it is the best accepted or rejected one. *noise* is the standard error of a dev score."""
         self.epochs_without_gain = 0 if value > self.highest else self.epochs_without_gain + 1
         self.highest = max(self.highest, value)
         if passes and value > self.best_accepted - noise:
@@ -48,10 +49,10 @@ class Best:
 
 @dataclass(slots=True)
 class StageState:
-    """Hold what changes from epoch to epoch, apart from the model and its learner."""
+    """What changes from epoch to epoch, apart from the model and the optimizer."""
 
     before: float
-    """Dev score that the stage began with."""
+    """Dev score at the start of the stage."""
     best: Best
     rng: random.Random
     epochs: int = 0
@@ -61,9 +62,9 @@ class StageState:
 
 
 def to_snapshot(progress: StageState, stage_trainer: StageTrainer, first: State) -> Snapshot:
-    """Copy a stage as it is between two epochs. Of one that is over, only what its end depends on is saved.
+    """Return a snapshot of a stage between two epochs. A finished stage stores only what its result depends on.
 
-    The state that the stage began with, *first*, is not kept: who resumes begins there as well.
+    The initial state *first* is not stored, because a resumed trainer starts from it as well.
     """
     best, tensors = progress.best, dict[str, torch.Tensor]()
     if best.state is not first:
@@ -93,9 +94,10 @@ def to_snapshot(progress: StageState, stage_trainer: StageTrainer, first: State)
 
 
 def resume(saved: Snapshot, stage_trainer: StageTrainer, first: State) -> StageState:
-    """Let a model and its learner be as they were when the snapshot was taken. Raises SnapshotError before anything moves.
+    """Restore the model, the optimizer and the stage state from a snapshot.
 
-    The model has to be as it was when the stage began, and *first* is a copy of that.
+    The model must be in the initial state of the stage, of which *first* is a copy. Raises SnapshotError before it
+    changes anything.
     """
     header, parts = saved.header, _split_by_prefix(saved.tensors)
     for part in ("best", "wild", *(() if header.finished else ("model",))):
@@ -148,7 +150,7 @@ def _split_by_prefix(tensors: State) -> dict[str, State]:
 
 
 def _check_shapes(actual: State, expected: State) -> None:
-    """Raise SnapshotError unless the tensors are those that the stage trains."""
+    """Raise SnapshotError unless both have the same tensor names and shapes."""
     shapes, wanted = ({name: tensor.shape for name, tensor in state.items()} for state in (actual, expected))
     if shapes != wanted:
         raise SnapshotError("its tensors are not those of this stage")

@@ -1,4 +1,4 @@
-"""Stages one after the other, each kept only if it helps."""
+"""Runs stages in order and keeps each only if it improves the dev score (gradual unfreezing, arXiv:1801.06146)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from twofold_trainer.training.stage_inputs import StageInputs
 
 @dataclass(frozen=True, slots=True)
 class StagesResult:
-    """Say which stages were kept and why there are no more."""
+    """The stages that were kept, and why training ended."""
 
     completed_stages: tuple[StageResult, ...]
     reason: str
@@ -30,7 +30,7 @@ class StagesResult:
 
     @property
     def names(self) -> frozenset[str]:
-        """The tensors that the kept stages trained."""
+        """Names of the tensors that the kept stages trained."""
         return frozenset(name for trained in self.completed_stages for name in trained.names)
 
 
@@ -47,10 +47,10 @@ def train_stages(
     first: int = 0,
     snapshots: ResumeSnapshots = NO_SNAPSHOTS,
 ) -> Generator[Event, None, StagesResult]:
-    """Run stages from the cheapest to the strongest. One that does not help, or breaks something, is undone and ends it.
+    """Run stages in order. A stage that trains blocks without improvement is undone and ends the training.
 
-    The probe of new heads is never undone: without it there would be nothing to build on. *first* is the number of
-    stages that went before, so that each has chances, and a snapshot, of its own.
+    A refit stage without improvement is undone, and training continues. The probe of the heads is never undone, because
+    later stages build on it. *first* is the number of earlier stages; it makes each stage's seed and snapshot unique.
     """
     reporter = ProgressReporter(sum(stage.steps(recipe, pool(stage)) for stage in stages))
     completed: list[StageResult] = []

@@ -1,4 +1,4 @@
-"""The training of a job: cache what stays, grow the head, climb the stages under guard."""
+"""The training of a job: cache features, grow the head, and run the stages."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from twofold_trainer.training.stage_setup import StageFactory
 from twofold_trainer.training.stages import StagesResult, train_stages
 
 Gate = Callable[[], Verdict]
-"""Judges the model as it stands."""
+"""Evaluates the gate on the current model."""
 
 
 def train(
     plan: Plan, stop: StopSignal, gate: Gate, snapshots: ResumeSnapshots = NO_SNAPSHOTS
 ) -> Generator[Event, None, StagesResult]:
-    """Cache what the frozen backbone sees, grow the adapted head, and climb the stages.
+    """Cache the base model's features, add rows to the adapted head, and run the stages.
 
-    All but the stages is done again by a trainer that goes on where another one died: it comes out the same.
+    A resumed trainer repeats everything but the stages, which is deterministic.
     """
     yield PhaseStarted(phase="cache")
     stage_factory = StageFactory(plan, stop)
@@ -85,7 +85,7 @@ def _continue_auto(
     *,
     snapshots: ResumeSnapshots,
 ) -> Generator[Event, None, StagesResult]:
-    """Go on with AUTO from the probe: a shared backbone if that can pass the gate, else blocks of the head's own."""
+    """Continue freeze mode "auto" after the probe: train the shared backbone if it can pass the gate, else a fork."""
     model, why = plan.model, plan.shared_backbone_blocker()
     if why is None:
         before = snapshot(model, model.state_dict())
@@ -121,7 +121,7 @@ def _continue_auto(
 
 
 def grow(plan: Plan, stage_factory: StageFactory) -> None:
-    """Append rows to the adapted head, begun at the means of their examples."""
+    """Append rows for the added labels to the adapted head, initialised with the class means of their examples."""
     head, model = plan.job.head, plan.model
     if not plan.retained_labels:
         clear_head(model, head)
