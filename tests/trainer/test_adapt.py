@@ -346,7 +346,7 @@ def test_auto_shares_what_the_gate_passes(make_job: MakeJob, store: Store, monke
     assert end.outcome == "succeeded", end.reason
     assert any(isinstance(event, GuardChecked) for event in events)
     shared = store.get(one(events, Published).checkpoint_id).manifest.branch is None
-    assert ("a shared backbone learned it and passed the gate" in end.reason) == shared
+    assert ("the shared backbone passed the gate" in end.reason) == shared
 
 
 def test_auto_gives_a_ruined_backbone_up(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,7 +357,7 @@ def test_auto_gives_a_ruined_backbone_up(make_job: MakeJob, monkeypatch: pytest.
 
     actions = [event.action for event in events if isinstance(event, GuardChecked)]
     assert "restore" in actions
-    assert any("The shared backbone is given up" in note.message for note in notes(events))
+    assert any("Abandoned the shared backbone" in note.message for note in notes(events))
     assert figures(events, "before")["protected"] == figures(events, "after")["protected"]
 
 
@@ -415,7 +415,7 @@ def test_validating_only(make_job: MakeJob, store: Store) -> None:
     assert one(events, PlanMade).hyperparameters.epochs
     notes = "\n".join(event.message for event in events if isinstance(event, NoteAdded))
     assert re.search(r"takes about [1-9]\d* seconds and [1-9]\d+ MiB", notes)
-    assert re.search(r"By \d+ protected examples the smallest margin .* is \d+\.\d points", notes)
+    assert re.search(r"With \d+ protected examples, the smallest margin .* is \d+\.\d points", notes)
     assert not any(isinstance(event, StepCompleted) for event in events)
     assert store_is_as_it_was(store)
 
@@ -423,7 +423,7 @@ def test_validating_only(make_job: MakeJob, store: Store) -> None:
 OSLO = (Span(start=3, end=7, type="city"),)
 
 
-UNJUDGED = "no score tells whether that was learnt. Give dev examples of it."
+UNSCORED = "so no score measures whether it was learned; add dev examples."
 
 
 @pytest.mark.parametrize(
@@ -442,9 +442,11 @@ def test_new_names_that_nothing_judges_are_told_of(
     events, _ = tiny_models.ending(run_job(make_job(head, validate_only=True, dev=dev)))
 
     told = [
-        one.message for one in events if isinstance(one, NoteAdded) and one.warning and "no score tells" in one.message
+        one.message
+        for one in events
+        if isinstance(one, NoteAdded) and one.warning and "no score measures" in one.message
     ]
-    assert told == ([] if missing is None else [f"No held-out example has {missing}: {UNJUDGED}"])
+    assert told == ([] if missing is None else [f"No held-out example has {missing}, {UNSCORED}"])
 
 
 @pytest.mark.parametrize(
@@ -452,7 +454,7 @@ def test_new_names_that_nothing_judges_are_told_of(
     [
         ("ner", {"protection": Exact(), "freeze": "head"}, "exact keeps the protected path's tensors"),
         ("ner", {"protection": Exact(), "freeze": "staged"}, "choose freeze mode 'backbone' or 'auto'"),
-        ("ner", {"protection": Statistical(margin=-1)}, "protection.margin: -1 is not from 0 to 100"),
+        ("ner", {"protection": Statistical(margin=-1)}, "protection.margin: -1 must be from 0 to 100"),
         ("ner", {"label_policy": "fixed"}, "the entity type 'people' is new"),
         ("classifier", {"label_policy": "fixed"}, "the label 'recipe' is new"),
         ("classifier", {"train": [Example(text="in Oslo", entities=OSLO)]}, "no training example has label"),
@@ -461,7 +463,7 @@ def test_new_names_that_nothing_judges_are_told_of(
         ("ner", {"hyperparameters": Hyperparameters(epochs=0)}, "epochs: 0 must be at least 1 and at most 1000"),
         ("ner", {"hyperparameters": Hyperparameters(head_learning_rate=0.0)}, "0 must be above 0 and at most 1"),
         ("ner", {"hyperparameters": Hyperparameters(repair=float("nan"))}, "hyperparameters.repair: nan must be"),
-        ("ner", {"max_runtime": 0.0}, "max_runtime: 0 seconds leave no time"),
+        ("ner", {"max_runtime": 0.0}, "max_runtime: 0 s must be above 0"),
         ("ner", {"seed": -1}, "seed: -1 is negative"),
         ("ner", {"base": "nothing"}, "there is no checkpoint 'nothing'"),
         ("ner", {"train": [Example(text=" ")]}, "train.jsonl:1: text: is empty"),

@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="twofold-trainer", description="Train and adapt Twofold checkpoints.")
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run one adaptation job; writes events to stdout as JSON lines")
-    run.add_argument("job", help="the job, as a JSON file")
+    run.add_argument("job", help="the job as a JSON file")
     init = commands.add_parser("init", help="train a first checkpoint from a pretrained backbone")
     init.add_argument(
         "--train",
@@ -63,20 +63,26 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         help="examples: .jsonl, CoNLL columns, or hf:name[:config][:split]; repeat it for more files",
     )
-    init.add_argument("--dev", help="held-out examples; without them a tenth of --train is set aside")
-    init.add_argument("--out", required=True, metavar="STORE", help="directory of the store")
-    init.add_argument("--backbone", default="sentence-transformers/all-MiniLM-L6-v2", help="a directory or a hub id")
-    init.add_argument("--seed", type=int, default=0, help="seed of every random choice")
+    init.add_argument("--dev", help="held-out examples; default: a tenth of --train")
+    init.add_argument("--out", required=True, metavar="STORE", help="store directory")
+    init.add_argument(
+        "--backbone",
+        default="sentence-transformers/all-MiniLM-L6-v2",
+        help="directory or Hugging Face Hub id of the pretrained backbone",
+    )
+    init.add_argument("--seed", type=int, default=0, help="random seed")
     init.add_argument(
         "--memory",
         choices=get_args(MemoryMode),
         default="examples",
-        help="what the checkpoint carries for later adaptations: examples, covariances without any text, or nothing",
+        help="what the checkpoint stores for later adaptations: examples, covariances without texts, or nothing",
     )
     for name, example in msgspec.structs.asdict(_EXAMPLE_VALUES).items():
-        init.add_argument(f"--{name.replace('_', '-')}", type=type(example), help="chosen for you if left out")
+        init.add_argument(
+            f"--{name.replace('_', '-')}", type=type(example), help="default: chosen from the size of the data"
+        )
     for command in (run, init):
-        command.add_argument("--threads", type=int, help="threads to compute with; all cores if left out")
+        command.add_argument("--threads", type=int, help="compute threads; default: all cores")
     return parser
 
 
@@ -101,7 +107,7 @@ def _run(arguments: argparse.Namespace, stop: StopSignal) -> int:
         try:
             job = read_job(arguments.job)
         except (OSError, msgspec.DecodeError) as error:
-            reason = f"{arguments.job} is not a job that can be read: {error}."
+            reason = f"cannot read the job file {arguments.job}: {error}."
             return _write([Finished(outcome="failed", reason=reason)], pipe)
         from twofold_trainer.adapt import run_job  # noqa: PLC0415 -- imports torch: seconds.
 
@@ -189,7 +195,7 @@ def describe(event: Event) -> str:
         case PhaseStarted():
             return f"== {event.phase}"
         case StepCompleted():
-            left = f"{event.remaining_seconds:.0f} s left if all of them are taken"
+            left = f"at most {event.remaining_seconds:.0f} s left"
             return f"   {event.stage}: step {event.step}/{event.total_steps}, loss {event.loss:.3f}, {left}"
         case ScoreMeasured(figure="dev"):  # The mean of both heads: an accuracy and an F1.
             return f"   dev score {100 * event.value:.1f}"

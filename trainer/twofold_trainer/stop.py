@@ -25,7 +25,7 @@ class StopSignal:
     def check(self) -> None:
         """Raise CancelledError if the training was cancelled."""
         if self.cancelled:
-            raise CancelledError("the job was cancelled; the store is as it was")
+            raise CancelledError("the job was cancelled; the store is unchanged")
 
     @property
     def is_past_deadline(self) -> bool:

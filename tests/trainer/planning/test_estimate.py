@@ -73,9 +73,12 @@ def test_only_features_that_are_kept_take_memory(make_job: MakeJob, monkeypatch:
 @pytest.mark.parametrize(
     ("examples", "says"),
     [
-        (0, "Nothing is remembered or given by which"),
+        (0, "There are no remembered or given examples"),
         # (1.645 + 0.842) * sqrt(0.01 / n), in points.
-        (700, "By 700 protected examples the smallest margin that can be proven for a shared backbone is 0.9 points"),
+        (
+            700,
+            "With 700 protected examples, the smallest margin that can be proven for a shared backbone is 0.9 points",
+        ),
         (100, " is 2.5 points, if one answer in 100 changes."),
     ],
 )

@@ -482,7 +482,7 @@ def test_covariances_that_do_not_fit_are_refused(bert: World) -> None:
     query = "backbone.encoder.layer.0.attention.self.query"
     with pytest.raises(RefusedError, match="widths 3 and 4"):
         narrow + wide
-    with pytest.raises(RefusedError, match="only one side has seen b"):
+    with pytest.raises(RefusedError, match="only one side has b"):
         add_covariances({"a": narrow}, {"a": narrow, "b": wide})
     with pytest.raises(RefusedError, match="there are no covariances"):
         constrain(bert.model, {})

@@ -221,7 +221,7 @@ def test_a_useless_stage_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [trained.stage.name for trained in stages_result.completed_stages] == ["heads"]
     assert not stages_result.complete
     assert world.digest() == digests[0]
-    assert "top block did not help" in stages_result.reason
+    assert "top block did not improve the dev score" in stages_result.reason
 
 
 def test_the_guard_restores_then_ends_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +241,7 @@ def test_the_guard_restores_then_ends_the_stage(tmp_path: Path, monkeypatch: pyt
 
     assert actions == ["restore", "leave"]
     assert world.digest() == before
-    assert trained.undo_reason == "was of no use because the guard let nothing of it pass"
+    assert trained.undo_reason == "never passed the guard"
 
 
 class Casts(TorchDispatchMode):

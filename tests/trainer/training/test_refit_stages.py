@@ -251,7 +251,7 @@ def test_what_does_not_help_is_undone(exact: Plan, monkeypatch: pytest.MonkeyPat
 
     assert [trained.stage.name for trained in stages_result.completed_stages] == ["heads", exact.forked.name]
     for name in ("the head", "the upper 2 blocks"):
-        assert any(note.startswith(f"Stage {name} once more did not help") for note in told)
+        assert any(note.startswith(f"Stage {name} once more did not improve the dev score") for note in told)
     assert left
     assert all(torch.equal(tensor, left[name]) for name, tensor in exact.model.state_dict().items())
 

@@ -150,10 +150,10 @@ def test_a_training_that_is_killed_after_every_epoch_ends_in_the_same_bytes(
 
     assert resumed == expected
     assert kills >= 3
-    assert any("goes on from its snapshot" in note for note in notes(events))
+    assert any("resumes from its snapshot" in note for note in notes(events))
     if "restored" in kind:
         assert "restore" in {event.action for event in seen if isinstance(event, GuardChecked)}
-        assert any("is given up" in note for note in notes(seen))
+        assert any("Abandoned the shared backbone" in note for note in notes(seen))
 
 
 def test_a_training_that_is_killed_within_an_epoch_ends_in_the_same_bytes(
@@ -197,7 +197,7 @@ def test_a_process_that_gets_sigkill_goes_on_to_the_same_file(make_job: MakeJob,
         [published] = [event for event in events if isinstance(event, Published)] or [events[-1]]
         files.append((store.get(published.checkpoint_id).path / TRAINING_WEIGHTS).read_bytes())
 
-    assert any("Stage heads goes on from its snapshot" in note for note in notes(events))
+    assert any("Stage heads resumes from its snapshot" in note for note in notes(events))
     assert files[0] == files[1]
 
 
@@ -230,8 +230,8 @@ def test_a_snapshot_that_cannot_be_used_is_passed_over(
     resumed, events = weights(job)
 
     assert resumed == expected
-    [told] = [note for note in notes(events) if "is not used" in note]
-    assert told.startswith("The snapshot of stage heads is not used: ")
+    [told] = [note for note in notes(events) if note.startswith("Ignored the snapshot")]
+    assert told.startswith("Ignored the snapshot of stage heads: ")
     assert why in told
 
 
@@ -248,7 +248,7 @@ def test_a_snapshot_of_another_job_is_passed_over(make_job: MakeJob) -> None:
     ]
     for other in others:
         _, events = weights(other)
-        [told] = [note for note in notes(events) if "is not used" in note]
+        [told] = [note for note in notes(events) if note.startswith("Ignored the snapshot")]
         assert "it belongs to another job" in told
 
 

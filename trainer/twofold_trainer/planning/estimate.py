@@ -112,9 +112,9 @@ def describe_estimate(plan: Plan) -> Iterator[NoteAdded]:
 def describe_provable(examples: int) -> str:
     """Return a sentence with the smallest margin that this number of protected examples can prove."""
     if not examples:
-        return "Nothing is remembered or given by which a shared backbone could be proven whole."
+        return "There are no remembered or given examples to prove the protection of a shared backbone."
     margin = 100 * provable_margin(examples, recipe.EXPECTED_FLIPS)
     return (
-        f"By {examples} protected examples the smallest margin that can be proven for a shared backbone is "
+        f"With {examples} protected examples, the smallest margin that can be proven for a shared backbone is "
         f"{margin:.1f} points, if one answer in {round(1 / recipe.EXPECTED_FLIPS)} changes."
     )

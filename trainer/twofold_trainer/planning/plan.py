@@ -157,10 +157,10 @@ class Plan:
         if isinstance(self.job.protection, Exact):
             return "protection is exact"
         if self.base.manifest.branch is not None:
-            return "the heads have blocks of their own already"
+            return "the heads are already forked"
         examples = len(annotated_for(self.protected("gate"), other_head(self.job.head)))
         if not examples:
-            return "no example is remembered or given to prove the protected task by"
+            return "there are no remembered or given examples to measure the protected task on"
         provable = 100 * provable_margin(examples, recipe.EXPECTED_FLIPS)
         if provable > self.job.protection.margin:
             return f"on {examples} examples no margin under {provable:.1f} points can be proven for a shared backbone"
@@ -199,9 +199,7 @@ class Plan:
         if self.unscored:
             first, more = ", ".join(self.unscored[:MAX_NAMES]), len(self.unscored) - MAX_NAMES
             names = f"{first} and {more} others" if more > 0 else first
-            message = (
-                f"No held-out example has {names}: no score tells whether that was learnt. Give dev examples of it."
-            )
+            message = f"No held-out example has {names}, so no score measures whether it was learned; add dev examples."
             yield NoteAdded(message=message, warning=True)
         yield PlanMade(
             plan=self.summary(), hyperparameters=recipe.to_hyperparameters(self.recipe), added_labels=self.added
@@ -237,10 +235,12 @@ def make_plan(job: Job) -> Plan:
     parts = split(train, dev, memory, held_out=recipe.HELD_OUT_SHARE)
     if parts.moved:
         notes.append(
-            f"{parts.moved} examples keep the part in which their text already stands, to keep the judges apart."
+            f"{parts.moved} examples stay in the split that already has their text, so that the splits remain disjoint."
         )
     if not parts.train:
-        raise RefusedError("no example is left to train on: every text is one that the checkpoint holds out")
+        raise RefusedError(
+            "no training examples remain: the checkpoint holds out every text; add examples of other texts"
+        )
     labels = grow_labels(job, base.manifest.labels, [*parts.train, *parts.dev, *parts.gate])
     model, encoder = load_model(base), base.encoder()
     blocks = len(model.blocks())

@@ -16,11 +16,11 @@ def check_settings(job: Job) -> None:
             "backbone under it; choose freeze mode 'backbone' or 'auto', or statistical protection with a margin"
         )
     if not isinstance(job.protection, Exact) and not 0 <= job.protection.margin <= 100:
-        raise RefusedError(f"protection.margin: {job.protection.margin:g} is not from 0 to 100 points")
+        raise RefusedError(f"protection.margin: {job.protection.margin:g} must be from 0 to 100 points")
     if job.max_runtime is not None and job.max_runtime <= 0:
-        raise RefusedError(f"max_runtime: {job.max_runtime:g} seconds leave no time; leave it out for no limit")
+        raise RefusedError(f"max_runtime: {job.max_runtime:g} s must be above 0; leave it out for no limit")
     if job.retained_margin is not None and not 0 <= job.retained_margin <= 100:
-        raise RefusedError(f"retained_margin: {job.retained_margin:g} is not from 0 to 100 points")
+        raise RefusedError(f"retained_margin: {job.retained_margin:g} must be from 0 to 100 points")
     check_seed(job.seed)
     check_hyperparameters(job.hyperparameters)
 

@@ -49,7 +49,7 @@ def collect_covariances(
     known = linear_layers(model)
     layers = {name: known[name] for name in linear_names(model, blocks)}
     if not layers:
-        raise RefusedError("the blocks have no linear layer that could be constrained; choose a fork instead")
+        raise RefusedError("the blocks have no linear layers to constrain; use a fork instead")
     sums = {name: torch.zeros(2 * (layer.in_features,), dtype=torch.float64) for name, layer in layers.items()}
     counts = dict.fromkeys(layers, 0)
     real = torch.zeros(0, dtype=torch.bool)
@@ -58,7 +58,7 @@ def collect_covariances(
         rows = entered[0].reshape(-1, entered[0].shape[-1])
         if len(rows) != len(real):
             given = f"{len(rows)} vectors for {len(real)} tokens"
-            raise RefusedError(f"{name} gets {given} and cannot be constrained; choose a fork instead")
+            raise RefusedError(f"{name} gets {given} and cannot be constrained; use a fork instead")
         inputs = rows[real].double()
         sums[name].addmm_(inputs.T, inputs)
         counts[name] += len(inputs)
@@ -76,14 +76,14 @@ def collect_covariances(
     if not any(counts.values()):
         raise RefusedError("there are no protected texts; give at least one batch of them")
     if never_called := [name for name, count in counts.items() if not count]:
-        raise RefusedError(f"{never_called[0]} was never called and cannot be constrained; choose a fork instead")
+        raise RefusedError(f"{never_called[0]} was never called and cannot be constrained; use a fork instead")
     return {name: Covariance(sums[name], counts[name]) for name in layers}
 
 
 def add_covariances(first: Covariances, second: Covariances) -> dict[str, Covariance]:
     """Add covariances layer by layer, which protects the texts of both. Raises RefusedError if the layers differ."""
     if unmatched := sorted(set(first) ^ set(second)):
-        raise RefusedError(f"only one side has seen {unmatched[0]}; collect both from the same blocks")
+        raise RefusedError(f"only one side has {unmatched[0]}; collect both from the same blocks")
     return {name: covariance + second[name] for name, covariance in first.items()}
 
 

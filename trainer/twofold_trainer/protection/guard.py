@@ -63,7 +63,7 @@ class Guard:
     def score_drop(self, source: FeatureSource) -> float:
         """Return the drop of the protected score of the current model; negative if it rose."""
         score = self.scorer.score(self.model, self.labels, source)
-        assert score is not None, "A guard without examples was asked. This is a bug."
+        assert score is not None, "A guard has no examples. This is a bug."
         return self.baseline - score.value
 
     def event(self, step: int, drop: float, action: Action) -> GuardChecked:

@@ -38,7 +38,7 @@ def eigen_split(covariance: Covariance, energy: float = ENERGY) -> tuple[Tensor,
     if not 0 < energy <= 1:
         raise RefusedError(f"energy {energy} must be above 0 and at most 1; the usual value is {ENERGY}")
     if not torch.isfinite(covariance.total).all():
-        raise RefusedError("the covariance is not finite; collect it again from a model whose weights are finite")
+        raise RefusedError("the covariance is not finite; collect it again from a model with finite weights")
     values, vectors = torch.linalg.eigh(covariance.total)
     noise = len(values) * torch.finfo(values.dtype).eps * values.abs().max()
     values = torch.where(values > noise, values, 0.0)
@@ -127,7 +127,9 @@ class NullSpaceConstraint:
     def __init__(self, model: TwofoldModel, bases: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         known = linear_layers(model)
         self._layers = {name: known[name] for name in bases}
-        assert not any(map(parametrize.is_parametrized, self._layers.values())), "Constrained already. This is a bug."
+        assert not any(map(parametrize.is_parametrized, self._layers.values())), (
+            "The layers are already constrained. This is a bug."
+        )
         self._protected = {name: protected for name, (protected, _) in bases.items()}
         self._old = {name: layer.weight.detach().clone() for name, layer in self._layers.items()}
         heads = {id(parameter) for head in (model.classifier, model.ner) for parameter in head.parameters()}
@@ -175,7 +177,7 @@ class NullSpaceConstraint:
         self._release(self._old)
 
     def _release(self, weights: Mapping[str, Tensor]) -> None:
-        assert self._is_active, "The constraint has ended already. This is a bug."
+        assert self._is_active, "The constraint has already ended. This is a bug."
         for name, layer in self._layers.items():
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
             with torch.no_grad():
@@ -213,12 +215,12 @@ def constrain(model: TwofoldModel, covariances: Covariances, energy: float = ENE
     """
     known = linear_layers(model)
     if not covariances:
-        raise RefusedError("there are no covariances, so nothing could be trained; collect them from protected texts")
+        raise RefusedError("there are no covariances, so no layer could be trained; collect them from protected texts")
     for name, covariance in covariances.items():
         width = known[name].in_features if name in known else "no such layer"
         if width != len(covariance.total):
             has = f"{name} with {len(covariance.total)} inputs, but the model has {width}"
-            raise RefusedError(f"the covariances are of {has}; collect them again from this model")
+            raise RefusedError(f"the covariances belong to {has}; collect them again from this model")
     return NullSpaceConstraint(
         model, {name: eigen_split(covariance, energy) for name, covariance in covariances.items()}
     )

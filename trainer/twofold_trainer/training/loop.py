@@ -99,10 +99,10 @@ def train_stage(
         if (saved := snapshots.find(number)) is not None:
             progress = resume(saved, stage_trainer, first)
             reporter.skip(progress.step)
-            yield NoteAdded(message=f"Stage {stage.name} goes on from its snapshot, after epoch {progress.epochs}.")
+            yield NoteAdded(message=f"Stage {stage.name} resumes from its snapshot after epoch {progress.epochs}.")
     except SnapshotError as error:
         yield NoteAdded(
-            message=f"The snapshot of stage {stage.name} is not used: {error}. The stage begins anew.", warning=True
+            message=f"Ignored the snapshot of stage {stage.name}: {error}. The stage starts again.", warning=True
         )
     if progress is None:
         measured = dev_evaluator.measure(model, inputs.untrained or inputs.source)
@@ -148,7 +148,7 @@ def train_stage(
 def _undo_reason(best: Best, first: State) -> str | None:
     if best.state is not first:
         return None
-    return "did not help" if best.rejected is None else "was of no use because the guard let nothing of it pass"
+    return "did not improve the dev score" if best.rejected is None else "never passed the guard"
 
 
 def _repair(

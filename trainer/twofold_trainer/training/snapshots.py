@@ -96,10 +96,10 @@ class ResumeSnapshots:
                 header = msgspec.json.decode((file.metadata() or {}).get(_HEADER_KEY, ""), type=SnapshotHeader)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict.
         except (OSError, SafetensorError, msgspec.DecodeError) as error:
-            log.warning("a snapshot cannot be read", exc_info=True)
+            log.warning("cannot read a resume snapshot", exc_info=True)
             raise SnapshotError("it is damaged") from error
         if header.training != self._training:
-            raise SnapshotError("it belongs to another job, base, data set or version of the trainer")
+            raise SnapshotError("it belongs to another job, base, data set or trainer version")
         if header.checksum != _checksum(header, tensors):
             raise SnapshotError("it is damaged")
         return Snapshot(header, tensors)
@@ -112,11 +112,12 @@ class ResumeSnapshots:
         try:
             self._write(self._directory, number, make_snapshot())
         except (OSError, SafetensorError) as error:
-            log.warning("no snapshot could be written", exc_info=True)
+            log.warning("cannot write a resume snapshot", exc_info=True)
             self._due = math.inf
             why = " ".join(str(error).split())
             yield NoteAdded(
-                message=f"No snapshot could be written, so a trainer that dies begins anew: {why}.", warning=True
+                message=f"No snapshot could be written, so a restarted trainer would start from the beginning: {why}.",
+                warning=True,
             )
             return
         now = self._clock()

@@ -124,7 +124,9 @@ class StageFactory:
         shared, untrained = plan.moves_protected(stage), self._untrained(stage)
         lost = self._old_label_drop(stage, untrained)
         firmly = lost > recipe.OLD_LABEL_DROP
-        note = f"The old labels have lost {100 * lost:.1f} points on dev: {stage.name} rehearses them firmly."
+        note = (
+            f"The old labels lost {100 * lost:.1f} points on dev, so stage {stage.name} rehearses them at full weight."
+        )
         assert self._teacher is not None, "stage_inputs() was called before precompute(). This is a bug."
         settings = plan.recipe
         recalls = any(target.teaches(head) for target in plan.rehearsed)

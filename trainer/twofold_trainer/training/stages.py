@@ -57,7 +57,7 @@ def train_stages(
     phase = ""
     for number, stage in enumerate(stages, first):
         if stop.is_past_deadline and not snapshots.has(number):
-            return StagesResult(tuple(completed), "the time was over", complete=False)
+            return StagesResult(tuple(completed), "the time limit was reached", complete=False)
         wanted = "train" if stage.blocks or stage.follows else "probe"
         if wanted != phase:
             phase = wanted
@@ -89,11 +89,11 @@ def train_stages(
             restore(model, before)
             return StagesResult(
                 tuple(completed),
-                f"training {stage.name} {trained.undo_reason} ({figures}) and was undone",
+                f"stage {stage.name} {trained.undo_reason} ({figures}) and was undone",
                 complete=False,
             )
         completed.append(trained)
         yield NoteAdded(message=f"Stage {stage.name} was kept: {figures}.")
     if stop.is_past_deadline:
-        return StagesResult(tuple(completed), "the time was over", complete=False)
-    return StagesResult(tuple(completed), "the plan was carried out")
+        return StagesResult(tuple(completed), "the time limit was reached", complete=False)
+    return StagesResult(tuple(completed), "the plan was completed")

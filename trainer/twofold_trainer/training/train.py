@@ -70,9 +70,7 @@ def _train_stages(
             plan.model, stage_factory.dev_evaluator, source, retained_rows, baseline=stage_factory.baseline_dev_score
         )
         if offset:
-            yield NoteAdded(
-                message=f"New rows got a lead of {offset:+g} logits over the old ones, which does best on dev."
-            )
+            yield NoteAdded(message=f"Added a bias of {offset:+g} logits to the new labels (best dev score).")
     return stages_result
 
 
@@ -97,17 +95,15 @@ def _continue_auto(
             if verdict.verdict == "pass":
                 return StagesResult(
                     (*head_only.completed_stages, *shared.completed_stages),
-                    "a shared backbone learned it and passed the gate",
+                    "the shared backbone passed the gate",
                 )
             restore(model, before)
-            why = f"with a shared backbone {verdict.reason}"
+            why = f"with the shared backbone {verdict.reason}"
         if stop.is_past_deadline:
-            return StagesResult(head_only.completed_stages, f"the time was over, and {why}", complete=False)
-        yield NoteAdded(message=f"The shared backbone is given up: {why}.")
+            return StagesResult(head_only.completed_stages, f"the time limit was reached, and {why}", complete=False)
+        yield NoteAdded(message=f"Abandoned the shared backbone: {why}.")
     if not model.can_fork:
-        return StagesResult(
-            head_only.completed_stages, f"{why}, and the backbone cannot be divided for blocks of the head's own"
-        )
+        return StagesResult(head_only.completed_stages, f"{why}, and this backbone cannot be forked")
     stage = plan.forked
     if model.branch is None:
         model.fork(plan.job.head, stage.blocks)
