@@ -41,9 +41,9 @@ from twofold_trainer.modeling.model import restore, snapshot
 from twofold_trainer.planning.plan import Plan, make_plan
 from twofold_trainer.planning.stage import Stage
 from twofold_trainer.stop import StopSignal
-from twofold_trainer.training.optimization import make_learner
+from twofold_trainer.training.optimization import make_stage_trainer
 from twofold_trainer.training.stage_inputs import StageInputs
-from twofold_trainer.training.stage_setup import Course
+from twofold_trainer.training.stage_setup import StageFactory
 from twofold_trainer.training.train import grow
 
 SCENARIO = "hwu64_to_restaurant8k_ner"
@@ -63,38 +63,38 @@ class Epochs:
 
 def measure_epochs(plan: Plan, rounds: int) -> Epochs:
     """Time an epoch of everything, of the top two blocks with and without the cached prefix, and of the probe."""
-    course = Course(plan, StopSignal())
-    course.fill()
+    stage_factory = StageFactory(plan, StopSignal())
+    stage_factory.precompute()
     if plan.added:
-        grow(plan, course)
+        grow(plan, stage_factory)
     blocks, heads = len(plan.model.blocks()), (plan.job.head,)
     everything, top, probe = (Stage(heads, count, blocks) for count in (blocks, min(2, blocks), 0))
     begun = time.monotonic()
-    cached = course.lesson(top)
+    cached = stage_factory.stage_inputs(top)
     filled = time.monotonic() - begun
     uncached = live(plan.model, plan.encoder.settings.pad_id)
-    lessons: dict[str, tuple[Stage, StageInputs]] = {
-        "full": (everything, replace(course.lesson(everything), source=uncached)),
+    stage_inputs: dict[str, tuple[Stage, StageInputs]] = {
+        "full": (everything, replace(stage_factory.stage_inputs(everything), source=uncached)),
         "top": (top, replace(cached, source=uncached)),
         "top_cached": (top, cached),
-        "probe": (probe, course.lesson(probe)),
+        "probe": (probe, stage_factory.stage_inputs(probe)),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in lessons}
+    seconds: dict[str, list[float]] = {name: [] for name in stage_inputs}
     for number in range(rounds):
-        for name, (stage, lesson) in lessons.items():
-            seconds[name].append(time_epoch(plan, stage, lesson, seed=number))
+        for name, (stage, inputs) in stage_inputs.items():
+            seconds[name].append(time_epoch(plan, stage, inputs, seed=number))
             tell(f"round {number + 1}: one epoch, {name}: {seconds[name][-1]:.2f} s")
     return Epochs(**{name: statistics.median(some) for name, some in seconds.items()}, filled=filled)
 
 
-def time_epoch(plan: Plan, stage: Stage, lesson: StageInputs, *, seed: int) -> float:
+def time_epoch(plan: Plan, stage: Stage, inputs: StageInputs, *, seed: int) -> float:
     """Take every step of one epoch, put the model back, and say how long the steps took."""
     before = snapshot(plan.model, plan.model.state_dict())
-    learner = make_learner(plan.model, stage, plan.recipe, lesson)
+    stage_trainer = make_stage_trainer(plan.model, stage, plan.recipe, inputs)
     chance = random.Random(seed)
     begun = time.monotonic()
-    for step in lesson.pool.epoch(plan.recipe.batch_size, chance):
-        learner.learn(step)
+    for step in inputs.pool.epoch(plan.recipe.batch_size, chance):
+        stage_trainer.step(step)
     seconds = time.monotonic() - begun
     plan.model.eval()
     restore(plan.model, before)

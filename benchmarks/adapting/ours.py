@@ -48,21 +48,23 @@ def adapt(
     stop, phases = StopSignal(), [*plan.events()]
     figures = JobEvaluator(plan, stop)
     before = figures.score(plan.model, "before")
-    climbed = _run(train(plan, stop, lambda: judge_candidate(plan, before, figures.score(plan.model, "after"))), phases)
+    stages_result = _run(
+        train(plan, stop, lambda: judge_candidate(plan, before, figures.score(plan.model, "after"))), phases
+    )
     after = figures.score(plan.model, "after")
-    trained = {*climbed.names, f"{task.head}.weight", f"{task.head}.bias"}
+    trained = {*stages_result.names, f"{task.head}.weight", f"{task.head}.bias"}
     exact = is_untouched(plan.model, task.head, trained)
-    verdict = judge_candidate(plan, before, after, trained=bool(climbed.kept), exact=exact)
+    verdict = judge_candidate(plan, before, after, trained=bool(stages_result.completed_stages), exact=exact)
     with store.staging() as staged:
-        candidate = make_candidate(plan, climbed, after)
+        candidate = make_candidate(plan, stages_result, after)
         texts = [example.text for example in (*plan.parts.gate, *plan.parts.dev, *plan.parts.train)]
         _run(write_candidate(candidate, staged, texts, stop), phases)
         texts = [example.text for example in (*plan.memory.gate, *plan.memory.dev, *plan.parts.gate, *plan.parts.dev)]
         proof = _prove(plan, staged, texts, stop) if exact else None
         checkpoint = publish(candidate, staged, store)
     more: dict[str, object] = {
-        "reason": climbed.reason,
-        "kept": [trained.stage.name for trained in climbed.kept],
+        "reason": stages_result.reason,
+        "kept": [trained.stage.name for trained in stages_result.completed_stages],
         "gate": verdict.reason,
         "exact": exact,
         "phases": [event.phase for event in phases if isinstance(event, PhaseStarted)],

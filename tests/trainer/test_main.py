@@ -54,7 +54,9 @@ def test_sigterm_cancels(make_job: MakeJob, store: Store, tmp_path: Path) -> Non
     assert not list((store.root / "staging").iterdir())
 
 
-@pytest.mark.parametrize(("content", "reason"), [(None, "No such file"), ("{", "is not a job"), ("{}", "`id`")])
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "No such file"), ("{", "cannot read the job file"), ("{}", "`id`")]
+)
 def test_a_bad_job_file_is_a_failure_with_a_word(content: str | None, reason: str, tmp_path: Path) -> None:
     """A job file that cannot be read is reported by an event like any other failure."""
     path = tmp_path / "job.json"

@@ -124,12 +124,14 @@ def test_what_is_asked_for_goes_before_the_defaults() -> None:
     """Every setting can be asked for, zero included, and the resolved values are echoed."""
     default = recipe.default_recipe("auto", "ner", blocks=6, examples=1000, hidden_size=384)
     asked = Hyperparameters(epochs=7, rehearsal_ratio=0.0, unfrozen_blocks=99)
-    resolved = recipe.resolve(asked, default, blocks=6)
+    resolved = recipe.merge(asked, default, blocks=6)
 
     assert (resolved.epochs, resolved.probe_epochs) == (7, 7)
     assert (resolved.rehearsal_ratio, resolved.fork_rehearsal_ratio) == (0.0, 0.0)
     assert resolved.unfrozen_blocks == 6
-    assert None not in [getattr(recipe.echo(resolved), name) for name in Hyperparameters.__struct_fields__]
+    assert None not in [
+        getattr(recipe.to_hyperparameters(resolved), name) for name in Hyperparameters.__struct_fields__
+    ]
 
 
 @pytest.mark.parametrize(
@@ -175,7 +177,7 @@ def test_where_nothing_is_remembered_steps_have_more_new_texts() -> None:
 )
 def test_each_mode_has_its_rungs(freeze: str, expected: tuple[int, ...]) -> None:
     """A mode's stages begin with the heads and free ever more blocks; AUTO decides after the probe."""
-    assert recipe.rungs(freeze, blocks=6, unfrozen=3) == expected
+    assert recipe.blocks_per_stage(freeze, blocks=6, unfrozen=3) == expected
 
 
 def test_an_epoch_holds_every_new_example_and_its_share_of_old_ones() -> None:

@@ -1,4 +1,4 @@
-"""The trainer's command line: ``init`` for a person, ``run`` for the server."""
+"""The trainer's command line: ``init`` for people, ``run`` for the server."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ from twofold_trainer.stop import StopSignal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code."""
+    """Run a command and return the exit code."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     stop = StopSignal()
-    # Before the slow imports: a job that is cancelled early shall end with a word, too.
+    # Before the slow imports, so that a job that is cancelled early also ends with an event.
     signal.signal(signal.SIGTERM, lambda *_: stop.cancel())
     signal.signal(signal.SIGINT, lambda *_: stop.cancel())
-    _quieten(arguments.threads)
+    _configure_libraries(arguments.threads)
     return _run(arguments, stop) if arguments.command == "run" else _init(arguments, stop)
 
 
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="twofold-trainer", description="Train and adapt Twofold checkpoints.")
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run one adaptation job; writes events to stdout as JSON lines")
-    run.add_argument("job", help="the job, as a JSON file")
+    run.add_argument("job", help="the job as a JSON file")
     init = commands.add_parser("init", help="train a first checkpoint from a pretrained backbone")
     init.add_argument(
         "--train",
@@ -63,24 +63,30 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         help="examples: .jsonl, CoNLL columns, or hf:name[:config][:split]; repeat it for more files",
     )
-    init.add_argument("--dev", help="held-out examples; without them a tenth of --train is set aside")
-    init.add_argument("--out", required=True, metavar="STORE", help="directory of the store")
-    init.add_argument("--backbone", default="sentence-transformers/all-MiniLM-L6-v2", help="a directory or a hub id")
-    init.add_argument("--seed", type=int, default=0, help="seed of every random choice")
+    init.add_argument("--dev", help="held-out examples; default: a tenth of --train")
+    init.add_argument("--out", required=True, metavar="STORE", help="store directory")
+    init.add_argument(
+        "--backbone",
+        default="sentence-transformers/all-MiniLM-L6-v2",
+        help="directory or Hugging Face Hub id of the pretrained backbone",
+    )
+    init.add_argument("--seed", type=int, default=0, help="random seed")
     init.add_argument(
         "--memory",
         choices=get_args(MemoryMode),
         default="examples",
-        help="what the checkpoint carries for later adaptations: examples, covariances without any text, or nothing",
+        help="what the checkpoint stores for later adaptations: examples, covariances without texts, or nothing",
     )
-    for name, kind in msgspec.structs.asdict(_KINDS).items():
-        init.add_argument(f"--{name.replace('_', '-')}", type=type(kind), help="chosen for you if left out")
+    for name, example in msgspec.structs.asdict(_EXAMPLE_VALUES).items():
+        init.add_argument(
+            f"--{name.replace('_', '-')}", type=type(example), help="default: chosen from the size of the data"
+        )
     for command in (run, init):
-        command.add_argument("--threads", type=int, help="threads to compute with; all cores if left out")
+        command.add_argument("--threads", type=int, help="compute threads; default: all cores")
     return parser
 
 
-_KINDS = Hyperparameters(
+_EXAMPLE_VALUES = Hyperparameters(
     epochs=1,
     batch_size=1,
     head_learning_rate=1.0,
@@ -91,17 +97,17 @@ _KINDS = Hyperparameters(
     patience=1,
     unfrozen_blocks=1,
 )
-"""One value of each setting's type."""
+"""A value of each setting, from which the parser takes its type."""
 
 
 def _run(arguments: argparse.Namespace, stop: StopSignal) -> int:
-    """Run a job. Only events reach stdout, whatever a library prints."""
-    with _claim_stdout() as pipe:
-        threading.Thread(target=_end_with_reader, args=(pipe.fileno(),), name="reader", daemon=True).start()
+    """Run a job. Only events are written to stdout; everything that libraries print goes to stderr."""
+    with _redirect_stdout() as pipe:
+        threading.Thread(target=_exit_with_reader, args=(pipe.fileno(),), name="reader", daemon=True).start()
         try:
             job = read_job(arguments.job)
         except (OSError, msgspec.DecodeError) as error:
-            reason = f"{arguments.job} is not a job that can be read: {error}."
+            reason = f"cannot read the job file {arguments.job}: {error}."
             return _write([Finished(outcome="failed", reason=reason)], pipe)
         from twofold_trainer.adapt import run_job  # noqa: PLC0415 -- imports torch: seconds.
 
@@ -109,7 +115,7 @@ def _run(arguments: argparse.Namespace, stop: StopSignal) -> int:
 
 
 def _write(events: Iterable[Event], pipe: BinaryIO) -> int:
-    """Write events as they come. A reader that has gone away ends the job."""
+    """Write events as they occur. A closed pipe ends the job."""
     try:
         for event in events:
             pipe.write(to_line(event))
@@ -119,17 +125,17 @@ def _write(events: Iterable[Event], pipe: BinaryIO) -> int:
     return 0
 
 
-def _end_with_reader(pipe: int) -> None:
-    """End this process as soon as nobody can read the pipe any more: its server has died, and starts another trainer."""
+def _exit_with_reader(pipe: int) -> None:
+    """Exit this process when the reader of the pipe closes it: the server has died, and the next one starts a new trainer."""
     watched = select.poll()
-    watched.register(pipe, 0)  # Errors are always told.
+    watched.register(pipe, 0)  # poll() always reports errors.
     watched.poll()
     os._exit(1)
 
 
 @contextlib.contextmanager
-def _claim_stdout() -> Iterator[BinaryIO]:
-    """Give the real stdout, and let everything else that is written to it go to stderr."""
+def _redirect_stdout() -> Iterator[BinaryIO]:
+    """Yield the real stdout, and redirect all other writes to it to stderr."""
     sys.stdout.flush()
     own = os.dup(1)
     os.dup2(2, 1)
@@ -138,14 +144,16 @@ def _claim_stdout() -> Iterator[BinaryIO]:
 
 
 def _init(arguments: argparse.Namespace, stop: StopSignal) -> int:
-    """Train a first checkpoint; tells a person on stderr how it goes."""
+    """Train a first checkpoint and print the progress to stderr."""
     from transformers.utils import logging as transformers_logging  # noqa: PLC0415 -- imports torch: seconds.
 
     from twofold_trainer.initial_training import train_initial_checkpoint  # noqa: PLC0415 -- the same.
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
-    hyperparameters = Hyperparameters(**{name: getattr(arguments, name, None) for name in _KINDS.__struct_fields__})
+    hyperparameters = Hyperparameters(
+        **{name: getattr(arguments, name, None) for name in _EXAMPLE_VALUES.__struct_fields__}
+    )
     try:
         show(
             train_initial_checkpoint(
@@ -166,7 +174,7 @@ def _init(arguments: argparse.Namespace, stop: StopSignal) -> int:
 
 
 def show(events: Iterable[Event]) -> None:
-    """Print events to stderr. Steps share one line of a terminal; elsewhere about each tenth of the way is printed."""
+    """Print events to stderr. On a terminal, steps share one line; elsewhere about every tenth of them is printed."""
     terminal, tenth = sys.stderr.isatty(), -1
     for event in events:
         line = describe(event)
@@ -182,14 +190,14 @@ def show(events: Iterable[Event]) -> None:
 
 
 def describe(event: Event) -> str:
-    """Say an event in a line for a person."""
+    """Return a line of text for an event."""
     match event:
         case PhaseStarted():
             return f"== {event.phase}"
         case StepCompleted():
-            left = f"{event.remaining_seconds:.0f} s left if all of them are taken"
+            left = f"at most {event.remaining_seconds:.0f} s left"
             return f"   {event.stage}: step {event.step}/{event.total_steps}, loss {event.loss:.3f}, {left}"
-        case ScoreMeasured(figure="dev"):  # Of both heads together, the mean of an accuracy and an F1.
+        case ScoreMeasured(figure="dev"):  # The mean of both heads: an accuracy and an F1.
             return f"   dev score {100 * event.value:.1f}"
         case ScoreMeasured():
             value = f"{event.metric} {100 * event.value:.1f}"
@@ -217,10 +225,10 @@ def describe(event: Event) -> str:
             return f"   published {event.checkpoint_id}"
 
 
-def _quieten(threads: int | None) -> None:
-    """Set what libraries read from the environment when they are imported: threads, and progress bars off."""
-    # Threads that spin for long while they wait make training five times slower as soon as anything else, such as the
-    # server, uses a core. A few microseconds of it cost nothing, and spare most waits the system's way to sleep and back.
+def _configure_libraries(threads: int | None) -> None:
+    """Set the environment variables that libraries read on import: threads, spinning, logging and progress bars."""
+    # Long spin waits make training five times slower as soon as another process, such as the server, uses a core. A few
+    # microseconds of spinning are free, and avoid most sleep and wake-up system calls.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

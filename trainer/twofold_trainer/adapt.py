@@ -1,4 +1,4 @@
-"""The whole story of one adaptation, from the job to its last word."""
+"""One adaptation job from start to end: plan, train, evaluate, export, gate and publish."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from twofold_trainer.export.memory import keep
 from twofold_trainer.export.publish import Candidate, provenance, publish, write_candidate
 from twofold_trainer.export.quantization_gate import QuantizationInputs, reduce_precision
 from twofold_trainer.modeling.freezing import is_untouched, prove_frozen
-from twofold_trainer.planning.estimate import describe
+from twofold_trainer.planning.estimate import describe_estimate
 from twofold_trainer.planning.plan import Plan, make_plan
 from twofold_trainer.stop import StopSignal
 from twofold_trainer.training.snapshots import ResumeSnapshots, digest_of
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 def run_job(job: Job, stop: StopSignal | None = None) -> Iterator[Event]:
-    """Run a job and yield its events; the last one is always Finished. Nothing is published but a judged candidate."""
+    """Run a job and yield its events; the last one is always Finished. Only a candidate that passes the gate is published."""
     try:
         yield from _adapt(job, stop or StopSignal())
     except CancelledError as cancelled:
@@ -54,19 +54,19 @@ def run_job(job: Job, stop: StopSignal | None = None) -> Iterator[Event]:
 
 
 def _adapt(job: Job, stop: StopSignal) -> Iterator[Event]:
-    stop.limit(job.max_runtime)
+    stop.set_deadline(job.max_runtime)
     yield PhaseStarted(phase="validate")
     plan = make_plan(job)
     yield from unquoted(plan, plan.events())
     if job.validate_only:
-        yield from describe(plan)
-        yield Finished(outcome="succeeded", reason=f"The job is valid. {plan.sentence()}")
+        yield from describe_estimate(plan)
+        yield Finished(outcome="succeeded", reason=f"The job is valid. {plan.summary()}")
         return
 
     yield PhaseStarted(phase="baseline")
-    figures = JobEvaluator(plan, stop)
-    before = yield from figures.measure(plan.model, "before")
-    yield from leave_findings(plan, figures, before)
+    evaluator = JobEvaluator(plan, stop)
+    before = yield from evaluator.measure(plan.model, "before")
+    yield from leave_findings(plan, evaluator, before)
     if job.freeze == "all":
         figures_text = ", ".join(f"{name} {100 * score.value:.1f}" for name, score in before.items() if score)
         yield Finished(
@@ -74,25 +74,25 @@ def _adapt(job: Job, stop: StopSignal) -> Iterator[Event]:
         )
         return
 
-    approved = figures.score_approved(plan.approved())
+    approved = evaluator.score_approved(plan.approved_checkpoint())
 
     def gate() -> Verdict:
-        return judge_candidate(plan, before, figures.score(plan.model, "after"), approved=approved)
+        return judge_candidate(plan, before, evaluator.score(plan.model, "after"), approved=approved)
 
     snapshots = ResumeSnapshots(directory_of(job) / SNAPSHOTS, digest_of(plan), job.snapshot_seconds)
-    climbed = yield from train(plan, stop, gate, snapshots)
+    stages_result = yield from train(plan, stop, gate, snapshots)
 
     yield PhaseStarted(phase="evaluate")
-    trained = {*climbed.names, *(name for name, _ in plan.model.head(job.head).named_parameters(prefix=job.head))}
+    trained = {*stages_result.names, *(name for name, _ in plan.model.head(job.head).named_parameters(prefix=job.head))}
     yield prove_frozen(load_file(plan.base.path / TRAINING_WEIGHTS), plan.model.state_dict(), trained)
-    after = yield from figures.measure(plan.model, "after")
-    yield from leave_findings(plan, figures, before, after, approved=approved is not None)
-    retained = figures.judges["retained"]
-    if taken := find_collisions(job.head, retained.examples, figures.answers["after"]["retained"], plan.added):
+    after = yield from evaluator.measure(plan.model, "after")
+    yield from leave_findings(plan, evaluator, before, after, approved=approved is not None)
+    retained = evaluator.judges["retained"]
+    if taken := find_collisions(job.head, retained.examples, evaluator.answers["after"]["retained"], plan.added):
         yield describe_collisions(taken)
 
     store = Store(job.store)
-    candidate = make_candidate(plan, climbed, after)
+    candidate = make_candidate(plan, stages_result, after)
     with store.staging() as staged:
         texts = [example.text for example in (*plan.parts.gate, *plan.parts.dev, *plan.parts.train)]
         yield from write_candidate(candidate, staged, texts, stop)
@@ -102,23 +102,25 @@ def _adapt(job: Job, stop: StopSignal) -> Iterator[Event]:
             yield _prove_exact(plan, staged, stop)
 
         yield PhaseStarted(phase="gate")
-        verdict = judge_candidate(plan, before, after, approved=approved, trained=bool(climbed.kept), exact=exact)
-        yield describe_verdict(verdict, figures, quoting=may_quote(plan))
-        story = f"{verdict.reason}; training ended because {climbed.reason}."
+        verdict = judge_candidate(
+            plan, before, after, approved=approved, trained=bool(stages_result.completed_stages), exact=exact
+        )
+        yield describe_verdict(verdict, evaluator, quoting=may_quote(plan))
+        explanation = f"{verdict.reason}; training ended because {stages_result.reason}."
         if verdict.verdict != "pass":
-            yield Finished(outcome="rejected", reason=f"Not published: {story}")
+            yield Finished(outcome="rejected", reason=f"Not published: {explanation}")
             return
-        reduced = yield from reduce_precision(_reduction(plan, figures), staged, stop)
+        reduced = yield from reduce_precision(_quantization_inputs(plan, evaluator), staged, stop)
         stop.check()
         checkpoint = publish(candidate, staged, store, reduced)
     yield Published(checkpoint_id=checkpoint.id)
-    yield Finished(outcome="succeeded", reason=f"Published {checkpoint.id}: {story}")
+    yield Finished(outcome="succeeded", reason=f"Published {checkpoint.id}: {explanation}")
 
 
-def _reduction(plan: Plan, figures: JobEvaluator) -> QuantizationInputs:
+def _quantization_inputs(plan: Plan, evaluator: JobEvaluator) -> QuantizationInputs:
     memory, parts = plan.memory, plan.parts
     held_out = (*memory.gate, *parts.gate, *memory.dev, *parts.dev)
-    known = figures.by_text("after")
+    known = evaluator.by_text("after")
     return QuantizationInputs(plan.labels, plan.encoder, held_out, plan.job.seed, torch.get_num_threads(), known)
 
 
@@ -135,10 +137,10 @@ def _prove_exact(plan: Plan, staged: Path, stop: StopSignal) -> ExactVerified:
     )
 
 
-def make_candidate(plan: Plan, climbed: StagesResult, after: Scores) -> Candidate:
-    """Gather what the candidate's checkpoint says of itself."""
+def make_candidate(plan: Plan, stages_result: StagesResult, after: Scores) -> Candidate:
+    """Return the candidate with everything that its checkpoint stores."""
     job, manifest = plan.job, plan.base.manifest
-    stages = " + ".join(trained.stage.name for trained in climbed.kept)
+    stages = " + ".join(trained.stage.name for trained in stages_result.completed_stages)
     return Candidate(
         model=plan.model,
         tokenizer=plan.base.tokenizer(),

@@ -1,20 +1,20 @@
-"""What can stop a training, each with a sentence that a person can act on.
+"""Errors of the trainer. Each message says what to change.
 
 TrainerError
 ├── RefusedError             the job or its examples cannot be trained as they are
-├── BackboneError            no place has the backbone, or what it has cannot be used
-├── FrozenMovedError         a tensor that had to stay as it was has changed
-├── GraftError               the base's graph cannot be made the candidate's; the model has to be exported
-├── SnapshotError            a snapshot of a training that was broken off cannot be used
-├── ParityError              the exported graph does not compute what the trained model does
-└── CancelledError           somebody asked the trainer to stop
+├── BackboneError            the backbone was not found or cannot be used
+├── FrozenMovedError         a frozen tensor has changed
+├── GraftError               the base's graph cannot be reused for the candidate; export the model instead
+├── SnapshotError            a resume snapshot cannot be used
+├── ParityError              the exported graph and the trained model differ
+└── CancelledError           the training was cancelled
 """
 
 from __future__ import annotations
 
 
 class TrainerError(Exception):
-    """Base of all errors of this package."""
+    """Base class of the errors of this package."""
 
 
 class RefusedError(TrainerError):
@@ -30,11 +30,11 @@ class FrozenMovedError(TrainerError):
 
 
 class GraftError(TrainerError):
-    """The base's graph cannot be made the candidate's; the model has to be exported."""
+    """The base's graph cannot be reused for the candidate; export the model instead."""
 
 
 class SnapshotError(TrainerError):
-    """A snapshot is damaged, or of another training."""
+    """A snapshot is damaged, or belongs to another training."""
 
 
 class ParityError(TrainerError):
@@ -42,4 +42,4 @@ class ParityError(TrainerError):
 
 
 class CancelledError(TrainerError):
-    """The training was asked to stop."""
+    """The training was cancelled."""

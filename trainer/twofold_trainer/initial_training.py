@@ -1,4 +1,4 @@
-"""The first checkpoint: both heads trained from a pretrained backbone."""
+"""Initial training: both heads, from a pretrained backbone, into the first checkpoint."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from twofold_trainer.stop import StopSignal
 from twofold_trainer.training.loop import DevEvaluator
 from twofold_trainer.training.objective import Objective
 from twofold_trainer.training.stage_inputs import StageInputs
-from twofold_trainer.training.stages import climb
+from twofold_trainer.training.stages import train_stages
 
 
 def train_initial_checkpoint(
@@ -58,7 +58,7 @@ def train_initial_checkpoint(
 ) -> Iterator[Event]:
     """Train both heads, publish the checkpoint, and make it current if the store has none.
 
-    Raises TrainerError or CheckpointError: here a person waits, and an error is an error.
+    Raises TrainerError or CheckpointError; unlike run_job it does not turn errors into events.
     """
     stop = stop or StopSignal()
     yield PhaseStarted(phase="validate")
@@ -74,22 +74,25 @@ def train_initial_checkpoint(
     if unaligned[0]:
         yield note_unaligned(unaligned)
 
-    torch.manual_seed(seed)  # For the heads' first weights.
+    torch.manual_seed(seed)  # Seeds the initial weights of the heads.
     model = TwofoldModel(loaded.module, labels, loaded.pooling).eval()
     blocks = len(model.blocks())
     default = recipe.init_recipe(
         blocks=blocks, examples=len(parts.train), hidden_size=model.config.hidden_size, bf16=has_bf16()
     )
-    resolved = recipe.resolve(requested, default, blocks=blocks)
-    stages = [Stage(HEADS, rung, blocks) for rung in recipe.init_rungs(resolved.unfrozen_blocks)]
+    resolved = recipe.merge(requested, default, blocks=blocks)
+    stages = [
+        Stage(HEADS, trained_blocks, blocks)
+        for trained_blocks in recipe.init_blocks_per_stage(resolved.unfrozen_blocks)
+    ]
     plan = f"Train {', then '.join(stage.name for stage in stages)} of {loaded.name} on {len(parts.train)} examples."
-    yield PlanMade(plan=plan, hyperparameters=recipe.echo(resolved))
+    yield PlanMade(plan=plan, hyperparameters=recipe.to_hyperparameters(resolved))
 
     yield PhaseStarted(phase="cache")
     sampled = balanced_sample(parts.dev, recipe.MEMORY_DEV, seed=seed)
-    yardstick = DevEvaluator(tuple(Scorer(sampled, head, encoder) for head in HEADS), labels)
+    dev_evaluator = DevEvaluator(tuple(Scorer(sampled, head, encoder) for head in HEADS), labels)
     encodings = [target.encoding for target in targets]
-    encodings += [encoding for judge in yardstick.judges for encoding in judge.encodings]
+    encodings += [encoding for judge in dev_evaluator.scorers for encoding in judge.encodings]
     fits = cache_bytes(encodings, model.config.hidden_size) <= recipe.CACHE_BYTES
     cache = FeatureCache()
     backbone_source = live(model, loaded.settings.pad_id)
@@ -102,13 +105,13 @@ def train_initial_checkpoint(
         source = cache.get if fits and not stage.blocks else backbone_source
         return StageInputs(pool, Objective(ner_weight=resolved.ner_weight), source)
 
-    climbed = yield from climb(
-        model, stages, resolved, lambda _: pool, prepare, yardstick=yardstick, seed=seed, stop=stop
+    stages_result = yield from train_stages(
+        model, stages, resolved, lambda _: pool, prepare, dev_evaluator=dev_evaluator, seed=seed, stop=stop
     )
 
     yield PhaseStarted(phase="evaluate")
     scores = yield from _evaluate(model, parts, encoder, labels)
-    kept = " + ".join(trained.stage.name for trained in climbed.kept)
+    kept = " + ".join(trained.stage.name for trained in stages_result.completed_stages)
     candidate = Candidate(
         model=model,
         tokenizer=loaded.tokenizer,
@@ -140,14 +143,14 @@ def _finished(checkpoint_id: str, scores: tuple[Score, ...], *, first: bool) -> 
 
 
 def _read(train: Sequence[str], dev: str | None) -> tuple[Parts, LabelSet]:
-    """Read, check and divide the examples, and collect their labels and types."""
+    """Read, check and split the examples, and collect their labels and entity types."""
     given = [example for source in train for example in read_source(source)]
     held_out = None if dev is None else read_source(dev)
     everything: list[Example] = [*given, *(held_out or ())]
     labels = LabelSet(labels=(), entity_types=()).append(
         labels=(example.label for example in everything if example.label is not None), entity_types=types_of(everything)
     )
-    # Those of --train alone: labels that only --dev has would be judged and never learnt.
+    # Only --train counts: labels that only --dev has would be scored but never trained.
     if all(example.label is None for example in given):
         wanted = '"label": "X" in JSON lines, or a line "# label: X" before a text of a CoNLL file'
         raise RefusedError(f"{', '.join(train)}: no example has a label; the classifier needs some: write {wanted}")
@@ -163,7 +166,7 @@ def _read(train: Sequence[str], dev: str | None) -> tuple[Parts, LabelSet]:
 def _evaluate(
     model: TwofoldModel, parts: Parts, encoder: Encoder, labels: LabelSet
 ) -> Generator[Event, None, tuple[Score, ...]]:
-    """Score both heads on the examples that only judge."""
+    """Score both heads on the gate examples."""
     scores = []
     for head in HEADS:
         score = Scorer(parts.gate, head, encoder).score(model, labels)

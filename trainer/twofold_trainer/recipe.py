@@ -1,6 +1,6 @@
-"""Every number that training depends on, and the rules that choose one where the caller left it to us.
+"""All hyperparameters and constants of training, and the rules that choose defaults.
 
-All rules are pure functions of counts. Nothing outside this file holds a rate, a count of epochs or a share.
+The rules are pure functions of counts. No other file defines a learning rate, a number of epochs or a share.
 """
 
 from __future__ import annotations
@@ -16,141 +16,141 @@ Pooling = Literal["mean", "cls", "last"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Hold the resolved settings of one training. Rates are AdamW's, at the end of the warm-up."""
+    """The resolved hyperparameters of a training. Learning rates are those of AdamW after the warm-up."""
 
     epochs: int
     batch_size: int
-    """New texts in a step. The remembered ones that belong to them come on top."""
+    """New texts per step. Rehearsed texts come on top."""
     head_learning_rate: float
     backbone_learning_rate: float
-    """Rate of the top one of the blocks that both heads read."""
+    """Learning rate of the top shared block."""
     layer_decay: float
     warmup_ratio: float
     weight_decay: float
     patience: int
     rehearsal_ratio: float
-    """Remembered texts to new ones in an epoch."""
+    """Rehearsed texts per new text in an epoch."""
     fork_rehearsal_ratio: float
-    """The same where blocks of the head's own train, and nothing else has to be held."""
+    """Rehearsed texts per new text while a fork trains, where the protected head needs no rehearsal."""
     rehearsed_weight: float
-    """Weight of all that is said of remembered texts, beside what is said of new ones."""
+    """Weight of all losses on rehearsed texts, relative to those on new texts."""
     unfrozen_blocks: int
     middle_epochs: int
-    """Epochs of a stage that moves some blocks, but not all that the plan comes to."""
+    """Epochs of an intermediate stage, which trains fewer blocks than the last one."""
     ner_weight: float
-    """Weight of the NER head's mean loss per token beside the classifier's mean loss per text."""
+    """Weight of the NER head's mean loss per token, relative to the classifier's mean loss per text."""
     protected_weight: float
-    """Weight of all that is said of the head that is not adapted, beside what is said of the one that is."""
+    """Weight of all losses of the protected head, relative to those of the adapted head."""
     probe_epochs: int
-    """Epochs over cached features, in a stage that moves no block. They cost almost nothing."""
+    """Epochs of a stage that trains only heads, on cached features. They cost almost nothing."""
     probe_learning_rate: float
-    """Rate of a head in a stage that moves no block."""
+    """Learning rate of a head in a stage that trains only heads."""
     refit_epochs: int
-    """Epochs over cached features, of the head once more after its blocks."""
+    """Epochs of the refit stage that trains the head once more, on cached features."""
     refit_learning_rate: float
-    """Rate of the head in them."""
+    """Learning rate of the head in that refit stage."""
     balance_epochs: int
-    """Epochs of the upper half of trained blocks once more, after their head."""
+    """Epochs of the refit stage that trains the upper half of the trained blocks once more."""
     fork_blocks: int
-    """Blocks of which the adapted head gets its own copies, if it comes to that."""
+    """Number of blocks in a fork."""
     fork_learning_rate: float
-    """Rate of the top one of them."""
+    """Learning rate of the top block of a fork."""
     fork_share: float
-    """Share of the epochs, rounded up, that a fork trains as a whole. Its upper half goes on alone."""
+    """Share of the epochs, rounded up, that train all blocks of a fork; a refit stage then trains its upper half."""
     distillation: float
-    """Weight of what the base checkpoint answered, for the protected head, beside the losses of the labels."""
+    """Weight of distillation from the base for the protected head, relative to the label losses."""
     retention: float
-    """The same for the old labels of the adapted head, on rehearsed texts."""
+    """Weight of distillation for the old labels of the adapted head, on rehearsed texts."""
     repair: float
-    """The same for what new texts leave open: tokens outside every span, where old types are not annotated."""
+    """Weight of distillation for tokens that new texts leave open: those outside every span, if old types are unannotated."""
     temperature: float
-    """Temperature of the distillations."""
+    """Distillation temperature."""
     projection: float
-    """Share of the energy of the protected activations that no update of shared blocks may touch. Zero is none of it."""
+    """Share of the protected activations' energy that updates of shared blocks may not touch; 0 disables the projection."""
     guard: bool
-    """Whether the protected task is watched while shared blocks train."""
+    """Whether the guard checks the protected task while shared blocks train."""
     train_norms: bool
-    """Whether normalisation layers move with their blocks."""
+    """Whether normalisation layers train with their blocks."""
     mixed_precision: bool
-    """Whether the blocks of training steps multiply in bf16. Never for judging."""
+    """Whether the blocks compute training steps in bf16; scoring always uses fp32."""
 
 
-FALLEN = 0.015
-"""What the old labels may have lost on dev before blocks are trained; if it is more, they are rehearsed one to one, with full
-weight: two standard errors, where 500 examples tell and three answers in a hundred change."""
-LEAST_MIXED = 256
-"""Smallest hidden size at which bf16 gains anything: below it, back and forth between the types takes as long as it saves.
-At 384, a step of 32 texts of 14 tokens is 1.7 times as fast."""
+OLD_LABEL_DROP = 0.015
+"""Dev-score drop of the old labels, before a stage trains blocks, above which they are rehearsed one to one at full weight:
+two standard errors for 500 examples of which 3 % change."""
+MIN_MIXED_PRECISION_SIZE = 256
+"""Smallest hidden size for which bf16 is faster: below it, the casts take as long as they save. At 384, a step of 32 texts of
+14 tokens is 1.7 times as fast."""
 CLIP_NORM = 1.0
-"""Largest norm of a step's gradient."""
+"""Largest gradient norm of a step."""
 MIN_GAIN = 0.001
-"""What a lead of new rows must add to the dev score, beyond what chance does."""
+"""Smallest dev-score gain, beyond noise, for which new labels get a bias offset."""
 INTERPOLATIONS = (0.75, 0.5, 0.35, 0.25)
-"""Shares of what was learned that are tried, largest first, when all of it is more than the guard lets pass."""
+"""Interpolation weights of a rejected state that are tried in order until the guard accepts one."""
 OFFSETS = (-2.0, -1.5, -1.0, -0.75, -0.5, -0.25, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)
-"""What is tried as the lead of new rows over old ones, in logits."""
-LEAD_COST = 0.01
-"""What neither the old nor the new dev score may lose by it."""
-FALL_WEIGHT = 3.0
-"""How much more than anything else it counts, in choosing the lead, what the old dev score has lost since the base."""
+"""Candidate bias offsets of new labels, in logits."""
+MAX_OFFSET_COST = 0.01
+"""Largest drop of the old or the new dev score that an offset may cause."""
+DROP_WEIGHT = 3.0
+"""Weight, in the choice of the offset, of the old labels' dev-score drop since the base."""
 REPORT_SECONDS = 1.0
-"""Time between two progress events."""
-LEARNT_FLIPS = 0.1
-"""Share of the answers to new texts that a stage changes; says how far chance alone moves a dev score: on 100 examples of
-Chatbot, a stage that was worth 15 points seemed to be worth nothing."""
-LED_FLIPS = 0.03
-"""The same of a lead of new rows: of 37 new examples, one says nothing."""
+"""Seconds between progress events."""
+STAGE_FLIP_RATE = 0.1
+"""Share of the answers to new texts that a stage changes. It sets the noise of a dev score: on 100 examples of Chatbot, a
+stage that gained 15 points appeared to gain nothing."""
+OFFSET_FLIP_RATE = 0.03
+"""Share of the answers to new texts that a bias offset changes: one of 37 examples is noise."""
 EXPECTED_FLIPS = 0.01
-"""Share of the protected answers that a well protected training still changes; says beforehand what can be proven."""
+"""Share of the protected answers that a well-protected training still changes. It sets the margin that can be proven."""
 CACHE_BYTES = 2 << 30
-"""Features of the frozen backbone are kept in memory up to this size, and computed again and again beyond it."""
+"""Largest size of the feature cache; larger sets of features are recomputed in every epoch."""
 
 PROJECTION = 0.999
-"""Energy of the protected activations that updates keep out of where there are no texts to rehearse."""
+"""Default projection if the memory has covariances instead of texts to rehearse."""
 
 SAMPLED = 1000
-"""Examples from which new rows begin, where not all features fit into memory."""
+"""Examples from which new rows are initialised if the features do not fit in memory."""
 
 HELD_OUT_SHARE = 0.2
-"""Share of the training examples that is set aside when a job brings no dev examples: half stops, half judges."""
+"""Share of the training examples that is held out if a job has no dev examples: half for dev, half for the gate."""
 INIT_HELD_OUT_SHARE = 0.1
-"""The same for the first training."""
+"""Held-out share of the initial training."""
 
-LEAST_REHEARSED = 450
-"""Remembered texts that an epoch sees at least, while that is no more than MOST_REHEARSED to a new one."""
-MOST_REHEARSED = 3.0
-LEAST_RATIO = 1.0
-LEAST_FORK_RATIO = 0.5
-"""Remembered texts to a new one, at most and at least. Shared blocks hold two tasks by them: with half as many they lost 2.1
-points of the old labels instead of 0.7; a fork lost nothing (ADR 33)."""
+MIN_REHEARSED = 450
+"""Smallest number of rehearsed texts in an epoch, as far as MAX_REHEARSAL_RATIO allows."""
+MAX_REHEARSAL_RATIO = 3.0
+MIN_REHEARSAL_RATIO = 1.0
+MIN_FORK_REHEARSAL_RATIO = 0.5
+"""Bounds of the rehearsal ratio. With half as many rehearsed texts, shared blocks lost 2.1 points of the old labels instead of
+0.7; a fork lost nothing (ADR 33)."""
 
 MEMORY_REHEARSAL = 2000
 MEMORY_DEV = 500
 MEMORY_GATE = 2000
-"""Most examples of each part that a checkpoint carries."""
+"""Largest number of remembered examples per part of a checkpoint's memory."""
 
 MAX_TOKENS = 256
-"""Longest window of a new checkpoint, with special tokens, if the backbone can take it."""
+"""Window length of a new checkpoint in tokens, including special tokens, if the backbone supports it."""
 OVERLAP = 32
-"""Tokens that two windows of a long text share."""
+"""Overlap of two windows of a long text, in tokens."""
 FLIPS_SHOWN = 20
-"""Protected examples that a job's report quotes because the candidate answers them worse."""
+"""Largest number of regressed protected examples that a job's report quotes."""
 GOLDEN_ANSWERS = 8
-"""Texts with answers that an engine must repeat before it may serve."""
+"""Texts with expected answers that an engine must reproduce before it serves."""
 PARITY_TOLERANCE = 1e-4
-"""Largest difference of a logit between the exported graph and the trained model."""
+"""Largest logit difference between the exported graph and the trained model."""
 REDUCED_MARGIN = 1.0
-"""Points that a head may lose in reduced precision against the same head in fp32."""
+"""Largest drop of a head in reduced precision against fp32, in points."""
 REDUCED_JUDGED_TOKENS = 12_000
-"""Tokens of held-out examples that judge a reduced graph; of a MiniLM they take two seconds, in both precisions."""
+"""Tokens of held-out examples that evaluate a reduced graph; a MiniLM takes two seconds for them in both precisions."""
 ISOLATION_TOLERANCE = 1e-5
-"""Largest difference of a probability between a row alone and the same row among others."""
+"""Largest probability difference between a text alone and the same text in a batch."""
 EXACT_TOLERANCE = 1e-5
-"""Largest difference of a protected logit between the base's graph and the candidate's, where protection is exact."""
+"""Largest protected-logit difference between the base's and the candidate's graph under exact protection."""
 
 
 def pooling_for(causal: bool) -> Pooling:
-    """Choose how token features become one feature of the text: the last token of a causal model has seen them all."""
+    """Return the pooling of token features: "last" for a causal model, whose last token attends to all others."""
     return "last" if causal else "mean"
 
 
@@ -164,20 +164,21 @@ def default_recipe(
     remembers: MemoryMode = "examples",
     bf16: bool = False,
 ) -> Recipe:
-    """Choose all settings of an adaptation from what is known before it.
+    """Return the default recipe of an adaptation.
 
-    *remembers* says what the base carries, *bf16* whether this machine multiplies fast in bf16.
+    *remembers* is the memory mode of the base; *bf16* tells whether this machine has fast bf16 arithmetic.
     """
     epochs = 8 if examples < 500 else 5 if examples < 5000 else 3
     small = hidden_size <= 512
     rehearsal_ratio, fork_rehearsal_ratio = (
-        min(MOST_REHEARSED, max(least, LEAST_REHEARSED / max(1, examples))) for least in (LEAST_RATIO, LEAST_FORK_RATIO)
+        min(MAX_REHEARSAL_RATIO, max(minimum, MIN_REHEARSED / max(1, examples)))
+        for minimum in (MIN_REHEARSAL_RATIO, MIN_FORK_REHEARSAL_RATIO)
     )
     return Recipe(
         epochs=epochs,
-        batch_size=new_in_step(examples, rehearsal_ratio if remembers == "examples" else 0.0),
+        batch_size=batch_size_for(examples, rehearsal_ratio if remembers == "examples" else 0.0),
         head_learning_rate=1e-3,
-        # Two thirds of that of a first training, in which nothing has to be held.
+        # Two thirds of the rate of an initial training, which has nothing to protect.
         backbone_learning_rate=2e-4 if small else 3e-5,
         layer_decay=0.9,
         warmup_ratio=0.1,
@@ -188,26 +189,25 @@ def default_recipe(
         rehearsed_weight=0.5,
         unfrozen_blocks=blocks if freeze == "head" else 0,
         middle_epochs=epochs,
-        # A text has about eight words, so with that weight both heads pull equally for each text. A protected NER head
-        # that pulls so hard leaves little of each step to a classifier that learns: on CLINC150 after SNIPS 81.6 instead
-        # of 85.4 of the new labels came out right.
+        # A text has about eight words, so a weight of 8 balances both heads per text. For a protected NER head that is too
+        # much and slows the classifier: on CLINC150 after SNIPS, the accuracy on new labels was 81.6 instead of 85.4.
         ner_weight=8.0 if head == "ner" else 1.0,
-        # It was learnt once, and has only to be held: on CLINC150 after SNIPS 86.4 instead of 81.7 of the new labels came
-        # out right with a quarter of the protected weight, and entities stayed at 95.3 and more.
+        # The protected head only has to be maintained: on CLINC150 after SNIPS, a quarter of the weight raised the accuracy
+        # on new labels from 81.7 to 86.4, and entities stayed at 95.3 or more.
         protected_weight=0.5 if head == "ner" else 0.25,
         probe_epochs=4 * epochs,
         probe_learning_rate=3e-3,
         refit_epochs=6,
         refit_learning_rate=1e-3,
         balance_epochs=3,
-        # What the lower blocks see matters as much: on three new domains of SNIPS all six blocks came to 92.0 of F1 and four
-        # to 89.1, on CLINC150 to 86.5 and 84.8 of accuracy.
+        # The lower blocks matter as well: on three new domains of SNIPS, six blocks reached an F1 of 92.0 and four 89.1; on
+        # CLINC150 the accuracies were 86.5 and 84.8.
         fork_blocks=blocks,
-        # Less than that of shared blocks: nothing holds these to what they were but the remembered texts, and a step sees half
-        # as many new texts as one of plain fine-tuning, so there are twice as many steps.
+        # Lower than for shared blocks: only rehearsal keeps a fork close to the base, and a step has half as many new texts
+        # as plain fine-tuning, so there are twice as many steps.
         fork_learning_rate=1.5e-4 if small else 2.5e-5,
-        # Lower blocks come to rest first (arXiv:1706.05806): after two epochs of three or five it costs nothing that was seen,
-        # after one two points of what is new.
+        # Lower blocks converge first (arXiv:1706.05806): freezing them after two of three or five epochs cost nothing, and
+        # after one epoch two points of the new labels.
         fork_share=0.4,
         distillation=1.0,
         retention=1.0,
@@ -216,36 +216,36 @@ def default_recipe(
         projection=PROJECTION if remembers == "statistics" else 0.0,
         guard=True,
         train_norms=True,
-        mixed_precision=bf16 and hidden_size >= LEAST_MIXED,
+        mixed_precision=bf16 and hidden_size >= MIN_MIXED_PRECISION_SIZE,
     )
 
 
-def new_in_step(examples: int, ratio: float) -> int:
-    """Choose how many new texts a step has: with the remembered ones there are 32, or 16 where examples are few."""
+def batch_size_for(examples: int, ratio: float) -> int:
+    """Return the number of new texts per step: 32 including the rehearsed ones, or 16 if there are few examples."""
     return max(1, round((16 if examples < 320 else 32) / (1 + ratio)))
 
 
 def init_recipe(*, blocks: int, examples: int, hidden_size: int, bf16: bool = False) -> Recipe:
-    """Choose all settings of a first training, in which nothing has to be protected."""
+    """Return the default recipe of an initial training, which has nothing to protect."""
     recipe = default_recipe("staged", "ner", blocks=blocks, examples=examples, hidden_size=hidden_size, bf16=bf16)
     return replace(
         recipe,
         epochs=16 if examples < 1000 else 8,
-        batch_size=new_in_step(examples, 0.0),
+        batch_size=batch_size_for(examples, 0.0),
         middle_epochs=1,
         probe_epochs=3,
         patience=4,
         rehearsal_ratio=0.0,
         head_learning_rate=2e-3,
         backbone_learning_rate=3e-4 if hidden_size <= 512 else 5e-5,
-        # With eight, as where only NER is adapted, the classifier gets too little: on the dev set of HWU64 91.8 / 81.5
-        # (accuracy / F1) instead of 92.2 / 80.7, and 88.6 instead of 89.7 as the mean over all labels and types.
+        # A weight of 8, as in NER adaptations, neglects the classifier: on the dev set of HWU64 it gave 91.8 / 81.5
+        # (accuracy / F1) instead of 92.2 / 80.7, and a mean over all labels and types of 88.6 instead of 89.7.
         ner_weight=3.0,
     )
 
 
-def resolve(requested: Hyperparameters, default: Recipe, *, blocks: int) -> Recipe:
-    """Put what the caller asked for in the place of the defaults."""
+def merge(requested: Hyperparameters, default: Recipe, *, blocks: int) -> Recipe:
+    """Return the default recipe with the requested hyperparameters in place of its values."""
     named = {
         name: getattr(requested, name) for name in requested.__struct_fields__ if getattr(requested, name) is not None
     }
@@ -265,16 +265,16 @@ def resolve(requested: Hyperparameters, default: Recipe, *, blocks: int) -> Reci
     return replace(recipe, unfrozen_blocks=unfrozen if 0 < unfrozen <= blocks else blocks)
 
 
-def echo(recipe: Recipe) -> Hyperparameters:
-    """Return the resolved settings in the form in which they were asked for."""
+def to_hyperparameters(recipe: Recipe) -> Hyperparameters:
+    """Return the recipe as hyperparameters, all of them set."""
     return Hyperparameters(**{name: getattr(recipe, name) for name in Hyperparameters.__struct_fields__})
 
 
-def rungs(freeze: Freeze, *, blocks: int, unfrozen: int) -> tuple[int, ...]:
-    """Say how many of the top blocks each stage trains, in order. Zero means the heads alone.
+def blocks_per_stage(freeze: Freeze, *, blocks: int, unfrozen: int) -> tuple[int, ...]:
+    """Return the number of top blocks that each stage trains, in order. 0 trains only the heads.
 
-    Every plan begins with the heads: a probed head moves the backbone less (Kumar et al. 2022, arXiv:2202.10054).
-    AUTO goes on from there by what it finds.
+    Every plan starts with the heads: a probed head distorts the backbone less (Kumar et al. 2022, arXiv:2202.10054).
+    Freeze mode "auto" chooses its further stages during the training.
     """
     match freeze:
         case "all":
@@ -287,6 +287,6 @@ def rungs(freeze: Freeze, *, blocks: int, unfrozen: int) -> tuple[int, ...]:
             return (0, *range(min(2, blocks), blocks + 1))
 
 
-def init_rungs(blocks: int) -> tuple[int, ...]:
-    """Say the same for a first training: heads, top two blocks, everything."""
+def init_blocks_per_stage(blocks: int) -> tuple[int, ...]:
+    """Return the number of top blocks per stage of an initial training: heads, top two blocks, all blocks."""
     return tuple(dict.fromkeys((0, min(2, blocks), blocks)))

@@ -1,4 +1,4 @@
-"""Two reasons to end a training early: somebody said so, or its time is over."""
+"""Early end of a training: cancellation and the deadline."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from twofold_trainer.errors import CancelledError
 
 
 class StopSignal:
-    """Hold the request to cancel, which a signal handler sets, and the deadline in monotonic seconds."""
+    """A cancellation flag, set by a signal handler, and an optional deadline in monotonic seconds."""
 
     def __init__(self) -> None:
         self.cancelled = False
         self._deadline: float | None = None
 
     def cancel(self) -> None:
-        """Ask the training to end at its next check."""
+        """Cancel the training at its next check."""
         self.cancelled = True
 
-    def limit(self, seconds: float | None) -> None:
-        """Let the time be over after *seconds*; None sets no limit."""
+    def set_deadline(self, seconds: float | None) -> None:
+        """Set the deadline to *seconds* from now, or to none."""
         self._deadline = None if seconds is None else time.monotonic() + seconds
 
     def check(self) -> None:
-        """Raise CancelledError if somebody asked to stop."""
+        """Raise CancelledError if the training was cancelled."""
         if self.cancelled:
-            raise CancelledError("the job was cancelled; the store is as it was")
+            raise CancelledError("the job was cancelled; the store is unchanged")
 
     @property
-    def time_is_over(self) -> bool:
-        """Whether the deadline has passed: training stops, and the best state so far is judged."""
+    def is_past_deadline(self) -> bool:
+        """Whether the deadline has passed. Training then stops, and the gate evaluates the best state so far."""
         return self._deadline is not None and time.monotonic() >= self._deadline

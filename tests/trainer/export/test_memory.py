@@ -88,13 +88,13 @@ def test_auto_forks_where_nothing_can_be_proven(
 ) -> None:
     """Without remembered examples AUTO keeps the protected path's bytes; the candidate carries on what its base carried."""
     # A fork is to be seen, whatever it gains.
-    monkeypatch.setattr("twofold_trainer.training.loop.DevEvaluator.chance", lambda *_: 1.0)
+    monkeypatch.setattr("twofold_trainer.training.loop.DevEvaluator.noise_margin", lambda *_: 1.0)
     mode, root = textless
     store = copy(root, tmp_path)
     job = make_job("ner", store=str(store.root), base=store.get("current").id, hyperparameters=QUICK)
     events, end = tiny_models.ending(run_job(job))
 
-    assert "no example is remembered or given to prove the protected task by" in end.reason
+    assert "there are no remembered or given examples to measure the protected task on" in end.reason
     candidate = adapted(events, store)
     assert candidate.manifest.memory == mode
     assert candidate.manifest.branch is not None

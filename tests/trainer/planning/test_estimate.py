@@ -7,13 +7,20 @@ from types import SimpleNamespace
 import pytest
 from trainer.conftest import MakeJob
 from twofold_checkpoint.protocol.job import Exact, Freeze, Hyperparameters
-from twofold_trainer.planning.estimate import OVERHEAD_SECONDS, Work, count_work, describe_provable, memory_mib, seconds
+from twofold_trainer.planning.estimate import (
+    OVERHEAD_SECONDS,
+    Work,
+    count_work,
+    describe_provable,
+    estimate_memory_mib,
+    estimate_seconds,
+)
 from twofold_trainer.planning.plan import make_plan
 
 
 def test_seconds_count_every_pass() -> None:
     """Cached and judged texts take one forward pass each, trained ones three."""
-    assert seconds(Work(cached=100, trained=200.0, judged=50), 0.01) == pytest.approx(OVERHEAD_SECONDS + 7.5)
+    assert estimate_seconds(Work(cached=100, trained=200.0, scored=50), 0.01) == pytest.approx(OVERHEAD_SECONDS + 7.5)
 
 
 def test_only_stages_that_move_blocks_train(make_job: MakeJob) -> None:
@@ -24,13 +31,13 @@ def test_only_stages_that_move_blocks_train(make_job: MakeJob) -> None:
     asked = Hyperparameters(epochs=4, unfrozen_blocks=1)
     probe = make_plan(make_job("ner", freeze="backbone", hyperparameters=asked))
     shared = make_plan(make_job("ner", freeze="head", hyperparameters=asked))
-    stages = (shared.stages[-1], shared.follow_ups(shared.stages[-1])[-1])
+    stages = (shared.stages[-1], shared.refit_stages(shared.stages[-1])[-1])
     pools = [shared.pool(stage) for stage in stages]
 
     assert count_work(probe).trained == 0
     epochs = zip((4, 3), pools, strict=True)
     assert count_work(shared).trained == pytest.approx(sum(n * (len(pool.new) + pool.drawn) / 3 for n, pool in epochs))
-    assert count_work(shared).judged > count_work(probe).judged
+    assert count_work(shared).scored > count_work(probe).scored
     assert count_work(probe).cached >= len(shared.new) + len(shared.rehearsed)
     assert count_work(shared).cached == 2 * count_work(probe).cached
 
@@ -39,10 +46,10 @@ def test_only_stages_that_move_blocks_train(make_job: MakeJob) -> None:
 def test_the_sentence_counts_what_the_stages_draw(make_job: MakeJob, freeze: Freeze) -> None:
     """A plan speaks of as many rehearsed texts an epoch as the one of its stages that draws most can draw, and no more."""
     plan = make_plan(make_job("ner", freeze=freeze, hyperparameters=Hyperparameters(rehearsal_ratio=100.0)))
-    drawn = [plan.pool(stage).drawn for stage in plan.possible]
+    drawn = [plan.pool(stage).drawn for stage in plan.candidate_stages]
 
     assert 0 < max(drawn) <= len(plan.rehearsed)
-    assert f"up to {max(drawn)} rehearsed ones an epoch" in plan.sentence()
+    assert f"up to {max(drawn)} rehearsed ones an epoch" in plan.summary()
 
 
 def test_copies_and_moments_take_memory(make_job: MakeJob) -> None:
@@ -50,25 +57,28 @@ def test_copies_and_moments_take_memory(make_job: MakeJob) -> None:
     probe = make_plan(make_job("ner", freeze="backbone"))
     fork = make_plan(make_job("ner", protection=Exact()))
 
-    assert memory_mib(fork) > memory_mib(probe) > 50
+    assert estimate_memory_mib(fork) > estimate_memory_mib(probe) > 50
 
 
 def test_only_features_that_are_kept_take_memory(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
     """A probe keeps two sets of them; where they are more than CACHE_BYTES, none."""
     monkeypatch.setattr("resource.getrusage", lambda _: SimpleNamespace(ru_maxrss=0))
     probe = make_plan(make_job("ner", freeze="backbone"))
-    kept = memory_mib(probe)
+    kept = estimate_memory_mib(probe)
     monkeypatch.setattr("twofold_trainer.recipe.CACHE_BYTES", probe.feature_bytes - 1)
 
-    assert kept - memory_mib(probe) == pytest.approx(2 * probe.feature_bytes / 2**20)
+    assert kept - estimate_memory_mib(probe) == pytest.approx(2 * probe.feature_bytes / 2**20)
 
 
 @pytest.mark.parametrize(
     ("examples", "says"),
     [
-        (0, "Nothing is remembered or given by which"),
+        (0, "There are no remembered or given examples"),
         # (1.645 + 0.842) * sqrt(0.01 / n), in points.
-        (700, "By 700 protected examples the smallest margin that can be proven for a shared backbone is 0.9 points"),
+        (
+            700,
+            "With 700 protected examples, the smallest margin that can be proven for a shared backbone is 0.9 points",
+        ),
         (100, " is 2.5 points, if one answer in 100 changes."),
     ],
 )

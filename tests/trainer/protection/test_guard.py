@@ -13,7 +13,7 @@ from twofold_checkpoint.manifest import HeadName
 from twofold_trainer.datasets.targets import make_targets
 from twofold_trainer.modeling.features import compute_features, live
 from twofold_trainer.modeling.model import TwofoldModel
-from twofold_trainer.protection.guard import allowance, decide, looks
+from twofold_trainer.protection.guard import allowance, decide, is_check_due
 from twofold_trainer.protection.teacher import Teacher
 from twofold_trainer.training.losses import distillation, label_nll, partial_label_nll, repaired_nll
 from twofold_trainer.training.objective import Distillation, Objective
@@ -22,7 +22,7 @@ LABELS = LabelSet(labels=tuple(sorted(tiny_models.TEMPLATES)), entity_types=("ar
 
 
 @pytest.mark.parametrize(
-    ("fallen", "breaches", "action"),
+    ("drop", "breaches", "action"),
     [
         (-0.02, 0, "none"),
         (0.01, 0, "none"),
@@ -32,19 +32,19 @@ LABELS = LabelSet(labels=tuple(sorted(tiny_models.TEMPLATES)), entity_types=("ar
         (0.03, 1, "none"),
     ],
 )
-def test_the_guard_goes_back_once_and_then_leaves(fallen: float, breaches: int, action: str) -> None:
+def test_the_guard_goes_back_once_and_then_leaves(drop: float, breaches: int, action: str) -> None:
     """A fall of more than three allowances brings the best state back; a second one ends the stage."""
-    assert decide(fallen, 0.01, breaches) == action
+    assert decide(drop, 0.01, breaches) == action
 
 
 def test_the_guard_looks_often_at_first() -> None:
     """It looks every 25 steps of the first 200, then four times an epoch, and never more often than every 25."""
-    early = [step for step in range(1, 201) if looks(step, 1000)]
-    late = [step for step in range(201, 2001) if looks(step, 1000)]
+    early = [step for step in range(1, 201) if is_check_due(step, 1000)]
+    late = [step for step in range(201, 2001) if is_check_due(step, 1000)]
 
     assert early == list(range(25, 201, 25))
     assert late == [250, 500, 750, 1000, 1250, 1500, 1750, 2000]
-    assert not [step for step in range(201, 400) if looks(step, 8) and step % 25]
+    assert not [step for step in range(201, 400) if is_check_due(step, 8) and step % 25]
 
 
 @pytest.mark.parametrize(

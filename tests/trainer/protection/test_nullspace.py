@@ -25,7 +25,13 @@ from twofold_trainer.protection.covariances import (
     load_covariances,
     save_covariances,
 )
-from twofold_trainer.protection.nullspace import NullSpaceConstraint, complement, constrain, leaked, split
+from twofold_trainer.protection.nullspace import (
+    NullSpaceConstraint,
+    constrain,
+    eigen_split,
+    leak_ratio,
+    null_space_basis,
+)
 
 ARCHITECTURES = ("bert", "distilbert", "gpt_neo", "modernbert")
 LABELS = LabelSet(labels=("a", "b", "c"), entity_types=("city",))
@@ -223,12 +229,12 @@ def covariances(draw: st.DrawFn) -> Covariance:
 @given(covariances(), st.floats(0.01, 1.0))
 def test_the_split_is_orthonormal_and_the_smallest_that_holds_the_energy(covariance: Covariance, energy: float) -> None:
     """Both bases together are orthonormal; the protected space holds the energy and needs all of its directions."""
-    protected, free = split(covariance, energy)
+    protected, free = eigen_split(covariance, energy)
     width = len(covariance.total)
     basis = torch.cat([protected, free], dim=1)
     trace = covariance.total.trace()
 
-    assert torch.equal(complement(covariance, energy), free)
+    assert torch.equal(null_space_basis(covariance, energy), free)
     assert basis.shape == (width, width)
     assert torch.allclose(basis.T @ basis, torch.eye(width, dtype=torch.float64), atol=1e-12)
     held = (protected.T @ covariance.total @ protected).diagonal()
@@ -240,7 +246,7 @@ def test_the_split_is_orthonormal_and_the_smallest_that_holds_the_energy(covaria
 @given(covariances(), st.lists(st.floats(0.01, 1.0), min_size=2, max_size=5))
 def test_capacity_falls_with_energy(covariance: Covariance, energies: list[float]) -> None:
     """The more energy is protected, the fewer directions are free, and those are among the freer split's."""
-    frees = [complement(covariance, energy) for energy in sorted(energies)]
+    frees = [null_space_basis(covariance, energy) for energy in sorted(energies)]
 
     for wider, narrower in itertools.pairwise(frees):
         assert narrower.shape[1] <= wider.shape[1]
@@ -253,7 +259,7 @@ def test_full_energy_protects_exactly_the_rank(rank: int, width: int) -> None:
     torch.manual_seed(0)
     inputs = torch.randn(rank, width).repeat(20, 1).double()
 
-    assert complement(Covariance(inputs.T @ inputs, len(inputs)), 1.0).shape == (width, width - rank)
+    assert null_space_basis(Covariance(inputs.T @ inputs, len(inputs)), 1.0).shape == (width, width - rank)
 
 
 def test_updates_do_not_leak(world: World) -> None:
@@ -279,7 +285,7 @@ def test_updates_do_not_leak(world: World) -> None:
 
 def test_a_gradient_projected_before_adam_leaks(bert: World) -> None:
     """On the same problem more than 1 % of the update of weights whose gradient is projected lands where it must not."""
-    bases = {name: split(covariance) for name, covariance in bert.collect(SOME).items()}
+    bases = {name: eigen_split(covariance) for name, covariance in bert.collect(SOME).items()}
     layers = {name: layer for name, layer in bert.model.named_modules() if name in bases}
     old = {name: layer.weight.detach().clone() for name, layer in layers.items()}
 
@@ -291,7 +297,7 @@ def test_a_gradient_projected_before_adam_leaks(bert: World) -> None:
         layer.weight.register_hook(projecting(bases[name][0]))
     bert.learn([layer.weight for layer in layers.values()], 500)
 
-    leaks = [leaked(layer.weight - old[name], bases[name][0]) for name, layer in layers.items()]
+    leaks = [leak_ratio(layer.weight - old[name], bases[name][0]) for name, layer in layers.items()]
     assert max(leaks) > 0.01
 
 
@@ -306,7 +312,7 @@ def test_a_tiny_update_leaks_no_more_than_its_rounding(bert: World) -> None:
 
     name = "backbone.encoder.layer.1.output.dense"
     layer = bert.model.get_submodule(name)
-    protected, _ = split(bert.collect(OLD)[name])
+    protected, _ = eigen_split(bert.collect(OLD)[name])
     with torch.no_grad():
         layer.weight += 1e-5 * (torch.ones(len(layer.weight), 1) @ protected[:, -1:].T.float())
     again = constraint.leak()
@@ -327,7 +333,7 @@ def test_a_tiny_update_leaks_no_more_than_its_rounding(bert: World) -> None:
 )
 def test_the_leak_of_a_change(change: list[list[float]], expected: float) -> None:
     """The leak is the protected share of a change's norm; weights that broke in training count as a full leak."""
-    assert leaked(torch.tensor(change), torch.tensor([[1.0], [0.0]]).double()) == pytest.approx(expected)
+    assert leak_ratio(torch.tensor(change), torch.tensor([[1.0], [0.0]]).double()) == pytest.approx(expected)
 
 
 def test_broken_weights_are_an_excess(bert: World) -> None:
@@ -466,7 +472,7 @@ def test_nothing_to_collect_is_refused(bert: World) -> None:
 def test_an_impossible_energy_is_refused(energy: float) -> None:
     """An energy that is not a share is named."""
     with pytest.raises(RefusedError, match=f"energy {energy} must be above 0"):
-        split(Covariance(torch.eye(3).double(), 1), energy)
+        eigen_split(Covariance(torch.eye(3).double(), 1), energy)
 
 
 def test_covariances_that_do_not_fit_are_refused(bert: World) -> None:
@@ -476,7 +482,7 @@ def test_covariances_that_do_not_fit_are_refused(bert: World) -> None:
     query = "backbone.encoder.layer.0.attention.self.query"
     with pytest.raises(RefusedError, match="widths 3 and 4"):
         narrow + wide
-    with pytest.raises(RefusedError, match="only one side has seen b"):
+    with pytest.raises(RefusedError, match="only one side has b"):
         add_covariances({"a": narrow}, {"a": narrow, "b": wide})
     with pytest.raises(RefusedError, match="there are no covariances"):
         constrain(bert.model, {})

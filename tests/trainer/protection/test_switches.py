@@ -43,12 +43,12 @@ def moved(store: Store, state: dict[str, Tensor]) -> set[str]:
 @pytest.fixture(autouse=True)
 def _keeps_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     """What so small a model gains is chance; here it is kept, as it stands at the end."""
-    monkeypatch.setattr("twofold_trainer.training.loop.Best.offer", take_all)
+    monkeypatch.setattr("twofold_trainer.training.loop.Best.update", take_all)
 
 
-def take_all(best: Any, value: float, state: dict[str, Tensor], *, passes: bool, chance: float) -> None:
+def take_all(best: Any, value: float, state: dict[str, Tensor], *, passes: bool, noise: float) -> None:
     """Take every state."""
-    best.value, best.state, best.fruitless = value, state, 0
+    best.value, best.state, best.epochs_without_gain = value, state, 0
 
 
 @pytest.mark.parametrize(

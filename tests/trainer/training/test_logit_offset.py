@@ -11,8 +11,8 @@ from twofold_checkpoint.protocol.job import Hyperparameters
 from twofold_trainer.modeling.features import FeatureSource
 from twofold_trainer.planning.plan import Plan, make_plan
 from twofold_trainer.stop import StopSignal
-from twofold_trainer.training.logit_offset import balance
-from twofold_trainer.training.stage_setup import Course
+from twofold_trainer.training.logit_offset import calibrate_new_label_bias
+from twofold_trainer.training.stage_setup import StageFactory
 from twofold_trainer.training.train import train
 
 
@@ -21,16 +21,16 @@ class Probed:
     """A job whose adapted head is trained over a frozen backbone."""
 
     plan: Plan
-    course: Course
+    stage_factory: StageFactory
 
     @property
     def source(self) -> FeatureSource:
         """The features, which do not move."""
-        return self.course.base_features
+        return self.stage_factory.base_features
 
     def dev(self) -> float:
         """The score that training steers by."""
-        return self.course.yardstick.measure(self.plan.model, self.source).value
+        return self.stage_factory.dev_evaluator.measure(self.plan.model, self.source).value
 
 
 @pytest.fixture(params=["classifier", "ner"])
@@ -38,11 +38,11 @@ def probed(request: pytest.FixtureRequest, make_job: MakeJob) -> Probed:
     """Probe a head with two new labels, or one new type."""
     rates = Hyperparameters(epochs=20, head_learning_rate=3e-2)
     plan = make_plan(make_job(request.param, freeze="backbone", hyperparameters=rates))
-    course = Course(plan, StopSignal())
-    course.fill()
+    stage_factory = StageFactory(plan, StopSignal())
+    stage_factory.precompute()
     for _ in train(plan, StopSignal(), lambda: pytest.fail("nobody judges a probe")):
         pass
-    return Probed(plan, course)
+    return Probed(plan, stage_factory)
 
 
 @pytest.mark.parametrize("wrong", [-4.0, 4.0])
@@ -58,7 +58,7 @@ def test_a_wrong_lead_is_made_good(probed: Probed, wrong: float) -> None:
         head.bias[old:] += wrong
     before, weight, bias = probed.dev(), head.weight.clone(), head.bias.clone()
 
-    lead = balance(probed.plan.model, probed.course.yardstick, probed.source, old)
+    lead = calibrate_new_label_bias(probed.plan.model, probed.stage_factory.dev_evaluator, probed.source, old)
 
     assert lead * wrong < 0
     assert probed.dev() > before
@@ -72,10 +72,10 @@ def test_no_lead_without_a_gain(probed: Probed) -> None:
     model, head = probed.plan.model, probed.plan.model.head(probed.plan.job.head)
     old = head.out_features - (2 if probed.plan.job.head == "classifier" else 2 * len(probed.plan.added))
     for _ in range(3):
-        balance(model, probed.course.yardstick, probed.source, old)
+        calibrate_new_label_bias(model, probed.stage_factory.dev_evaluator, probed.source, old)
     bias = head.bias.clone()
 
-    assert balance(model, probed.course.yardstick, probed.source, old) == 0.0
+    assert calibrate_new_label_bias(model, probed.stage_factory.dev_evaluator, probed.source, old) == 0.0
     assert torch.equal(head.bias, bias)
 
 
@@ -87,9 +87,9 @@ def test_few_examples_give_no_lead_that_chance_could(probed: Probed, monkeypatch
         head.bias[old:] -= 4.0
     bias = head.bias.clone()
 
-    monkeypatch.setattr("twofold_trainer.training.logit_offset.LED_FLIPS", 1e6)
-    assert balance(model, probed.course.yardstick, probed.source, old) == 0.0
+    monkeypatch.setattr("twofold_trainer.training.logit_offset.OFFSET_FLIP_RATE", 1e6)
+    assert calibrate_new_label_bias(model, probed.stage_factory.dev_evaluator, probed.source, old) == 0.0
     assert torch.equal(head.bias, bias)
 
-    monkeypatch.setattr("twofold_trainer.training.logit_offset.LED_FLIPS", 0.0)
-    assert balance(model, probed.course.yardstick, probed.source, old) > 0.0
+    monkeypatch.setattr("twofold_trainer.training.logit_offset.OFFSET_FLIP_RATE", 0.0)
+    assert calibrate_new_label_bias(model, probed.stage_factory.dev_evaluator, probed.source, old) > 0.0

@@ -26,16 +26,16 @@ from twofold_trainer.scoring.scorer import Scorer
 from twofold_trainer.stop import StopSignal
 from twofold_trainer.training.loop import DevEvaluator, train_stage
 from twofold_trainer.training.objective import Objective
-from twofold_trainer.training.optimization import make_learner, make_optimizer, make_schedule
+from twofold_trainer.training.optimization import make_optimizer, make_schedule, make_stage_trainer
 from twofold_trainer.training.progress import ProgressReporter
 from twofold_trainer.training.stage_inputs import StageInputs
 from twofold_trainer.training.stage_state import Best
-from twofold_trainer.training.stages import climb
+from twofold_trainer.training.stages import train_stages
 
 pytestmark = pytest.mark.slow
 
 LABELS = LabelSet(labels=tuple(sorted(tiny_models.TEMPLATES)), entity_types=("artist", "city", "date"))
-RECIPE = recipe.resolve(
+RECIPE = recipe.merge(
     recipe.Hyperparameters(epochs=2, batch_size=16, backbone_learning_rate=1e-3),
     recipe.init_recipe(blocks=2, examples=60, hidden_size=32),
     blocks=2,
@@ -55,7 +55,7 @@ class World:
         self.model = TwofoldModel(backbone.module, LABELS, "mean").eval()
         self.pool = TrainingPool(tuple(make_targets(tiny_models.examples(60), self.encoder, LABELS)))
         dev = tiny_models.examples(30, seed=5)
-        self.yardstick = DevEvaluator(tuple(Scorer(dev, head, self.encoder) for head in HEADS), LABELS)
+        self.dev_evaluator = DevEvaluator(tuple(Scorer(dev, head, self.encoder) for head in HEADS), LABELS)
         self.stop = StopSignal()
 
     def train(self, *, blocks: int = 2, seed: int = 0, settings: recipe.Recipe = RECIPE, guard: Guard | None = None):
@@ -66,15 +66,15 @@ class World:
             stage,
             settings,
             StageInputs(self.pool, Objective(), live(self.model, 0), guard),
-            self.yardstick,
+            self.dev_evaluator,
             seed=seed,
-            pace=ProgressReporter(stage.steps(settings, self.pool)),
+            reporter=ProgressReporter(stage.steps(settings, self.pool)),
             stop=self.stop,
         )
 
     def guard(self, *, allowed: float) -> Guard:
         """Guard the classifier, from what it answers now."""
-        judge = self.yardstick.judges[0]
+        judge = self.dev_evaluator.scorers[0]
         return Guard(self.model, judge, LABELS, judge.score(self.model, LABELS).value, allowed)
 
     def digest(self) -> str:
@@ -107,7 +107,7 @@ def test_a_stage_reports_and_improves(tmp_path: Path, monkeypatch: pytest.Monkey
     assert steps[-1].remaining_seconds == 0.0
     assert len(scores) == 5
     assert isinstance(events[0], ScoreMeasured)
-    assert world.yardstick.measure(world.model, None).value == max(scores)
+    assert world.dev_evaluator.measure(world.model, None).value == max(scores)
     assert max(scores) > scores[0]
 
 
@@ -142,21 +142,21 @@ def test_the_latest_state_that_dev_cannot_tell_from_the_best_is_kept(scores: lis
     states = [{"weight": torch.tensor(float(number))} for number in range(len(scores))]
     best = Best(scores[0], states[0], scores[0])
     for score, state in zip(scores[1:], states[1:], strict=True):
-        best.offer(score, state, passes=True, chance=0.02)
+        best.update(score, state, passes=True, noise=0.02)
 
     assert (best.state, best.value) == (states[kept], scores[kept])
-    assert best.top == max(scores[: kept + 1])
+    assert best.best_accepted == max(scores[: kept + 1])
 
 
 def test_what_the_guard_does_not_pass_raises_no_bar() -> None:
     """A state that may not be kept is no reason to refuse one that may."""
     first, wild, tame = ({"weight": torch.tensor(float(number))} for number in range(3))
     best = Best(0.5, first, 0.5)
-    best.offer(0.9, wild, passes=False, chance=0.02)
-    best.offer(0.6, tame, passes=True, chance=0.02)
+    best.update(0.9, wild, passes=False, noise=0.02)
+    best.update(0.6, tame, passes=True, noise=0.02)
 
     assert best.state is tame
-    assert best.wild == (0.9, wild)
+    assert best.rejected == (0.9, wild)
 
 
 def test_patience_ends_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +180,7 @@ def test_few_examples_do_not_undo_a_stage(
 ) -> None:
     """A stage that seems to lose a point and a half keeps its state where so few examples cannot tell, and not otherwise."""
     world = World(tmp_path)
-    world.yardstick.judges[0].examples = world.yardstick.judges[0].examples[:1] * examples
+    world.dev_evaluator.scorers[0].examples = world.dev_evaluator.scorers[0].examples[:1] * examples
     before = world.digest()
     values = iter([0.9, 0.5, 0.885])
 
@@ -196,16 +196,16 @@ def test_few_examples_do_not_undo_a_stage(
 def test_a_useless_stage_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stage that does not help leaves no trace, and the climb says why it ended."""
     world = World(tmp_path)
-    monkeypatch.setattr("twofold_trainer.training.loop.DevEvaluator.chance", lambda *_: -2.0)
+    monkeypatch.setattr("twofold_trainer.training.loop.DevEvaluator.noise_margin", lambda *_: -2.0)
     stages = [Stage(HEADS, 0, 2), Stage(HEADS, 1, 2), Stage(HEADS, 2, 2)]
-    lesson = StageInputs(world.pool, Objective(), live(world.model, 0))
-    running = climb(
+    inputs = StageInputs(world.pool, Objective(), live(world.model, 0))
+    running = train_stages(
         world.model,
         stages,
         RECIPE,
         lambda _: world.pool,
-        lambda _: lesson,
-        yardstick=world.yardstick,
+        lambda _: inputs,
+        dev_evaluator=world.dev_evaluator,
         seed=0,
         stop=world.stop,
     )
@@ -216,12 +216,12 @@ def test_a_useless_stage_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             if isinstance(event, NoteAdded) and "heads was kept" in event.message:
                 digests.append(world.digest())
     except StopIteration as done:
-        climbed = done.value
+        stages_result = done.value
 
-    assert [trained.stage.name for trained in climbed.kept] == ["heads"]
-    assert not climbed.complete
+    assert [trained.stage.name for trained in stages_result.completed_stages] == ["heads"]
+    assert not stages_result.complete
     assert world.digest() == digests[0]
-    assert "top block did not help" in climbed.reason
+    assert "top block did not improve the dev score" in stages_result.reason
 
 
 def test_the_guard_restores_then_ends_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +241,7 @@ def test_the_guard_restores_then_ends_the_stage(tmp_path: Path, monkeypatch: pyt
 
     assert actions == ["restore", "leave"]
     assert world.digest() == before
-    assert trained.lost == "was of no use because the guard let nothing of it pass"
+    assert trained.undo_reason == "never passed the guard"
 
 
 class Casts(TorchDispatchMode):
@@ -260,8 +260,8 @@ class Casts(TorchDispatchMode):
 def test_a_step_casts_a_weight_once_for_all_its_batches(tmp_path: Path) -> None:
     """In mixed precision the batches of a step share the casts of what they train, and the next step makes its own."""
     world = World(tmp_path)
-    lesson = StageInputs(world.pool, Objective(), live(world.model, 0))
-    learner = make_learner(world.model, Stage(HEADS, 2, 2), replace(RECIPE, mixed_precision=True), lesson)
+    inputs = StageInputs(world.pool, Objective(), live(world.model, 0))
+    stage_trainer = make_stage_trainer(world.model, Stage(HEADS, 2, 2), replace(RECIPE, mixed_precision=True), inputs)
     weight = max(world.model.blocks()[0].parameters(), key=torch.numel)
     before = weight.detach().clone()
     new = list(world.pool.new)
@@ -269,7 +269,7 @@ def test_a_step_casts_a_weight_once_for_all_its_batches(tmp_path: Path) -> None:
     for steps in (1, 2):
         with Casts(weight) as casts:
             for _ in range(steps):
-                learner.learn([new[:8], new[8:12]])
+                stage_trainer.step([new[:8], new[8:12]])
         assert casts.counted == steps
     assert not torch.equal(weight, before)
 
@@ -298,7 +298,7 @@ def test_cancelling_stops_between_steps(tmp_path: Path, monkeypatch: pytest.Monk
 def test_time_is_a_named_stop(tmp_path: Path) -> None:
     """When the time is over, a stage ends without an error, in its best state."""
     world = World(tmp_path)
-    world.stop.limit(0.0)
+    world.stop.set_deadline(0.0)
     events = list(world.train())
 
     assert not any(isinstance(event, StepCompleted) for event in events)

@@ -18,8 +18,8 @@ from twofold_trainer.modeling.freezing import is_untouched
 from twofold_trainer.planning.plan import Plan, make_plan
 from twofold_trainer.planning.stage import Stage
 from twofold_trainer.stop import StopSignal
-from twofold_trainer.training.optimization import make_learner
-from twofold_trainer.training.stage_setup import Course
+from twofold_trainer.training.optimization import make_stage_trainer
+from twofold_trainer.training.stage_setup import StageFactory
 from twofold_trainer.training.stages import StagesResult
 from twofold_trainer.training.train import grow, train
 
@@ -29,12 +29,12 @@ QUICK = Hyperparameters(epochs=2, backbone_learning_rate=1e-3, head_learning_rat
 PASSES = Verdict("pass", "nobody asked")
 
 
-def prepare(plan: Plan) -> Course:
+def prepare(plan: Plan) -> StageFactory:
     """Fill a job's cache and grow its head."""
-    course = Course(plan, StopSignal())
-    course.fill()
-    grow(plan, course)
-    return course
+    stage_factory = StageFactory(plan, StopSignal())
+    stage_factory.precompute()
+    grow(plan, stage_factory)
+    return stage_factory
 
 
 def train_all(plan: Plan) -> tuple[StagesResult, list[Event]]:
@@ -68,19 +68,19 @@ def test_they_see_what_the_trained_blocks_see(
     Whether there is room to keep them or not.
     """
     monkeypatch.setattr("twofold_trainer.recipe.CACHE_BYTES", exact.feature_bytes * room)
-    course = prepare(exact)
+    stage_factory = prepare(exact)
     exact.model.fork("ner", forked)
-    stages = exact.follow_ups(replace(exact.forked, blocks=forked))
+    stages = exact.refit_stages(replace(exact.forked, blocks=forked))
     (stage,) = (stage for stage in stages if stage.name == f"{follow_up} once more")
-    pool, judges = exact.pool(stage), course.yardstick.judges
+    pool, judges = exact.pool(stage), stage_factory.dev_evaluator.scorers
     encodings = [target.encoding for target in (*pool.new, *pool.rehearsed)]
     encodings += [one for judge in judges for one in judge.encodings]
-    untrained = [course.base_features([one]).tokens.detach() for one in encodings]
+    untrained = [stage_factory.base_features([one]).tokens.detach() for one in encodings]
     for parameter in exact.model.branch.parameters():
         parameter.data.add_(0.05)
-    lesson = course.lesson(stage)
+    inputs = stage_factory.stage_inputs(stage)
     for one, before in zip(encodings, untrained, strict=True):
-        seen = lesson.source([one]).tokens
+        seen = inputs.source([one]).tokens
         with torch.no_grad():
             now = compute_features(exact.model, [one], exact.encoder.settings.pad_id, heads=("ner",)).tokens
         assert torch.allclose(seen, now, atol=1e-4)
@@ -89,34 +89,36 @@ def test_they_see_what_the_trained_blocks_see(
 
 def test_the_head_moves_alone_at_its_own_rate(exact: Plan) -> None:
     """Only the adapted head's two tensors move, at the rate of the recipe, and no guard is needed for that."""
-    course = prepare(exact)
+    stage_factory = prepare(exact)
     exact.model.fork("ner", exact.forked.blocks)
-    head, _ = exact.follow_ups(exact.forked)
-    lesson = course.lesson(head)
-    learner = make_learner(exact.model, head, exact.recipe, lesson)
+    head, _ = exact.refit_stages(exact.forked)
+    inputs = stage_factory.stage_inputs(head)
+    stage_trainer = make_stage_trainer(exact.model, head, exact.recipe, inputs)
 
-    assert set(learner.names) == {"ner.weight", "ner.bias"}
-    assert {group["initial_lr"] for group in learner.optimizer.param_groups} == {exact.recipe.refit_learning_rate}
-    assert lesson.guard is None
-    assert lesson.objective.rehearsed_weight == exact.recipe.rehearsed_weight < 1
+    assert set(stage_trainer.names) == {"ner.weight", "ner.bias"}
+    assert {group["initial_lr"] for group in stage_trainer.optimizer.param_groups} == {exact.recipe.refit_learning_rate}
+    assert inputs.guard is None
+    assert inputs.objective.rehearsed_weight == exact.recipe.rehearsed_weight < 1
     assert head.patience(exact.recipe) == head.epochs(exact.recipe) == exact.recipe.refit_epochs
 
 
 def test_then_the_upper_half_moves_with_it_and_remembered_texts_weigh_as_much_as_new_ones(exact: Plan) -> None:
     """The fork's upper half and its head move, at a fork's rates, to the end; nothing below them, and nothing of the other head."""
-    course = prepare(exact)
+    stage_factory = prepare(exact)
     exact.model.fork("ner", 2)
-    course.floor = 2.0  # The old labels have fallen: that is what the stage is for, and no reason to say so.
-    _, upper = exact.follow_ups(replace(exact.forked, blocks=2))
-    lesson = course.lesson(upper)
-    learner = make_learner(exact.model, upper, exact.recipe, lesson)
+    stage_factory.baseline_dev_score = (
+        2.0  # The old labels have fallen: that is what the stage is for, and no reason to say so.
+    )
+    _, upper = exact.refit_stages(replace(exact.forked, blocks=2))
+    inputs = stage_factory.stage_inputs(upper)
+    stage_trainer = make_stage_trainer(exact.model, upper, exact.recipe, inputs)
 
     own = {f"branch.1.{name}" for name, _ in exact.model.branch[1].named_parameters()}
-    assert set(learner.names) == {"ner.weight", "ner.bias"} | own
-    assert is_untouched(exact.model, "ner", learner.names)
+    assert set(stage_trainer.names) == {"ner.weight", "ner.bias"} | own
+    assert is_untouched(exact.model, "ner", stage_trainer.names)
     rates = {exact.recipe.fork_learning_rate, exact.recipe.head_learning_rate}
-    assert {group["initial_lr"] for group in learner.optimizer.param_groups} == rates
-    assert (lesson.guard, lesson.note, lesson.objective.rehearsed_weight) == (None, None, 1.0)
+    assert {group["initial_lr"] for group in stage_trainer.optimizer.param_groups} == rates
+    assert (inputs.guard, inputs.note, inputs.objective.rehearsed_weight) == (None, None, 1.0)
     assert upper.patience(exact.recipe) == upper.epochs(exact.recipe) == exact.recipe.balance_epochs
 
 
@@ -124,29 +126,29 @@ def test_the_upper_half_of_shared_blocks_moves_under_guard(make_job: MakeJob) ->
     """Both heads see what enters it, both are rehearsed, and the guard watches the protected one, whose texts are kept as well."""
     settings = Hyperparameters(epochs=2, mixed_precision=False)
     plan = make_plan(make_job("ner", protection=Statistical(margin=60), hyperparameters=settings))
-    course = prepare(plan)
-    *_, upper = plan.follow_ups(plan.shared)
+    stage_factory = prepare(plan)
+    *_, upper = plan.refit_stages(plan.shared)
     for parameter in plan.model.blocks()[0].parameters():
         parameter.data.add_(0.05)
-    lesson = course.lesson(upper)
-    guard = course.guard
+    inputs = stage_factory.stage_inputs(upper)
+    guard = stage_factory.guard
 
     assert guard is not None
-    assert lesson.guard is guard
-    assert {target.example for target in lesson.pool.rehearsed} == {target.example for target in plan.rehearsed}
+    assert inputs.guard is guard
+    assert {target.example for target in inputs.pool.rehearsed} == {target.example for target in plan.rehearsed}
     with torch.no_grad():
-        for one in (*guard.judge.encodings, *(target.encoding for target in lesson.pool.rehearsed)):
-            seen, now = lesson.source([one]), compute_features(plan.model, [one], plan.encoder.settings.pad_id)
+        for one in (*guard.scorer.encodings, *(target.encoding for target in inputs.pool.rehearsed)):
+            seen, now = inputs.source([one]), compute_features(plan.model, [one], plan.encoder.settings.pad_id)
             assert torch.allclose(seen.tokens, now.tokens, atol=1e-4)
             assert torch.allclose(seen.pooled, now.pooled, atol=1e-4)
-    names = make_learner(plan.model, upper, plan.recipe, lesson).names
+    names = make_stage_trainer(plan.model, upper, plan.recipe, inputs).names
     assert {name.split(".")[0] for name in names} == {"backbone", "ner"}
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 5, 6])
 def test_the_upper_half_is_the_larger_one(exact: Plan, blocks: int) -> None:
     """Of an odd number of blocks the one in the middle moves once more, too; of one block that one."""
-    *_, upper = exact.follow_ups(replace(exact.forked, blocks=blocks, of=6))
+    *_, upper = exact.refit_stages(replace(exact.forked, blocks=blocks, of=6))
     assert (upper.blocks, upper.forked) == ({1: 1, 2: 1, 5: 3, 6: 3}[blocks], True)
 
 
@@ -158,7 +160,7 @@ def test_a_fork_is_trained_as_a_whole_for_two_fifths_of_the_epochs(
 ) -> None:
     """Rounded up. Its upper half goes on for three more, or for as many as a caller asked for if that is less."""
     plan = make_plan(make_job("ner", protection=Exact(), hyperparameters=Hyperparameters(epochs=epochs)))
-    *_, last = plan.follow_ups(plan.forked)
+    *_, last = plan.refit_stages(plan.forked)
     assert (plan.forked.epochs(plan.recipe), last.epochs(plan.recipe)) == (whole, upper)
 
 
@@ -178,16 +180,16 @@ def test_they_rehearse_all_that_is_remembered(make_job: MakeJob, settings: dict[
     A fork counts on its upper half all the same, shared blocks do not. STAGED has no such stages.
     """
     plan = make_plan(make_job("ner", **settings))
-    found = plan.follow_ups(plan.forked)
+    found = plan.refit_stages(plan.forked)
     teaching = [target for target in plan.rehearsed if target.teaches("ner")]
 
-    assert plan.follow_ups(plan.stages[0]) == ()  # A probe moves no block.
+    assert plan.refit_stages(plan.stages[0]) == ()  # A probe moves no block.
     if share is None:
         assert found == ()
     else:
         expected = len(teaching) if share == 1.0 else min(len(teaching), round(share * len(plan.new)))
         assert [stage.blocks for stage in found] == ([0, 2] if share else [2])
-        assert [stage.blocks for stage in plan.follow_ups(plan.shared)] == ([0, 2] if share else [])
+        assert [stage.blocks for stage in plan.refit_stages(plan.shared)] == ([0, 2] if share else [])
         for stage in found:
             assert list(plan.pool(stage).rehearsed) == teaching
             assert plan.pool(stage).drawn == expected
@@ -198,32 +200,36 @@ def test_the_head_is_not_trained_alone_where_features_are_not_kept(
 ) -> None:
     """It would run every text again in each of its epochs; the plan does not promise it, and the upper half trains all the same."""
     monkeypatch.setattr("twofold_trainer.recipe.CACHE_BYTES", exact.feature_bytes - 1)
-    monkeypatch.setattr("twofold_trainer.training.loop.DevEvaluator.chance", lambda *_: 1.0)  # Every stage is kept.
-    climbed, _ = train_all(exact)
+    monkeypatch.setattr(
+        "twofold_trainer.training.loop.DevEvaluator.noise_margin", lambda *_: 1.0
+    )  # Every stage is kept.
+    stages_result, _ = train_all(exact)
 
-    assert [trained.stage.name for trained in climbed.kept] == [
+    assert [trained.stage.name for trained in stages_result.completed_stages] == [
         "heads",
         exact.forked.name,
         "the upper 2 blocks once more",
     ]
-    assert "the head once more" not in exact.sentence()
+    assert "the head once more" not in exact.summary()
     monkeypatch.setattr("twofold_trainer.recipe.CACHE_BYTES", exact.feature_bytes)
-    assert "the head once more" in exact.sentence()
+    assert "the head once more" in exact.summary()
 
 
 def test_a_job_tells_of_them(exact: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan names them, their steps are counted, and they come last of the stages that are kept."""
     monkeypatch.setattr("twofold_trainer.training.progress.REPORT_SECONDS", 0.0)
-    monkeypatch.setattr("twofold_trainer.training.loop.DevEvaluator.chance", lambda *_: 1.0)  # Every stage is kept.
+    monkeypatch.setattr(
+        "twofold_trainer.training.loop.DevEvaluator.noise_margin", lambda *_: 1.0
+    )  # Every stage is kept.
     (planned,) = (event for event in exact.events() if isinstance(event, PlanMade))
-    climbed, heard = train_all(exact)
+    stages_result, heard = train_all(exact)
     stages = list(dict.fromkeys(event.stage for event in heard if isinstance(event, StepCompleted)))
     last = [event for event in heard if isinstance(event, StepCompleted)][-1]
 
     assert stages == ["heads", exact.forked.name, "the head once more", "the upper 2 blocks once more"]
-    assert stages == [trained.stage.name for trained in climbed.kept]
+    assert stages == [trained.stage.name for trained in stages_result.completed_stages]
     assert "then the head once more, then the upper 2 blocks once more;" in planned.plan
-    assert f"up to {len(exact.recalled)} rehearsed ones an epoch" in planned.plan
+    assert f"up to {len(exact.rehearsable)} rehearsed ones an epoch" in planned.plan
     assert last.step == last.total_steps
 
 
@@ -231,8 +237,8 @@ def test_what_does_not_help_is_undone(exact: Plan, monkeypatch: pytest.MonkeyPat
     """Head and blocks are then as the fork's stage left them, what was learnt before stays, and notes say so."""
     # The probe and the fork are kept whatever dev says, what follows them never.
     chances = iter([1.0, 1.0, -2.0, -2.0])
-    monkeypatch.setattr("twofold_trainer.training.loop.DevEvaluator.chance", lambda *_: next(chances))
-    monkeypatch.setattr("twofold_trainer.training.train.balance", lambda *_, **__: 0.0)
+    monkeypatch.setattr("twofold_trainer.training.loop.DevEvaluator.noise_margin", lambda *_: next(chances))
+    monkeypatch.setattr("twofold_trainer.training.train.calibrate_new_label_bias", lambda *_, **__: 0.0)
     running, told, left = train(exact, StopSignal(), lambda: PASSES), list[str](), dict[str, Tensor]()
     try:
         while True:
@@ -241,41 +247,41 @@ def test_what_does_not_help_is_undone(exact: Plan, monkeypatch: pytest.MonkeyPat
             if told and told[-1].startswith(f"Stage {exact.forked.name} was kept") and not left:
                 left = {name: tensor.clone() for name, tensor in exact.model.state_dict().items()}
     except StopIteration as done:
-        climbed = done.value
+        stages_result = done.value
 
-    assert [trained.stage.name for trained in climbed.kept] == ["heads", exact.forked.name]
+    assert [trained.stage.name for trained in stages_result.completed_stages] == ["heads", exact.forked.name]
     for name in ("the head", "the upper 2 blocks"):
-        assert any(note.startswith(f"Stage {name} once more did not help") for note in told)
+        assert any(note.startswith(f"Stage {name} once more did not improve the dev score") for note in told)
     assert left
     assert all(torch.equal(tensor, left[name]) for name, tensor in exact.model.state_dict().items())
 
 
 @pytest.mark.parametrize(("lost", "firmly"), [(0.014, False), (0.016, True)])
 def test_old_labels_that_fall_are_held_firmly(exact: Plan, lost: float, *, firmly: bool) -> None:
-    """Where the probe has cost more than FALLEN of the old labels, a fork rehearses one to one at full weight, and a note says so."""
+    """Where the probe has cost more than OLD_LABEL_DROP of the old labels, a fork rehearses one to one at full weight, and a note says so."""
     halves = replace(exact.recipe, rehearsal_ratio=1.0, fork_rehearsal_ratio=0.5, rehearsed_weight=0.5)
     exact = replace(exact, recipe=halves)
-    course = prepare(exact)
-    now = course.yardstick.judges[1].score(exact.model, exact.labels, course.source(exact.forked))
+    stage_factory = prepare(exact)
+    now = stage_factory.dev_evaluator.scorers[1].score(exact.model, exact.labels, stage_factory.source(exact.forked))
     assert now is not None
-    course.floor = now.value + lost
+    stage_factory.baseline_dev_score = now.value + lost
     exact.model.fork("ner", exact.forked.blocks)
-    lesson = course.lesson(exact.forked)
+    inputs = stage_factory.stage_inputs(exact.forked)
 
-    assert (lesson.pool.ratio, lesson.objective.rehearsed_weight) == ((1.0, 1.0) if firmly else (0.5, 0.5))
-    assert (lesson.note is not None) == firmly
+    assert (inputs.pool.ratio, inputs.objective.rehearsed_weight) == ((1.0, 1.0) if firmly else (0.5, 0.5))
+    assert (inputs.note is not None) == firmly
     if firmly:
-        assert "lost 1.6 points on dev" in lesson.note
+        assert "lost 1.6 points on dev" in inputs.note
 
 
 def test_nothing_is_held_firmly_that_nothing_measures(exact: Plan) -> None:
     """Where no example tells how the old labels do, they are rehearsed as ever; and a probe is never firm."""
-    course = prepare(exact)
-    probe, floor = Stage(("ner",), 0, exact.forked.of), course.floor
-    course.floor = 2.0
-    assert course.lesson(probe).note is None
-    course.floor = None
+    stage_factory = prepare(exact)
+    probe, floor = Stage(("ner",), 0, exact.forked.of), stage_factory.baseline_dev_score
+    stage_factory.baseline_dev_score = 2.0
+    assert stage_factory.stage_inputs(probe).note is None
+    stage_factory.baseline_dev_score = None
     exact.model.fork("ner", exact.forked.blocks)
     assert floor is not None
-    assert course.lesson(exact.forked).note is None
-    assert course.lesson(exact.forked).pool.ratio == exact.recipe.fork_rehearsal_ratio
+    assert stage_factory.stage_inputs(exact.forked).note is None
+    assert stage_factory.stage_inputs(exact.forked).pool.ratio == exact.recipe.fork_rehearsal_ratio

@@ -31,7 +31,7 @@ from twofold_checkpoint.protocol.job import SNAPSHOTS, Exact, Hyperparameters, J
 from twofold_checkpoint.store import Store
 from twofold_trainer import adapt as run_module
 from twofold_trainer.adapt import run_job
-from twofold_trainer.training.snapshots import NOWHERE, ResumeSnapshots
+from twofold_trainer.training.snapshots import NO_SNAPSHOTS, ResumeSnapshots
 
 pytestmark = pytest.mark.slow
 
@@ -90,7 +90,7 @@ def weights(job: Job) -> tuple[bytes, list[Event]]:
 
 def killed_after(snapshots: int, job: Job) -> bool:
     """Train until so many snapshots were written, or to the end; tells whether it was killed."""
-    offer, left = ResumeSnapshots.offer, itertools.count(1)
+    offer, left = ResumeSnapshots.save_if_due, itertools.count(1)
 
     def fatal(self: ResumeSnapshots, number: int, take: Any) -> Iterator[NoteAdded]:
         yield from offer(self, number, take)
@@ -98,7 +98,7 @@ def killed_after(snapshots: int, job: Job) -> bool:
             raise KilledError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ResumeSnapshots, "offer", fatal)
+        patch.setattr(ResumeSnapshots, "save_if_due", fatal)
         patch.setattr(run_module, "make_candidate", lambda *_: None)
         try:
             tiny_models.until(job, "export")
@@ -150,10 +150,10 @@ def test_a_training_that_is_killed_after_every_epoch_ends_in_the_same_bytes(
 
     assert resumed == expected
     assert kills >= 3
-    assert any("goes on from its snapshot" in note for note in notes(events))
+    assert any("resumes from its snapshot" in note for note in notes(events))
     if "restored" in kind:
         assert "restore" in {event.action for event in seen if isinstance(event, GuardChecked)}
-        assert any("is given up" in note for note in notes(seen))
+        assert any("Abandoned the shared backbone" in note for note in notes(seen))
 
 
 def test_a_training_that_is_killed_within_an_epoch_ends_in_the_same_bytes(
@@ -197,7 +197,7 @@ def test_a_process_that_gets_sigkill_goes_on_to_the_same_file(make_job: MakeJob,
         [published] = [event for event in events if isinstance(event, Published)] or [events[-1]]
         files.append((store.get(published.checkpoint_id).path / TRAINING_WEIGHTS).read_bytes())
 
-    assert any("Stage heads goes on from its snapshot" in note for note in notes(events))
+    assert any("Stage heads resumes from its snapshot" in note for note in notes(events))
     assert files[0] == files[1]
 
 
@@ -230,8 +230,8 @@ def test_a_snapshot_that_cannot_be_used_is_passed_over(
     resumed, events = weights(job)
 
     assert resumed == expected
-    [told] = [note for note in notes(events) if "is not used" in note]
-    assert told.startswith("The snapshot of stage heads is not used: ")
+    [told] = [note for note in notes(events) if note.startswith("Ignored the snapshot")]
+    assert told.startswith("Ignored the snapshot of stage heads: ")
     assert why in told
 
 
@@ -248,7 +248,7 @@ def test_a_snapshot_of_another_job_is_passed_over(make_job: MakeJob) -> None:
     ]
     for other in others:
         _, events = weights(other)
-        [told] = [note for note in notes(events) if "is not used" in note]
+        [told] = [note for note in notes(events) if note.startswith("Ignored the snapshot")]
         assert "it belongs to another job" in told
 
 
@@ -283,16 +283,16 @@ def test_snapshots_are_rare_and_cheap(tmp_path: Path) -> None:
     snapshots = Slow(tmp_path, "x", 10.0, clock=lambda: now[0])
     for seconds, expected in ((9, 0), (1, 1), (9, 1), (1, 2)):
         now[0] += seconds
-        assert not list(snapshots.offer(0, lambda: None))
+        assert not list(snapshots.save_if_due(0, lambda: None))
         assert len(written) == expected
     cost = 2.0
     now[0] += 10.0
-    list(snapshots.offer(0, lambda: None))
+    list(snapshots.save_if_due(0, lambda: None))
     for seconds, expected in ((39.0, 3), (1.0, 4)):
         now[0] += seconds
-        list(snapshots.offer(0, lambda: None))
+        list(snapshots.save_if_due(0, lambda: None))
         assert len(written) == expected
-    assert not list(NOWHERE.offer(0, lambda: None))
+    assert not list(NO_SNAPSHOTS.save_if_due(0, lambda: None))
 
 
 def test_a_job_of_seconds_leaves_no_snapshot(make_job: MakeJob, store: Store) -> None:

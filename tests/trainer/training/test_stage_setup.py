@@ -12,9 +12,9 @@ from twofold_trainer.modeling.features import live
 from twofold_trainer.planning.plan import Plan, make_plan
 from twofold_trainer.planning.stage import Stage
 from twofold_trainer.stop import StopSignal
-from twofold_trainer.training.optimization import make_learner
+from twofold_trainer.training.optimization import make_stage_trainer
 from twofold_trainer.training.stage_inputs import StageInputs
-from twofold_trainer.training.stage_setup import Course
+from twofold_trainer.training.stage_setup import StageFactory
 from twofold_trainer.training.train import grow
 
 pytestmark = pytest.mark.slow
@@ -27,40 +27,40 @@ STAGES = {
 }
 
 
-def prepare(make_job: MakeJob, stage: Stage) -> tuple[Plan, Course]:
+def prepare(make_job: MakeJob, stage: Stage) -> tuple[Plan, StageFactory]:
     """Fill a job's cache, grow its head, and give it blocks of its own if the stage trains such."""
     protection = Exact() if stage.forked else Statistical()
     plan = make_plan(make_job("ner", protection=protection, freeze="auto" if stage.forked else "head"))
-    course = Course(plan, StopSignal())
-    course.fill()
-    grow(plan, course)
+    stage_factory = StageFactory(plan, StopSignal())
+    stage_factory.precompute()
+    grow(plan, stage_factory)
     if stage.forked:
         plan.model.fork("ner", stage.blocks)
     plan.model.eval()
-    return plan, course
+    return plan, stage_factory
 
 
-def see(course: Course, lesson: StageInputs) -> tuple[torch.Tensor, torch.Tensor]:
+def see(stage_factory: StageFactory, inputs: StageInputs) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what the adapted head reads of the dev texts, over the source and over what is untrained."""
-    encodings = course.yardstick.judges[0].encodings
+    encodings = stage_factory.dev_evaluator.scorers[0].encodings
     assert encodings
-    assert lesson.untrained is not None
+    assert inputs.untrained is not None
     with torch.no_grad():
-        return lesson.source(encodings).tokens, lesson.untrained(encodings).tokens
+        return inputs.source(encodings).tokens, inputs.untrained(encodings).tokens
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_what_a_stage_begins_with_needs_no_block(make_job: MakeJob, name: str) -> None:
     """Before anything moved, what the base saw is what the stage's source gives, and no block runs for it."""
-    plan, course = prepare(make_job, STAGES[name])
-    lesson = course.lesson(STAGES[name])
-    expected, found = see(course, lesson)
+    plan, stage_factory = prepare(make_job, STAGES[name])
+    inputs = stage_factory.stage_inputs(STAGES[name])
+    expected, found = see(stage_factory, inputs)
     assert torch.allclose(found, expected, atol=1e-5)
 
     ran = []
     for block in (*plan.model.blocks(), *(plan.model.branch or ())):
         block.register_forward_hook(lambda *_: ran.append(1))
-    course.yardstick.measure(plan.model, lesson.untrained)
+    stage_factory.dev_evaluator.measure(plan.model, inputs.untrained)
     assert not ran
 
 
@@ -68,16 +68,16 @@ def test_what_a_stage_begins_with_needs_no_block(make_job: MakeJob, name: str) -
 def test_once_blocks_may_have_moved_they_are_asked(make_job: MakeJob, name: str) -> None:
     """A stage that comes after one that trained blocks is measured over what those see now."""
     stage = STAGES[name]
-    plan, course = prepare(make_job, stage)
-    base = course.lesson(stage).untrained
+    plan, stage_factory = prepare(make_job, stage)
+    base = stage_factory.stage_inputs(stage).untrained
     with torch.no_grad():
         for block in plan.model.branch or plan.model.blocks():
             for parameter in block.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    expected, found = see(course, course.lesson(stage))
+    expected, found = see(stage_factory, stage_factory.stage_inputs(stage))
     assert torch.equal(found, expected)
     assert base is not None
-    assert not torch.allclose(found, base(course.yardstick.judges[0].encodings).tokens, atol=1e-2)
+    assert not torch.allclose(found, base(stage_factory.dev_evaluator.scorers[0].encodings).tokens, atol=1e-2)
 
 
 @pytest.mark.parametrize("mixed", [True, False])
@@ -87,14 +87,14 @@ def test_what_teaches_is_computed_as_steps_compute_it_and_what_judges_in_fp32(
 ) -> None:
     """Kept features of training texts come in the precision of training steps, those of dev texts never in bf16."""
     plan = make_plan(make_job("ner", hyperparameters=Hyperparameters(mixed_precision=mixed), freeze="head"))
-    course = Course(plan, StopSignal())
-    course.fill()
-    grow(plan, course)
-    kept, exact = course.base_features, live(plan.model, plan.encoder.settings.pad_id)
+    stage_factory = StageFactory(plan, StopSignal())
+    stage_factory.precompute()
+    grow(plan, stage_factory)
+    kept, exact = stage_factory.base_features, live(plan.model, plan.encoder.settings.pad_id)
     if after != "base":
-        once_more, _ = plan.follow_ups(STAGES[after])
-        kept = course.source(once_more)
-    taught, judged = [target.encoding for target in plan.new], course.yardstick.judges[0].encodings
+        once_more, _ = plan.refit_stages(STAGES[after])
+        kept = stage_factory.source(once_more)
+    taught, judged = [target.encoding for target in plan.new], stage_factory.dev_evaluator.scorers[0].encodings
 
     with torch.no_grad():
         found, expected = ([source(some).tokens for some in (taught, judged)] for source in (kept, exact))
@@ -110,16 +110,16 @@ def test_a_probe_learns_the_same_over_kept_features_and_without_them(make_job: M
     losses, answers = [], []
     for fits in (True, False):
         plan = make_plan(make_job("ner", hyperparameters=Hyperparameters(mixed_precision=mixed), freeze="head"))
-        course = Course(plan, StopSignal())
-        course.fits = fits
-        course.fill()
-        grow(plan, course)
+        stage_factory = StageFactory(plan, StopSignal())
+        stage_factory.caches_features = fits
+        stage_factory.precompute()
+        grow(plan, stage_factory)
         stage = STAGES["heads"]
-        lesson = course.lesson(stage)
-        assert lesson.objective.distillation is not None
-        answers.append(lesson.objective.distillation.teacher.answer([target.encoding for target in plan.new]).ner)
-        learner = make_learner(plan.model, stage, plan.recipe, lesson)
-        losses.append([learner.learn(step) for step in lesson.pool.epoch(16, random.Random(0))])
+        inputs = stage_factory.stage_inputs(stage)
+        assert inputs.objective.distillation is not None
+        answers.append(inputs.objective.distillation.teacher.answer([target.encoding for target in plan.new]).ner)
+        stage_trainer = make_stage_trainer(plan.model, stage, plan.recipe, inputs)
+        losses.append([stage_trainer.step(step) for step in inputs.pool.epoch(16, random.Random(0))])
 
     assert len(losses[0]) > 2
     assert torch.allclose(answers[0], answers[1], atol=1e-4)

@@ -90,7 +90,7 @@ def find(
         confusions += list_confusions(figure, first, last)
         if pair.after is not None and may_quote(plan):
             changes += list_changes(figure, judge.head, pair, tuple(judge.examples), (answers[0], answers[1]))
-    checkpoint = plan.approved() if approved else None
+    checkpoint = plan.approved_checkpoint() if approved else None
     return Findings(
         texts=may_quote(plan),
         figures=tuple(measurements),

@@ -1,1 +1,1 @@
-"""From a job to a checked plan of stages with estimates."""
+"""Planning: a validated job becomes a plan of stages with estimates."""

@@ -1,4 +1,4 @@
-"""What a job would take, for a dry run: seconds, memory, and the smallest margin that could be proven."""
+"""Estimates for a dry run: time, memory and the smallest provable margin of a job."""
 
 from __future__ import annotations
 
@@ -20,101 +20,101 @@ from twofold_trainer.planning.plan import Plan
 from twofold_trainer.planning.stage import Stage
 from twofold_trainer.scoring.noninferiority import provable_margin
 
-TIMED = 128
-"""Texts of the job that are run once to see how long one takes here."""
-BACKWARD = 2.0
-"""A backward pass costs about two forward passes."""
+TIMED_TEXTS = 128
+"""Texts of the job that are timed on this machine."""
+BACKWARD_COST = 2.0
+"""Cost of a backward pass, in forward passes."""
 OVERHEAD_SECONDS = 30.0
-"""Starting, exporting the graph, comparing it with the model and judging its int8 form. A MiniLM took 56 seconds for it on one
-busy core; on two free ones it is taken to be about half."""
+"""Seconds for start-up, graph export, the parity check and the int8 evaluation. A MiniLM took 56 seconds on one busy core;
+two idle cores are assumed to take about half."""
 ADAM_BYTES = 4 * 5
-"""Per trained parameter: gradient, two moments, and the copies of the first and the best state."""
+"""Bytes per trained parameter: the gradient, two moments, and copies of the initial and the best state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Hold what a job runs through the model. *trained* are the epochs' texts, each counted by its share of the blocks."""
+    """The number of texts that a job runs through the model. *trained* weights each text by the share of trained blocks."""
 
     cached: int
     """Texts whose features are computed once."""
     trained: float
-    judged: int
-    """Texts that are scored, over all looks."""
+    scored: int
+    """Texts that are scored, summed over all evaluations."""
 
 
-def seconds(work: Work, per_text: float) -> float:
-    """Return the seconds of a job where a forward pass takes *per_text* seconds for one text."""
-    passes = work.cached + work.judged + (1 + BACKWARD) * work.trained
+def estimate_seconds(work: Work, per_text: float) -> float:
+    """Return the estimated seconds of a job, given *per_text* seconds per forward pass of one text."""
+    passes = work.cached + work.scored + (1 + BACKWARD_COST) * work.trained
     return OVERHEAD_SECONDS + passes * per_text
 
 
 def count_work(plan: Plan) -> Work:
-    """Count what a plan's likely stages run. AUTO is counted with the rung that it aims at."""
-    judges = len(plan.parts.dev) + len(plan.memory.dev)
+    """Count the texts of a plan's likely stages; freeze mode "auto" counts the stage that it tries first after the probe."""
+    dev_examples = len(plan.parts.dev) + len(plan.memory.dev)
     held_out = len(plan.parts.gate) + len(plan.memory.gate)
-    cached, trained, looks = len(plan.new) + len(plan.recalled) + judges, 0.0, 0
-    for number, stage in enumerate(stages := likely(plan)):
+    cached, trained, evaluations = len(plan.new) + len(plan.rehearsable) + dev_examples, 0.0, 0
+    for number, stage in enumerate(stages := likely_stages(plan)):
         pool, epochs = plan.pool(stage), stage.epochs(plan.recipe)
-        if number and stage.follows is stages[number - 1]:  # What follows it as well shares what is kept for this one.
-            cached += len(pool.new) + len(pool.rehearsed) + judges
+        if number and stage.follows is stages[number - 1]:  # Both refit stages share one cache.
+            cached += len(pool.new) + len(pool.rehearsed) + dev_examples
         trained += epochs * (len(pool.new) + pool.drawn) * stage.blocks / stage.of
-        looks += epochs if stage.blocks else 0
+        evaluations += epochs if stage.blocks else 0
     return Work(
         cached=cached,
         trained=trained,
-        judged=2 * held_out + looks * judges,
+        scored=2 * held_out + evaluations * dev_examples,
     )
 
 
-def likely(plan: Plan) -> tuple[Stage, ...]:
-    """Return the stages that a plan aims at."""
+def likely_stages(plan: Plan) -> tuple[Stage, ...]:
+    """Return the stages that a plan runs if all of them succeed."""
     stages = plan.stages
     if plan.job.freeze == "auto":
-        stages = (*stages, plan.shared if plan.why_not_shared() is None else plan.forked)
-    return (*stages, *plan.follow_ups(stages[-1])) if stages else ()
+        stages = (*stages, plan.shared if plan.shared_backbone_blocker() is None else plan.forked)
+    return (*stages, *plan.refit_stages(stages[-1])) if stages else ()
 
 
-def memory_mib(plan: Plan) -> float:
-    """Estimate the largest resident memory: what this process has now, caches, and the optimizer's state."""
+def estimate_memory_mib(plan: Plan) -> float:
+    """Estimate the peak resident memory in MiB: this process now, plus feature caches and optimizer state."""
     model, parameters = plan.model, dict(plan.model.named_parameters())
-    most, kept = 0, 2  # What the heads read, and what enters the blocks that train.
-    for stage in likely(plan):
+    largest_stage, cached_layers = 0, 2  # The heads' features, and the inputs of the trained blocks.
+    for stage in likely_stages(plan):
         groups = trainable_groups(model, stage.heads, stage.blocks, norms=plan.recipe.train_norms)
-        own = sum(parameters[name].numel() for group in groups for name in group.names)
-        # A fork trains copies, which have to be made as well.
-        most = max(most, own * (ADAM_BYTES + (4 if stage.forked else 0)))
-        kept += stage.follows is not None
-    caches = plan.feature_bytes * kept if plan.keeps_features else 0
+        stage_parameters = sum(parameters[name].numel() for group in groups for name in group.names)
+        # A fork also allocates the copies that it trains.
+        largest_stage = max(largest_stage, stage_parameters * (ADAM_BYTES + (4 if stage.forked else 0)))
+        cached_layers += stage.follows is not None
+    caches = plan.feature_bytes * cached_layers if plan.keeps_features else 0
     now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return float((now + most + caches) / 2**20)
+    return float((now + largest_stage + caches) / 2**20)
 
 
-def time_text(plan: Plan) -> float:
-    """Run some texts of the job through the model and return the seconds of one."""
-    encodings = sorted((target.encoding for target in plan.new[:TIMED]), key=lambda encoding: len(encoding.ids))
+def measure_seconds_per_text(plan: Plan) -> float:
+    """Return the seconds of a forward pass per text, measured on texts of the job."""
+    encodings = sorted((target.encoding for target in plan.new[:TIMED_TEXTS]), key=lambda encoding: len(encoding.ids))
     pad_id = plan.encoder.settings.pad_id
     with torch.no_grad():
-        compute_features(plan.model, encodings[: plan.recipe.batch_size], pad_id)  # The first pass is a slow one.
+        compute_features(plan.model, encodings[: plan.recipe.batch_size], pad_id)  # Warm-up: the first pass is slow.
         started_at = time.perf_counter()
         for batch in cut(encodings, plan.recipe.batch_size):
             compute_features(plan.model, batch, pad_id)
     return (time.perf_counter() - started_at) / max(1, len(encodings))
 
 
-def describe(plan: Plan) -> Iterator[NoteAdded]:
-    """Say what the job would take on this machine, and what it could prove."""
-    spent = seconds(count_work(plan), time_text(plan))
+def describe_estimate(plan: Plan) -> Iterator[NoteAdded]:
+    """Yield notes with the time and memory of the job on this machine, and the smallest provable margin."""
+    spent = estimate_seconds(count_work(plan), measure_seconds_per_text(plan))
     took = f"{spent:.0f} seconds" if spent < 120 else f"{spent / 60:.0f} minutes"
-    yield NoteAdded(message=f"On this machine the job takes about {took} and {memory_mib(plan):.0f} MiB.")
+    yield NoteAdded(message=f"On this machine the job takes about {took} and {estimate_memory_mib(plan):.0f} MiB.")
     yield NoteAdded(message=describe_provable(len(annotated_for(plan.protected("gate"), other_head(plan.job.head)))))
 
 
 def describe_provable(examples: int) -> str:
-    """Say which margin so many protected examples could prove."""
+    """Return a sentence with the smallest margin that this number of protected examples can prove."""
     if not examples:
-        return "Nothing is remembered or given by which a shared backbone could be proven whole."
+        return "There are no remembered or given examples to prove the protection of a shared backbone."
     margin = 100 * provable_margin(examples, recipe.EXPECTED_FLIPS)
     return (
-        f"By {examples} protected examples the smallest margin that can be proven for a shared backbone is "
+        f"With {examples} protected examples, the smallest margin that can be proven for a shared backbone is "
         f"{margin:.1f} points, if one answer in {round(1 / recipe.EXPECTED_FLIPS)} changes."
     )

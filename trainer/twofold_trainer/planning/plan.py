@@ -1,4 +1,4 @@
-"""From a job to everything that it needs, or to a refusal before any training."""
+"""The plan of a job: checked settings, examples, labels, recipe and stages. Bad jobs are refused before any training."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from twofold_trainer.protection.covariances import Covariances, load_covariances
 from twofold_trainer.recipe import Recipe
 from twofold_trainer.scoring.noninferiority import provable_margin
 
-SHOWN = 5
-"""Names that a note has at most."""
+MAX_NAMES = 5
+"""Largest number of names in a note."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Hold a checked job: what to train, on what, from what."""
+    """A checked job: what to train, on which examples, from which base."""
 
     job: Job
     base: Checkpoint
@@ -48,7 +48,7 @@ class Plan:
     encoder: Encoder
     memory: Memory
     statistics: Covariances | None
-    """What the base remembers of its activations, where it remembers no texts."""
+    """Covariances of the base's activations, if its memory mode is "statistics"."""
     parts: Parts
     labels: LabelSet
     new: tuple[Target, ...]
@@ -60,43 +60,43 @@ class Plan:
 
     @property
     def remembers(self) -> MemoryMode:
-        """What the candidate will carry of what it has learnt from."""
+        """Memory mode of the candidate."""
         return self.job.memory or self.base.manifest.memory
 
     @property
     def added(self) -> tuple[str, ...]:
-        """Labels or types that the adapted head gets."""
-        return names_of(self.labels, self.job.head)[self.kept :]
+        """New labels or entity types of the adapted head."""
+        return names_of(self.labels, self.job.head)[self.retained_labels :]
 
     @property
-    def kept(self) -> int:
-        """How many of its old labels or types the adapted head keeps: all, or none."""
+    def retained_labels(self) -> int:
+        """Number of old labels or entity types that the adapted head keeps: all, or 0 if they are replaced."""
         replaced = self.job.label_policy == "replace"
         return 0 if replaced else len(names_of(self.base.manifest.labels, self.job.head))
 
     @property
-    def unjudged(self) -> tuple[str, ...]:
-        """Those of them that no held-out example has: whatever becomes of them, no figure says it."""
+    def unscored(self) -> tuple[str, ...]:
+        """Added labels or types without a held-out example, which no score covers."""
         held_out = [*self.parts.dev, *self.parts.gate]
         judged = {example.label for example in held_out} if self.job.head == "classifier" else {*types_of(held_out)}
         return tuple(name for name in self.added if name not in judged)
 
     def protected(self, part: Literal["dev", "gate"]) -> tuple[Example, ...]:
-        """Return what tells how the protected head does: what is remembered, and what the job's held-out examples say."""
+        """Return the examples that measure the protected head: the memory, plus the job's held-out examples of other texts."""
         remembered: tuple[Example, ...] = getattr(self.memory, part)
         texts = {fold(example.text) for example in remembered}
         own: tuple[Example, ...] = getattr(self.parts, part)
         return (*remembered, *(example for example in own if fold(example.text) not in texts))
 
     def moves_protected(self, stage: Stage) -> bool:
-        """Tell whether a stage moves blocks that the protected head reads, too."""
+        """Tell whether a stage trains blocks that the protected head reads as well."""
         own = 0 if self.model.branch is None else len(self.model.branch)
         return stage.blocks > own and not stage.forked
 
     def pool(self, stage: Stage, *, firmly: bool = False) -> TrainingPool:
-        """Return what a stage trains on. Only a stage that moves shared blocks has to rehearse the protected head too.
+        """Return the training pool of a stage. Only a stage that trains shared blocks rehearses the protected head too.
 
-        A fork that holds the old labels *firmly* rehearses as much as shared blocks do.
+        With *firmly*, a fork rehearses at the ratio of shared blocks.
         """
         rehearsed = self.rehearsed
         if not self.moves_protected(stage):
@@ -104,16 +104,16 @@ class Plan:
         half = stage.forked and not firmly
         ratio = self.recipe.fork_rehearsal_ratio if half else self.recipe.rehearsal_ratio
         if stage.follows is not None and self.job.hyperparameters.rehearsal_ratio is None:
-            ratio = len(rehearsed) / len(self.new)  # Features are cached: all that is remembered costs next to nothing.
+            ratio = len(rehearsed) / len(self.new)  # Features are cached, so rehearsing everything is cheap.
         return TrainingPool(self.new, rehearsed, ratio)
 
-    def follow_ups(self, stage: Stage) -> tuple[Stage, ...]:
-        """Return what follows a stage that moves blocks; STAGED has its own three stages and no other.
+    def refit_stages(self, stage: Stage) -> tuple[Stage, ...]:
+        """Return the refit stages after a stage that trains blocks; none for freeze mode "staged".
 
-        First the head is trained once more over features that are learnt, as a classifier by Kang et al. 2020
-        (arXiv:1910.09217); where features are not kept it would run every text six times more. Then the upper half of the
-        blocks with it, on all that is new and all that is remembered: the balanced fine-tuning of Castro et al. 2018
-        (arXiv:1807.09536). Where nothing is remembered there is nothing to balance, but a fork counts on that stage.
+        The first trains the head once more on the learned features, like the classifier of Kang et al. 2020
+        (arXiv:1910.09217). It needs cached features, because it would otherwise run every text six more times. The second
+        trains the head and the upper half of the blocks on all new and remembered texts: the balanced fine-tuning of
+        Castro et al. 2018 (arXiv:1807.09536). Both need rehearsal, except that a fork always gets the second.
         """
         if not stage.blocks or self.job.freeze == "staged":
             return ()
@@ -124,61 +124,61 @@ class Plan:
         return tuple(stage for stage, is_wanted in wanted.items() if is_wanted)
 
     @property
-    def recalled(self) -> tuple[Target, ...]:
-        """Return the remembered texts that some stage may rehearse: all, or those that teach the adapted head."""
-        return max((self.pool(stage).rehearsed for stage in self.possible), key=len, default=())
+    def rehearsable(self) -> tuple[Target, ...]:
+        """The largest set of remembered texts that a stage may rehearse: all, or those annotated for the adapted head."""
+        return max((self.pool(stage).rehearsed for stage in self.candidate_stages), key=len, default=())
 
     @property
     def feature_bytes(self) -> int:
-        """What one set of features of all that the job trains on takes."""
-        encodings = [target.encoding for target in (*self.new, *self.recalled)]
+        """Size in bytes of one set of features of all training texts."""
+        encodings = [target.encoding for target in (*self.new, *self.rehearsable)]
         return cache_bytes(encodings, self.base.manifest.hidden_size)
 
     @property
     def keeps_features(self) -> bool:
-        """Tell whether features are kept, so that what does not move runs once."""
+        """Whether features fit in memory, so that frozen layers run once per text."""
         return self.feature_bytes <= recipe.CACHE_BYTES
 
     @property
     def shared(self) -> Stage:
-        """The stage in which AUTO moves blocks that both heads read."""
+        """The stage in which freeze mode "auto" trains shared blocks."""
         blocks = len(self.model.blocks())
         return Stage((self.job.head,), min(self.recipe.unfrozen_blocks, blocks), blocks)
 
     @property
     def forked(self) -> Stage:
-        """The stage in which AUTO trains blocks of the adapted head's own."""
+        """The stage in which freeze mode "auto" trains a fork: the adapted head's copies of the top blocks."""
         blocks, branch = len(self.model.blocks()), self.base.manifest.branch
         own = self.recipe.fork_blocks if branch is None else branch.blocks
         return Stage((self.job.head,), min(own, blocks), blocks, forked=True)
 
-    def why_not_shared(self) -> str | None:
-        """Say why AUTO does not try a shared backbone: because the protected task could not be proven whole after it."""
+    def shared_backbone_blocker(self) -> str | None:
+        """Return why freeze mode "auto" skips the shared backbone; None if its protection can be proven."""
         if isinstance(self.job.protection, Exact):
             return "protection is exact"
         if self.base.manifest.branch is not None:
-            return "the heads have blocks of their own already"
+            return "the heads are already forked"
         examples = len(annotated_for(self.protected("gate"), other_head(self.job.head)))
         if not examples:
-            return "no example is remembered or given to prove the protected task by"
+            return "there are no remembered or given examples to measure the protected task on"
         provable = 100 * provable_margin(examples, recipe.EXPECTED_FLIPS)
         if provable > self.job.protection.margin:
             return f"on {examples} examples no margin under {provable:.1f} points can be proven for a shared backbone"
         return None
 
     @property
-    def possible(self) -> tuple[Stage, ...]:
-        """Every stage that may be trained, whatever comes of those before it."""
+    def candidate_stages(self) -> tuple[Stage, ...]:
+        """Every stage that may run, whichever of the earlier ones succeed; without refit stages."""
         if self.job.freeze != "auto":
             return self.stages
-        return (*self.stages, *(() if self.why_not_shared() else (self.shared,)), self.forked)
+        return (*self.stages, *(() if self.shared_backbone_blocker() else (self.shared,)), self.forked)
 
-    def deepest(self) -> int:
-        """Return the number of blocks that no stage of the plan moves, from the bottom."""
-        return min((stage.of - stage.blocks for stage in self.possible), default=0)
+    def frozen_depth(self) -> int:
+        """Return the number of bottom blocks that no stage of the plan trains."""
+        return min((stage.of - stage.blocks for stage in self.candidate_stages), default=0)
 
-    def approved(self) -> Checkpoint | None:
-        """Return the last checkpoint that a person approved, if it is another one than the base and still there."""
+    def approved_checkpoint(self) -> Checkpoint | None:
+        """Return the last checkpoint that a person approved, unless it is the base or has been deleted."""
         store = Store(self.job.store)
         name = store.aliases().approved
         if name is None or name == self.base.id:
@@ -189,34 +189,34 @@ class Plan:
             return None
 
     def events(self) -> Iterator[Event]:
-        """Say what was found and what is going to be done."""
+        """Yield the description of the data set, notes, and the plan."""
         counted = describe_dataset(self.parts, self.new, self.unaligned[0], self.job.head)
         yield counted
         for note in self.notes:
             yield NoteAdded(message=note)
         if self.unaligned[0]:
             yield note_unaligned(self.unaligned)
-        if self.unjudged:
-            first, more = ", ".join(self.unjudged[:SHOWN]), len(self.unjudged) - SHOWN
+        if self.unscored:
+            first, more = ", ".join(self.unscored[:MAX_NAMES]), len(self.unscored) - MAX_NAMES
             names = f"{first} and {more} others" if more > 0 else first
-            message = (
-                f"No held-out example has {names}: no score tells whether that was learnt. Give dev examples of it."
-            )
+            message = f"No held-out example has {names}, so no score measures whether it was learned; add dev examples."
             yield NoteAdded(message=message, warning=True)
-        yield PlanMade(plan=self.sentence(), hyperparameters=recipe.echo(self.recipe), added_labels=self.added)
+        yield PlanMade(
+            plan=self.summary(), hyperparameters=recipe.to_hyperparameters(self.recipe), added_labels=self.added
+        )
 
-    def sentence(self) -> str:
-        """Say in one sentence what the trainer is going to do."""
+    def summary(self) -> str:
+        """Return one sentence that says what the trainer will do."""
         data = f"{len(self.parts.train)} new examples"
         if not self.stages:
             return f"Measure {self.base.id} on {len(self.parts.gate)} of the given examples and train nothing."
         names = ", then ".join(stage.name for stage in self.stages)
         if self.job.freeze == "auto":
-            why = self.why_not_shared()
+            why = self.shared_backbone_blocker()
             names += f", then {self.shared.name} under guard" if why is None else f", then {self.forked.name}"
-        after = self.follow_ups(self.possible[-1])
+        after = self.refit_stages(self.candidate_stages[-1])
         names += "".join(f", then {stage.name}" for stage in after)
-        rehearsed = max(self.pool(stage, firmly=True).drawn for stage in (*self.possible, *after))
+        rehearsed = max(self.pool(stage, firmly=True).drawn for stage in (*self.candidate_stages, *after))
         return (
             f"Adapt the {self.job.head} head of {self.base.id} to {data} and up to {rehearsed} rehearsed ones an epoch; "
             f"train {names}; add {len(self.added)} names."
@@ -224,7 +224,7 @@ class Plan:
 
 
 def make_plan(job: Job) -> Plan:
-    """Check a job. Raises RefusedError, ExampleError or another CheckpointError that says what to change."""
+    """Check a job and plan it. Raises RefusedError, ExampleError or another CheckpointError that says what to change."""
     check_settings(job)
     base = Store(job.store).get(job.base)
     base.verify()
@@ -235,10 +235,12 @@ def make_plan(job: Job) -> Plan:
     parts = split(train, dev, memory, held_out=recipe.HELD_OUT_SHARE)
     if parts.moved:
         notes.append(
-            f"{parts.moved} examples keep the part in which their text already stands, to keep the judges apart."
+            f"{parts.moved} examples stay in the split that already has their text, so that the splits remain disjoint."
         )
     if not parts.train:
-        raise RefusedError("no example is left to train on: every text is one that the checkpoint holds out")
+        raise RefusedError(
+            "no training examples remain: the checkpoint holds out every text; add examples of other texts"
+        )
     labels = grow_labels(job, base.manifest.labels, [*parts.train, *parts.dev, *parts.gate])
     model, encoder = load_model(base), base.encoder()
     blocks = len(model.blocks())
@@ -252,8 +254,8 @@ def make_plan(job: Job) -> Plan:
         remembers=remembers,
         bf16=has_bf16(),
     )
-    resolved = recipe.resolve(job.hyperparameters, default, blocks=blocks)
-    rungs = recipe.rungs(job.freeze, blocks=blocks, unfrozen=resolved.unfrozen_blocks)
+    resolved = recipe.merge(job.hyperparameters, default, blocks=blocks)
+    blocks_per_stage = recipe.blocks_per_stage(job.freeze, blocks=blocks, unfrozen=resolved.unfrozen_blocks)
     new = make_targets(parts.train, encoder, labels, teaches=(job.head,))
     held_out = make_targets([*parts.dev, *parts.gate], encoder, labels, teaches=(job.head,))
     return Plan(
@@ -269,6 +271,6 @@ def make_plan(job: Job) -> Plan:
         rehearsed=tuple(make_targets(memory.rehearsal, encoder, labels, rehearsed=True)),
         unaligned=describe_unaligned([*new, *held_out]),
         recipe=resolved,
-        stages=tuple(Stage((job.head,), rung, blocks) for rung in rungs),
+        stages=tuple(Stage((job.head,), trained_blocks, blocks) for trained_blocks in blocks_per_stage),
         notes=tuple(notes),
     )

@@ -1,4 +1,4 @@
-"""One stage of a plan: what it trains."""
+"""One stage of a plan: which heads and blocks it trains, and for how long."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from twofold_trainer.recipe import Recipe
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Say what a stage trains: these heads, and the top *blocks* blocks of *of* on their path.
+    """A stage that trains *heads* and the top *blocks* of the *of* blocks on their path.
 
-    A stage that is *forked* trains the adapted head's own copies of them, and the other head's path does not move. One that
-    *follows* another trains the head, and perhaps upper blocks, once more over what those below see that the other one trained.
+    A *forked* stage trains the adapted head's copies of the blocks and leaves the protected head's path unchanged. A refit
+    stage *follows* another one: it trains the head, and possibly the upper blocks, once more on top of the blocks that
+    the earlier stage trained.
     """
 
     heads: tuple[HeadName, ...]
@@ -27,7 +28,7 @@ class Stage:
 
     @property
     def name(self) -> str:
-        """The stage's name for people."""
+        """Human-readable name of the stage."""
         if self.follows is not None:
             upper = f"the upper {self.blocks} blocks" if self.blocks > 1 else "the top block"
             return f"{upper if self.blocks else 'the head'} once more"
@@ -41,11 +42,11 @@ class Stage:
 
     @property
     def balances(self) -> bool:
-        """Whether it trains blocks once more, on all that is new and all that is remembered."""
+        """Whether the stage trains upper blocks once more, on all new and all remembered texts."""
         return self.follows is not None and self.blocks > 0
 
     def epochs(self, recipe: Recipe) -> int:
-        """How many epochs it has at most."""
+        """Return the maximum number of epochs."""
         if self.follows is not None:
             return recipe.balance_epochs if self.balances else recipe.refit_epochs
         if not self.blocks:
@@ -55,9 +56,9 @@ class Stage:
         return recipe.epochs if self.blocks >= recipe.unfrozen_blocks else recipe.middle_epochs
 
     def patience(self, recipe: Recipe) -> int:
-        """How many epochs without a better dev score end it. What follows a stage goes to its end."""
+        """Return the number of epochs without a better dev score that end the stage; refit stages run all epochs."""
         return recipe.patience if self.follows is None else self.epochs(recipe)
 
     def steps(self, recipe: Recipe, pool: TrainingPool) -> int:
-        """How many steps it has if it is not ended early."""
+        """Return the number of steps without early stopping."""
         return self.epochs(recipe) * pool.steps(recipe.batch_size)

@@ -1,4 +1,4 @@
-"""Settings of a job that contradict each other or make no sense are refused by name, before anything is read."""
+"""Validation of a job's settings before anything is read. Each error names the setting."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from twofold_trainer.errors import RefusedError
 
 
 def check_settings(job: Job) -> None:
-    """Raise RefusedError if the settings contradict each other or make no sense."""
+    """Raise RefusedError if a setting is out of range or contradicts another one."""
     if isinstance(job.protection, Exact) and job.freeze in {"head", "staged"}:
         raise RefusedError(
             f"protection: exact keeps the protected path's tensors as they are, but freeze mode {job.freeze!r} moves the "
             "backbone under it; choose freeze mode 'backbone' or 'auto', or statistical protection with a margin"
         )
     if not isinstance(job.protection, Exact) and not 0 <= job.protection.margin <= 100:
-        raise RefusedError(f"protection.margin: {job.protection.margin:g} is not from 0 to 100 points")
+        raise RefusedError(f"protection.margin: {job.protection.margin:g} must be from 0 to 100 points")
     if job.max_runtime is not None and job.max_runtime <= 0:
-        raise RefusedError(f"max_runtime: {job.max_runtime:g} seconds leave no time; leave it out for no limit")
+        raise RefusedError(f"max_runtime: {job.max_runtime:g} s must be above 0; leave it out for no limit")
     if job.retained_margin is not None and not 0 <= job.retained_margin <= 100:
-        raise RefusedError(f"retained_margin: {job.retained_margin:g} is not from 0 to 100 points")
+        raise RefusedError(f"retained_margin: {job.retained_margin:g} must be from 0 to 100 points")
     check_seed(job.seed)
     check_hyperparameters(job.hyperparameters)
 
 
 def check_seed(seed: int) -> None:
-    """Raise RefusedError if a seed is none: numpy's generators take no negative one."""
+    """Raise RefusedError if the seed is negative, which numpy's generators do not accept."""
     if seed < 0:
         raise RefusedError(f"seed: {seed} is negative; write 0 or more")
 
 
 def check_hyperparameters(requested: Hyperparameters) -> None:
-    """Raise RefusedError that names a setting outside its range."""
+    """Raise RefusedError for the first setting that is outside its range."""
     for name, allowed in RANGES.items():
         value = getattr(requested, name)
         if value is not None and not allowed.holds(value):

@@ -1,4 +1,4 @@
-"""What enters the linear layers of a backbone, summed up over texts: all that is kept of texts that must stay protected."""
+"""Covariances of the inputs of linear layers over protected texts. They replace the texts, which are not stored."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from twofold_trainer.modeling.model import TwofoldModel
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Covariance:
-    """Hold the uncentred covariance of a layer's inputs: *total* is the sum of x x^T, (d, d) float64, of *count* tokens.
+    """The uncentred covariance of a layer's inputs: *total* is the sum of x x^T, (d, d) float64, over *count* tokens.
 
-    Ten tokens for each of the d dimensions are a fair number; of fewer, much of what is protected goes unseen.
+    About ten tokens per dimension are enough; fewer miss many protected directions.
     """
 
     total: Tensor
@@ -35,78 +35,78 @@ class Covariance:
 
 
 Covariances = Mapping[str, Covariance]
-"""The covariance of the inputs of linear layers, by the layers' names in the model."""
+"""Covariances of the inputs of linear layers, by layer name."""
 
 
 def collect_covariances(
     model: TwofoldModel, blocks: Sequence[nn.Module], batches: Iterable[Sequence[Encoding]], pad_id: int
 ) -> dict[str, Covariance]:
-    """Sum up what enters every linear layer of the blocks, over all windows of the protected texts, padding left out.
+    """Return the covariance of the inputs of every linear layer of the blocks, over all windows of the texts, without padding.
 
-    The model runs as it answers, without dropout. Raises RefusedError if there is no text or no linear layer, or if a
-    layer does not get one vector for each token.
+    The model runs in evaluation mode. Raises RefusedError if there are no texts or no linear layers, or if a layer does
+    not receive one vector per token.
     """
-    known = linears(model)
+    known = linear_layers(model)
     layers = {name: known[name] for name in linear_names(model, blocks)}
     if not layers:
-        raise RefusedError("the blocks have no linear layer that could be constrained; choose a fork instead")
+        raise RefusedError("the blocks have no linear layers to constrain; use a fork instead")
     sums = {name: torch.zeros(2 * (layer.in_features,), dtype=torch.float64) for name, layer in layers.items()}
     counts = dict.fromkeys(layers, 0)
     real = torch.zeros(0, dtype=torch.bool)
 
-    def hear(name: str, _: nn.Module, entered: tuple[Tensor]) -> None:
+    def accumulate(name: str, _: nn.Module, entered: tuple[Tensor]) -> None:
         rows = entered[0].reshape(-1, entered[0].shape[-1])
         if len(rows) != len(real):
             given = f"{len(rows)} vectors for {len(real)} tokens"
-            raise RefusedError(f"{name} gets {given} and cannot be constrained; choose a fork instead")
-        kept = rows[real].double()
-        sums[name].addmm_(kept.T, kept)
-        counts[name] += len(kept)
+            raise RefusedError(f"{name} gets {given} and cannot be constrained; use a fork instead")
+        inputs = rows[real].double()
+        sums[name].addmm_(inputs.T, inputs)
+        counts[name] += len(inputs)
 
     with torch.no_grad(), ExitStack() as stack:
         for module in model.modules():
             stack.callback(setattr, module, "training", module.training)
         model.eval()
         for name, layer in layers.items():
-            stack.enter_context(layer.register_forward_pre_hook(partial(hear, name)))
+            stack.enter_context(layer.register_forward_pre_hook(partial(accumulate, name)))
         for batch in batches:
             ids, mask = pad([window for encoding in batch for window in encoding.windows], pad_id)
             real = torch.from_numpy(mask).bool().flatten()
             model.hidden(torch.from_numpy(ids), torch.from_numpy(mask))
     if not any(counts.values()):
         raise RefusedError("there are no protected texts; give at least one batch of them")
-    if silent := [name for name, count in counts.items() if not count]:
-        raise RefusedError(f"{silent[0]} was never called and cannot be constrained; choose a fork instead")
+    if never_called := [name for name, count in counts.items() if not count]:
+        raise RefusedError(f"{never_called[0]} was never called and cannot be constrained; use a fork instead")
     return {name: Covariance(sums[name], counts[name]) for name in layers}
 
 
 def add_covariances(first: Covariances, second: Covariances) -> dict[str, Covariance]:
-    """Add covariances layer by layer: what both have seen is protected. Raises RefusedError if the layers differ."""
-    if alone := sorted(set(first) ^ set(second)):
-        raise RefusedError(f"only one side has seen {alone[0]}; collect both from the same blocks")
+    """Add covariances layer by layer, which protects the texts of both. Raises RefusedError if the layers differ."""
+    if unmatched := sorted(set(first) ^ set(second)):
+        raise RefusedError(f"only one side has {unmatched[0]}; collect both from the same blocks")
     return {name: covariance + second[name] for name, covariance in first.items()}
 
 
 def save_covariances(covariances: Covariances, path: Path) -> None:
-    """Write covariances as tensors."""
+    """Write covariances to a safetensors file."""
     tensors = {f"{name}.total": covariance.total.contiguous() for name, covariance in covariances.items()}
     counts = {f"{name}.count": torch.tensor(covariance.count) for name, covariance in covariances.items()}
     save_file(tensors | counts, path)
 
 
 def load_covariances(path: Path) -> dict[str, Covariance]:
-    """Read what save_covariances wrote, bit for bit."""
+    """Read the file of save_covariances."""
     tensors = load_file(path)
     names = [name.removesuffix(".total") for name in tensors if name.endswith(".total")]
     return {name: Covariance(tensors[f"{name}.total"], int(tensors[f"{name}.count"])) for name in names}
 
 
 def linear_names(model: nn.Module, blocks: Iterable[nn.Module]) -> list[str]:
-    """Name the linear layers of some of the model's blocks."""
+    """Return the names of the linear layers in the given blocks."""
     inside = {id(module) for block in blocks for module in block.modules()}
-    return [name for name, layer in linears(model).items() if id(layer) in inside]
+    return [name for name, layer in linear_layers(model).items() if id(layer) in inside]
 
 
-def linears(model: nn.Module) -> dict[str, nn.Linear]:
-    """Return the linear layers of a model by their names."""
+def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
+    """Return the linear layers of a model by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}

@@ -1,4 +1,4 @@
-"""Watches the protected task during training, and says when to go back."""
+"""The guard: checks the protected task during training and decides when to restore the best state."""
 
 from __future__ import annotations
 
@@ -17,62 +17,62 @@ from twofold_trainer.scoring.scorer import Scorer
 Action = Literal["none", "restore", "leave"]
 
 EARLY_STEPS = 200
-"""Most of the damage is done early (arXiv:2501.13453), so the guard looks often at first."""
+"""Steps with frequent checks: most forgetting happens early (arXiv:2501.13453)."""
 EARLY_EVERY = 25
-LOOKS_PER_EPOCH = 4
+CHECKS_PER_EPOCH = 4
 
 
-def looks(step: int, epoch_steps: int) -> bool:
-    """Tell whether the guard looks after a stage's step, counted from one."""
+def is_check_due(step: int, epoch_steps: int) -> bool:
+    """Tell whether the guard checks after this step of a stage, counted from 1."""
     if step <= EARLY_STEPS and step % EARLY_EVERY == 0:
         return True
-    return step % max(EARLY_EVERY, epoch_steps // LOOKS_PER_EPOCH) == 0
+    return step % max(EARLY_EVERY, epoch_steps // CHECKS_PER_EPOCH) == 0
 
 
-ALARM = 3.0
-"""How many times its allowance a fall must be before the guard steps in at once. Smaller ones pass as rates fall; what
-has not passed by the end of an epoch is not kept."""
+ALARM_RATIO = 3.0
+"""The guard acts at once on a drop above this multiple of the allowance. Smaller drops often recover as learning rates decay;
+a state that has not recovered by the end of an epoch is rejected."""
 
 
-def decide(fallen: float, allowed: float, breaches: int) -> Action:
-    """Choose what to do when the protected score has *fallen* by so much: first go back, then leave the stage."""
-    if fallen <= ALARM * allowed + 1e-9:
+def decide(drop: float, allowed: float, breaches: int) -> Action:
+    """Return the action for a *drop* of the protected score: restore at the first breach, leave the stage at the second."""
+    if drop <= ALARM_RATIO * allowed + 1e-9:
         return "none"
     return "leave" if breaches else "restore"
 
 
 def allowance(margin: float, examples: int) -> float:
-    """Return the fall that the guard lets pass: half the margin, but not less than chance does on so few examples.
+    """Return the drop that the guard accepts: half the margin, but at least one standard error.
 
-    *margin* is in points (0.01 of a score). One standard error of the difference, where EXPECTED_FLIPS of the answers
-    change, is chance.
+    *margin* is in points (0.01 of a score). The standard error is that of the score difference when EXPECTED_FLIPS of the
+    answers change.
     """
     return max(margin / 200, math.sqrt(EXPECTED_FLIPS / max(1, examples)))
 
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """Hold the protected task's dev examples and what the base scored on them."""
+    """Scores the protected task on dev examples and compares it with the base's score."""
 
     model: TwofoldModel
-    judge: Scorer
+    scorer: Scorer
     labels: LabelSet
     baseline: float
     allowed: float
 
-    def fallen(self, source: FeatureSource) -> float:
-        """Score the model as it is; returns how much of the protected score is lost, negative if it rose."""
-        score = self.judge.score(self.model, self.labels, source)
-        assert score is not None, "A guard without examples was asked. This is a bug."
+    def score_drop(self, source: FeatureSource) -> float:
+        """Return the drop of the protected score of the current model; negative if it rose."""
+        score = self.scorer.score(self.model, self.labels, source)
+        assert score is not None, "A guard has no examples. This is a bug."
         return self.baseline - score.value
 
-    def event(self, step: int, fallen: float, action: Action) -> GuardChecked:
-        """Say what was seen and what is done about it."""
+    def event(self, step: int, drop: float, action: Action) -> GuardChecked:
+        """Return the event of a check."""
         return GuardChecked(
             step=step,
             baseline=self.baseline,
-            value=self.baseline - fallen,
+            value=self.baseline - drop,
             allowed=self.allowed,
-            examples=len(self.judge.examples),
+            examples=len(self.scorer.examples),
             action=action,
         )

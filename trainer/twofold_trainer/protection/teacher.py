@@ -1,4 +1,4 @@
-"""The checkpoint that is adapted, as it answered before: what distillation holds the model to."""
+"""The teacher of distillation: the base checkpoint's heads, frozen before training."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from twofold_trainer.modeling.features import FeatureSource
 from twofold_trainer.modeling.model import TwofoldModel
 
 
-class Answers(NamedTuple):
-    """Logits of texts, flat: (texts, labels) and (tokens, tags), of the rows that the teacher has."""
+class TeacherLogits(NamedTuple):
+    """Logits of a batch, flat: (texts, labels) and (tokens, tags), for the labels of the teacher."""
 
     classifier: Tensor
     ner: Tensor
 
 
 class Teacher:
-    """Hold frozen copies of a model's heads over features that no longer change.
+    """Frozen copies of a model's heads on top of fixed features.
 
-    Over cached features a teacher costs no forward pass. *source* must give what the model read when it was copied.
+    With cached features the teacher needs no encoder pass. *source* must return the features that the model had when it
+    was copied.
     """
 
     def __init__(self, model: TwofoldModel, source: FeatureSource) -> None:
@@ -32,8 +33,8 @@ class Teacher:
         self._ner = copy.deepcopy(model.ner).requires_grad_(False)
         self._source = source
 
-    def answer(self, encodings: Sequence[Encoding]) -> Answers:
-        """Answer texts as the model did."""
+    def answer(self, encodings: Sequence[Encoding]) -> TeacherLogits:
+        """Return the teacher's logits of texts."""
         with torch.no_grad():
             features = self._source(encodings)
-            return Answers(self._classifier(features.pooled), self._ner(features.tokens))
+            return TeacherLogits(self._classifier(features.pooled), self._ner(features.tokens))

@@ -1,4 +1,4 @@
-"""One stage of training as a generator: it yields what happens and returns what came of it."""
+"""The training loop of one stage: a generator that yields events and returns the result."""
 
 from __future__ import annotations
 
@@ -16,150 +16,152 @@ from twofold_trainer.errors import SnapshotError
 from twofold_trainer.modeling.features import FeatureSource
 from twofold_trainer.modeling.model import TwofoldModel, restore, snapshot
 from twofold_trainer.planning.stage import Stage
-from twofold_trainer.protection.guard import decide, looks
-from twofold_trainer.protection.nullspace import moved
-from twofold_trainer.recipe import INTERPOLATIONS, LEARNT_FLIPS, Recipe
+from twofold_trainer.protection.guard import decide, is_check_due
+from twofold_trainer.protection.nullspace import merged_names
+from twofold_trainer.recipe import INTERPOLATIONS, STAGE_FLIP_RATE, Recipe
 from twofold_trainer.scoring.scorer import Scorer
 from twofold_trainer.scoring.scores import METRIC_OF, HeadScore
 from twofold_trainer.stop import StopSignal
-from twofold_trainer.training.optimization import make_learner
+from twofold_trainer.training.optimization import make_stage_trainer
 from twofold_trainer.training.progress import ProgressReporter
-from twofold_trainer.training.snapshots import NOWHERE, ResumeSnapshots
+from twofold_trainer.training.snapshots import NO_SNAPSHOTS, ResumeSnapshots
 from twofold_trainer.training.stage_inputs import StageInputs
-from twofold_trainer.training.stage_state import Best, StageState, State, resume, take
+from twofold_trainer.training.stage_state import Best, StageState, State, resume, to_snapshot
 
 
 @dataclass(frozen=True, slots=True)
 class DevEvaluator:
-    """Measure what training steers by: the mean of the scores of some judges, all on examples that stop, never judge."""
+    """Measures the dev score: the mean of several scorers over the dev examples, which the gate never uses."""
 
-    judges: tuple[Scorer, ...]
+    scorers: tuple[Scorer, ...]
     labels: LabelSet
 
     def measure(self, model: TwofoldModel, source: FeatureSource | None) -> ScoreMeasured:
-        """Score the model. With nothing to measure by, every state is worth the same."""
+        """Return the dev score of the model, or 0 if there are no dev examples."""
         scores = self._scores(model, source)
         return ScoreMeasured(
             figure="dev",
             moment="during",
-            metric=METRIC_OF[self.judges[0].head],
+            metric=METRIC_OF[self.scorers[0].head],
             value=sum(score.value for score in scores) / len(scores) if scores else 0.0,
             examples=sum(score.examples for score in scores),
         )
 
-    def chance(self, flips: float) -> float:
-        """Return one standard error of the score of a state that answers the share *flips* of the new examples otherwise."""
-        return math.sqrt(flips / max(1, len(self.judges[0].examples))) / len(self.judges)
+    def noise_margin(self, flips: float) -> float:
+        """Return the standard error of the dev score when the share *flips* of the answers to new examples changes."""
+        return math.sqrt(flips / max(1, len(self.scorers[0].examples))) / len(self.scorers)
 
     def scores(self, model: TwofoldModel, source: FeatureSource | None) -> list[float]:
-        """Return what each judge that has examples says."""
+        """Return the score of each scorer that has examples."""
         return [score.value for score in self._scores(model, source)]
 
     def _scores(self, model: TwofoldModel, source: FeatureSource | None) -> list[HeadScore]:
-        return [score for judge in self.judges if (score := judge.score(model, self.labels, source)) is not None]
+        return [score for scorer in self.scorers if (score := scorer.score(model, self.labels, source)) is not None]
 
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """Say what a stage did: the dev score that it began with, that of the state it ends in, and which tensors it could move.
+    """The result of a stage: the dev scores before and after it, and the names of the tensors that it could change.
 
-    *lost* says why it ends where it began, if it does.
+    *undo_reason* says why the stage ended in its initial state; None if it did not.
     """
 
     stage: Stage
     before: float
     after: float
     names: tuple[str, ...]
-    lost: str | None = None
+    undo_reason: str | None = None
 
 
 def train_stage(
     model: TwofoldModel,
     stage: Stage,
     recipe: Recipe,
-    lesson: StageInputs,
-    yardstick: DevEvaluator,
+    inputs: StageInputs,
+    dev_evaluator: DevEvaluator,
     *,
     seed: int,
-    pace: ProgressReporter,
+    reporter: ProgressReporter,
     stop: StopSignal,
     number: int = 0,
-    snapshots: ResumeSnapshots = NOWHERE,
+    snapshots: ResumeSnapshots = NO_SNAPSHOTS,
 ) -> Generator[Event, None, StageResult]:
-    """Train one stage and leave the model in the best of the states that dev and guard let pass.
+    """Train one stage and leave the model in its best state that the guard accepts.
 
-    That may be the one it began with. If there is a snapshot of the stage, by its *number*, training goes on from that.
+    That may be the initial state. If *snapshots* has a snapshot of stage *number*, training resumes from it.
     """
-    learner = make_learner(model, stage, recipe, lesson)
-    names = learner.names
-    torch.manual_seed(seed)  # For dropout.
+    stage_trainer = make_stage_trainer(model, stage, recipe, inputs)
+    names = stage_trainer.names
+    torch.manual_seed(seed)  # Dropout draws from the global generator.
     first = snapshot(model, names)
     progress: StageState | None = None
     try:
-        if (kept := snapshots.find(number)) is not None:
-            progress = resume(kept, learner, first)
-            pace.skip(progress.step)
-            yield NoteAdded(message=f"Stage {stage.name} goes on from its snapshot, after epoch {progress.epochs}.")
+        if (saved := snapshots.find(number)) is not None:
+            progress = resume(saved, stage_trainer, first)
+            reporter.skip(progress.step)
+            yield NoteAdded(message=f"Stage {stage.name} resumes from its snapshot after epoch {progress.epochs}.")
     except SnapshotError as error:
         yield NoteAdded(
-            message=f"The snapshot of stage {stage.name} is not used: {error}. The stage begins anew.", warning=True
+            message=f"Ignored the snapshot of stage {stage.name}: {error}. The stage starts again.", warning=True
         )
     if progress is None:
-        measured = yardstick.measure(model, lesson.untrained or lesson.source)
+        measured = dev_evaluator.measure(model, inputs.untrained or inputs.source)
         yield measured
         best = Best(measured.value, first, measured.value)
-        progress = StageState(measured.value, best, random.Random(seed), over=not stage.epochs(recipe))
-    best, chance = progress.best, yardstick.chance(LEARNT_FLIPS)
-    left = False
-    while not progress.over:
-        for drawn in lesson.pool.epoch(recipe.batch_size, progress.chance):
+        progress = StageState(measured.value, best, random.Random(seed), finished=not stage.epochs(recipe))
+    best, noise = progress.best, dev_evaluator.noise_margin(STAGE_FLIP_RATE)
+    aborted = False
+    while not progress.finished:
+        for batches in inputs.pool.epoch(recipe.batch_size, progress.rng):
             stop.check()
-            if stop.time_is_over or left:
+            if stop.is_past_deadline or aborted:
                 break
             progress.step += 1
-            if (stepped := pace.advance(stage.name, learner.learn(drawn))) is not None:
+            if (stepped := reporter.advance(stage.name, stage_trainer.step(batches))) is not None:
                 yield stepped
-            if lesson.guard is not None and looks(progress.step, lesson.pool.steps(recipe.batch_size)):
-                fallen = lesson.guard.fallen(lesson.source)
-                action = decide(fallen, lesson.guard.allowed, progress.breaches)
-                yield lesson.guard.event(progress.step, fallen, action)
-                left = action == "leave"
+            if inputs.guard is not None and is_check_due(progress.step, inputs.pool.steps(recipe.batch_size)):
+                drop = inputs.guard.score_drop(inputs.source)
+                action = decide(drop, inputs.guard.allowed, progress.breaches)
+                yield inputs.guard.event(progress.step, drop, action)
+                aborted = action == "leave"
                 if action == "restore":
                     progress.breaches += 1
                     restore(model, best.state)
-                    learner.soften()
+                    stage_trainer.halve_learning_rates()
         stop.check()
-        measured = yardstick.measure(model, lesson.source)
+        measured = dev_evaluator.measure(model, inputs.source)
         yield measured
-        best.offer(measured.value, snapshot(model, names), passes=not lesson.breached(), chance=chance)
+        best.update(measured.value, snapshot(model, names), passes=not inputs.violates_guard(), noise=noise)
         progress.epochs += 1
         done = progress.epochs >= stage.epochs(recipe)
-        progress.over = done or best.fruitless >= stage.patience(recipe) or stop.time_is_over or left
-        yield from snapshots.offer(number, partial(take, progress, learner, first))
-    _repair(model, best, first, lesson, yardstick, chance=chance)
+        progress.finished = (
+            done or best.epochs_without_gain >= stage.patience(recipe) or stop.is_past_deadline or aborted
+        )
+        yield from snapshots.save_if_due(number, partial(to_snapshot, progress, stage_trainer, first))
+    _repair(model, best, first, inputs, dev_evaluator, noise=noise)
     restore(model, best.state)
     model.eval()
-    names = names if lesson.constraint is None else moved(names)
-    return StageResult(stage, progress.before, best.value, names, _lost(best, first))
+    names = names if inputs.constraint is None else merged_names(names)
+    return StageResult(stage, progress.before, best.value, names, _undo_reason(best, first))
 
 
-def _lost(best: Best, first: State) -> str | None:
+def _undo_reason(best: Best, first: State) -> str | None:
     if best.state is not first:
         return None
-    return "did not help" if best.wild is None else "was of no use because the guard let nothing of it pass"
+    return "did not improve the dev score" if best.rejected is None else "never passed the guard"
 
 
 def _repair(
-    model: TwofoldModel, best: Best, old: State, lesson: StageInputs, yardstick: DevEvaluator, *, chance: float
+    model: TwofoldModel, best: Best, old: State, inputs: StageInputs, dev_evaluator: DevEvaluator, *, noise: float
 ) -> None:
-    """Go from the best state that did not pass toward the old one until it does (WiSE-FT, arXiv:2109.01903)."""
+    """Interpolate from the best rejected state toward the old one until the guard accepts it (WiSE-FT, arXiv:2109.01903)."""
     if best.state is not old:
-        chance = 0.0  # Something that passed gives way only to what is better.
-    if best.wild is None or best.wild[0] <= best.value - chance:
+        noise = 0.0  # Only a better state may replace one that the guard accepted.
+    if best.rejected is None or best.rejected[0] <= best.value - noise:
         return
     for share in INTERPOLATIONS:
-        between = {name: torch.lerp(old[name], tensor, share) for name, tensor in best.wild[1].items()}
+        between = {name: torch.lerp(old[name], tensor, share) for name, tensor in best.rejected[1].items()}
         restore(model, between)
-        if not lesson.breached():
-            best.offer(yardstick.measure(model, lesson.source).value, between, passes=True, chance=chance)
+        if not inputs.violates_guard():
+            best.update(dev_evaluator.measure(model, inputs.source).value, between, passes=True, noise=noise)
             return

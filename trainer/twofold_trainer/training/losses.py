@@ -1,4 +1,4 @@
-"""What training minimises, term by term: small pure functions of logits."""
+"""The loss terms of training: small pure functions of logits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 def label_nll(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross entropy of (texts, labels) logits; a label below zero is unknown and not counted."""
+    """Return the mean cross entropy of (texts, labels) logits; negative labels are unknown and ignored."""
     known = labels >= 0
     if not bool(known.any()):
         return logits.sum() * 0.0
@@ -18,7 +18,7 @@ def label_nll(logits: Tensor, labels: Tensor) -> Tensor:
 def partial_label_nll(logits: Tensor, allowed: Tensor) -> Tensor:
     """Return the mean of -log p(any allowed tag) over tokens; *logits* and the mask *allowed* are (tokens, tags).
 
-    A token for which every tag is allowed teaches nothing and is not counted. With one allowed tag this is the cross
+    Tokens for which every tag is allowed carry no information and are ignored. With one allowed tag this is the cross
     entropy. See Cour et al. 2011, "Learning from Partial Labels" (JMLR 12).
     """
     informative = ~allowed.all(dim=1)
@@ -31,13 +31,14 @@ def partial_label_nll(logits: Tensor, allowed: Tensor) -> Tensor:
 
 
 def repaired_nll(logits: Tensor, allowed: Tensor, teacher: Tensor, weight: float = 1.0) -> Tensor:
-    """Return the mean of -log p(any allowed tag), plus *weight* times that of what the teacher says of these tags.
+    """Return the mean of -log p(any allowed tag), plus *weight* times a cross entropy against the teacher.
 
-    Where several tags of *logits* (tokens, tags) are allowed, the data does not say which. The second term is then the
-    cross entropy, among the allowed tags, against what the teacher, whose *teacher* logits are (tokens, old tags),
-    believes of them. So data that does not annotate the old types does not teach that they are O. With a weight of one
-    the sum is the cross entropy against the teacher's answer, renormalised: the pseudo-labels of Douillard et al. 2021,
-    "PLOP" (CVPR), and Monaikul et al. 2021 (AAAI), kept soft. Tokens of which all is allowed count not.
+    *logits* and the mask *allowed* are (tokens, tags); the *teacher* logits are (tokens, old tags). Where several tags
+    are allowed, the data does not say which one is right. The second term is the cross entropy among the allowed tags
+    against the teacher's distribution over them, so that data without annotations of the old types does not teach
+    that their spans are O. With a weight of 1 the sum is the cross entropy against the renormalised teacher: soft
+    versions of the pseudo-labels of Douillard et al. 2021, "PLOP" (CVPR), and Monaikul et al. 2021 (AAAI). Tokens for
+    which every tag is allowed are ignored.
     """
     informative = ~allowed.all(dim=1)
     if not bool(informative.any()):
@@ -50,7 +51,7 @@ def repaired_nll(logits: Tensor, allowed: Tensor, teacher: Tensor, weight: float
         return loss
     known = torch.full_like(logits, -torch.inf)
     known[:, : teacher.shape[1]] = teacher
-    # One allowed tag needs no teacher, and may be one that the teacher does not have.
+    # A single allowed tag needs no teacher, which may not even know the tag.
     alone = allowed.sum(dim=1, keepdim=True) == 1
     beliefs = torch.where(alone, torch.zeros_like(known), known).masked_fill(~allowed, -torch.inf).softmax(dim=1)
     surprise = (permitted.unsqueeze(1) - logits).masked_fill(~allowed, 0.0)
@@ -58,9 +59,9 @@ def repaired_nll(logits: Tensor, allowed: Tensor, teacher: Tensor, weight: float
 
 
 def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return the mean over rows of T^2 KL(teacher || student) at temperature T, over the rows that the teacher has.
+    """Return the mean over rows of T^2 KL(teacher || student) at temperature T, over the classes of the teacher.
 
-    (rows, classes); the student may have more classes, appended. Hinton et al. 2015, arXiv:1503.02531.
+    Both are (rows, classes); the student may have more classes at the end. See Hinton et al. 2015, arXiv:1503.02531.
     """
     if not len(logits):
         return logits.sum() * 0.0

@@ -1,4 +1,4 @@
-"""What a stage minimises, summed in one place."""
+"""The training objective of a stage: the weighted sum of its loss terms."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ from twofold_checkpoint.manifest import HEADS, HeadName
 from twofold_trainer.datasets.targets import Target
 from twofold_trainer.modeling.features import Features
 from twofold_trainer.modeling.model import TwofoldModel
-from twofold_trainer.protection.teacher import Answers, Teacher
+from twofold_trainer.protection.teacher import Teacher, TeacherLogits
 from twofold_trainer.training.losses import distillation, label_nll, partial_label_nll, repaired_nll
 
 
 @dataclass(frozen=True, slots=True)
 class Distillation:
-    """Say how firmly the model is held to its teacher: weights beside the losses of the labels, and a temperature."""
+    """Weights of the distillation terms relative to the label losses, and their temperature."""
 
     teacher: Teacher
     protected: float
-    """Weight for the head that is not adapted, on every text."""
+    """Weight for the protected head, on every text."""
     retained: float
-    """Weight for the old labels of the adapted head, on texts that are rehearsed."""
+    """Weight for the old labels of the adapted head, on rehearsed texts."""
     retained_on_new: float
-    """The same on new texts, which say little of the old labels; for where nothing is rehearsed (LwF)."""
+    """Weight for the old labels of the adapted head, on new texts; used when nothing is rehearsed (LwF)."""
     repair: float
-    """Weight of what the teacher says of tokens that new texts leave open."""
+    """Weight of the teacher's tags for tokens that new texts leave unannotated."""
     temperature: float
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """Hold what counts: the labels of *heads*, and what a teacher says of *adapted* and of the other head.
+    """The loss of a batch: label losses of *heads*, and distillation for the adapted and the protected head.
 
-    New and rehearsed texts are averaged apart and added, so that rehearsal takes nothing from what is new.
+    New and rehearsed texts are averaged separately and then added, so that rehearsal does not dilute the new texts.
     """
 
     heads: tuple[HeadName, ...] = HEADS
     ner_weight: float = 1.0
-    """Weight of the NER head's mean loss per token beside the classifier's mean loss per text."""
+    """Weight of the NER head's mean loss per token, relative to the classifier's mean loss per text."""
     protected_weight: float = 1.0
-    """Weight of all that is said of the head that is not adapted, beside what is said of the one that is."""
+    """Weight of all losses of the protected head, relative to those of the adapted head."""
     rehearsed_weight: float = 1.0
-    """Weight of all that is said of rehearsed texts, beside what is said of new ones."""
+    """Weight of all losses on rehearsed texts, relative to those on new texts."""
     adapted: HeadName | None = None
     forgets: bool = False
-    """Whether the adapted head's labels were replaced, so that what the teacher says for it means nothing."""
+    """Whether the adapted head's labels were replaced, which makes its teacher logits meaningless."""
     distillation: Distillation | None = None
 
     def __call__(self, model: TwofoldModel, batch: Sequence[Target], features: Features) -> Tensor:
-        """Return the loss of a batch whose features were computed."""
+        """Return the scalar loss of a batch from its features."""
         answers = None
         if self.distillation is not None:
             answers = self.distillation.teacher.answer([target.encoding for target in batch])
@@ -70,9 +70,9 @@ class Objective:
         return own if self.adapted in (None, head) else own * self.protected_weight
 
     def _part(
-        self, head: HeadName, batch: Sequence[Target], logits: Tensor, answers: Answers | None, *, rehearsed: bool
+        self, head: HeadName, batch: Sequence[Target], logits: Tensor, answers: TeacherLogits | None, *, rehearsed: bool
     ) -> Tensor:
-        """Return the loss of one head on the new or on the rehearsed texts."""
+        """Return the loss of a head on either the new or the rehearsed texts."""
         own, old = [target for target in batch if target.rehearsed == rehearsed], None
         if answers is not None and not (self.forgets and head == self.adapted):
             old = answers.classifier if head == "classifier" else answers.ner

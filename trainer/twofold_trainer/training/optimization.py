@@ -1,4 +1,4 @@
-"""What takes a stage's steps: what moves, by which optimizer, at which rates."""
+"""Optimisation of a stage: its trainable parameters, optimizer and learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -23,24 +23,25 @@ from twofold_trainer.training.stage_inputs import StageInputs
 
 @dataclass(slots=True)
 class StageTrainer:
-    """Hold what takes a stage's steps."""
+    """Takes the optimisation steps of a stage."""
 
     model: TwofoldModel
     names: tuple[str, ...]
-    """The parameters that move."""
+    """Names of the trainable parameters."""
     source: FeatureSource
     objective: Objective
     optimizer: Optimizer
     schedule: LambdaLR
 
-    def learn(self, step: Step) -> float:
-        """Take a step and return the loss before it."""
+    def step(self, batches: Step) -> float:
+        """Take one optimizer step on the summed losses of the batches, and return the loss before it."""
         with keeping_casts():
             losses = [
-                self.objective(self.model, batch, self.source([target.encoding for target in batch])) for batch in step
+                self.objective(self.model, batch, self.source([target.encoding for target in batch]))
+                for batch in batches
             ]
         loss = torch.stack(losses).sum()
-        if loss.requires_grad:  # A batch of which nothing is known teaches nothing.
+        if loss.requires_grad:  # A batch without any annotation has a constant loss.
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -49,37 +50,37 @@ class StageTrainer:
         self.schedule.step()
         return loss.detach().item()
 
-    def soften(self) -> None:
-        """Halve all rates and hold the protected head twice as firmly, after damage was seen."""
+    def halve_learning_rates(self) -> None:
+        """Halve all learning rates and double the protected head's distillation weight, after the guard saw a drop."""
         self.schedule.base_lrs = [rate / 2 for rate in self.schedule.base_lrs]
         held = self.objective.distillation
         if held is not None:
             self.objective = replace(self.objective, distillation=replace(held, protected=2 * held.protected))
 
 
-def make_learner(model: TwofoldModel, stage: Stage, recipe: Recipe, lesson: StageInputs) -> StageTrainer:
-    """Freeze all but what the stage trains, and prepare its steps."""
-    groups = choose_groups(model, stage, recipe, lesson.constraint)
+def make_stage_trainer(model: TwofoldModel, stage: Stage, recipe: Recipe, inputs: StageInputs) -> StageTrainer:
+    """Freeze everything that the stage does not train, and make its optimizer and schedule."""
+    groups = choose_groups(model, stage, recipe, inputs.constraint)
     names = tuple(name for group in groups for name in group.names)
     freeze_all_but(model, names)
     optimizer = make_optimizer(model, groups, recipe, stage)
-    source = in_mixed_precision(lesson.source) if recipe.mixed_precision else lesson.source
+    source = in_mixed_precision(inputs.source) if recipe.mixed_precision else inputs.source
     if not stage.blocks:
         source = without_gradients(source)
     return StageTrainer(
         model,
         names,
         source,
-        lesson.objective,
+        inputs.objective,
         optimizer,
-        make_schedule(optimizer, stage.steps(recipe, lesson.pool), recipe.warmup_ratio),
+        make_schedule(optimizer, stage.steps(recipe, inputs.pool), recipe.warmup_ratio),
     )
 
 
 def choose_groups(
     model: TwofoldModel, stage: Stage, recipe: Recipe, constraint: NullSpaceConstraint | None
 ) -> list[Group]:
-    """Choose what a stage trains: of its blocks, where a constraint holds them, only that constraint's coefficients."""
+    """Return the parameter groups that a stage trains; under a constraint, only its coefficients and the heads."""
     groups = trainable_groups(model, stage.heads, stage.blocks, norms=recipe.train_norms)
     if constraint is None:
         return groups
@@ -87,7 +88,7 @@ def choose_groups(
 
 
 def make_optimizer(model: TwofoldModel, groups: Sequence[Group], recipe: Recipe, stage: Stage) -> Optimizer:
-    """Make AdamW with a rate for each depth; what has one dimension (biases, norms) does not decay."""
+    """Make AdamW with a learning rate per depth, without weight decay for one-dimensional tensors (biases, norms)."""
     parameters = dict(model.named_parameters())
     settings = []
     top = recipe.fork_learning_rate if stage.forked else recipe.backbone_learning_rate
@@ -103,11 +104,11 @@ def make_optimizer(model: TwofoldModel, groups: Sequence[Group], recipe: Recipe,
             if chosen:
                 decay = recipe.weight_decay if decays else 0.0
                 settings.append({"params": chosen, "lr": rate, "weight_decay": decay})
-    return AdamW(settings, fused=True)  # One kernel over all tensors: four times as fast on a CPU.
+    return AdamW(settings, fused=True)  # One fused kernel over all tensors is four times as fast on a CPU.
 
 
 def make_schedule(optimizer: Optimizer, steps: int, warmup_ratio: float) -> LambdaLR:
-    """Let the rates rise from zero over the warm-up, then fall to zero at the last step."""
+    """Make a schedule with linear warm-up, then linear decay to zero at the last step."""
     warmup = max(1, round(warmup_ratio * steps))
 
     def factor(step: int) -> float:

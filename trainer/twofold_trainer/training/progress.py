@@ -1,4 +1,4 @@
-"""How far training has come, and how long it will take."""
+"""Progress events of training, with the estimated remaining time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from twofold_trainer.recipe import REPORT_SECONDS
 
 @dataclass(slots=True)
 class ProgressReporter:
-    """Count steps over all stages, and guess how long the rest takes."""
+    """Counts steps over all stages and estimates the remaining time."""
 
     total: int
     step: int = 0
@@ -22,12 +22,12 @@ class ProgressReporter:
     _reported: float = 0.0
 
     def skip(self, steps: int) -> None:
-        """Count steps that were taken before, by a trainer that died."""
+        """Count steps that an earlier trainer process already took."""
         self.step += steps
         self._skipped += steps
 
     def advance(self, stage: str, loss: float) -> StepCompleted | None:
-        """Count a step, and report if it is time."""
+        """Count a step; return an event if REPORT_SECONDS have passed since the last one."""
         self.step += 1
         self._losses.append(loss)
         now = time.monotonic()

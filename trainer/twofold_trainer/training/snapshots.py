@@ -1,4 +1,4 @@
-"""Snapshots of stages, kept beside the job: a trainer that was killed goes on from them. See ADR 28."""
+"""Resume snapshots: the state of each stage, saved beside the job, from which a restarted trainer resumes. See ADR 28."""
 
 from __future__ import annotations
 
@@ -25,48 +25,49 @@ from twofold_trainer.planning.plan import Plan
 
 log = logging.getLogger(__name__)
 
-SHARE = 0.05
-"""Most of the time that may go into writing snapshots."""
-_FACTS = "facts"
+MAX_WRITE_SHARE = 0.05
+"""Largest share of the training time that writing snapshots may take."""
+_HEADER_KEY = "facts"
 
 
 class SnapshotHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold what a snapshot says beside its tensors."""
+    """Everything in a snapshot except its tensors. The JSON keys are those of the first version."""
 
     epochs: int
     step: int
     breaches: int
-    over: bool
-    """Whether the stage has no further epoch."""
+    finished: bool = msgspec.field(name="over")
+    """Whether the stage has finished its epochs."""
     before: float
     value: float
-    top: float
-    wild: float | None
+    best_accepted: float = msgspec.field(name="top")
+    rejected: float | None = msgspec.field(name="wild")
     highest: float
-    fruitless: int
+    epochs_without_gain: int = msgspec.field(name="fruitless")
     rates: tuple[float, ...]
-    """Of each group of the optimizer."""
-    chance: tuple[int, ...]
-    """State of the generator that draws the epochs."""
+    """Learning rate of each parameter group of the optimizer."""
+    rng_state: tuple[int, ...] = msgspec.field(name="chance")
+    """State of the generator that shuffles the epochs."""
     training: str = ""
-    """Digest of what the training depends on."""
-    seal: str = ""
-    """Digest of the snapshot, without this."""
+    """Digest of everything that the training depends on; see digest_of."""
+    checksum: str = msgspec.field(default="", name="seal")
+    """Digest of the header (without this field) and the tensors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Hold a stage as it was between two epochs."""
+    """The state of a stage between two epochs."""
 
-    facts: SnapshotHeader
+    header: SnapshotHeader
     tensors: dict[str, Tensor]
 
 
 class ResumeSnapshots:
-    """Keep the last snapshot of each stage of one training, that of the digest, as ``DIRECTORY/stage-N.safetensors``.
+    """Saves and loads the last snapshot of each stage of a training, as ``DIRECTORY/stage-N.safetensors``.
 
-    At most one is written in so many seconds, none if the training is over before, and no more often than takes SHARE of
-    the time. If *seconds* is zero, every one is written. Without a *directory*, none is.
+    *training* is the digest of the training; snapshots of another one are rejected. At most one snapshot is written every
+    *seconds*, the first after that time, and writing takes at most MAX_WRITE_SHARE of the time. With 0 seconds every
+    snapshot is written; without a *directory*, none.
     """
 
     def __init__(
@@ -83,54 +84,55 @@ class ResumeSnapshots:
         self._due = clock() + seconds if directory else math.inf
 
     def has(self, number: int) -> bool:
-        """Tell whether there is a snapshot of a stage, be it good or not."""
+        """Tell whether a snapshot file of a stage exists; it may be unusable."""
         return self._directory is not None and self._path(self._directory, number).exists()
 
     def find(self, number: int) -> Snapshot | None:
-        """Read the snapshot of a stage; None if there is none. Raises SnapshotError if it cannot be used."""
+        """Load the snapshot of a stage, or return None if there is none. Raises SnapshotError if it is unusable."""
         if self._directory is None or not self.has(number):
             return None
         try:
             with safe_open(self._path(self._directory, number), framework="pt") as file:
-                facts = msgspec.json.decode((file.metadata() or {}).get(_FACTS, ""), type=SnapshotHeader)
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- it is no dict.
+                header = msgspec.json.decode((file.metadata() or {}).get(_HEADER_KEY, ""), type=SnapshotHeader)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict.
         except (OSError, SafetensorError, msgspec.DecodeError) as error:
-            log.warning("a snapshot cannot be read", exc_info=True)
+            log.warning("cannot read a resume snapshot", exc_info=True)
             raise SnapshotError("it is damaged") from error
-        if facts.training != self._training:
-            raise SnapshotError("it belongs to another job, base, data set or version of the trainer")
-        if facts.seal != _seal(facts, tensors):
+        if header.training != self._training:
+            raise SnapshotError("it belongs to another job, base, data set or trainer version")
+        if header.checksum != _checksum(header, tensors):
             raise SnapshotError("it is damaged")
-        return Snapshot(facts, tensors)
+        return Snapshot(header, tensors)
 
-    def offer(self, number: int, take: Callable[[], Snapshot]) -> Iterator[NoteAdded]:
-        """Write a snapshot of a stage in the place of its last one, if it is time to. No training fails for it."""
+    def save_if_due(self, number: int, make_snapshot: Callable[[], Snapshot]) -> Iterator[NoteAdded]:
+        """Replace the snapshot of a stage if one is due. A failed write yields a warning and disables further snapshots."""
         started_at = self._clock()
         if self._directory is None or started_at < self._due:
             return
         try:
-            self._write(self._directory, number, take())
+            self._write(self._directory, number, make_snapshot())
         except (OSError, SafetensorError) as error:
-            log.warning("no snapshot could be written", exc_info=True)
+            log.warning("cannot write a resume snapshot", exc_info=True)
             self._due = math.inf
             why = " ".join(str(error).split())
             yield NoteAdded(
-                message=f"No snapshot could be written, so a trainer that dies begins anew: {why}.", warning=True
+                message=f"No snapshot could be written, so a restarted trainer would start from the beginning: {why}.",
+                warning=True,
             )
             return
         now = self._clock()
-        self._due = now + (max(self._seconds, (now - started_at) / SHARE) if self._seconds else 0.0)
+        self._due = now + (max(self._seconds, (now - started_at) / MAX_WRITE_SHARE) if self._seconds else 0.0)
 
-    def _write(self, directory: Path, number: int, taken: Snapshot) -> None:
+    def _write(self, directory: Path, number: int, snapshot: Snapshot) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.contiguous() for name, tensor in taken.tensors.items()}
-        facts = msgspec.structs.replace(taken.facts, training=self._training)
-        facts = msgspec.structs.replace(facts, seal=_seal(facts, tensors))
+        tensors = {name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}
+        header = msgspec.structs.replace(snapshot.header, training=self._training)
+        header = msgspec.structs.replace(header, checksum=_checksum(header, tensors))
         path = self._path(directory, number)
         temporary = path.with_suffix(".new")
         try:
-            save_file(tensors, temporary, metadata={_FACTS: msgspec.json.encode(facts).decode()})
-            # Not flushed to the disk: if the machine dies, a digest that is wrong costs no more than what is trained anew.
+            save_file(tensors, temporary, metadata={_HEADER_KEY: msgspec.json.encode(header).decode()})
+            # No fsync: a snapshot torn by a power loss fails its checksum and only costs retraining.
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -140,18 +142,18 @@ class ResumeSnapshots:
         return directory / f"stage-{number}.safetensors"
 
 
-NOWHERE = ResumeSnapshots()
-"""Keeps nothing."""
+NO_SNAPSHOTS = ResumeSnapshots()
+"""Saves and loads nothing."""
 
 
-def _seal(facts: SnapshotHeader, tensors: dict[str, Tensor]) -> str:
-    sha256 = hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(facts, seal="")))
+def _checksum(header: SnapshotHeader, tensors: dict[str, Tensor]) -> str:
+    sha256 = hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(header, checksum="")))
     sha256.update(digest(tensors, tensors).encode())
     return sha256.hexdigest()
 
 
 def digest_of(plan: Plan) -> str:
-    """Return the SHA-256 of all that a training depends on: the job, its base, its examples, its recipe, and torch."""
+    """Return the SHA-256 of everything that a training depends on: job, base, examples, recipe and torch version."""
     job = msgspec.structs.replace(plan.job, store="", train="", dev=None, max_runtime=None, snapshot_seconds=0.0)
     identity = (job, plan.base.manifest, dataclasses.asdict(plan.recipe), plan.parts, str(torch.__version__))
     sha256 = hashlib.sha256(msgspec.json.encode(identity, order="deterministic"))

@@ -1,4 +1,4 @@
-"""What a stage is taught with."""
+"""The inputs of one stage: data, objective, features and guard."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from twofold_trainer.training.objective import Objective
 
 @dataclass(frozen=True, slots=True)
 class StageInputs:
-    """Hold what a stage trains on, what it minimises, where the features come from, and who guards it.
+    """What a stage trains on: examples, objective, feature source, and optional guard and constraint.
 
-    *source* gives the features of the texts of the pool, the yardstick and the guard, from below whatever the stage
-    moves.
+    *source* returns the features of the texts of the pool, the dev set and the guard. It caches only layers below those
+    that the stage trains.
     """
 
     pool: TrainingPool
@@ -24,12 +24,12 @@ class StageInputs:
     source: FeatureSource
     guard: Guard | None = None
     constraint: NullSpaceConstraint | None = None
-    """Keeps the updates out of what protected texts activate, if they are to be kept out; the stage ends it."""
+    """Restricts updates to directions that protected texts do not activate, if enabled; train_stages enters and exits it."""
     untrained: FeatureSource | None = None
-    """Gives the same features as the source, at less cost, as long as the stage has not moved anything, if there is such a one."""
+    """A cheaper source with the same features, valid until the stage has changed a parameter; None if there is none."""
     note: str | None = None
-    """What a person is told of it."""
+    """Note for the job's events, if any."""
 
-    def breached(self) -> bool:
-        """Tell whether the guard is there and would not let the model pass as it is."""
-        return self.guard is not None and self.guard.fallen(self.source) > self.guard.allowed + 1e-9
+    def violates_guard(self) -> bool:
+        """Tell whether there is a guard and it rejects the current model."""
+        return self.guard is not None and self.guard.score_drop(self.source) > self.guard.allowed + 1e-9

@@ -1,4 +1,4 @@
-"""How far a stage has come: all that its next epoch depends on, beside what the job and its base say."""
+"""The state of a stage between epochs: everything that its next epoch depends on, besides the job and the base."""
 
 from __future__ import annotations
 
@@ -19,121 +19,129 @@ State = dict[str, torch.Tensor]
 
 @dataclass(slots=True)
 class Best:
-    """Keep the latest state that the guard lets pass and dev cannot tell from the best such, and the best that does not pass.
+    """The latest accepted state whose dev score is within noise of the best accepted one, and the best rejected state.
 
-    Rates fall to zero, so of two states that dev cannot tell apart the later one has learnt more and swings less. This is
-    the rule of one standard error (Breiman et al. 1984), with what came later in the place of what is simpler.
+    The guard accepts or rejects states. Learning rates decay to zero, so of two states with indistinguishable dev scores
+    the later one has learned more and fluctuates less. This is the one-standard-error rule (Breiman et al. 1984), which
+    prefers the later state instead of the simpler one.
     """
 
     value: float
     """Dev score of the state."""
     state: State
-    top: float
-    """Dev score of the best state that passed. What the stage began with counts as one."""
-    wild: tuple[float, State] | None = None
+    best_accepted: float
+    """Highest dev score of an accepted state, including the initial one."""
+    rejected: tuple[float, State] | None = None
     highest: float = -math.inf
-    fruitless: int = 0
-    """Measurements since the highest one. A stage first falls while its rates rise: what it began with does not count."""
+    epochs_without_gain: int = 0
+    """Evaluations since the highest score. The initial state does not count, because scores dip during the warm-up."""
 
-    def offer(self, value: float, state: State, *, passes: bool, chance: float) -> None:
-        """Take a state if it is the best of its kind. *chance* is how far that alone moves a dev score."""
-        self.fruitless = 0 if value > self.highest else self.fruitless + 1
+    def update(self, value: float, state: State, *, passes: bool, noise: float) -> None:
+        """Keep a state if it is the best accepted or rejected one. *noise* is the standard error of a dev score."""
+        self.epochs_without_gain = 0 if value > self.highest else self.epochs_without_gain + 1
         self.highest = max(self.highest, value)
-        if passes and value > self.top - chance:
+        if passes and value > self.best_accepted - noise:
             self.value, self.state = value, state
-            self.top = max(self.top, value)
-        if not passes and (self.wild is None or value > self.wild[0]):
-            self.wild = value, state
+            self.best_accepted = max(self.best_accepted, value)
+        if not passes and (self.rejected is None or value > self.rejected[0]):
+            self.rejected = value, state
 
 
 @dataclass(slots=True)
 class StageState:
-    """Hold what changes from epoch to epoch, apart from the model and its learner."""
+    """What changes from epoch to epoch, apart from the model and the optimizer."""
 
     before: float
-    """Dev score that the stage began with."""
+    """Dev score at the start of the stage."""
     best: Best
-    chance: random.Random
+    rng: random.Random
     epochs: int = 0
     step: int = 0
     breaches: int = 0
-    over: bool = False
+    finished: bool = False
 
 
-def take(progress: StageState, learner: StageTrainer, first: State) -> Snapshot:
-    """Copy a stage as it is between two epochs. Of one that is over, only what its end depends on is kept.
+def to_snapshot(progress: StageState, stage_trainer: StageTrainer, first: State) -> Snapshot:
+    """Return a snapshot of a stage between two epochs. A finished stage stores only what its result depends on.
 
-    The state that the stage began with, *first*, is not kept: who resumes begins there as well.
+    The initial state *first* is not stored, because a resumed trainer starts from it as well.
     """
     best, tensors = progress.best, dict[str, torch.Tensor]()
     if best.state is not first:
-        tensors |= _under("best", best.state)
-    if best.wild is not None:
-        tensors |= _under("wild", best.wild[1])
-    if not progress.over:
-        tensors |= _under("model", snapshot(learner.model, learner.names))
-        for number, state in learner.optimizer.state_dict()["state"].items():
-            tensors |= _under(f"optimizer/{number}", state)
+        tensors |= _with_prefix("best", best.state)
+    if best.rejected is not None:
+        tensors |= _with_prefix("wild", best.rejected[1])
+    if not progress.finished:
+        tensors |= _with_prefix("model", snapshot(stage_trainer.model, stage_trainer.names))
+        for number, state in stage_trainer.optimizer.state_dict()["state"].items():
+            tensors |= _with_prefix(f"optimizer/{number}", state)
         tensors["random"] = torch.get_rng_state()
-    facts = SnapshotHeader(
+    header = SnapshotHeader(
         epochs=progress.epochs,
         step=progress.step,
         breaches=progress.breaches,
-        over=progress.over,
+        finished=progress.finished,
         before=progress.before,
         value=best.value,
-        top=best.top,
-        wild=None if best.wild is None else best.wild[0],
+        best_accepted=best.best_accepted,
+        rejected=None if best.rejected is None else best.rejected[0],
         highest=best.highest,
-        fruitless=best.fruitless,
-        rates=tuple(group["lr"] for group in learner.optimizer.param_groups),
-        chance=progress.chance.getstate()[1],
+        epochs_without_gain=best.epochs_without_gain,
+        rates=tuple(group["lr"] for group in stage_trainer.optimizer.param_groups),
+        rng_state=progress.rng.getstate()[1],
     )
-    return Snapshot(facts, tensors)
+    return Snapshot(header, tensors)
 
 
-def resume(kept: Snapshot, learner: StageTrainer, first: State) -> StageState:
-    """Let a model and its learner be as they were when the snapshot was taken. Raises SnapshotError before anything moves.
+def resume(saved: Snapshot, stage_trainer: StageTrainer, first: State) -> StageState:
+    """Restore the model, the optimizer and the stage state from a snapshot.
 
-    The model has to be as it was when the stage began, and *first* is a copy of that.
+    The model must be in the initial state of the stage, of which *first* is a copy. Raises SnapshotError before it
+    changes anything.
     """
-    facts, parts = kept.facts, _parts(kept.tensors)
-    for part in ("best", "wild", *(() if facts.over else ("model",))):
+    header, parts = saved.header, _split_by_prefix(saved.tensors)
+    for part in ("best", "wild", *(() if header.finished else ("model",))):
         if part in parts or part == "model":
-            _check_alike(parts.get(part, {}), first)
-    best = Best(facts.value, parts.get("best", first), facts.top, highest=facts.highest, fruitless=facts.fruitless)
-    if facts.wild is not None:
-        best.wild = facts.wild, parts.get("wild", {})
-    chance = random.Random()
-    chance.setstate((random.Random.VERSION, facts.chance, None))
-    if not facts.over:
-        restore(learner.model, parts["model"])
-        _resume_optimizer(learner, kept)
-        torch.set_rng_state(kept.tensors["random"])
-    return StageState(facts.before, best, chance, facts.epochs, facts.step, facts.breaches, facts.over)
+            _check_shapes(parts.get(part, {}), first)
+    best = Best(
+        header.value,
+        parts.get("best", first),
+        header.best_accepted,
+        highest=header.highest,
+        epochs_without_gain=header.epochs_without_gain,
+    )
+    if header.rejected is not None:
+        best.rejected = header.rejected, parts.get("wild", {})
+    rng = random.Random()
+    rng.setstate((random.Random.VERSION, header.rng_state, None))
+    if not header.finished:
+        restore(stage_trainer.model, parts["model"])
+        _resume_optimizer(stage_trainer, saved)
+        torch.set_rng_state(saved.tensors["random"])
+    return StageState(header.before, best, rng, header.epochs, header.step, header.breaches, header.finished)
 
 
-def _resume_optimizer(learner: StageTrainer, kept: Snapshot) -> None:
-    for _ in range(kept.facts.breaches):
-        learner.soften()
-    state = learner.optimizer.state_dict()
+def _resume_optimizer(stage_trainer: StageTrainer, saved: Snapshot) -> None:
+    for _ in range(saved.header.breaches):
+        stage_trainer.halve_learning_rates()
+    state = stage_trainer.optimizer.state_dict()
     moments: dict[int, State] = {}
-    for name, tensor in kept.tensors.items():
+    for name, tensor in saved.tensors.items():
         part, _, rest = name.partition("/")
         if part == "optimizer":
             number, _, key = rest.partition("/")
             moments.setdefault(int(number), {})[key] = tensor
-    for group, rate in zip(state["param_groups"], kept.facts.rates, strict=True):
+    for group, rate in zip(state["param_groups"], saved.header.rates, strict=True):
         group["lr"] = rate
-    learner.optimizer.load_state_dict({**state, "state": moments})
-    learner.schedule.last_epoch = kept.facts.step
+    stage_trainer.optimizer.load_state_dict({**state, "state": moments})
+    stage_trainer.schedule.last_epoch = saved.header.step
 
 
-def _under(part: str, tensors: State) -> State:
+def _with_prefix(part: str, tensors: State) -> State:
     return {f"{part}/{name}": tensor for name, tensor in tensors.items()}
 
 
-def _parts(tensors: State) -> dict[str, State]:
+def _split_by_prefix(tensors: State) -> dict[str, State]:
     parts: dict[str, State] = {}
     for name, tensor in tensors.items():
         part, _, rest = name.partition("/")
@@ -141,8 +149,8 @@ def _parts(tensors: State) -> dict[str, State]:
     return parts
 
 
-def _check_alike(actual: State, expected: State) -> None:
-    """Raise SnapshotError unless the tensors are those that the stage trains."""
+def _check_shapes(actual: State, expected: State) -> None:
+    """Raise SnapshotError unless both have the same tensor names and shapes."""
     shapes, wanted = ({name: tensor.shape for name, tensor in state.items()} for state in (actual, expected))
     if shapes != wanted:
         raise SnapshotError("its tensors are not those of this stage")

@@ -1,4 +1,4 @@
-"""Stages one after the other, each kept only if it helps."""
+"""Runs stages in order and keeps each only if it improves the dev score (gradual unfreezing, arXiv:1801.06146)."""
 
 from __future__ import annotations
 
@@ -15,83 +15,85 @@ from twofold_trainer.recipe import Recipe
 from twofold_trainer.stop import StopSignal
 from twofold_trainer.training.loop import DevEvaluator, StageResult, train_stage
 from twofold_trainer.training.progress import ProgressReporter
-from twofold_trainer.training.snapshots import NOWHERE, ResumeSnapshots
+from twofold_trainer.training.snapshots import NO_SNAPSHOTS, ResumeSnapshots
 from twofold_trainer.training.stage_inputs import StageInputs
 
 
 @dataclass(frozen=True, slots=True)
 class StagesResult:
-    """Say which stages were kept and why there are no more."""
+    """The stages that were kept, and why training ended."""
 
-    kept: tuple[StageResult, ...]
+    completed_stages: tuple[StageResult, ...]
     reason: str
     complete: bool = True
     """Whether every stage was kept."""
 
     @property
     def names(self) -> frozenset[str]:
-        """The tensors that the kept stages trained."""
-        return frozenset(name for trained in self.kept for name in trained.names)
+        """Names of the tensors that the kept stages trained."""
+        return frozenset(name for trained in self.completed_stages for name in trained.names)
 
 
-def climb(
+def train_stages(
     model: TwofoldModel,
     stages: Sequence[Stage],
     recipe: Recipe,
     pool: Callable[[Stage], TrainingPool],
     prepare: Callable[[Stage], StageInputs],
     *,
-    yardstick: DevEvaluator,
+    dev_evaluator: DevEvaluator,
     seed: int,
     stop: StopSignal,
     first: int = 0,
-    snapshots: ResumeSnapshots = NOWHERE,
+    snapshots: ResumeSnapshots = NO_SNAPSHOTS,
 ) -> Generator[Event, None, StagesResult]:
-    """Run stages from the cheapest to the strongest. One that does not help, or breaks something, is undone and ends it.
+    """Run stages in order. A stage that trains blocks without improvement is undone and ends the training.
 
-    The probe of new heads is never undone: without it there would be nothing to build on. *first* is the number of
-    stages that went before, so that each has chances, and a snapshot, of its own.
+    A refit stage without improvement is undone, and training continues. The probe of the heads is never undone, because
+    later stages build on it. *first* is the number of earlier stages; it makes each stage's seed and snapshot unique.
     """
-    pace = ProgressReporter(sum(stage.steps(recipe, pool(stage)) for stage in stages))
-    kept: list[StageResult] = []
+    reporter = ProgressReporter(sum(stage.steps(recipe, pool(stage)) for stage in stages))
+    completed: list[StageResult] = []
     phase = ""
     for number, stage in enumerate(stages, first):
-        if stop.time_is_over and not snapshots.has(number):
-            return StagesResult(tuple(kept), "the time was over", complete=False)
+        if stop.is_past_deadline and not snapshots.has(number):
+            return StagesResult(tuple(completed), "the time limit was reached", complete=False)
         wanted = "train" if stage.blocks or stage.follows else "probe"
         if wanted != phase:
             phase = wanted
             yield PhaseStarted(phase=phase)
         before = snapshot(model, model.state_dict())
-        lesson = prepare(stage)
-        if lesson.note is not None:
-            yield NoteAdded(message=lesson.note)
-        with lesson.constraint or nullcontext():
+        inputs = prepare(stage)
+        if inputs.note is not None:
+            yield NoteAdded(message=inputs.note)
+        with inputs.constraint or nullcontext():
             trained = yield from train_stage(
                 model,
                 stage,
                 recipe,
-                lesson,
-                yardstick,
+                inputs,
+                dev_evaluator,
                 seed=(seed * 1000 + number) % 2**63,
-                pace=pace,
+                reporter=reporter,
                 stop=stop,
                 number=number,
                 snapshots=snapshots,
             )
-        if lesson.constraint is not None:
-            yield NoteAdded(message=f"Stage {stage.name}: {lesson.constraint.leak()}.")
+        if inputs.constraint is not None:
+            yield NoteAdded(message=f"Stage {stage.name}: {inputs.constraint.leak()}.")
         figures = f"dev {100 * trained.before:.1f} -> {100 * trained.after:.1f}"
-        if stage.follows and trained.lost is not None:
-            yield NoteAdded(message=f"Stage {stage.name} {trained.lost} ({figures}) and was undone.")
+        if stage.follows and trained.undo_reason is not None:
+            yield NoteAdded(message=f"Stage {stage.name} {trained.undo_reason} ({figures}) and was undone.")
             continue
-        if stage.blocks and trained.lost is not None:
+        if stage.blocks and trained.undo_reason is not None:
             restore(model, before)
             return StagesResult(
-                tuple(kept), f"training {stage.name} {trained.lost} ({figures}) and was undone", complete=False
+                tuple(completed),
+                f"stage {stage.name} {trained.undo_reason} ({figures}) and was undone",
+                complete=False,
             )
-        kept.append(trained)
+        completed.append(trained)
         yield NoteAdded(message=f"Stage {stage.name} was kept: {figures}.")
-    if stop.time_is_over:
-        return StagesResult(tuple(kept), "the time was over", complete=False)
-    return StagesResult(tuple(kept), "the plan was carried out")
+    if stop.is_past_deadline:
+        return StagesResult(tuple(completed), "the time limit was reached", complete=False)
+    return StagesResult(tuple(completed), "the plan was completed")
