@@ -9,8 +9,8 @@ from twofold_checkpoint.examples import Span
 from twofold_checkpoint.protocol.findings import Answer, Change
 
 from twofold_server.report.document import Document
+from twofold_server.report.formatting import plural, score
 from twofold_server.report.markup import Markup, tag
-from twofold_server.report.numbers import plural, score
 
 HUES = 8
 """Colours for entity types; the ninth type begins again with the first one."""
@@ -94,8 +94,8 @@ def _change(change: Change, hues: dict[str, int]) -> Markup:
 
 def _label(when: str, answer: Answer, right: str) -> Markup:
     sure = "" if answer.score is None else f" {score(answer.score)} %"
-    mood = "good" if answer.label == right else "bad"
-    return tag("span", tag("bdi", answer.label or "nothing"), tag("small", sure), class_=f"chip {mood}", title=when)
+    tone = "good" if answer.label == right else "bad"
+    return tag("span", tag("bdi", answer.label or "nothing"), tag("small", sure), class_=f"chip {tone}", title=when)
 
 
 def _marked(

@@ -9,8 +9,8 @@ from twofold_checkpoint.protocol.events import Compared
 from twofold_checkpoint.protocol.findings import Interval, Measurement
 
 from twofold_server.report.document import Document
+from twofold_server.report.formatting import MINUS, plural, score, signed
 from twofold_server.report.markup import Markup, tag
-from twofold_server.report.numbers import MINUS, plural, score, signed
 from twofold_server.report.plot import Scale, box, chart, dot, drawing, segment, word
 
 TASKS = {"classifier": "labels", "ner": "entities"}
@@ -69,12 +69,12 @@ def _difference(measurement: Measurement, document: Document) -> Markup | None:
     if measurement.figure == "protected":
         proven = exact or 100 * difference.low > -margin
         beyond = fallen and points <= -margin + _SLACK
-        mood = "bad" if beyond else "good" if proven or points > 0 else "unsure" if fallen else "even"
+        tone = "bad" if beyond else "good" if proven or points > 0 else "unsure" if fallen else "even"
     else:
         beyond = points < -margin - _SLACK
-        mood = "bad" if beyond else "good" if points > _SLACK else "even"
+        tone = "bad" if beyond else "good" if points > _SLACK else "even"
     allowed = tag("small", f"of {margin:g} allowed") if fallen and margin else None
-    return tag("span", signed(difference.value), " " if allowed else None, allowed, class_=f"chip {mood}")
+    return tag("span", signed(difference.value), " " if allowed else None, allowed, class_=f"chip {tone}")
 
 
 def _intervals(measurement: Measurement) -> Markup:
@@ -158,15 +158,15 @@ def _compared(comparison: Compared, margin: float | None) -> Markup:
     )
     edge = None if margin is None else -margin
     scale = Scale.around([low, high, 0.0, *([] if edge is None else [1.5 * edge, -0.5 * edge])], least=-100.0, ticks=5)
-    mood = "even" if edge is None else "good" if low > edge else "bad" if middle <= edge else "unsure"
+    tone = "even" if edge is None else "good" if low > edge else "bad" if middle <= edge else "unsure"
     text = f"{middle:+.1f} points, between {low:+.2f} and {high:+.2f}"
     shapes = (
         None if edge is None else box(0, 0, scale(edge), 100, "forbidden", title="a fall beyond the margin"),
         (segment((scale(tick), 0), (scale(tick), 100), "grid") for tick in scale.ticks),
         segment((scale(0), 0), (scale(0), 100), "zero"),
         None if edge is None else segment((scale(edge), 0), (scale(edge), 100), "edge"),
-        segment((scale(low), 50), (scale(high), 50), f"range {mood}", text),
-        dot((scale(middle), 50), mood, text),
+        segment((scale(low), 50), (scale(high), 50), f"range {tone}", text),
+        dot((scale(middle), 50), tone, text),
     )
     excluded = "" if edge is None else f" A fall of {max(0.0, -low):.2f} points or more is excluded."
     if edge is not None and comparison.needed_examples is not None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from twofold_server.jobs.model import JobState, JobView
+from twofold_server.report.formatting import duration, plural
 from twofold_server.report.markup import Markup, tag
-from twofold_server.report.numbers import duration, plural
 from twofold_server.report.page import whole
 
 _LONGEST = 240
@@ -51,7 +51,7 @@ def _sum(views: Sequence[JobView]) -> str:
 
 
 def _row(view: JobView) -> Markup:
-    word, mood = verdict_of(view)
+    word, tone = verdict_of(view)
     name = tag("code", view.id)
     text = view.reason if len(view.reason) <= _LONGEST else f"{view.reason[:_LONGEST]}…"
     if not view.state.is_over:
@@ -60,7 +60,7 @@ def _row(view: JobView) -> Markup:
     made = f" → {view.candidate}" if view.candidate else ""
     return tag(
         "li",
-        tag("span", word, class_=f"verdict {mood}"),
+        tag("span", word, class_=f"verdict {tone}"),
         tag(
             "div",
             tag("p", tag("a", name, href=f"/jobs/{view.id}/report") if view.state.is_over else name),

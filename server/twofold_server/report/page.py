@@ -10,11 +10,11 @@ from twofold_server.report.changes import changes_section
 from twofold_server.report.dataset import data_section
 from twofold_server.report.document import Document
 from twofold_server.report.figures import figures_section, gate_section
-from twofold_server.report.learning import learning_section
+from twofold_server.report.formatting import duration
 from twofold_server.report.markup import Markup, join, tag, trusted
-from twofold_server.report.numbers import duration
-from twofold_server.report.story import lineage_section, notes_section, plan_section, time_section
+from twofold_server.report.sections import lineage_section, notes_section, plan_section, time_section
 from twofold_server.report.tables import tables_section
+from twofold_server.report.training_curves import training_section
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 """What a browser may load for the page: nothing. Its styles stand in it."""
@@ -22,12 +22,12 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 def render(document: Document) -> str:
     """Write a report as HTML. A pure function of the document; whatever comes from a user is escaped."""
-    word, title, mood = headline(document)
+    word, title, tone = headline(document)
     sections = (
         figures_section(document),
         gate_section(document),
         changes_section(document),
-        learning_section(document),
+        training_section(document),
         tables_section(document),
         data_section(document),
         notes_section(document),
@@ -36,7 +36,7 @@ def render(document: Document) -> str:
     )
     return whole(
         f"{word} · {document.job_id}",
-        _header(document, word, title, mood),
+        _header(document, word, title, tone),
         tag("main", sections),
         _footer(document),
     )
@@ -85,7 +85,7 @@ def headline(document: Document) -> tuple[str, str, str]:
     return "MEASURED", "The checkpoint was measured on the given data. Nothing was trained.", "quiet"
 
 
-def _header(document: Document, word: str, title: str, mood: str) -> Markup:
+def _header(document: Document, word: str, title: str, tone: str) -> Markup:
     took = ""
     if document.started and document.ended:
         took = f" · {duration((document.ended - document.started).total_seconds())}"
@@ -93,7 +93,7 @@ def _header(document: Document, word: str, title: str, mood: str) -> Markup:
     freeze = "nothing trained" if document.request.freeze == "all" else f"freeze {document.request.freeze}"
     return tag(
         "header",
-        tag("p", tag("span", word, class_=f"verdict {mood}"), class_="badge"),
+        tag("p", tag("span", word, class_=f"verdict {tone}"), class_="badge"),
         tag("h1", title),
         tag("p", document.reason, class_="reason", dir="auto"),
         tag(
@@ -102,7 +102,7 @@ def _header(document: Document, word: str, title: str, mood: str) -> Markup:
             f" · {document.request.head} head, {freeze} · {ended}{took}",
             class_="quiet",
         ),
-        class_=mood,
+        class_=tone,
     )
 
 

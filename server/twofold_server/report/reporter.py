@@ -52,11 +52,11 @@ class Reporter:
         try:
             await self._book.amend(job_id, event)
             if (await self._book.get(job_id)).state.is_over:
-                await self.make_again(job_id)
+                await self.rebuild(job_id)
         except ServerError as error:
             log.warning("a rollback could not be added to its job", extra={"job": job_id, "reason": str(error)})
 
-    async def make_again(self, job_id: str) -> None:
+    async def rebuild(self, job_id: str) -> None:
         """Replace a job's report, since there is more to say."""
         for form in ("html", "json"):
             path = job_directory(self._store.root, job_id) / f"report.{form}"

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from twofold_checkpoint.protocol.findings import Confusion, Measurement, NameCount
 
 from twofold_server.report.document import Document
+from twofold_server.report.formatting import score, signed
 from twofold_server.report.markup import Markup, tag
-from twofold_server.report.numbers import score, signed
 from twofold_server.report.plot import chart, dot, drawing, segment
 
 MATRIX = 12
@@ -78,15 +78,15 @@ def _weight(count: NameCount) -> float:
 def _row(count: NameCount) -> Markup:
     before = f1(count.right_before, count.answered_before, count.expected)
     if count.right_after is None or count.answered_after is None:
-        after, moved, mood = None, "", "even"
+        after, moved, tone = None, "", "even"
     else:
         after = f1(count.right_after, count.answered_after, count.expected)
         moved = "" if round(100 * (after - before), 1) == 0 else signed(after - before)
-        mood = "even" if not moved else "good" if after > before else "bad"
+        tone = "even" if not moved else "good" if after > before else "bad"
     text = f"{score(before)}" if after is None else f"{score(before)} to {score(after)}"
     shapes = (
         segment((0, 50), (100, 50), "track"),
-        None if after is None else segment((100 * before, 50), (100 * after, 50), f"moved {mood}"),
+        None if after is None else segment((100 * before, 50), (100 * after, 50), f"moved {tone}"),
         dot((100 * before, 50), "before"),
         None if after is None else dot((100 * after, 50), "after"),
     )
@@ -96,7 +96,7 @@ def _row(count: NameCount) -> Markup:
         tag("td", chart(drawing(shapes, label=f"F1 {text}"), class_="spark")),
         tag("td", score(before), class_="number"),
         tag("td", "–" if after is None else score(after), class_="number"),  # noqa: RUF001 -- a dash.
-        tag("td", moved, class_=f"number {mood}"),
+        tag("td", moved, class_=f"number {tone}"),
         tag("td", f"{count.expected}", class_="number quiet"),
     )
 
@@ -129,12 +129,12 @@ def _matrix(rows: Sequence[str | None], names: Sequence[NameCount], wrong: Seque
             return tag("td")
         if expected is not None and expected == answered:
             count = right.get(expected, 0)
-            share, mood = count / greatest, "hit"
+            share, tone = count / greatest, "hit"
         else:
             count = counts.get((expected, answered), 0)
-            share, mood = count / most, "miss"
+            share, tone = count / most, "miss"
         text = f"{expected or NOTHING}, answered {answered or NOTHING}: {count}"
-        return tag("td", count or "", class_=mood, style=f"--share:{share:.2f}", title=text)
+        return tag("td", count or "", class_=tone, style=f"--share:{share:.2f}", title=text)
 
     return tag(
         "div",

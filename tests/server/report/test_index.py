@@ -32,13 +32,13 @@ WORDS = [
 ]
 
 
-@pytest.mark.parametrize(("view", "word", "mood"), WORDS)
-def test_words(view, word, mood):
+@pytest.mark.parametrize(("view", "word", "tone"), WORDS)
+def test_words(view, word, tone):
     """Each job has one word and one colour, those of its report, and the page says both and counts the word."""
     page = render_index([view], None)
 
-    assert verdict_of(view) == (word, mood)
-    assert f'<span class="verdict {mood}">{word}</span>' in page
+    assert verdict_of(view) == (word, tone)
+    assert f'<span class="verdict {tone}">{word}</span>' in page
     assert f"1 {word.lower()}" in page
     assert ('href="/jobs/job-1/report"' in page) is view.state.is_over
 

@@ -17,7 +17,7 @@ from twofold_checkpoint.examples import Span
 from twofold_checkpoint.protocol.findings import Answer, Interval
 from twofold_server.jobs.model import JobState
 from twofold_server.report.document import Document, Note
-from twofold_server.report.numbers import MINUS
+from twofold_server.report.formatting import MINUS
 from twofold_server.report.page import headline, render
 from twofold_server.report.reporter import MAX_BYTES, fit, write
 
@@ -281,9 +281,9 @@ CHIPS = [
 ]
 
 
-@pytest.mark.parametrize(("figure", "value", "bounds", "exact", "said", "mood"), CHIPS)
+@pytest.mark.parametrize(("figure", "value", "bounds", "exact", "said", "tone"), CHIPS)
 def test_a_fall_is_red_only_beyond_what_was_allowed(
-    *, figure: str, value: float, bounds: tuple[float, float], exact: bool, said: str, mood: str
+    *, figure: str, value: float, bounds: tuple[float, float], exact: bool, said: str, tone: str
 ) -> None:
     """A difference has the colour of what the gate makes of it, and a fall says what was allowed."""
     difference = Interval(value=value, low=bounds[0], high=bounds[1])
@@ -293,7 +293,7 @@ def test_a_fall_is_red_only_beyond_what_was_allowed(
     page = render(document(figures=figures, request=request, proofs=proofs, gate=(), changes=(), lineage=()))
 
     (chip,) = re.findall(r'<span class="(chip \w+)">(.*?)</span>', page)
-    assert (chip[0], re.sub("<.*?>", "", chip[1])) == (f"chip {mood}", said)
+    assert (chip[0], re.sub("<.*?>", "", chip[1])) == (f"chip {tone}", said)
 
 
 def test_where_the_bytes_are_the_same_no_interval_decides() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from twofold_server.report.document import Document, GuardPoint, StageCurves
+from twofold_server.report.formatting import plural, score
 from twofold_server.report.markup import Markup, tag
-from twofold_server.report.numbers import plural, score
 from twofold_server.report.plot import Point, Scale, box, chart, dot, drawing, line, segment, word
 
 ACTIONS = {"none": "all is well", "restore": "the best state was restored", "leave": "the stage was ended"}
@@ -14,7 +14,7 @@ DOTS = 60
 """Points of a curve up to which each is marked."""
 
 
-def learning_section(document: Document) -> Markup | None:
+def training_section(document: Document) -> Markup | None:
     """Show how the training went."""
     stages = document.stages
     charts = [chart for chart in (_dev(stages), _guard(stages), _loss(stages)) if chart is not None]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from twofold_server.report.document import Ancestor, Document
+from twofold_server.report.formatting import duration, plural, score
 from twofold_server.report.markup import Markup, tag
-from twofold_server.report.numbers import duration, plural, score
 from twofold_server.report.plot import box, chart, drawing
 
 
