@@ -1,15 +1,15 @@
-"""Numbers for people: scores in points, with a true minus sign, and times."""
+"""Format numbers for the report: scores in points, with a typographic minus sign, and durations."""
 
 from __future__ import annotations
 
 
 def score(value: float) -> str:
-    """Say a share from 0 to 1 in points."""
+    """Format a share from 0 to 1 in points."""
     return f"{100 * value:.1f}"
 
 
 def signed(difference: float) -> str:
-    """Say a difference of two shares in points, with its sign."""
+    """Format a difference of two shares in points, with its sign."""
     points = round(100 * difference, 1)
     if points == 0:
         return "±0.0"
@@ -17,20 +17,20 @@ def signed(difference: float) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """Say how many there are."""
+    """Format a count with its noun, in the plural unless it is 1."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:
-    """Say a time in the two largest units that matter."""
+    """Format a duration with at most two units."""
     if seconds < 10:
         return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60} min"
 
 
 MINUS = "−"  # noqa: RUF001 -- the sign, not the hyphen.
