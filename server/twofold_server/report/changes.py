@@ -1,4 +1,4 @@
-"""Examples that are answered otherwise than before: negative flips and fixed ones, side by side."""
+"""Examples whose answers changed: negative flips and fixed examples, side by side."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from twofold_checkpoint.examples import Span
 from twofold_checkpoint.protocol.findings import Answer, Change
 
 from twofold_server.report.document import Document
+from twofold_server.report.formatting import plural, score
 from twofold_server.report.markup import Markup, tag
-from twofold_server.report.numbers import plural, score
 
 HUES = 8
-"""Colours for entity types; the ninth type begins again with the first one."""
+"""Colours for entity types; the ninth type reuses the first colour."""
 SHOWN = 4
-"""Examples of a kind that are open from the start."""
+"""Examples of a kind that are visible before the reader expands the list."""
 
 
 def changes_section(document: Document) -> Markup | None:
-    """Show what is answered worse than before, then what is answered better."""
+    """Show the examples answered worse than before, then those answered better."""
     lost, gained = sum(figure.lost for figure in document.figures), sum(figure.gained for figure in document.figures)
     if not lost and not gained:
         return None
@@ -29,8 +29,8 @@ def changes_section(document: Document) -> Markup | None:
             tag("h2", "What changed"),
             tag(
                 "p",
-                f"{plural(lost, 'held-out example')} answered worse and {gained} better than before. None is shown: "
-                "this store keeps no texts.",
+                f"{plural(lost, 'held-out example')} answered worse and {gained} better than before. They are not "
+                "shown, because this report keeps no texts.",
                 class_="lead",
             ),
         )
@@ -48,16 +48,16 @@ def _kind(document: Document, figure: str, hues: dict[str, int]) -> Iterator[Mar
         chosen = [change for change in document.changes if change.figure == figure and change.better == better]
         if not chosen or counted is None:
             continue
-        whole = counted.gained if better else counted.lost
-        title = f"{'Fixed' if better else 'TrainerDied'} · {figure}"
-        count = f"{whole}" if whole == len(chosen) else f"{len(chosen)} of {whole}"
+        total = counted.gained if better else counted.lost
+        title = f"{'Fixed' if better else 'Lost'} · {figure}"
+        count = f"{total}" if total == len(chosen) else f"{len(chosen)} of {total}"
         yield tag("h3", title, " ", tag("small", count), class_="good" if better else "bad")
         yield tag("div", (_change(change, hues) for change in chosen[:SHOWN]), class_="changes")
-        if rest := chosen[SHOWN:]:
+        if hidden := chosen[SHOWN:]:
             yield tag(
                 "details",
-                tag("summary", f"{len(rest)} more"),
-                tag("div", (_change(change, hues) for change in rest), class_="changes"),
+                tag("summary", f"{len(hidden)} more"),
+                tag("div", (_change(change, hues) for change in hidden), class_="changes"),
             )
 
 
@@ -94,14 +94,14 @@ def _change(change: Change, hues: dict[str, int]) -> Markup:
 
 def _label(when: str, answer: Answer, right: str) -> Markup:
     sure = "" if answer.score is None else f" {score(answer.score)} %"
-    mood = "good" if answer.label == right else "bad"
-    return tag("span", tag("bdi", answer.label or "nothing"), tag("small", sure), class_=f"chip {mood}", title=when)
+    tone = "good" if answer.label == right else "bad"
+    return tag("span", tag("bdi", answer.label or "nothing"), tag("small", sure), class_=f"chip {tone}", title=when)
 
 
 def _marked(
     text: str, spans: Sequence[Span | Entity], wanted: Sequence[Span], hues: dict[str, int]
 ) -> Iterator[Markup | str]:
-    """Cut a text at its spans and mark them; change that is not as it should be is marked as wrong."""
+    """Split a text at its spans and mark them; a span that is not expected is marked as wrong."""
     right = {(span.start, span.end, span.type) for span in wanted}
     position = 0
     for span in sorted(spans, key=lambda span: (span.start, span.end)):

@@ -1,4 +1,4 @@
-"""From what is known of a job to its report. A pure function."""
+"""Compose the document of a job's report, as a pure function of the job's data."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from twofold_server.versions.events import RolledBack, Shadowed
 
 MAX_NOTES = 100
 MAX_CHARACTERS = 2000
-"""Of one note."""
+"""Characters of a note."""
 MAX_NAMES = 300
-"""Labels whose examples are counted, the commonest first."""
+"""Most labels whose examples are counted, the most frequent first."""
 
 
 def compose(
     view: JobView, records: Sequence[EventRecord], findings: Findings | None, lineage: tuple[Ancestor, ...]
 ) -> Document:
-    """Put a job's view, its events, what its trainer found and its line of checkpoints into one document."""
+    """Combine a job's view, its events, its trainer's findings and its checkpoint lineage into one document."""
     findings = findings or Findings(texts=False)
     facts = view.report
     return Document(
@@ -89,7 +89,7 @@ def _dataset(view: JobView, findings: Findings) -> DatasetFacts | None:
 
 
 def _notes(records: Sequence[EventRecord]) -> tuple[Note, ...]:
-    """Take the notes, warnings first if there are too many."""
+    """Return at most MAX_NOTES notes; if there are more, warnings come first."""
     notes = [
         Note(phase=record.phase, message=record.event.message[:MAX_CHARACTERS], warning=record.event.warning)
         for record in records
@@ -100,7 +100,7 @@ def _notes(records: Sequence[EventRecord]) -> tuple[Note, ...]:
         for record in records
         if isinstance(record.event, Shadowed)
     ]
-    notes += shadowed[-1:]  # Those before it were on the way.
+    notes += shadowed[-1:]  # Earlier ones are interim results.
     notes += [
         Note(phase=record.phase, message=record.event.summary, warning=True)
         for record in records

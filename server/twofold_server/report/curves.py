@@ -14,7 +14,7 @@ from twofold_server.report.document import DevPoint, GuardPoint, LossPoint, Stag
 
 Point = TypeVar("Point", LossPoint, DevPoint, GuardPoint)
 POINTS = 300
-"""Most points of each curve of a stage. Of more, every second or third is kept, and the last one."""
+"""Most points of each curve of a stage. A longer curve keeps every n-th point, counted from the last one."""
 
 
 @dataclass(slots=True)
@@ -26,7 +26,7 @@ class _Stage:
 
 
 def draw_curves(records: Iterable[EventRecord]) -> tuple[StageCurves, ...]:
-    """Sort what was said while the job trained into stages. A stage begins with its phase, or where steps name another."""
+    """Group the events of the training by stage. A stage begins with its phase, or when steps name another stage."""
     stages: list[_Stage] = []
     order = steps = step = 0
     for record in records:
@@ -38,11 +38,12 @@ def draw_curves(records: Iterable[EventRecord]) -> tuple[StageCurves, ...]:
         now = stages[-1]
         match event:
             case StepCompleted(stage=name):
-                if now.name and now.name != name:  # Every stage begins with a measurement: the last one is its own.
+                # Every stage begins with a measurement, so the last one belongs to it.
+                if now.name and now.name != name:
                     now = _Stage(dev=[now.dev.pop()] if now.dev else [])
                     stages.append(now)
                 now.name = name
-                if event.step <= step:  # AUTO counts anew for its next rung, and so does a trainer that goes on.
+                if event.step <= step:  # AUTO restarts the count for each stage, and so does a resumed trainer.
                     steps += step
                 step = event.step
                 now.loss.append(LossPoint(step=steps + step, value=event.loss))
@@ -51,14 +52,14 @@ def draw_curves(records: Iterable[EventRecord]) -> tuple[StageCurves, ...]:
                 now.dev.append(DevPoint(order=order, value=event.value))
             case GuardChecked():
                 order += 1
-                look = GuardPoint(
+                check = GuardPoint(
                     order=order,
                     value=event.value,
                     baseline=event.baseline,
                     allowed=event.allowed,
                     action=event.action,
                 )
-                now.guard.append(look)
+                now.guard.append(check)
     return tuple(
         StageCurves(name=stage.name or "heads", loss=_thin(stage.loss), dev=_thin(stage.dev), guard=_thin(stage.guard))
         for stage in stages
@@ -68,5 +69,5 @@ def draw_curves(records: Iterable[EventRecord]) -> tuple[StageCurves, ...]:
 
 def _thin(points: list[Point]) -> tuple[Point, ...]:
     stride = math.ceil(len(points) / POINTS) or 1
-    kept = points[::-stride]  # From the end, which is what a reader looks for.
-    return tuple(reversed(kept))
+    sampled = points[::-stride]  # From the end, because the last point matters most to a reader.
+    return tuple(reversed(sampled))

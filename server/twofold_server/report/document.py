@@ -1,4 +1,4 @@
-"""What a job's report says: report.json. docs/report-format.md describes every field."""
+"""The document behind a job's report, stored as report.json. docs/report-format.md describes every field."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from twofold_checkpoint.protocol.job import Freeze, Hyperparameters, LabelPolicy
 from twofold_server.jobs.model import JobState, PromoteName
 
 FORMAT = 1
-"""Version of the document. Fields may be added to it without a new one."""
+"""Version of the document. Added fields do not change it."""
 
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What the job was asked to do."""
+    """The settings that the job was submitted with."""
 
     head: HeadName
     freeze: Freeze
@@ -43,7 +43,7 @@ class DatasetFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
-    """A sentence that the trainer or the server noted."""
+    """A note of the trainer or the server."""
 
     phase: str
     message: str
@@ -51,21 +51,21 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LossPoint(msgspec.Struct, frozen=True, kw_only=True):
-    """The mean loss since the point before."""
+    """The mean loss since the previous point."""
 
     step: int
     value: float
 
 
 class DevPoint(msgspec.Struct, frozen=True, kw_only=True):
-    """A score on examples that stop the training and never judge."""
+    """A score on dev examples, which stop training and are never used by the gate."""
 
     order: int
     value: float
 
 
 class GuardPoint(msgspec.Struct, frozen=True, kw_only=True):
-    """A look of the guard at the protected task."""
+    """A check of the protected task by the guard."""
 
     order: int
     value: float
@@ -84,14 +84,14 @@ class StageCurves(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PhaseSeconds(msgspec.Struct, frozen=True, kw_only=True):
-    """A phase and how long it took."""
+    """A phase and its duration."""
 
     name: str
     seconds: float
 
 
 class Proofs(msgspec.Struct, frozen=True, kw_only=True):
-    """What was proven of the candidate. None is not measured."""
+    """What was verified about the candidate. None means not measured."""
 
     frozen_tensors: int | None = None
     digest_before: str | None = None
@@ -102,7 +102,7 @@ class Proofs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ancestor(msgspec.Struct, frozen=True, kw_only=True):
-    """A checkpoint of the line that the job stands in."""
+    """A checkpoint in the lineage of the job."""
 
     id: str
     created: str
@@ -111,11 +111,11 @@ class Ancestor(msgspec.Struct, frozen=True, kw_only=True):
     branch: Branch | None
     aliases: tuple[str, ...]
     role: str
-    """What it is to this job: candidate, base, ancestor, or approved where it stands beside the line."""
+    """Its relation to the job: candidate, base, ancestor, or approved for an approved checkpoint outside the lineage."""
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold everything that is known of a job that is over."""
+    """Everything that a report contains about a finished job."""
 
     format: int = FORMAT
     job_id: str

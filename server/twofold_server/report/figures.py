@@ -1,4 +1,4 @@
-"""The three figures before and after, and what the gate saw of the protected one."""
+"""The three scores before and after, and the gate's comparison of the protected one."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from twofold_checkpoint.protocol.events import Compared
 from twofold_checkpoint.protocol.findings import Interval, Measurement
 
 from twofold_server.report.document import Document
+from twofold_server.report.formatting import MINUS, plural, score, signed
 from twofold_server.report.markup import Markup, tag
-from twofold_server.report.numbers import MINUS, plural, score, signed
 from twofold_server.report.plot import Scale, box, chart, dot, drawing, segment, word
 
 TASKS = {"classifier": "labels", "ner": "entities"}
 METRICS = {"accuracy": "accuracy", "f1": "F1"}
-AGAINST = {"base": "its base", "approved": "the checkpoint that a person last approved"}
+AGAINST = {"base": "its base", "approved": "the last approved checkpoint"}
 _SLACK = 1e-7
-"""Points. What the gate lets pass as rounding; a fall of the margin itself is within it for old labels only."""
+"""Rounding tolerance of the gate, in points. Only for old labels does a drop equal to the margin still pass."""
 
 
 def figures_section(document: Document) -> Markup | None:
-    """Show the three figures as cards."""
+    """Show the three scores as cards."""
     if not document.figures:
         return None
     return tag("div", (_card(figure, document) for figure in document.figures), class_="cards")
@@ -30,9 +30,9 @@ def figures_section(document: Document) -> Markup | None:
 def _card(measurement: Measurement, document: Document) -> Markup:
     adapted = document.request.head
     subtitles = {
-        "protected": f"the {TASKS[other_head(adapted)]}, which must not suffer",
-        "retained": f"the {TASKS[adapted]} that were known before",
-        "new": f"the {TASKS[adapted]} of the given data",
+        "protected": f"the {TASKS[other_head(adapted)]}, which must not regress",
+        "retained": f"the {TASKS[adapted]} known before this job",
+        "new": f"the {TASKS[adapted]} in the new data",
     }
     last = measurement.after or measurement.before
     return tag(
@@ -54,7 +54,7 @@ def _card(measurement: Measurement, document: Document) -> Markup:
 
 
 def _difference(measurement: Measurement, document: Document) -> Markup | None:
-    """Show how far the score moved, in the colour of what the gate makes of it, and what it was allowed to fall."""
+    """Show the change of a score in the colour of the gate's judgement, with the allowed drop."""
     difference = measurement.difference
     if difference is None:
         return None
@@ -69,18 +69,18 @@ def _difference(measurement: Measurement, document: Document) -> Markup | None:
     if measurement.figure == "protected":
         proven = exact or 100 * difference.low > -margin
         beyond = fallen and points <= -margin + _SLACK
-        mood = "bad" if beyond else "good" if proven or points > 0 else "unsure" if fallen else "even"
+        tone = "bad" if beyond else "good" if proven or points > 0 else "unsure" if fallen else "even"
     else:
         beyond = points < -margin - _SLACK
-        mood = "bad" if beyond else "good" if points > _SLACK else "even"
+        tone = "bad" if beyond else "good" if points > _SLACK else "even"
     allowed = tag("small", f"of {margin:g} allowed") if fallen and margin else None
-    return tag("span", signed(difference.value), " " if allowed else None, allowed, class_=f"chip {mood}")
+    return tag("span", signed(difference.value), " " if allowed else None, allowed, class_=f"chip {tone}")
 
 
 def _intervals(measurement: Measurement) -> Markup:
-    """Draw before above after on measurement scale, each with its interval."""
+    """Draw the scores before and after on one scale, each with its interval."""
     rows = [(25.0, "before", measurement.before), *([(75.0, "after", measurement.after)] if measurement.after else [])]
-    scale = Scale.around((100 * end for _, _, of in rows for end in (of.low, of.high)), ticks=3, most=100.0)
+    scale = Scale.around((100 * end for _, _, of in rows for end in (of.low, of.high)), ticks=3, maximum=100.0)
 
     def row(height: float, when: str, of: Interval) -> Iterator[Markup]:
         text = f"{when} {score(of.value)}, between {score(of.low)} and {score(of.high)}"
@@ -98,7 +98,7 @@ def _intervals(measurement: Measurement) -> Markup:
 def _facts(measurement: Measurement, document: Document) -> Iterator[object]:
     yield f"{plural(measurement.examples, 'example')}"
     if measurement.figure == "protected" and document.proofs.exact_texts is not None:
-        yield " · the same bytes answer, so nothing can differ"  # An interval would say what is not known of other texts.
+        yield " · the weights are identical, so no answer can differ"  # An interval would suggest uncertainty that does not exist.
     elif measurement.difference is not None:
         yield f" · difference {signed(measurement.difference.low)} to {signed(measurement.difference.high)}"
         yield f" · {measurement.gained} fixed, {measurement.lost} lost"
@@ -108,24 +108,24 @@ def _facts(measurement: Measurement, document: Document) -> Iterator[object]:
 
 
 def gate_section(document: Document) -> Markup | None:
-    """Show what is proven of the protected task: the interval of its fall beside the margin."""
+    """Show what is proven about the protected task: the interval of its change, and the margin."""
     if not document.gate:
         return None
     exact = document.proofs.exact_texts
-    # Exact in fact, whatever was asked for: a fork or a frozen trunk leaves the protected path as it was.
+    # Exact in effect, even if a margin was requested: a fork or a frozen trunk leaves the protected path unchanged.
     margin = None if exact is not None else document.request.margin
     if exact is not None:
         lead = (
-            "The protected path has the same bytes as before: the gate was exact. It answers "
-            f"{plural(exact, 'text')} as before, compared measurement by measurement, and no interval decides."
+            "The protected path has the same bytes as before, so the gate was exact. It answers "
+            f"{plural(exact, 'text')} as before, compared one by one, and no interval is needed."
         )
     else:
         rule = (
-            f"The whole interval must lie to the right of {MINUS}{margin:g} points, the margin."
+            f"To pass, the whole interval must lie to the right of {MINUS}{margin:g} points, the margin."
             if margin is not None
-            else "Protection was to be exact, so that this interval decides nothing."
+            else "Exact protection was requested, so this interval decides nothing."
         )
-        lead = f"How far the protected task may have fallen, with 95 % on each side. {rule}"
+        lead = f"The change of the protected score, with bounds that are one-sided at 95 %. {rule}"
     return tag(
         "section",
         tag("h2", "What the gate could prove"),
@@ -138,7 +138,7 @@ def gate_section(document: Document) -> Markup | None:
 
 
 def _equal(comparison: Compared) -> Markup:
-    """Show that nothing moved against the base: there is no interval where nothing is left to chance."""
+    """Show that no answer differs from the base's. Without uncertainty there is no interval."""
     return tag(
         "figure",
         tag(
@@ -157,20 +157,22 @@ def _compared(comparison: Compared, margin: float | None) -> Markup:
         100 * (comparison.after - comparison.before),
     )
     edge = None if margin is None else -margin
-    scale = Scale.around([low, high, 0.0, *([] if edge is None else [1.5 * edge, -0.5 * edge])], least=-100.0, ticks=5)
-    mood = "even" if edge is None else "good" if low > edge else "bad" if middle <= edge else "unsure"
+    scale = Scale.around(
+        [low, high, 0.0, *([] if edge is None else [1.5 * edge, -0.5 * edge])], minimum=-100.0, ticks=5
+    )
+    tone = "even" if edge is None else "good" if low > edge else "bad" if middle <= edge else "unsure"
     text = f"{middle:+.1f} points, between {low:+.2f} and {high:+.2f}"
     shapes = (
-        None if edge is None else box(0, 0, scale(edge), 100, "forbidden", title="a fall beyond the margin"),
+        None if edge is None else box(0, 0, scale(edge), 100, "forbidden", title="a drop beyond the margin"),
         (segment((scale(tick), 0), (scale(tick), 100), "grid") for tick in scale.ticks),
         segment((scale(0), 0), (scale(0), 100), "zero"),
         None if edge is None else segment((scale(edge), 0), (scale(edge), 100), "edge"),
-        segment((scale(low), 50), (scale(high), 50), f"range {mood}", text),
-        dot((scale(middle), 50), mood, text),
+        segment((scale(low), 50), (scale(high), 50), f"range {tone}", text),
+        dot((scale(middle), 50), tone, text),
     )
-    excluded = "" if edge is None else f" A fall of {max(0.0, -low):.2f} points or more is excluded."
+    excluded = "" if edge is None else f" A drop of {max(0.0, -low):.2f} points or more is excluded."
     if edge is not None and comparison.needed_examples is not None:
-        excluded += f" About {plural(comparison.needed_examples, 'example')} would decide instead."
+        excluded += f" About {plural(comparison.needed_examples, 'example')} would be enough to decide."
     return tag(
         "figure",
         tag(

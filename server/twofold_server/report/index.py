@@ -1,25 +1,25 @@
-"""All jobs as one page, in the style of their reports: how each ended, and where its report is."""
+"""The page that lists all jobs, with the result of each and a link to its report."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from twofold_server.jobs.model import JobState, JobView
+from twofold_server.report.formatting import duration, plural
 from twofold_server.report.markup import Markup, tag
-from twofold_server.report.numbers import duration, plural
-from twofold_server.report.page import whole
+from twofold_server.report.page import html_page
 
-_LONGEST = 240
-"""Characters of a reason in a list; the report has all of it."""
+_MAX_REASON = 240
+"""Characters of a reason in the list; the report shows all of it."""
 
 
 def render_index(views: Sequence[JobView], older: int | None) -> str:
-    """Write a page of jobs, newest first. *older* is what `before` is for the next page; None if this is the last."""
+    """Render a page of jobs, newest first. *older* is the `before` parameter of the next page; None on the last page."""
     rows = [_row(view) for view in views] or [
-        tag("li", "There is no job yet: twofold adapt makes one.", class_="quiet")
+        tag("li", "There are no jobs yet. Start one with twofold adapt.", class_="quiet")
     ]
     more = tag("footer", tag("p", tag("a", "Older jobs", href=f"/jobs?before={older}")))
-    return whole(
+    return html_page(
         "Jobs · Twofold",
         tag("header", tag("h1", "Jobs"), tag("p", _sum(views), class_="quiet")),
         tag("main", tag("ol", rows, class_="jobs")),
@@ -28,7 +28,7 @@ def render_index(views: Sequence[JobView], older: int | None) -> str:
 
 
 def verdict_of(view: JobView) -> tuple[str, str]:
-    """Say in one word and one colour where a job is, or how it ended, as its report does."""
+    """Return a job's state or result: one word and a tone, the same as in its report."""
     match view.state, view.report.verdict:
         case ((JobState.QUEUED | JobState.CANCELLED), _):
             return view.state.value.upper(), "quiet"
@@ -37,7 +37,7 @@ def verdict_of(view: JobView) -> tuple[str, str]:
         case JobState.FAILED, _:
             return "FAILED", "bad"
         case _, "pass":
-            return ("PASS", "good") if not view.report.rolled_back else ("UNDONE", "bad")
+            return ("PASS", "good") if not view.report.rolled_back else ("ROLLED BACK", "bad")
         case _, "inconclusive":
             return "INCONCLUSIVE", "unsure"
         case JobState.REJECTED, _:
@@ -51,16 +51,16 @@ def _sum(views: Sequence[JobView]) -> str:
 
 
 def _row(view: JobView) -> Markup:
-    word, mood = verdict_of(view)
+    word, tone = verdict_of(view)
     name = tag("code", view.id)
-    text = view.reason if len(view.reason) <= _LONGEST else f"{view.reason[:_LONGEST]}…"
+    text = view.reason if len(view.reason) <= _MAX_REASON else f"{view.reason[:_MAX_REASON]}…"
     if not view.state.is_over:
-        text = _meanwhile(view)
+        text = _progress(view)
     took = f" · {duration((view.ended - view.started).total_seconds())}" if view.ended and view.started else ""
     made = f" → {view.candidate}" if view.candidate else ""
     return tag(
         "li",
-        tag("span", word, class_=f"verdict {mood}"),
+        tag("span", word, class_=f"verdict {tone}"),
         tag(
             "div",
             tag("p", tag("a", name, href=f"/jobs/{view.id}/report") if view.state.is_over else name),
@@ -75,8 +75,8 @@ def _row(view: JobView) -> Markup:
     )
 
 
-def _meanwhile(view: JobView) -> str:
-    """Say what a job does that is not over."""
+def _progress(view: JobView) -> str:
+    """Describe a job that has not ended."""
     if view.state is JobState.RUNNING:
-        return f"It is at: {view.phase}." if view.phase else "It begins."
-    return f"{plural(view.queue_position, 'job')} before it." if view.queue_position else "It is the next."
+        return f"Current phase: {view.phase}." if view.phase else "Starting."
+    return f"{plural(view.queue_position, 'job')} ahead in the queue." if view.queue_position else "Next in the queue."

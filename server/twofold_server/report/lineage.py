@@ -1,4 +1,4 @@
-"""The line of checkpoints that a job stands in."""
+"""The lineage of a job's checkpoint."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from twofold_checkpoint.store import Aliases, Store
 from twofold_server.report.document import Ancestor
 
 GENERATIONS = 12
-"""Checkpoints that are shown, the newest ones."""
+"""Most checkpoints that are shown, newest first."""
 
 
 def trace(store: Store, base: str, candidate: str) -> tuple[Ancestor, ...]:
-    """Return the candidate, if one was published, its base, and the parents of that, newest first.
+    """Return the candidate (if one was published), its base and the base's ancestors, newest first.
 
-    The line ends where a checkpoint is not there any more. What a person last approved is added if it is not in it.
+    The lineage ends at the first checkpoint that no longer exists. The last approved checkpoint is added if it is missing.
     """
     aliases = store.aliases()
     line: list[Ancestor] = []
     if candidate and (manifest := _read(store, candidate)):
         line.append(_ancestor(manifest, aliases, "candidate"))
-    following: str | None = base
-    while following and len(line) < GENERATIONS and (manifest := _read(store, following)):
-        line.append(_ancestor(manifest, aliases, "base" if following == base else "ancestor"))
-        following = manifest.parent
+    next_id: str | None = base
+    while next_id and len(line) < GENERATIONS and (manifest := _read(store, next_id)):
+        line.append(_ancestor(manifest, aliases, "base" if next_id == base else "ancestor"))
+        next_id = manifest.parent
     approved = aliases.approved
     if approved and approved not in {ancestor.id for ancestor in line} and (manifest := _read(store, approved)):
         line.append(_ancestor(manifest, aliases, "approved"))

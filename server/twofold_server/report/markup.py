@@ -1,4 +1,4 @@
-"""HTML and SVG in which nothing is markup but what this module writes."""
+"""Build HTML and SVG. All text is escaped unless it is Markup."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import re
 from collections.abc import Iterable
 
 _VOID = frozenset({"meta", "br"})
-# What would turn the text around it, or what no page may hold: controls, bidirectional marks, line separators.
-_ODD = re.compile(
+# Characters that could reorder or break the surrounding text: controls, bidirectional marks, line separators.
+_UNSAFE = re.compile(
     "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069\\ufeff\\ufffe\\uffff\\ud800-\\udfff]"
 )
 
 
 class Markup(str):
-    """Text that is markup already. Only tag(), join() and trusted() make it."""
+    """Text that is already markup. Only tag(), join() and trusted() create it."""
 
     __slots__ = ()
 
 
 def tag(name: str, /, *content: object, **attributes: object) -> Markup:
-    """Write an element. Content and attributes are escaped unless they are Markup.
+    """Return an element. Content is escaped unless it is Markup; attributes are always escaped.
 
-    An attribute that is None or False is left out; an underscore at the end of its name falls away, others are hyphens.
+    Attributes that are None or False are omitted. A trailing underscore of a name is dropped, others become hyphens.
     """
     written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{_escaped(shown(value))}"'
@@ -35,7 +35,10 @@ def tag(name: str, /, *content: object, **attributes: object) -> Markup:
 
 
 def join(content: object) -> Markup:
-    """Put content together: strings are escaped, Markup is not, None is nothing, and what can be iterated is joined."""
+    """Join content: strings and numbers are escaped, Markup is not, None is omitted, and iterables are joined.
+
+    Raises TypeError for anything else.
+    """
     match content:
         case None:
             return Markup()
@@ -45,19 +48,19 @@ def join(content: object) -> Markup:
             return Markup(_escaped(shown(content)))
         case Iterable():
             return Markup("".join(map(join, content)))
-    raise TypeError(f"{type(content).__name__} is no content. This is a bug.")
+    raise TypeError(f"cannot render {type(content).__name__} as markup; this is a bug")
 
 
 def trusted(text: str) -> Markup:
-    """Take our own text, such as a style sheet, for markup."""
+    """Mark text of this package, such as the style sheet, as markup."""
     return Markup(text)
 
 
 def shown(value: object) -> str:
-    """Return a value as text that cannot turn or hide what stands around it: odd characters are shown by number."""
+    """Return a value as text with unsafe characters shown by their numbers, such as ⟦U+202E⟧."""
     if isinstance(value, float):
         return f"{value:g}"
-    return _ODD.sub(lambda match: f"⟦U+{ord(match[0]):04X}⟧", str(value))
+    return _UNSAFE.sub(lambda match: f"⟦U+{ord(match[0]):04X}⟧", str(value))
 
 
 def _escaped(text: str) -> str:

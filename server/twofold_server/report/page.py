@@ -1,4 +1,4 @@
-"""The report as one page: no script, no font, nothing from anywhere else."""
+"""The report as one HTML page without scripts, fonts or external resources."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from twofold_server.report.changes import changes_section
 from twofold_server.report.dataset import data_section
 from twofold_server.report.document import Document
 from twofold_server.report.figures import figures_section, gate_section
-from twofold_server.report.learning import learning_section
+from twofold_server.report.formatting import duration
 from twofold_server.report.markup import Markup, join, tag, trusted
-from twofold_server.report.numbers import duration
-from twofold_server.report.story import lineage_section, notes_section, plan_section, time_section
+from twofold_server.report.sections import lineage_section, notes_section, plan_section, time_section
 from twofold_server.report.tables import tables_section
+from twofold_server.report.training_curves import training_section
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-"""What a browser may load for the page: nothing. Its styles stand in it."""
+"""Content Security Policy of the page: it loads nothing, and its styles are inline."""
 
 
 def render(document: Document) -> str:
-    """Write a report as HTML. A pure function of the document; whatever comes from a user is escaped."""
-    word, title, mood = headline(document)
+    """Render a report as HTML, as a pure function of the document. User input is escaped."""
+    word, title, tone = headline(document)
     sections = (
         figures_section(document),
         gate_section(document),
         changes_section(document),
-        learning_section(document),
+        training_section(document),
         tables_section(document),
         data_section(document),
         notes_section(document),
         tag("div", plan_section(document), time_section(document), class_="pair wide"),
         lineage_section(document),
     )
-    return whole(
+    return html_page(
         f"{word} · {document.job_id}",
-        _header(document, word, title, mood),
+        _header(document, word, title, tone),
         tag("main", sections),
         _footer(document),
     )
 
 
-def whole(title: str, *body: object) -> str:
-    """Put a page around its body: its title, its styles, and what a browser may load for it."""
+def html_page(title: str, *body: object) -> str:
+    """Return a complete HTML page with a title, the style sheet and the Content Security Policy."""
     page = tag(
         "html",
         tag(
@@ -62,30 +62,35 @@ def whole(title: str, *body: object) -> str:
 
 
 def headline(document: Document) -> tuple[str, str, str]:
-    """Say in one word, in one line and in one colour how the job ended."""
-    serves = "The old checkpoint serves on."
-    live = "candidate" if document.request.promote != "never" else "new checkpoint"
+    """Return how the job ended: one word, one line, and a tone (the CSS class of its colour)."""
+    unchanged = "The old checkpoint stays live."
+    published = "candidate" if document.request.promote != "never" else "new checkpoint"
     match document.state, document.verdict:
         case JobState.FAILED, "pass":
-            return "FAILED", f"It passed the gate and could not be made live. {serves}", "bad"
+            return "FAILED", f"The candidate passed the gate but could not be made live. {unchanged}", "bad"
         case JobState.FAILED, _:
-            return "FAILED", f"Something went wrong. {serves}", "bad"
+            return "FAILED", f"The job failed with an error. {unchanged}", "bad"
         case JobState.CANCELLED, _:
-            return "CANCELLED", f"It was stopped before its end. {serves}", "quiet"
+            return "CANCELLED", f"The job was stopped before it finished. {unchanged}", "quiet"
         case _, "pass" if document.swap_seconds:
-            return "PASS", "It learned, what was protected is whole, and it answers now.", "good"
+            title = "The new data was learned, the protected task did not regress, and the new checkpoint is live."
+            return "PASS", title, "good"
         case _, "pass":
-            return "PASS", f"It learned, and what was protected is whole. The {live} waits.", "good"
+            return (
+                "PASS",
+                f"The new data was learned, and the protected task did not regress. The {published} is not live.",
+                "good",
+            )
         case _, "inconclusive":
-            return "INCONCLUSIVE", f"Too little is known to let it serve. {serves}", "unsure"
+            return "INCONCLUSIVE", f"There are too few held-out examples to decide. {unchanged}", "unsure"
         case JobState.REJECTED, _:
-            return "REJECTED", f"It was trained, and the gate said no. {serves}", "bad"
+            return "REJECTED", f"The candidate was trained but did not pass the gate. {unchanged}", "bad"
     if document.request.validate_only:
         return "VALID", "The job was checked and planned. Nothing was trained.", "quiet"
     return "MEASURED", "The checkpoint was measured on the given data. Nothing was trained.", "quiet"
 
 
-def _header(document: Document, word: str, title: str, mood: str) -> Markup:
+def _header(document: Document, word: str, title: str, tone: str) -> Markup:
     took = ""
     if document.started and document.ended:
         took = f" · {duration((document.ended - document.started).total_seconds())}"
@@ -93,7 +98,7 @@ def _header(document: Document, word: str, title: str, mood: str) -> Markup:
     freeze = "nothing trained" if document.request.freeze == "all" else f"freeze {document.request.freeze}"
     return tag(
         "header",
-        tag("p", tag("span", word, class_=f"verdict {mood}"), class_="badge"),
+        tag("p", tag("span", word, class_=f"verdict {tone}"), class_="badge"),
         tag("h1", title),
         tag("p", document.reason, class_="reason", dir="auto"),
         tag(
@@ -102,7 +107,7 @@ def _header(document: Document, word: str, title: str, mood: str) -> Markup:
             f" · {document.request.head} head, {freeze} · {ended}{took}",
             class_="quiet",
         ),
-        class_=mood,
+        class_=tone,
     )
 
 
@@ -111,8 +116,8 @@ def _footer(document: Document) -> Markup:
         "footer",
         tag(
             "p",
-            "Scores are in points (0.01 of a score), on examples that training never saw. Intervals leave out 5 % on each "
-            "side. Before is ",
+            "Scores are in points (0.01 of a score), on held-out examples that training never saw. Interval bounds are "
+            "one-sided at 95 %. The scores before are those of ",
             tag("code", document.base),
             ".",
         ),

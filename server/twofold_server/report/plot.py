@@ -1,7 +1,7 @@
 """Charts as inline SVG that stretch with the page.
 
-The drawing has the coordinates 0 to 100 both ways and is stretched to its box; strokes and dots are not, and words stand
-beside the drawing in HTML, so that a phone shows them as large as any other text.
+A drawing has coordinates from 0 to 100 on both axes and is stretched to its box, but strokes and dots are not. Words are HTML
+over the drawing, so that a phone shows them as large as any other text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Map values to 0 to 100, with ticks at round numbers. A scale that is *flipped* has its low end at 100."""
+    """Maps values to the range 0 to 100, with ticks at round numbers. A *flipped* scale has its low end at 100."""
 
     low: float
     high: float
@@ -30,11 +30,11 @@ class Scale:
         values: Iterable[float],
         *,
         ticks: int = 4,
-        least: float = -math.inf,
-        most: float = math.inf,
+        minimum: float = -math.inf,
+        maximum: float = math.inf,
         flipped: bool = False,
     ) -> Scale:
-        """Choose a scale for values, at most from *least* to *most*, that begins and ends at a tick."""
+        """Return a scale that covers the values, starts and ends at a tick, and stays within *minimum* and *maximum*."""
         known = [value for value in values if math.isfinite(value)] or [0.0]
         low, high = min(known), max(known)
         spread = max(high - low, 1e-3 * max(abs(low), abs(high)), 1e-6)
@@ -44,16 +44,16 @@ class Scale:
         first, last = math.floor(low / step) * step, math.ceil(high / step) * step
         if first == last:
             first, last = first - step, last + step
-        return cls(max(first, least), min(last, most), step, flipped)
+        return cls(max(first, minimum), min(last, maximum), step, flipped)
 
     @classmethod
     def within(cls, values: Iterable[float], *, ticks: int = 4) -> Scale:
-        """Choose a scale for values that begins with the least and ends with the most of them."""
+        """Return a scale from the smallest to the largest value."""
         known = list(values)
         return cls(min(known), max(known), cls.around(known, ticks=ticks).step)
 
     def __call__(self, value: float) -> float:
-        """Return the place of a value."""
+        """Return the position of a value, from 0 to 100."""
         span = self.high - self.low
         position = 100 * (min(max(value, self.low), self.high) - self.low) / span if span > 0 else 50.0
         return 100 - position if self.flipped else position
@@ -67,7 +67,7 @@ class Scale:
 
 
 def drawing(*shapes: object, label: str, class_: str = "") -> Markup:
-    """Put shapes into a drawing that fills its box. *label* says what it shows to who cannot see it."""
+    """Return shapes as a drawing that fills its box. *label* describes it for screen readers."""
     return tag(
         "svg",
         shapes,
@@ -87,14 +87,14 @@ def line(points: Sequence[Point], class_: str) -> Markup | None:
 
 
 def segment(start: Point, end: Point, class_: str, title: str = "") -> Markup:
-    """Draw a straight line, with a word for who points at it."""
+    """Draw a straight line, with an optional tooltip."""
     (x1, y1), (x2, y2) = start, end
     ends = {"x1": f"{x1:.2f}", "y1": f"{y1:.2f}", "x2": f"{x2:.2f}", "y2": f"{y2:.2f}"}
     return tag("line", tag("title", title) if title else None, **ends, class_=class_)
 
 
 def dot(position: Point, class_: str, title: str = "") -> Markup:
-    """Draw a dot that stays round however its drawing is stretched: a line of no length with round ends."""
+    """Draw a dot that stays round when its drawing is stretched: a very short line with round ends."""
     x, y = position
     return segment((x, y), (x + 0.001, y), f"dot {class_}", title)
 
@@ -113,10 +113,10 @@ def box(left: float, top: float, right: float, bottom: float, class_: str, *, ti
 
 
 def word(x: float, y: float, text: object, class_: str = "") -> Markup:
-    """Set a word over a drawing, centred on a place in its coordinates."""
+    """Place a word over a drawing, centred on a position in its coordinates."""
     return tag("span", text, class_=f"word {class_}".rstrip(), style=f"left:{x:.2f}%;top:{y:.2f}%")
 
 
 def chart(*content: object, class_: str = "") -> Markup:
-    """Give drawings and the words over them a common box."""
+    """Put drawings and the words over them into a common box."""
     return tag("div", content, class_=f"chart {class_}".rstrip())

@@ -1,4 +1,4 @@
-"""The report of every job that is over: made when it ends, kept in its directory, and made again where it is not there."""
+"""Write the report of a finished job into its directory, and rebuild a report that is missing."""
 
 from __future__ import annotations
 
@@ -27,48 +27,48 @@ log = logging.getLogger(__name__)
 
 ReportFormat = Literal["html", "json"]
 MAX_BYTES = 3 << 20
-"""Most bytes of a report in either form: whoever asks for it takes 4 MiB in a message unless told otherwise."""
+"""Most bytes of a report in either form: gRPC clients accept messages of 4 MiB by default."""
 
 
 class Reporter:
-    """Make reports from the job book, the store, and what trainers left beside their jobs."""
+    """Builds reports from the job repository, the store, and the findings that trainers leave in job directories."""
 
     def __init__(self, store: Store, book: JobRepository) -> None:
         self._store = store
         self._book = book
 
     async def make(self, job_id: str) -> None:
-        """Write a job's report. Whatever is wrong is logged: no job fails for its report."""
+        """Write a job's report. Errors are logged, because a job must not fail for its report."""
         try:
             await self.read(job_id, "html")
-        except Exception:  # The queue goes on, and who asks for the report later is told.
-            log.exception("no report could be made", extra={"job": job_id})
+        except Exception:  # The queue must go on; reading the report later raises the error.
+            log.exception("could not write the report of a job", extra={"job": job_id})
 
     async def amend(self, job_id: str, event: RolledBack) -> None:
-        """Append what became of a job's candidate, and write the report again if there is one.
+        """Append a rollback of a job's candidate, and rebuild the report if the job has ended.
 
-        Retention may have deleted the job: then this is logged.
+        Logs a warning if retention has deleted the job.
         """
         try:
             await self._book.amend(job_id, event)
             if (await self._book.get(job_id)).state.is_over:
-                await self.make_again(job_id)
+                await self.rebuild(job_id)
         except ServerError as error:
-            log.warning("a rollback could not be added to its job", extra={"job": job_id, "reason": str(error)})
+            log.warning("could not record a rollback in its job", extra={"job": job_id, "reason": str(error)})
 
-    async def make_again(self, job_id: str) -> None:
-        """Replace a job's report, since there is more to say."""
+    async def rebuild(self, job_id: str) -> None:
+        """Delete both forms of a job's report and write them again."""
         for form in ("html", "json"):
             path = job_directory(self._store.root, job_id) / f"report.{form}"
             await asyncio.to_thread(path.unlink, missing_ok=True)
         await self.make(job_id)
 
     async def read(self, job_id: str, form: ReportFormat) -> bytes:
-        """Return a job's report. Raises UnknownNameError, or FailedPreconditionError if the job is not over."""
+        """Return a job's report. Raises UnknownNameError, or FailedPreconditionError if the job has not ended."""
         view = await self._book.get(job_id)
         if not view.state.is_over:
             raise FailedPreconditionError(
-                f"job {job_id!r} is {view.state}; it has a report when it is over, WatchJob tells when"
+                f"job {job_id!r} is {view.state} and has no report yet; wait until WatchJob shows that it ended"
             )
         path = job_directory(self._store.root, view.id) / f"report.{form}"
         try:
@@ -79,7 +79,7 @@ class Reporter:
             return forms[form]
 
     def _write(self, view: JobView, records: list[EventRecord]) -> dict[ReportFormat, bytes]:
-        """Make both forms of a report and put them into the job's directory."""
+        """Render both forms of a report and write them into the job's directory."""
         directory = job_directory(self._store.root, view.id)
         lineage = trace(self._store, view.base, view.candidate)
         forms = fit(compose(view, records, _findings(directory), lineage))
@@ -95,7 +95,7 @@ class Reporter:
 
 
 def fit(document: Document, limit: int = MAX_BYTES) -> dict[ReportFormat, bytes]:
-    """Write both forms of a report, with as many examples as let each stay within the limit."""
+    """Render both forms of a report, with as many changed examples as fit within *limit* bytes each."""
     while True:
         forms: dict[ReportFormat, bytes] = {"json": write(document), "html": render(document).encode()}
         if not document.changes or max(map(len, forms.values())) <= limit:
@@ -104,14 +104,14 @@ def fit(document: Document, limit: int = MAX_BYTES) -> dict[ReportFormat, bytes]
 
 
 def write(document: Document) -> bytes:
-    """Write a report as JSON."""
+    """Return a report as JSON."""
     return msgspec.json.format(msgspec.json.encode(document), indent=2)
 
 
 def _findings(directory: Path) -> Findings | None:
-    """Read what the trainer left. A report lacks what cannot be read."""
+    """Read the trainer's findings; None, after logging, if they are damaged."""
     try:
         return read_findings(directory)
     except (OSError, msgspec.DecodeError):
-        log.exception("what the trainer found cannot be read", extra={"job": directory.name})
+        log.exception("could not read the trainer's findings", extra={"job": directory.name})
         return None

@@ -1,4 +1,4 @@
-"""What the held-out examples say of each label and entity type."""
+"""The results on held-out examples for each label and entity type."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Iterator, Sequence
 from twofold_checkpoint.protocol.findings import Confusion, Measurement, NameCount
 
 from twofold_server.report.document import Document
+from twofold_server.report.formatting import score, signed
 from twofold_server.report.markup import Markup, tag
-from twofold_server.report.numbers import score, signed
 from twofold_server.report.plot import chart, dot, drawing, segment
 
 MATRIX = 12
-"""Names up to which confusions are a matrix. Of more, the commonest ones are a list."""
+"""Most names for which confusions are shown as a matrix. With more names, the most frequent confusions are listed."""
 ROWS = 12
-"""Rows that are open from the start."""
+"""Rows that are visible before the reader expands the table."""
 NOTHING = "no entity"
 
 
 def tables_section(document: Document) -> Markup | None:
-    """Show each figure by name, and what is taken for what."""
+    """Show each score by label or entity type, with the confusions."""
     parts = [part for figure in document.figures for part in _figure(document, figure)]
-    return tag("section", tag("h2", "Name by name"), parts) if parts else None
+    return tag("section", tag("h2", "By label and entity type"), parts) if parts else None
 
 
 def _figure(document: Document, figure: Measurement) -> Iterator[Markup]:
@@ -33,24 +33,24 @@ def _figure(document: Document, figure: Measurement) -> Iterator[Markup]:
         "div",
         tag(
             "div",
-            tag("h3", figure.figure.capitalize(), " ", tag("small", "F1 of each name, those that moved most first")),
+            tag("h3", figure.figure.capitalize(), " ", tag("small", "F1 of each name, largest change first")),
             _names(names),
         ),
-        tag("div", tag("h3", "Taken for figure another"), _confusions(names, wrong)) if wrong else None,
+        tag("div", tag("h3", "Confusions"), _confusions(names, wrong)) if wrong else None,
         class_="pair",
     )
 
 
 def f1(right: int, answered: int, expected: int) -> float:
-    """Return F1; 1.0 where there was nothing to find and nothing was found."""
+    """Return F1; 1.0 if nothing was expected and nothing was answered."""
     return 2 * right / (answered + expected) if answered + expected else 1.0
 
 
 def _names(names: Sequence[NameCount]) -> Iterator[Markup]:
     ordered = sorted(names, key=lambda count: -_weight(count))
     yield _table(ordered[:ROWS])
-    if rest := ordered[ROWS:]:
-        yield tag("details", tag("summary", f"{len(rest)} more names"), _table(rest))
+    if hidden := ordered[ROWS:]:
+        yield tag("details", tag("summary", f"{len(hidden)} more names"), _table(hidden))
 
 
 def _table(names: Sequence[NameCount]) -> Markup:
@@ -68,7 +68,7 @@ def _heads(words: Sequence[str], numbers: Sequence[str]) -> Markup:
 
 
 def _weight(count: NameCount) -> float:
-    """Return how much of the figure a name has moved."""
+    """Return how much a name contributes to the change of its score."""
     if count.right_after is None or count.answered_after is None:
         return 0.0
     after = f1(count.right_after, count.answered_after, count.expected)
@@ -78,15 +78,15 @@ def _weight(count: NameCount) -> float:
 def _row(count: NameCount) -> Markup:
     before = f1(count.right_before, count.answered_before, count.expected)
     if count.right_after is None or count.answered_after is None:
-        after, moved, mood = None, "", "even"
+        after, moved, tone = None, "", "even"
     else:
         after = f1(count.right_after, count.answered_after, count.expected)
         moved = "" if round(100 * (after - before), 1) == 0 else signed(after - before)
-        mood = "even" if not moved else "good" if after > before else "bad"
+        tone = "even" if not moved else "good" if after > before else "bad"
     text = f"{score(before)}" if after is None else f"{score(before)} to {score(after)}"
     shapes = (
         segment((0, 50), (100, 50), "track"),
-        None if after is None else segment((100 * before, 50), (100 * after, 50), f"moved {mood}"),
+        None if after is None else segment((100 * before, 50), (100 * after, 50), f"moved {tone}"),
         dot((100 * before, 50), "before"),
         None if after is None else dot((100 * after, 50), "after"),
     )
@@ -96,7 +96,7 @@ def _row(count: NameCount) -> Markup:
         tag("td", chart(drawing(shapes, label=f"F1 {text}"), class_="spark")),
         tag("td", score(before), class_="number"),
         tag("td", "–" if after is None else score(after), class_="number"),  # noqa: RUF001 -- a dash.
-        tag("td", moved, class_=f"number {mood}"),
+        tag("td", moved, class_=f"number {tone}"),
         tag("td", f"{count.expected}", class_="number quiet"),
     )
 
@@ -121,20 +121,20 @@ def _matrix(rows: Sequence[str | None], names: Sequence[NameCount], wrong: Seque
         (confusion.expected, confusion.answered): _count(confusion.before, confusion.after) for confusion in wrong
     }
     right = {name.name: _count(name.right_before, name.right_after) for name in names}
-    most = max(1, *counts.values())
-    greatest = max(1, *right.values())
+    max_wrong = max(1, *counts.values())
+    max_right = max(1, *right.values())
 
     def cell(expected: str | None, answered: str | None) -> Markup:
         if expected is None and answered is None:
             return tag("td")
         if expected is not None and expected == answered:
             count = right.get(expected, 0)
-            share, mood = count / greatest, "hit"
+            share, tone = count / max_right, "hit"
         else:
             count = counts.get((expected, answered), 0)
-            share, mood = count / most, "miss"
+            share, tone = count / max_wrong, "miss"
         text = f"{expected or NOTHING}, answered {answered or NOTHING}: {count}"
-        return tag("td", count or "", class_=mood, style=f"--share:{share:.2f}", title=text)
+        return tag("td", count or "", class_=tone, style=f"--share:{share:.2f}", title=text)
 
     return tag(
         "div",
@@ -142,7 +142,7 @@ def _matrix(rows: Sequence[str | None], names: Sequence[NameCount], wrong: Seque
             "table",
             tag(
                 "thead",
-                tag("tr", tag("th", "right ↓ answered →"), (tag("th", tag("span", _named(row))) for row in rows)),
+                tag("tr", tag("th", "expected ↓ answered →"), (tag("th", tag("span", _named(row))) for row in rows)),
             ),
             tag(
                 "tbody",
@@ -158,7 +158,7 @@ def _list(wrong: Sequence[Confusion]) -> Iterator[Markup]:
     def table(confusions: Sequence[Confusion]) -> Markup:
         return tag(
             "table",
-            _heads(("right", "answered"), ("before", "after")),
+            _heads(("expected", "answered"), ("before", "after")),
             tag(
                 "tbody",
                 (
@@ -176,8 +176,8 @@ def _list(wrong: Sequence[Confusion]) -> Iterator[Markup]:
         )
 
     yield table(wrong[:ROWS])
-    if rest := wrong[ROWS:]:
-        yield tag("details", tag("summary", f"{len(rest)} more"), table(rest))
+    if hidden := wrong[ROWS:]:
+        yield tag("details", tag("summary", f"{len(hidden)} more"), table(hidden))
 
 
 def _named(name: str | None) -> Markup:

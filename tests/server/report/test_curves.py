@@ -1,4 +1,4 @@
-"""From events to curves, and from values to places in a chart."""
+"""Events become curves, and values become positions in a chart."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def dev(value: float) -> ScoreMeasured:
     return ScoreMeasured(figure="dev", moment="during", metric="f1", value=value, examples=5)
 
 
-def test_stages_are_told_apart() -> None:
-    """A stage begins with its phase, or where steps name another one; the measurement before that is its own."""
-    look = GuardChecked(step=1, baseline=0.9, value=0.8, allowed=0.05, examples=9, action="restore")
+def test_events_are_grouped_by_stage() -> None:
+    """A stage begins with its phase, or when steps name another stage; the measurement before that belongs to it."""
+    check = GuardChecked(step=1, baseline=0.9, value=0.8, allowed=0.05, examples=9, action="restore")
     before = ScoreMeasured(figure="new", moment="before", metric="f1", value=0.5, examples=5)
-    told = records(
+    job_records = records(
         before,
         PhaseStarted(phase="probe"),
         dev(0.1),
@@ -46,36 +46,36 @@ def test_stages_are_told_apart() -> None:
         dev(0.4),
         dev(0.5),
         step("all blocks", 3),
-        look,
+        check,
         dev(0.6),
         PhaseStarted(phase="evaluate"),
     )
-    stages = draw_curves(told)
+    stages = draw_curves(job_records)
 
-    assert [(one.name, [point.value for point in one.dev]) for one in stages] == [
+    assert [(stage.name, [point.value for point in stage.dev]) for stage in stages] == [
         ("heads", [0.1, 0.2]),
         ("top 2 blocks", [0.3, 0.4]),
         ("all blocks", [0.5, 0.6]),
     ]
-    assert [[point.order for point in one.dev] for one in stages] == [[1, 2], [3, 4], [5, 7]]
-    assert [(one.order, one.action) for one in stages[2].guard] == [(6, "restore")]
-    assert [point.step for one in stages for point in one.loss] == [1, 2, 3]
+    assert [[point.order for point in stage.dev] for stage in stages] == [[1, 2], [3, 4], [5, 7]]
+    assert [(point.order, point.action) for point in stages[2].guard] == [(6, "restore")]
+    assert [point.step for stage in stages for point in stage.loss] == [1, 2, 3]
 
 
 def test_steps_go_on_over_all_stages() -> None:
-    """Where steps are counted anew, by the next rung or by a trainer that goes on, the curve goes on to the right."""
-    told = records(
+    """If the step count restarts, in a new stage or a resumed trainer, the curve still continues to the right."""
+    job_records = records(
         PhaseStarted(phase="probe"),
         *(step("heads", number) for number in (10, 40)),
         PhaseStarted(phase="train"),
         *(step("own copies", number) for number in (5, 30, 20, 50)),
     )
 
-    assert [[point.step for point in one.loss] for one in draw_curves(told)] == [[10, 40], [45, 70, 90, 120]]
+    assert [[point.step for point in stage.loss] for stage in draw_curves(job_records)] == [[10, 40], [45, 70, 90, 120]]
 
 
 def test_long_curves_are_thinned() -> None:
-    """Of a training of hours some hundred points are kept, the last one among them."""
+    """A long training keeps at most POINTS points, including the last."""
     [stage] = draw_curves(records(PhaseStarted(phase="train"), *(step("heads", n) for n in range(1, 5000))))
 
     assert POINTS / 2 < len(stage.loss) <= POINTS

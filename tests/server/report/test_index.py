@@ -1,4 +1,4 @@
-"""The list of jobs: one word for each, whatever became of it."""
+"""The index page of jobs shows one word for each job."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WORDS = [
     (job(JobState.QUEUED), "QUEUED", "quiet"),
     (job(JobState.RUNNING, "pass"), "RUNNING", "running"),
     (job(verdict="pass"), "PASS", "good"),
-    (job(verdict="pass", rolled_back="It was bad."), "UNDONE", "bad"),
+    (job(verdict="pass", rolled_back="It was bad."), "ROLLED BACK", "bad"),
     (job(JobState.REJECTED, "fail"), "REJECTED", "bad"),
     (job(JobState.REJECTED, "inconclusive"), "INCONCLUSIVE", "unsure"),
     (job(JobState.FAILED, "pass"), "FAILED", "bad"),
@@ -32,29 +32,29 @@ WORDS = [
 ]
 
 
-@pytest.mark.parametrize(("view", "word", "mood"), WORDS)
-def test_words(view, word, mood):
-    """Each job has one word and one colour, those of its report, and the page says both and counts the word."""
+@pytest.mark.parametrize(("view", "word", "tone"), WORDS)
+def test_words(view, word, tone):
+    """Each job has the word and the tone of its report; the page shows both and counts the word."""
     page = render_index([view], None)
 
-    assert verdict_of(view) == (word, mood)
-    assert f'<span class="verdict {mood}">{word}</span>' in page
+    assert verdict_of(view) == (word, tone)
+    assert f'<span class="verdict {tone}">{word}</span>' in page
     assert f"1 {word.lower()}" in page
     assert ('href="/jobs/job-1/report"' in page) is view.state.is_over
 
 
-def test_what_a_job_does_that_is_not_over():
-    """A job that waits says how many are before it, one that runs its phase."""
+def test_progress_of_unfinished_jobs():
+    """A queued job shows its queue position, a running job its phase."""
     train = Phase(name="train", started=NOW)
 
-    assert "2 jobs before it." in render_index([job(JobState.QUEUED, queue_position=2)], None)
-    assert "It is the next." in render_index([job(JobState.QUEUED)], None)
-    assert "It is at: train." in render_index([job(JobState.RUNNING, phases=(train,))], None)
-    assert "It begins." in render_index([job(JobState.RUNNING)], None)
+    assert "2 jobs ahead in the queue." in render_index([job(JobState.QUEUED, queue_position=2)], None)
+    assert "Next in the queue." in render_index([job(JobState.QUEUED)], None)
+    assert "Current phase: train." in render_index([job(JobState.RUNNING, phases=(train,))], None)
+    assert "Starting." in render_index([job(JobState.RUNNING)], None)
 
 
-def test_what_a_caller_wrote_is_escaped_and_cut():
-    """A reason is text, however it looks, and only its beginning stands in the list."""
+def test_reasons_are_escaped_and_truncated():
+    """A reason is escaped, and the list shows only its beginning."""
     page = render_index([job(JobState.FAILED, reason="<b>bold</b>" + "x" * 900)], None)
 
     assert "&lt;b&gt;bold" in page
@@ -63,7 +63,7 @@ def test_what_a_caller_wrote_is_escaped_and_cut():
 
 
 def test_older_jobs_are_a_link_away():
-    """Where there are older jobs the page links to them; without any jobs it says how to make one."""
+    """The page links to older jobs; without jobs it says how to start one."""
     assert 'href="/jobs?before=7"' in render_index([job()], 7)
     assert "Older jobs" not in render_index([job()], None)
     assert "twofold adapt" in render_index([], None)

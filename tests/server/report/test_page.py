@@ -1,4 +1,4 @@
-"""The page of a report: safe, self-contained, whole."""
+"""The HTML page of a report is safe, self-contained and complete."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from twofold_checkpoint.examples import Span
 from twofold_checkpoint.protocol.findings import Answer, Interval
 from twofold_server.jobs.model import JobState
 from twofold_server.report.document import Document, Note
-from twofold_server.report.numbers import MINUS
+from twofold_server.report.formatting import MINUS
 from twofold_server.report.page import headline, render
 from twofold_server.report.reporter import MAX_BYTES, fit, write
 
@@ -82,7 +82,7 @@ HOSTILE = (
 
 
 class Page(HTMLParser):
-    """Read a page: its elements, its attributes and its visible text. A tag that closes another one is an error."""
+    """Read a page: its elements, its attributes and its visible text. A mismatched closing tag is an error."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -116,15 +116,15 @@ class Page(HTMLParser):
 
 
 def with_text(text: str) -> Document:
-    """Return the report with a text in every place that a user can fill."""
+    """Return the report with a text in every field that a user can fill."""
     flip = replace(FLIP, text=text, label=text, before=Answer(label=text), after=Answer(label=text))
     span = Span(start=0, end=max(1, len(text) // 2), type=text)
     fixed = replace(FIXED, text=text, entities=(span,), after=Answer(entities=()))
     return document(
         reason=text,
         changes=(flip, fixed),
-        names=tuple(replace(one, name=text) for one in DOCUMENT.names),
-        confusions=tuple(replace(one, expected=text, answered=text + "!") for one in DOCUMENT.confusions),
+        names=tuple(replace(count, name=text) for count in DOCUMENT.names),
+        confusions=tuple(replace(confusion, expected=text, answered=text + "!") for confusion in DOCUMENT.confusions),
         notes=(Note(phase=text, message=text, warning=True),),
         added_labels=(text,),
         plan=text,
@@ -132,27 +132,27 @@ def with_text(text: str) -> Document:
         job_id=text,
         base=text,
         candidate=text,
-        lineage=tuple(replace(one, id=text, created=text) for one in DOCUMENT.lineage),
+        lineage=tuple(replace(ancestor, id=text, created=text) for ancestor in DOCUMENT.lineage),
     )
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_is_text(text: str) -> None:
-    """Markup, scripts, controls and marks of direction in any text of a user come out as letters to read."""
+    """Markup, scripts, control characters and direction marks in user input are shown as plain text."""
     page = Page(render(with_text(text)))
 
     assert page.seen <= KNOWN
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
     shown = re.sub(r"⟦U\+[0-9A-F]{4}⟧", "", page.text)
-    kept = "".join(letter for letter in text if letter.isprintable())
-    assert shown.count(kept) > 10
+    printable = "".join(letter for letter in text if letter.isprintable())
+    assert shown.count(printable) > 10
     assert not re.search("[\u202a-\u202e\u2066-\u2069\x00-\x08\x1b\u2028\u2029\ufeff]", page.text)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.text(min_size=1, max_size=40))
 def test_any_text_leaves_the_page_whole(text: str) -> None:
-    """Whatever a text holds, the page has the elements that it always has, and encodes as UTF-8."""
+    """For any text the page has only known elements and encodes as UTF-8."""
     page = render(with_text(text))
 
     assert Page(page).seen <= KNOWN
@@ -175,11 +175,11 @@ def test_nothing_is_loaded() -> None:
 def leaves(value: Any) -> Iterator[Any]:
     """Yield the strings of a document."""
     if isinstance(value, dict):
-        for one in value.values():
-            yield from leaves(one)
+        for entry in value.values():
+            yield from leaves(entry)
     elif isinstance(value, list):
-        for one in value:
-            yield from leaves(one)
+        for entry in value:
+            yield from leaves(entry)
     elif isinstance(value, str):
         yield value
 
@@ -187,23 +187,23 @@ def leaves(value: Any) -> Iterator[Any]:
 def test_everything_is_shown() -> None:
     """Each sentence, name, text and number of examples of the document is somewhere on the page."""
     page = Page(render(DOCUMENT)).text
-    hidden = {"pass", "succeeded", "restore", "f1"}  # Said in other words, or in colour.
+    hidden = {"pass", "succeeded", "restore", "f1"}  # Shown in other words or by colour.
     expected = {
-        one for one in leaves(msgspec.to_builtins(DOCUMENT)) if not re.match(r"\d{4}-|[0-9a-f]{64}$", one)
+        leaf for leaf in leaves(msgspec.to_builtins(DOCUMENT)) if not re.match(r"\d{4}-|[0-9a-f]{64}$", leaf)
     } - hidden
 
-    assert [one for one in expected if one not in page and one.capitalize() not in page] == []
+    assert [leaf for leaf in expected if leaf not in page and leaf.capitalize() not in page] == []
     for number in ("92.0", "91.5", f"{MINUS}0.5", f"{MINUS}1.2", "1,234", "1 min 20 s", "Calibration error"):
         assert number in page, number
 
 
 HEADLINES = [
-    ({}, "PASS", "answers now"),
-    ({"swap_seconds": 0.0}, "PASS", "candidate waits"),
-    ({"state": JobState.REJECTED, "verdict": "fail"}, "REJECTED", "the gate said no"),
-    ({"state": JobState.REJECTED, "verdict": "inconclusive"}, "INCONCLUSIVE", "Too little is known"),
-    ({"state": JobState.REJECTED, "verdict": None}, "REJECTED", "serves on"),
-    ({"state": JobState.FAILED, "verdict": None}, "FAILED", "went wrong"),
+    ({}, "PASS", "the new checkpoint is live"),
+    ({"swap_seconds": 0.0}, "PASS", "candidate is not live"),
+    ({"state": JobState.REJECTED, "verdict": "fail"}, "REJECTED", "did not pass the gate"),
+    ({"state": JobState.REJECTED, "verdict": "inconclusive"}, "INCONCLUSIVE", "too few held-out examples to decide"),
+    ({"state": JobState.REJECTED, "verdict": None}, "REJECTED", "stays live"),
+    ({"state": JobState.FAILED, "verdict": None}, "FAILED", "failed with an error"),
     ({"state": JobState.FAILED, "verdict": "pass"}, "FAILED", "could not be made live"),
     ({"state": JobState.CANCELLED, "verdict": None}, "CANCELLED", "stopped"),
     ({"verdict": None}, "MEASURED", "Nothing was trained"),
@@ -211,15 +211,15 @@ HEADLINES = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "word", "said"), HEADLINES)
-def test_headlines(changes: dict[str, Any], word: str, said: str) -> None:
-    """The page begins with one word and one line for how the job ended, and then its reason."""
+@pytest.mark.parametrize(("changes", "word", "title"), HEADLINES)
+def test_headlines(changes: dict[str, Any], word: str, title: str) -> None:
+    """The page begins with the result in one word and one line, then the reason."""
     changed = document(**changes)
     page = Page(render(changed)).text
 
     assert headline(changed)[0] == word
-    assert said in headline(changed)[1]
-    assert page.index(word) < page.index(said) < page.index(DOCUMENT.reason)
+    assert title in headline(changed)[1]
+    assert page.index(word) < page.index(title) < page.index(DOCUMENT.reason)
 
 
 BARE = {
@@ -246,17 +246,17 @@ BARE = {
 
 @pytest.mark.parametrize("name", [*BARE, "all"])
 def test_what_is_not_known_is_not_shown(name: str) -> None:
-    """Any part of a report may be missing, and all of them: the page says what is left."""
+    """Each part of a report may be missing, and all of them: the page shows the reason."""
     changed = document(**(BARE if name == "all" else {name: BARE[name]}))
 
     assert DOCUMENT.reason in Page(render(changed)).text
 
 
 def test_a_figure_without_after() -> None:
-    """Where nothing was trained, figures and names have one value."""
+    """If nothing was trained, scores and names have one value."""
     figures = (replace(PROTECTED, after=None, difference=None, calibration_after=None),)
-    names = tuple(replace(one, answered_after=None, right_after=None) for one in DOCUMENT.names)
-    confusions = tuple(replace(one, after=None) for one in DOCUMENT.confusions)
+    names = tuple(replace(count, answered_after=None, right_after=None) for count in DOCUMENT.names)
+    confusions = tuple(replace(confusion, after=None) for confusion in DOCUMENT.confusions)
     page = Page(render(document(figures=figures, names=names, confusions=confusions, changes=()))).text
 
     assert "92.0" in page
@@ -265,7 +265,7 @@ def test_a_figure_without_after() -> None:
 
 MARGINS = {"margin": 2.0, "retained_margin": 3.0}
 CHIPS = [
-    # figure, difference, its bounds, exact, what the chip says and its colour
+    # figure, difference, its bounds, exact, the chip's text and tone
     ("retained", -0.005, (-0.02, 0.01), False, f"{MINUS}0.5 of 3 allowed", "even"),
     ("retained", -0.03, (-0.05, 0.0), False, f"{MINUS}3.0 of 3 allowed", "even"),
     ("retained", -0.031, (-0.05, 0.0), False, f"{MINUS}3.1 of 3 allowed", "bad"),
@@ -281,11 +281,11 @@ CHIPS = [
 ]
 
 
-@pytest.mark.parametrize(("figure", "value", "bounds", "exact", "said", "mood"), CHIPS)
+@pytest.mark.parametrize(("figure", "value", "bounds", "exact", "text", "tone"), CHIPS)
 def test_a_fall_is_red_only_beyond_what_was_allowed(
-    *, figure: str, value: float, bounds: tuple[float, float], exact: bool, said: str, mood: str
+    *, figure: str, value: float, bounds: tuple[float, float], exact: bool, text: str, tone: str
 ) -> None:
-    """A difference has the colour of what the gate makes of it, and a fall says what was allowed."""
+    """A difference has the tone of the gate's judgement, and a drop shows what was allowed."""
     difference = Interval(value=value, low=bounds[0], high=bounds[1])
     proofs = replace(DOCUMENT.proofs, exact_texts=90 if exact else None)
     request = replace(DOCUMENT.request, **MARGINS)
@@ -293,28 +293,28 @@ def test_a_fall_is_red_only_beyond_what_was_allowed(
     page = render(document(figures=figures, request=request, proofs=proofs, gate=(), changes=(), lineage=()))
 
     (chip,) = re.findall(r'<span class="(chip \w+)">(.*?)</span>', page)
-    assert (chip[0], re.sub("<.*?>", "", chip[1])) == (f"chip {mood}", said)
+    assert (chip[0], re.sub("<.*?>", "", chip[1])) == (f"chip {tone}", text)
 
 
 def test_where_the_bytes_are_the_same_no_interval_decides() -> None:
-    """A candidate whose protected path is as it was says so, under a margin too, and draws no interval against its base."""
+    """A candidate with an unchanged protected path says so, even under a margin, and draws no interval against its base."""
     proofs = replace(DOCUMENT.proofs, exact_texts=1090, exact_max_error=1e-7)
     (base,) = DOCUMENT.gate
     same = replace(base, after=base.before, lower_bound=-0.007, upper_bound=0.007, gained=0, lost=0)
     approved = replace(base, against="approved")
     cards, section = render(document(proofs=proofs, gate=(same, approved))).split("What the gate could prove")[:2]
     section = section.split("</section>")[0]
-    said = Page(f"<section><h2>{section}</section>").text
+    text = Page(f"<section><h2>{section}</section>").text
 
     protected = cards.split('class="card protected"')[1].split("</article>")[0]
-    assert "nothing can differ" in protected
+    assert "no answer can differ" in protected
     assert "difference" not in protected
-    assert "the gate was exact" in said
-    assert "1,090 texts as before" in said
-    assert "no interval decides" in said
-    assert "400 examples, all answered as before" in said
-    for word in ("margin", "excluded", "would decide", "0.70"):
-        assert word not in said
+    assert "the gate was exact" in text
+    assert "1,090 texts as before" in text
+    assert "no interval is needed" in text
+    assert "400 examples, all answered as before" in text
+    for word in ("margin", "excluded", "enough to decide", "0.70"):
+        assert word not in text
     against_base, against_approved = section.split("<figure>")[1:]
     assert "<svg" not in against_base
     assert "<svg" in against_approved
@@ -330,7 +330,7 @@ def test_changes_without_texts_are_counted() -> None:
 
 
 def test_a_report_fits() -> None:
-    """However many and long the texts are, both forms stay within the limit; a report that fits loses nothing."""
+    """Both forms stay within the limit for many long texts; a report that fits loses nothing."""
     many = tuple(replace(FLIP, text=f"{number}{'<&漢' * 2000}") for number in range(200))
     for form in fit(document(changes=many)).values():
         assert 1000 < len(form) <= MAX_BYTES
@@ -338,7 +338,7 @@ def test_a_report_fits() -> None:
 
 
 def test_the_document_reads_back() -> None:
-    """What report.json holds is the document, and the page is made of nothing else."""
+    """report.json decodes to the document, and the page is rendered from the document alone."""
     read = msgspec.json.decode(write(DOCUMENT), type=Document)
 
     assert read == DOCUMENT
@@ -346,10 +346,10 @@ def test_the_document_reads_back() -> None:
 
 
 def test_spans_are_marked_where_they_are() -> None:
-    """A span marks its own letters, also behind ones outside the basic plane, and a wrong one is marked as wrong."""
+    """A span marks its characters, also after characters outside the basic plane; a wrong span is marked as wrong."""
     text = "🙂🙂 to Rome"
-    one = replace(FIXED, better=False, text=text, entities=(Span(start=6, end=10, type="city"),))
-    page = render(document(changes=(one,)))
+    change = replace(FIXED, better=False, text=text, entities=(Span(start=6, end=10, type="city"),))
+    page = render(document(changes=(change,)))
 
     assert '<mark class="hue0">Rome<small><bdi>city</bdi></small></mark>' in page
     assert ' wrong">' in page

@@ -1,4 +1,4 @@
-"""The report of a job that ended, however it ended: over the wire, and on disk."""
+"""The report of a finished job, over the wire and on disk."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ DESCRIBE = [
 ]
 
 
-def kept(harness: Harness, job_id: str) -> tuple[Document, str]:
+def stored_report(harness: Harness, job_id: str) -> tuple[Document, str]:
     """Read a job's report from its directory."""
     directory = harness.store.root / "jobs" / job_id
     document = msgspec.json.decode((directory / "report.json").read_bytes(), type=Document)
@@ -83,28 +83,30 @@ ENDINGS: dict[str, tuple[list[tuple[str, Any]], str, str]] = {
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_every_job_leaves_a_report(harness: Harness, ending: str) -> None:
-    """However a job ends, its directory holds the document and the page, with what its trainer found if it can be read."""
+    """Every finished job has both forms of its report, with the trainer's findings if they can be read."""
     actions, state, word = ENDINGS[ending]
     harness.play(*actions)
     view = harness.run()
-    document, page = kept(harness, view.id)
+    document, page = stored_report(harness, view.id)
 
     assert (document.state, document.reason) == (state, view.reason)
     assert word in page
     assert view.reason.replace("'", "&#x27;") in page
-    found = LEAVE in actions
-    assert document.figures == (FOUND.figures if found else ())
-    assert document.changes == (FOUND.changes if found else ())
+    has_findings = LEAVE in actions
+    assert document.figures == (FOUND.figures if has_findings else ())
+    assert document.changes == (FOUND.changes if has_findings else ())
     assert document.plan == ("Train it." if DESCRIBE[1] in actions else "")
     assert [note.message for note in document.notes] == (["Look at this."] if DESCRIBE[2] in actions else [])
-    assert [one.role for one in document.lineage] == (["candidate", "base"] if ending == "promoted" else ["base"])
+    assert [ancestor.role for ancestor in document.lineage] == (
+        ["candidate", "base"] if ending == "promoted" else ["base"]
+    )
     if ending == "promoted":
         assert document.lineage[0].aliases == ("current",)
         assert (document.candidate, document.swap_seconds) == ("second", 0.25)
 
 
 def test_a_report_over_the_wire(harness: Harness) -> None:
-    """GetReport returns the bytes that lie in the job's directory, as a page or as JSON, and names their type."""
+    """GetReport returns the stored bytes as HTML or JSON, and rebuilds files that are missing."""
 
     async def story(client: AsyncClient, runner: JobRunner) -> None:
         harness.play(LEAVE, *publish())
@@ -118,7 +120,7 @@ def test_a_report_over_the_wire(harness: Harness) -> None:
         assert document["job_id"] == view.id
         assert document["changes"][0]["text"] == FLIP.text
 
-        for name in ("report.html", "report.json"):  # It is made again of what is known.
+        for name in ("report.html", "report.json"):  # The server rebuilds it.
             (directory / name).unlink()
         assert await client.report(view.id) == page
         assert sorted(path.name for path in directory.iterdir() if "report" in path.name) == [
@@ -130,7 +132,7 @@ def test_a_report_over_the_wire(harness: Harness) -> None:
 
 
 def test_what_has_no_report(harness: Harness) -> None:
-    """A job that is not there is not found; one that runs has no report yet, and says when it will; a strange form is named."""
+    """An unknown job is NOT_FOUND, an unfinished job has no report yet, and an unknown format is named in the error."""
 
     async def story(client: AsyncClient, runner: JobRunner) -> None:
         with pytest.raises(NotFoundError):
@@ -138,7 +140,7 @@ def test_what_has_no_report(harness: Harness) -> None:
         harness.play(TRAIN, HANG)
         view = await runner.submit(ORDER, INLINE)
         await until(runner, view.id, runs)
-        with pytest.raises(FailedPreconditionError, match="it has a report when it is over"):
+        with pytest.raises(FailedPreconditionError, match="has no report yet; wait until WatchJob shows that it ended"):
             await client.report(view.id)
 
         waiting = await runner.submit(ORDER, INLINE)
@@ -160,13 +162,13 @@ def _raw(client: AsyncClient, request: pb.GetReportRequest) -> Any:
 
 
 def test_a_report_that_cannot_be_written_fails_no_job(harness: Harness) -> None:
-    """Where the directory of a job is gone and cannot be made, the job ends as it did, and the queue goes on."""
+    """If a report cannot be written, the job's state is unaffected and the queue goes on."""
 
     async def story() -> None:
         harness.play(TRAIN, finish())
         async with harness.running() as runner:
             first = await runner.submit(ORDER, INLINE)
-            # A file stands where the report would be written under.
+            # A directory blocks the report's path.
             target = harness.store.root / "jobs" / first.id / "report.html"
             target.mkdir(parents=True)
             assert (await over(runner, first.id)).state == "succeeded"
@@ -177,7 +179,7 @@ def test_a_report_that_cannot_be_written_fails_no_job(harness: Harness) -> None:
 
 
 def test_findings_are_whole_or_not_there(harness: Harness) -> None:
-    """Findings are written beside the job and read back as they were; nothing half-written is left."""
+    """Writing findings twice leaves one file and no temporary files."""
     directory = harness.store.root / "jobs" / "some"
     write_findings(directory, FOUND)
     write_findings(directory, msgspec.structs.replace(FOUND, texts=False))

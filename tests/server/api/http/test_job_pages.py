@@ -133,7 +133,7 @@ def test_a_job_that_is_not_over(scene):
     assert job in index[2]
     assert f'href="/jobs/{job}/report"' not in index[2]
     assert page[0] == 404
-    assert "it has a report when it is over" in page[2]
+    assert "has no report yet; wait until WatchJob shows that it ended" in page[2]
 
 
 def test_older_jobs(scene):
@@ -143,7 +143,7 @@ def test_older_jobs(scene):
 
     none, *all_ = play(lambda address: [ask(address, f"/jobs?{query}") for query in queries])
 
-    assert "There is no job yet" in none[2]
+    assert "There are no jobs yet" in none[2]
     assert all(status == 200 and over in text for status, _, text in all_)
 
 

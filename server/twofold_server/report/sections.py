@@ -1,17 +1,17 @@
-"""Where the job came from, what it did, and how long it took."""
+"""The sections on notes, plan, time and lineage."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from twofold_server.report.document import Ancestor, Document
+from twofold_server.report.formatting import duration, plural, score
 from twofold_server.report.markup import Markup, tag
-from twofold_server.report.numbers import duration, plural, score
 from twofold_server.report.plot import box, chart, drawing
 
 
 def notes_section(document: Document) -> Markup | None:
-    """Show warnings, then what else was noted."""
+    """Show the warnings, then the other notes."""
     if not document.notes:
         return None
     ordered = sorted(document.notes, key=lambda note: not note.warning)
@@ -35,7 +35,7 @@ def notes_section(document: Document) -> Markup | None:
 
 
 def plan_section(document: Document) -> Markup | None:
-    """Show what was asked and what was made of it."""
+    """Show the request and the settings that the trainer resolved from it."""
     settings = document.hyperparameters
     request = document.request
     chosen: list[tuple[str, object]] = [
@@ -43,9 +43,9 @@ def plan_section(document: Document) -> Markup | None:
         ("freeze", request.freeze),
         ("protection", "exact" if request.margin is None else f"margin of {request.margin:g} points"),
         ("retained margin", f"{request.retained_margin:g} points"),
-        ("new names", request.label_policy),
+        ("label policy", request.label_policy),
         ("promotion", request.promote),
-        ("memory", request.memory or "as its base"),
+        ("memory", request.memory or "same as the base"),
         ("seed", str(request.seed)),
     ]
     if settings is not None:
@@ -53,9 +53,9 @@ def plan_section(document: Document) -> Markup | None:
         chosen += [(name.replace("_", " "), _setting(value)) for name, value in resolved if value is not None]
     return tag(
         "section",
-        tag("h2", "The plan"),
+        tag("h2", "Plan"),
         tag("p", document.plan, class_="lead") if document.plan else None,
-        tag("p", "New names: ", _listed(document.added_labels)) if document.added_labels else None,
+        tag("p", "Added labels or types: ", _listed(document.added_labels)) if document.added_labels else None,
         tag("dl", (tag("div", tag("dt", name), tag("dd", value)) for name, value in chosen), class_="settings"),
     )
 
@@ -77,23 +77,23 @@ def _listed(names: tuple[str, ...]) -> Iterator[object]:
 def time_section(document: Document) -> Markup | None:
     """Show how long each phase took."""
     phases = document.phases
-    whole = sum(phase.seconds for phase in phases)
-    if not whole:
+    total = sum(phase.seconds for phase in phases)
+    if not total:
         return None
     shapes, left = [], 0.0
     for number, phase in enumerate(phases):
-        right = left + 100 * phase.seconds / whole
+        right = left + 100 * phase.seconds / total
         shapes.append(
             box(left, 0, right, 100, f"phase hue{number % 8}", title=f"{phase.name}: {duration(phase.seconds)}")
         )
         left = right
     waited = (document.started - document.created).total_seconds() if document.started else 0.0
-    swap = f" The swap itself took {duration(document.swap_seconds)}." if document.swap_seconds else ""
+    swap = f" The swap took {duration(document.swap_seconds)}." if document.swap_seconds else ""
     return tag(
         "section",
-        tag("h2", "The time"),
-        tag("p", f"{duration(whole)}, after {duration(waited)} in the queue.{swap}", class_="lead"),
-        chart(drawing(shapes, label=f"phases over {duration(whole)}"), class_="phases"),
+        tag("h2", "Time"),
+        tag("p", f"{duration(total)}, after {duration(waited)} in the queue.{swap}", class_="lead"),
+        chart(drawing(shapes, label=f"phases over {duration(total)}"), class_="phases"),
         tag(
             "ul",
             (
@@ -106,13 +106,13 @@ def time_section(document: Document) -> Markup | None:
 
 
 def lineage_section(document: Document) -> Markup | None:
-    """Show the line of checkpoints, and what was proven of the newest phase."""
+    """Show the lineage of the checkpoint, and what was verified about the candidate."""
     proofs = list(_proofs(document))
     if not document.lineage and not proofs:
         return None
     return tag(
         "section",
-        tag("h2", "Where it comes from"),
+        tag("h2", "Lineage"),
         tag("ol", map(_ancestor, document.lineage), class_="lineage") if document.lineage else None,
         tag("ul", (tag("li", proof) for proof in proofs), class_="proofs") if proofs else None,
     )
@@ -120,12 +120,12 @@ def lineage_section(document: Document) -> Markup | None:
 
 def _ancestor(ancestor: Ancestor) -> Markup:
     scores = " · ".join(f"{score.head} {100 * score.value:.1f}" for score in ancestor.scores)
-    own = f"{ancestor.branch.head} has {plural(ancestor.branch.blocks, 'block')} of its own" if ancestor.branch else ""
+    fork = f"{ancestor.branch.head} has {plural(ancestor.branch.blocks, 'separate block')}" if ancestor.branch else ""
     return tag(
         "li",
         tag("span", ancestor.role, class_="when"),
         tag("span", tag("code", ancestor.id), (tag("span", alias, class_="chip even") for alias in ancestor.aliases)),
-        tag("small", " · ".join(part for part in (ancestor.created[:16].replace("T", " "), scores, own) if part)),
+        tag("small", " · ".join(part for part in (ancestor.created[:16].replace("T", " "), scores, fork) if part)),
         class_=ancestor.role,
     )
 
@@ -133,15 +133,15 @@ def _ancestor(ancestor: Ancestor) -> Markup:
 def _proofs(document: Document) -> Iterator[object]:
     proofs = document.proofs
     if document.branch is not None and not document.candidate:
-        yield f"The refused model gave {plural(document.branch.blocks, 'block')} of its own to {document.branch.head}."
+        yield f"The rejected model has {plural(document.branch.blocks, 'separate block')} for {document.branch.head}."
     if proofs.frozen_tensors and proofs.digest_before == proofs.digest_after:
         digest = (proofs.digest_before or "")[:12]
         yield f"{plural(proofs.frozen_tensors, 'frozen tensor')} unchanged, SHA-256 ", tag("code", digest), "…"
     if proofs.exact_texts is not None:
         within = f"{proofs.exact_max_error or 0.0:.1e}"
-        yield f"The protected head answers all of {plural(proofs.exact_texts, 'text')} as before, within {within} in a logit."
+        yield f"The protected head answers {plural(proofs.exact_texts, 'text')} as before; logits differ by at most {within}."
     if proofs.parity_max_error is not None:
-        yield f"The exported graph differs from the trained model by at most {proofs.parity_max_error:.1e} in a logit."
+        yield f"The exported graph differs from the trained model by at most {proofs.parity_max_error:.1e} per logit."
     for figure in document.figures:
         if figure.calibration_before is not None and figure.calibration_after is not None:
             yield (

@@ -1,26 +1,26 @@
-"""The curves of the training: dev score, guard, loss."""
+"""The training curves: dev score, guard checks, loss."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from twofold_server.report.document import Document, GuardPoint, StageCurves
+from twofold_server.report.formatting import plural, score
 from twofold_server.report.markup import Markup, tag
-from twofold_server.report.numbers import plural, score
 from twofold_server.report.plot import Point, Scale, box, chart, dot, drawing, line, segment, word
 
-ACTIONS = {"none": "all is well", "restore": "the best state was restored", "leave": "the stage was ended"}
+ACTIONS = {"none": "within the allowed range", "restore": "the best state was restored", "leave": "the stage was ended"}
 DOTS = 60
-"""Points of a curve up to which each is marked."""
+"""Largest number of points that are drawn as dots."""
 
 
-def learning_section(document: Document) -> Markup | None:
-    """Show how the training went."""
+def training_section(document: Document) -> Markup | None:
+    """Show the curves of the training."""
     stages = document.stages
     charts = [chart for chart in (_dev(stages), _guard(stages), _loss(stages)) if chart is not None]
     if not charts:
         return None
-    return tag("section", tag("h2", "How it learned"), tag("div", charts, class_="curves"))
+    return tag("section", tag("h2", "Training"), tag("div", charts, class_="curves"))
 
 
 def _dev(stages: Sequence[StageCurves]) -> Markup | None:
@@ -28,7 +28,7 @@ def _dev(stages: Sequence[StageCurves]) -> Markup | None:
     if not values:
         return None
     across = _orders(stages)
-    up = Scale.around(values, most=100.0, flipped=True)
+    up = Scale.around(values, maximum=100.0, flipped=True)
     shapes: list[object] = [_grid(up)]
     words: list[object] = []
     for number, stage in enumerate(stages):
@@ -41,40 +41,42 @@ def _dev(stages: Sequence[StageCurves]) -> Markup | None:
             shapes.append(segment((points[0][0], 0), (points[0][0], 100), "stage"))
     return _panel(
         "Dev score",
-        f"Of the adapted head, on examples that stop the training and never judge; best {max(values):.1f}. "
+        f"The adapted head on dev examples, which stop training and never judge; best {max(values):.1f}. "
         f"Stages: {', '.join(dict.fromkeys(stage.name for stage in stages))}.",
-        drawing(shapes, label=f"dev score from {values[0]:.1f} to at best {max(values):.1f}"),
+        drawing(shapes, label=f"dev score, first {values[0]:.1f}, best {max(values):.1f}"),
         [*words, *_left(up)],
     )
 
 
 def _guard(stages: Sequence[StageCurves]) -> Markup | None:
-    looks = [look for stage in stages for look in stage.guard]
-    if not looks:
+    checks = [check for stage in stages for check in stage.guard]
+    if not checks:
         return None
     across = _orders(stages)
-    floor = 100 * (looks[0].baseline - looks[0].allowed)
-    up = Scale.around([floor, 100 * looks[0].baseline, *(100 * look.value for look in looks)], most=100.0, flipped=True)
-    shapes = (
-        box(0, up(100 * looks[0].baseline), 100, up(floor), "allowed", title="what the guard allows"),
-        _grid(up),
-        segment((0, up(100 * looks[0].baseline)), (100, up(100 * looks[0].baseline)), "zero", "baseline"),
-        segment((0, up(floor)), (100, up(floor)), "edge", "floor"),
-        line([(across(look.order), up(100 * look.value)) for look in looks], "guard"),
-        (dot((across(look.order), up(100 * look.value)), look.action, _title(look)) for look in looks),
+    floor = 100 * (checks[0].baseline - checks[0].allowed)
+    up = Scale.around(
+        [floor, 100 * checks[0].baseline, *(100 * check.value for check in checks)], maximum=100.0, flipped=True
     )
-    restored, left = (sum(look.action == action for look in looks) for action in ("restore", "leave"))
+    shapes = (
+        box(0, up(100 * checks[0].baseline), 100, up(floor), "allowed", title="what the guard allows"),
+        _grid(up),
+        segment((0, up(100 * checks[0].baseline)), (100, up(100 * checks[0].baseline)), "zero", "baseline"),
+        segment((0, up(floor)), (100, up(floor)), "edge", "floor"),
+        line([(across(check.order), up(100 * check.value)) for check in checks], "guard"),
+        (dot((across(check.order), up(100 * check.value)), check.action, _title(check)) for check in checks),
+    )
+    restored, ended = (sum(check.action == action for check in checks) for action in ("restore", "leave"))
     return _panel(
         "Guard",
-        f"The protected task while shared blocks trained. Of {plural(len(looks), 'look')}, {restored} restored the best "
-        f"state and {left} ended a stage. What lies below the dashed line is not kept.",
-        drawing(shapes, label=f"protected dev score over {plural(len(looks), 'look')}"),
+        f"The protected task while shared blocks were trained. Of {plural(len(checks), 'check')}, {restored} restored the "
+        f"best state and {ended} ended a stage. A state below the dashed line is discarded.",
+        drawing(shapes, label=f"protected dev score over {plural(len(checks), 'check')}"),
         _left(up),
     )
 
 
-def _title(look: GuardPoint) -> str:
-    return f"{score(look.value)}: {ACTIONS.get(look.action, look.action)}"
+def _title(check: GuardPoint) -> str:
+    return f"{score(check.value)}: {ACTIONS.get(check.action, check.action)}"
 
 
 def _loss(stages: Sequence[StageCurves]) -> Markup | None:
@@ -90,7 +92,7 @@ def _loss(stages: Sequence[StageCurves]) -> Markup | None:
     steps = (word(across(tick), 100, f"{tick:g}", "tick") for tick in across.ticks)
     return _panel(
         "Loss",
-        f"Averaged between two reports, by step; {points[-1].value:.3f} at the end.",
+        f"Mean loss since the previous point, by step; {points[-1].value:.3f} at the end.",
         drawing(shapes, label=f"loss from {points[0].value:.3f} to {points[-1].value:.3f}"),
         [*_left(up), *steps],
     )
@@ -98,7 +100,7 @@ def _loss(stages: Sequence[StageCurves]) -> Markup | None:
 
 def _orders(stages: Sequence[StageCurves]) -> Scale:
     orders = [point.order for stage in stages for point in stage.dev]
-    orders += [look.order for stage in stages for look in stage.guard]
+    orders += [check.order for stage in stages for check in stage.guard]
     return Scale(min(orders), max(*orders, min(orders) + 1), 1)
 
 
