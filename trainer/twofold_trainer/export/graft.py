@@ -103,7 +103,7 @@ def fork(
     if missing := [name for name in outputs if name not in twin]:
         raise GraftError(f"{missing[0]} does not depend on the forked blocks")
     graph.node.extend(second)
-    # A graph's outputs are names_by_digest by name.
+    # A graph's outputs are found by name.
     _rename(graph.node, {twin[name]: name for name in outputs} | {name: f"unused/{name}" for name in outputs})
     _prune(graph)
     return added
