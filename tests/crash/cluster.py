@@ -102,7 +102,7 @@ class Cluster:
             self._server.wait(PATIENCE)
 
     def processes(self) -> list[psutil.Process]:
-        """Return all processes that have this house's directory in their command."""
+        """Return all processes that have this harness's directory in their command."""
         return [
             process
             for process in psutil.process_iter(["cmdline"])

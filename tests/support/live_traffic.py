@@ -62,7 +62,7 @@ async def undone(server, cause):
     await until(is_so, f"undone for {cause}")
 
 
-def house_of(tmp_path, recipe):
+def harness_of(tmp_path, recipe):
     """Return a store with "a", and a trainer whose job finds that "bad" passes the gate."""
     store = tiny_checkpoints.make_store(tmp_path / "store", "a")
     tiny_checkpoints.publish(store, recipe, name="bad")

@@ -232,7 +232,7 @@ class Harness:
 
     @property
     def uploads(self) -> Uploads:
-        """The uploads of this house."""
+        """The uploads of this harness."""
         return Uploads(self.store, self.config)
 
     def metric(self, name: str, **labels: str) -> float | None:

@@ -211,11 +211,11 @@ def save_backbone(architecture: str, directory: Path, *, layers: int = 2) -> Pat
     return directory
 
 
-def make_base_store(root: Path) -> Path:
-    """Make a store whose current checkpoint has learnt the base task, with one thread: the same one, whoever makes it."""
+def make_base_store(root: Path, *, train_examples: int = 240) -> Path:
+    """Make a store whose current checkpoint has learnt the base task. One thread makes training repeatable."""
     torch.set_num_threads(1)
     backbone = save_backbone("bert", root / "backbone", layers=3)
-    write_examples(root / "train.jsonl", examples(240))
+    write_examples(root / "train.jsonl", examples(train_examples))
     write_examples(root / "dev.jsonl", examples(120, seed=9))
     # Random weights learn from scratch, at rates that a pretrained backbone would not survive.
     rates = Hyperparameters(epochs=12, batch_size=16, head_learning_rate=2e-2, backbone_learning_rate=3e-3, patience=4)

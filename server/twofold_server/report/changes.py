@@ -49,7 +49,7 @@ def _kind(document: Document, figure: str, hues: dict[str, int]) -> Iterator[Mar
         if not chosen or counted is None:
             continue
         whole = counted.gained if better else counted.lost
-        title = f"{'Fixed' if better else 'TrainerDied'} · {figure}"
+        title = f"{'Fixed' if better else 'Lost'} · {figure}"
         count = f"{whole}" if whole == len(chosen) else f"{len(chosen)} of {whole}"
         yield tag("h3", title, " ", tag("small", count), class_="good" if better else "bad")
         yield tag("div", (_change(change, hues) for change in chosen[:SHOWN]), class_="changes")
@@ -101,7 +101,7 @@ def _label(when: str, answer: Answer, right: str) -> Markup:
 def _marked(
     text: str, spans: Sequence[Span | Entity], wanted: Sequence[Span], hues: dict[str, int]
 ) -> Iterator[Markup | str]:
-    """Cut a text at its spans and mark them; change that is not as it should be is marked as wrong."""
+    """Cut a text at its spans and mark them; wrong spans are marked as wrong."""
     right = {(span.start, span.end, span.type) for span in wanted}
     position = 0
     for span in sorted(spans, key=lambda span: (span.start, span.end)):

@@ -78,7 +78,7 @@ def _difference(measurement: Measurement, document: Document) -> Markup | None:
 
 
 def _intervals(measurement: Measurement) -> Markup:
-    """Draw before above after on measurement scale, each with its interval."""
+    """Draw the scores before and after on one scale, each with its interval."""
     rows = [(25.0, "before", measurement.before), *([(75.0, "after", measurement.after)] if measurement.after else [])]
     scale = Scale.around((100 * end for _, _, of in rows for end in (of.low, of.high)), ticks=3, most=100.0)
 
@@ -117,7 +117,7 @@ def gate_section(document: Document) -> Markup | None:
     if exact is not None:
         lead = (
             "The protected path has the same bytes as before: the gate was exact. It answers "
-            f"{plural(exact, 'text')} as before, compared measurement by measurement, and no interval decides."
+            f"{plural(exact, 'text')} as before, compared one by one, and no interval decides."
         )
     else:
         rule = (

@@ -106,7 +106,7 @@ def time_section(document: Document) -> Markup | None:
 
 
 def lineage_section(document: Document) -> Markup | None:
-    """Show the line of checkpoints, and what was proven of the newest phase."""
+    """Show the line of checkpoints, and what was proven of the newest one."""
     proofs = list(_proofs(document))
     if not document.lineage and not proofs:
         return None

@@ -36,7 +36,7 @@ def _figure(document: Document, figure: Measurement) -> Iterator[Markup]:
             tag("h3", figure.figure.capitalize(), " ", tag("small", "F1 of each name, those that moved most first")),
             _names(names),
         ),
-        tag("div", tag("h3", "Taken for figure another"), _confusions(names, wrong)) if wrong else None,
+        tag("div", tag("h3", "Taken for one another"), _confusions(names, wrong)) if wrong else None,
         class_="pair",
     )
 

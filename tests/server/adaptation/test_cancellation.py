@@ -184,12 +184,12 @@ def test_a_job_that_ran_when_the_server_died_gets_its_end(
 
 _VICTIM = """
 import asyncio, sys, pathlib
-from support.scripted_trainer import House, INLINE, until, runs
+from support.scripted_trainer import Harness, INLINE, until, runs
 from twofold_server.jobs.model import Order
-house = House(pathlib.Path(sys.argv[1]))
-house.play(("say", '{"event": "PhaseStarted", "phase": "train"}'), ("sleep", 60))
+harness = Harness(pathlib.Path(sys.argv[1]))
+harness.play(("say", '{"event": "PhaseStarted", "phase": "train"}'), ("sleep", 60))
 async def story():
-    async with house.running() as runner:
+    async with harness.running() as runner:
         first = await runner.submit(Order(head="ner"), INLINE)
         second = await runner.submit(Order(head="ner"), INLINE)
         await until(runner, first.id, runs)

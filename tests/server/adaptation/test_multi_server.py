@@ -15,7 +15,7 @@ from support.scripted_trainer import HANG, INLINE, ORDER, TRAIN, Harness, finish
 from twofold_server.adaptation import heartbeat
 from twofold_server.config.database_url import DatabaseUrl
 from twofold_server.errors import DatabaseError, FailedPreconditionError
-from twofold_server.jobs import table
+from twofold_server.jobs import table as table_module
 from twofold_server.jobs.model import JobState, StateEntered
 from twofold_server.jobs.table import JobTable
 from twofold_server.observability.metrics import Metrics
@@ -111,7 +111,7 @@ def test_a_server_that_was_taken_for_dead_stops_its_job_and_goes_on(
                 table.say(job_id, TAKEN, view.created)
             assert table.take_over(job_id, TAKEN, view.created) is None
             with monkeypatch.context() as patch:
-                patch.setattr(table, "LEASE_SECONDS", 0.0)  # Time passes.
+                patch.setattr(table_module, "LEASE_SECONDS", 0.0)  # Time passes.
                 assert table.take_over(job_id, TAKEN, view.created)
             assert table.take_over(job_id, TAKEN, view.created) is None
             table.close()
@@ -126,15 +126,15 @@ def test_a_server_that_was_taken_for_dead_stops_its_job_and_goes_on(
 
 _VICTIM = """
 import asyncio, sys, pathlib
-from support.scripted_trainer import House, INLINE, ORDER, TRAIN, HANG, until, runs
+from support.scripted_trainer import Harness, INLINE, ORDER, TRAIN, HANG, until, runs
 from twofold_server.adaptation import heartbeat
 from twofold_server.config.database_url import DatabaseUrl
 heartbeat.HEARTBEAT_SECONDS = 0.05
-house = House(pathlib.Path(sys.argv[1]))
-house.set(database=DatabaseUrl(sys.argv[2]))
-house.play(TRAIN, HANG)
+harness = Harness(pathlib.Path(sys.argv[1]))
+harness.set(database=DatabaseUrl(sys.argv[2]))
+harness.play(TRAIN, HANG)
 async def story():
-    async with house.running() as runner:
+    async with harness.running() as runner:
         first = await runner.submit(ORDER, INLINE)
         second = await runner.submit(ORDER, INLINE)
         await until(runner, first.id, runs)
@@ -161,7 +161,7 @@ def test_a_server_that_is_killed_leaves_its_jobs_to_the_others(
             assert (await runner.book.get(first)).state is JobState.RUNNING
             harness.play(finish())
             victim.kill()
-            monkeypatch.setattr(table, "LEASE_SECONDS", 0.0)  # Time passes.
+            monkeypatch.setattr(table_module, "LEASE_SECONDS", 0.0)  # Time passes.
             view = await over(runner, first)
             assert (view.state, view.losses) == (JobState.SUCCEEDED, 1)
             assert (await over(runner, second)).state is JobState.SUCCEEDED

@@ -126,7 +126,7 @@ def test_a_caller_that_goes_away_leaves_whole_jobs_or_none(harness: Harness) -> 
                 call = asyncio.create_task(runner.submit(ORDER, INLINE))
                 await asyncio.sleep(delay / 1000)
                 call.cancel()
-            started_at = {task for task in asyncio.all_tasks() if "Intake" in str(task.get_coro())}
+            started_at = {task for task in asyncio.all_tasks() if "JobSubmitter" in str(task.get_coro())}
             await asyncio.gather(
                 *started_at, return_exceptions=True
             )  # What a call began is carried on when it has gone.

@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 from opentelemetry.trace import StatusCode
-from support.live_traffic import follow, house_of, submit
+from support.live_traffic import follow, harness_of, submit
 from support.running_server import running
 from support.scripted_trainer import HANG, INLINE, ORDER, TRAIN, Harness, finish, runs, say, until
 from support.span_tree import Caller, Recording, key
@@ -22,7 +22,7 @@ PLAIN = {"watch_seconds": 0.0}
 
 def test_a_job_that_was_promoted(tmp_path):
     """A job's span is linked to the call that asked for it, and below it are its wait, the trainer's phases and the swap."""
-    store, harness = house_of(tmp_path, Recipe(tag="b"))
+    store, harness = harness_of(tmp_path, Recipe(tag="b"))
     recording, caller = Recording(), Caller()
     judged = say(GateEvaluated(verdict="pass", reason="It is better."))
     phases = [say(PhaseStarted(phase=name)) for name in ("validate", "train", "gate")]
@@ -74,7 +74,7 @@ def test_other_endings(tmp_path, outcome, reason, status):
 
     Jobs are few, so they are recorded whatever the share of calls is.
     """
-    store, harness = house_of(tmp_path, Recipe(tag="b"))
+    store, harness = harness_of(tmp_path, Recipe(tag="b"))
     harness.play(TRAIN, finish(outcome, reason))
     recording = Recording(share=0.0)
 
@@ -93,7 +93,7 @@ def test_other_endings(tmp_path, outcome, reason, status):
 
 def test_a_job_that_another_server_ends(tmp_path):
     """A job whose server went away is told by the one that ends it, and is linked to the call to the first."""
-    store, harness = house_of(tmp_path, Recipe(tag="b"))
+    store, harness = harness_of(tmp_path, Recipe(tag="b"))
     harness.play(TRAIN, HANG)
     first, second = Recording(), Recording()
 

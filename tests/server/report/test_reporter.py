@@ -148,7 +148,7 @@ def test_what_has_no_report(harness: Harness) -> None:
         assert "CancelJob was called while the job ran." in await client.report(view.id)
         request = pb.GetReportRequest(job_id=view.id, format=9)  # type: ignore[arg-type]
         with pytest.raises(InvalidArgumentError, match="format: 9 is none; write REPORT_FORMAT_HTML"):
-            await client._driver.run(_raw(client, request))
+            await client._transport.run(_raw(client, request))
 
     tell(harness, story)
 

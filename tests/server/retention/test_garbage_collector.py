@@ -75,7 +75,7 @@ def test_what_is_needed(jobs: list[JobView], aliases: Aliases, live: str | None,
 
 
 def collector(harness: Harness, runner: JobRunner) -> GarbageCollector:
-    """Make a collector of a house."""
+    """Make a collector of a harness."""
     slot = Slot(harness.metrics)
     deleter = Deleter(harness.store, slot, runner.book)
     return GarbageCollector(

@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 from support import tiny_checkpoints
-from support.live_traffic import TEXTS, WATCH, adapt, house_of, promote, traffic, undone, until
+from support.live_traffic import TEXTS, WATCH, adapt, harness_of, promote, traffic, undone, until
 from support.running_server import running
 from twofold.v1 import adaptation_pb2, checkpoints_pb2
 from twofold.v1.adaptation_pb2_grpc import AdaptationServiceStub
@@ -24,7 +24,7 @@ def test_a_planted_checkpoint_is_rolled_back_by_itself(tmp_path, caplog):
     in metrics, in the job's events and reports, among the alias changes, and in the audit.
     """  # noqa: D205 -- one sentence.
     caplog.set_level("INFO", "twofold_server.audit")
-    store, harness = house_of(tmp_path, tiny_checkpoints.Recipe(forgets=("sunny", "cold")))
+    store, harness = harness_of(tmp_path, tiny_checkpoints.Recipe(forgets=("sunny", "cold")))
 
     async def main():
         async with running(store, trainer_python=harness.config.trainer_python, **WATCH) as server:
@@ -78,7 +78,7 @@ BAD = [
 @pytest.mark.parametrize(("recipe", "texts", "cause"), BAD, ids=["not finite", "fails"])
 def test_errors_undo_what_a_job_made_live(tmp_path, recipe, texts, cause):
     """Numbers that are none, and passes that fail, on live texts: the checkpoint before answers again."""
-    store, harness = house_of(tmp_path, recipe)
+    store, harness = harness_of(tmp_path, recipe)
 
     async def main():
         async with running(store, trainer_python=harness.config.trainer_python, **WATCH) as server:
@@ -106,7 +106,7 @@ def slow(checkpoint_id):
 
 def test_slowness_undoes_what_a_job_made_live(tmp_path):
     """Each text takes many times as long as before: the checkpoint before answers again."""
-    store, harness = house_of(tmp_path, tiny_checkpoints.Recipe())
+    store, harness = harness_of(tmp_path, tiny_checkpoints.Recipe())
 
     async def main():
         with slow("bad"):
@@ -185,7 +185,7 @@ def test_a_new_swap_ends_the_window_of_the_last(tmp_path):
 
 def test_without_the_one_before_in_memory_it_is_loaded(tmp_path):
     """With a share of 0 nothing is compared and no memory kept; a checkpoint that fails is undone all the same."""
-    store, harness = house_of(tmp_path, tiny_checkpoints.Recipe(lacks_last_piece=True))
+    store, harness = harness_of(tmp_path, tiny_checkpoints.Recipe(lacks_last_piece=True))
 
     async def main():
         settings = {**WATCH, "watch_share": 0}

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 from support import tiny_checkpoints
-from support.live_traffic import TEXTS, follow, house_of, job_of, promote, submit, traffic, until
+from support.live_traffic import TEXTS, follow, harness_of, job_of, promote, submit, traffic, until
 from support.running_server import refusal, running
 from twofold.v1 import adaptation_pb2 as pb
 from twofold.v1.adaptation_pb2_grpc import AdaptationServiceStub
@@ -32,7 +32,7 @@ MANY = 300
 
 def in_shadow(tmp_path, recipe, test, **settings):
     """Play a test on a server whose job's candidate, "bad", is of a recipe."""
-    store, harness = house_of(tmp_path, recipe)
+    store, harness = harness_of(tmp_path, recipe)
 
     async def main():
         async with running(store, trainer_python=harness.config.trainer_python, **{**SHADOW, **settings}) as server:
@@ -213,7 +213,7 @@ def test_a_person_who_promotes_meanwhile_is_obeyed(tmp_path, name, state):
 
 def test_a_server_that_stops_does_not_wait_for_the_shadow(tmp_path):
     """The job waits, and tries the same candidate once more when the server is back; nothing is trained again."""
-    store, harness = house_of(tmp_path, tiny_checkpoints.Recipe())
+    store, harness = harness_of(tmp_path, tiny_checkpoints.Recipe())
 
     async def main():
         async with running(store, trainer_python=harness.config.trainer_python, **SHADOW) as server:

@@ -38,7 +38,7 @@ Story = Callable[[AsyncClient, JobRunner], Awaitable[None]]
 
 @asynccontextmanager
 async def served(harness: Harness) -> AsyncIterator[tuple[str, JobRunner]]:
-    """Serve a house on a port."""
+    """Serve a harness on a port."""
     async with harness.running() as runner:
         server = grpc.aio.server(interceptors=[ServerInterceptor(harness.metrics)])
         add_AdaptationServiceServicer_to_server(
