@@ -45,12 +45,12 @@ _PIECE = 4 << 20
 a busy server, the better."""
 
 
-def served(precision: Precision) -> tuple[str, ...]:
+def serving_files(precision: Precision) -> tuple[str, ...]:
     """Return the files that an engine of this precision reads: one in int8 takes from fp32 what it does not replace."""
     return (*SERVED, *INT8_FILES) if precision == "int8" else SERVED
 
 
-def graph_of(precision: Precision) -> tuple[str, str]:
+def graph_files(precision: Precision) -> tuple[str, str]:
     """Return the names of a precision's graph and of its golden answers."""
     return (INT8_GRAPH, INT8_GOLDEN) if precision == "int8" else (GRAPH, GOLDEN)
 

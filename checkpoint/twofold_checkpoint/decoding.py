@@ -183,8 +183,8 @@ def _word_scores(tokens: Floats, word_starts: NDArray[np.int64]) -> Floats:
     """Sum token log-probabilities (tokens, tags) into word scores (words, tags)."""
     if len(word_starts) == len(tokens):
         return tokens
-    rest = tokens.copy()
-    rest[:, 1::2] = tokens[:, 2::2]  # After its first sub-word, a word that began a span goes on inside it.
-    rest[word_starts] = tokens[word_starts]
-    summed: Floats = np.add.reduceat(rest, word_starts, axis=0)
+    continuation = tokens.copy()
+    continuation[:, 1::2] = tokens[:, 2::2]  # After its first sub-word, a word that began a span goes on inside it.
+    continuation[word_starts] = tokens[word_starts]
+    summed: Floats = np.add.reduceat(continuation, word_starts, axis=0)
     return summed

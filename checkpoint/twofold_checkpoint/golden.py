@@ -38,7 +38,7 @@ def read_golden(path: str | os.PathLike[str]) -> tuple[GoldenAnswer, ...]:
         raise CheckpointCorruptError(f"{Path(path).name}: {error}") from error
 
 
-def disagreement(expected: Prediction, actual: Prediction, tolerance: float = TOLERANCE) -> str | None:
+def compare_golden(expected: Prediction, actual: Prediction, tolerance: float = TOLERANCE) -> str | None:
     """Say in a phrase where two answers differ, or return None."""
     names = [label.label for label in expected.labels], [label.label for label in actual.labels]
     if names[0] != names[1]:

@@ -64,16 +64,16 @@ def write_memory(path: str | os.PathLike[str], memory: Memory) -> None:
             )
 
 
-def fold(text: str) -> str:
+def normalize_text(text: str) -> str:
     """Return the form under which two texts count as the same."""
     return " ".join(text.casefold().split())
 
 
-def halve(examples: Iterable[Example]) -> tuple[list[Example], list[Example]]:
+def split_by_hash(examples: Iterable[Example]) -> tuple[list[Example], list[Example]]:
     """Split examples into two halves by a hash of the text, so that a text always falls into the same one."""
     halves: tuple[list[Example], list[Example]] = ([], [])
     for example in examples:
-        halves[hashlib.sha256(fold(example.text).encode()).digest()[0] & 1].append(example)
+        halves[hashlib.sha256(normalize_text(example.text).encode()).digest()[0] & 1].append(example)
     return halves
 
 

@@ -17,15 +17,15 @@ from twofold_checkpoint.store import Store
 
 from twofold_trainer.errors import CancelledError, TrainerError
 from twofold_trainer.evaluation.evaluator import JobEvaluator, Scores, join_scores
-from twofold_trainer.evaluation.findings import directory_of, leave_findings, may_quote, unquoted
+from twofold_trainer.evaluation.findings import directory_of, leave_findings, may_store_text, redact
 from twofold_trainer.evaluation.gate import Verdict
 from twofold_trainer.evaluation.label_collisions import describe_collisions, find_collisions
 from twofold_trainer.evaluation.verdict import describe_verdict, judge_candidate
-from twofold_trainer.export.exactness import prove_exact
-from twofold_trainer.export.memory import keep
+from twofold_trainer.export.exactness import verify_exact
+from twofold_trainer.export.memory import update_memory
 from twofold_trainer.export.publish import Candidate, provenance, publish, write_candidate
 from twofold_trainer.export.quantization_gate import QuantizationInputs, reduce_precision
-from twofold_trainer.modeling.freezing import is_untouched, prove_frozen
+from twofold_trainer.modeling.freezing import is_untouched, verify_frozen
 from twofold_trainer.planning.estimate import describe
 from twofold_trainer.planning.plan import Plan, make_plan
 from twofold_trainer.stop import StopSignal
@@ -57,7 +57,7 @@ def _adapt(job: Job, stop: StopSignal) -> Iterator[Event]:
     stop.limit(job.max_runtime)
     yield PhaseStarted(phase="validate")
     plan = make_plan(job)
-    yield from unquoted(plan, plan.events())
+    yield from redact(plan, plan.events())
     if job.validate_only:
         yield from describe(plan)
         yield Finished(outcome="succeeded", reason=f"The job is valid. {plan.sentence()}")
@@ -84,7 +84,7 @@ def _adapt(job: Job, stop: StopSignal) -> Iterator[Event]:
 
     yield PhaseStarted(phase="evaluate")
     trained = {*climbed.names, *(name for name, _ in plan.model.head(job.head).named_parameters(prefix=job.head))}
-    yield prove_frozen(load_file(plan.base.path / TRAINING_WEIGHTS), plan.model.state_dict(), trained)
+    yield verify_frozen(load_file(plan.base.path / TRAINING_WEIGHTS), plan.model.state_dict(), trained)
     after = yield from figures.measure(plan.model, "after")
     yield from leave_findings(plan, figures, before, after, approved=approved is not None)
     retained = figures.judges["retained"]
@@ -103,7 +103,7 @@ def _adapt(job: Job, stop: StopSignal) -> Iterator[Event]:
 
         yield PhaseStarted(phase="gate")
         verdict = judge_candidate(plan, before, after, approved=approved, trained=bool(climbed.kept), exact=exact)
-        yield describe_verdict(verdict, figures, quoting=may_quote(plan))
+        yield describe_verdict(verdict, figures, quoting=may_store_text(plan))
         story = f"{verdict.reason}; training ended because {climbed.reason}."
         if verdict.verdict != "pass":
             yield Finished(outcome="rejected", reason=f"Not published: {story}")
@@ -123,7 +123,7 @@ def _reduction(plan: Plan, figures: JobEvaluator) -> QuantizationInputs:
 
 
 def _prove_exact(plan: Plan, staged: Path, stop: StopSignal) -> ExactVerified:
-    return prove_exact(
+    return verify_exact(
         plan.base.path,
         staged,
         plan.encoder.encode([example.text for example in (*plan.memory.gate, *plan.parts.gate)]),
@@ -144,7 +144,7 @@ def make_candidate(plan: Plan, climbed: StagesResult, after: Scores) -> Candidat
         tokenizer=plan.base.tokenizer(),
         settings=manifest.encoder,
         labels=plan.labels,
-        kept=keep(
+        kept=update_memory(
             plan.remembers,
             plan.model,
             plan.encoder,

@@ -35,32 +35,32 @@ class TrainingPool:
         """Return how many steps of *size* new texts an epoch has, and of the remembered ones that belong to them."""
         return -(-len(self.new) // size)
 
-    def epoch(self, size: int, chance: random.Random) -> Iterator[Step]:
+    def epoch(self, size: int, rng: random.Random) -> Iterator[Step]:
         """Draw an epoch's steps. Each has its share of new texts and its share of rehearsed ones, in batches of their own.
 
         Where both were sorted by length into the same batches, long new texts and short old ones would meet in no step,
         and what one step learnt the next would unlearn: it cost 5 points of F1 on biomedical abstracts after commands.
         """
-        rehearsed = chance.sample(self.rehearsed, self.drawn)
-        own = list(batches(self.new, size, chance))
-        old = list(batches(rehearsed, -(-len(rehearsed) // len(own)), chance)) if rehearsed and own else []
-        for number, batch in enumerate(own):
-            yield [batch, old[number]] if number < len(old) else [batch]
+        rehearsed = rng.sample(self.rehearsed, self.drawn)
+        new = list(batches(self.new, size, rng))
+        rehearsal = list(batches(rehearsed, -(-len(rehearsed) // len(new)), rng)) if rehearsed and new else []
+        for number, batch in enumerate(new):
+            yield [batch, rehearsal[number]] if number < len(rehearsal) else [batch]
 
 
-def cut(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Yield the items in order, *size* at a time."""
     for first in range(0, len(items), size):
         yield items[first : first + size]
 
 
-def batches(targets: Sequence[Target], size: int, chance: random.Random) -> Iterator[list[Target]]:
+def batches(targets: Sequence[Target], size: int, rng: random.Random) -> Iterator[list[Target]]:
     """Yield the texts in batches of similar lengths, in a shuffled order."""
     order = list(targets)
-    chance.shuffle(order)
-    cut: list[list[Target]] = []
+    rng.shuffle(order)
+    bucketed: list[list[Target]] = []
     for first in range(0, len(order), size * BUCKET):
         bucket = sorted(order[first : first + size * BUCKET], key=lambda target: len(target.encoding.ids))
-        cut.extend(bucket[start : start + size] for start in range(0, len(bucket), size))
-    chance.shuffle(cut)
-    yield from cut
+        bucketed.extend(bucket[start : start + size] for start in range(0, len(bucket), size))
+    rng.shuffle(bucketed)
+    yield from bucketed

@@ -15,7 +15,7 @@ from twofold_trainer.datasets.splits import types_of, with_annotated_types
 from twofold_trainer.errors import RefusedError
 
 
-def read_given(job: Job, known: LabelSet) -> tuple[list[Example], list[Example] | None, list[str]]:
+def read_job_examples(job: Job, known: LabelSet) -> tuple[list[Example], list[Example] | None, list[str]]:
     """Read a job's examples, those to train on and those held out, and say what was left out. Raises RefusedError."""
     given = list(read_examples(job.train)), None if job.dev is None else list(read_examples(job.dev))
     everything = [*given[0], *(given[1] or ())]

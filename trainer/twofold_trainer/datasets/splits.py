@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import msgspec
 from twofold_checkpoint.examples import Example
 from twofold_checkpoint.manifest import HeadName
-from twofold_checkpoint.memory import PARTS, Memory, Part, balanced_sample, fold, halve
+from twofold_checkpoint.memory import PARTS, Memory, Part, balanced_sample, normalize_text, split_by_hash
 from twofold_checkpoint.protocol.events import DatasetDescribed
 
 from twofold_trainer import recipe
@@ -42,34 +42,34 @@ def split(train: Sequence[Example], dev: Sequence[Example] | None, memory: Memor
     part_of: dict[str, Part] = {}
     for part in reversed(PARTS):
         for example in getattr(memory, part):
-            part_of.setdefault(fold(example.text), part)
+            part_of.setdefault(normalize_text(example.text), part)
     for part, examples in parts.items():
         for example in examples:
-            part_of.setdefault(fold(example.text), part)
-    placed: dict[Part, list[Example]] = {part: [] for part in PARTS}
+            part_of.setdefault(normalize_text(example.text), part)
+    assigned: dict[Part, list[Example]] = {part: [] for part in PARTS}
     moved = 0
     for part in PARTS:
         for example in parts[part]:
-            own = part_of[fold(example.text)]
+            own = part_of[normalize_text(example.text)]
             moved += own != part
-            placed[own].append(example)
-    return Parts(tuple(placed["rehearsal"]), tuple(placed["dev"]), tuple(placed["gate"]), moved)
+            assigned[own].append(example)
+    return Parts(tuple(assigned["rehearsal"]), tuple(assigned["dev"]), tuple(assigned["gate"]), moved)
 
 
 def set_aside(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
     """Take the share of the texts with the smallest hashes out, but two texts at least and half of them at most."""
     texts = sorted(
-        {fold(example.text) for example in examples}, key=lambda text: hashlib.sha256(text.encode()).digest()
+        {normalize_text(example.text) for example in examples}, key=lambda text: hashlib.sha256(text.encode()).digest()
     )
     count = min(max(2, round(share * len(texts))), len(texts) // 2)
     chosen = set(texts[:count])
-    kept = [example for example in examples if fold(example.text) not in chosen]
-    return kept, [example for example in examples if fold(example.text) in chosen]
+    kept = [example for example in examples if normalize_text(example.text) not in chosen]
+    return kept, [example for example in examples if normalize_text(example.text) in chosen]
 
 
 def _both_halves(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
     """Halve by hash; where so few examples are given that one half stays empty, by turns."""
-    dev, gate = halve(examples)
+    dev, gate = split_by_hash(examples)
     if len(examples) > 1 and not (dev and gate):
         return list(examples[::2]), list(examples[1::2])
     return dev, gate
@@ -97,10 +97,10 @@ def remember(memory: Memory, parts: Parts, *, seed: int) -> Memory:
 
 def _merge(old: Sequence[Example], new: Iterable[Example], limit: int, seed: int) -> tuple[Example, ...]:
     """Join examples; one that is given again with another annotation adds what it knows."""
-    merged = {fold(example.text): example for example in old}
+    merged = {normalize_text(example.text): example for example in old}
     for example in new:
-        known = merged.get(fold(example.text))
-        merged[fold(example.text)] = example if known is None else _join(known, example)
+        known = merged.get(normalize_text(example.text))
+        merged[normalize_text(example.text)] = example if known is None else _join(known, example)
     return balanced_sample(tuple(merged.values()), limit, seed=seed)
 
 

@@ -81,8 +81,8 @@ def allowed_tags(
         if name not in annotated:
             outside[[begin_tag(index), inside_tag(index)]] = True
     # A sub-word after the first cannot begin anything: where B is open, it is I.
-    outside_rest = outside.copy()
-    outside_rest[1::2] = False
+    outside_continued = outside.copy()
+    outside_continued[1::2] = False
     allowed = np.zeros((tokens, width), bool)
     stops = np.append(word_starts[1:], tokens)
     for tag, start, stop in zip(word_tags.tolist(), word_starts.tolist(), stops.tolist(), strict=True):
@@ -90,7 +90,7 @@ def allowed_tags(
             allowed[start:stop] = True
         elif tag == OUTSIDE:
             allowed[start] = outside
-            allowed[start + 1 : stop] = outside_rest
+            allowed[start + 1 : stop] = outside_continued
         else:
             allowed[start, tag] = True
             allowed[start + 1 : stop, tag + 1 if tag % 2 else tag] = True
@@ -102,8 +102,8 @@ def describe_unaligned(targets: Sequence[Target], *, shown: int = 3) -> tuple[in
     unaligned = [(target.example.text, span) for target in targets for span in target.unaligned]
     quotes = []
     for text, span in unaligned[:shown]:
-        left, right = max(0, span.start - 15), min(len(text), span.end + 15)
-        quotes.append(f"{span.type} {text[span.start : span.end]!r} in {text[left:right]!r}")
+        start, stop = max(0, span.start - 15), min(len(text), span.end + 15)
+        quotes.append(f"{span.type} {text[span.start : span.end]!r} in {text[start:stop]!r}")
     return len(unaligned), "; ".join(quotes)
 
 

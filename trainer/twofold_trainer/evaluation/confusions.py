@@ -41,8 +41,8 @@ def _extents(example: Example, answer: Prediction) -> Iterator[Pair]:
 
 def count_names(figure: FigureName, before: Counter[Pair], after: Counter[Pair] | None) -> tuple[NameCount, ...]:
     """Count each name's part, the commonest names first."""
-    whole = before if after is None else before + after
-    names = {name for pair in whole for name in pair if name is not None}
+    total = before if after is None else before + after
+    names = {name for pair in total for name in pair if name is not None}
     rows = [
         NameCount(
             figure=figure,

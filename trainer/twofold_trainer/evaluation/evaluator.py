@@ -101,7 +101,7 @@ def join_scores(after: Mapping[Figure, HeadScore | None]) -> tuple[Score, ...]:
     combined = []
     for head, scores in joined.items():
         outcomes = [outcome for score in scores for outcome in score.outcomes]
-        whole = accuracy(outcomes) if head == "classifier" else span_f1(outcomes)  # type: ignore[arg-type]
-        assert whole is not None
-        combined.append(whole.as_score())
+        head_score = accuracy(outcomes) if head == "classifier" else span_f1(outcomes)  # type: ignore[arg-type]
+        assert head_score is not None
+        combined.append(head_score.as_score())
     return tuple(combined)

@@ -36,7 +36,7 @@ LENGTHS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048, 1 <
 """Upper ends of the ranges in which the tokens of training texts are counted."""
 
 
-def may_quote(plan: Plan) -> bool:
+def may_store_text(plan: Plan) -> bool:
     """Tell whether what the job leaves may hold texts: not where its candidate promises to keep none."""
     return plan.remembers == "examples"
 
@@ -58,10 +58,10 @@ def directory_of(job: Job) -> Path:
     return Path(job.store) / "jobs" / job.id
 
 
-def unquoted(plan: Plan, events: Iterator[Event]) -> Iterator[Event]:
+def redact(plan: Plan, events: Iterator[Event]) -> Iterator[Event]:
     """Let a plan's events pass, without the quotes in them where no text may be kept."""
     for event in events:
-        if isinstance(event, NoteAdded) and event.warning and plan.unaligned[0] and not may_quote(plan):
+        if isinstance(event, NoteAdded) and event.warning and plan.unaligned[0] and not may_store_text(plan):
             yield NoteAdded(
                 message=f"{plan.unaligned[0]} annotations begin or end inside a word and were left out of the loss.",
                 warning=True,
@@ -88,11 +88,11 @@ def find(
         first, last = counted[0], counted[1] if len(counted) > 1 else None
         names += count_names(figure, first, last)
         confusions += list_confusions(figure, first, last)
-        if pair.after is not None and may_quote(plan):
+        if pair.after is not None and may_store_text(plan):
             changes += list_changes(figure, judge.head, pair, tuple(judge.examples), (answers[0], answers[1]))
     checkpoint = plan.approved() if approved else None
     return Findings(
-        texts=may_quote(plan),
+        texts=may_store_text(plan),
         figures=tuple(measurements),
         names=tuple(names),
         confusions=tuple(confusions),

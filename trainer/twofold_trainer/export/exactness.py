@@ -18,7 +18,7 @@ from twofold_trainer.scoring.scorer import ROWS
 from twofold_trainer.stop import StopSignal
 
 
-def prove_exact(
+def verify_exact(
     base: Path,
     candidate: Path,
     encodings: Sequence[Encoding],

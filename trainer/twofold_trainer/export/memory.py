@@ -8,7 +8,7 @@ from twofold_checkpoint.encoding import Encoder
 from twofold_checkpoint.manifest import MemoryMode
 from twofold_checkpoint.memory import Memory
 
-from twofold_trainer.datasets.batching import cut
+from twofold_trainer.datasets.batching import chunks
 from twofold_trainer.datasets.splits import Parts, remember
 from twofold_trainer.modeling.model import TwofoldModel
 from twofold_trainer.protection.covariances import Covariances, add_covariances, collect_covariances
@@ -25,7 +25,7 @@ class UpdatedMemory:
     """Of the activations of what was learnt, in the mode of statistics."""
 
 
-def keep(
+def update_memory(
     mode: MemoryMode,
     model: TwofoldModel,
     encoder: Encoder,
@@ -42,7 +42,7 @@ def keep(
     if mode == "examples":
         return UpdatedMemory(mode, remembered)
     encodings = encoder.encode([example.text for example in remembered.rehearsal])
-    covariances = collect_covariances(model, model.blocks(), cut(encodings, ROWS), encoder.settings.pad_id)
+    covariances = collect_covariances(model, model.blocks(), chunks(encodings, ROWS), encoder.settings.pad_id)
     return UpdatedMemory(
         mode, statistics=covariances if statistics is None else add_covariances(statistics, covariances)
     )

@@ -22,7 +22,7 @@ from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.protocol.events import ParityMeasured
 
 from twofold_trainer.errors import ParityError
-from twofold_trainer.export.unpadding import pack
+from twofold_trainer.export.unpadding import remove_padding
 from twofold_trainer.modeling.model import Output, TwofoldModel
 from twofold_trainer.recipe import PARITY_TOLERANCE
 
@@ -64,7 +64,7 @@ def export(model: TwofoldModel, directory: Path, *, max_tokens: int, packed: boo
     proto = onnx.load(directory / GRAPH, load_external_data=False)
     _check_axes(proto.graph)
     if packed:
-        pack(proto.graph)
+        remove_padding(proto.graph)
         onnx.save(proto, directory / GRAPH)
     assert (directory / GRAPH_WEIGHTS).is_file(), f"the exporter wrote no {GRAPH_WEIGHTS}. This is a bug."
 

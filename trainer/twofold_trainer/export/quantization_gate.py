@@ -53,7 +53,7 @@ def reduce_precision(
         return ()
     fp32 = Graph(staged, threads=reduction.threads)
     int8 = Graph(staged, threads=reduction.threads, name=INT8_GRAPH)
-    judged = judge_reduced(reduction, fp32, int8, stop)
+    judged = evaluate_quantized(reduction, fp32, int8, stop)
     if judged.passed:
         pad_id = reduction.encoder.settings.pad_id
         answers = []
@@ -68,7 +68,7 @@ def reduce_precision(
     return (judged,)
 
 
-def judge_reduced(reduction: QuantizationInputs, fp32: Graph, int8: Graph, stop: StopSignal) -> ReducedGraph:
+def evaluate_quantized(reduction: QuantizationInputs, fp32: Graph, int8: Graph, stop: StopSignal) -> ReducedGraph:
     """Say whether int8 keeps rows apart, and whether each head is proven not inferior to fp32 on held-out examples."""
     examples = _choose(reduction)
     error = measure_isolation(int8, [example.text for example in examples[:SHAPED_TEXTS]] or ["a"], reduction.encoder)

@@ -27,7 +27,7 @@ ELEMENTWISE = frozenset(
 )
 
 
-def pack(graph: Any) -> int:
+def remove_padding(graph: Any) -> int:
     """Rewrite a graph in place, whose shapes are inferred; returns how many nodes read packed tokens now.
 
     Its inputs, outputs and weights stay as they are. At padding, outputs of one place for each token repeat the row's last

@@ -43,26 +43,26 @@ def run_blocks(
     """
     location = _block_list(backbone, layers)
     assert location is not None, "The backbone cannot be divided, and nobody asked. This is a bug."
-    kept: list[Tensor] = []
+    captured: list[Tensor] = []
 
     def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         return ((entry, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": entry})
 
-    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        kept.append(args[0] if args else kwargs["hidden_states"])
+    def capture(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        captured.append(args[0] if args else kwargs["hidden_states"])
 
     with _in_place(*location, blocks):
         hooks = []
         if entry is not None:
             hooks.append(blocks[0].register_forward_pre_hook(enter, with_kwargs=True))
         if keep_input_of is not None:
-            hooks.append(keep_input_of.register_forward_pre_hook(keep, with_kwargs=True))
+            hooks.append(keep_input_of.register_forward_pre_hook(capture, with_kwargs=True))
         try:
             hidden = backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         finally:
             for hook in hooks:
                 hook.remove()
-    return hidden, kept[0] if kept else None
+    return hidden, captured[0] if captured else None
 
 
 def _block_list(backbone: nn.Module, layers: int) -> tuple[nn.Module, str] | None:
@@ -77,9 +77,9 @@ def _block_list(backbone: nn.Module, layers: int) -> tuple[nn.Module, str] | Non
 @contextmanager
 def _in_place(owner: nn.Module, name: str, blocks: Sequence[nn.Module]) -> Iterator[None]:
     """Let the owner run other blocks for a while."""
-    own = getattr(owner, name)
+    original = getattr(owner, name)
     setattr(owner, name, nn.ModuleList(blocks))
     try:
         yield
     finally:
-        setattr(owner, name, own)
+        setattr(owner, name, original)

@@ -64,9 +64,9 @@ def merge(
     columns: list[int] = []
     for row, window in enumerate(windows):
         first = window.prefix - window.start
-        kept = range(window.keep_start + first, window.keep_stop + first)
-        rows.extend([row] * len(kept))
-        columns.extend(kept)
+        positions = range(window.keep_start + first, window.keep_stop + first)
+        rows.extend([row] * len(positions))
+        columns.extend(positions)
     tokens = hidden.ner[torch.tensor(rows, dtype=torch.long), torch.tensor(columns, dtype=torch.long)]
     return Features(pooled, tokens)
 
@@ -88,26 +88,26 @@ class FeatureCache:
     """Hold the features of texts under a backbone that does not move."""
 
     def __init__(self) -> None:
-        self._kept: dict[int, tuple[Encoding, Features]] = {}  # The encoding too: an id is unique while it lives.
+        self._cache: dict[int, tuple[Encoding, Features]] = {}  # The encoding too: an id is unique while it lives.
 
     def fill(self, source: FeatureSource, encodings: Sequence[Encoding], *, rows: int) -> Iterator[int]:
         """Compute and keep the features of texts, *rows* at a time; yields how many are done."""
-        new = [encoding for encoding in encodings if id(encoding) not in self._kept]
+        new = [encoding for encoding in encodings if id(encoding) not in self._cache]
         new.sort(key=lambda encoding: len(encoding.ids))
         for first in range(0, len(new), rows):
             batch = new[first : first + rows]
             with torch.no_grad():
                 computed = source(batch)
             tokens = torch.split(computed.tokens, [len(encoding.ids) for encoding in batch])
-            for encoding, pooled, own in zip(batch, computed.pooled, tokens, strict=True):
-                self._kept[id(encoding)] = encoding, Features(pooled.clone(), own.clone())
+            for encoding, pooled, token_features in zip(batch, computed.pooled, tokens, strict=True):
+                self._cache[id(encoding)] = encoding, Features(pooled.clone(), token_features.clone())
             yield first + len(batch)
 
     def get(self, encodings: Sequence[Encoding]) -> Features:
         """Return the kept features of texts."""
-        kept = [self._kept[id(encoding)][1] for encoding in encodings]
+        cached = [self._cache[id(encoding)][1] for encoding in encodings]
         return Features(
-            torch.stack([features.pooled for features in kept]), torch.cat([features.tokens for features in kept])
+            torch.stack([features.pooled for features in cached]), torch.cat([features.tokens for features in cached])
         )
 
 

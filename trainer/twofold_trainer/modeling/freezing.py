@@ -40,15 +40,15 @@ def trainable_groups(model: TwofoldModel, heads: Sequence[HeadName], blocks: int
         # The token embeddings stay: a first training on thousands of texts gains nothing from moving them, and
         # AdamW over the whole vocabulary takes a third of its time.
         taken.update(name_of[id(parameter)] for parameter in model.token_embeddings())
-        rest = tuple(name for name in name_of.values() if name.startswith("backbone.") and name not in taken)
-        groups.append(Group(rest, len(path)))
+        outside_blocks = tuple(name for name in name_of.values() if name.startswith("backbone.") and name not in taken)
+        groups.append(Group(outside_blocks, len(path)))
     return only(groups, set(name_of.values()) - (set() if norms else set(norm_names(model))))
 
 
 def only(groups: Iterable[Group], names: Collection[str]) -> list[Group]:
     """Leave out of the groups what is not named."""
-    left = (Group(tuple(name for name in group.names if name in names), group.depth) for group in groups)
-    return [group for group in left if group.names]
+    filtered = (Group(tuple(name for name in group.names if name in names), group.depth) for group in groups)
+    return [group for group in filtered if group.names]
 
 
 def head_names(model: TwofoldModel, heads: Iterable[HeadName]) -> tuple[str, ...]:
@@ -102,7 +102,7 @@ def digest(tensors: Mapping[str, Tensor], names: Iterable[str]) -> str:
     return sha256.hexdigest()
 
 
-def prove_frozen(before: Mapping[str, Tensor], after: Mapping[str, Tensor], trained: Iterable[str]) -> FrozenVerified:
+def verify_frozen(before: Mapping[str, Tensor], after: Mapping[str, Tensor], trained: Iterable[str]) -> FrozenVerified:
     """Compare everything that was not trained. Raises FrozenMovedError that names a tensor that moved."""
     frozen = sorted(set(before) - set(trained))
     proof = FrozenVerified(

@@ -29,12 +29,12 @@ class PrefixCache:
         self._model = model
         self._path = model.blocks() if head is None else model.path(head)
         self._pad_id = pad_id
-        self._kept: dict[int, tuple[Encoding, list[Tensor]]] = {}
+        self._cache: dict[int, tuple[Encoding, list[Tensor]]] = {}
 
     def fill(self, encodings: Sequence[Encoding], *, rows: int, bf16: bool = False) -> Iterator[int]:
         """Run the prefix over texts, *rows* at a time; yields how many are done. With *bf16* it multiplies in that, as steps do."""
         model = self._model
-        new = [encoding for encoding in encodings if id(encoding) not in self._kept]
+        new = [encoding for encoding in encodings if id(encoding) not in self._cache]
         new.sort(key=lambda encoding: len(encoding.ids))
         for first in range(0, len(new), rows):
             batch = new[first : first + rows]
@@ -50,15 +50,15 @@ class PrefixCache:
                 [row[: int(length)].clone() for row, length in zip(entering.float(), mask.sum(1), strict=True)]
             )
             for encoding in batch:
-                self._kept[id(encoding)] = encoding, [next(split) for _ in encoding.windows]
+                self._cache[id(encoding)] = encoding, [next(split) for _ in encoding.windows]
             yield first + len(batch)
 
     def features(self, encodings: Sequence[Encoding], *, heads: Sequence[HeadName] = HEADS) -> Features:
         """Run the blocks above the boundary on texts that were filled in."""
         windows = [window for encoding in encodings for window in encoding.windows]
-        kept = [state for encoding in encodings for state in self._kept[id(encoding)][1]]
-        hidden = pad_sequence(kept, batch_first=True)
-        lengths = np.array([len(state) for state in kept])
+        cached = [state for encoding in encodings for state in self._cache[id(encoding)][1]]
+        hidden = pad_sequence(cached, batch_first=True)
+        lengths = np.array([len(state) for state in cached])
         mask = torch.from_numpy((np.arange(hidden.shape[1]) < lengths[:, None]).astype(np.int64))
         # The ids have no part in the result: they only tell the backbone how many there are.
         ids = torch.full(mask.shape, self._pad_id)
