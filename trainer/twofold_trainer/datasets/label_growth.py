@@ -1,4 +1,4 @@
-"""The names of a head's rows, and those that a job adds to them."""
+"""The labels of a head, and their extension by a job's new labels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def head_labels(labels: LabelSet, head: HeadName) -> tuple[str, ...]:
 
 
 def extend_labels(job: Job, old: LabelSet, examples: Sequence[Example]) -> LabelSet:
-    """Append what the examples name and the checkpoint does not have, or refuse it, or take it in the old ones' place."""
+    """Append, reject or substitute the examples' new labels, by the job's label policy. Raises RefusedError."""
     if job.label_policy == "replace":
         own: dict[str, tuple[str, ...]] = {"labels" if job.head == "classifier" else "entity_types": ()}
         old = msgspec.structs.replace(old, **own)
@@ -30,7 +30,7 @@ def extend_labels(job: Job, old: LabelSet, examples: Sequence[Example]) -> Label
         grown = old.append(entity_types=types_of(examples))
     added = head_labels(grown, job.head)[len(head_labels(old, job.head)) :]
     if added and job.label_policy == "fixed":
-        # The example is not quoted: reasons are events, in which there may be no text.
+        # Do not quote the example: reasons become events, which must not contain texts.
         kind = "label" if job.head == "classifier" else "entity type"
         raise RefusedError(
             f"the {kind} {added[0]!r} is new, and new names are not allowed here; correct it, or let labels be appended"

@@ -1,4 +1,4 @@
-"""Which examples train, which stop the training, and which only judge. Pure functions of the texts."""
+"""Split examples into training, dev and gate parts. Pure functions of the texts."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from twofold_trainer.datasets.targets import Target
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Hold the examples of one job in three disjoint parts. No text stands in two of them."""
+    """The examples of a job in three disjoint parts. No text is in two parts."""
 
     train: tuple[Example, ...]
     dev: tuple[Example, ...]
     gate: tuple[Example, ...]
     moved: int = 0
-    """Examples put elsewhere than asked, because their text already belongs to another part."""
+    """The number of examples moved because their text already belongs to another part."""
 
 
 def split(train: Sequence[Example], dev: Sequence[Example] | None, memory: Memory, *, held_out: float) -> Parts:
@@ -57,7 +57,7 @@ def split(train: Sequence[Example], dev: Sequence[Example] | None, memory: Memor
 
 
 def set_aside(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
-    """Take the share of the texts with the smallest hashes out, but two texts at least and half of them at most."""
+    """Hold out the given share of the texts, those with the smallest hashes: two or more texts, but at most half."""
     texts = sorted(
         {normalize_text(example.text) for example in examples}, key=lambda text: hashlib.sha256(text.encode()).digest()
     )
@@ -68,7 +68,7 @@ def set_aside(examples: Sequence[Example], share: float) -> tuple[list[Example],
 
 
 def _both_halves(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """Halve by hash; where so few examples are given that one half stays empty, by turns."""
+    """Split by hash, or alternately if one half would be empty."""
     dev, gate = split_by_hash(examples)
     if len(examples) > 1 and not (dev and gate):
         return list(examples[::2]), list(examples[1::2])
@@ -76,7 +76,7 @@ def _both_halves(examples: Sequence[Example]) -> tuple[list[Example], list[Examp
 
 
 def forget(memory: Memory, head: HeadName) -> Memory:
-    """Return the memory without what it says to a head; an example that says nothing more is dropped."""
+    """Return the memory without annotations for a head. Examples without any other annotation are dropped."""
 
     def strip(examples: Sequence[Example]) -> tuple[Example, ...]:
         nothing = {"label": None} if head == "classifier" else {"entities": None, "annotated_types": None}
@@ -87,7 +87,7 @@ def forget(memory: Memory, head: HeadName) -> Memory:
 
 
 def remember(memory: Memory, parts: Parts, *, seed: int) -> Memory:
-    """Return the memory with the new examples in it, each part within its bound and as balanced as can be."""
+    """Return the memory with the new examples added, each part sampled to its limit and balanced."""
     return Memory(
         rehearsal=_merge(memory.rehearsal, parts.train, recipe.MEMORY_REHEARSAL, seed),
         dev=_merge(memory.dev, parts.dev, recipe.MEMORY_DEV, seed),
@@ -96,7 +96,7 @@ def remember(memory: Memory, parts: Parts, *, seed: int) -> Memory:
 
 
 def _merge(old: Sequence[Example], new: Iterable[Example], limit: int, seed: int) -> tuple[Example, ...]:
-    """Join examples; one that is given again with another annotation adds what it knows."""
+    """Merge examples by text, combine the annotations of duplicates, and sample up to *limit*."""
     merged = {normalize_text(example.text): example for example in old}
     for example in new:
         known = merged.get(normalize_text(example.text))
@@ -105,7 +105,7 @@ def _merge(old: Sequence[Example], new: Iterable[Example], limit: int, seed: int
 
 
 def _join(known: Example, new: Example) -> Example:
-    """Return the newer example, with what only the older one says. Their texts may differ in white space or case."""
+    """Return the newer example, plus annotations that only the older one has if their texts are identical."""
     if known.text != new.text:
         return new
     return msgspec.structs.replace(
@@ -122,7 +122,7 @@ def types_of(examples: Iterable[Example]) -> tuple[str, ...]:
 
 
 def with_annotated_types(examples: Iterable[Example], types: tuple[str, ...]) -> list[Example]:
-    """Note in each example with entities which types were looked for, unless it says so itself."""
+    """Set the annotated types of each example that has entities and does not state them."""
     return [
         msgspec.structs.replace(example, annotated_types=types)
         if example.entities is not None and example.annotated_types is None
@@ -145,7 +145,7 @@ def count_names(examples: Iterable[Example], *, labels: bool = True, types: bool
 def describe_dataset(
     parts: Parts, targets: Sequence[Target], unaligned: int, head: HeadName | None = None
 ) -> DatasetDescribed:
-    """Count what there is to train on."""
+    """Return the event that describes the job's data."""
     return DatasetDescribed(
         train_examples=len(parts.train),
         dev_examples=len(parts.dev),

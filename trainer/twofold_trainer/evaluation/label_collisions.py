@@ -1,4 +1,4 @@
-"""New names that take the answers of old ones: two names for one thing, or two things that texts hardly tell apart.
+"""Detect new labels that replace old ones in answers: synonyms, or labels that texts barely distinguish.
 
 What an adapted head loses of its old labels it loses nearly all to new ones (ADR 37). Where two names mean the same, one of
 them has to lose, whatever is trained. Only a person can say whether they do, and has to be told which.

@@ -1,4 +1,4 @@
-"""What a new checkpoint carries, so that the next adaptation can rehearse, protect and be judged."""
+"""Build the memory of a new checkpoint, for rehearsal, protection and evaluation in the next adaptation."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from twofold_trainer.scoring.scorer import ROWS
 
 @dataclass(frozen=True, slots=True)
 class UpdatedMemory:
-    """Hold what is kept. In every mode but that of examples, the memory is empty and no text is stored anywhere."""
+    """The memory of a new checkpoint. Except in the mode "examples", it is empty and no text is stored."""
 
     mode: MemoryMode = "examples"
     memory: Memory = field(default_factory=Memory)
     statistics: Covariances | None = None
-    """Of the activations of what was learnt, in the mode of statistics."""
+    """Covariances of the training data's activations, in the mode "statistics"."""
 
 
 def update_memory(
@@ -35,7 +35,7 @@ def update_memory(
     seed: int,
     statistics: Covariances | None = None,
 ) -> UpdatedMemory:
-    """Add what was just learnt to what the base remembered: its *memory* of examples, or its *statistics*."""
+    """Add the job's examples to the base's memory: its *memory* of examples, or its *statistics*."""
     if mode == "none":
         return UpdatedMemory(mode)
     remembered = remember(memory, parts, seed=seed)

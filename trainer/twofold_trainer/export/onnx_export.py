@@ -1,4 +1,4 @@
-"""The trained model as one ONNX graph, and the proof that the graph computes the same."""
+"""Export the trained model as an ONNX graph, and verify that both compute the same."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Floats = NDArray[np.float32]
 def export(model: TwofoldModel, directory: Path, *, max_tokens: int, packed: bool = True) -> None:
     """Write model.onnx and model.onnx.data: fp32, any number of rows, any length up to *max_tokens*.
 
-    Unless it is *packed*, the graph computes padding as it does tokens.
+    Without *packed*, the graph also computes padding tokens.
     """
     model.eval()
     # Examples of an axis must be neither 0 nor 1, or the exporter takes them for constants.
@@ -71,7 +71,7 @@ def export(model: TwofoldModel, directory: Path, *, max_tokens: int, packed: boo
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back what the exporter says of itself: a missing torchvision, a deprecated class that it uses, shared axes."""
+    """Suppress irrelevant warnings of the exporter: missing torchvision, a deprecated class, shared axes."""
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
     exporter.setLevel(logging.ERROR)
@@ -129,7 +129,7 @@ def decode(
 
 
 def parity_batches(texts: Sequence[str], encoder: Encoder, *, rows: int = 8) -> list[list[Encoding]]:
-    """Choose batches of real texts that try every shape: alone, of mixed lengths, and full windows beside a short one."""
+    """Choose batches of real texts that cover every shape: single texts, mixed lengths, full windows with a short text."""
     by_length = sorted(encoder.encode(list(texts)), key=lambda encoding: len(encoding.ids))
     step = max(1, len(by_length) // rows)
     full = encoder.encode([" ".join(texts)[:20_000]])[0]
