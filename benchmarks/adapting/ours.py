@@ -21,8 +21,8 @@ from twofold_trainer.adapt import make_candidate
 from twofold_trainer.datasets.splits import Parts
 from twofold_trainer.evaluation.evaluator import JobEvaluator
 from twofold_trainer.evaluation.verdict import judge_candidate
-from twofold_trainer.export.exactness import prove_exact
-from twofold_trainer.export.memory import keep
+from twofold_trainer.export.exactness import verify_exact
+from twofold_trainer.export.memory import update_memory
 from twofold_trainer.export.publish import publish, write_candidate
 from twofold_trainer.modeling.freezing import is_untouched
 from twofold_trainer.planning.plan import Plan, make_plan
@@ -77,7 +77,7 @@ def adapt(
 
 def _prove(plan: Plan, staged: Path, texts: Sequence[str], stop: StopSignal) -> ExactVerified:
     """Compare the protected head's graph of the candidate with that of the base."""
-    return prove_exact(
+    return verify_exact(
         plan.base.path,
         staged,
         plan.encoder.encode(list(texts)),
@@ -112,7 +112,7 @@ def _own_store(student: Student, work: Path, memory: MemoryMode) -> tuple[Store,
         shutil.copytree(given.path, target)
     if memory == given.manifest.memory:
         return store, store.get(given.id)
-    kept = keep(memory, student.model, student.encoder, memory=student.memory, parts=Parts((), (), ()), seed=0)
+    kept = update_memory(memory, student.model, student.encoder, memory=student.memory, parts=Parts((), (), ()), seed=0)
     with store.staging() as staged:
         shutil.copytree(given.path, staged, dirs_exist_ok=True)
         write_memory(staged / MEMORY, kept.memory)

@@ -1,4 +1,4 @@
-"""Character spans to word tags: what the NER head is taught."""
+"""Convert character spans to word tags, the training targets of the NER head."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from twofold_checkpoint.examples import Span
 from twofold_checkpoint.labels import OUTSIDE, begin_tag, inside_tag
 
 UNKNOWN = -1
-"""Tag of a word about which the annotation says nothing that the words can express."""
+"""Tag of a word touched by a span that does not align with word boundaries."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """Hold one tag index for each word, and the spans that no sequence of words expresses."""
+    """One tag index per word, and the spans that do not align with word boundaries."""
 
     tags: NDArray[np.int64]
     unaligned: tuple[Span, ...]
 
 
 def align(encoding: Encoding, spans: Sequence[Span], entity_types: Sequence[str]) -> Alignment:
-    """Give each word its tag.
+    """Return one tag per word.
 
-    A span is aligned if every word that it touches lies inside it, white space at its ends aside. Words that an
-    unaligned span touches get UNKNOWN: they are left out of the loss rather than taught wrongly.
+    A span is aligned if it fully contains every word that it touches, ignoring white space at its ends. Words touched
+    by an unaligned span get UNKNOWN and are excluded from the loss.
     """
     words = encoding.word_spans()
     tags = np.full(len(words), OUTSIDE, np.int64)

@@ -23,41 +23,40 @@ BACKBONE_CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 MEMORY = "memory.jsonl"
 STATISTICS = "statistics.safetensors"
-"""Only where the memory is one of statistics."""
+"""Present only if the memory mode is "statistics"."""
 GOLDEN = "golden.json"
 
 SLOW_FUSIONS = ("SkipLayerNormFusion",)
-"""Fusions of ONNX Runtime that a graph runs without on a CPU, where the fused operator is an order of magnitude slower than
-its parts. Trainer and server leave out the same ones, so that they compute the same to the last bit."""
+"""ONNX Runtime fusions that are disabled on CPUs, where the fused operator is about ten times slower than its parts.
+Trainer and server disable the same fusions, so that their results are bit-identical."""
 INT8_GRAPH = "model.int8.onnx"
 INT8_GRAPH_WEIGHTS = "model.int8.onnx.data"
-"""What the int8 graph does not share with the fp32 graph's weights."""
+"""The int8 graph's weights that it does not share with the fp32 graph."""
 INT8_GOLDEN = "golden.int8.json"
 
 FILES = (GRAPH, GRAPH_WEIGHTS, TRAINING_WEIGHTS, BACKBONE_CONFIG, TOKENIZER, MEMORY, GOLDEN)
-"""The files of every checkpoint, beside its manifest."""
+"""The files of every checkpoint, in addition to its manifest."""
 SERVED = (GRAPH, GRAPH_WEIGHTS, TOKENIZER, GOLDEN)
-"""Those of them that an engine reads. The others are for the next adaptation."""
+"""The files that an engine reads. Only the next adaptation needs the other files."""
 INT8_FILES = (INT8_GRAPH, INT8_GRAPH_WEIGHTS, INT8_GOLDEN)
-"""Only where a graph in int8 passed its gate."""
+"""Present only if the int8 graph passed its gate."""
 _PIECE = 4 << 20
-"""Bytes that are read and hashed at once. Both let go of the interpreter, and the fewer times it has to be had back beside
-a busy server, the better."""
+"""Bytes to read and hash per step. Both release the GIL; large steps reacquire it less often on a busy server."""
 
 
-def served(precision: Precision) -> tuple[str, ...]:
-    """Return the files that an engine of this precision reads: one in int8 takes from fp32 what it does not replace."""
+def serving_files(precision: Precision) -> tuple[str, ...]:
+    """Return the files that an engine of this precision reads. An int8 engine also reads the fp32 weights that it shares."""
     return (*SERVED, *INT8_FILES) if precision == "int8" else SERVED
 
 
-def graph_of(precision: Precision) -> tuple[str, str]:
-    """Return the names of a precision's graph and of its golden answers."""
+def graph_files(precision: Precision) -> tuple[str, str]:
+    """Return the file names of a precision's graph and of its golden answers."""
     return (INT8_GRAPH, INT8_GOLDEN) if precision == "int8" else (GRAPH, GOLDEN)
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Point at a checkpoint's directory and hold its manifest. Opening reads only the manifest."""
+    """A checkpoint's directory and its manifest. Opening a checkpoint reads only the manifest."""
 
     path: Path
     manifest: Manifest
@@ -93,7 +92,7 @@ class Checkpoint:
         return self.manifest.id
 
     def verify(self, names: Collection[str] | None = None) -> None:
-        """Compare files, or all of them, with their digests. Raises CheckpointCorruptError that names the first bad one."""
+        """Compare the named files, or all files, with their digests. Raises CheckpointCorruptError naming the first bad file."""
         listed = {file.name for file in self.manifest.files}
         if missing := [name for name in FILES if name not in listed]:
             raise CheckpointCorruptError(f"{self.id}: {MANIFEST} does not list {missing[0]}")

@@ -1,4 +1,4 @@
-"""Scores of the heads to labels and spans. The only decoder in the project."""
+"""Decode the heads' scores into labels and spans. This is the only decoder in the project."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Floats = NDArray[np.float32]
 
 
 class LabelScore(msgspec.Struct, frozen=True):
-    """One label and its probability."""
+    """A label and its probability."""
 
     label: str
     score: float
 
 
 class Entity(msgspec.Struct, frozen=True, kw_only=True):
-    """One span of a text, in code points, with the smallest tag probability in it."""
+    """An entity span in code points. *score* is the lowest tag probability in the span."""
 
     start: int
     end: int
@@ -31,14 +31,14 @@ class Entity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
-    """What one text is, and what is in it. *labels* are best first."""
+    """The labels and entities predicted for one text. *labels* are sorted by descending score."""
 
     labels: tuple[LabelScore, ...] = ()
     entities: tuple[Entity, ...] = ()
 
 
 def log_softmax(logits: Floats) -> Floats:
-    """Normalise the last axis."""
+    """Return log-probabilities over the last axis."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     normalised: Floats = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return normalised
@@ -70,9 +70,10 @@ def decode(
     *,
     top: int = 1,
 ) -> list[Prediction]:
-    """Turn the merged logits of texts, (labels,) and (tokens, tags) each, into answers; a head without logits says nothing.
+    """Decode each text's merged logits, (labels,) and (tokens, tags), into a prediction.
 
-    All texts are worked on at once: most of what a text costs is the calls, not the numbers.
+    A head without logits contributes no labels or entities. All texts are decoded together, because call overhead
+    costs more than the arithmetic.
     """
     count = len(encodings)
     decoded = (
@@ -85,7 +86,7 @@ def decode(
 def decode_labels(logits: Floats, labels: Sequence[str], top: int = 1) -> list[tuple[LabelScore, ...]]:
     """Return, for each row of (texts, labels), the *top* labels with their probabilities; equal scores keep row order."""
     probabilities = np.exp(log_softmax(logits))
-    # The first of equals, as a stable order has it.
+    # argmax returns the first of equal scores, as a stable sort does.
     order = logits.argmax(axis=1)[:, None] if top == 1 else np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
     scores = np.take_along_axis(probabilities, order, axis=1)
     return [
@@ -99,10 +100,10 @@ def decode_entities(
 ) -> list[tuple[Entity, ...]]:
     """Find the best sequence of word tags under the BIO rules for each text, and return its spans.
 
-    *logits* is (tokens, tags) for each text. A word's score for a tag is the sum over its sub-words: the first may begin
-    a span, the others can only go on as the first one does, so a span never ends inside a word. The rules (no I after O
-    or after another type) are those of a masked CRF; see Lester et al. 2020 (arXiv:2010.04362) for why decoding with
-    them is enough.
+    *logits* is (tokens, tags) for each text. A word's score for a tag is the sum over its sub-words. Only the first
+    sub-word may begin a span, and the others continue its tag, so a span never ends inside a word. The rules (no I after
+    O or after another type) are those of a masked CRF; Lester et al. 2020 (arXiv:2010.04362) show that constrained
+    decoding is enough.
     """
     decoded: list[list[Entity]] = [[] for _ in encodings]
     if not entity_types or not any(len(encoding.ids) for encoding in encodings):
@@ -114,7 +115,7 @@ def decode_entities(
     )
     scores = _word_scores(log_softmax(np.concatenate(logits)), starts)
     tags = _best_tags(scores, words)
-    # A span begins at a B, and ends before the next word that is not inside one; no text begins inside a span.
+    # A span begins at a B tag and ends before the next word that is not an I tag. No text begins with an I tag.
     begins = np.flatnonzero(tags % 2)
     if not len(begins):
         return [tuple(own) for own in decoded]
@@ -136,14 +137,14 @@ def decode_entities(
 
 
 def _ends(lengths: Sequence[int]) -> NDArray[np.int64]:
-    """Return where each of several stretches begins when they stand end to end, and where the last one ends."""
+    """Return the start offset of each of several concatenated sequences, followed by the end of the last one."""
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
 def _best_tags(scores: Floats, words: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the best tag of each word of several texts, which stand end to end between the places *words*."""
+    """Return the best tag of each word of several concatenated texts. *words* holds the offset of each text's first word."""
     tags: NDArray[np.int64] = scores.argmax(axis=1)
-    # Nothing can be better than the best of every word, and mostly they obey the rules.
+    # The per-word argmax is optimal wherever it obeys the rules, which is the usual case.
     before = np.concatenate([[OUTSIDE], tags[:-1]])
     before[words[:-1][words[:-1] < len(tags)]] = OUTSIDE
     inside = (tags > OUTSIDE) & (tags % 2 == 0)
@@ -183,8 +184,8 @@ def _word_scores(tokens: Floats, word_starts: NDArray[np.int64]) -> Floats:
     """Sum token log-probabilities (tokens, tags) into word scores (words, tags)."""
     if len(word_starts) == len(tokens):
         return tokens
-    rest = tokens.copy()
-    rest[:, 1::2] = tokens[:, 2::2]  # After its first sub-word, a word that began a span goes on inside it.
-    rest[word_starts] = tokens[word_starts]
-    summed: Floats = np.add.reduceat(rest, word_starts, axis=0)
+    continuation = tokens.copy()
+    continuation[:, 1::2] = tokens[:, 2::2]  # Later sub-words of a B word count as I.
+    continuation[word_starts] = tokens[word_starts]
+    summed: Floats = np.add.reduceat(continuation, word_starts, axis=0)
     return summed

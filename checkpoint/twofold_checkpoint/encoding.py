@@ -1,6 +1,6 @@
-"""Text to token ids with exact character offsets, in windows that the backbone can take.
+"""Tokenise texts into ids with exact character offsets, split into windows that fit the backbone.
 
-This is the one place that knows how a text meets the model: training and serving both go through it.
+Training and serving share this module, so that both encode a text identically.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Ids = NDArray[np.int64]
 
 
 class EncoderSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings that the manifest carries, so that serving encodes as training did."""
+    """Encoder settings, stored in the manifest so that serving encodes texts exactly as training did."""
 
     max_tokens: int
-    """Longest window, with special tokens."""
+    """Maximum window length, including special tokens."""
     overlap: int
     """Tokens that neighbouring windows of a long text share."""
     pad_id: int
@@ -34,11 +34,11 @@ class EncoderSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Hold one stretch of a text's tokens as the backbone reads it.
+    """A range of a text's tokens that the backbone reads in one row.
 
-    *ids* has the special tokens; the text's tokens stand at ``ids[prefix : prefix + (stop - start)]``. The scores of
-    tokens ``[keep_start, keep_stop)`` are taken from this window: an overlap is cut in its middle, where both windows
-    still see context.
+    *ids* includes the special tokens; the text's tokens are ``ids[prefix : prefix + (stop - start)]``. The scores of
+    tokens ``[keep_start, keep_stop)`` are taken from this window. Overlaps are cut in the middle, where both windows
+    still have context.
     """
 
     ids: Ids
@@ -51,10 +51,10 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """Hold a text's tokens.
+    """A tokenised text.
 
     *offsets* is (tokens, 2): half-open code-point ranges. *word_starts* holds the index of the first token of each
-    word; a word is what the tokenizer splits before it looks for sub-words, and is the unit of tagging.
+    word; a word is a unit of the tokenizer's pre-tokenisation, and the unit of tagging.
     """
 
     text: str
@@ -80,7 +80,7 @@ class Encoder:
     """Turn texts into encodings. It is stateless after construction and may be shared by threads."""
 
     def __init__(self, tokenizer: Tokenizer, settings: EncoderSettings) -> None:
-        # Some packaged tokenizers come with both switched on; each would lose or invent tokens behind our back.
+        # Some packaged tokenizers enable truncation and padding, which would drop or add tokens silently.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
@@ -103,7 +103,7 @@ class Encoder:
         _trim_white_space(text, places)
         if not text.isascii():
             _take_in_marks(text, places)
-        # A token without a word (a special token typed by the caller) is a word of its own.
+        # A token without a word id (a special token typed by the caller) counts as a separate word.
         word_starts = [
             index
             for index, word in enumerate(words)
@@ -123,7 +123,7 @@ class Encoder:
             keep_start = start if index == 0 else start + overlap // 2
             keep_stop = stop if index == len(starts) - 1 else starts[index + 1] + overlap // 2
             body = np.concatenate([self._prefix, ids[start:stop], self._suffix])
-            if not len(body):  # An empty text and a tokenizer without special tokens: the backbone still needs one.
+            if not len(body):  # The backbone needs a token even for an empty text without special tokens.
                 body = np.asarray([self.settings.pad_id], np.int64)
             windows.append(Window(body, len(self._prefix), start, stop, keep_start, keep_stop))
         return windows
@@ -151,9 +151,9 @@ def _special_ids(tokenizer: Tokenizer) -> tuple[Ids, Ids]:
 
 
 def _trim_white_space(text: str, offsets: NDArray[np.int64]) -> None:
-    """Move offsets off the white space that byte-level tokenizers count to the following word, in place.
+    """Exclude the white space that byte-level tokenizers attach to the following word from the offsets, in place.
 
-    A token of white space alone gets an empty range where the white space ends.
+    A token that is only white space gets an empty range at the end of that white space.
     """
     for offset in offsets:
         start, end = int(offset[0]), int(offset[1])
@@ -165,10 +165,10 @@ def _trim_white_space(text: str, offsets: NDArray[np.int64]) -> None:
 
 
 def _take_in_marks(text: str, offsets: NDArray[np.int64]) -> None:
-    """Let each token take in the marks after it that normalisation removed, in place.
+    """Extend each token over the marks after it that normalisation removed, in place.
 
-    A tokenizer that strips accents leaves a combining mark, a variation selector or a joiner outside every token; a
-    span that ends there would be one character short.
+    A tokenizer that strips accents leaves combining marks, variation selectors and joiners outside every token. Without
+    this, a span that ends there would be one character short.
     """
     following = itertools.chain((int(start) for start, _ in offsets[1:]), (len(text),))
     for offset, limit in zip(offsets, following, strict=False):

@@ -1,10 +1,10 @@
-"""Everything that can be wrong with a checkpoint, a store or an example.
+"""Errors of checkpoints, stores and examples.
 
 CheckpointError
 ├── CheckpointNotFoundError    no such id or alias
-├── CheckpointInUseError       it cannot be deleted; names what needs it
+├── CheckpointInUseError       it is in use and cannot be deleted; names its users
 ├── CheckpointCorruptError     a file is missing, truncated or has another digest
-├── CheckpointFormatError      written by a version that this one cannot read
+├── CheckpointFormatError      written in a format that this version cannot read
 └── ExampleError               an example is malformed; names its source, line and field
 """
 
@@ -34,7 +34,7 @@ class CheckpointFormatError(CheckpointError):
 class ExampleError(CheckpointError):
     """An example is malformed.
 
-    *source* is a file or a request field, *line* counts from 1 (0 means that no single line is to blame), *field* is
+    *source* is a file or a request field, *line* counts from 1 (0: the error has no line), *field* is
     a path such as ``entities[0].end``, and *reason* says what is wrong and what to write instead.
     """
 

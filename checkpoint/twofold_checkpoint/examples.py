@@ -1,4 +1,4 @@
-"""Annotated texts, and their one form on disk: JSON lines."""
+"""Annotated texts, stored as JSON lines."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import msgspec
 from twofold_checkpoint.errors import ExampleError
 
 MAX_CHARACTERS = 20_000
-"""Longest text of an example, in code points."""
+"""Maximum length of an example's text, in code points."""
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True, order=True):
-    """Mark the half-open range [start, end) of a text, in code points, as an entity of a type."""
+    """An entity of a type at the half-open range [start, end) of a text, in code points."""
 
     start: int
     end: int
@@ -25,11 +25,11 @@ class Span(msgspec.Struct, frozen=True, kw_only=True, order=True):
 
 
 class Example(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Hold a text with what is known about it.
+    """A text and its annotations.
 
-    ``label is None`` and ``entities is None`` mean *not annotated*; ``entities == ()`` means *annotated: there is none*.
-    ``annotated_types`` are the entity types that were looked for in this text; None means all that there are. It goes
-    with an example into the memory, so that a later training does not take an unannotated type for an absent one.
+    ``label is None`` and ``entities is None`` mean *not annotated*; ``entities == ()`` means *annotated, without
+    entities*. ``annotated_types`` are the entity types that annotators marked in this text; None means all types. The
+    memory stores it, so that later training does not mistake an unannotated type for an absent one.
     """
 
     text: str
@@ -90,7 +90,7 @@ def parse_example(raw: bytes | str, *, source: str, line: int) -> Example:
 
 
 def read_examples(path: str | os.PathLike[str]) -> Iterator[Example]:
-    """Yield the examples of a JSON-lines file; blank lines are passed over.
+    """Yield the examples of a JSON-lines file; blank lines are skipped.
 
     Raises ExampleError for the first bad line, and for a file that cannot be read.
     """

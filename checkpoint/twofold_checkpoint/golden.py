@@ -1,4 +1,4 @@
-"""A few inputs with the answers that the trainer saw; an engine must give them again before it may serve."""
+"""Sample inputs with the trainer's predictions. An engine must reproduce them before it may serve."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from twofold_checkpoint.decoding import Prediction
 from twofold_checkpoint.errors import CheckpointCorruptError
 
 TOLERANCE = 1e-3
-"""Largest difference in a score. Labels and spans must be equal."""
+"""Maximum difference of a score. Labels and spans must be equal."""
 REDUCED_TOLERANCE = 0.05
-"""The same in reduced precision: another kind of CPU rounds the last bit otherwise, and what stands between two steps of
-eight bits then falls to the other side."""
+"""The maximum difference in reduced precision. CPUs round the last bit differently, which can move a value to the adjacent
+int8 step."""
 
 
 class GoldenAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """One text and its answer: the best label and all entities."""
+    """A text and its expected prediction: the best label and all entities."""
 
     text: str
     prediction: Prediction
@@ -38,8 +38,8 @@ def read_golden(path: str | os.PathLike[str]) -> tuple[GoldenAnswer, ...]:
         raise CheckpointCorruptError(f"{Path(path).name}: {error}") from error
 
 
-def disagreement(expected: Prediction, actual: Prediction, tolerance: float = TOLERANCE) -> str | None:
-    """Say in a phrase where two answers differ, or return None."""
+def compare_golden(expected: Prediction, actual: Prediction, tolerance: float = TOLERANCE) -> str | None:
+    """Describe the first difference between two predictions; None if they match."""
     names = [label.label for label in expected.labels], [label.label for label in actual.labels]
     if names[0] != names[1]:
         return f"label {names[1]} instead of {names[0]}"
@@ -50,7 +50,7 @@ def disagreement(expected: Prediction, actual: Prediction, tolerance: float = TO
         [label.score for label in answer.labels] + [entity.score for entity in answer.entities]
         for answer in (expected, actual)
     ]
-    # Written so that a NaN differs from everything.
+    # "not all(<=)" also rejects NaN.
     if not all(abs(old - new) <= tolerance for old, new in zip(*scores, strict=True)):
         return f"a score differs by more than {tolerance}"
     return None

@@ -1,4 +1,4 @@
-"""The names of the rows of both heads."""
+"""The labels and entity types that name the rows of both heads."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable
 import msgspec
 
 OUTSIDE = 0
-"""Index of the tag O. Type *t* (from 0) has the tags 1 + 2t (B, begins a span) and 2 + 2t (I, goes on)."""
+"""Index of the tag O. Type *t* (from 0) has the tags 1 + 2t (B, begins a span) and 2 + 2t (I, continues a span)."""
 
 
 class LabelSet(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold the labels of the classifier and the entity types of the NER head, in the order of their rows.
+    """The classifier's labels and the NER head's entity types, in row order.
 
-    The order is append-only: a row never moves, so that old rows of a head stay valid when it grows.
+    The order is append-only: rows never move, so the old rows of a head stay valid when it grows.
     """
 
     labels: tuple[str, ...]
@@ -33,7 +33,7 @@ class LabelSet(msgspec.Struct, frozen=True, kw_only=True):
         return ("O", *(f"{prefix}-{name}" for name in self.entity_types for prefix in "BI"))
 
     def append(self, *, labels: Iterable[str] = (), entity_types: Iterable[str] = ()) -> LabelSet:
-        """Return a label set with the names that are new put after the old ones, in sorted order."""
+        """Return a label set with the new names appended in sorted order."""
         return LabelSet(
             labels=self.labels + tuple(sorted(set(labels) - set(self.labels))),
             entity_types=self.entity_types + tuple(sorted(set(entity_types) - set(self.entity_types))),
@@ -46,5 +46,5 @@ def begin_tag(type_index: int) -> int:
 
 
 def inside_tag(type_index: int) -> int:
-    """Return the index of the tag that goes on with a span of the type."""
+    """Return the index of the tag that continues a span of the type."""
     return 2 + 2 * type_index

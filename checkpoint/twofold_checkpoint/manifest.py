@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself."""
+"""The manifest: the metadata of a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ FORMAT = 1
 
 HeadName = Literal["classifier", "ner"]
 MemoryMode = Literal["examples", "statistics", "none"]
-"""What a checkpoint carries of what it has learnt from: examples, covariances of activations without any text, or nothing."""
+"""What a checkpoint stores of its training data: examples, activation covariances without any text, or nothing."""
 Precision = Literal["fp32", "int8", "bf16", "fp16"]
-"""What a graph computes in. Every checkpoint has a graph in fp32; the others are reduced."""
+"""The numeric precision of a graph. Every checkpoint has an fp32 graph; the other precisions are reduced."""
 HEADS: tuple[HeadName, HeadName] = ("classifier", "ner")
 
 
@@ -26,14 +26,14 @@ def other_head(head: HeadName) -> HeadName:
 
 
 class Branch(msgspec.Struct, frozen=True, kw_only=True):
-    """Say that one head has its own copies of the top *blocks* blocks of the backbone."""
+    """A fork: *head* has separate copies of the top *blocks* blocks of the backbone."""
 
     head: HeadName
     blocks: int
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
-    """One figure on held-out examples: accuracy of the classifier, or span micro-F1 of the NER head."""
+    """A metric on held-out examples: classifier accuracy, or span micro-F1 of the NER head."""
 
     head: HeadName
     metric: Literal["accuracy", "f1"]
@@ -42,16 +42,16 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReducedGraph(msgspec.Struct, frozen=True, kw_only=True):
-    """Say what the gate found of a graph in reduced precision. Only one that passed has its files in the checkpoint."""
+    """The gate's result for a graph in reduced precision. The checkpoint contains the graph's files only if it passed."""
 
     precision: Precision
     passed: bool
     reason: str
-    """One sentence with figures."""
+    """One sentence with the measured values."""
     isolation_error: float
     """Largest difference of a probability between a row alone and the same row in a batch."""
     scores: tuple[Score, ...] = ()
-    """On held-out examples, of which fp32 is the measure."""
+    """Scores on held-out examples; the fp32 graph is the baseline."""
 
 
 class FileDigest(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +63,7 @@ class FileDigest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
-    """Say how the checkpoint came to be, so that it can be made again."""
+    """Everything needed to reproduce the checkpoint."""
 
     seed: int
     data_sha256: str
@@ -75,7 +75,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """Describe one immutable checkpoint. It is stored as manifest.json, beside the files that it lists."""
+    """The description of an immutable checkpoint, stored as manifest.json next to the files that it lists."""
 
     format: int
     id: str
@@ -98,7 +98,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """None while both heads share the whole backbone."""
     memory: MemoryMode = "examples"
     reduced: tuple[ReducedGraph, ...] = ()
-    """Empty in checkpoints that were published before there were any."""
+    """Empty in checkpoints published before reduced graphs existed."""
 
     @property
     def precisions(self) -> tuple[Precision, ...]:

@@ -1,4 +1,4 @@
-"""The examples that a checkpoint carries, so that the next adaptation can rehearse and be judged."""
+"""The examples stored in a checkpoint, for rehearsal and evaluation in the next adaptation."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ PARTS: tuple[Part, Part, Part] = ("rehearsal", "dev", "gate")
 
 
 class Remembered(msgspec.Struct, frozen=True, kw_only=True):
-    """One remembered example and the part it belongs to. An example never changes its part."""
+    """A remembered example and its part. An example never changes its part."""
 
     part: Part
     example: Example
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold examples in three disjoint parts.
+    """Examples in three disjoint parts.
 
-    *rehearsal* may be trained on, *dev* may stop and steer a training, *gate* may only judge a finished candidate.
+    *rehearsal* is for training, *dev* for early stopping and tuning, *gate* only for judging a finished candidate.
     """
 
     rehearsal: tuple[Example, ...] = ()
@@ -64,24 +64,24 @@ def write_memory(path: str | os.PathLike[str], memory: Memory) -> None:
             )
 
 
-def fold(text: str) -> str:
-    """Return the form under which two texts count as the same."""
+def normalize_text(text: str) -> str:
+    """Return the text in lower case with single spaces. Texts with equal results count as the same text."""
     return " ".join(text.casefold().split())
 
 
-def halve(examples: Iterable[Example]) -> tuple[list[Example], list[Example]]:
-    """Split examples into two halves by a hash of the text, so that a text always falls into the same one."""
+def split_by_hash(examples: Iterable[Example]) -> tuple[list[Example], list[Example]]:
+    """Split examples into two halves by a hash of the text, so that a text is always in the same half."""
     halves: tuple[list[Example], list[Example]] = ([], [])
     for example in examples:
-        halves[hashlib.sha256(fold(example.text).encode()).digest()[0] & 1].append(example)
+        halves[hashlib.sha256(normalize_text(example.text).encode()).digest()[0] & 1].append(example)
     return halves
 
 
 def balanced_sample(examples: Sequence[Example], limit: int, *, seed: int) -> tuple[Example, ...]:
-    """Choose at most *limit* examples, each label and entity type as evenly as there are examples of it.
+    """Sample at most *limit* examples, balanced over labels and entity types as far as their counts allow.
 
-    Labels and types take turns; each takes its next example in a shuffled order. Examples that name none of them form
-    a group of their own. The result keeps the order of *examples*.
+    Groups are sampled round-robin, each in a shuffled order: one group per label and type, and one for examples with
+    neither. The result keeps the order of *examples*.
     """
     if len(examples) <= limit:
         return tuple(examples)

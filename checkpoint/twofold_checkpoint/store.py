@@ -1,4 +1,4 @@
-"""Checkpoints by id, and the aliases that move over them."""
+"""The checkpoint store: checkpoints by id, and aliases that point to them."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class Aliases(msgspec.Struct, frozen=True, kw_only=True):
-    """Say which checkpoint each alias names. They live in one file, so that they move together."""
+    """The checkpoint id of each alias. All aliases are in one file, so that they change atomically."""
 
     current: str | None = None
     previous: str | None = None
     candidate: str | None = None
     approved: str | None = None
-    """The last one that a person made current. Losses are counted from it, so that small ones cannot add up unseen."""
+    """The last checkpoint that a person made current. Losses are measured against it, so that small losses cannot accumulate."""
 
     def names_of(self, checkpoint_id: str) -> tuple[Alias, ...]:
         """Return the aliases that name the checkpoint."""
@@ -44,24 +44,24 @@ class Aliases(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AliasUpdate(NamedTuple):
-    """Where the aliases pointed before a change, and after it."""
+    """The aliases before and after a change."""
 
     before: Aliases
     after: Aliases
 
 
 class Store:
-    """Hold a directory of checkpoints: ``checkpoints/ID/``, ``aliases.json`` and ``staging/``.
+    """A directory of checkpoints: ``checkpoints/ID/``, ``aliases.json`` and ``staging/``.
 
-    A checkpoint appears whole or not at all (written to staging, flushed, renamed). Several processes may use one
-    store: aliases change under a file lock and are replaced by one rename.
+    Publishing is atomic: files are written to staging, flushed and renamed. Several processes may share a store:
+    aliases change under a file lock, and a rename replaces the alias file.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
 
     def create(self) -> Store:
-        """Make the directories if they are not there."""
+        """Create missing directories."""
         for name in ("checkpoints", "staging"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
         return self
@@ -70,7 +70,7 @@ class Store:
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """Give an empty directory to write a checkpoint's files into; what is left of it at the end is removed."""
+        """Yield an empty directory for a checkpoint's files. It is removed at the end unless it was published."""
         path = self.root / "staging" / uuid.uuid4().hex
         with self._staging():
             path.mkdir(parents=True)
@@ -80,7 +80,7 @@ class Store:
                 shutil.rmtree(path, ignore_errors=True)
 
     def remove_stale_staging(self) -> bool:
-        """Remove what processes that died have left half-done; False if one that lives is writing a checkpoint just now."""
+        """Remove unfinished files of dead processes. Return False, without removing any, while another process is staging."""
         with (self.root / "staging.lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -94,15 +94,15 @@ class Store:
 
     @contextmanager
     def _staging(self) -> Iterator[None]:
-        """Say to all that sweep, until the block or this process ends, that something is being written."""
+        """Hold the shared staging lock, which prevents cleanup until the block or the process ends."""
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / "staging.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH)
             yield
 
     def publish(self, staged: Path, manifest: Manifest) -> Checkpoint:
-        """Make the staged files a checkpoint. The manifest's file list is filled in here."""
-        self._path(manifest.id)  # Refuses an id that is no plain name.
+        """Publish the staged files as a checkpoint. This method fills in the manifest's file list."""
+        self._path(manifest.id)  # Raises if the id is not a plain name.
         files = tuple(digest_file(path) for path in sorted(staged.iterdir()))
         manifest = msgspec.structs.replace(manifest, files=files)
         write_manifest(staged, manifest)
@@ -133,7 +133,7 @@ class Store:
         for path in (self.root / "checkpoints").glob("*"):
             try:
                 checkpoints.append(Checkpoint.open(path))
-            except CheckpointError:  # One damaged directory must not hide the others; opening it by id names the fault.
+            except CheckpointError:  # A damaged checkpoint must not hide the others; get() reports its error.
                 continue
         return sorted(checkpoints, key=lambda checkpoint: (checkpoint.manifest.created, checkpoint.id), reverse=True)
 
@@ -156,9 +156,9 @@ class Store:
             raise CheckpointCorruptError(f"aliases.json: {error}") from error
 
     def promote(self, checkpoint_id: str, *, approve: bool = False) -> AliasUpdate:
-        """Let "current" name the checkpoint and "previous" the one that was current.
+        """Set "current" to the checkpoint and "previous" to the former current checkpoint.
 
-        *approve* says that a person chose it: "approved" names it, too.
+        With *approve*, a person chose the checkpoint, and "approved" is set to it as well.
         """
 
         def move(old: Aliases) -> Aliases:
@@ -176,10 +176,11 @@ class Store:
         return self._move(move)
 
     def undo(self, checkpoint_id: str) -> AliasUpdate:
-        """Let "current" name what "previous" does, in the place of a checkpoint that turned out bad.
+        """Roll back from a bad checkpoint: set "current" to "previous".
 
-        Afterwards there is no previous, so that nobody rolls back to the bad one; if it was approved, the restored one
-        is instead. Raises CheckpointNotFoundError if it is not current any more, or if there is no previous.
+        "previous" is then unset, so that no later rollback restores the bad checkpoint. If the bad checkpoint was approved,
+        the restored one becomes approved. Raises CheckpointNotFoundError if the checkpoint is no longer current, or if
+        there is no previous checkpoint.
         """
 
         def move(old: Aliases) -> Aliases:
@@ -194,7 +195,7 @@ class Store:
         return self._move(move)
 
     def set_candidate(self, checkpoint_id: str) -> AliasUpdate:
-        """Let "candidate" name the checkpoint."""
+        """Set "candidate" to the checkpoint."""
 
         def move(old: Aliases) -> Aliases:
             self.get(checkpoint_id)
@@ -203,9 +204,9 @@ class Store:
         return self._move(move)
 
     def delete(self, checkpoint_id: str) -> AliasUpdate:
-        """Remove a checkpoint, readable or not, whole or not at all; if it is the candidate, there is none afterwards.
+        """Remove a checkpoint atomically, even if it is unreadable. Unset "candidate" if it points to the checkpoint.
 
-        Raises CheckpointNotFoundError, or CheckpointInUseError if another alias names it.
+        Raises CheckpointNotFoundError, or CheckpointInUseError if another alias points to it.
         """
         path, gone = self._path(checkpoint_id), self.root / "staging" / uuid.uuid4().hex
 
@@ -223,7 +224,7 @@ class Store:
             with self._locked():
                 before = self.aliases()
                 after = move(before)
-                self._write(after)  # First, so that no alias ever names what is not there.
+                self._write(after)  # Before the rename, so that no alias ever points to a missing checkpoint.
                 path.rename(gone)
                 _flush(path.parent)
             shutil.rmtree(gone, ignore_errors=True)
@@ -238,7 +239,7 @@ class Store:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other processes from moving aliases and from deleting what one is about to name."""
+        """Hold the alias lock: no other process can change aliases or delete checkpoints."""
         with (self.root / "aliases.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

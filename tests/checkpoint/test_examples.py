@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twofold_checkpoint.errors import ExampleError
 from twofold_checkpoint.examples import Example, Span, parse_example, read_examples, write_examples
-from twofold_checkpoint.memory import Memory, balanced_sample, halve, read_memory, write_memory
+from twofold_checkpoint.memory import Memory, balanced_sample, read_memory, split_by_hash, write_memory
 
 BAD = [
     ('{"text": "a"', "", "not a JSON object"),
@@ -102,9 +102,9 @@ def test_memory_survives_the_disk(tmp_path_factory: pytest.TempPathFactory, exam
 def test_halves_depend_on_the_text_alone() -> None:
     """A text falls into the same half whatever surrounds it and however it is cased or spaced."""
     examples = [Example(text=f"text {number}") for number in range(100)]
-    first, second = halve(examples)
+    first, second = split_by_hash(examples)
 
-    again, _ = halve([Example(text=f"  TEXT   {number}") for number in reversed(range(100))])
+    again, _ = split_by_hash([Example(text=f"  TEXT   {number}") for number in reversed(range(100))])
 
     assert {one.text.split()[1] for one in first} == {one.text.split()[1] for one in again}
     assert len(first) + len(second) == 100

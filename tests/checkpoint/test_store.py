@@ -18,7 +18,7 @@ from twofold_checkpoint.errors import (
     CheckpointInUseError,
     CheckpointNotFoundError,
 )
-from twofold_checkpoint.golden import GoldenAnswer, disagreement, read_golden, write_golden
+from twofold_checkpoint.golden import GoldenAnswer, compare_golden, read_golden, write_golden
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import FORMAT, Manifest, Provenance
 from twofold_checkpoint.store import Aliases, Store
@@ -294,7 +294,7 @@ def test_a_golden_answer_must_be_given_again(tmp_path: Path, actual: Prediction,
     write_golden(tmp_path / "golden.json", [GoldenAnswer(text="t", prediction=ANSWER)])
     [golden] = read_golden(tmp_path / "golden.json")
 
-    found = disagreement(golden.prediction, actual)
+    found = compare_golden(golden.prediction, actual)
 
     assert (found is None) if complaint is None else (found is not None and complaint in found)
 

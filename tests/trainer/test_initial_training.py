@@ -10,8 +10,8 @@ import torch
 from twofold_checkpoint.checkpoint import GOLDEN, MEMORY
 from twofold_checkpoint.errors import ExampleError
 from twofold_checkpoint.examples import Example, Span, write_examples
-from twofold_checkpoint.golden import disagreement, read_golden
-from twofold_checkpoint.memory import fold, read_memory
+from twofold_checkpoint.golden import compare_golden, read_golden
+from twofold_checkpoint.memory import normalize_text, read_memory
 from twofold_checkpoint.store import Store
 from twofold_trainer.errors import RefusedError
 from twofold_trainer.export.onnx_export import Graph
@@ -44,7 +44,7 @@ def test_the_first_checkpoint_is_whole(base_store: Path) -> None:
 def test_the_memory_holds_disjoint_parts(base_store: Path) -> None:
     """The memory has examples to rehearse, to stop and to judge by, says what was annotated, and no text is in two parts."""
     memory = read_memory(Store(base_store).get("current").path / MEMORY)
-    texts = [{fold(one.text) for one in part} for part in (memory.rehearsal, memory.dev, memory.gate)]
+    texts = [{normalize_text(one.text) for one in part} for part in (memory.rehearsal, memory.dev, memory.gate)]
 
     assert all(texts)
     assert sum(len(part) for part in texts) == len(set.union(*texts))
@@ -61,8 +61,8 @@ def test_golden_answers_and_reloaded_weights_agree(base_store: Path) -> None:
     assert len(golden) == 8
     for answer in golden:
         encodings = encoder.encode([answer.text])
-        assert disagreement(answer.prediction, graph.predict(encodings, labels, 0)[0]) is None
-        assert disagreement(answer.prediction, predict(model, encodings, labels, 0)[0]) is None
+        assert compare_golden(answer.prediction, graph.predict(encodings, labels, 0)[0]) is None
+        assert compare_golden(answer.prediction, predict(model, encodings, labels, 0)[0]) is None
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support import tiny_models
 from twofold_checkpoint.decoding import Entity
 from twofold_checkpoint.examples import Example, Span
-from twofold_checkpoint.memory import Memory, fold
+from twofold_checkpoint.memory import Memory, normalize_text
 from twofold_checkpoint.protocol.job import Hyperparameters
 from twofold_trainer import recipe
 from twofold_trainer.datasets.batching import TrainingPool, batches
@@ -62,7 +62,7 @@ class Fake:
 
 def texts(examples: tuple[Example, ...]) -> set[str]:
     """Return the folded texts."""
-    return {fold(example.text) for example in examples}
+    return {normalize_text(example.text) for example in examples}
 
 
 @pytest.mark.parametrize("count", [4, 5, 9, 40, 200])

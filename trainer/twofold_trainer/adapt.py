@@ -17,15 +17,15 @@ from twofold_checkpoint.store import Store
 
 from twofold_trainer.errors import CancelledError, TrainerError
 from twofold_trainer.evaluation.evaluator import JobEvaluator, Scores, join_scores
-from twofold_trainer.evaluation.findings import directory_of, leave_findings, may_quote, unquoted
+from twofold_trainer.evaluation.findings import directory_of, leave_findings, may_store_text, redact
 from twofold_trainer.evaluation.gate import Verdict
 from twofold_trainer.evaluation.label_collisions import describe_collisions, find_collisions
 from twofold_trainer.evaluation.verdict import describe_verdict, judge_candidate
-from twofold_trainer.export.exactness import prove_exact
-from twofold_trainer.export.memory import keep
+from twofold_trainer.export.exactness import verify_exact
+from twofold_trainer.export.memory import update_memory
 from twofold_trainer.export.publish import Candidate, provenance, publish, write_candidate
 from twofold_trainer.export.quantization_gate import QuantizationInputs, reduce_precision
-from twofold_trainer.modeling.freezing import is_untouched, prove_frozen
+from twofold_trainer.modeling.freezing import is_untouched, verify_frozen
 from twofold_trainer.planning.estimate import describe_estimate
 from twofold_trainer.planning.plan import Plan, make_plan
 from twofold_trainer.stop import StopSignal
@@ -57,7 +57,7 @@ def _adapt(job: Job, stop: StopSignal) -> Iterator[Event]:
     stop.set_deadline(job.max_runtime)
     yield PhaseStarted(phase="validate")
     plan = make_plan(job)
-    yield from unquoted(plan, plan.events())
+    yield from redact(plan, plan.events())
     if job.validate_only:
         yield from describe_estimate(plan)
         yield Finished(outcome="succeeded", reason=f"The job is valid. {plan.summary()}")
@@ -84,7 +84,7 @@ def _adapt(job: Job, stop: StopSignal) -> Iterator[Event]:
 
     yield PhaseStarted(phase="evaluate")
     trained = {*stages_result.names, *(name for name, _ in plan.model.head(job.head).named_parameters(prefix=job.head))}
-    yield prove_frozen(load_file(plan.base.path / TRAINING_WEIGHTS), plan.model.state_dict(), trained)
+    yield verify_frozen(load_file(plan.base.path / TRAINING_WEIGHTS), plan.model.state_dict(), trained)
     after = yield from evaluator.measure(plan.model, "after")
     yield from leave_findings(plan, evaluator, before, after, approved=approved is not None)
     retained = evaluator.judges["retained"]
@@ -105,7 +105,7 @@ def _adapt(job: Job, stop: StopSignal) -> Iterator[Event]:
         verdict = judge_candidate(
             plan, before, after, approved=approved, trained=bool(stages_result.completed_stages), exact=exact
         )
-        yield describe_verdict(verdict, evaluator, quoting=may_quote(plan))
+        yield describe_verdict(verdict, evaluator, quoting=may_store_text(plan))
         explanation = f"{verdict.reason}; training ended because {stages_result.reason}."
         if verdict.verdict != "pass":
             yield Finished(outcome="rejected", reason=f"Not published: {explanation}")
@@ -125,7 +125,7 @@ def _quantization_inputs(plan: Plan, evaluator: JobEvaluator) -> QuantizationInp
 
 
 def _prove_exact(plan: Plan, staged: Path, stop: StopSignal) -> ExactVerified:
-    return prove_exact(
+    return verify_exact(
         plan.base.path,
         staged,
         plan.encoder.encode([example.text for example in (*plan.memory.gate, *plan.parts.gate)]),
@@ -146,7 +146,7 @@ def make_candidate(plan: Plan, stages_result: StagesResult, after: Scores) -> Ca
         tokenizer=plan.base.tokenizer(),
         settings=manifest.encoder,
         labels=plan.labels,
-        kept=keep(
+        kept=update_memory(
             plan.remembers,
             plan.model,
             plan.encoder,

@@ -28,7 +28,7 @@ from twofold_trainer.datasets.readers import read_source
 from twofold_trainer.datasets.splits import Parts, describe_dataset, split, types_of, with_annotated_types
 from twofold_trainer.datasets.targets import describe_unaligned, make_targets, note_unaligned
 from twofold_trainer.errors import RefusedError
-from twofold_trainer.export.memory import keep
+from twofold_trainer.export.memory import update_memory
 from twofold_trainer.export.publish import Candidate, provenance, publish, write_candidate
 from twofold_trainer.export.quantization_gate import QuantizationInputs, reduce_precision
 from twofold_trainer.modeling.backbone import DEFAULT, load_backbone
@@ -117,7 +117,7 @@ def train_initial_checkpoint(
         tokenizer=loaded.tokenizer,
         settings=loaded.settings,
         labels=labels,
-        kept=keep(memory, model, encoder, memory=Memory(), parts=parts, seed=seed),
+        kept=update_memory(memory, model, encoder, memory=Memory(), parts=parts, seed=seed),
         backbone=loaded.name,
         pooling=loaded.pooling,
         provenance=provenance(seed, parts.train, resolved, kept=kept),

@@ -10,10 +10,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 from twofold_checkpoint import decoding
-from twofold_checkpoint.checkpoint import TOKENIZER, Checkpoint, graph_of
+from twofold_checkpoint.checkpoint import TOKENIZER, Checkpoint, graph_files
 from twofold_checkpoint.decoding import Prediction, merge_tokens, merge_windows
 from twofold_checkpoint.encoding import Encoder, Encoding, Ids, Window, pad
-from twofold_checkpoint.golden import REDUCED_TOLERANCE, TOLERANCE, disagreement, read_golden
+from twofold_checkpoint.golden import REDUCED_TOLERANCE, TOLERANCE, compare_golden, read_golden
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import Precision
 
@@ -82,7 +82,7 @@ class Engine:
         self.pass_overhead_tokens = _PASS_OVERHEAD_TOKENS[device]
         self._device = device
         self._session: ort.InferenceSession | None = open_session(
-            checkpoint.path / graph_of(precision)[0], device=device, threads=threads, gpu_memory_mib=gpu_memory_mib
+            checkpoint.path / graph_files(precision)[0], device=device, threads=threads, gpu_memory_mib=gpu_memory_mib
         )
 
     def __repr__(self) -> str:
@@ -145,19 +145,19 @@ class Engine:
         its batch depends on the kernels of this CPU, which may differ from those of the trainer's. Raises SwapError with the
         number of the first text whose answer differs.
         """
-        file = graph_of(self.precision)[1]
+        file = graph_files(self.precision)[1]
         golden = read_golden(self.checkpoint.path / file)
         tolerance = TOLERANCE if self.precision == "fp32" else REDUCED_TOLERANCE
         alone = [self._answer([answer.text])[0] for answer in golden]
         for number, (expected, actual) in enumerate(zip(golden, alone, strict=True), 1):
-            if (wrong := disagreement(expected.prediction, actual, tolerance)) is not None:
+            if (wrong := compare_golden(expected.prediction, actual, tolerance)) is not None:
                 where = f"{wrong}, for text {number} of {file}"  # Not the text itself: this message is logged.
                 raise SwapError(f"its answers differ from the golden answers: {where}")
         if self.precision == "fp32":
             return
         together = self._answer([answer.text for answer in golden])
         for number, (isolated, batched) in enumerate(zip(alone, together, strict=True), 1):
-            if (wrong := disagreement(isolated, batched, ISOLATION_TOLERANCE)) is not None:
+            if (wrong := compare_golden(isolated, batched, ISOLATION_TOLERANCE)) is not None:
                 where = f"{wrong}, for text {number} of {file}"
                 raise SwapError(f"in {self.precision} a text's neighbours change its answer: {where}")
 

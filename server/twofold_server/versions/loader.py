@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from twofold_checkpoint.checkpoint import Checkpoint, served
+from twofold_checkpoint.checkpoint import Checkpoint, serving_files
 from twofold_checkpoint.errors import CheckpointError
 from twofold_checkpoint.manifest import Precision
 
@@ -101,7 +101,7 @@ def _load(checkpoint: Checkpoint, config: Config, precision: Precision, live: En
 def _verify(checkpoint: Checkpoint, precision: Precision) -> None:
     set_idle_priority()
     with _step(checkpoint, "verify"):
-        checkpoint.verify(served(precision))
+        checkpoint.verify(serving_files(precision))
 
 
 def _try_out(engine: Engine) -> None:
@@ -116,7 +116,7 @@ def _try_out(engine: Engine) -> None:
 
 def _check_memory(checkpoint: Checkpoint, precision: Precision) -> None:
     """Reject a checkpoint that does not fit into memory: during loading, the kernel would kill the server. Raises SwapError."""
-    size = sum(file.size for file in checkpoint.manifest.files if file.name in served(precision))
+    size = sum(file.size for file in checkpoint.manifest.files if file.name in serving_files(precision))
     needed, free = int(_COPIES * size) + _SLACK_BYTES, count_free_bytes()
     if free is not None and needed > free:
         raise SwapError(

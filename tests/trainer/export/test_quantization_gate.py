@@ -25,7 +25,7 @@ from twofold_trainer.export.quantization import LEVELS, quantise_graph, quantise
 from twofold_trainer.export.quantization_gate import (
     QuantizationInputs,
     answer,
-    judge_reduced,
+    evaluate_quantized,
     measure_isolation,
     reduce_precision,
 )
@@ -107,7 +107,7 @@ def test_a_head_without_examples_proves_nothing(reduced: Checkpoint) -> None:
     """Where one head has no held-out example, the graph may not serve."""
     only = [type(one)(text=one.text, label=one.label) for one in HELD_OUT]
     graphs = (Graph(reduced.path, threads=1), Graph(reduced.path, threads=1, name=INT8_GRAPH))
-    judged = judge_reduced(reduction(reduced, only), *graphs, StopSignal())
+    judged = evaluate_quantized(reduction(reduced, only), *graphs, StopSignal())
 
     assert not judged.passed
     assert "no example is held out to judge the ner head by" in judged.reason
@@ -122,7 +122,7 @@ def test_a_worse_graph_fails(reduced: Checkpoint, tmp_path: Path) -> None:
         for place, one in enumerate(HELD_OUT)
     ]
     graphs = (Graph(copy.path, threads=1, name=INT8_GRAPH), _Shuffled(copy.path, threads=1))
-    judged = judge_reduced(reduction(copy), *graphs, StopSignal())
+    judged = evaluate_quantized(reduction(copy), *graphs, StopSignal())
     assert not judged.passed
     assert "which cannot exclude" in judged.reason
 
@@ -207,7 +207,8 @@ def test_what_fp32_answered_before_is_not_asked_again(reduced: Checkpoint) -> No
     known = dict(zip((one.text for one in HELD_OUT), answer(fp32, HELD_OUT[:40], asked, StopSignal()), strict=False))
     wrong = {text: msgspec.structs.replace(one, entities=()) for text, one in known.items()}
     alone, helped, misled = (
-        judge_reduced(dataclasses.replace(asked, answered=one), fp32, int8, StopSignal()) for one in ({}, known, wrong)
+        evaluate_quantized(dataclasses.replace(asked, answered=one), fp32, int8, StopSignal())
+        for one in ({}, known, wrong)
     )
 
     assert helped == alone

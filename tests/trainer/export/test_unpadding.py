@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 from support.exported_models import Exported
 from twofold_checkpoint.checkpoint import GRAPH
-from twofold_trainer.export.unpadding import PACKED, pack
+from twofold_trainer.export.unpadding import PACKED, remove_padding
 
 pytestmark = pytest.mark.slow
 
@@ -83,7 +83,9 @@ def run(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray
 def test_a_packed_graph_computes_the_same_of_real_tokens_and_lets_a_mask_be_a_mask() -> None:
     """Tokens and sums over the rows' real tokens are as before: what only the mask says is not taken for tokens."""
     plain, packed = small(), small()
-    assert pack(packed.graph) == 4  # The product, its bias, the residual and the norm; not the product with the mask.
+    assert (
+        remove_padding(packed.graph) == 4
+    )  # The product, its bias, the residual and the norm; not the product with the mask.
     ids = np.arange(12).reshape(3, 4)
     mask = np.array([[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0]])
     feeds = {"input_ids": ids, "attention_mask": mask}
@@ -103,7 +105,7 @@ def test_a_graph_of_unknown_shapes_stays_as_it_is() -> None:
     model.graph.output[0].type.tensor_type.ClearField("shape")
     before = [node.SerializeToString() for node in model.graph.node]
 
-    assert pack(model.graph) == 0
+    assert remove_padding(model.graph) == 0
     assert [node.SerializeToString() for node in model.graph.node] == before
     assert len(model.graph.initializer) == len(small().graph.initializer)
 

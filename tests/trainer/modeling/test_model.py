@@ -15,7 +15,7 @@ from twofold_trainer.datasets.targets import make_targets
 from twofold_trainer.errors import FrozenMovedError
 from twofold_trainer.modeling.blocks import find_blocks
 from twofold_trainer.modeling.features import FeatureCache, compute_features, live
-from twofold_trainer.modeling.freezing import digest, freeze_all_but, prove_frozen, trainable_groups
+from twofold_trainer.modeling.freezing import digest, freeze_all_but, trainable_groups, verify_frozen
 from twofold_trainer.modeling.head_growth import class_means
 from twofold_trainer.modeling.model import TwofoldModel, grow, pool, restore, snapshot
 
@@ -80,14 +80,14 @@ def test_the_proof_names_a_tensor_that_moved(model: TwofoldModel) -> None:
     with torch.no_grad():
         model.ner.bias[0] += 1
 
-    proof = prove_frozen(before, model.state_dict(), {"ner.bias"})
+    proof = verify_frozen(before, model.state_dict(), {"ner.bias"})
     assert proof.digest_before == proof.digest_after
     assert proof.parameters == len(before) - 1
 
     with torch.no_grad():
         model.classifier.bias[0] += 1e-7
     with pytest.raises(FrozenMovedError, match=r"classifier\.bias"):
-        prove_frozen(before, model.state_dict(), {"ner.bias"})
+        verify_frozen(before, model.state_dict(), {"ner.bias"})
 
 
 def test_digests_know_name_type_and_shape() -> None:

@@ -1,4 +1,4 @@
-"""The examples that a job brings, as the head that is adapted sees them."""
+"""Read the examples of a job for the head that it adapts."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from twofold_trainer.datasets.splits import types_of, with_annotated_types
 from twofold_trainer.errors import RefusedError
 
 
-def read_given(job: Job, known: LabelSet) -> tuple[list[Example], list[Example] | None, list[str]]:
-    """Read a job's examples, those to train on and those held out, and say what was left out. Raises RefusedError."""
+def read_job_examples(job: Job, known: LabelSet) -> tuple[list[Example], list[Example] | None, list[str]]:
+    """Return a job's training examples, its held-out examples, and notes on ignored annotations. Raises RefusedError."""
     given = list(read_examples(job.train)), None if job.dev is None else list(read_examples(job.dev))
     everything = [*given[0], *(given[1] or ())]
     field = "label" if job.head == "classifier" else "entities"
@@ -44,9 +44,9 @@ def read_given(job: Job, known: LabelSet) -> tuple[list[Example], list[Example] 
 def _only(
     examples: Sequence[Example], head: HeadName, types: tuple[str, ...], *, judges: LabelSet | None = None
 ) -> list[Example]:
-    """Keep the examples that are annotated for the head, without what they say to the other one.
+    """Return the examples annotated for the head, without their annotations for the other head.
 
-    Those that are held out keep that, too, where its names are among *judges*: it tells how well the other head does.
+    Held-out examples keep those annotations if *judges* contains their names: they help to score the other head.
     """
     kept = []
     for example in annotated_for(examples, head):

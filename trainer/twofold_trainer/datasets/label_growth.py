@@ -1,4 +1,4 @@
-"""The names of a head's rows, and those that a job adds to them."""
+"""The labels of a head, and their extension by a job's new labels."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from twofold_trainer.datasets.splits import types_of
 from twofold_trainer.errors import RefusedError
 
 
-def names_of(labels: LabelSet, head: HeadName) -> tuple[str, ...]:
+def head_labels(labels: LabelSet, head: HeadName) -> tuple[str, ...]:
     """Return the names of a head's rows: labels, or entity types."""
     return labels.labels if head == "classifier" else labels.entity_types
 
 
-def grow_labels(job: Job, old: LabelSet, examples: Sequence[Example]) -> LabelSet:
-    """Append what the examples name and the checkpoint does not have, or refuse it, or take it in the old ones' place."""
+def extend_labels(job: Job, old: LabelSet, examples: Sequence[Example]) -> LabelSet:
+    """Append, reject or substitute the examples' new labels, by the job's label policy. Raises RefusedError."""
     if job.label_policy == "replace":
         own: dict[str, tuple[str, ...]] = {"labels" if job.head == "classifier" else "entity_types": ()}
         old = msgspec.structs.replace(old, **own)
@@ -28,9 +28,9 @@ def grow_labels(job: Job, old: LabelSet, examples: Sequence[Example]) -> LabelSe
         grown = old.append(labels=(example.label for example in examples if example.label is not None))
     else:
         grown = old.append(entity_types=types_of(examples))
-    added = names_of(grown, job.head)[len(names_of(old, job.head)) :]
+    added = head_labels(grown, job.head)[len(head_labels(old, job.head)) :]
     if added and job.label_policy == "fixed":
-        # The example is not quoted: reasons are events, in which there may be no text.
+        # Do not quote the example: reasons become events, which must not contain texts.
         kind = "label" if job.head == "classifier" else "entity type"
         raise RefusedError(
             f"the {kind} {added[0]!r} is new, and new names are not allowed here; correct it, or let labels be appended"

@@ -1,4 +1,4 @@
-"""Read annotated texts from the three forms in which people have them: JSON lines, CoNLL columns, `datasets`."""
+"""Read annotated texts from JSON lines, CoNLL columns or the `datasets` library."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def read_conll(path: str) -> Iterator[Example]:
 
 
 def _check_tag(tag: str, before: str, source: str, line: int) -> None:
-    """Refuse a tag that is none, or that goes on with a span which did not begin."""
+    """Raise ExampleError if the tag is not a BIO tag, or continues a span that did not begin."""
     if not _TAG.fullmatch(tag):
         raise _refuse(source, line, "tag", f"{tag!r} is no BIO tag; write O, B-type or I-type")
     if tag.startswith("I-") and before[2:] != tag[2:]:
@@ -121,7 +121,7 @@ def read_dataset(name: str) -> Iterator[Example]:
     path, config, split = parse_name(name)
     try:
         rows = datasets.load_dataset(path, config, split=split)
-    except Exception as error:  # The library raises whatever its file readers raise.
+    except Exception as error:  # The library passes on any error of its file readers.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise _refuse(source, 0, "", f"cannot be loaded: {reason}") from error
     yield from _rows(rows, rows.features, source)

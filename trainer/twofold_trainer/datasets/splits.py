@@ -1,4 +1,4 @@
-"""Which examples train, which stop the training, and which only judge. Pure functions of the texts."""
+"""Split examples into training, dev and gate parts. Pure functions of the texts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import msgspec
 from twofold_checkpoint.examples import Example
 from twofold_checkpoint.manifest import HeadName
-from twofold_checkpoint.memory import PARTS, Memory, Part, balanced_sample, fold, halve
+from twofold_checkpoint.memory import PARTS, Memory, Part, balanced_sample, normalize_text, split_by_hash
 from twofold_checkpoint.protocol.events import DatasetDescribed
 
 from twofold_trainer import recipe
@@ -19,13 +19,13 @@ from twofold_trainer.datasets.targets import Target
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Hold the examples of one job in three disjoint parts. No text stands in two of them."""
+    """The examples of a job in three disjoint parts. No text is in two parts."""
 
     train: tuple[Example, ...]
     dev: tuple[Example, ...]
     gate: tuple[Example, ...]
     moved: int = 0
-    """Examples put elsewhere than asked, because their text already belongs to another part."""
+    """The number of examples moved because their text already belongs to another part."""
 
 
 def split(train: Sequence[Example], dev: Sequence[Example] | None, memory: Memory, *, held_out: float) -> Parts:
@@ -42,41 +42,41 @@ def split(train: Sequence[Example], dev: Sequence[Example] | None, memory: Memor
     part_of: dict[str, Part] = {}
     for part in reversed(PARTS):
         for example in getattr(memory, part):
-            part_of.setdefault(fold(example.text), part)
+            part_of.setdefault(normalize_text(example.text), part)
     for part, examples in parts.items():
         for example in examples:
-            part_of.setdefault(fold(example.text), part)
-    placed: dict[Part, list[Example]] = {part: [] for part in PARTS}
+            part_of.setdefault(normalize_text(example.text), part)
+    assigned: dict[Part, list[Example]] = {part: [] for part in PARTS}
     moved = 0
     for part in PARTS:
         for example in parts[part]:
-            own = part_of[fold(example.text)]
+            own = part_of[normalize_text(example.text)]
             moved += own != part
-            placed[own].append(example)
-    return Parts(tuple(placed["rehearsal"]), tuple(placed["dev"]), tuple(placed["gate"]), moved)
+            assigned[own].append(example)
+    return Parts(tuple(assigned["rehearsal"]), tuple(assigned["dev"]), tuple(assigned["gate"]), moved)
 
 
 def set_aside(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
-    """Take the share of the texts with the smallest hashes out, but two texts at least and half of them at most."""
+    """Hold out the given share of the texts, those with the smallest hashes: two or more texts, but at most half."""
     texts = sorted(
-        {fold(example.text) for example in examples}, key=lambda text: hashlib.sha256(text.encode()).digest()
+        {normalize_text(example.text) for example in examples}, key=lambda text: hashlib.sha256(text.encode()).digest()
     )
     count = min(max(2, round(share * len(texts))), len(texts) // 2)
     chosen = set(texts[:count])
-    kept = [example for example in examples if fold(example.text) not in chosen]
-    return kept, [example for example in examples if fold(example.text) in chosen]
+    kept = [example for example in examples if normalize_text(example.text) not in chosen]
+    return kept, [example for example in examples if normalize_text(example.text) in chosen]
 
 
 def _both_halves(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """Halve by hash; where so few examples are given that one half stays empty, by turns."""
-    dev, gate = halve(examples)
+    """Split by hash, or alternately if one half would be empty."""
+    dev, gate = split_by_hash(examples)
     if len(examples) > 1 and not (dev and gate):
         return list(examples[::2]), list(examples[1::2])
     return dev, gate
 
 
 def forget(memory: Memory, head: HeadName) -> Memory:
-    """Return the memory without what it says to a head; an example that says nothing more is dropped."""
+    """Return the memory without annotations for a head. Examples without any other annotation are dropped."""
 
     def strip(examples: Sequence[Example]) -> tuple[Example, ...]:
         nothing = {"label": None} if head == "classifier" else {"entities": None, "annotated_types": None}
@@ -87,7 +87,7 @@ def forget(memory: Memory, head: HeadName) -> Memory:
 
 
 def remember(memory: Memory, parts: Parts, *, seed: int) -> Memory:
-    """Return the memory with the new examples in it, each part within its bound and as balanced as can be."""
+    """Return the memory with the new examples added, each part sampled to its limit and balanced."""
     return Memory(
         rehearsal=_merge(memory.rehearsal, parts.train, recipe.MEMORY_REHEARSAL, seed),
         dev=_merge(memory.dev, parts.dev, recipe.MEMORY_DEV, seed),
@@ -96,16 +96,16 @@ def remember(memory: Memory, parts: Parts, *, seed: int) -> Memory:
 
 
 def _merge(old: Sequence[Example], new: Iterable[Example], limit: int, seed: int) -> tuple[Example, ...]:
-    """Join examples; one that is given again with another annotation adds what it knows."""
-    merged = {fold(example.text): example for example in old}
+    """Merge examples by text, combine the annotations of duplicates, and sample up to *limit*."""
+    merged = {normalize_text(example.text): example for example in old}
     for example in new:
-        known = merged.get(fold(example.text))
-        merged[fold(example.text)] = example if known is None else _join(known, example)
+        known = merged.get(normalize_text(example.text))
+        merged[normalize_text(example.text)] = example if known is None else _join(known, example)
     return balanced_sample(tuple(merged.values()), limit, seed=seed)
 
 
 def _join(known: Example, new: Example) -> Example:
-    """Return the newer example, with what only the older one says. Their texts may differ in white space or case."""
+    """Return the newer example, plus annotations that only the older one has if their texts are identical."""
     if known.text != new.text:
         return new
     return msgspec.structs.replace(
@@ -122,7 +122,7 @@ def types_of(examples: Iterable[Example]) -> tuple[str, ...]:
 
 
 def with_annotated_types(examples: Iterable[Example], types: tuple[str, ...]) -> list[Example]:
-    """Note in each example with entities which types were looked for, unless it says so itself."""
+    """Set the annotated types of each example that has entities and does not state them."""
     return [
         msgspec.structs.replace(example, annotated_types=types)
         if example.entities is not None and example.annotated_types is None
@@ -145,7 +145,7 @@ def count_names(examples: Iterable[Example], *, labels: bool = True, types: bool
 def describe_dataset(
     parts: Parts, targets: Sequence[Target], unaligned: int, head: HeadName | None = None
 ) -> DatasetDescribed:
-    """Count what there is to train on."""
+    """Return the event that describes the job's data."""
     return DatasetDescribed(
         train_examples=len(parts.train),
         dev_examples=len(parts.dev),

@@ -1,4 +1,4 @@
-"""Examples to what the losses ask for: tokens, labels and the tags that each token may have."""
+"""Convert examples to training targets: tokens, labels and the allowed tags of each token."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Target:
     rehearsed: bool = False
 
     def teaches(self, head: HeadName) -> bool:
-        """Tell whether the example says anything to a head."""
+        """Return whether the example is annotated for a head."""
         return self.label >= 0 if head == "classifier" else self.example.entities is not None
 
 
@@ -45,7 +45,7 @@ def make_targets(
     teaches: Collection[str] = ("classifier", "ner"),
     rehearsed: bool = False,
 ) -> list[Target]:
-    """Encode examples and look up their annotations for the heads that they shall teach."""
+    """Encode examples and build their targets for the heads in *teaches*."""
     row_of = {label: row for row, label in enumerate(labels.labels)}
     made = []
     for example, encoding in zip(examples, encoder.encode([example.text for example in examples]), strict=True):
@@ -80,9 +80,9 @@ def allowed_tags(
     for index, name in enumerate(labels.entity_types):
         if name not in annotated:
             outside[[begin_tag(index), inside_tag(index)]] = True
-    # A sub-word after the first cannot begin anything: where B is open, it is I.
-    outside_rest = outside.copy()
-    outside_rest[1::2] = False
+    # Only the first sub-word can begin a span, so the others exclude B.
+    outside_continued = outside.copy()
+    outside_continued[1::2] = False
     allowed = np.zeros((tokens, width), bool)
     stops = np.append(word_starts[1:], tokens)
     for tag, start, stop in zip(word_tags.tolist(), word_starts.tolist(), stops.tolist(), strict=True):
@@ -90,7 +90,7 @@ def allowed_tags(
             allowed[start:stop] = True
         elif tag == OUTSIDE:
             allowed[start] = outside
-            allowed[start + 1 : stop] = outside_rest
+            allowed[start + 1 : stop] = outside_continued
         else:
             allowed[start, tag] = True
             allowed[start + 1 : stop, tag + 1 if tag % 2 else tag] = True
@@ -98,17 +98,17 @@ def allowed_tags(
 
 
 def describe_unaligned(targets: Sequence[Target], *, shown: int = 3) -> tuple[int, str]:
-    """Count the annotations that no sequence of words expresses, and quote the first few."""
+    """Count the annotations that do not align with word boundaries, and quote the first few."""
     unaligned = [(target.example.text, span) for target in targets for span in target.unaligned]
     quotes = []
     for text, span in unaligned[:shown]:
-        left, right = max(0, span.start - 15), min(len(text), span.end + 15)
-        quotes.append(f"{span.type} {text[span.start : span.end]!r} in {text[left:right]!r}")
+        start, stop = max(0, span.start - 15), min(len(text), span.end + 15)
+        quotes.append(f"{span.type} {text[span.start : span.end]!r} in {text[start:stop]!r}")
     return len(unaligned), "; ".join(quotes)
 
 
 def note_unaligned(unaligned: tuple[int, str]) -> NoteAdded:
-    """Report annotations that fit no sequence of words."""
+    """Return a warning about annotations that do not align with word boundaries."""
     count, quotes = unaligned
     message = f"{count} annotations begin or end inside a word and were left out of the loss, such as {quotes}."
     return NoteAdded(message=message, warning=True)

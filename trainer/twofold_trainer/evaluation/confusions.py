@@ -1,4 +1,4 @@
-"""What the held-out examples say of each label and entity type, and which of them are taken for one another."""
+"""Count results per label and entity type on held-out examples, and which names are confused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Pair = tuple[str | None, str | None]
 
 
 def pairs_of(head: HeadName, examples: Sequence[Example], answers: Sequence[Prediction]) -> Counter[Pair]:
-    """Count what was answered for what: of labels, and of the extents that were marked by either side."""
+    """Count (expected, answered) pairs: labels, or the types of all spans marked by either side."""
     counted: Counter[Pair] = Counter()
     for example, answer in zip(examples, answers, strict=True):
         if head == "classifier":
@@ -41,8 +41,8 @@ def _extents(example: Example, answer: Prediction) -> Iterator[Pair]:
 
 def count_names(figure: FigureName, before: Counter[Pair], after: Counter[Pair] | None) -> tuple[NameCount, ...]:
     """Count each name's part, the commonest names first."""
-    whole = before if after is None else before + after
-    names = {name for pair in whole for name in pair if name is not None}
+    total = before if after is None else before + after
+    names = {name for pair in total for name in pair if name is not None}
     rows = [
         NameCount(
             figure=figure,
@@ -59,7 +59,7 @@ def count_names(figure: FigureName, before: Counter[Pair], after: Counter[Pair] 
 
 
 def list_confusions(figure: FigureName, before: Counter[Pair], after: Counter[Pair] | None) -> tuple[Confusion, ...]:
-    """List what was taken for something else, the commonest first."""
+    """List confusions, the most frequent first."""
     later = Counter[Pair]() if after is None else after
     wrong = [pair for pair in before.keys() | later.keys() if pair[0] != pair[1]]
     wrong.sort(key=lambda pair: (-later[pair], -before[pair], pair[0] or "", pair[1] or ""))

@@ -1,4 +1,4 @@
-"""The three figures of a job, before and after: protected, retained, new."""
+"""Measure the three scores of a job before and after training: protected, retained, new."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Scores = dict[Figure, HeadScore | None]
 
 
 class JobEvaluator:
-    """Hold the three judges of a job: of the protected task, of the adapted head's old labels, of the new data."""
+    """The three scorers of a job: the protected task, the adapted head's old labels, and the new data."""
 
     def __init__(self, plan: Plan, stop: StopSignal) -> None:
         head = plan.job.head
@@ -30,14 +30,14 @@ class JobEvaluator:
             "new": Scorer(plan.parts.gate, head, plan.encoder, stop),
         }
         self._pad_id, self._stop = plan.encoder.settings.pad_id, stop
-        # A remembered text that is annotated for both heads stands in two judges: it is run once, for both.
+        # A remembered text that is annotated for both heads is in two scorers, but runs once.
         self._encodings = {encoding.text: encoding for judge in self.judges.values() for encoding in judge.encodings}
         self._labels: dict[Moment, LabelSet] = {"before": plan.base.manifest.labels, "after": plan.labels}
         self.answers: dict[Moment, dict[Figure, tuple[Prediction, ...]]] = {}
-        """What was answered when it was measured."""
+        """The predictions of each measurement."""
 
     def measure(self, model: TwofoldModel, moment: Moment) -> Generator[Event, None, Scores]:
-        """Score the model and say so. Its answers are kept for the report."""
+        """Score the model and yield the scores as events. Its answers are stored for the report."""
         self.answers[moment] = self._answer(model, moment)
         scores = self._rate(self.answers[moment])
         for figure, score in scores.items():
@@ -101,7 +101,7 @@ def join_scores(after: Mapping[Figure, HeadScore | None]) -> tuple[Score, ...]:
     combined = []
     for head, scores in joined.items():
         outcomes = [outcome for score in scores for outcome in score.outcomes]
-        whole = accuracy(outcomes) if head == "classifier" else span_f1(outcomes)  # type: ignore[arg-type]
-        assert whole is not None
-        combined.append(whole.as_score())
+        head_score = accuracy(outcomes) if head == "classifier" else span_f1(outcomes)  # type: ignore[arg-type]
+        assert head_score is not None
+        combined.append(head_score.as_score())
     return tuple(combined)

@@ -1,4 +1,4 @@
-"""What a trainer leaves for the report of its job, beside the events."""
+"""Collect and write the trainer's findings, which the job's report shows in addition to the events."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ LENGTHS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048, 1 <
 """Upper ends of the ranges in which the tokens of training texts are counted."""
 
 
-def may_quote(plan: Plan) -> bool:
-    """Tell whether what the job leaves may hold texts: not where its candidate promises to keep none."""
+def may_store_text(plan: Plan) -> bool:
+    """Return whether the findings may contain texts: only if the candidate's memory stores examples."""
     return plan.remembers == "examples"
 
 
 def leave_findings(
     plan: Plan, figures: JobEvaluator, before: Scores, after: Scores | None = None, *, approved: bool = False
 ) -> Iterator[Event]:
-    """Write what was found beside the job. A job does not fail for its report: what cannot be written is noted."""
+    """Write the findings to the job's directory. On an error the job continues with a warning."""
     try:
         write_findings(directory_of(plan.job), find(plan, figures, before, after, approved=approved))
     except Exception as error:
@@ -58,10 +58,10 @@ def directory_of(job: Job) -> Path:
     return Path(job.store) / "jobs" / job.id
 
 
-def unquoted(plan: Plan, events: Iterator[Event]) -> Iterator[Event]:
-    """Let a plan's events pass, without the quotes in them where no text may be kept."""
+def redact(plan: Plan, events: Iterator[Event]) -> Iterator[Event]:
+    """Pass on a plan's events, without quoted texts if no text may be stored."""
     for event in events:
-        if isinstance(event, NoteAdded) and event.warning and plan.unaligned[0] and not may_quote(plan):
+        if isinstance(event, NoteAdded) and event.warning and plan.unaligned[0] and not may_store_text(plan):
             yield NoteAdded(
                 message=f"{plan.unaligned[0]} annotations begin or end inside a word and were left out of the loss.",
                 warning=True,
@@ -73,7 +73,7 @@ def unquoted(plan: Plan, events: Iterator[Event]) -> Iterator[Event]:
 def find(
     plan: Plan, figures: JobEvaluator, before: Scores, after: Scores | None, *, approved: bool = False
 ) -> Findings:
-    """Gather what the held-out examples say, from the answers that were scored."""
+    """Collect the findings from the scored answers to the held-out examples."""
     measurements: list[Measurement] = []
     names: list[NameCount] = []
     confusions: list[Confusion] = []
@@ -88,11 +88,11 @@ def find(
         first, last = counted[0], counted[1] if len(counted) > 1 else None
         names += count_names(figure, first, last)
         confusions += list_confusions(figure, first, last)
-        if pair.after is not None and may_quote(plan):
+        if pair.after is not None and may_store_text(plan):
             changes += list_changes(figure, judge.head, pair, tuple(judge.examples), (answers[0], answers[1]))
     checkpoint = plan.approved_checkpoint() if approved else None
     return Findings(
-        texts=may_quote(plan),
+        texts=may_store_text(plan),
         figures=tuple(measurements),
         names=tuple(names),
         confusions=tuple(confusions),

@@ -1,4 +1,4 @@
-"""Held-out examples that the candidate answers otherwise than its base: negative flips and fixed ones."""
+"""List held-out examples whose answer changed between base and candidate: negative flips and fixes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""May the candidate serve? A pure decision on scores before and after, on examples that training never saw."""
+"""The gate: decide whether the candidate may serve, from scores on held-out examples before and after training."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from twofold_trainer.scoring.scores import HeadScore, SpanCounts
 
 Against = Literal["base", "approved"]
 SLACK = 1e-9
-"""Rounding is no fall."""
+"""Tolerance for rounding errors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Hold one figure of the base and of the candidate on the same examples, in the same order."""
+    """A score of the base and of the candidate on the same examples, in the same order."""
 
     before: HeadScore | None
     after: HeadScore | None
@@ -38,7 +38,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Say what the examples prove of the protected task: scores and bounds from 0 to 1, and answers that changed."""
+    """The evidence for the protected task: scores and bounds from 0 to 1, and the number of changed answers."""
 
     against: Against
     before: float
@@ -48,14 +48,14 @@ class Comparison:
     gained: int
     lost: int
     needed_examples: int | None
-    """How many examples would decide, where these do not."""
+    """The number of examples needed for a decision, if these are too few."""
     calibration: tuple[float | None, float | None] = (None, None)
-    """Expected calibration error before and after. It is reported, and decides nothing."""
+    """Expected calibration error before and after. It is reported but does not affect the verdict."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Say whether the candidate may serve, and why, in one sentence with numbers."""
+    """Whether the candidate may serve, and the reason in one sentence with numbers."""
 
     verdict: VerdictName
     reason: str
@@ -127,7 +127,9 @@ def compare(pair: Pair, against: Against, margin: float, *, seed: int = 0) -> Co
         bounds = paired_accuracy(gained, lost, n)
     else:
         bounds = paired_f1(_spans(before), _spans(after), seed=seed)
-    room = (margin / 100 + min(0.0, bounds.difference)) / bounds.weight  # What the fall seen leaves of the margin.
+    room = (
+        margin / 100 + min(0.0, bounds.difference)
+    ) / bounds.weight  # The part of the margin that the observed loss leaves.
     undecided = bounds.lower <= -margin / 100 and SLACK < room < 1
     needed = max(n + 1, needed_examples((gained + lost) / n, room)) if undecided else None
     calibration = before.calibration_error, after.calibration_error
@@ -135,7 +137,7 @@ def compare(pair: Pair, against: Against, margin: float, *, seed: int = 0) -> Co
 
 
 def _worst(comparisons: Iterable[Comparison], margin: float) -> tuple[VerdictName, str]:
-    """Decide on the comparison that says the worst."""
+    """Return the worst verdict of all comparisons."""
     results: list[tuple[VerdictName, str]] = []
     for comparison in comparisons:
         than = "" if comparison.against == "base" else " since a person last approved a checkpoint"

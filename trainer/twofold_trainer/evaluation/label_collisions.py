@@ -1,4 +1,4 @@
-"""New names that take the answers of old ones: two names for one thing, or two things that texts hardly tell apart.
+"""Detect new labels that replace old ones in answers: synonyms, or labels that texts barely distinguish.
 
 What an adapted head loses of its old labels it loses nearly all to new ones (ADR 37). Where two names mean the same, one of
 them has to lose, whatever is trained. Only a person can say whether they do, and has to be told which.
@@ -15,9 +15,9 @@ from twofold_checkpoint.examples import Example
 from twofold_checkpoint.manifest import HeadName
 from twofold_checkpoint.protocol.events import NoteAdded
 
-LEAST_TAKEN = 3
+MIN_TAKEN = 3
 """Held-out answers that a new name must take before anything is said: fewer are chance."""
-LEAST_SHARE = 0.2
+MIN_SHARE = 0.2
 """Share of an old name's held-out answers that must be taken."""
 SHOWN = 5
 
@@ -44,9 +44,7 @@ def find_collisions(
             if new is not None and new in added:
                 taken[old, new] += 1
     answered = [Collision(old, new, count, expected[old]) for (old, new), count in taken.items()]
-    worst = [
-        collision for collision in answered if collision.taken >= max(LEAST_TAKEN, LEAST_SHARE * collision.expected)
-    ]
+    worst = [collision for collision in answered if collision.taken >= max(MIN_TAKEN, MIN_SHARE * collision.expected)]
     return sorted(worst, key=lambda collision: (-collision.taken, collision.old, collision.new))
 
 

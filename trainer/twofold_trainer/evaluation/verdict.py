@@ -1,4 +1,4 @@
-"""A plan's scores before the gate, and the gate's word as an event."""
+"""Apply the gate to a plan's scores, and turn its verdict into an event."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def judge_candidate(
 
 
 def describe_verdict(verdict: Verdict, figures: JobEvaluator, *, quoting: bool = True) -> GateEvaluated:
-    """Put a verdict into an event, with what it was found by.
+    """Return the event of a verdict, with its comparisons.
 
     With *quoting*, the first texts that are answered worse are in it: events are stored.
     """

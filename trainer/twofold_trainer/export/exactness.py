@@ -1,4 +1,4 @@
-"""The proof that a candidate's graph answers the protected task as the base's graph does."""
+"""Verify that a candidate's graph answers the protected task exactly as the base's graph does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from twofold_trainer.scoring.scorer import ROWS
 from twofold_trainer.stop import StopSignal
 
 
-def prove_exact(
+def verify_exact(
     base: Path,
     candidate: Path,
     encodings: Sequence[Encoding],
@@ -31,8 +31,8 @@ def prove_exact(
 ) -> ExactVerified:
     """Compare the protected head's logits and answers of two directories' graphs, old engine against new engine.
 
-    *labels* are those before and after. The tensors are the same; a graph may still be fused or threaded differently,
-    so logits may differ by EXACT_TOLERANCE, and not one answer may. Raises ParityError that quotes the first text.
+    *labels* are those before and after. The tensors are equal, but graphs may be fused or threaded differently,
+    so logits may differ by EXACT_TOLERANCE. No answer may differ. Raises ParityError quoting the first such text.
     """
     old, new = Graph(base, threads=threads), Graph(candidate, threads=threads)
     output = 0 if protected == "classifier" else 1

@@ -1,7 +1,7 @@
-"""A candidate's graph from its base's: the same nodes with new weights and, for a new fork, the top blocks' nodes twice.
+"""Build a candidate's graph from its base's: the same nodes, new weights and, for a new fork, duplicated top blocks.
 
-To trace and translate a model again takes as long as half an epoch, and an adaptation changes nothing of its structure but
-the heads' rows and perhaps the fork. Whether the graph computes what the model does is proven after it, as after an export.
+Exporting a model again takes as long as half an epoch, and an adaptation changes nothing in its structure but
+the heads' rows and perhaps the fork. The parity check runs on the result, as it does after an export.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OWN_OUTPUTS: dict[HeadName, tuple[str, str]] = {
 }
 """What a head's own path computes."""
 FORKED = "branch/"
-"""Begins the names of values that the branch computes."""
+"""Prefix of the names of values that the branch computes."""
 
 
 def graft(base: Path, division: Branch | None, model: TwofoldModel, directory: Path) -> None:
@@ -51,12 +51,12 @@ def graft(base: Path, division: Branch | None, model: TwofoldModel, directory: P
     if division is None and model.branch_head is not None:
         known |= fork(proto.graph, known, _branch_names(model), OWN_OUTPUTS[model.branch_head])
     _replace(proto.graph, known, after)
-    del proto.graph.value_info[:]  # They tell of the heads' old sizes.
+    del proto.graph.value_info[:]  # These hold the heads' old sizes.
     onnx_ir.save(onnx_ir.from_proto(proto), directory / GRAPH, external_data=GRAPH_WEIGHTS)
 
 
 def recognise(graph: Any, parameters: Mapping[str, Array]) -> dict[str, tuple[Names, bool]]:
-    """Say which parameters a graph's tensors are, and whether transposed. Raises GraftError if one is nowhere."""
+    """Map a graph's tensors to parameters, and note which are transposed. Raises GraftError if a parameter is missing."""
     straight = _by_digest(parameters.items())
     turned = _by_digest((name, array.T) for name, array in parameters.items() if array.ndim > 1)
     known = {}
@@ -149,7 +149,7 @@ def _replace(graph: Any, known: Mapping[str, tuple[Names, bool]], parameters: Ma
 
 
 def _branch_names(model: TwofoldModel) -> dict[str, str]:
-    """Say of each parameter of a forked block what it is called in the branch."""
+    """Map the parameter names of forked blocks to their names in the branch."""
     assert model.branch is not None, "A model without a branch was asked for its names. This is a bug."
     places = {module: name for name, module in model.named_modules()}
     return {
@@ -168,7 +168,7 @@ def _by_digest(parameters: Iterable[tuple[str, Array]]) -> dict[bytes, Names]:
 
 
 def _digest(array: Array) -> bytes:
-    """Return what two arrays share only if they have the same type, shape and numbers."""
+    """Return a digest of the array's dtype, shape and values."""
     values = hashlib.sha256(f"{array.dtype} {array.shape} ".encode())
     values.update(np.ascontiguousarray(array).data)
     return values.digest()

@@ -1,4 +1,4 @@
-"""What a new checkpoint carries, so that the next adaptation can rehearse, protect and be judged."""
+"""Build the memory of a new checkpoint, for rehearsal, protection and evaluation in the next adaptation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from twofold_checkpoint.encoding import Encoder
 from twofold_checkpoint.manifest import MemoryMode
 from twofold_checkpoint.memory import Memory
 
-from twofold_trainer.datasets.batching import cut
+from twofold_trainer.datasets.batching import chunks
 from twofold_trainer.datasets.splits import Parts, remember
 from twofold_trainer.modeling.model import TwofoldModel
 from twofold_trainer.protection.covariances import Covariances, add_covariances, collect_covariances
@@ -17,15 +17,15 @@ from twofold_trainer.scoring.scorer import ROWS
 
 @dataclass(frozen=True, slots=True)
 class UpdatedMemory:
-    """Hold what is kept. In every mode but that of examples, the memory is empty and no text is stored anywhere."""
+    """The memory of a new checkpoint. Except in the mode "examples", it is empty and no text is stored."""
 
     mode: MemoryMode = "examples"
     memory: Memory = field(default_factory=Memory)
     statistics: Covariances | None = None
-    """Of the activations of what was learnt, in the mode of statistics."""
+    """Covariances of the training data's activations, in the mode "statistics"."""
 
 
-def keep(
+def update_memory(
     mode: MemoryMode,
     model: TwofoldModel,
     encoder: Encoder,
@@ -35,14 +35,14 @@ def keep(
     seed: int,
     statistics: Covariances | None = None,
 ) -> UpdatedMemory:
-    """Add what was just learnt to what the base remembered: its *memory* of examples, or its *statistics*."""
+    """Add the job's examples to the base's memory: its *memory* of examples, or its *statistics*."""
     if mode == "none":
         return UpdatedMemory(mode)
     remembered = remember(memory, parts, seed=seed)
     if mode == "examples":
         return UpdatedMemory(mode, remembered)
     encodings = encoder.encode([example.text for example in remembered.rehearsal])
-    covariances = collect_covariances(model, model.blocks(), cut(encodings, ROWS), encoder.settings.pad_id)
+    covariances = collect_covariances(model, model.blocks(), chunks(encodings, ROWS), encoder.settings.pad_id)
     return UpdatedMemory(
         mode, statistics=covariances if statistics is None else add_covariances(statistics, covariances)
     )

@@ -1,4 +1,4 @@
-"""The trained model as one ONNX graph, and the proof that the graph computes the same."""
+"""Export the trained model as an ONNX graph, and verify that both compute the same."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.protocol.events import ParityMeasured
 
 from twofold_trainer.errors import ParityError
-from twofold_trainer.export.unpadding import pack
+from twofold_trainer.export.unpadding import remove_padding
 from twofold_trainer.modeling.model import Output, TwofoldModel
 from twofold_trainer.recipe import PARITY_TOLERANCE
 
@@ -36,7 +36,7 @@ Floats = NDArray[np.float32]
 def export(model: TwofoldModel, directory: Path, *, max_tokens: int, packed: bool = True) -> None:
     """Write model.onnx and model.onnx.data: fp32, any number of rows, any length up to *max_tokens*.
 
-    Unless it is *packed*, the graph computes padding as it does tokens.
+    Without *packed*, the graph also computes padding tokens.
     """
     model.eval()
     # Examples of an axis must be neither 0 nor 1, or the exporter takes them for constants.
@@ -64,14 +64,14 @@ def export(model: TwofoldModel, directory: Path, *, max_tokens: int, packed: boo
     proto = onnx.load(directory / GRAPH, load_external_data=False)
     _check_axes(proto.graph)
     if packed:
-        pack(proto.graph)
+        remove_padding(proto.graph)
         onnx.save(proto, directory / GRAPH)
     assert (directory / GRAPH_WEIGHTS).is_file(), f"the exporter wrote no {GRAPH_WEIGHTS}. This is a bug."
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back what the exporter says of itself: a missing torchvision, a deprecated class that it uses, shared axes."""
+    """Suppress irrelevant warnings of the exporter: missing torchvision, a deprecated class, shared axes."""
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
     exporter.setLevel(logging.ERROR)
@@ -129,7 +129,7 @@ def decode(
 
 
 def parity_batches(texts: Sequence[str], encoder: Encoder, *, rows: int = 8) -> list[list[Encoding]]:
-    """Choose batches of real texts that try every shape: alone, of mixed lengths, and full windows beside a short one."""
+    """Choose batches of real texts that cover every shape: single texts, mixed lengths, full windows with a short text."""
     by_length = sorted(encoder.encode(list(texts)), key=lambda encoding: len(encoding.ids))
     step = max(1, len(by_length) // rows)
     full = encoder.encode([" ".join(texts)[:20_000]])[0]

@@ -40,7 +40,7 @@ PARITY_TEXTS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """Hold a trained model with everything that its checkpoint says of it."""
+    """A trained model, with everything that its checkpoint's manifest records."""
 
     model: TwofoldModel
     tokenizer: Tokenizer
@@ -59,7 +59,7 @@ class Candidate:
 def write_candidate(
     candidate: Candidate, staged: Path, texts: Sequence[str], stop: StopSignal
 ) -> Generator[Event, None, None]:
-    """Write the candidate's files and prove that the graph computes what the model does. Raises ParityError."""
+    """Write the candidate's files and verify that the graph matches the model. Raises ParityError."""
     stop.check()
     yield PhaseStarted(phase="export")
     save_model(candidate.model, staged)
@@ -91,7 +91,7 @@ def write_candidate(
         graph, measured = prove()
     yield measured
     answers = []
-    # Where no text may be kept, golden answers are those to texts of nobody.
+    # If no text may be stored, golden answers use made-up texts.
     golden = (
         texts if candidate.kept.mode == "examples" else made_up(candidate.tokenizer, seed=candidate.provenance.seed)
     )
@@ -103,7 +103,7 @@ def write_candidate(
 
 
 def _graft(candidate: Candidate, staged: Path) -> Generator[Event, None, bool]:
-    """Make the candidate's graph of its base's; returns whether that could be done."""
+    """Build the candidate's graph from its base's; returns whether that was possible."""
     base = candidate.base
     if base is None:
         return False
@@ -154,7 +154,7 @@ def spread(texts: Sequence[str], count: int) -> list[str]:
 
 
 def made_up(tokenizer: Tokenizer, *, seed: int) -> list[str]:
-    """Make texts of one to twelve words of the vocabulary."""
+    """Generate texts of 1 to 12 random words of the vocabulary."""
     words = sorted(word for word in tokenizer.get_vocab() if word.isalpha() and len(word) > 1)
     chance = random.Random(seed)
     return [" ".join(chance.choices(words or ["a"], k=count)) for count in range(1, 13)]
@@ -174,7 +174,7 @@ def provenance(seed: int, examples: Sequence[Example], recipe: Recipe, **more: s
 
 
 def _installed(name: str) -> bool:
-    """Tell whether a library is there under this name; onnxruntime may be there as onnxruntime-gpu."""
+    """Return whether a library is installed under this name; onnxruntime may be installed as onnxruntime-gpu."""
     try:
         importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -67,9 +67,9 @@ def quantise_graph(directory: Path) -> int:
     del graph.node[:]
     graph.node.extend(nodes)
     used = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    retained = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
-    graph.initializer.extend([*kept, *_write(added, directory / INT8_GRAPH_WEIGHTS)])
+    graph.initializer.extend([*retained, *_write(added, directory / INT8_GRAPH_WEIGHTS)])
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     onnx.save(model, directory / INT8_GRAPH)
     return products

@@ -32,7 +32,7 @@ SHAPED_TEXTS = 64
 
 @dataclass(frozen=True, slots=True)
 class QuantizationInputs:
-    """Hold what a reduced graph is made for and judged with."""
+    """The inputs for building and evaluating a reduced graph."""
 
     labels: LabelSet
     encoder: Encoder
@@ -41,7 +41,7 @@ class QuantizationInputs:
     seed: int
     threads: int
     answered: Mapping[str, Prediction] = field(default_factory=dict)
-    """What fp32 answers to some of their texts, where that is known already."""
+    """Known fp32 predictions, by text."""
 
 
 def reduce_precision(
@@ -53,7 +53,7 @@ def reduce_precision(
         return ()
     fp32 = Graph(staged, threads=reduction.threads)
     int8 = Graph(staged, threads=reduction.threads, name=INT8_GRAPH)
-    judged = judge_reduced(reduction, fp32, int8, stop)
+    judged = evaluate_quantized(reduction, fp32, int8, stop)
     if judged.passed:
         pad_id = reduction.encoder.settings.pad_id
         answers = []
@@ -68,8 +68,8 @@ def reduce_precision(
     return (judged,)
 
 
-def judge_reduced(reduction: QuantizationInputs, fp32: Graph, int8: Graph, stop: StopSignal) -> ReducedGraph:
-    """Say whether int8 keeps rows apart, and whether each head is proven not inferior to fp32 on held-out examples."""
+def evaluate_quantized(reduction: QuantizationInputs, fp32: Graph, int8: Graph, stop: StopSignal) -> ReducedGraph:
+    """Check that int8 isolates rows and that each head is non-inferior to fp32 on held-out examples."""
     examples = _choose(reduction)
     error = measure_isolation(int8, [example.text for example in examples[:SHAPED_TEXTS]] or ["a"], reduction.encoder)
     unanswered = [example for example in examples if example.text not in reduction.answered]
@@ -101,7 +101,7 @@ def judge_reduced(reduction: QuantizationInputs, fp32: Graph, int8: Graph, stop:
 
 
 def describe(head: HeadName, comparison: Comparison) -> str:
-    """Say what the examples prove of a head."""
+    """Describe the evidence for a head."""
     figures = f"{100 * comparison.before:.1f} -> {100 * comparison.after:.1f} on {comparison.examples} examples"
     bound = f"a fall of {max(0.0, -100 * comparison.bounds.lower):.2f} points or more"
     if _proven(comparison):

@@ -1,4 +1,4 @@
-"""A graph that multiplies no padding: what is computed of each token by itself is computed of the real tokens alone.
+"""Remove padding from a graph: token-wise operations run on the real tokens only.
 
 Rows of a batch are padded to the longest. All of a transformer but the attention between tokens reads one token at a time,
 and there it is a waste to compute padding: a batch of short texts of mixed lengths is half padding. So the real tokens of
@@ -16,18 +16,18 @@ import onnx
 from onnx import helper, numpy_helper
 
 PACKED = "packed/"
-"""Begins the names of what is there as a list of tokens."""
+"""Prefix of the names of values stored as a packed list of tokens."""
 _OWN = "packing/"
-"""Begins the names of what says where the tokens are."""
+"""Prefix of the names of values that locate the tokens."""
 MASK = "attention_mask"
 ROWS = ("batch", "length")
-"""The axes of what has one place for each token of each row."""
+"""The axes of a value with one position per token of each row."""
 ELEMENTWISE = frozenset(
     {"Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Neg", "Abs", "Erf", "Gelu", "Relu", "Sigmoid", "Tanh", "Softplus"}
 )
 
 
-def pack(graph: Any) -> int:
+def remove_padding(graph: Any) -> int:
     """Rewrite a graph in place, whose shapes are inferred; returns how many nodes read packed tokens now.
 
     Its inputs, outputs and weights stay as they are. At padding, outputs of one place for each token repeat the row's last
@@ -63,7 +63,7 @@ def pack(graph: Any) -> int:
         graph.initializer.extend(
             numpy_helper.from_array(np.asarray(value, np.int64), _OWN + name) for name, value in _CONSTANTS.items()
         )
-    del graph.value_info[:]  # They tell of rows where there are lists now.
+    del graph.value_info[:]  # These describe rows where there are packed lists now.
     return packed
 
 

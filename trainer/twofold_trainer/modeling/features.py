@@ -1,4 +1,4 @@
-"""What the heads read of texts, flat: one row a text and one row a token, windows already merged.
+"""Input features of the heads: one row per text and one row per token, with windows merged.
 
 Serving averages the classifier's logits over a text's windows and cuts overlaps in the middle. Both are linear, so
 merging *features* the same way gives the same logits, and training, scoring and cached features all share this form.
@@ -26,7 +26,7 @@ class Features:
 
 
 FeatureSource = Callable[[Sequence[Encoding]], Features]
-"""Gives the features of texts, computed now or kept from before."""
+"""Returns the features of texts, computed or cached."""
 
 
 def live(model: TwofoldModel, pad_id: int, *, heads: Sequence[HeadName] = HEADS) -> FeatureSource:
@@ -35,7 +35,7 @@ def live(model: TwofoldModel, pad_id: int, *, heads: Sequence[HeadName] = HEADS)
 
 
 def without_gradients(source: FeatureSource) -> FeatureSource:
-    """Return a source through which nothing below the heads can learn."""
+    """Return a source without gradients, so that only the heads train."""
 
     def give(encodings: Sequence[Encoding]) -> Features:
         with torch.no_grad():
@@ -64,15 +64,15 @@ def merge(
     columns: list[int] = []
     for row, window in enumerate(windows):
         first = window.prefix - window.start
-        kept = range(window.keep_start + first, window.keep_stop + first)
-        rows.extend([row] * len(kept))
-        columns.extend(kept)
+        positions = range(window.keep_start + first, window.keep_stop + first)
+        rows.extend([row] * len(positions))
+        columns.extend(positions)
     tokens = hidden.ner[torch.tensor(rows, dtype=torch.long), torch.tensor(columns, dtype=torch.long)]
     return Features(pooled, tokens)
 
 
 def _window_weights(encodings: Sequence[Encoding]) -> Tensor:
-    """Return (texts, windows): how much of each window's pooled feature a text gets, by the tokens that it sees."""
+    """Return (texts, windows): the weight of each window in its text, proportional to the window's tokens."""
     weights = torch.zeros(len(encodings), sum(len(encoding.windows) for encoding in encodings))
     column = 0
     for row, encoding in enumerate(encodings):
@@ -85,32 +85,34 @@ def _window_weights(encodings: Sequence[Encoding]) -> Tensor:
 
 
 class FeatureCache:
-    """Hold the features of texts under a backbone that does not move."""
+    """A cache of the features of texts, valid while the backbone is frozen."""
 
     def __init__(self) -> None:
-        self._kept: dict[int, tuple[Encoding, Features]] = {}  # The encoding too: an id is unique while it lives.
+        self._cache: dict[
+            int, tuple[Encoding, Features]
+        ] = {}  # Holds the encoding too: ids are unique only among live objects.
 
     def fill(self, source: FeatureSource, encodings: Sequence[Encoding], *, rows: int) -> Iterator[int]:
-        """Compute and keep the features of texts, *rows* at a time; yields how many are done."""
-        new = [encoding for encoding in encodings if id(encoding) not in self._kept]
+        """Compute and cache the features of texts, *rows* at a time; yields the number of texts done."""
+        new = [encoding for encoding in encodings if id(encoding) not in self._cache]
         new.sort(key=lambda encoding: len(encoding.ids))
         for first in range(0, len(new), rows):
             batch = new[first : first + rows]
             with torch.no_grad():
                 computed = source(batch)
             tokens = torch.split(computed.tokens, [len(encoding.ids) for encoding in batch])
-            for encoding, pooled, own in zip(batch, computed.pooled, tokens, strict=True):
-                self._kept[id(encoding)] = encoding, Features(pooled.clone(), own.clone())
+            for encoding, pooled, token_features in zip(batch, computed.pooled, tokens, strict=True):
+                self._cache[id(encoding)] = encoding, Features(pooled.clone(), token_features.clone())
             yield first + len(batch)
 
     def get(self, encodings: Sequence[Encoding]) -> Features:
-        """Return the kept features of texts."""
-        kept = [self._kept[id(encoding)][1] for encoding in encodings]
+        """Return the cached features of texts."""
+        cached = [self._cache[id(encoding)][1] for encoding in encodings]
         return Features(
-            torch.stack([features.pooled for features in kept]), torch.cat([features.tokens for features in kept])
+            torch.stack([features.pooled for features in cached]), torch.cat([features.tokens for features in cached])
         )
 
 
 def cache_bytes(encodings: Sequence[Encoding], hidden_size: int) -> int:
-    """Estimate what caching the features of texts would take."""
+    """Estimate the bytes that the cached features of texts take."""
     return sum(len(encoding.ids) + 1 for encoding in encodings) * hidden_size * 4

@@ -1,4 +1,4 @@
-"""Which parameters a stage trains, and the proof that it trained no other."""
+"""Select the parameters that a stage trains, and verify that no other parameter changed."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Group:
 
 
 def trainable_groups(model: TwofoldModel, heads: Sequence[HeadName], blocks: int, *, norms: bool = True) -> list[Group]:
-    """Group what a stage trains: the heads, the top *blocks* blocks of their path, and with all of them what is left.
+    """Group the parameters that a stage trains: the heads and the top *blocks* blocks of their path.
 
-    What stands outside the blocks (embeddings, a final norm) is read by both heads, however deep a branch is. It moves
-    only when every block does, at the lowest rate, and not where the blocks that move are one head's own.
+    Parameters outside the blocks (position embeddings, a final norm) feed both heads, even with a branch. They train
+    only if all blocks train, at the lowest rate, and never if the trained path is the branch's.
     Without *norms*, no normalisation layer moves.
     """
     name_of = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -37,18 +37,18 @@ def trainable_groups(model: TwofoldModel, heads: Sequence[HeadName], blocks: int
     own = 0 if model.branch is None else len(model.branch)
     if blocks > own and blocks >= len(path) and heads[0] != model.branch_head:
         taken = {name_of[id(parameter)] for block in all_blocks(model) for parameter in block.parameters()}
-        # The token embeddings stay: a first training on thousands of texts gains nothing from moving them, and
-        # AdamW over the whole vocabulary takes a third of its time.
+        # Token embeddings stay frozen: training them on thousands of texts brings no gain, and
+        # AdamW over the whole vocabulary takes a third of the training time.
         taken.update(name_of[id(parameter)] for parameter in model.token_embeddings())
-        rest = tuple(name for name in name_of.values() if name.startswith("backbone.") and name not in taken)
-        groups.append(Group(rest, len(path)))
+        outside_blocks = tuple(name for name in name_of.values() if name.startswith("backbone.") and name not in taken)
+        groups.append(Group(outside_blocks, len(path)))
     return only(groups, set(name_of.values()) - (set() if norms else set(norm_names(model))))
 
 
 def only(groups: Iterable[Group], names: Collection[str]) -> list[Group]:
-    """Leave out of the groups what is not named."""
-    left = (Group(tuple(name for name in group.names if name in names), group.depth) for group in groups)
-    return [group for group in left if group.names]
+    """Restrict the groups to the given names, and drop empty groups."""
+    filtered = (Group(tuple(name for name in group.names if name in names), group.depth) for group in groups)
+    return [group for group in filtered if group.names]
 
 
 def head_names(model: TwofoldModel, heads: Iterable[HeadName]) -> tuple[str, ...]:
@@ -57,7 +57,7 @@ def head_names(model: TwofoldModel, heads: Iterable[HeadName]) -> tuple[str, ...
 
 
 def norm_names(model: nn.Module) -> list[str]:
-    """Name the parameters of normalisation layers. Architectures bring their own, so their names have to tell."""
+    """Return the names of normalisation parameters, recognised by class name: architectures define their own classes."""
     return [
         f"{prefix}.{name}"
         for prefix, module in model.named_modules()
@@ -67,7 +67,7 @@ def norm_names(model: nn.Module) -> list[str]:
 
 
 def freeze_all_but(model: TwofoldModel, names: Iterable[str]) -> None:
-    """Let only the named parameters have gradients, and only the blocks that hold them use dropout."""
+    """Enable gradients only for the named parameters, and dropout only in the blocks that contain them."""
     trained = set(names)
     model.eval()
     for name, parameter in model.named_parameters():
@@ -82,7 +82,7 @@ def all_blocks(model: TwofoldModel) -> list[nn.Module]:
 
 
 def is_untouched(model: TwofoldModel, adapted: HeadName, trained: Collection[str]) -> bool:
-    """Tell whether nothing was trained of the protected head, of the blocks on its path, and of what lies around them."""
+    """Return whether the protected head, the blocks on its path and all parameters outside the blocks stayed frozen."""
     name_of = {id(parameter): name for name, parameter in model.named_parameters()}
     own = {name_of[id(parameter)] for block in all_blocks(model) for parameter in block.parameters()}
     protected = other_head(adapted)
@@ -102,8 +102,8 @@ def digest(tensors: Mapping[str, Tensor], names: Iterable[str]) -> str:
     return sha256.hexdigest()
 
 
-def prove_frozen(before: Mapping[str, Tensor], after: Mapping[str, Tensor], trained: Iterable[str]) -> FrozenVerified:
-    """Compare everything that was not trained. Raises FrozenMovedError that names a tensor that moved."""
+def verify_frozen(before: Mapping[str, Tensor], after: Mapping[str, Tensor], trained: Iterable[str]) -> FrozenVerified:
+    """Verify that all tensors outside *trained* are unchanged. Raises FrozenMovedError naming a changed tensor."""
     frozen = sorted(set(before) - set(trained))
     proof = FrozenVerified(
         parameters=len(frozen), digest_before=digest(before, frozen), digest_after=digest(after, frozen)

@@ -1,4 +1,4 @@
-"""New labels and entity types: rows put after the old ones, begun at the mean feature of their examples."""
+"""Append rows for new labels and entity types, initialised from the mean features of their examples."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from twofold_trainer.modeling.model import TwofoldModel, grow
 def class_means(
     seen: Iterable[tuple[Target, Features]], head: HeadName, rows: Sequence[int], hidden_size: int
 ) -> tuple[Tensor, Tensor]:
-    """Return (rows, hidden), for each new row the mean feature of its examples less that of all, and that of all.
+    """Return the centred mean feature of each new row's examples (rows, hidden), and the overall mean (hidden,).
 
-    The features of one encoder share a large common part; a row that held it would answer to every text. A row without
-    an example begins at zero.
+    The features of an encoder share a large common component; a row with it would match every text. A row without
+    examples starts at zero.
     """
     index_of = {row: index for index, row in enumerate(rows)}
     sums = torch.zeros(len(rows), hidden_size)
@@ -41,7 +41,7 @@ def class_means(
     means = sums / counts.clamp(min=1).unsqueeze(1)
     centre = total / max(1, everything)
     centred = means - centre
-    # One class alone is its own mean: then the mean itself must do.
+    # If all examples belong to one class, its centred mean is zero; use the mean itself.
     alone = centred.norm(dim=1) < 1e-4 * means.norm(dim=1)
     centred[alone] = means[alone]
     centred[counts == 0] = 0.0
@@ -49,7 +49,7 @@ def class_means(
 
 
 def clear_head(model: TwofoldModel, head: HeadName) -> None:
-    """Take a head's rows away, in place. Of the NER head the row of O stays, whose meaning no names change."""
+    """Remove a head's rows, in place. The NER head keeps the row of O, which does not depend on the types."""
     own, kept = model.head(head), 0 if head == "classifier" else 1
     own.weight = nn.Parameter(own.weight.detach()[:kept].clone())
     own.bias = nn.Parameter(own.bias.detach()[:kept].clone())

@@ -13,14 +13,14 @@ from twofold_trainer.modeling.features import Features, FeatureSource
 
 
 def has_bf16() -> bool:
-    """Tell whether this CPU has instructions for bf16 products. Without them they work, and are slower than fp32."""
+    """Return whether this CPU has bf16 matrix instructions. Without them, bf16 works but is slower than fp32."""
     ask: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # Older releases cannot tell.
     able = ask()
     return any(bool(able.get(name)) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def in_mixed_precision(source: FeatureSource) -> FeatureSource:
-    """Return a source whose blocks multiply in bf16; the features come in fp32, for the heads and the losses."""
+    """Return a source whose blocks multiply in bf16. Its features are fp32, for the heads and the losses."""
 
     def give(encodings: Sequence[Encoding]) -> Features:
         with torch.autocast("cpu", torch.bfloat16):
@@ -31,9 +31,9 @@ def in_mixed_precision(source: FeatureSource) -> FeatureSource:
 
 
 def keeping_casts() -> AbstractContextManager[None]:
-    """Return a context in which each trained weight is cast to bf16 once, however often such a source is asked.
+    """Return a context in which each trained weight is cast to bf16 only once, over all calls of such a source.
 
-    Autocast forgets its casts when the outermost of its contexts ends. This one casts nothing itself. It must end before
-    the weights move.
+    Autocast clears its cast cache when its outermost context ends. This context itself casts nothing. Leave it before
+    the weights change.
     """
     return torch.autocast("cpu", enabled=False)

@@ -25,7 +25,7 @@ Pooling = Literal["mean", "cls", "last"]
 
 
 class Output(NamedTuple):
-    """What one forward pass gives; the names are those of the exported graph's outputs."""
+    """The result of a forward pass. Field names are the output names of the exported graph."""
 
     classifier_logits: Tensor
     """(rows, labels)."""
@@ -38,7 +38,7 @@ class Output(NamedTuple):
 
 
 class Hidden(NamedTuple):
-    """What each head reads, (rows, tokens, hidden); one and the same tensor unless the model is forked."""
+    """The input of each head, (rows, tokens, hidden). Both are the same tensor unless the model is forked."""
 
     classifier: Tensor
     ner: Tensor
@@ -52,10 +52,10 @@ class Entry(NamedTuple):
 
 
 class TwofoldModel(nn.Module):
-    """Hold a backbone with a classifier and an NER head. Rows are padded on the right.
+    """A backbone with a classifier and an NER head. Rows are padded on the right.
 
-    A forked model has a *branch*: the top blocks of one head's path that are its own. Below them both heads share the
-    trunk, and above it neither can touch the other.
+    A forked model has a *branch*: separate copies of the top blocks for one head. Both heads share the trunk below it;
+    above the trunk, training one head cannot affect the other.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class TwofoldModel(nn.Module):
     ) -> None:
         super().__init__()
         if getattr(backbone, "pooler", None) is not None:
-            # BERT's own pooler: we pool ourselves, and it would be carried along untrained.
+            # Drop BERT's pooler: this class pools itself, and the unused pooler would be saved untrained.
             setattr(backbone, "pooler", None)  # noqa: B010 -- torch types attributes as modules.
         config = _config(backbone)
         config.use_cache = False
@@ -86,7 +86,7 @@ class TwofoldModel(nn.Module):
 
     @property
     def layers(self) -> int:
-        """How many blocks the backbone says that it has."""
+        """The number of blocks in the backbone's configuration."""
         return int(self.config.num_hidden_layers)
 
     @property
@@ -96,7 +96,7 @@ class TwofoldModel(nn.Module):
 
     @property
     def fork_point(self) -> int:
-        """How many blocks from the bottom both heads share."""
+        """The number of blocks, from the bottom, that both heads share."""
         return len(self.blocks()) - (0 if self.branch is None else len(self.branch))
 
     @property
@@ -120,7 +120,7 @@ class TwofoldModel(nn.Module):
         heads: Sequence[HeadName] = HEADS,
         entry: Entry | None = None,
     ) -> Hidden:
-        """Run the backbone for some heads; what the others would read means nothing then.
+        """Run the backbone for *heads*. The result for other heads is undefined.
 
         With *entry*, only the blocks from its depth on are run.
         """
@@ -133,7 +133,7 @@ class TwofoldModel(nn.Module):
         depth, given = (0, None) if entry is None else entry
         if self.branch is None and entry is None:
             shared = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-            # Says to the exporter what GPT-Neo's own shape arithmetic hides: rows and tokens are those of the input.
+            # Tells the exporter that rows and tokens match the input, which GPT-Neo's shape arithmetic hides.
             shared = shared.view(*input_ids.shape, -1)
             return Hidden(shared, shared)
         if self.branch is None:
@@ -168,7 +168,7 @@ class TwofoldModel(nn.Module):
         return [*self.blocks()[: self.fork_point], *self.branch]
 
     def fork(self, head: HeadName, blocks: int) -> None:
-        """Give a head its own copy of the top *blocks* blocks, in place. It answers as before until they are trained."""
+        """Copy the top *blocks* blocks for a head, in place. Outputs do not change until the copies train."""
         assert self.branch is None, "The model is forked already. This is a bug."
         assert 0 < blocks <= len(self.blocks()), f"{blocks} blocks cannot be copied. This is a bug."
         self.branch = nn.ModuleList(copy.deepcopy(block) for block in self.blocks()[-blocks:])
@@ -180,7 +180,7 @@ def _config(backbone: nn.Module) -> Any:
 
 
 def pool(features: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
-    """Turn token features (rows, tokens, hidden) into (rows, hidden); padding has no part in it."""
+    """Pool token features (rows, tokens, hidden) into (rows, hidden), ignoring padding."""
     if pooling == "cls":
         return features[:, 0]
     if pooling == "mean":
@@ -191,10 +191,10 @@ def pool(features: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
 
 
 def grow(head: nn.Linear, rows: Tensor, centre: Tensor) -> nn.Linear:
-    """Return the head with *rows* (new, hidden) put after its own, which keep their bytes and their places.
+    """Return the head with *rows* (new, hidden) appended. Old rows keep their exact values and order.
 
-    New rows are scaled to the old rows' mean norm. Their biases let them answer to the mean feature, *centre*, as the
-    average old row does, so that no new row begins ahead of or behind the old ones.
+    New rows are scaled to the old rows' mean norm. Their biases give them the average old logit at the mean feature,
+    *centre*, so that new and old rows start level.
     """
     new = nn.Linear(head.in_features, head.out_features + len(rows))
     with torch.no_grad():
@@ -217,7 +217,7 @@ def save_model(model: TwofoldModel, directory: Path) -> None:
 
 
 def load_model(checkpoint: Checkpoint) -> TwofoldModel:
-    """Load a checkpoint's model in evaluation mode. Nothing is asked of any hub."""
+    """Load a checkpoint's model in evaluation mode, without network access."""
     manifest = checkpoint.manifest
     config = AutoConfig.from_pretrained(checkpoint.path / BACKBONE_CONFIG)
     backbone = AutoModel.from_config(config, attn_implementation=ATTENTION)  # type: ignore[no-untyped-call]
@@ -233,7 +233,7 @@ def snapshot(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
 
 
 def restore(model: nn.Module, saved: dict[str, Tensor]) -> None:
-    """Put copied tensors back, bit for bit."""
+    """Restore copied tensors exactly."""
     state = model.state_dict()
     with torch.no_grad():
         for name, tensor in saved.items():

@@ -1,4 +1,4 @@
-"""The frozen prefix of a backbone, run once: what enters the first block that trains, kept for every epoch."""
+"""Cache the output of a backbone's frozen prefix, so that the prefix runs once and not in every epoch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from twofold_trainer.modeling.model import Entry, TwofoldModel
 
 
 class PrefixCache:
-    """Hold, for each window of a text, the hidden state (tokens, hidden) that enters the block at *depth*.
+    """The hidden states (tokens, hidden) that enter the block at *depth*, for each window of a text.
 
-    The blocks below must not move while the cache lives, and run in evaluation mode, or it would be wrong. In fp32: a
-    cached step then equals one that is not cached, up to the order of sums. Above a fork it lies on the path of a *head*.
+    The blocks below must stay frozen and in evaluation mode, or the cache is wrong. States are fp32, so that a
+    cached step equals an uncached one up to summation order. Above a fork, the cache belongs to the path of *head*.
     """
 
     def __init__(self, model: TwofoldModel, depth: int, pad_id: int, *, head: HeadName | None = None) -> None:
@@ -29,12 +29,12 @@ class PrefixCache:
         self._model = model
         self._path = model.blocks() if head is None else model.path(head)
         self._pad_id = pad_id
-        self._kept: dict[int, tuple[Encoding, list[Tensor]]] = {}
+        self._cache: dict[int, tuple[Encoding, list[Tensor]]] = {}
 
     def fill(self, encodings: Sequence[Encoding], *, rows: int, bf16: bool = False) -> Iterator[int]:
         """Run the prefix over texts, *rows* at a time; yields how many are done. With *bf16* it multiplies in that, as steps do."""
         model = self._model
-        new = [encoding for encoding in encodings if id(encoding) not in self._kept]
+        new = [encoding for encoding in encodings if id(encoding) not in self._cache]
         new.sort(key=lambda encoding: len(encoding.ids))
         for first in range(0, len(new), rows):
             batch = new[first : first + rows]
@@ -50,17 +50,17 @@ class PrefixCache:
                 [row[: int(length)].clone() for row, length in zip(entering.float(), mask.sum(1), strict=True)]
             )
             for encoding in batch:
-                self._kept[id(encoding)] = encoding, [next(split) for _ in encoding.windows]
+                self._cache[id(encoding)] = encoding, [next(split) for _ in encoding.windows]
             yield first + len(batch)
 
     def features(self, encodings: Sequence[Encoding], *, heads: Sequence[HeadName] = HEADS) -> Features:
-        """Run the blocks above the boundary on texts that were filled in."""
+        """Run the blocks above the prefix on cached texts."""
         windows = [window for encoding in encodings for window in encoding.windows]
-        kept = [state for encoding in encodings for state in self._kept[id(encoding)][1]]
-        hidden = pad_sequence(kept, batch_first=True)
-        lengths = np.array([len(state) for state in kept])
+        cached = [state for encoding in encodings for state in self._cache[id(encoding)][1]]
+        hidden = pad_sequence(cached, batch_first=True)
+        lengths = np.array([len(state) for state in cached])
         mask = torch.from_numpy((np.arange(hidden.shape[1]) < lengths[:, None]).astype(np.int64))
-        # The ids have no part in the result: they only tell the backbone how many there are.
+        # The ids do not affect the result; they only give the backbone the shape.
         ids = torch.full(mask.shape, self._pad_id)
         read = self._model.hidden(ids, mask, heads=heads, entry=Entry(self.depth, hidden))
         return merge(read, mask, encodings, windows, self._model)

@@ -13,7 +13,7 @@ from twofold_checkpoint.protocol.events import NoteAdded
 
 from twofold_trainer import recipe
 from twofold_trainer.datasets.annotations import annotated_for
-from twofold_trainer.datasets.batching import cut
+from twofold_trainer.datasets.batching import chunks
 from twofold_trainer.modeling.features import compute_features
 from twofold_trainer.modeling.freezing import trainable_groups
 from twofold_trainer.planning.plan import Plan
@@ -96,7 +96,7 @@ def measure_seconds_per_text(plan: Plan) -> float:
     with torch.no_grad():
         compute_features(plan.model, encodings[: plan.recipe.batch_size], pad_id)  # Warm-up: the first pass is slow.
         started_at = time.perf_counter()
-        for batch in cut(encodings, plan.recipe.batch_size):
+        for batch in chunks(encodings, plan.recipe.batch_size):
             compute_features(plan.model, batch, pad_id)
     return (time.perf_counter() - started_at) / max(1, len(encodings))
 

@@ -12,7 +12,7 @@ from twofold_checkpoint.errors import CheckpointNotFoundError
 from twofold_checkpoint.examples import Example
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import MemoryMode, other_head
-from twofold_checkpoint.memory import Memory, fold, read_memory
+from twofold_checkpoint.memory import Memory, normalize_text, read_memory
 from twofold_checkpoint.protocol.events import Event, NoteAdded, PlanMade
 from twofold_checkpoint.protocol.job import Exact, Job
 from twofold_checkpoint.store import Store
@@ -20,8 +20,8 @@ from twofold_checkpoint.store import Store
 from twofold_trainer import recipe
 from twofold_trainer.datasets.annotations import annotated_for
 from twofold_trainer.datasets.batching import TrainingPool
-from twofold_trainer.datasets.job_examples import read_given
-from twofold_trainer.datasets.label_growth import grow_labels, names_of
+from twofold_trainer.datasets.job_examples import read_job_examples
+from twofold_trainer.datasets.label_growth import extend_labels, head_labels
 from twofold_trainer.datasets.splits import Parts, describe_dataset, forget, split, types_of
 from twofold_trainer.datasets.targets import Target, describe_unaligned, make_targets, note_unaligned
 from twofold_trainer.errors import RefusedError
@@ -66,13 +66,13 @@ class Plan:
     @property
     def added(self) -> tuple[str, ...]:
         """New labels or entity types of the adapted head."""
-        return names_of(self.labels, self.job.head)[self.retained_labels :]
+        return head_labels(self.labels, self.job.head)[self.retained_labels :]
 
     @property
     def retained_labels(self) -> int:
         """Number of old labels or entity types that the adapted head keeps: all, or 0 if they are replaced."""
         replaced = self.job.label_policy == "replace"
-        return 0 if replaced else len(names_of(self.base.manifest.labels, self.job.head))
+        return 0 if replaced else len(head_labels(self.base.manifest.labels, self.job.head))
 
     @property
     def unscored(self) -> tuple[str, ...]:
@@ -84,9 +84,9 @@ class Plan:
     def protected(self, part: Literal["dev", "gate"]) -> tuple[Example, ...]:
         """Return the examples that measure the protected head: the memory, plus the job's held-out examples of other texts."""
         remembered: tuple[Example, ...] = getattr(self.memory, part)
-        texts = {fold(example.text) for example in remembered}
+        texts = {normalize_text(example.text) for example in remembered}
         own: tuple[Example, ...] = getattr(self.parts, part)
-        return (*remembered, *(example for example in own if fold(example.text) not in texts))
+        return (*remembered, *(example for example in own if normalize_text(example.text) not in texts))
 
     def moves_protected(self, stage: Stage) -> bool:
         """Tell whether a stage trains blocks that the protected head reads as well."""
@@ -231,7 +231,7 @@ def make_plan(job: Job) -> Plan:
     memory = read_memory(base.path / MEMORY)
     if job.label_policy == "replace":
         memory = forget(memory, job.head)
-    train, dev, notes = read_given(job, base.manifest.labels)
+    train, dev, notes = read_job_examples(job, base.manifest.labels)
     parts = split(train, dev, memory, held_out=recipe.HELD_OUT_SHARE)
     if parts.moved:
         notes.append(
@@ -241,7 +241,7 @@ def make_plan(job: Job) -> Plan:
         raise RefusedError(
             "no training examples remain: the checkpoint holds out every text; add examples of other texts"
         )
-    labels = grow_labels(job, base.manifest.labels, [*parts.train, *parts.dev, *parts.gate])
+    labels = extend_labels(job, base.manifest.labels, [*parts.train, *parts.dev, *parts.gate])
     model, encoder = load_model(base), base.encoder()
     blocks = len(model.blocks())
     remembers = base.manifest.memory

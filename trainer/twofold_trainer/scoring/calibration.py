@@ -1,4 +1,4 @@
-"""Does a model that says 90 % answer right nine times in ten? A pure function; None means nothing to measure."""
+"""Expected calibration error. A pure function; None means that there was nothing to measure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def expected_calibration_error(confidences: Sequence[float], right: Sequence[int
     """Return the mean distance between confidence and accuracy, a share from 0 to 1; lower is better.
 
     *confidences* and *right* hold one probability and one 0 or 1 per answer. Answers are put into *bins* equal ranges
-    of confidence, each without its lower end, and every range weighs as much as it holds: Guo et al. 2017, On
+    of confidence, each excluding its lower end, and weighted by its number of answers: Guo et al. 2017, On
     Calibration of Modern Neural Networks. Raises RefusedError if they do not pair up or are out of range.
     """
     if bins < 1:

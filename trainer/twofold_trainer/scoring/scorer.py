@@ -1,4 +1,4 @@
-"""A model's answers to examples, decoded exactly as serving decodes them."""
+"""Predict and score held-out examples, with the same decoding as in serving."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def predict(
     source: FeatureSource | None = None,
     stop: StopSignal | None = None,
 ) -> list[Prediction]:
-    """Answer texts with the best label and all entities, in the given order. Raises CancelledError.
+    """Predict the best label and all entities of each text, in the given order. Raises CancelledError.
 
-    *source* gives the features of the texts, if there is a cheaper way than to run the whole model.
+    *source* provides the features of the texts, if a cheaper way exists than running the full model.
     """
     source = source or live(model, pad_id, heads=heads)
     answers: list[Prediction] = [Prediction()] * len(encodings)
@@ -84,7 +84,7 @@ class Scorer:
     def answer(
         self, model: TwofoldModel, labels: LabelSet, source: FeatureSource | None = None
     ) -> tuple[Prediction, ...]:
-        """Let the model answer the examples, in their order."""
+        """Return the model's predictions for the examples, in order."""
         return tuple(
             predict(model, self.encodings, labels, self._pad_id, heads=[self.head], source=source, stop=self._stop)
         )
@@ -101,7 +101,7 @@ class Scorer:
             score = span_f1([count_spans(*span) for span in spans])
         if score is None:
             return None
-        confidences = [min(1.0, sure) for sure, _ in hits]  # Single precision may pass 1 by its last bit.
+        confidences = [min(1.0, sure) for sure, _ in hits]  # float32 rounding can exceed 1 by the last bit.
         return replace(score, calibration_error=expected_calibration_error(confidences, [right for _, right in hits]))
 
     def score(self, model: TwofoldModel, labels: LabelSet, source: FeatureSource | None = None) -> HeadScore | None:

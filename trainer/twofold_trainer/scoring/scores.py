@@ -1,4 +1,4 @@
-"""Figures from predictions. Pure functions; None means that there was nothing to measure."""
+"""Compute scores from predictions. Pure functions; None means that there was nothing to measure."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def span_hits(
 
 @dataclass(frozen=True, slots=True)
 class HeadScore:
-    """Hold one head's figure with what each example contributed, in the order of the examples.
+    """A head's score, with the outcome of each example in order.
 
     An outcome is 0 or 1 of the classifier, and the counts of the text's spans of the NER head.
     Paired tests between two models read them.

@@ -13,7 +13,7 @@ from twofold_checkpoint.protocol.job import Statistical
 
 from twofold_trainer import recipe
 from twofold_trainer.datasets.annotations import annotated_for
-from twofold_trainer.datasets.batching import cut
+from twofold_trainer.datasets.batching import chunks
 from twofold_trainer.modeling.features import FeatureCache, FeatureSource, live
 from twofold_trainer.modeling.mixed_precision import in_mixed_precision
 from twofold_trainer.modeling.model import load_model
@@ -111,7 +111,9 @@ class StageFactory:
         if not encodings:
             return {}
 
-        return collect_covariances(plan.model, plan.model.blocks(), cut(encodings, ROWS), plan.encoder.settings.pad_id)
+        return collect_covariances(
+            plan.model, plan.model.blocks(), chunks(encodings, ROWS), plan.encoder.settings.pad_id
+        )
 
     @property
     def base_features(self) -> FeatureSource:
