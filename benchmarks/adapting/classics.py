@@ -12,7 +12,7 @@ from twofold_checkpoint.manifest import HeadName
 from twofold_trainer.datasets.targets import Target
 from twofold_trainer.modeling.features import Features, FeatureSource, compute_features
 
-from adapting.fine_tuning import Aid, Batch, Course, Method, run_job
+from adapting.fine_tuning import Aid, Batch, Course, Method, fine_tune
 from adapting.student import Adapted, Row, Student, Task
 
 
@@ -155,7 +155,7 @@ def row(method: Method, *, frozen: bool = False) -> Row:
     """Make a method a row of the table."""
 
     def adapt(student: Student, task: Task) -> Adapted:
-        return Adapted(run_job(student, task, method, frozen=frozen))
+        return Adapted(fine_tune(student, task, method, frozen=frozen))
 
     return adapt
 

@@ -89,7 +89,7 @@ class Aid(NamedTuple):
 Method = Callable[[Course], Aid]
 
 
-def run_job(student: Student, task: Task, method: Method, *, frozen: bool = False) -> Student:
+def fine_tune(student: Student, task: Task, method: Method, *, frozen: bool = False) -> Student:
     """Probe the adapted head over the frozen backbone, then train everything, and return the student with its memory.
 
     The model is changed in place. With *frozen* the protected head's tensors stay. New names are appended as rows that

@@ -1,4 +1,4 @@
-"""The only wiring: read top to bottom on the way up, and from the bottom on the way down."""
+"""The composition root: constructs every part of the server in order, and shuts them down in reverse."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ SHED = (
     "/twofold.v1.InferenceService/Embed",
     "/inference.GRPCInferenceService/ModelInfer",
 )
-"""Procedures that are refused for load. A stream waits instead."""
+"""Procedures that are rejected under load. A stream waits instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """Say where a running server listens."""
+    """The addresses of a running server."""
 
     target: str
     metrics_url: str
@@ -89,7 +89,7 @@ class Serving:
 async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[Serving]:  # noqa: PLR0915 -- the wiring is one list on purpose.
     """Serve until the block ends, then drain: calls in progress are answered, new ones are refused.
 
-    *traces* take the place of those that the settings ask for.
+    *traces* replaces the tracer that the settings configure.
     """
     async with AsyncExitStack() as down:
         if traces := traces or open_traces(config):
@@ -105,13 +105,14 @@ async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[S
         book = JobRepository(
             config.database or store.root / "jobs.sqlite3",
             metrics,
-            on_end=(lambda job: traces.add_finished(job_span(job))) if traces else lambda _: None,
+            on_end=(lambda job: traces.add_finished(job_span(job))) if traces else None,
         )
         reporter = Reporter(store, book)
         uploads = Uploads(store, config)
 
         health = Health(SERVICES)
-        # Shadow traffic yields to live texts: it looks at the batcher, which in its turn has the monitor as a listener.
+        # Shadow traffic runs only while no live text waits. It reads the batcher, which is constructed later because it
+        # takes the rollback monitor as a listener.
         shadow = ShadowTraffic(metrics, lambda: batcher.is_busy, config.max_batch_tokens)
         rollback_monitor = RollbackMonitor(config, slot, shadow, metrics, on_rollback=reporter.amend)
         promoter = Promoter(
@@ -126,7 +127,7 @@ async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[S
             uploads=uploads,
             promoter=promoter,
             metrics=metrics,
-            auditions=shadow_test,
+            shadow_test=shadow_test,
         )
         preemptor = JobPreemptor(runner, config.pause_above_ms / 1000) if config.pause_above_ms else None
 
@@ -147,7 +148,8 @@ async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[S
             metrics,
             max_requests=config.max_requests,
             threads=cpus,
-            listeners=(shadow, preemptor) if preemptor else (shadow,),
+            mirror=shadow,
+            listeners=(preemptor,) if preemptor else (),
             traces=traces,
         )
         batcher.start()
@@ -187,10 +189,10 @@ async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[S
         metrics_url = down.enter_context(serve_http(metrics, config.metrics_listen, pages.before, tls))
         port = _listen(server, config)
         down.push_async_callback(server.stop, config.drain_timeout)
-        # Streams without an end would hold the server for the whole drain timeout.
+        # Open-ended streams would delay the shutdown until the drain timeout.
         down.push_async_callback(health.hang_up)
         down.callback(boundary.hang_up)
-        # A job that is stopped tells its watchers, so the jobs go before the calls.
+        # Stop jobs before calls: a stopped job sends its last event to its watchers.
         await runner.start()
         down.push_async_callback(runner.stop)
         if preemptor:

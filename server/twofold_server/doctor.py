@@ -239,8 +239,8 @@ def _database(config: Config) -> Iterator[Check]:
         )
         yield Check(name="database", state="warning", message=message, fix=fix)
     else:
-        state_text = f"schema {version} is current" if version else "it is empty; the server creates its tables"
-        yield Check(name="database", message=f"{location} can be read and written; {state_text}")
+        schema_state = f"schema {version} is current" if version else "it is empty; the server creates its tables"
+        yield Check(name="database", message=f"{location} can be read and written; {schema_state}")
 
 
 def _traces(config: Config) -> Iterator[Check]:

@@ -58,7 +58,7 @@ MOST_VIOLATIONS = 20
 
 
 def refuse(violations: Iterable[Violation]) -> None:
-    """Raise InvalidRequestError if anything was found, and do not look for more than is told."""
+    """Raise InvalidRequestError if there is a violation. Reads at most as many violations as the error can hold."""
     if first := tuple(itertools.islice(violations, MOST_VIOLATIONS)):
         raise InvalidRequestError(*first)
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import torch
 from adapting.classics import ROWS, fisher, plain, project, softened_kl
-from adapting.fine_tuning import all_groups, run_job, start, warm_and_fall
+from adapting.fine_tuning import all_groups, fine_tune, start, warm_and_fall
 from adapting.rates import DEFAULT
 from adapting.rows import CLASSICS
 from adapting.student import Student
@@ -234,7 +234,7 @@ def test_a_text_without_new_words_changes_nothing_that_it_does_not_say(base: Bas
 
 def test_fine_tuning_without_aid_is_the_plain_row(base: Base, make_task: Callable) -> None:
     """The row is the method and nothing more; scoring answers with the grown names."""
-    student = run_job(base(), make_task(), plain)
+    student = fine_tune(base(), make_task(), plain)
     encodings = student.encoder.encode(["a table for two people today"])
     (answer,) = predict(student.model, encodings, student.labels, student.pad_id, heads=["ner"])
     assert {entity.type for entity in answer.entities} <= set(student.labels.entity_types)

@@ -14,7 +14,7 @@ Kind = Literal["sqlite", "postgresql"]
 
 @dataclass(frozen=True)
 class Moment:
-    """Name a moment, and say which process stops there and where in it; see hook.py."""
+    """Name a moment, and say which process stops there and where in it; see kill_hook.py."""
 
     name: str
     process: str

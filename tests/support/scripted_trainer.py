@@ -197,7 +197,7 @@ class Harness:
         """Change the configuration."""
         self.config = replace(self.config, **changes)
 
-    def make(self, on_end: Callable[[JobView], None] = lambda _: None) -> JobRunner:
+    def make(self, on_end: Callable[[JobView], None] | None = None) -> JobRunner:
         """Make a runner that has not started."""
         book = JobRepository(self.config.database or self.store.root / "jobs.sqlite3", self.metrics, on_end=on_end)
         launcher = SubprocessLauncher(self.config, grace=self.grace)
@@ -213,7 +213,7 @@ class Harness:
         )
 
     @asynccontextmanager
-    async def running(self, on_end: Callable[[JobView], None] = lambda _: None) -> AsyncIterator[JobRunner]:
+    async def running(self, on_end: Callable[[JobView], None] | None = None) -> AsyncIterator[JobRunner]:
         """Run jobs until the block ends."""
         runner = self.make(on_end)
         await runner.start()

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 log = logging.getLogger(__name__)
@@ -54,9 +54,6 @@ class JobPreemptor:
         self._job = ""
         self._paused_at: float | None = None
         self._min_pause_seconds = REST_SECONDS
-
-    def request_admitted(self, texts: Sequence[str]) -> None:
-        """Ignore the texts of requests."""
 
     def request_finished(self, seconds: float) -> None:
         """Record the duration of a request, or its wait until the deadline expired."""

@@ -47,12 +47,12 @@ class CandidateRollout:
     """Rolls out a job's candidate: promotes it, leaves it for manual promotion, or rejects it."""
 
     def __init__(
-        self, store: Store, book: JobRepository, promoter: Promoter, auditions: ShadowTest | None, config: Config
+        self, store: Store, book: JobRepository, promoter: Promoter, shadow_test: ShadowTest | None, config: Config
     ) -> None:
         self._store = store
         self._book = book
         self._promoter = promoter
-        self._shadow_tests = auditions
+        self._shadow = shadow_test
         self._config = config
 
     async def follow(
@@ -92,7 +92,7 @@ class CandidateRollout:
         """Run the shadow test if requested, and return the final state if the candidate must not go live, else None."""
         requested = view.order.shadow_share
         share = self._config.shadow_share if requested is None else requested
-        if not share or self._shadow_tests is None:
+        if not share or self._shadow is None:
             return None
         await self._book.say(view.id, PhaseStarted(phase="shadow"))
 
@@ -101,7 +101,7 @@ class CandidateRollout:
             with suppress(DatabaseError):
                 await self._book.say(view.id, seen)
 
-        done = await self._shadow_tests.run(
+        done = await self._shadow.run(
             view.candidate,
             share,
             view.order.head,

@@ -49,7 +49,7 @@ class JobRunner:
         uploads: Uploads,
         promoter: Promoter,
         metrics: Metrics,
-        auditions: ShadowTest | None = None,
+        shadow_test: ShadowTest | None = None,
         launcher: Launcher | None = None,
     ) -> None:
         self._config = config
@@ -58,7 +58,7 @@ class JobRunner:
         self._launcher = launcher or SubprocessLauncher(config)
         self.book = book
         self._reporter = reporter
-        self._rollout = CandidateRollout(store, self.book, promoter, auditions, config)
+        self._rollout = CandidateRollout(store, self.book, promoter, shadow_test, config)
         self._submitter = JobSubmitter(store, uploads, self.book, config)
         self._stale_files = StaleFiles(store)
         self._heartbeat = Heartbeat(

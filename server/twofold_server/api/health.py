@@ -14,7 +14,7 @@ from grpc_health.v1.health import aio
 class Health:
     """Say whether the server answers: for the server as a whole (the empty name) and for each service.
 
-    SERVING is said only after it is true, and NOT_SERVING before it stops being true.
+    SERVING is reported only after it is true, and NOT_SERVING before it stops being true.
     """
 
     def __init__(self, services: Sequence[str]) -> None:
@@ -35,7 +35,7 @@ class Health:
         await self._say(health_pb2.HealthCheckResponse.SERVING)
 
     async def leaving(self) -> None:
-        """Say that the server will not answer any more; nothing can be said after this."""
+        """Report NOT_SERVING for good, because the server is shutting down."""
         self.ready, self._left = False, True
         await self._servicer.enter_graceful_shutdown()
 

@@ -166,7 +166,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
 
 
 async def _end(task: asyncio.Future[Any]) -> None:
-    """Cancel a task and wait until it is over, however that comes: what it had begun ends before its call does."""
+    """Cancel a task and wait until it has ended, so that its work ends before its call does."""
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 

@@ -30,7 +30,7 @@ class DatabaseUrl:
         self._text = "postgresql+psycopg:" + text.partition(":")[2]
 
     def reveal(self) -> str:
-        """Return all of it, for whoever connects."""
+        """Return the whole URL, including the password, to connect with."""
         return self._text
 
     def __str__(self) -> str:

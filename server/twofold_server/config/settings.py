@@ -78,7 +78,7 @@ class Config:
     shadow_texts: int = _setting(500, "compared texts after which a candidate in shadow is made live or refused")
     shadow_seconds: float = _setting(600.0, "seconds after which it is, however few were compared")
     max_queued_jobs: int = _setting(16, "adaptation jobs that may wait")
-    job_attempts: int = _setting(3, "times that a job is begun before it fails, if its trainer or its server dies")
+    job_attempts: int = _setting(3, "attempts of a job before it fails, if its trainer or server dies")
     snapshot_seconds: float = _setting(
         10.0, "least time between two snapshots that a job goes on from; 0 takes one after every epoch"
     )

@@ -169,10 +169,8 @@ def _config(values: Mapping[str, tuple[Any, str]]) -> Config:
     except ValueError as error:
         message = str(error)
         named = [name for name in values if re.search(rf"(?<![\w-]){name.replace('_', '-')}(?![\w-])", message)]
-        origins_named = [
-            f"{name.replace('_', '-')}: {values[name][1]}" for name in named if values[name][1] != "default"
-        ]
-        raise SettingError(f"{message} [{'; '.join(origins_named)}]" if origins_named else message) from error
+        origins = [f"{name.replace('_', '-')}: {values[name][1]}" for name in named if values[name][1] != "default"]
+        raise SettingError(f"{message} [{'; '.join(origins)}]" if origins else message) from error
 
 
 def _of_toml(name: str, value: Any, where: str) -> Any:

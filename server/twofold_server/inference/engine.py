@@ -174,12 +174,12 @@ class Engine:
         inputs = {node.name for node in self._session.get_inputs()}
         if inputs != _INPUTS:
             raise SwapError(f"the graph's inputs are {sorted(inputs)}; they must be {sorted(_INPUTS)}")
-        widths_of_graph = {output.name: output.shape[-1] for output in self._session.get_outputs()}
+        output_widths = {output.name: output.shape[-1] for output in self._session.get_outputs()}
         for name, width in self._widths().items():
-            if name not in widths_of_graph:
+            if name not in output_widths:
                 raise SwapError(f"the graph has no output {name}")
-            if isinstance(widths_of_graph[name], int) and widths_of_graph[name] != width:
-                raise SwapError(f"output {name} is {widths_of_graph[name]} wide; the manifest says {width}")
+            if isinstance(output_widths[name], int) and output_widths[name] != width:
+                raise SwapError(f"output {name} is {output_widths[name]} wide; the manifest says {width}")
 
     def close(self, state: EngineState = EngineState.CLOSED) -> None:
         """Free the session and its memory. Slow: do not call it on the path of a request."""
@@ -209,13 +209,13 @@ def decode(
     entities: bool = True,
 ) -> list[Prediction]:
     """Decode rows of HEAD_OUTPUTS into predictions with *top* labels each; 0 skips the classification head."""
-    windows_of_texts = zip(encodings, rows, strict=True)
+    windowed = zip(encodings, rows, strict=True)
     merged = [
         (
             merge_windows(encoding, [row[0] for row in windows]) if top else None,
             merge_tokens(encoding, [row[1] for row in windows]) if entities else None,
         )
-        for encoding, windows in windows_of_texts
+        for encoding, windows in windowed
     ]
     return decoding.decode(
         encodings,

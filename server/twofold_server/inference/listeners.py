@@ -16,11 +16,15 @@ class BatchListener(Protocol):
         """
 
 
+class TrafficMirror(Protocol):
+    """A consumer of copies of live texts. It is called on the event loop, so it must not block."""
+
+    def sample(self, texts: Sequence[str]) -> None:
+        """Choose some of the texts of a request that was admitted to the queue."""
+
+
 class RequestListener(Protocol):
     """A listener for requests. It is called on the event loop, so it must not block."""
-
-    def request_admitted(self, texts: Sequence[str]) -> None:
-        """Handle the texts of a request that was admitted to the queue."""
 
     def request_finished(self, seconds: float) -> None:
         """Handle a request that was answered, or that waited until its deadline."""

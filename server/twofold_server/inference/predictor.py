@@ -15,7 +15,7 @@ from twofold_checkpoint.decoding import Prediction
 from twofold_server.errors import DeadlineExceededError, NotServingError, OverloadedError
 from twofold_server.inference.batcher import Batcher
 from twofold_server.inference.entries import Result
-from twofold_server.inference.listeners import RequestListener
+from twofold_server.inference.listeners import RequestListener, TrafficMirror
 from twofold_server.inference.slot import Slot
 from twofold_server.inference.tasks import Embedding, EmbedTask, PredictTask, Task
 from twofold_server.observability.metrics import Metrics
@@ -61,6 +61,7 @@ class Predictor:
         *,
         max_requests: int,
         threads: int,
+        mirror: TrafficMirror | None = None,
         listeners: Sequence[RequestListener] = (),
         traces: Traces | None = None,
     ) -> None:
@@ -69,6 +70,7 @@ class Predictor:
         self._metrics = metrics
         self._max_requests = max_requests
         self._requests = 0
+        self._mirror = mirror
         self._listeners = listeners
         self._traces = traces
         self._threads = ThreadPoolExecutor(max(1, threads), thread_name_prefix="text")
@@ -103,8 +105,8 @@ class Predictor:
                 encodings = await loop.run_in_executor(self._threads, engine.encoder.encode, texts)
             tokenize = self._observe("tokenize", started_at)
             waiting = self._batcher.submit(encodings, engine, reader, deadline)
-            for listener in self._listeners:
-                listener.request_admitted(texts)
+            if self._mirror is not None:
+                self._mirror.sample(texts)
             try:
                 results = await asyncio.gather(*waiting)
             except (asyncio.CancelledError, DeadlineExceededError):

@@ -34,7 +34,7 @@ class JobRepository:
         location: DatabaseLocation,
         metrics: Metrics,
         *,
-        on_end: Callable[[JobView], None] = lambda _: None,
+        on_end: Callable[[JobView], None] | None = None,
     ) -> None:
         self._location = location
         self._metrics = JobMetrics(metrics)
@@ -217,7 +217,8 @@ class JobRepository:
 
     def _see(self, view: JobView, records: tuple[EventRecord, ...]) -> None:
         self._metrics.see(view, records)
-        if any(isinstance(record.event, StateEntered) and record.event.state.is_over for record in records):
+        ended = any(isinstance(record.event, StateEntered) and record.event.state.is_over for record in records)
+        if ended and self._on_end is not None:
             self._on_end(view)
 
     async def _count(self) -> None:

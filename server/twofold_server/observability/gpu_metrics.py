@@ -1,4 +1,4 @@
-"""What the machine's GPUs do, by NVIDIA's management library (NVML), which is asked when Prometheus asks."""
+"""Memory, utilization and power of the GPUs, read from NVIDIA's management library (NVML) at every scrape."""
 
 from __future__ import annotations
 

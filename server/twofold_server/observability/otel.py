@@ -1,6 +1,6 @@
 """Spans by OpenTelemetry, sent to a collector by a thread of its own. The only module that knows it; needs the extra `otel`.
 
-What is told here is over, so spans are made with their times: whoever works for a call takes the time, and makes no span.
+Spans are created after the work has ended, with explicit times: the code that serves a call only reads the clock.
 See ADR 30 for what is a parent and what is a link.
 """
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-"""What may stand in the log in the place of an id, whoever wrote it."""
+"""The form of a request id that may be logged."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""What is told to whoever makes spans. That is spans.py, which nothing loads unless traces are wanted."""
+"""The interface of a tracer. Its implementation, otel.py, is loaded only if traces are configured."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class FinishedSpan:
 
 
 class Traces(Protocol):
-    """Whoever makes spans. Nothing here blocks, or raises anything."""
+    """A tracer. Only close() blocks, and no method raises."""
 
     def begin(self, procedure: str, metadata: Iterable[tuple[str, str | bytes]]) -> Call:
         """Begin the span of a call, below the one that its metadata names if it names one."""

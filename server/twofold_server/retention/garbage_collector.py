@@ -55,13 +55,13 @@ class GarbageCollector:
 
     async def collect(self) -> None:
         """Remove everything beyond the limits. Failures are logged and retried in the next run."""
-        for kind, list_deletable in (("job", self._jobs), ("upload", self._uploads), ("checkpoint", self._checkpoints)):
+        for kind, find_expired in (("job", self._jobs), ("upload", self._uploads), ("checkpoint", self._checkpoints)):
             try:
-                surplus_ids, remove = await list_deletable()
+                expired_ids, remove = await find_expired()
             except (ServerError, CheckpointError, OSError) as error:
                 log.warning("garbage collection failed", extra={"kind": kind, "reason": str(error)})
                 continue
-            for item_id in surplus_ids:
+            for item_id in expired_ids:
                 await self._remove(kind, item_id, remove)
 
     async def _remove(self, kind: str, item_id: str, remove: Callable[[str], Awaitable[None]]) -> None:

@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _SLACK = 1e-6
-"""Seconds. Sums of fractions are not exact, and nobody shall be told to come back in a billionth of a second."""
+"""Seconds. Rounding of sums must not produce a retry delay of a billionth of a second."""
 
 
 class RateLimit:

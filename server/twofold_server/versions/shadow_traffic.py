@@ -86,10 +86,7 @@ class ShadowTraffic:
                 self._thread.join()
                 self._thread = None
 
-    def request_finished(self, seconds: float) -> None:
-        """Do nothing: durations of requests are not used."""
-
-    def request_admitted(self, texts: Sequence[str]) -> None:
+    def sample(self, texts: Sequence[str]) -> None:
         """Queue a random share of the texts of a request; drop texts if the queue is full."""
         if not self._share:
             return

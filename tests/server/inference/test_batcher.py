@@ -282,7 +282,7 @@ def test_what_nobody_waits_for_does_not_reach_the_engine_that_comes_next(store):
 def test_a_request_that_waits_until_its_deadline_counts_as_slow(store):
     """Who gives way to serving hears of answers that come too late for all who ask, and not of callers who just leave."""
     heard = []
-    listener = mock.Mock(spec=["request_admitted", "request_finished"], request_finished=heard.append)
+    listener = mock.Mock(spec=["request_finished"], request_finished=heard.append)
 
     async def test(one):
         with gated() as gate:

@@ -17,7 +17,7 @@ from twofold_server.errors import DatabaseError
 from twofold_server.inference.engine import Engine
 from twofold_server.jobs.repository import JobRepository
 from twofold_server.observability.metrics import Metrics
-from twofold_server.versions import shadow_test as auditions
+from twofold_server.versions import shadow_test as shadow_test_module
 from twofold_server.versions import shadow_traffic as shadows
 from twofold_server.versions.events import Shadowed
 from twofold_server.versions.shadow_traffic import EnginePair, ShadowTraffic
@@ -78,8 +78,8 @@ def test_a_good_candidate_is_made_live_after_its_texts(tmp_path):
 
 def test_who_follows_the_job_hears_how_far_it_is(tmp_path, monkeypatch):
     """Every now and then the texts so far are an event of the job; the report keeps the last one only."""
-    monkeypatch.setattr(auditions, "REPORT_SECONDS", 0.0)
-    monkeypatch.setattr(auditions, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(shadow_test_module, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(shadow_test_module, "_POLL_SECONDS", 0.01)
 
     async def test(server, _):
         async with traffic(server):
@@ -100,8 +100,8 @@ def test_who_follows_the_job_hears_how_far_it_is(tmp_path, monkeypatch):
 
 def test_a_word_on_the_way_that_cannot_be_written_ends_nothing(tmp_path, monkeypatch):
     """Where the database is away for a moment while a candidate is in shadow, its job goes on."""
-    monkeypatch.setattr(auditions, "REPORT_SECONDS", 0.0)
-    monkeypatch.setattr(auditions, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(shadow_test_module, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(shadow_test_module, "_POLL_SECONDS", 0.01)
     say, refused = JobRepository.say, []
 
     async def sometimes(book, job, event):
@@ -195,7 +195,7 @@ def test_a_job_in_shadow_can_be_cancelled(tmp_path):
 
 @pytest.mark.parametrize(("name", "state"), [("other", pb.JOB_STATE_FAILED), ("candidate", pb.JOB_STATE_SUCCEEDED)])
 def test_a_person_who_promotes_meanwhile_is_obeyed(tmp_path, name, state):
-    """The audition ends; the candidate is not promoted over what it was not compared with, and may be promoted itself."""
+    """The shadow test ends; the candidate is not promoted over what it was not compared with, and may be promoted itself."""
 
     async def test(server, store):
         tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(), name="other")
@@ -251,9 +251,9 @@ def test_live_texts_come_first(pair, monkeypatch):
     monkeypatch.setattr(shadows, "_MAX_QUEUE_SECONDS", 0.05)
     metrics, seen, quiet = Metrics(), [], threading.Event()
     shadow = ShadowTraffic(metrics, lambda: not quiet.is_set(), max_tokens=128)
-    shadow.request_admitted(TEXTS)
+    shadow.sample(TEXTS)
     shadow.begin(pair, 1.0, seen.append)
-    shadow.request_admitted(["sunny"] * 100)
+    shadow.sample(["sunny"] * 100)
     while sum(counted(metrics)) < 100:
         assert not seen
         threading.Event().wait(0.01)
@@ -261,11 +261,11 @@ def test_live_texts_come_first(pair, monkeypatch):
 
     monkeypatch.setattr(shadows, "_MAX_QUEUE_SECONDS", 60.0)
     quiet.set()
-    shadow.request_admitted(TEXTS)
+    shadow.sample(TEXTS)
     while len(seen) < len(TEXTS):
         threading.Event().wait(0.01)
     shadow.end()
-    shadow.request_admitted(TEXTS)
+    shadow.sample(TEXTS)
     assert counted(metrics) == [4, 0, 100]
     assert all(one.agrees["classifier"] and not one.slow and not one.failed for one in seen)
 
@@ -276,7 +276,7 @@ def test_a_share_is_taken(pair):
     shadow = ShadowTraffic(metrics, lambda: False, max_tokens=128)
     shadow.begin(pair, 0.2, seen.append)
     for _ in range(1000):
-        shadow.request_admitted(["sunny"])
+        shadow.sample(["sunny"])
         while len(shadow._waiting) > 8:
             threading.Event().wait(0.001)
     shadow.end()

@@ -111,8 +111,8 @@ def fork(
 
 def _rename(nodes: Iterable[Any], names: Mapping[str, str]) -> None:
     for node in nodes:
-        for names_list in (node.input, node.output):
-            names_list[:] = [names.get(name, name) for name in names_list]
+        for tensor_names in (node.input, node.output):
+            tensor_names[:] = [names.get(name, name) for name in tensor_names]
 
 
 def _prune(graph: Any) -> None:

@@ -153,9 +153,7 @@ def measure_parity(
             expected = [
                 expected_output.numpy() for expected_output in model(torch.from_numpy(ids), torch.from_numpy(mask))
             ]
-        if any(
-            expected_output.shape != output.shape for expected_output, output in zip(expected, outputs, strict=True)
-        ):
+        if any(array.shape != output.shape for array, output in zip(expected, outputs, strict=True)):
             raise ParityError("the exported graph gives logits of other shapes than the trained model")
         real = mask.astype(bool)
         errors = [

@@ -35,11 +35,11 @@ def remove_padding(graph: Any) -> int:
     """
     shapes = {value.name: _shape(value) for value in (*graph.value_info, *graph.input, *graph.output)}
     weights = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
-    told_by_mask = _depend_on(graph, MASK) - _depend_on(graph, "input_ids")
+    mask_only = _depend_on(graph, MASK) - _depend_on(graph, "input_ids")
 
     def is_row(name: str) -> bool:
         shape = shapes.get(name, ())
-        return len(shape) == 3 and shape[:2] == ROWS and name not in told_by_mask
+        return len(shape) == 3 and shape[:2] == ROWS and name not in mask_only
 
     def reads_tokens(node: Any) -> bool:
         """Tell whether a node computes each token by itself."""

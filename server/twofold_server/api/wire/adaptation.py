@@ -1,4 +1,4 @@
-"""The requests of AdaptationService. What only the data or the base can tell is checked by the intake."""
+"""The requests of AdaptationService. adaptation/validation.py checks what depends on the data or the base."""
 
 from __future__ import annotations
 
