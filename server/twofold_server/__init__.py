@@ -5,6 +5,6 @@ from importlib.metadata import version
 
 VERSION = version("twofold-service")
 
-# gRPC's core would write to stderr, in a form of its own, what peers say that hang up or break rules. It reads this when it is
-# first imported, which is after this; who looks for a fault sets another value.
+# gRPC's core logs misbehaving peers to stderr in its own format. It reads this variable when it is first imported,
+# which happens after this line; set another value to debug.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")

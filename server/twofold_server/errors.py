@@ -1,20 +1,20 @@
-"""What can go wrong while serving, and the one table from an error to a gRPC status.
+"""The errors of the server, and the table that maps each to a gRPC status.
 
 ServerError
-├── InvalidRequestError    a field is wrong; names it, its value and what to write instead
-├── UnauthenticatedError   the call has no token that is known here
-├── ScopeMissingError      the caller's token does not allow this
-├── OverloadedError        load was shed; says when to come back
-│   └── RateLimitedError   the caller's token has had its requests for now
-├── NotServingError        no checkpoint is live yet, or the server is draining
-├── DeadlineExceededError           the caller's deadline passed before the answer was ready
-├── UnknownNameError       there is no such job, upload or model
-├── ConflictError          a request_id was used before with another request
-├── FailedPreconditionError        the object is not in a state that allows this
-│   └── BaseChangedError         something else became current than what a candidate was compared with
-├── DatabaseError          the database of jobs failed, or does not answer
-├── UnsupportedError       a procedure of a foreign protocol that is not served; says what to call instead
-└── SwapError              a checkpoint could not be made live; the old one serves on
+├── InvalidRequestError      a field is invalid; names the field, the value and the fix
+├── UnauthenticatedError     the call has no valid token
+├── ScopeMissingError        the token lacks the required scope
+├── OverloadedError          load was shed; says when to retry
+│   └── RateLimitedError     the token's rate limit is used up
+├── NotServingError          no checkpoint is live, or the server is draining
+├── DeadlineExceededError    the deadline passed before the answer was ready
+├── UnknownNameError         there is no such job, upload or model
+├── ConflictError            a request_id was reused with a different request
+├── FailedPreconditionError  the state of the object does not allow this
+│   └── BaseChangedError     the current checkpoint changed since the candidate was judged
+├── DatabaseError            the job database failed or does not answer
+├── UnsupportedError         a method of another protocol is not supported; says what to call instead
+└── SwapError                a checkpoint could not be made live; the old one keeps serving
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class ServerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One field of a request that is wrong. *description* holds the value and what to write instead."""
+    """An invalid field of a request. *description* contains the value and the fix."""
 
     field: str
     description: str
 
 
 class InvalidRequestError(ServerError):
-    """A request cannot be answered as it is."""
+    """A request is invalid."""
 
     def __init__(self, *violations: Violation) -> None:
         super().__init__("; ".join(f"{violation.field}: {violation.description}" for violation in violations))
@@ -54,7 +54,7 @@ class InvalidRequestError(ServerError):
 
 
 MOST_VIOLATIONS = 20
-"""So many faults of a request are looked for; one of a few megabytes can have millions."""
+"""Most violations to report; a request of a few megabytes can have millions."""
 
 
 def refuse(violations: Iterable[Violation]) -> None:
@@ -64,11 +64,11 @@ def refuse(violations: Iterable[Violation]) -> None:
 
 
 class UnauthenticatedError(ServerError):
-    """The call has no token that is known here."""
+    """The call has no valid token."""
 
 
 class ScopeMissingError(ServerError):
-    """The caller's token does not allow this."""
+    """The token lacks the required scope."""
 
 
 class OverloadedError(ServerError):
@@ -80,15 +80,15 @@ class OverloadedError(ServerError):
 
 
 class RateLimitedError(OverloadedError):
-    """The caller's token has had its requests for now."""
+    """The token's rate limit is used up."""
 
 
 class NotServingError(ServerError):
-    """No checkpoint is live yet, or the server is draining."""
+    """No checkpoint is live, or the server is draining."""
 
 
 class DeadlineExceededError(ServerError):
-    """The caller's deadline passed before the answer was ready."""
+    """The deadline passed before the answer was ready."""
 
 
 class UnknownNameError(ServerError):
@@ -96,15 +96,15 @@ class UnknownNameError(ServerError):
 
 
 class ConflictError(ServerError):
-    """A request_id was used before with another request."""
+    """A request_id was reused with a different request."""
 
 
 class FailedPreconditionError(ServerError):
-    """The object is not in a state that allows this."""
+    """The state of the object does not allow this."""
 
 
 class BaseChangedError(FailedPreconditionError):
-    """Something else became current than what a candidate was compared with: *current*, or nothing."""
+    """The current checkpoint changed since the candidate was judged. *current* is its id, or None."""
 
     def __init__(self, current: str | None) -> None:
         super().__init__(f"{current} is current by now")
@@ -112,18 +112,18 @@ class BaseChangedError(FailedPreconditionError):
 
 
 class DatabaseError(ServerError):
-    """The database of jobs failed, or does not answer."""
+    """The job database failed or does not answer."""
 
 
 class UnsupportedError(ServerError):
-    """A procedure of a foreign protocol that is not served."""
+    """A method of another protocol is not supported."""
 
 
 class SwapError(ServerError):
-    """A checkpoint could not be made live; the old one serves on."""
+    """A checkpoint could not be made live; the old one keeps serving."""
 
 
-# Reasons are part of the contract: callers match codes and reasons, never messages.
+# Reasons are part of the contract: clients match codes and reasons, never messages.
 STATUS: dict[type[Exception], tuple[grpc.StatusCode, str]] = {
     InvalidRequestError: (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
     ExampleError: (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_EXAMPLE"),
@@ -145,7 +145,7 @@ STATUS: dict[type[Exception], tuple[grpc.StatusCode, str]] = {
     CheckpointFormatError: (grpc.StatusCode.FAILED_PRECONDITION, "CHECKPOINT_FORMAT"),
 }
 BUG = (grpc.StatusCode.INTERNAL, "BUG")
-"""Status of every error that is not in the table. Its message tells the caller nothing of our insides."""
+"""Status of every error that is not in the table. Its message contains no internals."""
 
 
 def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:

@@ -12,7 +12,7 @@ from grpc_health.v1.health import aio
 
 
 class Health:
-    """Say whether the server answers: for the server as a whole (the empty name) and for each service.
+    """Report the health of the server (the empty service name) and of each service.
 
     SERVING is reported only after it is true, and NOT_SERVING before it stops being true.
     """
@@ -21,16 +21,16 @@ class Health:
         self._servicer = _Servicer()
         self._names = ("", *services)
         self.ready = False
-        """Whether SERVING was the last word."""
+        """Whether the last reported status was SERVING."""
         self._left = False
 
     async def attach(self, server: grpc.aio.Server) -> None:
-        """Serve health, as not serving at first."""
+        """Register the service on *server*, with NOT_SERVING as the first status."""
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
         await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
 
     async def serving(self) -> None:
-        """Say that the server answers."""
+        """Report SERVING."""
         self.ready = not self._left
         await self._say(health_pb2.HealthCheckResponse.SERVING)
 
@@ -40,7 +40,7 @@ class Health:
         await self._servicer.enter_graceful_shutdown()
 
     async def hang_up(self) -> None:
-        """End the watches, which would otherwise keep the server from stopping; their watchers have heard."""
+        """End the Watch streams, which would otherwise delay the shutdown. They have already sent NOT_SERVING."""
         await self._servicer.hang_up()
 
     async def _say(self, state: int) -> None:
@@ -49,14 +49,14 @@ class Health:
 
 
 class _Servicer(aio.HealthServicer):  # type: ignore[misc] # grpcio-health-checking has no types.
-    """The servicer of grpcio, whose watches can be ended from here."""
+    """grpcio's health servicer, with Watch streams that the server can end, and with List."""
 
     def __init__(self) -> None:
         super().__init__()
         self._watches: set[asyncio.Task[None]] = set()
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:  # noqa: N802
-        """Report the state now and whenever it changes."""
+        """Stream the current status and every change."""
         watch = asyncio.ensure_future(super().Watch(request, context))
         self._watches.add(watch)
         try:
@@ -67,11 +67,11 @@ class _Servicer(aio.HealthServicer):  # type: ignore[misc] # grpcio-health-check
             await asyncio.gather(watch, return_exceptions=True)
 
     async def List(self, request: Any, context: Any) -> health_pb2.HealthListResponse:  # noqa: ARG002, N802
-        """Report the states of all services at once, which grpcio leaves to its users."""
+        """Return the status of every service, which grpcio does not implement."""
         states = {name: health_pb2.HealthCheckResponse(status=status) for name, status in self._server_status.items()}
         return health_pb2.HealthListResponse(statuses=states)
 
     async def hang_up(self) -> None:
-        """End every watch that runs now."""
+        """End every open Watch stream."""
         for watch in self._watches:
             watch.cancel()

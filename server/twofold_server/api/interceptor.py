@@ -1,4 +1,4 @@
-"""Around every call: count it, time it, and turn domain errors into status codes."""
+"""The interceptor of every call: counts it, times it, and turns domain errors into status codes."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _HEALTH = "/grpc.health."
 _ARITY = {False: "unary", True: "stream"}
 _END = object()
 
-# The caller's clock may be ahead by so many seconds when it gives up at its deadline.
+# The client's clock may be ahead by this many seconds when it gives up at its deadline.
 _CLOCKS_DIFFER = 0.01
 
-# All of an error travels in trailers, of which clients take 8 KiB.
+# An error is sent in trailers, of which clients accept 8 KiB.
 _MOST_VIOLATIONS = 10
 _LONGEST_MESSAGE = 300
 
@@ -46,15 +46,15 @@ _EXPECTED = (
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.UNAVAILABLE,
 )
-"""Codes that alerts watch."""
+"""Status codes that alerts use."""
 
 
 class ServerInterceptor(grpc.aio.ServerInterceptor):
-    """Wrap every method. What it does not know becomes INTERNAL and tells nothing of our insides.
+    """Wraps every method. An unknown exception becomes INTERNAL, without details of the server.
 
-    Health's are not counted. With *access*, callers are let in by their tokens; without it, nothing is looked at in any
-    call. *rooms* has procedures that are shed for load, each with what raises OverloadedError while there is no room:
-    then nothing is read, neither token nor message, for most calls are refused when there is least time for them.
+    Health calls are not counted. With *access*, each call needs a valid token; without it, tokens are ignored. *rooms* maps the
+    procedures that are shed under load to checks that raise OverloadedError. They run before the token and the message are
+    read, because most calls are rejected when the server is busiest.
     """
 
     def __init__(
@@ -71,13 +71,13 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         self._rooms = rooms or {}
         self._leaving = asyncio.Event()
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-        # A counter that begins at its first error hides that error: a rate needs the zero before it.
+        # Export zeros: a counter that appears with its first error hides that error from rate().
         for method in methods:
             for code in _EXPECTED:
                 metrics.requests.labels(method, code.name)
 
     def hang_up(self) -> None:
-        """End the streams of responses, which would otherwise keep the server from stopping, with UNAVAILABLE."""
+        """End response streams with UNAVAILABLE. They would otherwise delay the shutdown."""
         self._leaving.set()
 
     async def intercept_service(
@@ -85,7 +85,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Return the method's handler with ours around it."""
+        """Return the method's handler, wrapped."""
         name = str(handler_call_details.method)
         if check_room := self._rooms.get(name):
             try:
@@ -103,19 +103,19 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         if self._access:
             behaviour = self._access.guard(name, _reading(behaviour, read), streams=handler.request_streaming)
             read = _as_it_is
-        if name in AUDITED:  # Around the access, so that who is refused leaves a line, too.
+        if name in AUDITED:  # Outside the access check, so that rejected calls are audited too.
             behaviour, read = audited(name, _reading(behaviour, read)), _as_it_is
         wrap = self._around_stream if handler.response_streaming else self._around
         if name.startswith(_HEALTH):
             wrap = _around_health
-        # The request comes as bytes and is read inside, so that one that cannot be read is counted and explained, too.
+        # The request is parsed inside the wrapper, so that a malformed request is counted and explained too.
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         made: grpc.RpcMethodHandler[Any, Any] = make(wrap(behaviour, read, name), None, handler.response_serializer)
         self._handlers[name] = made
         return made
 
     def _shed(self, method: str, error: OverloadedError) -> grpc.RpcMethodHandler[Any, Any]:
-        """Return a handler that refuses one call. It takes a stream of requests, for grpcio does not wait for those."""
+        """Return a handler that rejects a call. It takes a stream of requests, because grpcio does not wait for those."""
         self._metrics.requests.labels(method, status_of(error)[0].name).inc()
         self._metrics.request_seconds.labels(method).observe(0)
 
@@ -172,7 +172,7 @@ async def _end(task: asyncio.Future[Any]) -> None:
 
 
 def _reader(deserialize: Callable[[bytes], Any] | None, streams: bool) -> Callable[[Any], Any]:
-    """Return what turns the bytes of a request, or a stream of them, into messages. Both raise InvalidRequestError."""
+    """Return a parser for the bytes of a request or of a stream of requests. It raises InvalidRequestError."""
 
     def read(request: bytes) -> Any:
         try:
@@ -190,7 +190,7 @@ def _reader(deserialize: Callable[[bytes], Any] | None, streams: bool) -> Callab
 
 
 def _reading(behaviour: Any, read: Callable[[Any], Any]) -> Any:
-    """Let a behaviour read its request itself, so that what stands before it can refuse one that was not read."""
+    """Let a behaviour parse its own request, so that earlier checks can reject a request that was not parsed."""
     return lambda request, context: behaviour(read(request), context)
 
 
@@ -199,7 +199,7 @@ def _as_it_is(request: Any) -> Any:
 
 
 def _around_health(behaviour: Any, read: Callable[[Any], Any], procedure: str) -> Any:
-    """Tell errors as everywhere, and count nothing: probes ask all the time. Also a watch is a coroutine there."""
+    """Convert errors, but count nothing, because probes call often. In grpcio's health servicer a watch is a coroutine too."""
 
     async def call(request: Any, context: Any) -> Any:
         try:
@@ -213,7 +213,7 @@ def _around_health(behaviour: Any, read: Callable[[Any], Any], procedure: str) -
 
 
 class _Call:
-    """One call, from its first byte to its status."""
+    """The scope of one call, from its first byte to its status."""
 
     def __init__(self, metrics: Metrics, procedure: str, context: Any, traces: Traces | None) -> None:
         self._metrics = metrics
@@ -238,14 +238,14 @@ class _Call:
         self._metrics.requests.labels(self._method, code.name).inc()
         if self._traces and self._traced:
             self._traces.end(self._traced, code.name)
-        # A call that the servicer itself aborted, or that was cancelled, has its status already.
+        # A call that the servicer aborted, or that was cancelled, already has its status.
         if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
             await _abort(error, self._method, self._context)
 
     def _code_of(self, error: BaseException | None) -> grpc.StatusCode:
         if isinstance(
             error, (asyncio.CancelledError, GeneratorExit)
-        ):  # The latter where it left while it was answered.
+        ):  # InternalError: the client left while it was being answered.
             remaining = self._context.time_remaining()
             expired = remaining is not None and remaining < _CLOCKS_DIFFER
             return grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
@@ -280,13 +280,13 @@ async def _abort(error: Exception, method: str, context: Any) -> None:
         details = status.encode_status(code.value[0], message, reason=reason, violations=wrong, metadata=metadata)
     try:
         await context.abort(code, message, trailing_metadata=((status.METADATA_KEY, details), *pushback))
-    except grpc.aio.InternalError as gone:  # Nobody is there to be told; grpcio would log it as a fault of ours.
+    except grpc.aio.InternalError as gone:  # The client has left; grpcio would log this as a server error.
         raise asyncio.CancelledError from gone
 
 
 @lru_cache(64)
 def _encode_overload(code: int, message: str, reason: str, retry_after: float) -> bytes:
-    """Encode a refusal for load. The same one is sent again and again, when there is least time for it."""
+    """Encode a rejection under load. It is cached, because it is repeated when the server is busiest."""
     return status.encode_status(code, message, reason=reason, retry_after=retry_after)
 
 

@@ -1,4 +1,4 @@
-"""Reflection over services whose descriptors are in several pools."""
+"""Server reflection for services whose descriptors are in several pools."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ T = TypeVar("T")
 
 
 def enable_reflection(services: Sequence[str], server: grpc.aio.Server) -> None:
-    """Let tools such as grpcurl ask what there is."""
+    """Enable reflection for tools such as grpcurl."""
     reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), server, _Pools(POOL, Default()))
 
 
 class _Pools:
-    """Look into one pool after the other, with the methods of a pool that reflection calls.
+    """Searches several descriptor pools, with the methods that reflection calls.
 
-    The small one comes first: what others in this process call `inference` is not what is served.
+    The small pool comes first: another library in this process may define a different package `inference`.
     """
 
     def __init__(self, *pools: DescriptorPool) -> None:

@@ -1,4 +1,4 @@
-"""The address of a database, which shows its secrets to nobody who prints it."""
+"""A database URL that hides its secrets when printed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FORM = (
 
 
 class DatabaseUrl:
-    """Hold the URL of a PostgreSQL database. Raises ValueError, which does not quote it: it may hold a password."""
+    """The URL of a PostgreSQL database. Raises ValueError without quoting the URL, which may contain a password."""
 
     __slots__ = ("_parts", "_text")
 
@@ -22,7 +22,7 @@ class DatabaseUrl:
         try:
             parts = urlsplit(text)
             known = parts.scheme in _SCHEMES and (parts.port or 1) > 0
-        except ValueError:  # It quotes what it could not read.
+        except ValueError:  # Its message quotes the URL.
             known = False
         if not known or parts.fragment or not _NAME.fullmatch(parts.path.removeprefix("/")):
             raise ValueError(f"is no URL of a database that is known here; {_FORM}") from None
@@ -36,7 +36,7 @@ class DatabaseUrl:
     def __str__(self) -> str:
         account, at, host = self._parts.netloc.rpartition("@")
         user, colon, _ = account.partition(":")
-        query = "?***" if self._parts.query else ""  # libpq takes passwords there, too.
+        query = "?***" if self._parts.query else ""  # libpq accepts passwords there as well.
         return f"postgresql://{user}{colon and ':***'}{at}{host}{self._parts.path}{query}"
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Every setting of the server: a field is a flag, a variable, a key of a TOML file and a line of docs/configuration.md."""
+"""Every setting of the server. Each field is a flag, a variable, a TOML key and a line of docs/configuration.md."""
 
 from __future__ import annotations
 
@@ -19,80 +19,86 @@ def _setting(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Hold the server's settings. Flags are ``--listen``, variables ``TWOFOLD_LISTEN``, keys ``listen``; a flag wins."""
+    """The server's settings: flags ``--listen``, variables ``TWOFOLD_LISTEN``, TOML keys ``listen``; a flag wins."""
 
     store: Path = _setting(Path("store"), "directory of checkpoints, jobs and uploads")
     database: DatabaseUrl | None = _setting(
-        None, "postgresql:// URL of the database of jobs, which servers may share; without it SQLite in the store"
+        None, "postgresql:// URL of the job database, which several servers may share; unset: SQLite in the store"
     )
     listen: str = _setting("127.0.0.1:8500", "address of the gRPC port; port 0 takes a free one")
     metrics_listen: str = _setting(
-        "127.0.0.1:9500", "address of the HTTP port, of metrics and reports; port 0 takes a free one"
+        "127.0.0.1:9500", "address of the HTTP port for metrics and reports; port 0 takes a free one"
     )
     plaintext: bool = _setting(False, "allow a listen address off loopback without TLS")
     tls_certificate: Path | None = _setting(None, "PEM certificate chain; switches TLS on")
     tls_key: Path | None = _setting(None, "PEM private key of the certificate")
     tls_client_ca: Path | None = _setting(None, "PEM authorities of client certificates; switches mutual TLS on")
-    metrics_tls: bool = _setting(False, "speak TLS on the HTTP port, too, with the same certificate")
+    metrics_tls: bool = _setting(False, "use TLS on the HTTP port as well, with the same certificate")
     tokens: Path | None = _setting(
-        None, "TOML file of bearer tokens; switches them on, and is read again when it changes"
+        None, "TOML file of bearer tokens; enables authentication, and is reloaded when it changes"
     )
     device: Literal["cpu", "cuda"] = _setting("cpu", "execution provider")
     precision: Literal["fp32", "int8", "bf16", "fp16", "auto"] = _setting(
-        "fp32", "what the graph computes in; auto takes the fastest of those that passed their gate"
+        "fp32", "precision of the graph; auto: the fastest precision that passed its gate"
     )
-    gpu_memory_mib: int = _setting(0, "memory of the GPU for one engine in MiB, two during a swap; 0 means no bound")
+    gpu_memory_mib: int = _setting(0, "GPU memory of one engine in MiB, twice that during a swap; 0: no limit")
     threads: int = _setting(
-        0, "threads of a forward pass; 0 means the CPUs that this process may use, less those of the other pass"
+        0, "intra-op threads per forward pass; 0: available CPUs minus one for each other concurrent pass"
     )
-    passes: int = _setting(0, "forward passes at a time; 0 means two, and one on cuda or on a single CPU")
-    max_batch_tokens: int = _setting(2048, "padded tokens in one forward pass; lower it for shorter tails")
-    max_queue_tokens: int = _setting(32768, "tokens that may wait; beyond it load is shed with RESOURCE_EXHAUSTED")
-    max_requests: int = _setting(512, "requests in progress at once; beyond it load is shed")
+    passes: int = _setting(0, "concurrent forward passes; 0: two, or one on cuda or on a single CPU")
+    max_batch_tokens: int = _setting(2048, "padded tokens in one forward pass; lower it for a lower tail latency")
+    max_queue_tokens: int = _setting(32768, "tokens in the queue; beyond that, load is shed with RESOURCE_EXHAUSTED")
+    max_requests: int = _setting(512, "concurrent requests; beyond that, load is shed")
     max_wait_ms: float = _setting(
-        5000.0, "time within which a text is to be answered; where more waits than that, load is shed; 0 means no bound"
+        5000.0, "longest expected wait of a text in the queue, beyond which load is shed; 0: no limit"
     )
     max_texts: int = _setting(256, "texts in one request")
     max_characters: int = _setting(20_000, "code points in one text")
     max_message_bytes: int = _setting(8 * 2**20, "bytes of one gRPC message")
     drain_delay: float = _setting(0.0, "seconds between NOT_SERVING and refusing calls, for load balancers to notice")
-    drain_timeout: float = _setting(30.0, "seconds that calls in progress get to finish after SIGTERM")
-    trainer_python: str = _setting(sys.executable, "interpreter that has twofold_trainer; it needs torch, this one not")
-    trainer_threads: int = _setting(0, "threads of the trainer; 0 means the CPUs that this process may use")
-    trainer_niceness: int = _setting(
-        19, "how far the trainer steps back for a CPU; at 19 it takes what nothing else wants, at 0 its fair share"
+    drain_timeout: float = _setting(30.0, "seconds for calls in progress to finish after SIGTERM")
+    trainer_python: str = _setting(
+        sys.executable, "Python interpreter with twofold_trainer and torch; the server needs neither"
     )
-    pause_above_ms: float = _setting(0.0, "95th percentile of latency at which a running job is paused; 0 means never")
-    watch_seconds: float = _setting(300.0, "seconds after a swap in which a bad one is undone by itself; 0 means never")
+    trainer_threads: int = _setting(0, "threads of the trainer; 0: available CPUs")
+    trainer_niceness: int = _setting(19, "niceness of the trainer; 19: only idle CPU time, 0: its fair share")
+    pause_above_ms: float = _setting(
+        0.0, "95th percentile of request latency above which a running job is paused; 0: never"
+    )
+    watch_seconds: float = _setting(
+        300.0, "seconds after a swap during which a bad checkpoint is rolled back automatically; 0: never"
+    )
     watch_share: float = _setting(
-        0.05, "share of texts that the checkpoint before, kept in memory, answers meanwhile; 0 compares nothing"
+        0.05, "share of texts that the previous checkpoint, kept in memory, answers as well, for comparison; 0: none"
     )
-    watch_fewest: int = _setting(50, "passes, or compared texts, by which a swap may be undone at the earliest")
+    watch_fewest: int = _setting(50, "fewest passes or compared texts before a rollback")
     watch_errors: float = _setting(0.02, "share of passes that may fail after a swap")
-    watch_slowdown: float = _setting(3.0, "times as long as before that a text may take after a swap")
-    watch_agreement: float = _setting(0.8, "least share of texts that a head answers as before, unless it was adapted")
-    watch_adapted_agreement: float = _setting(0.4, "the same of the head that was adapted")
-    shadow_share: float = _setting(
-        0.0, "share of texts that a candidate answers, too, before a job makes it live; a job may ask for another"
+    watch_slowdown: float = _setting(3.0, "factor by which a text may take longer after a swap")
+    watch_agreement: float = _setting(
+        0.8, "smallest share of texts that a head must answer as before, unless it was adapted"
     )
-    shadow_texts: int = _setting(500, "compared texts after which a candidate in shadow is made live or refused")
-    shadow_seconds: float = _setting(600.0, "seconds after which it is, however few were compared")
-    max_queued_jobs: int = _setting(16, "adaptation jobs that may wait")
+    watch_adapted_agreement: float = _setting(0.4, "the same for the adapted head")
+    shadow_share: float = _setting(
+        0.0, "share of texts that a candidate answers in shadow before its job promotes it; a job can override it"
+    )
+    shadow_texts: int = _setting(500, "compared texts after which a shadow test ends")
+    shadow_seconds: float = _setting(600.0, "seconds after which a shadow test ends, with any number of compared texts")
+    max_queued_jobs: int = _setting(16, "adaptation jobs in the queue")
     job_attempts: int = _setting(3, "attempts of a job before it fails, if its trainer or server dies")
     snapshot_seconds: float = _setting(
-        10.0, "least time between two snapshots that a job goes on from; 0 takes one after every epoch"
+        10.0, "shortest time between two resume snapshots, in seconds; 0: one after every epoch"
     )
     max_dataset_examples: int = _setting(200_000, "examples in one data set")
-    keep_checkpoints: int = _setting(0, "newest checkpoints that are kept beside those in use; 0 keeps all")
-    keep_jobs: int = _setting(0, "newest jobs that are kept when they are over, with report and examples; 0 keeps all")
-    keep_uploads: int = _setting(0, "newest uploads that are kept beside those of unfinished jobs; 0 keeps all")
+    keep_checkpoints: int = _setting(0, "newest checkpoints to keep besides those in use; 0: all")
+    keep_jobs: int = _setting(0, "newest finished jobs to keep, with report and examples; 0: all")
+    keep_uploads: int = _setting(0, "newest uploads to keep besides those of unfinished jobs; 0: all")
     trace_endpoint: str | None = _setting(
-        None, "URL of a collector that speaks OTLP over gRPC; switches traces on, which need the extra otel"
+        None, "URL of an OTLP/gRPC collector; enables tracing, which needs the extra otel"
     )
     trace_share: float = _setting(
-        0.1, "share of calls that begin a trace; a call that comes with one is recorded if its caller records it"
+        0.1, "share of calls that start a trace; a call with a traceparent follows the client's decision"
     )
-    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "least severe log line to write")
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "lowest level to log")
 
     def __post_init__(self) -> None:
         for name in ("listen", "metrics_listen"):
@@ -171,7 +177,7 @@ class Config:
 
 
 def is_loopback(address: str) -> bool:
-    """Tell whether ``host:port`` can be reached from this machine only."""
+    """Return whether ``host:port`` is reachable from this machine only."""
     host = address.rpartition(":")[0].strip("[]")
     if host == "localhost":
         return True
@@ -182,6 +188,6 @@ def is_loopback(address: str) -> bool:
 
 
 def redacted(text: str) -> str:
-    """Hide the password of an address, such as a database's, wherever settings are shown."""
+    """Return a value for display, with the password of a URL hidden."""
     text = re.sub(r"(?<=://)([^/@:]*):.*@", r"\1:***@", text)
     return re.sub(r"(?i)([?&][^=&]*(?:password|secret|token)[^=&]*=)[^&]*", r"\1***", text)

@@ -1,4 +1,4 @@
-"""Where the settings come from: a flag, else a variable, else a key of a TOML file, else the default."""
+"""Sources of settings: a flag, else a variable, else a key of a TOML file, else the default."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _WANTED = {
 _FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 _PREFIX = "TWOFOLD_"
 _CLIENTS = frozenset({"TWOFOLD_TARGET", "TWOFOLD_TOKEN"})
-# What Kubernetes sets in every pod beside a Service of that name.
+# Variables that Kubernetes sets in every pod for a Service named twofold.
 _OF_A_SERVICE = re.compile(r"TWOFOLD(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)")
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """The settings, and for each of them what set it; *warnings* are of variables that set nothing."""
+    """The settings, and the origin of each. *warnings* are about variables that set nothing."""
 
     config: Config
     origins: Mapping[str, str]
@@ -44,16 +44,16 @@ class Resolved:
 
 
 class SettingError(ValueError):
-    """A setting cannot be; the message names where it stands, its value and what to write instead."""
+    """A setting is invalid. The message names its origin, its value and the fix."""
 
 
 def read_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
-    """Return the settings alone. Exits as resolve does."""
+    """Return the settings without their origins. Exits as resolve does."""
     return resolve(arguments, environment).config
 
 
 def resolve(arguments: Sequence[str], environment: Mapping[str, str], *, prog: str = "twofold-server") -> Resolved:
-    """Find every setting and where it came from. Exits with code 2 and one sentence on what cannot be."""
+    """Return every setting with its origin. Exits with code 2 and one sentence if a setting is invalid."""
     parser = _parser(prog)
     given, others = parser.parse_known_args(arguments)
     flags = vars(given)
@@ -82,7 +82,7 @@ def variable_of(name: str) -> str:
 
 
 def describe(resolved: Resolved) -> Iterable[str]:
-    """Yield the settings as lines of TOML, each with what set it. Secrets are hidden; what is None is a comment."""
+    """Yield the settings as lines of TOML, each with its origin. Secrets are hidden; unset settings are comments."""
     for name, origin in resolved.origins.items():
         value = getattr(resolved.config, name)
         key = f"# {name} is not set" if value is None else f"{name} = {_toml(value)}"
@@ -92,7 +92,7 @@ def describe(resolved: Resolved) -> Iterable[str]:
 def _toml(value: Any) -> str:
     if isinstance(value, bool | int | float):
         return str(value).lower()
-    # Every JSON string but one with a bare DEL is a basic string of TOML.
+    # Every JSON string without a bare DEL is a valid TOML basic string.
     return json.dumps(redacted(str(value)), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -117,12 +117,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
 
 def _of_file(path: Path) -> dict[str, tuple[Any, str]]:
-    """Read the settings of a TOML file; a key that is none of ours is refused."""
+    """Read the settings of a TOML file. Unknown keys are rejected."""
     try:
         written = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingError(f"config {str(path)!r} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # Of the TOML, or of its encoding.
+    except ValueError as error:  # Invalid TOML or encoding.
         raise SettingError(f"config {str(path)!r} is not TOML: {error}") from error
     for key in written:
         if key not in _FIELDS:
@@ -131,7 +131,7 @@ def _of_file(path: Path) -> dict[str, tuple[Any, str]]:
 
 
 def _of_environment(environment: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
-    """Read the settings of variables; an empty one is as if it were absent."""
+    """Read the settings of environment variables. An empty variable counts as unset."""
     set_ = {name: environment[variable_of(name)] for name in _FIELDS if environment.get(variable_of(name))}
     return {
         name: (_of_text(name, raw, variable_of(name)), f"variable {variable_of(name)}") for name, raw in set_.items()
@@ -139,7 +139,7 @@ def _of_environment(environment: Mapping[str, str]) -> dict[str, tuple[Any, str]
 
 
 def _strangers(environment: Mapping[str, str]) -> Iterable[str]:
-    """Yield a warning for each variable that looks like ours and sets nothing. Others share the environment."""
+    """Yield a warning for each TWOFOLD_* variable that is not a setting."""
     known = {variable_of(name) for name in _FIELDS} | {f"{_PREFIX}CONFIG"}
     for name in sorted(environment):
         stranger = name.startswith(_PREFIX) and name not in known | _CLIENTS
@@ -157,13 +157,13 @@ def _refuse(others: Sequence[str]) -> None:
 
 
 def _nearest(name: str, spell: Callable[[str], str]) -> str:
-    """Suggest the setting whose name is nearest, spelt as it is written there."""
+    """Return a hint with the most similar setting, spelt as in that source."""
     near = difflib.get_close_matches(name.lower().replace("-", "_"), list(_FIELDS), n=1)
     return f"did you mean {spell(near[0])}?" if near else "docs/configuration.md has all of them"
 
 
 def _config(values: Mapping[str, tuple[Any, str]]) -> Config:
-    """Make the Config; of settings that it refuses the message says where they came from."""
+    """Return the Config. If it rejects a setting, the message names the origin."""
     try:
         return Config(**{name: value for name, (value, _) in values.items()})
     except ValueError as error:
@@ -174,7 +174,7 @@ def _config(values: Mapping[str, tuple[Any, str]]) -> Config:
 
 
 def _of_toml(name: str, value: Any, where: str) -> Any:
-    """Take a value of a TOML file, which has a type."""
+    """Convert a typed value of a TOML file."""
     kind = _kind(name)
     types: tuple[type, ...] = {bool: (bool,), int: (int,), float: (int, float)}.get(kind, (str,))
     if not isinstance(value, types) or (isinstance(value, bool) and kind is not bool):
@@ -183,7 +183,7 @@ def _of_toml(name: str, value: Any, where: str) -> Any:
 
 
 def _of_text(name: str, raw: str | bool, where: str) -> Any:
-    """Take a value of a flag or a variable, which is text; a switch is on or off already."""
+    """Convert the text of a flag or variable; a switch is already a bool."""
     kind = _kind(name)
     if isinstance(raw, bool):
         return raw
@@ -192,7 +192,7 @@ def _of_text(name: str, raw: str | bool, where: str) -> Any:
     try:
         value = _SWITCH[raw.lower()] if kind is bool else kind(raw)
     except (KeyError, ValueError) as error:
-        if kind is DatabaseUrl:  # It may hold a password wherever it is wrong.
+        if kind is DatabaseUrl:  # An invalid URL may contain a password.
             raise SettingError(f"{where} {error}") from None
         _wrong(name, raw, where)
     if isinstance(value, float) and not math.isfinite(value):
@@ -214,7 +214,7 @@ def _choices(name: str) -> tuple[str, ...]:
 
 
 def _kind(name: str) -> Any:
-    """Return the type of a setting, without the None that it may be."""
+    """Return the type of a setting without None."""
     hint = _HINTS[name]
     if get_origin(hint) is Literal:
         return str

@@ -1,4 +1,4 @@
-"""Who did what: a line for each call that changes what is served or what is learnt, under a logger of its own."""
+"""The audit log: one line, on its own logger, for each call that changes what is served or trained."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ AUDITED: Mapping[str, str] = MappingProxyType(
         "/inference.GRPCInferenceService/RepositoryModelLoad": "promote",
     }
 )
-"""What is done by each procedure that leaves a line, by its path. They have one request and one response."""
+"""The action of each audited procedure, by path. All of them are unary."""
 
 CALLER: ContextVar[str] = ContextVar("caller", default="")
-"""The name of the token that the call in progress came with; empty if it came without one."""
+"""The name of the current call's token; empty if it has none."""
 
 _ABOUT: ContextVar[dict[str, str] | None] = ContextVar("about", default=None)
 _LONGEST_SUBJECT = 200
 
 
 def note(**about: str) -> None:
-    """Add the job or the checkpoint that a call is about to its line, and its trace. What a caller wrote in the place of one is left out."""
+    """Add the id of a job or checkpoint to the call's audit line and trace. Text that is not a valid id is left out."""
     known = {key: value if PLAIN_ID.fullmatch(value) else "(no id)" for key, value in about.items()}
     if (line := _ABOUT.get()) is not None:
         line.update(known)
@@ -43,12 +43,12 @@ def note(**about: str) -> None:
 
 
 def tell(action: str, *, who: str, outcome: str, **about: str) -> None:
-    """Leave a line of what was done without a call."""
+    """Log an action that no call caused."""
     log.info(action, extra={"who": who, "outcome": outcome, **about})
 
 
 def audited(procedure: str, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
-    """Let a behaviour leave a line of its call when it has ended, however it ended."""
+    """Wrap a behaviour so that its call is logged when it ends, with any outcome."""
     action = AUDITED[procedure]
 
     async def call(request: Any, context: Any) -> Any:
@@ -71,7 +71,7 @@ def audited(procedure: str, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> 
 
 
 def caller_of(context: Any) -> str:
-    """Name who calls: the token, else the subject of the certificate, else "anonymous"."""
+    """Return the caller: the token's name, else the certificate's subject, else "anonymous"."""
     if name := CALLER.get():
         return name
     shown = context.auth_context().get("x509_subject") or (b"",)

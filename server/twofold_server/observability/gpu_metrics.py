@@ -13,17 +13,17 @@ from twofold_server.observability.metrics import Metrics
 
 try:
     import pynvml as nvml
-except ImportError:  # It is of no use without a GPU.
+except ImportError:  # Optional: it is useful only with a GPU.
     nvml = None
 
 log = logging.getLogger(__name__)
 
 
 def show_gpus(metrics: Metrics) -> int:
-    """Let the gauges of GPUs say what each is doing, and return how many there are.
+    """Export gauges for each GPU, and return the number of GPUs.
 
-    They are the machine's, or the container's, whoever uses them. Without the package nvidia-ml-py, a driver or a GPU there
-    is none, which is the ordinary case and no news: the log says why at `debug`. What a GPU does not tell is NaN.
+    They cover all GPUs of the machine or container, for all processes. Without the package nvidia-ml-py, a driver or a GPU there
+    are none; the reason is logged at `debug`. A value that a GPU does not report is NaN.
     """
     if nvml is None:
         log.debug("no figures of GPUs", extra={"reason": "the package nvidia-ml-py is not installed"})
@@ -39,7 +39,7 @@ def show_gpus(metrics: Metrics) -> int:
         def answer() -> float:
             try:
                 return question(handle)
-            except nvml.NVMLError:  # Not every GPU tells everything, and one may be lost.
+            except nvml.NVMLError:  # A GPU may not support a value, or may have failed.
                 return math.nan
 
         gauge.labels(*labels).set_function(answer)

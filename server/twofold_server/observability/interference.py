@@ -1,4 +1,4 @@
-"""How much a training job beside the server slows it down."""
+"""The slowdown of serving by a training job on the same machine."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 from twofold_server.observability.metrics import Metrics
 
 _WEIGHT = 0.02
-"""Share of the newest batch in a mean: about the last fifty batches count."""
+"""Weight of the newest batch in an exponential mean over about fifty batches."""
 
 
 class Interference:
-    """Keep the mean batch time with and without a job, and export their ratio."""
+    """Tracks the mean batch time with and without a job, and exports their ratio."""
 
     def __init__(self, metrics: Metrics, job_runs: Callable[[], bool]) -> None:
         self._metrics = metrics

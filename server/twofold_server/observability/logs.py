@@ -1,4 +1,4 @@
-"""Log lines for machines: one JSON object a line on stderr."""
+"""Structured logs: one JSON object per line on stderr."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class JsonFormatter(logging.Formatter):
-    """Write time, level, logger, message, whatever `extra` holds, the request and the trace it belongs to, and the traceback."""
+    """Formats time, level, logger, message, `extra`, request id, trace id and traceback as JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
+        """Return the record as a line of JSON."""
         line = {
             "time": dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -35,7 +35,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_to_stderr(level: str) -> None:
-    """Send all log lines of *level* and above to stderr, and the audit's whatever the level."""
+    """Log to stderr at *level* and above, and audit lines at any level."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -1,11 +1,11 @@
-"""Every metric that the server exports, in one place. docs/metrics.md lists them; a test holds the two together."""
+"""Every metric that the server exports. docs/metrics.md lists them; a test compares the two."""
 
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.process_collector import ProcessCollector
 
-# From a tenth of a millisecond to half a minute, each bound 1.7 times the one before.
+# From 0.1 ms to 30 s; each bound is 1.7 times the previous one.
 _SECONDS = tuple(round(1e-4 * 1.7**power, 7) for power in range(25))
 _MINUTES = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
 _TOKENS = tuple(2**power for power in range(3, 17))
@@ -13,7 +13,7 @@ _TEXTS = tuple(2**power for power in range(10))
 
 
 class Metrics:
-    """Hold the metrics of one server. Durations are in seconds, scores from 0 to 1; label sets are bounded."""
+    """The metrics of one server. Durations are in seconds, scores from 0 to 1; label values are bounded."""
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
@@ -85,7 +85,7 @@ class Metrics:
             "Mean engine time per batch while a job runs, over the mean while none runs. 0 until both were seen.",
         )
 
-        # GPUs, where there are any.
+        # GPUs, if there are any.
         self.gpu_memory = gauge(
             "twofold_gpu_memory_bytes", "Memory of a GPU: used, by whomever, and total.", "gpu", "kind"
         )

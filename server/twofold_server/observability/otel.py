@@ -1,7 +1,7 @@
-"""Spans by OpenTelemetry, sent to a collector by a thread of its own. The only module that knows it; needs the extra `otel`.
+"""OpenTelemetry spans, exported by a background thread. The only module that imports OpenTelemetry; needs the extra `otel`.
 
 Spans are created after the work has ended, with explicit times: the code that serves a call only reads the clock.
-See ADR 30 for what is a parent and what is a link.
+ADR 30 defines parents and links.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from twofold_server.observability.tracing import JOB_SPAN, FinishedSpan
 log = logging.getLogger(__name__)
 
 _PATIENCE = 5.0
-"""Seconds for the last spans on the way down."""
+"""Seconds to export the last spans at shutdown."""
 _LONGEST_TRACEPARENT = 512
-# Of all codes these say that the server, and not the caller, was wrong: the conventions for servers of gRPC.
+# The codes that are server errors by OpenTelemetry's conventions for gRPC servers.
 _OUR_FAULTS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 
 
 class Spans:
-    """Make spans of calls, batches and jobs. Names and attributes are those of docs/tracing.md; no text is in any."""
+    """Creates spans of calls, batches and jobs, as docs/tracing.md defines them. Spans never contain user text."""
 
     def __init__(self, exporter: SpanExporter, share: float = 1.0) -> None:
         self._exporter = exporter
         resource = Resource.create({"service.name": "twofold", "service.version": VERSION})
         self._provider = TracerProvider(
             sampler=ParentBased(_OfRoots(share)),
-            resource=resource.merge(OTELResourceDetector().detect()),  # What the variables say has the last word.
+            resource=resource.merge(OTELResourceDetector().detect()),  # Environment variables win.
             shutdown_on_exit=False,
         )
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
@@ -53,11 +53,11 @@ class Spans:
 
     @classmethod
     def to(cls, endpoint: str, share: float) -> Spans:
-        """Send spans to a collector, which need not be there. The variables OTEL_EXPORTER_OTLP_* say the rest."""
+        """Export spans to a collector, which may be down. OTEL_EXPORTER_OTLP_* variables set everything else."""
         return cls(OTLPSpanExporter(endpoint=endpoint), share)
 
     def begin(self, procedure: str, metadata: Iterable[tuple[str, str | bytes]]) -> Call:
-        """Begin the span of a call, below the one that its metadata names if it names one."""
+        """Start the span of a call, as a child of the span in its metadata, if there is one."""
         method = procedure.removeprefix("/")
         above = next((value for key, value in metadata if key == "traceparent" and isinstance(value, str)), "")
         span = self._tracer.start_span(
@@ -70,7 +70,7 @@ class Spans:
         return Call(span, f"{context.trace_id:032x}", f"{context.span_id:016x}", context.trace_flags.sampled)
 
     def end(self, call: Call, code: str) -> None:
-        """End it with the name of a gRPC code."""
+        """End the span with the name of a gRPC status code."""
         if call.is_recorded:
             call.span.set_attribute("rpc.response.status_code", code)
             call.span.set_attributes({f"twofold.{kind}.id": value for kind, value in call.about.items()})
@@ -80,7 +80,7 @@ class Spans:
         call.span.end()
 
     def tell(self, call: Call, stages: Iterable[Stage]) -> None:
-        """Make a span below the call's for each of its stages."""
+        """Create a child span for each stage of a call."""
         above, now = trace.set_span_in_context(call.span, Context()), _Now()
         for stage in stages:
             links = [Link(stage.batch)] if stage.batch else None
@@ -88,7 +88,7 @@ class Spans:
             span.end(now.at(stage.started_at + stage.seconds))
 
     def batch(self, calls: Sequence[Call], started_at: float, *, error: str = "", **about: str | int) -> SpanContext:
-        """Make the span of a batch that has just ended, linked to its calls, and return what a Stage names it by."""
+        """Create the span of a batch that just ended, linked to its calls, and return the context for Stage.batch."""
         now = _Now()
         span = self._tracer.start_span(
             "batch",
@@ -120,8 +120,8 @@ class Spans:
         recorded.end(_ns(span.ended_at))
 
     def close(self) -> None:
-        """Send what was not sent yet, for some seconds at most. This blocks."""
-        # The SDK waits half a minute for a collector that is gone, so somebody else waits for it.
+        """Export the remaining spans. Blocks for a few seconds at most."""
+        # The SDK blocks for 30 s if the collector is down, so a daemon thread waits for it.
         last = threading.Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
         last.start()
         last.join(_PATIENCE)
@@ -132,10 +132,10 @@ class Spans:
 
 
 def _below(traceparent: str) -> Context:
-    """Return the context of what W3C Trace Context names; an empty one if that is nothing valid.
+    """Return the context of a W3C traceparent; empty if it is invalid.
 
-    Nothing else that a caller may send is read. We call nobody, to whom a tracestate or baggage could be of use, and
-    OpenTelemetry would log what it cannot read of them.
+    tracestate and baggage are ignored: the server makes no calls that would forward them, and
+    OpenTelemetry would log malformed values.
     """
     if len(traceparent) > _LONGEST_TRACEPARENT:
         return Context()
@@ -143,7 +143,7 @@ def _below(traceparent: str) -> Context:
 
 
 class _OfRoots(Sampler):
-    """Choose among the spans that have no parent: a share of the calls, the batches of chosen calls, and all jobs."""
+    """Samples root spans: a share of the calls, the batches of sampled calls, and all jobs."""
 
     def __init__(self, share: float) -> None:
         self._by_share = TraceIdRatioBased(share)
@@ -158,30 +158,30 @@ class _OfRoots(Sampler):
         links: Sequence[Link] | None = None,
         trace_state: TraceState | None = None,
     ) -> SamplingResult:
-        """Decide about one."""
+        """Return whether to record a span."""
         if name == JOB_SPAN or any(link.context.trace_flags.sampled for link in links or ()):
             return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes)
         return self._by_share.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
 
     def get_description(self) -> str:
-        """Name it."""
+        """Return the sampler's description."""
         return f"OfRoots{{{self._by_share.get_description()}}}"
 
 
 class _Now:
-    """This moment on both clocks, to tell what time it was at a moment of the monotonic one."""
+    """The current time on both clocks, to convert monotonic times to wall-clock times."""
 
     def __init__(self) -> None:
         self.ns = time.time_ns()
         self._monotonic = time.monotonic()
 
     def at(self, moment: float) -> int:
-        """Return nanoseconds since 1970."""
+        """Return a monotonic time as nanoseconds since 1970."""
         return self.ns - int((self._monotonic - moment) * 1e9)
 
 
 def _fail(span: Any, error: str) -> None:
-    """Mark a span as failed, if it has."""
+    """Mark a span as failed if *error* is not empty."""
     if error:
         span.set_attribute("error.type", error)
         span.set_status(Status(StatusCode.ERROR))

@@ -15,7 +15,7 @@ JOB_SPAN = "job"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedSpan:
-    """Describe a span that has ended, with its children."""
+    """A span that has ended, with its children."""
 
     name: str
     started_at: datetime
@@ -32,19 +32,19 @@ class Traces(Protocol):
     """A tracer. Only close() blocks, and no method raises."""
 
     def begin(self, procedure: str, metadata: Iterable[tuple[str, str | bytes]]) -> Call:
-        """Begin the span of a call, below the one that its metadata names if it names one."""
+        """Start the span of a call, as a child of the span in its metadata, if there is one."""
 
     def end(self, call: Call, code: str) -> None:
-        """End it with the name of a gRPC code."""
+        """End the span with the name of a gRPC status code."""
 
     def tell(self, call: Call, stages: Iterable[Stage]) -> None:
-        """Make a span below the call's for each of its stages."""
+        """Create a child span for each stage of a call."""
 
     def batch(self, calls: Sequence[Call], started_at: float, *, error: str = "", **about: str | int) -> Any:
-        """Make the span of a batch that has just ended, linked to its calls, and return what a Stage names it by."""
+        """Create the span of a batch that just ended, linked to its calls, and return the context for Stage.batch."""
 
     def add_finished(self, span: FinishedSpan) -> None:
         """Record a span that has ended, with its children, as a trace of its own."""
 
     def close(self) -> None:
-        """Send what was not sent yet, for some seconds at most. This blocks."""
+        """Export the remaining spans. Blocks for a few seconds at most."""

@@ -1,4 +1,4 @@
-"""Who may call what: the one table of procedures, and the look at a caller's token."""
+"""Authorization: the scopes that each procedure requires, and the check of the caller's token."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from twofold_server.security.tokens import SCOPES, Grant, Scope, find_grant, rea
 log = logging.getLogger(__name__)
 
 Requirement = Scope | Literal["open", "token"]
-"""What a procedure asks of its caller: nothing, any token, or a token with a scope."""
+"""What a procedure requires of its caller: nothing, any token, or a token with a scope."""
 
 _TABLE: Mapping[str, Mapping[str, Requirement]] = {
     "twofold.v1.InferenceService": {
@@ -46,7 +46,7 @@ _TABLE: Mapping[str, Mapping[str, Requirement]] = {
         "DeleteCheckpoint": "admin",
     },
     "inference.GRPCInferenceService": {
-        "ServerLive": "open",  # These two tell what health tells.
+        "ServerLive": "open",  # These two return what health returns.
         "ServerReady": "open",
         "ModelReady": "predict",
         "ServerMetadata": "predict",
@@ -56,7 +56,7 @@ _TABLE: Mapping[str, Mapping[str, Requirement]] = {
         "ModelStatistics": "predict",
         "RepositoryIndex": "token",
         "RepositoryModelLoad": "admin",
-        # What follows is answered with what to call instead.
+        # The following procedures only return what to call instead.
         "ModelStreamInfer": "token",
         "RepositoryModelUnload": "token",
         "SystemSharedMemoryStatus": "token",
@@ -74,19 +74,19 @@ _TABLE: Mapping[str, Mapping[str, Requirement]] = {
 REQUIRED_SCOPES: Mapping[str, Requirement] = MappingProxyType(
     {f"/{service}/{method}": need for service, methods in _TABLE.items() for method, need in methods.items()}
 )
-"""What each procedure asks of its caller, by its path."""
+"""The requirement of each procedure, by path."""
 
 _LOOK_AGAIN = 1.0
-"""Seconds until the file is looked at again."""
+"""Seconds between two checks of the token file."""
 
 Behaviour = Callable[[Any, Any], Any]
-"""What answers a request, or a stream of them: it returns an awaitable, or an iterator of responses."""
+"""A method's behaviour: takes a request or a stream of requests, returns an awaitable or an iterator of responses."""
 
 
 class Authorizer:
-    """Let callers in by their tokens. The file is read again when it has changed; one that is wrong changes nothing.
+    """Authorizes callers by their tokens. A changed file is read again; an invalid file leaves the tokens unchanged.
 
-    Raises OSError or ValueError if it is wrong at first.
+    Raises OSError or ValueError if the file is invalid at the start.
     """
 
     def __init__(self, path: Path, metrics: Metrics) -> None:
@@ -99,14 +99,14 @@ class Authorizer:
         self._read()
 
     def guard(self, procedure: str, behaviour: Behaviour, *, streams: bool) -> Behaviour:
-        """Put a look at the caller's token before what answers a procedure; *streams* says that requests stream."""
+        """Wrap a behaviour with the check of the caller's token. *streams*: its requests are a stream."""
         need = REQUIRED_SCOPES.get(
             procedure, "admin"
-        )  # A test holds the table complete; what it lacked would not be open.
+        )  # A test checks that the table is complete; a missing procedure would not be open.
         if need == "open":
             return behaviour
 
-        # No coroutine, so that it serves a procedure with one response and one with a stream of them alike.
+        # Not a coroutine, so that it wraps unary and streaming responses alike.
         scopes: tuple[Scope, ...] = () if need == "token" else (need,)
 
         def guarded(request: Any, context: Any) -> Any:
@@ -116,7 +116,7 @@ class Authorizer:
         return guarded
 
     def admit(self, scopes: Collection[Scope], metadata: Iterable[tuple[str, str | bytes]]) -> RateLimit | None:
-        """Let in whose token has one of some scopes, or any token where they are none, and return its limit.
+        """Check that the token has one of the *scopes*, or is any valid token if there are none, and return its rate limit.
 
         Raises UnauthenticatedError, ScopeMissingError or RateLimitedError.
         """
@@ -158,7 +158,7 @@ class Authorizer:
         grants = read_tokens(self._path)
         rates = {name: grant.requests_per_second for name, grant in grants.items()}
         kept = {name for name, rate in rates.items() if name in self._grants and rate == self._rate(name)}
-        # Who has used a limit up does not get a fresh one because another line was changed.
+        # A used-up limit is not reset when another line of the file changes.
         self._limits = {
             name: self._limits[name] if name in kept else RateLimit(rate) for name, rate in rates.items() if rate
         }
@@ -169,7 +169,7 @@ class Authorizer:
 
 
 def _bearer(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
-    """Return the first token of a call's metadata, which may be of any form, or None."""
+    """Return the first bearer token in the metadata, which may be malformed, or None."""
     for key, value in metadata:
         if key == "authorization":
             scheme, _, token = str(value).partition(" ")

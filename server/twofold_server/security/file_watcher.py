@@ -1,4 +1,4 @@
-"""Files that others replace while the server runs."""
+"""Detection of files that are replaced while the server runs."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from pathlib import Path
 
 
 class FileWatcher:
-    """Tell whether any of some files has changed since the last look. Make it before the files are first read."""
+    """Detects whether any of the files changed since the last check. Construct it before the files are first read."""
 
     def __init__(self, *paths: Path) -> None:
         self._paths = paths
         self._seen = self._look()
 
     def has_changed(self) -> bool:
-        """Look again."""
+        """Return whether a file changed since the last check."""
         before, self._seen = self._seen, self._look()
         return before != self._seen
 

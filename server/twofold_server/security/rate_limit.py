@@ -1,4 +1,4 @@
-"""So many requests a second, and no more."""
+"""A rate limit, by the generic cell rate algorithm (GCRA)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _SLACK = 1e-6
 
 
 class RateLimit:
-    """Let *rate* requests a second through, on average: after a rest, those of one second may come at once."""
+    """Admits *rate* requests per second on average. After a pause, the requests of one second may come at once."""
 
     def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._apart = 1 / rate
         self._ahead = max(0.0, 1.0 - self._apart) + _SLACK
-        self._due = 0.0  # When the next request would come if all came evenly.
+        self._due = 0.0  # The theoretical arrival time of the next request.
         self._clock = clock
 
     def take(self) -> float:
-        """Let a request through and return 0, or return the seconds until there is room for it."""
+        """Admit a request and return 0, or return the seconds until it would be admitted."""
         now = self._clock()
         wait = self._due - self._ahead - now
         if wait > 0:
@@ -32,14 +32,14 @@ class RateLimit:
         return 0.0
 
     def reserve(self) -> float:
-        """Return the seconds after which a request may go on; its place is taken now."""
+        """Reserve a request, and return the seconds after which it may continue."""
         now = self._clock()
         wait = max(0.0, self._due - self._ahead - now)
         self._due = max(self._due, now) + self._apart
         return wait
 
     async def pace(self, requests: AsyncIterator[T]) -> AsyncGenerator[T]:
-        """Hand the requests of a stream on as there is room for them: a stream waits. The first came with its call."""
+        """Yield the requests of a stream at the allowed rate. The first one was admitted with the call."""
         first = True
         async for request in requests:
             if not first:

@@ -1,4 +1,4 @@
-"""The server's certificate, and the authorities of its callers', as the files have them now."""
+"""The server's certificate and the client certificate authorities, reloaded when their files change."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _Read = TypeVar("_Read")
 
 
 def load_certificates(config: Config) -> Certificates | None:
-    """Return the files of a server with TLS, or None for plaintext."""
+    """Return the certificate files of a TLS server, or None for plaintext."""
     if config.tls_certificate is None or config.tls_key is None:
         return None
     return Certificates(config.tls_certificate, config.tls_key, config.tls_client_ca)
 
 
 def credentials_of(config: Config) -> grpc.ServerCredentials | None:
-    """Return what a TLS port needs, or None for plaintext. Raises OSError or ValueError if a file is wrong.
+    """Return the credentials of a TLS port, or None for plaintext. Raises OSError or ValueError if a file is invalid.
 
-    The files are looked at whenever a connection begins, and read again if they have changed.
+    The files are checked when a connection begins, and read again if they changed.
     """
     if (certificates := load_certificates(config)) is None:
         return None
@@ -42,7 +42,7 @@ def credentials_of(config: Config) -> grpc.ServerCredentials | None:
 
 
 class Certificates:
-    """Read the files of a certificate, its key, and perhaps the authorities of client certificates."""
+    """The files of a certificate, its key and, optionally, the client certificate authorities."""
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
         self._certificate = certificate
@@ -51,13 +51,13 @@ class Certificates:
         self._watched = FileWatcher(*(path for path in (certificate, key, client_ca) if path))
 
     def context(self) -> ssl.SSLContext:
-        """Read the files for a port of HTTPS, which asks for no certificate of its callers.
+        """Return the TLS context of an HTTPS port, which requires no client certificates.
 
-        Raises OSError or ValueError that names the file and what is wrong.
+        Raises OSError or ValueError that names the file and the problem.
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            # Without a password, it would ask the terminal.
+            # Without a password, OpenSSL would prompt on the terminal.
             context.load_cert_chain(self._certificate, self._key, password="")
         except ssl.SSLError as error:
             wrong = f"tls-certificate {self._certificate.name} and tls-key {self._key.name}"
@@ -67,7 +67,7 @@ class Certificates:
         return context
 
     def read(self) -> grpc.ServerCertificateConfiguration:
-        """Read the files for gRPC. Raises OSError or ValueError that names the file and what is wrong."""
+        """Read the files for gRPC. Raises OSError or ValueError that names the file and the problem."""
         context = self.context()
         if self._client_ca:
             try:
@@ -81,15 +81,15 @@ class Certificates:
         return grpc.ssl_server_certificate_configuration([pair], authorities)
 
     def read_if_changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """Read the files again if they have changed. None, which lets gRPC go on with what it has, if not, or if they are wrong."""
+        """Return the configuration if the files changed and are valid; None makes gRPC keep the current one."""
         return self._if_changed(self.read)
 
     def context_if_changed(self) -> ssl.SSLContext | None:
-        """Read the files again if they have changed. None if not, or if they are wrong."""
+        """Return the TLS context if the files changed and are valid, else None."""
         return self._if_changed(self.context)
 
     def _if_changed(self, read: Callable[[], _Read]) -> _Read | None:
-        # A certificate and its key are two files: between the two, they do not fit, and the next connection looks again.
+        # While only one of certificate and key is replaced they do not match; the next connection checks again.
         if not self._watched.has_changed():
             return None
         try:
@@ -102,9 +102,9 @@ class Certificates:
 
 
 def expiry_of(certificate: Path, key: Path) -> dt.datetime:
-    """Return when a certificate ends. Raises ssl.SSLCertVerificationError that says so if it is not good now."""
-    # The standard library shows a certificate only to whom it was presented: so one half of a handshake in memory
-    # presents it, and the other one trusts nobody but it.
+    """Return the expiry time of a certificate. Raises ssl.SSLCertVerificationError if it is not valid now."""
+    # The standard library decodes only a peer's certificate, so one side of an in-memory handshake presents it to
+    # the other side, which trusts only this certificate.
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(certificate, key, password="")
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -1,7 +1,7 @@
-"""Bearer tokens: what the file of them says, and how one is made.
+"""Bearer tokens: how they are created, stored and looked up.
 
-A token is ``twofold.NAME.SECRET``. It says whose it is, so that one digest is compared and not all. The file is TOML
-and holds a line for each, without the secret:
+A token is ``twofold.NAME.SECRET``. The name selects the one digest to compare. The file is TOML
+with one line per token, without the secret:
 
     NAME = { sha256 = "…", scopes = ["predict"], requests_per_second = 50 }
 """
@@ -24,13 +24,13 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 _KIND = "twofold"
 _SECRET_BYTES = 32
-"""So many that nobody tries them all: a plain SHA-256 will do, and a slow digest would only slow the calls down."""
+"""Bytes of a secret. They are random, so a plain SHA-256 is enough; a slow digest would only slow calls down."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ADVICE = "write the line as `twofold-server make-token` prints it"
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the file says of one token: its digest, what it may do, and how often; None means without a limit."""
+    """A token's digest, its scopes and its rate limit; None means no limit."""
 
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
     scopes: Annotated[frozenset[Scope], msgspec.Meta(min_length=1)]
@@ -38,7 +38,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def make_token(name: str, scopes: Iterable[Scope], requests_per_second: float | None = None) -> tuple[str, str]:
-    """Make a token, and the line of the file that lets it in. Raises ValueError."""
+    """Return a new token, and the line of the file that grants it access. Raises ValueError."""
     _check_name(name)
     if requests_per_second is not None and not 0 < requests_per_second < float("inf"):
         raise ValueError(
@@ -51,7 +51,7 @@ def make_token(name: str, scopes: Iterable[Scope], requests_per_second: float | 
 
 
 def read_tokens(path: Path) -> dict[str, Grant]:
-    """Read the file: grants by name. Raises OSError, or ValueError that names the line's token and what to write."""
+    """Return the grants of a file by name. Raises OSError, or ValueError that names the token and the fix."""
     try:
         written = tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -67,11 +67,11 @@ def read_tokens(path: Path) -> dict[str, Grant]:
 
 
 def find_grant(token: str, grants: Mapping[str, Grant]) -> tuple[str, Grant] | None:
-    """Return the name and the grant of a token, or None if it is not one of these."""
+    """Return the name and grant of a token, or None if it is unknown."""
     kind, _, rest = token.partition(".")
     name = rest.partition(".")[0]
     grant = grants.get(name)
-    # Names are no secret; the digest is, and how long its comparison takes must not tell how much of it was right.
+    # Names are public. The digest is secret, so it is compared in constant time.
     if kind != _KIND or grant is None or not hmac.compare_digest(_digest(token), grant.sha256):
         return None
     return name, grant

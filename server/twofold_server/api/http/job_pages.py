@@ -1,4 +1,4 @@
-"""The pages of jobs beside the metrics: GET /jobs, and GET /jobs/JOB/report, .html or .json, for those who may see them."""
+"""The pages GET /jobs and GET /jobs/JOB/report (.html or .json) of the HTTP port, with access control."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 
 _REPORT = re.compile(r"/jobs/([A-Za-z0-9-]{1,100})/report(?:\.(html|json))?")
 _PAGE = 50
-"""Jobs on one page."""
+"""Jobs listed on one page."""
 _PATIENCE = 30.0
-"""Seconds that a page may take."""
+"""Time limit of a page, in seconds."""
 _HEADERS = (
     ("Content-Security-Policy", f"{POLICY}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
     ("X-Content-Type-Options", "nosniff"),
@@ -48,7 +48,7 @@ _STATUS = {
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """What is answered."""
+    """A response."""
 
     content: bytes
     media_type: str = "text/html; charset=utf-8"
@@ -56,11 +56,12 @@ class _Page:
 
 
 class JobPages:
-    """Answer what is asked below /jobs; reports hold texts, so not everybody who may see metrics may see them.
+    """Serve the pages below /jobs. Reports contain texts, so they need more access than metrics do.
 
-    With tokens, one with `adapt` or `admin` may, as over gRPC. Without, only who asks on this machine, and by its own
-    name: a page from elsewhere in a browser here could ask by another one. Over a network neither a token nor a report travels
-    in *plaintext* unless that is asked for by name.
+    If tokens are configured, a token with the scope `adapt` or `admin` is needed, as over gRPC. Otherwise only clients on this
+    machine get access, and only by its own name, because a foreign web page in a local browser could use another name. Over a
+    network neither tokens nor reports are sent in plaintext
+    unless *plaintext* is set.
     """
 
     def __init__(self, book: JobRepository, reporter: Reporter, access: Authorizer | None, *, plaintext: bool) -> None:
@@ -71,7 +72,7 @@ class JobPages:
         self._loop = asyncio.get_running_loop()
 
     def before(self, metrics: WSGIApplication) -> WSGIApplication:
-        """Put these pages before the metrics."""
+        """Wrap the metrics app with these pages."""
 
         def application(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
             path = environ["PATH_INFO"]
@@ -89,7 +90,7 @@ class JobPages:
         return application
 
     def _wait_for(self, environ: WSGIEnvironment) -> _Page:
-        """Let the event loop answer, on a thread of the HTTP server's."""
+        """Answer on the event loop, from a thread of the HTTP server."""
         answer = asyncio.run_coroutine_threadsafe(self._answer(environ), self._loop)
         try:
             return answer.result(_PATIENCE)
@@ -137,14 +138,14 @@ class JobPages:
 
 
 def _asks_here(environ: dict[str, Any]) -> bool:
-    """Tell whether somebody on this machine asks for this machine."""
+    """Return whether the client is on this machine and addresses it by its own name."""
     host = environ.get("HTTP_HOST", "")
     named = host if re.search(r":\d+$", host) else f"{host}:80"
     return _is_here(environ) and is_loopback(named)
 
 
 def _is_here(environ: dict[str, Any]) -> bool:
-    """Tell whether somebody on this machine asks."""
+    """Return whether the client is on this machine."""
     return is_loopback(f"[{environ['REMOTE_ADDR']}]:0")
 
 

@@ -1,4 +1,4 @@
-"""The HTTP port: the metrics, and what else is put before them."""
+"""The HTTP port: metrics, and the pages that wrap them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def serve_http(
     before: Callable[[WSGIApplication], WSGIApplication] = _nothing,
     certificates: Certificates | None = None,
 ) -> Iterator[str]:
-    """Serve the metrics over HTTP until the block ends, *before* which other pages may come; gives the URL.
+    """Serve the metrics over HTTP until the block ends, and yield the URL. *before* wraps them with other pages.
 
     With *certificates* it is HTTPS. Raises OSError or ValueError if the address or a file is wrong.
     """
@@ -54,7 +54,7 @@ def serve_http(
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """Answer each connection on a thread of its own."""
+    """An HTTP server with one thread per connection."""
 
     daemon_threads = True
 
@@ -63,31 +63,31 @@ class _Server(ThreadingMixIn, WSGIServer):
         self._context = certificates.context() if certificates else None
         self.address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         super().__init__((host, port), _Handler)
-        # Pages ask for it; the standard library takes the scheme of a URL from this variable, as CGI did.
+        # Pages read the scheme of the URL, which the standard library takes from this variable, as CGI did.
         self.base_environ["HTTPS"] = "on" if certificates else "off"
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
         if self._certificates and self._context:
             self._context = self._certificates.context_if_changed() or self._context
-            # The handshake comes with the first read, on the thread of this connection: a caller who is slow holds up nobody.
+            # The handshake runs with the first read on this connection's thread, so that a slow client blocks no other client.
             connection = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         return connection, address
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 -- what socketserver passes.
-        """Log that a caller was not answered, most often because it has left; a traceback on stderr is of no use."""
+        """Log an unanswered client, which has most often disconnected, without a traceback on stderr."""
         log.info("a caller of the metrics port was not answered", extra={"reason": type(sys.exception()).__name__})
 
 
 class _Handler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- its name in the standard library.
-        """Keep what callers ask for out of the log."""
+        """Keep request paths out of the log."""
 
 
 def _tidied(metrics: WSGIApplication) -> WSGIApplication:
-    """Answer as if nothing special were accepted if a version in it is none.
+    """Return *accept*, or an empty header if it contains an invalid version.
 
-    prometheus_client compares the version and repeats it in its answer, whatever it is.
+    prometheus_client compares the version, and copies it into its response unchecked.
     """
 
     def answer(environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:

@@ -21,7 +21,7 @@ from twofold_server.report.reporter import Reporter
 
 
 class AdaptationServicer(AdaptationServiceServicer):
-    """Make jobs and tell of them."""
+    """Submits jobs and reports on them."""
 
     def __init__(self, runner: JobRunner, book: JobRepository, reporter: Reporter, uploads: Uploads) -> None:
         self._book = book
@@ -30,7 +30,7 @@ class AdaptationServicer(AdaptationServiceServicer):
         self._uploads = uploads
 
     async def Adapt(self, request: pb.AdaptRequest, context: Any) -> pb.AdaptResponse:  # noqa: ARG002, N802
-        """Make a job and return it at once."""
+        """Submit a job and return it at once."""
         order, inline = await asyncio.to_thread(read_adapt, request)
         view = await self._runner.submit(order, inline)
         note(job=view.id, checkpoint=view.base)
@@ -41,7 +41,7 @@ class AdaptationServicer(AdaptationServiceServicer):
         request_iterator: AsyncIterator[pb.UploadDatasetRequest],
         context: Any,  # noqa: ARG002
     ) -> pb.UploadDatasetResponse:
-        """Store examples that are too many to send inside a request."""
+        """Store a data set that is too large for one request."""
         upload = await self._uploads.receive(_read_off_the_loop(request_iterator))
         examples = upload.contents.examples
         return pb.UploadDatasetResponse(
@@ -59,7 +59,7 @@ class AdaptationServicer(AdaptationServiceServicer):
         return pb.ListJobsResponse(jobs=[write_job(view) for view in views], next_page_token=token)
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Any) -> AsyncIterator[pb.WatchJobResponse]:  # noqa: ARG002, N802
-        """Stream a job's events, past ones first, until its last."""
+        """Stream all events of a job, past events first, until it ends."""
         after = request.after_sequence
         if after < 0:
             raise InvalidRequestError(Violation("after_sequence", f"{after} is negative; write 0 for all events"))
@@ -72,7 +72,7 @@ class AdaptationServicer(AdaptationServiceServicer):
         return pb.CancelJobResponse(job=write_job(await self._runner.cancel(request.job_id)))
 
     async def GetReport(self, request: pb.GetReportRequest, context: Any) -> pb.GetReportResponse:  # noqa: ARG002, N802
-        """Return the report of a job that is over."""
+        """Return the report of a finished job."""
         form = read_report_format(request.format)
         content = await self._reporter.read(request.job_id, form)
         return pb.GetReportResponse(content=content, media_type=MEDIA_TYPES[form])

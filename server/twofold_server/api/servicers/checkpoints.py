@@ -21,7 +21,7 @@ from twofold_server.versions.promoter import Promoter
 
 
 class CheckpointServicer(CheckpointServiceServicer):
-    """Show the store, move its aliases, and delete from it."""
+    """Lists and deletes checkpoints, and moves aliases."""
 
     def __init__(self, store: Store, book: JobRepository, promoter: Promoter, deleter: Deleter) -> None:
         self._store = store
@@ -46,7 +46,7 @@ class CheckpointServicer(CheckpointServiceServicer):
         request: pb.PromoteCheckpointRequest,
         context: Any,
     ) -> pb.PromoteCheckpointResponse:
-        """Make a checkpoint the one that answers."""
+        """Make a checkpoint live."""
         if not request.checkpoint:
             raise InvalidRequestError(Violation("checkpoint", 'is empty; write an id or "candidate"'))
         note(checkpoint=request.checkpoint)
@@ -59,7 +59,7 @@ class CheckpointServicer(CheckpointServiceServicer):
         )
 
     async def RollBack(self, request: pb.RollBackRequest, context: Any) -> pb.RollBackResponse:  # noqa: ARG002, N802
-        """Make the previous checkpoint answer again."""
+        """Make the previous checkpoint live again."""
         done = await self._promoter.roll_back(Author(caller_of(context), "RollBack was called."))
         note(checkpoint=done.checkpoint.id)
         return pb.RollBackResponse(
@@ -67,7 +67,7 @@ class CheckpointServicer(CheckpointServiceServicer):
         )
 
     async def DeleteCheckpoint(self, request: pb.DeleteCheckpointRequest, context: Any) -> pb.DeleteCheckpointResponse:  # noqa: N802
-        """Remove a checkpoint that nothing needs."""
+        """Delete a checkpoint that is not in use."""
         if not request.checkpoint_id:
             raise InvalidRequestError(Violation("checkpoint_id", "is empty; write the id of a checkpoint"))
         if request.checkpoint_id in ALIASES:
@@ -78,7 +78,7 @@ class CheckpointServicer(CheckpointServiceServicer):
         return pb.DeleteCheckpointResponse()
 
     async def ListAliasChanges(self, request: pb.ListAliasChangesRequest, context: Any) -> pb.ListAliasChangesResponse:  # noqa: ARG002, N802
-        """Return a page of the changes of aliases, newest first."""
+        """Return a page of alias changes, newest first."""
         changes, more = await self._book.alias_changes(page_size(request.page_size), number_of(request.page_token))
         return pb.ListAliasChangesResponse(
             changes=[write_alias_change(entry) for entry in changes], next_page_token="" if more is None else str(more)

@@ -26,11 +26,11 @@ from twofold_server.inference.slot import Slot
 from twofold_server.observability.metrics import Metrics
 
 STREAM_AHEAD = 8
-"""Requests of a stream that are worked on at once, beside the one that is read and the one whose answer is next."""
+"""Requests of a stream in progress at once, besides the one being read and the one whose answer is next."""
 
 
 class InferenceServicer(InferenceServiceServicer):
-    """Answer Predict, PredictStream, Embed and GetModel."""
+    """Answers Predict, PredictStream, Embed and GetModel."""
 
     def __init__(self, inference: Predictor, slot: Slot, config: Config, metrics: Metrics) -> None:
         self._inference = inference
@@ -47,7 +47,7 @@ class InferenceServicer(InferenceServiceServicer):
         call = read_embed(request, self._config)
         answers = await self._inference.embed(call.texts, deadline=deadline_of(context))
         self._metrics.texts.labels("Embed").inc(len(call.texts))
-        # Millions of numbers, if every token comes: not on the event loop.
+        # With token features this converts millions of numbers, so it must not run on the event loop.
         return await asyncio.to_thread(write_embeddings, call, answers)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:  # noqa: ARG002, N802
@@ -60,7 +60,7 @@ class InferenceServicer(InferenceServiceServicer):
     async def PredictStream(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.PredictStreamRequest], context: Any
     ) -> AsyncIterator[pb.PredictStreamResponse]:
-        """Answer requests in their order, a few of them at a time; the caller is not read further meanwhile."""
+        """Answer requests in order, a few at a time, and stop reading while these are in progress."""
         deadline = deadline_of(context)
         answers: asyncio.Queue[asyncio.Task[pb.PredictResponse] | Exception | None] = asyncio.Queue(STREAM_AHEAD)
         pending: set[asyncio.Task[Any]] = set()
@@ -90,7 +90,7 @@ class InferenceServicer(InferenceServiceServicer):
             await asyncio.gather(*pending, return_exceptions=True)
 
     async def _answer_patiently(self, request: pb.PredictRequest, deadline: float) -> pb.PredictResponse:
-        """Answer one request of a stream. A stream is not shed for load, it waits: that is what slows its caller down."""
+        """Answer one request of a stream. Under load a stream waits instead of being rejected, which slows its client down."""
         while True:
             try:
                 return await self._answer(request, deadline, "PredictStream")
@@ -105,6 +105,6 @@ class InferenceServicer(InferenceServiceServicer):
 
 
 def deadline_of(context: grpc.aio.ServicerContext[Any, Any]) -> float:
-    """Return the caller's deadline in seconds of time.monotonic(); infinite if there is none."""
+    """Return the call's deadline in seconds of time.monotonic(); infinite if there is none."""
     remaining = context.time_remaining()
     return float("inf") if remaining is None else time.monotonic() + remaining

@@ -50,11 +50,11 @@ NOT_SERVED = {
     "TraceSetting": "the server's metrics say where time goes",
     "LogSettings": "start the server with another --log-level",
 }
-"""Triton's other methods, and what to do instead."""
+"""Triton methods that are not supported, and what to use instead."""
 
 
 class OpenInferenceServicer(GRPCInferenceServiceServicer):
-    """Serve the live checkpoint as the model "twofold", and the store as its repository."""
+    """Serves the live checkpoint as the model "twofold", and the store as its repository."""
 
     def __init__(
         self,
@@ -76,36 +76,36 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
         self._health = health
 
     def add_to(self, server: grpc.aio.Server) -> None:
-        """Serve these methods, and say of Triton's others what to do instead."""
+        """Register the methods, and reject Triton's other methods with a hint."""
         add_GRPCInferenceServiceServicer_to_server(self, server)
         service = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
         refusals = {name: _refusal(name, instead) for name, instead in NOT_SERVED.items()}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, refusals),))
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Any) -> pb.ServerLiveResponse:  # noqa: ARG002, N802
-        """Answer, which says it."""
+        """Return that the server is live."""
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: pb.ServerReadyRequest, context: Any) -> pb.ServerReadyResponse:  # noqa: ARG002, N802
-        """Say whether a checkpoint answers."""
+        """Return whether a checkpoint is live."""
         return pb.ServerReadyResponse(ready=self._health.ready)
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Any) -> pb.ModelReadyResponse:  # noqa: ARG002, N802
-        """Say whether the model, or one version of it, answers."""
+        """Return whether the model, or a version of it, is live."""
         known = request.name == MODEL and request.version in {"", self._live()}
         return pb.ModelReadyResponse(ready=known and self._health.ready)
 
     async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Any) -> pb.ServerMetadataResponse:  # noqa: ARG002, N802
-        """Name the server."""
+        """Return the server's name, version and extensions."""
         return pb.ServerMetadataResponse(name="twofold", version=VERSION, extensions=EXTENSIONS)
 
     async def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Any) -> pb.ModelMetadataResponse:  # noqa: ARG002, N802
-        """Describe the tensors."""
+        """Return the model's tensors."""
         self._check(request.name, request.version)
         return write_metadata([self._live()] if self._live() else [])
 
     async def ModelConfig(self, request: pb.ModelConfigRequest, context: Any) -> pb.ModelConfigResponse:  # noqa: ARG002, N802
-        """Describe the model in Triton's terms."""
+        """Return the model's configuration in Triton's terms."""
         self._check(request.name, request.version)
         return pb.ModelConfigResponse(config=write_config(self._config))
 
@@ -120,19 +120,19 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
             entities=call.asks_for("entities"),
             deadline=min(deadline_of(context), time.monotonic() + call.timeout),
         )
-        for checkpoint_id in answers.checkpoint_ids:  # A swap may have come before the texts' turn did.
+        for checkpoint_id in answers.checkpoint_ids:  # A swap may have happened before the texts were answered.
             if call.version and checkpoint_id != call.version:
                 raise _not_live("model_version", call.version, checkpoint_id)
         self._metrics.texts.labels("ModelInfer").inc(len(call.texts))
         return write_infer(call, answers)
 
     async def ModelStatistics(self, request: pb.ModelStatisticsRequest, context: Any) -> pb.ModelStatisticsResponse:  # noqa: ARG002, N802
-        """Say what was answered since the server started."""
+        """Return counts since the server started."""
         self._check(request.name or MODEL, request.version)
         return pb.ModelStatisticsResponse(model_stats=[write_statistics(self._metrics, self._live())])
 
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, context: Any) -> pb.RepositoryIndexResponse:  # noqa: ARG002, N802
-        """List the checkpoints."""
+        """Return the checkpoints."""
         check_repository(request.repository_name)
         checkpoints, aliases = await asyncio.to_thread(lambda: (self._store.list(), self._store.aliases()))
         return write_index(checkpoints, aliases, self._live(), only_ready=request.ready)
@@ -142,7 +142,7 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
         request: pb.RepositoryModelLoadRequest,
         context: Any,
     ) -> pb.RepositoryModelLoadResponse:
-        """Make a checkpoint the one that answers."""
+        """Make a checkpoint live."""
         name = read_load(request)
         note(checkpoint=name)
         done = await self._promoter.promote(
@@ -152,7 +152,7 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
         return pb.RepositoryModelLoadResponse()
 
     def _live(self) -> str:
-        """Return the live checkpoint's id, or nothing."""
+        """Return the id of the live checkpoint; empty if there is none."""
         engine = self._slot.live
         return "" if engine is None else engine.id
 

@@ -50,7 +50,7 @@ _MAX_REQUEST_ID = 200
 
 
 def read_adapt(request: pb.AdaptRequest) -> tuple[Order, Inline | None]:
-    """Read an order and its inline examples. Raises InvalidRequestError that names every wrong field, up to a bound."""
+    """Read a request and its inline examples. Raises InvalidRequestError with every invalid field, up to a limit."""
     wrong = list(itertools.islice(_wrong_fields(request), MOST_VIOLATIONS))
     inline = None
     if request.dataset.WhichOneof("source") == "inline":
@@ -79,7 +79,7 @@ def read_adapt(request: pb.AdaptRequest) -> tuple[Order, Inline | None]:
 
 
 def read_example(message: pb.Example) -> Example:
-    """Read one example, unchecked."""
+    """Read one example without checks."""
     entities = None
     if message.HasField("entities"):
         entities = tuple(
@@ -89,7 +89,7 @@ def read_example(message: pb.Example) -> Example:
 
 
 def read_upload(message: pb.UploadDatasetRequest) -> Header | Batch:
-    """Read one message of an upload; its examples are checked when they are stored."""
+    """Read one message of an upload. Its examples are checked when they are stored."""
     match message.WhichOneof("part"):
         case "header":
             return Header(message.header.display_name)
@@ -101,7 +101,7 @@ def read_upload(message: pb.UploadDatasetRequest) -> Header | Batch:
 
 
 def _read_inline(messages: Any, part: str, wrong: list[Violation]) -> tuple[Example, ...]:
-    """Read and check examples, and note what is wrong with them."""
+    """Read and check examples, and collect their violations."""
     examples = []
     for index, message in enumerate(messages):
         try:
@@ -120,7 +120,7 @@ def _read_protection(message: pb.Protection) -> Exact | Statistical:
 
 
 def _wrong_fields(request: pb.AdaptRequest) -> Iterator[Violation]:
-    """Yield what is wrong apart from the examples."""
+    """Yield the violations of everything but the examples."""
     if request.head not in HEAD_NAMES:
         yield Violation("head", f"{request.head} is no head to adapt; write HEAD_CLASSIFIER or HEAD_NER")
     yield from _wrong_dataset(request.dataset)
@@ -148,7 +148,7 @@ def _wrong_fields(request: pb.AdaptRequest) -> Iterator[Violation]:
     if len(request.request_id) > _MAX_REQUEST_ID:
         message = f"has {len(request.request_id)} characters; write at most {_MAX_REQUEST_ID}, such as a UUID"
         yield Violation("request_id", message)
-    if "\0" in request.request_id:  # PostgreSQL could not keep it.
+    if "\0" in request.request_id:  # PostgreSQL cannot store it.
         yield Violation("request_id", "holds the character U+0000; write others, such as a UUID")
 
 
@@ -186,7 +186,7 @@ def _wrong_protection(request: pb.AdaptRequest) -> Iterator[Violation]:
 
 
 def _given(message: pb.Hyperparameters) -> dict[str, Any]:
-    """Return the hyperparameters that were given, by name."""
+    """Return the hyperparameters that are set, by name."""
     return {field.name: value for field, value in message.ListFields()}
 
 

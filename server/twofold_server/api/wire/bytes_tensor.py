@@ -1,4 +1,4 @@
-"""BYTES tensors as raw contents: one string after the other, each behind its length in four bytes, the lowest first."""
+"""Raw contents of BYTES tensors: each string follows its length, as four bytes in little-endian order."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _LENGTH = struct.Struct("<I")
 
 
 def write_strings(strings: Iterable[bytes]) -> bytes:
-    """Make raw contents."""
+    """Encode strings as raw contents."""
     return b"".join(part for string in strings for part in (_LENGTH.pack(len(string)), string))
 
 
 def read_strings(raw: bytes, count: int, field: str) -> list[bytes]:
-    """Read *count* strings, and nothing may be left. Raises InvalidRequestError that names the element of the *field*."""
+    """Decode exactly *count* strings. Raises InvalidRequestError that names the element of *field*."""
     strings: list[bytes] = []
     position = 0
     for index in range(count):

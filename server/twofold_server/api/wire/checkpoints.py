@@ -1,4 +1,4 @@
-"""The messages of CheckpointService."""
+"""Messages of CheckpointService."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from twofold_server.versions.alias_changes import AliasChange
 
 
 def write_time(moment: dt.datetime) -> Timestamp:
-    """Make a timestamp."""
+    """Return a timestamp."""
     stamp = Timestamp()
     stamp.FromDatetime(moment)
     return stamp
 
 
 def write_checkpoint(checkpoint: Checkpoint, aliases: Aliases) -> pb.Checkpoint:
-    """Describe a checkpoint as its manifest does, with the aliases that name it now."""
+    """Return the message of a checkpoint, from its manifest and its current aliases."""
     manifest = checkpoint.manifest
     return pb.Checkpoint(
         id=manifest.id,
@@ -41,7 +41,7 @@ def write_checkpoint(checkpoint: Checkpoint, aliases: Aliases) -> pb.Checkpoint:
 
 
 def write_alias_change(change: AliasChange) -> pb.AliasChange:
-    """Say when an alias moved, from where to where, who moved it and why."""
+    """Return the message of an alias change."""
     return pb.AliasChange(
         time=write_time(change.time),
         alias=change.alias,

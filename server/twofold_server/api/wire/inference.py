@@ -1,4 +1,4 @@
-"""The messages of InferenceService."""
+"""Messages of InferenceService."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _UNITS: dict[int, OffsetUnit] = {
     pb.OFFSET_UNIT_UTF8: "utf8",
 }
 _MOST_HEADS = 16
-"""There are two. Who names one twice is answered; millions of names are not read."""
+"""Most entries of `heads`. There are two heads; repeated names are accepted, millions of names are not."""
 
 
 @dataclass(frozen=True, slots=True)
 class PredictCall:
-    """What a PredictRequest asks for. *top* is zero if the classifier is not asked for."""
+    """A checked PredictRequest. *top* is 0 if the classifier is not requested."""
 
     texts: list[str]
     top: int
@@ -41,7 +41,7 @@ class PredictCall:
 
 @dataclass(frozen=True, slots=True)
 class EmbedCall:
-    """What an EmbedRequest asks for."""
+    """A checked EmbedRequest."""
 
     texts: list[str]
     include_tokens: bool
@@ -49,7 +49,7 @@ class EmbedCall:
 
 
 def read_predict(request: pb.PredictRequest, config: Config) -> PredictCall:
-    """Check a request. Raises InvalidRequestError that names every wrong field."""
+    """Read and check a request. Raises InvalidRequestError with every invalid field."""
     refuse(
         itertools.chain(
             _wrong_texts(request.texts, config),
@@ -64,7 +64,7 @@ def read_predict(request: pb.PredictRequest, config: Config) -> PredictCall:
 
 
 def read_embed(request: pb.EmbedRequest, config: Config) -> EmbedCall:
-    """Check a request. Raises InvalidRequestError that names every wrong field."""
+    """Read and check a request. Raises InvalidRequestError with every invalid field."""
     refuse(itertools.chain(_wrong_texts(request.texts, config), _wrong_unit(request.offset_unit)))
     return EmbedCall(list(request.texts), request.include_tokens, _UNITS[request.offset_unit])
 
@@ -79,7 +79,7 @@ def _wrong_texts(texts: Sequence[str], config: Config) -> Iterator[Violation]:
 
 
 def too_long(texts: Iterable[str], config: Config, field: str) -> Iterator[Violation]:
-    """Name the texts that have too many characters, as elements of a *field*."""
+    """Yield a violation for each text with too many characters, as an element of *field*."""
     for index, text in enumerate(texts):
         if len(text) > config.max_characters:
             message = f"has {len(text)} characters; at most {config.max_characters} are allowed, split the text"
@@ -107,7 +107,7 @@ def _wrong_unit(unit: int) -> Iterator[Violation]:
 
 
 def write_predictions(call: PredictCall, answers: Answers[Prediction]) -> pb.PredictResponse:
-    """Make the response."""
+    """Return the response."""
     response = pb.PredictResponse(checkpoint_id=one_of(answers.checkpoint_ids), timings=_write_timings(answers.timings))
     for text, prediction, checkpoint_id in zip(call.texts, answers.answers, answers.checkpoint_ids, strict=True):
         offset = offset_converter(text, call.unit)
@@ -124,7 +124,7 @@ def write_predictions(call: PredictCall, answers: Answers[Prediction]) -> pb.Pre
 
 
 def write_embeddings(call: EmbedCall, answers: Answers[Embedding]) -> pb.EmbedResponse:
-    """Make the response."""
+    """Return the response."""
     response = pb.EmbedResponse(checkpoint_id=one_of(answers.checkpoint_ids), timings=_write_timings(answers.timings))
     for text, embedding, checkpoint_id in zip(call.texts, answers.answers, answers.checkpoint_ids, strict=True):
         added = response.embeddings.add(pooled=embedding.pooled.tolist(), checkpoint_id=checkpoint_id)
@@ -136,7 +136,7 @@ def write_embeddings(call: EmbedCall, answers: Answers[Embedding]) -> pb.EmbedRe
 
 
 def write_model(engine: Engine, config: Config, version: str) -> pb.GetModelResponse:
-    """Describe the live engine and the limits."""
+    """Return the message of the live engine and the limits."""
     manifest = engine.checkpoint.manifest
     return pb.GetModelResponse(
         checkpoint_id=manifest.id,
@@ -161,5 +161,5 @@ def _write_timings(timings: Timings) -> pb.Timings:
 
 
 def one_of(checkpoint_ids: Sequence[str]) -> str:
-    """Return the id that all share, or nothing if a swap came between them."""
+    """Return the id that all ids share; empty if a swap happened between them."""
     return checkpoint_ids[0] if len(set(checkpoint_ids)) == 1 else ""

@@ -1,4 +1,4 @@
-"""A job and its events as messages, with a sentence for people in every event."""
+"""Messages of jobs and their events, each event with a readable sentence."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VERDICTS: dict[ev.VerdictName, pb.Verdict.ValueType] = {
     "fail": pb.VERDICT_FAIL,
     "inconclusive": pb.VERDICT_INCONCLUSIVE,
 }
-# The last number of a name is its own; zero, which means the same, comes first.
+# A name may have two numbers: zero, the unspecified value, comes first, and the last one is used.
 _FREEZE_NUMBERS = {name: number for number, name in FREEZES.items()}
 _PROMOTE_NUMBERS = {name: number for number, name in PROMOTES.items()}
 REPORT_FORMATS: dict[pb.ReportFormat.ValueType, ReportFormat] = {
@@ -36,7 +36,7 @@ MEDIA_TYPES: dict[ReportFormat, str] = {"html": "text/html; charset=utf-8", "jso
 
 
 def read_report_format(number: pb.ReportFormat.ValueType) -> ReportFormat:
-    """Return the form in which a report is wanted. Raises InvalidRequestError."""
+    """Return the requested report format. Raises InvalidRequestError."""
     if number not in REPORT_FORMATS:
         raise InvalidRequestError(
             Violation("format", f"{number} is none; write REPORT_FORMAT_HTML or REPORT_FORMAT_JSON")
@@ -45,7 +45,7 @@ def read_report_format(number: pb.ReportFormat.ValueType) -> ReportFormat:
 
 
 def write_job(view: JobView) -> pb.Job:
-    """Make the message of a job. Settings that the trainer has not resolved yet are those of the request."""
+    """Return the message of a job. Until the trainer has resolved the settings, they are those of the request."""
     settings = view.hyperparameters or view.order.hyperparameters
     return pb.Job(
         id=view.id,
@@ -107,7 +107,7 @@ def _write_report(report: Report) -> pb.JobReport:
 
 
 def write_event(record: EventRecord) -> pb.JobEvent:
-    """Make the message of an event."""
+    """Return the message of an event."""
     event = pb.JobEvent(
         sequence=record.sequence, time=_time(record.time), phase=record.phase, message=tell(record.event, record.phase)
     )
@@ -132,7 +132,7 @@ def write_event(record: EventRecord) -> pb.JobEvent:
 
 
 def tell(event: model.JobEvent, phase: str) -> str:
-    """Say an event in one sentence."""
+    """Describe an event in one sentence."""
     match event:
         case (
             model.StateEntered(reason=text)
@@ -182,5 +182,5 @@ def _time(moment: dt.datetime | None) -> Timestamp | None:
 
 
 def _copy(struct: Any, message: Any) -> Any:
-    """Make a message of the fields that a struct has under the same names."""
+    """Return a message with the fields that a struct has under the same names."""
     return message(**{name: getattr(struct, name) for name in struct.__struct_fields__})

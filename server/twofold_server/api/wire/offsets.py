@@ -1,4 +1,4 @@
-"""Code-point offsets in other people's units."""
+"""Conversion of code-point offsets to UTF-16 and UTF-8 units."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The messages of the Open Inference Protocol: tensors in, tensors out. See docs/open-inference.md."""
+"""Messages of the Open Inference Protocol. See docs/open-inference.md."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PLATFORM = "twofold_onnxruntime"
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Name a tensor and its datatype. Every tensor has one dimension, the texts."""
+    """A tensor's name and datatype. Every tensor has one dimension, the texts."""
 
     name: str
     datatype: str
@@ -41,7 +41,7 @@ OUTPUTS = (
 _OUTPUTS_BY_NAME = {output.name: output for output in OUTPUTS}
 _UNITS: Sequence[OffsetUnit] = get_args(OffsetUnit)
 
-# Parameters that ask for something else than what would be answered; whatever else is unknown is passed over.
+# Parameters that would change the answer are rejected; other unknown parameters are ignored.
 _SEQUENCES = ("sequence_id", "sequence_start", "sequence_end")
 _MEMORY = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
 _NOT_SERVED = {
@@ -53,7 +53,7 @@ _NOT_SERVED = {
 
 @dataclass(frozen=True, slots=True)
 class InferCall:
-    """What a ModelInferRequest asks for. *version* is a checkpoint's id or empty, *timeout* in seconds or infinite."""
+    """A checked ModelInferRequest. *version* is a checkpoint id or empty, *timeout* is in seconds or infinite."""
 
     id: str
     texts: list[str]
@@ -63,7 +63,7 @@ class InferCall:
     timeout: float
 
     def asks_for(self, *names: str) -> bool:
-        """Tell whether one of these outputs shall come back."""
+        """Return whether one of these outputs is requested."""
         return any(output.name in names for output in self.outputs)
 
 
@@ -74,7 +74,7 @@ def check_model(name: str, field: str) -> None:
 
 
 def read_infer(request: pb.ModelInferRequest, config: Config) -> InferCall:
-    """Check a request. Raises UnknownNameError, or InvalidRequestError that names every wrong field."""
+    """Read and check a request. Raises UnknownNameError, or InvalidRequestError with every invalid field."""
     check_model(request.model_name, "model_name")
     wrong: list[Violation] = []
     unit, timeout = _read_unit(request.parameters, wrong), _read_timeout(request.parameters, wrong)
@@ -91,7 +91,7 @@ def read_infer(request: pb.ModelInferRequest, config: Config) -> InferCall:
 
 
 def write_infer(call: InferCall, answers: Answers[Prediction]) -> pb.ModelInferResponse:
-    """Make the response, all of it raw: tritonclient reads FP32 in no other form."""
+    """Return the response with raw contents, the only form in which tritonclient reads FP32."""
     response = pb.ModelInferResponse(model_name=MODEL, model_version=one_of(answers.checkpoint_ids), id=call.id)
     for output in call.outputs:
         response.outputs.add(name=output.name, datatype=output.datatype, shape=[len(call.texts)])
@@ -100,7 +100,7 @@ def write_infer(call: InferCall, answers: Answers[Prediction]) -> pb.ModelInferR
 
 
 def write_metadata(versions: Sequence[str]) -> pb.ModelMetadataResponse:
-    """Describe the model's tensors."""
+    """Return the metadata of the model's tensors."""
     inputs, outputs = (
         [
             pb.ModelMetadataResponse.TensorMetadata(name=tensor.name, datatype=tensor.datatype, shape=[-1])
@@ -112,7 +112,7 @@ def write_metadata(versions: Sequence[str]) -> pb.ModelMetadataResponse:
 
 
 def _wrong_inputs(request: pb.ModelInferRequest, config: Config) -> Iterator[Violation]:
-    """Yield what is wrong with all but the elements."""
+    """Yield the violations of everything but the elements."""
     if not request.inputs:
         yield Violation("inputs", 'is empty; send one tensor "text" of BYTES')
     for index, tensor in enumerate(request.inputs):
@@ -166,7 +166,7 @@ def _not_served(parameters: Mapping[str, pb.InferParameter], field: str) -> Iter
 
 
 def _value(parameters: Mapping[str, pb.InferParameter], name: str) -> Any:
-    """Return a parameter's value, or None if it is not there or is empty."""
+    """Return the value of a parameter, or None if it is missing or empty."""
     if name not in parameters:
         return None
     choice = parameters[name].WhichOneof("parameter_choice")

@@ -1,4 +1,4 @@
-"""What Triton added to the Open Inference Protocol: configuration, statistics, and a repository, which is our store."""
+"""Messages of Triton's extensions: model configuration, statistics and the model repository, which is the store."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from twofold_server.errors import MOST_VIOLATIONS, UnknownNameError, Violation, 
 from twofold_server.observability.metrics import Metrics
 
 _ASKING = ("Predict", "Embed", "ModelInfer")
-"""Methods whose calls are one request each. A stream of requests lasts as long as its caller likes."""
+"""Unary methods, which statistics count. The duration of a stream depends on its client."""
 _TYPES = {"BYTES": config_pb.TYPE_STRING, "FP32": config_pb.TYPE_FP32}
 
 
 def write_config(config: Config) -> config_pb.ModelConfig:
-    """Describe the model as Triton would. The texts are the batch, so that no tensor has a dimension of its own."""
+    """Return the model configuration. The texts are the batch, so no tensor has further dimensions."""
     return config_pb.ModelConfig(
         name=MODEL,
         platform=PLATFORM,
@@ -35,7 +35,7 @@ def write_config(config: Config) -> config_pb.ModelConfig:
 
 
 def write_statistics(metrics: Metrics, version: str) -> pb.ModelStatistics:
-    """Say what was done since the server started. Nothing is counted a second time: the metrics know it all."""
+    """Return statistics since the server started, read from the metrics."""
     calls = {key: n for key, n in _values(metrics.requests, "_total", "method", "code").items() if key[0] in _ASKING}
     answered = sum(n for (_, code), n in calls.items() if code == "OK")
     seconds = _values(metrics.request_seconds, "_sum", "method")
@@ -62,7 +62,7 @@ def write_statistics(metrics: Metrics, version: str) -> pb.ModelStatistics:
 def write_index(
     checkpoints: Iterable[Checkpoint], aliases: Aliases, live: str, *, only_ready: bool
 ) -> pb.RepositoryIndexResponse:
-    """List checkpoints; the one whose id is *live* is ready."""
+    """Return the repository index. The checkpoint with the id *live* is ready."""
     response = pb.RepositoryIndexResponse()
     for checkpoint in checkpoints:
         if checkpoint.id == live:

@@ -1,4 +1,4 @@
-"""Pages of a list, by the key of the last thing on the page before."""
+"""Pagination by the key of the last item on the previous page (Google AIP-158)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def page(items: Sequence[T], key: Callable[[T], str], *, size: int, token: str) 
 
 
 def number_of(token: str) -> int | None:
-    """Return the number of the row after which a page begins; None for the first page. Raises InvalidRequestError."""
+    """Return the row number after which a page begins; None for the first page. Raises InvalidRequestError."""
     if not token:
         return None
     if not (token.isascii() and token.isdigit() and len(token) < 19):
