@@ -100,7 +100,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Serve Twofold's checkpoints over gRPC.",
-        epilog="Commands beside: twofold-server make-token, print-config, doctor. docs/configuration.md says more of each setting.",
+        epilog="Other commands: twofold-server make-token, print-config, doctor. docs/configuration.md describes every setting.",
         usage=f"{prog} [--config FILE] [--SETTING VALUE ...]; see {prog} --help",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
