@@ -56,6 +56,7 @@ ENV PATH=/opt/server/bin:$PATH TWOFOLD_LISTEN=0.0.0.0:8500 TWOFOLD_METRICS_LISTE
 EXPOSE 8500 9500
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["twofold", "--timeout", "3", "health"]
 ENTRYPOINT ["twofold-server"]
+CMD ["serve"]
 
 FROM server AS all
 COPY --from=trainer-environment /opt/trainer /opt/trainer

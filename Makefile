@@ -97,7 +97,7 @@ STORE ?= .demo/store
 serve: setup  ## run a server on 127.0.0.1:8500, metrics on 127.0.0.1:9500 (STORE=path)
 	@test -e $(STORE)/aliases.json || $(BIN)/twofold-trainer init --out $(STORE) \
 	  --train examples/parcels/train.jsonl --dev examples/parcels/dev.jsonl
-	$(BIN)/twofold-server --store $(STORE)
+	$(BIN)/twofold-server serve --store $(STORE)
 
 # The benchmarks' data sets are not in this repository: SETS has one directory per data set, SCORER is an independent scorer.
 SETS ?= ../shared/data

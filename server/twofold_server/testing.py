@@ -41,7 +41,7 @@ def serving(
 ) -> Iterator[Server]:
     """Run a server on a store until the block ends. Send SIGTERM then, and raise RuntimeError unless it exits with 0."""
     target, metrics = (f"127.0.0.1:{free_port()}" for _ in range(2))
-    arguments = [*command, "--store", str(store), "--listen", target, "--metrics-listen", metrics, *flags]
+    arguments = [*command, "serve", "--store", str(store), "--listen", target, "--metrics-listen", metrics, *flags]
     with (log or Path(os.devnull)).open("wb") as stderr, subprocess.Popen(arguments, stderr=stderr) as process:  # noqa: S603 -- our own command.
         try:
             _wait_until_healthy(process, target, patience)

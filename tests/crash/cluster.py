@@ -59,7 +59,16 @@ class Cluster:
 
     def start(self, *, ready: bool = True) -> None:
         """Start a server, and wait until it serves unless it is to stop before that."""
-        command = [str(self._program), "-m", "twofold_server", "--store", str(self.store.root), "--listen", self.target]
+        command = [
+            str(self._program),
+            "-m",
+            "twofold_server",
+            "serve",
+            "--store",
+            str(self.store.root),
+            "--listen",
+            self.target,
+        ]
         command += ["--metrics-listen", "127.0.0.1:0", "--trainer-python", str(self._program), "--threads", "1"]
         command += ["--trainer-threads", "1", "--trainer-niceness", "0"]
         command += ["--snapshot-seconds", "0", "--max-queued-jobs", "99"]

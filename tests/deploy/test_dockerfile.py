@@ -224,7 +224,7 @@ def test_server_stage_installs(tmp_path: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([python, "-I", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
 
-    shown = run("-m", "twofold_server", "--help")
+    shown = run("-m", "twofold_server", "serve", "--help")
     assert shown.returncode == 0, shown.stderr
     assert "--max-queue-tokens" in shown.stdout
     assert run("-c", "import torch").returncode == 1

@@ -3,8 +3,8 @@ import re
 from pathlib import Path
 
 import yaml
+from support.server_command import read_config
 from twofold_server.config.settings import Config
-from twofold_server.config.sources import read_config
 
 KUBERNETES = Path(__file__).parents[2] / "deploy" / "kubernetes"
 OBJECTS = {one["kind"]: one for one in yaml.safe_load_all((KUBERNETES / "twofold.yaml").read_text())}

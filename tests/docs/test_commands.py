@@ -15,9 +15,9 @@ import click
 import pytest
 from support import tiny_checkpoints
 from support.fenced_blocks import PAGES, ROOT, Fence, fences
+from support.server_command import resolved_settings
 from twofold.cli._app import app
 from twofold_checkpoint.examples import Example, read_examples
-from twofold_server.config.sources import read_config
 from twofold_server.testing import free_port
 
 pytestmark = pytest.mark.slow
@@ -57,7 +57,7 @@ def already(commands: str) -> list[str]:
     made = ["cp -r shop store"]
     if "twofold adapt" in commands and "--watch" in commands:
         made = ["twofold-trainer init --train train.jsonl --dev dev.jsonl --out store"]
-    made.append("twofold-server --store store")
+    made.append("twofold-server serve --store store")
     if "twofold jobs report" in commands and "twofold adapt" not in commands:
         made += ["twofold adapt --head ner --train new-train.jsonl", "twofold jobs watch || true"]
     return made
@@ -141,7 +141,7 @@ def test_settings(page: Path, tmp_path: Path) -> None:
     for file, body in settings_of(page).items():
         assert tomllib.loads(body)
         (tmp_path / file).write_text(body)
-        read_config(["--config", str(tmp_path / file)], {})
+        resolved_settings(["--config", str(tmp_path / file)], {})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

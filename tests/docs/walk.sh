@@ -25,7 +25,7 @@ trap stop EXIT
 
 twofold-server() {
   case $1 in
-    --*) serve "$@" ;;
+    serve) serve "$@" ;;
     make-token) command twofold-server "$@" 2>> tokens.log ;;
     *) command twofold-server "$@" ;;
   esac

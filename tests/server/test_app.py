@@ -123,7 +123,7 @@ async def ask(stub, *texts):
 def test_sigterm_drains_a_real_process(store):
     """Calls in flight when SIGTERM comes are answered, the exit code is 0, and every log line is one JSON object."""
     target, metrics = (f"127.0.0.1:{free_port()}" for _ in range(2))
-    command = [sys.executable, "-m", "twofold_server", "--store", str(store.root), "--listen", target]
+    command = [sys.executable, "-m", "twofold_server", "serve", "--store", str(store.root), "--listen", target]
     command += ["--metrics-listen", metrics, "--max-queue-tokens", "2000000"]
 
     async def main(child):
@@ -164,7 +164,7 @@ def test_a_server_that_cannot_start_says_why(store):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         target = f"127.0.0.1:{taken.getsockname()[1]}"
-        command = [sys.executable, "-m", "twofold_server", "--store", str(store.root), "--listen", target]
+        command = [sys.executable, "-m", "twofold_server", "serve", "--store", str(store.root), "--listen", target]
         command += ["--metrics-listen", "127.0.0.1:0"]
         ended = subprocess.run(command, capture_output=True, timeout=60, check=False)
 

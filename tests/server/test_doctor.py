@@ -12,11 +12,11 @@ import pytest
 import trustme
 from server.security.test_tls import Files, issue, key_of, roots_of
 from support.running_server import config_of
+from support.server_command import run_command
 from twofold import TLS
 from twofold._channel import Endpoint
 from twofold.cli import _checks as outside
 from twofold_checkpoint import checkpoint as files
-from twofold_server.__main__ import diagnose
 from twofold_server.app import serve
 from twofold_server.config.settings import Config
 from twofold_server.doctor import run_checks
@@ -102,11 +102,11 @@ def test_tokens(store, tmp_path):
 def test_the_command(store, capsys, monkeypatch):
     """A line for each check, JSON if it is asked for, and 1 if one fails; a misspelt variable is a warning."""
     monkeypatch.setenv("TWOFOLD_STORR", "x")
-    assert diagnose(["--json", "--store", str(store.root)]) == 0
+    assert run_command("doctor", "--json", "--store", str(store.root)) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [one["name"] for one in lines if one["state"] == "warning"] == ["settings"]
 
-    assert diagnose(["--store", "no/such", "--trainer-python", sys.executable]) == 1
+    assert run_command("doctor", "--store", "no/such", "--trainer-python", sys.executable) == 1
     assert "failed   store      no/such is not a directory\n         → Make" in capsys.readouterr().out
 
 

@@ -31,7 +31,7 @@ _FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 _PREFIX = "TWOFOLD_"
 _CLIENTS = frozenset({"TWOFOLD_TARGET", "TWOFOLD_TOKEN"})
 # Variables that Kubernetes sets in every pod for a Service named twofold.
-_OF_A_SERVICE = re.compile(r"TWOFOLD(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)")
+_KUBERNETES = re.compile(r"TWOFOLD(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,28 +47,21 @@ class SettingError(ValueError):
     """A setting is invalid. The message names its origin, its value and the fix."""
 
 
-def read_config(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
-    """Return the settings without their origins. Exits as resolve does."""
-    return resolve(arguments, environment).config
+def resolve(options: argparse.Namespace, unknown: Sequence[str], environment: Mapping[str, str]) -> Resolved:
+    """Return every setting with its origin.
 
-
-def resolve(arguments: Sequence[str], environment: Mapping[str, str], *, prog: str = "twofold-server") -> Resolved:
-    """Return every setting with its origin. Exits with code 2 and one sentence if a setting is invalid."""
-    parser = _parser(prog)
-    given, others = parser.parse_known_args(arguments)
-    flags = vars(given)
-    file = flags.pop("config", None) or environment.get(f"{_PREFIX}CONFIG")
-    try:
-        _refuse(others)
-        values: dict[str, tuple[Any, str]] = {name: (field.default, "default") for name, field in _FIELDS.items()}
-        if file:
-            values |= _of_file(Path(file))
-        values |= _of_environment(environment)
-        values |= {name: (_of_text(name, raw, flag_of(name)), f"flag {flag_of(name)}") for name, raw in flags.items()}
-        origins = {name: origin for name, (_, origin) in values.items()}
-        return Resolved(_config(values), origins, tuple(_strangers(environment)))
-    except SettingError as error:
-        parser.error(str(error))
+    *options* and *unknown* are the result of ``parse_known_args`` of a parser with the flags of ``add_flags``. Raises
+    SettingError if a setting is invalid or unknown.
+    """
+    _reject_unknown(unknown)
+    flags = {name: value for name, value in vars(options).items() if name in _FIELDS}
+    values: dict[str, tuple[Any, str]] = {name: (field.default, "default") for name, field in _FIELDS.items()}
+    if file := getattr(options, "config", None) or environment.get(f"{_PREFIX}CONFIG"):
+        values |= _of_file(Path(file))
+    values |= _of_environment(environment)
+    values |= {name: (_of_text(name, raw, flag_of(name)), f"flag {flag_of(name)}") for name, raw in flags.items()}
+    origins = {name: origin for name, (_, origin) in values.items()}
+    return Resolved(_config(values), origins, tuple(_unknown_variables(environment)))
 
 
 def flag_of(name: str) -> str:
@@ -96,24 +89,19 @@ def _toml(value: Any) -> str:
     return json.dumps(redacted(str(value)), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Serve Twofold's checkpoints over gRPC.",
-        epilog="Other commands: twofold-server make-token, print-config, doctor. docs/configuration.md describes every setting.",
-        usage=f"{prog} [--config FILE] [--SETTING VALUE ...]; see {prog} --help",
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config`` and the flag of every setting. A flag that is not given is absent from the parsed options."""
+    parser.add_argument(
+        "--config", metavar="FILE", default=argparse.SUPPRESS, help=f"TOML file of settings [{_PREFIX}CONFIG]"
     )
-    parser.add_argument("--config", metavar="FILE", help=f"TOML file of settings [{_PREFIX}CONFIG]")
     for name, field in _FIELDS.items():
         text = f"{field.metadata['help']} [{variable_of(name)}; default {field.default}]".replace("%", "%%")
         if _kind(name) is bool:
-            parser.add_argument(flag_of(name), action=argparse.BooleanOptionalAction, help=text)
+            action = argparse.BooleanOptionalAction
+            parser.add_argument(flag_of(name), action=action, default=argparse.SUPPRESS, help=text)
         else:
-            choices = "|".join(_choices(name))
-            parser.add_argument(flag_of(name), metavar=choices or name.rpartition("_")[2].upper(), help=text)
-    return parser
+            metavar = "|".join(_choices(name)) or name.rpartition("_")[2].upper()
+            parser.add_argument(flag_of(name), metavar=metavar, default=argparse.SUPPRESS, help=text)
 
 
 def _of_file(path: Path) -> dict[str, tuple[Any, str]]:
@@ -126,7 +114,7 @@ def _of_file(path: Path) -> dict[str, tuple[Any, str]]:
         raise SettingError(f"config {str(path)!r} is not TOML: {error}") from error
     for key in written:
         if key not in _FIELDS:
-            raise SettingError(f"{path}: {key} is not a setting; {_nearest(key, str)}")
+            raise SettingError(f"{path}: {key} is not a setting; {_suggest(key, str)}")
     return {key: (_of_toml(key, value, f"{path}: {key}"), f"file {path}") for key, value in written.items()}
 
 
@@ -138,25 +126,24 @@ def _of_environment(environment: Mapping[str, str]) -> dict[str, tuple[Any, str]
     }
 
 
-def _strangers(environment: Mapping[str, str]) -> Iterable[str]:
+def _unknown_variables(environment: Mapping[str, str]) -> Iterable[str]:
     """Yield a warning for each TWOFOLD_* variable that is not a setting."""
     known = {variable_of(name) for name in _FIELDS} | {f"{_PREFIX}CONFIG"}
     for name in sorted(environment):
-        stranger = name.startswith(_PREFIX) and name not in known | _CLIENTS
-        if stranger and not _OF_A_SERVICE.fullmatch(name):
-            yield f"the variable {name} is not a setting; {_nearest(name.removeprefix(_PREFIX), variable_of)}"
+        if name.startswith(_PREFIX) and name not in known | _CLIENTS and not _KUBERNETES.fullmatch(name):
+            yield f"the variable {name} is not a setting; {_suggest(name.removeprefix(_PREFIX), variable_of)}"
 
 
-def _refuse(others: Sequence[str]) -> None:
-    for argument in others:
+def _reject_unknown(arguments: Sequence[str]) -> None:
+    for argument in arguments:
         flag = argument.partition("=")[0]
         if flag.startswith("--"):
-            raise SettingError(f"{flag} is not a setting; {_nearest(flag[2:], flag_of)}")
-    if others:
-        raise SettingError(f"{others[0]!r} belongs to no setting; write --SETTING VALUE")
+            raise SettingError(f"{flag} is not a setting; {_suggest(flag[2:], flag_of)}")
+    if arguments:
+        raise SettingError(f"{arguments[0]!r} belongs to no setting; write --SETTING VALUE")
 
 
-def _nearest(name: str, spell: Callable[[str], str]) -> str:
+def _suggest(name: str, spell: Callable[[str], str]) -> str:
     """Return a hint with the most similar setting, spelt as in that source."""
     near = difflib.get_close_matches(name.lower().replace("-", "_"), list(_FIELDS), n=1)
     return f"did you mean {spell(near[0])}?" if near else "docs/configuration.md has all of them"

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from twofold_server.__main__ import print_config
+from support.server_command import read_config, run_command
 from twofold_server.config.database_url import DatabaseUrl
 from twofold_server.config.settings import Config
-from twofold_server.config.sources import read_config
 
 SHOWN = [
     ("postgresql://me:secret@db:5432/jobs", "postgresql://me:***@db:5432/jobs"),
@@ -38,7 +37,7 @@ def test_an_address_shows_no_secret(text: str, shown: str, capsys: pytest.Captur
     assert config.database is not None
     assert str(config.database) == shown
     assert shown in repr(config)
-    print_config(["--database", text])
+    run_command("print-config", "--database", text)
     toml = capsys.readouterr().out
     assert f'database = "{shown}"  # flag --database' in toml
     printed = (toml, str(config), repr(config), f"{config.database}", str(dataclasses.asdict(config)))

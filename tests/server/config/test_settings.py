@@ -10,9 +10,9 @@ import re
 from pathlib import Path
 
 import pytest
-from twofold_server.__main__ import print_config
+from support.server_command import read_config, resolved_settings, run_command
 from twofold_server.config.settings import Config, is_loopback
-from twofold_server.config.sources import flag_of, read_config, resolve, variable_of
+from twofold_server.config.sources import flag_of, variable_of
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_a_flag_wins_over_a_variable_over_the_file_over_a_default(file):
     flags = file('max_texts = 5\nmax_requests = 6\nstore = "/etc/store"\ndrain_delay = 2\nplaintext = false')
     environment = {"TWOFOLD_MAX_TEXTS": "7", "TWOFOLD_STORE": "/srv/store", "TWOFOLD_PLAINTEXT": "yes"}
 
-    found = resolve([*flags, "--max-texts", "9", "--device", "cuda"], environment)
+    found = resolved_settings([*flags, "--max-texts", "9", "--device", "cuda"], environment)
     config, origins = found.config, found.origins
 
     assert (config.max_texts, config.store, config.plaintext, config.device) == (9, Path("/srv/store"), True, "cuda")
@@ -111,6 +111,37 @@ def test_a_bad_file_is_refused_whole(file, text, says):
     assert "server.toml" in told
 
 
+NO_COMMAND = [
+    ([], "commands:"),
+    (["--listen", "127.0.0.1:1"], "--listen needs a command before it; write twofold-server serve --listen ..."),
+    (["start"], "invalid choice: 'start' (choose from"),
+    (["make-token", "me", "--scopes", "predict", "--store", "x"], "--store is not an option of make-token"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), NO_COMMAND)
+def test_a_command_is_required(arguments, message, capsys):
+    """Without a known command the usage is printed, and the exit code is 2."""
+    with pytest.raises(SystemExit) as ended:
+        run_command(*arguments)
+
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_help_lists_every_command(capsys):
+    """The help has one line for each command; the help of serve has every setting."""
+    for arguments in (["--help"], ["serve", "--help"]):
+        with pytest.raises(SystemExit) as ended:
+            run_command(*arguments)
+        assert ended.value.code == 0
+
+    shown = capsys.readouterr().out
+    for command in ("serve", "doctor", "print-config", "make-token"):
+        assert re.search(rf"^ +{command}  +\w+", shown, re.MULTILINE)
+    assert all(f"{flag_of(setting.name)}" in shown for setting in dataclasses.fields(Config))
+
+
 def test_a_file_that_is_no_text_is_refused(tmp_path):
     """Bytes that are not UTF-8, and a directory, are no settings file."""
     path = tmp_path / "x.toml"
@@ -130,7 +161,7 @@ def test_a_stranger_among_the_variables_is_warned_of():
     ]
     fine = dict.fromkeys(["TWOFOLD_TARGET", "TWOFOLD_TOKEN", "PATH", *kubernetes], "x")
 
-    found = resolve([], fine | {"TWOFOLD_MAX_TEXT": "5", "TWOFOLD_ZEBRA": "1"})
+    found = resolved_settings([], fine | {"TWOFOLD_MAX_TEXT": "5", "TWOFOLD_ZEBRA": "1"})
 
     assert found.config == Config()
     assert found.warnings == (
@@ -145,7 +176,7 @@ def test_print_config_prints_a_file_of_settings(file, capsys, monkeypatch):
     monkeypatch.setenv("TWOFOLD_PLAINTEXT", "on")
     monkeypatch.setenv("TWOFOLD_STORR", "x")
 
-    print_config([*flags, "--max-texts", "9"])
+    run_command("print-config", *flags, "--max-texts", "9")
 
     shown = capsys.readouterr()
     lines = dict(re.fullmatch(r"(?:# )?(\w+) .*?  # (.*)", line).groups() for line in shown.out.splitlines())
@@ -174,7 +205,7 @@ SECRETS = [
 @pytest.mark.parametrize(("text", "shown"), SECRETS)
 def test_no_print_shows_a_password(text, shown, capsys):
     """The password of an address is hidden in print-config, in the settings' own repr and in errors."""
-    print_config(["--trainer-python", text])
+    run_command("print-config", "--trainer-python", text)
 
     assert json.dumps(shown) in capsys.readouterr().out
     assert shown in repr(Config(trainer_python=text))
@@ -185,7 +216,7 @@ def refused(flags, environment):
     """Return what a wrong setting is answered with."""
     told = io.StringIO()
     with pytest.raises(SystemExit) as ended, contextlib.redirect_stderr(told):
-        resolve(flags, environment)
+        resolved_settings(flags, environment)
     assert ended.value.code == 2
     return told.getvalue()
 

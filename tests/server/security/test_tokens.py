@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from twofold_server.__main__ import print_token
+from support.server_command import run_command
 from twofold_server.security.tokens import find_grant, make_token, read_tokens
 
 DIGEST = "0" * 64
@@ -98,7 +98,7 @@ def test_a_wrong_file_is_refused_with_its_line(text, says, tmp_path):
 
 def test_the_command_prints_the_line_and_the_token_apart(capsys, tmp_path):
     """The line goes to stdout, to be appended to the file; the token goes to stderr, once."""
-    print_token(["checkout", "--scopes", "predict,admin", "--requests-per-second", "5"])
+    run_command("make-token", "checkout", "--scopes", "predict,admin", "--requests-per-second", "5")
 
     printed = capsys.readouterr()
     (tmp_path / "tokens.toml").write_text(printed.out, encoding="utf-8")
@@ -122,7 +122,7 @@ def test_the_command_prints_the_line_and_the_token_apart(capsys, tmp_path):
 def test_the_command_refuses_what_would_not_work(arguments, says, capsys):
     """A wrong argument ends with exit code 2, and no token is made."""
     with pytest.raises(SystemExit) as ended:
-        print_token(arguments)
+        run_command("make-token", *arguments)
 
     printed = capsys.readouterr()
     assert (ended.value.code, printed.out) == (2, "")

@@ -8,10 +8,10 @@ from unittest import mock
 import numpy as np
 import pytest
 from support import tiny_checkpoints
+from support.server_command import read_config
 from twofold_checkpoint.manifest import ReducedGraph
 from twofold_checkpoint.store import Store
 from twofold_server.config.settings import Config
-from twofold_server.config.sources import read_config
 from twofold_server.errors import SwapError
 from twofold_server.inference.engine import Engine
 from twofold_server.versions import loader
