@@ -20,7 +20,7 @@ from twofold_checkpoint.store import Store
 from twofold_trainer.adapt import make_candidate
 from twofold_trainer.datasets.splits import Parts
 from twofold_trainer.evaluation.evaluator import JobEvaluator
-from twofold_trainer.evaluation.verdict import judge_candidate
+from twofold_trainer.evaluation.verdict import evaluate_candidate
 from twofold_trainer.export.exactness import verify_exact
 from twofold_trainer.export.memory import update_memory
 from twofold_trainer.export.publish import publish, write_candidate
@@ -49,12 +49,12 @@ def adapt(
     figures = JobEvaluator(plan, stop)
     before = figures.score(plan.model, "before")
     stages_result = _run(
-        train(plan, stop, lambda: judge_candidate(plan, before, figures.score(plan.model, "after"))), phases
+        train(plan, stop, lambda: evaluate_candidate(plan, before, figures.score(plan.model, "after"))), phases
     )
     after = figures.score(plan.model, "after")
     trained = {*stages_result.names, f"{task.head}.weight", f"{task.head}.bias"}
     exact = is_untouched(plan.model, task.head, trained)
-    verdict = judge_candidate(plan, before, after, trained=bool(stages_result.completed_stages), exact=exact)
+    verdict = evaluate_candidate(plan, before, after, trained=bool(stages_result.completed_stages), exact=exact)
     with store.staging() as staged:
         candidate = make_candidate(plan, stages_result, after)
         texts = [example.text for example in (*plan.parts.gate, *plan.parts.dev, *plan.parts.train)]

@@ -16,6 +16,8 @@ TOLERANCE = 1e-3
 REDUCED_TOLERANCE = 0.05
 """The maximum difference in reduced precision. CPUs round the last bit differently, which can move a value to the adjacent
 int8 step."""
+ISOLATION_TOLERANCE = 1e-5
+"""Maximum difference between the scores of a text alone and in a batch."""
 
 
 class GoldenAnswer(msgspec.Struct, frozen=True, kw_only=True):

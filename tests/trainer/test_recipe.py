@@ -105,7 +105,7 @@ def test_what_once_judged_never_trains() -> None:
 
 def test_memory_grows_within_its_bounds_and_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each part is bounded, old and new examples share it, and a text that is annotated again keeps both annotations."""
-    monkeypatch.setattr(recipe, "MEMORY_REHEARSAL", 40)
+    monkeypatch.setattr("twofold_trainer.datasets.splits.MEMORY_REHEARSAL", 40)
     old = remember(Memory(), split(tiny_models.examples(60), None, Memory(), held_out=0.2), seed=0)
     again = replace(
         split(tiny_models.intents(60), None, Memory(), held_out=0.2),

@@ -18,9 +18,9 @@ from twofold_checkpoint.store import Store
 from twofold_trainer.errors import CancelledError, TrainerError
 from twofold_trainer.evaluation.evaluator import JobEvaluator, Scores, join_scores
 from twofold_trainer.evaluation.findings import directory_of, leave_findings, may_store_text, redact
-from twofold_trainer.evaluation.gate import Verdict
+from twofold_trainer.evaluation.gate import GateResult
 from twofold_trainer.evaluation.label_collisions import describe_collisions, find_collisions
-from twofold_trainer.evaluation.verdict import describe_verdict, judge_candidate
+from twofold_trainer.evaluation.verdict import evaluate_candidate, gate_event
 from twofold_trainer.export.exactness import verify_exact
 from twofold_trainer.export.memory import update_memory
 from twofold_trainer.export.publish import Candidate, provenance, publish, write_candidate
@@ -76,8 +76,8 @@ def _adapt(job: Job, stop: StopSignal) -> Iterator[Event]:
 
     approved = evaluator.score_approved(plan.approved_checkpoint())
 
-    def gate() -> Verdict:
-        return judge_candidate(plan, before, evaluator.score(plan.model, "after"), approved=approved)
+    def gate() -> GateResult:
+        return evaluate_candidate(plan, before, evaluator.score(plan.model, "after"), approved=approved)
 
     snapshots = ResumeSnapshots(directory_of(job) / SNAPSHOTS, digest_of(plan), job.snapshot_seconds)
     stages_result = yield from train(plan, stop, gate, snapshots)
@@ -102,10 +102,10 @@ def _adapt(job: Job, stop: StopSignal) -> Iterator[Event]:
             yield _prove_exact(plan, staged, stop)
 
         yield PhaseStarted(phase="gate")
-        verdict = judge_candidate(
+        verdict = evaluate_candidate(
             plan, before, after, approved=approved, trained=bool(stages_result.completed_stages), exact=exact
         )
-        yield describe_verdict(verdict, evaluator, quoting=may_store_text(plan))
+        yield gate_event(verdict, evaluator, quoting=may_store_text(plan))
         explanation = f"{verdict.reason}; training ended because {stages_result.reason}."
         if verdict.verdict != "pass":
             yield Finished(outcome="rejected", reason=f"Not published: {explanation}")

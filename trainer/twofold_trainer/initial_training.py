@@ -25,14 +25,14 @@ from twofold_checkpoint.store import Store
 from twofold_trainer import recipe
 from twofold_trainer.datasets.batching import TrainingPool
 from twofold_trainer.datasets.readers import read_source
-from twofold_trainer.datasets.splits import Parts, describe_dataset, split, types_of, with_annotated_types
+from twofold_trainer.datasets.splits import MEMORY_DEV, Parts, describe_dataset, split, types_of, with_annotated_types
 from twofold_trainer.datasets.targets import describe_unaligned, make_targets, note_unaligned
 from twofold_trainer.errors import RefusedError
 from twofold_trainer.export.memory import update_memory
 from twofold_trainer.export.publish import Candidate, provenance, publish, write_candidate
 from twofold_trainer.export.quantization_gate import QuantizationInputs, reduce_precision
 from twofold_trainer.modeling.backbone import DEFAULT, load_backbone
-from twofold_trainer.modeling.features import FeatureCache, cache_bytes, live
+from twofold_trainer.modeling.features import CACHE_BYTES, FeatureCache, cache_bytes, live
 from twofold_trainer.modeling.mixed_precision import has_bf16
 from twofold_trainer.modeling.model import TwofoldModel
 from twofold_trainer.planning.stage import Stage
@@ -43,6 +43,9 @@ from twofold_trainer.training.loop import DevEvaluator
 from twofold_trainer.training.objective import Objective
 from twofold_trainer.training.stage_inputs import StageInputs
 from twofold_trainer.training.stages import train_stages
+
+HELD_OUT_SHARE = 0.1
+"""Held-out share of the initial training."""
 
 
 def train_initial_checkpoint(
@@ -89,11 +92,11 @@ def train_initial_checkpoint(
     yield PlanMade(plan=plan, hyperparameters=recipe.to_hyperparameters(resolved))
 
     yield PhaseStarted(phase="cache")
-    sampled = balanced_sample(parts.dev, recipe.MEMORY_DEV, seed=seed)
+    sampled = balanced_sample(parts.dev, MEMORY_DEV, seed=seed)
     dev_evaluator = DevEvaluator(tuple(Scorer(sampled, head, encoder) for head in HEADS), labels)
     encodings = [target.encoding for target in targets]
     encodings += [encoding for judge in dev_evaluator.scorers for encoding in judge.encodings]
-    fits = cache_bytes(encodings, model.config.hidden_size) <= recipe.CACHE_BYTES
+    fits = cache_bytes(encodings, model.config.hidden_size) <= CACHE_BYTES
     cache = FeatureCache()
     backbone_source = live(model, loaded.settings.pad_id)
     for _ in cache.fill(backbone_source, encodings if fits else [], rows=ROWS):
@@ -160,7 +163,7 @@ def _read(train: Sequence[str], dev: str | None) -> tuple[Parts, LabelSet]:
     types = labels.entity_types
     given = with_annotated_types(given, types)
     held_out = None if held_out is None else with_annotated_types(held_out, types)
-    return split(given, held_out, Memory(), held_out=recipe.INIT_HELD_OUT_SHARE), labels
+    return split(given, held_out, Memory(), held_out=HELD_OUT_SHARE), labels
 
 
 def _evaluate(

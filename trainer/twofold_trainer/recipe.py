@@ -1,7 +1,4 @@
-"""All hyperparameters and constants of training, and the rules that choose defaults.
-
-The rules are pure functions of counts. No other file defines a learning rate, a number of epochs or a share.
-"""
+"""The recipe: all hyperparameters of a training, and the rules that choose their defaults. The rules are pure functions of counts."""
 
 from __future__ import annotations
 
@@ -75,47 +72,11 @@ class Recipe:
     """Whether the blocks compute training steps in bf16; scoring always uses fp32."""
 
 
-OLD_LABEL_DROP = 0.015
-"""Dev-score drop of the old labels, before a stage trains blocks, above which they are rehearsed one to one at full weight:
-two standard errors for 500 examples of which 3 % change."""
 MIN_MIXED_PRECISION_SIZE = 256
 """Smallest hidden size for which bf16 is faster: below it, the casts take as long as they save. At 384, a step of 32 texts of
 14 tokens is 1.7 times as fast."""
-CLIP_NORM = 1.0
-"""Largest gradient norm of a step."""
-MIN_GAIN = 0.001
-"""Smallest dev-score gain, beyond noise, for which new labels get a bias offset."""
-INTERPOLATIONS = (0.75, 0.5, 0.35, 0.25)
-"""Interpolation weights of a rejected state that are tried in order until the guard accepts one."""
-OFFSETS = (-2.0, -1.5, -1.0, -0.75, -0.5, -0.25, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)
-"""Candidate bias offsets of new labels, in logits."""
-MAX_OFFSET_COST = 0.01
-"""Largest drop of the old or the new dev score that an offset may cause."""
-DROP_WEIGHT = 3.0
-"""Weight, in the choice of the offset, of the old labels' dev-score drop since the base."""
-REPORT_SECONDS = 1.0
-"""Seconds between progress events."""
-STAGE_FLIP_RATE = 0.1
-"""Share of the answers to new texts that a stage changes. It sets the noise of a dev score: on 100 examples of Chatbot, a
-stage that gained 15 points appeared to gain nothing."""
-OFFSET_FLIP_RATE = 0.03
-"""Share of the answers to new texts that a bias offset changes: one of 37 examples is noise."""
-EXPECTED_FLIPS = 0.01
-"""Share of the protected answers that a well-protected training still changes. It sets the margin that can be proven."""
-CACHE_BYTES = 2 << 30
-"""Largest size of the feature cache; larger sets of features are recomputed in every epoch."""
-
 PROJECTION = 0.999
-"""Default projection if the memory has covariances instead of texts to rehearse."""
-
-SAMPLED = 1000
-"""Examples from which new rows are initialised if the features do not fit in memory."""
-
-HELD_OUT_SHARE = 0.2
-"""Share of the training examples that is held out if a job has no dev examples: half for dev, half for the gate."""
-INIT_HELD_OUT_SHARE = 0.1
-"""Held-out share of the initial training."""
-
+"""Default share of the protected activations' energy that updates may not touch: without texts to rehearse, it is on."""
 MIN_REHEARSED = 450
 """Smallest number of rehearsed texts in an epoch, as far as MAX_REHEARSAL_RATIO allows."""
 MAX_REHEARSAL_RATIO = 3.0
@@ -123,30 +84,6 @@ MIN_REHEARSAL_RATIO = 1.0
 MIN_FORK_REHEARSAL_RATIO = 0.5
 """Bounds of the rehearsal ratio. With half as many rehearsed texts, shared blocks lost 2.1 points of the old labels instead of
 0.7; a fork lost nothing (ADR 33)."""
-
-MEMORY_REHEARSAL = 2000
-MEMORY_DEV = 500
-MEMORY_GATE = 2000
-"""Largest number of remembered examples per part of a checkpoint's memory."""
-
-MAX_TOKENS = 256
-"""Window length of a new checkpoint in tokens, including special tokens, if the backbone supports it."""
-OVERLAP = 32
-"""Overlap of two windows of a long text, in tokens."""
-FLIPS_SHOWN = 20
-"""Largest number of regressed protected examples that a job's report quotes."""
-GOLDEN_ANSWERS = 8
-"""Texts with expected answers that an engine must reproduce before it serves."""
-PARITY_TOLERANCE = 1e-4
-"""Largest logit difference between the exported graph and the trained model."""
-REDUCED_MARGIN = 1.0
-"""Largest drop of a head in reduced precision against fp32, in points."""
-REDUCED_JUDGED_TOKENS = 12_000
-"""Tokens of held-out examples that evaluate a reduced graph; a MiniLM takes two seconds for them in both precisions."""
-ISOLATION_TOLERANCE = 1e-5
-"""Largest probability difference between a text alone and the same text in a batch."""
-EXACT_TOLERANCE = 1e-5
-"""Largest protected-logit difference between the base's and the candidate's graph under exact protection."""
 
 
 def pooling_for(causal: bool) -> Pooling:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twofold_trainer.evaluation.gate import Pair, judge
+from twofold_trainer.evaluation.gate import Pair, evaluate_gate
 from twofold_trainer.scoring.scores import SpanCounts, accuracy, span_f1
 
 NOTHING = Pair(None, None)
@@ -42,7 +42,7 @@ BETTER = labels("----++", "--++++", times=20)
 )
 def test_the_protected_task_must_be_proven_whole(protected: Pair, margin: float, verdict: str, reason: str) -> None:
     """PASS needs a lower bound above the margin, FAIL is a fall beyond it, and all else is INCONCLUSIVE with a number."""
-    judged = judge(protected=protected, retained=NOTHING, new=BETTER, margin=margin, retained_margin=None)
+    judged = evaluate_gate(protected=protected, retained=NOTHING, new=BETTER, margin=margin, retained_margin=None)
 
     assert judged.verdict == verdict, judged.reason
     assert reason in judged.reason
@@ -52,16 +52,20 @@ def test_spans_are_judged_by_the_bootstrap() -> None:
     """A protected NER head passes on many unchanged sentences, and not on fifty."""
     for sentences, verdict in ((2000, "pass"), (50, "inconclusive")):
         score = span_f1([SpanCounts(2, 2, 2)] * sentences)
-        judged = judge(protected=Pair(score, score), retained=NOTHING, new=BETTER, margin=1.0, retained_margin=None)
+        judged = evaluate_gate(
+            protected=Pair(score, score), retained=NOTHING, new=BETTER, margin=1.0, retained_margin=None
+        )
 
         assert judged.verdict == verdict
 
 
 def test_exact_protection_needs_no_statistics() -> None:
     """With the same bytes fifty examples are enough, or none; one changed answer is a fault, not a matter of margins."""
-    few = judge(protected=changed(50), retained=NOTHING, new=BETTER, margin=0.0, retained_margin=None, exact=True)
-    none = judge(protected=NOTHING, retained=NOTHING, new=BETTER, margin=0.0, retained_margin=None, exact=True)
-    swapped = judge(
+    few = evaluate_gate(
+        protected=changed(50), retained=NOTHING, new=BETTER, margin=0.0, retained_margin=None, exact=True
+    )
+    none = evaluate_gate(protected=NOTHING, retained=NOTHING, new=BETTER, margin=0.0, retained_margin=None, exact=True)
+    swapped = evaluate_gate(
         protected=changed(5000, lost=1, gained=1),
         retained=NOTHING,
         new=BETTER,
@@ -78,7 +82,7 @@ def test_exact_protection_compares_every_span() -> None:
     """With the same bytes, one text's spans that differ are a fault, even where F1 is the same."""
     before = span_f1([SpanCounts(1, 2, 2), SpanCounts(2, 2, 2)])
     after = span_f1([SpanCounts(2, 2, 2), SpanCounts(1, 2, 2)])
-    judged = judge(
+    judged = evaluate_gate(
         protected=Pair(before, after), retained=NOTHING, new=BETTER, margin=50, retained_margin=None, exact=True
     )
 
@@ -88,7 +92,7 @@ def test_exact_protection_compares_every_span() -> None:
 @given(st.integers(0, 6), st.integers(0, 6), st.integers(13, 800), st.sampled_from([0.5, 1.0, 3.0]))
 def test_what_would_decide_is_more_than_there_is(gained: int, lost: int, examples: int, margin: float) -> None:
     """Where the examples cannot decide, the number that would is larger than theirs; where they can, there is none."""
-    judged = judge(
+    judged = evaluate_gate(
         protected=changed(examples, lost=lost, gained=gained),
         retained=NOTHING,
         new=BETTER,
@@ -103,7 +107,7 @@ def test_what_would_decide_is_more_than_there_is(gained: int, lost: int, example
 
 def test_small_losses_do_not_add_up() -> None:
     """A candidate within the margin of its base is refused if it is beyond it of what a person last approved."""
-    judged = judge(
+    judged = evaluate_gate(
         protected=changed(3000, lost=6),
         approved=changed(3000, lost=45),
         retained=NOTHING,
@@ -132,7 +136,9 @@ def test_the_adapted_head_is_judged_too(
     retained: Pair, new: Pair, retained_margin: float | None, verdict: str, reason: str
 ) -> None:
     """Old labels may lose their margin and no more, and the new data's score may not fall."""
-    judged = judge(protected=changed(1000), retained=retained, new=new, margin=1.0, retained_margin=retained_margin)
+    judged = evaluate_gate(
+        protected=changed(1000), retained=retained, new=new, margin=1.0, retained_margin=retained_margin
+    )
 
     assert judged.verdict == verdict
     assert reason in judged.reason
@@ -142,15 +148,22 @@ def test_what_was_not_trained_is_refused() -> None:
     """A candidate of which no stage was kept is refused, whatever its scores."""
     good = changed(1000)
 
-    assert judge(protected=good, retained=good, new=good, margin=1, retained_margin=3, trained=False).verdict == "fail"
+    assert (
+        evaluate_gate(protected=good, retained=good, new=good, margin=1, retained_margin=3, trained=False).verdict
+        == "fail"
+    )
 
 
 def test_negative_flips_are_named() -> None:
     """The places of protected examples that were right and are wrong are listed; of spans, those with fewer right or more wrong ones."""
-    by_label = judge(protected=labels("++-+", "+-++"), retained=NOTHING, new=BETTER, margin=90, retained_margin=None)
+    by_label = evaluate_gate(
+        protected=labels("++-+", "+-++"), retained=NOTHING, new=BETTER, margin=90, retained_margin=None
+    )
     before = span_f1([SpanCounts(2, 2, 2), SpanCounts(1, 1, 1), SpanCounts(1, 1, 2), SpanCounts(0, 1, 1)])
     after = span_f1([SpanCounts(1, 2, 2), SpanCounts(1, 2, 1), SpanCounts(2, 2, 2), SpanCounts(0, 0, 1)])
-    by_span = judge(protected=Pair(before, after), retained=NOTHING, new=BETTER, margin=90, retained_margin=None)
+    by_span = evaluate_gate(
+        protected=Pair(before, after), retained=NOTHING, new=BETTER, margin=90, retained_margin=None
+    )
 
     assert by_label.negative_flips == (1,)
     assert by_span.negative_flips == (0, 1)

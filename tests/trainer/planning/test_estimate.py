@@ -65,7 +65,7 @@ def test_only_features_that_are_kept_take_memory(make_job: MakeJob, monkeypatch:
     monkeypatch.setattr("resource.getrusage", lambda _: SimpleNamespace(ru_maxrss=0))
     probe = make_plan(make_job("ner", freeze="backbone"))
     kept = estimate_memory_mib(probe)
-    monkeypatch.setattr("twofold_trainer.recipe.CACHE_BYTES", probe.feature_bytes - 1)
+    monkeypatch.setattr("twofold_trainer.planning.plan.CACHE_BYTES", probe.feature_bytes - 1)
 
     assert kept - estimate_memory_mib(probe) == pytest.approx(2 * probe.feature_bytes / 2**20)
 

@@ -15,7 +15,7 @@ from twofold_checkpoint.checkpoint import TRAINING_WEIGHTS
 from twofold_checkpoint.protocol.events import Event, GuardChecked, NoteAdded
 from twofold_checkpoint.protocol.job import Hyperparameters, Statistical
 from twofold_checkpoint.store import Store
-from twofold_trainer.evaluation.gate import Verdict
+from twofold_trainer.evaluation.gate import GateResult
 from twofold_trainer.planning.plan import make_plan
 from twofold_trainer.stop import StopSignal
 from twofold_trainer.training.train import train
@@ -23,7 +23,7 @@ from twofold_trainer.training.train import train
 pytestmark = pytest.mark.slow
 
 QUICK = Hyperparameters(epochs=2, backbone_learning_rate=1e-3, head_learning_rate=1e-2)
-PASSES = Verdict("pass", "nobody asked")
+PASSES = GateResult("pass", "nobody asked")
 
 
 def trained(make_job: MakeJob, **settings: Any) -> tuple[dict[str, Tensor], list[Event]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from trainer.conftest import MakeJob
 from twofold_checkpoint.protocol.events import Event, NoteAdded, PlanMade, StepCompleted
 from twofold_checkpoint.protocol.job import Exact, Hyperparameters, Statistical
-from twofold_trainer.evaluation.gate import Verdict
+from twofold_trainer.evaluation.gate import GateResult
 from twofold_trainer.modeling.features import compute_features
 from twofold_trainer.modeling.freezing import is_untouched
 from twofold_trainer.planning.plan import Plan, make_plan
@@ -26,7 +26,7 @@ from twofold_trainer.training.train import grow, train
 pytestmark = pytest.mark.slow
 
 QUICK = Hyperparameters(epochs=2, backbone_learning_rate=1e-3, head_learning_rate=1e-2)
-PASSES = Verdict("pass", "nobody asked")
+PASSES = GateResult("pass", "nobody asked")
 
 
 def prepare(plan: Plan) -> StageFactory:
@@ -67,7 +67,7 @@ def test_they_see_what_the_trained_blocks_see(
 
     Whether there is room to keep them or not.
     """
-    monkeypatch.setattr("twofold_trainer.recipe.CACHE_BYTES", exact.feature_bytes * room)
+    monkeypatch.setattr("twofold_trainer.planning.plan.CACHE_BYTES", exact.feature_bytes * room)
     stage_factory = prepare(exact)
     exact.model.fork("ner", forked)
     stages = exact.refit_stages(replace(exact.forked, blocks=forked))
@@ -199,7 +199,7 @@ def test_the_head_is_not_trained_alone_where_features_are_not_kept(
     exact: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would run every text again in each of its epochs; the plan does not promise it, and the upper half trains all the same."""
-    monkeypatch.setattr("twofold_trainer.recipe.CACHE_BYTES", exact.feature_bytes - 1)
+    monkeypatch.setattr("twofold_trainer.planning.plan.CACHE_BYTES", exact.feature_bytes - 1)
     monkeypatch.setattr(
         "twofold_trainer.training.loop.DevEvaluator.noise_margin", lambda *_: 1.0
     )  # Every stage is kept.
@@ -211,7 +211,7 @@ def test_the_head_is_not_trained_alone_where_features_are_not_kept(
         "the upper 2 blocks once more",
     ]
     assert "the head once more" not in exact.summary()
-    monkeypatch.setattr("twofold_trainer.recipe.CACHE_BYTES", exact.feature_bytes)
+    monkeypatch.setattr("twofold_trainer.planning.plan.CACHE_BYTES", exact.feature_bytes)
     assert "the head once more" in exact.summary()
 
 

@@ -13,8 +13,12 @@ from twofold_checkpoint.manifest import HeadName
 from twofold_checkpoint.memory import PARTS, Memory, Part, balanced_sample, normalize_text, split_by_hash
 from twofold_checkpoint.protocol.events import DatasetDescribed
 
-from twofold_trainer import recipe
 from twofold_trainer.datasets.targets import Target
+
+MEMORY_REHEARSAL = 2000
+MEMORY_DEV = 500
+MEMORY_GATE = 2000
+"""Largest number of remembered examples per part of a checkpoint's memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +93,9 @@ def forget(memory: Memory, head: HeadName) -> Memory:
 def remember(memory: Memory, parts: Parts, *, seed: int) -> Memory:
     """Return the memory with the new examples added, each part sampled to its limit and balanced."""
     return Memory(
-        rehearsal=_merge(memory.rehearsal, parts.train, recipe.MEMORY_REHEARSAL, seed),
-        dev=_merge(memory.dev, parts.dev, recipe.MEMORY_DEV, seed),
-        gate=_merge(memory.gate, parts.gate, recipe.MEMORY_GATE, seed),
+        rehearsal=_merge(memory.rehearsal, parts.train, MEMORY_REHEARSAL, seed),
+        dev=_merge(memory.dev, parts.dev, MEMORY_DEV, seed),
+        gate=_merge(memory.gate, parts.gate, MEMORY_GATE, seed),
     )
 
 

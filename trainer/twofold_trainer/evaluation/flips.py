@@ -12,7 +12,9 @@ from twofold_checkpoint.manifest import HeadName
 from twofold_checkpoint.protocol.findings import Answer, Change, FigureName
 
 from twofold_trainer.evaluation.gate import Pair, changed
-from twofold_trainer.recipe import FLIPS_SHOWN
+
+FLIPS_SHOWN = 20
+"""Largest number of regressed protected examples that a job's report quotes."""
 
 Marked = TypeVar("Marked", Span, Entity)
 CHARACTERS_SHOWN = 600

@@ -54,7 +54,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class GateResult:
     """Whether the candidate may serve, and the reason in one sentence with numbers."""
 
     verdict: VerdictName
@@ -64,7 +64,7 @@ class Verdict:
     """Places of the protected examples that the base answered better."""
 
 
-def judge(
+def evaluate_gate(
     *,
     protected: Pair,
     retained: Pair,
@@ -75,7 +75,7 @@ def judge(
     exact: bool = False,
     trained: bool = True,
     seed: int = 0,
-) -> Verdict:
+) -> GateResult:
     """Judge a candidate. *margin* and *retained_margin* are in points that the two scores may fall.
 
     The protected score must be proven not inferior, by paired_accuracy or paired_f1, against the base and against
@@ -91,29 +91,29 @@ def judge(
         if pair is not None and pair.points is not None
     )
 
-    def say(verdict: VerdictName, why: str) -> Verdict:
-        return Verdict(verdict, f"{why}: {figures}", comparisons, flips)
+    def result(verdict: VerdictName, why: str) -> GateResult:
+        return GateResult(verdict, f"{why}: {figures}", comparisons, flips)
 
     if not trained:
-        return say("fail", "no stage of the training was kept")
+        return result("fail", "no stage of the training was kept")
     if new.points is None:
-        return say("inconclusive", "there are no held-out examples of the new data to judge by")
+        return result("inconclusive", "there are no held-out examples of the new data to judge by")
     if exact and protected.before != protected.after:
-        return say("fail", "the protected path has the same bytes and other answers. This is a bug")
+        return result("fail", "the protected path has the same bytes and other answers. This is a bug")
     if not exact and not comparisons:
-        return say("inconclusive", "no example is remembered to judge the protected task by")
+        return result("inconclusive", "no example is remembered to judge the protected task by")
     verdict: VerdictName = "pass"
     why = "the protected path has the same bytes"
     if not exact:
         verdict, why = _worst(comparisons, margin)
     if verdict != "pass":
-        return say(verdict, why)
+        return result(verdict, why)
     if retained_margin is not None and (retained.points or 0.0) < -retained_margin - SLACK:
         fallen = f"the old labels' score fell by {-(retained.points or 0.0):.1f} points"
-        return say("fail", f"{fallen}, more than the margin of {retained_margin:g}")
+        return result("fail", f"{fallen}, more than the margin of {retained_margin:g}")
     if new.points < -SLACK:
-        return say("fail", f"the new data's score fell by {-new.points:.1f} points")
-    return say("pass", why)
+        return result("fail", f"the new data's score fell by {-new.points:.1f} points")
+    return result("pass", why)
 
 
 def compare(pair: Pair, against: Against, margin: float, *, seed: int = 0) -> Comparison:

@@ -6,13 +6,13 @@ from twofold_checkpoint.protocol.events import Compared, GateEvaluated
 from twofold_checkpoint.protocol.job import Statistical
 
 from twofold_trainer.evaluation.evaluator import JobEvaluator, Scores
-from twofold_trainer.evaluation.gate import Pair, Verdict, judge
+from twofold_trainer.evaluation.flips import FLIPS_SHOWN
+from twofold_trainer.evaluation.gate import GateResult, Pair, evaluate_gate
 from twofold_trainer.planning.plan import Plan
-from twofold_trainer.recipe import FLIPS_SHOWN
 from twofold_trainer.scoring.scores import HeadScore
 
 
-def judge_candidate(
+def evaluate_candidate(
     plan: Plan,
     before: Scores,
     after: Scores,
@@ -20,13 +20,13 @@ def judge_candidate(
     approved: HeadScore | None = None,
     trained: bool = True,
     exact: bool = False,
-) -> Verdict:
-    """Judge the model of a plan by its scores before and after; see gate.judge.
+) -> GateResult:
+    """Judge the model of a plan by its scores before and after; see gate.evaluate_gate.
 
     *approved* is what the checkpoint that a person last approved scores on the protected task, if it is not the base.
     """
     protection = plan.job.protection
-    return judge(
+    return evaluate_gate(
         protected=Pair(before["protected"], after["protected"]),
         retained=Pair(before["retained"], after["retained"]),
         new=Pair(before["new"], after["new"]),
@@ -39,7 +39,7 @@ def judge_candidate(
     )
 
 
-def describe_verdict(verdict: Verdict, figures: JobEvaluator, *, quoting: bool = True) -> GateEvaluated:
+def gate_event(verdict: GateResult, figures: JobEvaluator, *, quoting: bool = True) -> GateEvaluated:
     """Return the event of a verdict, with its comparisons.
 
     With *quoting*, the first texts that are answered worse are in it: events are stored.

@@ -13,9 +13,11 @@ from twofold_checkpoint.protocol.events import ExactVerified
 
 from twofold_trainer.errors import ParityError
 from twofold_trainer.export.onnx_export import Graph, decode
-from twofold_trainer.recipe import EXACT_TOLERANCE
 from twofold_trainer.scoring.scorer import ROWS
 from twofold_trainer.stop import StopSignal
+
+EXACT_TOLERANCE = 1e-5
+"""Largest protected-logit difference between the base's and the candidate's graph under exact protection."""
 
 
 def verify_exact(

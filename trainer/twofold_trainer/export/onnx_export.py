@@ -24,7 +24,9 @@ from twofold_checkpoint.protocol.events import ParityMeasured
 from twofold_trainer.errors import ParityError
 from twofold_trainer.export.unpadding import remove_padding
 from twofold_trainer.modeling.model import Output, TwofoldModel
-from twofold_trainer.recipe import PARITY_TOLERANCE
+
+PARITY_TOLERANCE = 1e-4
+"""Largest logit difference between the exported graph and the trained model."""
 
 INPUTS = ("input_ids", "attention_mask")
 OUTPUTS = Output._fields

@@ -31,11 +31,13 @@ from twofold_trainer.export.memory import UpdatedMemory
 from twofold_trainer.export.onnx_export import Graph, export, measure_parity, parity_batches
 from twofold_trainer.modeling.model import TwofoldModel, save_model
 from twofold_trainer.protection.covariances import save_covariances
-from twofold_trainer.recipe import GOLDEN_ANSWERS, Pooling, Recipe
+from twofold_trainer.recipe import Pooling, Recipe
 from twofold_trainer.stop import StopSignal
 
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxscript", "safetensors", "tokenizers", "torch", "transformers")
 PARITY_TEXTS = 64
+GOLDEN_ANSWERS = 8
+"""Texts with expected answers that an engine must reproduce before it serves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

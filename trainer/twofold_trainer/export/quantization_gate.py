@@ -12,7 +12,7 @@ from twofold_checkpoint.checkpoint import GOLDEN, INT8_FILES, INT8_GOLDEN, INT8_
 from twofold_checkpoint.decoding import Prediction
 from twofold_checkpoint.encoding import Encoder, Encoding
 from twofold_checkpoint.examples import Example
-from twofold_checkpoint.golden import GoldenAnswer, read_golden, write_golden
+from twofold_checkpoint.golden import ISOLATION_TOLERANCE, GoldenAnswer, read_golden, write_golden
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import HEADS, HeadName, ReducedGraph, Score
 from twofold_checkpoint.protocol.events import Event, NoteAdded
@@ -20,12 +20,15 @@ from twofold_checkpoint.protocol.events import Event, NoteAdded
 from twofold_trainer.evaluation.gate import Comparison, Pair, compare
 from twofold_trainer.export.onnx_export import Graph, parity_batches
 from twofold_trainer.export.quantization import quantise_graph
-from twofold_trainer.recipe import ISOLATION_TOLERANCE, REDUCED_JUDGED_TOKENS, REDUCED_MARGIN
 from twofold_trainer.scoring.scorer import ROWS
 from twofold_trainer.scoring.scores import METRIC_OF, HeadScore, accuracy, count_spans, span_f1
 from twofold_trainer.stop import StopSignal
 
 Floats = NDArray[np.float32]
+REDUCED_MARGIN = 1.0
+"""Largest drop of a head in reduced precision against fp32, in points."""
+REDUCED_JUDGED_TOKENS = 12_000
+"""Tokens of held-out examples that evaluate a reduced graph; a MiniLM takes two seconds for them in both precisions."""
 SHAPED_TEXTS = 64
 """Texts of which the batches are made that try isolation."""
 

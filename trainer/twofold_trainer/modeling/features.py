@@ -84,6 +84,10 @@ def _window_weights(encodings: Sequence[Encoding]) -> Tensor:
     return weights
 
 
+CACHE_BYTES = 2 << 30
+"""Largest size of the feature cache; larger sets of features are recomputed in every epoch."""
+
+
 class FeatureCache:
     """A cache of the features of texts, valid while the backbone is frozen."""
 

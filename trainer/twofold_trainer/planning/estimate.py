@@ -11,14 +11,13 @@ import torch
 from twofold_checkpoint.manifest import other_head
 from twofold_checkpoint.protocol.events import NoteAdded
 
-from twofold_trainer import recipe
 from twofold_trainer.datasets.annotations import annotated_for
 from twofold_trainer.datasets.batching import chunks
 from twofold_trainer.modeling.features import compute_features
 from twofold_trainer.modeling.freezing import trainable_groups
 from twofold_trainer.planning.plan import Plan
 from twofold_trainer.planning.stage import Stage
-from twofold_trainer.scoring.noninferiority import provable_margin
+from twofold_trainer.scoring.noninferiority import EXPECTED_FLIPS, provable_margin
 
 TIMED_TEXTS = 128
 """Texts of the job that are timed on this machine."""
@@ -113,8 +112,8 @@ def describe_provable(examples: int) -> str:
     """Return a sentence with the smallest margin that this number of protected examples can prove."""
     if not examples:
         return "There are no remembered or given examples to prove the protection of a shared backbone."
-    margin = 100 * provable_margin(examples, recipe.EXPECTED_FLIPS)
+    margin = 100 * provable_margin(examples, EXPECTED_FLIPS)
     return (
         f"With {examples} protected examples, the smallest margin that can be proven for a shared backbone is "
-        f"{margin:.1f} points, if one answer in {round(1 / recipe.EXPECTED_FLIPS)} changes."
+        f"{margin:.1f} points, if one answer in {round(1 / EXPECTED_FLIPS)} changes."
     )

@@ -25,15 +25,17 @@ from twofold_trainer.datasets.label_growth import extend_labels, head_labels
 from twofold_trainer.datasets.splits import Parts, describe_dataset, forget, split, types_of
 from twofold_trainer.datasets.targets import Target, describe_unaligned, make_targets, note_unaligned
 from twofold_trainer.errors import RefusedError
-from twofold_trainer.modeling.features import cache_bytes
+from twofold_trainer.modeling.features import CACHE_BYTES, cache_bytes
 from twofold_trainer.modeling.mixed_precision import has_bf16
 from twofold_trainer.modeling.model import TwofoldModel, load_model
 from twofold_trainer.planning.stage import Stage
 from twofold_trainer.planning.validation import check_settings
 from twofold_trainer.protection.covariances import Covariances, load_covariances
 from twofold_trainer.recipe import Recipe
-from twofold_trainer.scoring.noninferiority import provable_margin
+from twofold_trainer.scoring.noninferiority import EXPECTED_FLIPS, provable_margin
 
+HELD_OUT_SHARE = 0.2
+"""Share of the training examples that is held out if a job has no dev examples: half for dev, half for the gate."""
 MAX_NAMES = 5
 """Largest number of names in a note."""
 
@@ -137,7 +139,7 @@ class Plan:
     @property
     def keeps_features(self) -> bool:
         """Whether features fit in memory, so that frozen layers run once per text."""
-        return self.feature_bytes <= recipe.CACHE_BYTES
+        return self.feature_bytes <= CACHE_BYTES
 
     @property
     def shared(self) -> Stage:
@@ -161,7 +163,7 @@ class Plan:
         examples = len(annotated_for(self.protected("gate"), other_head(self.job.head)))
         if not examples:
             return "there are no remembered or given examples to measure the protected task on"
-        provable = 100 * provable_margin(examples, recipe.EXPECTED_FLIPS)
+        provable = 100 * provable_margin(examples, EXPECTED_FLIPS)
         if provable > self.job.protection.margin:
             return f"on {examples} examples no margin under {provable:.1f} points can be proven for a shared backbone"
         return None
@@ -232,7 +234,7 @@ def make_plan(job: Job) -> Plan:
     if job.label_policy == "replace":
         memory = forget(memory, job.head)
     train, dev, notes = read_job_examples(job, base.manifest.labels)
-    parts = split(train, dev, memory, held_out=recipe.HELD_OUT_SHARE)
+    parts = split(train, dev, memory, held_out=HELD_OUT_SHARE)
     if parts.moved:
         notes.append(
             f"{parts.moved} examples stay in the split that already has their text, so that the splits remain disjoint."

@@ -11,7 +11,7 @@ from twofold_checkpoint.protocol.events import GuardChecked
 
 from twofold_trainer.modeling.features import FeatureSource
 from twofold_trainer.modeling.model import TwofoldModel
-from twofold_trainer.recipe import EXPECTED_FLIPS
+from twofold_trainer.scoring.noninferiority import EXPECTED_FLIPS
 from twofold_trainer.scoring.scorer import Scorer
 
 Action = Literal["none", "restore", "leave"]

@@ -20,15 +20,13 @@ from torch.nn.utils import parametrize
 from twofold_trainer.errors import RefusedError
 from twofold_trainer.modeling.model import TwofoldModel
 from twofold_trainer.protection.covariances import Covariance, Covariances, linear_layers
-
-ENERGY = 0.999
-"""Default share of the protected inputs' energy that updates may not touch."""
+from twofold_trainer.recipe import PROJECTION
 
 MIN_CAPACITY = 0.1
 """Mean capacity below which too little is left to learn with; a fork is the better choice then."""
 
 
-def eigen_split(covariance: Covariance, energy: float = ENERGY) -> tuple[Tensor, Tensor]:
+def eigen_split(covariance: Covariance, energy: float = PROJECTION) -> tuple[Tensor, Tensor]:
     """Return orthonormal bases (d, r) of the protected space and (d, d - r) of its complement, float64.
 
     The protected space is spanned by the fewest leading eigenvectors that hold the share *energy* of the trace, as in GPM
@@ -36,7 +34,7 @@ def eigen_split(covariance: Covariance, energy: float = ENERGY) -> tuple[Tensor,
     RefusedError if the energy or the covariance is invalid.
     """
     if not 0 < energy <= 1:
-        raise RefusedError(f"energy {energy} must be above 0 and at most 1; the usual value is {ENERGY}")
+        raise RefusedError(f"energy {energy} must be above 0 and at most 1; the usual value is {PROJECTION}")
     if not torch.isfinite(covariance.total).all():
         raise RefusedError("the covariance is not finite; collect it again from a model with finite weights")
     values, vectors = torch.linalg.eigh(covariance.total)
@@ -47,7 +45,7 @@ def eigen_split(covariance: Covariance, energy: float = ENERGY) -> tuple[Tensor,
     return vectors[:, free:], vectors[:, :free]
 
 
-def null_space_basis(covariance: Covariance, energy: float = ENERGY) -> Tensor:
+def null_space_basis(covariance: Covariance, energy: float = PROJECTION) -> Tensor:
     """Return an orthonormal basis (d, m), float64, of the directions open to updates; m / d is the layer's capacity."""
     return eigen_split(covariance, energy)[1]
 
@@ -208,7 +206,7 @@ def merged_names(names: Iterable[str]) -> tuple[str, ...]:
     )
 
 
-def constrain(model: TwofoldModel, covariances: Covariances, energy: float = ENERGY) -> NullSpaceConstraint:
+def constrain(model: TwofoldModel, covariances: Covariances, energy: float = PROJECTION) -> NullSpaceConstraint:
     """Constrain the layers that have covariances to the null spaces of their protected inputs.
 
     Raises RefusedError if there are no covariances, or if they do not match the layers of the model.

@@ -164,6 +164,10 @@ def _f1_difference(totals: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(scores[1] - scores[0])
 
 
+EXPECTED_FLIPS = 0.01
+"""Share of the protected answers that a well-protected training still changes. It sets the margin that can be proven."""
+
+
 def provable_margin(examples: int, discordant_share: float, *, alpha: float = ALPHA, power: float = POWER) -> float:
     """Return the smallest margin that so many examples prove, if nothing was lost and so many answers changed."""
     return _quantiles(alpha, power) * math.sqrt(discordant_share / examples)

@@ -11,9 +11,19 @@ import torch
 
 from twofold_trainer.modeling.features import FeatureCache, FeatureSource
 from twofold_trainer.modeling.model import TwofoldModel
-from twofold_trainer.recipe import DROP_WEIGHT, MAX_OFFSET_COST, MIN_GAIN, OFFSET_FLIP_RATE, OFFSETS
 from twofold_trainer.scoring.scorer import ROWS
 from twofold_trainer.training.loop import DevEvaluator
+
+MIN_GAIN = 0.001
+"""Smallest dev-score gain, beyond noise, for which new labels get a bias offset."""
+OFFSETS = (-2.0, -1.5, -1.0, -0.75, -0.5, -0.25, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)
+"""Candidate bias offsets of new labels, in logits."""
+OFFSET_FLIP_RATE = 0.03
+"""Share of the answers to new texts that a bias offset changes: one of 37 examples is noise."""
+MAX_OFFSET_COST = 0.01
+"""Largest drop of the old or the new dev score that an offset may cause."""
+DROP_WEIGHT = 3.0
+"""Weight, in the choice of the offset, of the old labels' dev-score drop since the base."""
 
 
 def calibrate_new_label_bias(

@@ -16,9 +16,12 @@ from twofold_trainer.modeling.mixed_precision import in_mixed_precision, keeping
 from twofold_trainer.modeling.model import TwofoldModel
 from twofold_trainer.planning.stage import Stage
 from twofold_trainer.protection.nullspace import NullSpaceConstraint
-from twofold_trainer.recipe import CLIP_NORM, Recipe
+from twofold_trainer.recipe import Recipe
 from twofold_trainer.training.objective import Objective
 from twofold_trainer.training.stage_inputs import StageInputs
+
+CLIP_NORM = 1.0
+"""Largest gradient norm of a step."""
 
 
 @dataclass(slots=True)

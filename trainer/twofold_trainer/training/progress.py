@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from twofold_checkpoint.protocol.events import StepCompleted
 
-from twofold_trainer.recipe import REPORT_SECONDS
+REPORT_SECONDS = 1.0
+"""Seconds between progress events."""
 
 
 @dataclass(slots=True)

@@ -7,8 +7,7 @@ from collections.abc import Callable, Generator
 import torch
 from twofold_checkpoint.protocol.events import Event, NoteAdded, PhaseStarted
 
-from twofold_trainer import recipe
-from twofold_trainer.evaluation.gate import Verdict
+from twofold_trainer.evaluation.gate import GateResult
 from twofold_trainer.modeling.head_growth import class_means, clear_head, grow_head
 from twofold_trainer.modeling.model import restore, snapshot
 from twofold_trainer.planning.plan import Plan
@@ -19,8 +18,10 @@ from twofold_trainer.training.snapshots import NO_SNAPSHOTS, ResumeSnapshots
 from twofold_trainer.training.stage_setup import StageFactory
 from twofold_trainer.training.stages import StagesResult, train_stages
 
-Gate = Callable[[], Verdict]
+Gate = Callable[[], GateResult]
 """Evaluates the gate on the current model."""
+SAMPLED = 1000
+"""Examples from which new rows are initialised if the features do not fit in memory."""
 
 
 def train(
@@ -122,7 +123,7 @@ def grow(plan: Plan, stage_factory: StageFactory) -> None:
     if not plan.retained_labels:
         clear_head(model, head)
     old, new = model.head(head).out_features, len(plan.added) * (1 if head == "classifier" else 2)
-    sampled = plan.new if stage_factory.caches_features else plan.new[: recipe.SAMPLED]
+    sampled = plan.new if stage_factory.caches_features else plan.new[:SAMPLED]
     with torch.no_grad():
         seen = ((target, stage_factory.base_features([target.encoding])) for target in sampled)
         rows, centre = class_means(seen, head, range(old, old + new), plan.base.manifest.hidden_size)
