@@ -103,13 +103,13 @@ serve: setup  ## run a server on 127.0.0.1:8500, metrics on 127.0.0.1:9500 (STOR
 SETS ?= ../shared/data
 SCORER ?= ../shared/tools/score.py
 bench-base: setup  ## quality of a first checkpoint on SNIPS and HWU64 (an hour on 2 cores)
-	$(BIN)/python benchmarks/base.py --sets $(SETS) --scorer $(SCORER)
+	$(BIN)/python -m benchmarks.base --sets $(SETS) --scorer $(SCORER)
 
 SIZE ?= standard
 JOBS ?= 1
 SEEDS ?= 0,1,2
 bench-adapt: setup  ## what adaptation costs the other tasks (hours; resumable; QUICK=1, SIZE=full, SEEDS=0, JOBS=2)
-	GOMP_SPINCOUNT=2000 $(BIN)/python benchmarks/adapt.py --sets $(SETS) --scorer $(SCORER) \
+	GOMP_SPINCOUNT=2000 $(BIN)/python -m benchmarks.adapt --sets $(SETS) --scorer $(SCORER) \
 	  --size $(if $(QUICK),quick,$(SIZE)) --seeds $(if $(QUICK),0,$(SEEDS)) --jobs $(JOBS)
 
 $(VENV)/.bench: $(VENV)/.done
@@ -117,31 +117,31 @@ $(VENV)/.bench: $(VENV)/.done
 	touch $@
 
 bench-adapt-cost: setup $(VENV)/.bench  ## time of cached epochs, and of a whole job against transformers.Trainer
-	GOMP_SPINCOUNT=2000 $(BIN)/python benchmarks/adapt_cost.py --sets $(SETS)
+	GOMP_SPINCOUNT=2000 $(BIN)/python -m benchmarks.adapt_cost --sets $(SETS)
 
 bench-serving: setup  ## server overhead over the bare model: throughput, CPU, latency (5 minutes)
-	$(BIN)/python benchmarks/serving.py --sets $(SETS)
+	$(BIN)/python -m benchmarks.serving --sets $(SETS)
 
 bench-precision: setup  ## reduced precisions: speed, accuracy, batch invariance (5 minutes, plus 4 of training once)
-	$(BIN)/python benchmarks/precision.py --sets $(SETS)
+	$(BIN)/python -m benchmarks.precision --sets $(SETS)
 
 bench-overload: setup  ## load at three times the capacity: goodput, rejections, latency (1 minute)
-	$(BIN)/python benchmarks/overload.py --sets $(SETS)
+	$(BIN)/python -m benchmarks.overload --sets $(SETS)
 
 ROUNDS ?= 6
 bench-peers: setup  ## comparison with five model servers (30 minutes; resumable; ONLY=litserve,mlserver FRESH=1 PACKED=1)
-	$(BIN)/python benchmarks/peers.py --sets $(SETS) --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY)) $(if $(FRESH),--fresh) \
+	$(BIN)/python -m benchmarks.peers --sets $(SETS) --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY)) $(if $(FRESH),--fresh) \
 	  $(if $(PACKED),--packed)
 
 bench-swap: setup  ## 100 swaps under load at half of the capacity (3 minutes)
-	$(BIN)/python benchmarks/swap.py
+	$(BIN)/python -m benchmarks.swap
 
 bench-beside-training: setup  ## latency beside a running job, with and without preemption (4 minutes)
-	$(BIN)/python benchmarks/beside_training.py --sets $(SETS)
+	$(BIN)/python -m benchmarks.beside_training --sets $(SETS)
 
 SECONDS ?= 600
 soak: setup  ## long mixed load, valid and invalid: unexpected codes, memory growth (SECONDS=600)
-	$(BIN)/python benchmarks/soak.py --seconds $(SECONDS)
+	$(BIN)/python -m benchmarks.soak --seconds $(SECONDS)
 
 ONLY ?=
 EVERY ?= 1

@@ -1,6 +1,6 @@
 """What adaptation costs the tasks that were there before: eleven scenarios, the classic methods and ours.
 
-    python benchmarks/adapt.py --sets DIRECTORY --scorer SCORE.py [--size standard|full|quick] [--work DIRECTORY]
+    python -m benchmarks.adapt --sets DIRECTORY --scorer SCORE.py [--size standard|full|quick] [--work DIRECTORY]
                                [--scenarios NAME,...] [--rows NAME,...] [--again] [--seeds 0,1,2] [--jobs 1]
 
 DIRECTORY holds scenarios.json and the data sets that it names. Base checkpoints are trained once and kept in --work. A
@@ -29,17 +29,18 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from adapting.bases import BasePlan, digest_weights, ensure_base, plan_base
-from adapting.cells import Cell, digest_settings
-from adapting.progress import remaining_seconds, spell
-from adapting.rates import DEFAULT
-from adapting.results import Key, name_results, read_cells, select_current, select_left, write_cells
-from adapting.rows import CLASSICS, OVERVIEW, ROWS, TWINS, find_row, is_run
-from adapting.scenarios import Scenario, ScenarioError, read_scenarios
-from adapting.scorer import Scorer
-from adapting.sizes import NAMES, Size, choose_size
-from adapting.summary import summarise
-from adapting.table import make_overview, make_tables
+
+from benchmarks.adaptation.base_checkpoints import BasePlan, digest_weights, ensure_base, plan_base
+from benchmarks.adaptation.hyperparameters import DEFAULT
+from benchmarks.adaptation.methods import CLASSICS, OVERVIEW, ROWS, TWINS, find_row, is_run
+from benchmarks.adaptation.progress import remaining_seconds, spell
+from benchmarks.adaptation.results import Key, name_results, read_cells, select_current, select_left, write_cells
+from benchmarks.adaptation.runs import Cell, digest_settings
+from benchmarks.adaptation.scenarios import Scenario, ScenarioError, read_scenarios
+from benchmarks.adaptation.scorer import Scorer
+from benchmarks.adaptation.sizes import NAMES, Size, choose_size
+from benchmarks.adaptation.summary import summarise
+from benchmarks.adaptation.table import make_overview, make_tables
 
 BASE_SEED = 0
 """Bases are trained with one seed: what seeds are to show is by how much an adaptation is off by chance."""
@@ -89,8 +90,8 @@ class Benchmark:
 
     def measure(self, scenario: Scenario, row: str, seed: int) -> Cell:
         """Measure a cell in this process."""
-        from adapting.measuring import Run, measure, peak_memory_mib  # noqa: PLC0415 -- imports torch: seconds.
-        from adapting.student import load_student  # noqa: PLC0415 -- the same.
+        from benchmarks.adaptation.measurement import Run, measure, peak_memory_mib  # noqa: PLC0415 -- imports torch: seconds.
+        from benchmarks.adaptation.method_interface import load_student  # noqa: PLC0415 -- the same.
 
         base = ensure_base(self.bases[scenario.name], self.work / "bases")
         run = Run(
@@ -145,7 +146,7 @@ def run_apart(benchmark: Benchmark, scenario: str, row: str, seed: int, argument
     out.unlink(missing_ok=True)
     begun = time.monotonic()
     with log.open("wb") as file:
-        command = [sys.executable, __file__, *arguments, "--cell", f"{scenario}/{row}/{seed}"]
+        command = [sys.executable, "-m", "benchmarks.adapt", *arguments, "--cell", f"{scenario}/{row}/{seed}"]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         code = subprocess.run(command, check=False, stdout=file, stderr=file, env=environment).returncode
     shutil.rmtree(directory / "row", ignore_errors=True)  # Its checkpoints: half a gigabyte a cell.

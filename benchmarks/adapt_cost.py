@@ -1,6 +1,6 @@
 """What an adaptation costs in time: epochs with and without caches, and a whole job beside transformers' own Trainer.
 
-    python benchmarks/adapt_cost.py --sets DIRECTORY [--work DIRECTORY] [--examples 1000] [--epochs 5] [--rounds 3]
+    python -m benchmarks.adapt_cost --sets DIRECTORY [--work DIRECTORY] [--examples 1000] [--epochs 5] [--rounds 3]
 
 The two sides of each ratio are measured in turns in one run. Epochs are those of the product's own stages, with
 rehearsal and distillation. Of the peer only `Trainer.train()` is counted; of the job everything, from the call of Adapt
@@ -12,22 +12,16 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import random
 import shutil
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import report
 import torch
-from adapting.bases import ensure_base, plan_base
-from adapting.scenarios import Caps, Scenario, gather, read_scenarios
-from adapting.sizes import choose_size
 from twofold import Client, Example, Hyperparameters, JobEvent, JobState, ScoreMeasured, Span
 from twofold_checkpoint.checkpoint import Checkpoint
 from twofold_checkpoint.examples import Example as StoredExample
@@ -46,8 +40,13 @@ from twofold_trainer.training.stage_inputs import StageInputs
 from twofold_trainer.training.stage_setup import StageFactory
 from twofold_trainer.training.train import grow
 
+from benchmarks import report
+from benchmarks.adaptation.base_checkpoints import ensure_base, plan_base
+from benchmarks.adaptation.scenarios import Caps, Scenario, gather, read_scenarios
+from benchmarks.adaptation.sizes import choose_size
+from benchmarks.processes import run_json
+
 SCENARIO = "hwu64_to_restaurant8k_ner"
-PEER = Path(__file__).with_name("peer_trainer.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,18 +162,8 @@ def to_client(example: StoredExample) -> Example:
 
 def run_peer(base: Checkpoint, work: Path, train: Path, epochs: int) -> float:
     """Fine-tune the same backbone on the same examples with transformers.Trainer; returns the seconds of train()."""
-    command = [
-        sys.executable,
-        str(PEER),
-        "--checkpoint",
-        str(base.path),
-        "--train",
-        str(train),
-        "--epochs",
-        str(epochs),
-    ]
-    out = subprocess.run([*command, "--out", str(work / "peer")], check=True, capture_output=True, text=True).stdout
-    return float(json.loads(out.strip().splitlines()[-1])["seconds"])
+    options = ("--checkpoint", base.path, "--train", train, "--epochs", epochs, "--out", work / "peer")
+    return float(run_json("transformers_trainer", *options)["seconds"])
 
 
 def in_turns(rounds: int, *sides: Callable[[], float]) -> list[float]:

@@ -1,6 +1,6 @@
 """How good is a first checkpoint: `twofold-trainer init` with its defaults, answers from the running server, an outside scorer.
 
-    python benchmarks/base.py --sets DIRECTORY --scorer SCORE.py [--work DIRECTORY]
+    python -m benchmarks.base --sets DIRECTORY --scorer SCORE.py [--work DIRECTORY]
 
 DIRECTORY holds snips/ and hwu64/, each with train.jsonl, dev.jsonl and test.jsonl. A set whose checkpoint is already in
 --work is not trained again; delete the directory to start over.
@@ -15,9 +15,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import report
-from cost import Cost, run
 from twofold_server.testing import serving
+
+from benchmarks import report
+from benchmarks.processes import Cost, run
 
 SETS = ("snips", "hwu64")
 NAMES = {"snips": ("snips_intent_accuracy", "snips_slot_f1"), "hwu64": ("hwu64_intent_accuracy", "hwu64_entity_f1")}

@@ -1,6 +1,6 @@
 """What an adaptation job costs those who are answered beside it, and what they cost the job.
 
-    python benchmarks/beside_training.py --sets DIRECTORY [--rounds 3] [--seconds 8] [--share 0.3] [--work DIRECTORY]
+    python -m benchmarks.beside_training --sets DIRECTORY [--rounds 3] [--seconds 8] [--share 0.3] [--work DIRECTORY]
 
 Single-text calls are sent at --share of the measured capacity, in an open loop, while a real job trains: HWU64's entities,
 over gRPC, into the checkpoint that answers. In each round the load is measured without the job, whose processes are
@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import report
-from calling.processes import run_json
-from calling.texts import read_texts
-from calling.trained import prepare
 from twofold import Client, Example, Freeze, Head, JobState, PromotePolicy
 from twofold_server.testing import Server, serving
+
+from benchmarks import report
+from benchmarks.load.checkpoints import prepare
+from benchmarks.load.texts import read_texts
+from benchmarks.processes import run_json
 
 EXAMPLES = 2000
 LOW_LIMIT_MS = 1.0
@@ -47,7 +48,7 @@ class Scene:
     def call(self, seconds: float) -> dict[str, Any]:
         """Send calls for some seconds and return what became of them."""
         load = ("--texts", self.texts, "--rate", self.rate, "--seconds", seconds)
-        return run_json("caller.py", "--target", self.server.target, *load)
+        return run_json("load.load_generator", "--target", self.server.target, *load)
 
 
 class Trainer:
@@ -145,7 +146,7 @@ def main() -> None:
         texts.write_text(json.dumps(read_texts(arguments.sets, ("hwu64",))), encoding="utf-8")
         with serving(arguments.work / "store") as server, Client(server.target) as client:
             full = ("--texts", texts, "--in-flight", 64, "--seconds", arguments.seconds)
-            called = run_json("caller.py", "--target", server.target, *full)
+            called = run_json("load.load_generator", "--target", server.target, *full)
             capacity = called["texts"] / called["seconds"]
             scene = Scene(server, texts, round(arguments.share * capacity, 1))
             with training(client, arguments.sets):

@@ -1,6 +1,6 @@
 """What a server does with more than it can do: calls at three times its capacity.
 
-    python benchmarks/overload.py --sets DIRECTORY [--times 3] [--seconds 20] [--max-wait-ms 500] [--work DIRECTORY]
+    python -m benchmarks.overload --sets DIRECTORY [--times 3] [--seconds 20] [--max-wait-ms 500] [--work DIRECTORY]
 
 Capacity is what 64 single-text calls in flight are answered in a second by a server that refuses nothing, measured before
 and after. Then another one, which has --max-wait-ms, is sent calls at a fixed rate, whatever becomes of them. Goodput is what
@@ -25,13 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import report
-from calling.processes import run_json
-from calling.texts import SETS, read_texts
-from calling.trained import prepare
 from twofold import Client, Health
 from twofold_checkpoint.store import Store
 from twofold_server.testing import Server, serving
+
+from benchmarks import report
+from benchmarks.load.checkpoints import prepare
+from benchmarks.load.texts import SETS, read_texts
+from benchmarks.processes import run_json
 
 RIGHT = "RESOURCE_EXHAUSTED with RetryInfo"
 
@@ -128,7 +129,9 @@ def called(
         stack.enter_context(on(callers))
 
         def call(seconds: float, *load: object) -> dict[str, Any]:
-            return run_json("caller.py", "--target", server.target, "--texts", file, "--seconds", seconds, *load)
+            return run_json(
+                "load.load_generator", "--target", server.target, "--texts", file, "--seconds", seconds, *load
+            )
 
         yield server, client, call
 

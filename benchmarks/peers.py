@@ -1,6 +1,6 @@
 """Twofold and other model servers over the same graph, tokenizer, decoder and load, in turns.
 
-    python benchmarks/peers.py --sets DIRECTORY [--texts hwu64] [--only litserve,bentoml] [--rounds 6]
+    python -m benchmarks.peers --sets DIRECTORY [--texts hwu64] [--only litserve,bentoml] [--rounds 6]
                                [--seconds 2] [--fresh] [--packed] [--within SECONDS] [--work DIRECTORY]
 
 For each peer: its environment is made once, short trials find the settings that suit it best on this machine, and then
@@ -28,20 +28,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import report
-from calling.texts import SETS, read_texts
-from calling.trained import prepare
-from peers.entrants import ENTRANTS
-from peers.figures import figures, summarise
-from peers.graphs import export_plain
-from peers.running import install, running
-from peers.search import search
-from peers.settings import Settings
-from peers.turns import ASKED, IN_FLIGHT, Bench, Side, Sides
 from twofold_checkpoint.checkpoint import Checkpoint
 from twofold_checkpoint.store import Store
 from twofold_server.inference.engine import HEAD_OUTPUTS, Engine, decode
 from twofold_server.testing import free_port, serving
+
+from benchmarks import report
+from benchmarks.load.checkpoints import prepare
+from benchmarks.load.texts import SETS, read_texts
+from benchmarks.peer_servers.catalog import ENTRANTS
+from benchmarks.peer_servers.figures import figures, summarise
+from benchmarks.peer_servers.graphs import export_plain
+from benchmarks.peer_servers.interleaved_rounds import ASKED, IN_FLIGHT, Bench, Side, Sides
+from benchmarks.peer_servers.server_process import install, running
+from benchmarks.peer_servers.settings import Settings
+from benchmarks.peer_servers.settings_search import search
 
 
 def expect(checkpoint: Checkpoint, texts: list[str]) -> list[Any]:
@@ -142,7 +143,7 @@ def main() -> None:
         texts[name], expected[name] = work / f"texts.{name}.json", expect(checkpoint, read[:ASKED])
         texts[name].write_text(json.dumps(read), encoding="utf-8")
     graph = checkpoint.path if arguments.packed else export_plain(checkpoint, work)
-    caller = install("caller", work)
+    caller = install("load_generator", work)
     bench = Bench(work, checkpoint, graph, arguments.packed, texts, expected, caller, arguments.seconds, until)
     if unfit := [name for name in names if not _bring(bench, name, arguments.rounds, fresh=arguments.fresh)]:
         print(f"not measured to the end: {', '.join(unfit)}", file=sys.stderr)

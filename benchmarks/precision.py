@@ -1,6 +1,6 @@
 """Reduced precisions on this CPU: how fast each scheme is beside fp32, what it answers, and whether it keeps rows apart.
 
-    python benchmarks/precision.py --sets DIRECTORY [--rounds 3] [--work DIRECTORY]
+    python -m benchmarks.precision --sets DIRECTORY [--rounds 3] [--work DIRECTORY]
 
 A checkpoint is trained once on some of HWU64. Its graph is reduced by every scheme in the table, one of which is ours. All
 run through the engine, cut into passes as the server cuts them, in turns over the test texts of HWU64 and NCBI; a speedup
@@ -25,9 +25,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import report
-from calling.texts import SETS, read_texts
-from cost import run
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from onnxruntime.transformers import float16, optimizer
@@ -41,6 +38,10 @@ from twofold_trainer.export.onnx_export import Graph
 from twofold_trainer.export.quantization import quantise_graph
 from twofold_trainer.export.quantization_gate import QuantizationInputs, answer, measure_isolation, score
 from twofold_trainer.stop import StopSignal
+
+from benchmarks import report
+from benchmarks.load.texts import SETS, read_texts
+from benchmarks.processes import run
 
 TRAINED_ON = 3500
 MAX_TOKENS = 2048

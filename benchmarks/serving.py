@@ -1,6 +1,6 @@
 """What serving costs over the bare model: a loop of tokenizer, ONNX Runtime and decoding, and the server, in turns.
 
-    python benchmarks/serving.py --sets DIRECTORY [--rounds 3] [--seconds 5] [--work DIRECTORY]
+    python -m benchmarks.serving --sets DIRECTORY [--rounds 3] [--seconds 5] [--work DIRECTORY]
 
 DIRECTORY holds the test sets: short commands and sentences of abstracts, measured one after the other. The loop takes the
 batch size that is best for it on this machine; it is also run with the server's own way of cutting batches by length, so
@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import report
-from calling.processes import run_json
-from calling.texts import SETS, read_texts
-from calling.trained import prepare
 from twofold_checkpoint.store import Store
 from twofold_server.testing import Server, serving
+
+from benchmarks import report
+from benchmarks.load.checkpoints import prepare
+from benchmarks.load.texts import SETS, read_texts
+from benchmarks.processes import run_json
 
 BATCHES = (8, 16, 32, 64)
 
@@ -58,7 +59,7 @@ def call(server: Server, texts: Path, load: Load, seconds: float) -> dict[str, A
     process = psutil.Process(server.pid)
     before, tokens = process.cpu_times(), read_tokens(server)
     called = run_json(
-        "caller.py", "--target", server.target, "--texts", texts, "--in-flight", load.in_flight, "--size", load.size,
+        "load.load_generator", "--target", server.target, "--texts", texts, "--in-flight", load.in_flight, "--size", load.size,
         "--seconds", seconds,
     )  # fmt: skip
     after, all_tokens = process.cpu_times(), read_tokens(server)
@@ -90,7 +91,7 @@ def loop(checkpoint: Path, texts: Path, batch: int, seconds: float, *, cut: bool
         "--seconds",
         seconds,
     )
-    looped = run_json("bare.py", *options, *(["--cut"] if cut else []))
+    looped = run_json("load.bare_loop", *options, *(["--cut"] if cut else []))
     return {
         "per_second": looped["texts"] / looped["seconds"],
         "cpu_ms": 1000 * looped["cpu_seconds"] / looped["texts"],

@@ -1,6 +1,6 @@
 """What a swap costs: promotions of three checkpoints, one after the other, under a steady stream of requests.
 
-    python benchmarks/swap.py [--swaps 100] [--rate RATE] [--texts 1] [--work DIRECTORY]
+    python -m benchmarks.swap [--swaps 100] [--rate RATE] [--texts 1] [--work DIRECTORY]
 
 The rate is half of the capacity, measured first with 64 requests in flight, unless it is given. Requests are sent on a
 fixed schedule whether or not earlier ones were answered (an open loop), so a stall shows in the latencies. A request
@@ -28,14 +28,15 @@ from typing import Any
 
 import msgspec
 import psutil
-import report
-from calling.processes import run_json
-from calling.trained import EXAMPLES, prepare
 from twofold import AsyncClient, Prediction, TwofoldError
 from twofold_checkpoint.checkpoint import MANIFEST
 from twofold_checkpoint.examples import read_examples
 from twofold_checkpoint.store import Store
 from twofold_server.testing import Server, serving
+
+from benchmarks import report
+from benchmarks.load.checkpoints import EXAMPLES, prepare
+from benchmarks.processes import run_json
 
 TOLERANCE = 1e-4
 SETTLE = 1.0
@@ -158,7 +159,7 @@ def measure_capacity(server: Server, texts: list[str], arguments: argparse.Names
     file = arguments.work / "texts.json"
     file.write_text(json.dumps(texts), encoding="utf-8")
     load = ("--texts", file, "--in-flight", IN_FLIGHT, "--size", arguments.texts, "--seconds", 6)
-    called = run_json("caller.py", "--target", server.target, *load)
+    called = run_json("load.load_generator", "--target", server.target, *load)
     return float(called["texts"] / called["seconds"] / arguments.texts)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import random
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from support import tiny_models
+from support.benchmark_runs import TINY_RATES
 from torch.optim import AdamW
 from twofold_checkpoint.encoding import Encoder
 from twofold_checkpoint.examples import Example
@@ -25,11 +25,8 @@ from twofold_trainer.modeling.features import compute_features
 from twofold_trainer.modeling.model import TwofoldModel
 from twofold_trainer.training.losses import label_nll, partial_label_nll
 
-# The benchmarks are scripts: their directory is where they find each other.
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-from adapting.rates import Rates
-from adapting.student import Student, Task
+from benchmarks.adaptation.hyperparameters import Rates
+from benchmarks.adaptation.method_interface import Student, Task
 
 
 def with_types(examples: Sequence[Example]) -> list[Example]:
@@ -74,10 +71,6 @@ def base(_trained: Student) -> Callable[[], Student]:
     return lambda: replace(_trained, model=copy.deepcopy(_trained.model))
 
 
-QUICK = {"backbone": 3e-3, "head": 2e-2, "probe": 2e-2, "batch_size": 16, "ewc_weight": 1.0}
-"""Rates at which a tiny model learns."""
-
-
 @pytest.fixture
 def make_task(tmp_path: Path) -> Callable:
     """Make a task over new examples of the small world."""
@@ -92,7 +85,7 @@ def make_task(tmp_path: Path) -> Callable:
                 "train": tuple(with_types(of(48))),
                 "dev": (),
                 "work": tmp_path,
-                "rates": Rates(**{**QUICK, **rates}),
+                "rates": Rates(**{**TINY_RATES, **rates}),
                 **settings,
             }
         )

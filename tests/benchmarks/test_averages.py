@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from adapting.averages import average, spreads
-from adapting.cells import Cell
-from adapting.figures import compute_figures
-from adapting.summary import summarise
-from adapting.table import make_overview, make_tables
-from benchmarks.invented import EARLIER, SEQUENCE, cell
+from support.benchmark_runs import EARLIER, SEQUENCE, cell
+
+from benchmarks.adaptation.averages import average, spreads
+from benchmarks.adaptation.figures import compute_figures
+from benchmarks.adaptation.runs import Cell
+from benchmarks.adaptation.summary import summarise
+from benchmarks.adaptation.table import make_overview, make_tables
 
 pytestmark = pytest.mark.slow
 

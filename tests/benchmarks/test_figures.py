@@ -7,17 +7,25 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import report
-from adapting.cells import Cell, digest_settings
-from adapting.figures import Dominated, compute_figures, find_dominated, sum_margin
-from adapting.progress import remaining_seconds, spell
-from adapting.results import find_mixed_bases, name_results, read_cells, select_current, select_left, write_cells
-from adapting.rows import CLASSICS, COSTLY, COSTLY_SCENARIOS, OURS, PARTS, ROWS, is_run
-from adapting.rows import OVERVIEW as OVERVIEW_ROWS
-from adapting.sizes import QUICK_SCENARIOS
-from adapting.summary import summarise
-from adapting.table import make_overview, make_tables
-from benchmarks.invented import EARLIER, SEQUENCE, cell
+from support.benchmark_runs import EARLIER, SEQUENCE, cell
+
+from benchmarks import report
+from benchmarks.adaptation.figures import Dominated, compute_figures, find_dominated, sum_margin
+from benchmarks.adaptation.methods import CLASSICS, COSTLY, COSTLY_SCENARIOS, OURS, PARTS, ROWS, is_run
+from benchmarks.adaptation.methods import OVERVIEW as OVERVIEW_ROWS
+from benchmarks.adaptation.progress import remaining_seconds, spell
+from benchmarks.adaptation.results import (
+    find_mixed_bases,
+    name_results,
+    read_cells,
+    select_current,
+    select_left,
+    write_cells,
+)
+from benchmarks.adaptation.runs import Cell, digest_settings
+from benchmarks.adaptation.sizes import QUICK_SCENARIOS
+from benchmarks.adaptation.summary import summarise
+from benchmarks.adaptation.table import make_overview, make_tables
 
 pytestmark = pytest.mark.slow
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from adapting.scenarios import ScenarioError, Source, gather, read_scenarios, resolve
-from adapting.sizes import choose_size
 from hypothesis import given
 from hypothesis import strategies as st
+
+from benchmarks.adaptation.scenarios import ScenarioError, Source, gather, read_scenarios, resolve
+from benchmarks.adaptation.sizes import choose_size
 
 pytestmark = pytest.mark.slow
 

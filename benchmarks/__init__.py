@@ -1,0 +1,1 @@
+"""Benchmarks of quality, adaptation, serving and robustness, each run by `python -m benchmarks.NAME`."""

@@ -1,0 +1,1 @@
+"""The adaptation benchmark: scenarios, base checkpoints, methods, runs and tables."""

@@ -1,1 +1,0 @@
-"""The adaptation benchmark: scenarios, bases, rows, cells, table."""

@@ -1,1 +1,0 @@
-"""What a soak does to a server, and what it expects of it."""
