@@ -40,10 +40,10 @@ from twofold_server.inference.predictor import Predictor
 from twofold_server.inference.slot import Slot
 from twofold_server.jobs.repository import JobRepository
 from twofold_server.jobs.tracing import job_span
-from twofold_server.observability.gpu_metrics import show_gpus
+from twofold_server.observability.gpu_metrics import export_gpu_metrics
 from twofold_server.observability.interference import Interference
 from twofold_server.observability.metrics import Metrics
-from twofold_server.observability.tracing import Traces
+from twofold_server.observability.tracing import Tracer
 from twofold_server.report.reporter import Reporter
 from twofold_server.resources.cpus import count_cpus, split_cpus
 from twofold_server.retention.deletion import Deleter
@@ -69,7 +69,7 @@ _DESCRIPTORS = tuple(
 )
 SERVICES = tuple(service.full_name for service in _DESCRIPTORS)
 METHODS = tuple(method.name for service in _DESCRIPTORS for method in service.methods)
-SHED = (
+LOAD_CHECKED = (
     "/twofold.v1.InferenceService/Predict",
     "/twofold.v1.InferenceService/Embed",
     "/inference.GRPCInferenceService/ModelInfer",
@@ -86,26 +86,26 @@ class Serving:
 
 
 @asynccontextmanager
-async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[Serving]:  # noqa: PLR0915 -- the wiring is one list on purpose.
+async def serve(config: Config, tracer: Tracer | None = None) -> AsyncIterator[Serving]:  # noqa: PLR0915 -- the wiring is one list on purpose.
     """Serve until the block ends, then drain: calls in progress are answered, new ones are refused.
 
     *traces* replaces the tracer that the settings configure.
     """
-    async with AsyncExitStack() as down:
-        if traces := traces or open_traces(config):
-            down.push_async_callback(asyncio.to_thread, traces.close)
+    async with AsyncExitStack() as cleanup:
+        if tracer := tracer or make_tracer(config):
+            cleanup.push_async_callback(asyncio.to_thread, tracer.close)
         metrics = Metrics()
-        await asyncio.to_thread(show_gpus, metrics)
+        await asyncio.to_thread(export_gpu_metrics, metrics)
         store = Store(config.store).create()
         slot = Slot(metrics)
-        down.push_async_callback(asyncio.to_thread, slot.drain)
+        cleanup.push_async_callback(asyncio.to_thread, slot.drain)
         if (engine := await asyncio.to_thread(first_engine, store, config)) is not None:
             slot.swap(engine)
 
         book = JobRepository(
             config.database or store.root / "jobs.sqlite3",
             metrics,
-            on_end=(lambda job: traces.add_finished(job_span(job))) if traces else None,
+            on_end=(lambda job: tracer.add_finished(job_span(job))) if tracer else None,
         )
         reporter = Reporter(store, book)
         uploads = Uploads(store, config)
@@ -116,7 +116,7 @@ async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[S
         shadow = ShadowTraffic(metrics, lambda: batcher.is_busy, config.max_batch_tokens)
         rollback_monitor = RollbackMonitor(config, slot, shadow, metrics, on_rollback=reporter.amend)
         promoter = Promoter(
-            store, slot, config, metrics, on_live=health.serving, watcher=rollback_monitor, record=book.record
+            store, slot, config, metrics, on_live=health.set_serving, watcher=rollback_monitor, record=book.record
         )
         shadow_test = ShadowTest(config, slot, shadow, promoter)
         runner = JobRunner(
@@ -140,7 +140,7 @@ async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[S
             max_wait=config.max_wait_ms / 1000 or float("inf"),
             passes=split_cpus(cpus, config.device, passes=config.passes).passes,
             listeners=(rollback_monitor, Interference(metrics, lambda: runner.is_running)),
-            traces=traces,
+            tracer=tracer,
         )
         predictor = Predictor(
             slot,
@@ -150,22 +150,24 @@ async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[S
             threads=cpus,
             mirror=shadow,
             listeners=(preemptor,) if preemptor else (),
-            traces=traces,
+            tracer=tracer,
         )
         batcher.start()
-        down.push_async_callback(batcher.stop)
-        down.callback(predictor.stop)
-        down.push_async_callback(promoter.stop)
-        down.push_async_callback(rollback_monitor.stop)
+        cleanup.push_async_callback(batcher.stop)
+        cleanup.callback(predictor.stop)
+        cleanup.push_async_callback(promoter.stop)
+        cleanup.push_async_callback(rollback_monitor.stop)
 
-        access = await asyncio.to_thread(Authorizer, config.tokens, metrics) if config.tokens else None
-        boundary = ServerInterceptor(metrics, METHODS, access, traces, dict.fromkeys(SHED, predictor.check_room))
+        authorizer = await asyncio.to_thread(Authorizer, config.tokens, metrics) if config.tokens else None
+        interceptor = ServerInterceptor(
+            metrics, METHODS, authorizer, tracer, dict.fromkeys(LOAD_CHECKED, predictor.check_room)
+        )
         server = grpc.aio.server(
-            interceptors=[boundary],
+            interceptors=[interceptor],
             options=[
                 ("grpc.max_receive_message_length", config.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", 0),  # A second server on the port shall fail loudly.
+                ("grpc.so_reuseport", 0),  # A second server on the same port must fail.
             ],
         )
         await health.attach(server)
@@ -184,25 +186,25 @@ async def serve(config: Config, traces: Traces | None = None) -> AsyncIterator[S
         ).add_to(server)
         enable_reflection((*SERVICES, "grpc.health.v1.Health"), server)
 
-        pages = JobPages(book, reporter, access, plaintext=config.plaintext)
+        pages = JobPages(book, reporter, authorizer, plaintext=config.plaintext)
         tls = load_certificates(config) if config.metrics_tls else None
-        metrics_url = down.enter_context(serve_http(metrics, config.metrics_listen, pages.before, tls))
+        metrics_url = cleanup.enter_context(serve_http(metrics, config.metrics_listen, pages.before, tls))
         port = _listen(server, config)
-        down.push_async_callback(server.stop, config.drain_timeout)
+        cleanup.push_async_callback(server.stop, config.drain_timeout)
         # Open-ended streams would delay the shutdown until the drain timeout.
-        down.push_async_callback(health.hang_up)
-        down.callback(boundary.hang_up)
+        cleanup.push_async_callback(health.close_streams)
+        cleanup.callback(interceptor.close_streams)
         # Stop jobs before calls: a stopped job sends its last event to its watchers.
         await runner.start()
-        down.push_async_callback(runner.stop)
+        cleanup.push_async_callback(runner.stop)
         if preemptor:
-            _begin(down, preemptor.run(), "preemption")
+            _run_in_background(cleanup, preemptor.run(), "preemption")
         collector = GarbageCollector(config=config, store=store, slot=slot, book=book, deleter=deleter, metrics=metrics)
-        _begin(down, collector.run(), "collector")
+        _run_in_background(cleanup, collector.run(), "collector")
         await server.start()
         if engine is not None:
-            await health.serving()
-        down.push_async_callback(_leave, health, config.drain_delay)
+            await health.set_serving()
+        cleanup.push_async_callback(_announce_shutdown, health, config.drain_delay)
 
         target = f"{config.listen.rpartition(':')[0]}:{port}"
         log.info("listening", extra={"target": target, "metrics": metrics_url, "checkpoint": engine and engine.id})
@@ -233,17 +235,17 @@ def first_engine(store: Store, config: Config) -> Engine | None:
     return None
 
 
-def open_traces(config: Config) -> Traces | None:
-    """Return what makes spans, or None if nobody wants any. Raises FailedPreconditionError if OpenTelemetry is not there."""
+def make_tracer(config: Config) -> Tracer | None:
+    """Return the configured tracer, or None. Raises FailedPreconditionError if OpenTelemetry is not installed."""
     if config.trace_endpoint is None:
         return None
     try:
-        from twofold_server.observability.otel import Spans  # noqa: PLC0415 -- Without traces nothing of it is loaded.
+        from twofold_server.observability.otel import OtelTracer  # noqa: PLC0415 -- loaded only if tracing is configured.
     except ModuleNotFoundError as error:
         raise FailedPreconditionError(
             "trace-endpoint needs OpenTelemetry; install twofold-service[otel], or leave it out"
         ) from error
-    return Spans.to(config.trace_endpoint, config.trace_share)
+    return OtelTracer.to(config.trace_endpoint, config.trace_share)
 
 
 def _listen(server: grpc.aio.Server, config: Config) -> int:
@@ -254,14 +256,14 @@ def _listen(server: grpc.aio.Server, config: Config) -> int:
     return server.add_secure_port(config.listen, credentials)
 
 
-def _begin(down: AsyncExitStack, work: Coroutine[Any, Any, None], name: str) -> None:
-    """Let some work go on beside the server, until it stops."""
-    down.callback(asyncio.create_task(work, name=name).cancel)
+def _run_in_background(cleanup: AsyncExitStack, work: Coroutine[Any, Any, None], name: str) -> None:
+    """Run a task in the background until the server stops."""
+    cleanup.callback(asyncio.create_task(work, name=name).cancel)
 
 
-async def _leave(health: Health, delay: float) -> None:
-    """Say that the server leaves, and give load balancers time to hear it."""
-    await health.leaving()
+async def _announce_shutdown(health: Health, delay: float) -> None:
+    """Report NOT_SERVING, and give load balancers time to notice."""
+    await health.start_shutdown()
     await asyncio.sleep(delay)
 
 
@@ -272,7 +274,7 @@ async def run(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     async with serve(config):
-        # What is there now stays: the collector of cycles need not look through it again and again.
+        # Objects created so far live until shutdown; freezing them exempts them from garbage collection.
         gc.collect()
         gc.freeze()
         await stopped.wait()

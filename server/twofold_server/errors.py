@@ -53,13 +53,13 @@ class InvalidRequestError(ServerError):
         self.violations: Sequence[Violation] = violations
 
 
-MOST_VIOLATIONS = 20
-"""Most violations to report; a request of a few megabytes can have millions."""
+MAX_VIOLATIONS = 20
+"""Maximum violations to report; a request of a few megabytes can have millions."""
 
 
-def refuse(violations: Iterable[Violation]) -> None:
-    """Raise InvalidRequestError if there is a violation. Reads at most as many violations as the error can hold."""
-    if first := tuple(itertools.islice(violations, MOST_VIOLATIONS)):
+def raise_if_invalid(violations: Iterable[Violation]) -> None:
+    """Raise InvalidRequestError if there is a violation. Reads at most MAX_VIOLATIONS."""
+    if first := tuple(itertools.islice(violations, MAX_VIOLATIONS)):
         raise InvalidRequestError(*first)
 
 
@@ -144,7 +144,7 @@ STATUS: dict[type[Exception], tuple[grpc.StatusCode, str]] = {
     CheckpointCorruptError: (grpc.StatusCode.FAILED_PRECONDITION, "CHECKPOINT_CORRUPT"),
     CheckpointFormatError: (grpc.StatusCode.FAILED_PRECONDITION, "CHECKPOINT_FORMAT"),
 }
-BUG = (grpc.StatusCode.INTERNAL, "BUG")
+INTERNAL_ERROR = (grpc.StatusCode.INTERNAL, "INTERNAL")
 """Status of every error that is not in the table. Its message contains no internals."""
 
 
@@ -153,4 +153,4 @@ def status_of(error: BaseException) -> tuple[grpc.StatusCode, str]:
     for kind in type(error).__mro__:
         if kind in STATUS:
             return STATUS[kind]
-    return BUG
+    return INTERNAL_ERROR

@@ -22,7 +22,7 @@ from twofold_checkpoint.store import Store
 from twofold_server.app import serve
 from twofold_server.config.settings import Config
 from twofold_server.inference.engine import Engine
-from twofold_server.observability.tracing import Traces
+from twofold_server.observability.tracing import Tracer
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ def config_of(store: Store, **settings: Any) -> Config:
 
 
 @asynccontextmanager
-async def running(store: Store, traces: Traces | None = None, **settings: Any) -> AsyncIterator[Running]:
+async def running(store: Store, tracer: Tracer | None = None, **settings: Any) -> AsyncIterator[Running]:
     """Serve a store until the block ends."""
     async with (
-        serve(config_of(store, **settings), traces) as server,
+        serve(config_of(store, **settings), tracer) as server,
         grpc.aio.insecure_channel(server.target) as channel,
     ):
         yield Running(

@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
-from twofold_server.observability.otel import Spans
+from twofold_server.observability.otel import OtelTracer
 
 STAGES = ("queue", "infer", "decode")
 
@@ -24,7 +24,7 @@ class Recording:
 
     def __init__(self, share=1.0) -> None:
         self.exporter = InMemorySpanExporter()
-        self.traces = Spans(self.exporter, share)
+        self.tracer = OtelTracer(self.exporter, share)
 
     @property
     def tree(self):

@@ -15,11 +15,11 @@ from twofold_server.adaptation.dataset_writer import DatasetWriter, Inline, move
 from twofold_server.adaptation.uploads import Uploads
 from twofold_server.adaptation.validation import violations
 from twofold_server.config.settings import Config
-from twofold_server.errors import refuse
+from twofold_server.errors import raise_if_invalid
 from twofold_server.jobs.directories import job_directory
 from twofold_server.jobs.model import JobView, Order, new_job_id
 from twofold_server.jobs.repository import JobRepository
-from twofold_server.observability.request_context import CALL
+from twofold_server.observability.request_context import CALL_SPAN
 
 
 class JobSubmitter:
@@ -49,13 +49,13 @@ class JobSubmitter:
         async with self._book.bases:  # The base cannot be deleted before the job is visible.
             base = await asyncio.to_thread(self._store.get, order.base)
             now = dt.datetime.now(dt.UTC)
-            call = CALL.get()
+            span = CALL_SPAN.get()
             view = JobView(
                 id=new_job_id(now),
                 order=order,
                 created=now,
                 base=base.id,
-                traceparent=call.traceparent if call else "",
+                traceparent=span.traceparent if span else "",
             )
             await asyncio.to_thread(self._store_dataset, view, inline, base.manifest.labels)
             queued = None
@@ -69,12 +69,12 @@ class JobSubmitter:
     def _store_dataset(self, view: JobView, inline: Inline | None, base: LabelSet) -> None:
         """Validate the data, and store inline examples in the layout of an upload."""
         if inline is None:
-            refuse(violations(view.order, self._uploads.open(view.order.upload_id).contents, base))
+            raise_if_invalid(violations(view.order, self._uploads.open(view.order.upload_id).contents, base))
             return
         with self._store.staging() as staged, DatasetWriter(staged, self._config.max_dataset_examples) as writer:
             writer.add("train", inline.train)
             writer.add("dev", inline.dev)
-            refuse(violations(view.order, writer.finish(), base))
+            raise_if_invalid(violations(view.order, writer.finish(), base))
             move_dataset(staged, job_directory(self._store.root, view.id))
 
 

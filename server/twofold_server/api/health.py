@@ -19,32 +19,32 @@ class Health:
 
     def __init__(self, services: Sequence[str]) -> None:
         self._servicer = _Servicer()
-        self._names = ("", *services)
+        self._services = ("", *services)
         self.ready = False
         """Whether the last reported status was SERVING."""
-        self._left = False
+        self._shutting_down = False
 
     async def attach(self, server: grpc.aio.Server) -> None:
         """Register the service on *server*, with NOT_SERVING as the first status."""
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
-        await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._set_status(health_pb2.HealthCheckResponse.NOT_SERVING)
 
-    async def serving(self) -> None:
+    async def set_serving(self) -> None:
         """Report SERVING."""
-        self.ready = not self._left
-        await self._say(health_pb2.HealthCheckResponse.SERVING)
+        self.ready = not self._shutting_down
+        await self._set_status(health_pb2.HealthCheckResponse.SERVING)
 
-    async def leaving(self) -> None:
+    async def start_shutdown(self) -> None:
         """Report NOT_SERVING for good, because the server is shutting down."""
-        self.ready, self._left = False, True
+        self.ready, self._shutting_down = False, True
         await self._servicer.enter_graceful_shutdown()
 
-    async def hang_up(self) -> None:
+    async def close_streams(self) -> None:
         """End the Watch streams, which would otherwise delay the shutdown. They have already sent NOT_SERVING."""
-        await self._servicer.hang_up()
+        await self._servicer.close_streams()
 
-    async def _say(self, state: int) -> None:
-        for name in self._names:
+    async def _set_status(self, state: int) -> None:
+        for name in self._services:
             await self._servicer.set(name, state)
 
 
@@ -71,7 +71,7 @@ class _Servicer(aio.HealthServicer):  # type: ignore[misc] # grpcio-health-check
         states = {name: health_pb2.HealthCheckResponse(status=status) for name, status in self._server_status.items()}
         return health_pb2.HealthListResponse(statuses=states)
 
-    async def hang_up(self) -> None:
+    async def close_streams(self) -> None:
         """End every open Watch stream."""
         for watch in self._watches:
             watch.cancel()

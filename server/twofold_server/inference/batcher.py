@@ -27,8 +27,8 @@ from twofold_server.inference.slot import Slot
 from twofold_server.inference.tasks import Task
 from twofold_server.inference.throughput import ThroughputEstimator
 from twofold_server.observability.metrics import Metrics
-from twofold_server.observability.request_context import recorded
-from twofold_server.observability.tracing import Traces
+from twofold_server.observability.request_context import sampled_span
+from twofold_server.observability.tracing import Tracer
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ class Batcher:
         max_wait: float = float("inf"),
         passes: int = 1,
         listeners: Sequence[BatchListener] = (),
-        traces: Traces | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._slot = slot
         self._metrics = metrics
@@ -92,7 +92,7 @@ class Batcher:
         self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decode")
         self._loop: asyncio.AbstractEventLoop
         self._listeners = listeners
-        self._traces = traces
+        self._tracer = tracer
 
     @property
     def is_busy(self) -> bool:
@@ -122,8 +122,8 @@ class Batcher:
         Cancel a future to remove its text from the queue. Raises OverloadedError if the queue is full, and NotServingError
         after stop().
         """
-        call, new = recorded() if self._traces else None, self._loop.create_future
-        entries = [QueueEntry(encoding, engine, reader, deadline, new(), call) for encoding in encodings]
+        span, new = sampled_span() if self._tracer else None, self._loop.create_future
+        entries = [QueueEntry(encoding, engine, reader, deadline, new(), span) for encoding in encodings]
         with self._arrival:
             if self._stopping:
                 raise NotServingError("the server is shutting down; call another one")
@@ -243,12 +243,14 @@ class Batcher:
         self._trace(entries, started_at, error=type(error).__name__)
         self._deliver([(entry, error) for entry in entries])
 
-    def _trace(self, entries: Sequence[QueueEntry], started_at: float, **about: Any) -> Any:
+    def _trace(self, entries: Sequence[QueueEntry], started_at: float, **attributes: Any) -> Any:
         """Record a span for a finished batch and return it. Return None if no text of the batch is traced."""
-        if self._traces is None or not (calls := list(dict.fromkeys(entry.call for entry in entries if entry.call))):
+        if self._tracer is None or not (calls := list(dict.fromkeys(entry.span for entry in entries if entry.span))):
             return None
         windows, tokens = sum(entry.windows for entry in entries), sum(entry.tokens for entry in entries)
-        return self._traces.batch(calls, started_at, texts=len(entries), windows=windows, tokens=tokens, **about)
+        return self._tracer.add_batch(
+            calls, started_at, texts=len(entries), windows=windows, tokens=tokens, **attributes
+        )
 
     def _deliver(self, results: Sequence[tuple[QueueEntry, Result[Any] | Exception]]) -> None:
         """Set results or errors on the futures that are still pending, on the event loop."""

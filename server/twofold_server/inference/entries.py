@@ -13,7 +13,7 @@ from twofold_checkpoint.encoding import Encoding
 from twofold_server.inference.bucketing import split_into_passes
 from twofold_server.inference.engine import Engine
 from twofold_server.inference.tasks import Task
-from twofold_server.observability.request_context import Call
+from twofold_server.observability.request_context import CallSpan
 
 T = TypeVar("T")
 
@@ -51,8 +51,8 @@ class QueueEntry:
     reader: Task[Any]
     deadline: float
     answer: asyncio.Future[Result[Any]]
-    call: Call | None = None
-    """The call that the text belongs to, if it is traced."""
+    span: CallSpan | None = None
+    """The span of the call that the text belongs to, if it is traced."""
     arrived: float = field(default_factory=time.monotonic)
     windows: int = field(init=False)
     tokens: int = field(init=False)

@@ -19,16 +19,13 @@ from twofold_server.inference.listeners import RequestListener, TrafficMirror
 from twofold_server.inference.slot import Slot
 from twofold_server.inference.tasks import Embedding, EmbedTask, PredictTask, Task
 from twofold_server.observability.metrics import Metrics
-from twofold_server.observability.request_context import Stage, recorded
-from twofold_server.observability.tracing import Traces
+from twofold_server.observability.request_context import CLOCK_SKEW_SECONDS, Stage, sampled_span
+from twofold_server.observability.tracing import Tracer
 
 T = TypeVar("T")
 
 _INLINE_TOKENIZE_CHARS = 500
 """Maximum code points of a request that is tokenized on the event loop. Waking a thread would take longer."""
-
-_CLOCK_SKEW_SECONDS = 0.01
-"""Tolerance in seconds for a client whose clock is ahead when it cancels at its deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +60,7 @@ class Predictor:
         threads: int,
         mirror: TrafficMirror | None = None,
         listeners: Sequence[RequestListener] = (),
-        traces: Traces | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._slot = slot
         self._batcher = batcher
@@ -72,7 +69,7 @@ class Predictor:
         self._requests = 0
         self._mirror = mirror
         self._listeners = listeners
-        self._traces = traces
+        self._tracer = tracer
         self._threads = ThreadPoolExecutor(max(1, threads), thread_name_prefix="text")
 
     def stop(self) -> None:
@@ -111,7 +108,7 @@ class Predictor:
                 results = await asyncio.gather(*waiting)
             except (asyncio.CancelledError, DeadlineExceededError):
                 # A call cancelled before its deadline says nothing about latency. If all answers are late, only this reports it.
-                if time.monotonic() >= deadline - _CLOCK_SKEW_SECONDS:
+                if time.monotonic() >= deadline - CLOCK_SKEW_SECONDS:
                     self._finish(started_at)
                 raise
             finally:
@@ -126,8 +123,8 @@ class Predictor:
                 infer=sum(batch.infer_seconds for batch in batches),
                 decode=sum(batch.decode_seconds for batch in batches),
             )
-            if self._traces and (call := recorded()):
-                self._traces.tell(call, _stages(started_at, tokenize, batches.values()))
+            if self._tracer and (span := sampled_span()):
+                self._tracer.add_stages(span, _stages(started_at, tokenize, batches.values()))
             self._finish(started_at)
             return Answers(
                 [result.answer for result in results], [result.batch.checkpoint_id for result in results], timings

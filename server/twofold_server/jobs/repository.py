@@ -130,7 +130,7 @@ class JobRepository:
         try:
             await self._run_in_db_thread(self._aliases.write, move, author, _now())
         except ServerError as error:
-            log.error("alias change not recorded", extra={"who": author.who, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
+            log.error("alias change not recorded", extra={"actor": author.actor, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
 
     async def catch_up(self, aliases: Aliases) -> None:
         """Record alias moves that were missed while the database was unavailable."""

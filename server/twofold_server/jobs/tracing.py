@@ -33,6 +33,6 @@ def job_span(job: JobView) -> FinishedSpan:
         ended_at=ended_at,
         attributes={f"twofold.job.{name}": value for name, value in attributes.items() if value},
         error=job.state.value if job.state is JobState.FAILED else "",
-        linked=job.traceparent,
+        linked_traceparent=job.traceparent,
         children=(wait, *phases),
     )

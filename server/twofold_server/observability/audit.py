@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from twofold_server.errors import status_of
-from twofold_server.observability.request_context import CALL, PLAIN_ID
+from twofold_server.observability.request_context import CALL_SPAN, PLAIN_ID
 
 log = logging.getLogger("twofold_server.audit")
 
@@ -29,31 +29,31 @@ AUDITED: Mapping[str, str] = MappingProxyType(
 CALLER: ContextVar[str] = ContextVar("caller", default="")
 """The name of the current call's token; empty if it has none."""
 
-_ABOUT: ContextVar[dict[str, str] | None] = ContextVar("about", default=None)
-_LONGEST_SUBJECT = 200
+_ATTRIBUTES: ContextVar[dict[str, str] | None] = ContextVar("attributes", default=None)
+_MAX_SUBJECT_LENGTH = 200
 
 
-def note(**about: str) -> None:
-    """Add the id of a job or checkpoint to the call's audit line and trace. Text that is not a valid id is left out."""
-    known = {key: value if PLAIN_ID.fullmatch(value) else "(no id)" for key, value in about.items()}
-    if (line := _ABOUT.get()) is not None:
-        line.update(known)
-    if call := CALL.get():
-        call.about.update(known)
+def annotate(**attributes: str) -> None:
+    """Add the id of a job or checkpoint to the call's audit line and trace. Text that is not a valid id is omitted."""
+    ids = {key: value if PLAIN_ID.fullmatch(value) else "(invalid id)" for key, value in attributes.items()}
+    if (line := _ATTRIBUTES.get()) is not None:
+        line.update(ids)
+    if span := CALL_SPAN.get():
+        span.attributes.update(ids)
 
 
-def tell(action: str, *, who: str, outcome: str, **about: str) -> None:
+def log_audit(action: str, *, actor: str, outcome: str, **attributes: str) -> None:
     """Log an action that no call caused."""
-    log.info(action, extra={"who": who, "outcome": outcome, **about})
+    log.info(action, extra={"actor": actor, "outcome": outcome, **attributes})
 
 
-def audited(procedure: str, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+def with_audit(procedure: str, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
     """Wrap a behaviour so that its call is logged when it ends, with any outcome."""
     action = AUDITED[procedure]
 
     async def call(request: Any, context: Any) -> Any:
-        about: dict[str, str] = {}
-        _ABOUT.set(about)
+        attributes: dict[str, str] = {}
+        _ATTRIBUTES.set(attributes)
         outcome = "OK"
         try:
             return await behaviour(request, context)
@@ -62,10 +62,10 @@ def audited(procedure: str, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> 
             raise
         except Exception as error:
             code, reason = status_of(error)
-            outcome, about["reason"] = code.name, reason
+            outcome, attributes["reason"] = code.name, reason
             raise
         finally:
-            tell(action, who=caller_of(context), outcome=outcome, **about)
+            log_audit(action, actor=caller_of(context), outcome=outcome, **attributes)
 
     return call
 
@@ -74,5 +74,5 @@ def caller_of(context: Any) -> str:
     """Return the caller: the token's name, else the certificate's subject, else "anonymous"."""
     if name := CALLER.get():
         return name
-    shown = context.auth_context().get("x509_subject") or (b"",)
-    return bytes(next(iter(shown))).decode(errors="replace")[:_LONGEST_SUBJECT] or "anonymous"
+    subjects = context.auth_context().get("x509_subject") or (b"",)
+    return bytes(next(iter(subjects))).decode(errors="replace")[:_MAX_SUBJECT_LENGTH] or "anonymous"

@@ -8,7 +8,7 @@ import sys
 
 import msgspec
 
-from twofold_server.observability.request_context import CALL, REQUEST
+from twofold_server.observability.request_context import CALL_SPAN, REQUEST_ID
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -25,10 +25,10 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **{key: value for key, value in vars(record).items() if key not in _STANDARD},
         }
-        if request := REQUEST.get():
-            line["request"] = request.id
-        if call := CALL.get():
-            line |= {"trace_id": call.trace_id, "span_id": call.span_id}
+        if request_id := REQUEST_ID.get():
+            line["request"] = request_id.value
+        if span := CALL_SPAN.get():
+            line |= {"trace_id": span.trace_id, "span_id": span.span_id}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return msgspec.json.encode(line, enc_hook=str).decode()

@@ -1,6 +1,6 @@
 """The context of the current call: its request id, its trace context and the ids of its objects.
 
-Without tracing there is no Call, so code checks for a single None. See ADR 30.
+Without tracing there is no CallSpan, so code checks for a single None. See ADR 30.
 """
 
 from __future__ import annotations
@@ -17,50 +17,53 @@ PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Call:
-    """The trace context of a call in progress."""
+class CallSpan:
+    """The span of a call in progress, and its trace context."""
 
     span: Any
-    """The tracer's span object."""
+    """The span object of the tracer's library."""
     trace_id: str
     """32 hexadecimal digits."""
     span_id: str
     """16 hexadecimal digits."""
-    is_recorded: bool
-    """Whether its spans are recorded. The ids are valid for logs in both cases."""
-    about: dict[str, str] = field(default_factory=dict)
+    is_sampled: bool
+    """Whether the spans of the call are recorded. The ids are valid for logs in both cases."""
+    attributes: dict[str, str] = field(default_factory=dict)
     """Ids of the call's job or checkpoint, by kind."""
 
     @property
     def traceparent(self) -> str:
         """The W3C traceparent."""
-        return f"00-{self.trace_id}-{self.span_id}-{self.is_recorded:02x}"
+        return f"00-{self.trace_id}-{self.span_id}-{self.is_sampled:02x}"
 
 
-class Request:
-    """The id of a call for log lines. It is created when a line is written, because most calls write none."""
+class RequestId:
+    """The request id of a call for log lines. Created on first use, because most calls log nothing."""
 
     def __init__(self, context: Any) -> None:
         self._context = context
 
     @cached_property
-    def id(self) -> str:
+    def value(self) -> str:
         """The client's `x-request-id` if it is well-formed, else a generated id."""
         sent = next((value for key, value in self._context.invocation_metadata() or () if key == "x-request-id"), "")
         return sent if isinstance(sent, str) and PLAIN_ID.fullmatch(sent) else secrets.token_hex(8)
 
 
-REQUEST: ContextVar[Request | None] = ContextVar("request", default=None)
-"""The current request; None outside of calls."""
+CLOCK_SKEW_SECONDS = 0.01
+"""How many seconds before its deadline a client may cancel, because its clock is ahead."""
 
-CALL: ContextVar[Call | None] = ContextVar("call", default=None)
-"""The current call; None without tracing, and outside of calls."""
+REQUEST_ID: ContextVar[RequestId | None] = ContextVar("request", default=None)
+"""The request id of the current call; None outside of calls."""
+
+CALL_SPAN: ContextVar[CallSpan | None] = ContextVar("call", default=None)
+"""The span of the current call; None without tracing, and outside of calls."""
 
 
-def recorded() -> Call | None:
-    """Return the current call if its spans are recorded."""
-    call = CALL.get()
-    return call if call is not None and call.is_recorded else None
+def sampled_span() -> CallSpan | None:
+    """Return the span of the current call if it is sampled."""
+    span = CALL_SPAN.get()
+    return span if span is not None and span.is_sampled else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,5 +73,5 @@ class Stage:
     name: str
     started_at: float
     seconds: float
-    batch: Any = None
+    batch_span: Any = None
     """The span of its batch, if it has one."""

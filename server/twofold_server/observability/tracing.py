@@ -1,4 +1,4 @@
-"""The interface of a tracer. Its implementation, otel.py, is loaded only if traces are configured."""
+"""The interface of a tracer. Its implementation, otel.py, is loaded only if tracing is configured."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from twofold_server.observability.request_context import Call, Stage
+from twofold_server.observability.request_context import CallSpan, Stage
 
 JOB_SPAN = "job"
 """The name of the root span of a job, which every sampler keeps."""
@@ -23,25 +23,27 @@ class FinishedSpan:
     attributes: Mapping[str, str | int] = field(default_factory=dict)
     error: str = ""
     """The kind of failure, such as FAILED; empty if there was none."""
-    linked: str = ""
+    linked_traceparent: str = ""
     """The W3C traceparent of the span that caused this one; empty if there is none."""
     children: tuple[FinishedSpan, ...] = ()
 
 
-class Traces(Protocol):
+class Tracer(Protocol):
     """A tracer. Only close() blocks, and no method raises."""
 
-    def begin(self, procedure: str, metadata: Iterable[tuple[str, str | bytes]]) -> Call:
+    def start_call(self, procedure: str, metadata: Iterable[tuple[str, str | bytes]]) -> CallSpan:
         """Start the span of a call, as a child of the span in its metadata, if there is one."""
 
-    def end(self, call: Call, code: str) -> None:
+    def end_call(self, call: CallSpan, code: str) -> None:
         """End the span with the name of a gRPC status code."""
 
-    def tell(self, call: Call, stages: Iterable[Stage]) -> None:
+    def add_stages(self, call: CallSpan, stages: Iterable[Stage]) -> None:
         """Create a child span for each stage of a call."""
 
-    def batch(self, calls: Sequence[Call], started_at: float, *, error: str = "", **about: str | int) -> Any:
-        """Create the span of a batch that just ended, linked to its calls, and return the context for Stage.batch."""
+    def add_batch(
+        self, calls: Sequence[CallSpan], started_at: float, *, error: str = "", **attributes: str | int
+    ) -> Any:
+        """Create the span of a batch that just ended, linked to its calls, and return the context for Stage.batch_span."""
 
     def add_finished(self, span: FinishedSpan) -> None:
         """Record a span that has ended, with its children, as a trace of its own."""

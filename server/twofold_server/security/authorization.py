@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 Requirement = Scope | Literal["open", "token"]
 """What a procedure requires of its caller: nothing, any token, or a token with a scope."""
 
-_TABLE: Mapping[str, Mapping[str, Requirement]] = {
+_REQUIREMENTS: Mapping[str, Mapping[str, Requirement]] = {
     "twofold.v1.InferenceService": {
         "Predict": "predict",
         "PredictStream": "predict",
@@ -72,11 +72,11 @@ _TABLE: Mapping[str, Mapping[str, Requirement]] = {
     "grpc.reflection.v1alpha.ServerReflection": {"ServerReflectionInfo": "token"},
 }
 REQUIRED_SCOPES: Mapping[str, Requirement] = MappingProxyType(
-    {f"/{service}/{method}": need for service, methods in _TABLE.items() for method, need in methods.items()}
+    {f"/{service}/{method}": scope for service, methods in _REQUIREMENTS.items() for method, scope in methods.items()}
 )
 """The requirement of each procedure, by path."""
 
-_LOOK_AGAIN = 1.0
+_CHECK_SECONDS = 1.0
 """Seconds between two checks of the token file."""
 
 Behaviour = Callable[[Any, Any], Any]
@@ -92,80 +92,79 @@ class Authorizer:
     def __init__(self, path: Path, metrics: Metrics) -> None:
         self._path = path
         self._shed = metrics.shed.labels("rate")
-        self._watched = FileWatcher(path)
-        self._look_at = time.monotonic() + _LOOK_AGAIN
+        self._watcher = FileWatcher(path)
+        self._next_check = time.monotonic() + _CHECK_SECONDS
         self._grants: Mapping[str, Grant] = {}
         self._limits: Mapping[str, RateLimit] = {}
         self._read()
 
-    def guard(self, procedure: str, behaviour: Behaviour, *, streams: bool) -> Behaviour:
+    def wrap(self, procedure: str, behaviour: Behaviour, *, streams: bool) -> Behaviour:
         """Wrap a behaviour with the check of the caller's token. *streams*: its requests are a stream."""
-        need = REQUIRED_SCOPES.get(
-            procedure, "admin"
-        )  # A test checks that the table is complete; a missing procedure would not be open.
-        if need == "open":
+        requirement = REQUIRED_SCOPES.get(procedure, "admin")  # A test checks that the table is complete.
+        if requirement == "open":
             return behaviour
+        scopes: tuple[Scope, ...] = () if requirement == "token" else (requirement,)
 
         # Not a coroutine, so that it wraps unary and streaming responses alike.
-        scopes: tuple[Scope, ...] = () if need == "token" else (need,)
+        def authorized(request: Any, context: Any) -> Any:
+            limit = self.authorize(scopes, context.invocation_metadata())
+            return behaviour(limit.throttle(request) if limit and streams else request, context)
 
-        def guarded(request: Any, context: Any) -> Any:
-            limit = self.admit(scopes, context.invocation_metadata())
-            return behaviour(limit.pace(request) if limit and streams else request, context)
+        return authorized
 
-        return guarded
-
-    def admit(self, scopes: Collection[Scope], metadata: Iterable[tuple[str, str | bytes]]) -> RateLimit | None:
+    def authorize(self, scopes: Collection[Scope], metadata: Iterable[tuple[str, str | bytes]]) -> RateLimit | None:
         """Check that the token has one of the *scopes*, or is any valid token if there are none, and return its rate limit.
 
         Raises UnauthenticatedError, ScopeMissingError or RateLimitedError.
         """
-        if time.monotonic() > self._look_at:
-            self._look_again()
+        if time.monotonic() > self._next_check:
+            self._reload_if_changed()
         token = _bearer(metadata)
         if token is None:
             raise UnauthenticatedError("the call has no token; send metadata `authorization: Bearer TOKEN`")
         match = find_grant(token, self._grants)
         if match is None:
-            raise UnauthenticatedError("the token is not known here, or not any more; ask this server's owner for one")
+            raise UnauthenticatedError(
+                "the token is unknown or was revoked; ask the operator of this server for a new token"
+            )
         name, grant = match
         CALLER.set(name)
         if scopes and grant.scopes.isdisjoint(scopes):
             has = ", ".join(scope for scope in SCOPES if scope in grant.scopes)
             needs = " or ".join(map(repr, scopes))
-            raise ScopeMissingError(f"token {name!r} may {has}, and this needs {needs}; use a token with that scope")
+            raise ScopeMissingError(
+                f"token {name!r} has scope {has}, but this call needs {needs}; use a token with that scope"
+            )
         limit = self._limits.get(name)
         if limit and (wait := limit.take()):
             self._shed.inc()
             raise RateLimitedError(
-                f"token {name!r} may send {grant.requests_per_second:g} requests a second; send fewer, or later",
+                f"token {name!r} is limited to {grant.requests_per_second:g} requests per second; retry later",
                 retry_after=wait,
             )
         return limit
 
-    def _look_again(self) -> None:
-        self._look_at = time.monotonic() + _LOOK_AGAIN
-        if not self._watched.has_changed():
+    def _reload_if_changed(self) -> None:
+        self._next_check = time.monotonic() + _CHECK_SECONDS
+        if not self._watcher.has_changed():
             return
         try:
             self._read()
         except (OSError, ValueError) as error:
-            log.error("the tokens are wrong, the old ones stay in force", extra={"reason": str(error)})  # noqa: TRY400 -- no bug of ours.
+            log.error("token file is invalid; the previous tokens stay in force", extra={"reason": str(error)})  # noqa: TRY400 -- no bug of ours.
         else:
-            log.info("tokens read again", extra={"tokens": len(self._grants)})
+            log.info("tokens reloaded", extra={"tokens": len(self._grants)})
 
     def _read(self) -> None:
         grants = read_tokens(self._path)
         rates = {name: grant.requests_per_second for name, grant in grants.items()}
-        kept = {name for name, rate in rates.items() if name in self._grants and rate == self._rate(name)}
-        # A used-up limit is not reset when another line of the file changes.
+        # Changing another line of the file must not reset a used-up limit.
         self._limits = {
-            name: self._limits[name] if name in kept else RateLimit(rate) for name, rate in rates.items() if rate
+            name: limit if (limit := self._limits.get(name)) and limit.rate == rate else RateLimit(rate)
+            for name, rate in rates.items()
+            if rate
         }
         self._grants = grants
-
-    def _rate(self, name: str) -> float | None:
-        return self._grants[name].requests_per_second
 
 
 def _bearer(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:

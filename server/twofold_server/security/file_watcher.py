@@ -10,18 +10,18 @@ class FileWatcher:
 
     def __init__(self, *paths: Path) -> None:
         self._paths = paths
-        self._seen = self._look()
+        self._last = self._snapshot()
 
     def has_changed(self) -> bool:
         """Return whether a file changed since the last check."""
-        before, self._seen = self._seen, self._look()
-        return before != self._seen
+        before, self._last = self._last, self._snapshot()
+        return before != self._last
 
-    def _look(self) -> list[tuple[int, int, int] | None]:
-        return [_state(path) for path in self._paths]
+    def _snapshot(self) -> list[tuple[int, int, int] | None]:
+        return [_version_of(path) for path in self._paths]
 
 
-def _state(path: Path) -> tuple[int, int, int] | None:
+def _version_of(path: Path) -> tuple[int, int, int] | None:
     try:
         status = path.stat()
     except OSError:

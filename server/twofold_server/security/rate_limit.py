@@ -17,28 +17,29 @@ class RateLimit:
     """Admits *rate* requests per second on average. After a pause, the requests of one second may come at once."""
 
     def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._apart = 1 / rate
-        self._ahead = max(0.0, 1.0 - self._apart) + _SLACK
-        self._due = 0.0  # The theoretical arrival time of the next request.
+        self.rate = rate
+        self._interval = 1 / rate
+        self._burst = max(0.0, 1.0 - self._interval) + _SLACK
+        self._next_allowed = 0.0  # The theoretical arrival time of the next request.
         self._clock = clock
 
     def take(self) -> float:
         """Admit a request and return 0, or return the seconds until it would be admitted."""
         now = self._clock()
-        wait = self._due - self._ahead - now
+        wait = self._next_allowed - self._burst - now
         if wait > 0:
             return wait
-        self._due = max(self._due, now) + self._apart
+        self._next_allowed = max(self._next_allowed, now) + self._interval
         return 0.0
 
     def reserve(self) -> float:
         """Reserve a request, and return the seconds after which it may continue."""
         now = self._clock()
-        wait = max(0.0, self._due - self._ahead - now)
-        self._due = max(self._due, now) + self._apart
+        wait = max(0.0, self._next_allowed - self._burst - now)
+        self._next_allowed = max(self._next_allowed, now) + self._interval
         return wait
 
-    async def pace(self, requests: AsyncIterator[T]) -> AsyncGenerator[T]:
+    async def throttle(self, requests: AsyncIterator[T]) -> AsyncGenerator[T]:
         """Yield the requests of a stream at the allowed rate. The first one was admitted with the call."""
         first = True
         async for request in requests:

@@ -17,7 +17,7 @@ from twofold_server.security.file_watcher import FileWatcher
 
 log = logging.getLogger(__name__)
 
-_Read = TypeVar("_Read")
+T = TypeVar("T")
 
 
 def load_certificates(config: Config) -> Certificates | None:
@@ -48,7 +48,7 @@ class Certificates:
         self._certificate = certificate
         self._key = key
         self._client_ca = client_ca
-        self._watched = FileWatcher(*(path for path in (certificate, key, client_ca) if path))
+        self._watcher = FileWatcher(*(path for path in (certificate, key, client_ca) if path))
 
     def context(self) -> ssl.SSLContext:
         """Return the TLS context of an HTTPS port, which requires no client certificates.
@@ -60,9 +60,9 @@ class Certificates:
             # Without a password, OpenSSL would prompt on the terminal.
             context.load_cert_chain(self._certificate, self._key, password="")
         except ssl.SSLError as error:
-            wrong = f"tls-certificate {self._certificate.name} and tls-key {self._key.name}"
+            files = f"tls-certificate {self._certificate.name} and tls-key {self._key.name}"
             raise ValueError(
-                f"{wrong}: {error.reason}; give a PEM chain and the unencrypted key of its first"
+                f"{files}: {error.reason or 'not valid PEM'}; use a PEM chain, and the unencrypted key of its first certificate"
             ) from error
         return context
 
@@ -74,7 +74,7 @@ class Certificates:
                 context.load_verify_locations(self._client_ca)
             except ssl.SSLError as error:
                 raise ValueError(
-                    f"tls-client-ca {self._client_ca.name}: {error.reason}; give PEM certificates"
+                    f"tls-client-ca {self._client_ca.name}: {error.reason}; use PEM certificates"
                 ) from error
         pair = (self._key.read_bytes(), self._certificate.read_bytes())
         authorities = self._client_ca.read_bytes() if self._client_ca else None
@@ -88,16 +88,16 @@ class Certificates:
         """Return the TLS context if the files changed and are valid, else None."""
         return self._if_changed(self.context)
 
-    def _if_changed(self, read: Callable[[], _Read]) -> _Read | None:
-        # While only one of certificate and key is replaced they do not match; the next connection checks again.
-        if not self._watched.has_changed():
+    def _if_changed(self, read: Callable[[], T]) -> T | None:
+        # Certificate and key do not match while only one of them is replaced; the next connection checks again.
+        if not self._watcher.has_changed():
             return None
         try:
             certificates = read()
         except (OSError, ValueError) as error:
-            log.error("the TLS files are wrong, the old ones stay in force", extra={"reason": str(error)})  # noqa: TRY400 -- no bug of ours.
+            log.error("TLS files are invalid; the previous ones stay in force", extra={"reason": str(error)})  # noqa: TRY400 -- no bug of ours.
             return None
-        log.info("TLS files read again", extra={"certificate": self._certificate})
+        log.info("TLS files reloaded", extra={"certificate": self._certificate})
         return certificates
 
 
@@ -111,9 +111,14 @@ def expiry_of(certificate: Path, key: Path) -> dt.datetime:
     client.check_hostname = False
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     client.load_verify_locations(certificate)
-    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    asking, presenting = client.wrap_bio(back, there), server.wrap_bio(there, back, server_side=True)
-    for side in (asking, presenting, asking):
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client_side, server_side = (
+        client.wrap_bio(to_client, to_server),
+        server.wrap_bio(to_server, to_client, server_side=True),
+    )
+    for side in (client_side, server_side, client_side):
         with suppress(ssl.SSLWantReadError):
             side.do_handshake()
-    return dt.datetime.fromtimestamp(ssl.cert_time_to_seconds(str((asking.getpeercert() or {})["notAfter"])), dt.UTC)
+    return dt.datetime.fromtimestamp(
+        ssl.cert_time_to_seconds(str((client_side.getpeercert() or {})["notAfter"])), dt.UTC
+    )

@@ -22,11 +22,11 @@ import msgspec
 Scope = Literal["predict", "adapt", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
-_KIND = "twofold"
+_PREFIX = "twofold"
 _SECRET_BYTES = 32
 """Bytes of a secret. They are random, so a plain SHA-256 is enough; a slow digest would only slow calls down."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_ADVICE = "write the line as `twofold-server make-token` prints it"
+_FIX = "write the line as `twofold-server make-token` prints it"
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,10 +44,10 @@ def make_token(name: str, scopes: Iterable[Scope], requests_per_second: float | 
         raise ValueError(
             f"requests-per-second {requests_per_second} must be a number above 0; leave it out for no limit"
         )
-    token = f"{_KIND}.{name}.{secrets.token_urlsafe(_SECRET_BYTES)}"
-    listed = ", ".join(f'"{scope}"' for scope in SCOPES if scope in set(scopes))
+    token = f"{_PREFIX}.{name}.{secrets.token_urlsafe(_SECRET_BYTES)}"
+    scope_list = ", ".join(f'"{scope}"' for scope in SCOPES if scope in set(scopes))
     limit = "" if requests_per_second is None else f", requests_per_second = {requests_per_second}"
-    return token, f'{name} = {{ sha256 = "{_digest(token)}", scopes = [{listed}]{limit} }}'
+    return token, f'{name} = {{ sha256 = "{_digest(token)}", scopes = [{scope_list}]{limit} }}'
 
 
 def read_tokens(path: Path) -> dict[str, Grant]:
@@ -55,24 +55,24 @@ def read_tokens(path: Path) -> dict[str, Grant]:
     try:
         written = tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path.name}: {error}; {_ADVICE}") from error
+        raise ValueError(f"{path.name}: {error}; {_FIX}") from error
     grants = {}
     for name, value in written.items():
         try:
             _check_name(name)
             grants[name] = msgspec.convert(value, Grant)
         except ValueError as error:
-            raise ValueError(f"{path.name}: {name}: {error}; {_ADVICE}") from error
+            raise ValueError(f"{path.name}: {name}: {error}; {_FIX}") from error
     return grants
 
 
 def find_grant(token: str, grants: Mapping[str, Grant]) -> tuple[str, Grant] | None:
     """Return the name and grant of a token, or None if it is unknown."""
-    kind, _, rest = token.partition(".")
-    name = rest.partition(".")[0]
+    prefix, _, remainder = token.partition(".")
+    name = remainder.partition(".")[0]
     grant = grants.get(name)
     # Names are public. The digest is secret, so it is compared in constant time.
-    if kind != _KIND or grant is None or not hmac.compare_digest(_digest(token), grant.sha256):
+    if prefix != _PREFIX or grant is None or not hmac.compare_digest(_digest(token), grant.sha256):
         return None
     return name, grant
 

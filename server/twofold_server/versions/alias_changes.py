@@ -16,10 +16,10 @@ OUTSIDE = "outside"
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Who changes an alias (the name of a token, the id of a job, or "server"), and why, as a sentence."""
+    """Who changes an alias (the name of a token, the id of a job, or "server"), and the reason, as a sentence."""
 
-    who: str
-    why: str
+    actor: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,8 +61,8 @@ def _write(connection: Connection, move: AliasUpdate, author: Author, now: dt.da
             "alias": alias,
             "from_id": before,
             "to_id": after,
-            "who": author.who,
-            "why": author.why,
+            "who": author.actor,
+            "why": author.reason,
         }
         for alias, before, after in changed_aliases(move)
     ]

@@ -28,7 +28,7 @@ class Swap:
     @property
     def job_id(self) -> str:
         """The id of the job that created the subject, or an empty string."""
-        return (self.subject.checkpoint.manifest.job_id or "") if self.by_person else self.author.who
+        return (self.subject.checkpoint.manifest.job_id or "") if self.by_person else self.author.actor
 
 
 class SwapObserver:

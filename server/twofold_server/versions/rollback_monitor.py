@@ -115,7 +115,7 @@ class RollbackMonitor:
             log.error("rollback failed", extra={"checkpoint": bad, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
             return
         self._metrics.swaps_undone.labels(regression.cause).inc()
-        audit.tell("roll back", who=SERVER, outcome="OK", checkpoint=restored, reason=regression.cause)
+        audit.log_audit("roll back", actor=SERVER, outcome="OK", checkpoint=restored, reason=regression.cause)
         log.error("rolled back", extra={"checkpoint": bad, "restored": restored, "reason": regression.message})
         event = RolledBack(checkpoint_id=bad, restored_id=restored, cause=regression.cause, reason=regression.message)
         if swap.job_id:

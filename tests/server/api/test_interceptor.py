@@ -1,4 +1,4 @@
-"""The boundary: codes, details and counts of whatever a method does."""
+"""The interceptor: codes, details and counts of whatever a method does."""
 
 from __future__ import annotations
 
@@ -99,11 +99,11 @@ def test_an_unknown_error_tells_nothing_of_our_insides(store, caplog):
     with caplog.at_level(logging.ERROR):
         code, told, counted, _ = fails_with(store, KeyError("/srv/secret/path"))
 
-    assert (code, told.reason, counted) == (grpc.StatusCode.INTERNAL, "BUG", 1)
+    assert (code, told.reason, counted) == (grpc.StatusCode.INTERNAL, "INTERNAL", 1)
     assert "secret" not in told.message
     [record] = [one for one in caplog.records if one.name == "twofold_server.api.interceptor"]
     assert record.request == told.metadata["request"]
-    assert told.message.endswith(f"under request {record.request}")
+    assert told.message.endswith(f"for request {record.request}")
     assert record.exc_info[0] is KeyError
 
 
@@ -136,8 +136,8 @@ def test_hanging_up_ends_streams_of_responses():
         await asyncio.Event().wait()
 
     async def main():
-        boundary = ServerInterceptor(Metrics())
-        server = grpc.aio.server(interceptors=[boundary])
+        interceptor = ServerInterceptor(Metrics())
+        server = grpc.aio.server(interceptors=[interceptor])
         method = grpc.unary_stream_rpc_method_handler(forever)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("twofold.v1.Test", {"Watch": method}),))
         port = server.add_insecure_port("127.0.0.1:0")
@@ -145,7 +145,7 @@ def test_hanging_up_ends_streams_of_responses():
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             call = channel.unary_stream("/twofold.v1.Test/Watch")(b"x")
             assert await call.read() == b"x"
-            boundary.hang_up()
+            interceptor.close_streams()
             await asyncio.wait_for(server.stop(30), 5)
             assert await call.code() is grpc.StatusCode.UNAVAILABLE
 
@@ -172,9 +172,7 @@ def test_a_stream_that_is_left_while_it_waits_ends_all_it_began():
                 put_away.append("all")
 
         async def read():
-            responses = ServerInterceptor(Metrics())._around_stream(slow, bytes, "/twofold.v1.Test/Watch")(
-                b"x", Context()
-            )
+            responses = ServerInterceptor(Metrics())._wrap_stream(slow, "/twofold.v1.Test/Watch")(b"x", Context())
             async for _ in responses:
                 pass
 
@@ -201,7 +199,7 @@ def test_a_stream_that_is_left_while_it_answers_is_no_bug():
 
     async def main():
         metrics = Metrics()
-        responses = ServerInterceptor(metrics)._around_stream(forever, bytes, "/twofold.v1.Test/Watch")(b"x", Context())
+        responses = ServerInterceptor(metrics)._wrap_stream(forever, "/twofold.v1.Test/Watch")(b"x", Context())
         assert await anext(responses) == b"x"
         await responses.aclose()
         return [metrics.requests.labels("Watch", code)._value.get() for code in ("CANCELLED", "INTERNAL")]
@@ -241,7 +239,7 @@ def test_bytes_that_are_no_message_are_an_invalid_argument(method, raw, store):
             call = server.channel.stream_unary(path)(stream()) if streams else server.channel.unary_unary(path)(raw)
             code, told = await refusal(call)
             assert (code, told.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
-            assert "cannot be read" in told.message
+            assert "cannot be parsed" in told.message
             name = method.rpartition("/")[2]
             assert await server.metric("twofold_requests_total", method=name, code="INVALID_ARGUMENT") == 1
 

@@ -30,7 +30,7 @@ def test_a_job_that_was_promoted(tmp_path):
 
     async def main():
         settings = {"trainer_python": harness.config.trainer_python, **PLAIN}
-        async with running(store, recording.traces, **settings) as server, AsyncClient(server.target) as client:
+        async with running(store, recording.tracer, **settings) as server, AsyncClient(server.target) as client:
             with caller.span("nightly"):
                 job = await client.adapt([Example(text="sunny", label="a_weather")] * 4, head="classifier")
             await follow(server, job.id)
@@ -79,7 +79,7 @@ def test_other_endings(tmp_path, outcome, reason, status):
     recording = Recording(share=0.0)
 
     async def main():
-        async with running(store, recording.traces, trainer_python=harness.config.trainer_python) as server:
+        async with running(store, recording.tracer, trainer_python=harness.config.trainer_python) as server:
             await follow(server, await submit(server))
 
     asyncio.run(main())
@@ -98,13 +98,13 @@ def test_a_job_that_another_server_ends(tmp_path):
     first, second = Recording(), Recording()
 
     async def begin():
-        async with running(store, first.traces, trainer_python=harness.config.trainer_python) as server:
+        async with running(store, first.tracer, trainer_python=harness.config.trainer_python) as server:
             job = await submit(server)
             await server.until("twofold_jobs_running", 1)
             return job
 
     async def end(job):
-        async with running(store, second.traces, trainer_python=harness.config.trainer_python) as server:
+        async with running(store, second.tracer, trainer_python=harness.config.trainer_python) as server:
             await follow(server, job)
 
     job_id = asyncio.run(begin())
@@ -123,14 +123,14 @@ def test_a_job_that_is_cancelled_while_it_waits(tmp_path):
     recording = Recording()
 
     async def main():
-        async with harness.running(on_end=lambda job: recording.traces.add_finished(job_span(job))) as runner:
+        async with harness.running(on_end=lambda job: recording.tracer.add_finished(job_span(job))) as runner:
             running = await runner.submit(ORDER, INLINE)
             waiting = await runner.submit(ORDER, INLINE)
             await until(runner, running.id, runs)
             await runner.cancel(waiting.id)
 
     asyncio.run(main())
-    recording.traces.close()
+    recording.tracer.close()
     job = recording.tree.one("job")
     assert job.attributes["twofold.job.state"] == "cancelled"
     assert [one.name for one in recording.tree.below(job)] == ["wait"]

@@ -81,9 +81,9 @@ STORY = [
     (DELETE, delete("b"), "delete", "FAILED_PRECONDITION", {**B, "reason": "CHECKPOINT_IN_USE"}),
     (DELETE, delete("c"), "delete", "OK", {"checkpoint": "c"}),
     (PROMOTE, promote("c"), "promote", "NOT_FOUND", {"checkpoint": "c", "reason": "CHECKPOINT_NOT_FOUND"}),
-    (PROMOTE, promote(SECRET), "promote", "NOT_FOUND", {"checkpoint": "(no id)", "reason": "CHECKPOINT_NOT_FOUND"}),
+    (PROMOTE, promote(SECRET), "promote", "NOT_FOUND", {"checkpoint": "(invalid id)", "reason": "CHECKPOINT_NOT_FOUND"}),
     (PROMOTE, promote(""), "promote", "INVALID_ARGUMENT", {"reason": "INVALID_REQUEST"}),
-    (CANCEL, adaptation_pb2.CancelJobRequest(job_id=SECRET), "cancel", "NOT_FOUND", {"job": "(no id)", "reason": "UNKNOWN_NAME"}),
+    (CANCEL, adaptation_pb2.CancelJobRequest(job_id=SECRET), "cancel", "NOT_FOUND", {"job": "(invalid id)", "reason": "UNKNOWN_NAME"}),
     (ADAPT, adaptation_pb2.AdaptRequest(head="HEAD_NER", dataset={"upload_id": SECRET}), "adapt", "NOT_FOUND", {"reason": "UNKNOWN_NAME"}),
 ]  # fmt: skip
 
@@ -122,7 +122,7 @@ def test_each_call_leaves_one_line_whatever_its_outcome(store, harness, caplog):
         {"message": "cancel", "outcome": "OK", "job": job},
     ]
     found = lines_of(caplog)
-    assert found == [{"who": "anonymous", **line} for line in expected]
+    assert found == [{"actor": "anonymous", **line} for line in expected]
     assert "4111" not in str(found)
 
 
@@ -142,9 +142,9 @@ def test_who_is_the_token_also_where_it_is_refused(store, tmp_path, caplog):
     asyncio.run(main())
 
     assert lines_of(caplog) == [
-        {"message": "promote", "who": "operator", "outcome": "OK", "checkpoint": "b"},
-        {"message": "promote", "who": "checkout", "outcome": "PERMISSION_DENIED", "reason": "SCOPE_MISSING"},
-        {"message": "promote", "who": "anonymous", "outcome": "UNAUTHENTICATED", "reason": "NO_VALID_TOKEN"},
+        {"message": "promote", "actor": "operator", "outcome": "OK", "checkpoint": "b"},
+        {"message": "promote", "actor": "checkout", "outcome": "PERMISSION_DENIED", "reason": "SCOPE_MISSING"},
+        {"message": "promote", "actor": "anonymous", "outcome": "UNAUTHENTICATED", "reason": "NO_VALID_TOKEN"},
     ]
 
 
@@ -178,4 +178,4 @@ def test_who_is_the_subject_of_a_certificate_where_there_is_no_token(token, stor
     asyncio.run(main())
 
     [line] = lines_of(caplog)
-    assert line["who"] == ("operator" if token else "CN=billing,OU=EU,O=Acme")
+    assert line["actor"] == ("operator" if token else "CN=billing,OU=EU,O=Acme")

@@ -19,7 +19,7 @@ def test_each_gpu_tells_what_it_does_when_it_is_asked(monkeypatch):
     monkeypatch.setattr(gpu_metrics, "nvml", double)
     metrics = Metrics()
 
-    assert gpu_metrics.show_gpus(metrics) == 2
+    assert gpu_metrics.export_gpu_metrics(metrics) == 2
 
     for gpu, used, busy in (("0", 1 << 30, 0.25), ("1", 2 << 30, 0.5)):
         assert value(metrics, "twofold_gpu_memory_bytes", gpu=gpu, kind="used") == used
@@ -49,7 +49,7 @@ def test_without_the_package_or_a_driver_there_are_none(monkeypatch, caplog, rea
     metrics = Metrics()
 
     with caplog.at_level(logging.DEBUG, "twofold_server"):
-        assert gpu_metrics.show_gpus(metrics) == 0
+        assert gpu_metrics.export_gpu_metrics(metrics) == 0
 
     [record] = caplog.records
     assert record.levelname == "DEBUG"
@@ -63,7 +63,7 @@ def test_the_real_library_has_all_that_is_asked_of_it():
     assert {name for name in vars(double) if name.startswith(("nvml", "NVML"))} <= vars(pynvml).keys()
     assert issubclass(pynvml.NVMLError, Exception)
 
-    shown = gpu_metrics.show_gpus(Metrics())
+    shown = gpu_metrics.export_gpu_metrics(Metrics())
 
     try:
         pynvml.nvmlInit()

@@ -108,7 +108,7 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 """
 OPEN = """
-from twofold_server.app import open_traces
+from twofold_server.app import make_tracer
 from twofold_server.config.settings import Config
 """
 
@@ -121,7 +121,7 @@ def python(code):
 def test_without_the_extra():
     """Without OpenTelemetry the server is there, and whoever asks for traces is told what to install."""
     ended = python(
-        f"{REFUSE}{OPEN}assert open_traces(Config()) is None\nopen_traces(Config(trace_endpoint='http://x:1'))"
+        f"{REFUSE}{OPEN}assert make_tracer(Config()) is None\nmake_tracer(Config(trace_endpoint='http://x:1'))"
     )
 
     assert "FailedPreconditionError: trace-endpoint needs OpenTelemetry; install twofold-service[otel]" in ended.stderr
@@ -129,7 +129,7 @@ def test_without_the_extra():
 
 def test_nothing_is_loaded_unless_it_is_wanted():
     """With OpenTelemetry installed, a server without trace-endpoint loads nothing of it."""
-    ended = python(f"{OPEN}import sys\nopen_traces(Config())\nprint('opentelemetry' in sys.modules)")
+    ended = python(f"{OPEN}import sys\nmake_tracer(Config())\nprint('opentelemetry' in sys.modules)")
 
     assert ended.stdout == "False\n", ended.stderr
 

@@ -26,7 +26,7 @@ def traced(store, test, *, share=1.0, **settings):
     recording = Recording(share)
 
     async def main():
-        async with running(store, recording.traces, **settings) as server, AsyncClient(server.target) as client:
+        async with running(store, recording.tracer, **settings) as server, AsyncClient(server.target) as client:
             await test(server, client)
 
     asyncio.run(main())
@@ -127,7 +127,9 @@ def test_no_text_in_any_span(store):
 
     assert len(tree.calls()) == 3
     assert not any("secretword" in one.to_json() or "oslo" in one.to_json() for one in tree.spans)
-    assert tree.one("twofold.v1.CheckpointService/PromoteCheckpoint").attributes["twofold.checkpoint.id"] == "(no id)"
+    assert (
+        tree.one("twofold.v1.CheckpointService/PromoteCheckpoint").attributes["twofold.checkpoint.id"] == "(invalid id)"
+    )
 
 
 SHARES = [(0.0, False, 0), (0.0, True, 1), (1.0, False, 1), (1.0, True, 1)]
@@ -245,8 +247,8 @@ WRITTEN = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=2
 @given(st.lists(st.tuples(st.sampled_from(HEADERS), WRITTEN | st.binary(max_size=20)), max_size=6))
 def test_hostile_metadata(metadata):
     """Whatever metadata says of a trace, the call has a valid place in one."""
-    call = RECORDING.traces.begin(f"/{PREDICT}", metadata)
-    RECORDING.traces.end(call, "OK")
+    call = RECORDING.tracer.start_call(f"/{PREDICT}", metadata)
+    RECORDING.tracer.end_call(call, "OK")
 
     assert len(call.trace_id) == 32
     assert len(call.span_id) == 16
@@ -262,7 +264,7 @@ def test_hostile_metadata_over_the_wire(store, caplog):
     recording = Recording()
 
     async def main():
-        async with running(store, recording.traces) as server:
+        async with running(store, recording.tracer) as server:
             for value in ("", "x" * 1000, "00-" + "0" * 32 + "-" + "0" * 16 + "-01"):
                 metadata = (("traceparent", value), ("tracestate", value), ("baggage", value))
                 await server.inference.Predict(pb.PredictRequest(texts=["rain"]), metadata=metadata, timeout=30)

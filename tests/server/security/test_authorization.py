@@ -91,9 +91,9 @@ HEADERS = [
     ((("authorization", "Basic {predict}"),), "has no token"),
     ((("authorization", "{predict}"),), "has no token"),
     ((("x-token", "Bearer {predict}"),), "has no token"),
-    ((("authorization", "Bearer "),), "is not known here, or not any more"),
-    ((("authorization", "Bearer {predict}A"),), "is not known here, or not any more"),
-    ((("authorization", "Bearer nobody"), ("authorization", "Bearer {predict}")), "is not known here"),
+    ((("authorization", "Bearer "),), "is unknown or was revoked"),
+    ((("authorization", "Bearer {predict}A"),), "is unknown or was revoked"),
+    ((("authorization", "Bearer nobody"), ("authorization", "Bearer {predict}")), "is unknown"),
 ]
 
 
@@ -136,7 +136,7 @@ def test_a_token_without_the_scope_is_told_which(store, callers):
     code, told = asyncio.run(main())
 
     assert (code, told.reason) == ("PERMISSION_DENIED", "SCOPE_MISSING")
-    assert "token 'predict' may predict, and this needs 'admin'" in told.message
+    assert "token 'predict' has scope predict, but this call needs 'admin'" in told.message
 
 
 def test_a_refused_request_is_not_read(store, callers):
@@ -177,7 +177,7 @@ def test_the_file_is_read_again_when_it_changes(store, callers, caplog):
             callers.write("new = {")
             await asyncio.sleep(1.1)
             await until_code(predict, server, "INVALID_ARGUMENT", callers.metadata("new"))
-            assert "the tokens are wrong, the old ones stay in force" in caplog.messages
+            assert "token file is invalid; the previous tokens stay in force" in caplog.messages
 
             callers.path.unlink()
             await asyncio.sleep(1.1)
@@ -213,7 +213,7 @@ def test_a_token_has_its_rate(store, callers):
             code, told = await predict.answer(server.channel, metadata=callers.metadata("slow"))
             assert (code, told.reason) == ("RESOURCE_EXHAUSTED", "RATE_LIMITED")
             assert 900 < told.retry_after <= 1000
-            assert "token 'slow' may send 0.001 requests a second" in told.message
+            assert "token 'slow' is limited to 0.001 requests per second" in told.message
             assert await server.metric("twofold_shed_total", reason="rate") == 1
             others = [await predict.answer(server.channel, metadata=callers.metadata("all")) for _ in range(20)]
             assert {code for code, _ in others} == {"INVALID_ARGUMENT"}

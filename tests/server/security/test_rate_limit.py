@@ -74,7 +74,7 @@ def test_a_stream_is_paced_and_loses_nothing():
             yield number
 
     async def main():
-        return [one async for one in limit.pace(requests())]
+        return [one async for one in limit.throttle(requests())]
 
     assert asyncio.run(main()) == [0, 1, 2, 3, 4]
     assert len(taken) == 4

@@ -203,7 +203,7 @@ def test_wrong_files_leave_the_old_ones_in_force(kind, *, store, files, authorit
         async with serve(config_of(store, **files.settings(mutual=True))) as server:
             files.write(**WRONG[kind](other))
             assert await code_for(server.target, roots_of(authority), caller) is grpc.StatusCode.OK
-            assert "the TLS files are wrong, the old ones stay in force" in caplog.messages
+            assert "TLS files are invalid; the previous ones stay in force" in caplog.messages
 
             files.issue(other)
             files.write(client_ca=roots_of(authority))
@@ -222,7 +222,7 @@ def test_a_server_does_not_start_with_wrong_files(kind, store, files, other):
         async with serve(config_of(store, **files.settings(mutual=True))):
             pass
 
-    with pytest.raises(ValueError, match=r"^tls-.*; give "):
+    with pytest.raises(ValueError, match=r"^tls-.*; use "):
         asyncio.run(main())
 
 
@@ -248,7 +248,7 @@ def test_metrics_come_by_tls_if_asked_for(store, files, authority, other, caplog
 
         files.write(**WRONG["a key that does not fit"](other))
         assert "twofold_ready 1.0" in fetch(url, authority)
-        assert "the TLS files are wrong, the old ones stay in force" in caplog.messages
+        assert "TLS files are invalid; the previous ones stay in force" in caplog.messages
         files.issue(other)
         assert fetch(url, authority) is ssl.SSLCertVerificationError
         assert "twofold_ready 1.0" in fetch(url, other)

@@ -54,7 +54,7 @@ def test_what_nobody_wrote_down_is_found_at_the_next_start(place: DatabaseLocati
     table.catch_up(SECOND, NOW)
 
     found, _ = table.page(9, None)
-    assert [(one.alias, one.from_id, one.to_id, one.author.who) for one in found] == [
+    assert [(one.alias, one.from_id, one.to_id, one.author.actor) for one in found] == [
         ("previous", None, "one", OUTSIDE),
         ("current", "one", "two", OUTSIDE),
         ("current", None, "one", "anna"),
@@ -112,7 +112,7 @@ def test_a_job_leaves_its_id(harness: Harness) -> None:
     async def read() -> list[tuple[str, str | None, str]]:
         async with harness.running() as runner:
             found, _ = await runner.book.alias_changes(9, None)
-            return [(one.alias, one.to_id, one.author.who) for one in reversed(found)]
+            return [(one.alias, one.to_id, one.author.actor) for one in reversed(found)]
 
     assert harness.promoter.authors == [Author(view.id, "The gate passed it.")]
     assert ("candidate", "second", view.id) in asyncio.run(read())

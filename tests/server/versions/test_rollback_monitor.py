@@ -60,7 +60,7 @@ def test_a_planted_checkpoint_is_rolled_back_by_itself(tmp_path, caplog):
     assert moved[1:] == [("current", "a", "bad", job), ("current", "bad", "a", "server")]
     assert changes[0].reason.startswith("bad was rolled back: the classifier head agrees on 0 of")
     assert (store.aliases().current, store.aliases().previous) == ("a", None)
-    [line] = [one for one in caplog.records if one.name == "twofold_server.audit" and one.who == "server"]
+    [line] = [one for one in caplog.records if one.name == "twofold_server.audit" and one.actor == "server"]
     assert (line.message, line.checkpoint, line.reason) == ("roll back", "a", "agreement")
 
 

@@ -16,7 +16,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 import grpc
 
 from twofold_server.config.settings import is_loopback
-from twofold_server.errors import BUG, ServerError, status_of
+from twofold_server.errors import INTERNAL_ERROR, ServerError, status_of
 from twofold_server.jobs.repository import JobRepository
 from twofold_server.report.index import render_index
 from twofold_server.report.page import POLICY
@@ -115,11 +115,13 @@ class JobPages:
             return _error_page(HTTPStatus.FORBIDDEN, message)
         try:
             if self._access:
-                self._access.admit(("adapt", "admin"), (("authorization", environ.get("HTTP_AUTHORIZATION", "")),))
+                self._access.authorize(("adapt", "admin"), (("authorization", environ.get("HTTP_AUTHORIZATION", "")),))
             return await self._show(environ["PATH_INFO"], environ.get("QUERY_STRING", ""))
         except ServerError as error:
             status = _STATUS.get(status_of(error)[0], HTTPStatus.INTERNAL_SERVER_ERROR)
-            return _error_page(status, str(error) if status_of(error) != BUG else "the server's log says more")
+            return _error_page(
+                status, str(error) if status_of(error) != INTERNAL_ERROR else "the server's log says more"
+            )
         except Exception:
             log.exception("a page cannot be shown")
             return _error_page(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error; the server's log says more")

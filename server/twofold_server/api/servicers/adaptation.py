@@ -13,10 +13,10 @@ from twofold_server.adaptation.runner import JobRunner
 from twofold_server.adaptation.uploads import Batch, Header, Uploads
 from twofold_server.api.wire.adaptation import read_adapt, read_upload
 from twofold_server.api.wire.jobs import MEDIA_TYPES, read_report_format, write_event, write_job
-from twofold_server.api.wire.pagination import number_of, page_size
+from twofold_server.api.wire.pagination import page_size, parse_page_token
 from twofold_server.errors import InvalidRequestError, Violation
 from twofold_server.jobs.repository import JobRepository
-from twofold_server.observability.audit import note
+from twofold_server.observability.audit import annotate
 from twofold_server.report.reporter import Reporter
 
 
@@ -33,7 +33,7 @@ class AdaptationServicer(AdaptationServiceServicer):
         """Submit a job and return it at once."""
         order, inline = await asyncio.to_thread(read_adapt, request)
         view = await self._runner.submit(order, inline)
-        note(job=view.id, checkpoint=view.base)
+        annotate(job=view.id, checkpoint=view.base)
         return pb.AdaptResponse(job=write_job(view))
 
     async def UploadDataset(  # noqa: N802
@@ -54,7 +54,7 @@ class AdaptationServicer(AdaptationServiceServicer):
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:  # noqa: ARG002, N802
         """Return a page of jobs, newest first."""
-        views, more = await self._book.page(page_size(request.page_size), number_of(request.page_token))
+        views, more = await self._book.page(page_size(request.page_size), parse_page_token(request.page_token))
         token = "" if more is None else str(more)
         return pb.ListJobsResponse(jobs=[write_job(view) for view in views], next_page_token=token)
 
@@ -68,7 +68,7 @@ class AdaptationServicer(AdaptationServiceServicer):
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.CancelJobResponse:  # noqa: ARG002, N802
         """Stop a job and return it once it has stopped."""
-        note(job=request.job_id)
+        annotate(job=request.job_id)
         return pb.CancelJobResponse(job=write_job(await self._runner.cancel(request.job_id)))
 
     async def GetReport(self, request: pb.GetReportRequest, context: Any) -> pb.GetReportResponse:  # noqa: ARG002, N802

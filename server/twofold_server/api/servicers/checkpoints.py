@@ -11,10 +11,10 @@ from twofold_checkpoint.checkpoint import Checkpoint
 from twofold_checkpoint.store import ALIASES, Store
 
 from twofold_server.api.wire.checkpoints import write_alias_change, write_checkpoint
-from twofold_server.api.wire.pagination import number_of, page, page_size
+from twofold_server.api.wire.pagination import page, page_size, parse_page_token
 from twofold_server.errors import InvalidRequestError, Violation
 from twofold_server.jobs.repository import JobRepository
-from twofold_server.observability.audit import caller_of, note
+from twofold_server.observability.audit import annotate, caller_of
 from twofold_server.retention.deletion import Deleter
 from twofold_server.versions.alias_changes import Author
 from twofold_server.versions.promoter import Promoter
@@ -49,11 +49,11 @@ class CheckpointServicer(CheckpointServiceServicer):
         """Make a checkpoint live."""
         if not request.checkpoint:
             raise InvalidRequestError(Violation("checkpoint", 'is empty; write an id or "candidate"'))
-        note(checkpoint=request.checkpoint)
+        annotate(checkpoint=request.checkpoint)
         done = await self._promoter.promote(
             request.checkpoint, Author(caller_of(context), "PromoteCheckpoint was called."), approve=True
         )
-        note(checkpoint=done.checkpoint.id)
+        annotate(checkpoint=done.checkpoint.id)
         return pb.PromoteCheckpointResponse(
             checkpoint=await self._write(done.checkpoint), replaced_id=done.replaced_id, swap_seconds=done.seconds
         )
@@ -61,7 +61,7 @@ class CheckpointServicer(CheckpointServiceServicer):
     async def RollBack(self, request: pb.RollBackRequest, context: Any) -> pb.RollBackResponse:  # noqa: ARG002, N802
         """Make the previous checkpoint live again."""
         done = await self._promoter.roll_back(Author(caller_of(context), "RollBack was called."))
-        note(checkpoint=done.checkpoint.id)
+        annotate(checkpoint=done.checkpoint.id)
         return pb.RollBackResponse(
             checkpoint=await self._write(done.checkpoint), replaced_id=done.replaced_id, swap_seconds=done.seconds
         )
@@ -73,13 +73,15 @@ class CheckpointServicer(CheckpointServiceServicer):
         if request.checkpoint_id in ALIASES:
             message = f"{request.checkpoint_id!r} is an alias, which moves; write the id of a checkpoint"
             raise InvalidRequestError(Violation("checkpoint_id", message))
-        note(checkpoint=request.checkpoint_id)
+        annotate(checkpoint=request.checkpoint_id)
         await self._deleter.delete(request.checkpoint_id, Author(caller_of(context), "DeleteCheckpoint was called."))
         return pb.DeleteCheckpointResponse()
 
     async def ListAliasChanges(self, request: pb.ListAliasChangesRequest, context: Any) -> pb.ListAliasChangesResponse:  # noqa: ARG002, N802
         """Return a page of alias changes, newest first."""
-        changes, more = await self._book.alias_changes(page_size(request.page_size), number_of(request.page_token))
+        changes, more = await self._book.alias_changes(
+            page_size(request.page_size), parse_page_token(request.page_token)
+        )
         return pb.ListAliasChangesResponse(
             changes=[write_alias_change(entry) for entry in changes], next_page_token="" if more is None else str(more)
         )

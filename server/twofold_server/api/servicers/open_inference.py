@@ -30,7 +30,7 @@ from twofold_server.config.settings import Config
 from twofold_server.errors import UnknownNameError, UnsupportedError
 from twofold_server.inference.predictor import Predictor
 from twofold_server.inference.slot import Slot
-from twofold_server.observability.audit import caller_of, note
+from twofold_server.observability.audit import annotate, caller_of
 from twofold_server.observability.metrics import Metrics
 from twofold_server.versions.alias_changes import Author
 from twofold_server.versions.promoter import Promoter
@@ -144,11 +144,11 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
     ) -> pb.RepositoryModelLoadResponse:
         """Make a checkpoint live."""
         name = read_load(request)
-        note(checkpoint=name)
+        annotate(checkpoint=name)
         done = await self._promoter.promote(
             name, Author(caller_of(context), "RepositoryModelLoad was called."), approve=True
         )
-        note(checkpoint=done.checkpoint.id)
+        annotate(checkpoint=done.checkpoint.id)
         return pb.RepositoryModelLoadResponse()
 
     def _live(self) -> str:

@@ -16,7 +16,7 @@ from twofold_checkpoint.protocol.job import RETAINED_MARGIN, Exact, Freeze, Hype
 from twofold_server.adaptation.dataset_writer import MAX_NAME, MAX_NAMES, Inline
 from twofold_server.adaptation.uploads import Batch, Header
 from twofold_server.api.wire.inference import HEAD_NAMES
-from twofold_server.errors import MOST_VIOLATIONS, InvalidRequestError, Violation, refuse
+from twofold_server.errors import MAX_VIOLATIONS, InvalidRequestError, Violation, raise_if_invalid
 from twofold_server.jobs.model import Order, PromoteName
 
 FREEZES: dict[pb.FreezeMode.ValueType, Freeze] = {
@@ -51,12 +51,12 @@ _MAX_REQUEST_ID = 200
 
 def read_adapt(request: pb.AdaptRequest) -> tuple[Order, Inline | None]:
     """Read a request and its inline examples. Raises InvalidRequestError with every invalid field, up to a limit."""
-    wrong = list(itertools.islice(_wrong_fields(request), MOST_VIOLATIONS))
+    wrong = list(itertools.islice(_wrong_fields(request), MAX_VIOLATIONS))
     inline = None
     if request.dataset.WhichOneof("source") == "inline":
         parts = [_read_inline(getattr(request.dataset.inline, part), part, wrong) for part in ("train", "dev")]
         inline = Inline(*parts)
-    refuse(wrong)
+    raise_if_invalid(wrong)
     order = Order(
         head=HEAD_NAMES[request.head],
         upload_id=request.dataset.upload_id,
@@ -108,7 +108,7 @@ def _read_inline(messages: Any, part: str, wrong: list[Violation]) -> tuple[Exam
             examples.append(check_example(read_example(message), source=part, line=index + 1))
         except ExampleError as error:
             wrong.append(Violation(f"dataset.inline.{part}[{index}].{error.field}", error.reason))
-            if len(wrong) >= MOST_VIOLATIONS:
+            if len(wrong) >= MAX_VIOLATIONS:
                 break
     return tuple(examples)
 

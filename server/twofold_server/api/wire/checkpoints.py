@@ -47,6 +47,6 @@ def write_alias_change(change: AliasChange) -> pb.AliasChange:
         alias=change.alias,
         from_id=change.from_id or "",
         to_id=change.to_id or "",
-        actor=change.author.who,
-        reason=change.author.why,
+        actor=change.author.actor,
+        reason=change.author.reason,
     )

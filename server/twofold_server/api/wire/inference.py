@@ -12,7 +12,7 @@ from twofold_checkpoint.manifest import HEADS, HeadName
 
 from twofold_server.api.wire.offsets import OffsetUnit, offset_converter
 from twofold_server.config.settings import Config
-from twofold_server.errors import Violation, refuse
+from twofold_server.errors import Violation, raise_if_invalid
 from twofold_server.inference.engine import Engine
 from twofold_server.inference.predictor import Answers, Timings
 from twofold_server.inference.tasks import Embedding
@@ -50,7 +50,7 @@ class EmbedCall:
 
 def read_predict(request: pb.PredictRequest, config: Config) -> PredictCall:
     """Read and check a request. Raises InvalidRequestError with every invalid field."""
-    refuse(
+    raise_if_invalid(
         itertools.chain(
             _wrong_texts(request.texts, config),
             _wrong_unit(request.offset_unit),
@@ -65,7 +65,7 @@ def read_predict(request: pb.PredictRequest, config: Config) -> PredictCall:
 
 def read_embed(request: pb.EmbedRequest, config: Config) -> EmbedCall:
     """Read and check a request. Raises InvalidRequestError with every invalid field."""
-    refuse(itertools.chain(_wrong_texts(request.texts, config), _wrong_unit(request.offset_unit)))
+    raise_if_invalid(itertools.chain(_wrong_texts(request.texts, config), _wrong_unit(request.offset_unit)))
     return EmbedCall(list(request.texts), request.include_tokens, _UNITS[request.offset_unit])
 
 

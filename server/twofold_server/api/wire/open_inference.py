@@ -16,7 +16,7 @@ from twofold_server.api.wire.bytes_tensor import read_strings, write_strings
 from twofold_server.api.wire.inference import one_of, too_long
 from twofold_server.api.wire.offsets import OffsetUnit, offset_converter
 from twofold_server.config.settings import Config
-from twofold_server.errors import InvalidRequestError, UnknownNameError, Violation, refuse
+from twofold_server.errors import InvalidRequestError, UnknownNameError, Violation, raise_if_invalid
 from twofold_server.inference.predictor import Answers
 
 MODEL = "twofold"
@@ -78,7 +78,7 @@ def read_infer(request: pb.ModelInferRequest, config: Config) -> InferCall:
     check_model(request.model_name, "model_name")
     wrong: list[Violation] = []
     unit, timeout = _read_unit(request.parameters, wrong), _read_timeout(request.parameters, wrong)
-    refuse(
+    raise_if_invalid(
         itertools.chain(
             _not_served(request.parameters, "parameters"),
             _wrong_inputs(request, config),
@@ -214,9 +214,9 @@ def _read_texts(request: pb.ModelInferRequest, config: Config) -> list[str]:
                 Violation(field, f"has {sent} elements, and the shape says {count}; send both alike")
             )
         strings = list(tensor.contents.bytes_contents)
-    refuse(_not_utf8(strings, field))
+    raise_if_invalid(_not_utf8(strings, field))
     texts = [string.decode() for string in strings]
-    refuse(too_long(texts, config, field))
+    raise_if_invalid(too_long(texts, config, field))
     return texts
 
 

@@ -13,7 +13,7 @@ from twofold_checkpoint.store import Aliases
 
 from twofold_server.api.wire.open_inference import INPUTS, MODEL, OUTPUTS, PLATFORM
 from twofold_server.config.settings import Config
-from twofold_server.errors import MOST_VIOLATIONS, UnknownNameError, Violation, refuse
+from twofold_server.errors import MAX_VIOLATIONS, UnknownNameError, Violation, raise_if_invalid
 from twofold_server.observability.metrics import Metrics
 
 _ASKING = ("Predict", "Embed", "ModelInfer")
@@ -87,7 +87,7 @@ def read_load(request: pb.RepositoryModelLoadRequest) -> str:
     parameters: Mapping[str, pb.ModelRepositoryParameter] = request.parameters
     message = "is not taken: a checkpoint is loaded as it was published; leave it out"
     others = (Violation(f"parameters[{name[:100]!r}]", message) for name in parameters if name != "version")
-    wrong = list(itertools.islice(others, MOST_VIOLATIONS))
+    wrong = list(itertools.islice(others, MAX_VIOLATIONS))
     version = parameters["version"].string_param if "version" in parameters else ""
     if "version" in parameters and not version:
         wrong.append(Violation("parameters['version']", "is no text, or empty; write a checkpoint's id or alias"))
@@ -104,7 +104,7 @@ def read_load(request: pb.RepositoryModelLoadRequest) -> str:
                 f'{request.model_name!r} names no checkpoint; write its id or alias here, such as "candidate"',
             )
         )
-    refuse(wrong)
+    raise_if_invalid(wrong)
     return version or request.model_name
 
 

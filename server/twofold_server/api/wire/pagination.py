@@ -39,7 +39,7 @@ def page(items: Sequence[T], key: Callable[[T], str], *, size: int, token: str) 
     return shown, key(shown[-1]) if more else ""
 
 
-def number_of(token: str) -> int | None:
+def parse_page_token(token: str) -> int | None:
     """Return the row number after which a page begins; None for the first page. Raises InvalidRequestError."""
     if not token:
         return None
