@@ -27,7 +27,7 @@ from twofold_checkpoint.checkpoint import Checkpoint
 from twofold_checkpoint.examples import Example as StoredExample
 from twofold_checkpoint.examples import write_examples
 from twofold_checkpoint.protocol.job import Hyperparameters as Asked
-from twofold_checkpoint.protocol.job import Job
+from twofold_checkpoint.protocol.job import TrainerJob
 from twofold_checkpoint.store import Store
 from twofold_server.testing import serving
 from twofold_trainer.modeling.features import live
@@ -206,7 +206,7 @@ def main() -> None:
     write_examples(work / "train.jsonl", train)
     write_examples(work / "dev.jsonl", dev)
     store = base.path.parent.parent
-    job = Job(
+    job = TrainerJob(
         id="cost",
         store=str(store),
         base=base.id,

@@ -15,7 +15,7 @@ from twofold_checkpoint.examples import Example, write_examples
 from twofold_checkpoint.manifest import MemoryMode, other_head
 from twofold_checkpoint.memory import write_memory
 from twofold_checkpoint.protocol.events import Event, ExactVerified, PhaseStarted
-from twofold_checkpoint.protocol.job import Exact, Hyperparameters, Job, Statistical
+from twofold_checkpoint.protocol.job import Exact, Hyperparameters, Statistical, TrainerJob
 from twofold_checkpoint.store import Store
 from twofold_trainer.adapt import make_candidate
 from twofold_trainer.datasets.splits import Parts
@@ -123,12 +123,14 @@ def _own_store(student: Student, work: Path, memory: MemoryMode) -> tuple[Store,
         return store, store.publish(staged, manifest)
 
 
-def _job(protection: str, base: Checkpoint, store: Store, task: Task, settings: Mapping[str, float | bool]) -> Job:
+def _job(
+    protection: str, base: Checkpoint, store: Store, task: Task, settings: Mapping[str, float | bool]
+) -> TrainerJob:
     """Write the examples down and describe the job. All that is not asked for is the trainer's choice."""
     dev = task.work / "dev.jsonl"
     _write(task.work / "train.jsonl", task.train)
     _write(dev, task.dev)
-    return Job(
+    return TrainerJob(
         id=f"bench-{protection}",
         store=str(store.root),
         base=base.id,

@@ -102,12 +102,12 @@ async def serve(config: Config, tracer: Tracer | None = None) -> AsyncIterator[S
         if (engine := await asyncio.to_thread(first_engine, store, config)) is not None:
             slot.swap(engine)
 
-        book = JobRepository(
+        jobs = JobRepository(
             config.database or store.root / "jobs.sqlite3",
             metrics,
             on_end=(lambda job: tracer.add_finished(job_span(job))) if tracer else None,
         )
-        reporter = Reporter(store, book)
+        reporter = Reporter(store, jobs)
         uploads = Uploads(store, config)
 
         health = Health(SERVICES)
@@ -116,13 +116,19 @@ async def serve(config: Config, tracer: Tracer | None = None) -> AsyncIterator[S
         shadow = ShadowTraffic(metrics, lambda: batcher.is_busy, config.max_batch_tokens)
         rollback_monitor = RollbackMonitor(config, slot, shadow, metrics, on_rollback=reporter.amend)
         promoter = Promoter(
-            store, slot, config, metrics, on_live=health.set_serving, watcher=rollback_monitor, record=book.record
+            store,
+            slot,
+            config,
+            metrics,
+            on_live=health.set_serving,
+            watcher=rollback_monitor,
+            record=jobs.record_alias_change,
         )
         shadow_test = ShadowTest(config, slot, shadow, promoter)
         runner = JobRunner(
             config=config,
             store=store,
-            book=book,
+            jobs=jobs,
             reporter=reporter,
             uploads=uploads,
             promoter=promoter,
@@ -172,9 +178,9 @@ async def serve(config: Config, tracer: Tracer | None = None) -> AsyncIterator[S
         )
         await health.attach(server)
         add_InferenceServiceServicer_to_server(InferenceServicer(predictor, slot, config, metrics), server)
-        deleter = Deleter(store, slot, book)
-        add_CheckpointServiceServicer_to_server(CheckpointServicer(store, book, promoter, deleter), server)
-        add_AdaptationServiceServicer_to_server(AdaptationServicer(runner, book, reporter, uploads), server)
+        deleter = Deleter(store, slot, jobs)
+        add_CheckpointServiceServicer_to_server(CheckpointServicer(store, jobs, promoter, deleter), server)
+        add_AdaptationServiceServicer_to_server(AdaptationServicer(runner, jobs, reporter, uploads), server)
         OpenInferenceServicer(
             inference=predictor,
             slot=slot,
@@ -186,7 +192,7 @@ async def serve(config: Config, tracer: Tracer | None = None) -> AsyncIterator[S
         ).add_to(server)
         enable_reflection((*SERVICES, "grpc.health.v1.Health"), server)
 
-        pages = JobPages(book, reporter, authorizer, plaintext=config.plaintext)
+        pages = JobPages(jobs, reporter, authorizer, plaintext=config.plaintext)
         tls = load_certificates(config) if config.metrics_tls else None
         metrics_url = cleanup.enter_context(serve_http(metrics, config.metrics_listen, pages.before, tls))
         port = _listen(server, config)
@@ -199,7 +205,7 @@ async def serve(config: Config, tracer: Tracer | None = None) -> AsyncIterator[S
         cleanup.push_async_callback(runner.stop)
         if preemptor:
             _run_in_background(cleanup, preemptor.run(), "preemption")
-        collector = GarbageCollector(config=config, store=store, slot=slot, book=book, deleter=deleter, metrics=metrics)
+        collector = GarbageCollector(config=config, store=store, slot=slot, jobs=jobs, deleter=deleter, metrics=metrics)
         _run_in_background(cleanup, collector.run(), "collector")
         await server.start()
         if engine is not None:

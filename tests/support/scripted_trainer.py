@@ -23,7 +23,7 @@ from twofold_server.adaptation.launchers.subprocess import SubprocessLauncher
 from twofold_server.adaptation.runner import JobRunner
 from twofold_server.adaptation.uploads import Uploads
 from twofold_server.config.settings import Config
-from twofold_server.jobs.model import JobState, JobView, Order
+from twofold_server.jobs.model import Job, JobState, Order
 from twofold_server.jobs.repository import JobRepository
 from twofold_server.observability.metrics import Metrics
 from twofold_server.report.reporter import Reporter
@@ -197,15 +197,15 @@ class Harness:
         """Change the configuration."""
         self.config = replace(self.config, **changes)
 
-    def make(self, on_end: Callable[[JobView], None] | None = None) -> JobRunner:
+    def make(self, on_end: Callable[[Job], None] | None = None) -> JobRunner:
         """Make a runner that has not started."""
-        book = JobRepository(self.config.database or self.store.root / "jobs.sqlite3", self.metrics, on_end=on_end)
+        jobs = JobRepository(self.config.database or self.store.root / "jobs.sqlite3", self.metrics, on_end=on_end)
         launcher = SubprocessLauncher(self.config, grace=self.grace)
         return JobRunner(
             config=self.config,
             store=self.store,
-            book=book,
-            reporter=Reporter(self.store, book),
+            jobs=jobs,
+            reporter=Reporter(self.store, jobs),
             uploads=self.uploads,
             promoter=self.promoter,
             metrics=self.metrics,
@@ -213,7 +213,7 @@ class Harness:
         )
 
     @asynccontextmanager
-    async def running(self, on_end: Callable[[JobView], None] | None = None) -> AsyncIterator[JobRunner]:
+    async def running(self, on_end: Callable[[Job], None] | None = None) -> AsyncIterator[JobRunner]:
         """Run jobs until the block ends."""
         runner = self.make(on_end)
         await runner.start()
@@ -222,10 +222,10 @@ class Harness:
         finally:
             await asyncio.wait_for(runner.stop(), 15)
 
-    def run(self, order: Order | None = None, **settings: Any) -> JobView:
+    def run(self, order: Order | None = None, **settings: Any) -> Job:
         """Run one job to its end."""
 
-        async def story() -> JobView:
+        async def story() -> Job:
             async with self.running() as runner:
                 view = await runner.submit(order or Order(head="classifier", **settings), INLINE)
                 return await over(runner, view.id)
@@ -250,23 +250,23 @@ INLINE = Inline(
 )
 
 
-async def over(runner: JobRunner, job_id: str) -> JobView:
+async def over(runner: JobRunner, job_id: str) -> Job:
     """Wait for a job's end."""
-    return await asyncio.wait_for(runner.book.wait_until_over(job_id), 20)
+    return await asyncio.wait_for(runner.jobs.wait_until_over(job_id), 20)
 
 
-async def until(runner: JobRunner, job_id: str, true: Callable[[JobView], bool]) -> JobView:
+async def until(runner: JobRunner, job_id: str, true: Callable[[Job], bool]) -> Job:
     """Wait until something is true of a job."""
     async with asyncio.timeout(20):
         while True:
-            change = runner.book.change
-            view = await runner.book.get(job_id)
+            change = runner.jobs.change
+            view = await runner.jobs.get(job_id)
             if true(view):
                 return view
             assert not view.state.is_over, view
             await change.wait()
 
 
-def runs(view: JobView) -> bool:
+def runs(view: Job) -> bool:
     """Tell whether a job's trainer has begun a phase."""
     return view.state is JobState.RUNNING and bool(view.phases)

@@ -21,7 +21,7 @@ from transformers import (
 )
 from twofold_checkpoint.examples import Example, Span, write_examples
 from twofold_checkpoint.protocol.events import Event, Finished, PhaseStarted
-from twofold_checkpoint.protocol.job import Hyperparameters, Job
+from twofold_checkpoint.protocol.job import Hyperparameters, TrainerJob
 from twofold_trainer.adapt import run_job
 from twofold_trainer.initial_training import train_initial_checkpoint
 from twofold_trainer.modeling.backbone import Backbone, load_backbone
@@ -244,7 +244,7 @@ def ending(events: Iterable[Event]) -> tuple[list[Event], Finished]:
     return seen, last
 
 
-def until(job: Job, phase: str) -> list[Event]:
+def until(job: TrainerJob, phase: str) -> list[Event]:
     """Run a job until a phase begins, and leave it there: what follows (an export) costs seconds."""
     seen: list[Event] = []
     running = run_job(job)

@@ -12,10 +12,10 @@ from support import tiny_models
 from support.exported_models import Exported, make_exported
 from support.shared_once import once
 from twofold_checkpoint.examples import write_examples
-from twofold_checkpoint.protocol.job import Job
+from twofold_checkpoint.protocol.job import TrainerJob
 from twofold_checkpoint.store import Store
 
-MakeJob = Callable[..., Job]
+MakeJob = Callable[..., TrainerJob]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -46,14 +46,14 @@ def make_job(store: Store, tmp_path: Path) -> MakeJob:
 def job_maker(store: Store, directory: Path) -> MakeJob:
     """Make jobs for a store, with their examples in a directory."""
 
-    def make(head: str = "ner", **settings) -> Job:
+    def make(head: str = "ner", **settings) -> TrainerJob:
         of = tiny_models.restaurant if head == "ner" else tiny_models.intents
         dev = settings.pop("dev", None if "train" in settings else of(80, seed=7))
         train = settings.pop("train", of(80))
         write_examples(directory / "train.jsonl", train)
         if dev is not None:
             write_examples(directory / "dev.jsonl", dev)
-        return Job(
+        return TrainerJob(
             **{
                 "id": "job",
                 "store": str(store.root),

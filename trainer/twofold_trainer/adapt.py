@@ -12,7 +12,7 @@ from twofold_checkpoint.checkpoint import TRAINING_WEIGHTS
 from twofold_checkpoint.errors import CheckpointError
 from twofold_checkpoint.manifest import other_head
 from twofold_checkpoint.protocol.events import Event, ExactVerified, Finished, PhaseStarted, Published
-from twofold_checkpoint.protocol.job import SNAPSHOTS, Job
+from twofold_checkpoint.protocol.job import SNAPSHOTS, TrainerJob
 from twofold_checkpoint.store import Store
 
 from twofold_trainer.errors import CancelledError, TrainerError
@@ -36,7 +36,7 @@ from twofold_trainer.training.train import train
 log = logging.getLogger(__name__)
 
 
-def run_job(job: Job, stop: StopSignal | None = None) -> Iterator[Event]:
+def run_job(job: TrainerJob, stop: StopSignal | None = None) -> Iterator[Event]:
     """Run a job and yield its events; the last one is always Finished. Only a candidate that passes the gate is published."""
     try:
         yield from _adapt(job, stop or StopSignal())
@@ -53,7 +53,7 @@ def run_job(job: Job, stop: StopSignal | None = None) -> Iterator[Event]:
         yield Finished(outcome="failed", reason=f"{type(error).__name__}: {' '.join(str(error).split())[:500]}.")
 
 
-def _adapt(job: Job, stop: StopSignal) -> Iterator[Event]:
+def _adapt(job: TrainerJob, stop: StopSignal) -> Iterator[Event]:
     stop.set_deadline(job.max_runtime)
     yield PhaseStarted(phase="validate")
     plan = make_plan(job)

@@ -58,7 +58,7 @@ class Statistical(msgspec.Struct, frozen=True, kw_only=True, tag="statistical"):
     margin: float = 1.0
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class TrainerJob(msgspec.Struct, frozen=True, kw_only=True):
     """Describe one adaptation to the trainer."""
 
     id: str
@@ -89,11 +89,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Least time between two snapshots of the training; zero takes one after every epoch."""
 
 
-def write_job(path: str | os.PathLike[str], job: Job) -> None:
+def write_job(path: str | os.PathLike[str], job: TrainerJob) -> None:
     """Write a job as JSON."""
     Path(path).write_bytes(msgspec.json.encode(job))
 
 
-def read_job(path: str | os.PathLike[str]) -> Job:
+def read_job(path: str | os.PathLike[str]) -> TrainerJob:
     """Read a job. Raises msgspec.DecodeError for a malformed file."""
-    return msgspec.json.decode(Path(path).read_bytes(), type=Job)
+    return msgspec.json.decode(Path(path).read_bytes(), type=TrainerJob)

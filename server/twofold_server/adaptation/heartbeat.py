@@ -34,7 +34,7 @@ class Heartbeat:
         self,
         *,
         store: Store,
-        book: JobRepository,
+        jobs: JobRepository,
         reporter: Reporter,
         leftovers: StaleFiles,
         launcher: Launcher,
@@ -42,7 +42,7 @@ class Heartbeat:
         cancel: Callable[[str], None],
     ) -> None:
         self._store = store
-        self._book = book
+        self._jobs = jobs
         self._reporter = reporter
         self._stale_files = leftovers
         self._launcher = launcher
@@ -53,7 +53,7 @@ class Heartbeat:
     async def start(self) -> None:
         """Take over orphaned jobs, and start the heartbeat if other servers share the jobs."""
         await self._take_over_orphans()
-        if self._book.is_shared:
+        if self._jobs.is_shared:
             self._task = asyncio.create_task(self._send(), name="pulse")
 
     async def stop(self) -> None:
@@ -67,20 +67,20 @@ class Heartbeat:
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
             try:
-                await self._book.beat()
-                for job_id in await self._book.unwanted():
+                await self._jobs.renew_lease()
+                for job_id in await self._jobs.cancel_requested():
                     self._cancel(job_id)
                 await self._take_over_orphans()
             except (ServerError, CheckpointError, OSError) as error:  # The next heartbeat may succeed.
                 log.error("heartbeat failed", extra={"reason": str(error)})  # noqa: TRY400 -- no bug of ours.
 
     async def _take_over_orphans(self) -> None:
-        for view in await self._book.abandoned():
+        for job in await self._jobs.abandoned():
             current = (await asyncio.to_thread(self._store.aliases)).current
-            event = conclude_after_crash(view, current, self._attempts)
-            log.warning("taking over an orphaned job", extra={"job": view.id, "reason": event.reason})
-            await asyncio.to_thread(self._launcher.bury, view.id)
-            taken = await self._book.take_over(view.id, event)  # None if another server was faster.
+            event = conclude_after_crash(job, current, self._attempts)
+            log.warning("taking over an orphaned job", extra={"job": job.id, "reason": event.reason})
+            await asyncio.to_thread(self._launcher.bury, job.id)
+            taken = await self._jobs.take_over(job.id, event)  # None if another server was faster.
             if taken is not None and taken.state.is_over:
-                await asyncio.to_thread(self._stale_files.of_job, view.id)
-                await self._reporter.make(view.id)
+                await asyncio.to_thread(self._stale_files.of_job, job.id)
+                await self._reporter.make(job.id)

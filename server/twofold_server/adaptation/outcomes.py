@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twofold_checkpoint.protocol.events import Finished
 
-from twofold_server.jobs.model import CANCELLED, JobState, JobView, StateEntered, TrainerDied
+from twofold_server.jobs.model import CANCELLED, Job, JobState, StateEntered, TrainerDied
 
 _DEFAULTS = {
     "succeeded": "The trainer did what was asked.",
@@ -19,7 +19,7 @@ STOPPED = StateEntered(
 
 
 def final_state(
-    view: JobView, last: Finished | TrainerDied, *, cancelled: bool, stopping: bool, attempts: int
+    job: Job, last: Finished | TrainerDied, *, cancelled: bool, stopping: bool, attempts: int
 ) -> StateEntered:
     """Return the final state of a job, given the trainer's last event and the server's requests to cancel or stop it.
 
@@ -30,30 +30,28 @@ def final_state(
     if isinstance(last, TrainerDied) or last.outcome == "cancelled":
         if stopping:
             return STOPPED
-        return try_again(view, last.reason.strip()[:MAX_REASON] or _DEFAULTS["cancelled"], attempts)
+        return try_again(job, last.reason.strip()[:MAX_REASON] or _DEFAULTS["cancelled"], attempts)
     reason = last.reason.strip()[:MAX_REASON] or _DEFAULTS[last.outcome]
     return StateEntered(state=JobState(last.outcome), reason=reason)
 
 
-def try_again(view: JobView, reason: str, attempts: int) -> StateEntered:
+def try_again(job: Job, reason: str, attempts: int) -> StateEntered:
     """Requeue a job that lost its trainer or server, or fail it once it has used its *attempts*."""
-    number = view.losses + 1
+    number = job.restarts + 1
     if number < attempts:
         message = f"{reason} The job goes on from what it had kept: attempt {number + 1} of {attempts}."
         return StateEntered(state=JobState.QUEUED, reason=message, lost=True)
     counted = f" That was attempt {number} of {attempts}." if attempts > 1 else ""
-    candidate_note = f" {view.candidate} was published and waits for PromoteCheckpoint." if view.candidate else ""
+    candidate_note = f" {job.candidate} was published and waits for PromoteCheckpoint." if job.candidate else ""
     return StateEntered(state=JobState.FAILED, reason=f"{reason}{counted}{candidate_note}")
 
 
-def conclude_after_crash(view: JobView, current: str | None, attempts: int) -> StateEntered:
+def conclude_after_crash(job: Job, current: str | None, attempts: int) -> StateEntered:
     """Return the state of a job whose server died. A candidate that is already current counts as swapped in."""
-    if view.candidate and view.order.promote == "auto" and view.candidate == current:
-        reason = (
-            f"{view.candidate} was made current just before the server died; it answers since the server came back."
-        )
+    if job.candidate and job.order.promote == "auto" and job.candidate == current:
+        reason = f"{job.candidate} was made current just before the server died; it answers since the server came back."
         return StateEntered(state=JobState.SUCCEEDED, reason=reason)
-    return try_again(view, "The server died while the job ran.", attempts)
+    return try_again(job, "The server died while the job ran.", attempts)
 
 
 def already_published(candidate: str) -> StateEntered:

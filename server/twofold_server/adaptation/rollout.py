@@ -16,7 +16,7 @@ from twofold_checkpoint.store import Store
 from twofold_server.adaptation.outcomes import base_changed, not_promoted, rejected_in_shadow
 from twofold_server.config.settings import Config
 from twofold_server.errors import BaseChangedError, DatabaseError, ServerError
-from twofold_server.jobs.model import JobView, StateEntered, Swapped
+from twofold_server.jobs.model import Job, StateEntered, Swapped
 from twofold_server.jobs.repository import JobRepository
 from twofold_server.versions.alias_changes import Author
 from twofold_server.versions.events import Shadowed
@@ -47,16 +47,16 @@ class CandidateRollout:
     """Rolls out a job's candidate: promotes it, leaves it for manual promotion, or rejects it."""
 
     def __init__(
-        self, store: Store, book: JobRepository, promoter: Promoter, shadow_test: ShadowTest | None, config: Config
+        self, store: Store, jobs: JobRepository, promoter: Promoter, shadow_test: ShadowTest | None, config: Config
     ) -> None:
         self._store = store
-        self._book = book
+        self._jobs = jobs
         self._promoter = promoter
         self._shadow = shadow_test
         self._config = config
 
     async def follow(
-        self, view: JobView, ending: StateEntered, interrupted: Callable[[], StateEntered | None]
+        self, job: Job, ending: StateEntered, interrupted: Callable[[], StateEntered | None]
     ) -> StateEntered:
         """Set the candidate alias, promote the candidate if requested, and return the final state of the job.
 
@@ -64,57 +64,57 @@ class CandidateRollout:
         """
         try:
             # First, so that a candidate that cannot go live still has an alias.
-            author = Author(view.id, "The gate passed it.")
-            nomination = await asyncio.to_thread(self._store.set_candidate, view.candidate)
-            await self._book.record(nomination, author)
-            if view.order.promote == "manual":
+            author = Author(job.id, "The gate passed it.")
+            nomination = await asyncio.to_thread(self._store.set_candidate, job.candidate)
+            await self._jobs.record_alias_change(nomination, author)
+            if job.order.promote == "manual":
                 return ending
-            base = view.base if view.order.base == "current" else None
+            base = job.base if job.order.base == "current" else None
             if base and nomination.after.current != base:
-                return not_promoted(view.candidate, base_changed(base, nomination.after.current))
-            if failed := await self._shadow_test(view, interrupted):
+                return not_promoted(job.candidate, base_changed(base, nomination.after.current))
+            if failed := await self._shadow_test(job, interrupted):
                 return failed
-            await self._book.say(view.id, PhaseStarted(phase="swap"))
+            await self._jobs.append_event(job.id, PhaseStarted(phase="swap"))
             promotion = await self._promoter.promote(
-                view.candidate, author, adapted=view.order.head, expected_current=base
+                job.candidate, author, adapted=job.order.head, expected_current=base
             )
         except BaseChangedError as error:
-            return not_promoted(view.candidate, base_changed(view.base, error.current))
+            return not_promoted(job.candidate, base_changed(job.base, error.current))
         except (CheckpointError, ServerError, OSError) as error:
-            return not_promoted(view.candidate, str(error))
+            return not_promoted(job.candidate, str(error))
         except Exception as error:
-            log.exception("promotion failed", extra={"job": view.id, "checkpoint": view.candidate})
-            return not_promoted(view.candidate, f"unexpected {type(error).__name__}; the server's log says more")
-        await self._book.say(view.id, Swapped(checkpoint_id=view.candidate, seconds=promotion.seconds))
+            log.exception("promotion failed", extra={"job": job.id, "checkpoint": job.candidate})
+            return not_promoted(job.candidate, f"unexpected {type(error).__name__}; the server's log says more")
+        await self._jobs.append_event(job.id, Swapped(checkpoint_id=job.candidate, seconds=promotion.seconds))
         return ending
 
-    async def _shadow_test(self, view: JobView, interrupted: Callable[[], StateEntered | None]) -> StateEntered | None:
+    async def _shadow_test(self, job: Job, interrupted: Callable[[], StateEntered | None]) -> StateEntered | None:
         """Run the shadow test if requested, and return the final state if the candidate must not go live, else None."""
-        requested = view.order.shadow_share
+        requested = job.order.shadow_share
         share = self._config.shadow_share if requested is None else requested
         if not share or self._shadow is None:
             return None
-        await self._book.say(view.id, PhaseStarted(phase="shadow"))
+        await self._jobs.append_event(job.id, PhaseStarted(phase="shadow"))
 
         async def tell(seen: Shadowed) -> None:
             # A lost progress event must not fail the job; the final result must be stored.
             with suppress(DatabaseError):
-                await self._book.say(view.id, seen)
+                await self._jobs.append_event(job.id, seen)
 
         done = await self._shadow.run(
-            view.candidate,
+            job.candidate,
             share,
-            view.order.head,
+            job.order.head,
             is_cancelled=lambda: interrupted() is not None,
             on_progress=tell,
         )
         if done is not None:
-            await self._book.say(view.id, done.seen)
+            await self._jobs.append_event(job.id, done.seen)
             if done.regression:
-                return rejected_in_shadow(view.candidate, done.regression.message)
+                return rejected_in_shadow(job.candidate, done.regression.message)
             if done.seen.texts < (fewest := self._config.watch_fewest):
                 message = (
                     f"Only {done.seen.texts} live texts were compared in shadow; fewer than {fewest} decide nothing."
                 )
-                await self._book.say(view.id, NoteAdded(message=message, warning=True))
+                await self._jobs.append_event(job.id, NoteAdded(message=message, warning=True))
         return interrupted()

@@ -24,7 +24,7 @@ from twofold_server.adaptation.trainer_job import make_trainer_job
 from twofold_server.adaptation.uploads import Uploads
 from twofold_server.config.settings import Config
 from twofold_server.errors import DatabaseError, FailedPreconditionError, ServerError
-from twofold_server.jobs.model import CANCELLED, BaseChosen, JobState, JobView, Order, StateEntered, TrainerDied
+from twofold_server.jobs.model import CANCELLED, BaseChosen, Job, JobState, Order, StateEntered, TrainerDied
 from twofold_server.jobs.repository import JobRepository
 from twofold_server.observability.metrics import Metrics
 from twofold_server.report.reporter import Reporter
@@ -44,7 +44,7 @@ class JobRunner:
         *,
         config: Config,
         store: Store,
-        book: JobRepository,
+        jobs: JobRepository,
         reporter: Reporter,
         uploads: Uploads,
         promoter: Promoter,
@@ -56,14 +56,14 @@ class JobRunner:
         self._store = store
         self._metrics = metrics
         self._launcher = launcher or SubprocessLauncher(config)
-        self.book = book
+        self.jobs = jobs
         self._reporter = reporter
-        self._rollout = CandidateRollout(store, self.book, promoter, shadow_test, config)
-        self._submitter = JobSubmitter(store, uploads, self.book, config)
+        self._rollout = CandidateRollout(store, self.jobs, promoter, shadow_test, config)
+        self._submitter = JobSubmitter(store, uploads, self.jobs, config)
         self._stale_files = StaleFiles(store)
         self._heartbeat = Heartbeat(
             store=store,
-            book=self.book,
+            jobs=self.jobs,
             reporter=self._reporter,
             leftovers=self._stale_files,
             launcher=self._launcher,
@@ -75,7 +75,7 @@ class JobRunner:
         self._worker: asyncio.Task[None] | None = None
         self._running: str | None = None
         self._paused = False
-        self._unwanted: set[str] = set()
+        self._cancelled: set[str] = set()
         self._stopping = asyncio.Event()
 
     @property
@@ -95,9 +95,9 @@ class JobRunner:
         """
         self._lock = lock_queue(self._store.root / "jobs.lock", shared=self._shares)
         try:
-            await self.book.open()
+            await self.jobs.open()
             with suppress(CheckpointError):  # Unreadable aliases are reported where they are used.
-                await self.book.catch_up(await asyncio.to_thread(self._store.aliases))
+                await self.jobs.catch_up_aliases(await asyncio.to_thread(self._store.aliases))
             await self._heartbeat.start()
             await self._sweep(alone=not self._shares)
         except BaseException:
@@ -116,26 +116,26 @@ class JobRunner:
         if self._worker:
             await self._worker
         await self._heartbeat.stop()
-        await self.book.close()
+        await self.jobs.close()
         if self._lock:
             self._lock.close()
 
-    async def submit(self, order: Order, inline: Inline | None = None) -> JobView:
+    async def submit(self, order: Order, inline: Inline | None = None) -> Job:
         """Queue a job; see JobSubmitter.submit."""
         return await self._submitter.submit(order, inline)
 
-    async def cancel(self, job_id: str) -> JobView:
+    async def cancel(self, job_id: str) -> Job:
         """Cancel a job and return it once it has stopped. Raises FailedPreconditionError if the job ends otherwise first."""
-        view = await self.book.cancel(job_id, "CancelJob was called while the job waited.")
-        if view.state.is_over:
+        job = await self.jobs.cancel(job_id, "CancelJob was called while the job waited.")
+        if job.state.is_over:
             await asyncio.to_thread(self._stale_files.of_job, job_id)  # A requeued job may have snapshots.
-            return view
+            return job
         self._stop_running(job_id)  # A job on another server is cancelled by that server's heartbeat.
-        view = await self.book.wait_until_over(job_id)
-        self._unwanted.discard(job_id)
-        if view.state is not JobState.CANCELLED:
-            raise FailedPreconditionError(f"job {job_id!r} ended before it could be cancelled: {view.state}")
-        return view
+        job = await self.jobs.wait_until_over(job_id)
+        self._cancelled.discard(job_id)
+        if job.state is not JobState.CANCELLED:
+            raise FailedPreconditionError(f"job {job_id!r} ended before it could be cancelled: {job.state}")
+        return job
 
     async def pause(self, reason: str) -> None:
         """Pause the running job, and record the reason among its events."""
@@ -146,112 +146,112 @@ class JobRunner:
         await self._set_paused(reason, paused=False)
 
     async def _set_paused(self, reason: str, *, paused: bool) -> None:
-        if (job := self._running) and paused != self._paused and self._launcher.hold(job, held=paused):
+        if (job_id := self._running) and paused != self._paused and self._launcher.hold(job_id, held=paused):
             self._paused = paused
             self._metrics.job_paused.set(paused)
             self._metrics.job_pauses.inc(paused)
-            log.info("job paused" if paused else "job resumed", extra={"job": job, "reason": reason})
-            await self.book.say(job, NoteAdded(message=reason))
+            log.info("job paused" if paused else "job resumed", extra={"job": job_id, "reason": reason})
+            await self.jobs.append_event(job_id, NoteAdded(message=reason))
 
     def _stop_running(self, job_id: str) -> None:
-        self._unwanted.add(job_id)
+        self._cancelled.add(job_id)
         self._launcher.cancel(job_id)
 
     # -- the queue ----------------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
         while not self._stopping.is_set():
-            change = self.book.change
+            change = self.jobs.change
             try:
-                view = await self.book.start_next()
+                job = await self.jobs.start_next()
             except Exception:  # An error of one job or of the disk must not stop the queue.
                 log.exception("could not read the job queue")
                 await self._backoff()
                 continue
-            if view is None:
+            if job is None:
                 await self._wait_for_change(change)
             else:
-                await self._run(view)
+                await self._run(job)
 
-    async def _run(self, view: JobView) -> None:
+    async def _run(self, job: Job) -> None:
         """Run a job until it ends or is requeued. Never raises because of the job, so that the queue continues."""
-        self._running = view.id
-        log.info("job started", extra={"job": view.id})
+        self._running = job.id
+        log.info("job started", extra={"job": job.id})
         try:
-            ending = await self._adapt(view)
+            ending = await self._adapt(job)
         except (CheckpointError, ServerError, OSError) as error:
-            log.exception("job failed", extra={"job": view.id})
+            log.exception("job failed", extra={"job": job.id})
             ending = StateEntered(state=JobState.FAILED, reason=f"{error}.")
         except Exception as error:
-            log.exception("job failed", extra={"job": view.id})
+            log.exception("job failed", extra={"job": job.id})
             reason = f"Unexpected {type(error).__name__}; the server's log says more. This is a bug."
             ending = StateEntered(state=JobState.FAILED, reason=reason)
-        self._unwanted.discard(view.id)
+        self._cancelled.discard(job.id)
         with suppress(DatabaseError):  # Reported below.
             await self._sweep(alone=False)  # A killed trainer leaves partial files.
         while True:
             try:
-                await self.book.say(view.id, ending)
+                await self.jobs.append_event(job.id, ending)
                 break
             except FailedPreconditionError as error:  # Another server took the job over.
-                log.error("job had already ended", extra={"job": view.id, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
+                log.error("job had already ended", extra={"job": job.id, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
                 break
             except DatabaseError:  # For example a full disk. Retry, or the job would stay RUNNING for ever.
-                log.exception("could not record the end of a job", extra={"job": view.id, "state": ending.state.value})
+                log.exception("could not record the end of a job", extra={"job": job.id, "state": ending.state.value})
                 if self._stopping.is_set():
                     break
                 await self._backoff()
         if ending.state.is_over:
-            await asyncio.to_thread(self._stale_files.of_job, view.id)
-            await self._reporter.make(view.id)
+            await asyncio.to_thread(self._stale_files.of_job, job.id)
+            await self._reporter.make(job.id)
         self._running, self._paused = None, False
         self._metrics.job_paused.set(0)
-        log.info("job ended", extra={"job": view.id, "state": ending.state.value})
-        log.debug("why it ended", extra={"job": view.id, "reason": ending.reason})  # The reason may quote user text.
+        log.info("job ended", extra={"job": job.id, "state": ending.state.value})
+        log.debug("why it ended", extra={"job": job.id, "reason": ending.reason})  # The reason may quote user text.
 
-    async def _adapt(self, view: JobView) -> StateEntered:
-        began = bool(view.phases)  # A resumed job has its base and may have a candidate.
-        base = await asyncio.to_thread(self._store.get, view.base if began else view.order.base)
-        await self.book.say(view.id, BaseChosen(checkpoint_id=base.id))
-        if began and (made := await asyncio.to_thread(self._find_candidate, view)):
-            view = await self.book.say(view.id, Published(checkpoint_id=made))
+    async def _adapt(self, job: Job) -> StateEntered:
+        began = bool(job.phases)  # A resumed job has its base and may have a candidate.
+        base = await asyncio.to_thread(self._store.get, job.base if began else job.order.base)
+        await self.jobs.append_event(job.id, BaseChosen(checkpoint_id=base.id))
+        if began and (made := await asyncio.to_thread(self._find_candidate, job)):
+            job = await self.jobs.append_event(job.id, Published(checkpoint_id=made))
             ending = already_published(made)
         else:
-            view, ending = await self._train(view, base)
-        if ending.state is JobState.SUCCEEDED and view.candidate and view.order.promote != "never":
-            return await self._rollout.follow(view, ending, lambda: self._interrupted(view.id))
+            job, ending = await self._train(job, base)
+        if ending.state is JobState.SUCCEEDED and job.candidate and job.order.promote != "never":
+            return await self._rollout.follow(job, ending, lambda: self._interrupted(job.id))
         return ending
 
     def _interrupted(self, job_id: str) -> StateEntered | None:
         """Return the state of a cancelled or stopped job, or None to continue."""
-        if job_id in self._unwanted:
+        if job_id in self._cancelled:
             return CANCELLED
         return STOPPED if self._stopping.is_set() else None
 
-    async def _train(self, view: JobView, base: Checkpoint) -> tuple[JobView, StateEntered]:
+    async def _train(self, job: Job, base: Checkpoint) -> tuple[Job, StateEntered]:
         last: Finished | TrainerDied = Finished(outcome="cancelled", reason="")
-        job = make_trainer_job(
-            view, base.id, self._store.root.resolve(), snapshot_seconds=self._config.snapshot_seconds
+        trainer_job = make_trainer_job(
+            job, base.id, self._store.root.resolve(), snapshot_seconds=self._config.snapshot_seconds
         )
-        if view.id not in self._unwanted and not self._stopping.is_set():
-            async with aclosing(self._launcher.launch(job)) as events:
+        if job.id not in self._cancelled and not self._stopping.is_set():
+            async with aclosing(self._launcher.launch(trainer_job)) as events:
                 async for event in events:
                     if isinstance(event, Finished | TrainerDied):
                         last = event
                     else:
-                        view = await self.book.say(view.id, event)
-        cancelled, stopping = view.id in self._unwanted, self._stopping.is_set()
+                        job = await self.jobs.append_event(job.id, event)
+        cancelled, stopping = job.id in self._cancelled, self._stopping.is_set()
         attempts = self._config.job_attempts
-        return view, final_state(view, last, cancelled=cancelled, stopping=stopping, attempts=attempts)
+        return job, final_state(job, last, cancelled=cancelled, stopping=stopping, attempts=attempts)
 
-    def _find_candidate(self, view: JobView) -> str:
+    def _find_candidate(self, job: Job) -> str:
         """Return the id of the checkpoint that an earlier trainer of the job published, or an empty string."""
-        published = (entry.id for entry in self._store.list() if entry.manifest.job_id == view.id)
-        return view.candidate or next(published, "")
+        published = (entry.id for entry in self._store.list() if entry.manifest.job_id == job.id)
+        return job.candidate or next(published, "")
 
     async def _sweep(self, *, alone: bool) -> None:
-        unfinished = {view.id for view in await self.book.unfinished()}
-        known = unfinished | {view.id for view in await self.book.over()}
+        unfinished = {job.id for job in await self.jobs.unfinished()}
+        known = unfinished | {job.id for job in await self.jobs.finished()}
         await asyncio.to_thread(self._stale_files.remove_stale_staging, known, unfinished, alone=alone)
 
     async def _backoff(self) -> None:

@@ -17,7 +17,7 @@ from twofold_server.adaptation.validation import violations
 from twofold_server.config.settings import Config
 from twofold_server.errors import raise_if_invalid
 from twofold_server.jobs.directories import job_directory
-from twofold_server.jobs.model import JobView, Order, new_job_id
+from twofold_server.jobs.model import Job, Order, new_job_id
 from twofold_server.jobs.repository import JobRepository
 from twofold_server.observability.request_context import CALL_SPAN
 
@@ -25,13 +25,13 @@ from twofold_server.observability.request_context import CALL_SPAN
 class JobSubmitter:
     """Validates orders, stores their inline examples under ``STORE/jobs/ID/``, and queues them."""
 
-    def __init__(self, store: Store, uploads: Uploads, book: JobRepository, config: Config) -> None:
+    def __init__(self, store: Store, uploads: Uploads, jobs: JobRepository, config: Config) -> None:
         self._store = store
         self._uploads = uploads
-        self._book = book
+        self._jobs = jobs
         self._config = config
 
-    async def submit(self, order: Order, inline: Inline | None = None) -> JobView:
+    async def submit(self, order: Order, inline: Inline | None = None) -> Job:
         """Queue a job, or return the earlier job of the same request_id and request.
 
         Raises InvalidRequestError, ExampleError, UnknownNameError (upload), CheckpointNotFoundError (base),
@@ -39,43 +39,43 @@ class JobSubmitter:
         """
         digest = await asyncio.to_thread(digest_of, order, inline)
         # First: a repeated request returns its job even if the base or the queue has changed.
-        if earlier := await self._book.find(order.request_id, digest):
+        if earlier := await self._jobs.find(order.request_id, digest):
             return earlier
-        await self._book.check_room(self._config.max_queued_jobs)
+        await self._jobs.check_queue_limit(self._config.max_queued_jobs)
         # Shielded from a disconnecting caller: a job must not lack its files, nor files their job.
         return await asyncio.shield(asyncio.create_task(self._queue(order, inline, digest)))
 
-    async def _queue(self, order: Order, inline: Inline | None, digest: str) -> JobView:
-        async with self._book.bases:  # The base cannot be deleted before the job is visible.
+    async def _queue(self, order: Order, inline: Inline | None, digest: str) -> Job:
+        async with self._jobs.base_lock:  # The base cannot be deleted before the job is visible.
             base = await asyncio.to_thread(self._store.get, order.base)
             now = dt.datetime.now(dt.UTC)
             span = CALL_SPAN.get()
-            view = JobView(
+            job = Job(
                 id=new_job_id(now),
                 order=order,
                 created=now,
                 base=base.id,
                 traceparent=span.traceparent if span else "",
             )
-            await asyncio.to_thread(self._store_dataset, view, inline, base.manifest.labels)
+            await asyncio.to_thread(self._store_dataset, job, inline, base.manifest.labels)
             queued = None
             try:
-                queued = await self._book.add(view, digest, limit=self._config.max_queued_jobs)
+                queued = await self._jobs.add(job, digest, limit=self._config.max_queued_jobs)
             finally:
-                if queued is None or queued.id != view.id:
-                    await asyncio.to_thread(shutil.rmtree, job_directory(self._store.root, view.id), ignore_errors=True)
+                if queued is None or queued.id != job.id:
+                    await asyncio.to_thread(shutil.rmtree, job_directory(self._store.root, job.id), ignore_errors=True)
         return queued
 
-    def _store_dataset(self, view: JobView, inline: Inline | None, base: LabelSet) -> None:
+    def _store_dataset(self, job: Job, inline: Inline | None, base: LabelSet) -> None:
         """Validate the data, and store inline examples in the layout of an upload."""
         if inline is None:
-            raise_if_invalid(violations(view.order, self._uploads.open(view.order.upload_id).contents, base))
+            raise_if_invalid(violations(job.order, self._uploads.open(job.order.upload_id).contents, base))
             return
         with self._store.staging() as staged, DatasetWriter(staged, self._config.max_dataset_examples) as writer:
             writer.add("train", inline.train)
             writer.add("dev", inline.dev)
-            raise_if_invalid(violations(view.order, writer.finish(), base))
-            move_dataset(staged, job_directory(self._store.root, view.id))
+            raise_if_invalid(violations(job.order, writer.finish(), base))
+            move_dataset(staged, job_directory(self._store.root, job.id))
 
 
 def digest_of(order: Order, inline: Inline | None) -> str:

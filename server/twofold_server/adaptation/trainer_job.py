@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from twofold_checkpoint.protocol.job import Job
+from twofold_checkpoint.protocol.job import TrainerJob
 
 from twofold_server.jobs.directories import job_directory
-from twofold_server.jobs.model import JobView
+from twofold_server.jobs.model import Job
 
 
-def make_trainer_job(view: JobView, base: str, root: Path, *, snapshot_seconds: float) -> Job:
-    """Return the trainer's job for a view in the store at *root*."""
-    order = view.order
-    folder = root / "uploads" / order.upload_id if order.upload_id else job_directory(root, view.id)
+def make_trainer_job(job: Job, base: str, root: Path, *, snapshot_seconds: float) -> TrainerJob:
+    """Return the trainer's job for a job in the store at *root*."""
+    order = job.order
+    folder = root / "uploads" / order.upload_id if order.upload_id else job_directory(root, job.id)
     dev = folder / "dev.jsonl"
-    return Job(
-        id=view.id,
+    return TrainerJob(
+        id=job.id,
         store=str(root),
         base=base,
         train=str(folder / "train.jsonl"),
@@ -28,7 +28,7 @@ def make_trainer_job(view: JobView, base: str, root: Path, *, snapshot_seconds: 
         retained_margin=order.retained_margin,
         annotated_types=order.annotated_types,
         hyperparameters=order.hyperparameters,
-        max_runtime=_time_left(view),
+        max_runtime=_time_left(job),
         memory=order.memory,
         seed=order.seed,
         validate_only=order.validate_only,
@@ -36,9 +36,9 @@ def make_trainer_job(view: JobView, base: str, root: Path, *, snapshot_seconds: 
     )
 
 
-def _time_left(view: JobView) -> float | None:
+def _time_left(job: Job) -> float | None:
     """Return the remaining training time in seconds, at least 1, or None without a limit."""
-    if view.order.max_runtime is None:
+    if job.order.max_runtime is None:
         return None
-    had = sum((phase.ended - phase.started).total_seconds() for phase in view.phases if phase.ended)
-    return max(1.0, view.order.max_runtime - had)
+    had = sum((phase.ended - phase.started).total_seconds() for phase in job.phases if phase.ended)
+    return max(1.0, job.order.max_runtime - had)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twofold_checkpoint.protocol.events import ScoreMeasured
 from twofold_checkpoint.protocol.job import PHASES
 
-from twofold_server.jobs.model import EventRecord, JobState, JobView, PhaseEnded, StateEntered
+from twofold_server.jobs.model import EventRecord, Job, JobState, PhaseEnded, StateEntered
 from twofold_server.observability.metrics import Metrics
 
 
@@ -16,11 +16,11 @@ class JobMetrics:
         self._metrics = metrics
         self._scored = ""
 
-    def waiting(self, count: int) -> None:
+    def set_queued(self, count: int) -> None:
         """Set the number of queued jobs."""
         self._metrics.jobs_waiting.set(count)
 
-    def see(self, view: JobView, records: tuple[EventRecord, ...]) -> None:
+    def observe(self, job: Job, records: tuple[EventRecord, ...]) -> None:
         """Update the metrics with newly recorded events of a job."""
         for record in records:
             match record.event:
@@ -30,14 +30,14 @@ class JobMetrics:
                 case StateEntered(state=state, lost=lost):
                     if state.is_over:
                         self._metrics.jobs.labels(state.value).inc()
-                    self._metrics.job_losses.inc(lost)
-                    if view.started:
+                    self._metrics.job_restarts.inc(lost)
+                    if job.started:
                         self._metrics.jobs_running.set(0)
                         self._metrics.job_start.set(0)
                 case PhaseEnded(seconds=seconds):
                     self._metrics.job_phase_seconds.labels(_bounded(record.phase)).observe(seconds)
                 case ScoreMeasured(figure="protected" | "retained" | "new", moment="before" | "after"):
-                    self._show_score(view.id, record.event)
+                    self._show_score(job.id, record.event)
 
     def _show_score(self, job_id: str, score: ScoreMeasured) -> None:
         if self._scored != job_id:  # Scores of two jobs must not be mixed.

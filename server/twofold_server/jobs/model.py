@@ -1,4 +1,4 @@
-"""The server's job model: an order, its event records, and the view folded from them."""
+"""The job model: an order, its event records, and the job that results from replaying them."""
 
 from __future__ import annotations
 
@@ -170,8 +170,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why the previous checkpoint was restored; empty if it was not."""
 
 
-class JobView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A job as callers see it: its order and the fold of its events."""
+class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A job: its order and the result of replaying its events."""
 
     id: str
     order: Order
@@ -181,7 +181,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     started: dt.datetime | None = None
     """Time of the first start."""
     ended: dt.datetime | None = None
-    losses: int = 0
+    restarts: int = 0
     """Number of restarts after the loss of its trainer or server."""
     phases: tuple[Phase, ...] = ()
     reason: str = ""
@@ -210,53 +210,53 @@ def new_job_id(now: dt.datetime) -> str:
     return f"job-{now:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
 
 
-def record(view: JobView, event: JobEvent, now: dt.datetime) -> tuple[EventRecord, ...]:
+def record(job: Job, event: JobEvent, now: dt.datetime) -> tuple[EventRecord, ...]:
     """Return numbered records of an event, preceded by PhaseEnded if the event ends the running phase."""
     events = [event]
-    running = view.running_phase
+    running = job.running_phase
     if running and isinstance(event, PhaseStarted | StateEntered):
         events.insert(0, PhaseEnded(seconds=max(0.0, (now - running.started).total_seconds())))
     return tuple(
-        EventRecord(sequence=view.last_sequence + number, time=now, phase=_phase_of(entry, view), event=entry)
+        EventRecord(sequence=job.last_sequence + number, time=now, phase=_phase_of(entry, job), event=entry)
         for number, entry in enumerate(events, 1)
     )
 
 
-def _phase_of(event: JobEvent, view: JobView) -> str:
+def _phase_of(event: JobEvent, job: Job) -> str:
     match event:
         case PhaseStarted():
             return event.phase
         case StateEntered() | BaseChosen():
             return ""
-    return view.phase
+    return job.phase
 
 
-def fold(view: JobView, records: Iterable[EventRecord]) -> JobView:
-    """Apply records to a view. A stored view always equals the fold of all its records over the initial view."""
-    return reduce(_apply, records, view)
+def replay(job: Job, records: Iterable[EventRecord]) -> Job:
+    """Apply records to a job. A stored job always equals the replay of all its records over the new job."""
+    return reduce(_apply, records, job)
 
 
-def _apply(view: JobView, entry: EventRecord) -> JobView:
-    view = replace(view, last_sequence=entry.sequence)
+def _apply(job: Job, entry: EventRecord) -> Job:
+    job = replace(job, last_sequence=entry.sequence)
     match entry.event:
         case StateEntered(state=JobState.QUEUED, lost=lost):
-            return replace(view, state=JobState.QUEUED, losses=view.losses + lost)
+            return replace(job, state=JobState.QUEUED, restarts=job.restarts + lost)
         case StateEntered(state=JobState.RUNNING):
-            return replace(view, state=JobState.RUNNING, started=view.started or entry.time)
+            return replace(job, state=JobState.RUNNING, started=job.started or entry.time)
         case StateEntered(state=state, reason=reason):
-            return replace(view, state=state, reason=reason, ended=entry.time)
+            return replace(job, state=state, reason=reason, ended=entry.time)
         case BaseChosen(checkpoint_id=checkpoint_id):
-            return replace(view, base=checkpoint_id)
+            return replace(job, base=checkpoint_id)
         case PhaseStarted(phase=name):
-            return replace(view, phases=(*view.phases, Phase(name=name, started=entry.time)))
+            return replace(job, phases=(*job.phases, Phase(name=name, started=entry.time)))
         case PhaseEnded():
-            *earlier, last = view.phases
-            return replace(view, phases=(*earlier, replace(last, ended=entry.time)))
+            *earlier, last = job.phases
+            return replace(job, phases=(*earlier, replace(last, ended=entry.time)))
         case PlanMade(hyperparameters=resolved):
-            view = replace(view, hyperparameters=resolved)
+            job = replace(job, hyperparameters=resolved)
         case Published(checkpoint_id=checkpoint_id):
-            return replace(view, candidate=checkpoint_id)
-    return replace(view, report=_apply_to_report(view.report, entry.event))
+            return replace(job, candidate=checkpoint_id)
+    return replace(job, report=_apply_to_report(job.report, entry.event))
 
 
 def _apply_to_report(report: Report, event: JobEvent) -> Report:

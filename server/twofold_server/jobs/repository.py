@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import functools
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from twofold_checkpoint.store import Aliases, AliasUpdate
 
 from twofold_server.errors import NotServingError, ServerError
 from twofold_server.jobs.metrics import JobMetrics
-from twofold_server.jobs.model import EventRecord, JobEvent, JobState, JobView, StateEntered
-from twofold_server.jobs.table import JobTable
+from twofold_server.jobs.model import EventRecord, Job, StateEntered
+from twofold_server.jobs.table import J, JobTable, WriteResult
 from twofold_server.observability.metrics import Metrics
 from twofold_server.storage.database import DatabaseLocation
 from twofold_server.versions.alias_changes import AliasChange, Author
@@ -26,21 +27,68 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
+def _read(
+    query: Callable[Concatenate[JobTable, P], T],
+) -> Callable[Concatenate[JobRepository, P], Coroutine[Any, Any, T]]:
+    """Make a query of the table a method that runs it in the database thread."""
+
+    @functools.wraps(query)
+    async def read(self: JobRepository, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        bound: Callable[P, T] = getattr(self._table, query.__name__)
+        return await self._run(bound, *args, **kwargs)
+
+    return read
+
+
+def _write(
+    change: Callable[Concatenate[JobTable, P], WriteResult[J]],
+) -> Callable[Concatenate[JobRepository, P], Coroutine[Any, Any, J]]:
+    """Make a change of the table a method that also updates the metrics, calls on_end and wakes all waiters."""
+
+    @functools.wraps(change)
+    async def write(self: JobRepository, /, *args: P.args, **kwargs: P.kwargs) -> J:
+        bound: Callable[P, WriteResult[J]] = getattr(self._table, change.__name__)
+        job, records = await self._run(bound, *args, **kwargs)
+        if job is not None:
+            await self._publish(job, records)
+        return job
+
+    return write
+
+
 class JobRepository:
     """Non-blocking reads and writes of jobs. Every read comes from the table, so callers see only durable state."""
+
+    add = _write(JobTable.add)
+    append_event = _write(JobTable.append_event)
+    append_event_after_end = _write(JobTable.append_event_after_end)
+    take_over = _write(JobTable.take_over)
+    start_next = _write(JobTable.start_next)
+    cancel = _write(JobTable.cancel)
+    delete = _write(JobTable.delete)
+
+    get = _read(JobTable.get)
+    find = _read(JobTable.find)
+    page = _read(JobTable.page)
+    unfinished = _read(JobTable.unfinished)
+    finished = _read(JobTable.finished)
+    abandoned = _read(JobTable.abandoned)
+    cancel_requested = _read(JobTable.cancel_requested)
+    check_queue_limit = _read(JobTable.check_queue_limit)
 
     def __init__(
         self,
         location: DatabaseLocation,
         metrics: Metrics,
         *,
-        on_end: Callable[[JobView], None] | None = None,
+        on_end: Callable[[Job], None] | None = None,
     ) -> None:
         self._location = location
         self._metrics = JobMetrics(metrics)
-        self._changed = asyncio.Event()
+        self.change = asyncio.Event()
+        """An event that is set at the next change. Take it, read, then wait for it."""
         self._on_end = on_end
-        self.bases = asyncio.Lock()
+        self.base_lock = asyncio.Lock()
         """Lock held from the check of a new job's base until its row is written, and while a checkpoint is deleted."""
         self._thread: ThreadPoolExecutor | None = None
         self._table: JobTable
@@ -52,7 +100,7 @@ class JobRepository:
         self._table = await asyncio.get_running_loop().run_in_executor(thread, JobTable, self._location)
         self._aliases = AliasTable(self._table.database)
         self._thread = thread
-        await self._count()
+        await self._update_queue_length()
 
     async def close(self) -> None:
         """Close the table. Watchers of unfinished jobs get NotServingError."""
@@ -60,125 +108,28 @@ class JobRepository:
         if thread:
             await asyncio.get_running_loop().run_in_executor(thread, self._table.close)
             thread.shutdown()
-            self._announce()
+            self._notify()
 
-    # -- writing ------------------------------------------------------------------------------------------------
-
-    async def add(self, view: JobView, digest: str, *, limit: int) -> JobView:
-        """Queue a job, or return the earlier job of the same request_id and request.
-
-        Raises ConflictError or OverloadedError.
-        """
-        added = await self._run_in_db_thread(self._table.add, view, digest, limit=limit)
-        await self._count()
-        self._announce()
-        return added
-
-    async def say(self, job_id: str, event: JobEvent) -> JobView:
-        """Append an event to a job. Raises FailedPreconditionError if the job is over or owned by another server."""
-        view, records = await self._run_in_db_thread(self._table.say, job_id, event, _now())
-        self._see(view, records)
-        if isinstance(event, StateEntered):
-            await self._count()
-        self._announce()
-        return view
-
-    async def amend(self, job_id: str, event: JobEvent) -> None:
-        """Append an event to a job even if the job is over. Raises UnknownNameError."""
-        await self._run_in_db_thread(self._table.amend, job_id, event, _now())
-        self._announce()
-
-    async def take_over(self, job_id: str, event: StateEntered) -> JobView | None:
-        """Take ownership of a job whose server died, and append an event; None if the job is no longer abandoned."""
-        written = await self._run_in_db_thread(self._table.take_over, job_id, event, _now())
-        if written is None:
-            return None
-        self._see(*written)
-        await self._count()
-        self._announce()
-        return written[0]
-
-    async def start_next(self) -> JobView | None:
-        """Start the oldest queued job and return it; None if none can start."""
-        started = await self._run_in_db_thread(self._table.start_next, _now())
-        if started is None:
-            return None
-        self._see(*started)
-        await self._count()
-        self._announce()
-        return started[0]
-
-    async def cancel(self, job_id: str, reason: str) -> JobView:
-        """Cancel a queued job, or mark a running job for cancellation, and return the job.
-
-        Raises FailedPreconditionError if the job is already over.
-        """
-        event = StateEntered(state=JobState.CANCELLED, reason=reason)
-        view, records = await self._run_in_db_thread(self._table.cancel, job_id, event, _now())
-        self._see(view, records)
-        await self._count()
-        self._announce()
-        return view
-
-    async def forget(self, job_id: str) -> None:
-        """Delete a job and its events. Raises UnknownNameError, or FailedPreconditionError if the job is not over."""
-        await self._run_in_db_thread(self._table.forget, job_id)
-        self._announce()
-
-    async def record(self, move: AliasUpdate, author: Author) -> None:
-        """Record who moved aliases. If the database fails, the error is logged and catch_up() records the move at the next start."""
-        try:
-            await self._run_in_db_thread(self._aliases.write, move, author, _now())
-        except ServerError as error:
-            log.error("alias change not recorded", extra={"actor": author.actor, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
-
-    async def catch_up(self, aliases: Aliases) -> None:
-        """Record alias moves that were missed while the database was unavailable."""
-        await self._run_in_db_thread(self._aliases.catch_up, aliases, _now())
-
-    async def beat(self) -> None:
+    async def renew_lease(self) -> None:
         """Renew the lease of this server, and wake all waiters to read what other servers wrote."""
-        await self._run_in_db_thread(self._table.beat)
-        await self._count()
-        self._announce()
+        await self._run(self._table.renew_lease)
+        await self._update_queue_length()
+        self._notify()
 
-    # -- reading ------------------------------------------------------------------------------------------------
+    async def record_alias_change(self, update: AliasUpdate, author: Author) -> None:
+        """Record who changed aliases. A database error is logged; catch_up_aliases() records the change at the next start."""
+        try:
+            await self._run(self._aliases.write, update, author, dt.datetime.now(dt.UTC))
+        except ServerError as error:
+            log.error("alias change not recorded", extra={"actor": author.actor, "reason": str(error)})  # noqa: TRY400 -- not a bug.
 
-    async def get(self, job_id: str) -> JobView:
-        """Return a job. Raises UnknownNameError."""
-        return await self._run_in_db_thread(self._table.get, job_id)
-
-    async def find(self, request_id: str, digest: str) -> JobView | None:
-        """Return the job of a request_id, or None. Raises ConflictError if the id was used with a different request."""
-        return await self._run_in_db_thread(self._table.find, request_id, digest)
-
-    async def check_room(self, limit: int) -> None:
-        """Raise OverloadedError if *limit* jobs are queued."""
-        await self._run_in_db_thread(self._table.check_room, limit)
-
-    async def page(self, size: int, before: int | None) -> tuple[list[JobView], int | None]:
-        """Return up to *size* jobs created before job number *before*, newest first, and the next page's *before*."""
-        return await self._run_in_db_thread(self._table.page, size, before)
+    async def catch_up_aliases(self, aliases: Aliases) -> None:
+        """Record alias changes that were missed while the database was unavailable."""
+        await self._run(self._aliases.catch_up, aliases, dt.datetime.now(dt.UTC))
 
     async def alias_changes(self, size: int, before: int | None) -> tuple[list[AliasChange], int | None]:
         """Return up to *size* alias changes before number *before*, newest first, and the next page's *before*."""
-        return await self._run_in_db_thread(self._aliases.page, size, before)
-
-    async def abandoned(self) -> list[JobView]:
-        """Return the running jobs whose server died."""
-        return await self._run_in_db_thread(self._table.abandoned)
-
-    async def unwanted(self) -> list[str]:
-        """Return the ids of this server's running jobs that were cancelled."""
-        return await self._run_in_db_thread(self._table.unwanted)
-
-    async def unfinished(self) -> list[JobView]:
-        """Return the queued and running jobs."""
-        return await self._run_in_db_thread(self._table.unfinished)
-
-    async def over(self) -> list[JobView]:
-        """Return the jobs that are over."""
-        return await self._run_in_db_thread(self._table.over)
+        return await self._run(self._aliases.page, size, before)
 
     async def watch(self, job_id: str, after: int = 0) -> AsyncGenerator[EventRecord, None]:
         """Yield the records after a sequence number, past records first, and end after the job's last record.
@@ -188,51 +139,46 @@ class JobRepository:
         """
         over = False
         while not over:
-            changed = self._changed  # Taken before reading, so that no change in between is missed.
-            records, over = await self._run_in_db_thread(self._table.read, job_id, after)
+            change = self.change  # Taken before reading, so that no change in between is missed.
+            records, over = await self._run(self._table.read_events, job_id, after)
             for record in records:
                 yield record
                 after = record.sequence
             if not records and not over:
-                await changed.wait()
+                await change.wait()
 
-    async def wait_until_over(self, job_id: str) -> JobView:
+    async def wait_until_over(self, job_id: str) -> Job:
         """Wait until the job is over, and return it."""
         while True:
-            changed = self._changed
-            view = await self.get(job_id)
-            if view.state.is_over:
-                return view
-            await changed.wait()
+            change = self.change
+            job = await self.get(job_id)
+            if job.state.is_over:
+                return job
+            await change.wait()
 
     @property
     def is_shared(self) -> bool:
         """Whether other servers may share the jobs."""
         return self._table.is_shared
 
-    @property
-    def change(self) -> asyncio.Event:
-        """An event that is set at the next change. Take it, read, then wait for it."""
-        return self._changed
+    async def _publish(self, job: Job, records: tuple[EventRecord, ...]) -> None:
+        self._metrics.observe(job, records)
+        states = [record.event.state for record in records if isinstance(record.event, StateEntered)]
+        if self._on_end and any(state.is_over for state in states):
+            self._on_end(job)
+        if states:
+            await self._update_queue_length()
+        self._notify()
 
-    def _see(self, view: JobView, records: tuple[EventRecord, ...]) -> None:
-        self._metrics.see(view, records)
-        ended = any(isinstance(record.event, StateEntered) and record.event.state.is_over for record in records)
-        if ended and self._on_end is not None:
-            self._on_end(view)
+    async def _update_queue_length(self) -> None:
+        self._metrics.set_queued(await self._run(self._table.count_queued))
 
-    async def _count(self) -> None:
-        self._metrics.waiting(await self._run_in_db_thread(self._table.count_waiting))
+    def _notify(self) -> None:
+        change, self.change = self.change, asyncio.Event()
+        change.set()
 
-    def _announce(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
-
-    async def _run_in_db_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a call in the database thread."""
         if self._thread is None:
-            raise NotServingError("the server is stopping; ask again when it is back")
+            raise NotServingError("the server is stopping; retry when it has restarted")
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: call(*args, **kwargs))
-
-
-def _now() -> dt.datetime:
-    return dt.datetime.now(dt.UTC)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from twofold_server.jobs.model import JobState, JobView
+from twofold_server.jobs.model import Job, JobState
 from twofold_server.observability.tracing import JOB_SPAN, FinishedSpan
 
 
-def job_span(job: JobView) -> FinishedSpan:
+def job_span(job: Job) -> FinishedSpan:
     """Return the span of a finished job with its phases as children, linked to the call that submitted it.
 
     Leaves out the job's reason, which may quote user text.
@@ -25,7 +25,7 @@ def job_span(job: JobView) -> FinishedSpan:
         "base": job.base,
         "candidate": job.candidate,
         "verdict": job.report.verdict or "",
-        "losses": job.losses,
+        "losses": job.restarts,
     }
     return FinishedSpan(
         name=JOB_SPAN,

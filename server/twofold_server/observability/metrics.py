@@ -73,7 +73,9 @@ class Metrics:
         self.score = gauge(
             "twofold_adaptation_score", "Scores of the last adaptation on held-out examples.", "figure", "moment"
         )
-        self.job_losses = counter("twofold_job_losses_total", "Jobs that lost their trainer or server, and went on.")
+        self.job_restarts = counter(
+            "twofold_job_restarts_total", "Jobs that lost their trainer or server, and went on."
+        )
         self.job_paused = gauge(
             "twofold_job_paused", "1 while the running job is paused because answers took too long."
         )

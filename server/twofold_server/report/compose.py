@@ -8,7 +8,7 @@ from twofold_checkpoint.protocol.events import NoteAdded
 from twofold_checkpoint.protocol.findings import Findings
 from twofold_checkpoint.protocol.job import Statistical
 
-from twofold_server.jobs.model import EventRecord, JobView, Phase
+from twofold_server.jobs.model import EventRecord, Job, Phase
 from twofold_server.report.curves import draw_curves
 from twofold_server.report.document import Ancestor, DatasetFacts, Document, JobRequest, Note, PhaseSeconds, Proofs
 from twofold_server.versions.events import RolledBack, Shadowed
@@ -21,20 +21,20 @@ MAX_NAMES = 300
 
 
 def compose(
-    view: JobView, records: Sequence[EventRecord], findings: Findings | None, lineage: tuple[Ancestor, ...]
+    job: Job, records: Sequence[EventRecord], findings: Findings | None, lineage: tuple[Ancestor, ...]
 ) -> Document:
-    """Combine a job's view, its events, its trainer's findings and its checkpoint lineage into one document."""
+    """Combine a job, its events, its trainer's findings and its checkpoint lineage into one document."""
     findings = findings or Findings(texts=False)
-    facts = view.report
+    facts = job.report
     return Document(
-        job_id=view.id,
-        state=view.state,
+        job_id=job.id,
+        state=job.state,
         verdict=facts.verdict,
-        reason=view.reason,
-        created=view.created,
-        started=view.started,
-        ended=view.ended,
-        request=_request(view),
+        reason=job.reason,
+        created=job.created,
+        started=job.started,
+        ended=job.ended,
+        request=_request(job),
         texts=findings.texts,
         figures=findings.figures,
         gate=facts.gate,
@@ -42,23 +42,23 @@ def compose(
         names=findings.names,
         confusions=findings.confusions,
         changes=findings.changes,
-        dataset=_dataset(view, findings),
+        dataset=_dataset(job, findings),
         notes=_notes(records),
         plan=facts.plan,
-        hyperparameters=view.hyperparameters,
+        hyperparameters=job.hyperparameters,
         added_labels=facts.added_labels,
-        proofs=_proofs(view),
+        proofs=_proofs(job),
         branch=findings.branch,
-        phases=tuple(PhaseSeconds(name=phase.name, seconds=_seconds(phase)) for phase in view.phases),
+        phases=tuple(PhaseSeconds(name=phase.name, seconds=_seconds(phase)) for phase in job.phases),
         swap_seconds=facts.swap_seconds,
-        base=view.base,
-        candidate=view.candidate,
+        base=job.base,
+        candidate=job.candidate,
         lineage=lineage,
     )
 
 
-def _request(view: JobView) -> JobRequest:
-    order = view.order
+def _request(job: Job) -> JobRequest:
+    order = job.order
     return JobRequest(
         head=order.head,
         freeze=order.freeze,
@@ -72,8 +72,8 @@ def _request(view: JobView) -> JobRequest:
     )
 
 
-def _dataset(view: JobView, findings: Findings) -> DatasetFacts | None:
-    facts = view.report.dataset
+def _dataset(job: Job, findings: Findings) -> DatasetFacts | None:
+    facts = job.report.dataset
     if facts is None:
         return None
     commonest = sorted(facts.label_counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_NAMES]
@@ -111,15 +111,15 @@ def _notes(records: Sequence[EventRecord]) -> tuple[Note, ...]:
     return tuple(notes[:MAX_NOTES])
 
 
-def _proofs(view: JobView) -> Proofs:
-    frozen, exact = view.report.frozen, view.report.exact
+def _proofs(job: Job) -> Proofs:
+    frozen, exact = job.report.frozen, job.report.exact
     return Proofs(
         frozen_tensors=None if frozen is None else frozen.parameters,
         digest_before=None if frozen is None else frozen.digest_before,
         digest_after=None if frozen is None else frozen.digest_after,
         exact_texts=None if exact is None else exact.texts,
         exact_max_error=None if exact is None else exact.max_error,
-        parity_max_error=view.report.max_parity_error or None,
+        parity_max_error=job.report.max_parity_error or None,
     )
 
 

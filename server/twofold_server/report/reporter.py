@@ -15,7 +15,7 @@ from twofold_checkpoint.store import Store
 
 from twofold_server.errors import FailedPreconditionError, ServerError
 from twofold_server.jobs.directories import job_directory
-from twofold_server.jobs.model import EventRecord, JobView
+from twofold_server.jobs.model import EventRecord, Job
 from twofold_server.jobs.repository import JobRepository
 from twofold_server.report.compose import compose
 from twofold_server.report.document import Document
@@ -33,9 +33,9 @@ MAX_BYTES = 3 << 20
 class Reporter:
     """Builds reports from the job repository, the store, and the findings that trainers leave in job directories."""
 
-    def __init__(self, store: Store, book: JobRepository) -> None:
+    def __init__(self, store: Store, jobs: JobRepository) -> None:
         self._store = store
-        self._book = book
+        self._jobs = jobs
 
     async def make(self, job_id: str) -> None:
         """Write a job's report. Errors are logged, because a job must not fail for its report."""
@@ -50,8 +50,8 @@ class Reporter:
         Logs a warning if retention has deleted the job.
         """
         try:
-            await self._book.amend(job_id, event)
-            if (await self._book.get(job_id)).state.is_over:
+            await self._jobs.append_event_after_end(job_id, event)
+            if (await self._jobs.get(job_id)).state.is_over:
                 await self.rebuild(job_id)
         except ServerError as error:
             log.warning("could not record a rollback in its job", extra={"job": job_id, "reason": str(error)})
@@ -65,24 +65,24 @@ class Reporter:
 
     async def read(self, job_id: str, form: ReportFormat) -> bytes:
         """Return a job's report. Raises UnknownNameError, or FailedPreconditionError if the job has not ended."""
-        view = await self._book.get(job_id)
-        if not view.state.is_over:
+        job = await self._jobs.get(job_id)
+        if not job.state.is_over:
             raise FailedPreconditionError(
-                f"job {job_id!r} is {view.state} and has no report yet; wait until WatchJob shows that it ended"
+                f"job {job_id!r} is {job.state} and has no report yet; wait until WatchJob shows that it ended"
             )
-        path = job_directory(self._store.root, view.id) / f"report.{form}"
+        path = job_directory(self._store.root, job.id) / f"report.{form}"
         try:
             return await asyncio.to_thread(path.read_bytes)
         except FileNotFoundError:
-            records = [record async for record in self._book.watch(view.id)]
-            forms = await asyncio.to_thread(self._write, view, records)
+            records = [record async for record in self._jobs.watch(job.id)]
+            forms = await asyncio.to_thread(self._write, job, records)
             return forms[form]
 
-    def _write(self, view: JobView, records: list[EventRecord]) -> dict[ReportFormat, bytes]:
+    def _write(self, job: Job, records: list[EventRecord]) -> dict[ReportFormat, bytes]:
         """Render both forms of a report and write them into the job's directory."""
-        directory = job_directory(self._store.root, view.id)
-        lineage = trace(self._store, view.base, view.candidate)
-        forms = fit(compose(view, records, _findings(directory), lineage))
+        directory = job_directory(self._store.root, job.id)
+        lineage = trace(self._store, job.base, job.candidate)
+        forms = fit(compose(job, records, _findings(directory), lineage))
         directory.mkdir(parents=True, exist_ok=True)
         for form, content in forms.items():
             temporary = directory / f"report.{form}.{uuid.uuid4().hex}.new"

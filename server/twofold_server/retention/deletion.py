@@ -10,7 +10,7 @@ from twofold_checkpoint.errors import CheckpointInUseError
 from twofold_checkpoint.store import Aliases, Store
 
 from twofold_server.inference.slot import Slot
-from twofold_server.jobs.model import JobView
+from twofold_server.jobs.model import Job
 from twofold_server.jobs.repository import JobRepository
 from twofold_server.retention.policy import needs_of
 from twofold_server.versions.alias_changes import Author
@@ -21,15 +21,15 @@ log = logging.getLogger(__name__)
 class Deleter:
     """Deletes checkpoints of a store unless they are live or needed by a job."""
 
-    def __init__(self, store: Store, slot: Slot, book: JobRepository) -> None:
+    def __init__(self, store: Store, slot: Slot, jobs: JobRepository) -> None:
         self._store = store
         self._slot = slot
-        self._book = book
+        self._jobs = jobs
 
     async def delete(self, checkpoint_id: str, author: Author) -> None:
         """Delete a checkpoint. Raises CheckpointNotFoundError, or CheckpointInUseError that names the user."""
-        async with self._book.bases:
-            jobs = await self._book.unfinished()
+        async with self._jobs.base_lock:
+            jobs = await self._jobs.unfinished()
             aliases = await asyncio.to_thread(self._store.aliases)
             live = self._slot.live
             if live is not None and live.id == checkpoint_id:
@@ -39,11 +39,11 @@ class Deleter:
                     f"job {job.id} needs {checkpoint_id} and is {job.state}; delete it when the job is over, or cancel that"
                 )
             move = await asyncio.to_thread(self._store.delete, checkpoint_id)
-            await self._book.record(move, author)
+            await self._jobs.record_alias_change(move, author)
         log.info("deleted", extra={"checkpoint": checkpoint_id})
 
 
-def needed_by(checkpoint_id: str, jobs: Iterable[JobView], aliases: Aliases) -> JobView | None:
+def needed_by(checkpoint_id: str, jobs: Iterable[Job], aliases: Aliases) -> Job | None:
     """Return the first of *jobs* that has the checkpoint as base or candidate, or None."""
     for job in jobs:
         if checkpoint_id in needs_of(job, aliases):

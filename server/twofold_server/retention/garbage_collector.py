@@ -30,12 +30,12 @@ class GarbageCollector:
     """Removes checkpoints, jobs and data sets beyond the limits every ten minutes."""
 
     def __init__(
-        self, *, config: Config, store: Store, slot: Slot, book: JobRepository, deleter: Deleter, metrics: Metrics
+        self, *, config: Config, store: Store, slot: Slot, jobs: JobRepository, deleter: Deleter, metrics: Metrics
     ) -> None:
         self._config = config
         self._store = store
         self._slot = slot
-        self._book = book
+        self._jobs = jobs
         self._deleter = deleter
         self._metrics = metrics
 
@@ -55,7 +55,11 @@ class GarbageCollector:
 
     async def collect(self) -> None:
         """Remove everything beyond the limits. Failures are logged and retried in the next run."""
-        for kind, find_expired in (("job", self._jobs), ("upload", self._uploads), ("checkpoint", self._checkpoints)):
+        for kind, find_expired in (
+            ("job", self._expired_jobs),
+            ("upload", self._expired_uploads),
+            ("checkpoint", self._expired_checkpoints),
+        ):
             try:
                 expired_ids, remove = await find_expired()
             except (ServerError, CheckpointError, OSError) as error:
@@ -73,31 +77,31 @@ class GarbageCollector:
             self._metrics.collected.labels(kind).inc()
             log.info("collected", extra={"kind": kind, kind: item_id})
 
-    async def _jobs(self) -> tuple[list[str], Callable[[str], Awaitable[None]]]:
+    async def _expired_jobs(self) -> tuple[list[str], Callable[[str], Awaitable[None]]]:
         if not self._config.keep_jobs:
             return [], self._forget
-        over = [Retained(view.id, view.ended.timestamp()) for view in await self._book.over() if view.ended]
+        over = [Retained(job.id, job.ended.timestamp()) for job in await self._jobs.finished() if job.ended]
         return surplus(over, keep=self._config.keep_jobs, needed=(), now=time.time()), self._forget
 
     async def _forget(self, job_id: str) -> None:
         # Files first: after a partial failure the row remains, and the next run retries.
         await asyncio.to_thread(_remove_directory, self._store, job_directory(self._store.root, job_id))
-        await self._book.forget(job_id)
+        await self._jobs.delete(job_id)
 
-    async def _uploads(self) -> tuple[list[str], Callable[[str], Awaitable[None]]]:
+    async def _expired_uploads(self) -> tuple[list[str], Callable[[str], Awaitable[None]]]:
         directories = await asyncio.to_thread(_directories, self._store.root / "uploads")
-        needed = {job.order.upload_id for job in await self._book.unfinished()}
+        needed = {job.order.upload_id for job in await self._jobs.unfinished()}
         return surplus(directories, keep=self._config.keep_uploads, needed=needed, now=time.time()), self._drop
 
     async def _drop(self, upload_id: str) -> None:
-        async with self._book.bases:  # Blocks new jobs that would use the upload.
-            if any(job.order.upload_id == upload_id for job in await self._book.unfinished()):
+        async with self._jobs.base_lock:  # Blocks new jobs that would use the upload.
+            if any(job.order.upload_id == upload_id for job in await self._jobs.unfinished()):
                 return
             await asyncio.to_thread(_remove_directory, self._store, self._store.root / "uploads" / upload_id)
 
-    async def _checkpoints(self) -> tuple[list[str], Callable[[str], Awaitable[None]]]:
+    async def _expired_checkpoints(self) -> tuple[list[str], Callable[[str], Awaitable[None]]]:
         directories = await asyncio.to_thread(_directories, self._store.root / "checkpoints")
-        jobs, aliases = await self._book.unfinished(), await asyncio.to_thread(self._store.aliases)
+        jobs, aliases = await self._jobs.unfinished(), await asyncio.to_thread(self._store.aliases)
         live = self._slot.live
         needed = needed_checkpoints(jobs, aliases, live.id if live else None)
         chosen = surplus(directories, keep=self._config.keep_checkpoints, needed=needed, now=time.time())

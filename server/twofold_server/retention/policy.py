@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from twofold_checkpoint.store import ALIASES, Aliases
 
-from twofold_server.jobs.model import JobView
+from twofold_server.jobs.model import Job
 
 GRACE_SECONDS = 3600.0
 """Younger items are never removed: a data set may be about to get its job, a candidate its promotion."""
@@ -33,13 +33,13 @@ def surplus(items: Iterable[Retained], *, keep: int, needed: Collection[str], no
     return [item.id for item in free[: max(0, len(free) - keep)]]
 
 
-def needed_checkpoints(jobs: Iterable[JobView], aliases: Aliases, live: str | None) -> set[str]:
+def needed_checkpoints(jobs: Iterable[Job], aliases: Aliases, live: str | None) -> set[str]:
     """Return the ids of checkpoints that are live, named by an alias, or needed by an unfinished job."""
     named = {getattr(aliases, alias) for alias in ALIASES}
     return {name for name in {live, *named} if name} | {name for job in jobs for name in needs_of(job, aliases)}
 
 
-def needs_of(job: JobView, aliases: Aliases) -> set[str]:
+def needs_of(job: Job, aliases: Aliases) -> set[str]:
     """Return the ids of the base and candidate checkpoints of a job."""
     base = job.order.base  # A queued job resolves its alias only when it starts.
     builds_on = getattr(aliases, base) if base in ALIASES else base

@@ -57,6 +57,7 @@ class Database:
         self.is_shared = isinstance(location, DatabaseUrl)
         """Whether several servers may use the database at once."""
         self._engine = _engine(location, as_it_is=not migrates)
+        self._open: Connection | None = None
         if not migrates:
             return
         try:
@@ -72,15 +73,27 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Open a read transaction on committed data."""
-        with self._translate_errors(), self._engine.connect() as connection:
+        """Open a read transaction on committed data. Within another transaction, join that one."""
+        if self._open:
+            yield self._open
+            return
+        with self._translate_errors(), self._engine.connect() as connection, self._joinable(connection):
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Open an exclusive write transaction, durable once the block ends."""
-        with self._translate_errors(), self._engine.execution_options(writes=True).begin() as connection:
+        engine = self._engine.execution_options(writes=True)
+        with self._translate_errors(), engine.begin() as connection, self._joinable(connection):
             yield connection
+
+    @contextmanager
+    def _joinable(self, connection: Connection) -> Iterator[None]:
+        self._open = connection
+        try:
+            yield
+        finally:
+            self._open = None
 
     @property
     def clock(self) -> ColumnElement[float]:

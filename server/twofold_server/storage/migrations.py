@@ -15,24 +15,24 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             number     {counted},
             id         TEXT NOT NULL UNIQUE,
             request_id TEXT UNIQUE,
-            digest     TEXT NOT NULL,
+            request_digest TEXT NOT NULL,
             state      TEXT NOT NULL,
-            view       {bytes} NOT NULL
+            job        {bytes} NOT NULL
         )""",
         "CREATE INDEX jobs_by_state ON jobs (state, number)",
         """CREATE TABLE events (
-            job      {number} NOT NULL REFERENCES jobs,
+            job_number {number} NOT NULL REFERENCES jobs,
             sequence {number} NOT NULL,
             time     TEXT NOT NULL,
             phase    TEXT NOT NULL,
-            said     {bytes} NOT NULL,
-            PRIMARY KEY (job, sequence)
+            event    {bytes} NOT NULL,
+            PRIMARY KEY (job_number, sequence)
         ) {by_key}""",
     ),
     (  # 2: several servers share a queue.
         "ALTER TABLE jobs ADD COLUMN owner TEXT",
-        "ALTER TABLE jobs ADD COLUMN unwanted BOOLEAN NOT NULL DEFAULT FALSE",
-        "CREATE TABLE servers (id TEXT NOT NULL PRIMARY KEY, seen DOUBLE PRECISION NOT NULL)",
+        "ALTER TABLE jobs ADD COLUMN cancel_requested BOOLEAN NOT NULL DEFAULT FALSE",
+        "CREATE TABLE servers (id TEXT NOT NULL PRIMARY KEY, renewed_at DOUBLE PRECISION NOT NULL)",
     ),
     (  # 3: who moved which alias.
         """CREATE TABLE alias_changes (
@@ -41,8 +41,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             alias   TEXT NOT NULL,
             from_id TEXT,
             to_id   TEXT,
-            who     TEXT NOT NULL,
-            why     TEXT NOT NULL
+            actor   TEXT NOT NULL,
+            reason  TEXT NOT NULL
         )""",
         "CREATE INDEX alias_changes_by_alias ON alias_changes (alias, number)",
     ),

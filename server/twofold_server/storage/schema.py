@@ -26,29 +26,31 @@ JOBS = Table(
     Column("number", _Number, primary_key=True),  # Creation order, assigned by the database.
     Column("id", Text, nullable=False, unique=True),
     Column("request_id", Text, unique=True),  # NULL if the caller sent none.
-    Column("digest", Text, nullable=False),  # SHA-256 of the request.
+    Column("request_digest", Text, nullable=False),  # SHA-256 of the request.
     Column("state", Text, nullable=False),
-    Column("view", LargeBinary, nullable=False),  # JSON: the fold of the job's events.
+    Column("job", LargeBinary, nullable=False),  # JSON: the replay of the job's events.
     Column("owner", Text),  # The server that runs or ran the job.
-    Column("unwanted", Boolean, nullable=False, server_default=false()),  # CancelJob was called while the job ran.
+    Column(
+        "cancel_requested", Boolean, nullable=False, server_default=false()
+    ),  # CancelJob was called while the job ran.
     Index("jobs_by_state", "state", "number"),
 )
 
 EVENTS = Table(
     "events",
     SCHEMA,
-    Column("job", _Number, ForeignKey("jobs.number"), primary_key=True),
+    Column("job_number", _Number, ForeignKey("jobs.number"), primary_key=True),
     Column("sequence", _Number, primary_key=True),
     Column("time", Text, nullable=False),
     Column("phase", Text, nullable=False),
-    Column("said", LargeBinary, nullable=False),  # JSON.
+    Column("event", LargeBinary, nullable=False),  # JSON.
 )
 
 SERVERS = Table(
     "servers",
     SCHEMA,
     Column("id", Text, primary_key=True),
-    Column("seen", Double, nullable=False),  # Seconds since 1970, by the database's clock.
+    Column("renewed_at", Double, nullable=False),  # Seconds since 1970, by the database's clock.
 )
 
 ALIAS_CHANGES = Table(
@@ -59,7 +61,7 @@ ALIAS_CHANGES = Table(
     Column("alias", Text, nullable=False),
     Column("from_id", Text),  # NULL if the alias was unset.
     Column("to_id", Text),
-    Column("who", Text, nullable=False),
-    Column("why", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
     Index("alias_changes_by_alias", "alias", "number"),
 )

@@ -47,7 +47,7 @@ class AliasTable:
                 alias=row.alias,
                 from_id=row.from_id,
                 to_id=row.to_id,
-                author=Author(row.who, row.why),
+                author=Author(row.actor, row.reason),
             )
             for row in rows[:size]
         ]
@@ -61,8 +61,8 @@ def _write(connection: Connection, move: AliasUpdate, author: Author, now: dt.da
             "alias": alias,
             "from_id": before,
             "to_id": after,
-            "who": author.actor,
-            "why": author.reason,
+            "actor": author.actor,
+            "reason": author.reason,
         }
         for alias, before, after in changed_aliases(move)
     ]

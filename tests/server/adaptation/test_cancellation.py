@@ -129,7 +129,7 @@ def test_stopping_the_server_keeps_the_running_job_and_the_others(harness: Harne
             await until(runner, first.id, runs)
 
             async def watch() -> None:
-                async for _ in runner.book.watch(second.id):
+                async for _ in runner.jobs.watch(second.id):
                     pass
 
             watching = asyncio.create_task(watch())
@@ -142,9 +142,9 @@ def test_stopping_the_server_keeps_the_running_job_and_the_others(harness: Harne
         harness.play(finish())
         async with harness.running() as runner:
             one, two = await over(runner, first), await over(runner, second)
-            assert (one.state, two.state, one.losses) == (JobState.SUCCEEDED, JobState.SUCCEEDED, 0)
+            assert (one.state, two.state, one.restarts) == (JobState.SUCCEEDED, JobState.SUCCEEDED, 0)
             assert one.ended <= two.started
-            told = [record.event async for record in runner.book.watch(first)]
+            told = [record.event async for record in runner.jobs.watch(first)]
             assert STOPPED in told
 
     asyncio.run(after(*asyncio.run(before())))
@@ -169,7 +169,7 @@ def test_a_job_that_ran_when_the_server_died_gets_its_end(
     dead = msgspec.structs.replace(view, state=JobState.RUNNING, ended=None, reason="")
     database = Database(harness.config.database or harness.store.root / "jobs.sqlite3")
     with database.writing() as connection:  # As if its last event had not been written.
-        connection.execute(update(JOBS).values(state="running", view=msgspec.json.encode(dead)))
+        connection.execute(update(JOBS).values(state="running", job=msgspec.json.encode(dead)))
     database.close()
 
     async def story() -> None:
@@ -213,7 +213,7 @@ def test_a_server_that_is_killed_leaves_nothing_but_its_queue(tmp_path: Path) ->
         harness = Harness(tmp_path)  # Its trainers end well.
         async with harness.running() as runner:
             view = await over(runner, first)
-            assert (view.state, view.losses) == (JobState.SUCCEEDED, 1)
+            assert (view.state, view.restarts) == (JobState.SUCCEEDED, 1)
             assert (await over(runner, second)).state is JobState.SUCCEEDED
             assert not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE
 
@@ -238,14 +238,14 @@ def test_a_job_whose_events_cannot_be_stored_fails_and_the_queue_goes_on(
     """A full disk ends the job and its trainer with the reason, also when its end cannot be written at first."""
     harness.play(TRAIN, HANG)
     monkeypatch.setattr("twofold_server.adaptation.runner._RETRY_SECONDS", 0.05)
-    tell, failures = JobTable.say, iter(range(3))
+    tell, failures = JobTable.append_event, iter(range(3))
 
-    def full(table: JobTable, job_id: str, event: Any, now: Any) -> Any:
+    def full(table: JobTable, job_id: str, event: Any) -> Any:
         if isinstance(event, PhaseStarted | StateEntered) and next(failures, None) is not None:
             raise DatabaseError("database or disk is full")
-        return tell(table, job_id, event, now)
+        return tell(table, job_id, event)
 
-    monkeypatch.setattr(JobTable, "say", full)
+    monkeypatch.setattr(JobTable, "append_event", full)
 
     async def story() -> None:
         async with harness.running() as runner:

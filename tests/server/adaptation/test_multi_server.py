@@ -49,12 +49,12 @@ def test_jobs_of_two_servers_run_one_at_a_time_and_are_seen_at_both(harness: Har
     async def story() -> None:
         async with harness.running() as one, other.running() as two:
             ids = [(await runner.submit(ORDER, INLINE)).id for runner in (one, two) * 3]
-            while unfinished := await two.book.unfinished():
+            while unfinished := await two.jobs.unfinished():
                 assert sum(view.state is JobState.RUNNING for view in unfinished) <= 1
             views = [await over(two, one_id) for one_id in ids]
             assert views == [await over(one, one_id) for one_id in ids]
             assert {view.state for view in views} == {JobState.SUCCEEDED}
-            told = [record async for record in two.book.watch(ids[0])]
+            told = [record async for record in two.jobs.watch(ids[0])]
             assert [record.sequence for record in told] == list(range(1, views[0].last_sequence + 1))
             assert harness.metric("twofold_jobs_queued") == other.metric("twofold_jobs_queued") == 0
 
@@ -73,8 +73,8 @@ def test_a_server_that_starts_leaves_the_jobs_of_the_living_alone(harness: Harne
             await until(one, job_id, runs)
             async with other.running() as two:
                 for _ in range(3):
-                    await two.book.change.wait()
-                assert not await two.book.abandoned()
+                    await two.jobs.change.wait()
+                assert not await two.jobs.abandoned()
             assert (await over(one, job_id)).state is JobState.SUCCEEDED
 
     asyncio.run(story())
@@ -105,19 +105,19 @@ def test_a_server_that_was_taken_for_dead_stops_its_job_and_goes_on(
     async def story() -> None:
         async with harness.running() as one:
             job_id = (await one.submit(ORDER, INLINE)).id
-            view = await until(one, job_id, runs)
+            await until(one, job_id, runs)
             table = JobTable(place)
             with pytest.raises(FailedPreconditionError, match="another server"):
-                table.say(job_id, TAKEN, view.created)
-            assert table.take_over(job_id, TAKEN, view.created) is None
+                table.append_event(job_id, TAKEN)
+            assert table.take_over(job_id, TAKEN) == (None, ())
             with monkeypatch.context() as patch:
                 patch.setattr(table_module, "LEASE_SECONDS", 0.0)  # Time passes.
-                assert table.take_over(job_id, TAKEN, view.created)
-            assert table.take_over(job_id, TAKEN, view.created) is None
+                assert table.take_over(job_id, TAKEN)[0]
+            assert table.take_over(job_id, TAKEN) == (None, ())
             table.close()
             harness.play(finish())
             assert (await over(one, (await one.submit(ORDER, INLINE)).id)).state is JobState.SUCCEEDED
-            assert (await one.book.get(job_id)).reason == "Taken for dead."
+            assert (await one.jobs.get(job_id)).reason == "Taken for dead."
             assert psutil.Process().children() == []
 
     asyncio.run(story())
@@ -157,13 +157,13 @@ def test_a_server_that_is_killed_leaves_its_jobs_to_the_others(
         [trainer] = psutil.Process(victim.pid).children()
         async with harness.running() as runner:
             for _ in range(3):
-                await runner.book.change.wait()
-            assert (await runner.book.get(first)).state is JobState.RUNNING
+                await runner.jobs.change.wait()
+            assert (await runner.jobs.get(first)).state is JobState.RUNNING
             harness.play(finish())
             victim.kill()
             monkeypatch.setattr(table_module, "LEASE_SECONDS", 0.0)  # Time passes.
             view = await over(runner, first)
-            assert (view.state, view.losses) == (JobState.SUCCEEDED, 1)
+            assert (view.state, view.restarts) == (JobState.SUCCEEDED, 1)
             assert (await over(runner, second)).state is JobState.SUCCEEDED
             assert not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE
 

@@ -94,7 +94,7 @@ def test_a_flood_of_events_is_kept_in_order(harness: Harness) -> None:
     async def story() -> list[int]:
         async with harness.running() as runner:
             view = await runner.submit(ORDER, INLINE)
-            records = [one async for one in runner.book.watch(view.id)]
+            records = [one async for one in runner.jobs.watch(view.id)]
             assert [one.sequence for one in records] == list(range(1, len(records) + 1))
             return [int(one.event.message) for one in records if hasattr(one.event, "message")]
 

@@ -122,7 +122,7 @@ def test_a_paused_job_stands_still_and_then_goes_on(harness: Harness) -> None:
             assert runner.running_job == view.id
             assert harness.metric("twofold_job_paused") == 1
             await asyncio.sleep(1.2)
-            assert (await runner.book.get(view.id)).state is JobState.RUNNING
+            assert (await runner.jobs.get(view.id)).state is JobState.RUNNING
             await runner.resume("Resumed: because.")
             assert runner.is_running
             view = await over(runner, view.id)

@@ -36,15 +36,15 @@ def test_jobs_run_one_at_a_time_in_order(harness: Harness) -> None:
         async with harness.running() as runner:
             ids = [(await runner.submit(ORDER, INLINE)).id for _ in range(4)]
             await until(runner, ids[0], runs)
-            assert [(await runner.book.get(one)).queue_position for one in ids] == [0, 0, 1, 2]
+            assert [(await runner.jobs.get(one)).queue_position for one in ids] == [0, 0, 1, 2]
             assert harness.metric("twofold_jobs_queued") == 3
             (harness.store.root / "go-on").touch()
             views = [await over(runner, one) for one in ids]
             for earlier, later in itertools.pairwise(views):
                 assert earlier.ended <= later.started
-            listed, more = await runner.book.page(3, None)
+            listed, more = await runner.jobs.page(3, None)
             assert [one.id for one in listed] == ids[:0:-1]
-            listed, more = await runner.book.page(3, more)
+            listed, more = await runner.jobs.page(3, more)
             assert ([one.id for one in listed], more) == (ids[:1], None)
 
     asyncio.run(story())
@@ -110,7 +110,7 @@ def test_what_cannot_run_is_refused_before_it_waits(
             with pytest.raises(error) as caught:
                 await runner.submit(order, INLINE)
             assert names in str(caught.value)
-            assert await runner.book.page(9, None) == ([], None)
+            assert await runner.jobs.page(9, None) == ([], None)
 
     asyncio.run(story())
     assert list(harness.store.root.glob("jobs/*")) == list(harness.store.root.glob("staging/*")) == []
@@ -130,7 +130,7 @@ def test_a_caller_that_goes_away_leaves_whole_jobs_or_none(harness: Harness) -> 
             await asyncio.gather(
                 *started_at, return_exceptions=True
             )  # What a call began is carried on when it has gone.
-            jobs, _ = await runner.book.page(99, None)
+            jobs, _ = await runner.jobs.page(99, None)
             assert sorted(job.id for job in jobs) == sorted(
                 path.parent.name for path in harness.store.root.glob("jobs/*/train.jsonl")
             )

@@ -38,8 +38,8 @@ def test_a_job_whose_trainer_is_killed_gets_another_one(harness: Harness) -> Non
             first = await runner.submit(ORDER, INLINE)
             second = await runner.submit(Order(head="ner", promote="never"), INLINE)
             view = await over(runner, first.id)
-            assert (view.state, view.losses) == (JobState.SUCCEEDED, 1)
-            told = [one.event async for one in runner.book.watch(first.id)]
+            assert (view.state, view.restarts) == (JobState.SUCCEEDED, 1)
+            told = [one.event async for one in runner.jobs.watch(first.id)]
             states = [one for one in told if isinstance(one, StateEntered)]
             assert [(one.state, one.lost) for one in states] == [
                 (JobState.QUEUED, False),
@@ -60,10 +60,10 @@ def test_a_job_whose_trainer_is_killed_gets_another_one(harness: Harness) -> Non
             ]  # Two of the second attempt.
             assert all(phase.ended for phase in view.phases)
             assert view.ended <= (await over(runner, second.id)).started
-            assert view.started == [one async for one in runner.book.watch(first.id)][1].time
+            assert view.started == [one async for one in runner.jobs.watch(first.id)][1].time
 
     asyncio.run(story())
-    assert harness.metric("twofold_job_losses_total") == 1
+    assert harness.metric("twofold_job_restarts_total") == 1
     assert harness.metric("twofold_jobs_running") == 0
 
 
@@ -75,7 +75,7 @@ def test_a_trainer_that_dies_each_time_is_not_started_for_ever(harness: Harness,
 
     view = harness.run()
 
-    assert (view.state, view.losses) == (JobState.FAILED, attempts - 1)
+    assert (view.state, view.restarts) == (JobState.FAILED, attempts - 1)
     died = "The trainer died with exit code -11 (Segmentation fault)."
     assert view.reason == (died if attempts == 1 else f"{died} That was attempt {attempts} of {attempts}.")
     assert len(view.phases) == attempts
@@ -87,7 +87,7 @@ def test_a_trainer_that_says_why_it_failed_is_not_started_again(harness: Harness
     for actions in ([finish("failed", "There is no data.")], [("exit", 1)]):
         harness.play(TRAIN, *actions)
         view = harness.run()
-        assert (view.state, view.losses, len(view.phases)) == (JobState.FAILED, 0, 1)
+        assert (view.state, view.restarts, len(view.phases)) == (JobState.FAILED, 0, 1)
 
 
 @BOTH
@@ -100,7 +100,7 @@ def test_a_candidate_that_was_published_before_the_trainer_died_is_not_trained_a
 
     view = harness.run(promote="auto")
 
-    assert (view.state, view.candidate, view.losses) == (JobState.SUCCEEDED, "second", 1)
+    assert (view.state, view.candidate, view.restarts) == (JobState.SUCCEEDED, "second", 1)
     assert view.reason == "Published second: it had passed the gate when the job was broken off."
     assert [phase.name for phase in view.phases] == ["train", "swap"]
     assert harness.store.aliases().current == "second"
@@ -119,13 +119,13 @@ def test_a_job_that_was_cancelled_does_not_come_back(harness: Harness) -> None:
 
     async def after(job_id: str) -> None:
         runner = harness.make()
-        await runner.book.open()
+        await runner.jobs.open()
         try:
-            assert (await runner.book.get(job_id)).state is JobState.QUEUED
+            assert (await runner.jobs.get(job_id)).state is JobState.QUEUED
             view = await runner.cancel(job_id)
             assert (view.state, bool(view.started)) == (JobState.CANCELLED, True)
         finally:
-            await runner.book.close()
+            await runner.jobs.close()
 
     job_id = asyncio.run(before())
     snapshots = harness.store.root / "jobs" / job_id / SNAPSHOTS
@@ -141,7 +141,7 @@ def test_snapshots_go_with_the_end_of_their_job(harness: Harness, last: tuple[st
 
     view = harness.run()
 
-    assert view.losses == 1
+    assert view.restarts == 1
     assert list(harness.store.root.glob(f"jobs/*/{SNAPSHOTS}")) == []
 
 
@@ -180,7 +180,7 @@ def test_the_time_that_a_job_has_had_counts(harness: Harness) -> None:
         path = harness.store.root / "environment.json"
         (harness.store.root / "deaths").unlink(missing_ok=True)
         harness.play(TRAIN, ("sleep", 0.3), ("die", 1), ("environment", str(path)), finish())
-        assert harness.run(max_runtime=given).losses == 1
+        assert harness.run(max_runtime=given).restarts == 1
         job = json.loads(path.read_text())[2]
         assert least <= job["max_runtime"] <= most
 

@@ -21,7 +21,7 @@ from twofold_checkpoint.protocol.events import PhaseStarted, ScoreMeasured
 from twofold_server.errors import (
     UnknownNameError,
 )
-from twofold_server.jobs.model import JobState, PhaseEnded, StateEntered, fold
+from twofold_server.jobs.model import JobState, PhaseEnded, StateEntered, replay
 
 
 def test_watchers_see_every_event_wherever_they_begin(harness: Harness) -> None:
@@ -35,7 +35,7 @@ def test_watchers_see_every_event_wherever_they_begin(harness: Harness) -> None:
 
             async def watch(after: int, pause: float = 0.0) -> list[Any]:
                 records = []
-                async for one in runner.book.watch(view.id, after):
+                async for one in runner.jobs.watch(view.id, after):
                     await asyncio.sleep(pause)
                     records.append(one)
                 return records
@@ -45,13 +45,13 @@ def test_watchers_see_every_event_wherever_they_begin(harness: Harness) -> None:
                 assert everything == slow == await watch(0)
                 assert late == everything[4:] == await watch(4)
                 assert await watch(everything[-1].sequence) == []
-            ended = await runner.book.get(view.id)
+            ended = await runner.jobs.get(view.id)
             assert everything[-1].event == StateEntered(state=JobState.SUCCEEDED, reason="It went well.")
             assert ended.last_sequence == everything[-1].sequence
             assert [one.phase for one in everything if isinstance(one.event, PhaseEnded)] == ["train", "gate"]
-            assert fold(view_at_first(ended), everything) == ended
+            assert replay(view_at_first(ended), everything) == ended
             with pytest.raises(UnknownNameError, match="job-none"):
-                await anext(runner.book.watch("job-none"))
+                await anext(runner.jobs.watch("job-none"))
 
     asyncio.run(story())
     assert harness.metric("twofold_adaptation_score", figure="new", moment="before") == 0.5
@@ -72,7 +72,7 @@ def test_a_watcher_that_leaves_harms_nobody(harness: Harness) -> None:
             view = await runner.submit(ORDER, INLINE)
 
             async def watch() -> int:
-                return len([one async for one in runner.book.watch(view.id)])
+                return len([one async for one in runner.jobs.watch(view.id)])
 
             leaving, staying = asyncio.create_task(watch()), asyncio.create_task(watch())
             await until(runner, view.id, runs)

@@ -23,17 +23,17 @@ from twofold_server.jobs.model import (
     BaseChosen,
     Comparison,
     EventRecord,
+    Job,
     JobEvent,
     JobState,
-    JobView,
     Order,
     Phase,
     PhaseEnded,
     StateEntered,
     Swapped,
-    fold,
     new_job_id,
     record,
+    replay,
 )
 from twofold_server.versions.events import RolledBack, Shadowed
 
@@ -58,18 +58,18 @@ def at(seconds: float) -> dt.datetime:
     return START + dt.timedelta(seconds=seconds)
 
 
-def first() -> JobView:
+def first() -> Job:
     """Return a job to which nothing has happened."""
-    return JobView(id="job-1", order=Order(head="ner"), created=START, base="alias")
+    return Job(id="job-1", order=Order(head="ner"), created=START, base="alias")
 
 
-def tell(view: JobView, *event: JobEvent) -> tuple[JobView, list[EventRecord]]:
+def tell(view: Job, *event: JobEvent) -> tuple[Job, list[EventRecord]]:
     """Say one thing a second."""
     records: list[EventRecord] = []
     for seconds, one in enumerate(event):
         new = record(view, one, at(seconds))
         records += new
-        view = fold(view, new)
+        view = replay(view, new)
     return view, records
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from server.jobs.test_model import EFFECTS, REPORTS, START, at, first
+from server.jobs.test_model import EFFECTS, REPORTS, START, first
 from sqlalchemy import inspect
 from support.postgresql import PostgreSQL
 from twofold_checkpoint.protocol.events import NoteAdded
@@ -21,7 +21,7 @@ from twofold_server.errors import (
     UnknownNameError,
 )
 from twofold_server.jobs import table
-from twofold_server.jobs.model import JobState, JobView, Order, PhaseEnded, StateEntered, fold
+from twofold_server.jobs.model import Job, JobState, Order, PhaseEnded, StateEntered, replay
 from twofold_server.jobs.table import JobTable
 from twofold_server.storage.database import Database, DatabaseLocation
 from twofold_server.storage.migrations import VERSION
@@ -36,9 +36,9 @@ FAILED = StateEntered(state=JobState.FAILED, reason="Oh.")
 ENDED = StateEntered(state=JobState.SUCCEEDED, reason="Well.")
 
 
-def job(number: int, **order: str) -> JobView:
+def job(number: int, **order: str) -> Job:
     """Return a job to which nothing has happened."""
-    return JobView(id=f"job-{number}", order=Order(head="ner", **order), created=START, base="alias")
+    return Job(id=f"job-{number}", order=Order(head="ner", **order), created=START, base="alias")
 
 
 @BOTH
@@ -48,21 +48,21 @@ def test_the_table_gives_back_what_was_said(place: DatabaseLocation) -> None:
     everything = [one for one in everything if not isinstance(one, StateEntered)]
     table = JobTable(place)
     table.add(first(), "digest", limit=9)
-    for seconds, one in enumerate(everything):
-        table.say("job-1", one, at(seconds))
+    for one in everything:
+        table.append_event("job-1", one)
     table.close()
 
     table = JobTable(place)
     records, over, after = [], False, 0
     while len(records) < table.get("job-1").last_sequence:
-        more, over = table.read("job-1", after)
+        more, over = table.read_events("job-1", after)
         records += more
         after = records[-1].sequence
 
     assert [one.event for one in records if not isinstance(one.event, StateEntered | PhaseEnded)] == [
         one for one in everything if not isinstance(one, PhaseEnded)
     ]
-    assert (fold(first(), records), over) == (table.get("job-1"), False)
+    assert (replay(first(), records), over) == (table.get("job-1"), False)
     table.close()
 
 
@@ -71,12 +71,12 @@ def test_a_job_that_is_over_says_nothing_more(place: DatabaseLocation) -> None:
     """The event with a final state is the last one."""
     table = JobTable(place)
     table.add(first(), "digest", limit=9)
-    table.say("job-1", FAILED, at(1))
+    table.append_event("job-1", FAILED)
 
     with pytest.raises(FailedPreconditionError, match="already over: failed"):
-        table.say("job-1", NoteAdded(message="n"), at(2))
+        table.append_event("job-1", NoteAdded(message="n"))
 
-    assert table.read("job-1", 0)[1]
+    assert table.read_events("job-1", 0)[1]
     table.close()
 
 
@@ -85,12 +85,12 @@ def test_what_came_of_a_job_follows_its_end(place: DatabaseLocation) -> None:
     """A swap that was undone is told to a job that is over: one more event, and its end stays as it was."""
     table = JobTable(place)
     table.add(first(), "digest", limit=9)
-    ended, _ = table.say("job-1", ENDED, at(1))
+    ended, _ = table.append_event("job-1", ENDED)
     event = RolledBack(checkpoint_id="c2", restored_id="c1", cause="errors", reason="9 of 9 failed")
 
-    view, _ = table.amend("job-1", event, at(2))
+    view, _ = table.append_event_after_end("job-1", event)
 
-    records, over = table.read("job-1", ended.last_sequence)
+    records, over = table.read_events("job-1", ended.last_sequence)
     assert ([one.event for one in records], over) == ([event], True)
     assert (view.state, view.reason, view.ended) == (ended.state, ended.reason, ended.ended)
     assert table.get("job-1").report.rolled_back == event.summary
@@ -103,10 +103,10 @@ def test_a_request_id_makes_one_job_within_the_limit(place: DatabaseLocation) ->
     table = JobTable(place)
     table.add(job(1, request_id="r"), "digest", limit=1)
 
-    assert table.add(job(2, request_id="r"), "digest", limit=1).id == "job-1"
+    assert table.add(job(2, request_id="r"), "digest", limit=1)[0].id == "job-1"
     with pytest.raises(ConflictError, match="'r' was used for job 'job-1'"):
         table.add(job(3, request_id="r"), "other", limit=9)
-    with pytest.raises(OverloadedError, match="1 jobs wait"):
+    with pytest.raises(OverloadedError, match="1 jobs are already queued"):
         table.add(job(4), "digest", limit=1)
 
     assert [one.id for one in table.unfinished()] == ["job-1"]
@@ -119,7 +119,7 @@ def test_queue_and_pages_survive(place: DatabaseLocation) -> None:
     table = JobTable(place)
     for number in range(5):
         table.add(job(number), "digest", limit=9)
-    table.say("job-1", FAILED, at(1))
+    table.append_event("job-1", FAILED)
     table.close()
 
     table = JobTable(place)
@@ -128,7 +128,7 @@ def test_queue_and_pages_survive(place: DatabaseLocation) -> None:
     older, last = table.page(9, token)
     assert [(one.id, one.queue_position) for one in newest] == [("job-4", 3), ("job-3", 2)]
     assert ([one.id for one in older], last) == (["job-2", "job-1", "job-0"], None)
-    assert table.count_waiting() == 4
+    assert table.count_queued() == 4
     table.close()
 
 
@@ -189,18 +189,18 @@ CREATE TABLE jobs (
     number     INTEGER PRIMARY KEY AUTOINCREMENT,
     id         TEXT NOT NULL UNIQUE,
     request_id TEXT UNIQUE,
-    digest     TEXT NOT NULL,
+    request_digest TEXT NOT NULL,
     state      TEXT NOT NULL,
-    view       BLOB NOT NULL
+    job        BLOB NOT NULL
 );
 CREATE INDEX jobs_by_state ON jobs (state, number);
 CREATE TABLE events (
-    job      INTEGER NOT NULL REFERENCES jobs,
+    job_number INTEGER NOT NULL REFERENCES jobs,
     sequence INTEGER NOT NULL,
     time     TEXT NOT NULL,
     phase    TEXT NOT NULL,
-    said     BLOB NOT NULL,
-    PRIMARY KEY (job, sequence)
+    event    BLOB NOT NULL,
+    PRIMARY KEY (job_number, sequence)
 ) WITHOUT ROWID;
 PRAGMA user_version = 1;
 """
@@ -215,18 +215,18 @@ def test_a_file_of_the_first_version_goes_on(tmp_path: Path) -> None:
         view = msgspec.structs.replace(job(number), state=JobState(state), last_sequence=1)
         event = msgspec.json.encode(StateEntered(state=JobState.QUEUED, reason="Waits."))
         row = (f"job-{number}", "digest", state, msgspec.json.encode(view))
-        connection.execute("INSERT INTO jobs (id, digest, state, view) VALUES (?, ?, ?, ?)", row)
+        connection.execute("INSERT INTO jobs (id, request_digest, state, job) VALUES (?, ?, ?, ?)", row)
         connection.execute("INSERT INTO events VALUES (?, 1, ?, '', ?)", (number + 1, START.isoformat(), event))
     connection.commit()
     connection.close()
 
     table = JobTable(path)
     assert [one.id for one in table.abandoned()] == ["job-0"]
-    assert table.start_next(at(1)) is None
-    table.say("job-0", FAILED, at(1))
-    started = table.start_next(at(2))
+    assert table.start_next() == (None, ())
+    table.append_event("job-0", FAILED)
+    started, _ = table.start_next()
     assert started is not None
-    assert [one.sequence for one in table.read(started[0].id, 0)[0]] == [1, 2]
+    assert [one.sequence for one in table.read_events(started.id, 0)[0]] == [1, 2]
     table.close()
 
 
@@ -248,7 +248,7 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
         connection.exec_driver_sql("PRAGMA max_page_count = 1")
 
     with pytest.raises(DatabaseError) as raised:
-        table.say("job-1", NoteAdded(message="private" * 9999), at(1))
+        table.append_event("job-1", NoteAdded(message="private" * 9999))
 
     assert str(raised.value) == "the database of jobs failed: database or disk is full"
     assert table.get("job-1").last_sequence == 1
@@ -304,12 +304,12 @@ def test_many_servers_start_each_job_once_and_one_at_a_time(place: DatabaseLocat
     def serve(table: JobTable) -> int:
         found = 0
         while table.unfinished():
-            if one := table.start_next(at(1)):
-                view, records = one
+            view, records = table.start_next()
+            if view:
                 assert [other.id for other in table.unfinished() if other.state is JobState.RUNNING] == [view.id]
                 assert records
                 started.append(view.id)
-                table.say(view.id, ENDED, at(2))
+                table.append_event(view.id, ENDED)
                 found += 1
         return found
 
@@ -329,14 +329,14 @@ def test_many_servers_keep_the_limit_and_the_request_ids(place: DatabaseLocation
 
     def add(number: int) -> str:
         try:
-            return tables[number % 6].add(job(number, request_id=f"r{number // 2}"), "digest", limit=5).id
+            return tables[number % 6].add(job(number, request_id=f"r{number // 2}"), "digest", limit=5)[0].id
         except OverloadedError:
             return ""
 
     with ThreadPoolExecutor(6) as servers:  # A table belongs to one thread: as many at a time as there are tables.
         found = [made for start in range(0, 24, 6) for made in servers.map(add, range(start, start + 6))]
 
-    assert tables[0].count_waiting() == 5
+    assert tables[0].count_queued() == 5
     assert len(set(found) - {""}) == 5
     assert found[::2] == found[1::2]
     for each in tables:
@@ -348,12 +348,12 @@ def test_a_start_that_was_not_heard_of_is_told_again(place: DatabaseLocation) ->
     """A server that asks for its next job while one runs there gets that one: the answer was lost on the way."""
     table = JobTable(place)
     table.add(first(), "digest", limit=9)
-    started = table.start_next(at(1))
+    started, _ = table.start_next()
     assert started is not None
 
-    again = table.start_next(at(2))
+    again = table.start_next()
 
-    assert again == (started[0], ())
+    assert again == (started, ())
     table.close()
 
 
@@ -364,7 +364,7 @@ def test_a_job_is_abandoned_when_its_server_has_not_beaten_for_long(
     """While a server beats, and for a lease after that, its job is its own, to whoever asks; then it is abandoned."""
     one, other = JobTable(place, "one"), JobTable(place, "other")
     one.add(first(), "digest", limit=9)
-    one.start_next(at(1))
+    one.start_next()
 
     assert (one.abandoned(), other.abandoned()) == ([], [])
     monkeypatch.setattr(table, "LEASE_SECONDS", 0.0)
@@ -379,17 +379,16 @@ def test_a_job_is_abandoned_when_its_server_has_not_beaten_for_long(
 
 @SHARED
 def test_a_job_is_cancelled_from_any_server(place: DatabaseLocation) -> None:
-    """A running job that another server cancels is unwanted at the one that runs it, and nowhere else."""
+    """A running job that another server cancels is to be cancelled at the one that runs it, and nowhere else."""
     one, other = JobTable(place, "one"), JobTable(place, "other")
     one.add(first(), "digest", limit=9)
-    one.start_next(at(1))
-    event = StateEntered(state=JobState.CANCELLED, reason="No.")
+    one.start_next()
 
-    view, records = other.cancel("job-1", event, at(2))
+    view, records = other.cancel("job-1", "No.")
 
     assert (view.state, records) == (JobState.RUNNING, ())
-    assert (one.unwanted(), other.unwanted()) == (["job-1"], [])
-    one.say("job-1", event, at(3))
-    assert one.unwanted() == []
+    assert (one.cancel_requested(), other.cancel_requested()) == (["job-1"], [])
+    one.append_event("job-1", StateEntered(state=JobState.CANCELLED, reason="No."))
+    assert one.cancel_requested() == []
     one.close()
     other.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 import pytest
-from twofold_server.jobs.model import JobState, JobView, Order, Phase, Report
+from twofold_server.jobs.model import Job, JobState, Order, Phase, Report
 from twofold_server.report.index import render_index, verdict_of
 
 NOW = dt.datetime(2026, 1, 2, 3, 4, tzinfo=dt.UTC)
@@ -15,7 +15,7 @@ def job(state=JobState.SUCCEEDED, verdict=None, **fields):
     """Make a job."""
     report = Report(verdict=verdict, rolled_back=fields.pop("rolled_back", ""))
     order = Order(head="ner", validate_only=fields.pop("validate_only", False))
-    return JobView(id="job-1", order=order, created=NOW, base="a", state=state, report=report, **fields)
+    return Job(id="job-1", order=order, created=NOW, base="a", state=state, report=report, **fields)
 
 
 WORDS = [

@@ -11,7 +11,7 @@ from twofold_checkpoint.errors import CheckpointInUseError, CheckpointNotFoundEr
 from twofold_checkpoint.protocol.events import PhaseStarted, Published
 from twofold_checkpoint.store import Aliases
 from twofold_server.inference.slot import Slot
-from twofold_server.jobs.model import JobState, JobView, Order
+from twofold_server.jobs.model import Job, JobState, Order
 from twofold_server.retention.deletion import Deleter, needed_by
 from twofold_server.versions.alias_changes import Author
 
@@ -37,7 +37,7 @@ def order(base: str) -> Order:
 def test_a_job_needs_its_base_and_its_candidate(base, started_from, candidate, needed):
     """What an order names, what it named when it was looked up, and what the job has made: all else may go."""
     now = dt.datetime.now(dt.UTC)
-    job = JobView(id="job", order=order(base), created=now, base=started_from, candidate=candidate)
+    job = Job(id="job", order=order(base), created=now, base=started_from, candidate=candidate)
     aliases = Aliases(current="now", candidate="made")
 
     found = {name for name in ("one", "two", "now", "made", "other") if needed_by(name, [job], aliases)}
@@ -58,7 +58,7 @@ def test_what_jobs_build_on_stays_until_they_are_over(harness: Harness):
 
     async def story():
         async with harness.running() as runner:
-            deleter = Deleter(harness.store, Slot(harness.metrics), runner.book)
+            deleter = Deleter(harness.store, Slot(harness.metrics), runner.jobs)
 
             async def refused(checkpoint_id):
                 with pytest.raises(CheckpointInUseError) as caught:
@@ -89,7 +89,7 @@ def test_a_job_and_a_deletion_at_once_do_not_part(harness: Harness):
 
     async def story():
         async with harness.running() as runner:
-            deleter = Deleter(harness.store, Slot(harness.metrics), runner.book)
+            deleter = Deleter(harness.store, Slot(harness.metrics), runner.jobs)
             seen = set()
             for number in range(20):
                 name = f"base{number}"
@@ -98,7 +98,7 @@ def test_a_job_and_a_deletion_at_once_do_not_part(harness: Harness):
                 calls = calls if number % 2 else calls[::-1]
                 answers = await asyncio.gather(*calls, return_exceptions=True)
                 job, deleted = answers if number % 2 else answers[::-1]
-                if isinstance(job, JobView):
+                if isinstance(job, Job):
                     assert isinstance(deleted, CheckpointInUseError), deleted
                     await over(runner, job.id)
                 else:
@@ -119,7 +119,7 @@ def test_a_finished_job_needs_nothing(harness: Harness):
             assert view.state is JobState.SUCCEEDED
             add_checkpoint(harness.store, "third")
             harness.store.promote("third")
-            await Deleter(harness.store, Slot(harness.metrics), runner.book).delete("first", ANNA)
+            await Deleter(harness.store, Slot(harness.metrics), runner.jobs).delete("first", ANNA)
             return {one.id for one in harness.store.list()}
 
     assert asyncio.run(story()) == {"second", "third"}

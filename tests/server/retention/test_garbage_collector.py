@@ -17,7 +17,7 @@ from twofold_server.adaptation.runner import JobRunner
 from twofold_server.adaptation.uploads import Batch
 from twofold_server.errors import FailedPreconditionError, UnknownNameError
 from twofold_server.inference.slot import Slot
-from twofold_server.jobs.model import JobState, JobView
+from twofold_server.jobs.model import Job, JobState
 from twofold_server.retention.deletion import Deleter
 from twofold_server.retention.garbage_collector import GarbageCollector
 from twofold_server.retention.policy import GRACE_SECONDS, Retained, needed_checkpoints, surplus
@@ -51,13 +51,13 @@ def test_the_oldest_that_nothing_needs_go(keep: int, needed: set[str], kept: lis
 ALIASES = Aliases(current="cu", previous="pr", candidate="ca", approved="ap")
 
 
-def job(base: str, resolved: str = "", candidate: str = "") -> JobView:
+def job(base: str, resolved: str = "", candidate: str = "") -> Job:
     """Return a job that builds on a checkpoint."""
     order = msgspec.structs.replace(first().order, base=base)
     return msgspec.structs.replace(first(), order=order, base=resolved, candidate=candidate)
 
 
-REQUIRED_SCOPES: list[tuple[list[JobView], Aliases, str | None, set[str]]] = [
+REQUIRED_SCOPES: list[tuple[list[Job], Aliases, str | None, set[str]]] = [
     ([], Aliases(), None, set()),
     ([], ALIASES, None, {"cu", "pr", "ca", "ap"}),
     ([], ALIASES, "live", {"cu", "pr", "ca", "ap", "live"}),
@@ -69,7 +69,7 @@ REQUIRED_SCOPES: list[tuple[list[JobView], Aliases, str | None, set[str]]] = [
 
 
 @pytest.mark.parametrize(("jobs", "aliases", "live", "needed"), REQUIRED_SCOPES)
-def test_what_is_needed(jobs: list[JobView], aliases: Aliases, live: str | None, needed: set[str]) -> None:
+def test_what_is_needed(jobs: list[Job], aliases: Aliases, live: str | None, needed: set[str]) -> None:
     """Every alias, what answers, and what an unfinished job asked for, builds on, or has made."""
     assert needed_checkpoints(jobs, aliases, live) == needed
 
@@ -77,12 +77,12 @@ def test_what_is_needed(jobs: list[JobView], aliases: Aliases, live: str | None,
 def collector(harness: Harness, runner: JobRunner) -> GarbageCollector:
     """Make a collector of a harness."""
     slot = Slot(harness.metrics)
-    deleter = Deleter(harness.store, slot, runner.book)
+    deleter = Deleter(harness.store, slot, runner.jobs)
     return GarbageCollector(
         config=harness.config,
         store=harness.store,
         slot=slot,
-        book=runner.book,
+        jobs=runner.jobs,
         deleter=deleter,
         metrics=harness.metrics,
     )
@@ -117,7 +117,7 @@ def test_checkpoints_and_uploads_go_but_none_that_a_job_needs(harness: Harness) 
                 (uploads / f"upload-{number}").mkdir(parents=True)
                 age(uploads / f"upload-{number}", 9 - number)
             await collector(harness, runner).collect()
-            assert (await runner.book.get(running.id)).state is JobState.RUNNING
+            assert (await runner.jobs.get(running.id)).state is JobState.RUNNING
 
     asyncio.run(story())
     assert names(harness.store.root / "checkpoints") == {"first", "c0", "c3"}
@@ -179,13 +179,13 @@ def test_jobs_go_with_all_that_is_theirs(harness: Harness, monkeypatch: pytest.M
             await until(runner, running.id, runs)
             await collector(harness, runner).collect()
 
-            assert [view.id for view in (await runner.book.page(9, None))[0]] == [running.id, ids[2]]
+            assert [view.id for view in (await runner.jobs.page(9, None))[0]] == [running.id, ids[2]]
             assert names(harness.store.root / "jobs") == {running.id, ids[2]}
-            assert [record async for record in runner.book.watch(ids[2])]
+            assert [record async for record in runner.jobs.watch(ids[2])]
             with pytest.raises(UnknownNameError):
-                await runner.book.get(ids[0])
+                await runner.jobs.get(ids[0])
             with pytest.raises(FailedPreconditionError, match="is running"):
-                await runner.book.forget(running.id)
+                await runner.jobs.delete(running.id)
             harness.play(finish())
 
     asyncio.run(story())

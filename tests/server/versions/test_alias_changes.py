@@ -111,7 +111,7 @@ def test_a_job_leaves_its_id(harness: Harness) -> None:
 
     async def read() -> list[tuple[str, str | None, str]]:
         async with harness.running() as runner:
-            found, _ = await runner.book.alias_changes(9, None)
+            found, _ = await runner.jobs.alias_changes(9, None)
             return [(one.alias, one.to_id, one.author.actor) for one in reversed(found)]
 
     assert harness.promoter.authors == [Author(view.id, "The gate passed it.")]

@@ -102,15 +102,15 @@ def test_a_word_on_the_way_that_cannot_be_written_ends_nothing(tmp_path, monkeyp
     """Where the database is away for a moment while a candidate is in shadow, its job goes on."""
     monkeypatch.setattr(shadow_test_module, "REPORT_SECONDS", 0.0)
     monkeypatch.setattr(shadow_test_module, "_POLL_SECONDS", 0.01)
-    say, refused = JobRepository.say, []
+    say, refused = JobRepository.append_event, []
 
-    async def sometimes(book, job, event):
+    async def sometimes(jobs, job, event):
         if isinstance(event, Shadowed) and len(refused) < 2:
             refused.append(event)
             raise DatabaseError("away")
-        return await say(book, job, event)
+        return await say(jobs, job, event)
 
-    monkeypatch.setattr(JobRepository, "say", sometimes)
+    monkeypatch.setattr(JobRepository, "append_event", sometimes)
 
     async def test(server, store):
         async with traffic(server):

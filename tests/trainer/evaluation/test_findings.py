@@ -16,7 +16,7 @@ from twofold_checkpoint.decoding import Entity, LabelScore, Prediction
 from twofold_checkpoint.examples import Example, Span
 from twofold_checkpoint.protocol.events import DatasetDescribed, Event, GateEvaluated, NoteAdded, ScoreMeasured, to_line
 from twofold_checkpoint.protocol.findings import Findings, read_findings
-from twofold_checkpoint.protocol.job import Hyperparameters, Job, Statistical
+from twofold_checkpoint.protocol.job import Hyperparameters, Statistical, TrainerJob
 from twofold_checkpoint.store import Store
 from twofold_trainer.adapt import run_job
 from twofold_trainer.evaluation.confusions import count_names, list_confusions, pairs_of
@@ -33,7 +33,7 @@ BOTH = [
 ]
 
 
-def found(job: Job) -> tuple[list[Event], Findings]:
+def found(job: TrainerJob) -> tuple[list[Event], Findings]:
     """Run a job to its end and read what it left."""
     events, _ = tiny_models.ending(run_job(job))
     findings = read_findings(Path(job.store) / "jobs" / job.id)

@@ -27,7 +27,7 @@ from twofold_checkpoint.protocol.events import (
     StepCompleted,
     from_line,
 )
-from twofold_checkpoint.protocol.job import SNAPSHOTS, Exact, Hyperparameters, Job, Statistical, write_job
+from twofold_checkpoint.protocol.job import SNAPSHOTS, Exact, Hyperparameters, Statistical, TrainerJob, write_job
 from twofold_checkpoint.store import Store
 from twofold_trainer import adapt as run_module
 from twofold_trainer.adapt import run_job
@@ -62,12 +62,12 @@ class KilledError(BaseException):
     """What no handler of the trainer's sees: as good as SIGKILL, and far cheaper."""
 
 
-def training_of(kind: str, make_job: MakeJob) -> Job:
+def training_of(kind: str, make_job: MakeJob) -> TrainerJob:
     """Make a job of a kind."""
     return make_job(**{"hyperparameters": LEARNS, **JOBS[kind]})
 
 
-def with_snapshots(job: Job, name: str = "killed") -> Job:
+def with_snapshots(job: TrainerJob, name: str = "killed") -> TrainerJob:
     """Give a job a name, and snapshots as often as there can be."""
     return msgspec.structs.replace(job, id=name, snapshot_seconds=0.0)
 
@@ -78,7 +78,7 @@ def _guard_looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("twofold_trainer.protection.guard.EARLY_EVERY", 2)
 
 
-def weights(job: Job) -> tuple[bytes, list[Event]]:
+def weights(job: TrainerJob) -> tuple[bytes, list[Event]]:
     """Train, and return the bytes of the weights as a candidate would hold them."""
     models: list[bytes] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -88,7 +88,7 @@ def weights(job: Job) -> tuple[bytes, list[Event]]:
     return model, events
 
 
-def killed_after(snapshots: int, job: Job) -> bool:
+def killed_after(snapshots: int, job: TrainerJob) -> bool:
     """Train until so many snapshots were written, or to the end; tells whether it was killed."""
     offer, left = ResumeSnapshots.save_if_due, itertools.count(1)
 

@@ -8,14 +8,14 @@ import msgspec
 from twofold_checkpoint.examples import Example, read_examples
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import HeadName
-from twofold_checkpoint.protocol.job import Job
+from twofold_checkpoint.protocol.job import TrainerJob
 
 from twofold_trainer.datasets.annotations import annotated_for
 from twofold_trainer.datasets.splits import types_of, with_annotated_types
 from twofold_trainer.errors import RefusedError
 
 
-def read_job_examples(job: Job, known: LabelSet) -> tuple[list[Example], list[Example] | None, list[str]]:
+def read_job_examples(job: TrainerJob, known: LabelSet) -> tuple[list[Example], list[Example] | None, list[str]]:
     """Return a job's training examples, its held-out examples, and notes on ignored annotations. Raises RefusedError."""
     given = list(read_examples(job.train)), None if job.dev is None else list(read_examples(job.dev))
     everything = [*given[0], *(given[1] or ())]

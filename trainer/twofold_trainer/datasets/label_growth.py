@@ -8,7 +8,7 @@ import msgspec
 from twofold_checkpoint.examples import Example
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import HeadName
-from twofold_checkpoint.protocol.job import Job
+from twofold_checkpoint.protocol.job import TrainerJob
 
 from twofold_trainer.datasets.splits import types_of
 from twofold_trainer.errors import RefusedError
@@ -19,7 +19,7 @@ def head_labels(labels: LabelSet, head: HeadName) -> tuple[str, ...]:
     return labels.labels if head == "classifier" else labels.entity_types
 
 
-def extend_labels(job: Job, old: LabelSet, examples: Sequence[Example]) -> LabelSet:
+def extend_labels(job: TrainerJob, old: LabelSet, examples: Sequence[Example]) -> LabelSet:
     """Append, reject or substitute the examples' new labels, by the job's label policy. Raises RefusedError."""
     if job.label_policy == "replace":
         own: dict[str, tuple[str, ...]] = {"labels" if job.head == "classifier" else "entity_types": ()}

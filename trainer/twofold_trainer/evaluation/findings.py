@@ -21,7 +21,7 @@ from twofold_checkpoint.protocol.findings import (
     NameCount,
     write_findings,
 )
-from twofold_checkpoint.protocol.job import Job
+from twofold_checkpoint.protocol.job import TrainerJob
 
 from twofold_trainer.evaluation.confusions import count_names, list_confusions, pairs_of
 from twofold_trainer.evaluation.evaluator import JobEvaluator, Scores
@@ -53,7 +53,7 @@ def leave_findings(
         yield NoteAdded(message=f"The report lacks what the trainer found: {why}.", warning=True)
 
 
-def directory_of(job: Job) -> Path:
+def directory_of(job: TrainerJob) -> Path:
     """Return the job's directory in its store."""
     return Path(job.store) / "jobs" / job.id
 

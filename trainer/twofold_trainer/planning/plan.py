@@ -14,7 +14,7 @@ from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import MemoryMode, other_head
 from twofold_checkpoint.memory import Memory, normalize_text, read_memory
 from twofold_checkpoint.protocol.events import Event, NoteAdded, PlanMade
-from twofold_checkpoint.protocol.job import Exact, Job
+from twofold_checkpoint.protocol.job import Exact, TrainerJob
 from twofold_checkpoint.store import Store
 
 from twofold_trainer import recipe
@@ -44,7 +44,7 @@ MAX_NAMES = 5
 class Plan:
     """A checked job: what to train, on which examples, from which base."""
 
-    job: Job
+    job: TrainerJob
     base: Checkpoint
     model: TwofoldModel
     encoder: Encoder
@@ -225,7 +225,7 @@ class Plan:
         )
 
 
-def make_plan(job: Job) -> Plan:
+def make_plan(job: TrainerJob) -> Plan:
     """Check a job and plan it. Raises RefusedError, ExampleError or another CheckpointError that says what to change."""
     check_settings(job)
     base = Store(job.store).get(job.base)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from twofold_checkpoint.protocol.hyperparameter_ranges import RANGES
-from twofold_checkpoint.protocol.job import Exact, Hyperparameters, Job
+from twofold_checkpoint.protocol.job import Exact, Hyperparameters, TrainerJob
 
 from twofold_trainer.errors import RefusedError
 
 
-def check_settings(job: Job) -> None:
+def check_settings(job: TrainerJob) -> None:
     """Raise RefusedError if a setting is out of range or contradicts another one."""
     if isinstance(job.protection, Exact) and job.freeze in {"head", "staged"}:
         raise RefusedError(

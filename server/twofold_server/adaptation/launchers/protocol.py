@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from twofold_checkpoint.protocol.events import Event
-from twofold_checkpoint.protocol.job import Job
+from twofold_checkpoint.protocol.job import TrainerJob
 
 from twofold_server.jobs.model import TrainerDied
 
@@ -14,7 +14,7 @@ from twofold_server.jobs.model import TrainerDied
 class Launcher(Protocol):
     """Runs trainers, for example as a local process, an actor or a pod."""
 
-    def launch(self, job: Job) -> AsyncGenerator[Event | TrainerDied, None]:
+    def launch(self, job: TrainerJob) -> AsyncGenerator[Event | TrainerDied, None]:
         """Start a trainer and yield its events.
 
         The last event is Finished, from the trainer or made by the launcher with the reason, or TrainerDied. All trainer

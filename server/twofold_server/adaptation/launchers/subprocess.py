@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 from twofold_checkpoint.protocol.events import Event, Finished, NoteAdded, from_line
-from twofold_checkpoint.protocol.job import Job, write_job
+from twofold_checkpoint.protocol.job import TrainerJob, write_job
 
 from twofold_server.adaptation.launchers.environment import trainer_environment
 from twofold_server.adaptation.launchers.pipes import Pipe, open_pipe, read_lines
@@ -43,7 +43,7 @@ class SubprocessLauncher:
         self._trainers: dict[str, _Trainer | None] = {}
         self._unwanted: set[str] = set()
 
-    async def launch(self, job: Job) -> AsyncGenerator[Event | TrainerDied, None]:
+    async def launch(self, job: TrainerJob) -> AsyncGenerator[Event | TrainerDied, None]:
         """Start the trainer and yield its events; the last is Finished, or TrainerDied if a signal killed the trainer."""
         self._trainers[job.id] = None  # From now on the job can be cancelled.
         try:
@@ -99,7 +99,7 @@ class SubprocessLauncher:
                 if b"twofold_trainer" in command and job_file.name == order.name and job_file.samefile(order):
                     os.killpg(int(path.parent.name), signal.SIGKILL)
 
-    async def _start(self, job: Job) -> _Trainer:
+    async def _start(self, job: TrainerJob) -> _Trainer:
         path = _order(Path(job.store), job.id)
         await asyncio.to_thread(_write, path, job)
         threads = self._config.trainer_threads or count_cpus()
@@ -239,6 +239,6 @@ def _parse(line: bytes | None) -> Event | None:
         return None
 
 
-def _write(path: Path, job: Job) -> None:
+def _write(path: Path, job: TrainerJob) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_job(path, job)

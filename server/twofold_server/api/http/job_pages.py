@@ -64,8 +64,8 @@ class JobPages:
     unless *plaintext* is set.
     """
 
-    def __init__(self, book: JobRepository, reporter: Reporter, access: Authorizer | None, *, plaintext: bool) -> None:
-        self._book = book
+    def __init__(self, jobs: JobRepository, reporter: Reporter, access: Authorizer | None, *, plaintext: bool) -> None:
+        self._jobs = jobs
         self._reporter = reporter
         self._access = access
         self._plaintext = plaintext
@@ -129,8 +129,8 @@ class JobPages:
     async def _show(self, path: str, query: str) -> _Page:
         if path in {"/jobs", "/jobs/"}:
             before = parse_qs(query).get("before", [""])[0]
-            views, older = await self._book.page(_PAGE, int(before) if re.fullmatch(r"\d{1,18}", before) else None)
-            return _Page(render_index(views, older).encode())
+            jobs, older = await self._jobs.page(_PAGE, int(before) if re.fullmatch(r"\d{1,18}", before) else None)
+            return _Page(render_index(jobs, older).encode())
         if match := _REPORT.fullmatch(path):
             if match[2] == "json":
                 return _Page(await self._reporter.read(match[1], "json"), "application/json")

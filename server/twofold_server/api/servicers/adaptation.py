@@ -23,8 +23,8 @@ from twofold_server.report.reporter import Reporter
 class AdaptationServicer(AdaptationServiceServicer):
     """Submits jobs and reports on them."""
 
-    def __init__(self, runner: JobRunner, book: JobRepository, reporter: Reporter, uploads: Uploads) -> None:
-        self._book = book
+    def __init__(self, runner: JobRunner, jobs: JobRepository, reporter: Reporter, uploads: Uploads) -> None:
+        self._jobs = jobs
         self._reporter = reporter
         self._runner = runner
         self._uploads = uploads
@@ -32,9 +32,9 @@ class AdaptationServicer(AdaptationServiceServicer):
     async def Adapt(self, request: pb.AdaptRequest, context: Any) -> pb.AdaptResponse:  # noqa: ARG002, N802
         """Submit a job and return it at once."""
         order, inline = await asyncio.to_thread(read_adapt, request)
-        view = await self._runner.submit(order, inline)
-        annotate(job=view.id, checkpoint=view.base)
-        return pb.AdaptResponse(job=write_job(view))
+        job = await self._runner.submit(order, inline)
+        annotate(job=job.id, checkpoint=job.base)
+        return pb.AdaptResponse(job=write_job(job))
 
     async def UploadDataset(  # noqa: N802
         self,
@@ -50,20 +50,20 @@ class AdaptationServicer(AdaptationServiceServicer):
 
     async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.GetJobResponse:  # noqa: ARG002, N802
         """Return one job."""
-        return pb.GetJobResponse(job=write_job(await self._book.get(request.job_id)))
+        return pb.GetJobResponse(job=write_job(await self._jobs.get(request.job_id)))
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:  # noqa: ARG002, N802
         """Return a page of jobs, newest first."""
-        views, more = await self._book.page(page_size(request.page_size), parse_page_token(request.page_token))
+        jobs, more = await self._jobs.page(page_size(request.page_size), parse_page_token(request.page_token))
         token = "" if more is None else str(more)
-        return pb.ListJobsResponse(jobs=[write_job(view) for view in views], next_page_token=token)
+        return pb.ListJobsResponse(jobs=[write_job(job) for job in jobs], next_page_token=token)
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Any) -> AsyncIterator[pb.WatchJobResponse]:  # noqa: ARG002, N802
         """Stream all events of a job, past events first, until it ends."""
         after = request.after_sequence
         if after < 0:
             raise InvalidRequestError(Violation("after_sequence", f"{after} is negative; write 0 for all events"))
-        async for record in self._book.watch(request.job_id, after):
+        async for record in self._jobs.watch(request.job_id, after):
             yield pb.WatchJobResponse(event=write_event(record))
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.CancelJobResponse:  # noqa: ARG002, N802

@@ -23,9 +23,9 @@ from twofold_server.versions.promoter import Promoter
 class CheckpointServicer(CheckpointServiceServicer):
     """Lists and deletes checkpoints, and moves aliases."""
 
-    def __init__(self, store: Store, book: JobRepository, promoter: Promoter, deleter: Deleter) -> None:
+    def __init__(self, store: Store, jobs: JobRepository, promoter: Promoter, deleter: Deleter) -> None:
         self._store = store
-        self._book = book
+        self._jobs = jobs
         self._promoter = promoter
         self._deleter = deleter
 
@@ -79,7 +79,7 @@ class CheckpointServicer(CheckpointServiceServicer):
 
     async def ListAliasChanges(self, request: pb.ListAliasChangesRequest, context: Any) -> pb.ListAliasChangesResponse:  # noqa: ARG002, N802
         """Return a page of alias changes, newest first."""
-        changes, more = await self._book.alias_changes(
+        changes, more = await self._jobs.alias_changes(
             page_size(request.page_size), parse_page_token(request.page_token)
         )
         return pb.ListAliasChangesResponse(

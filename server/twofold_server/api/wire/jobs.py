@@ -14,7 +14,7 @@ from twofold_server.api.wire.checkpoints import write_time
 from twofold_server.api.wire.inference import HEAD_NUMBERS
 from twofold_server.errors import InvalidRequestError, Violation
 from twofold_server.jobs import model
-from twofold_server.jobs.model import EventRecord, JobState, JobView, Report
+from twofold_server.jobs.model import EventRecord, Job, JobState, Report
 from twofold_server.report.reporter import ReportFormat
 from twofold_server.versions.events import RolledBack, Shadowed
 
@@ -44,31 +44,31 @@ def read_report_format(number: pb.ReportFormat.ValueType) -> ReportFormat:
     return REPORT_FORMATS[number]
 
 
-def write_job(view: JobView) -> pb.Job:
+def write_job(job: Job) -> pb.Job:
     """Return the message of a job. Until the trainer has resolved the settings, they are those of the request."""
-    settings = view.hyperparameters or view.order.hyperparameters
+    settings = job.hyperparameters or job.order.hyperparameters
     return pb.Job(
-        id=view.id,
-        state=STATES[view.state],
-        phase=view.phase,
+        id=job.id,
+        state=STATES[job.state],
+        phase=job.phase,
         phases=[
             pb.PhaseTiming(phase=phase.name, start_time=_time(phase.started), end_time=_time(phase.ended))
-            for phase in view.phases
+            for phase in job.phases
         ],
-        reason=view.reason,
-        head=HEAD_NUMBERS[view.order.head],
-        freeze=_FREEZE_NUMBERS[view.order.freeze],
-        create_time=_time(view.created),
-        start_time=_time(view.started),
-        end_time=_time(view.ended),
-        base_checkpoint_id=view.base,
-        candidate_checkpoint_id=view.candidate,
+        reason=job.reason,
+        head=HEAD_NUMBERS[job.order.head],
+        freeze=_FREEZE_NUMBERS[job.order.freeze],
+        create_time=_time(job.created),
+        start_time=_time(job.started),
+        end_time=_time(job.ended),
+        base_checkpoint_id=job.base,
+        candidate_checkpoint_id=job.candidate,
         hyperparameters=pb.Hyperparameters(**{name: getattr(settings, name) for name in settings.__struct_fields__}),
-        report=_write_report(view.report),
-        queue_position=view.queue_position,
-        last_sequence=view.last_sequence,
-        promote=_PROMOTE_NUMBERS[view.order.promote],
-        request_id=view.order.request_id,
+        report=_write_report(job.report),
+        queue_position=job.queue_position,
+        last_sequence=job.last_sequence,
+        promote=_PROMOTE_NUMBERS[job.order.promote],
+        request_id=job.order.request_id,
     )
 
 

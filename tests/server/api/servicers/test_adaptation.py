@@ -42,7 +42,7 @@ async def served(harness: Harness) -> AsyncIterator[tuple[str, JobRunner]]:
     async with harness.running() as runner:
         server = grpc.aio.server(interceptors=[ServerInterceptor(harness.metrics)])
         add_AdaptationServiceServicer_to_server(
-            AdaptationServicer(runner, runner.book, Reporter(harness.store, runner.book), harness.uploads), server
+            AdaptationServicer(runner, runner.jobs, Reporter(harness.store, runner.jobs), harness.uploads), server
         )
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()

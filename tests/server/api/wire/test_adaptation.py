@@ -18,7 +18,7 @@ from twofold_server.api.wire.adaptation import read_adapt, read_upload
 from twofold_server.api.wire.jobs import write_event, write_job
 from twofold_server.errors import InvalidRequestError
 from twofold_server.jobs import model
-from twofold_server.jobs.model import EventRecord, JobState, JobView, Order, fold, record
+from twofold_server.jobs.model import EventRecord, Job, JobState, Order, record, replay
 from twofold_server.versions.events import RolledBack, Shadowed
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -301,14 +301,14 @@ STORY: list[tuple[model.JobEvent, str | None]] = [
 ]
 
 
-def story() -> tuple[JobView, list[EventRecord]]:
+def story() -> tuple[Job, list[EventRecord]]:
     """Tell a job's whole life, a second for each event."""
-    view = JobView(id="job-1", order=Order(head="ner", request_id="r", promote="never"), created=START, base="")
+    view = Job(id="job-1", order=Order(head="ner", request_id="r", promote="never"), created=START, base="")
     records: list[EventRecord] = []
     for seconds, (event, _) in enumerate(STORY):
         new = record(view, event, START + dt.timedelta(seconds=seconds))
         records += new
-        view = fold(view, new)
+        view = replay(view, new)
     return view, records
 
 
@@ -354,7 +354,7 @@ def test_a_job_that_waits_shows_what_was_asked() -> None:
     """Before the trainer resolves the settings, those of the request are echoed, and nothing is made up."""
     asked = Order(head="classifier", hyperparameters=Hyperparameters(epochs=7))
 
-    message = write_job(JobView(id="job-1", order=asked, created=START, base="first"))
+    message = write_job(Job(id="job-1", order=asked, created=START, base="first"))
 
     assert message.hyperparameters == pb.Hyperparameters(epochs=7)
     assert not message.HasField("start_time")
