@@ -43,7 +43,7 @@ def job(number: int, **order: str) -> Job:
 
 @BOTH
 def test_the_table_gives_back_what_was_said(place: DatabaseLocation) -> None:
-    """Every kind of event survives the file, and the stored job is the fold of the stored events."""
+    """Every kind of event survives the file, and the stored job is the replay of the stored events."""
     everything = [one for event, _ in (*EFFECTS, *REPORTS) for one in event]
     everything = [one for one in everything if not isinstance(one, StateEntered)]
     table = JobTable(place)
