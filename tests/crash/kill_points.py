@@ -44,9 +44,9 @@ TRAINING = (
     *(Moment(phase, TRAINER, f"said {phase}") for phase in PHASES if phase not in SERVER_PHASES),
     Moment("snapshot, half written", TRAINER, "after twofold_trainer.training.snapshots:save_file"),
     Moment("snapshot, written", TRAINER, "after twofold_trainer.training.snapshots:ResumeSnapshots._write"),
-    Moment("reduce", TRAINER, "before twofold_trainer.adapt:reduce_precision"),
+    Moment("reduce", TRAINER, "before twofold_trainer.export.publish:reduce_precision"),
     Moment("publish, not yet in place", TRAINER, "after twofold_checkpoint.store:write_manifest"),
-    Moment("publish, not yet said", TRAINER, "after twofold_trainer.adapt:publish"),
+    Moment("publish, not yet said", TRAINER, "after twofold_trainer.export.publish:publish"),
     Moment("publish, said", TRAINER, "said Published"),
     Moment("last word", TRAINER, "said Finished"),
 )

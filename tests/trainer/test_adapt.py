@@ -527,7 +527,7 @@ def test_a_surprise_ends_with_a_sentence(make_job: MakeJob, store: Store, monkey
     def explode(*_: object, **__: object) -> None:
         raise RuntimeError("disk\nfull")
 
-    monkeypatch.setattr(run_module, "write_candidate", explode)
+    monkeypatch.setattr("twofold_trainer.export.publish.write_candidate", explode)
     _, end = tiny_models.ending(run_job(make_job("ner", freeze="backbone", hyperparameters=QUICK)))
 
     assert (end.outcome, end.reason) == ("failed", "RuntimeError: disk full.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import torch
@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from twofold_checkpoint.checkpoint import TRAINING_WEIGHTS
 from twofold_checkpoint.errors import CheckpointError
 from twofold_checkpoint.manifest import other_head
-from twofold_checkpoint.protocol.events import Event, ExactVerified, Finished, PhaseStarted, Published
+from twofold_checkpoint.protocol.events import Event, ExactVerified, Finished, PhaseStarted
 from twofold_checkpoint.protocol.job import SNAPSHOTS, TrainerJob
 from twofold_checkpoint.store import Store
 
-from twofold_trainer.errors import CancelledError, TrainerError
+from twofold_trainer.errors import CancelledError, RejectedError, TrainerError
 from twofold_trainer.evaluation.evaluator import JobEvaluator, Scores, join_scores
 from twofold_trainer.evaluation.findings import directory_of, leave_findings, may_store_text, redact
 from twofold_trainer.evaluation.gate import GateResult
@@ -23,8 +23,7 @@ from twofold_trainer.evaluation.label_collisions import describe_collisions, fin
 from twofold_trainer.evaluation.verdict import evaluate_candidate, gate_event
 from twofold_trainer.export.exactness import verify_exact
 from twofold_trainer.export.memory import update_memory
-from twofold_trainer.export.publish import Candidate, provenance, publish, write_candidate
-from twofold_trainer.export.quantization_gate import QuantizationInputs, reduce_precision
+from twofold_trainer.export.publish import Candidate, provenance, publish_candidate
 from twofold_trainer.modeling.freezing import is_untouched, verify_frozen
 from twofold_trainer.planning.estimate import describe_estimate
 from twofold_trainer.planning.plan import Plan, make_plan
@@ -42,6 +41,8 @@ def run_job(job: TrainerJob, stop: StopSignal | None = None) -> Iterator[Event]:
         yield from _adapt(job, stop or StopSignal())
     except CancelledError as cancelled:
         yield Finished(outcome="cancelled", reason=f"{cancelled}.")
+    except RejectedError as rejected:
+        yield Finished(outcome="rejected", reason=f"Not published: {rejected}.")
     except (TrainerError, CheckpointError) as error:
         log.exception("the job failed")
         yield Finished(outcome="failed", reason=f"{error}.")
@@ -91,40 +92,28 @@ def _adapt(job: TrainerJob, stop: StopSignal) -> Iterator[Event]:
     if taken := find_collisions(job.head, retained.examples, evaluator.answers["after"]["retained"], plan.added):
         yield describe_collisions(taken)
 
-    store = Store(job.store)
-    candidate = make_candidate(plan, stages_result, after)
-    with store.staging() as staged:
-        texts = [example.text for example in (*plan.parts.gate, *plan.parts.dev, *plan.parts.train)]
-        yield from write_candidate(candidate, staged, texts, stop)
-
+    def pass_gate(staged: Path) -> Generator[Event, None, str]:
         exact = is_untouched(plan.model, job.head, trained)
         if exact:
-            yield _prove_exact(plan, staged, stop)
-
+            yield _verify_protected(plan, staged, stop)
         yield PhaseStarted(phase="gate")
-        verdict = evaluate_candidate(
+        result = evaluate_candidate(
             plan, before, after, approved=approved, trained=bool(stages_result.completed_stages), exact=exact
         )
-        yield gate_event(verdict, evaluator, quoting=may_store_text(plan))
-        explanation = f"{verdict.reason}; training ended because {stages_result.reason}."
-        if verdict.verdict != "pass":
-            yield Finished(outcome="rejected", reason=f"Not published: {explanation}")
-            return
-        reduced = yield from reduce_precision(_quantization_inputs(plan, evaluator), staged, stop)
-        stop.check()
-        checkpoint = publish(candidate, staged, store, reduced)
-    yield Published(checkpoint_id=checkpoint.id)
-    yield Finished(outcome="succeeded", reason=f"Published {checkpoint.id}: {explanation}")
+        yield gate_event(result, evaluator, quoting=may_store_text(plan))
+        reason = f"{result.reason}; training ended because {stages_result.reason}"
+        if result.verdict != "pass":
+            raise RejectedError(reason)
+        return reason
+
+    candidate = make_candidate(plan, stages_result, after)
+    checkpoint, reason = yield from publish_candidate(
+        candidate, Store(job.store), plan.parts, plan.memory, stop, gate=pass_gate, answered=evaluator.by_text("after")
+    )
+    yield Finished(outcome="succeeded", reason=f"Published {checkpoint.id}: {reason}.")
 
 
-def _quantization_inputs(plan: Plan, evaluator: JobEvaluator) -> QuantizationInputs:
-    memory, parts = plan.memory, plan.parts
-    held_out = (*memory.gate, *parts.gate, *memory.dev, *parts.dev)
-    known = evaluator.by_text("after")
-    return QuantizationInputs(plan.labels, plan.encoder, held_out, plan.job.seed, torch.get_num_threads(), known)
-
-
-def _prove_exact(plan: Plan, staged: Path, stop: StopSignal) -> ExactVerified:
+def _verify_protected(plan: Plan, staged: Path, stop: StopSignal) -> ExactVerified:
     return verify_exact(
         plan.base.path,
         staged,

@@ -5,6 +5,7 @@ TrainerError
 ├── BackboneError            the backbone was not found or cannot be used
 ├── FrozenMovedError         a frozen tensor has changed
 ├── GraftError               the base's graph cannot be reused for the candidate; export the model instead
+├── RejectedError            the gate rejected the candidate
 ├── SnapshotError            a resume snapshot cannot be used
 ├── ParityError              the exported graph and the trained model differ
 └── CancelledError           the training was cancelled
@@ -31,6 +32,10 @@ class FrozenMovedError(TrainerError):
 
 class GraftError(TrainerError):
     """The base's graph cannot be reused for the candidate; export the model instead."""
+
+
+class RejectedError(TrainerError):
+    """The gate rejected the candidate; the message gives its reason."""
 
 
 class SnapshotError(TrainerError):

@@ -16,7 +16,6 @@ from twofold_checkpoint.protocol.events import (
     Finished,
     PhaseStarted,
     PlanMade,
-    Published,
     ScoreMeasured,
 )
 from twofold_checkpoint.protocol.job import Hyperparameters
@@ -29,8 +28,7 @@ from twofold_trainer.datasets.splits import MEMORY_DEV, Parts, describe_dataset,
 from twofold_trainer.datasets.targets import describe_unaligned, make_targets, note_unaligned
 from twofold_trainer.errors import RefusedError
 from twofold_trainer.export.memory import update_memory
-from twofold_trainer.export.publish import Candidate, provenance, publish, write_candidate
-from twofold_trainer.export.quantization_gate import QuantizationInputs, reduce_precision
+from twofold_trainer.export.publish import Candidate, provenance, publish_candidate
 from twofold_trainer.modeling.backbone import DEFAULT, load_backbone
 from twofold_trainer.modeling.features import CACHE_BYTES, FeatureCache, cache_bytes, live
 from twofold_trainer.modeling.mixed_precision import has_bf16
@@ -127,12 +125,7 @@ def train_initial_checkpoint(
         scores=scores,
     )
     store = Store(Path(out)).create()
-    with store.staging() as staged:
-        texts = [example.text for example in (*parts.gate, *parts.dev, *parts.train)]
-        yield from write_candidate(candidate, staged, texts, stop)
-        judged_by = QuantizationInputs(labels, encoder, (*parts.gate, *parts.dev), seed, torch.get_num_threads())
-        checkpoint = publish(candidate, staged, store, (yield from reduce_precision(judged_by, staged, stop)))
-    yield Published(checkpoint_id=checkpoint.id)
+    checkpoint, _ = yield from publish_candidate(candidate, store, parts, Memory(), stop)
     first = store.aliases().current is None
     if first:
         store.promote(checkpoint.id, approve=True)

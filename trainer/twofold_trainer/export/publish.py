@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 import random
 import uuid
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,19 +16,22 @@ import msgspec
 import torch
 from tokenizers import Tokenizer
 from twofold_checkpoint.checkpoint import GOLDEN, MEMORY, STATISTICS, TOKENIZER, Checkpoint
+from twofold_checkpoint.decoding import Prediction
 from twofold_checkpoint.encoding import Encoder, EncoderSettings
 from twofold_checkpoint.examples import Example
 from twofold_checkpoint.golden import GoldenAnswer, write_golden
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import FORMAT, Manifest, Provenance, ReducedGraph, Score
-from twofold_checkpoint.memory import write_memory
-from twofold_checkpoint.protocol.events import Event, NoteAdded, ParityMeasured, PhaseStarted
+from twofold_checkpoint.memory import Memory, write_memory
+from twofold_checkpoint.protocol.events import Event, NoteAdded, ParityMeasured, PhaseStarted, Published
 from twofold_checkpoint.store import Store
 
+from twofold_trainer.datasets.splits import Parts
 from twofold_trainer.errors import GraftError, ParityError, TrainerError
 from twofold_trainer.export.graft import graft
 from twofold_trainer.export.memory import UpdatedMemory
 from twofold_trainer.export.onnx_export import Graph, export, measure_parity, parity_batches
+from twofold_trainer.export.quantization_gate import QuantizationInputs, reduce_precision
 from twofold_trainer.modeling.model import TwofoldModel, save_model
 from twofold_trainer.protection.covariances import save_covariances
 from twofold_trainer.recipe import Pooling, Recipe
@@ -56,6 +59,44 @@ class Candidate:
     base: Checkpoint | None = None
     """What it was adapted from."""
     job_id: str | None = None
+
+
+Gate = Callable[[Path], Generator[Event, None, str]]
+"""Returns why the candidate in this directory may be published; raises RejectedError if it may not."""
+
+
+def publish_candidate(
+    candidate: Candidate,
+    store: Store,
+    parts: Parts,
+    memory: Memory,
+    stop: StopSignal,
+    *,
+    gate: Gate | None = None,
+    answered: Mapping[str, Prediction] | None = None,
+) -> Generator[Event, None, tuple[Checkpoint, str]]:
+    """Export a trained model, verify the graph, quantise it, and publish all as a checkpoint; returns it with the gate's reason.
+
+    *parts* and *memory* have the texts that verify the graphs; *answered* has predictions of the model that are known.
+    Raises ParityError or RejectedError, and then publishes nothing.
+    """
+    texts = [example.text for example in (*parts.gate, *parts.dev, *parts.train)]
+    with store.staging() as staged:
+        yield from write_candidate(candidate, staged, texts, stop)
+        reason = "" if gate is None else (yield from gate(staged))
+        inputs = QuantizationInputs(
+            candidate.labels,
+            Encoder(candidate.tokenizer, candidate.settings),
+            held_out=(*memory.gate, *parts.gate, *memory.dev, *parts.dev),
+            seed=candidate.provenance.seed,
+            threads=torch.get_num_threads(),
+            answered=answered or {},
+        )
+        reduced = yield from reduce_precision(inputs, staged, stop)
+        stop.check()
+        checkpoint = publish(candidate, staged, store, reduced)
+    yield Published(checkpoint_id=checkpoint.id)
+    return checkpoint, reason
 
 
 def write_candidate(
