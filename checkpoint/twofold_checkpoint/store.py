@@ -107,12 +107,12 @@ class Store:
         manifest = msgspec.structs.replace(manifest, files=files)
         write_manifest(staged, manifest)
         for path in staged.iterdir():
-            _flush(path)
-        _flush(staged)
+            flush(path)
+        flush(staged)
         target = self._path(manifest.id)
         target.parent.mkdir(exist_ok=True)
         staged.rename(target)
-        _flush(target.parent)
+        flush(target.parent)
         return Checkpoint.open(target)
 
     def get(self, name: str) -> Checkpoint:
@@ -226,7 +226,7 @@ class Store:
                 after = move(before)
                 self._write(after)  # Before the rename, so that no alias ever points to a missing checkpoint.
                 path.rename(gone)
-                _flush(path.parent)
+                flush(path.parent)
             shutil.rmtree(gone, ignore_errors=True)
         return AliasUpdate(before, after)
 
@@ -251,10 +251,10 @@ class Store:
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(self.root / "aliases.json")
-        _flush(self.root)
+        flush(self.root)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Flush a file or a directory to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -121,7 +121,7 @@ async def serve(config: Config, tracer: Tracer | None = None) -> AsyncIterator[S
             config,
             metrics,
             on_live=health.set_serving,
-            watcher=rollback_monitor,
+            swap_listener=rollback_monitor,
             record=jobs.record_alias_change,
         )
         shadow_test = ShadowTest(config, slot, shadow, promoter)

@@ -156,14 +156,14 @@ class FakePromoter:
     seconds: float = 0.25
     promoted: list[str] = field(default_factory=list)
     authors: list[Author] = field(default_factory=list)
-    hold: asyncio.Event | None = None
+    set_paused: asyncio.Event | None = None
 
     async def promote(
         self, name: str, author: Author, *, adapted: HeadName, expected_current: str | None
     ) -> FakePromotion:
         """Promote, or fail as told."""
-        if self.hold:
-            await self.hold.wait()
+        if self.set_paused:
+            await self.set_paused.wait()
         if self.fails:
             raise self.fails
         self.store.promote(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,12 +11,13 @@ from typing import BinaryIO, Literal, Self
 import msgspec
 from twofold_checkpoint.examples import Example, check_example
 from twofold_checkpoint.manifest import HeadName
+from twofold_checkpoint.store import flush
 
 from twofold_server.errors import InvalidRequestError, OverloadedError, Violation
 
 Part = Literal["train", "dev"]
 CONTENTS = "contents.json"
-MAX_NAME = 100
+MAX_NAME_LENGTH = 100
 """Longest label or entity type, in code points."""
 MAX_NAMES = 2000
 """Maximum number of labels, and of entity types, in a data set."""
@@ -49,22 +49,20 @@ class Contents(msgspec.Struct, kw_only=True):
             self.annotated["classifier"] += example.label is not None
             self.annotated["ner"] += example.entities is not None
         if example.label is not None:
-            _note(self.labels, example.label, f"{location}.label")
+            _add_name(self.labels, example.label, f"{location}.label")
         for index, span in enumerate(example.entities or ()):
-            _note(self.entity_types, span.type, f"{location}.entities[{index}].type")
+            _add_name(self.entity_types, span.type, f"{location}.entities[{index}].type")
 
 
-def _note(names: dict[str, str], name: str, location: str) -> None:
+def _add_name(names: dict[str, str], name: str, location: str) -> None:
     if name in names:
         return
-    if len(name) > MAX_NAME:
+    if len(name) > MAX_NAME_LENGTH:
         raise InvalidRequestError(
-            Violation(location, f"{name[:40]!r}... has {len(name)} characters; write at most {MAX_NAME}")
+            Violation(location, f"{name[:40]!r}... has {len(name)} characters; the maximum is {MAX_NAME_LENGTH}")
         )
     if len(names) >= MAX_NAMES:
-        raise InvalidRequestError(
-            Violation(location, f"is name number {MAX_NAMES + 1}; a data set may have {MAX_NAMES}")
-        )
+        raise InvalidRequestError(Violation(location, f"exceeds the limit of {MAX_NAMES} names per data set"))
     names[name] = location
 
 
@@ -83,7 +81,7 @@ class DatasetWriter:
 
     def __exit__(self, *_: object) -> None:
         for file in self._files.values():
-            with suppress(OSError):  # add() and finish() have already raised for a full disk.
+            with suppress(OSError):  # add() and finish() have already raised this error.
                 file.close()
 
     def add(self, part: Part, examples: Iterable[Example]) -> None:
@@ -99,7 +97,8 @@ class DatasetWriter:
                 if sum(self.contents.examples.values()) >= self.max_examples:
                     raise InvalidRequestError(
                         Violation(
-                            part, f"line {line} is one too many; a data set may hold {self.max_examples} examples"
+                            part,
+                            f"line {line} exceeds the limit of {self.max_examples} examples per data set; send fewer",
                         )
                     )
                 self.contents.add(part, checked)
@@ -132,15 +131,6 @@ def move_dataset(staged: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     staged.rename(target)
     flush(target.parent)
-
-
-def flush(path: Path) -> None:
-    """Flush a file or a directory to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _disk_error(error: OSError) -> OverloadedError:

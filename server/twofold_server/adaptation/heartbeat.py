@@ -36,7 +36,7 @@ class Heartbeat:
         store: Store,
         jobs: JobRepository,
         reporter: Reporter,
-        leftovers: StaleFiles,
+        stale_files: StaleFiles,
         launcher: Launcher,
         attempts: int,
         cancel: Callable[[str], None],
@@ -44,7 +44,7 @@ class Heartbeat:
         self._store = store
         self._jobs = jobs
         self._reporter = reporter
-        self._stale_files = leftovers
+        self._stale_files = stale_files
         self._launcher = launcher
         self._attempts = attempts
         self._cancel = cancel
@@ -54,7 +54,7 @@ class Heartbeat:
         """Take over orphaned jobs, and start the heartbeat if other servers share the jobs."""
         await self._take_over_orphans()
         if self._jobs.is_shared:
-            self._task = asyncio.create_task(self._send(), name="pulse")
+            self._task = asyncio.create_task(self._send(), name="heartbeat")
 
     async def stop(self) -> None:
         """Stop the heartbeat."""
@@ -79,8 +79,8 @@ class Heartbeat:
             current = (await asyncio.to_thread(self._store.aliases)).current
             event = conclude_after_crash(job, current, self._attempts)
             log.warning("taking over an orphaned job", extra={"job": job.id, "reason": event.reason})
-            await asyncio.to_thread(self._launcher.bury, job.id)
+            await asyncio.to_thread(self._launcher.kill_orphan, job.id)
             taken = await self._jobs.take_over(job.id, event)  # None if another server was faster.
             if taken is not None and taken.state.is_over:
-                await asyncio.to_thread(self._stale_files.of_job, job.id)
+                await asyncio.to_thread(self._stale_files.remove_snapshots, job.id)
                 await self._reporter.make(job.id)

@@ -30,20 +30,20 @@ def final_state(
     if isinstance(last, TrainerDied) or last.outcome == "cancelled":
         if stopping:
             return STOPPED
-        return try_again(job, last.reason.strip()[:MAX_REASON] or _DEFAULTS["cancelled"], attempts)
+        return requeue_or_fail(job, last.reason.strip()[:MAX_REASON] or _DEFAULTS["cancelled"], attempts)
     reason = last.reason.strip()[:MAX_REASON] or _DEFAULTS[last.outcome]
     return StateEntered(state=JobState(last.outcome), reason=reason)
 
 
-def try_again(job: Job, reason: str, attempts: int) -> StateEntered:
+def requeue_or_fail(job: Job, reason: str, attempts: int) -> StateEntered:
     """Requeue a job that lost its trainer or server, or fail it once it has used its *attempts*."""
     number = job.restarts + 1
     if number < attempts:
         message = f"{reason} The job goes on from what it had kept: attempt {number + 1} of {attempts}."
         return StateEntered(state=JobState.QUEUED, reason=message, lost=True)
-    counted = f" That was attempt {number} of {attempts}." if attempts > 1 else ""
+    attempt_note = f" That was attempt {number} of {attempts}." if attempts > 1 else ""
     candidate_note = f" {job.candidate} was published and waits for PromoteCheckpoint." if job.candidate else ""
-    return StateEntered(state=JobState.FAILED, reason=f"{reason}{counted}{candidate_note}")
+    return StateEntered(state=JobState.FAILED, reason=f"{reason}{attempt_note}{candidate_note}")
 
 
 def conclude_after_crash(job: Job, current: str | None, attempts: int) -> StateEntered:
@@ -51,7 +51,7 @@ def conclude_after_crash(job: Job, current: str | None, attempts: int) -> StateE
     if job.candidate and job.order.promote == "auto" and job.candidate == current:
         reason = f"{job.candidate} was made current just before the server died; it answers since the server came back."
         return StateEntered(state=JobState.SUCCEEDED, reason=reason)
-    return try_again(job, "The server died while the job ran.", attempts)
+    return requeue_or_fail(job, "The server died while the job ran.", attempts)
 
 
 def already_published(candidate: str) -> StateEntered:

@@ -55,9 +55,7 @@ class CandidateRollout:
         self._shadow = shadow_test
         self._config = config
 
-    async def follow(
-        self, job: Job, ending: StateEntered, interrupted: Callable[[], StateEntered | None]
-    ) -> StateEntered:
+    async def run(self, job: Job, ending: StateEntered, interrupted: Callable[[], StateEntered | None]) -> StateEntered:
         """Set the candidate alias, promote the candidate if requested, and return the final state of the job.
 
         *ending* is the state on success. *interrupted* returns the state of a cancelled or stopped job, else None.

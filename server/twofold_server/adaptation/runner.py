@@ -65,12 +65,12 @@ class JobRunner:
             store=store,
             jobs=self.jobs,
             reporter=self._reporter,
-            leftovers=self._stale_files,
+            stale_files=self._stale_files,
             launcher=self._launcher,
             attempts=config.job_attempts,
             cancel=self._stop_running,
         )
-        self._shares = config.database is not None
+        self._is_shared = config.database is not None
         self._lock: IO[str] | None = None
         self._worker: asyncio.Task[None] | None = None
         self._running: str | None = None
@@ -93,13 +93,13 @@ class JobRunner:
 
         Raises FailedPreconditionError if another server holds the store's queue, or DatabaseError.
         """
-        self._lock = lock_queue(self._store.root / "jobs.lock", shared=self._shares)
+        self._lock = lock_queue(self._store.root / "jobs.lock", shared=self._is_shared)
         try:
             await self.jobs.open()
             with suppress(CheckpointError):  # Unreadable aliases are reported where they are used.
                 await self.jobs.catch_up_aliases(await asyncio.to_thread(self._store.aliases))
             await self._heartbeat.start()
-            await self._sweep(alone=not self._shares)
+            await self._remove_stale_files(exclusive=not self._is_shared)
         except BaseException:
             await self.stop()
             raise
@@ -128,7 +128,7 @@ class JobRunner:
         """Cancel a job and return it once it has stopped. Raises FailedPreconditionError if the job ends otherwise first."""
         job = await self.jobs.cancel(job_id, "CancelJob was called while the job waited.")
         if job.state.is_over:
-            await asyncio.to_thread(self._stale_files.of_job, job_id)  # A requeued job may have snapshots.
+            await asyncio.to_thread(self._stale_files.remove_snapshots, job_id)  # A requeued job may have snapshots.
             return job
         self._stop_running(job_id)  # A job on another server is cancelled by that server's heartbeat.
         job = await self.jobs.wait_until_over(job_id)
@@ -146,7 +146,7 @@ class JobRunner:
         await self._set_paused(reason, paused=False)
 
     async def _set_paused(self, reason: str, *, paused: bool) -> None:
-        if (job_id := self._running) and paused != self._paused and self._launcher.hold(job_id, held=paused):
+        if (job_id := self._running) and paused != self._paused and self._launcher.set_paused(job_id, paused=paused):
             self._paused = paused
             self._metrics.job_paused.set(paused)
             self._metrics.job_pauses.inc(paused)
@@ -188,7 +188,7 @@ class JobRunner:
             ending = StateEntered(state=JobState.FAILED, reason=reason)
         self._cancelled.discard(job.id)
         with suppress(DatabaseError):  # Reported below.
-            await self._sweep(alone=False)  # A killed trainer leaves partial files.
+            await self._remove_stale_files(exclusive=False)  # A killed trainer leaves partial files.
         while True:
             try:
                 await self.jobs.append_event(job.id, ending)
@@ -202,7 +202,7 @@ class JobRunner:
                     break
                 await self._backoff()
         if ending.state.is_over:
-            await asyncio.to_thread(self._stale_files.of_job, job.id)
+            await asyncio.to_thread(self._stale_files.remove_snapshots, job.id)
             await self._reporter.make(job.id)
         self._running, self._paused = None, False
         self._metrics.job_paused.set(0)
@@ -210,16 +210,16 @@ class JobRunner:
         log.debug("why it ended", extra={"job": job.id, "reason": ending.reason})  # The reason may quote user text.
 
     async def _adapt(self, job: Job) -> StateEntered:
-        began = bool(job.phases)  # A resumed job has its base and may have a candidate.
-        base = await asyncio.to_thread(self._store.get, job.base if began else job.order.base)
+        resumed = bool(job.phases)  # A resumed job has its base and may have a candidate.
+        base = await asyncio.to_thread(self._store.get, job.base if resumed else job.order.base)
         await self.jobs.append_event(job.id, BaseChosen(checkpoint_id=base.id))
-        if began and (made := await asyncio.to_thread(self._find_candidate, job)):
-            job = await self.jobs.append_event(job.id, Published(checkpoint_id=made))
-            ending = already_published(made)
+        if resumed and (candidate := await asyncio.to_thread(self._find_candidate, job)):
+            job = await self.jobs.append_event(job.id, Published(checkpoint_id=candidate))
+            ending = already_published(candidate)
         else:
             job, ending = await self._train(job, base)
         if ending.state is JobState.SUCCEEDED and job.candidate and job.order.promote != "never":
-            return await self._rollout.follow(job, ending, lambda: self._interrupted(job.id))
+            return await self._rollout.run(job, ending, lambda: self._interrupted(job.id))
         return ending
 
     def _interrupted(self, job_id: str) -> StateEntered | None:
@@ -249,10 +249,10 @@ class JobRunner:
         published = (entry.id for entry in self._store.list() if entry.manifest.job_id == job.id)
         return job.candidate or next(published, "")
 
-    async def _sweep(self, *, alone: bool) -> None:
+    async def _remove_stale_files(self, *, exclusive: bool) -> None:
         unfinished = {job.id for job in await self.jobs.unfinished()}
         known = unfinished | {job.id for job in await self.jobs.finished()}
-        await asyncio.to_thread(self._stale_files.remove_stale_staging, known, unfinished, alone=alone)
+        await asyncio.to_thread(self._stale_files.remove_partial_files, known, unfinished, exclusive=exclusive)
 
     async def _backoff(self) -> None:
         await self._wait_for_change(asyncio.Event(), _RETRY_SECONDS)

@@ -13,13 +13,14 @@ from twofold_checkpoint.store import Store
 
 from twofold_server.adaptation.dataset_writer import DatasetWriter, Inline, move_dataset
 from twofold_server.adaptation.uploads import Uploads
-from twofold_server.adaptation.validation import violations
+from twofold_server.adaptation.validation import validate_request
 from twofold_server.config.settings import Config
 from twofold_server.errors import raise_if_invalid
 from twofold_server.jobs.directories import job_directory
 from twofold_server.jobs.model import Job, Order, new_job_id
 from twofold_server.jobs.repository import JobRepository
 from twofold_server.observability.request_context import CALL_SPAN
+from twofold_server.resources.cancellation import run_to_completion
 
 
 class JobSubmitter:
@@ -42,8 +43,8 @@ class JobSubmitter:
         if earlier := await self._jobs.find(order.request_id, digest):
             return earlier
         await self._jobs.check_queue_limit(self._config.max_queued_jobs)
-        # Shielded from a disconnecting caller: a job must not lack its files, nor files their job.
-        return await asyncio.shield(asyncio.create_task(self._queue(order, inline, digest)))
+        # Completed even if the caller disconnects: a job must not lack its files, nor files their job.
+        return await run_to_completion(self._queue(order, inline, digest))
 
     async def _queue(self, order: Order, inline: Inline | None, digest: str) -> Job:
         async with self._jobs.base_lock:  # The base cannot be deleted before the job is visible.
@@ -69,12 +70,12 @@ class JobSubmitter:
     def _store_dataset(self, job: Job, inline: Inline | None, base: LabelSet) -> None:
         """Validate the data, and store inline examples in the layout of an upload."""
         if inline is None:
-            raise_if_invalid(violations(job.order, self._uploads.open(job.order.upload_id).contents, base))
+            raise_if_invalid(validate_request(job.order, self._uploads.open(job.order.upload_id).contents, base))
             return
         with self._store.staging() as staged, DatasetWriter(staged, self._config.max_dataset_examples) as writer:
             writer.add("train", inline.train)
             writer.add("dev", inline.dev)
-            raise_if_invalid(violations(job.order, writer.finish(), base))
+            raise_if_invalid(validate_request(job.order, writer.finish(), base))
             move_dataset(staged, job_directory(self._store.root, job.id))
 
 

@@ -28,7 +28,7 @@ def make_trainer_job(job: Job, base: str, root: Path, *, snapshot_seconds: float
         retained_margin=order.retained_margin,
         annotated_types=order.annotated_types,
         hyperparameters=order.hyperparameters,
-        max_runtime=_time_left(job),
+        max_runtime=_remaining_seconds(job),
         memory=order.memory,
         seed=order.seed,
         validate_only=order.validate_only,
@@ -36,9 +36,9 @@ def make_trainer_job(job: Job, base: str, root: Path, *, snapshot_seconds: float
     )
 
 
-def _time_left(job: Job) -> float | None:
+def _remaining_seconds(job: Job) -> float | None:
     """Return the remaining training time in seconds, at least 1, or None without a limit."""
     if job.order.max_runtime is None:
         return None
-    had = sum((phase.ended - phase.started).total_seconds() for phase in job.phases if phase.ended)
-    return max(1.0, job.order.max_runtime - had)
+    trained_seconds = sum((phase.ended - phase.started).total_seconds() for phase in job.phases if phase.ended)
+    return max(1.0, job.order.max_runtime - trained_seconds)

@@ -6,10 +6,9 @@ import asyncio
 import datetime as dt
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 from twofold_checkpoint.examples import Example
 from twofold_checkpoint.store import Store
@@ -17,11 +16,10 @@ from twofold_checkpoint.store import Store
 from twofold_server.adaptation.dataset_writer import Contents, DatasetWriter, Part, move_dataset, read_contents
 from twofold_server.config.settings import Config
 from twofold_server.errors import InvalidRequestError, UnknownNameError, Violation
+from twofold_server.resources.cancellation import run_to_completion
 
-T = TypeVar("T")
-P = ParamSpec("P")
 _ID = re.compile(r"upload-[0-9A-Za-z-]{1,60}")
-MAX_DISPLAY_NAME = 200
+MAX_DISPLAY_NAME_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +60,23 @@ class Uploads:
             first = True
             async for message in messages:
                 if isinstance(message, Batch):
-                    await _to_the_end(writer.add, message.part, message.examples)
+                    # To completion, or the removal of the directory would race with the writer.
+                    await run_to_completion(asyncio.to_thread(writer.add, message.part, message.examples))
                 elif not first:
                     raise InvalidRequestError(
-                        Violation("header", "came late; send it as the first message or not at all")
+                        Violation("header", "is not the first message; send it first, or leave it out")
                     )
-                elif len(message.display_name) > MAX_DISPLAY_NAME:
-                    description = f"has {len(message.display_name)} characters; write at most {MAX_DISPLAY_NAME}"
+                elif len(message.display_name) > MAX_DISPLAY_NAME_LENGTH:
+                    description = f"has {len(message.display_name)} characters; write at most {MAX_DISPLAY_NAME_LENGTH}"
                     raise InvalidRequestError(Violation("header.display_name", description))
                 else:
                     writer.contents.display_name = message.display_name
                 first = False
             if not writer.contents.examples["train"]:
-                raise InvalidRequestError(Violation("train", "holds no example; send at least one to train on"))
-            contents = await _to_the_end(writer.finish)
+                raise InvalidRequestError(Violation("train", "is empty; send at least one training example"))
+            contents = await run_to_completion(asyncio.to_thread(writer.finish))
             upload_id = f"upload-{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
-            await _to_the_end(move_dataset, staged, self._root / upload_id)
+            await run_to_completion(asyncio.to_thread(move_dataset, staged, self._root / upload_id))
         return Upload(upload_id, self._root / upload_id, contents)
 
     def open(self, upload_id: str) -> Upload:
@@ -89,13 +88,3 @@ class Uploads:
                 f"there is no upload {upload_id[:100]!r}; send the examples with UploadDataset first"
             )
         return Upload(upload_id, path, read_contents(path))
-
-
-async def _to_the_end(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a blocking call in a thread; on cancellation wait for its end, so that clean-up does not race with it."""
-    work = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await asyncio.wait([work])
-        raise

@@ -13,32 +13,34 @@ from twofold_server.jobs.model import Order
 _ANNOTATION = {"classifier": "label", "ner": "entities"}
 
 
-def violations(order: Order, contents: Contents, base: LabelSet) -> Iterator[Violation]:
+def validate_request(order: Order, contents: Contents, base: LabelSet) -> Iterator[Violation]:
     """Yield the violations that make the job impossible, with the request's field names."""
     if not contents.annotated[order.head]:
-        yield _at(
+        yield _violation(
             order,
             "train",
             f"no training example has {_ANNOTATION[order.head]}, so there is nothing to adapt the {order.head} head to; "
             "annotate some, or adapt the other head",
         )
     if annotated := frozenset(order.annotated_types):
-        for name, where in contents.entity_types.items():
+        for name, location in contents.entity_types.items():
             if name not in annotated:
-                yield _at(order, where, f"{name!r} is not among dataset.annotated_types; add it there or correct it")
+                yield _violation(
+                    order, location, f"{name!r} is not among dataset.annotated_types; add it there or correct it"
+                )
     if order.label_policy == "fixed":
         known, used, kind = (
             (base.labels, contents.labels, "label")
             if order.head == "classifier"
             else (base.entity_types, contents.entity_types, "entity type")
         )
-        for name, where in used.items():
+        for name, location in used.items():
             if name not in known:
                 remedy = "correct it, or use LABEL_POLICY_APPEND"
-                yield _at(order, where, f"{name!r} is no {kind} of the base checkpoint; {remedy}")
+                yield _violation(order, location, f"{name!r} is no {kind} of the base checkpoint; {remedy}")
 
 
-def _at(order: Order, where: str, problem: str) -> Violation:
+def _violation(order: Order, location: str, problem: str) -> Violation:
     if order.upload_id:
-        return Violation("dataset.upload_id", f"{where}: {problem}")
-    return Violation(f"dataset.inline.{where}", problem)
+        return Violation("dataset.upload_id", f"{location}: {problem}")
+    return Violation(f"dataset.inline.{location}", problem)

@@ -61,11 +61,11 @@ class Slot:
                     if engine.state is EngineState.DRAINING:
                         self._closer.submit(self._close, engine)
 
-    def swap(self, engine: Engine | None, *, keep: bool = False) -> Engine | None:
+    def swap(self, engine: Engine | None, *, keep_standby: bool = False) -> Engine | None:
         """Replace the live engine and return the old one, which closes once its last lease is released.
 
-        With *keep* the old engine becomes the standby engine instead. The new engine may have been the standby engine. Every
-        lease taken after this returns is on the new engine.
+        With *keep_standby* the old engine becomes the standby engine instead. The new engine may have been the standby engine.
+        Every lease taken after this returns is on the new engine.
         """
         with self._lock:
             old, self._live = self._live, engine
@@ -75,11 +75,11 @@ class Slot:
                     self._standby = None
                 else:
                     self._metrics.engines.inc()
-            if old is not None and not keep:
+            if old is not None and not keep_standby:
                 self._retire(old)
             self._metrics.engines_beside.set(self._standby is not None)
             self._report(old)
-        if keep:
+        if keep_standby:
             self.set_standby(old, is_counted=True)
         return old
 

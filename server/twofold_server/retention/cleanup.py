@@ -23,14 +23,14 @@ class StaleFiles:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def of_job(self, job_id: str) -> None:
+    def remove_snapshots(self, job_id: str) -> None:
         """Remove the snapshots of a finished job."""
         _remove(job_directory(self._store.root, job_id) / SNAPSHOTS)
 
-    def remove_stale_staging(self, known: Collection[str], unfinished: Collection[str], *, alone: bool) -> None:
-        """Remove partial files from staging and from the job directories, given the *known* and *unfinished* job ids.
+    def remove_partial_files(self, known: Collection[str], unfinished: Collection[str], *, exclusive: bool) -> None:
+        """Remove partial files from staging and from the job directories, given the *known* and the *unfinished* job ids.
 
-        Without exclusive access (*alone*), young files stay: another server or a call may be writing them.
+        Unless *exclusive*, recent files stay: another server or a call may be writing them.
         """
         try:
             self._store.remove_stale_staging()
@@ -38,13 +38,13 @@ class StaleFiles:
                 if directory.name in unfinished:
                     continue
                 if directory.name not in known:
-                    if alone or _is_old(directory):
-                        _remove(directory)  # Its server died before the job was made.
+                    if exclusive or _is_old(directory):
+                        _remove(directory)  # Its server died before it added the job.
                 else:
                     _remove(directory / SNAPSHOTS)
-                    for half in directory.glob("*.new"):
-                        if alone or _is_old(half):
-                            _remove(half)
+                    for partial in directory.glob("*.new"):
+                        if exclusive or _is_old(partial):
+                            _remove(partial)
         except OSError as error:
             log.warning("stale files could not be removed", extra={"reason": str(error)})
 

@@ -12,7 +12,7 @@ from twofold_checkpoint.store import Aliases, Store
 from twofold_server.inference.slot import Slot
 from twofold_server.jobs.model import Job
 from twofold_server.jobs.repository import JobRepository
-from twofold_server.retention.policy import needs_of
+from twofold_server.retention.policy import required_checkpoints
 from twofold_server.versions.alias_changes import Author
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,6 @@ class Deleter:
 def needed_by(checkpoint_id: str, jobs: Iterable[Job], aliases: Aliases) -> Job | None:
     """Return the first of *jobs* that has the checkpoint as base or candidate, or None."""
     for job in jobs:
-        if checkpoint_id in needs_of(job, aliases):
+        if checkpoint_id in required_checkpoints(job, aliases):
             return job
     return None

@@ -18,7 +18,7 @@ from twofold_server.jobs.directories import job_directory
 from twofold_server.jobs.repository import JobRepository
 from twofold_server.observability.metrics import Metrics
 from twofold_server.retention.deletion import Deleter
-from twofold_server.retention.policy import Retained, needed_checkpoints, surplus
+from twofold_server.retention.policy import Retained, expired, needed_checkpoints
 from twofold_server.versions.alias_changes import SERVER, Author
 
 log = logging.getLogger(__name__)
@@ -79,11 +79,11 @@ class GarbageCollector:
 
     async def _expired_jobs(self) -> tuple[list[str], Callable[[str], Awaitable[None]]]:
         if not self._config.keep_jobs:
-            return [], self._forget
+            return [], self._delete_job
         over = [Retained(job.id, job.ended.timestamp()) for job in await self._jobs.finished() if job.ended]
-        return surplus(over, keep=self._config.keep_jobs, needed=(), now=time.time()), self._forget
+        return expired(over, keep=self._config.keep_jobs, needed=(), now=time.time()), self._delete_job
 
-    async def _forget(self, job_id: str) -> None:
+    async def _delete_job(self, job_id: str) -> None:
         # Files first: after a partial failure the row remains, and the next run retries.
         await asyncio.to_thread(_remove_directory, self._store, job_directory(self._store.root, job_id))
         await self._jobs.delete(job_id)
@@ -91,9 +91,9 @@ class GarbageCollector:
     async def _expired_uploads(self) -> tuple[list[str], Callable[[str], Awaitable[None]]]:
         directories = await asyncio.to_thread(_directories, self._store.root / "uploads")
         needed = {job.order.upload_id for job in await self._jobs.unfinished()}
-        return surplus(directories, keep=self._config.keep_uploads, needed=needed, now=time.time()), self._drop
+        return expired(directories, keep=self._config.keep_uploads, needed=needed, now=time.time()), self._delete_upload
 
-    async def _drop(self, upload_id: str) -> None:
+    async def _delete_upload(self, upload_id: str) -> None:
         async with self._jobs.base_lock:  # Blocks new jobs that would use the upload.
             if any(job.order.upload_id == upload_id for job in await self._jobs.unfinished()):
                 return
@@ -104,8 +104,8 @@ class GarbageCollector:
         jobs, aliases = await self._jobs.unfinished(), await asyncio.to_thread(self._store.aliases)
         live = self._slot.live
         needed = needed_checkpoints(jobs, aliases, live.id if live else None)
-        chosen = surplus(directories, keep=self._config.keep_checkpoints, needed=needed, now=time.time())
-        return chosen, self._delete
+        expired_ids = expired(directories, keep=self._config.keep_checkpoints, needed=needed, now=time.time())
+        return expired_ids, self._delete
 
     async def _delete(self, checkpoint_id: str) -> None:
         # The deleter checks again that nothing needs the checkpoint.
@@ -123,5 +123,5 @@ def _listed(root: Path) -> Iterable[Path]:
 def _remove_directory(store: Store, path: Path) -> None:
     """Remove a directory atomically."""
     if path.is_dir():
-        with store.staging() as gone:
-            path.rename(gone / path.name)
+        with store.staging() as staging:
+            path.rename(staging / path.name)

@@ -11,14 +11,14 @@ from twofold_checkpoint.manifest import HeadName
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
+class SharedNames:
     """The label names that two checkpoints share. Only these can be compared."""
 
     labels: frozenset[str]
     entity_types: frozenset[str]
 
     @classmethod
-    def of(cls, first: LabelSet, second: LabelSet) -> Shared:
+    def of(cls, first: LabelSet, second: LabelSet) -> SharedNames:
         """Return the names in both label sets."""
         return cls(
             frozenset(first.labels) & frozenset(second.labels),
@@ -26,19 +26,19 @@ class Shared:
         )
 
 
-def agreements(first: Prediction, second: Prediction, shared: Shared) -> Mapping[HeadName, bool]:
+def agreements(first: Prediction, second: Prediction, shared: SharedNames) -> Mapping[HeadName, bool]:
     """Return for each head whether two predictions for a text agree. Heads that cannot be compared are omitted.
 
     The labels are compared if both are shared. Entities of shared types are compared if at least one prediction has any:
     counting texts without entities would hide a head that no longer finds entities.
     """
     agreed: dict[HeadName, bool] = {}
-    labels = {answer.labels[0].label for answer in (first, second) if answer.labels}
+    labels = {prediction.labels[0].label for prediction in (first, second) if prediction.labels}
     if labels and labels <= shared.labels:
         agreed["classifier"] = len(labels) == 1
     spans = [
-        {(span.start, span.end, span.type) for span in answer.entities if span.type in shared.entity_types}
-        for answer in (first, second)
+        {(span.start, span.end, span.type) for span in prediction.entities if span.type in shared.entity_types}
+        for prediction in (first, second)
     ]
     if any(spans):
         agreed["ner"] = spans[0] == spans[1]

@@ -34,9 +34,9 @@ class AliasChange:
     author: Author
 
 
-def changed_aliases(move: AliasUpdate) -> Iterator[tuple[Alias, str | None, str | None]]:
+def changed_aliases(update: AliasUpdate) -> Iterator[tuple[Alias, str | None, str | None]]:
     """Yield each alias that changed, with the checkpoint id before and after."""
     for alias in ALIASES:
-        before, after = (getattr(aliases, alias) for aliases in move)
+        before, after = (getattr(aliases, alias) for aliases in update)
         if before != after:
             yield alias, before, after

@@ -20,10 +20,10 @@ class AliasTable:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def write(self, move: AliasUpdate, author: Author, now: dt.datetime) -> None:
+    def write(self, update: AliasUpdate, author: Author, now: dt.datetime) -> None:
         """Record the changes of an update."""
         with self._database.writing() as connection:
-            _write(connection, move, author, now)
+            _write(connection, update, author, now)
 
     def catch_up(self, aliases: Aliases, now: dt.datetime) -> None:
         """Record changes that no server recorded, because it died or because another process made them."""
@@ -54,7 +54,7 @@ class AliasTable:
         return changes, rows[size - 1].number if len(rows) > size else None
 
 
-def _write(connection: Connection, move: AliasUpdate, author: Author, now: dt.datetime) -> None:
+def _write(connection: Connection, update: AliasUpdate, author: Author, now: dt.datetime) -> None:
     rows = [
         {
             "time": now.isoformat(),
@@ -64,7 +64,7 @@ def _write(connection: Connection, move: AliasUpdate, author: Author, now: dt.da
             "actor": author.actor,
             "reason": author.reason,
         }
-        for alias, before, after in changed_aliases(move)
+        for alias, before, after in changed_aliases(update)
     ]
     if rows:
         connection.execute(insert(ALIAS_CHANGES), rows)

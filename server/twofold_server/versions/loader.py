@@ -15,7 +15,7 @@ from twofold_server.errors import SwapError
 from twofold_server.inference.engine import Engine, EngineState
 from twofold_server.resources.cpus import count_cpus, run_in_thread, set_idle_priority, split_cpus
 from twofold_server.resources.memory import count_free_bytes
-from twofold_server.versions.precision import are_alike, check_precision, time_passes
+from twofold_server.versions.precision import check_precision, have_same_precisions, time_passes
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def load_engine(checkpoint: Checkpoint, config: Config, live: Engine | None = No
         with _step(checkpoint, "precision"):
             check_precision(checkpoint.manifest, config.precision)
         return _load(checkpoint, config, config.precision, live)
-    if live is not None and are_alike(checkpoint.manifest, live.checkpoint.manifest):
+    if live is not None and have_same_precisions(checkpoint.manifest, live.checkpoint.manifest):
         try:  # The fastest precision is the same for both. Timing would need memory for two engines.
             return _load(checkpoint, config, live.precision, live)
         except (CheckpointError, SwapError):
@@ -55,7 +55,7 @@ def _load_fastest(checkpoint: Checkpoint, config: Config, live: Engine | None) -
             log.warning("cannot serve a precision", extra={"precision": precision, "reason": str(error)})
             continue
         try:
-            seconds = _time(engine, alternative)
+            seconds = _time_engines(engine, alternative)
         except BaseException:
             engine.close()
             alternative.close()
@@ -69,12 +69,12 @@ def _load_fastest(checkpoint: Checkpoint, config: Config, live: Engine | None) -
     return engine
 
 
-def _time(*engines: Engine) -> list[float]:
-    def aside() -> list[float]:
+def _time_engines(*engines: Engine) -> list[float]:
+    def time_idle() -> list[float]:
         set_idle_priority()
         return time_passes(engines)
 
-    return run_in_thread(aside)
+    return run_in_thread(time_idle)
 
 
 def _load(checkpoint: Checkpoint, config: Config, precision: Precision, live: Engine | None) -> Engine:
@@ -91,7 +91,7 @@ def _load(checkpoint: Checkpoint, config: Config, precision: Precision, live: En
             share_encoder_with=live,
         )
     try:
-        run_in_thread(lambda: _try_out(engine))
+        run_in_thread(lambda: _check_engine(engine))
     except BaseException:
         engine.close(EngineState.FAILED)
         raise
@@ -104,7 +104,7 @@ def _verify(checkpoint: Checkpoint, precision: Precision) -> None:
         checkpoint.verify(serving_files(precision))
 
 
-def _try_out(engine: Engine) -> None:
+def _check_engine(engine: Engine) -> None:
     set_idle_priority()
     with _step(engine.checkpoint, "load"):
         engine.check_signature()

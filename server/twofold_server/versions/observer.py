@@ -59,12 +59,12 @@ class SwapObserver:
             self._stats = replace(old, texts=old.texts + seen.failed, slow=old.slow + seen.slow, differing=differing)
 
 
-def pair_of(subject: Engine, reference: Engine, config: Config) -> EnginePair:
+def make_engine_pair(subject: Engine, reference: Engine, config: Config) -> EnginePair:
     """Return a pair of engines with the configured slowdown limit."""
     return EnginePair(subject, reference, config.watch_slowdown)
 
 
-def limits_of(config: Config) -> Limits:
+def make_limits(config: Config) -> Limits:
     """Return the configured limits."""
     return Limits(
         min_samples=config.watch_fewest,

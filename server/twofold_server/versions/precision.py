@@ -13,7 +13,7 @@ from twofold_server.inference.engine import HEAD_OUTPUTS, Engine
 
 SHAPES = ((8, 16), (4, 64))
 """Shapes (rows, tokens) of the timed passes: short commands, and sentences."""
-TURNS = 5
+ROUNDS = 5
 """Number of runs per engine and shape. The fastest counts, since other load can only slow a pass down."""
 
 
@@ -28,19 +28,19 @@ def check_precision(manifest: Manifest, precision: Precision) -> None:
     raise SwapError(f"there is no graph in {precision} in this checkpoint; {remedy}")
 
 
-def are_alike(manifest: Manifest, second: Manifest) -> bool:
+def have_same_precisions(manifest: Manifest, candidate_manifest: Manifest) -> bool:
     """Return whether two checkpoints have the same backbone and precisions, and so the same fastest precision."""
     return (manifest.backbone, manifest.hidden_size, manifest.precisions) == (
-        second.backbone,
-        second.hidden_size,
-        second.precisions,
+        candidate_manifest.backbone,
+        candidate_manifest.hidden_size,
+        candidate_manifest.precisions,
     )
 
 
 def time_passes(engines: Sequence[Engine]) -> list[float]:
     """Return the seconds per engine for one pass of each shape. The engines alternate."""
     fastest = np.full((len(engines), len(SHAPES)), np.inf)
-    for _ in range(TURNS):
+    for _ in range(ROUNDS):
         for index, shape in enumerate(SHAPES):
             for number, engine in enumerate(engines):
                 rows, length = shape[0], min(shape[1], engine.encoder.settings.max_tokens)

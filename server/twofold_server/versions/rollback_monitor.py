@@ -16,7 +16,7 @@ from twofold_server.observability.metrics import Metrics
 from twofold_server.versions.alias_changes import SERVER, Author
 from twofold_server.versions.analysis import Regression, SwapStats, find_regression
 from twofold_server.versions.events import RolledBack
-from twofold_server.versions.observer import Swap, SwapObserver, limits_of, pair_of
+from twofold_server.versions.observer import Swap, SwapObserver, make_engine_pair, make_limits
 from twofold_server.versions.shadow_traffic import ShadowTraffic
 
 log = logging.getLogger(__name__)
@@ -46,12 +46,12 @@ class RollbackMonitor:
         on_rollback: Callable[[str, RolledBack], Awaitable[None]],
     ) -> None:
         self._config = config
-        self._limits = limits_of(config)
+        self._limits = make_limits(config)
         self._slot = slot
         self._shadow = shadow
         self._metrics = metrics
         self._observer: SwapObserver | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
         self._rollbacks: set[asyncio.Task[None]] = set()
         self._stopped = False
         self._on_rollback = on_rollback
@@ -62,16 +62,16 @@ class RollbackMonitor:
             return
         observer = self._observer = SwapObserver(swap.subject.id)
         if swap.reference is not None:
-            pair = pair_of(swap.subject, swap.reference, self._config)
+            pair = make_engine_pair(swap.subject, swap.reference, self._config)
             self._shadow.begin(pair, self._config.watch_share, observer.record_comparison)
-        self._watch = asyncio.create_task(self._monitor(swap, observer, rollback), name="rollback-monitor")
+        self._task = asyncio.create_task(self._monitor(swap, observer, rollback), name="rollback-monitor")
 
     async def end(self) -> None:
         """Stop monitoring. Afterwards the standby engine is not in use."""
-        watch, self._watch, self._observer = self._watch, None, None
-        if watch is not None:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+        task, self._task, self._observer = self._task, None, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
         await asyncio.to_thread(self._shadow.end)
 
     async def stop(self) -> None:
@@ -90,24 +90,24 @@ class RollbackMonitor:
         end = asyncio.get_running_loop().time() + self._config.watch_seconds
         while asyncio.get_running_loop().time() < end:
             await asyncio.sleep(_POLL_SECONDS)
-            seen = SwapStats(passes=observer.stats.passes) if swap.by_person else observer.stats
-            if regression := find_regression(seen, self._limits, swap.adapted):
+            stats = SwapStats(passes=observer.stats.passes) if swap.by_person else observer.stats
+            if regression := find_regression(stats, self._limits, swap.adapted):
                 # A separate task, because the rollback ends this one.
-                task = asyncio.create_task(self._undo(swap, regression, rollback), name="rollback")
+                task = asyncio.create_task(self._roll_back(swap, regression, rollback), name="rollback")
                 self._rollbacks.add(task)
                 task.add_done_callback(self._rollbacks.discard)
                 return
-        seen = observer.stats
+        stats = observer.stats
         log.info(
             "monitoring ended without a regression",
-            extra={"checkpoint": swap.subject.id, "passes": seen.passes.total, "compared": seen.texts.total},
+            extra={"checkpoint": swap.subject.id, "passes": stats.passes.total, "compared": stats.texts.total},
         )
         self._observer = None
         await asyncio.to_thread(self._shadow.end)
         if swap.reference is not None:  # Another engine may be on standby by now; it must stay.
             await asyncio.to_thread(self._slot.release_standby, swap.reference)
 
-    async def _undo(self, swap: Swap, regression: Regression, rollback: Rollback) -> None:
+    async def _roll_back(self, swap: Swap, regression: Regression, rollback: Rollback) -> None:
         bad = swap.subject.id
         try:
             restored = await rollback(bad, Author(SERVER, f"{bad} was rolled back: {regression.message}."))

@@ -13,7 +13,7 @@ from twofold_server.config.settings import Config
 from twofold_server.inference.slot import Slot
 from twofold_server.versions.analysis import Regression, SwapStats, find_regression, reject_reason
 from twofold_server.versions.events import Shadowed
-from twofold_server.versions.observer import SwapObserver, limits_of
+from twofold_server.versions.observer import SwapObserver, make_limits
 from twofold_server.versions.shadow_traffic import EnginePair, ShadowTraffic
 
 _POLL_SECONDS = 0.25
@@ -45,7 +45,7 @@ class ShadowTest:
 
     def __init__(self, config: Config, slot: Slot, shadow: ShadowTraffic, loader: CandidateLoader) -> None:
         self._config = config
-        self._limits = limits_of(config)
+        self._limits = make_limits(config)
         self._slot = slot
         self._shadow = shadow
         self._loader = loader

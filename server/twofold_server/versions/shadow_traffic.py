@@ -18,7 +18,7 @@ from twofold_checkpoint.manifest import HeadName
 from twofold_server.inference.engine import HEAD_OUTPUTS, Engine, decode
 from twofold_server.observability.metrics import Metrics
 from twofold_server.resources.cpus import set_idle_priority
-from twofold_server.versions.agreement import Shared, agreements
+from twofold_server.versions.agreement import SharedNames, agreements
 
 _MAX_QUEUE = 64
 """Maximum queued texts. Further texts are dropped."""
@@ -61,24 +61,24 @@ class ShadowTraffic:
         self._metrics = metrics
         self._is_busy = is_busy
         self._max_tokens = max_tokens
-        self._chance = random.Random()
+        self._random = random.Random()
         self._share = 0.0
-        self._waiting: deque[tuple[float, str]] = deque()
+        self._queue: deque[tuple[float, str]] = deque()
         self._arrival = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._ending = threading.Lock()
+        self._end_lock = threading.Lock()
 
-    def begin(self, pair: EnginePair, share: float, observe: Callable[[Comparison], None]) -> None:
+    def begin(self, pair: EnginePair, share: float, on_comparison: Callable[[Comparison], None]) -> None:
         """Start comparing. *observe* is called on the comparing thread."""
         assert self._thread is None, "Two comparisons at once. This is a bug."
-        self._waiting.clear()
-        self._thread = threading.Thread(target=self._run, args=(pair, observe), name="shadow", daemon=True)
+        self._queue.clear()
+        self._thread = threading.Thread(target=self._run, args=(pair, on_comparison), name="shadow", daemon=True)
         self._share = share
         self._thread.start()
 
     def end(self) -> None:
         """Stop comparing, and wait until no engine is in use. Blocks for up to a pass. Does nothing if not started."""
-        with self._ending:
+        with self._end_lock:
             self._share = 0.0
             if self._thread is not None:
                 with self._arrival:
@@ -91,15 +91,15 @@ class ShadowTraffic:
         if not self._share:
             return
         for text in texts:
-            if self._chance.random() < self._share:
+            if self._random.random() < self._share:
                 with self._arrival:
-                    if len(self._waiting) >= _MAX_QUEUE:
+                    if len(self._queue) >= _MAX_QUEUE:
                         self._count("dropped")
                         continue
-                    self._waiting.append((time.monotonic(), text))
+                    self._queue.append((time.monotonic(), text))
                     self._arrival.notify()
 
-    def _run(self, pair: EnginePair, observe: Callable[[Comparison], None]) -> None:
+    def _run(self, pair: EnginePair, on_comparison: Callable[[Comparison], None]) -> None:
         set_idle_priority()
         while (text := self._next()) is not None:
             comparison = _compare(pair, text, self._max_tokens)
@@ -109,22 +109,22 @@ class ShadowTraffic:
             self._count("failed" if comparison.failed else "compared")
             for head, agrees in comparison.agrees.items():
                 self._metrics.shadow_answers.labels(head, "agreed" if agrees else "differed").inc()
-            observe(comparison)
+            on_comparison(comparison)
 
     def _next(self) -> str | None:
         """Wait for a text and for an idle moment. Return None after end()."""
         while True:
             with self._arrival:
-                while self._share and not self._waiting:
+                while self._share and not self._queue:
                     self._arrival.wait()
                 if not self._share:
                     return None
-                arrived, text = self._waiting.popleft()
-            while self._share and self._is_busy() and time.monotonic() - arrived < _MAX_QUEUE_SECONDS:
+                queued_at, text = self._queue.popleft()
+            while self._share and self._is_busy() and time.monotonic() - queued_at < _MAX_QUEUE_SECONDS:
                 time.sleep(_POLL_SECONDS)
             if not self._share:
                 return None
-            if time.monotonic() - arrived < _MAX_QUEUE_SECONDS:
+            if time.monotonic() - queued_at < _MAX_QUEUE_SECONDS:
                 return text
             self._count("dropped")
 
@@ -134,17 +134,19 @@ class ShadowTraffic:
 
 def _compare(pair: EnginePair, text: str, max_tokens: int) -> Comparison | None:
     """Compare the answers of both engines to a text. Return None if the reference fails."""
-    reference, of_reference = _answer(pair.reference, text, max_tokens)
-    subject, of_subject = _answer(pair.subject, text, max_tokens)
+    reference, reference_seconds = _answer(pair.reference, text, max_tokens)
+    subject, subject_seconds = _answer(pair.subject, text, max_tokens)
     if reference is None:
         return None
     if subject is None:
         return Comparison(failed=True, slow=False, agrees={})
     tries = 1
-    while (slow := _is_slow(of_subject, of_reference, pair.slowdown)) and tries < _TRIES:
-        of_subject, of_reference = (_answer(engine, text, max_tokens)[1] for engine in (pair.subject, pair.reference))
+    while (slow := _is_slow(subject_seconds, reference_seconds, pair.slowdown)) and tries < _TRIES:
+        subject_seconds, reference_seconds = (
+            _answer(engine, text, max_tokens)[1] for engine in (pair.subject, pair.reference)
+        )
         tries += 1
-    shared = Shared.of(pair.reference.labels, pair.subject.labels)
+    shared = SharedNames.of(pair.reference.labels, pair.subject.labels)
     return Comparison(failed=False, slow=slow, agrees=agreements(reference, subject, shared))
 
 

@@ -103,13 +103,13 @@ def test_a_swap_is_not_cancelled_half_way(harness: Harness) -> None:
     harness.play(*publish())
 
     async def story() -> None:
-        harness.promoter.hold = asyncio.Event()
+        harness.promoter.set_paused = asyncio.Event()
         async with harness.running() as runner:
             view = await runner.submit(ORDER, INLINE)
             await until(runner, view.id, lambda view: view.phase == "swap")
             cancelling = asyncio.create_task(runner.cancel(view.id))
             await asyncio.sleep(0.05)
-            harness.promoter.hold.set()
+            harness.promoter.set_paused.set()
             with pytest.raises(FailedPreconditionError, match="ended before it could be cancelled: succeeded"):
                 await cancelling
 

@@ -12,7 +12,7 @@ import pytest
 from support import tiny_checkpoints
 from support.running_server import running
 from support.scripted_trainer import HANG, INLINE, ORDER, TRAIN, Harness, finish, over, runs, until
-from twofold_server.adaptation.preemption import FEWEST, WINDOW_SECONDS, JobPreemptor
+from twofold_server.adaptation.preemption import MIN_REQUESTS, WINDOW_SECONDS, JobPreemptor
 from twofold_server.jobs.model import JobState
 
 
@@ -49,7 +49,7 @@ class Day:
             self.now += 1.0
             for latency in latencies:
                 self.way.request_finished(latency)
-            asyncio.run(self.way.look())
+            asyncio.run(self.way.check())
         return self.jobs.told[before:]
 
 
@@ -63,7 +63,7 @@ FAST, SLOW = (0.05,) * 10, (0.2,) * 10
         (SLOW, ["Paused:"]),
         ((*FAST, *FAST, 0.2), []),
         ((*FAST, 0.2), ["Paused:"]),
-        ((0.2,) * (FEWEST // int(WINDOW_SECONDS) - 1), []),
+        ((0.2,) * (MIN_REQUESTS // int(WINDOW_SECONDS) - 1), []),
         ((), []),
     ],
     ids=["fast", "slow", "one of twenty-one is slow", "one of eleven is slow", "too few to say", "nobody asks"],
@@ -160,13 +160,13 @@ def test_a_server_watches_the_latency_of_its_requests(tmp_path: Path) -> None:
     async def heard(limit: float) -> tuple[int, bool]:
         seen, looked = [], asyncio.Event()
 
-        async def look(_: JobPreemptor) -> None:
+        async def check(_: JobPreemptor) -> None:
             looked.set()
 
         with (
-            mock.patch("twofold_server.adaptation.preemption.LOOK_SECONDS", 0.01),
+            mock.patch("twofold_server.adaptation.preemption.CHECK_SECONDS", 0.01),
             mock.patch.object(JobPreemptor, "request_finished", lambda _, seconds: seen.append(seconds)),
-            mock.patch.object(JobPreemptor, "look", look),
+            mock.patch.object(JobPreemptor, "check", check),
         ):
             async with running(store, pause_above_ms=limit) as server:
                 await server.predict("rain")

@@ -12,9 +12,9 @@ from support.scripted_trainer import Harness, finish, over
 from twofold_checkpoint.errors import ExampleError
 from twofold_checkpoint.examples import Example, Span, read_examples
 from twofold_checkpoint.labels import LabelSet
-from twofold_server.adaptation.dataset_writer import MAX_NAME, MAX_NAMES, Contents, DatasetWriter
+from twofold_server.adaptation.dataset_writer import MAX_NAME_LENGTH, MAX_NAMES, Contents, DatasetWriter
 from twofold_server.adaptation.uploads import Batch, Header, Upload
-from twofold_server.adaptation.validation import violations
+from twofold_server.adaptation.validation import validate_request
 from twofold_server.errors import InvalidRequestError, OverloadedError, UnknownNameError
 from twofold_server.jobs.model import JobState, Order
 
@@ -72,11 +72,11 @@ REFUSED: list[tuple[list[Any], type[Exception], str]] = [
     ([], InvalidRequestError, "train"),
     ([Batch("dev", [GOOD])], InvalidRequestError, "train"),
     ([Batch("train", [GOOD] * 4), Batch("dev", [GOOD])], InvalidRequestError, "4 examples"),
-    ([Batch("train", [Example(text="a", label="x" * (MAX_NAME + 1))])], InvalidRequestError, "train[0].label"),
+    ([Batch("train", [Example(text="a", label="x" * (MAX_NAME_LENGTH + 1))])], InvalidRequestError, "train[0].label"),
     (
         [Batch("train", [Example(text="a", entities=(Span(start=0, end=1, type="x" * 101),))])],
         InvalidRequestError,
-        "at most 100",
+        "the maximum is 100",
     ),
     ([Batch("train", [Example(text="a" * 20_001)])], ExampleError, "at most 20000"),
     ([Batch("train", [GOOD]), ConnectionError("gone")], ConnectionError, "gone"),
@@ -113,7 +113,7 @@ def test_a_data_set_has_no_more_names_than_it_may(kind: str, harness: Harness) -
     upload(harness, Batch("train", [example(name) for name in (*names, "0")]))
     place = "label" if kind == "label" else r"entities\[0\]\.type"
     with pytest.raises(
-        InvalidRequestError, match=rf"train\[{MAX_NAMES}\]\.{place}: .* a data set may have {MAX_NAMES}"
+        InvalidRequestError, match=rf"train\[{MAX_NAMES}\]\.{place}: exceeds the limit of {MAX_NAMES} names"
     ):
         upload(harness, Batch("train", [example(name) for name in (*names, "new")]))
 
@@ -197,7 +197,7 @@ def test_an_order_must_fit_its_data_and_its_base(
     tmp_path: Path, settings: dict[str, Any], example: Example, expected: list[tuple[str, str]]
 ) -> None:
     """The data says something to the adapted head, and names only what it may; a refusal names the example."""
-    found = list(violations(Order(**settings), contents_of(tmp_path, example), BASE))
+    found = list(validate_request(Order(**settings), contents_of(tmp_path, example), BASE))
 
     assert [one.field for one in found] == [field for field, _ in expected]
     assert all(words in one.description for one, (_, words) in zip(found, expected, strict=True))

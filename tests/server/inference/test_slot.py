@@ -136,7 +136,7 @@ def test_a_replaced_engine_can_stand_by_and_come_back():
     metrics = Metrics()
     slot, old, new = Slot(metrics), StubEngine("old"), StubEngine("new")
     slot.swap(old)
-    assert slot.swap(new, keep=True) is old
+    assert slot.swap(new, keep_standby=True) is old
     assert (slot.live, slot.standby, old.state) == (new, old, EngineState.READY)
     assert (value(metrics, "twofold_engines"), value(metrics, "twofold_engines_beside")) == (2, 1)
 

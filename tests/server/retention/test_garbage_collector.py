@@ -20,7 +20,7 @@ from twofold_server.inference.slot import Slot
 from twofold_server.jobs.model import Job, JobState
 from twofold_server.retention.deletion import Deleter
 from twofold_server.retention.garbage_collector import GarbageCollector
-from twofold_server.retention.policy import GRACE_SECONDS, Retained, needed_checkpoints, surplus
+from twofold_server.retention.policy import GRACE_SECONDS, Retained, expired, needed_checkpoints
 
 NOW = 1e9
 HOUR = GRACE_SECONDS
@@ -45,7 +45,7 @@ DECISIONS: list[tuple[int, set[str], list[Retained], list[str]]] = [
 @pytest.mark.parametrize(("keep", "needed", "kept", "gone"), DECISIONS)
 def test_the_oldest_that_nothing_needs_go(keep: int, needed: set[str], kept: list[Retained], gone: list[str]) -> None:
     """As many of the newest stay as the limit says, beside what is needed and what is young; 0 means that all stay."""
-    assert surplus(kept, keep=keep, needed=needed, now=NOW) == gone
+    assert expired(kept, keep=keep, needed=needed, now=NOW) == gone
 
 
 ALIASES = Aliases(current="cu", previous="pr", candidate="ca", approved="ap")

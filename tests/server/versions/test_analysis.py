@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support import tiny_checkpoints
 from twofold_checkpoint.decoding import Entity, LabelScore, Prediction
 from twofold_checkpoint.labels import LabelSet
-from twofold_server.versions.agreement import Shared, agreements
+from twofold_server.versions.agreement import SharedNames, agreements
 from twofold_server.versions.analysis import Limits, Rate, SwapStats, exceeds_limit, find_regression, reject_reason
 
 LIMITS = Limits(min_samples=50, errors=0.02, slowdown=3.0, agreement=0.8, adapted_agreement=0.4)
@@ -121,7 +121,7 @@ def test_what_is_bad_is_found(share, limit, within):
     assert sorted(found)[25] <= within
 
 
-SHARED = Shared.of(
+SHARED = SharedNames.of(
     LabelSet(labels=("x", "y", "old"), entity_types=("city", "gone")),
     LabelSet(labels=("x", "y", "new"), entity_types=("city", "fresh")),
 )
@@ -158,6 +158,6 @@ def test_answers_are_compared_by_what_both_can_say(one, other, found):
 
 def test_a_checkpoint_agrees_with_itself():
     """On real answers, every head that can be compared agrees."""
-    shared = Shared.of(tiny_checkpoints.label_set("a"), tiny_checkpoints.label_set("a"))
+    shared = SharedNames.of(tiny_checkpoints.label_set("a"), tiny_checkpoints.label_set("a"))
     for text in tiny_checkpoints.TEXTS:
         assert set(agreements(tiny_checkpoints.answer(text), tiny_checkpoints.answer(text), shared).values()) == {True}

@@ -16,7 +16,7 @@ from twofold_server.errors import SwapError
 from twofold_server.inference.engine import Engine
 from twofold_server.versions import loader
 from twofold_server.versions.loader import load_engine
-from twofold_server.versions.precision import SHAPES, TURNS, time_passes
+from twofold_server.versions.precision import ROUNDS, SHAPES, time_passes
 
 PASSED = ReducedGraph(precision="int8", passed=True, reason="It may serve.", isolation_error=0.0)
 FAILED = ReducedGraph(precision="int8", passed=False, reason="It lost 3 points.", isolation_error=0.0)
@@ -146,7 +146,7 @@ def test_engines_are_timed_in_turns(tmp_path: Path) -> None:
     assert len(seconds) == 2
     assert min(seconds) > 0
     longest = engine.encoder.settings.max_tokens
-    assert shapes == [(rows, min(length, longest)) for _ in range(TURNS) for rows, length in SHAPES for _ in range(2)]
+    assert shapes == [(rows, min(length, longest)) for _ in range(ROUNDS) for rows, length in SHAPES for _ in range(2)]
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ async def scene(store, *, live="a"):
 
     if live:
         slot.swap(load_engine(store.get(live), config))
-    promoter = Promoter(store, slot, config, metrics, on_live=on_live, watcher=Unwatched(), record=unrecorded)
+    promoter = Promoter(store, slot, config, metrics, on_live=on_live, swap_listener=Unwatched(), record=unrecorded)
     try:
         yield Scene(store, slot, metrics, promoter, announced)
     finally:

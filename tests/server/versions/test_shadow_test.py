@@ -277,8 +277,8 @@ def test_a_share_is_taken(pair):
     shadow.begin(pair, 0.2, seen.append)
     for _ in range(1000):
         shadow.sample(["sunny"])
-        while len(shadow._waiting) > 8:
+        while len(shadow._queue) > 8:
             threading.Event().wait(0.001)
     shadow.end()
 
-    assert 120 < sum(counted(metrics)) + len(shadow._waiting) < 290
+    assert 120 < sum(counted(metrics)) + len(shadow._queue) < 290

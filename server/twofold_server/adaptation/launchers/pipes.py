@@ -18,7 +18,7 @@ class Pipe:
         self.is_detached = False
         self._transport = transport
 
-    def keep(self) -> Pipe:
+    def detach(self) -> Pipe:
         """Keep the pipe open after the block that opened it ends."""
         self.is_detached = True
         return self
@@ -30,7 +30,7 @@ class Pipe:
 
 @asynccontextmanager
 async def open_pipe() -> AsyncIterator[tuple[Pipe, int]]:
-    """Yield a pipe and the descriptor of its writing end, for a process to inherit. Closes the descriptor with the block."""
+    """Yield a pipe, and the descriptor of its writing end for a child process. Closes the descriptor at the end of the block."""
     reading, writing = os.pipe()
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
@@ -49,9 +49,9 @@ async def read_lines(reader: asyncio.StreamReader, limit: int) -> AsyncGenerator
     """Yield lines without line feeds, and None for each line of more than *limit* bytes."""
     line, too_long = bytearray(), False
     while chunk := await reader.read(_CHUNK):
-        *ended, tail = chunk.split(b"\n")
-        for part in ended:
-            line += part
+        *complete, tail = chunk.split(b"\n")
+        for piece in complete:
+            line += piece
             yield None if too_long or len(line) > limit else bytes(line)
             line, too_long = bytearray(), False
         line += tail

@@ -17,7 +17,7 @@ from twofold_checkpoint.protocol.job import TrainerJob, write_job
 
 from twofold_server.adaptation.launchers.environment import trainer_environment
 from twofold_server.adaptation.launchers.pipes import Pipe, open_pipe, read_lines
-from twofold_server.adaptation.launchers.priority import step_back
+from twofold_server.adaptation.launchers.priority import lower_priority
 from twofold_server.config.settings import Config
 from twofold_server.jobs.model import TrainerDied
 from twofold_server.resources.cpus import count_cpus
@@ -31,7 +31,7 @@ _LINGER_SECONDS = 10.0
 
 
 class SubprocessLauncher:
-    """Runs each job as ``PYTHON -m twofold_trainer run JOB_FILE`` in a new process group with lower CPU priority.
+    """Runs each job as ``PYTHON -m twofold_trainer run JOB_FILE``, in a new process group with lower CPU priority.
 
     stdout carries one event per line; the last line of stderr explains a crash. A cancelled trainer receives SIGTERM, and
     its process group SIGKILL after *grace* seconds.
@@ -41,7 +41,7 @@ class SubprocessLauncher:
         self._config = config
         self._grace = grace
         self._trainers: dict[str, _Trainer | None] = {}
-        self._unwanted: set[str] = set()
+        self._cancelled: set[str] = set()
 
     async def launch(self, job: TrainerJob) -> AsyncGenerator[Event | TrainerDied, None]:
         """Start the trainer and yield its events; the last is Finished, or TrainerDied if a signal killed the trainer."""
@@ -53,7 +53,7 @@ class SubprocessLauncher:
                 yield Finished(outcome="failed", reason=f"The trainer could not be started: {error}.")
                 return
             try:
-                if job.id in self._unwanted:
+                if job.id in self._cancelled:
                     trainer.stop(self._grace)
                 last: Finished | None = None
                 async for event in _events(trainer.stdout, job.id):
@@ -61,7 +61,7 @@ class SubprocessLauncher:
                         last = event
                         break
                     yield event
-                # After its last event the trainer should exit by itself.
+                # The trainer exits by itself after its last event.
                 await trainer.wait(self._grace)
             finally:
                 await trainer.kill()
@@ -71,36 +71,36 @@ class SubprocessLauncher:
             )
         finally:
             del self._trainers[job.id]
-            self._unwanted.discard(job.id)
+            self._cancelled.discard(job.id)
 
     def cancel(self, job_id: str) -> None:
         """Ask the trainer to stop; kill it after the grace period."""
         if job_id in self._trainers:
-            self._unwanted.add(job_id)
+            self._cancelled.add(job_id)
             if trainer := self._trainers[job_id]:
                 trainer.stop(self._grace)
 
-    def hold(self, job_id: str, *, held: bool) -> bool:
+    def set_paused(self, job_id: str, *, paused: bool) -> bool:
         """Suspend or resume all processes of the trainer, and return whether there are any."""
         trainer = self._trainers.get(job_id)
-        if trainer is None or job_id in self._unwanted:
+        if trainer is None or job_id in self._cancelled:
             return False
-        trainer.signal_group(signal.SIGSTOP if held else signal.SIGCONT)
+        trainer.signal_group(signal.SIGSTOP if paused else signal.SIGCONT)
         return True
 
-    def bury(self, job_id: str) -> None:
+    def kill_orphan(self, job_id: str) -> None:
         """Kill the orphaned trainer of a dead server. An orphan exits when its pipe breaks, unless it is suspended."""
-        order = _order(self._config.store, job_id)
+        job_file = _job_file(self._config.store, job_id)
         for path in Path("/proc").glob("[0-9]*/cmdline"):  # Linux only; elsewhere the broken pipe ends the orphan.
             with suppress(OSError):
                 command = path.read_bytes().rstrip(b"\0").split(b"\0")
                 # Compare files, not names: the server of a copied store may run a job with the same id.
-                job_file = path.parent / "cwd" / os.fsdecode(command[-1])
-                if b"twofold_trainer" in command and job_file.name == order.name and job_file.samefile(order):
+                argument = path.parent / "cwd" / os.fsdecode(command[-1])
+                if b"twofold_trainer" in command and argument.name == job_file.name and argument.samefile(job_file):
                     os.killpg(int(path.parent.name), signal.SIGKILL)
 
     async def _start(self, job: TrainerJob) -> _Trainer:
-        path = _order(Path(job.store), job.id)
+        path = _job_file(Path(job.store), job.id)
         await asyncio.to_thread(_write, path, job)
         threads = self._config.trainer_threads or count_cpus()
         command = [self._config.trainer_python, "-m", "twofold_trainer", "run", str(path)]
@@ -109,7 +109,7 @@ class SubprocessLauncher:
         )
 
 
-def _order(store: Path, job_id: str) -> Path:
+def _job_file(store: Path, job_id: str) -> Path:
     """Return the path of a job file."""
     return store / "jobs" / job_id / "job.json"
 
@@ -121,8 +121,8 @@ def describe_exit(code: int, last_line: str) -> str:
         cause = " (killed; out of memory?)"
     elif code < 0:
         cause = f" ({signal.strsignal(-code)})"
-    heard = f": {last_line.rstrip('.')}" if last_line else ""
-    return f"The trainer died with exit code {code}{cause}{heard}."
+    detail = f": {last_line.rstrip('.')}" if last_line else ""
+    return f"The trainer died with exit code {code}{cause}{detail}."
 
 
 class _Stderr:
@@ -167,8 +167,8 @@ class _Trainer:
                 env=environment,
                 start_new_session=True,
             )
-            step_back(process.pid, niceness)
-            return cls(process, stdout.keep(), stderr.keep())
+            lower_priority(process.pid, niceness)
+            return cls(process, stdout.detach(), stderr.detach())
 
     @property
     def exit_code(self) -> int:
@@ -225,9 +225,7 @@ async def _events(pipe: Pipe, job_id: str) -> AsyncGenerator[Event, None]:
         log.warning("malformed event", extra={"job": job_id, "bytes": len(line or b"")})
         log.debug("malformed event", extra={"job": job_id, "line": quoted})  # The line may contain user text.
         if malformed <= _MAX_WARNINGS:
-            yield NoteAdded(
-                message=f"The trainer wrote a line that is no event and was passed over: {quoted}.", warning=True
-            )
+            yield NoteAdded(message=f"Skipped a line from the trainer that is not an event: {quoted}.", warning=True)
 
 
 def _parse(line: bytes | None) -> Event | None:

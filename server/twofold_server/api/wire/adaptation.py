@@ -13,7 +13,7 @@ from twofold_checkpoint.manifest import MemoryMode
 from twofold_checkpoint.protocol.hyperparameter_ranges import RANGES
 from twofold_checkpoint.protocol.job import RETAINED_MARGIN, Exact, Freeze, Hyperparameters, LabelPolicy, Statistical
 
-from twofold_server.adaptation.dataset_writer import MAX_NAME, MAX_NAMES, Inline
+from twofold_server.adaptation.dataset_writer import MAX_NAME_LENGTH, MAX_NAMES, Inline
 from twofold_server.adaptation.uploads import Batch, Header
 from twofold_server.api.wire.inference import HEAD_NAMES
 from twofold_server.errors import MAX_VIOLATIONS, InvalidRequestError, Violation, raise_if_invalid
@@ -165,8 +165,8 @@ def _wrong_dataset(dataset: pb.Dataset) -> Iterator[Violation]:
         yield Violation("dataset.annotated_types", message)
         return
     for index, name in enumerate(dataset.annotated_types):
-        if len(name) > MAX_NAME:
-            message = f"{name[:40]!r}... has {len(name)} characters; write at most {MAX_NAME}"
+        if len(name) > MAX_NAME_LENGTH:
+            message = f"{name[:40]!r}... has {len(name)} characters; write at most {MAX_NAME_LENGTH}"
             yield Violation(f"dataset.annotated_types[{index}]", message)
         if not name or name != name.strip():
             message = f"{name!r} is empty or has white space around it; write the type as it stands in the examples"
