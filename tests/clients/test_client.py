@@ -369,17 +369,13 @@ def test_threads_share_a_client(client):
     assert labels == ["statement"] * 8
 
 
-def test_tasks_share_a_client(server):
+async def test_tasks_share_a_client(server):
     """Tasks may use one client at the same time, and cancelling one does not affect the others."""
-
-    async def main():
-        async with AsyncClient(server.target, retry=FAST_RETRY) as client:
-            tasks = [asyncio.create_task(client.predict(TEXT)) for _ in range(8)]
-            tasks[3].cancel()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-            return [type(result).__name__ for result in results]
-
-    assert asyncio.run(main()).count("Prediction") == 7
+    async with AsyncClient(server.target, retry=FAST_RETRY) as client:
+        tasks = [asyncio.create_task(client.predict(TEXT)) for _ in range(8)]
+        tasks[3].cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(result).__name__ for result in results].count("Prediction") == 7
 
 
 def test_repr_and_close(server):

@@ -1,6 +1,5 @@
 """The client sends the trace context of its caller."""
 
-import asyncio
 import subprocess
 import sys
 
@@ -26,20 +25,16 @@ def test_the_current_span_is_sent():
     assert endpoint.metadata == (("authorization", "Bearer secret"),)
 
 
-def test_calls_within_a_span():
+async def test_calls_within_a_span():
     """Both clients work within a span: unary calls and streams."""
-
-    async def main(target):
-        async with AsyncClient(target) as client:
-            await client.predict("Ada")
-            return [prediction async for prediction in client.predict_stream(["Ada", "Bob"])]
-
     with FakeServer() as server, TRACER.start_as_current_span("checkout"):
         with Client(server.target) as client:
             client.predict("Ada")
             assert len(list(client.predict_stream(["Ada", "Bob"]))) == 2
             assert list(client.jobs()) == []
-        assert len(asyncio.run(main(server.target))) == 2
+        async with AsyncClient(server.target) as client:
+            await client.predict("Ada")
+            assert len([prediction async for prediction in client.predict_stream(["Ada", "Bob"])]) == 2
 
 
 def test_opentelemetry_is_not_imported():

@@ -29,81 +29,64 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_current_checkpoint_falls_back_loudly(damage, store, caplog):
+async def test_a_damaged_current_checkpoint_falls_back_loudly(damage, store, caplog):
     """The server comes up with the previous checkpoint and says so as errors; promoting a good one mends it."""
     store.promote("b")
     DAMAGE[damage](store.root / "checkpoints" / "b")
 
-    async def main():
-        async with running(store) as server:
-            assert await server.is_serving()
-            assert (await server.predict("rain")).checkpoint_id == "a"
-
-    asyncio.run(main())
+    async with running(store) as server:
+        assert await server.is_serving()
+        assert (await server.predict("rain")).checkpoint_id == "a"
     assert "serving the previous checkpoint" in [one.message for one in caplog.records if one.levelname == "ERROR"]
 
 
-def test_nothing_that_can_serve_is_an_empty_store(store, caplog):
+async def test_nothing_that_can_serve_is_an_empty_store(store, caplog):
     """If current is damaged and there is no previous, the server comes up unready and says why."""
     DAMAGE["truncated weights"](store.root / "checkpoints" / "a")
 
-    async def main():
-        async with running(store) as server:
-            assert not await server.is_serving()
-            code, _ = await refusal(server.predict("rain"))
-            assert code is grpc.StatusCode.UNAVAILABLE
-
-    asyncio.run(main())
+    async with running(store) as server:
+        assert not await server.is_serving()
+        code, _ = await refusal(server.predict("rain"))
+        assert code is grpc.StatusCode.UNAVAILABLE
     assert any("until one is promoted" in one.message for one in caplog.records)
 
 
-def test_a_damaged_alias_file_is_no_reason_to_die(store):
+async def test_a_damaged_alias_file_is_no_reason_to_die(store):
     """Unreadable aliases leave the server up and unready, so that it can be mended over the API."""
     (store.root / "aliases.json").write_text("{")
 
-    async def main():
-        async with running(store) as server:
-            assert not await server.is_serving()
-
-    asyncio.run(main())
+    async with running(store) as server:
+        assert not await server.is_serving()
 
 
-def test_a_second_server_on_the_port_fails_loudly(store, tmp_path):
+async def test_a_second_server_on_the_port_fails_loudly(store, tmp_path):
     """Two servers never share a port by accident."""
-
-    async def main():
-        async with running(store) as server:
-            other = tiny_checkpoints.make_store(tmp_path / "other", "a")
-            with pytest.raises(RuntimeError, match="bind"):
-                async with serve(config_of(other, listen=server.target)):
-                    pass
-            # Whatever had started by then is gone again: the other store can be served at once.
-            async with running(other) as second:
-                assert (await second.predict("rain")).checkpoint_id == "a"
-            assert (await server.predict("rain")).checkpoint_id == "a"
-
-    asyncio.run(main())
+    async with running(store) as server:
+        other = tiny_checkpoints.make_store(tmp_path / "other", "a")
+        with pytest.raises(RuntimeError, match="bind"):
+            async with serve(config_of(other, listen=server.target)):
+                pass
+        # Whatever had started by then is gone again: the other store can be served at once.
+        async with running(other) as second:
+            assert (await second.predict("rain")).checkpoint_id == "a"
+        assert (await server.predict("rain")).checkpoint_id == "a"
 
 
-def test_calls_in_progress_are_answered_on_the_way_down(store):
+async def test_calls_in_progress_are_answered_on_the_way_down(store):
     """Draining waits for answers that are under way; a new call is refused."""
-
-    async def main():
-        going = AsyncExitStack()
-        server = await going.enter_async_context(serve(config_of(store)))
-        async with grpc.aio.insecure_channel(server.target) as channel:
-            stub = InferenceServiceStub(channel)
-            with gated() as gate:
-                calls = [asyncio.ensure_future(ask(stub)) for _ in range(5)]
-                await gate.wait_until_busy()
-                await until(server.metrics_url, "twofold_requests_in_flight", 5, method="Predict")
-                end = asyncio.create_task(going.aclose())
-                assert await is_refused(stub)
-                gate.open.set()
-                assert [one.predictions[0].label for one in await asyncio.gather(*calls)] == ["a_weather"] * 5
-                await end
-
-    asyncio.run(main())
+    going = AsyncExitStack()
+    server = await going.enter_async_context(serve(config_of(store)))
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        stub = InferenceServiceStub(channel)
+        with gated() as gate:
+            calls = [asyncio.ensure_future(ask(stub)) for _ in range(5)]
+            await gate.wait_until_busy()
+            await until(server.metrics_url, "twofold_requests_in_flight", 5, method="Predict")
+            end = asyncio.create_task(going.aclose())
+            assert await is_refused(stub)
+            gate.open.set()
+            assert [one.predictions[0].label for one in await asyncio.gather(*calls)] == ["a_weather"] * 5
+            await end
 
 
 async def is_refused(stub):
@@ -120,26 +103,24 @@ async def ask(stub, *texts):
     return await stub.Predict(pb.PredictRequest(texts=texts or ["rain"]))
 
 
-def test_sigterm_drains_a_real_process(store):
+async def test_sigterm_drains_a_real_process(store):
     """Calls in flight when SIGTERM comes are answered, the exit code is 0, and every log line is one JSON object."""
     target, metrics = (f"127.0.0.1:{free_port()}" for _ in range(2))
     command = [sys.executable, "-m", "twofold_server", "serve", "--store", str(store.root), "--listen", target]
     command += ["--metrics-listen", metrics, "--max-queue-tokens", "2000000"]
 
-    async def main(child):
+    child = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    try:
         async with grpc.aio.insecure_channel(target) as channel:
             await asyncio.wait_for(channel.channel_ready(), 60)
             stub = InferenceServiceStub(channel)
             calls = [asyncio.ensure_future(ask(stub, *["so much rain in new york " * 60] * 60)) for _ in range(4)]
             await until(f"http://{metrics}/metrics", "twofold_requests_in_flight", 4, method="Predict")
             child.send_signal(signal.SIGTERM)
-            return [len(one.predictions) for one in await asyncio.gather(*calls)]
-
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as child:
-        try:
-            answered = asyncio.run(main(child))
-            _, log = child.communicate(timeout=30)
-        finally:
+            answered = [len(one.predictions) for one in await asyncio.gather(*calls)]
+        _, log = await asyncio.wait_for(child.communicate(), 30)
+    finally:
+        if child.returncode is None:
             child.kill()
 
     assert answered == [60] * 4

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support import tiny_checkpoints
-from support.running_server import Running, config_of, running
+from support.running_server import config_of, running
 from support.small_disk import small_disk
 from twofold import AsyncClient, Example, FailedPreconditionError, Head, OverloadedError
 from twofold_server import errors
@@ -22,61 +22,45 @@ CALLS: dict[str, tuple[Callable[[AsyncClient], Awaitable[object]], type[Exceptio
 }
 
 
-def test_a_full_disk_refuses_what_needs_room_and_answers_on(tmp_path: Path) -> None:
+async def test_a_full_disk_refuses_what_needs_room_and_answers_on(tmp_path: Path) -> None:
     """Uploads, jobs and promotions are refused with the reason and leave nothing; with room again they work."""
     with small_disk(tmp_path / "disk", 16) as disk:
         store = tiny_checkpoints.make_store(disk.path / "store", "a", "b")
 
-        async def story() -> None:
-            async with running(store) as server, AsyncClient(server.target) as client:
-                disk.fill()
-                for call, error in CALLS.values():
-                    with pytest.raises(error, match="No space left on device"):
-                        await asyncio.wait_for(call(client), 30)  # It is not waited for until there is room.
-                    assert (await server.predict("rain")).checkpoint_id == "a"
-                assert store.aliases().current == "a"
-                assert [
-                    path.name for name in ("jobs", "uploads", "staging") for path in store.root.glob(f"{name}/*")
-                ] == []
-                disk.free()
-                for call, _ in CALLS.values():
-                    await call(client)
-                assert (await server.predict("rain")).checkpoint_id == "b"
-
-        asyncio.run(story())
+        async with running(store) as server, AsyncClient(server.target) as client:
+            disk.fill()
+            for call, error in CALLS.values():
+                with pytest.raises(error, match="No space left on device"):
+                    await asyncio.wait_for(call(client), 30)  # It is not waited for until there is room.
+                assert (await server.predict("rain")).checkpoint_id == "a"
+            assert store.aliases().current == "a"
+            assert [path.name for name in ("jobs", "uploads", "staging") for path in store.root.glob(f"{name}/*")] == []
+            disk.free()
+            for call, _ in CALLS.values():
+                await call(client)
+            assert (await server.predict("rain")).checkpoint_id == "b"
 
 
-def test_a_store_that_is_read_only_is_named(tmp_path: Path) -> None:
+async def test_a_store_that_is_read_only_is_named(tmp_path: Path) -> None:
     """A server over it does not start, and says what it could not write, and why."""
     with small_disk(tmp_path / "disk", 16) as disk:
         store = tiny_checkpoints.make_store(disk.path / "store", "a")
         disk.make_read_only()
 
-        async def story() -> None:
-            async with serve(config_of(store)):
-                raise AssertionError
-
         with pytest.raises(
             errors.FailedPreconditionError, match=r"jobs.lock cannot be written: Read-only file system; give the server"
         ):
-            asyncio.run(story())
+            async with serve(config_of(store)):
+                raise AssertionError
 
 
-def test_a_second_server_on_a_store_is_refused_and_the_first_one_answers_on(tmp_path: Path) -> None:
+async def test_a_second_server_on_a_store_is_refused_and_the_first_one_answers_on(tmp_path: Path) -> None:
     """It would take the first one's jobs for those of a dead one."""
     store = tiny_checkpoints.make_store(tmp_path / "store", "a")
 
-    async def story() -> None:
-        async with running(store) as first:
-            with pytest.raises(errors.FailedPreconditionError, match="another server runs the jobs of this store"):
-                await _start(store)
-            assert await _answers(first)
-
-    async def _start(store: tiny_checkpoints.Store) -> None:
-        async with serve(config_of(store)):
-            raise AssertionError
-
-    async def _answers(server: Running) -> bool:
-        return (await server.predict("rain")).checkpoint_id == "a" and await server.is_serving()
-
-    asyncio.run(story())
+    async with running(store) as first:
+        with pytest.raises(errors.FailedPreconditionError, match="another server runs the jobs of this store"):
+            async with serve(config_of(store)):
+                raise AssertionError
+        assert (await first.predict("rain")).checkpoint_id == "a"
+        assert await first.is_serving()

@@ -114,48 +114,48 @@ DAYS = [(90, outside.State.OK, ""), (3, outside.State.WARNING, "Renew the certif
 
 
 @pytest.mark.parametrize(("days", "state", "fix"), DAYS)
-def test_certificates_from_outside(store, tmp_path, *, days, state, fix):
+async def test_certificates_from_outside(store, tmp_path, *, days, state, fix):
     """`twofold doctor` shakes hands, tells how long the certificate is good, and warns in its last two weeks."""
     authority, terms = trustme.CA(), {"not_after": dt.datetime.now(dt.UTC) + dt.timedelta(days=days)}
-    checks = examined(store, tmp_path, authority, TLS(root_certificates=roots_of(authority)), terms)
+    checks = await examined(store, tmp_path, authority, TLS(root_certificates=roots_of(authority)), terms)
 
     assert (checks["tls"].state, checks["tls"].fix.startswith(fix)) == (state, True)
     assert f"{terms['not_after']:%Y-%m-%d}" in checks["tls"].message
     assert checks["health"].state is outside.State.OK
 
 
-def test_a_stranger_certificate_from_outside(store, tmp_path):
+async def test_a_stranger_certificate_from_outside(store, tmp_path):
     """A server whose certificate another authority made fails, with what to give."""
-    checks = examined(store, tmp_path, trustme.CA(), TLS(root_certificates=roots_of(trustme.CA())), {})
+    checks = await examined(store, tmp_path, trustme.CA(), TLS(root_certificates=roots_of(trustme.CA())), {})
 
     assert checks["tls"].state is outside.State.FAILED
     assert "--ca FILE" in checks["tls"].fix
     assert list(checks) == ["connection", "tls", "grpc"]
 
 
-def test_encryption_is_found_out(store, tmp_path):
+async def test_encryption_is_found_out(store, tmp_path):
     """Who speaks plaintext to a server with TLS is told what to give."""
-    checks = examined(store, tmp_path, trustme.CA(), None, {})
+    checks = await examined(store, tmp_path, trustme.CA(), None, {})
 
     assert "--tls or --ca FILE" in checks["grpc"].fix
 
 
-def test_mutual_tls_from_outside(store, tmp_path):
+async def test_mutual_tls_from_outside(store, tmp_path):
     """A server that asks for a certificate gets it, and the doctor all its answers."""
     authority, callers = trustme.CA(), trustme.CA()
     own = issue(callers, "me")
     chain = b"".join(one.bytes() for one in own.cert_chain_pems)
     tls = TLS(root_certificates=roots_of(authority), certificate=chain, private_key=key_of(own))
-    checks = examined(store, tmp_path, authority, tls, {}, client_ca=roots_of(callers))
+    checks = await examined(store, tmp_path, authority, tls, {}, client_ca=roots_of(callers))
 
     assert {one.state for one in checks.values()} == {outside.State.OK}
-    checks = examined(
+    checks = await examined(
         store, tmp_path, authority, TLS(root_certificates=roots_of(authority)), {}, client_ca=roots_of(callers)
     )
     assert "--certificate FILE" in checks["grpc"].fix
 
 
-def examined(store, folder, authority, tls, terms, *, client_ca=None):
+async def examined(store, folder, authority, tls, terms, *, client_ca=None):
     """Run a server with TLS and return what is found of it from outside."""
     written = Files(folder)
     written.issue(authority, **terms)
@@ -163,10 +163,6 @@ def examined(store, folder, authority, tls, terms, *, client_ca=None):
     settings = {"tls_certificate": folder / "cert.pem", "tls_key": folder / "key.pem"}
     if client_ca:
         settings["tls_client_ca"] = folder / "ca.pem"
-
-    async def main():
-        async with serve(config_of(store, **settings)) as serving:
-            endpoint = Endpoint(target=serving.target, tls=tls)
-            return await asyncio.to_thread(lambda: {one.name: one for one in outside.check_server(endpoint, 20.0)})
-
-    return asyncio.run(main())
+    async with serve(config_of(store, **settings)) as serving:
+        endpoint = Endpoint(target=serving.target, tls=tls)
+        return await asyncio.to_thread(lambda: {check.name: check for check in outside.check_server(endpoint, 20.0)})

@@ -222,15 +222,11 @@ class Harness:
         finally:
             await asyncio.wait_for(runner.stop(), 15)
 
-    def run(self, order: Order | None = None, **settings: Any) -> Job:
+    async def run(self, order: Order | None = None, **settings: Any) -> Job:
         """Run one job to its end."""
-
-        async def story() -> Job:
-            async with self.running() as runner:
-                view = await runner.submit(order or Order(head="classifier", **settings), INLINE)
-                return await over(runner, view.id)
-
-        return asyncio.run(story())
+        async with self.running() as runner:
+            view = await runner.submit(order or Order(head="classifier", **settings), INLINE)
+            return await over(runner, view.id)
 
     @property
     def uploads(self) -> Uploads:

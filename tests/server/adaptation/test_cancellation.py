@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import msgspec
 import psutil
 import pytest
 from sqlalchemy import update
+from support.doomed_server import doomed_server
 from support.scripted_trainer import (
     HANG,
     INLINE,
@@ -27,6 +25,7 @@ from support.scripted_trainer import (
 )
 from twofold_checkpoint.protocol.events import PhaseStarted
 from twofold_server.adaptation.outcomes import STOPPED
+from twofold_server.adaptation.runner import JobRunner
 from twofold_server.errors import (
     DatabaseError,
     FailedPreconditionError,
@@ -44,110 +43,90 @@ BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 
 @BOTH
 @pytest.mark.parametrize("ignores", [False, True], ids=["polite", "deaf to SIGTERM"])
-def test_a_running_job_is_cancelled_once_its_trainer_is_gone(harness: Harness, ignores: bool) -> None:
+async def test_a_running_job_is_cancelled_once_its_trainer_is_gone(harness: Harness, ignores: bool) -> None:
     """CancelJob returns when the process has ended, by force if need be; a second call finds the job over."""
     harness.grace = 0.5
     harness.play(*([("ignore", 0)] if ignores else []), TRAIN, HANG)
 
-    async def story() -> None:
-        async with harness.running() as runner:
-            view = await runner.submit(ORDER, INLINE)
-            await until(runner, view.id, runs)
-            assert runner.is_running
-            trainers = psutil.Process().children()
-            view = await asyncio.wait_for(runner.cancel(view.id), 10)
-            assert (view.state, view.reason) == (JobState.CANCELLED, "CancelJob was called while the job ran.")
-            assert not any(one.is_running() for one in trainers)
-            with pytest.raises(FailedPreconditionError, match="already over: cancelled"):
-                await runner.cancel(view.id)
-
-    asyncio.run(story())
+    async with harness.running() as runner:
+        view = await runner.submit(ORDER, INLINE)
+        await until(runner, view.id, runs)
+        assert runner.is_running
+        trainers = psutil.Process().children()
+        view = await asyncio.wait_for(runner.cancel(view.id), 10)
+        assert (view.state, view.reason) == (JobState.CANCELLED, "CancelJob was called while the job ran.")
+        assert not any(one.is_running() for one in trainers)
+        with pytest.raises(FailedPreconditionError, match="already over: cancelled"):
+            await runner.cancel(view.id)
 
 
 @BOTH
-def test_a_waiting_job_is_cancelled_at_once(harness: Harness) -> None:
+async def test_a_waiting_job_is_cancelled_at_once(harness: Harness) -> None:
     """A job that waits ends without a trainer, and the one that runs goes on."""
     harness.play(TRAIN, ("sleep", 0.5), finish())
 
-    async def story() -> None:
-        async with harness.running() as runner:
-            first = await runner.submit(ORDER, INLINE)
-            second = await runner.submit(ORDER, INLINE)
-            view = await runner.cancel(second.id)
-            assert (view.state, view.started, view.phases) == (JobState.CANCELLED, None, ())
-            assert (await over(runner, first.id)).state is JobState.SUCCEEDED
-
-    asyncio.run(story())
+    async with harness.running() as runner:
+        first = await runner.submit(ORDER, INLINE)
+        second = await runner.submit(ORDER, INLINE)
+        view = await runner.cancel(second.id)
+        assert (view.state, view.started, view.phases) == (JobState.CANCELLED, None, ())
+        assert (await over(runner, first.id)).state is JobState.SUCCEEDED
 
 
-def test_a_job_is_cancelled_at_any_moment(harness: Harness) -> None:
+async def test_a_job_is_cancelled_at_any_moment(harness: Harness) -> None:
     """Cancelled right after it was made, while its process starts: it ends as cancelled, and the queue goes on."""
-
-    async def story() -> None:
-        async with harness.running() as runner:
-            for delay in (0.0, 0.002, 0.01, 0.03):
-                harness.play(HANG)
-                view = await runner.submit(ORDER, INLINE)
-                await asyncio.sleep(delay)
-                view = await asyncio.wait_for(runner.cancel(view.id), 10)
-                assert view.state is JobState.CANCELLED
-            harness.play(finish())
+    async with harness.running() as runner:
+        for delay in (0.0, 0.002, 0.01, 0.03):
+            harness.play(HANG)
             view = await runner.submit(ORDER, INLINE)
-            assert (await over(runner, view.id)).state is JobState.SUCCEEDED
+            await asyncio.sleep(delay)
+            view = await asyncio.wait_for(runner.cancel(view.id), 10)
+            assert view.state is JobState.CANCELLED
+        harness.play(finish())
+        view = await runner.submit(ORDER, INLINE)
+        assert (await over(runner, view.id)).state is JobState.SUCCEEDED
 
-    asyncio.run(story())
 
-
-def test_a_swap_is_not_cancelled_half_way(harness: Harness) -> None:
+async def test_a_swap_is_not_cancelled_half_way(harness: Harness) -> None:
     """Once the swap has begun the job is carried to its end, and CancelJob says that it came too late."""
     harness.play(*publish())
 
-    async def story() -> None:
-        harness.promoter.set_paused = asyncio.Event()
-        async with harness.running() as runner:
-            view = await runner.submit(ORDER, INLINE)
-            await until(runner, view.id, lambda view: view.phase == "swap")
-            cancelling = asyncio.create_task(runner.cancel(view.id))
-            await asyncio.sleep(0.05)
-            harness.promoter.set_paused.set()
-            with pytest.raises(FailedPreconditionError, match="ended before it could be cancelled: succeeded"):
-                await cancelling
-
-    asyncio.run(story())
+    harness.promoter.set_paused = asyncio.Event()
+    async with harness.running() as runner:
+        view = await runner.submit(ORDER, INLINE)
+        await until(runner, view.id, lambda view: view.phase == "swap")
+        cancelling = asyncio.create_task(runner.cancel(view.id))
+        await asyncio.sleep(0.05)
+        harness.promoter.set_paused.set()
+        with pytest.raises(FailedPreconditionError, match="ended before it could be cancelled: succeeded"):
+            await cancelling
     assert harness.store.aliases().current == "second"
 
 
 @BOTH
-def test_stopping_the_server_keeps_the_running_job_and_the_others(harness: Harness) -> None:
+async def test_stopping_the_server_keeps_the_running_job_and_the_others(harness: Harness) -> None:
     """The running job waits with the reason and goes on first when the server is back, then the others; watchers are told."""
     harness.play(TRAIN, HANG)
 
-    async def before() -> tuple[str, str]:
-        async with harness.running() as runner:
-            first = await runner.submit(ORDER, INLINE)
-            second = await runner.submit(ORDER, INLINE)
-            await until(runner, first.id, runs)
+    async def watch(runner: JobRunner, job_id: str) -> None:
+        async for _ in runner.jobs.watch(job_id):
+            pass
 
-            async def watch() -> None:
-                async for _ in runner.jobs.watch(second.id):
-                    pass
+    async with harness.running() as runner:
+        first = await runner.submit(ORDER, INLINE)
+        second = await runner.submit(ORDER, INLINE)
+        await until(runner, first.id, runs)
+        watching = asyncio.create_task(watch(runner, second.id))
+        await asyncio.sleep(0.05)
+    with pytest.raises(NotServingError):
+        await watching
 
-            watching = asyncio.create_task(watch())
-            await asyncio.sleep(0.05)
-        with pytest.raises(NotServingError):
-            await watching
-        return first.id, second.id
-
-    async def after(first: str, second: str) -> None:
-        harness.play(finish())
-        async with harness.running() as runner:
-            one, two = await over(runner, first), await over(runner, second)
-            assert (one.state, two.state, one.restarts) == (JobState.SUCCEEDED, JobState.SUCCEEDED, 0)
-            assert one.ended <= two.started
-            told = [record.event async for record in runner.jobs.watch(first)]
-            assert STOPPED in told
-
-    asyncio.run(after(*asyncio.run(before())))
+    harness.play(finish())
+    async with harness.running() as runner:
+        first, second = await over(runner, first.id), await over(runner, second.id)
+        assert (first.state, second.state, first.restarts) == (JobState.SUCCEEDED, JobState.SUCCEEDED, 0)
+        assert first.ended <= second.started
+        assert STOPPED in [record.event async for record in runner.jobs.watch(first.id)]
 
 
 @BOTH
@@ -158,12 +137,12 @@ def test_stopping_the_server_keeps_the_running_job_and_the_others(harness: Harne
         (True, JobState.SUCCEEDED, "made current just before the server died"),
     ],
 )
-def test_a_job_that_ran_when_the_server_died_gets_its_end(
+async def test_a_job_that_ran_when_the_server_died_gets_its_end(
     harness: Harness, promoted: bool, state: JobState, reason: str
 ) -> None:
     """After a restart no job is left running: its candidate answers by now, or it is made to."""
     harness.play(*publish())
-    view = harness.run(promote="auto")
+    view = await harness.run(promote="auto")
     if not promoted:
         harness.store.promote("first")
     dead = msgspec.structs.replace(view, state=JobState.RUNNING, ended=None, reason="")
@@ -172,67 +151,35 @@ def test_a_job_that_ran_when_the_server_died_gets_its_end(
         connection.execute(update(JOBS).values(state="running", job=msgspec.json.encode(dead)))
     database.close()
 
-    async def story() -> None:
-        async with harness.running() as runner:
-            ended = await over(runner, view.id)
-            assert ended.state is state
-            assert reason in ended.reason
-
-    asyncio.run(story())
+    async with harness.running() as runner:
+        ended = await over(runner, view.id)
+        assert ended.state is state
+        assert reason in ended.reason
     assert harness.store.aliases().current == "second"
 
 
-_VICTIM = """
-import asyncio, sys, pathlib
-from support.scripted_trainer import Harness, INLINE, until, runs
-from twofold_server.jobs.model import Order
-harness = Harness(pathlib.Path(sys.argv[1]))
-harness.play(("say", '{"event": "PhaseStarted", "phase": "train"}'), ("sleep", 60))
-async def story():
-    async with harness.running() as runner:
-        first = await runner.submit(Order(head="ner"), INLINE)
-        second = await runner.submit(Order(head="ner"), INLINE)
-        await until(runner, first.id, runs)
-        print(first.id, second.id, flush=True)
-        await asyncio.sleep(60)
-asyncio.run(story())
-"""
-
-
-def test_a_server_that_is_killed_leaves_nothing_but_its_queue(tmp_path: Path) -> None:
+async def test_a_server_that_is_killed_leaves_nothing_but_its_queue(tmp_path: Path) -> None:
     """After SIGKILL the trainer is gone, the running job gets another one, and the waiting job runs after it."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-c", _VICTIM, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as victim:
-        assert victim.stdout
-        first, second = victim.stdout.readline().split()
-        [trainer] = psutil.Process(victim.pid).children()
-        victim.kill()
+    async with doomed_server(str(tmp_path)) as (server, first, second):
+        [trainer] = psutil.Process(server.pid).children()
 
-    async def story() -> None:
-        harness = Harness(tmp_path)  # Its trainers end well.
-        async with harness.running() as runner:
-            view = await over(runner, first)
-            assert (view.state, view.restarts) == (JobState.SUCCEEDED, 1)
-            assert (await over(runner, second)).state is JobState.SUCCEEDED
-            assert not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE
-
-    asyncio.run(story())
+    harness = Harness(tmp_path)  # Its trainers end well.
+    async with harness.running() as runner:
+        view = await over(runner, first)
+        assert (view.state, view.restarts) == (JobState.SUCCEEDED, 1)
+        assert (await over(runner, second)).state is JobState.SUCCEEDED
+        assert not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE
 
 
-def test_two_servers_do_not_share_the_jobs_of_a_store(harness: Harness) -> None:
+async def test_two_servers_do_not_share_the_jobs_of_a_store(harness: Harness) -> None:
     """A second runner over the same store is refused: it would take the first one's job for a dead one."""
-
-    async def story() -> None:
-        async with harness.running():
-            with pytest.raises(FailedPreconditionError, match="another server runs the jobs"):
-                await harness.make().start()
-
-    asyncio.run(story())
+    async with harness.running():
+        with pytest.raises(FailedPreconditionError, match="another server runs the jobs"):
+            await harness.make().start()
 
 
 @BOTH
-def test_a_job_whose_events_cannot_be_stored_fails_and_the_queue_goes_on(
+async def test_a_job_whose_events_cannot_be_stored_fails_and_the_queue_goes_on(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A full disk ends the job and its trainer with the reason, also when its end cannot be written at first."""
@@ -247,12 +194,9 @@ def test_a_job_whose_events_cannot_be_stored_fails_and_the_queue_goes_on(
 
     monkeypatch.setattr(JobTable, "append_event", full)
 
-    async def story() -> None:
-        async with harness.running() as runner:
-            view = await over(runner, (await runner.submit(ORDER, INLINE)).id)
-            assert (view.state, view.reason) == (JobState.FAILED, "database or disk is full.")
-            assert psutil.Process().children() == []
-            harness.play(finish())
-            assert (await over(runner, (await runner.submit(ORDER, INLINE)).id)).state is JobState.SUCCEEDED
-
-    asyncio.run(story())
+    async with harness.running() as runner:
+        view = await over(runner, (await runner.submit(ORDER, INLINE)).id)
+        assert (view.state, view.reason) == (JobState.FAILED, "database or disk is full.")
+        assert psutil.Process().children() == []
+        harness.play(finish())
+        assert (await over(runner, (await runner.submit(ORDER, INLINE)).id)).state is JobState.SUCCEEDED

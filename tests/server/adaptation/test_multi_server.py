@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 import pytest
+from support.doomed_server import doomed_server
 from support.postgresql import PostgreSQL
 from support.scripted_trainer import HANG, INLINE, ORDER, TRAIN, Harness, finish, over, publish, runs, until
 from twofold_server.adaptation import heartbeat
@@ -19,7 +17,6 @@ from twofold_server.jobs import table as table_module
 from twofold_server.jobs.model import JobState, StateEntered
 from twofold_server.jobs.table import JobTable
 from twofold_server.observability.metrics import Metrics
-from twofold_server.storage.database import DatabaseLocation
 
 pytestmark = pytest.mark.parametrize("database", ["postgresql"])
 
@@ -42,162 +39,111 @@ def other(harness: Harness, tmp_path: Path) -> Harness:
     return other
 
 
-def test_jobs_of_two_servers_run_one_at_a_time_and_are_seen_at_both(harness: Harness, other: Harness) -> None:
+async def test_jobs_of_two_servers_run_one_at_a_time_and_are_seen_at_both(harness: Harness, other: Harness) -> None:
     """Whoever took the order, either server runs it, none runs beside another, and both tell of all."""
     harness.play(TRAIN, ("sleep", 0.2), finish())
 
-    async def story() -> None:
-        async with harness.running() as one, other.running() as two:
-            ids = [(await runner.submit(ORDER, INLINE)).id for runner in (one, two) * 3]
-            while unfinished := await two.jobs.unfinished():
-                assert sum(view.state is JobState.RUNNING for view in unfinished) <= 1
-            views = [await over(two, one_id) for one_id in ids]
-            assert views == [await over(one, one_id) for one_id in ids]
-            assert {view.state for view in views} == {JobState.SUCCEEDED}
-            told = [record async for record in two.jobs.watch(ids[0])]
-            assert [record.sequence for record in told] == list(range(1, views[0].last_sequence + 1))
-            assert harness.metric("twofold_jobs_queued") == other.metric("twofold_jobs_queued") == 0
-
-    asyncio.run(story())
+    async with harness.running() as one, other.running() as two:
+        ids = [(await runner.submit(ORDER, INLINE)).id for runner in (one, two) * 3]
+        while unfinished := await two.jobs.unfinished():
+            assert sum(view.state is JobState.RUNNING for view in unfinished) <= 1
+        views = [await over(two, one_id) for one_id in ids]
+        assert views == [await over(one, one_id) for one_id in ids]
+        assert {view.state for view in views} == {JobState.SUCCEEDED}
+        told = [record async for record in two.jobs.watch(ids[0])]
+        assert [record.sequence for record in told] == list(range(1, views[0].last_sequence + 1))
+        assert harness.metric("twofold_jobs_queued") == other.metric("twofold_jobs_queued") == 0
     ended = [each.metric("twofold_jobs_total", state="succeeded") for each in (harness, other)]
     assert sum(ended) == 6
 
 
-def test_a_server_that_starts_leaves_the_jobs_of_the_living_alone(harness: Harness, other: Harness) -> None:
+async def test_a_server_that_starts_leaves_the_jobs_of_the_living_alone(harness: Harness, other: Harness) -> None:
     """A job goes on while another server starts beside it, looks for the dead, and stops."""
     harness.play(TRAIN, ("sleep", 1.0), *publish())
 
-    async def story() -> None:
-        async with harness.running() as one:
-            job_id = (await one.submit(ORDER, INLINE)).id
-            await until(one, job_id, runs)
-            async with other.running() as two:
-                for _ in range(3):
-                    await two.jobs.change.wait()
-                assert not await two.jobs.abandoned()
-            assert (await over(one, job_id)).state is JobState.SUCCEEDED
-
-    asyncio.run(story())
+    async with harness.running() as one:
+        job_id = (await one.submit(ORDER, INLINE)).id
+        await until(one, job_id, runs)
+        async with other.running() as two:
+            for _ in range(3):
+                await two.jobs.change.wait()
+            assert not await two.jobs.abandoned()
+        assert (await over(one, job_id)).state is JobState.SUCCEEDED
 
 
-def test_a_job_is_cancelled_at_a_server_that_does_not_run_it(harness: Harness, other: Harness) -> None:
+async def test_a_job_is_cancelled_at_a_server_that_does_not_run_it(harness: Harness, other: Harness) -> None:
     """CancelJob at either server returns when the trainer is gone."""
     harness.play(TRAIN, HANG)
 
-    async def story() -> None:
-        async with harness.running() as one:
-            job_id = (await one.submit(ORDER, INLINE)).id
-            await until(one, job_id, runs)
-            async with other.running() as two:
-                view = await asyncio.wait_for(two.cancel(job_id), 10)
-                assert (view.state, view.reason) == (JobState.CANCELLED, "CancelJob was called while the job ran.")
-                assert psutil.Process().children() == []
-
-    asyncio.run(story())
+    async with harness.running() as one:
+        job_id = (await one.submit(ORDER, INLINE)).id
+        await until(one, job_id, runs)
+        async with other.running() as two:
+            view = await asyncio.wait_for(two.cancel(job_id), 10)
+            assert (view.state, view.reason) == (JobState.CANCELLED, "CancelJob was called while the job ran.")
+            assert psutil.Process().children() == []
 
 
-def test_a_server_that_was_taken_for_dead_stops_its_job_and_goes_on(
-    harness: Harness, place: DatabaseLocation, monkeypatch: pytest.MonkeyPatch
+async def test_a_server_that_was_taken_for_dead_stops_its_job_and_goes_on(
+    harness: Harness, place: DatabaseUrl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once another server has a job its trainer is stopped, nothing of it is promoted, and the queue goes on."""
     harness.play(TRAIN, ("sleep", 0.3), *publish())
 
-    async def story() -> None:
-        async with harness.running() as one:
-            job_id = (await one.submit(ORDER, INLINE)).id
-            await until(one, job_id, runs)
-            table = JobTable(place)
-            with pytest.raises(FailedPreconditionError, match="another server"):
-                table.append_event(job_id, TAKEN)
-            assert table.take_over(job_id, TAKEN) == (None, ())
-            with monkeypatch.context() as patch:
-                patch.setattr(table_module, "LEASE_SECONDS", 0.0)  # Time passes.
-                assert table.take_over(job_id, TAKEN)[0]
-            assert table.take_over(job_id, TAKEN) == (None, ())
-            table.close()
-            harness.play(finish())
-            assert (await over(one, (await one.submit(ORDER, INLINE)).id)).state is JobState.SUCCEEDED
-            assert (await one.jobs.get(job_id)).reason == "Taken for dead."
-            assert psutil.Process().children() == []
-
-    asyncio.run(story())
+    async with harness.running() as one:
+        job_id = (await one.submit(ORDER, INLINE)).id
+        await until(one, job_id, runs)
+        table = JobTable(place)
+        with pytest.raises(FailedPreconditionError, match="another server"):
+            table.append_event(job_id, TAKEN)
+        assert table.take_over(job_id, TAKEN) == (None, ())
+        with monkeypatch.context() as patch:
+            patch.setattr(table_module, "LEASE_SECONDS", 0.0)  # Time passes.
+            assert table.take_over(job_id, TAKEN)[0]
+        assert table.take_over(job_id, TAKEN) == (None, ())
+        table.close()
+        harness.play(finish())
+        assert (await over(one, (await one.submit(ORDER, INLINE)).id)).state is JobState.SUCCEEDED
+        assert (await one.jobs.get(job_id)).reason == "Taken for dead."
+        assert psutil.Process().children() == []
     assert harness.promoter.promoted == []
 
 
-_VICTIM = """
-import asyncio, sys, pathlib
-from support.scripted_trainer import Harness, INLINE, ORDER, TRAIN, HANG, until, runs
-from twofold_server.adaptation import heartbeat
-from twofold_server.config.database_url import DatabaseUrl
-heartbeat.HEARTBEAT_SECONDS = 0.05
-harness = Harness(pathlib.Path(sys.argv[1]))
-harness.set(database=DatabaseUrl(sys.argv[2]))
-harness.play(TRAIN, HANG)
-async def story():
-    async with harness.running() as runner:
-        first = await runner.submit(ORDER, INLINE)
-        second = await runner.submit(ORDER, INLINE)
-        await until(runner, first.id, runs)
-        print(first.id, second.id, flush=True)
-        await asyncio.sleep(60)
-asyncio.run(story())
-"""
-
-
-def test_a_server_that_is_killed_leaves_its_jobs_to_the_others(
+async def test_a_server_that_is_killed_leaves_its_jobs_to_the_others(
     harness: Harness, place: DatabaseUrl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lease after SIGKILL its job goes on at the server that lives, the old trainer is gone, and so does the queue."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-c", _VICTIM, str(tmp_path), place.reveal()]
-
-    async def story(victim: subprocess.Popen[str]) -> None:
-        assert victim.stdout
-        first, second = victim.stdout.readline().split()
-        [trainer] = psutil.Process(victim.pid).children()
-        async with harness.running() as runner:
-            for _ in range(3):
-                await runner.jobs.change.wait()
-            assert (await runner.jobs.get(first)).state is JobState.RUNNING
-            harness.play(finish())
-            victim.kill()
-            monkeypatch.setattr(table_module, "LEASE_SECONDS", 0.0)  # Time passes.
-            view = await over(runner, first)
-            assert (view.state, view.restarts) == (JobState.SUCCEEDED, 1)
-            assert (await over(runner, second)).state is JobState.SUCCEEDED
-            assert not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE
-
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as victim:
-        try:
-            asyncio.run(story(victim))
-        finally:
-            victim.kill()
+    async with doomed_server(str(tmp_path), place.reveal()) as (server, first, second), harness.running() as runner:
+        [trainer] = psutil.Process(server.pid).children()
+        for _ in range(3):
+            await runner.jobs.change.wait()
+        assert (await runner.jobs.get(first)).state is JobState.RUNNING
+        harness.play(finish())
+        server.kill()
+        monkeypatch.setattr(table_module, "LEASE_SECONDS", 0.0)  # Time passes.
+        view = await over(runner, first)
+        assert (view.state, view.restarts) == (JobState.SUCCEEDED, 1)
+        assert (await over(runner, second)).state is JobState.SUCCEEDED
+        assert not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_store_has_its_jobs_in_one_place(harness: Harness, other: Harness) -> None:
+async def test_a_store_has_its_jobs_in_one_place(harness: Harness, other: Harness) -> None:
     """A server with SQLite does not start beside those that share a database, nor the other way round."""
     other.set(database=None)
 
-    async def story() -> None:
-        for first, second in ((harness, other), (other, harness)):
-            async with first.running():
-                with pytest.raises(FailedPreconditionError, match="let both share one --database"):
-                    await second.make().start()
-
-    asyncio.run(story())
+    for first, second in ((harness, other), (other, harness)):
+        async with first.running():
+            with pytest.raises(FailedPreconditionError, match="let both share one --database"):
+                await second.make().start()
 
 
-def test_a_database_that_restarts_is_waited_for(harness: Harness, postgresql: PostgreSQL) -> None:
+async def test_a_database_that_restarts_is_waited_for(harness: Harness, postgresql: PostgreSQL) -> None:
     """Connections that break under a running server cost at most the call that was in progress."""
-
-    async def story() -> None:
-        async with harness.running() as runner:
-            for _ in range(3):
-                postgresql.hang_up()
-                try:
-                    view = await runner.submit(ORDER, INLINE)
-                except DatabaseError:
-                    view = await runner.submit(ORDER, INLINE)
-                assert (await over(runner, view.id)).state.is_over
-
-    asyncio.run(story())
+    async with harness.running() as runner:
+        for _ in range(3):
+            postgresql.hang_up()
+            try:
+                view = await runner.submit(ORDER, INLINE)
+            except DatabaseError:
+                view = await runner.submit(ORDER, INLINE)
+            assert (await over(runner, view.id)).state.is_over

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import signal
@@ -47,13 +46,13 @@ ENDINGS: list[tuple[str, list[tuple[str, Any]], JobState, str]] = [
 @pytest.mark.parametrize(
     ("actions", "state", "reason"), [case[1:] for case in ENDINGS], ids=[case[0] for case in ENDINGS]
 )
-def test_every_ending_has_its_state_and_a_sentence(
+async def test_every_ending_has_its_state_and_a_sentence(
     harness: Harness, actions: list[tuple[str, Any]], state: JobState, reason: str
 ) -> None:
     """However the trainer ends, the job ends in the right state, with a reason, and serving is left alone."""
     harness.play(*actions)
 
-    view = harness.run()
+    view = await harness.run()
 
     assert view.state is state
     assert reason in view.reason
@@ -63,23 +62,23 @@ def test_every_ending_has_its_state_and_a_sentence(
     assert harness.metric("twofold_jobs_running") == 0
 
 
-def test_a_trainer_that_cannot_start_says_so(harness: Harness) -> None:
+async def test_a_trainer_that_cannot_start_says_so(harness: Harness) -> None:
     """A wrong interpreter fails the job and names it."""
     harness.set(trainer_python="/nowhere/python")
 
-    view = harness.run()
+    view = await harness.run()
 
     assert view.state is JobState.FAILED
     assert "could not be started" in view.reason
     assert "/nowhere/python" in view.reason
 
 
-def test_lines_that_are_no_events_are_passed_over(harness: Harness) -> None:
+async def test_lines_that_are_no_events_are_passed_over(harness: Harness) -> None:
     """Malformed and endless lines become warnings, the first few of them, and the job goes on."""
     long = ("say", "x" * (2**20 + 5))
     harness.play(("say", "hello"), long, *[("say", '{"event": "Unheard"}')] * 30, TRAIN, finish())
 
-    view = harness.run()
+    view = await harness.run()
 
     assert view.state is JobState.SUCCEEDED
     assert view.phase == "train"
@@ -87,38 +86,35 @@ def test_lines_that_are_no_events_are_passed_over(harness: Harness) -> None:
     assert "more than 1048576 bytes" in view.report.notes[1]
 
 
-def test_a_flood_of_events_is_kept_in_order(harness: Harness) -> None:
+async def test_a_flood_of_events_is_kept_in_order(harness: Harness) -> None:
     """Hundreds of events at once arrive whole, in order, and numbered without a gap."""
     harness.play(("flood", 500), finish())
 
-    async def story() -> list[int]:
-        async with harness.running() as runner:
-            view = await runner.submit(ORDER, INLINE)
-            records = [one async for one in runner.jobs.watch(view.id)]
-            assert [one.sequence for one in records] == list(range(1, len(records) + 1))
-            return [int(one.event.message) for one in records if hasattr(one.event, "message")]
-
-    assert asyncio.run(story()) == list(range(500))
+    async with harness.running() as runner:
+        view = await runner.submit(ORDER, INLINE)
+        records = [one async for one in runner.jobs.watch(view.id)]
+        assert [one.sequence for one in records] == list(range(1, len(records) + 1))
+        assert [int(one.event.message) for one in records if hasattr(one.event, "message")] == list(range(500))
 
 
 @pytest.mark.parametrize("last", [[finish()], []], ids=["after its last word", "without one"])
-def test_a_trainer_that_falls_silent_does_not_stay(harness: Harness, last: list[tuple[str, Any]]) -> None:
+async def test_a_trainer_that_falls_silent_does_not_stay(harness: Harness, last: list[tuple[str, Any]]) -> None:
     """A trainer that says nothing more and does not end is killed after the grace; its last word counts."""
     harness.grace = 0.3
     harness.play(TRAIN, *last, ("silence", 0), ("ignore", 0), HANG)
 
-    view = harness.run()
+    view = await harness.run()
 
     assert view.state is (JobState.SUCCEEDED if last else JobState.FAILED)
     assert psutil.Process().children() == []
 
 
-def test_what_the_trainer_starts_ends_with_it(harness: Harness) -> None:
+async def test_what_the_trainer_starts_ends_with_it(harness: Harness) -> None:
     """A grandchild that holds the pipes open is ended with the trainer and holds nothing up."""
     harness.play(("spawn", 0), ("exit", 1))
     started_at = time.monotonic()
 
-    assert harness.run().state is JobState.FAILED
+    assert (await harness.run()).state is JobState.FAILED
 
     child = int((harness.store.root / "child").read_text(encoding="ascii"))
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
@@ -133,13 +129,13 @@ NICENESS = {
 
 
 @pytest.mark.parametrize("name", NICENESS)
-def test_a_trainer_steps_back_as_far_as_it_is_told(harness: Harness, tmp_path: Path, name: str) -> None:
+async def test_a_trainer_steps_back_as_far_as_it_is_told(harness: Harness, tmp_path: Path, name: str) -> None:
     """Its niceness, its policy and the niceness of its session's group are those of the setting."""
     asked, expected = NICENESS[name]
     harness.set(trainer_niceness=asked)
     harness.play(("sleep", 0.3), ("environment", str(tmp_path / "seen")), finish())
 
-    harness.run()
+    await harness.run()
 
     _, (niceness, idle, group), _ = msgspec.json.decode((tmp_path / "seen").read_bytes())
     own = os.getpriority(os.PRIO_PROCESS, 0)
@@ -147,7 +143,7 @@ def test_a_trainer_steps_back_as_far_as_it_is_told(harness: Harness, tmp_path: P
     assert group is None or group.rpartition("nice ")[2].strip() == expected[2]
 
 
-def test_the_trainer_gets_the_job_its_threads_and_no_secrets(
+async def test_the_trainer_gets_the_job_its_threads_and_no_secrets(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     """The trainer reads the order as given, has its thread budget, and sees no variable it does not need."""
@@ -166,7 +162,7 @@ def test_the_trainer_gets_the_job_its_threads_and_no_secrets(
         validate_only=True,
     )
 
-    view = harness.run(order)
+    view = await harness.run(order)
 
     environment, _, job = msgspec.json.decode((tmp_path / "seen").read_bytes())
     assert "TWOFOLD_SECRET" not in environment
@@ -187,12 +183,14 @@ QUOTING: dict[str, list[tuple[str, Any]]] = {
 
 
 @pytest.mark.parametrize("kind", QUOTING)
-def test_what_a_trainer_quotes_is_not_logged(kind: str, harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_a_trainer_quotes_is_not_logged(
+    kind: str, harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
     """A text in what a trainer says is for those who may see the job; the log has it for who debugs only."""
     caplog.set_level(logging.DEBUG, "twofold_server")
     harness.play(TRAIN, *QUOTING[kind])
 
-    harness.run()
+    await harness.run()
 
     lines = [(one.levelno, JsonFormatter().format(one)) for one in caplog.records]
     assert {level for level, line in lines if TEXT in line} == {logging.DEBUG}

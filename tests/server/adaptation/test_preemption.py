@@ -42,14 +42,14 @@ class Day:
     def __post_init__(self) -> None:
         self.way = JobPreemptor(self.jobs, 0.1, clock=lambda: self.now)
 
-    def pass_by(self, seconds: int, *latencies: float) -> list[str]:
+    async def pass_by(self, seconds: int, *latencies: float) -> list[str]:
         """Let seconds pass with a look at the end of each, and return what was told in them."""
         before = len(self.jobs.told)
         for _ in range(seconds):
             self.now += 1.0
             for latency in latencies:
                 self.way.request_finished(latency)
-            asyncio.run(self.way.check())
+            await self.way.check()
         return self.jobs.told[before:]
 
 
@@ -68,31 +68,31 @@ FAST, SLOW = (0.05,) * 10, (0.2,) * 10
     ],
     ids=["fast", "slow", "one of twenty-one is slow", "one of eleven is slow", "too few to say", "nobody asks"],
 )
-def test_a_job_is_paused_by_the_95th_percentile(latencies: tuple[float, ...], told: list[str]) -> None:
+async def test_a_job_is_paused_by_the_95th_percentile(latencies: tuple[float, ...], told: list[str]) -> None:
     """More than one in twenty requests above the limit pause the job once, if there are enough of them to say."""
-    assert Day().pass_by(5, *latencies) == told
+    assert await Day().pass_by(5, *latencies) == told
 
 
-def test_each_pause_rests_longer_than_the_one_before() -> None:
+async def test_each_pause_rests_longer_than_the_one_before() -> None:
     """A job goes on once latency is below the limit and it has rested, 5 seconds first, then 10; another job begins anew."""
     day = Day()
-    assert day.pass_by(3, *SLOW) == ["Paused:"]
-    assert day.pass_by(20, *SLOW) == []
-    assert day.pass_by(6, *FAST) == ["Resumed"]
-    assert day.pass_by(1, *SLOW) == ["Paused:"]
-    assert day.pass_by(9, *FAST) == []
-    assert day.pass_by(1, *FAST) == ["Resumed"]
+    assert await day.pass_by(3, *SLOW) == ["Paused:"]
+    assert await day.pass_by(20, *SLOW) == []
+    assert await day.pass_by(6, *FAST) == ["Resumed"]
+    assert await day.pass_by(1, *SLOW) == ["Paused:"]
+    assert await day.pass_by(9, *FAST) == []
+    assert await day.pass_by(1, *FAST) == ["Resumed"]
     day.jobs.running_job = "two"
-    assert day.pass_by(5, *SLOW) == ["Paused:"]
-    assert day.pass_by(7, *FAST) == ["Resumed"]
+    assert await day.pass_by(5, *SLOW) == ["Paused:"]
+    assert await day.pass_by(7, *FAST) == ["Resumed"]
 
 
-def test_without_a_job_nothing_is_paused() -> None:
+async def test_without_a_job_nothing_is_paused() -> None:
     """Slow answers alone pause nothing; a job that starts in the midst of them is paused."""
     day = Day(Jobs(running_job=""))
-    assert day.pass_by(5, *SLOW) == []
+    assert await day.pass_by(5, *SLOW) == []
     day.jobs.running_job = "one"
-    assert day.pass_by(1, *SLOW) == ["Paused:"]
+    assert await day.pass_by(1, *SLOW) == ["Paused:"]
 
 
 def states() -> set[str]:
@@ -107,53 +107,47 @@ async def reach(state: str) -> None:
             await asyncio.sleep(0.01)
 
 
-def test_a_paused_job_stands_still_and_then_goes_on(harness: Harness) -> None:
+async def test_a_paused_job_stands_still_and_then_goes_on(harness: Harness) -> None:
     """Its process is stopped, events and metrics say so, it counts as not running beside serving, and it ends well."""
     harness.play(TRAIN, ("sleep", 1.0), finish())
 
-    async def story() -> None:
-        async with harness.running() as runner:
-            view = await runner.submit(ORDER, INLINE)
-            await until(runner, view.id, runs)
-            await runner.pause("Paused: because.")
-            await runner.pause("Paused: again.")
-            await reach(psutil.STATUS_STOPPED)
-            assert not runner.is_running
-            assert runner.running_job == view.id
-            assert harness.metric("twofold_job_paused") == 1
-            await asyncio.sleep(1.2)
-            assert (await runner.jobs.get(view.id)).state is JobState.RUNNING
-            await runner.resume("Resumed: because.")
-            assert runner.is_running
-            view = await over(runner, view.id)
-            assert view.state is JobState.SUCCEEDED
-            assert view.report.notes == ("Paused: because.", "Resumed: because.")
-            await runner.pause("Paused: nothing runs.")
-
-    asyncio.run(story())
+    async with harness.running() as runner:
+        view = await runner.submit(ORDER, INLINE)
+        await until(runner, view.id, runs)
+        await runner.pause("Paused: because.")
+        await runner.pause("Paused: again.")
+        await reach(psutil.STATUS_STOPPED)
+        assert not runner.is_running
+        assert runner.running_job == view.id
+        assert harness.metric("twofold_job_paused") == 1
+        await asyncio.sleep(1.2)
+        assert (await runner.jobs.get(view.id)).state is JobState.RUNNING
+        await runner.resume("Resumed: because.")
+        assert runner.is_running
+        view = await over(runner, view.id)
+        assert view.state is JobState.SUCCEEDED
+        assert view.report.notes == ("Paused: because.", "Resumed: because.")
+        await runner.pause("Paused: nothing runs.")
     assert harness.metric("twofold_job_paused") == 0
     assert harness.metric("twofold_job_pauses_total") == 1
 
 
-def test_a_paused_job_can_be_cancelled(harness: Harness) -> None:
+async def test_a_paused_job_can_be_cancelled(harness: Harness) -> None:
     """CancelJob wakes the trainer, which ends as it was asked to, long before the grace is over; nothing stays paused."""
     harness.play(TRAIN, HANG)
 
-    async def story() -> None:
-        async with harness.running() as runner:
-            view = await runner.submit(ORDER, INLINE)
-            await until(runner, view.id, runs)
-            await runner.pause("Paused: because.")
-            await reach(psutil.STATUS_STOPPED)
-            view = await asyncio.wait_for(runner.cancel(view.id), 3)
-            assert view.state is JobState.CANCELLED
-            assert not psutil.Process().children()
-
-    asyncio.run(story())
+    async with harness.running() as runner:
+        view = await runner.submit(ORDER, INLINE)
+        await until(runner, view.id, runs)
+        await runner.pause("Paused: because.")
+        await reach(psutil.STATUS_STOPPED)
+        view = await asyncio.wait_for(runner.cancel(view.id), 3)
+        assert view.state is JobState.CANCELLED
+        assert not psutil.Process().children()
     assert harness.metric("twofold_job_paused") == 0
 
 
-def test_a_server_watches_the_latency_of_its_requests(tmp_path: Path) -> None:
+async def test_a_server_watches_the_latency_of_its_requests(tmp_path: Path) -> None:
     """With `pause_above_ms` every request that is answered counts, and somebody looks; without it, nobody does."""
     store = tiny_checkpoints.make_store(tmp_path, "a")
 
@@ -175,5 +169,5 @@ def test_a_server_watches_the_latency_of_its_requests(tmp_path: Path) -> None:
                     await asyncio.wait_for(looked.wait(), 10)
         return len(seen), looked.is_set()
 
-    assert asyncio.run(heard(50.0)) == (2, True)
-    assert asyncio.run(heard(0.0)) == (0, False)
+    assert await heard(50.0) == (2, True)
+    assert await heard(0.0) == (0, False)

@@ -28,68 +28,57 @@ from twofold_server.jobs.model import JobState, Order
 pytestmark = pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 
 
-def test_jobs_run_one_at_a_time_in_order(harness: Harness) -> None:
+async def test_jobs_run_one_at_a_time_in_order(harness: Harness) -> None:
     """Jobs start in the order of their making, each after the end of the one before; positions count down."""
     harness.play(TRAIN, ("wait", "go-on"), finish())
 
-    async def story() -> None:
-        async with harness.running() as runner:
-            ids = [(await runner.submit(ORDER, INLINE)).id for _ in range(4)]
-            await until(runner, ids[0], runs)
-            assert [(await runner.jobs.get(one)).queue_position for one in ids] == [0, 0, 1, 2]
-            assert harness.metric("twofold_jobs_queued") == 3
-            (harness.store.root / "go-on").touch()
-            views = [await over(runner, one) for one in ids]
-            for earlier, later in itertools.pairwise(views):
-                assert earlier.ended <= later.started
-            listed, more = await runner.jobs.page(3, None)
-            assert [one.id for one in listed] == ids[:0:-1]
-            listed, more = await runner.jobs.page(3, more)
-            assert ([one.id for one in listed], more) == (ids[:1], None)
-
-    asyncio.run(story())
+    async with harness.running() as runner:
+        ids = [(await runner.submit(ORDER, INLINE)).id for _ in range(4)]
+        await until(runner, ids[0], runs)
+        assert [(await runner.jobs.get(one)).queue_position for one in ids] == [0, 0, 1, 2]
+        assert harness.metric("twofold_jobs_queued") == 3
+        (harness.store.root / "go-on").touch()
+        views = [await over(runner, one) for one in ids]
+        for earlier, later in itertools.pairwise(views):
+            assert earlier.ended <= later.started
+        listed, more = await runner.jobs.page(3, None)
+        assert [one.id for one in listed] == ids[:0:-1]
+        listed, more = await runner.jobs.page(3, more)
+        assert ([one.id for one in listed], more) == (ids[:1], None)
 
 
-def test_a_full_queue_refuses_and_keeps_nothing(harness: Harness) -> None:
+async def test_a_full_queue_refuses_and_keeps_nothing(harness: Harness) -> None:
     """A job too many is refused with a time to come back, and leaves no files."""
     harness.set(max_queued_jobs=1)
     harness.play(TRAIN, HANG)
 
-    async def story() -> None:
-        async with harness.running() as runner:
-            first = await runner.submit(ORDER, INLINE)
-            await until(runner, first.id, runs)
+    async with harness.running() as runner:
+        first = await runner.submit(ORDER, INLINE)
+        await until(runner, first.id, runs)
+        await runner.submit(ORDER, INLINE)
+        with pytest.raises(OverloadedError) as caught:
             await runner.submit(ORDER, INLINE)
-            with pytest.raises(OverloadedError) as caught:
-                await runner.submit(ORDER, INLINE)
-            assert caught.value.retry_after > 0
-            assert len(list((harness.store.root / "jobs").iterdir())) == 2
-
-    asyncio.run(story())
+        assert caught.value.retry_after > 0
+        assert len(list((harness.store.root / "jobs").iterdir())) == 2
 
 
-def test_a_request_id_makes_one_job(harness: Harness) -> None:
+async def test_a_request_id_makes_one_job(harness: Harness) -> None:
     """The same request finds its job, also after a restart and when the base is gone; another request is refused."""
     order = Order(head="classifier", request_id="r1")
     other = Order(head="classifier", request_id="r1", seed=1)
 
-    async def story() -> str:
-        async with harness.running() as runner:
-            views = await asyncio.gather(*(runner.submit(order, INLINE) for _ in range(5)))
-            assert len({view.id for view in views}) == 1
-            assert len(list((harness.store.root / "jobs").iterdir())) == 1
-            with pytest.raises(ConflictError, match="r1"):
-                await runner.submit(other, INLINE)
-            await over(runner, views[0].id)
-            return views[0].id
+    async with harness.running() as runner:
+        views = await asyncio.gather(*(runner.submit(order, INLINE) for _ in range(5)))
+        assert len({view.id for view in views}) == 1
+        assert len(list((harness.store.root / "jobs").iterdir())) == 1
+        with pytest.raises(ConflictError, match="r1"):
+            await runner.submit(other, INLINE)
+        await over(runner, views[0].id)
 
-    async def again(job_id: str) -> None:
-        (harness.store.root / "aliases.json").unlink()
-        async with harness.running() as runner:
-            view = await runner.submit(order, INLINE)
-            assert (view.id, view.state) == (job_id, JobState.SUCCEEDED)
-
-    asyncio.run(again(asyncio.run(story())))
+    (harness.store.root / "aliases.json").unlink()
+    async with harness.running() as runner:
+        view = await runner.submit(order, INLINE)
+        assert (view.id, view.state) == (views[0].id, JobState.SUCCEEDED)
 
 
 @pytest.mark.parametrize(
@@ -100,40 +89,31 @@ def test_a_request_id_makes_one_job(harness: Harness) -> None:
         (Order(head="ner", annotated_types=("town",)), InvalidRequestError, "dataset.inline.train[1].entities[0].type"),
     ],
 )
-def test_what_cannot_run_is_refused_before_it_waits(
+async def test_what_cannot_run_is_refused_before_it_waits(
     harness: Harness, order: Order, error: type[Exception], names: str
 ) -> None:
     """A wrong base or data set is an answer to the call, not a failed job, and leaves no files."""
-
-    async def story() -> None:
-        async with harness.running() as runner:
-            with pytest.raises(error) as caught:
-                await runner.submit(order, INLINE)
-            assert names in str(caught.value)
-            assert await runner.jobs.page(9, None) == ([], None)
-
-    asyncio.run(story())
+    async with harness.running() as runner:
+        with pytest.raises(error) as caught:
+            await runner.submit(order, INLINE)
+        assert names in str(caught.value)
+        assert await runner.jobs.page(9, None) == ([], None)
     assert list(harness.store.root.glob("jobs/*")) == list(harness.store.root.glob("staging/*")) == []
 
 
-def test_a_caller_that_goes_away_leaves_whole_jobs_or_none(harness: Harness) -> None:
+async def test_a_caller_that_goes_away_leaves_whole_jobs_or_none(harness: Harness) -> None:
     """Whenever a call is cancelled, each job that was made has its files, and no files are without a job."""
     harness.set(max_queued_jobs=99)
 
-    async def story() -> None:
-        async with harness.running() as runner:
-            for delay in range(12):
-                call = asyncio.create_task(runner.submit(ORDER, INLINE))
-                await asyncio.sleep(delay / 1000)
-                call.cancel()
-            started_at = {task for task in asyncio.all_tasks() if "JobSubmitter" in str(task.get_coro())}
-            await asyncio.gather(
-                *started_at, return_exceptions=True
-            )  # What a call began is carried on when it has gone.
-            jobs, _ = await runner.jobs.page(99, None)
-            assert sorted(job.id for job in jobs) == sorted(
-                path.parent.name for path in harness.store.root.glob("jobs/*/train.jsonl")
-            )
-
-    asyncio.run(story())
+    async with harness.running() as runner:
+        for delay in range(12):
+            call = asyncio.create_task(runner.submit(ORDER, INLINE))
+            await asyncio.sleep(delay / 1000)
+            call.cancel()
+        started_at = {task for task in asyncio.all_tasks() if "JobSubmitter" in str(task.get_coro())}
+        await asyncio.gather(*started_at, return_exceptions=True)  # What a call began is carried on when it has gone.
+        jobs, _ = await runner.jobs.page(99, None)
+        assert sorted(job.id for job in jobs) == sorted(
+            path.parent.name for path in harness.store.root.glob("jobs/*/train.jsonl")
+        )
     assert list(harness.store.root.glob("staging/*")) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -29,51 +28,44 @@ BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 
 
 @BOTH
-def test_a_job_whose_trainer_is_killed_gets_another_one(harness: Harness) -> None:
+async def test_a_job_whose_trainer_is_killed_gets_another_one(harness: Harness) -> None:
     """It waits, is begun again before those that came after it, says so among its events, and succeeds."""
     harness.play(TRAIN, ("die", 1), *publish())
 
-    async def story() -> None:
-        async with harness.running() as runner:
-            first = await runner.submit(ORDER, INLINE)
-            second = await runner.submit(Order(head="ner", promote="never"), INLINE)
-            view = await over(runner, first.id)
-            assert (view.state, view.restarts) == (JobState.SUCCEEDED, 1)
-            told = [one.event async for one in runner.jobs.watch(first.id)]
-            states = [one for one in told if isinstance(one, StateEntered)]
-            assert [(one.state, one.lost) for one in states] == [
-                (JobState.QUEUED, False),
-                (JobState.RUNNING, False),
-                (JobState.QUEUED, True),
-                (JobState.RUNNING, False),
-                (JobState.SUCCEEDED, False),
-            ]
-            assert states[2].reason == (
-                "The trainer died with exit code -9 (killed; out of memory?). "
-                "The job goes on from what it had kept: attempt 2 of 3."
-            )
-            assert [phase.name for phase in view.phases] == [
-                "train",
-                "train",
-                "train",
-                "swap",
-            ]  # Two of the second attempt.
-            assert all(phase.ended for phase in view.phases)
-            assert view.ended <= (await over(runner, second.id)).started
-            assert view.started == [one async for one in runner.jobs.watch(first.id)][1].time
-
-    asyncio.run(story())
+    async with harness.running() as runner:
+        first = await runner.submit(ORDER, INLINE)
+        second = await runner.submit(Order(head="ner", promote="never"), INLINE)
+        view = await over(runner, first.id)
+        assert (view.state, view.restarts) == (JobState.SUCCEEDED, 1)
+        told = [one.event async for one in runner.jobs.watch(first.id)]
+        states = [one for one in told if isinstance(one, StateEntered)]
+        assert [(one.state, one.lost) for one in states] == [
+            (JobState.QUEUED, False),
+            (JobState.RUNNING, False),
+            (JobState.QUEUED, True),
+            (JobState.RUNNING, False),
+            (JobState.SUCCEEDED, False),
+        ]
+        assert states[2].reason == (
+            "The trainer died with exit code -9 (killed; out of memory?). "
+            "The job goes on from what it had kept: attempt 2 of 3."
+        )
+        # Two of the second attempt.
+        assert [phase.name for phase in view.phases] == ["train", "train", "train", "swap"]
+        assert all(phase.ended for phase in view.phases)
+        assert view.ended <= (await over(runner, second.id)).started
+        assert view.started == [one async for one in runner.jobs.watch(first.id)][1].time
     assert harness.metric("twofold_job_restarts_total") == 1
     assert harness.metric("twofold_jobs_running") == 0
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 3])
-def test_a_trainer_that_dies_each_time_is_not_started_for_ever(harness: Harness, attempts: int) -> None:
+async def test_a_trainer_that_dies_each_time_is_not_started_for_ever(harness: Harness, attempts: int) -> None:
     """After so many attempts the job has failed with the reason, and how the trainer died; serving is left alone."""
     harness.set(job_attempts=attempts)
     harness.play(TRAIN, ("kill", signal.SIGSEGV))
 
-    view = harness.run()
+    view = await harness.run()
 
     assert (view.state, view.restarts) == (JobState.FAILED, attempts - 1)
     died = "The trainer died with exit code -11 (Segmentation fault)."
@@ -82,23 +74,23 @@ def test_a_trainer_that_dies_each_time_is_not_started_for_ever(harness: Harness,
     assert harness.promoter.promoted == []
 
 
-def test_a_trainer_that_says_why_it_failed_is_not_started_again(harness: Harness) -> None:
+async def test_a_trainer_that_says_why_it_failed_is_not_started_again(harness: Harness) -> None:
     """A failure with a word, or with an exit code, would come again: one attempt is all there is."""
     for actions in ([finish("failed", "There is no data.")], [("exit", 1)]):
         harness.play(TRAIN, *actions)
-        view = harness.run()
+        view = await harness.run()
         assert (view.state, view.restarts, len(view.phases)) == (JobState.FAILED, 0, 1)
 
 
 @BOTH
 @pytest.mark.parametrize("action", ["publish", "publish unheard"])
-def test_a_candidate_that_was_published_before_the_trainer_died_is_not_trained_again(
+async def test_a_candidate_that_was_published_before_the_trainer_died_is_not_trained_again(
     harness: Harness, action: str
 ) -> None:
     """Whether its event came or not, the next attempt finds the checkpoint by its job, and makes it answer."""
     harness.play(TRAIN, (action, "second"), ("die", 1), ("exit", 9))
 
-    view = harness.run(promote="auto")
+    view = await harness.run(promote="auto")
 
     assert (view.state, view.candidate, view.restarts) == (JobState.SUCCEEDED, "second", 1)
     assert view.reason == "Published second: it had passed the gate when the job was broken off."
@@ -107,39 +99,33 @@ def test_a_candidate_that_was_published_before_the_trainer_died_is_not_trained_a
 
 
 @BOTH
-def test_a_job_that_was_cancelled_does_not_come_back(harness: Harness) -> None:
+async def test_a_job_that_was_cancelled_does_not_come_back(harness: Harness) -> None:
     """Cancelled while it waits for another trainer, or with a server that dies meanwhile, it ends as cancelled, without snapshots."""
     harness.play(("snapshot", 0), TRAIN, HANG)
 
-    async def before() -> str:
-        async with harness.running() as runner:
-            view = await runner.submit(ORDER, INLINE)
-            await until(runner, view.id, runs)
-            return view.id
-
-    async def after(job_id: str) -> None:
-        runner = harness.make()
-        await runner.jobs.open()
-        try:
-            assert (await runner.jobs.get(job_id)).state is JobState.QUEUED
-            view = await runner.cancel(job_id)
-            assert (view.state, bool(view.started)) == (JobState.CANCELLED, True)
-        finally:
-            await runner.jobs.close()
-
-    job_id = asyncio.run(before())
-    snapshots = harness.store.root / "jobs" / job_id / SNAPSHOTS
+    async with harness.running() as runner:
+        view = await runner.submit(ORDER, INLINE)
+        await until(runner, view.id, runs)
+    snapshots = harness.store.root / "jobs" / view.id / SNAPSHOTS
     assert snapshots.exists()
-    asyncio.run(after(job_id))
+
+    runner = harness.make()
+    await runner.jobs.open()
+    try:
+        assert (await runner.jobs.get(view.id)).state is JobState.QUEUED
+        view = await runner.cancel(view.id)
+        assert (view.state, bool(view.started)) == (JobState.CANCELLED, True)
+    finally:
+        await runner.jobs.close()
     assert not snapshots.exists()
 
 
 @pytest.mark.parametrize("last", [finish(), finish("rejected"), finish("failed"), ("exit", 1)])
-def test_snapshots_go_with_the_end_of_their_job(harness: Harness, last: tuple[str, object]) -> None:
+async def test_snapshots_go_with_the_end_of_their_job(harness: Harness, last: tuple[str, object]) -> None:
     """They are there while the job may need them, and gone when it is over, however it ended."""
     harness.play(("snapshot", 0), TRAIN, ("die", 1), last)
 
-    view = harness.run()
+    view = await harness.run()
 
     assert view.restarts == 1
     assert list(harness.store.root.glob(f"jobs/*/{SNAPSHOTS}")) == []
@@ -147,47 +133,44 @@ def test_snapshots_go_with_the_end_of_their_job(harness: Harness, last: tuple[st
 
 @BOTH
 @pytest.mark.parametrize("attempts", [1, 2])
-def test_what_a_killed_trainer_was_writing_goes_with_it(harness: Harness, attempts: int) -> None:
+async def test_what_a_killed_trainer_was_writing_goes_with_it(harness: Harness, attempts: int) -> None:
     """Its server need not be started anew: a half-written checkpoint is gone when the job is over, or begun again."""
     harness.set(job_attempts=attempts)
     harness.play(TRAIN, ("stage", "half"), ("die", 1), finish())  # A second one would find the place taken.
 
-    view = harness.run()
+    view = await harness.run()
 
     assert view.state is (JobState.FAILED if attempts == 1 else JobState.SUCCEEDED), view.reason
     assert list((harness.store.root / "staging").iterdir()) == []
 
 
-def test_the_end_of_a_job_leaves_alone_what_is_young(harness: Harness) -> None:
+async def test_the_end_of_a_job_leaves_alone_what_is_young(harness: Harness) -> None:
     """A job may be on its way to the table just then: its files stay, while those that waited an hour for theirs go."""
     young, old = (harness.store.root / "jobs" / name for name in ("job-young", "job-old"))
 
-    async def story() -> None:
-        async with harness.running() as runner:
-            for path in (young, old):
-                path.mkdir(parents=True)
-            os.utime(old, (0, 0))
-            await over(runner, (await runner.submit(ORDER, INLINE)).id)
-
-    asyncio.run(story())
+    async with harness.running() as runner:
+        for path in (young, old):
+            path.mkdir(parents=True)
+        os.utime(old, (0, 0))
+        await over(runner, (await runner.submit(ORDER, INLINE)).id)
 
     assert (young.exists(), old.exists()) == (True, False)
 
 
-def test_the_time_that_a_job_has_had_counts(harness: Harness) -> None:
+async def test_the_time_that_a_job_has_had_counts(harness: Harness) -> None:
     """The next trainer gets what is left of max_runtime, and never less than a second, to judge what there is."""
     for given, least, most in ((50.0, 40.0, 49.8), (0.1, 1.0, 1.0)):
         path = harness.store.root / "environment.json"
         (harness.store.root / "deaths").unlink(missing_ok=True)
         harness.play(TRAIN, ("sleep", 0.3), ("die", 1), ("environment", str(path)), finish())
-        assert harness.run(max_runtime=given).restarts == 1
+        assert (await harness.run(max_runtime=given)).restarts == 1
         job = json.loads(path.read_text())[2]
         assert least <= job["max_runtime"] <= most
 
 
-def test_a_start_clears_away_what_the_dead_have_left_half_done(harness: Harness) -> None:
+async def test_a_start_clears_away_what_the_dead_have_left_half_done(harness: Harness) -> None:
     """Staged files, examples without a job, and snapshots and half-written files of a job that is over go; the rest stays."""
-    view = harness.run()
+    view = await harness.run()
     root = harness.store.root
     job = root / "jobs" / view.id
     for path in (root / "staging" / "half", root / "jobs" / "job-unmade", job / SNAPSHOTS):
@@ -197,11 +180,8 @@ def test_a_start_clears_away_what_the_dead_have_left_half_done(harness: Harness)
     (root / "aliases.json.new").write_text("{")
     kept = {path.name for path in job.iterdir()} - {SNAPSHOTS, "report.html.0.new"}
 
-    async def story() -> None:
-        async with harness.running():
-            pass
-
-    asyncio.run(story())
+    async with harness.running():
+        pass
 
     assert [path.name for path in (root / "jobs").iterdir()] == [view.id]
     assert {path.name for path in job.iterdir()} == kept
@@ -210,27 +190,24 @@ def test_a_start_clears_away_what_the_dead_have_left_half_done(harness: Harness)
 
 
 @pytest.mark.parametrize("database", ["postgresql"])
-def test_a_start_beside_others_leaves_alone_what_is_young(harness: Harness) -> None:
+async def test_a_start_beside_others_leaves_alone_what_is_young(harness: Harness) -> None:
     """Where servers share the jobs, another one may be making a job just now: its files stay for an hour."""
     young, old = (harness.store.root / "jobs" / name for name in ("job-young", "job-old"))
     for path in (young, old):
         path.mkdir(parents=True)
     os.utime(old, (0, 0))
 
-    async def story() -> None:
-        async with harness.running():
-            pass
-
-    asyncio.run(story())
+    async with harness.running():
+        pass
 
     assert (young.exists(), old.exists()) == (True, False)
 
 
-def test_phases_end_when_their_trainer_does(harness: Harness) -> None:
+async def test_phases_end_when_their_trainer_does(harness: Harness) -> None:
     """A phase that ran when the trainer died has an end, so that times add up."""
     harness.play(("say", '{"event": "PhaseStarted", "phase": "validate"}'), TRAIN, ("die", 1), TRAIN, finish())
 
-    view = harness.run()
+    view = await harness.run()
 
     assert [phase.name for phase in view.phases] == ["validate", "train", "validate", "train", "train"]
     assert all(phase.ended for phase in view.phases)

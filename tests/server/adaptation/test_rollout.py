@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -33,13 +32,13 @@ from twofold_server.jobs.model import JobState
         ("never", "first", None, ["train"]),
     ],
 )
-def test_a_candidate_goes_where_the_order_says(
+async def test_a_candidate_goes_where_the_order_says(
     harness: Harness, promote: Any, current: str, candidate: str | None, phases: list[str]
 ) -> None:
     """AUTO swaps before the job succeeds, MANUAL nominates, NEVER only publishes."""
     harness.play(*publish())
 
-    view = harness.run(promote=promote)
+    view = await harness.run(promote=promote)
 
     assert (view.state, view.candidate, view.reason) == (JobState.SUCCEEDED, "second", "Published second.")
     assert (harness.store.aliases().current, harness.store.aliases().candidate) == (current, candidate)
@@ -48,48 +47,41 @@ def test_a_candidate_goes_where_the_order_says(
 
 
 @pytest.mark.parametrize("error", [SwapError("golden text differs"), CheckpointNotFoundError("gone"), KeyError("odd")])
-def test_a_failed_swap_fails_the_job_and_leaves_the_candidate(harness: Harness, error: Exception) -> None:
+async def test_a_failed_swap_fails_the_job_and_leaves_the_candidate(harness: Harness, error: Exception) -> None:
     """If the candidate cannot be made live, the job says so, the old checkpoint serves, and the alias finds it."""
     harness.play(*publish())
     harness.promoter.fails = error
 
-    view = harness.run()
+    view = await harness.run()
 
     assert view.state is JobState.FAILED
     assert "second was published but is not live" in view.reason
     assert (harness.store.aliases().current, harness.store.aliases().candidate) == ("first", "second")
 
 
-def test_a_candidate_is_not_promoted_over_what_it_was_not_compared_with(harness: Harness) -> None:
+async def test_a_candidate_is_not_promoted_over_what_it_was_not_compared_with(harness: Harness) -> None:
     """If current moved while the job trained, by a rollback for one, the candidate waits for a person."""
     harness.play(TRAIN, ("sleep", 0.5), *publish())
     add_checkpoint(harness.store, "other")
 
-    async def story() -> None:
-        async with harness.running() as runner:
-            view = await runner.submit(ORDER, INLINE)
-            await until(runner, view.id, runs)
-            harness.store.promote("other")
-            view = await over(runner, view.id)
-            assert view.state is JobState.FAILED
-            assert "current moved from first to other" in view.reason
-
-    asyncio.run(story())
+    async with harness.running() as runner:
+        view = await runner.submit(ORDER, INLINE)
+        await until(runner, view.id, runs)
+        harness.store.promote("other")
+        view = await over(runner, view.id)
+        assert view.state is JobState.FAILED
+        assert "current moved from first to other" in view.reason
     assert (harness.store.aliases().current, harness.store.aliases().candidate) == ("other", "second")
 
 
-def test_a_queued_job_starts_from_what_is_current_then(harness: Harness) -> None:
+async def test_a_queued_job_starts_from_what_is_current_then(harness: Harness) -> None:
     """Two jobs that follow one another build on one another: the alias is resolved when the job starts."""
-
-    async def story() -> None:
-        async with harness.running() as runner:
-            harness.play(TRAIN, ("sleep", 0.3), *publish()[1:])
-            first = await runner.submit(ORDER, INLINE)
-            await until(runner, first.id, runs)
-            second = await runner.submit(ORDER, INLINE)
-            assert (second.base, second.queue_position) == ("first", 0)
-            harness.play(finish())
-            assert (await over(runner, first.id)).state is JobState.SUCCEEDED
-            assert (await over(runner, second.id)).base == "second"
-
-    asyncio.run(story())
+    async with harness.running() as runner:
+        harness.play(TRAIN, ("sleep", 0.3), *publish()[1:])
+        first = await runner.submit(ORDER, INLINE)
+        await until(runner, first.id, runs)
+        second = await runner.submit(ORDER, INLINE)
+        assert (second.base, second.queue_position) == ("first", 0)
+        harness.play(finish())
+        assert (await over(runner, first.id)).state is JobState.SUCCEEDED
+        assert (await over(runner, second.id)).base == "second"

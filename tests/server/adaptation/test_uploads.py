@@ -23,7 +23,7 @@ SPAN = Example(text="to Rome", entities=(Span(start=3, end=7, type="city"),))
 BAD = Example(text="to Rome", entities=(Span(start=3, end=8, type="city"),))
 
 
-def upload(harness: Harness, *messages: Header | Batch | BaseException) -> Upload:
+async def upload(harness: Harness, *messages: Header | Batch | BaseException) -> Upload:
     """Send messages; an exception among them breaks the stream."""
 
     async def stream() -> AsyncIterator[Header | Batch]:
@@ -32,7 +32,7 @@ def upload(harness: Harness, *messages: Header | Batch | BaseException) -> Uploa
                 raise one
             yield one
 
-    return asyncio.run(harness.uploads.receive(stream()))
+    return await harness.uploads.receive(stream())
 
 
 def left_behind(harness: Harness) -> list[Path]:
@@ -40,9 +40,9 @@ def left_behind(harness: Harness) -> list[Path]:
     return [path for name in ("uploads", "staging", "jobs") for path in harness.store.root.glob(f"{name}/*")]
 
 
-def test_an_upload_is_stored_as_it_was_sent(harness: Harness) -> None:
+async def test_an_upload_is_stored_as_it_was_sent(harness: Harness) -> None:
     """Examples keep their order and parts over many messages, and are found again by the upload's id."""
-    sent = upload(
+    sent = await upload(
         harness,
         Header("tickets of May"),
         Batch("train", [GOOD, SPAN]),
@@ -85,21 +85,21 @@ REFUSED: list[tuple[list[Any], type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("messages", "error", "names"), REFUSED)
-def test_nothing_is_kept_of_a_bad_upload(
+async def test_nothing_is_kept_of_a_bad_upload(
     harness: Harness, messages: list[Any], error: type[BaseException], names: str
 ) -> None:
     """One bad line, a wrong order, too much, or a caller that went away: an error that names it, and no trace."""
     harness.set(max_dataset_examples=4)
 
     with pytest.raises(error) as caught:
-        upload(harness, *messages)
+        await upload(harness, *messages)
 
     assert names in str(caught.value)
     assert left_behind(harness) == []
 
 
 @pytest.mark.parametrize("kind", ["label", "entity type"])
-def test_a_data_set_has_no_more_names_than_it_may(kind: str, harness: Harness) -> None:
+async def test_a_data_set_has_no_more_names_than_it_may(kind: str, harness: Harness) -> None:
     """The name that is one too many is refused where it stands, with the limit, and one that was there before is not."""
     names = [str(number) for number in range(MAX_NAMES)]
 
@@ -110,26 +110,26 @@ def test_a_data_set_has_no_more_names_than_it_may(kind: str, harness: Harness) -
             else Example(text="a", entities=(Span(start=0, end=1, type=name),))
         )
 
-    upload(harness, Batch("train", [example(name) for name in (*names, "0")]))
+    await upload(harness, Batch("train", [example(name) for name in (*names, "0")]))
     place = "label" if kind == "label" else r"entities\[0\]\.type"
     with pytest.raises(
         InvalidRequestError, match=rf"train\[{MAX_NAMES}\]\.{place}: exceeds the limit of {MAX_NAMES} names"
     ):
-        upload(harness, Batch("train", [example(name) for name in (*names, "new")]))
+        await upload(harness, Batch("train", [example(name) for name in (*names, "new")]))
 
 
 @pytest.mark.parametrize(
     "upload_id", ["", ".", "..", "../checkpoints/first", "upload-1/../x", "/etc", "upload-", "upload-no", "upload-\n"]
 )
-def test_no_upload_id_leaves_its_root(harness: Harness, upload_id: str) -> None:
+async def test_no_upload_id_leaves_its_root(harness: Harness, upload_id: str) -> None:
     """An id that is no name of ours is unknown, wherever it would lead."""
-    upload(harness, Batch("train", [GOOD]))
+    await upload(harness, Batch("train", [GOOD]))
 
     with pytest.raises(UnknownNameError, match="there is no upload"):
         harness.uploads.open(upload_id)
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_disk_is_told_and_leaves_nothing(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that takes no more ends the upload with an error that says so and when to come back."""
 
     def full(*_: object) -> None:
@@ -138,26 +138,23 @@ def test_a_full_disk_is_told_and_leaves_nothing(harness: Harness, monkeypatch: p
     monkeypatch.setattr("twofold_server.adaptation.dataset_writer.flush", full)
 
     with pytest.raises(OverloadedError, match="No space left"):
-        upload(harness, Batch("train", [GOOD]))
+        await upload(harness, Batch("train", [GOOD]))
 
     assert left_behind(harness) == []
 
 
-def test_a_job_trains_on_an_upload(harness: Harness, tmp_path: Path) -> None:
+async def test_a_job_trains_on_an_upload(harness: Harness, tmp_path: Path) -> None:
     """The trainer gets the upload's files, and the job is admitted by what was counted in them."""
-    sent = upload(harness, Batch("train", [GOOD]), Batch("dev", [GOOD]))
+    sent = await upload(harness, Batch("train", [GOOD]), Batch("dev", [GOOD]))
     harness.play(("environment", str(tmp_path / "seen")), finish())
 
-    async def story() -> None:
-        async with harness.running() as runner:
-            view = await runner.submit(Order(head="classifier", upload_id=sent.id))
-            assert (await over(runner, view.id)).state is JobState.SUCCEEDED
-            with pytest.raises(InvalidRequestError, match="no training example has entities"):
-                await runner.submit(Order(head="ner", upload_id=sent.id))
-            with pytest.raises(UnknownNameError):
-                await runner.submit(Order(head="ner", upload_id="../x"))
-
-    asyncio.run(story())
+    async with harness.running() as runner:
+        view = await runner.submit(Order(head="classifier", upload_id=sent.id))
+        assert (await over(runner, view.id)).state is JobState.SUCCEEDED
+        with pytest.raises(InvalidRequestError, match="no training example has entities"):
+            await runner.submit(Order(head="ner", upload_id=sent.id))
+        with pytest.raises(UnknownNameError):
+            await runner.submit(Order(head="ner", upload_id="../x"))
     seen = (tmp_path / "seen").read_text(encoding="utf-8")
     assert str(sent.path.resolve() / "train.jsonl") in seen
     assert str(sent.path.resolve() / "dev.jsonl") in seen

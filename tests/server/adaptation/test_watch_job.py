@@ -24,36 +24,33 @@ from twofold_server.errors import (
 from twofold_server.jobs.model import JobState, PhaseEnded, StateEntered, replay
 
 
-def test_watchers_see_every_event_wherever_they_begin(harness: Harness) -> None:
+async def test_watchers_see_every_event_wherever_they_begin(harness: Harness) -> None:
     """Past events are replayed from any number, live ones follow, and all watchers see the same until the last one."""
     score = ScoreMeasured(figure="new", moment="before", metric="f1", value=0.5, examples=9)
     harness.play(TRAIN, say(score), ("sleep", 0.3), say(PhaseStarted(phase="gate")), finish())
 
-    async def story() -> None:
-        async with harness.running() as runner:
-            view = await runner.submit(ORDER, INLINE)
+    async with harness.running() as runner:
+        view = await runner.submit(ORDER, INLINE)
 
-            async def watch(after: int, pause: float = 0.0) -> list[Any]:
-                records = []
-                async for one in runner.jobs.watch(view.id, after):
-                    await asyncio.sleep(pause)
-                    records.append(one)
-                return records
+        async def watch(after: int, pause: float = 0.0) -> list[Any]:
+            records = []
+            async for one in runner.jobs.watch(view.id, after):
+                await asyncio.sleep(pause)
+                records.append(one)
+            return records
 
-            async with asyncio.timeout(20):
-                everything, slow, late = await asyncio.gather(watch(0), watch(0, 0.05), watch(4))
-                assert everything == slow == await watch(0)
-                assert late == everything[4:] == await watch(4)
-                assert await watch(everything[-1].sequence) == []
-            ended = await runner.jobs.get(view.id)
-            assert everything[-1].event == StateEntered(state=JobState.SUCCEEDED, reason="It went well.")
-            assert ended.last_sequence == everything[-1].sequence
-            assert [one.phase for one in everything if isinstance(one.event, PhaseEnded)] == ["train", "gate"]
-            assert replay(view_at_first(ended), everything) == ended
-            with pytest.raises(UnknownNameError, match="job-none"):
-                await anext(runner.jobs.watch("job-none"))
-
-    asyncio.run(story())
+        async with asyncio.timeout(20):
+            everything, slow, late = await asyncio.gather(watch(0), watch(0, 0.05), watch(4))
+            assert everything == slow == await watch(0)
+            assert late == everything[4:] == await watch(4)
+            assert await watch(everything[-1].sequence) == []
+        ended = await runner.jobs.get(view.id)
+        assert everything[-1].event == StateEntered(state=JobState.SUCCEEDED, reason="It went well.")
+        assert ended.last_sequence == everything[-1].sequence
+        assert [one.phase for one in everything if isinstance(one.event, PhaseEnded)] == ["train", "gate"]
+        assert replay(view_at_first(ended), everything) == ended
+        with pytest.raises(UnknownNameError, match="job-none"):
+            await anext(runner.jobs.watch("job-none"))
     assert harness.metric("twofold_adaptation_score", figure="new", moment="before") == 0.5
     assert harness.metric("twofold_job_phase_seconds_count", phase="train") == 1
 
@@ -63,20 +60,17 @@ def view_at_first(view: Any) -> Any:
     return type(view)(id=view.id, order=view.order, created=view.created, base="first")
 
 
-def test_a_watcher_that_leaves_harms_nobody(harness: Harness) -> None:
+async def test_a_watcher_that_leaves_harms_nobody(harness: Harness) -> None:
     """A cancelled watch ends neither the job nor the other watches."""
     harness.play(TRAIN, ("sleep", 0.4), finish())
 
-    async def story() -> None:
-        async with harness.running() as runner:
-            view = await runner.submit(ORDER, INLINE)
+    async with harness.running() as runner:
+        view = await runner.submit(ORDER, INLINE)
 
-            async def watch() -> int:
-                return len([one async for one in runner.jobs.watch(view.id)])
+        async def watch() -> int:
+            return len([one async for one in runner.jobs.watch(view.id)])
 
-            leaving, staying = asyncio.create_task(watch()), asyncio.create_task(watch())
-            await until(runner, view.id, runs)
-            leaving.cancel()
-            assert await staying == (await over(runner, view.id)).last_sequence
-
-    asyncio.run(story())
+        leaving, staying = asyncio.create_task(watch()), asyncio.create_task(watch())
+        await until(runner, view.id, runs)
+        leaving.cancel()
+        assert await staying == (await over(runner, view.id)).last_sequence

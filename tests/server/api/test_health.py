@@ -21,83 +21,58 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 @pytest.mark.parametrize("service", ["", *SERVICES])
-def test_every_service_is_healthy_once_a_checkpoint_answers(service, store):
+async def test_every_service_is_healthy_once_a_checkpoint_answers(service, store):
     """The server as a whole and each service say SERVING."""
-
-    async def main():
-        async with running(store) as server:
-            assert await server.is_serving(service)
-
-    asyncio.run(main())
+    async with running(store) as server:
+        assert await server.is_serving(service)
 
 
-def test_an_unknown_service_is_not_found(store):
+async def test_an_unknown_service_is_not_found(store):
     """A name that is no service is NOT_FOUND."""
-
-    async def main():
-        async with running(store) as server:
-            code, _ = await refusal(server.health.Check(health_pb2.HealthCheckRequest(service="nobody")))
-            assert code is grpc.StatusCode.NOT_FOUND
-
-    asyncio.run(main())
+    async with running(store) as server:
+        code, _ = await refusal(server.health.Check(health_pb2.HealthCheckRequest(service="nobody")))
+        assert code is grpc.StatusCode.NOT_FOUND
 
 
 @pytest.mark.parametrize("method", ["Check", "Watch", "List"])
-def test_what_cannot_be_read_is_refused_as_everywhere(method, store, caplog):
+async def test_what_cannot_be_read_is_refused_as_everywhere(method, store, caplog):
     """Bytes that are no message are INVALID_ARGUMENT with a reason, and nothing is logged as a fault of ours."""
-
-    async def main():
-        async with running(store) as server:
-            call = server.channel.unary_stream(f"/grpc.health.v1.Health/{method}")(b"\x0a\xff")
-            return await refusal(call.read())
-
-    code, told = asyncio.run(main())
+    async with running(store) as server:
+        call = server.channel.unary_stream(f"/grpc.health.v1.Health/{method}")(b"\x0a\xff")
+        code, told = await refusal(call.read())
 
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert (told.reason, [one.field for one in told.violations]) == ("INVALID_REQUEST", ["request"])
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
-def test_all_states_are_listed(store):
+async def test_all_states_are_listed(store):
     """List reports each service, and the server under the empty name."""
-
-    async def main():
-        async with running(store) as server:
-            return await server.health.List(health_pb2.HealthListRequest())
-
-    assert {name: one.status for name, one in asyncio.run(main()).statuses.items()} == dict.fromkeys(
-        ("", *SERVICES), SERVING
-    )
+    async with running(store) as server:
+        statuses = (await server.health.List(health_pb2.HealthListRequest())).statuses
+    assert {name: one.status for name, one in statuses.items()} == dict.fromkeys(("", *SERVICES), SERVING)
 
 
-def test_a_watcher_hears_of_the_end_and_does_not_delay_it(store):
+async def test_a_watcher_hears_of_the_end_and_does_not_delay_it(store):
     """Watch tells SERVING, then NOT_SERVING while calls are still answered, and is then ended."""
-
-    async def main():
-        going = AsyncExitStack()
-        server = await going.enter_async_context(serve(config_of(store, drain_delay=0.5, drain_timeout=30)))
-        async with grpc.aio.insecure_channel(server.target) as channel:
-            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
-            assert (await watch.read()).status == SERVING
-            started_at = time.monotonic()
-            end = asyncio.create_task(going.aclose())
-            assert (await watch.read()).status == NOT_SERVING
-            assert (await InferenceServiceStub(channel).Predict(pb.PredictRequest(texts=["rain"]))).predictions
-            await end
-            assert time.monotonic() - started_at < 10
-            assert await watch.code() is not None
-
-    asyncio.run(main())
+    going = AsyncExitStack()
+    server = await going.enter_async_context(serve(config_of(store, drain_delay=0.5, drain_timeout=30)))
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == SERVING
+        started_at = time.monotonic()
+        end = asyncio.create_task(going.aclose())
+        assert (await watch.read()).status == NOT_SERVING
+        assert (await InferenceServiceStub(channel).Predict(pb.PredictRequest(texts=["rain"]))).predictions
+        await end
+        assert time.monotonic() - started_at < 10
+        assert await watch.code() is not None
 
 
-def test_reflection_lists_all_services(store):
+async def test_reflection_lists_all_services(store):
     """Tools such as grpcurl can ask what there is."""
-
-    async def main():
-        async with running(store) as server:
-            stub = reflection_pb2_grpc.ServerReflectionStub(server.channel)
-            request = reflection_pb2.ServerReflectionRequest(list_services="")
-            response = await stub.ServerReflectionInfo(iter([request])).read()
-            return {one.name for one in response.list_services_response.service}
-
-    assert asyncio.run(main()) >= {*SERVICES, "grpc.health.v1.Health"}
+    async with running(store) as server:
+        stub = reflection_pb2_grpc.ServerReflectionStub(server.channel)
+        request = reflection_pb2.ServerReflectionRequest(list_services="")
+        response = await stub.ServerReflectionInfo(iter([request])).read()
+        assert {one.name for one in response.list_services_response.service} >= {*SERVICES, "grpc.health.v1.Health"}

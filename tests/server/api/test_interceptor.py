@@ -28,22 +28,18 @@ from twofold_server.inference.predictor import Predictor
 from twofold_server.observability.metrics import Metrics
 
 
-def fails_with(store, error):
+async def fails_with(store, error):
     """Let Predict fail with an error, and return what the caller sees and what was counted."""
-
-    async def main():
-        async with running(store) as server:
-            with mock.patch.object(Predictor, "predict", side_effect=error):
-                code, told = await refusal(server.predict("rain"))
-            counted = await server.metric("twofold_requests_total", method="Predict", code=code.name)
-            in_flight = await server.metric("twofold_requests_in_flight", method="Predict")
-            return code, told, counted, in_flight
-
-    return asyncio.run(main())
+    async with running(store) as server:
+        with mock.patch.object(Predictor, "predict", side_effect=error):
+            code, told = await refusal(server.predict("rain"))
+        counted = await server.metric("twofold_requests_total", method="Predict", code=code.name)
+        in_flight = await server.metric("twofold_requests_in_flight", method="Predict")
+        return code, told, counted, in_flight
 
 
 @pytest.mark.parametrize("kind", [kind for kind in STATUS if issubclass(kind, ServerError)])
-def test_every_error_of_the_table_keeps_its_code_and_reason(kind, store):
+async def test_every_error_of_the_table_keeps_its_code_and_reason(kind, store):
     """The caller sees the code and the stable reason of the table, and the call is counted under it."""
     made = {
         InvalidRequestError: lambda: InvalidRequestError(Violation("texts", "is wrong; write another")),
@@ -52,7 +48,7 @@ def test_every_error_of_the_table_keeps_its_code_and_reason(kind, store):
     }
     error = made.get(kind, lambda: kind("what happened"))()
 
-    code, told, counted, in_flight = fails_with(store, error)
+    code, told, counted, in_flight = await fails_with(store, error)
 
     assert (code, told.reason) == STATUS[kind]
     assert told.message == str(error)
@@ -63,7 +59,7 @@ def test_every_error_of_the_table_keeps_its_code_and_reason(kind, store):
     assert (counted, in_flight) == (1, 0)
 
 
-def test_grpc_retries_after_the_delay(store):
+async def test_grpc_retries_after_the_delay(store):
     """A gRPC client with a retry policy waits for as long as the server asks, and gets its answer."""
     policy = {
         "maxAttempts": 2,
@@ -82,22 +78,20 @@ def test_grpc_retries_after_the_delay(store):
             raise OverloadedError("full", retry_after=0.2001)
         return await predict(*args, **kwargs)
 
-    async def main():
-        async with (
-            running(store) as server,
-            grpc.aio.insecure_channel(server.target, [("grpc.service_config", config)]) as channel,
-        ):
-            with mock.patch.object(Predictor, "predict", shed_once):
-                return await InferenceServiceStub(channel).Predict(pb.PredictRequest(texts=["rain"]), timeout=30)
-
-    assert asyncio.run(main()).predictions[0].label == "a_weather"
+    async with (
+        running(store) as server,
+        grpc.aio.insecure_channel(server.target, [("grpc.service_config", config)]) as channel,
+    ):
+        with mock.patch.object(Predictor, "predict", shed_once):
+            answer = await InferenceServiceStub(channel).Predict(pb.PredictRequest(texts=["rain"]), timeout=30)
+    assert answer.predictions[0].label == "a_weather"
     assert called_at[1] - called_at[0] >= 0.2
 
 
-def test_an_unknown_error_tells_nothing_of_our_insides(store, caplog):
+async def test_an_unknown_error_tells_nothing_of_our_insides(store, caplog):
     """The caller gets INTERNAL and the request's id; the log has the id with the traceback."""
     with caplog.at_level(logging.ERROR):
-        code, told, counted, _ = fails_with(store, KeyError("/srv/secret/path"))
+        code, told, counted, _ = await fails_with(store, KeyError("/srv/secret/path"))
 
     assert (code, told.reason, counted) == (grpc.StatusCode.INTERNAL, "INTERNAL", 1)
     assert "secret" not in told.message
@@ -107,9 +101,9 @@ def test_an_unknown_error_tells_nothing_of_our_insides(store, caplog):
     assert record.exc_info[0] is KeyError
 
 
-def test_long_messages_are_cut(store):
+async def test_long_messages_are_cut(store):
     """An error's text is one line that fits into trailers."""
-    code, told, *_ = fails_with(store, ServerErrorOfMany("x\n" * 5000))
+    code, told, *_ = await fails_with(store, ServerErrorOfMany("x\n" * 5000))
 
     assert code is grpc.StatusCode.FAILED_PRECONDITION
     assert "\n" not in told.message
@@ -125,7 +119,7 @@ def test_a_kind_that_the_table_does_not_name_has_its_parents_code():
     assert status_of(ServerErrorOfMany()) == STATUS[ServerErrorOfMany.__mro__[1]]
 
 
-def test_hanging_up_ends_streams_of_responses():
+async def test_hanging_up_ends_streams_of_responses():
     """A stream that waits for ever ends with UNAVAILABLE once the server leaves, so that it can stop."""
 
     class Metrics:
@@ -135,58 +129,52 @@ def test_hanging_up_ends_streams_of_responses():
         yield request
         await asyncio.Event().wait()
 
-    async def main():
-        interceptor = ServerInterceptor(Metrics())
-        server = grpc.aio.server(interceptors=[interceptor])
-        method = grpc.unary_stream_rpc_method_handler(forever)
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("twofold.v1.Test", {"Watch": method}),))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            call = channel.unary_stream("/twofold.v1.Test/Watch")(b"x")
-            assert await call.read() == b"x"
-            interceptor.close_streams()
-            await asyncio.wait_for(server.stop(30), 5)
-            assert await call.code() is grpc.StatusCode.UNAVAILABLE
-
-    asyncio.run(main())
+    interceptor = ServerInterceptor(Metrics())
+    server = grpc.aio.server(interceptors=[interceptor])
+    method = grpc.unary_stream_rpc_method_handler(forever)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("twofold.v1.Test", {"Watch": method}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.unary_stream("/twofold.v1.Test/Watch")(b"x")
+        assert await call.read() == b"x"
+        interceptor.close_streams()
+        await asyncio.wait_for(server.stop(30), 5)
+        assert await call.code() is grpc.StatusCode.UNAVAILABLE
 
 
-def test_a_stream_that_is_left_while_it_waits_ends_all_it_began():
+async def test_a_stream_that_is_left_while_it_waits_ends_all_it_began():
     """Its caller leaves before a response: what the method has to put away is put away when the call ends."""
 
     class Context:
         def time_remaining(self):
             return None
 
-    async def main():
-        put_away, waits = [], asyncio.Event()
+    put_away, waits = [], asyncio.Event()
 
-        async def slow(request, context):
-            try:
-                yield request
-                waits.set()
-                await asyncio.Event().wait()
-            finally:
-                await asyncio.sleep(0.01)
-                put_away.append("all")
+    async def slow(request, context):
+        try:
+            yield request
+            waits.set()
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.01)
+            put_away.append("all")
 
-        async def read():
-            responses = ServerInterceptor(Metrics())._wrap_stream(slow, "/twofold.v1.Test/Watch")(b"x", Context())
-            async for _ in responses:
-                pass
+    async def read():
+        responses = ServerInterceptor(Metrics())._wrap_stream(slow, "/twofold.v1.Test/Watch")(b"x", Context())
+        async for _ in responses:
+            pass
 
-        call = asyncio.create_task(read())
-        await waits.wait()
-        call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await call
-        return put_away
-
-    assert asyncio.run(main()) == ["all"]
+    call = asyncio.create_task(read())
+    await waits.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert put_away == ["all"]
 
 
-def test_a_stream_that_is_left_while_it_answers_is_no_bug():
+async def test_a_stream_that_is_left_while_it_answers_is_no_bug():
     """Its caller leaves between two responses: it is counted as CANCELLED."""
 
     class Context:
@@ -197,28 +185,22 @@ def test_a_stream_that_is_left_while_it_answers_is_no_bug():
         while True:
             yield request
 
-    async def main():
-        metrics = Metrics()
-        responses = ServerInterceptor(metrics)._wrap_stream(forever, "/twofold.v1.Test/Watch")(b"x", Context())
-        assert await anext(responses) == b"x"
-        await responses.aclose()
-        return [metrics.requests.labels("Watch", code)._value.get() for code in ("CANCELLED", "INTERNAL")]
-
-    assert asyncio.run(main()) == [1, 0]
+    metrics = Metrics()
+    responses = ServerInterceptor(metrics)._wrap_stream(forever, "/twofold.v1.Test/Watch")(b"x", Context())
+    assert await anext(responses) == b"x"
+    await responses.aclose()
+    assert [metrics.requests.labels("Watch", code)._value.get() for code in ("CANCELLED", "INTERNAL")] == [1, 0]
 
 
-def test_a_caller_who_left_is_not_told():
+async def test_a_caller_who_left_is_not_told():
     """An error for somebody who is not there any more ends the call as cancelled, and is no fault of ours to be logged."""
 
     class Left:
         async def abort(self, *_, **__):
             raise grpc.aio.InternalError
 
-    async def main():
-        with pytest.raises(asyncio.CancelledError):
-            await _abort(InvalidRequestError(Violation("texts", "is empty")), "Predict", Left())
-
-    asyncio.run(main())
+    with pytest.raises(asyncio.CancelledError):
+        await _abort(InvalidRequestError(Violation("texts", "is empty")), "Predict", Left())
 
 
 METHODS = ["InferenceService/Predict", "CheckpointService/PromoteCheckpoint", "AdaptationService/UploadDataset"]
@@ -226,48 +208,38 @@ METHODS = ["InferenceService/Predict", "CheckpointService/PromoteCheckpoint", "A
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("raw", [b"\xff\xff\xff", b"\x0a\x02\xff\xfe", b"\x0a\xff\xff\xff\xff\x0f"])
-def test_bytes_that_are_no_message_are_an_invalid_argument(method, raw, store):
+async def test_bytes_that_are_no_message_are_an_invalid_argument(method, raw, store):
     """Whatever bytes come, the caller is told that it is their fault, and the call is counted."""
     path = f"/twofold.v1.{method}"
 
     async def stream():
         yield raw
 
-    async def main():
-        async with running(store) as server:
-            streams = method.endswith("UploadDataset")
-            call = server.channel.stream_unary(path)(stream()) if streams else server.channel.unary_unary(path)(raw)
-            code, told = await refusal(call)
-            assert (code, told.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
-            assert "cannot be parsed" in told.message
-            name = method.rpartition("/")[2]
-            assert await server.metric("twofold_requests_total", method=name, code="INVALID_ARGUMENT") == 1
-
-    asyncio.run(main())
+    async with running(store) as server:
+        streams = method.endswith("UploadDataset")
+        call = server.channel.stream_unary(path)(stream()) if streams else server.channel.unary_unary(path)(raw)
+        code, told = await refusal(call)
+        assert (code, told.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+        assert "cannot be parsed" in told.message
+        name = method.rpartition("/")[2]
+        assert await server.metric("twofold_requests_total", method=name, code="INVALID_ARGUMENT") == 1
 
 
-def test_random_bytes_never_hurt(store):
+async def test_random_bytes_never_hurt(store):
     """A hundred messages of random bytes get a status each, none of them of our own fault, and the server serves on."""
     chance = random.Random(0)
 
-    async def main():
-        async with running(store) as server:
-            method = server.channel.unary_unary("/twofold.v1.InferenceService/Predict")
-            codes = [await method(chance.randbytes(chance.randint(0, 40))).code() for _ in range(100)]
-            assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT}
-            assert (await server.predict("rain")).predictions[0].label == "a_weather"
-
-    asyncio.run(main())
+    async with running(store) as server:
+        method = server.channel.unary_unary("/twofold.v1.InferenceService/Predict")
+        codes = [await method(chance.randbytes(chance.randint(0, 40))).code() for _ in range(100)]
+        assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT}
+        assert (await server.predict("rain")).predictions[0].label == "a_weather"
 
 
-def test_a_message_that_is_too_large_is_refused(store):
+async def test_a_message_that_is_too_large_is_refused(store):
     """GRPC refuses it by itself and names the limit, and the server serves on."""
-
-    async def main():
-        async with running(store, max_message_bytes=1000) as server:
-            code, told = await refusal(server.predict("x" * 2000))
-            assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert "1000" in told.message
-            assert (await server.inference.GetModel(pb.GetModelRequest())).checkpoint_id == "a"
-
-    asyncio.run(main())
+    async with running(store, max_message_bytes=1000) as server:
+        code, told = await refusal(server.predict("x" * 2000))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "1000" in told.message
+        assert (await server.inference.GetModel(pb.GetModelRequest())).checkpoint_id == "a"

@@ -92,9 +92,9 @@ async def play(steps, budget, passes):
 
 @settings(max_examples=25, deadline=None)
 @given(STEPS, st.integers(8, 512), st.integers(1, 2))
-def test_neighbours_padding_and_swaps_change_nothing(steps, budget, passes):
+async def test_neighbours_padding_and_swaps_change_nothing(steps, budget, passes):
     """Each text is answered as the checkpoint that is named answers it alone, and by none that had been replaced before."""
-    for texts, allowed, found in asyncio.run(play(steps, budget, passes)):
+    for texts, allowed, found in await play(steps, budget, passes):
         for text, tag, answer in zip(texts, found.checkpoint_ids, found.answers, strict=True):
             assert tag in allowed
             expected = alone(tag, text)

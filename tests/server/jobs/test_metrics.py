@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from support.scripted_trainer import INLINE, ORDER, TRAIN, Harness, finish, over, runs, say, until
 from twofold_checkpoint.protocol.events import ScoreMeasured
 
@@ -13,25 +11,22 @@ def score(figure: str, moment: str, value: float) -> tuple[str, str]:
     return say(ScoreMeasured(figure=figure, moment=moment, metric="f1", value=value, examples=9))
 
 
-def test_the_running_job_is_seen_with_its_start(harness: Harness) -> None:
+async def test_the_running_job_is_seen_with_its_start(harness: Harness) -> None:
     """While a job runs it counts as one, with the time at which it started; afterwards both are zero."""
     harness.play(TRAIN, ("wait", "go-on"), finish())
 
-    async def story() -> None:
-        async with harness.running() as runner:
-            view = await runner.submit(ORDER, INLINE)
-            view = await until(runner, view.id, runs)
-            assert view.started
-            assert harness.metric("twofold_jobs_running") == 1
-            assert harness.metric("twofold_job_start_time_seconds") == view.started.timestamp()
-            (harness.store.root / "go-on").touch()
-            await over(runner, view.id)
-
-    asyncio.run(story())
+    async with harness.running() as runner:
+        view = await runner.submit(ORDER, INLINE)
+        view = await until(runner, view.id, runs)
+        assert view.started
+        assert harness.metric("twofold_jobs_running") == 1
+        assert harness.metric("twofold_job_start_time_seconds") == view.started.timestamp()
+        (harness.store.root / "go-on").touch()
+        await over(runner, view.id)
     assert harness.metric("twofold_jobs_running") == harness.metric("twofold_job_start_time_seconds") == 0
 
 
-def test_scores_are_of_one_job(harness: Harness) -> None:
+async def test_scores_are_of_one_job(harness: Harness) -> None:
     """The figures of the last job stay when it is over; the first figure of the next one takes the place of all."""
     figures = [(figure, moment) for figure in ("protected", "retained", "new") for moment in ("before", "after")]
 
@@ -40,22 +35,22 @@ def test_scores_are_of_one_job(harness: Harness) -> None:
 
     values = [0.9, 0.89, 0.7, 0.72, 0.1, 0.8]
     harness.play(TRAIN, *(score(*one, value) for one, value in zip(figures, values, strict=True)), finish())
-    harness.run()
+    await harness.run()
     assert found() == values
 
     harness.play(TRAIN, finish("failed", "It could not."))
-    harness.run()
+    await harness.run()
     assert found() == values
 
     harness.play(TRAIN, score("protected", "before", 0.5), finish("failed", "It could not."))
-    harness.run()
+    await harness.run()
     assert found() == [0.5, None, None, None, None, None]
 
 
-def test_a_phase_of_a_strange_name_is_counted_as_other(harness: Harness) -> None:
+async def test_a_phase_of_a_strange_name_is_counted_as_other(harness: Harness) -> None:
     """Whatever a trainer calls its phases, the labels are those that are documented."""
     harness.play(("say", '{"event": "PhaseStarted", "phase": "words of a caller"}'), TRAIN, finish())
-    harness.run()
+    await harness.run()
 
     assert harness.metric("twofold_job_phase_seconds_count", phase="other") == 1
     assert harness.metric("twofold_job_phase_seconds_count", phase="train") == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 
 import pytest
@@ -20,7 +19,7 @@ ADAPT = "twofold.v1.AdaptationService/Adapt"
 PLAIN = {"watch_seconds": 0.0}
 
 
-def test_a_job_that_was_promoted(tmp_path):
+async def test_a_job_that_was_promoted(tmp_path):
     """A job's span is linked to the call that asked for it, and below it are its wait, the trainer's phases and the swap."""
     store, harness = harness_of(tmp_path, Recipe(tag="b"))
     recording, caller = Recording(), Caller()
@@ -28,15 +27,12 @@ def test_a_job_that_was_promoted(tmp_path):
     phases = [say(PhaseStarted(phase=name)) for name in ("validate", "train", "gate")]
     harness.play(*phases, judged, say(Published(checkpoint_id="bad")), finish("succeeded", "Published bad."))
 
-    async def main():
-        settings = {"trainer_python": harness.config.trainer_python, **PLAIN}
-        async with running(store, recording.tracer, **settings) as server, AsyncClient(server.target) as client:
-            with caller.span("nightly"):
-                job = await client.adapt([Example(text="sunny", label="a_weather")] * 4, head="classifier")
-            await follow(server, job.id)
-            return job.id
-
-    job_id = asyncio.run(main())
+    settings = {"trainer_python": harness.config.trainer_python, **PLAIN}
+    async with running(store, recording.tracer, **settings) as server, AsyncClient(server.target) as client:
+        with caller.span("nightly"):
+            job = await client.adapt([Example(text="sunny", label="a_weather")] * 4, head="classifier")
+        await follow(server, job.id)
+        job_id = job.id
     tree = recording.tree
     (own,) = caller.exporter.get_finished_spans()
     job, call = tree.one("job"), tree.one(ADAPT)
@@ -69,7 +65,7 @@ ENDINGS = [
 
 
 @pytest.mark.parametrize(("outcome", "reason", "status"), ENDINGS)
-def test_other_endings(tmp_path, outcome, reason, status):
+async def test_other_endings(tmp_path, outcome, reason, status):
     """A rejected job is no failure, a failed one is; the reason, which may quote a text, is in neither's span.
 
     Jobs are few, so they are recorded whatever the share of calls is.
@@ -78,11 +74,8 @@ def test_other_endings(tmp_path, outcome, reason, status):
     harness.play(TRAIN, finish(outcome, reason))
     recording = Recording(share=0.0)
 
-    async def main():
-        async with running(store, recording.tracer, trainer_python=harness.config.trainer_python) as server:
-            await follow(server, await submit(server))
-
-    asyncio.run(main())
+    async with running(store, recording.tracer, trainer_python=harness.config.trainer_python) as server:
+        await follow(server, await submit(server))
     job = recording.tree.one("job")
 
     assert (job.attributes["twofold.job.state"], job.status.status_code) == (outcome, status)
@@ -91,45 +84,35 @@ def test_other_endings(tmp_path, outcome, reason, status):
     assert not any("secretword" in one.to_json() for one in recording.tree.spans)
 
 
-def test_a_job_that_another_server_ends(tmp_path):
+async def test_a_job_that_another_server_ends(tmp_path):
     """A job whose server went away is told by the one that ends it, and is linked to the call to the first."""
     store, harness = harness_of(tmp_path, Recipe(tag="b"))
     harness.play(TRAIN, HANG)
     first, second = Recording(), Recording()
 
-    async def begin():
-        async with running(store, first.tracer, trainer_python=harness.config.trainer_python) as server:
-            job = await submit(server)
-            await server.until("twofold_jobs_running", 1)
-            return job
-
-    async def end(job):
-        async with running(store, second.tracer, trainer_python=harness.config.trainer_python) as server:
-            await follow(server, job)
-
-    job_id = asyncio.run(begin())
+    async with running(store, first.tracer, trainer_python=harness.config.trainer_python) as server:
+        job_id = await submit(server)
+        await server.until("twofold_jobs_running", 1)
     harness.play(TRAIN, finish("rejected", "It is no better."))
-    asyncio.run(end(job_id))
+    async with running(store, second.tracer, trainer_python=harness.config.trainer_python) as server:
+        await follow(server, job_id)
 
     (link,) = second.tree.one("job").links
     assert key(link.context) == key(first.tree.one(ADAPT).context)
     assert not first.tree.named("job")
 
 
-def test_a_job_that_is_cancelled_while_it_waits(tmp_path):
+async def test_a_job_that_is_cancelled_while_it_waits(tmp_path):
     """A job that never ran has a span with its wait alone; one that nobody traced has no link, and nothing goes wrong."""
     harness = Harness(tmp_path)
     harness.play(TRAIN, HANG)
     recording = Recording()
 
-    async def main():
-        async with harness.running(on_end=lambda job: recording.tracer.add_finished(job_span(job))) as runner:
-            running = await runner.submit(ORDER, INLINE)
-            waiting = await runner.submit(ORDER, INLINE)
-            await until(runner, running.id, runs)
-            await runner.cancel(waiting.id)
-
-    asyncio.run(main())
+    async with harness.running(on_end=lambda job: recording.tracer.add_finished(job_span(job))) as runner:
+        running = await runner.submit(ORDER, INLINE)
+        waiting = await runner.submit(ORDER, INLINE)
+        await until(runner, running.id, runs)
+        await runner.cancel(waiting.id)
     recording.tracer.close()
     job = recording.tree.one("job")
     assert job.attributes["twofold.job.state"] == "cancelled"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 
@@ -96,24 +95,20 @@ def harness(tmp_path, store):
     return made
 
 
-def test_each_call_leaves_one_line_whatever_its_outcome(store, harness, caplog):
+async def test_each_call_leaves_one_line_whatever_its_outcome(store, harness, caplog):
     """Who, what, which, and how it ended; of what callers wrote there is nothing."""
     caplog.set_level(logging.INFO)
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(tag="c"))
 
-    async def main():
-        async with running(store, trainer_python=harness.config.trainer_python) as server:
-            for path, request, _, code, _ in STORY:
-                assert await call(server.channel, path, request) == code
-            load = open_inference_pb2.RepositoryModelLoadRequest(model_name="twofold")
-            load.parameters["version"].string_param = "b"
-            assert await call(server.channel, LOAD, load) == "OK"
-            answer = await server.channel.unary_unary(ADAPT)(adapt(*EXAMPLES).SerializeToString())
-            job = adaptation_pb2.AdaptResponse.FromString(answer).job.id
-            assert await call(server.channel, CANCEL, adaptation_pb2.CancelJobRequest(job_id=job)) == "OK"
-            return job
-
-    job = asyncio.run(main())
+    async with running(store, trainer_python=harness.config.trainer_python) as server:
+        for path, request, _, code, _ in STORY:
+            assert await call(server.channel, path, request) == code
+        load = open_inference_pb2.RepositoryModelLoadRequest(model_name="twofold")
+        load.parameters["version"].string_param = "b"
+        assert await call(server.channel, LOAD, load) == "OK"
+        answer = await server.channel.unary_unary(ADAPT)(adapt(*EXAMPLES).SerializeToString())
+        job = adaptation_pb2.AdaptResponse.FromString(answer).job.id
+        assert await call(server.channel, CANCEL, adaptation_pb2.CancelJobRequest(job_id=job)) == "OK"
 
     expected = [{"message": what, "outcome": code, **about} for _, _, what, code, about in STORY]
     expected += [
@@ -126,20 +121,17 @@ def test_each_call_leaves_one_line_whatever_its_outcome(store, harness, caplog):
     assert "4111" not in str(found)
 
 
-def test_who_is_the_token_also_where_it_is_refused(store, tmp_path, caplog):
+async def test_who_is_the_token_also_where_it_is_refused(store, tmp_path, caplog):
     """A line names the token; a refused call leaves one, and one without a known token is anonymous's."""
     caplog.set_level(logging.INFO)
     callers = Callers(tmp_path / "tokens.toml")
     callers.add("operator", "admin")
     callers.add("checkout", "predict")
 
-    async def main():
-        async with running(store, tokens=callers.path) as server:
-            for name in ("operator", "checkout"):
-                await call(server.channel, PROMOTE, promote("b"), metadata=callers.metadata(name))
-            await call(server.channel, PROMOTE, promote("b"))
-
-    asyncio.run(main())
+    async with running(store, tokens=callers.path) as server:
+        for name in ("operator", "checkout"):
+            await call(server.channel, PROMOTE, promote("b"), metadata=callers.metadata(name))
+        await call(server.channel, PROMOTE, promote("b"))
 
     assert lines_of(caplog) == [
         {"message": "promote", "actor": "operator", "outcome": "OK", "checkpoint": "b"},
@@ -149,7 +141,7 @@ def test_who_is_the_token_also_where_it_is_refused(store, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("token", [False, True])
-def test_who_is_the_subject_of_a_certificate_where_there_is_no_token(token, store, tmp_path, caplog):
+async def test_who_is_the_subject_of_a_certificate_where_there_is_no_token(token, store, tmp_path, caplog):
     """With mutual TLS a line names the certificate's subject; a token tells more and comes first."""
     caplog.set_level(logging.INFO)
     authority = trustme.CA()
@@ -168,14 +160,11 @@ def test_who_is_the_subject_of_a_certificate_where_there_is_no_token(token, stor
         authority.cert_pem.bytes(), theirs.private_key_pem.bytes(), theirs.cert_chain_pems[0].bytes()
     )
 
-    async def main():
-        async with serve(config_of(store, **settings)) as server:
-            target = server.target.replace("127.0.0.1", "localhost")
-            async with grpc.aio.secure_channel(target, credentials) as channel:
-                metadata = callers.metadata("operator") if token else ()
-                assert await call(channel, PROMOTE, promote("b"), metadata=metadata) == "OK"
-
-    asyncio.run(main())
+    async with serve(config_of(store, **settings)) as server:
+        target = server.target.replace("127.0.0.1", "localhost")
+        async with grpc.aio.secure_channel(target, credentials) as channel:
+            metadata = callers.metadata("operator") if token else ()
+            assert await call(channel, PROMOTE, promote("b"), metadata=metadata) == "OK"
 
     [line] = lines_of(caplog)
     assert line["actor"] == ("operator" if token else "CN=billing,OU=EU,O=Acme")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import re
@@ -82,16 +81,12 @@ SENT = [
 
 
 @pytest.mark.parametrize(("metadata", "expected"), SENT)
-def test_the_lines_of_a_call_have_its_id(metadata, expected, store, written):
+async def test_the_lines_of_a_call_have_its_id(metadata, expected, store, written):
     """All lines of a call share the id that its caller sent, or one of ours if that is none; another call has another."""
-
-    async def main():
-        async with running(store) as server:
-            for name in ("b", "a"):
-                request = checkpoints_pb2.PromoteCheckpointRequest(checkpoint=name)
-                await server.checkpoints.PromoteCheckpoint(request, metadata=metadata if name == "b" else None)
-
-    asyncio.run(main())
+    async with running(store) as server:
+        for name in ("b", "a"):
+            request = checkpoints_pb2.PromoteCheckpointRequest(checkpoint=name)
+            await server.checkpoints.PromoteCheckpoint(request, metadata=metadata if name == "b" else None)
 
     of = {
         name: [one.get("request") for one in written if one.get("checkpoint") == name and "promote" in one["message"]]

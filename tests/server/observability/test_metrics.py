@@ -11,21 +11,17 @@ from twofold.v1 import checkpoints_pb2
 from twofold.v1 import inference_pb2 as pb
 
 
-def test_values_after_known_traffic(store):
+async def test_values_after_known_traffic(store):
     """Three good calls, a wrong one and a swap give exactly these numbers."""
-
-    async def main():
-        async with running(store, watch_seconds=0) as server:
-            await server.predict("rain")  # 3 tokens
-            await server.predict("rain in oslo", "play")  # 5 + 3 tokens, padded to 10
-            await server.inference.Embed(pb.EmbedRequest(texts=["wake"]))  # 3 tokens
-            await refusal(server.predict())
-            promotion = checkpoints_pb2.PromoteCheckpointRequest(checkpoint="b")
-            await server.checkpoints.PromoteCheckpoint(promotion)
-            await server.until("twofold_engines", 1)
-            return await asyncio.to_thread(read_metrics, server.metrics_url)
-
-    values = asyncio.run(main())
+    async with running(store, watch_seconds=0) as server:
+        await server.predict("rain")  # 3 tokens
+        await server.predict("rain in oslo", "play")  # 5 + 3 tokens, padded to 10
+        await server.inference.Embed(pb.EmbedRequest(texts=["wake"]))  # 3 tokens
+        await refusal(server.predict())
+        promotion = checkpoints_pb2.PromoteCheckpointRequest(checkpoint="b")
+        await server.checkpoints.PromoteCheckpoint(promotion)
+        await server.until("twofold_engines", 1)
+        values = await asyncio.to_thread(read_metrics, server.metrics_url)
 
     def value(name, **labels):
         return values[name, tuple(sorted(labels.items()))]
@@ -63,59 +59,48 @@ def test_values_after_known_traffic(store):
     assert value("twofold_swap_seconds_count") == 1
 
 
-def test_every_method_has_its_counters_from_the_start(store):
+async def test_every_method_has_its_counters_from_the_start(store):
     """Before the first call of a method its counters stand at zero, so that a rate sees the first error."""
-
-    async def main():
-        async with running(store) as server:
-            return await asyncio.to_thread(read_metrics, server.metrics_url)
-
-    values = asyncio.run(main())
+    async with running(store) as server:
+        values = await asyncio.to_thread(read_metrics, server.metrics_url)
 
     for method in ("Predict", "PredictStream", "Adapt", "WatchJob", "PromoteCheckpoint"):
         for code in ("OK", "INTERNAL", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"):
             assert values["twofold_requests_total", (("code", code), ("method", method))] == 0
 
 
-def test_waiting_tokens_and_calls_are_seen_while_they_wait(store):
+async def test_waiting_tokens_and_calls_are_seen_while_they_wait(store):
     """While the engine is held, the queue and the calls in flight are on the port; afterwards both are zero."""
-
-    async def main():
-        async with running(store) as server:
-            with gated() as gate:
-                first = asyncio.ensure_future(server.predict("rain"))
-                await gate.wait_until_busy()
-                others = [asyncio.ensure_future(server.predict("rain")) for _ in range(3)]
-                await server.until("twofold_requests_in_flight", 4, method="Predict")
-                await server.until("twofold_queue_tokens", 9)
-                gate.open.set()
-                await asyncio.gather(first, *others)
-            await server.until("twofold_requests_in_flight", 0, method="Predict")
-            await server.until("twofold_queue_tokens", 0)
-
-    asyncio.run(main())
+    async with running(store) as server:
+        with gated() as gate:
+            first = asyncio.ensure_future(server.predict("rain"))
+            await gate.wait_until_busy()
+            others = [asyncio.ensure_future(server.predict("rain")) for _ in range(3)]
+            await server.until("twofold_requests_in_flight", 4, method="Predict")
+            await server.until("twofold_queue_tokens", 9)
+            gate.open.set()
+            await asyncio.gather(first, *others)
+        await server.until("twofold_requests_in_flight", 0, method="Predict")
+        await server.until("twofold_queue_tokens", 0)
 
 
 @pytest.mark.parametrize("texts", [1, 40])
-def test_labels_are_bounded(texts, store):
+async def test_labels_are_bounded(texts, store):
     """However many texts and checkpoints go by, the number of time series stays the same."""
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(tag="c"))
 
-    async def main():
-        async with running(store) as server:
+    async with running(store) as server:
 
-            async def series():
-                return len(await asyncio.to_thread(read_metrics, server.metrics_url))
+        async def series():
+            return len(await asyncio.to_thread(read_metrics, server.metrics_url))
 
-            async def traffic(name):
-                await server.predict(*(f"rain {number}" for number in range(texts)))
-                request = checkpoints_pb2.PromoteCheckpointRequest(checkpoint=name)
-                await server.checkpoints.PromoteCheckpoint(request)
+        async def traffic(name):
+            await server.predict(*(f"rain {number}" for number in range(texts)))
+            request = checkpoints_pb2.PromoteCheckpointRequest(checkpoint=name)
+            await server.checkpoints.PromoteCheckpoint(request)
 
-            await traffic("b")
-            before = await series()
-            for name in ("c", "a", "b"):
-                await traffic(name)
-            assert await series() == before
-
-    asyncio.run(main())
+        await traffic("b")
+        before = await series()
+        for name in ("c", "a", "b"):
+            await traffic(name)
+        assert await series() == before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import subprocess
 import sys
@@ -43,23 +42,19 @@ class GarbageCollector(TraceServiceServicer):
         self.server.stop(None).wait()
 
 
-def predictions(store, times, **settings):
-    """Serve, and answer so many calls one after the other."""
-
-    async def main():
-        async with running(store, trace_share=1.0, **settings) as server:
-            for _ in range(times):
-                assert (await server.predict("rain")).predictions[0].label == "a_weather"
-
-    asyncio.run(main())
+async def predictions(store, times, **settings):
+    """Serve, and answer that many calls one after another."""
+    async with running(store, trace_share=1.0, **settings) as server:
+        for _ in range(times):
+            assert (await server.predict("rain")).predictions[0].label == "a_weather"
 
 
-def test_a_collector_receives_what_was_sent(store, monkeypatch):
+async def test_a_collector_receives_what_was_sent(store, monkeypatch):
     """Over OTLP it gets every span, of whom OTEL_RESOURCE_ATTRIBUTES says, with the headers that OTEL_ says."""
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=staging,service.name=intents")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=blue")
     with GarbageCollector() as collector:
-        predictions(store, 3, trace_endpoint=collector.endpoint)
+        await predictions(store, 3, trace_endpoint=collector.endpoint)
 
     resources = [one for request in collector.requests for one in request.resource_spans]
     spans = [one for resource in resources for scope in resource.scope_spans for one in scope.spans]
@@ -83,20 +78,20 @@ def test_a_collector_receives_what_was_sent(store, monkeypatch):
     assert all(one["x-tenant"] == "blue" for one in collector.metadata)
 
 
-def test_a_collector_that_is_down_does_no_harm(store, monkeypatch):
+async def test_a_collector_that_is_down_does_no_harm(store, monkeypatch):
     """With nobody at the endpoint, and more spans than are kept for it, calls are answered and the server ends."""
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "8")
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
 
-    predictions(store, 20, trace_endpoint="http://127.0.0.1:1")
+    await predictions(store, 20, trace_endpoint="http://127.0.0.1:1")
 
 
-def test_a_collector_that_never_answers_does_no_harm(store, monkeypatch):
+async def test_a_collector_that_never_answers_does_no_harm(store, monkeypatch):
     """With one at the endpoint that takes connections and says nothing, calls are answered and the server ends."""
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        predictions(store, 20, trace_endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        await predictions(store, 20, trace_endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 
 REFUSE = """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
@@ -82,11 +81,11 @@ ENDINGS: dict[str, tuple[list[tuple[str, Any]], str, str]] = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_every_job_leaves_a_report(harness: Harness, ending: str) -> None:
+async def test_every_job_leaves_a_report(harness: Harness, ending: str) -> None:
     """Every finished job has both forms of its report, with the trainer's findings if they can be read."""
     actions, state, word = ENDINGS[ending]
     harness.play(*actions)
-    view = harness.run()
+    view = await harness.run()
     document, page = stored_report(harness, view.id)
 
     assert (document.state, document.reason) == (state, view.reason)
@@ -161,21 +160,17 @@ def _raw(client: AsyncClient, request: pb.GetReportRequest) -> Any:
     return client._context.call(_rpcs.GET_REPORT, request, None)
 
 
-def test_a_report_that_cannot_be_written_fails_no_job(harness: Harness) -> None:
+async def test_a_report_that_cannot_be_written_fails_no_job(harness: Harness) -> None:
     """If a report cannot be written, the job's state is unaffected and the queue goes on."""
-
-    async def story() -> None:
-        harness.play(TRAIN, finish())
-        async with harness.running() as runner:
-            first = await runner.submit(ORDER, INLINE)
-            # A directory blocks the report's path.
-            target = harness.store.root / "jobs" / first.id / "report.html"
-            target.mkdir(parents=True)
-            assert (await over(runner, first.id)).state == "succeeded"
-            second = await runner.submit(ORDER, INLINE)
-            assert (await over(runner, second.id)).state == "succeeded"
-
-    asyncio.run(story())
+    harness.play(TRAIN, finish())
+    async with harness.running() as runner:
+        first = await runner.submit(ORDER, INLINE)
+        # A directory blocks the report's path.
+        target = harness.store.root / "jobs" / first.id / "report.html"
+        target.mkdir(parents=True)
+        assert (await over(runner, first.id)).state == "succeeded"
+        second = await runner.submit(ORDER, INLINE)
+        assert (await over(runner, second.id)).state == "succeeded"
 
 
 def test_findings_are_whole_or_not_there(harness: Harness) -> None:

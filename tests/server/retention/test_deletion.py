@@ -50,76 +50,67 @@ def test_no_jobs_need_nothing():
     assert needed_by("one", [], Aliases(current="one")) is None
 
 
-def test_what_jobs_build_on_stays_until_they_are_over(harness: Harness):
+async def test_what_jobs_build_on_stays_until_they_are_over(harness: Harness):
     """The bases of a job that runs and of one that waits stay, and go once the jobs are over."""
     for name in ("second", "third", "fourth"):
         add_checkpoint(harness.store, name)
     harness.play(TRAIN, say(Published(checkpoint_id="fourth")), HANG)
 
-    async def story():
-        async with harness.running() as runner:
-            deleter = Deleter(harness.store, Slot(harness.metrics), runner.jobs)
+    async with harness.running() as runner:
+        deleter = Deleter(harness.store, Slot(harness.metrics), runner.jobs)
 
-            async def refused(checkpoint_id):
-                with pytest.raises(CheckpointInUseError) as caught:
-                    await deleter.delete(checkpoint_id, ANNA)
-                return str(caught.value)
+        async def refused(checkpoint_id):
+            with pytest.raises(CheckpointInUseError) as caught:
+                await deleter.delete(checkpoint_id, ANNA)
+            return str(caught.value)
 
-            running = await runner.submit(order("second"), INLINE)
-            waiting = await runner.submit(order("third"), INLINE)
-            await until(runner, running.id, lambda view: runs(view) and view.candidate == "fourth")
+        running = await runner.submit(order("second"), INLINE)
+        waiting = await runner.submit(order("third"), INLINE)
+        await until(runner, running.id, lambda view: runs(view) and view.candidate == "fourth")
 
-            assert f"job {running.id} needs second and is running" in await refused("second")
-            assert f"job {waiting.id} needs third and is queued" in await refused("third")
-            assert f"job {running.id} needs fourth" in await refused("fourth")
-            assert '"current"' in await refused("first")
+        assert f"job {running.id} needs second and is running" in await refused("second")
+        assert f"job {waiting.id} needs third and is queued" in await refused("third")
+        assert f"job {running.id} needs fourth" in await refused("fourth")
+        assert '"current"' in await refused("first")
 
-            await runner.cancel(waiting.id)
-            await runner.cancel(running.id)
-            for name in ("second", "third", "fourth"):
-                await deleter.delete(name, ANNA)
-            return {one.id for one in harness.store.list()}
-
-    assert asyncio.run(story()) == {"first"}
+        await runner.cancel(waiting.id)
+        await runner.cancel(running.id)
+        for name in ("second", "third", "fourth"):
+            await deleter.delete(name, ANNA)
+        assert {one.id for one in harness.store.list()} == {"first"}
 
 
-def test_a_job_and_a_deletion_at_once_do_not_part(harness: Harness):
+async def test_a_job_and_a_deletion_at_once_do_not_part(harness: Harness):
     """Whoever comes first wins: the job is made and the base stays, or the base goes and the job is refused."""
     harness.play(TRAIN)  # The trainer ends at once.
 
-    async def story():
-        async with harness.running() as runner:
-            deleter = Deleter(harness.store, Slot(harness.metrics), runner.jobs)
-            seen = set()
-            for number in range(20):
-                name = f"base{number}"
-                add_checkpoint(harness.store, name)
-                calls = [runner.submit(order(name), INLINE), deleter.delete(name, ANNA)]
-                calls = calls if number % 2 else calls[::-1]
-                answers = await asyncio.gather(*calls, return_exceptions=True)
-                job, deleted = answers if number % 2 else answers[::-1]
-                if isinstance(job, Job):
-                    assert isinstance(deleted, CheckpointInUseError), deleted
-                    await over(runner, job.id)
-                else:
-                    assert (type(job), deleted) == (CheckpointNotFoundError, None)
-                seen.add(type(job))
-            return seen
-
-    assert CheckpointNotFoundError in asyncio.run(story())
+    async with harness.running() as runner:
+        deleter = Deleter(harness.store, Slot(harness.metrics), runner.jobs)
+        seen = set()
+        for number in range(20):
+            name = f"base{number}"
+            add_checkpoint(harness.store, name)
+            calls = [runner.submit(order(name), INLINE), deleter.delete(name, ANNA)]
+            calls = calls if number % 2 else calls[::-1]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+            job, deleted = answers if number % 2 else answers[::-1]
+            if isinstance(job, Job):
+                assert isinstance(deleted, CheckpointInUseError), deleted
+                await over(runner, job.id)
+            else:
+                assert (type(job), deleted) == (CheckpointNotFoundError, None)
+            seen.add(type(job))
+        assert CheckpointNotFoundError in seen
 
 
-def test_a_finished_job_needs_nothing(harness: Harness):
+async def test_a_finished_job_needs_nothing(harness: Harness):
     """The base of a job that is over goes once no alias names it."""
     harness.play(*publish())
 
-    async def story():
-        async with harness.running() as runner:
-            view = await over(runner, (await runner.submit(ORDER, INLINE)).id)
-            assert view.state is JobState.SUCCEEDED
-            add_checkpoint(harness.store, "third")
-            harness.store.promote("third")
-            await Deleter(harness.store, Slot(harness.metrics), runner.jobs).delete("first", ANNA)
-            return {one.id for one in harness.store.list()}
-
-    assert asyncio.run(story()) == {"second", "third"}
+    async with harness.running() as runner:
+        view = await over(runner, (await runner.submit(ORDER, INLINE)).id)
+        assert view.state is JobState.SUCCEEDED
+        add_checkpoint(harness.store, "third")
+        harness.store.promote("third")
+        await Deleter(harness.store, Slot(harness.metrics), runner.jobs).delete("first", ANNA)
+        assert {one.id for one in harness.store.list()} == {"second", "third"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
@@ -99,7 +98,7 @@ def names(path: Path) -> set[str]:
     return {one.name for one in path.iterdir()}
 
 
-def test_checkpoints_and_uploads_go_but_none_that_a_job_needs(harness: Harness) -> None:
+async def test_checkpoints_and_uploads_go_but_none_that_a_job_needs(harness: Harness) -> None:
     """Beyond the limits the oldest are removed and counted; current, and what the job that runs came from, stay."""
     harness.set(keep_checkpoints=1, keep_uploads=1)
     harness.play(TRAIN, HANG)
@@ -109,17 +108,14 @@ def test_checkpoints_and_uploads_go_but_none_that_a_job_needs(harness: Harness) 
     age(harness.store.root / "checkpoints" / "first", 99)
     uploads = harness.store.root / "uploads"
 
-    async def story() -> None:
-        async with harness.running() as runner:
-            running = await runner.submit(msgspec.structs.replace(ORDER, base="c0"), INLINE)
-            await until(runner, running.id, runs)
-            for number in range(3):
-                (uploads / f"upload-{number}").mkdir(parents=True)
-                age(uploads / f"upload-{number}", 9 - number)
-            await collector(harness, runner).collect()
-            assert (await runner.jobs.get(running.id)).state is JobState.RUNNING
-
-    asyncio.run(story())
+    async with harness.running() as runner:
+        running = await runner.submit(msgspec.structs.replace(ORDER, base="c0"), INLINE)
+        await until(runner, running.id, runs)
+        for number in range(3):
+            (uploads / f"upload-{number}").mkdir(parents=True)
+            age(uploads / f"upload-{number}", 9 - number)
+        await collector(harness, runner).collect()
+        assert (await runner.jobs.get(running.id)).state is JobState.RUNNING
     assert names(harness.store.root / "checkpoints") == {"first", "c0", "c3"}
     assert names(uploads) == {"upload-2"}
     assert names(harness.store.root / "staging") == set()
@@ -127,7 +123,7 @@ def test_checkpoints_and_uploads_go_but_none_that_a_job_needs(harness: Harness) 
     assert counts == {"checkpoint": 2, "upload": 2, "job": 0}
 
 
-def test_what_a_job_waits_or_trains_with_stays(harness: Harness) -> None:
+async def test_what_a_job_waits_or_trains_with_stays(harness: Harness) -> None:
     """Uploads and bases of the job that runs and of one that waits stay, however old they are, until the jobs are over."""
     harness.set(keep_uploads=1, keep_checkpoints=1)
     harness.play(TRAIN, ("wait", "go-on"), finish())
@@ -137,70 +133,61 @@ def test_what_a_job_waits_or_trains_with_stays(harness: Harness) -> None:
     async def data() -> AsyncIterator[Batch]:
         yield Batch("train", INLINE.train)
 
-    async def story() -> None:
-        async with harness.running() as runner:
-            ids = [(await harness.uploads.receive(data())).id for _ in range(4)]
-            for number, upload in enumerate(ids):
-                age(harness.store.root / "uploads" / upload, 9 - number)
-            for number, name in enumerate(("old-0", "old-1", "newer", "newest")):
-                age(harness.store.root / "checkpoints" / name, 9 - number)
-            jobs = []
-            for number in range(2):
-                order = msgspec.structs.replace(ORDER, base=f"old-{number}", upload_id=ids[number])
-                jobs.append(await runner.submit(order))
-            await until(runner, jobs[0].id, runs)
-            await collector(harness, runner).collect()
-            assert names(harness.store.root / "uploads") == {ids[0], ids[1], ids[3]}
-            assert names(harness.store.root / "checkpoints") == {"first", "old-0", "old-1", "newest"}
+    async with harness.running() as runner:
+        ids = [(await harness.uploads.receive(data())).id for _ in range(4)]
+        for number, upload in enumerate(ids):
+            age(harness.store.root / "uploads" / upload, 9 - number)
+        for number, name in enumerate(("old-0", "old-1", "newer", "newest")):
+            age(harness.store.root / "checkpoints" / name, 9 - number)
+        jobs = []
+        for number in range(2):
+            order = msgspec.structs.replace(ORDER, base=f"old-{number}", upload_id=ids[number])
+            jobs.append(await runner.submit(order))
+        await until(runner, jobs[0].id, runs)
+        await collector(harness, runner).collect()
+        assert names(harness.store.root / "uploads") == {ids[0], ids[1], ids[3]}
+        assert names(harness.store.root / "checkpoints") == {"first", "old-0", "old-1", "newest"}
 
-            (harness.store.root / "go-on").touch()
-            for one in jobs:
-                assert (await over(runner, one.id)).state is JobState.SUCCEEDED
-            await collector(harness, runner).collect()
-            assert names(harness.store.root / "uploads") == {ids[3]}
-            assert names(harness.store.root / "checkpoints") == {"first", "newest"}
-
-    asyncio.run(story())
+        (harness.store.root / "go-on").touch()
+        for one in jobs:
+            assert (await over(runner, one.id)).state is JobState.SUCCEEDED
+        await collector(harness, runner).collect()
+        assert names(harness.store.root / "uploads") == {ids[3]}
+        assert names(harness.store.root / "checkpoints") == {"first", "newest"}
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_jobs_go_with_all_that_is_theirs(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_jobs_go_with_all_that_is_theirs(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest jobs that are over go, with their events and files; one that runs cannot be removed."""
     monkeypatch.setattr("twofold_server.retention.policy.GRACE_SECONDS", 0.0)
     harness.set(keep_jobs=1)
 
-    async def story() -> None:
-        async with harness.running() as runner:
-            ids = [(await runner.submit(ORDER, INLINE)).id for _ in range(3)]
-            for one in ids:
-                await over(runner, one)
-            harness.play(TRAIN, HANG)
-            running = await runner.submit(ORDER, INLINE)
-            await until(runner, running.id, runs)
-            await collector(harness, runner).collect()
+    async with harness.running() as runner:
+        ids = [(await runner.submit(ORDER, INLINE)).id for _ in range(3)]
+        for one in ids:
+            await over(runner, one)
+        harness.play(TRAIN, HANG)
+        running = await runner.submit(ORDER, INLINE)
+        await until(runner, running.id, runs)
+        await collector(harness, runner).collect()
 
-            assert [view.id for view in (await runner.jobs.page(9, None))[0]] == [running.id, ids[2]]
-            assert names(harness.store.root / "jobs") == {running.id, ids[2]}
-            assert [record async for record in runner.jobs.watch(ids[2])]
-            with pytest.raises(UnknownNameError):
-                await runner.jobs.get(ids[0])
-            with pytest.raises(FailedPreconditionError, match="is running"):
-                await runner.jobs.delete(running.id)
-            harness.play(finish())
-
-    asyncio.run(story())
+        assert [view.id for view in (await runner.jobs.page(9, None))[0]] == [running.id, ids[2]]
+        assert names(harness.store.root / "jobs") == {running.id, ids[2]}
+        assert [record async for record in runner.jobs.watch(ids[2])]
+        with pytest.raises(UnknownNameError):
+            await runner.jobs.get(ids[0])
+        with pytest.raises(FailedPreconditionError, match="is running"):
+            await runner.jobs.delete(running.id)
+        harness.play(finish())
     assert harness.metric("twofold_collected_total", kind="job") == 2
 
 
-def test_without_limits_nothing_goes(harness: Harness) -> None:
+async def test_without_limits_nothing_goes(harness: Harness) -> None:
     """By default everything is kept, however old."""
     add_checkpoint(harness.store, "old")
     age(harness.store.root / "checkpoints" / "old", 9999)
 
-    async def story() -> None:
-        async with harness.running() as runner:
-            assert not collector(harness, runner).has_limits
-            await collector(harness, runner).collect()
-
-    asyncio.run(story())
+    async with harness.running() as runner:
+        assert not collector(harness, runner).has_limits
+        await collector(harness, runner).collect()
     assert names(harness.store.root / "checkpoints") == {"first", "old"}

@@ -28,14 +28,11 @@ def callers(tmp_path):
     return made
 
 
-def test_the_table_holds_what_is_served_and_nothing_else(store):
+async def test_the_table_holds_what_is_served_and_nothing_else(store):
     """Every procedure that the server tells of, and every one that it refuses with advice, has its need in the table."""
-
-    async def main():
-        async with running(store) as server:
-            return {one.path for one in await served(server.channel)}
-
-    assert asyncio.run(main()) | {OIP + name for name in NOT_SERVED} == set(REQUIRED_SCOPES)
+    async with running(store) as server:
+        paths = {one.path for one in await served(server.channel)}
+    assert paths | {OIP + name for name in NOT_SERVED} == set(REQUIRED_SCOPES)
 
 
 def allowed(need, caller):
@@ -48,24 +45,20 @@ def allowed(need, caller):
 
 
 @pytest.mark.parametrize("caller", ["nobody", "stranger", "predict", "adapt", "admin", "all"])
-def test_every_procedure_lets_in_whom_the_table_says(caller, store, callers):
+async def test_every_procedure_lets_in_whom_the_table_says(caller, store, callers):
     """Each procedure is called with no token, an unknown one and one of each scope: only what its need says gets in."""
     other = Callers(callers.path.with_name("others.toml"))
     other.add("admin", "predict", "adapt", "admin")
     strangers = {"nobody": (), "stranger": other.metadata("admin")}
     metadata = strangers[caller] if caller in strangers else callers.metadata(caller)
 
-    async def main():
-        async with running(store, tokens=callers.path) as server:
-            procedures = await served(server.channel, callers.metadata("adapt"))
-            assert len(procedures) > 25
-            refused = [Procedure(OIP + name, False, False) for name in NOT_SERVED if name != "ModelStreamInfer"]
-            codes = {}
-            for one in [*procedures, *refused]:
-                codes[one.path], _ = await one.answer(server.channel, metadata=metadata)
-            return codes
-
-    found = asyncio.run(main())
+    async with running(store, tokens=callers.path) as server:
+        procedures = await served(server.channel, callers.metadata("adapt"))
+        assert len(procedures) > 25
+        refused = [Procedure(OIP + name, False, False) for name in NOT_SERVED if name != "ModelStreamInfer"]
+        found = {}
+        for one in [*procedures, *refused]:
+            found[one.path], _ = await one.answer(server.channel, metadata=metadata)
 
     no = ("UNAUTHENTICATED", "PERMISSION_DENIED")
     assert {path: code if code in no else "in" for path, code in found.items()} == {
@@ -74,16 +67,12 @@ def test_every_procedure_lets_in_whom_the_table_says(caller, store, callers):
     assert not {"INTERNAL", "UNKNOWN"} & set(found.values())
 
 
-def test_without_a_file_everybody_is_let_in(store):
+async def test_without_a_file_everybody_is_let_in(store):
     """No tokens are asked for where none are configured, and one that comes along is not looked at."""
-
-    async def main():
-        async with running(store) as server:
-            for metadata in ((), (("authorization", "Bearer of.good.news"),)):
-                answer = await server.inference.Predict(pb.PredictRequest(texts=["rain"]), metadata=metadata)
-                assert answer.predictions[0].label == "a_weather"
-
-    asyncio.run(main())
+    async with running(store) as server:
+        for metadata in ((), (("authorization", "Bearer of.good.news"),)):
+            answer = await server.inference.Predict(pb.PredictRequest(texts=["rain"]), metadata=metadata)
+            assert answer.predictions[0].label == "a_weather"
 
 
 HEADERS = [
@@ -98,58 +87,44 @@ HEADERS = [
 
 
 @pytest.mark.parametrize(("headers", "says"), HEADERS)
-def test_a_call_without_a_good_token_is_told_what_to_do(headers, says, store, callers):
+async def test_a_call_without_a_good_token_is_told_what_to_do(headers, says, store, callers):
     """UNAUTHENTICATED with a stable reason; the answer repeats nothing of a token, and the call is counted."""
     metadata = tuple((key, value.format(**callers.tokens)) for key, value in headers)
 
-    async def main():
-        async with running(store, tokens=callers.path) as server:
-            code, told = await refusal(server.inference.Predict(pb.PredictRequest(texts=["rain"]), metadata=metadata))
-            counted = await server.metric("twofold_requests_total", method="Predict", code="UNAUTHENTICATED")
-        assert (code, told.reason, counted) == (grpc.StatusCode.UNAUTHENTICATED, "NO_VALID_TOKEN", 1)
-        assert says in told.message
-        assert callers.tokens["predict"] not in told.message
-
-    asyncio.run(main())
+    async with running(store, tokens=callers.path) as server:
+        code, told = await refusal(server.inference.Predict(pb.PredictRequest(texts=["rain"]), metadata=metadata))
+        counted = await server.metric("twofold_requests_total", method="Predict", code="UNAUTHENTICATED")
+    assert (code, told.reason, counted) == (grpc.StatusCode.UNAUTHENTICATED, "NO_VALID_TOKEN", 1)
+    assert says in told.message
+    assert callers.tokens["predict"] not in told.message
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER  "])
-def test_the_scheme_may_be_written_in_any_case(scheme, store, callers):
+async def test_the_scheme_may_be_written_in_any_case(scheme, store, callers):
     """As HTTP has it, small and large letters are the same in `Bearer`."""
     metadata = (("authorization", f"{scheme} {callers.tokens['predict']}"),)
 
-    async def main():
-        async with running(store, tokens=callers.path) as server:
-            await server.inference.Predict(pb.PredictRequest(texts=["rain"]), metadata=metadata)
-
-    asyncio.run(main())
+    async with running(store, tokens=callers.path) as server:
+        await server.inference.Predict(pb.PredictRequest(texts=["rain"]), metadata=metadata)
 
 
-def test_a_token_without_the_scope_is_told_which(store, callers):
+async def test_a_token_without_the_scope_is_told_which(store, callers):
     """PERMISSION_DENIED names the token, what it may do and what is needed."""
-
-    async def main():
-        async with running(store, tokens=callers.path) as server:
-            rolling = Procedure("/twofold.v1.CheckpointService/RollBack", False, False)
-            return await rolling.answer(server.channel, metadata=callers.metadata("predict"))
-
-    code, told = asyncio.run(main())
+    async with running(store, tokens=callers.path) as server:
+        rolling = Procedure("/twofold.v1.CheckpointService/RollBack", False, False)
+        code, told = await rolling.answer(server.channel, metadata=callers.metadata("predict"))
 
     assert (code, told.reason) == ("PERMISSION_DENIED", "SCOPE_MISSING")
     assert "token 'predict' has scope predict, but this call needs 'admin'" in told.message
 
 
-def test_a_refused_request_is_not_read(store, callers):
+async def test_a_refused_request_is_not_read(store, callers):
     """Who is not let in is told so even of bytes that are no message: they were not looked at."""
-
-    async def main():
-        async with running(store, tokens=callers.path) as server:
-            predict = Procedure(PREDICT, False, False)
-            assert (await predict.answer(server.channel, b"\xff\xff"))[0] == "UNAUTHENTICATED"
-            known = callers.metadata("predict")
-            assert (await predict.answer(server.channel, b"\xff\xff", metadata=known))[0] == "INVALID_ARGUMENT"
-
-    asyncio.run(main())
+    async with running(store, tokens=callers.path) as server:
+        predict = Procedure(PREDICT, False, False)
+        assert (await predict.answer(server.channel, b"\xff\xff"))[0] == "UNAUTHENTICATED"
+        known = callers.metadata("predict")
+        assert (await predict.answer(server.channel, b"\xff\xff", metadata=known))[0] == "INVALID_ARGUMENT"
 
 
 async def until_code(predict, server, expected, metadata):
@@ -161,101 +136,86 @@ async def until_code(predict, server, expected, metadata):
     raise AssertionError(f"the code did not become {expected}")
 
 
-def test_the_file_is_read_again_when_it_changes(store, callers, caplog):
+async def test_the_file_is_read_again_when_it_changes(store, callers, caplog):
     """A new line lets in, a line that is gone lets in no more, and a wrong file changes nothing, all without a restart."""
     predict = Procedure(PREDICT, False, False)
 
-    async def main():
-        async with running(store, tokens=callers.path) as server:
-            callers.add("new", "predict")
-            await until_code(predict, server, "INVALID_ARGUMENT", callers.metadata("new"))
+    async with running(store, tokens=callers.path) as server:
+        callers.add("new", "predict")
+        await until_code(predict, server, "INVALID_ARGUMENT", callers.metadata("new"))
 
-            del callers.lines["predict"]
-            callers.write()
-            await until_code(predict, server, "UNAUTHENTICATED", callers.metadata("predict"))
+        del callers.lines["predict"]
+        callers.write()
+        await until_code(predict, server, "UNAUTHENTICATED", callers.metadata("predict"))
 
-            callers.write("new = {")
-            await asyncio.sleep(1.1)
-            await until_code(predict, server, "INVALID_ARGUMENT", callers.metadata("new"))
-            assert "token file is invalid; the previous tokens stay in force" in caplog.messages
+        callers.write("new = {")
+        await asyncio.sleep(1.1)
+        await until_code(predict, server, "INVALID_ARGUMENT", callers.metadata("new"))
+        assert "token file is invalid; the previous tokens stay in force" in caplog.messages
 
-            callers.path.unlink()
-            await asyncio.sleep(1.1)
-            await until_code(predict, server, "INVALID_ARGUMENT", callers.metadata("new"))
+        callers.path.unlink()
+        await asyncio.sleep(1.1)
+        await until_code(predict, server, "INVALID_ARGUMENT", callers.metadata("new"))
 
-            callers.write("")
-            await until_code(predict, server, "UNAUTHENTICATED", callers.metadata("new"))
-
-    asyncio.run(main())
+        callers.write("")
+        await until_code(predict, server, "UNAUTHENTICATED", callers.metadata("new"))
 
 
 @pytest.mark.parametrize("text", ["new = {", None])
-def test_a_server_does_not_start_with_a_wrong_file(text, store, callers):
+async def test_a_server_does_not_start_with_a_wrong_file(text, store, callers):
     """Where the first look at the file fails, there are no tokens to go on with."""
     callers.path.unlink() if text is None else callers.write(text)
 
-    async def main():
+    with pytest.raises((OSError, ValueError), match=r"tokens\.toml"):
         async with running(store, tokens=callers.path):
             pass
 
-    with pytest.raises((OSError, ValueError), match=r"tokens\.toml"):
-        asyncio.run(main())
 
-
-def test_a_token_has_its_rate(store, callers):
+async def test_a_token_has_its_rate(store, callers):
     """Beyond its rate a token gets RESOURCE_EXHAUSTED with the time to come back; other tokens are not touched."""
     callers.add("slow", "predict", rate=0.001)
     predict = Procedure(PREDICT, False, False)
 
-    async def main():
-        async with running(store, tokens=callers.path) as server:
-            assert (await predict.answer(server.channel, metadata=callers.metadata("slow")))[0] == "INVALID_ARGUMENT"
-            code, told = await predict.answer(server.channel, metadata=callers.metadata("slow"))
-            assert (code, told.reason) == ("RESOURCE_EXHAUSTED", "RATE_LIMITED")
-            assert 900 < told.retry_after <= 1000
-            assert "token 'slow' is limited to 0.001 requests per second" in told.message
-            assert await server.metric("twofold_shed_total", reason="rate") == 1
-            others = [await predict.answer(server.channel, metadata=callers.metadata("all")) for _ in range(20)]
-            assert {code for code, _ in others} == {"INVALID_ARGUMENT"}
-
-    asyncio.run(main())
+    async with running(store, tokens=callers.path) as server:
+        assert (await predict.answer(server.channel, metadata=callers.metadata("slow")))[0] == "INVALID_ARGUMENT"
+        code, told = await predict.answer(server.channel, metadata=callers.metadata("slow"))
+        assert (code, told.reason) == ("RESOURCE_EXHAUSTED", "RATE_LIMITED")
+        assert 900 < told.retry_after <= 1000
+        assert "token 'slow' is limited to 0.001 requests per second" in told.message
+        assert await server.metric("twofold_shed_total", reason="rate") == 1
+        others = [await predict.answer(server.channel, metadata=callers.metadata("all")) for _ in range(20)]
+        assert {code for code, _ in others} == {"INVALID_ARGUMENT"}
 
 
-def test_a_rate_that_is_used_up_stays_so_when_another_line_changes(store, callers):
+async def test_a_rate_that_is_used_up_stays_so_when_another_line_changes(store, callers):
     """Reading the file again gives nobody a fresh start whose own rate is the same."""
     callers.add("slow", "predict", rate=0.001)
     predict = Procedure(PREDICT, False, False)
 
-    async def main():
-        async with running(store, tokens=callers.path) as server:
-            slow = callers.metadata("slow")
-            assert (await predict.answer(server.channel, metadata=slow))[0] == "INVALID_ARGUMENT"
-            callers.add("new", "predict")
-            await until_code(predict, server, "INVALID_ARGUMENT", callers.metadata("new"))
-            assert (await predict.answer(server.channel, metadata=slow))[0] == "RESOURCE_EXHAUSTED"
-
-    asyncio.run(main())
+    async with running(store, tokens=callers.path) as server:
+        slow = callers.metadata("slow")
+        assert (await predict.answer(server.channel, metadata=slow))[0] == "INVALID_ARGUMENT"
+        callers.add("new", "predict")
+        await until_code(predict, server, "INVALID_ARGUMENT", callers.metadata("new"))
+        assert (await predict.answer(server.channel, metadata=slow))[0] == "RESOURCE_EXHAUSTED"
 
 
-def test_the_requests_of_a_stream_wait_for_their_turn(store, callers):
+async def test_the_requests_of_a_stream_wait_for_their_turn(store, callers):
     """A stream is not refused for its rate but slowed down to it: every request is answered, in order."""
     callers.add("slow", "predict", rate=10)
     requests = [pb.PredictStreamRequest(request=pb.PredictRequest(texts=["rain"]))] * 14
 
-    async def main():
-        async with running(store, tokens=callers.path) as server:
-            started_at = time.monotonic()
-            call = server.inference.PredictStream(iter(requests), metadata=callers.metadata("slow"))
-            answers = [one.response.predictions[0].label async for one in call]
-            return answers, time.monotonic() - started_at
-
-    answers, seconds = asyncio.run(main())
+    async with running(store, tokens=callers.path) as server:
+        started_at = time.monotonic()
+        call = server.inference.PredictStream(iter(requests), metadata=callers.metadata("slow"))
+        answers = [one.response.predictions[0].label async for one in call]
+        seconds = time.monotonic() - started_at
 
     assert answers == ["a_weather"] * 14
     assert seconds > 0.35  # Ten come at once, the four others a tenth of a second apart.
 
 
-def test_the_client_shows_its_token_and_waits_for_its_rate(store, callers):
+async def test_the_client_shows_its_token_and_waits_for_its_rate(store, callers):
     """Client(token=...) is let in, comes back when told to, and raises the error of its kind otherwise."""
     callers.add("slow", "predict", rate=2)
     callers.add("slower", "predict", rate=0.001)
@@ -273,8 +233,5 @@ def test_the_client_shows_its_token_and_waits_for_its_rate(store, callers):
                 client.predict("rain")
             assert (caught.value.reason, caught.value.retry_after > 900) == ("RATE_LIMITED", True)
 
-    async def main():
-        async with running(store, tokens=callers.path) as server:
-            await asyncio.to_thread(story, server.target)
-
-    asyncio.run(main())
+    async with running(store, tokens=callers.path) as server:
+        await asyncio.to_thread(story, server.target)

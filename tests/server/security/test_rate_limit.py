@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 
 import pytest
@@ -63,7 +62,7 @@ def test_places_that_are_taken_follow_each_other():
     assert [limit.reserve() for _ in range(7)] == pytest.approx([0, 0, 0, 0, 0.25, 0.5, 0.75], abs=1e-5)
 
 
-def test_a_stream_is_paced_and_loses_nothing():
+async def test_a_stream_is_paced_and_loses_nothing():
     """All requests of a stream come, in their order; the first waits for nothing, as its call was counted."""
     limit = RateLimit(1000)
     taken = []
@@ -73,8 +72,5 @@ def test_a_stream_is_paced_and_loses_nothing():
         for number in range(5):
             yield number
 
-    async def main():
-        return [one async for one in limit.throttle(requests())]
-
-    assert asyncio.run(main()) == [0, 1, 2, 3, 4]
+    assert [one async for one in limit.throttle(requests())] == [0, 1, 2, 3, 4]
     assert len(taken) == 4

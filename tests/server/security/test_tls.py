@@ -107,22 +107,18 @@ async def code_for(target, roots, certificate=None):
         return grpc.StatusCode.OK
 
 
-def test_tls_lets_in_whoever_trusts_its_certificate(store, files, authority, other):
+async def test_tls_lets_in_whoever_trusts_its_certificate(store, files, authority, other):
     """A caller that trusts the authority is answered; one that trusts another, or speaks plaintext, is not."""
-
-    async def main():
-        async with serve(config_of(store, **files.settings(mutual=False))) as server:
-            assert await code_for(server.target, roots_of(authority)) is grpc.StatusCode.OK
-            assert await code_for(server.target, roots_of(other)) is REFUSED
-            async with grpc.aio.insecure_channel(server.target) as channel:
-                with pytest.raises(grpc.aio.AioRpcError) as caught:
-                    await InferenceServiceStub(channel).Predict(pb.PredictRequest(texts=["rain"]), timeout=60)
-            assert caught.value.code() is REFUSED
-
-    asyncio.run(main())
+    async with serve(config_of(store, **files.settings(mutual=False))) as server:
+        assert await code_for(server.target, roots_of(authority)) is grpc.StatusCode.OK
+        assert await code_for(server.target, roots_of(other)) is REFUSED
+        async with grpc.aio.insecure_channel(server.target) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await InferenceServiceStub(channel).Predict(pb.PredictRequest(texts=["rain"]), timeout=60)
+        assert caught.value.code() is REFUSED
 
 
-def test_mutual_tls_lets_in_certificates_of_its_authority(store, files, authority, other):
+async def test_mutual_tls_lets_in_certificates_of_its_authority(store, files, authority, other):
     """Only a caller with a certificate of the authority, that has begun and not run out, is answered."""
     later = YESTERDAY + dt.timedelta(days=3)
     callers = {
@@ -133,49 +129,42 @@ def test_mutual_tls_lets_in_certificates_of_its_authority(store, files, authorit
         "not yet": issue(authority, "caller", not_before=later, not_after=later + dt.timedelta(days=9)),
     }
 
-    async def main():
-        async with serve(config_of(store, **files.settings(mutual=True))) as server:
-            return {name: await code_for(server.target, roots_of(authority), one) for name, one in callers.items()}
+    async with serve(config_of(store, **files.settings(mutual=True))) as server:
+        assert {name: await code_for(server.target, roots_of(authority), one) for name, one in callers.items()} == {
+            name: grpc.StatusCode.OK if name == "known" else REFUSED for name in callers
+        }
 
-    assert asyncio.run(main()) == {name: grpc.StatusCode.OK if name == "known" else REFUSED for name in callers}
 
-
-def test_an_expired_certificate_is_replaced_without_a_restart(store, files, authority):
+async def test_an_expired_certificate_is_replaced_without_a_restart(store, files, authority):
     """Callers refuse the server's expired certificate, and are answered once its files hold a new one."""
     files.issue(authority, not_before=YESTERDAY - dt.timedelta(days=9), not_after=YESTERDAY)
 
-    async def main():
-        async with serve(config_of(store, **files.settings(mutual=False))) as server:
-            assert await code_for(server.target, roots_of(authority)) is REFUSED
-            files.issue(authority)
-            assert await code_for(server.target, roots_of(authority)) is grpc.StatusCode.OK
-
-    asyncio.run(main())
+    async with serve(config_of(store, **files.settings(mutual=False))) as server:
+        assert await code_for(server.target, roots_of(authority)) is REFUSED
+        files.issue(authority)
+        assert await code_for(server.target, roots_of(authority)) is grpc.StatusCode.OK
 
 
-def test_authorities_are_rotated_without_a_restart(store, files, authority, other):
+async def test_authorities_are_rotated_without_a_restart(store, files, authority, other):
     """Server and callers move to another authority; a connection that is open goes on."""
     old, new = issue(authority, "caller"), issue(other, "caller")
 
-    async def main():
-        async with serve(config_of(store, **files.settings(mutual=True))) as server:
-            credentials = grpc.ssl_channel_credentials(roots_of(authority), key_of(old), chain_of(old))
-            async with grpc.aio.secure_channel(server.target, credentials) as channel:
-                stub = InferenceServiceStub(channel)
-                await stub.Predict(pb.PredictRequest(texts=["rain"]), timeout=60)
+    async with serve(config_of(store, **files.settings(mutual=True))) as server:
+        credentials = grpc.ssl_channel_credentials(roots_of(authority), key_of(old), chain_of(old))
+        async with grpc.aio.secure_channel(server.target, credentials) as channel:
+            stub = InferenceServiceStub(channel)
+            await stub.Predict(pb.PredictRequest(texts=["rain"]), timeout=60)
 
-                files.write(client_ca=roots_of(authority) + roots_of(other))
-                assert await code_for(server.target, roots_of(authority), new) is grpc.StatusCode.OK
-                assert await code_for(server.target, roots_of(authority), old) is grpc.StatusCode.OK
+            files.write(client_ca=roots_of(authority) + roots_of(other))
+            assert await code_for(server.target, roots_of(authority), new) is grpc.StatusCode.OK
+            assert await code_for(server.target, roots_of(authority), old) is grpc.StatusCode.OK
 
-                files.issue(other)
-                files.write(client_ca=roots_of(other))
-                assert await code_for(server.target, roots_of(other), new) is grpc.StatusCode.OK
-                assert await code_for(server.target, roots_of(other), old) is REFUSED
-                assert await code_for(server.target, roots_of(authority), old) is REFUSED
-                await stub.Predict(pb.PredictRequest(texts=["rain"]), timeout=60)
-
-    asyncio.run(main())
+            files.issue(other)
+            files.write(client_ca=roots_of(other))
+            assert await code_for(server.target, roots_of(other), new) is grpc.StatusCode.OK
+            assert await code_for(server.target, roots_of(other), old) is REFUSED
+            assert await code_for(server.target, roots_of(authority), old) is REFUSED
+            await stub.Predict(pb.PredictRequest(texts=["rain"]), timeout=60)
 
 
 def locked(certificate):
@@ -195,35 +184,29 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_wrong_files_leave_the_old_ones_in_force(kind, *, store, files, authority, other, caplog):
+async def test_wrong_files_leave_the_old_ones_in_force(kind, *, store, files, authority, other, caplog):
     """What cannot serve is logged and not taken; the next files that can are."""
     caller = issue(authority, "caller")
 
-    async def main():
-        async with serve(config_of(store, **files.settings(mutual=True))) as server:
-            files.write(**WRONG[kind](other))
-            assert await code_for(server.target, roots_of(authority), caller) is grpc.StatusCode.OK
-            assert "TLS files are invalid; the previous ones stay in force" in caplog.messages
+    async with serve(config_of(store, **files.settings(mutual=True))) as server:
+        files.write(**WRONG[kind](other))
+        assert await code_for(server.target, roots_of(authority), caller) is grpc.StatusCode.OK
+        assert "TLS files are invalid; the previous ones stay in force" in caplog.messages
 
-            files.issue(other)
-            files.write(client_ca=roots_of(authority))
-            assert await code_for(server.target, roots_of(authority), caller) is REFUSED
-            assert await code_for(server.target, roots_of(other), caller) is grpc.StatusCode.OK
-
-    asyncio.run(main())
+        files.issue(other)
+        files.write(client_ca=roots_of(authority))
+        assert await code_for(server.target, roots_of(authority), caller) is REFUSED
+        assert await code_for(server.target, roots_of(other), caller) is grpc.StatusCode.OK
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_a_server_does_not_start_with_wrong_files(kind, store, files, other):
+async def test_a_server_does_not_start_with_wrong_files(kind, store, files, other):
     """The error names the setting and what to give."""
     files.write(**WRONG[kind](other))
 
-    async def main():
+    with pytest.raises(ValueError, match=r"^tls-.*; use "):
         async with serve(config_of(store, **files.settings(mutual=True))):
             pass
-
-    with pytest.raises(ValueError, match=r"^tls-.*; use "):
-        asyncio.run(main())
 
 
 def fetch(url, authority):
@@ -236,7 +219,7 @@ def fetch(url, authority):
         return type(error.reason)
 
 
-def test_metrics_come_by_tls_if_asked_for(store, files, authority, other, caplog):
+async def test_metrics_come_by_tls_if_asked_for(store, files, authority, other, caplog):
     """With metrics-tls the HTTP port has the server's certificate, the new one when it changes, and the old one while the new is wrong."""
 
     def story(url):
@@ -253,14 +236,11 @@ def test_metrics_come_by_tls_if_asked_for(store, files, authority, other, caplog
         assert fetch(url, authority) is ssl.SSLCertVerificationError
         assert "twofold_ready 1.0" in fetch(url, other)
 
-    async def main():
-        async with serve(config_of(store, metrics_tls=True, **files.settings(mutual=True))) as server:
-            await asyncio.to_thread(story, server.metrics_url)
-
-    asyncio.run(main())
+    async with serve(config_of(store, metrics_tls=True, **files.settings(mutual=True))) as server:
+        await asyncio.to_thread(story, server.metrics_url)
 
 
-def test_who_is_slow_to_shake_hands_holds_up_nobody(store, files, authority):
+async def test_who_is_slow_to_shake_hands_holds_up_nobody(store, files, authority):
     """A connection to the HTTP port that says nothing leaves others answered."""
 
     def story(url):
@@ -268,14 +248,11 @@ def test_who_is_slow_to_shake_hands_holds_up_nobody(store, files, authority):
         with socket.create_connection((host, int(port))):
             assert "twofold_ready 1.0" in fetch(url, authority)
 
-    async def main():
-        async with serve(config_of(store, metrics_tls=True, **files.settings(mutual=False))) as server:
-            await asyncio.to_thread(story, server.metrics_url)
-
-    asyncio.run(main())
+    async with serve(config_of(store, metrics_tls=True, **files.settings(mutual=False))) as server:
+        await asyncio.to_thread(story, server.metrics_url)
 
 
-def test_the_client_shows_its_certificate(store, files, authority):
+async def test_the_client_shows_its_certificate(store, files, authority):
     """Client(tls=TLS(...)) is answered with a certificate, and raises UnavailableError without one."""
     caller = issue(authority, "caller")
     shown = TLS(root_certificates=roots_of(authority), certificate=chain_of(caller), private_key=key_of(caller))
@@ -287,8 +264,5 @@ def test_the_client_shows_its_certificate(store, files, authority):
         with unknown, pytest.raises(UnavailableError):
             unknown.predict("rain")
 
-    async def main():
-        async with serve(config_of(store, **files.settings(mutual=True))) as server:
-            await asyncio.to_thread(story, server.target)
-
-    asyncio.run(main())
+    async with serve(config_of(store, **files.settings(mutual=True))) as server:
+        await asyncio.to_thread(story, server.target)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 from pathlib import Path
 
@@ -73,7 +72,7 @@ async def history(server: object, **fields: object) -> list[tuple[str, ...]]:
     ]
 
 
-def test_calls_leave_the_name_of_the_token(tmp_path: Path) -> None:
+async def test_calls_leave_the_name_of_the_token(tmp_path: Path) -> None:
     """Promotion, roll back and deletion name who called, also after a restart; a wrong page is refused."""
     store = tiny_checkpoints.make_store(tmp_path / "store", "a", "b")
     store.set_candidate("b")
@@ -81,39 +80,33 @@ def test_calls_leave_the_name_of_the_token(tmp_path: Path) -> None:
     callers.add("admin", "admin")
     admin = {"metadata": callers.metadata("admin")}
 
-    async def main() -> list[tuple[str, ...]]:
-        async with running(store, tokens=callers.path) as server:
-            await server.checkpoints.PromoteCheckpoint(pb.PromoteCheckpointRequest(checkpoint="b"), **admin)
-            await server.checkpoints.RollBack(pb.RollBackRequest(), **admin)
-            tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(tag="c"))
-            store.set_candidate("c")
-            await server.checkpoints.DeleteCheckpoint(pb.DeleteCheckpointRequest(checkpoint_id="c"), **admin)
-        async with running(store, tokens=callers.path) as server:
-            wrong = pb.ListAliasChangesRequest(page_token="x")
-            assert (await refusal(server.checkpoints.ListAliasChanges(wrong, **admin)))[1].violations
-            return await history(server, **admin)
-
     found = "The change was detected when a server started."
-    assert asyncio.run(main()) == [
-        ("current", "", "a", OUTSIDE, found),
-        ("candidate", "", "b", OUTSIDE, found),
-        ("current", "a", "b", "admin", "PromoteCheckpoint was called."),
-        ("candidate", "b", "", "admin", "PromoteCheckpoint was called."),
-        ("current", "b", "a", "admin", "RollBack was called."),
-        ("candidate", "c", "", "admin", "DeleteCheckpoint was called."),
-    ]
+    async with running(store, tokens=callers.path) as server:
+        await server.checkpoints.PromoteCheckpoint(pb.PromoteCheckpointRequest(checkpoint="b"), **admin)
+        await server.checkpoints.RollBack(pb.RollBackRequest(), **admin)
+        tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(tag="c"))
+        store.set_candidate("c")
+        await server.checkpoints.DeleteCheckpoint(pb.DeleteCheckpointRequest(checkpoint_id="c"), **admin)
+    async with running(store, tokens=callers.path) as server:
+        wrong = pb.ListAliasChangesRequest(page_token="x")
+        assert (await refusal(server.checkpoints.ListAliasChanges(wrong, **admin)))[1].violations
+        assert (await history(server, **admin)) == [
+            ("current", "", "a", OUTSIDE, found),
+            ("candidate", "", "b", OUTSIDE, found),
+            ("current", "a", "b", "admin", "PromoteCheckpoint was called."),
+            ("candidate", "b", "", "admin", "PromoteCheckpoint was called."),
+            ("current", "b", "a", "admin", "RollBack was called."),
+            ("candidate", "c", "", "admin", "DeleteCheckpoint was called."),
+        ]
 
 
-def test_a_job_leaves_its_id(harness: Harness) -> None:
+async def test_a_job_leaves_its_id(harness: Harness) -> None:
     """What a job nominates is written down as the job's, and so is what it promotes."""
     harness.play(*publish())
-    view = harness.run()
-
-    async def read() -> list[tuple[str, str | None, str]]:
-        async with harness.running() as runner:
-            found, _ = await runner.jobs.alias_changes(9, None)
-            return [(one.alias, one.to_id, one.author.actor) for one in reversed(found)]
+    view = await harness.run()
 
     assert harness.promoter.authors == [Author(view.id, "The gate passed it.")]
-    assert ("candidate", "second", view.id) in asyncio.run(read())
+    async with harness.running() as runner:
+        found, _ = await runner.jobs.alias_changes(9, None)
+        assert ("candidate", "second", view.id) in [(one.alias, one.to_id, one.author.actor) for one in reversed(found)]
     assert Store(harness.store.root).aliases().current == "second"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from contextlib import contextmanager
@@ -19,38 +18,35 @@ from twofold_server.inference.engine import Engine
 pytestmark = pytest.mark.slow
 
 
-def test_a_planted_checkpoint_is_rolled_back_by_itself(tmp_path, caplog):
+async def test_a_planted_checkpoint_is_rolled_back_by_itself(tmp_path, caplog):
     """It passes gate and golden texts and errs on live ones: undone within the window, without a lost request, and seen
     in metrics, in the job's events and reports, among the alias changes, and in the audit.
     """  # noqa: D205 -- one sentence.
     caplog.set_level("INFO", "twofold_server.audit")
     store, harness = harness_of(tmp_path, tiny_checkpoints.Recipe(forgets=("sunny", "cold")))
 
-    async def main():
-        async with running(store, trainer_python=harness.config.trainer_python, **WATCH) as server:
-            jobs = AdaptationServiceStub(server.channel)
-            async with traffic(server) as (answered, failed):
-                job = await adapt(server)
-                await undone(server, "agreement")
-                assert (await server.predict("sunny")).predictions[0].label == "a_weather"
+    async with running(store, trainer_python=harness.config.trainer_python, **WATCH) as server:
+        jobs = AdaptationServiceStub(server.channel)
+        async with traffic(server) as (answered, failed):
+            job = await adapt(server)
+            await undone(server, "agreement")
+            assert (await server.predict("sunny")).predictions[0].label == "a_weather"
 
-                async def is_told():
-                    return (await jobs.GetJob(adaptation_pb2.GetJobRequest(job_id=job))).job.report.rollback_reason
+            async def is_told():
+                return (await jobs.GetJob(adaptation_pb2.GetJobRequest(job_id=job))).job.report.rollback_reason
 
-                await until(is_told, "the job is told")
-            assert failed == []
-            assert set(answered) == {"a", "bad"}
-            assert answered[-1] == "a"
-            await until(lambda: one_engine(server), "one engine")
-            assert await server.metric("twofold_shadow_answers_total", head="classifier", outcome="differed") >= 20
-            events = [
-                one.event async for one in jobs.WatchJob(adaptation_pb2.WatchJobRequest(job_id=job, after_sequence=0))
-            ]
-            report = await jobs.GetReport(adaptation_pb2.GetReportRequest(job_id=job, format="REPORT_FORMAT_JSON"))
-            changes = await server.checkpoints.ListAliasChanges(checkpoints_pb2.ListAliasChangesRequest())
-            return job, events, json.loads(report.content), changes.changes
-
-    job, events, report, changes = asyncio.run(main())
+            await until(is_told, "the job is told")
+        assert failed == []
+        assert set(answered) == {"a", "bad"}
+        assert answered[-1] == "a"
+        await until(lambda: one_engine(server), "one engine")
+        assert await server.metric("twofold_shadow_answers_total", head="classifier", outcome="differed") >= 20
+        events = [
+            one.event async for one in jobs.WatchJob(adaptation_pb2.WatchJobRequest(job_id=job, after_sequence=0))
+        ]
+        answer = await jobs.GetReport(adaptation_pb2.GetReportRequest(job_id=job, format="REPORT_FORMAT_JSON"))
+        report = json.loads(answer.content)
+        changes = (await server.checkpoints.ListAliasChanges(checkpoints_pb2.ListAliasChangesRequest())).changes
 
     assert events[-1].warning
     assert "bad was rolled back: the classifier head agrees on 0 of" in events[-1].message
@@ -76,18 +72,15 @@ BAD = [
 
 
 @pytest.mark.parametrize(("recipe", "texts", "cause"), BAD, ids=["not finite", "fails"])
-def test_errors_undo_what_a_job_made_live(tmp_path, recipe, texts, cause):
+async def test_errors_undo_what_a_job_made_live(tmp_path, recipe, texts, cause):
     """Numbers that are none, and passes that fail, on live texts: the checkpoint before answers again."""
     store, harness = harness_of(tmp_path, recipe)
 
-    async def main():
-        async with running(store, trainer_python=harness.config.trainer_python, **WATCH) as server:
-            async with traffic(server, texts):
-                await adapt(server)
-                await undone(server, cause)
-            assert (await server.predict(*texts)).checkpoint_id == "a"
-
-    asyncio.run(main())
+    async with running(store, trainer_python=harness.config.trainer_python, **WATCH) as server:
+        async with traffic(server, texts):
+            await adapt(server)
+            await undone(server, cause)
+        assert (await server.predict(*texts)).checkpoint_id == "a"
 
 
 @contextmanager
@@ -104,95 +97,80 @@ def slow(checkpoint_id):
         yield
 
 
-def test_slowness_undoes_what_a_job_made_live(tmp_path):
+async def test_slowness_undoes_what_a_job_made_live(tmp_path):
     """Each text takes many times as long as before: the checkpoint before answers again."""
     store, harness = harness_of(tmp_path, tiny_checkpoints.Recipe())
 
-    async def main():
-        with slow("bad"):
-            async with (
-                running(store, trainer_python=harness.config.trainer_python, **WATCH) as server,
-                traffic(server),
-            ):
-                await adapt(server)
-                await undone(server, "latency")
-
-    asyncio.run(main())
+    with slow("bad"):
+        async with (
+            running(store, trainer_python=harness.config.trainer_python, **WATCH) as server,
+            traffic(server),
+        ):
+            await adapt(server)
+            await undone(server, "latency")
 
 
-def test_what_a_person_chose_is_undone_for_errors_only(tmp_path):
+async def test_what_a_person_chose_is_undone_for_errors_only(tmp_path):
     """A person may want other answers: they are compared, and decide nothing; a checkpoint that fails is undone."""
     store = tiny_checkpoints.make_store(tmp_path / "store", "a")
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(forgets=("sunny", "cold")), name="other")
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(lacks_last_piece=True), name="bad")
 
-    async def main():
-        async with running(store, **WATCH) as server:
-            await promote(server, "other")
-            async with traffic(server):
+    async with running(store, **WATCH) as server:
+        await promote(server, "other")
+        async with traffic(server):
 
-                async def compared():
-                    return await server.metric("twofold_shadow_texts_total", outcome="compared") > 200
+            async def compared():
+                return await server.metric("twofold_shadow_texts_total", outcome="compared") > 200
 
-                await until(compared, "200 texts compared")
-                assert (await server.predict("sunny")).checkpoint_id == "other"
-            await promote(server, "bad")
-            async with traffic(server, ("sunny!",)):
-                await undone(server, "errors")
-            assert (await server.predict("sunny!")).checkpoint_id == "other"
-
-    asyncio.run(main())
+            await until(compared, "200 texts compared")
+            assert (await server.predict("sunny")).checkpoint_id == "other"
+        await promote(server, "bad")
+        async with traffic(server, ("sunny!",)):
+            await undone(server, "errors")
+        assert (await server.predict("sunny!")).checkpoint_id == "other"
 
 
-def test_a_good_swap_stays_and_frees_its_memory(tmp_path):
+async def test_a_good_swap_stays_and_frees_its_memory(tmp_path):
     """After the window the checkpoint before is gone from memory; rolling back within it loads nothing."""
     store = tiny_checkpoints.make_store(tmp_path / "store", "a")
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(), name="b")
 
-    async def main():
-        async with running(store, **{**WATCH, "watch_seconds": 1}) as server, traffic(server):
-            await promote(server, "b")
-            await until(lambda: one_engine(server), "the window is over")
-            assert (await server.predict("sunny")).checkpoint_id == "b"
-            assert await server.metric("twofold_engines_beside") == 0
-        async with running(store, **WATCH) as server:
-            await promote(server, "a")
-            assert await server.metric("twofold_engines_beside") == 1
-            with mock.patch("twofold_server.versions.promoter.load_engine", side_effect=AssertionError):
-                await server.checkpoints.RollBack(checkpoints_pb2.RollBackRequest())
-            assert (await server.predict("sunny")).checkpoint_id == "b"
-            await until(lambda: one_engine(server), "who rolls back is not watched")
-
-    asyncio.run(main())
+    async with running(store, **{**WATCH, "watch_seconds": 1}) as server, traffic(server):
+        await promote(server, "b")
+        await until(lambda: one_engine(server), "the window is over")
+        assert (await server.predict("sunny")).checkpoint_id == "b"
+        assert await server.metric("twofold_engines_beside") == 0
+    async with running(store, **WATCH) as server:
+        await promote(server, "a")
+        assert await server.metric("twofold_engines_beside") == 1
+        with mock.patch("twofold_server.versions.promoter.load_engine", side_effect=AssertionError):
+            await server.checkpoints.RollBack(checkpoints_pb2.RollBackRequest())
+        assert (await server.predict("sunny")).checkpoint_id == "b"
+        await until(lambda: one_engine(server), "who rolls back is not watched")
 
 
-def test_a_new_swap_ends_the_window_of_the_last(tmp_path):
+async def test_a_new_swap_ends_the_window_of_the_last(tmp_path):
     """Never more than two engines, however fast swaps follow one another; switched off, there is one after each."""
     store = tiny_checkpoints.make_store(tmp_path / "store", "a", "b", "c")
 
-    async def main():
-        async with running(store, **WATCH) as server, traffic(server, callers=1):
-            for name in "bcabca":
-                await promote(server, name)
-                assert await server.metric("twofold_engines") <= 2
-        for off in ({"watch_seconds": 0}, {"watch_share": 0}):
-            async with running(store, **{**WATCH, **off}) as server:
-                await promote(server, "b" if store.aliases().current == "a" else "a")
-                assert await server.metric("twofold_engines_beside") == 0
-
-    asyncio.run(main())
+    async with running(store, **WATCH) as server, traffic(server, callers=1):
+        for name in "bcabca":
+            await promote(server, name)
+            assert await server.metric("twofold_engines") <= 2
+    for off in ({"watch_seconds": 0}, {"watch_share": 0}):
+        async with running(store, **{**WATCH, **off}) as server:
+            await promote(server, "b" if store.aliases().current == "a" else "a")
+            assert await server.metric("twofold_engines_beside") == 0
 
 
-def test_without_the_one_before_in_memory_it_is_loaded(tmp_path):
+async def test_without_the_one_before_in_memory_it_is_loaded(tmp_path):
     """With a share of 0 nothing is compared and no memory kept; a checkpoint that fails is undone all the same."""
     store, harness = harness_of(tmp_path, tiny_checkpoints.Recipe(lacks_last_piece=True))
 
-    async def main():
-        settings = {**WATCH, "watch_share": 0}
-        async with running(store, trainer_python=harness.config.trainer_python, **settings) as server:
-            async with traffic(server, ("sunny!",)):
-                await adapt(server)
-                await undone(server, "errors")
-            assert await server.metric("twofold_shadow_texts_total", outcome="compared") == 0
-
-    asyncio.run(main())
+    settings = {**WATCH, "watch_share": 0}
+    async with running(store, trainer_python=harness.config.trainer_python, **settings) as server:
+        async with traffic(server, ("sunny!",)):
+            await adapt(server)
+            await undone(server, "errors")
+        assert await server.metric("twofold_shadow_texts_total", outcome="compared") == 0

@@ -211,22 +211,19 @@ def test_a_person_who_promotes_meanwhile_is_obeyed(tmp_path, name, state):
     in_shadow(tmp_path, tiny_checkpoints.Recipe(), test)
 
 
-def test_a_server_that_stops_does_not_wait_for_the_shadow(tmp_path):
+async def test_a_server_that_stops_does_not_wait_for_the_shadow(tmp_path):
     """The job waits, and tries the same candidate once more when the server is back; nothing is trained again."""
     store, harness = harness_of(tmp_path, tiny_checkpoints.Recipe())
 
-    async def main():
-        async with running(store, trainer_python=harness.config.trainer_python, **SHADOW) as server:
-            job = await submit(server)
-            await started_at(server, job)
-        assert (store.aliases().current, store.aliases().candidate) == ("a", "bad")
-        again = {**SHADOW, "shadow_seconds": 0.1}
-        async with running(store, trainer_python=harness.config.trainer_python, **again) as server:
-            ended = await follow(server, job)
-            assert (ended.state, ended.reason.split(":")[0]) == (pb.JOB_STATE_SUCCEEDED, "Published bad")
-            assert [phase.phase for phase in ended.phases].count("shadow") == 2
-
-    asyncio.run(main())
+    async with running(store, trainer_python=harness.config.trainer_python, **SHADOW) as server:
+        job = await submit(server)
+        await started_at(server, job)
+    assert (store.aliases().current, store.aliases().candidate) == ("a", "bad")
+    again = {**SHADOW, "shadow_seconds": 0.1}
+    async with running(store, trainer_python=harness.config.trainer_python, **again) as server:
+        ended = await follow(server, job)
+        assert (ended.state, ended.reason.split(":")[0]) == (pb.JOB_STATE_SUCCEEDED, "Published bad")
+        assert [phase.phase for phase in ended.phases].count("shadow") == 2
     assert store.aliases().current == "bad"
 
 

@@ -16,7 +16,7 @@ SWAPS = 12
 CALLERS = 6
 
 
-def test_swaps_under_load(store):
+async def test_swaps_under_load(store):
     """Over many swaps every request is answered, and none that began after a promotion by an older checkpoint."""
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(tag="c", reverse_vocabulary=True))
     texts = [f"{'so ' * length}{word} in new york" for length in (0, 3, 40) for word in ("rain", "play", "wake")]
@@ -24,36 +24,30 @@ def test_swaps_under_load(store):
         (tag, text): tiny_checkpoints.answer(text, recipe) for tag, recipe in recipes().items() for text in texts
     }
 
-    async def main():
-        answered = []
-        stop = asyncio.Event()
+    answered = []
+    stop = asyncio.Event()
 
-        async def call(server, chance):
-            while not stop.is_set():
-                chosen = chance.sample(texts, chance.randint(1, 5))
-                # What was live when the request began is the oldest that may answer; what comes next may, too.
-                started_at = len(order)
-                response = await server.predict(*chosen)
-                answered.append((started_at, len(order), chosen, response))
+    async def call(server, chance):
+        while not stop.is_set():
+            chosen = chance.sample(texts, chance.randint(1, 5))
+            # What was live when the request began is the oldest that may answer; what comes next may, too.
+            started_at = len(order)
+            response = await server.predict(*chosen)
+            answered.append((started_at, len(order), chosen, response))
 
-        order = ["a"]
-        async with running(store, max_batch_tokens=128) as server:
-            callers = [asyncio.create_task(call(server, random.Random(seed))) for seed in range(CALLERS)]
-            for number in range(SWAPS):
-                live = "bca"[number % 3]
-                promotion = server.checkpoints.PromoteCheckpoint(
-                    checkpoints_pb2.PromoteCheckpointRequest(checkpoint=live)
-                )
-                assert (await promotion).replaced_id == order[-1]
-                order.append(live)
-                assert await server.is_serving()
-                await asyncio.sleep(0.02)
-            stop.set()
-            await asyncio.gather(*callers)
-            await server.until("twofold_engines", 2)  # The one before stands by, and no other.
-        return order, answered
-
-    order, answered = asyncio.run(main())
+    order = ["a"]
+    async with running(store, max_batch_tokens=128) as server:
+        callers = [asyncio.create_task(call(server, random.Random(seed))) for seed in range(CALLERS)]
+        for number in range(SWAPS):
+            live = "bca"[number % 3]
+            promotion = server.checkpoints.PromoteCheckpoint(checkpoints_pb2.PromoteCheckpointRequest(checkpoint=live))
+            assert (await promotion).replaced_id == order[-1]
+            order.append(live)
+            assert await server.is_serving()
+            await asyncio.sleep(0.02)
+        stop.set()
+        await asyncio.gather(*callers)
+        await server.until("twofold_engines", 2)  # The one before stands by, and no other.
     assert len(answered) > SWAPS
     for started_at, ended, chosen, response in answered:
         # A promotion takes effect shortly before its caller hears of it, hence one more.

@@ -21,21 +21,17 @@ LINES: list[tuple[list[bytes], list[bytes | None]]] = [
 
 
 @pytest.mark.parametrize(("chunks", "expected"), LINES)
-def test_lines_come_whole_however_they_are_cut(chunks: list[bytes], expected: list[bytes | None]) -> None:
+async def test_lines_come_whole_however_they_are_cut(chunks: list[bytes], expected: list[bytes | None]) -> None:
     """Chunks do not matter; a line over the limit is one None, and the next line is whole again."""
+    reader = asyncio.StreamReader()
 
-    async def story() -> list[bytes | None]:
-        reader = asyncio.StreamReader()
+    async def feed() -> None:
+        for chunk in chunks:
+            reader.feed_data(chunk)
+            await asyncio.sleep(0)
+        reader.feed_eof()
 
-        async def feed() -> None:
-            for chunk in chunks:
-                reader.feed_data(chunk)
-                await asyncio.sleep(0)
-            reader.feed_eof()
-
-        feeding = asyncio.create_task(feed())
-        found = [line async for line in read_lines(reader, 8)]
-        await feeding
-        return found
-
-    assert asyncio.run(story()) == expected
+    feeding = asyncio.create_task(feed())
+    found = [line async for line in read_lines(reader, 8)]
+    await feeding
+    assert found == expected

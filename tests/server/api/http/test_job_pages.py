@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from wsgiref.util import setup_testing_defaults
 
 import pytest
+import pytest_asyncio
 from support import tiny_checkpoints
 from support.live_traffic import follow, submit
 from support.running_server import running
@@ -20,8 +21,8 @@ from twofold_server.security.authorization import Authorizer
 from twofold_server.security.tokens import make_token
 
 
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory):
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def scene(tmp_path_factory):
     """Run a server with a rejected job and one that runs; call what is given with its address and the two ids."""
     root = tmp_path_factory.mktemp("pages")
     store, harness = tiny_checkpoints.make_store(root / "store", "a"), Harness(root)
@@ -31,25 +32,17 @@ def scene(tmp_path_factory):
         lines.append(line)
     (root / "tokens.toml").write_text("\n".join(lines))
 
-    async def prepare():
-        judged = say(GateEvaluated(verdict="fail", reason="Worse."))
-        harness.play(TRAIN, judged, finish("rejected", "It reads <script>alert(1)</script> worse than before."))
-        async with running(store, trainer_python=harness.config.trainer_python) as server:
-            over = await submit(server)
-            await follow(server, over)
-            return over
+    judged = say(GateEvaluated(verdict="fail", reason="Worse."))
+    harness.play(TRAIN, judged, finish("rejected", "It reads <script>alert(1)</script> worse than before."))
+    async with running(store, trainer_python=harness.config.trainer_python) as server:
+        over = await submit(server)
+        await follow(server, over)
 
-    over = asyncio.run(prepare())
-
-    def play(asks, *, job=False, **settings):
+    async def play(asks, *, job=False, **settings):
         harness.play(TRAIN, HANG)
-
-        async def main():
-            async with running(store, trainer_python=harness.config.trainer_python, **settings) as server:
-                made = [await submit(server)] if job else []
-                return await asyncio.to_thread(asks, urlsplit(server.metrics_url).netloc, *made)
-
-        return asyncio.run(main())
+        async with running(store, trainer_python=harness.config.trainer_python, **settings) as server:
+            made = [await submit(server)] if job else []
+            return await asyncio.to_thread(asks, urlsplit(server.metrics_url).netloc, *made)
 
     return play, over, tokens, root / "tokens.toml"
 
@@ -65,7 +58,7 @@ def ask(address, path, method="GET", **headers):
         connection.close()
 
 
-def test_what_is_shown(scene):
+async def test_what_is_shown(scene):
     """The index names the job with its verdict, its report is there in both forms, and metrics are where they were."""
     play, over, _, _ = scene
 
@@ -75,7 +68,7 @@ def test_what_is_shown(scene):
             for path in ("/jobs", f"/jobs/{over}/report", f"/jobs/{over}/report.html", f"/jobs/{over}/report.json")
         ] + [ask(address, "/metrics"), ask(address, "/"), ask(address, "/jobs", "HEAD")]
 
-    index, page, html, data, metrics, anywhere, head = play(asks)
+    index, page, html, data, metrics, anywhere, head = await play(asks)
 
     assert {one[0] for one in (index, page, html, data, metrics, anywhere, head)} == {200}
     assert f'href="/jobs/{over}/report"' in index[2]
@@ -99,7 +92,7 @@ def test_what_is_shown(scene):
         assert headers["Cache-Control"] == "no-store"
 
 
-def test_what_is_not_there(scene):
+async def test_what_is_not_there(scene):
     """No path leads anywhere else: what is none of these pages is a 404 that says what there is."""
     play, over, _, _ = scene
     paths = [
@@ -115,18 +108,18 @@ def test_what_is_not_there(scene):
         "/jobs/" + "a" * 5000 + "/report",
     ]
 
-    found = play(lambda address: [ask(address, path) for path in paths])
+    found = await play(lambda address: [ask(address, path) for path in paths])
 
     assert [status for status, _, _ in found] == [404] * len(paths)
     assert "there is no job 'none'" in found[0][2]
     assert all("there is no" in text and headers["Content-Type"].startswith("text/plain") for _, headers, text in found)
 
 
-def test_a_job_that_is_not_over(scene):
+async def test_a_job_that_is_not_over(scene):
     """A job that waits or runs is in the index without a link, and its report is a 404 that says when there will be one."""
     play, _, _, _ = scene
 
-    index, page, job = play(
+    index, page, job = await play(
         lambda address, job: (ask(address, "/jobs"), ask(address, f"/jobs/{job}/report"), job), job=True
     )
 
@@ -136,12 +129,12 @@ def test_a_job_that_is_not_over(scene):
     assert "has no report yet; wait until WatchJob shows that it ended" in page[2]
 
 
-def test_older_jobs(scene):
+async def test_older_jobs(scene):
     """The index goes on where it is told, and passes over what is no number."""
     play, over, _, _ = scene
     queries = ("before=1", "before=" + "9" * 30, "before=x", "other=1")
 
-    none, *all_ = play(lambda address: [ask(address, f"/jobs?{query}") for query in queries])
+    none, *all_ = await play(lambda address: [ask(address, f"/jobs?{query}") for query in queries])
 
     assert "There are no jobs yet" in none[2]
     assert all(status == 200 and over in text for status, _, text in all_)
@@ -150,7 +143,7 @@ def test_older_jobs(scene):
 TOKENS = [(None, 401), ("wrong", 401), ("caller", 403), ("trainer", 200), ("boss", 200)]
 
 
-def test_with_tokens(scene):
+async def test_with_tokens(scene):
     """With tokens, those with adapt or admin see jobs, others are told what they lack; metrics need none."""
     play, over, tokens, file = scene
 
@@ -161,7 +154,7 @@ def test_with_tokens(scene):
             found[name] = [ask(address, path, **headers) for path in ("/jobs", f"/jobs/{over}/report.json")]
         return found, ask(address, "/metrics")
 
-    found, metrics = play(asks, tokens=file)
+    found, metrics = await play(asks, tokens=file)
 
     assert {name: {one[0] for one in answers} for name, answers in found.items()} == {
         name: {status} for name, status in TOKENS
@@ -181,11 +174,11 @@ HOSTS = [
 ]
 
 
-def test_without_tokens_only_this_machine_by_its_name(scene):
+async def test_without_tokens_only_this_machine_by_its_name(scene):
     """Without tokens a page from elsewhere in a browser here, which asks by another name, sees nothing."""
     play, over, _, _ = scene
 
-    found = play(lambda address: [ask(address, f"/jobs/{over}/report", Host=host) for host, _ in HOSTS])
+    found = await play(lambda address: [ask(address, f"/jobs/{over}/report", Host=host) for host, _ in HOSTS])
 
     assert [status for status, _, _ in found] == [status for _, status in HOSTS]
     assert "--tokens" in found[-1][2]
@@ -203,29 +196,26 @@ WAYS = [
 
 
 @pytest.mark.parametrize(("scheme", "plaintext", "caller", "status"), WAYS)
-def test_over_a_network_nothing_travels_in_plaintext(scheme, plaintext, caller, status, scene):
+async def test_over_a_network_nothing_travels_in_plaintext(scheme, plaintext, caller, status, scene):
     """Who asks from elsewhere is heard over TLS, or where plaintext is asked for by name; else not even the token is looked at."""
     *_, tokens = scene
 
-    async def main():
-        metrics = Metrics()
-        pages = JobPages(None, None, Authorizer(tokens, metrics), plaintext=plaintext)
-        environ = {"REMOTE_ADDR": caller, "wsgi.url_scheme": scheme, "PATH_INFO": "/jobs"}
-        setup_testing_defaults(environ)
-        statuses = []
-        answer = pages.before(lambda *_: [b"metrics"])
-        content = await asyncio.to_thread(answer, environ, lambda status, headers: statuses.append(status))
-        return statuses, b"".join(content).decode()
-
-    [found], told = asyncio.run(main())
+    metrics = Metrics()
+    pages = JobPages(None, None, Authorizer(tokens, metrics), plaintext=plaintext)
+    environ = {"REMOTE_ADDR": caller, "wsgi.url_scheme": scheme, "PATH_INFO": "/jobs"}
+    setup_testing_defaults(environ)
+    statuses = []
+    answer = pages.before(lambda *_: [b"metrics"])
+    content = await asyncio.to_thread(answer, environ, lambda status, headers: statuses.append(status))
+    [found], told = statuses, b"".join(content).decode()
 
     assert int(found.split()[0]) == status
     assert ("--metrics-tls" in told) == (status == 403)
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE", "PUT"])
-def test_nothing_is_changed(scene, method):
+async def test_nothing_is_changed(scene, method):
     """Pages are read; whatever else is asked is refused."""
     play, over, _, _ = scene
 
-    assert play(lambda address: ask(address, f"/jobs/{over}/report", method))[0] == 405
+    assert (await play(lambda address: ask(address, f"/jobs/{over}/report", method)))[0] == 405

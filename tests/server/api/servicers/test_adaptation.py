@@ -153,33 +153,25 @@ def test_jobs_are_listed_newest_first_in_pages(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("token", ["x", "-1", "9" * 19, "²"])
-def test_a_page_token_that_is_none_is_refused(harness: Harness, token: str) -> None:
+async def test_a_page_token_that_is_none_is_refused(harness: Harness, token: str) -> None:
     """A token that the server did not make is named."""
-
-    async def story() -> None:
-        async with served(harness) as (target, _), grpc.aio.insecure_channel(target) as channel:
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await AdaptationServiceStub(channel).ListJobs(pb.ListJobsRequest(page_token=token))
-            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-
-    asyncio.run(story())
+    async with served(harness) as (target, _), grpc.aio.insecure_channel(target) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await AdaptationServiceStub(channel).ListJobs(pb.ListJobsRequest(page_token=token))
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_a_caller_that_goes_away_leaves_no_upload(harness: Harness) -> None:
+async def test_a_caller_that_goes_away_leaves_no_upload(harness: Harness) -> None:
     """A stream that is cancelled before its end keeps nothing."""
-
-    async def story() -> None:
-        async with served(harness) as (target, _), grpc.aio.insecure_channel(target) as channel:
-            call = AdaptationServiceStub(channel).UploadDataset()
-            batch = pb.ExampleBatch(examples=[pb.Example(text="a", label="b")])
-            await call.write(pb.UploadDatasetRequest(train=batch))
-            for _ in itertools.takewhile(lambda _: not list(harness.store.root.glob("staging/*")), range(200)):
-                await asyncio.sleep(0.01)
-            call.cancel()
-            for _ in itertools.takewhile(lambda _: list(harness.store.root.glob("staging/*")), range(200)):
-                await asyncio.sleep(0.01)
-
-    asyncio.run(story())
+    async with served(harness) as (target, _), grpc.aio.insecure_channel(target) as channel:
+        call = AdaptationServiceStub(channel).UploadDataset()
+        batch = pb.ExampleBatch(examples=[pb.Example(text="a", label="b")])
+        await call.write(pb.UploadDatasetRequest(train=batch))
+        for _ in itertools.takewhile(lambda _: not list(harness.store.root.glob("staging/*")), range(200)):
+            await asyncio.sleep(0.01)
+        call.cancel()
+        for _ in itertools.takewhile(lambda _: list(harness.store.root.glob("staging/*")), range(200)):
+            await asyncio.sleep(0.01)
     assert list(harness.store.root.glob("staging/*")) == list(harness.store.root.glob("uploads/*")) == []
 
 

@@ -88,25 +88,21 @@ def test_without_a_checkpoint_nothing_is_ready(tmp_path):
     on_server(empty, test)
 
 
-def test_who_leaves_is_not_ready(store):
+async def test_who_leaves_is_not_ready(store):
     """Readiness ends when health says NOT_SERVING, while calls are still answered; the process is alive until its end."""
-
-    async def main():
-        going = AsyncExitStack()
-        server = await going.enter_async_context(serve(config_of(store, drain_delay=0.5)))
-        async with grpc.aio.insecure_channel(server.target) as channel:
-            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
-            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
-            stub = GRPCInferenceServiceStub(channel)
-            assert await readiness(stub) == (True, True)
-            end = asyncio.create_task(going.aclose())
-            assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
-            assert await readiness(stub) == (False, False)
-            assert (await stub.ServerLive(pb.ServerLiveRequest())).live
-            assert read(await stub.ModelInfer(ask()))["label"] == ["a_weather"]
-            await end
-
-    asyncio.run(main())
+    going = AsyncExitStack()
+    server = await going.enter_async_context(serve(config_of(store, drain_delay=0.5)))
+    async with grpc.aio.insecure_channel(server.target) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        stub = GRPCInferenceServiceStub(channel)
+        assert await readiness(stub) == (True, True)
+        end = asyncio.create_task(going.aclose())
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert await readiness(stub) == (False, False)
+        assert (await stub.ServerLive(pb.ServerLiveRequest())).live
+        assert read(await stub.ModelInfer(ask()))["label"] == ["a_weather"]
+        await end
 
 
 def test_the_store_is_the_repository(store):

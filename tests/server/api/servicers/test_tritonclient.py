@@ -22,24 +22,20 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def call(store, *arguments):
+async def call(store, *arguments):
     """Run its interpreter beside a server, whose address replaces TARGET; return what was printed."""
-
-    async def main():
-        async with running(store) as server:
-            command = [one.replace("TARGET", server.target) for one in arguments]
-            process = await asyncio.create_subprocess_exec(
-                PYTHON, *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-            )
-            try:
-                printed, complaints = await asyncio.wait_for(process.communicate(), 60)
-            finally:
-                if process.returncode is None:
-                    process.kill()
-            assert process.returncode == 0, complaints.decode()
-            return printed.decode()
-
-    return asyncio.run(main())
+    async with running(store) as server:
+        command = [argument.replace("TARGET", server.target) for argument in arguments]
+        process = await asyncio.create_subprocess_exec(
+            PYTHON, *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+        try:
+            printed, complaints = await asyncio.wait_for(process.communicate(), 60)
+        finally:
+            if process.returncode is None:
+                process.kill()
+        assert process.returncode == 0, complaints.decode()
+        return printed.decode()
 
 
 ORDERS = [
@@ -50,9 +46,9 @@ ORDERS = [
 
 
 @pytest.mark.parametrize("modules", ORDERS)
-def test_tritonclient(modules, store):
+async def test_tritonclient(modules, store):
     """It reads every answer; so does our client in the same process, whichever of the two is imported first."""
-    answers = json.loads(call(store, str(CALLS), "TARGET", *modules))
+    answers = json.loads(await call(store, str(CALLS), "TARGET", *modules))
     found = answers.pop("tritonclient")
 
     expected = [tiny_checkpoints.answer(text) for text in ("rain in oslo", "play ♫")]
@@ -96,8 +92,8 @@ def test_tritonclient(modules, store):
     assert answers == ({"twofold": ours} if OURS in modules else {})
 
 
-def test_the_example(store):
+async def test_the_example(store):
     """The example of docs/open-inference.md runs as it stands, but for the server's address."""
     [example] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    printed = call(store, "-W", "error", "-c", example.replace("127.0.0.1:8500", "TARGET"))
+    printed = await call(store, "-W", "error", "-c", example.replace("127.0.0.1:8500", "TARGET"))
     assert re.fullmatch(r"(a_\w+ \[.*\]\n){2}", printed)
