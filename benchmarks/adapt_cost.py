@@ -36,8 +36,8 @@ from twofold_trainer.planning.plan import Plan, make_plan
 from twofold_trainer.planning.stage import Stage
 from twofold_trainer.stop import StopSignal
 from twofold_trainer.training.optimization import make_stage_trainer
+from twofold_trainer.training.stage_factory import make_stage_factory
 from twofold_trainer.training.stage_inputs import StageInputs
-from twofold_trainer.training.stage_setup import StageFactory
 from twofold_trainer.training.train import grow
 
 from benchmarks import report
@@ -62,21 +62,20 @@ class Epochs:
 
 def measure_epochs(plan: Plan, rounds: int) -> Epochs:
     """Time an epoch of everything, of the top two blocks with and without the cached prefix, and of the probe."""
-    stage_factory = StageFactory(plan, StopSignal())
-    stage_factory.precompute()
+    stage_factory = make_stage_factory(plan, StopSignal())
     if plan.added:
-        grow(plan, stage_factory)
-    blocks, heads = len(plan.model.blocks()), (plan.job.head,)
-    everything, top, probe = (Stage(heads, count, blocks) for count in (blocks, min(2, blocks), 0))
+        grow(plan, stage_factory.features)
+    probe, everything, *_ = plan.stages
+    top = replace(everything, blocks=min(2, everything.of))
     begun = time.monotonic()
-    cached = stage_factory.stage_inputs(top)
+    cached = stage_factory.inputs(top)
     filled = time.monotonic() - begun
     uncached = live(plan.model, plan.encoder.settings.pad_id)
     stage_inputs: dict[str, tuple[Stage, StageInputs]] = {
-        "full": (everything, replace(stage_factory.stage_inputs(everything), source=uncached)),
+        "full": (everything, replace(stage_factory.inputs(everything), source=uncached)),
         "top": (top, replace(cached, source=uncached)),
         "top_cached": (top, cached),
-        "probe": (probe, stage_factory.stage_inputs(probe)),
+        "probe": (probe, stage_factory.inputs(probe)),
     }
     seconds: dict[str, list[float]] = {name: [] for name in stage_inputs}
     for number in range(rounds):
@@ -89,7 +88,7 @@ def measure_epochs(plan: Plan, rounds: int) -> Epochs:
 def time_epoch(plan: Plan, stage: Stage, inputs: StageInputs, *, seed: int) -> float:
     """Take every step of one epoch, put the model back, and say how long the steps took."""
     before = snapshot(plan.model, plan.model.state_dict())
-    stage_trainer = make_stage_trainer(plan.model, stage, plan.recipe, inputs)
+    stage_trainer = make_stage_trainer(plan.model, stage, inputs)
     chance = random.Random(seed)
     begun = time.monotonic()
     for step in inputs.pool.epoch(plan.recipe.batch_size, chance):

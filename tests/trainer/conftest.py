@@ -14,6 +14,8 @@ from support.shared_once import once
 from twofold_checkpoint.examples import write_examples
 from twofold_checkpoint.protocol.job import TrainerJob
 from twofold_checkpoint.store import Store
+from twofold_trainer.planning.plan import Plan
+from twofold_trainer.planning.stages import StagePlanner
 
 MakeJob = Callable[..., TrainerJob]
 
@@ -66,6 +68,12 @@ def job_maker(store: Store, directory: Path) -> MakeJob:
         )
 
     return make
+
+
+def planner_of(plan: Plan) -> StagePlanner:
+    """Return the planner that makes the stages of a plan."""
+    manifest, blocks = plan.base.manifest, len(plan.model.blocks())
+    return StagePlanner(plan.job, plan.recipe, plan.new, plan.rehearsed, blocks, manifest.hidden_size, manifest.branch)
 
 
 @pytest.fixture(scope="module", params=tiny_models.ARCHITECTURES)

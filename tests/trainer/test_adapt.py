@@ -188,8 +188,8 @@ def test_rejected_when_the_protected_task_breaks(
 ) -> None:
     """A rough training that ruins the protected task is REJECTED with numbers, and nothing is published."""
     # Without what undoes a bad stage: the gate alone stands here.
-    monkeypatch.setattr("twofold_trainer.training.loop.DevEvaluator.noise_margin", lambda *_: 1.0)
-    monkeypatch.setattr("twofold_trainer.training.stage_setup.Guard", lambda *_: None)
+    monkeypatch.setattr("twofold_trainer.training.dev_evaluator.DevEvaluator.noise_margin", lambda *_: 1.0)
+    monkeypatch.setattr("twofold_trainer.training.stage_factory.Guard", lambda *_: None)
     monkeypatch.setattr("twofold_trainer.training.loop.restore", lambda *_: None)
     rough = Hyperparameters(epochs=6, backbone_learning_rate=2e-2, head_learning_rate=2e-2, rehearsal_ratio=0.0)
     events, end = tiny_models.ending(run_job(make_job("ner", freeze="head", hyperparameters=rough)))
@@ -222,7 +222,7 @@ def test_auto_forks_what_it_could_not_prove(
     """With too little to prove a margin by, AUTO gives the head copies of all blocks, or of as many as were asked for: no protected bit or answer moves."""
     settings = msgspec.structs.replace(ADAPTS, unfrozen_blocks=asked)
     # How much so small a model gains from its own blocks is chance; here they are kept.
-    monkeypatch.setattr("twofold_trainer.training.loop.DevEvaluator.noise_margin", lambda *_: 1.0)
+    monkeypatch.setattr("twofold_trainer.training.dev_evaluator.DevEvaluator.noise_margin", lambda *_: 1.0)
     base = store.get("current")
     events, end = tiny_models.ending(run_job(make_job(head, hyperparameters=settings, retained_margin=30.0)))
     assert end.outcome == "succeeded", end.reason
@@ -243,12 +243,12 @@ def test_auto_forks_what_it_could_not_prove(
 
 def test_auto_that_forks_at_once_is_exact(make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing could be proven of shared blocks, AUTO does what EXACT does: nothing is guarded, and the weights are the same bytes."""
-    monkeypatch.setattr("twofold_trainer.training.loop.DevEvaluator.noise_margin", lambda *_: 1.0)
+    monkeypatch.setattr("twofold_trainer.training.dev_evaluator.DevEvaluator.noise_margin", lambda *_: 1.0)
     ended = {}
     for name, protection in {"auto": Statistical(), "exact": Exact()}.items():
         job = make_job("ner", id=name, hyperparameters=ADAPTS, protection=protection, retained_margin=90.0)
         plan = make_plan(job)
-        assert not any(map(plan.moves_protected, plan.candidate_stages))
+        assert not any(stage.moves_protected for stage in plan.all_stages)
         events, end = tiny_models.ending(run_job(job))
         assert end.outcome == "succeeded", end.reason
         ended[name] = weights(store.get(one(events, Published).checkpoint_id))

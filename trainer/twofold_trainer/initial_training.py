@@ -30,14 +30,15 @@ from twofold_trainer.errors import RefusedError
 from twofold_trainer.export.memory import update_memory
 from twofold_trainer.export.publish import Candidate, provenance, publish_candidate
 from twofold_trainer.modeling.backbone import DEFAULT, load_backbone
-from twofold_trainer.modeling.features import CACHE_BYTES, FeatureCache, cache_bytes, live
+from twofold_trainer.modeling.features import FeatureCache, cache_bytes, fits_in_memory, live
 from twofold_trainer.modeling.mixed_precision import has_bf16
 from twofold_trainer.modeling.model import TwofoldModel
 from twofold_trainer.planning.stage import Stage
 from twofold_trainer.planning.validation import check_hyperparameters, check_seed
 from twofold_trainer.scoring.scorer import ROWS, Scorer
 from twofold_trainer.stop import StopSignal
-from twofold_trainer.training.loop import DevEvaluator
+from twofold_trainer.training.dev_evaluator import DevEvaluator
+from twofold_trainer.training.loop import StageRunner
 from twofold_trainer.training.objective import Objective
 from twofold_trainer.training.stage_inputs import StageInputs
 from twofold_trainer.training.stages import train_stages
@@ -82,9 +83,10 @@ def train_initial_checkpoint(
         blocks=blocks, examples=len(parts.train), hidden_size=model.config.hidden_size, bf16=has_bf16()
     )
     resolved = recipe.merge(requested, default, blocks=blocks)
+    pool = TrainingPool(tuple(targets))
     stages = [
-        Stage(HEADS, trained_blocks, blocks)
-        for trained_blocks in recipe.init_blocks_per_stage(resolved.unfrozen_blocks)
+        Stage(HEADS, trained_blocks, blocks, resolved, pool, number)
+        for number, trained_blocks in enumerate(recipe.init_blocks_per_stage(resolved.unfrozen_blocks))
     ]
     plan = f"Train {', then '.join(stage.name for stage in stages)} of {loaded.name} on {len(parts.train)} examples."
     yield PlanMade(plan=plan, hyperparameters=recipe.to_hyperparameters(resolved))
@@ -94,21 +96,17 @@ def train_initial_checkpoint(
     dev_evaluator = DevEvaluator(tuple(Scorer(sampled, head, encoder) for head in HEADS), labels)
     encodings = [target.encoding for target in targets]
     encodings += [encoding for judge in dev_evaluator.scorers for encoding in judge.encodings]
-    fits = cache_bytes(encodings, model.config.hidden_size) <= CACHE_BYTES
+    fits = fits_in_memory(cache_bytes(encodings, model.config.hidden_size))
     cache = FeatureCache()
     backbone_source = live(model, loaded.settings.pad_id)
     for _ in cache.fill(backbone_source, encodings if fits else [], rows=ROWS):
         stop.check()
 
-    pool = TrainingPool(tuple(targets))
-
-    def prepare(stage: Stage) -> StageInputs:
+    def make_inputs(stage: Stage) -> StageInputs:
         source = cache.get if fits and not stage.blocks else backbone_source
         return StageInputs(pool, Objective(ner_weight=resolved.ner_weight), source)
 
-    stages_result = yield from train_stages(
-        model, stages, resolved, lambda _: pool, prepare, dev_evaluator=dev_evaluator, seed=seed, stop=stop
-    )
+    stages_result = yield from train_stages(StageRunner(model, dev_evaluator, seed, stop), stages, make_inputs)
 
     yield PhaseStarted(phase="evaluate")
     scores = yield from _evaluate(model, parts, encoder, labels)

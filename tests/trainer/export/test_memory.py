@@ -88,7 +88,7 @@ def test_auto_forks_where_nothing_can_be_proven(
 ) -> None:
     """Without remembered examples AUTO keeps the protected path's bytes; the candidate carries on what its base carried."""
     # A fork is to be seen, whatever it gains.
-    monkeypatch.setattr("twofold_trainer.training.loop.DevEvaluator.noise_margin", lambda *_: 1.0)
+    monkeypatch.setattr("twofold_trainer.training.dev_evaluator.DevEvaluator.noise_margin", lambda *_: 1.0)
     mode, root = textless
     store = copy(root, tmp_path)
     job = make_job("ner", store=str(store.root), base=store.get("current").id, hyperparameters=QUICK)

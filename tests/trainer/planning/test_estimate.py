@@ -31,8 +31,8 @@ def test_only_stages_that_move_blocks_train(make_job: MakeJob) -> None:
     asked = Hyperparameters(epochs=4, unfrozen_blocks=1)
     probe = make_plan(make_job("ner", freeze="backbone", hyperparameters=asked))
     shared = make_plan(make_job("ner", freeze="head", hyperparameters=asked))
-    stages = (shared.stages[-1], shared.refit_stages(shared.stages[-1])[-1])
-    pools = [shared.pool(stage) for stage in stages]
+    _, blocks, _, upper = shared.stages
+    pools = [stage.pool for stage in (blocks, upper)]
 
     assert count_work(probe).trained == 0
     epochs = zip((4, 3), pools, strict=True)
@@ -46,7 +46,7 @@ def test_only_stages_that_move_blocks_train(make_job: MakeJob) -> None:
 def test_the_sentence_counts_what_the_stages_draw(make_job: MakeJob, freeze: Freeze) -> None:
     """A plan speaks of as many rehearsed texts an epoch as the one of its stages that draws most can draw, and no more."""
     plan = make_plan(make_job("ner", freeze=freeze, hyperparameters=Hyperparameters(rehearsal_ratio=100.0)))
-    drawn = [plan.pool(stage).drawn for stage in plan.candidate_stages]
+    drawn = [stage.pool.drawn for stage in plan.all_stages]
 
     assert 0 < max(drawn) <= len(plan.rehearsed)
     assert f"up to {max(drawn)} rehearsed ones an epoch" in plan.summary()
@@ -65,7 +65,7 @@ def test_only_features_that_are_kept_take_memory(make_job: MakeJob, monkeypatch:
     monkeypatch.setattr("resource.getrusage", lambda _: SimpleNamespace(ru_maxrss=0))
     probe = make_plan(make_job("ner", freeze="backbone"))
     kept = estimate_memory_mib(probe)
-    monkeypatch.setattr("twofold_trainer.planning.plan.CACHE_BYTES", probe.feature_bytes - 1)
+    monkeypatch.setattr("twofold_trainer.modeling.features.CACHE_BYTES", probe.feature_bytes - 1)
 
     assert kept - estimate_memory_mib(probe) == pytest.approx(2 * probe.feature_bytes / 2**20)
 

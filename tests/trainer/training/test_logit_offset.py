@@ -12,7 +12,7 @@ from twofold_trainer.modeling.features import FeatureSource
 from twofold_trainer.planning.plan import Plan, make_plan
 from twofold_trainer.stop import StopSignal
 from twofold_trainer.training.logit_offset import calibrate_new_label_bias
-from twofold_trainer.training.stage_setup import StageFactory
+from twofold_trainer.training.stage_factory import StageFactory, make_stage_factory
 from twofold_trainer.training.train import train
 
 
@@ -26,7 +26,7 @@ class Probed:
     @property
     def source(self) -> FeatureSource:
         """The features, which do not move."""
-        return self.stage_factory.base_features
+        return self.stage_factory.features.base
 
     def dev(self) -> float:
         """The score that training steers by."""
@@ -38,8 +38,7 @@ def probed(request: pytest.FixtureRequest, make_job: MakeJob) -> Probed:
     """Probe a head with two new labels, or one new type."""
     rates = Hyperparameters(epochs=20, head_learning_rate=3e-2)
     plan = make_plan(make_job(request.param, freeze="backbone", hyperparameters=rates))
-    stage_factory = StageFactory(plan, StopSignal())
-    stage_factory.precompute()
+    stage_factory = make_stage_factory(plan, StopSignal())
     for _ in train(plan, StopSignal(), lambda: pytest.fail("nobody judges a probe")):
         pass
     return Probed(plan, stage_factory)

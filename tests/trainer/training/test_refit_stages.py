@@ -9,17 +9,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from trainer.conftest import MakeJob
+from trainer.conftest import MakeJob, planner_of
 from twofold_checkpoint.protocol.events import Event, NoteAdded, PlanMade, StepCompleted
 from twofold_checkpoint.protocol.job import Exact, Hyperparameters, Statistical
 from twofold_trainer.evaluation.gate import GateResult
 from twofold_trainer.modeling.features import compute_features
 from twofold_trainer.modeling.freezing import is_untouched
 from twofold_trainer.planning.plan import Plan, make_plan
-from twofold_trainer.planning.stage import Stage
 from twofold_trainer.stop import StopSignal
 from twofold_trainer.training.optimization import make_stage_trainer
-from twofold_trainer.training.stage_setup import StageFactory
+from twofold_trainer.training.stage_factory import StageFactory, make_stage_factory
 from twofold_trainer.training.stages import StagesResult
 from twofold_trainer.training.train import grow, train
 
@@ -31,10 +30,16 @@ PASSES = GateResult("pass", "nobody asked")
 
 def prepare(plan: Plan) -> StageFactory:
     """Fill a job's cache and grow its head."""
-    stage_factory = StageFactory(plan, StopSignal())
-    stage_factory.precompute()
-    grow(plan, stage_factory)
+    stage_factory = make_stage_factory(plan, StopSignal())
+    grow(plan, stage_factory.features)
     return stage_factory
+
+
+def with_fork(plan: Plan, blocks: int) -> Plan:
+    """Let a plan fork so many blocks."""
+    planner = planner_of(plan)
+    forked = planner.stage(blocks, number=3, forked=True)
+    return replace(plan, stages=(plan.stages[0], forked, *planner.refit_stages(forked, [forked])))
 
 
 def train_all(plan: Plan) -> tuple[StagesResult, list[Event]]:
@@ -67,18 +72,18 @@ def test_they_see_what_the_trained_blocks_see(
 
     Whether there is room to keep them or not.
     """
-    monkeypatch.setattr("twofold_trainer.planning.plan.CACHE_BYTES", exact.feature_bytes * room)
+    monkeypatch.setattr("twofold_trainer.modeling.features.CACHE_BYTES", exact.feature_bytes * room)
+    exact = with_fork(exact, forked)
     stage_factory = prepare(exact)
     exact.model.fork("ner", forked)
-    stages = exact.refit_stages(replace(exact.forked, blocks=forked))
-    (stage,) = (stage for stage in stages if stage.name == f"{follow_up} once more")
-    pool, judges = exact.pool(stage), stage_factory.dev_evaluator.scorers
+    (stage,) = (stage for stage in exact.stages if stage.name == f"{follow_up} once more")
+    pool, judges = stage.pool, stage_factory.dev_evaluator.scorers
     encodings = [target.encoding for target in (*pool.new, *pool.rehearsed)]
     encodings += [one for judge in judges for one in judge.encodings]
-    untrained = [stage_factory.base_features([one]).tokens.detach() for one in encodings]
+    untrained = [stage_factory.features.base([one]).tokens.detach() for one in encodings]
     for parameter in exact.model.branch.parameters():
         parameter.data.add_(0.05)
-    inputs = stage_factory.stage_inputs(stage)
+    inputs = stage_factory.inputs(stage)
     for one, before in zip(encodings, untrained, strict=True):
         seen = inputs.source([one]).tokens
         with torch.no_grad():
@@ -90,28 +95,29 @@ def test_they_see_what_the_trained_blocks_see(
 def test_the_head_moves_alone_at_its_own_rate(exact: Plan) -> None:
     """Only the adapted head's two tensors move, at the rate of the recipe, and no guard is needed for that."""
     stage_factory = prepare(exact)
-    exact.model.fork("ner", exact.forked.blocks)
-    head, _ = exact.refit_stages(exact.forked)
-    inputs = stage_factory.stage_inputs(head)
-    stage_trainer = make_stage_trainer(exact.model, head, exact.recipe, inputs)
+    _, forked, head, _ = exact.stages
+    exact.model.fork("ner", forked.blocks)
+    inputs = stage_factory.inputs(head)
+    stage_trainer = make_stage_trainer(exact.model, head, inputs)
 
     assert set(stage_trainer.names) == {"ner.weight", "ner.bias"}
     assert {group["initial_lr"] for group in stage_trainer.optimizer.param_groups} == {exact.recipe.refit_learning_rate}
     assert inputs.guard is None
     assert inputs.objective.rehearsed_weight == exact.recipe.rehearsed_weight < 1
-    assert head.patience(exact.recipe) == head.epochs(exact.recipe) == exact.recipe.refit_epochs
+    assert head.patience == head.epochs == exact.recipe.refit_epochs
 
 
 def test_then_the_upper_half_moves_with_it_and_remembered_texts_weigh_as_much_as_new_ones(exact: Plan) -> None:
     """The fork's upper half and its head move, at a fork's rates, to the end; nothing below them, and nothing of the other head."""
+    exact = with_fork(exact, 2)
     stage_factory = prepare(exact)
     exact.model.fork("ner", 2)
     stage_factory.baseline_dev_score = (
         2.0  # The old labels have fallen: that is what the stage is for, and no reason to say so.
     )
-    _, upper = exact.refit_stages(replace(exact.forked, blocks=2))
-    inputs = stage_factory.stage_inputs(upper)
-    stage_trainer = make_stage_trainer(exact.model, upper, exact.recipe, inputs)
+    *_, upper = exact.stages
+    inputs = stage_factory.inputs(upper)
+    stage_trainer = make_stage_trainer(exact.model, upper, inputs)
 
     own = {f"branch.1.{name}" for name, _ in exact.model.branch[1].named_parameters()}
     assert set(stage_trainer.names) == {"ner.weight", "ner.bias"} | own
@@ -119,7 +125,7 @@ def test_then_the_upper_half_moves_with_it_and_remembered_texts_weigh_as_much_as
     rates = {exact.recipe.fork_learning_rate, exact.recipe.head_learning_rate}
     assert {group["initial_lr"] for group in stage_trainer.optimizer.param_groups} == rates
     assert (inputs.guard, inputs.note, inputs.objective.rehearsed_weight) == (None, None, 1.0)
-    assert upper.patience(exact.recipe) == upper.epochs(exact.recipe) == exact.recipe.balance_epochs
+    assert upper.patience == upper.epochs == exact.recipe.balance_epochs
 
 
 def test_the_upper_half_of_shared_blocks_moves_under_guard(make_job: MakeJob) -> None:
@@ -127,10 +133,10 @@ def test_the_upper_half_of_shared_blocks_moves_under_guard(make_job: MakeJob) ->
     settings = Hyperparameters(epochs=2, mixed_precision=False)
     plan = make_plan(make_job("ner", protection=Statistical(margin=60), hyperparameters=settings))
     stage_factory = prepare(plan)
-    *_, upper = plan.refit_stages(plan.shared)
+    *_, upper = plan.stages
     for parameter in plan.model.blocks()[0].parameters():
         parameter.data.add_(0.05)
-    inputs = stage_factory.stage_inputs(upper)
+    inputs = stage_factory.inputs(upper)
     guard = stage_factory.guard
 
     assert guard is not None
@@ -141,14 +147,14 @@ def test_the_upper_half_of_shared_blocks_moves_under_guard(make_job: MakeJob) ->
             seen, now = inputs.source([one]), compute_features(plan.model, [one], plan.encoder.settings.pad_id)
             assert torch.allclose(seen.tokens, now.tokens, atol=1e-4)
             assert torch.allclose(seen.pooled, now.pooled, atol=1e-4)
-    names = make_stage_trainer(plan.model, upper, plan.recipe, inputs).names
+    names = make_stage_trainer(plan.model, upper, inputs).names
     assert {name.split(".")[0] for name in names} == {"backbone", "ner"}
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 5, 6])
 def test_the_upper_half_is_the_larger_one(exact: Plan, blocks: int) -> None:
     """Of an odd number of blocks the one in the middle moves once more, too; of one block that one."""
-    *_, upper = exact.refit_stages(replace(exact.forked, blocks=blocks, of=6))
+    *_, upper = with_fork(exact, blocks).stages
     assert (upper.blocks, upper.forked) == ({1: 1, 2: 1, 5: 3, 6: 3}[blocks], True)
 
 
@@ -160,8 +166,8 @@ def test_a_fork_is_trained_as_a_whole_for_two_fifths_of_the_epochs(
 ) -> None:
     """Rounded up. Its upper half goes on for three more, or for as many as a caller asked for if that is less."""
     plan = make_plan(make_job("ner", protection=Exact(), hyperparameters=Hyperparameters(epochs=epochs)))
-    *_, last = plan.refit_stages(plan.forked)
-    assert (plan.forked.epochs(plan.recipe), last.epochs(plan.recipe)) == (whole, upper)
+    _, forked, *_, last = plan.stages
+    assert (forked.epochs, last.epochs) == (whole, upper)
 
 
 @pytest.mark.parametrize(
@@ -180,53 +186,57 @@ def test_they_rehearse_all_that_is_remembered(make_job: MakeJob, settings: dict[
     A fork counts on its upper half all the same, shared blocks do not. STAGED has no such stages.
     """
     plan = make_plan(make_job("ner", **settings))
-    found = plan.refit_stages(plan.forked)
+    planner = planner_of(plan)
+    forked, shared = planner.forked(), planner.shared()
+    found = planner.refit_stages(forked, [shared, forked])
     teaching = [target for target in plan.rehearsed if target.teaches("ner")]
 
-    assert plan.refit_stages(plan.stages[0]) == ()  # A probe moves no block.
+    assert planner.refit_stages(plan.stages[0], plan.all_stages) == ()  # A probe moves no block.
     if share is None:
         assert found == ()
     else:
         expected = len(teaching) if share == 1.0 else min(len(teaching), round(share * len(plan.new)))
         assert [stage.blocks for stage in found] == ([0, 2] if share else [2])
-        assert [stage.blocks for stage in plan.refit_stages(plan.shared)] == ([0, 2] if share else [])
+        assert [stage.blocks for stage in planner.refit_stages(shared, [shared, forked])] == ([0, 2] if share else [])
         for stage in found:
-            assert list(plan.pool(stage).rehearsed) == teaching
-            assert plan.pool(stage).drawn == expected
+            assert list(stage.pool.rehearsed) == teaching
+            assert stage.pool.drawn == expected
 
 
 def test_the_head_is_not_trained_alone_where_features_are_not_kept(
-    exact: Plan, monkeypatch: pytest.MonkeyPatch
+    exact: Plan, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would run every text again in each of its epochs; the plan does not promise it, and the upper half trains all the same."""
-    monkeypatch.setattr("twofold_trainer.planning.plan.CACHE_BYTES", exact.feature_bytes - 1)
+    job = make_job("ner", protection=Exact(), hyperparameters=QUICK)
+    monkeypatch.setattr("twofold_trainer.modeling.features.CACHE_BYTES", exact.feature_bytes - 1)
+    exact = make_plan(job)
     monkeypatch.setattr(
-        "twofold_trainer.training.loop.DevEvaluator.noise_margin", lambda *_: 1.0
+        "twofold_trainer.training.dev_evaluator.DevEvaluator.noise_margin", lambda *_: 1.0
     )  # Every stage is kept.
     stages_result, _ = train_all(exact)
 
     assert [trained.stage.name for trained in stages_result.completed_stages] == [
         "heads",
-        exact.forked.name,
+        exact.stages[1].name,
         "the upper 2 blocks once more",
     ]
     assert "the head once more" not in exact.summary()
-    monkeypatch.setattr("twofold_trainer.planning.plan.CACHE_BYTES", exact.feature_bytes)
-    assert "the head once more" in exact.summary()
+    monkeypatch.setattr("twofold_trainer.modeling.features.CACHE_BYTES", exact.feature_bytes)
+    assert "the head once more" in make_plan(job).summary()
 
 
 def test_a_job_tells_of_them(exact: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan names them, their steps are counted, and they come last of the stages that are kept."""
     monkeypatch.setattr("twofold_trainer.training.progress.REPORT_SECONDS", 0.0)
     monkeypatch.setattr(
-        "twofold_trainer.training.loop.DevEvaluator.noise_margin", lambda *_: 1.0
+        "twofold_trainer.training.dev_evaluator.DevEvaluator.noise_margin", lambda *_: 1.0
     )  # Every stage is kept.
     (planned,) = (event for event in exact.events() if isinstance(event, PlanMade))
     stages_result, heard = train_all(exact)
     stages = list(dict.fromkeys(event.stage for event in heard if isinstance(event, StepCompleted)))
     last = [event for event in heard if isinstance(event, StepCompleted)][-1]
 
-    assert stages == ["heads", exact.forked.name, "the head once more", "the upper 2 blocks once more"]
+    assert stages == ["heads", exact.stages[1].name, "the head once more", "the upper 2 blocks once more"]
     assert stages == [trained.stage.name for trained in stages_result.completed_stages]
     assert "then the head once more, then the upper 2 blocks once more;" in planned.plan
     assert f"up to {len(exact.rehearsable)} rehearsed ones an epoch" in planned.plan
@@ -237,19 +247,19 @@ def test_what_does_not_help_is_undone(exact: Plan, monkeypatch: pytest.MonkeyPat
     """Head and blocks are then as the fork's stage left them, what was learnt before stays, and notes say so."""
     # The probe and the fork are kept whatever dev says, what follows them never.
     chances = iter([1.0, 1.0, -2.0, -2.0])
-    monkeypatch.setattr("twofold_trainer.training.loop.DevEvaluator.noise_margin", lambda *_: next(chances))
+    monkeypatch.setattr("twofold_trainer.training.dev_evaluator.DevEvaluator.noise_margin", lambda *_: next(chances))
     monkeypatch.setattr("twofold_trainer.training.train.calibrate_new_label_bias", lambda *_, **__: 0.0)
     running, told, left = train(exact, StopSignal(), lambda: PASSES), list[str](), dict[str, Tensor]()
     try:
         while True:
             event = next(running)
             told += notes([event])
-            if told and told[-1].startswith(f"Stage {exact.forked.name} was kept") and not left:
+            if told and told[-1].startswith(f"Stage {exact.stages[1].name} was kept") and not left:
                 left = {name: tensor.clone() for name, tensor in exact.model.state_dict().items()}
     except StopIteration as done:
         stages_result = done.value
 
-    assert [trained.stage.name for trained in stages_result.completed_stages] == ["heads", exact.forked.name]
+    assert [trained.stage.name for trained in stages_result.completed_stages] == ["heads", exact.stages[1].name]
     for name in ("the head", "the upper 2 blocks"):
         assert any(note.startswith(f"Stage {name} once more did not improve the dev score") for note in told)
     assert left
@@ -260,13 +270,14 @@ def test_what_does_not_help_is_undone(exact: Plan, monkeypatch: pytest.MonkeyPat
 def test_old_labels_that_fall_are_held_firmly(exact: Plan, lost: float, *, firmly: bool) -> None:
     """Where the probe has cost more than OLD_LABEL_DROP of the old labels, a fork rehearses one to one at full weight, and a note says so."""
     halves = replace(exact.recipe, rehearsal_ratio=1.0, fork_rehearsal_ratio=0.5, rehearsed_weight=0.5)
-    exact = replace(exact, recipe=halves)
+    exact = with_fork(replace(exact, recipe=halves), 3)
+    forked = exact.stages[1]
     stage_factory = prepare(exact)
-    now = stage_factory.dev_evaluator.scorers[1].score(exact.model, exact.labels, stage_factory.source(exact.forked))
+    now = stage_factory.dev_evaluator.scorers[1].score(exact.model, exact.labels, stage_factory.features.source(forked))
     assert now is not None
     stage_factory.baseline_dev_score = now.value + lost
-    exact.model.fork("ner", exact.forked.blocks)
-    inputs = stage_factory.stage_inputs(exact.forked)
+    exact.model.fork("ner", forked.blocks)
+    inputs = stage_factory.inputs(forked)
 
     assert (inputs.pool.ratio, inputs.objective.rehearsed_weight) == ((1.0, 1.0) if firmly else (0.5, 0.5))
     assert (inputs.note is not None) == firmly
@@ -277,11 +288,12 @@ def test_old_labels_that_fall_are_held_firmly(exact: Plan, lost: float, *, firml
 def test_nothing_is_held_firmly_that_nothing_measures(exact: Plan) -> None:
     """Where no example tells how the old labels do, they are rehearsed as ever; and a probe is never firm."""
     stage_factory = prepare(exact)
-    probe, floor = Stage(("ner",), 0, exact.forked.of), stage_factory.baseline_dev_score
+    probe, forked, *_ = exact.stages
+    floor = stage_factory.baseline_dev_score
     stage_factory.baseline_dev_score = 2.0
-    assert stage_factory.stage_inputs(probe).note is None
+    assert stage_factory.inputs(probe).note is None
     stage_factory.baseline_dev_score = None
-    exact.model.fork("ner", exact.forked.blocks)
+    exact.model.fork("ner", forked.blocks)
     assert floor is not None
-    assert stage_factory.stage_inputs(exact.forked).note is None
-    assert stage_factory.stage_inputs(exact.forked).pool.ratio == exact.recipe.fork_rehearsal_ratio
+    assert stage_factory.inputs(forked).note is None
+    assert stage_factory.inputs(forked).pool.ratio == exact.recipe.fork_rehearsal_ratio

@@ -120,3 +120,8 @@ class FeatureCache:
 def cache_bytes(encodings: Sequence[Encoding], hidden_size: int) -> int:
     """Estimate the bytes that the cached features of texts take."""
     return sum(len(encoding.ids) + 1 for encoding in encodings) * hidden_size * 4
+
+
+def fits_in_memory(size: int) -> bool:
+    """Tell whether cached features of this many bytes may be kept in memory."""
+    return size <= CACHE_BYTES

@@ -16,7 +16,6 @@ from twofold_trainer.datasets.batching import chunks
 from twofold_trainer.modeling.features import compute_features
 from twofold_trainer.modeling.freezing import trainable_groups
 from twofold_trainer.planning.plan import Plan
-from twofold_trainer.planning.stage import Stage
 from twofold_trainer.scoring.noninferiority import EXPECTED_FLIPS, provable_margin
 
 TIMED_TEXTS = 128
@@ -52,9 +51,9 @@ def count_work(plan: Plan) -> Work:
     dev_examples = len(plan.parts.dev) + len(plan.memory.dev)
     held_out = len(plan.parts.gate) + len(plan.memory.gate)
     cached, trained, evaluations = len(plan.new) + len(plan.rehearsable) + dev_examples, 0.0, 0
-    for number, stage in enumerate(stages := likely_stages(plan)):
-        pool, epochs = plan.pool(stage), stage.epochs(plan.recipe)
-        if number and stage.follows is stages[number - 1]:  # Both refit stages share one cache.
+    for number, stage in enumerate(plan.stages):
+        pool, epochs = stage.pool, stage.epochs
+        if number and stage.follows is plan.stages[number - 1]:  # Both refit stages share one cache.
             cached += len(pool.new) + len(pool.rehearsed) + dev_examples
         trained += epochs * (len(pool.new) + pool.drawn) * stage.blocks / stage.of
         evaluations += epochs if stage.blocks else 0
@@ -65,19 +64,11 @@ def count_work(plan: Plan) -> Work:
     )
 
 
-def likely_stages(plan: Plan) -> tuple[Stage, ...]:
-    """Return the stages that a plan runs if all of them succeed."""
-    stages = plan.stages
-    if plan.job.freeze == "auto":
-        stages = (*stages, plan.shared if plan.shared_backbone_blocker() is None else plan.forked)
-    return (*stages, *plan.refit_stages(stages[-1])) if stages else ()
-
-
 def estimate_memory_mib(plan: Plan) -> float:
     """Estimate the peak resident memory in MiB: this process now, plus feature caches and optimizer state."""
     model, parameters = plan.model, dict(plan.model.named_parameters())
     largest_stage, cached_layers = 0, 2  # The heads' features, and the inputs of the trained blocks.
-    for stage in likely_stages(plan):
+    for stage in plan.stages:
         groups = trainable_groups(model, stage.heads, stage.blocks, norms=plan.recipe.train_norms)
         stage_parameters = sum(parameters[name].numel() for group in groups for name in group.names)
         # A fork also allocates the copies that it trains.

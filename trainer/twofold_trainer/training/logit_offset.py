@@ -12,7 +12,7 @@ import torch
 from twofold_trainer.modeling.features import FeatureCache, FeatureSource
 from twofold_trainer.modeling.model import TwofoldModel
 from twofold_trainer.scoring.scorer import ROWS
-from twofold_trainer.training.loop import DevEvaluator
+from twofold_trainer.training.dev_evaluator import DevEvaluator
 
 MIN_GAIN = 0.001
 """Smallest dev-score gain, beyond noise, for which new labels get a bias offset."""

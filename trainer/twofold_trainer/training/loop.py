@@ -1,28 +1,23 @@
-"""The training loop of one stage: a generator that yields events and returns the result."""
+"""The training loop of one stage."""
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Generator
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-from twofold_checkpoint.labels import LabelSet
-from twofold_checkpoint.protocol.events import Event, NoteAdded, ScoreMeasured
+from twofold_checkpoint.protocol.events import Event, NoteAdded
 
 from twofold_trainer.errors import SnapshotError
-from twofold_trainer.modeling.features import FeatureSource
 from twofold_trainer.modeling.model import TwofoldModel, restore, snapshot
 from twofold_trainer.planning.stage import Stage
 from twofold_trainer.protection.guard import decide, is_check_due
 from twofold_trainer.protection.nullspace import merged_names
-from twofold_trainer.recipe import Recipe
-from twofold_trainer.scoring.scorer import Scorer
-from twofold_trainer.scoring.scores import METRIC_OF, HeadScore
 from twofold_trainer.stop import StopSignal
-from twofold_trainer.training.optimization import make_stage_trainer
+from twofold_trainer.training.dev_evaluator import DevEvaluator
+from twofold_trainer.training.optimization import StageTrainer, make_stage_trainer
 from twofold_trainer.training.progress import ProgressReporter
 from twofold_trainer.training.snapshots import NO_SNAPSHOTS, ResumeSnapshots
 from twofold_trainer.training.stage_inputs import StageInputs
@@ -33,36 +28,6 @@ INTERPOLATIONS = (0.75, 0.5, 0.35, 0.25)
 STAGE_FLIP_RATE = 0.1
 """Share of the answers to new texts that a stage changes. It sets the noise of a dev score: on 100 examples of Chatbot, a
 stage that gained 15 points appeared to gain nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class DevEvaluator:
-    """Measures the dev score: the mean of several scorers over the dev examples, which the gate never uses."""
-
-    scorers: tuple[Scorer, ...]
-    labels: LabelSet
-
-    def measure(self, model: TwofoldModel, source: FeatureSource | None) -> ScoreMeasured:
-        """Return the dev score of the model, or 0 if there are no dev examples."""
-        scores = self._scores(model, source)
-        return ScoreMeasured(
-            figure="dev",
-            moment="during",
-            metric=METRIC_OF[self.scorers[0].head],
-            value=sum(score.value for score in scores) / len(scores) if scores else 0.0,
-            examples=sum(score.examples for score in scores),
-        )
-
-    def noise_margin(self, flips: float) -> float:
-        """Return the standard error of the dev score when the share *flips* of the answers to new examples changes."""
-        return math.sqrt(flips / max(1, len(self.scorers[0].examples))) / len(self.scorers)
-
-    def scores(self, model: TwofoldModel, source: FeatureSource | None) -> list[float]:
-        """Return the score of each scorer that has examples."""
-        return [score.value for score in self._scores(model, source)]
-
-    def _scores(self, model: TwofoldModel, source: FeatureSource | None) -> list[HeadScore]:
-        return [score for scorer in self.scorers if (score := scorer.score(model, self.labels, source)) is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,95 +44,117 @@ class StageResult:
     undo_reason: str | None = None
 
 
-def train_stage(
-    model: TwofoldModel,
-    stage: Stage,
-    recipe: Recipe,
-    inputs: StageInputs,
-    dev_evaluator: DevEvaluator,
-    *,
-    seed: int,
-    reporter: ProgressReporter,
-    stop: StopSignal,
-    number: int = 0,
-    snapshots: ResumeSnapshots = NO_SNAPSHOTS,
-) -> Generator[Event, None, StageResult]:
-    """Train one stage and leave the model in its best state that the guard accepts.
+@dataclass(frozen=True, slots=True)
+class StageRunner:
+    """Trains the stages of one training, each on its inputs. Two runs with the same seed train the same weights."""
 
-    That may be the initial state. If *snapshots* has a snapshot of stage *number*, training resumes from it.
-    """
-    stage_trainer = make_stage_trainer(model, stage, recipe, inputs)
-    names = stage_trainer.names
-    torch.manual_seed(seed)  # Dropout draws from the global generator.
-    first = snapshot(model, names)
-    progress: StageState | None = None
-    try:
-        if (saved := snapshots.find(number)) is not None:
-            progress = resume(saved, stage_trainer, first)
-            reporter.skip(progress.step)
-            yield NoteAdded(message=f"Stage {stage.name} resumes from its snapshot after epoch {progress.epochs}.")
-    except SnapshotError as error:
-        yield NoteAdded(
-            message=f"Ignored the snapshot of stage {stage.name}: {error}. The stage starts again.", warning=True
-        )
-    if progress is None:
-        measured = dev_evaluator.measure(model, inputs.untrained or inputs.source)
-        yield measured
-        best = Best(measured.value, first, measured.value)
-        progress = StageState(measured.value, best, random.Random(seed), finished=not stage.epochs(recipe))
-    best, noise = progress.best, dev_evaluator.noise_margin(STAGE_FLIP_RATE)
-    aborted = False
-    while not progress.finished:
-        for batches in inputs.pool.epoch(recipe.batch_size, progress.rng):
-            stop.check()
-            if stop.is_past_deadline or aborted:
+    model: TwofoldModel
+    dev_evaluator: DevEvaluator
+    seed: int
+    stop: StopSignal
+    snapshots: ResumeSnapshots = NO_SNAPSHOTS
+
+    def run(self, stage: Stage, inputs: StageInputs, reporter: ProgressReporter) -> Generator[Event, None, StageResult]:
+        """Train a stage and leave the model in its best state that the guard accepts; that may be the initial state.
+
+        If there is a snapshot of the stage, training resumes from it. Raises CancelledError.
+        """
+        trainer = make_stage_trainer(self.model, stage, inputs)
+        torch.manual_seed(self._seed_of(stage))  # Dropout draws from the global generator.
+        initial = snapshot(self.model, trainer.names)
+        state = yield from self._resume(stage, trainer, initial, reporter)
+        if state is None:
+            state = yield from self._begin(stage, inputs, initial)
+        best, noise = state.best, self.dev_evaluator.noise_margin(STAGE_FLIP_RATE)
+        while not state.finished:
+            given_up = yield from self._train_epoch(stage, inputs, trainer, state, reporter)
+            self.stop.check()
+            score = self.dev_evaluator.measure(self.model, inputs.source)
+            yield score
+            best.update(
+                score.value, snapshot(self.model, trainer.names), passes=not inputs.violates_guard(), noise=noise
+            )
+            state.epochs += 1
+            state.finished = (
+                given_up
+                or state.epochs >= stage.epochs
+                or best.epochs_without_gain >= stage.patience
+                or self.stop.is_past_deadline
+            )
+            yield from self.snapshots.save_if_due(stage.number, partial(to_snapshot, state, trainer, initial))
+        self._interpolate(inputs, best, initial, noise)
+        restore(self.model, best.state)
+        self.model.eval()
+        names = trainer.names if inputs.constraint is None else merged_names(trainer.names)
+        return StageResult(stage, state.before, best.value, names, _undo_reason(best, initial))
+
+    def _seed_of(self, stage: Stage) -> int:
+        return (self.seed * 1000 + stage.number) % 2**63
+
+    def _resume(
+        self, stage: Stage, trainer: StageTrainer, initial: State, reporter: ProgressReporter
+    ) -> Generator[Event, None, StageState | None]:
+        """Restore the stage from its snapshot; returns None if there is none that can be used."""
+        try:
+            saved = self.snapshots.find(stage.number)
+            if saved is None:
+                return None
+            state = resume(saved, trainer, initial)
+        except SnapshotError as error:
+            message = f"Ignored the snapshot of stage {stage.name}: {error}. The stage starts again."
+            yield NoteAdded(message=message, warning=True)
+            return None
+        reporter.skip(state.step)
+        yield NoteAdded(message=f"Stage {stage.name} resumes from its snapshot after epoch {state.epochs}.")
+        return state
+
+    def _begin(self, stage: Stage, inputs: StageInputs, initial: State) -> Generator[Event, None, StageState]:
+        score = self.dev_evaluator.measure(self.model, inputs.untrained or inputs.source)
+        yield score
+        best = Best(score.value, initial, score.value)
+        return StageState(score.value, best, random.Random(self._seed_of(stage)), finished=not stage.epochs)
+
+    def _train_epoch(
+        self, stage: Stage, inputs: StageInputs, trainer: StageTrainer, state: StageState, reporter: ProgressReporter
+    ) -> Generator[Event, None, bool]:
+        """Train an epoch, up to the deadline; returns whether the guard gave the stage up."""
+        batch_size, guard = stage.recipe.batch_size, inputs.guard
+        for batches in inputs.pool.epoch(batch_size, state.rng):
+            self.stop.check()
+            if self.stop.is_past_deadline:
                 break
-            progress.step += 1
-            if (stepped := reporter.advance(stage.name, stage_trainer.step(batches))) is not None:
-                yield stepped
-            if inputs.guard is not None and is_check_due(progress.step, inputs.pool.steps(recipe.batch_size)):
-                drop = inputs.guard.score_drop(inputs.source)
-                action = decide(drop, inputs.guard.allowed, progress.breaches)
-                yield inputs.guard.event(progress.step, drop, action)
-                aborted = action == "leave"
-                if action == "restore":
-                    progress.breaches += 1
-                    restore(model, best.state)
-                    stage_trainer.halve_learning_rates()
-        stop.check()
-        measured = dev_evaluator.measure(model, inputs.source)
-        yield measured
-        best.update(measured.value, snapshot(model, names), passes=not inputs.violates_guard(), noise=noise)
-        progress.epochs += 1
-        done = progress.epochs >= stage.epochs(recipe)
-        progress.finished = (
-            done or best.epochs_without_gain >= stage.patience(recipe) or stop.is_past_deadline or aborted
-        )
-        yield from snapshots.save_if_due(number, partial(to_snapshot, progress, stage_trainer, first))
-    _repair(model, best, first, inputs, dev_evaluator, noise=noise)
-    restore(model, best.state)
-    model.eval()
-    names = names if inputs.constraint is None else merged_names(names)
-    return StageResult(stage, progress.before, best.value, names, _undo_reason(best, first))
+            state.step += 1
+            if (progress := reporter.advance(stage.name, trainer.step(batches))) is not None:
+                yield progress
+            if guard is None or not is_check_due(state.step, inputs.pool.steps(batch_size)):
+                continue
+            drop = guard.score_drop(inputs.source)
+            action = decide(drop, guard.allowed, state.breaches)
+            yield guard.event(state.step, drop, action)
+            if action == "leave":
+                return True
+            if action == "restore":
+                state.breaches += 1
+                restore(self.model, state.best.state)
+                trainer.halve_learning_rates()
+        return False
+
+    def _interpolate(self, inputs: StageInputs, best: Best, initial: State, noise: float) -> None:
+        """Interpolate from the best rejected state toward the initial one until the guard accepts (WiSE-FT, arXiv:2109.01903)."""
+        if best.state is not initial:
+            noise = 0.0  # Only a better state may replace one that the guard accepted.
+        if best.rejected is None or best.rejected[0] <= best.value - noise:
+            return
+        for weight in INTERPOLATIONS:
+            between = {name: torch.lerp(initial[name], tensor, weight) for name, tensor in best.rejected[1].items()}
+            restore(self.model, between)
+            if not inputs.violates_guard():
+                score = self.dev_evaluator.measure(self.model, inputs.source)
+                best.update(score.value, between, passes=True, noise=noise)
+                return
 
 
-def _undo_reason(best: Best, first: State) -> str | None:
-    if best.state is not first:
+def _undo_reason(best: Best, initial: State) -> str | None:
+    if best.state is not initial:
         return None
     return "did not improve the dev score" if best.rejected is None else "never passed the guard"
-
-
-def _repair(
-    model: TwofoldModel, best: Best, old: State, inputs: StageInputs, dev_evaluator: DevEvaluator, *, noise: float
-) -> None:
-    """Interpolate from the best rejected state toward the old one until the guard accepts it (WiSE-FT, arXiv:2109.01903)."""
-    if best.state is not old:
-        noise = 0.0  # Only a better state may replace one that the guard accepted.
-    if best.rejected is None or best.rejected[0] <= best.value - noise:
-        return
-    for share in INTERPOLATIONS:
-        between = {name: torch.lerp(old[name], tensor, share) for name, tensor in best.rejected[1].items()}
-        restore(model, between)
-        if not inputs.violates_guard():
-            best.update(dev_evaluator.measure(model, inputs.source).value, between, passes=True, noise=noise)
-            return

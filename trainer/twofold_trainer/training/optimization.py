@@ -16,7 +16,6 @@ from twofold_trainer.modeling.mixed_precision import in_mixed_precision, keeping
 from twofold_trainer.modeling.model import TwofoldModel
 from twofold_trainer.planning.stage import Stage
 from twofold_trainer.protection.nullspace import NullSpaceConstraint
-from twofold_trainer.recipe import Recipe
 from twofold_trainer.training.objective import Objective
 from twofold_trainer.training.stage_inputs import StageInputs
 
@@ -61,12 +60,12 @@ class StageTrainer:
             self.objective = replace(self.objective, distillation=replace(held, protected=2 * held.protected))
 
 
-def make_stage_trainer(model: TwofoldModel, stage: Stage, recipe: Recipe, inputs: StageInputs) -> StageTrainer:
+def make_stage_trainer(model: TwofoldModel, stage: Stage, inputs: StageInputs) -> StageTrainer:
     """Freeze everything that the stage does not train, and make its optimizer and schedule."""
-    groups = choose_groups(model, stage, recipe, inputs.constraint)
+    groups, recipe = choose_groups(model, stage, inputs.constraint), stage.recipe
     names = tuple(name for group in groups for name in group.names)
     freeze_all_but(model, names)
-    optimizer = make_optimizer(model, groups, recipe, stage)
+    optimizer = make_optimizer(model, groups, stage)
     source = in_mixed_precision(inputs.source) if recipe.mixed_precision else inputs.source
     if not stage.blocks:
         source = without_gradients(source)
@@ -76,36 +75,30 @@ def make_stage_trainer(model: TwofoldModel, stage: Stage, recipe: Recipe, inputs
         source,
         inputs.objective,
         optimizer,
-        make_schedule(optimizer, stage.steps(recipe, inputs.pool), recipe.warmup_ratio),
+        make_schedule(optimizer, stage.steps, recipe.warmup_ratio),
     )
 
 
-def choose_groups(
-    model: TwofoldModel, stage: Stage, recipe: Recipe, constraint: NullSpaceConstraint | None
-) -> list[Group]:
+def choose_groups(model: TwofoldModel, stage: Stage, constraint: NullSpaceConstraint | None) -> list[Group]:
     """Return the parameter groups that a stage trains; under a constraint, only its coefficients and the heads."""
-    groups = trainable_groups(model, stage.heads, stage.blocks, norms=recipe.train_norms)
+    groups = trainable_groups(model, stage.heads, stage.blocks, norms=stage.recipe.train_norms)
     if constraint is None:
         return groups
     return only(groups, {*constraint.names, *head_names(model, stage.heads)})
 
 
-def make_optimizer(model: TwofoldModel, groups: Sequence[Group], recipe: Recipe, stage: Stage) -> Optimizer:
+def make_optimizer(model: TwofoldModel, groups: Sequence[Group], stage: Stage) -> Optimizer:
     """Make AdamW with a learning rate per depth, without weight decay for one-dimensional tensors (biases, norms)."""
     parameters = dict(model.named_parameters())
     settings = []
-    top = recipe.fork_learning_rate if stage.forked else recipe.backbone_learning_rate
     for group in groups:
+        rate = stage.head_learning_rate
         if group.depth is not None:
-            rate = top * recipe.layer_decay**group.depth
-        elif stage.blocks:
-            rate = recipe.head_learning_rate
-        else:
-            rate = recipe.probe_learning_rate if stage.follows is None else recipe.refit_learning_rate
+            rate = stage.block_learning_rate * stage.recipe.layer_decay**group.depth
         for decays in (True, False):
             chosen = [parameters[name] for name in group.names if (parameters[name].ndim > 1) == decays]
             if chosen:
-                decay = recipe.weight_decay if decays else 0.0
+                decay = stage.recipe.weight_decay if decays else 0.0
                 settings.append({"params": chosen, "lr": rate, "weight_decay": decay})
     return AdamW(settings, fused=True)  # One fused kernel over all tensors is four times as fast on a CPU.
 

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 
 from twofold_checkpoint.protocol.events import Event, NoteAdded, PhaseStarted
 
-from twofold_trainer.datasets.batching import TrainingPool
-from twofold_trainer.modeling.model import TwofoldModel, restore, snapshot
+from twofold_trainer.modeling.model import restore, snapshot
 from twofold_trainer.planning.stage import Stage
-from twofold_trainer.recipe import Recipe
-from twofold_trainer.stop import StopSignal
-from twofold_trainer.training.loop import DevEvaluator, StageResult, train_stage
+from twofold_trainer.training.loop import StageResult, StageRunner
 from twofold_trainer.training.progress import ProgressReporter
-from twofold_trainer.training.snapshots import NO_SNAPSHOTS, ResumeSnapshots
 from twofold_trainer.training.stage_inputs import StageInputs
+
+TIME_LIMIT = "the time limit was reached"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +23,6 @@ class StagesResult:
 
     completed_stages: tuple[StageResult, ...]
     reason: str
-    complete: bool = True
-    """Whether every stage was kept."""
 
     @property
     def names(self) -> frozenset[str]:
@@ -35,65 +31,48 @@ class StagesResult:
 
 
 def train_stages(
-    model: TwofoldModel,
-    stages: Sequence[Stage],
-    recipe: Recipe,
-    pool: Callable[[Stage], TrainingPool],
-    prepare: Callable[[Stage], StageInputs],
-    *,
-    dev_evaluator: DevEvaluator,
-    seed: int,
-    stop: StopSignal,
-    first: int = 0,
-    snapshots: ResumeSnapshots = NO_SNAPSHOTS,
+    runner: StageRunner, stages: Sequence[Stage], make_inputs: Callable[[Stage], StageInputs]
 ) -> Generator[Event, None, StagesResult]:
     """Run stages in order. A stage that trains blocks without improvement is undone and ends the training.
 
     A refit stage without improvement is undone, and training continues. The probe of the heads is never undone, because
-    later stages build on it. *first* is the number of earlier stages; it makes each stage's seed and snapshot unique.
+    later stages build on it.
     """
-    reporter = ProgressReporter(sum(stage.steps(recipe, pool(stage)) for stage in stages))
+    reporter = ProgressReporter(sum(stage.steps for stage in stages))
     completed: list[StageResult] = []
     phase = ""
-    for number, stage in enumerate(stages, first):
-        if stop.is_past_deadline and not snapshots.has(number):
-            return StagesResult(tuple(completed), "the time limit was reached", complete=False)
-        wanted = "train" if stage.blocks or stage.follows else "probe"
-        if wanted != phase:
-            phase = wanted
+    for stage in stages:
+        if runner.stop.is_past_deadline and not runner.snapshots.has(stage.number):
+            return StagesResult(tuple(completed), TIME_LIMIT)
+        stage_phase = "train" if stage.blocks or stage.follows else "probe"
+        if stage_phase != phase:
+            phase = stage_phase
             yield PhaseStarted(phase=phase)
-        before = snapshot(model, model.state_dict())
-        inputs = prepare(stage)
-        if inputs.note is not None:
-            yield NoteAdded(message=inputs.note)
-        with inputs.constraint or nullcontext():
-            trained = yield from train_stage(
-                model,
-                stage,
-                recipe,
-                inputs,
-                dev_evaluator,
-                seed=(seed * 1000 + number) % 2**63,
-                reporter=reporter,
-                stop=stop,
-                number=number,
-                snapshots=snapshots,
-            )
-        if inputs.constraint is not None:
-            yield NoteAdded(message=f"Stage {stage.name}: {inputs.constraint.leak()}.")
+        before = snapshot(runner.model, runner.model.state_dict())
+        trained = yield from _train_stage(runner, stage, make_inputs(stage), reporter)
         figures = f"dev {100 * trained.before:.1f} -> {100 * trained.after:.1f}"
-        if stage.follows and trained.undo_reason is not None:
-            yield NoteAdded(message=f"Stage {stage.name} {trained.undo_reason} ({figures}) and was undone.")
+        if trained.undo_reason is None or not (stage.blocks or stage.follows):
+            completed.append(trained)
+            yield NoteAdded(message=f"Stage {stage.name} was kept: {figures}.")
             continue
-        if stage.blocks and trained.undo_reason is not None:
-            restore(model, before)
-            return StagesResult(
-                tuple(completed),
-                f"stage {stage.name} {trained.undo_reason} ({figures}) and was undone",
-                complete=False,
-            )
-        completed.append(trained)
-        yield NoteAdded(message=f"Stage {stage.name} was kept: {figures}.")
-    if stop.is_past_deadline:
-        return StagesResult(tuple(completed), "the time limit was reached", complete=False)
+        undone = f"{stage.name} {trained.undo_reason} ({figures}) and was undone"
+        if not stage.follows:
+            restore(runner.model, before)
+            return StagesResult(tuple(completed), f"stage {undone}")
+        yield NoteAdded(message=f"Stage {undone}.")
+    if runner.stop.is_past_deadline:
+        return StagesResult(tuple(completed), TIME_LIMIT)
     return StagesResult(tuple(completed), "the plan was completed")
+
+
+def _train_stage(
+    runner: StageRunner, stage: Stage, inputs: StageInputs, reporter: ProgressReporter
+) -> Generator[Event, None, StageResult]:
+    """Run a stage under its constraint, if it has one, and report how far the constraint held."""
+    if inputs.note is not None:
+        yield NoteAdded(message=inputs.note)
+    with inputs.constraint or nullcontext():
+        trained = yield from runner.run(stage, inputs, reporter)
+    if inputs.constraint is not None:
+        yield NoteAdded(message=f"Stage {stage.name}: {inputs.constraint.leak()}.")
+    return trained

@@ -6,38 +6,35 @@ import random
 
 import pytest
 import torch
-from trainer.conftest import MakeJob
+from trainer.conftest import MakeJob, planner_of
 from twofold_checkpoint.protocol.job import Exact, Hyperparameters, Statistical
 from twofold_trainer.modeling.features import live
 from twofold_trainer.planning.plan import Plan, make_plan
 from twofold_trainer.planning.stage import Stage
 from twofold_trainer.stop import StopSignal
 from twofold_trainer.training.optimization import make_stage_trainer
+from twofold_trainer.training.stage_factory import StageFactory, make_stage_factory
 from twofold_trainer.training.stage_inputs import StageInputs
-from twofold_trainer.training.stage_setup import StageFactory
 from twofold_trainer.training.train import grow
 
 pytestmark = pytest.mark.slow
 
-STAGES = {
-    "heads": Stage(("ner",), 0, 2),
-    "top block": Stage(("ner",), 1, 2),
-    "all blocks": Stage(("ner",), 2, 2),
-    "own copies": Stage(("ner",), 2, 2, forked=True),
-}
+BLOCKS = {"heads": 0, "top block": 1, "all blocks": 3, "own copies": 3}
 
 
-def prepare(make_job: MakeJob, stage: Stage) -> tuple[Plan, StageFactory]:
+def prepare(make_job: MakeJob, name: str) -> tuple[Plan, Stage, StageFactory]:
     """Fill a job's cache, grow its head, and give it blocks of its own if the stage trains such."""
-    protection = Exact() if stage.forked else Statistical()
-    plan = make_plan(make_job("ner", protection=protection, freeze="auto" if stage.forked else "head"))
-    stage_factory = StageFactory(plan, StopSignal())
-    stage_factory.precompute()
-    grow(plan, stage_factory)
-    if stage.forked:
+    forked = name == "own copies"
+    plan = make_plan(
+        make_job("ner", protection=Exact() if forked else Statistical(), freeze="auto" if forked else "head")
+    )
+    stage = planner_of(plan).stage(BLOCKS[name], number=1, forked=forked)
+    stage_factory = make_stage_factory(plan, StopSignal())
+    grow(plan, stage_factory.features)
+    if forked:
         plan.model.fork("ner", stage.blocks)
     plan.model.eval()
-    return plan, stage_factory
+    return plan, stage, stage_factory
 
 
 def see(stage_factory: StageFactory, inputs: StageInputs) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,11 +46,11 @@ def see(stage_factory: StageFactory, inputs: StageInputs) -> tuple[torch.Tensor,
         return inputs.source(encodings).tokens, inputs.untrained(encodings).tokens
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", BLOCKS)
 def test_what_a_stage_begins_with_needs_no_block(make_job: MakeJob, name: str) -> None:
     """Before anything moved, what the base saw is what the stage's source gives, and no block runs for it."""
-    plan, stage_factory = prepare(make_job, STAGES[name])
-    inputs = stage_factory.stage_inputs(STAGES[name])
+    plan, stage, stage_factory = prepare(make_job, name)
+    inputs = stage_factory.inputs(stage)
     expected, found = see(stage_factory, inputs)
     assert torch.allclose(found, expected, atol=1e-5)
 
@@ -67,14 +64,13 @@ def test_what_a_stage_begins_with_needs_no_block(make_job: MakeJob, name: str) -
 @pytest.mark.parametrize("name", ["all blocks", "own copies"])
 def test_once_blocks_may_have_moved_they_are_asked(make_job: MakeJob, name: str) -> None:
     """A stage that comes after one that trained blocks is measured over what those see now."""
-    stage = STAGES[name]
-    plan, stage_factory = prepare(make_job, stage)
-    base = stage_factory.stage_inputs(stage).untrained
+    plan, stage, stage_factory = prepare(make_job, name)
+    base = stage_factory.inputs(stage).untrained
     with torch.no_grad():
         for block in plan.model.branch or plan.model.blocks():
             for parameter in block.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    expected, found = see(stage_factory, stage_factory.stage_inputs(stage))
+    expected, found = see(stage_factory, stage_factory.inputs(stage))
     assert torch.equal(found, expected)
     assert base is not None
     assert not torch.allclose(found, base(stage_factory.dev_evaluator.scorers[0].encodings).tokens, atol=1e-2)
@@ -86,14 +82,15 @@ def test_what_teaches_is_computed_as_steps_compute_it_and_what_judges_in_fp32(
     make_job: MakeJob, after: str, mixed: bool
 ) -> None:
     """Kept features of training texts come in the precision of training steps, those of dev texts never in bf16."""
-    plan = make_plan(make_job("ner", hyperparameters=Hyperparameters(mixed_precision=mixed), freeze="head"))
-    stage_factory = StageFactory(plan, StopSignal())
-    stage_factory.precompute()
-    grow(plan, stage_factory)
-    kept, exact = stage_factory.base_features, live(plan.model, plan.encoder.settings.pad_id)
+    settings = Hyperparameters(mixed_precision=mixed, unfrozen_blocks=1)
+    plan = make_plan(make_job("ner", hyperparameters=settings, freeze="head"))
+    stage_factory = make_stage_factory(plan, StopSignal())
+    grow(plan, stage_factory.features)
+    kept, exact = stage_factory.features.base, live(plan.model, plan.encoder.settings.pad_id)
     if after != "base":
-        once_more, _ = plan.refit_stages(STAGES[after])
-        kept = stage_factory.source(once_more)
+        _, top_block, once_more, _ = plan.stages
+        assert top_block.name == after
+        kept = stage_factory.features.source(once_more)
     taught, judged = [target.encoding for target in plan.new], stage_factory.dev_evaluator.scorers[0].encodings
 
     with torch.no_grad():
@@ -105,20 +102,22 @@ def test_what_teaches_is_computed_as_steps_compute_it_and_what_judges_in_fp32(
 
 
 @pytest.mark.parametrize("mixed", [True, False])
-def test_a_probe_learns_the_same_over_kept_features_and_without_them(make_job: MakeJob, mixed: bool) -> None:
+def test_a_probe_learns_the_same_over_kept_features_and_without_them(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, mixed: bool
+) -> None:
     """Where features do not fit into memory, the probe's steps and its teacher see what they would have seen."""
     losses, answers = [], []
     for fits in (True, False):
         plan = make_plan(make_job("ner", hyperparameters=Hyperparameters(mixed_precision=mixed), freeze="head"))
-        stage_factory = StageFactory(plan, StopSignal())
-        stage_factory.caches_features = fits
-        stage_factory.precompute()
-        grow(plan, stage_factory)
-        stage = STAGES["heads"]
-        inputs = stage_factory.stage_inputs(stage)
+        monkeypatch.setattr("twofold_trainer.modeling.features.CACHE_BYTES", plan.feature_bytes if fits else 0)
+        stage_factory = make_stage_factory(plan, StopSignal())
+        assert stage_factory.features.is_caching == fits
+        grow(plan, stage_factory.features)
+        stage = plan.stages[0]
+        inputs = stage_factory.inputs(stage)
         assert inputs.objective.distillation is not None
         answers.append(inputs.objective.distillation.teacher.answer([target.encoding for target in plan.new]).ner)
-        stage_trainer = make_stage_trainer(plan.model, stage, plan.recipe, inputs)
+        stage_trainer = make_stage_trainer(plan.model, stage, inputs)
         losses.append([stage_trainer.step(step) for step in inputs.pool.epoch(16, random.Random(0))])
 
     assert len(losses[0]) > 2
