@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
@@ -52,10 +52,18 @@ def tango(gained: int, lost: int, examples: int, *, alpha: float = ALPHA) -> Bou
     """
     z = NormalDist().inv_cdf(1 - alpha)
 
-    def reach(target: float) -> float:
-        return _crossing(lambda difference: tango_score(gained, lost, examples, difference) - target, -1.0, 1.0)
+    return Bounds(
+        (gained - lost) / examples,
+        _difference_at(z, gained, lost, examples) if gained - lost > -examples else -1.0,
+        _difference_at(-z, gained, lost, examples) if gained - lost < examples else 1.0,
+    )
 
-    return Bounds((gained - lost) / examples, reach(z), reach(-z))
+
+def _difference_at(score: float, gained: int, lost: int, examples: int) -> float:
+    """Return the difference at which Tango's falling *score* is reached."""
+    from scipy.optimize import bisect  # noqa: PLC0415, importing scipy takes longer than most commands
+
+    return float(bisect(lambda difference: tango_score(gained, lost, examples, difference) - score, -1.0, 1.0))
 
 
 def tango_score(gained: int, lost: int, examples: int, difference: float) -> float:
@@ -72,31 +80,10 @@ def tango_score(gained: int, lost: int, examples: int, difference: float) -> flo
 
 
 def clopper_pearson(events: int, examples: int, *, alpha: float = ALPHA) -> float:
-    """Return the largest probability under which so few *events* are no rarer than *alpha*."""
-    if events >= examples:
-        return 1.0
-    ways = [_log_factorial(examples) - _log_factorial(k) - _log_factorial(examples - k) for k in range(events + 1)]
+    """Return the exact upper bound of a probability (Clopper and Pearson 1934), as a quantile of the beta distribution."""
+    from scipy.special import betaincinv  # noqa: PLC0415, importing scipy takes longer than most commands
 
-    def surplus(share: float) -> float:
-        hit, miss = math.log(share), math.log1p(-share)
-        return sum(math.exp(way + k * hit + (examples - k) * miss) for k, way in enumerate(ways)) - alpha
-
-    return _crossing(surplus, 0.0, 1.0)
-
-
-def _log_factorial(number: int) -> float:
-    return math.lgamma(number + 1)
-
-
-def _crossing(falling: Callable[[float], float], low: float, high: float) -> float:
-    """Return where a *falling* function crosses zero, by halving 60 times."""
-    for _ in range(60):
-        middle = (low + high) / 2
-        if falling(middle) > 0:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
+    return float(betaincinv(events + 1, examples - events, 1 - alpha)) if events < examples else 1.0
 
 
 def paired_f1(
