@@ -153,7 +153,7 @@ def main() -> None:
                 trainer = Trainer(server)
                 rounds = [compare(scene, trainer, arguments) for _ in range(arguments.rounds)]
         with (
-            serving(arguments.work / "store", "--pause-above-ms", str(LOW_LIMIT_MS)) as server,
+            serving(arguments.work / "store", "--preempt-above-ms", str(LOW_LIMIT_MS)) as server,
             Client(server.target) as client,
             training(client, arguments.sets) as job_id,
         ):

@@ -20,6 +20,7 @@ from twofold.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 from twofold_checkpoint.errors import CheckpointError, CheckpointNotFoundError
 from twofold_checkpoint.store import Store
 
+from twofold_server.adaptation.launchers.subprocess import SubprocessLauncher
 from twofold_server.adaptation.preemption import JobPreemptor
 from twofold_server.adaptation.runner import JobRunner
 from twofold_server.adaptation.uploads import Uploads
@@ -32,7 +33,7 @@ from twofold_server.api.servicers.adaptation import AdaptationServicer
 from twofold_server.api.servicers.checkpoints import CheckpointServicer
 from twofold_server.api.servicers.inference import InferenceServicer
 from twofold_server.api.servicers.open_inference import OpenInferenceServicer
-from twofold_server.config.settings import Config
+from twofold_server.config.settings import Config, EngineSettings, TracingSettings
 from twofold_server.errors import FailedPreconditionError, SwapError
 from twofold_server.inference.batcher import Batcher
 from twofold_server.inference.engine import Engine
@@ -89,17 +90,18 @@ class Serving:
 async def serve(config: Config, tracer: Tracer | None = None) -> AsyncIterator[Serving]:  # noqa: PLR0915 -- the wiring is one list on purpose.
     """Serve until the block ends, then drain: calls in progress are answered, new ones are refused.
 
-    *traces* replaces the tracer that the settings configure.
+    *tracer* replaces the one that the settings configure.
     """
+    listener, limits = config.listener, config.limits
     async with AsyncExitStack() as cleanup:
-        if tracer := tracer or make_tracer(config):
+        if tracer := tracer or make_tracer(config.tracing):
             cleanup.push_async_callback(asyncio.to_thread, tracer.close)
         metrics = Metrics()
         await asyncio.to_thread(export_gpu_metrics, metrics)
         store = Store(config.store).create()
         slot = Slot(metrics)
         cleanup.push_async_callback(asyncio.to_thread, slot.drain)
-        if (engine := await asyncio.to_thread(first_engine, store, config)) is not None:
+        if (engine := await asyncio.to_thread(first_engine, store, config.engine)) is not None:
             slot.swap(engine)
 
         jobs = JobRepository(
@@ -108,43 +110,48 @@ async def serve(config: Config, tracer: Tracer | None = None) -> AsyncIterator[S
             on_end=(lambda job: tracer.add_finished(job_span(job))) if tracer else None,
         )
         reporter = Reporter(store, jobs)
-        uploads = Uploads(store, config)
+        uploads = Uploads(store, max_examples=config.jobs.max_dataset_examples)
 
         health = Health(SERVICES)
         # Shadow traffic runs only while no live text waits. It reads the batcher, which is constructed later because it
         # takes the rollback monitor as a listener.
-        shadow = ShadowTraffic(metrics, lambda: batcher.is_busy, config.max_batch_tokens)
-        rollback_monitor = RollbackMonitor(config, slot, shadow, metrics, on_rollback=reporter.amend)
+        shadow = ShadowTraffic(metrics, lambda: batcher.is_busy, limits.max_batch_tokens)
+        rollback_monitor = RollbackMonitor(config.rollback, slot, shadow, metrics, on_rollback=reporter.amend)
         promoter = Promoter(
             store,
             slot,
-            config,
+            config.engine,
+            config.rollback,
             metrics,
             on_live=health.set_serving,
             swap_listener=rollback_monitor,
             record=jobs.record_alias_change,
         )
-        shadow_test = ShadowTest(config, slot, shadow, promoter)
+        shadow_test = ShadowTest(config.shadow, config.rollback, slot, shadow, promoter)
         runner = JobRunner(
-            config=config,
+            settings=config.jobs,
+            is_shared=config.database is not None,
             store=store,
             jobs=jobs,
             reporter=reporter,
             uploads=uploads,
             promoter=promoter,
             metrics=metrics,
+            launcher=SubprocessLauncher(config.trainer, store.root),
             shadow_test=shadow_test,
         )
-        preemptor = JobPreemptor(runner, config.pause_above_ms / 1000) if config.pause_above_ms else None
+        preemptor = (
+            JobPreemptor(runner, threshold_ms / 1000) if (threshold_ms := config.jobs.preempt_above_ms) else None
+        )
 
         cpus = await asyncio.to_thread(count_cpus)
         batcher = Batcher(
             slot,
             metrics,
-            max_batch_tokens=config.max_batch_tokens,
-            max_queue_tokens=config.max_queue_tokens,
-            max_wait=config.max_wait_ms / 1000 or float("inf"),
-            passes=split_cpus(cpus, config.device, passes=config.passes).passes,
+            max_batch_tokens=limits.max_batch_tokens,
+            max_queue_tokens=limits.max_queue_tokens,
+            max_wait=limits.max_wait_ms / 1000 or float("inf"),
+            passes=split_cpus(cpus, config.engine.device, passes=config.engine.passes).passes,
             listeners=(rollback_monitor, Interference(metrics, lambda: runner.is_running)),
             tracer=tracer,
         )
@@ -152,7 +159,7 @@ async def serve(config: Config, tracer: Tracer | None = None) -> AsyncIterator[S
             slot,
             batcher,
             metrics,
-            max_requests=config.max_requests,
+            max_requests=limits.max_requests,
             threads=cpus,
             mirror=shadow,
             listeners=(preemptor,) if preemptor else (),
@@ -164,27 +171,27 @@ async def serve(config: Config, tracer: Tracer | None = None) -> AsyncIterator[S
         cleanup.push_async_callback(promoter.stop)
         cleanup.push_async_callback(rollback_monitor.stop)
 
-        authorizer = await asyncio.to_thread(Authorizer, config.tokens, metrics) if config.tokens else None
+        authorizer = await asyncio.to_thread(Authorizer, tokens, metrics) if (tokens := listener.tokens) else None
         interceptor = ServerInterceptor(
             metrics, METHODS, authorizer, tracer, dict.fromkeys(LOAD_CHECKED, predictor.check_room)
         )
         server = grpc.aio.server(
             interceptors=[interceptor],
             options=[
-                ("grpc.max_receive_message_length", config.max_message_bytes),
+                ("grpc.max_receive_message_length", limits.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),  # A second server on the same port must fail.
             ],
         )
         await health.attach(server)
-        add_InferenceServiceServicer_to_server(InferenceServicer(predictor, slot, config, metrics), server)
+        add_InferenceServiceServicer_to_server(InferenceServicer(predictor, slot, limits, metrics), server)
         deleter = Deleter(store, slot, jobs)
         add_CheckpointServiceServicer_to_server(CheckpointServicer(store, jobs, promoter, deleter), server)
         add_AdaptationServiceServicer_to_server(AdaptationServicer(runner, jobs, reporter, uploads), server)
         OpenInferenceServicer(
             inference=predictor,
             slot=slot,
-            config=config,
+            limits=limits,
             metrics=metrics,
             store=store,
             promoter=promoter,
@@ -192,11 +199,11 @@ async def serve(config: Config, tracer: Tracer | None = None) -> AsyncIterator[S
         ).add_to(server)
         enable_reflection((*SERVICES, "grpc.health.v1.Health"), server)
 
-        pages = JobPages(jobs, reporter, authorizer, plaintext=config.plaintext)
-        tls = load_certificates(config) if config.metrics_tls else None
-        metrics_url = cleanup.enter_context(serve_http(metrics, config.metrics_listen, pages.before, tls))
+        pages = JobPages(jobs, reporter, authorizer, plaintext=listener.plaintext)
+        tls = load_certificates(config.tls) if listener.metrics_tls else None
+        metrics_url = cleanup.enter_context(serve_http(metrics, listener.metrics_listen, pages.before, tls))
         port = _listen(server, config)
-        cleanup.push_async_callback(server.stop, config.drain_timeout)
+        cleanup.push_async_callback(server.stop, listener.drain_timeout)
         # Open-ended streams would delay the shutdown until the drain timeout.
         cleanup.push_async_callback(health.close_streams)
         cleanup.callback(interceptor.close_streams)
@@ -205,24 +212,26 @@ async def serve(config: Config, tracer: Tracer | None = None) -> AsyncIterator[S
         cleanup.push_async_callback(runner.stop)
         if preemptor:
             _run_in_background(cleanup, preemptor.run(), "preemption")
-        collector = GarbageCollector(config=config, store=store, slot=slot, jobs=jobs, deleter=deleter, metrics=metrics)
+        collector = GarbageCollector(
+            settings=config.retention, store=store, slot=slot, jobs=jobs, deleter=deleter, metrics=metrics
+        )
         _run_in_background(cleanup, collector.run(), "collector")
         await server.start()
         if engine is not None:
             await health.set_serving()
-        cleanup.push_async_callback(_announce_shutdown, health, config.drain_delay)
+        cleanup.push_async_callback(_announce_shutdown, health, listener.drain_delay)
 
-        target = f"{config.listen.rpartition(':')[0]}:{port}"
+        target = f"{listener.listen.rpartition(':')[0]}:{port}"
         log.info("listening", extra={"target": target, "metrics": metrics_url, "checkpoint": engine and engine.id})
         yield Serving(target, metrics_url)
         log.info("draining")
 
 
-def first_engine(store: Store, config: Config) -> Engine | None:
+def first_engine(store: Store, settings: EngineSettings) -> Engine | None:
     """Load the current checkpoint, or the previous one if it is damaged; None if neither can serve."""
     for alias in ("current", "previous"):
         try:
-            engine = load_engine(store.get(alias), config)
+            engine = load_engine(store.get(alias), settings)
         except CheckpointNotFoundError as error:
             log.warning("no checkpoint to serve", extra={"alias": alias, "reason": str(error)})
         except (CheckpointError, SwapError) as error:
@@ -241,9 +250,9 @@ def first_engine(store: Store, config: Config) -> Engine | None:
     return None
 
 
-def make_tracer(config: Config) -> Tracer | None:
-    """Return the configured tracer, or None. Raises FailedPreconditionError if OpenTelemetry is not installed."""
-    if config.trace_endpoint is None:
+def make_tracer(settings: TracingSettings) -> Tracer | None:
+    """Return the tracer, or None if tracing is off. Raises FailedPreconditionError if OpenTelemetry is not installed."""
+    if settings.endpoint is None:
         return None
     try:
         from twofold_server.observability.otel import OtelTracer  # noqa: PLC0415 -- loaded only if tracing is configured.
@@ -251,15 +260,15 @@ def make_tracer(config: Config) -> Tracer | None:
         raise FailedPreconditionError(
             "trace-endpoint needs OpenTelemetry; install twofold-service[otel], or leave it out"
         ) from error
-    return OtelTracer.to(config.trace_endpoint, config.trace_share)
+    return OtelTracer.to(settings.endpoint, settings.share)
 
 
 def _listen(server: grpc.aio.Server, config: Config) -> int:
     """Open the port and return its number."""
-    credentials = credentials_of(config)
+    credentials = credentials_of(config.tls)
     if credentials is None:
-        return server.add_insecure_port(config.listen)
-    return server.add_secure_port(config.listen, credentials)
+        return server.add_insecure_port(config.listener.listen)
+    return server.add_secure_port(config.listener.listen, credentials)
 
 
 def _run_in_background(cleanup: AsyncExitStack, work: Coroutine[Any, Any, None], name: str) -> None:

@@ -23,7 +23,7 @@ from twofold_checkpoint.errors import CheckpointError, CheckpointNotFoundError
 from twofold_checkpoint.store import ALIASES, Store
 
 from twofold_server import VERSION
-from twofold_server.config.settings import Config
+from twofold_server.config.settings import Config, EngineSettings, TlsSettings
 from twofold_server.errors import ServerError, SwapError
 from twofold_server.inference.session import choose_providers
 from twofold_server.security.tls import credentials_of, expiry_of
@@ -55,20 +55,20 @@ def run_checks(config: Config, warnings: tuple[str, ...] = ()) -> Iterator[Check
     yield Check(name="version", message=f"twofold-service {VERSION}")
     for warning in warnings:
         yield Check(name="settings", state="warning", message=warning, fix="Correct the name, or remove the setting.")
-    yield _providers(config)
-    yield _tls(config)
-    yield from _tokens(config)
-    yield _trainer(config)
+    yield _providers(config.engine)
+    yield _tls(config.tls, config.listener.listen)
+    yield from _tokens(config.listener.tokens)
+    yield _trainer(config.trainer.python)
     yield from _store(config.store)
     yield from _database(config)
-    yield from _traces(config)
+    yield from _traces(config.tracing.endpoint)
 
 
-def _providers(config: Config) -> Check:
+def _providers(settings: EngineSettings) -> Check:
     available = ort.get_available_providers()
     message = f"onnxruntime {ort.__version__} has {', '.join(available)}"
     try:
-        choose_providers(config.device, config.gpu_memory_mib, available)
+        choose_providers(settings.device, settings.gpu_memory_mib, available)
     except SwapError as error:
         return Check(
             name="providers",
@@ -79,16 +79,16 @@ def _providers(config: Config) -> Check:
     return Check(name="providers", message=message)
 
 
-def _tls(config: Config) -> Check:
+def _tls(settings: TlsSettings, address: str) -> Check:
     """Load the certificates as the server does, and check the expiry of its certificate."""
     try:
-        credentials_of(config)
-        if config.tls_certificate is None or config.tls_key is None:
-            return Check(name="tls", message=f"none, on {config.listen}")
-        ends = expiry_of(config.tls_certificate, config.tls_key)
+        credentials_of(settings)
+        if settings.certificate is None or settings.key is None:
+            return Check(name="tls", message=f"none, on {address}")
+        ends = expiry_of(settings.certificate, settings.key)
     except ssl.SSLCertVerificationError as error:
         message, fix = (
-            f"{config.tls_certificate}: {error.verify_message}",
+            f"{settings.certificate}: {error.verify_message}",
             "Renew it; a running server reloads it.",
         )
         return Check(name="tls", state="failed", message=message, fix=fix)
@@ -101,12 +101,12 @@ def _tls(config: Config) -> Check:
     return Check(name="tls", message=message)
 
 
-def _tokens(config: Config) -> Iterator[Check]:
+def _tokens(path: Path | None) -> Iterator[Check]:
     """Load the tokens as the server does."""
-    if config.tokens is None:
+    if path is None:
         return
     try:
-        grants = read_tokens(config.tokens)
+        grants = read_tokens(path)
     except (OSError, ValueError) as error:
         yield Check(
             name="tokens",
@@ -116,26 +116,24 @@ def _tokens(config: Config) -> Iterator[Check]:
         )
         return
     if grants:
-        yield Check(name="tokens", message=f"{len(grants)} in {config.tokens}")
+        yield Check(name="tokens", message=f"{len(grants)} in {path}")
     else:
         fix = "Append the line that twofold-server make-token prints."
-        yield Check(
-            name="tokens", state="failed", message=f"{config.tokens} is empty, so every call will be rejected", fix=fix
-        )
+        yield Check(name="tokens", state="failed", message=f"{path} is empty, so every call will be rejected", fix=fix)
 
 
-def _trainer(config: Config) -> Check:
+def _trainer(python: str) -> Check:
     """Check the packages of the trainer's interpreter. Only jobs need them, so a failure is a warning."""
     fix = "Jobs will fail: pip install 'twofold-service[trainer]' for this interpreter, or set --trainer-python."
-    command = [config.trainer_python, "-c", _FIND]
+    command = [python, "-c", _FIND]
     try:
         ended = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_SECONDS, check=False)  # noqa: S603 - as jobs run it
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Check(name="trainer", state="warning", message=f"{config.trainer_python} does not run: {error}", fix=fix)
+        return Check(name="trainer", state="warning", message=f"{python} does not run: {error}", fix=fix)
     if ended.returncode:
-        message = f"{config.trainer_python} lacks twofold_trainer or torch"
+        message = f"{python} lacks twofold_trainer or torch"
         return Check(name="trainer", state="warning", message=message, fix=fix)
-    return Check(name="trainer", message=f"{config.trainer_python} has twofold_trainer and torch")
+    return Check(name="trainer", message=f"{python} has twofold_trainer and torch")
 
 
 def _store(root: Path) -> Iterator[Check]:
@@ -243,9 +241,9 @@ def _database(config: Config) -> Iterator[Check]:
         yield Check(name="database", message=f"{location} can be read and written; {schema_state}")
 
 
-def _traces(config: Config) -> Iterator[Check]:
+def _traces(endpoint: str | None) -> Iterator[Check]:
     """Check the connection to the trace collector. The server also runs without it."""
-    if config.trace_endpoint is None:
+    if endpoint is None:
         return
     spec = None
     with suppress(ModuleNotFoundError):
@@ -254,7 +252,7 @@ def _traces(config: Config) -> Iterator[Check]:
         fix = "pip install 'twofold-service[otel]', or leave out --trace-endpoint."
         yield Check(name="traces", state="failed", message="OpenTelemetry is not installed", fix=fix)
         return
-    parts = urlsplit(config.trace_endpoint)
+    parts = urlsplit(endpoint)
     location = f"{parts.hostname}:{parts.port or 4317}"
     try:
         socket.create_connection((parts.hostname or "", parts.port or 4317), 5.0).close()

@@ -71,7 +71,7 @@ class Cluster:
         ]
         command += ["--metrics-listen", "127.0.0.1:0", "--trainer-python", str(self._program), "--threads", "1"]
         command += ["--trainer-threads", "1", "--trainer-niceness", "0"]
-        command += ["--snapshot-seconds", "0", "--max-queued-jobs", "99"]
+        command += ["--resume-snapshot-seconds", "0", "--max-queued-jobs", "99"]
         environment = {**os.environ, **({"TWOFOLD_DATABASE": self._database.reveal()} if self._database else {})}
         with (self.directory / "server.log").open("ab") as log:
             self._server = subprocess.Popen(command, stderr=log, env=environment)

@@ -1,9 +1,9 @@
-import dataclasses
 import re
 from pathlib import Path
 
 import yaml
 from support.server_command import read_config
+from twofold_server.config.schema import SETTINGS
 from twofold_server.config.settings import Config
 
 KUBERNETES = Path(__file__).parents[2] / "deploy" / "kubernetes"
@@ -19,9 +19,9 @@ def settings() -> Config:
 
 def test_settings() -> None:
     """Every variable of the container is a setting of the server, and the server accepts them together."""
-    known = {f"TWOFOLD_{one.name.upper()}" for one in dataclasses.fields(Config)}
+    known = {one.variable for one in SETTINGS.values()}
     assert {one["name"] for one in SERVER["env"]} <= known
-    assert settings().plaintext
+    assert settings().listener.plaintext
 
 
 def test_ports() -> None:
@@ -29,8 +29,8 @@ def test_ports() -> None:
     ports = {one["name"]: one["containerPort"] for one in SERVER["ports"]}
     config = settings()
     assert ports == {
-        "grpc": int(config.listen.rpartition(":")[2]),
-        "metrics": int(config.metrics_listen.rpartition(":")[2]),
+        "grpc": int(config.listener.listen.rpartition(":")[2]),
+        "metrics": int(config.listener.metrics_listen.rpartition(":")[2]),
     }
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert SERVER[probe]["grpc"]["port"] == ports["grpc"]
@@ -40,8 +40,8 @@ def test_ports() -> None:
 
 def test_stopping() -> None:
     """The pod is given longer to stop than the server takes to drain."""
-    config = settings()
-    assert POD["spec"]["terminationGracePeriodSeconds"] >= config.drain_delay + config.drain_timeout + 5
+    listener = settings().listener
+    assert POD["spec"]["terminationGracePeriodSeconds"] >= listener.drain_delay + listener.drain_timeout + 5
 
 
 def test_store() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from twofold_server.config.settings import Config
+from twofold_server.config.settings import ListenerSettings
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
@@ -47,7 +47,7 @@ def test_scrape_example() -> None:
     """The example scrapes the port that the server has by default, as the job that the alerts expect."""
     [job] = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
     assert job["job_name"] == "twofold"
-    assert job["static_configs"] == [{"targets": [Config().metrics_listen]}]
+    assert job["static_configs"] == [{"targets": [ListenerSettings().metrics_listen]}]
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(), name="c")
     broken = tiny_checkpoints.publish_broken(store, "one bit flipped").id
     trainer = write_trainer(root / "trainer")
-    flags = ("--trainer-python", str(trainer), "--watch-share", "1")
+    flags = ("--trainer-python", str(trainer), "--rollback-share", "1")
     with (
         two_gpus(),
         serving(store.root, *flags, log=root / "log") as server,

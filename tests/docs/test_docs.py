@@ -1,4 +1,3 @@
-import dataclasses
 import re
 from pathlib import Path
 
@@ -7,7 +6,7 @@ import pytest
 from prometheus_client.metrics import MetricWrapperBase
 from twofold_checkpoint import checkpoint, decoding, encoding, examples, golden, labels, manifest, memory, store
 from twofold_server.api.wire import open_inference
-from twofold_server.config.settings import Config
+from twofold_server.config.schema import SETTINGS
 from twofold_server.observability.metrics import Metrics
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -58,23 +57,24 @@ def test_metrics() -> None:
 
 
 def test_configuration() -> None:
-    """Every setting stands in docs/configuration.md with its flag, variable, default and help, and nothing else does."""
-    expected = []
-    for one in dataclasses.fields(Config):
-        default = str(one.default).lower() if isinstance(one.default, bool) else str(one.default)
-        shown = "none" if one.default is None else f"`{default}`"
-        if one.name == "trainer_python":
+    """Every setting stands in docs/configuration.md with its flag, variable, default, range and help, by group."""
+    expected, titles = [], []
+    for setting in SETTINGS.values():
+        default = str(setting.default).lower() if setting.kind is bool else str(setting.default)
+        shown = "none" if setting.default is None else f"`{default}`"
+        if setting.name == "trainer_python":
             shown = "the server's own"
-        flag, variable = f"`--{one.name.replace('_', '-')}`", f"`TWOFOLD_{one.name.upper()}`"
-        expected.append([flag, variable, shown, one.metadata["help"]])
+        expected.append([f"`{setting.flag}`", f"`{setting.variable}`", shown, str(setting.range), setting.help])
+        titles += [setting.title] if setting.title not in titles else []
     assert rows(read("configuration.md")) == expected
+    assert re.findall(r"^\*\*(.*)\*\*$", read("configuration.md"), re.MULTILINE) == titles
 
 
 def test_settings_in_prose() -> None:
     """The prose of docs/configuration.md names no setting that there is not."""
     prose = re.sub(r"^\|.*\n", "", read("configuration.md"), flags=re.MULTILINE)
     named = {one.removeprefix("no-") for one in re.findall(r"`(?:--)?([a-z]+(?:-[a-z]+)+)`", prose)}
-    assert named <= {one.name.replace("_", "-") for one in dataclasses.fields(Config)}
+    assert named <= {setting.label for setting in SETTINGS.values()}
 
 
 def chapters() -> dict[str, str]:

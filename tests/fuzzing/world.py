@@ -81,7 +81,7 @@ def world(root: Path, *, tokens: bool = False, database: DatabaseUrl | None = No
         callers.add(name, *sorted(scopes), rate=5 if name == "slow" else None)
     flags = ["--trainer-python", str(root / "python"), "--keep-jobs", "40", "--keep-uploads", "40", "--threads", "1"]
     flags += ["--trainer-threads", "1", "--trainer-niceness", "0"]
-    flags += ["--watch-seconds", "5", "--watch-fewest", "10", "--watch-share", "0.5"]
+    flags += ["--rollback-seconds", "5", "--rollback-min-samples", "10", "--rollback-share", "0.5"]
     flags += ["--tokens", str(callers.path)] if tokens else []
     flags += ["--database", database.reveal()] if database else []
     command = (sys.executable, "-c", _IN_A_DIRECTORY, str(root / "directory"))

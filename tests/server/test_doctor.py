@@ -18,7 +18,7 @@ from twofold._channel import Endpoint
 from twofold.cli import _checks as outside
 from twofold_checkpoint import checkpoint as files
 from twofold_server.app import serve
-from twofold_server.config.settings import Config
+from twofold_server.config.schema import build_config
 from twofold_server.doctor import run_checks
 from twofold_server.security.tokens import make_token
 
@@ -82,7 +82,7 @@ def test_faults(store, *, settings, name, state, fix):
     """Each fault is told by the check that it belongs to, with what to do."""
     if settings.get("device") == "cuda" and "CUDA" in found(config_of(store))["providers"].message:
         pytest.skip("this onnxruntime has CUDA")
-    config = Config(**{"store": store.root, **settings})
+    config = build_config(**{"store": store.root, **settings})
 
     check = found(config)[name]
 

@@ -15,7 +15,7 @@ from twofold_checkpoint.protocol.events import GateEvaluated, Published
 
 TEXTS = ("sunny", "it is cold in berlin", "sunny monday", "cold and sunny")
 """Live texts, of words that no golden text has."""
-WATCH = {"watch_share": 1.0, "watch_fewest": 20, "watch_seconds": 120}
+WATCH = {"rollback_share": 1.0, "rollback_min_samples": 20, "rollback_seconds": 120}
 PATIENCE = 120
 
 

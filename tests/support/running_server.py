@@ -20,6 +20,7 @@ from twofold.v1.checkpoints_pb2_grpc import CheckpointServiceStub
 from twofold.v1.inference_pb2_grpc import InferenceServiceStub
 from twofold_checkpoint.store import Store
 from twofold_server.app import serve
+from twofold_server.config.schema import build_config
 from twofold_server.config.settings import Config
 from twofold_server.inference.engine import Engine
 from twofold_server.observability.tracing import Tracer
@@ -82,7 +83,7 @@ def read_metrics(url: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], floa
 def config_of(store: Store, **settings: Any) -> Config:
     """Configure a server over a store on free ports."""
     ours = {"listen": "127.0.0.1:0", "metrics_listen": "127.0.0.1:0", "trainer_niceness": 0}
-    return Config(**{"store": store.root, **ours, **settings})
+    return build_config(**{"store": store.root, **ours, **settings})
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from twofold_server.adaptation.dataset_writer import Inline
 from twofold_server.adaptation.launchers.subprocess import SubprocessLauncher
 from twofold_server.adaptation.runner import JobRunner
 from twofold_server.adaptation.uploads import Uploads
+from twofold_server.config.schema import build_config
 from twofold_server.config.settings import Config
 from twofold_server.jobs.model import Job, JobState, Order
 from twofold_server.jobs.repository import JobRepository
@@ -183,7 +184,7 @@ class Harness:
         python = root / "python"
         python.write_text(f"#!{sys.executable} -IS\n{_TRAINER}", encoding="utf-8")
         python.chmod(0o755)
-        self.config = Config(store=self.store.root, trainer_python=str(python), trainer_threads=3, trainer_niceness=0)
+        self._settings: dict[str, Any] = {"trainer_python": str(python), "trainer_threads": 3, "trainer_niceness": 0}
         self.promoter = FakePromoter(self.store)
         self.metrics = Metrics()
         self.grace = 5.0
@@ -195,14 +196,15 @@ class Harness:
 
     def set(self, **changes: Any) -> None:
         """Change the configuration."""
-        self.config = replace(self.config, **changes)
+        self._settings |= changes
 
     def make(self, on_end: Callable[[Job], None] | None = None) -> JobRunner:
         """Make a runner that has not started."""
         jobs = JobRepository(self.config.database or self.store.root / "jobs.sqlite3", self.metrics, on_end=on_end)
-        launcher = SubprocessLauncher(self.config, grace=self.grace)
+        launcher = SubprocessLauncher(self.config.trainer, self.store.root, grace=self.grace)
         return JobRunner(
-            config=self.config,
+            settings=self.config.jobs,
+            is_shared=self.config.database is not None,
             store=self.store,
             jobs=jobs,
             reporter=Reporter(self.store, jobs),
@@ -229,9 +231,14 @@ class Harness:
             return await over(runner, view.id)
 
     @property
+    def config(self) -> Config:
+        """The configuration."""
+        return build_config(store=self.store.root, **self._settings)
+
+    @property
     def uploads(self) -> Uploads:
         """The uploads of this harness."""
-        return Uploads(self.store, self.config)
+        return Uploads(self.store, max_examples=self.config.jobs.max_dataset_examples)
 
     def metric(self, name: str, **labels: str) -> float | None:
         """Read a metric."""

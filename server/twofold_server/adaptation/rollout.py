@@ -14,7 +14,6 @@ from twofold_checkpoint.protocol.events import NoteAdded, PhaseStarted
 from twofold_checkpoint.store import Store
 
 from twofold_server.adaptation.outcomes import base_changed, not_promoted, rejected_in_shadow
-from twofold_server.config.settings import Config
 from twofold_server.errors import BaseChangedError, DatabaseError, ServerError
 from twofold_server.jobs.model import Job, StateEntered, Swapped
 from twofold_server.jobs.repository import JobRepository
@@ -46,14 +45,11 @@ class Promotion(Protocol):
 class CandidateRollout:
     """Rolls out a job's candidate: promotes it, leaves it for manual promotion, or rejects it."""
 
-    def __init__(
-        self, store: Store, jobs: JobRepository, promoter: Promoter, shadow_test: ShadowTest | None, config: Config
-    ) -> None:
+    def __init__(self, store: Store, jobs: JobRepository, promoter: Promoter, shadow_test: ShadowTest | None) -> None:
         self._store = store
         self._jobs = jobs
         self._promoter = promoter
         self._shadow = shadow_test
-        self._config = config
 
     async def run(self, job: Job, ending: StateEntered, interrupted: Callable[[], StateEntered | None]) -> StateEntered:
         """Set the candidate alias, promote the candidate if requested, and return the final state of the job.
@@ -89,8 +85,7 @@ class CandidateRollout:
     async def _shadow_test(self, job: Job, interrupted: Callable[[], StateEntered | None]) -> StateEntered | None:
         """Run the shadow test if requested, and return the final state if the candidate must not go live, else None."""
         requested = job.order.shadow_share
-        share = self._config.shadow_share if requested is None else requested
-        if not share or self._shadow is None:
+        if self._shadow is None or not (share := self._shadow.default_share if requested is None else requested):
             return None
         await self._jobs.append_event(job.id, PhaseStarted(phase="shadow"))
 
@@ -110,7 +105,7 @@ class CandidateRollout:
             await self._jobs.append_event(job.id, done.seen)
             if done.regression:
                 return rejected_in_shadow(job.candidate, done.regression.message)
-            if done.seen.texts < (fewest := self._config.watch_fewest):
+            if done.seen.texts < (fewest := self._shadow.min_samples):
                 message = (
                     f"Only {done.seen.texts} live texts were compared in shadow; fewer than {fewest} decide nothing."
                 )

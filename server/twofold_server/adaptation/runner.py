@@ -15,14 +15,13 @@ from twofold_checkpoint.store import Store
 from twofold_server.adaptation.dataset_writer import Inline
 from twofold_server.adaptation.heartbeat import Heartbeat
 from twofold_server.adaptation.launchers.protocol import Launcher
-from twofold_server.adaptation.launchers.subprocess import SubprocessLauncher
 from twofold_server.adaptation.outcomes import STOPPED, already_published, final_state
 from twofold_server.adaptation.queue_lock import lock_queue
 from twofold_server.adaptation.rollout import CandidateRollout, Promoter
 from twofold_server.adaptation.submission import JobSubmitter
 from twofold_server.adaptation.trainer_job import make_trainer_job
 from twofold_server.adaptation.uploads import Uploads
-from twofold_server.config.settings import Config
+from twofold_server.config.settings import JobSettings
 from twofold_server.errors import DatabaseError, FailedPreconditionError, ServerError
 from twofold_server.jobs.model import CANCELLED, BaseChosen, Job, JobState, Order, StateEntered, TrainerDied
 from twofold_server.jobs.repository import JobRepository
@@ -42,24 +41,25 @@ class JobRunner:
     def __init__(
         self,
         *,
-        config: Config,
+        settings: JobSettings,
+        is_shared: bool,
         store: Store,
         jobs: JobRepository,
         reporter: Reporter,
         uploads: Uploads,
         promoter: Promoter,
         metrics: Metrics,
+        launcher: Launcher,
         shadow_test: ShadowTest | None = None,
-        launcher: Launcher | None = None,
     ) -> None:
-        self._config = config
+        self._settings = settings
         self._store = store
         self._metrics = metrics
-        self._launcher = launcher or SubprocessLauncher(config)
+        self._launcher = launcher
         self.jobs = jobs
         self._reporter = reporter
-        self._rollout = CandidateRollout(store, self.jobs, promoter, shadow_test, config)
-        self._submitter = JobSubmitter(store, uploads, self.jobs, config)
+        self._rollout = CandidateRollout(store, self.jobs, promoter, shadow_test)
+        self._submitter = JobSubmitter(store, uploads, self.jobs, settings)
         self._stale_files = StaleFiles(store)
         self._heartbeat = Heartbeat(
             store=store,
@@ -67,10 +67,10 @@ class JobRunner:
             reporter=self._reporter,
             stale_files=self._stale_files,
             launcher=self._launcher,
-            attempts=config.job_attempts,
+            attempts=settings.job_attempts,
             cancel=self._stop_running,
         )
-        self._is_shared = config.database is not None
+        self._is_shared = is_shared
         self._lock: IO[str] | None = None
         self._worker: asyncio.Task[None] | None = None
         self._running: str | None = None
@@ -231,7 +231,7 @@ class JobRunner:
     async def _train(self, job: Job, base: Checkpoint) -> tuple[Job, StateEntered]:
         last: Finished | TrainerDied = Finished(outcome="cancelled", reason="")
         trainer_job = make_trainer_job(
-            job, base.id, self._store.root.resolve(), snapshot_seconds=self._config.snapshot_seconds
+            job, base.id, self._store.root.resolve(), snapshot_seconds=self._settings.resume_snapshot_seconds
         )
         if job.id not in self._cancelled and not self._stopping.is_set():
             async with aclosing(self._launcher.launch(trainer_job)) as events:
@@ -241,7 +241,7 @@ class JobRunner:
                     else:
                         job = await self.jobs.append_event(job.id, event)
         cancelled, stopping = job.id in self._cancelled, self._stopping.is_set()
-        attempts = self._config.job_attempts
+        attempts = self._settings.job_attempts
         return job, final_state(job, last, cancelled=cancelled, stopping=stopping, attempts=attempts)
 
     def _find_candidate(self, job: Job) -> str:

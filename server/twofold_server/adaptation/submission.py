@@ -14,7 +14,7 @@ from twofold_checkpoint.store import Store
 from twofold_server.adaptation.dataset_writer import DatasetWriter, Inline, move_dataset
 from twofold_server.adaptation.uploads import Uploads
 from twofold_server.adaptation.validation import validate_request
-from twofold_server.config.settings import Config
+from twofold_server.config.settings import JobSettings
 from twofold_server.errors import raise_if_invalid
 from twofold_server.jobs.directories import job_directory
 from twofold_server.jobs.model import Job, Order, new_job_id
@@ -26,11 +26,11 @@ from twofold_server.resources.cancellation import run_to_completion
 class JobSubmitter:
     """Validates orders, stores their inline examples under ``STORE/jobs/ID/``, and queues them."""
 
-    def __init__(self, store: Store, uploads: Uploads, jobs: JobRepository, config: Config) -> None:
+    def __init__(self, store: Store, uploads: Uploads, jobs: JobRepository, settings: JobSettings) -> None:
         self._store = store
         self._uploads = uploads
         self._jobs = jobs
-        self._config = config
+        self._settings = settings
 
     async def submit(self, order: Order, inline: Inline | None = None) -> Job:
         """Queue a job, or return the earlier job of the same request_id and request.
@@ -42,7 +42,7 @@ class JobSubmitter:
         # First: a repeated request returns its job even if the base or the queue has changed.
         if earlier := await self._jobs.find(order.request_id, digest):
             return earlier
-        await self._jobs.check_queue_limit(self._config.max_queued_jobs)
+        await self._jobs.check_queue_limit(self._settings.max_queued_jobs)
         # Completed even if the caller disconnects: a job must not lack its files, nor files their job.
         return await run_to_completion(self._queue(order, inline, digest))
 
@@ -61,7 +61,7 @@ class JobSubmitter:
             await asyncio.to_thread(self._store_dataset, job, inline, base.manifest.labels)
             queued = None
             try:
-                queued = await self._jobs.add(job, digest, limit=self._config.max_queued_jobs)
+                queued = await self._jobs.add(job, digest, limit=self._settings.max_queued_jobs)
             finally:
                 if queued is None or queued.id != job.id:
                     await asyncio.to_thread(shutil.rmtree, job_directory(self._store.root, job.id), ignore_errors=True)
@@ -72,7 +72,7 @@ class JobSubmitter:
         if inline is None:
             raise_if_invalid(validate_request(job.order, self._uploads.open(job.order.upload_id).contents, base))
             return
-        with self._store.staging() as staged, DatasetWriter(staged, self._config.max_dataset_examples) as writer:
+        with self._store.staging() as staged, DatasetWriter(staged, self._settings.max_dataset_examples) as writer:
             writer.add("train", inline.train)
             writer.add("dev", inline.dev)
             raise_if_invalid(validate_request(job.order, writer.finish(), base))

@@ -14,7 +14,6 @@ from twofold_checkpoint.examples import Example
 from twofold_checkpoint.store import Store
 
 from twofold_server.adaptation.dataset_writer import Contents, DatasetWriter, Part, move_dataset, read_contents
-from twofold_server.config.settings import Config
 from twofold_server.errors import InvalidRequestError, UnknownNameError, Violation
 from twofold_server.resources.cancellation import run_to_completion
 
@@ -49,10 +48,10 @@ class Upload:
 class Uploads:
     """Data sets under ``STORE/uploads/ID/``, each stored atomically."""
 
-    def __init__(self, store: Store, config: Config) -> None:
+    def __init__(self, store: Store, *, max_examples: int) -> None:
         self._store = store
         self._root = store.root / "uploads"
-        self._max_examples = config.max_dataset_examples
+        self._max_examples = max_examples
 
     async def receive(self, messages: AsyncIterator[Header | Batch]) -> Upload:
         """Check and store a stream of examples. An invalid example or a broken stream stores nothing."""

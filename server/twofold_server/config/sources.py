@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import difflib
+import itertools
 import json
 import math
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
-from types import NoneType
-from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn
 
 from twofold_server.config.database_url import DatabaseUrl
-from twofold_server.config.settings import Config, redacted
+from twofold_server.config.group import redacted
+from twofold_server.config.schema import PREFIX, SETTINGS, Setting, build_config
+from twofold_server.config.settings import Config
 
 _SWITCH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 _WANTED = {
@@ -27,11 +29,12 @@ _WANTED = {
     Path: "a path",
     DatabaseUrl: "a URL",
 }
-_FIELDS = {field.name: field for field in dataclasses.fields(Config)}
-_PREFIX = "TWOFOLD_"
 _CLIENTS = frozenset({"TWOFOLD_TARGET", "TWOFOLD_TOKEN"})
 # Variables that Kubernetes sets in every pod for a Service named twofold.
 _KUBERNETES = re.compile(r"TWOFOLD(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)")
+
+_Values = dict[str, tuple[Any, str]]
+"""Values with their origins, by the flat names of the settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,30 +57,19 @@ def resolve(options: argparse.Namespace, unknown: Sequence[str], environment: Ma
     SettingError if a setting is invalid or unknown.
     """
     _reject_unknown(unknown)
-    flags = {name: value for name, value in vars(options).items() if name in _FIELDS}
-    values: dict[str, tuple[Any, str]] = {name: (field.default, "default") for name, field in _FIELDS.items()}
-    if file := getattr(options, "config", None) or environment.get(f"{_PREFIX}CONFIG"):
+    values: _Values = {name: (setting.default, "default") for name, setting in SETTINGS.items()}
+    if file := getattr(options, "config", None) or environment.get(f"{PREFIX}CONFIG"):
         values |= _of_file(Path(file))
     values |= _of_environment(environment)
-    values |= {name: (_of_text(name, raw, flag_of(name)), f"flag {flag_of(name)}") for name, raw in flags.items()}
+    values |= _of_flags(options)
     origins = {name: origin for name, (_, origin) in values.items()}
     return Resolved(_config(values), origins, tuple(_unknown_variables(environment)))
-
-
-def flag_of(name: str) -> str:
-    """Return the flag of a setting."""
-    return "--" + name.replace("_", "-")
-
-
-def variable_of(name: str) -> str:
-    """Return the environment variable of a setting."""
-    return _PREFIX + name.upper()
 
 
 def describe(resolved: Resolved) -> Iterable[str]:
     """Yield the settings as lines of TOML, each with its origin. Secrets are hidden; unset settings are comments."""
     for name, origin in resolved.origins.items():
-        value = getattr(resolved.config, name)
+        value = SETTINGS[name].read(resolved.config)
         key = f"# {name} is not set" if value is None else f"{name} = {_toml(value)}"
         yield f"{key}  # {origin}"
 
@@ -92,120 +84,116 @@ def _toml(value: Any) -> str:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add ``--config`` and the flag of every setting. A flag that is not given is absent from the parsed options."""
     parser.add_argument(
-        "--config", metavar="FILE", default=argparse.SUPPRESS, help=f"TOML file of settings [{_PREFIX}CONFIG]"
+        "--config", metavar="FILE", default=argparse.SUPPRESS, help=f"TOML file of settings [{PREFIX}CONFIG]"
     )
-    for name, field in _FIELDS.items():
-        text = f"{field.metadata['help']} [{variable_of(name)}; default {field.default}]".replace("%", "%%")
-        if _kind(name) is bool:
-            action = argparse.BooleanOptionalAction
-            parser.add_argument(flag_of(name), action=action, default=argparse.SUPPRESS, help=text)
-        else:
-            metavar = "|".join(_choices(name)) or name.rpartition("_")[2].upper()
-            parser.add_argument(flag_of(name), metavar=metavar, default=argparse.SUPPRESS, help=text)
+    for title, settings in itertools.groupby(SETTINGS.values(), lambda setting: setting.title):
+        group = parser.add_argument_group(title)
+        for setting in settings:
+            notes = [setting.variable, f"default {setting.default}", str(setting.range)]
+            text = f"{setting.help} [{'; '.join(filter(None, notes))}]".replace("%", "%%")
+            if setting.kind is bool:
+                action = argparse.BooleanOptionalAction
+                group.add_argument(setting.flag, action=action, default=argparse.SUPPRESS, help=text)
+            else:
+                metavar = "|".join(setting.choices) or setting.name.rpartition("_")[2].upper()
+                group.add_argument(setting.flag, metavar=metavar, default=argparse.SUPPRESS, help=text)
 
 
-def _of_file(path: Path) -> dict[str, tuple[Any, str]]:
+def _of_file(path: Path) -> _Values:
     """Read the settings of a TOML file. Unknown keys are rejected."""
     try:
-        written = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingError(f"config {str(path)!r} cannot be read: {error.strerror}") from error
     except ValueError as error:  # Invalid TOML or encoding.
         raise SettingError(f"config {str(path)!r} is not TOML: {error}") from error
-    for key in written:
-        if key not in _FIELDS:
-            raise SettingError(f"{path}: {key} is not a setting; {_suggest(key, str)}")
-    return {key: (_of_toml(key, value, f"{path}: {key}"), f"file {path}") for key, value in written.items()}
+    for key in table:
+        if key not in SETTINGS:
+            raise SettingError(f"{path}: {key} is not a setting; {_suggest(key, attrgetter('name'))}")
+    return {key: (_of_toml(SETTINGS[key], value, f"{path}: {key}"), f"file {path}") for key, value in table.items()}
 
 
-def _of_environment(environment: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
+def _of_environment(environment: Mapping[str, str]) -> _Values:
     """Read the settings of environment variables. An empty variable counts as unset."""
-    set_ = {name: environment[variable_of(name)] for name in _FIELDS if environment.get(variable_of(name))}
     return {
-        name: (_of_text(name, raw, variable_of(name)), f"variable {variable_of(name)}") for name, raw in set_.items()
+        name: (_of_text(setting, text, setting.variable), f"variable {setting.variable}")
+        for name, setting in SETTINGS.items()
+        if (text := environment.get(setting.variable))
+    }
+
+
+def _of_flags(options: argparse.Namespace) -> _Values:
+    """Read the settings of the flags that were given."""
+    return {
+        name: (_of_text(setting, getattr(options, name), setting.flag), f"flag {setting.flag}")
+        for name, setting in SETTINGS.items()
+        if hasattr(options, name)
     }
 
 
 def _unknown_variables(environment: Mapping[str, str]) -> Iterable[str]:
     """Yield a warning for each TWOFOLD_* variable that is not a setting."""
-    known = {variable_of(name) for name in _FIELDS} | {f"{_PREFIX}CONFIG"}
+    known = {setting.variable for setting in SETTINGS.values()} | {f"{PREFIX}CONFIG"} | _CLIENTS
     for name in sorted(environment):
-        if name.startswith(_PREFIX) and name not in known | _CLIENTS and not _KUBERNETES.fullmatch(name):
-            yield f"the variable {name} is not a setting; {_suggest(name.removeprefix(_PREFIX), variable_of)}"
+        if name.startswith(PREFIX) and name not in known and not _KUBERNETES.fullmatch(name):
+            yield f"the variable {name} is not a setting; {_suggest(name.removeprefix(PREFIX), attrgetter('variable'))}"
 
 
 def _reject_unknown(arguments: Sequence[str]) -> None:
     for argument in arguments:
         flag = argument.partition("=")[0]
         if flag.startswith("--"):
-            raise SettingError(f"{flag} is not a setting; {_suggest(flag[2:], flag_of)}")
+            raise SettingError(f"{flag} is not a setting; {_suggest(flag[2:], attrgetter('flag'))}")
     if arguments:
         raise SettingError(f"{arguments[0]!r} belongs to no setting; write --SETTING VALUE")
 
 
-def _suggest(name: str, spell: Callable[[str], str]) -> str:
+def _suggest(name: str, spelling: Callable[[Setting], str]) -> str:
     """Return a hint with the most similar setting, spelt as in that source."""
-    near = difflib.get_close_matches(name.lower().replace("-", "_"), list(_FIELDS), n=1)
-    return f"did you mean {spell(near[0])}?" if near else "docs/configuration.md has all of them"
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), list(SETTINGS), n=1)
+    return f"did you mean {spelling(SETTINGS[near[0]])}?" if near else "docs/configuration.md has all of them"
 
 
-def _config(values: Mapping[str, tuple[Any, str]]) -> Config:
+def _config(values: _Values) -> Config:
     """Return the Config. If it rejects a setting, the message names the origin."""
     try:
-        return Config(**{name: value for name, (value, _) in values.items()})
+        return build_config(**{name: value for name, (value, _) in values.items()})
     except ValueError as error:
         message = str(error)
-        named = [name for name in values if re.search(rf"(?<![\w-]){name.replace('_', '-')}(?![\w-])", message)]
-        origins = [f"{name.replace('_', '-')}: {values[name][1]}" for name in named if values[name][1] != "default"]
+        named = [setting for setting in SETTINGS.values() if re.search(rf"(?<![\w-]){setting.label}(?![\w-])", message)]
+        origins = [
+            f"{setting.label}: {origin}" for setting in named if (origin := values[setting.name][1]) != "default"
+        ]
         raise SettingError(f"{message} [{'; '.join(origins)}]" if origins else message) from error
 
 
-def _of_toml(name: str, value: Any, where: str) -> Any:
+def _of_toml(setting: Setting, value: Any, where: str) -> Any:
     """Convert a typed value of a TOML file."""
-    kind = _kind(name)
-    types: tuple[type, ...] = {bool: (bool,), int: (int,), float: (int, float)}.get(kind, (str,))
-    if not isinstance(value, types) or (isinstance(value, bool) and kind is not bool):
-        _wrong(name, value, where)
-    return value if kind in {bool, int} else _of_text(name, str(value), where)
+    types: tuple[type, ...] = {bool: (bool,), int: (int,), float: (int, float)}.get(setting.kind, (str,))
+    if not isinstance(value, types) or (isinstance(value, bool) and setting.kind is not bool):
+        _reject_value(setting, value, where)
+    return value if setting.kind in {bool, int} else _of_text(setting, str(value), where)
 
 
-def _of_text(name: str, raw: str | bool, where: str) -> Any:
+def _of_text(setting: Setting, text: str | bool, where: str) -> Any:
     """Convert the text of a flag or variable; a switch is already a bool."""
-    kind = _kind(name)
-    if isinstance(raw, bool):
-        return raw
-    if choices := _choices(name):
-        return raw if raw in choices else _wrong(name, raw, where)
+    if isinstance(text, bool):
+        return text
+    if setting.choices:
+        return text if text in setting.choices else _reject_value(setting, text, where)
     try:
-        value = _SWITCH[raw.lower()] if kind is bool else kind(raw)
+        value = _SWITCH[text.lower()] if setting.kind is bool else setting.kind(text)
     except (KeyError, ValueError) as error:
-        if kind is DatabaseUrl:  # An invalid URL may contain a password.
+        if setting.kind is DatabaseUrl:  # An invalid URL may contain a password.
             raise SettingError(f"{where} {error}") from None
-        _wrong(name, raw, where)
+        _reject_value(setting, text, where)
     if isinstance(value, float) and not math.isfinite(value):
-        _wrong(name, raw, where)
+        _reject_value(setting, text, where)
     return value
 
 
-def _wrong(name: str, value: object, where: str) -> NoReturn:
-    choices, default = _choices(name), _FIELDS[name].default
-    wanted = f"one of {', '.join(choices)}" if choices else _WANTED[_kind(name)]
-    example = f", such as {default}" if _kind(name) in {int, float} else ""
+def _reject_value(setting: Setting, value: object, where: str) -> NoReturn:
+    wanted = f"one of {', '.join(setting.choices)}" if setting.choices else _WANTED[setting.kind]
+    example = f", such as {setting.default}" if setting.kind in {int, float} else ""
     shown = redacted(value) if isinstance(value, str) else value
     raise SettingError(f"{where} {shown!r} must be {wanted}{example}")
-
-
-def _choices(name: str) -> tuple[str, ...]:
-    kind = _HINTS[name]
-    return get_args(kind) if get_origin(kind) is Literal else ()
-
-
-def _kind(name: str) -> Any:
-    """Return the type of a setting without None."""
-    hint = _HINTS[name]
-    if get_origin(hint) is Literal:
-        return str
-    return next((argument for argument in get_args(hint) if argument is not NoneType), hint)
-
-
-_HINTS = get_type_hints(Config)

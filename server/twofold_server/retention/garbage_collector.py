@@ -11,7 +11,7 @@ from pathlib import Path
 from twofold_checkpoint.errors import CheckpointError
 from twofold_checkpoint.store import Store
 
-from twofold_server.config.settings import Config
+from twofold_server.config.settings import RetentionSettings
 from twofold_server.errors import ServerError
 from twofold_server.inference.slot import Slot
 from twofold_server.jobs.directories import job_directory
@@ -30,9 +30,16 @@ class GarbageCollector:
     """Removes checkpoints, jobs and data sets beyond the limits every ten minutes."""
 
     def __init__(
-        self, *, config: Config, store: Store, slot: Slot, jobs: JobRepository, deleter: Deleter, metrics: Metrics
+        self,
+        *,
+        settings: RetentionSettings,
+        store: Store,
+        slot: Slot,
+        jobs: JobRepository,
+        deleter: Deleter,
+        metrics: Metrics,
     ) -> None:
-        self._config = config
+        self._settings = settings
         self._store = store
         self._slot = slot
         self._jobs = jobs
@@ -42,7 +49,7 @@ class GarbageCollector:
     @property
     def has_limits(self) -> bool:
         """Whether any retention limit is set."""
-        return any((self._config.keep_checkpoints, self._config.keep_jobs, self._config.keep_uploads))
+        return any((self._settings.keep_checkpoints, self._settings.keep_jobs, self._settings.keep_uploads))
 
     async def run(self) -> None:
         """Collect periodically until cancelled. Returns at once if no limit is set."""
@@ -78,10 +85,10 @@ class GarbageCollector:
             log.info("collected", extra={"kind": kind, kind: item_id})
 
     async def _expired_jobs(self) -> tuple[list[str], Callable[[str], Awaitable[None]]]:
-        if not self._config.keep_jobs:
+        if not self._settings.keep_jobs:
             return [], self._delete_job
         over = [Retained(job.id, job.ended.timestamp()) for job in await self._jobs.finished() if job.ended]
-        return expired(over, keep=self._config.keep_jobs, needed=(), now=time.time()), self._delete_job
+        return expired(over, keep=self._settings.keep_jobs, needed=(), now=time.time()), self._delete_job
 
     async def _delete_job(self, job_id: str) -> None:
         # Files first: after a partial failure the row remains, and the next run retries.
@@ -91,7 +98,9 @@ class GarbageCollector:
     async def _expired_uploads(self) -> tuple[list[str], Callable[[str], Awaitable[None]]]:
         directories = await asyncio.to_thread(_directories, self._store.root / "uploads")
         needed = {job.order.upload_id for job in await self._jobs.unfinished()}
-        return expired(directories, keep=self._config.keep_uploads, needed=needed, now=time.time()), self._delete_upload
+        return expired(
+            directories, keep=self._settings.keep_uploads, needed=needed, now=time.time()
+        ), self._delete_upload
 
     async def _delete_upload(self, upload_id: str) -> None:
         async with self._jobs.base_lock:  # Blocks new jobs that would use the upload.
@@ -104,7 +113,7 @@ class GarbageCollector:
         jobs, aliases = await self._jobs.unfinished(), await asyncio.to_thread(self._store.aliases)
         live = self._slot.live
         needed = needed_checkpoints(jobs, aliases, live.id if live else None)
-        expired_ids = expired(directories, keep=self._config.keep_checkpoints, needed=needed, now=time.time())
+        expired_ids = expired(directories, keep=self._settings.keep_checkpoints, needed=needed, now=time.time())
         return expired_ids, self._delete
 
     async def _delete(self, checkpoint_id: str) -> None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import grpc
 
-from twofold_server.config.settings import Config
+from twofold_server.config.settings import TlsSettings
 from twofold_server.security.file_watcher import FileWatcher
 
 log = logging.getLogger(__name__)
@@ -20,24 +20,24 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def load_certificates(config: Config) -> Certificates | None:
+def load_certificates(settings: TlsSettings) -> Certificates | None:
     """Return the certificate files of a TLS server, or None for plaintext."""
-    if config.tls_certificate is None or config.tls_key is None:
+    if settings.certificate is None or settings.key is None:
         return None
-    return Certificates(config.tls_certificate, config.tls_key, config.tls_client_ca)
+    return Certificates(settings.certificate, settings.key, settings.client_ca)
 
 
-def credentials_of(config: Config) -> grpc.ServerCredentials | None:
+def credentials_of(settings: TlsSettings) -> grpc.ServerCredentials | None:
     """Return the credentials of a TLS port, or None for plaintext. Raises OSError or ValueError if a file is invalid.
 
     The files are checked when a connection begins, and read again if they changed.
     """
-    if (certificates := load_certificates(config)) is None:
+    if (certificates := load_certificates(settings)) is None:
         return None
     return grpc.dynamic_ssl_server_credentials(
         certificates.read(),
         certificates.read_if_changed,  # type: ignore[arg-type] # The stubs do not know that None means no change.
-        require_client_authentication=config.tls_client_ca is not None,
+        require_client_authentication=settings.client_ca is not None,
     )
 
 

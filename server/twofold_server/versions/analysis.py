@@ -9,6 +9,8 @@ from typing import Literal
 
 from twofold_checkpoint.manifest import HEADS, HeadName
 
+from twofold_server.config.settings import RollbackSettings
+
 Cause = Literal["errors", "latency", "agreement"]
 CAUSES: tuple[Cause, ...] = ("errors", "latency", "agreement")
 
@@ -49,18 +51,6 @@ class SwapStats:
         return 1 - seen.failures / seen.total if seen.total else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Limits of a healthy checkpoint."""
-
-    min_samples: int
-    """Minimum samples for any decision."""
-    errors: float
-    slowdown: float
-    agreement: float
-    adapted_agreement: float
-
-
 @dataclass(frozen=True, slots=True)
 class Regression:
     """The reason why a checkpoint is bad. *message* is a sentence without a full stop."""
@@ -93,12 +83,12 @@ def exceeds_limit(seen: Rate, limit: float, alpha: float = ALPHA) -> bool:
     return mixture >= -math.log(alpha)
 
 
-def find_regression(stats: SwapStats, limits: Limits, adapted: HeadName | None) -> Regression | None:
+def find_regression(stats: SwapStats, limits: RollbackSettings, adapted: HeadName | None) -> Regression | None:
     """Return the first significant regression, or None. *adapted* is the head that the job adapted."""
     return next(_regressions(stats, limits, adapted), None)
 
 
-def reject_reason(stats: SwapStats, limits: Limits, adapted: HeadName | None) -> Regression | None:
+def reject_reason(stats: SwapStats, limits: RollbackSettings, adapted: HeadName | None) -> Regression | None:
     """Return why a candidate is rejected after its shadow test, or None.
 
     Before promotion the burden of proof is on the candidate: an observed agreement below the minimum rejects it even if that
@@ -113,12 +103,14 @@ def reject_reason(stats: SwapStats, limits: Limits, adapted: HeadName | None) ->
     return None
 
 
-def _regressions(stats: SwapStats, limits: Limits, adapted: HeadName | None) -> Iterator[Regression]:
+def _regressions(stats: SwapStats, limits: RollbackSettings, adapted: HeadName | None) -> Iterator[Regression]:
     for seen, what in ((stats.passes, "passes"), (stats.texts, "texts")):
-        if seen.total >= limits.min_samples and exceeds_limit(seen, limits.errors):
-            yield Regression("errors", f"{seen.failures} of {seen.total} {what} failed (limit {limits.errors:.1%})")
+        if seen.total >= limits.min_samples and exceeds_limit(seen, limits.max_error_rate):
+            yield Regression(
+                "errors", f"{seen.failures} of {seen.total} {what} failed (limit {limits.max_error_rate:.1%})"
+            )
     if stats.slow.total >= limits.min_samples and exceeds_limit(stats.slow, SLOW_SHARE):
-        message = f"{stats.slow.failures} of {stats.slow.total} texts took more than {limits.slowdown:g} times as long as before"
+        message = f"{stats.slow.failures} of {stats.slow.total} texts took more than {limits.max_slowdown:g} times as long as before"
         yield Regression("latency", f"{message} (limit {SLOW_SHARE:.0%})")
     for head in HEADS:
         seen = stats.differing[head]
@@ -127,9 +119,9 @@ def _regressions(stats: SwapStats, limits: Limits, adapted: HeadName | None) -> 
             yield _disagreement(head, seen, minimum)
 
 
-def _min_agreement(limits: Limits, head: HeadName, adapted: HeadName | None) -> float:
+def _min_agreement(limits: RollbackSettings, head: HeadName, adapted: HeadName | None) -> float:
     """Return the minimum agreement of a head. The wide limit applies to the adapted head, or to both if it is unknown."""
-    return limits.adapted_agreement if adapted in {head, None} else limits.agreement
+    return limits.min_adapted_agreement if adapted in {head, None} else limits.min_agreement
 
 
 def _disagreement(head: HeadName, seen: Rate, minimum: float) -> Regression:

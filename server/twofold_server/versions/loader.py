@@ -10,7 +10,7 @@ from twofold_checkpoint.checkpoint import Checkpoint, serving_files
 from twofold_checkpoint.errors import CheckpointError
 from twofold_checkpoint.manifest import Precision
 
-from twofold_server.config.settings import Config
+from twofold_server.config.settings import EngineSettings
 from twofold_server.errors import SwapError
 from twofold_server.inference.engine import Engine, EngineState
 from twofold_server.resources.cpus import count_cpus, run_in_thread, set_idle_priority, split_cpus
@@ -25,32 +25,32 @@ _SLACK_BYTES = 64 << 20
 """Reserve for its first passes and for concurrent work."""
 
 
-def load_engine(checkpoint: Checkpoint, config: Config, live: Engine | None = None) -> Engine:
+def load_engine(checkpoint: Checkpoint, settings: EngineSettings, live: Engine | None = None) -> Engine:
     """Load a checkpoint in the configured precision ("auto": the fastest that it has) and check it.
 
     *live* is the engine that answers meanwhile. Raises CheckpointError, or SwapError with the name of the step; a partly
     loaded engine is closed. Blocks for seconds. Most of the work runs at idle priority, so that requests stay fast. See ADR 19.
     """
-    if config.precision != "auto":
+    if settings.precision != "auto":
         with _step(checkpoint, "precision"):
-            check_precision(checkpoint.manifest, config.precision)
-        return _load(checkpoint, config, config.precision, live)
+            check_precision(checkpoint.manifest, settings.precision)
+        return _load(checkpoint, settings, settings.precision, live)
     if live is not None and have_same_precisions(checkpoint.manifest, live.checkpoint.manifest):
         try:  # The fastest precision is the same for both. Timing would need memory for two engines.
-            return _load(checkpoint, config, live.precision, live)
+            return _load(checkpoint, settings, live.precision, live)
         except (CheckpointError, SwapError):
             if live.precision == "fp32":
                 raise
-    return _load_fastest(checkpoint, config, live)
+    return _load_fastest(checkpoint, settings, live)
 
 
-def _load_fastest(checkpoint: Checkpoint, config: Config, live: Engine | None) -> Engine:
-    engine = _load(checkpoint, config, "fp32", live)
-    if config.device != "cpu":
+def _load_fastest(checkpoint: Checkpoint, settings: EngineSettings, live: Engine | None) -> Engine:
+    engine = _load(checkpoint, settings, "fp32", live)
+    if settings.device != "cpu":
         return engine
     for precision in checkpoint.manifest.precisions[1:]:
         try:
-            alternative = _load(checkpoint, config, precision, live)
+            alternative = _load(checkpoint, settings, precision, live)
         except (CheckpointError, SwapError) as error:
             log.warning("cannot serve a precision", extra={"precision": precision, "reason": str(error)})
             continue
@@ -77,16 +77,16 @@ def _time_engines(*engines: Engine) -> list[float]:
     return run_in_thread(time_idle)
 
 
-def _load(checkpoint: Checkpoint, config: Config, precision: Precision, live: Engine | None) -> Engine:
+def _load(checkpoint: Checkpoint, settings: EngineSettings, precision: Precision, live: Engine | None) -> Engine:
     """Load one graph of a checkpoint, warm it up and check its golden answers."""
     run_in_thread(lambda: _verify(checkpoint, precision))
     with _step(checkpoint, "load"):
         _check_memory(checkpoint, precision)
         engine = Engine(
             checkpoint,
-            device=config.device,
-            threads=split_cpus(count_cpus(), config.device, passes=config.passes, threads=config.threads).threads,
-            gpu_memory_mib=config.gpu_memory_mib,
+            device=settings.device,
+            threads=split_cpus(count_cpus(), settings.device, passes=settings.passes, threads=settings.threads).threads,
+            gpu_memory_mib=settings.gpu_memory_mib,
             precision=precision,
             share_encoder_with=live,
         )

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 
 from twofold_checkpoint.manifest import HeadName
 
-from twofold_server.config.settings import Config
 from twofold_server.inference.engine import Engine
 from twofold_server.versions.alias_changes import Author
-from twofold_server.versions.analysis import Limits, SwapStats
-from twofold_server.versions.shadow_traffic import Comparison, EnginePair
+from twofold_server.versions.analysis import SwapStats
+from twofold_server.versions.shadow_traffic import Comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +56,3 @@ class SwapObserver:
             for head, agrees in seen.agrees.items():
                 differing[head] += not agrees
             self._stats = replace(old, texts=old.texts + seen.failed, slow=old.slow + seen.slow, differing=differing)
-
-
-def make_engine_pair(subject: Engine, reference: Engine, config: Config) -> EnginePair:
-    """Return a pair of engines with the configured slowdown limit."""
-    return EnginePair(subject, reference, config.watch_slowdown)
-
-
-def make_limits(config: Config) -> Limits:
-    """Return the configured limits."""
-    return Limits(
-        min_samples=config.watch_fewest,
-        errors=config.watch_errors,
-        slowdown=config.watch_slowdown,
-        agreement=config.watch_agreement,
-        adapted_agreement=config.watch_adapted_agreement,
-    )

@@ -15,7 +15,7 @@ from twofold_checkpoint.errors import CheckpointNotFoundError
 from twofold_checkpoint.manifest import HeadName
 from twofold_checkpoint.store import AliasUpdate, Store
 
-from twofold_server.config.settings import Config
+from twofold_server.config.settings import EngineSettings, RollbackSettings
 from twofold_server.errors import BaseChangedError, FailedPreconditionError, SwapError
 from twofold_server.inference.engine import Engine, EngineState
 from twofold_server.inference.slot import Slot
@@ -23,7 +23,7 @@ from twofold_server.observability.metrics import Metrics
 from twofold_server.resources.cancellation import run_to_completion
 from twofold_server.versions.alias_changes import Author
 from twofold_server.versions.loader import load_engine
-from twofold_server.versions.observer import Swap, make_engine_pair
+from twofold_server.versions.observer import Swap
 from twofold_server.versions.shadow_traffic import EnginePair
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,8 @@ class Promoter:
         self,
         store: Store,
         slot: Slot,
-        config: Config,
+        engine_settings: EngineSettings,
+        rollback: RollbackSettings,
         metrics: Metrics,
         *,
         on_live: Callable[[], Awaitable[None]],
@@ -69,7 +70,8 @@ class Promoter:
     ) -> None:
         self._store = store
         self._slot = slot
-        self._config = config
+        self._engine_settings = engine_settings
+        self._rollback = rollback
         self._metrics = metrics
         self._on_live = on_live
         self._swap_listener = swap_listener
@@ -123,9 +125,9 @@ class Promoter:
                     return None
                 await self._swap_listener.end()
                 await asyncio.to_thread(self._slot.release_standby)
-                engine = await asyncio.to_thread(load_engine, checkpoint, self._config, live)
+                engine = await asyncio.to_thread(load_engine, checkpoint, self._engine_settings, live)
                 self._slot.set_standby(engine)
-                return make_engine_pair(engine, live, self._config)
+                return EnginePair(engine, live, self._rollback.max_slowdown)
 
     async def release_standby(self, pair: EnginePair) -> None:
         """Release the subject of a pair if it is still the standby engine."""
@@ -163,8 +165,8 @@ class Promoter:
                     await self._update_aliases(checkpoint, update_aliases, author)
                     return Promotion(checkpoint, checkpoint.id, 0.0)
                 # A rollback needs no monitoring.
-                is_monitored = name != "previous" and self._config.watch_seconds > 0
-                keep_standby = is_monitored and self._config.watch_share > 0
+                is_monitored = name != "previous" and self._rollback.seconds > 0
+                keep_standby = is_monitored and self._rollback.share > 0
                 promotion, old = await self._swap(checkpoint, update_aliases, author, keep_standby=keep_standby)
                 if is_monitored and self._slot.live is not None:
                     reference = old if keep_standby else None
@@ -209,7 +211,7 @@ class Promoter:
             engine = standby
         else:
             await asyncio.to_thread(self._slot.release_standby)
-            engine = await asyncio.to_thread(load_engine, checkpoint, self._config, self._slot.live)
+            engine = await asyncio.to_thread(load_engine, checkpoint, self._engine_settings, self._slot.live)
         try:
             # Aliases first: changing them can fail, and no later step can.
             await self._update_aliases(checkpoint, update_aliases, author)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from twofold_checkpoint.errors import CheckpointError
 
-from twofold_server.config.settings import Config
+from twofold_server.config.settings import RollbackSettings
 from twofold_server.errors import ServerError
 from twofold_server.inference.slot import Slot
 from twofold_server.observability import audit
@@ -16,8 +16,8 @@ from twofold_server.observability.metrics import Metrics
 from twofold_server.versions.alias_changes import SERVER, Author
 from twofold_server.versions.analysis import Regression, SwapStats, find_regression
 from twofold_server.versions.events import RolledBack
-from twofold_server.versions.observer import Swap, SwapObserver, make_engine_pair, make_limits
-from twofold_server.versions.shadow_traffic import ShadowTraffic
+from twofold_server.versions.observer import Swap, SwapObserver
+from twofold_server.versions.shadow_traffic import EnginePair, ShadowTraffic
 
 log = logging.getLogger(__name__)
 
@@ -38,15 +38,14 @@ class RollbackMonitor:
 
     def __init__(
         self,
-        config: Config,
+        settings: RollbackSettings,
         slot: Slot,
         shadow: ShadowTraffic,
         metrics: Metrics,
         *,
         on_rollback: Callable[[str, RolledBack], Awaitable[None]],
     ) -> None:
-        self._config = config
-        self._limits = make_limits(config)
+        self._settings = settings
         self._slot = slot
         self._shadow = shadow
         self._metrics = metrics
@@ -58,12 +57,12 @@ class RollbackMonitor:
 
     def begin(self, swap: Swap, rollback: Rollback) -> None:
         """Monitor a swap that was just made, unless monitoring is turned off; *rollback* reverts it."""
-        if self._stopped or not self._config.watch_seconds:
+        if self._stopped or not self._settings.seconds:
             return
         observer = self._observer = SwapObserver(swap.subject.id)
         if swap.reference is not None:
-            pair = make_engine_pair(swap.subject, swap.reference, self._config)
-            self._shadow.begin(pair, self._config.watch_share, observer.record_comparison)
+            pair = EnginePair(swap.subject, swap.reference, self._settings.max_slowdown)
+            self._shadow.begin(pair, self._settings.share, observer.record_comparison)
         self._task = asyncio.create_task(self._monitor(swap, observer, rollback), name="rollback-monitor")
 
     async def end(self) -> None:
@@ -87,11 +86,11 @@ class RollbackMonitor:
             observer.record_batch(failed=failed)
 
     async def _monitor(self, swap: Swap, observer: SwapObserver, rollback: Rollback) -> None:
-        end = asyncio.get_running_loop().time() + self._config.watch_seconds
+        end = asyncio.get_running_loop().time() + self._settings.seconds
         while asyncio.get_running_loop().time() < end:
             await asyncio.sleep(_POLL_SECONDS)
             stats = SwapStats(passes=observer.stats.passes) if swap.by_person else observer.stats
-            if regression := find_regression(stats, self._limits, swap.adapted):
+            if regression := find_regression(stats, self._settings, swap.adapted):
                 # A separate task, because the rollback ends this one.
                 task = asyncio.create_task(self._roll_back(swap, regression, rollback), name="rollback")
                 self._rollbacks.add(task)

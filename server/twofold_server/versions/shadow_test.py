@@ -9,11 +9,11 @@ from typing import Protocol
 
 from twofold_checkpoint.manifest import HEADS, HeadName
 
-from twofold_server.config.settings import Config
+from twofold_server.config.settings import RollbackSettings, ShadowSettings
 from twofold_server.inference.slot import Slot
 from twofold_server.versions.analysis import Regression, SwapStats, find_regression, reject_reason
 from twofold_server.versions.events import Shadowed
-from twofold_server.versions.observer import SwapObserver, make_limits
+from twofold_server.versions.observer import SwapObserver
 from twofold_server.versions.shadow_traffic import EnginePair, ShadowTraffic
 
 _POLL_SECONDS = 0.25
@@ -43,9 +43,18 @@ class CandidateLoader(Protocol):
 class ShadowTest:
     """Compares candidates with the live engine before their promotion."""
 
-    def __init__(self, config: Config, slot: Slot, shadow: ShadowTraffic, loader: CandidateLoader) -> None:
-        self._config = config
-        self._limits = make_limits(config)
+    def __init__(
+        self,
+        settings: ShadowSettings,
+        limits: RollbackSettings,
+        slot: Slot,
+        shadow: ShadowTraffic,
+        loader: CandidateLoader,
+    ) -> None:
+        self.default_share = settings.share
+        self.min_samples = limits.min_samples
+        self._settings = settings
+        self._limits = limits
         self._slot = slot
         self._shadow = shadow
         self._loader = loader
@@ -73,10 +82,10 @@ class ShadowTest:
         started_at = reported_at = clock()
         self._shadow.begin(pair, share, observer.record_comparison)
         try:
-            while clock() - started_at < self._config.shadow_seconds and self._slot.standby is pair.subject:
+            while clock() - started_at < self._settings.seconds and self._slot.standby is pair.subject:
                 seen = observer.stats
                 if (
-                    seen.texts.total >= self._config.shadow_texts
+                    seen.texts.total >= self._settings.texts
                     or find_regression(seen, self._limits, adapted)
                     or is_cancelled()
                 ):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from twofold_server.adaptation.launchers.subprocess import SubprocessLauncher
-from twofold_server.config.settings import Config
+from twofold_server.config.settings import TrainerSettings
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +54,7 @@ def test_only_the_trainer_of_this_store_and_job_is_killed(
     ]
     os.kill(ours[0].pid, signal.SIGSTOP)
 
-    SubprocessLauncher(Config(store=store)).kill_orphan(JOB)
+    SubprocessLauncher(TrainerSettings(), store).kill_orphan(JOB)
 
     assert [process.wait(60) for process in ours] == [-signal.SIGKILL] * 2
     assert [process.poll() for process in others] == [None] * 4

@@ -148,7 +148,7 @@ async def test_a_paused_job_can_be_cancelled(harness: Harness) -> None:
 
 
 async def test_a_server_watches_the_latency_of_its_requests(tmp_path: Path) -> None:
-    """With `pause_above_ms` every request that is answered counts, and somebody looks; without it, nobody does."""
+    """With `preempt_above_ms` every request that is answered counts, and somebody looks; without it, nobody does."""
     store = tiny_checkpoints.make_store(tmp_path, "a")
 
     async def heard(limit: float) -> tuple[int, bool]:
@@ -162,7 +162,7 @@ async def test_a_server_watches_the_latency_of_its_requests(tmp_path: Path) -> N
             mock.patch.object(JobPreemptor, "request_finished", lambda _, seconds: seen.append(seconds)),
             mock.patch.object(JobPreemptor, "check", check),
         ):
-            async with running(store, pause_above_ms=limit) as server:
+            async with running(store, preempt_above_ms=limit) as server:
                 await server.predict("rain")
                 await server.predict("play", "wake")
                 if limit:

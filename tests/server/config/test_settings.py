@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import json
 import re
@@ -11,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from support.server_command import read_config, resolved_settings, run_command
-from twofold_server.config.settings import Config, is_loopback
-from twofold_server.config.sources import flag_of, variable_of
+from twofold_server.config.schema import SETTINGS, build_config
+from twofold_server.config.settings import Config, LimitSettings, TrainerSettings, is_loopback
 
 
 @pytest.fixture
@@ -35,9 +34,11 @@ def test_a_flag_wins_over_a_variable_over_the_file_over_a_default(file):
     found = resolved_settings([*flags, "--max-texts", "9", "--device", "cuda"], environment)
     config, origins = found.config, found.origins
 
-    assert (config.max_texts, config.store, config.plaintext, config.device) == (9, Path("/srv/store"), True, "cuda")
-    assert (config.max_requests, config.drain_delay, config.max_characters) == (6, 2.0, Config().max_characters)
-    assert read_config(["--no-plaintext"], environment).plaintext is False
+    assert (config.limits.max_texts, config.store) == (9, Path("/srv/store"))
+    assert (config.listener.plaintext, config.engine.device) == (True, "cuda")
+    assert (config.limits.max_requests, config.listener.drain_delay) == (6, 2.0)
+    assert config.limits.max_characters == LimitSettings().max_characters
+    assert read_config(["--no-plaintext"], environment).listener.plaintext is False
     assert (origins["max_texts"], origins["store"]) == ("flag --max-texts", "variable TWOFOLD_STORE")
     assert (origins["max_requests"], origins["max_characters"]) == (f"file {flags[1]}", "default")
 
@@ -46,7 +47,7 @@ def test_the_file_may_be_named_by_a_variable(file):
     """TWOFOLD_CONFIG names the file; a flag names another; an empty variable is as if it were absent."""
     _, path = file("max_texts = 5")
 
-    assert read_config([], {"TWOFOLD_CONFIG": path}).max_texts == 5
+    assert read_config([], {"TWOFOLD_CONFIG": path}).limits.max_texts == 5
     assert read_config([], {"TWOFOLD_CONFIG": "", "TWOFOLD_MAX_TEXTS": ""}) == Config()
     assert "cannot be read" in refused(["--config", "no/such.toml"], {"TWOFOLD_CONFIG": path})
 
@@ -60,7 +61,14 @@ ANOTHER = {
     "trace_endpoint": "http://127.0.0.1:1",
     "trainer_niceness": 5,
     **dict.fromkeys(
-        ("trace_share", "shadow_share", "watch_share", "watch_errors", "watch_agreement", "watch_adapted_agreement"),
+        (
+            "trace_share",
+            "shadow_share",
+            "rollback_share",
+            "rollback_max_error_rate",
+            "rollback_min_agreement",
+            "rollback_min_adapted_agreement",
+        ),
         0.5,
     ),
 }
@@ -68,18 +76,19 @@ ANOTHER = {
 ALONE = {"tls_certificate", "tls_key", "tls_client_ca", "metrics_tls", "precision", "log_level"}
 
 
-@pytest.mark.parametrize("name", sorted({one.name for one in dataclasses.fields(Config)} - ALONE))
+@pytest.mark.parametrize("name", sorted(SETTINGS.keys() - ALONE))
 def test_every_setting_has_a_flag_a_variable_and_a_key(file, name):
     """All three ways set the same setting to the same value."""
-    default = getattr(Config(), name)
+    setting = SETTINGS[name]
+    default = setting.read(Config())
     value = ANOTHER.get(name, default + 3 if isinstance(default, int | float) else "elsewhere")
     text = str(value).lower()
-    flag = [flag_of(name)] if value is True else [flag_of(name), text]
+    flag = [setting.flag] if value is True else [setting.flag, text]
     key = file(f"{name} = {text if isinstance(value, bool | int | float) else json.dumps(value)}")
 
-    for config in (read_config(flag, {}), read_config([], {variable_of(name): text}), read_config(key, {})):
-        assert str(getattr(config, name)) == str(value)
-        assert getattr(config, name) != default
+    for config in (read_config(flag, {}), read_config([], {setting.variable: text}), read_config(key, {})):
+        assert str(setting.read(config)) == str(value)
+        assert setting.read(config) != default
 
 
 BAD_FILES = [
@@ -139,7 +148,9 @@ def test_the_help_lists_every_command(capsys):
     shown = capsys.readouterr().out
     for command in ("serve", "doctor", "print-config", "make-token"):
         assert re.search(rf"^ +{command}  +\w+", shown, re.MULTILINE)
-    assert all(f"{flag_of(setting.name)}" in shown for setting in dataclasses.fields(Config))
+    for setting in SETTINGS.values():
+        assert f"  {setting.flag}" in shown
+        assert str(setting.range) in " ".join(shown.split())
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path):
@@ -180,7 +191,7 @@ def test_print_config_prints_a_file_of_settings(file, capsys, monkeypatch):
 
     shown = capsys.readouterr()
     lines = dict(re.fullmatch(r"(?:# )?(\w+) .*?  # (.*)", line).groups() for line in shown.out.splitlines())
-    assert lines.keys() == {one.name for one in dataclasses.fields(Config)}
+    assert lines.keys() == SETTINGS.keys()
     assert (lines["max_texts"], lines["plaintext"]) == ("flag --max-texts", "variable TWOFOLD_PLAINTEXT")
     assert (lines["drain_delay"], lines["tls_key"]) == (f"file {flags[1]}", "default")
     assert "did you mean TWOFOLD_STORE?" in shown.err
@@ -208,7 +219,8 @@ def test_no_print_shows_a_password(text, shown, capsys):
     run_command("print-config", "--trainer-python", text)
 
     assert json.dumps(shown) in capsys.readouterr().out
-    assert shown in repr(Config(trainer_python=text))
+    assert shown in repr(build_config(trainer_python=text))
+    assert shown in repr(TrainerSettings(python=text))
     assert "hidden" not in refused(["--device", text], {})
 
 
@@ -232,7 +244,7 @@ WRONG = [
     (["--listen", "0.0.0.0:1"], {}, "[listen: flag --listen]"),
     (["--device", "abacus"], {}, "abacus"),
     (["--max-texts", "0"], {}, "max-texts 0 must be at least 1"),
-    (["--threads", "-1"], {}, "threads -1 must not be negative"),
+    (["--threads", "-1"], {}, "threads -1 must be at least 0"),
     (["--trainer-niceness", "20"], {}, "trainer-niceness 20 must be from 0 to 19"),
     (["--listen", "8500"], {}, "must be HOST:PORT"),
     (["--metrics-listen", "localhost:http"], {}, "must be HOST:PORT"),

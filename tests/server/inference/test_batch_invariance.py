@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import tiny_checkpoints
-from support.running_server import config_of
+from twofold_server.config.settings import EngineSettings
 from twofold_server.inference.batcher import Batcher
 from twofold_server.inference.engine import Engine
 from twofold_server.inference.predictor import Predictor
@@ -46,8 +46,10 @@ STEPS = st.lists(
 def loaded():
     """Load each checkpoint once for all examples."""
     store = tiny_checkpoints.make_store(Path(mkdtemp()))
-    config = config_of(store, threads=1)
-    return {tag: load_engine(tiny_checkpoints.publish(store, recipe), config) for tag, recipe in RECIPES.items()}
+    return {
+        tag: load_engine(tiny_checkpoints.publish(store, recipe), EngineSettings(threads=1))
+        for tag, recipe in RECIPES.items()
+    }
 
 
 @cache

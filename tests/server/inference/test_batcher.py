@@ -11,7 +11,8 @@ from unittest import mock
 
 import pytest
 from support import tiny_checkpoints
-from support.running_server import config_of, gated
+from support.running_server import gated
+from twofold_server.config.settings import EngineSettings
 from twofold_server.errors import DeadlineExceededError, NotServingError, OverloadedError
 from twofold_server.inference.batcher import Batcher
 from twofold_server.inference.engine import Engine
@@ -53,16 +54,16 @@ class Scene:
 @asynccontextmanager
 async def scene(store, *, batch=256, queue=4096, requests=64, passes=1, wait=float("inf"), batches=(), answered=()):
     """Serve checkpoint "a" without a port, with one pass at a time where a test does not ask for more."""
-    config, metrics = config_of(store, threads=1, max_batch_tokens=batch), Metrics()
+    settings, metrics = EngineSettings(threads=1), Metrics()
     slot = Slot(metrics)
-    slot.swap(load_engine(store.get("a"), config))
+    slot.swap(load_engine(store.get("a"), settings))
     batcher = Batcher(
         slot, metrics, max_batch_tokens=batch, max_queue_tokens=queue, max_wait=wait, passes=passes, listeners=batches
     )
     batcher.start()
     inference = Predictor(slot, batcher, metrics, max_requests=requests, threads=2, listeners=answered)
     try:
-        yield Scene(inference, batcher, slot, metrics, lambda name: load_engine(store.get(name), config))
+        yield Scene(inference, batcher, slot, metrics, lambda name: load_engine(store.get(name), settings))
     finally:
         await batcher.stop()
         inference.stop()

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from support import tiny_checkpoints
 from twofold_checkpoint.encoding import pad
 from twofold_checkpoint.errors import CheckpointError
-from twofold_server.config.settings import Config
+from twofold_server.config.settings import EngineSettings
 from twofold_server.errors import SwapError
 from twofold_server.inference.engine import FEATURE_OUTPUTS, HEAD_OUTPUTS, Engine, EngineState, decode
 from twofold_server.inference.session import open_session
 from twofold_server.versions.loader import load_engine
 
-CONFIG = Config(threads=1, max_batch_tokens=256)
+SETTINGS = EngineSettings(threads=1)
 WORDS = st.sampled_from(
     [*tiny_checkpoints.vocabulary(tiny_checkpoints.Recipe())[4:40], "oslo", "new york", "😀", "unheard-of"]
 )
@@ -31,7 +31,7 @@ TEXTS = st.lists(WORDS, max_size=120).map(" ".join)
 def engine() -> Engine:
     """Load one engine for all tests that only ask it."""
     store = tiny_checkpoints.make_store(Path(mkdtemp()), "a")
-    return load_engine(store.get("a"), CONFIG)
+    return load_engine(store.get("a"), SETTINGS)
 
 
 def ask(texts, budget=256):
@@ -83,7 +83,7 @@ def test_a_broken_checkpoint_is_not_loaded(kind, tmp_path):
     tiny_checkpoints.publish_broken(store, kind)
 
     with pytest.raises((CheckpointError, SwapError)) as caught:
-        load_engine(store.get("x"), CONFIG)
+        load_engine(store.get("x"), SETTINGS)
 
     assert message in str(caught.value)
     assert str(tmp_path) not in str(caught.value)
@@ -93,7 +93,7 @@ def test_widths_that_the_graph_leaves_open_are_seen_when_it_runs(tmp_path):
     """A graph with open widths is loaded if what comes out is as wide as the manifest says."""
     store = tiny_checkpoints.make_store(tmp_path)
 
-    assert load_engine(tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(open_widths=True)), CONFIG).id == "a"
+    assert load_engine(tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(open_widths=True)), SETTINGS).id == "a"
 
 
 def test_warming_up_compares_what_comes_out():
@@ -127,7 +127,7 @@ def test_an_engine_has_the_threads_that_are_allowed(asked, threads, monkeypatch)
     """Unless somebody says how many, they are the CPUs of the affinity and the cgroup, less that of the other pass."""
     monkeypatch.setattr("twofold_server.versions.loader.count_cpus", lambda: 3)
     with mock.patch("twofold_server.inference.engine.open_session", wraps=open_session) as opened:
-        load_engine(engine().checkpoint, Config(**asked)).close()
+        load_engine(engine().checkpoint, EngineSettings(**asked)).close()
 
     assert opened.call_args.kwargs["threads"] == threads
 
@@ -142,7 +142,7 @@ def test_a_device_that_is_not_there_is_named():
 
 def test_a_closed_engine_keeps_its_labels(tmp_path):
     """After close() the session is gone; labels and encoder are still there for answers that are being decoded."""
-    one = load_engine(tiny_checkpoints.make_store(tmp_path, "a").get("a"), CONFIG)
+    one = load_engine(tiny_checkpoints.make_store(tmp_path, "a").get("a"), SETTINGS)
     one.close()
 
     assert one.state is EngineState.CLOSED

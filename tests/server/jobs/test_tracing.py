@@ -16,7 +16,7 @@ from twofold_checkpoint.protocol.events import GateEvaluated, PhaseStarted, Publ
 from twofold_server.jobs.tracing import job_span
 
 ADAPT = "twofold.v1.AdaptationService/Adapt"
-PLAIN = {"watch_seconds": 0.0}
+PLAIN = {"rollback_seconds": 0.0}
 
 
 async def test_a_job_that_was_promoted(tmp_path):
@@ -27,7 +27,7 @@ async def test_a_job_that_was_promoted(tmp_path):
     phases = [say(PhaseStarted(phase=name)) for name in ("validate", "train", "gate")]
     harness.play(*phases, judged, say(Published(checkpoint_id="bad")), finish("succeeded", "Published bad."))
 
-    settings = {"trainer_python": harness.config.trainer_python, **PLAIN}
+    settings = {"trainer_python": harness.config.trainer.python, **PLAIN}
     async with running(store, recording.tracer, **settings) as server, AsyncClient(server.target) as client:
         with caller.span("nightly"):
             job = await client.adapt([Example(text="sunny", label="a_weather")] * 4, head="classifier")
@@ -74,7 +74,7 @@ async def test_other_endings(tmp_path, outcome, reason, status):
     harness.play(TRAIN, finish(outcome, reason))
     recording = Recording(share=0.0)
 
-    async with running(store, recording.tracer, trainer_python=harness.config.trainer_python) as server:
+    async with running(store, recording.tracer, trainer_python=harness.config.trainer.python) as server:
         await follow(server, await submit(server))
     job = recording.tree.one("job")
 
@@ -90,11 +90,11 @@ async def test_a_job_that_another_server_ends(tmp_path):
     harness.play(TRAIN, HANG)
     first, second = Recording(), Recording()
 
-    async with running(store, first.tracer, trainer_python=harness.config.trainer_python) as server:
+    async with running(store, first.tracer, trainer_python=harness.config.trainer.python) as server:
         job_id = await submit(server)
         await server.until("twofold_jobs_running", 1)
     harness.play(TRAIN, finish("rejected", "It is no better."))
-    async with running(store, second.tracer, trainer_python=harness.config.trainer_python) as server:
+    async with running(store, second.tracer, trainer_python=harness.config.trainer.python) as server:
         await follow(server, job_id)
 
     (link,) = second.tree.one("job").links

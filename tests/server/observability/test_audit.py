@@ -100,7 +100,7 @@ async def test_each_call_leaves_one_line_whatever_its_outcome(store, harness, ca
     caplog.set_level(logging.INFO)
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(tag="c"))
 
-    async with running(store, trainer_python=harness.config.trainer_python) as server:
+    async with running(store, trainer_python=harness.config.trainer.python) as server:
         for path, request, _, code, _ in STORY:
             assert await call(server.channel, path, request) == code
         load = open_inference_pb2.RepositoryModelLoadRequest(model_name="twofold")

@@ -13,7 +13,7 @@ from twofold.v1 import inference_pb2 as pb
 
 async def test_values_after_known_traffic(store):
     """Three good calls, a wrong one and a swap give exactly these numbers."""
-    async with running(store, watch_seconds=0) as server:
+    async with running(store, rollback_seconds=0) as server:
         await server.predict("rain")  # 3 tokens
         await server.predict("rain in oslo", "play")  # 5 + 3 tokens, padded to 10
         await server.inference.Embed(pb.EmbedRequest(texts=["wake"]))  # 3 tokens

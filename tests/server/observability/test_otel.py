@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
     add_TraceServiceServicer_to_server,
 )
 from support.running_server import config_of, running
-from twofold_server.config.settings import Config
+from twofold_server.config.settings import TracingSettings
 
 
 class GarbageCollector(TraceServiceServicer):
@@ -104,7 +104,7 @@ sys.meta_path.insert(0, Refuse())
 """
 OPEN = """
 from twofold_server.app import make_tracer
-from twofold_server.config.settings import Config
+from twofold_server.config.settings import TracingSettings
 """
 
 
@@ -116,7 +116,7 @@ def python(code):
 def test_without_the_extra():
     """Without OpenTelemetry the server is there, and whoever asks for traces is told what to install."""
     ended = python(
-        f"{REFUSE}{OPEN}assert make_tracer(Config()) is None\nmake_tracer(Config(trace_endpoint='http://x:1'))"
+        f"{REFUSE}{OPEN}assert make_tracer(TracingSettings()) is None\nmake_tracer(TracingSettings(endpoint='http://x:1'))"
     )
 
     assert "FailedPreconditionError: trace-endpoint needs OpenTelemetry; install twofold-service[otel]" in ended.stderr
@@ -124,7 +124,7 @@ def test_without_the_extra():
 
 def test_nothing_is_loaded_unless_it_is_wanted():
     """With OpenTelemetry installed, a server without trace-endpoint loads nothing of it."""
-    ended = python(f"{OPEN}import sys\nmake_tracer(Config())\nprint('opentelemetry' in sys.modules)")
+    ended = python(f"{OPEN}import sys\nmake_tracer(TracingSettings())\nprint('opentelemetry' in sys.modules)")
 
     assert ended.stdout == "False\n", ended.stderr
 
@@ -133,12 +133,12 @@ def test_nothing_is_loaded_unless_it_is_wanted():
 def test_an_endpoint_that_cannot_be(endpoint):
     """What is no URL is refused, with what to write."""
     with pytest.raises(ValueError, match=r"trace-endpoint .* must be http://HOST:PORT, or https:// for TLS"):
-        Config(trace_endpoint=endpoint)
+        TracingSettings(endpoint=endpoint)
 
 
 def test_a_password_in_the_endpoint_is_hidden(store):
     """Neither the settings' repr nor a refusal shows it."""
     assert "hunter2" not in repr(config_of(store, trace_endpoint="https://me:hunter2@collector:4317"))
     with pytest.raises(ValueError, match="trace-endpoint") as refused:
-        Config(trace_endpoint="ftp://me:hunter2@collector")
+        TracingSettings(endpoint="ftp://me:hunter2@collector")
     assert "hunter2" not in str(refused.value)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from support.running_server import config_of
+from twofold_server.config.settings import EngineSettings
 from twofold_server.errors import SwapError
 from twofold_server.resources.memory import count_free_bytes, free_bytes
 from twofold_server.versions.loader import load_engine
@@ -82,14 +82,14 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded(store, monkeypatch):
     monkeypatch.setattr("twofold_server.versions.loader.Engine", None)
 
     with pytest.raises(SwapError, match=r"b: load: loading needs about 64 MiB.* and 10 MiB are free"):
-        load_engine(store.get("b"), config_of(store))
+        load_engine(store.get("b"), EngineSettings())
 
 
 def test_where_nobody_knows_it_is_tried(store, monkeypatch):
     """Without an answer about memory a checkpoint is loaded."""
     monkeypatch.setattr("twofold_server.versions.loader.count_free_bytes", lambda: None)
 
-    assert load_engine(store.get("b"), config_of(store)).id == "b"
+    assert load_engine(store.get("b"), EngineSettings()).id == "b"
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps what is freed")

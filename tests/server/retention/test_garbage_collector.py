@@ -78,7 +78,7 @@ def collector(harness: Harness, runner: JobRunner) -> GarbageCollector:
     slot = Slot(harness.metrics)
     deleter = Deleter(harness.store, slot, runner.jobs)
     return GarbageCollector(
-        config=harness.config,
+        settings=harness.config.retention,
         store=harness.store,
         slot=slot,
         jobs=runner.jobs,

@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from support import tiny_checkpoints
 from twofold_checkpoint.decoding import Entity, LabelScore, Prediction
 from twofold_checkpoint.labels import LabelSet
+from twofold_server.config.settings import RollbackSettings
 from twofold_server.versions.agreement import SharedNames, agreements
-from twofold_server.versions.analysis import Limits, Rate, SwapStats, exceeds_limit, find_regression, reject_reason
+from twofold_server.versions.analysis import Rate, SwapStats, exceeds_limit, find_regression, reject_reason
 
-LIMITS = Limits(min_samples=50, errors=0.02, slowdown=3.0, agreement=0.8, adapted_agreement=0.4)
+LIMITS = RollbackSettings(
+    min_samples=50, max_error_rate=0.02, max_slowdown=3.0, min_agreement=0.8, min_adapted_agreement=0.4
+)
 
 
 def heads(classifier=Rate(), ner=Rate()):  # noqa: B008 -- it is frozen.

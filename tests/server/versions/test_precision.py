@@ -11,7 +11,7 @@ from support import tiny_checkpoints
 from support.server_command import read_config
 from twofold_checkpoint.manifest import ReducedGraph
 from twofold_checkpoint.store import Store
-from twofold_server.config.settings import Config
+from twofold_server.config.settings import EngineSettings
 from twofold_server.errors import SwapError
 from twofold_server.inference.engine import Engine
 from twofold_server.versions import loader
@@ -25,7 +25,7 @@ FAILED = ReducedGraph(precision="int8", passed=False, reason="It lost 3 points."
 def load(root: Path, precision: str, **recipe) -> Engine:
     """Publish a checkpoint and load it in a precision."""
     checkpoint = tiny_checkpoints.publish(Store(root), tiny_checkpoints.Recipe(**recipe))
-    return load_engine(checkpoint, Config(threads=1, max_batch_tokens=256, precision=precision))
+    return load_engine(checkpoint, EngineSettings(threads=1, precision=precision))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -75,7 +75,7 @@ def test_auto_takes_what_is_fastest_in_a_checkpoint_like_it(settled: str, tmp_pa
     checkpoint = tiny_checkpoints.publish(Store(tmp_path), tiny_checkpoints.Recipe(tag="b", int8=PASSED))
 
     with mock.patch.object(loader, "time_passes", side_effect=AssertionError):
-        engine = load_engine(checkpoint, Config(threads=1, max_batch_tokens=256, precision="auto"), live)
+        engine = load_engine(checkpoint, EngineSettings(threads=1, precision="auto"), live)
 
     assert engine.precision == settled
     assert engine.encoder is live.encoder
@@ -89,7 +89,7 @@ def test_auto_does_not_insist_on_what_was_fastest(recipe: dict, tmp_path: Path) 
     live = load(tmp_path, "int8", int8=PASSED)
     checkpoint = tiny_checkpoints.publish(Store(tmp_path), tiny_checkpoints.Recipe(tag="b", **recipe))
 
-    engine = load_engine(checkpoint, Config(threads=1, max_batch_tokens=256, precision="auto"), live)
+    engine = load_engine(checkpoint, EngineSettings(threads=1, precision="auto"), live)
 
     assert engine.precision == "fp32"
 
@@ -171,4 +171,4 @@ def test_half_precision_is_not_in_this_checkpoint(precision: str, tmp_path: Path
     checkpoint = tiny_checkpoints.publish(Store(tmp_path), tiny_checkpoints.Recipe())
 
     with pytest.raises(SwapError, match=f"there is no graph in {precision} in this checkpoint"):
-        load_engine(checkpoint, Config(device="cuda", precision=precision))
+        load_engine(checkpoint, EngineSettings(device="cuda", precision=precision))

@@ -10,8 +10,8 @@ from unittest import mock
 
 import pytest
 from support import tiny_checkpoints
-from support.running_server import config_of
 from twofold_checkpoint.errors import CheckpointError, CheckpointNotFoundError
+from twofold_server.config.settings import EngineSettings, RollbackSettings
 from twofold_server.errors import BaseChangedError, FailedPreconditionError, SwapError
 from twofold_server.inference.engine import Engine, EngineState
 from twofold_server.inference.slot import Slot
@@ -57,15 +57,24 @@ class Scene:
 @asynccontextmanager
 async def scene(store, *, live="a"):
     """Set the stage with a live checkpoint."""
-    config, metrics, announced = config_of(store, threads=1, max_batch_tokens=128, watch_seconds=0), Metrics(), []
+    engine, metrics, announced = EngineSettings(threads=1), Metrics(), []
     slot = Slot(metrics)
 
     async def on_live():
         announced.append(slot.live.id)
 
     if live:
-        slot.swap(load_engine(store.get(live), config))
-    promoter = Promoter(store, slot, config, metrics, on_live=on_live, swap_listener=Unwatched(), record=unrecorded)
+        slot.swap(load_engine(store.get(live), engine))
+    promoter = Promoter(
+        store,
+        slot,
+        engine,
+        RollbackSettings(seconds=0),
+        metrics,
+        on_live=on_live,
+        swap_listener=Unwatched(),
+        record=unrecorded,
+    )
     try:
         yield Scene(store, slot, metrics, promoter, announced)
     finally:

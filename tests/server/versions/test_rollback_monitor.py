@@ -25,7 +25,7 @@ async def test_a_planted_checkpoint_is_rolled_back_by_itself(tmp_path, caplog):
     caplog.set_level("INFO", "twofold_server.audit")
     store, harness = harness_of(tmp_path, tiny_checkpoints.Recipe(forgets=("sunny", "cold")))
 
-    async with running(store, trainer_python=harness.config.trainer_python, **WATCH) as server:
+    async with running(store, trainer_python=harness.config.trainer.python, **WATCH) as server:
         jobs = AdaptationServiceStub(server.channel)
         async with traffic(server) as (answered, failed):
             job = await adapt(server)
@@ -76,7 +76,7 @@ async def test_errors_undo_what_a_job_made_live(tmp_path, recipe, texts, cause):
     """Numbers that are none, and passes that fail, on live texts: the checkpoint before answers again."""
     store, harness = harness_of(tmp_path, recipe)
 
-    async with running(store, trainer_python=harness.config.trainer_python, **WATCH) as server:
+    async with running(store, trainer_python=harness.config.trainer.python, **WATCH) as server:
         async with traffic(server, texts):
             await adapt(server)
             await undone(server, cause)
@@ -103,7 +103,7 @@ async def test_slowness_undoes_what_a_job_made_live(tmp_path):
 
     with slow("bad"):
         async with (
-            running(store, trainer_python=harness.config.trainer_python, **WATCH) as server,
+            running(store, trainer_python=harness.config.trainer.python, **WATCH) as server,
             traffic(server),
         ):
             await adapt(server)
@@ -136,7 +136,7 @@ async def test_a_good_swap_stays_and_frees_its_memory(tmp_path):
     store = tiny_checkpoints.make_store(tmp_path / "store", "a")
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(), name="b")
 
-    async with running(store, **{**WATCH, "watch_seconds": 1}) as server, traffic(server):
+    async with running(store, **{**WATCH, "rollback_seconds": 1}) as server, traffic(server):
         await promote(server, "b")
         await until(lambda: one_engine(server), "the window is over")
         assert (await server.predict("sunny")).checkpoint_id == "b"
@@ -158,7 +158,7 @@ async def test_a_new_swap_ends_the_window_of_the_last(tmp_path):
         for name in "bcabca":
             await promote(server, name)
             assert await server.metric("twofold_engines") <= 2
-    for off in ({"watch_seconds": 0}, {"watch_share": 0}):
+    for off in ({"rollback_seconds": 0}, {"rollback_share": 0}):
         async with running(store, **{**WATCH, **off}) as server:
             await promote(server, "b" if store.aliases().current == "a" else "a")
             assert await server.metric("twofold_engines_beside") == 0
@@ -168,8 +168,8 @@ async def test_without_the_one_before_in_memory_it_is_loaded(tmp_path):
     """With a share of 0 nothing is compared and no memory kept; a checkpoint that fails is undone all the same."""
     store, harness = harness_of(tmp_path, tiny_checkpoints.Recipe(lacks_last_piece=True))
 
-    settings = {**WATCH, "watch_share": 0}
-    async with running(store, trainer_python=harness.config.trainer_python, **settings) as server:
+    settings = {**WATCH, "rollback_share": 0}
+    async with running(store, trainer_python=harness.config.trainer.python, **settings) as server:
         async with traffic(server, ("sunny!",)):
             await adapt(server)
             await undone(server, "errors")

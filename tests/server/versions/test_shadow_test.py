@@ -24,7 +24,13 @@ from twofold_server.versions.shadow_traffic import EnginePair, ShadowTraffic
 
 pytestmark = pytest.mark.slow
 
-SHADOW = {"shadow_share": 1.0, "shadow_texts": 60, "shadow_seconds": 120, "watch_seconds": 0, "watch_fewest": 20}
+SHADOW = {
+    "shadow_share": 1.0,
+    "shadow_texts": 60,
+    "shadow_seconds": 120,
+    "rollback_seconds": 0,
+    "rollback_min_samples": 20,
+}
 
 MANY = 300
 """Texts for which a candidate takes several looks, however fast the machine."""
@@ -35,7 +41,7 @@ def in_shadow(tmp_path, recipe, test, **settings):
     store, harness = harness_of(tmp_path, recipe)
 
     async def main():
-        async with running(store, trainer_python=harness.config.trainer_python, **{**SHADOW, **settings}) as server:
+        async with running(store, trainer_python=harness.config.trainer.python, **{**SHADOW, **settings}) as server:
             await test(server, store)
 
     asyncio.run(main())
@@ -215,12 +221,12 @@ async def test_a_server_that_stops_does_not_wait_for_the_shadow(tmp_path):
     """The job waits, and tries the same candidate once more when the server is back; nothing is trained again."""
     store, harness = harness_of(tmp_path, tiny_checkpoints.Recipe())
 
-    async with running(store, trainer_python=harness.config.trainer_python, **SHADOW) as server:
+    async with running(store, trainer_python=harness.config.trainer.python, **SHADOW) as server:
         job = await submit(server)
         await started_at(server, job)
     assert (store.aliases().current, store.aliases().candidate) == ("a", "bad")
     again = {**SHADOW, "shadow_seconds": 0.1}
-    async with running(store, trainer_python=harness.config.trainer_python, **again) as server:
+    async with running(store, trainer_python=harness.config.trainer.python, **again) as server:
         ended = await follow(server, job)
         assert (ended.state, ended.reason.split(":")[0]) == (pb.JOB_STATE_SUCCEEDED, "Published bad")
         assert [phase.phase for phase in ended.phases].count("shadow") == 2

@@ -17,7 +17,7 @@ from twofold_checkpoint.checkpoint import GRAPH, INT8_FILES, INT8_GOLDEN, INT8_G
 from twofold_checkpoint.golden import read_golden
 from twofold_checkpoint.manifest import ReducedGraph
 from twofold_checkpoint.store import Store
-from twofold_server.config.settings import Config
+from twofold_server.config.settings import EngineSettings
 from twofold_server.inference.engine import HEAD_OUTPUTS, Engine, decode
 from twofold_server.versions.loader import load_engine
 from twofold_trainer.export.onnx_export import Graph
@@ -74,7 +74,7 @@ def _fields(checkpoint: Checkpoint) -> dict:
 @pytest.fixture(scope="module")
 def engines(reduced: Checkpoint) -> dict[str, Engine]:
     """The checkpoint as the server loads it, in both precisions."""
-    return {one: load_engine(reduced, Config(threads=1, precision=one)) for one in ("fp32", "int8")}
+    return {one: load_engine(reduced, EngineSettings(threads=1, precision=one)) for one in ("fp32", "int8")}
 
 
 def test_enough_examples_let_it_serve(reduced: Checkpoint) -> None:

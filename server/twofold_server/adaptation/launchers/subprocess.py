@@ -18,7 +18,7 @@ from twofold_checkpoint.protocol.job import TrainerJob, write_job
 from twofold_server.adaptation.launchers.environment import trainer_environment
 from twofold_server.adaptation.launchers.pipes import Pipe, open_pipe, read_lines
 from twofold_server.adaptation.launchers.priority import lower_priority
-from twofold_server.config.settings import Config
+from twofold_server.config.settings import TrainerSettings
 from twofold_server.jobs.model import TrainerDied
 from twofold_server.resources.cpus import count_cpus
 
@@ -37,8 +37,9 @@ class SubprocessLauncher:
     its process group SIGKILL after *grace* seconds.
     """
 
-    def __init__(self, config: Config, *, grace: float = 10.0) -> None:
-        self._config = config
+    def __init__(self, settings: TrainerSettings, store: Path, *, grace: float = 10.0) -> None:
+        self._settings = settings
+        self._store = store
         self._grace = grace
         self._trainers: dict[str, _Trainer | None] = {}
         self._cancelled: set[str] = set()
@@ -90,7 +91,7 @@ class SubprocessLauncher:
 
     def kill_orphan(self, job_id: str) -> None:
         """Kill the orphaned trainer of a dead server. An orphan exits when its pipe breaks, unless it is suspended."""
-        job_file = _job_file(self._config.store, job_id)
+        job_file = _job_file(self._store, job_id)
         for path in Path("/proc").glob("[0-9]*/cmdline"):  # Linux only; elsewhere the broken pipe ends the orphan.
             with suppress(OSError):
                 command = path.read_bytes().rstrip(b"\0").split(b"\0")
@@ -102,11 +103,9 @@ class SubprocessLauncher:
     async def _start(self, job: TrainerJob) -> _Trainer:
         path = _job_file(Path(job.store), job.id)
         await asyncio.to_thread(_write, path, job)
-        threads = self._config.trainer_threads or count_cpus()
-        command = [self._config.trainer_python, "-m", "twofold_trainer", "run", str(path)]
-        return await _Trainer.start(
-            command, trainer_environment(os.environ, threads), niceness=self._config.trainer_niceness
-        )
+        threads = self._settings.threads or count_cpus()
+        command = [self._settings.python, "-m", "twofold_trainer", "run", str(path)]
+        return await _Trainer.start(command, trainer_environment(os.environ, threads), niceness=self._settings.niceness)
 
 
 def _job_file(store: Path, job_id: str) -> Path:

@@ -19,7 +19,7 @@ from twofold_server.api.wire.inference import (
     write_model,
     write_predictions,
 )
-from twofold_server.config.settings import Config
+from twofold_server.config.settings import LimitSettings
 from twofold_server.errors import NotServingError, OverloadedError
 from twofold_server.inference.predictor import Predictor
 from twofold_server.inference.slot import Slot
@@ -32,10 +32,10 @@ STREAM_AHEAD = 8
 class InferenceServicer(InferenceServiceServicer):
     """Answers Predict, PredictStream, Embed and GetModel."""
 
-    def __init__(self, inference: Predictor, slot: Slot, config: Config, metrics: Metrics) -> None:
+    def __init__(self, inference: Predictor, slot: Slot, limits: LimitSettings, metrics: Metrics) -> None:
         self._inference = inference
         self._slot = slot
-        self._config = config
+        self._limits = limits
         self._metrics = metrics
 
     async def Predict(self, request: pb.PredictRequest, context: Any) -> pb.PredictResponse:  # noqa: N802
@@ -44,7 +44,7 @@ class InferenceServicer(InferenceServiceServicer):
 
     async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:  # noqa: N802
         """Return features of texts."""
-        call = read_embed(request, self._config)
+        call = read_embed(request, self._limits)
         answers = await self._inference.embed(call.texts, deadline=deadline_of(context))
         self._metrics.texts.labels("Embed").inc(len(call.texts))
         # With token features this converts millions of numbers, so it must not run on the event loop.
@@ -55,7 +55,7 @@ class InferenceServicer(InferenceServiceServicer):
         engine = self._slot.live
         if engine is None:
             raise NotServingError("no checkpoint is live; publish one and promote it")
-        return write_model(engine, self._config, VERSION)
+        return write_model(engine, self._limits, VERSION)
 
     async def PredictStream(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.PredictStreamRequest], context: Any
@@ -98,7 +98,7 @@ class InferenceServicer(InferenceServiceServicer):
                 await asyncio.sleep(error.retry_after)
 
     async def _answer(self, request: pb.PredictRequest, deadline: float, method: str) -> pb.PredictResponse:
-        call = read_predict(request, self._config)
+        call = read_predict(request, self._limits)
         answers = await self._inference.predict(call.texts, top=call.top, entities=call.entities, deadline=deadline)
         self._metrics.texts.labels(method).inc(len(call.texts))
         return write_predictions(call, answers)

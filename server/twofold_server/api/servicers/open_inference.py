@@ -26,7 +26,7 @@ from twofold_server.api.wire.open_inference_extensions import (
     write_index,
     write_statistics,
 )
-from twofold_server.config.settings import Config
+from twofold_server.config.settings import LimitSettings
 from twofold_server.errors import UnknownNameError, UnsupportedError
 from twofold_server.inference.predictor import Predictor
 from twofold_server.inference.slot import Slot
@@ -61,7 +61,7 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
         *,
         inference: Predictor,
         slot: Slot,
-        config: Config,
+        limits: LimitSettings,
         metrics: Metrics,
         store: Store,
         promoter: Promoter,
@@ -69,7 +69,7 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
     ) -> None:
         self._inference = inference
         self._slot = slot
-        self._config = config
+        self._limits = limits
         self._metrics = metrics
         self._store = store
         self._promoter = promoter
@@ -107,11 +107,11 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
     async def ModelConfig(self, request: pb.ModelConfigRequest, context: Any) -> pb.ModelConfigResponse:  # noqa: ARG002, N802
         """Return the model's configuration in Triton's terms."""
         self._check(request.name, request.version)
-        return pb.ModelConfigResponse(config=write_config(self._config))
+        return pb.ModelConfigResponse(config=write_config(self._limits))
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Any) -> pb.ModelInferResponse:  # noqa: N802
         """Classify texts and find their entities."""
-        call = read_infer(request, self._config)
+        call = read_infer(request, self._limits)
         if self._slot.live is not None:
             self._check_version(call.version, "model_version")
         answers = await self._inference.predict(

@@ -11,7 +11,7 @@ from twofold_checkpoint.decoding import Prediction
 from twofold_checkpoint.manifest import HEADS, HeadName
 
 from twofold_server.api.wire.offsets import OffsetUnit, offset_converter
-from twofold_server.config.settings import Config
+from twofold_server.config.settings import LimitSettings
 from twofold_server.errors import Violation, raise_if_invalid
 from twofold_server.inference.engine import Engine
 from twofold_server.inference.predictor import Answers, Timings
@@ -48,11 +48,11 @@ class EmbedCall:
     unit: OffsetUnit
 
 
-def read_predict(request: pb.PredictRequest, config: Config) -> PredictCall:
+def read_predict(request: pb.PredictRequest, limits: LimitSettings) -> PredictCall:
     """Read and check a request. Raises InvalidRequestError with every invalid field."""
     raise_if_invalid(
         itertools.chain(
-            _wrong_texts(request.texts, config),
+            _wrong_texts(request.texts, limits),
             _wrong_unit(request.offset_unit),
             _wrong_heads(request.heads),
             _wrong_top(request.top_labels),
@@ -63,26 +63,26 @@ def read_predict(request: pb.PredictRequest, config: Config) -> PredictCall:
     return PredictCall(list(request.texts), top, "ner" in heads, _UNITS[request.offset_unit])
 
 
-def read_embed(request: pb.EmbedRequest, config: Config) -> EmbedCall:
+def read_embed(request: pb.EmbedRequest, limits: LimitSettings) -> EmbedCall:
     """Read and check a request. Raises InvalidRequestError with every invalid field."""
-    raise_if_invalid(itertools.chain(_wrong_texts(request.texts, config), _wrong_unit(request.offset_unit)))
+    raise_if_invalid(itertools.chain(_wrong_texts(request.texts, limits), _wrong_unit(request.offset_unit)))
     return EmbedCall(list(request.texts), request.include_tokens, _UNITS[request.offset_unit])
 
 
-def _wrong_texts(texts: Sequence[str], config: Config) -> Iterator[Violation]:
+def _wrong_texts(texts: Sequence[str], limits: LimitSettings) -> Iterator[Violation]:
     if not texts:
         yield Violation("texts", "is empty; send at least one text")
-    elif len(texts) > config.max_texts:
-        yield Violation("texts", f"holds {len(texts)} texts; send at most {config.max_texts} in one request")
+    elif len(texts) > limits.max_texts:
+        yield Violation("texts", f"holds {len(texts)} texts; send at most {limits.max_texts} in one request")
     else:
-        yield from too_long(texts, config, "texts")
+        yield from too_long(texts, limits, "texts")
 
 
-def too_long(texts: Iterable[str], config: Config, field: str) -> Iterator[Violation]:
+def too_long(texts: Iterable[str], limits: LimitSettings, field: str) -> Iterator[Violation]:
     """Yield a violation for each text with too many characters, as an element of *field*."""
     for index, text in enumerate(texts):
-        if len(text) > config.max_characters:
-            message = f"has {len(text)} characters; at most {config.max_characters} are allowed, split the text"
+        if len(text) > limits.max_characters:
+            message = f"has {len(text)} characters; at most {limits.max_characters} are allowed, split the text"
             yield Violation(f"{field}[{index}]", message)
 
 
@@ -135,7 +135,7 @@ def write_embeddings(call: EmbedCall, answers: Answers[Embedding]) -> pb.EmbedRe
     return response
 
 
-def write_model(engine: Engine, config: Config, version: str) -> pb.GetModelResponse:
+def write_model(engine: Engine, limits: LimitSettings, version: str) -> pb.GetModelResponse:
     """Return the message of the live engine and the limits."""
     manifest = engine.checkpoint.manifest
     return pb.GetModelResponse(
@@ -145,7 +145,7 @@ def write_model(engine: Engine, config: Config, version: str) -> pb.GetModelResp
         backbone=manifest.backbone,
         hidden_size=manifest.hidden_size,
         max_tokens=manifest.encoder.max_tokens,
-        limits=pb.Limits(max_texts=config.max_texts, max_characters=config.max_characters),
+        limits=pb.Limits(max_texts=limits.max_texts, max_characters=limits.max_characters),
         server_version=version,
         precision=engine.precision,
     )

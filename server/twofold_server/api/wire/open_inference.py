@@ -15,7 +15,7 @@ from twofold_checkpoint.decoding import Entity, Prediction
 from twofold_server.api.wire.bytes_tensor import read_strings, write_strings
 from twofold_server.api.wire.inference import one_of, too_long
 from twofold_server.api.wire.offsets import OffsetUnit, offset_converter
-from twofold_server.config.settings import Config
+from twofold_server.config.settings import LimitSettings
 from twofold_server.errors import InvalidRequestError, UnknownNameError, Violation, raise_if_invalid
 from twofold_server.inference.predictor import Answers
 
@@ -73,7 +73,7 @@ def check_model(name: str, field: str) -> None:
         raise UnknownNameError(f"{field}: there is no model {name[:100]!r}; write {MODEL!r}")
 
 
-def read_infer(request: pb.ModelInferRequest, config: Config) -> InferCall:
+def read_infer(request: pb.ModelInferRequest, limits: LimitSettings) -> InferCall:
     """Read and check a request. Raises UnknownNameError, or InvalidRequestError with every invalid field."""
     check_model(request.model_name, "model_name")
     wrong: list[Violation] = []
@@ -81,13 +81,13 @@ def read_infer(request: pb.ModelInferRequest, config: Config) -> InferCall:
     raise_if_invalid(
         itertools.chain(
             _not_served(request.parameters, "parameters"),
-            _wrong_inputs(request, config),
+            _wrong_inputs(request, limits),
             _wrong_outputs(request.outputs),
             wrong,
         )
     )
     outputs = [_OUTPUTS_BY_NAME[output.name] for output in request.outputs] or OUTPUTS
-    return InferCall(request.id, _read_texts(request, config), outputs, request.model_version, unit, timeout)
+    return InferCall(request.id, _read_texts(request, limits), outputs, request.model_version, unit, timeout)
 
 
 def write_infer(call: InferCall, answers: Answers[Prediction]) -> pb.ModelInferResponse:
@@ -111,7 +111,7 @@ def write_metadata(versions: Sequence[str]) -> pb.ModelMetadataResponse:
     return pb.ModelMetadataResponse(name=MODEL, versions=versions, platform=PLATFORM, inputs=inputs, outputs=outputs)
 
 
-def _wrong_inputs(request: pb.ModelInferRequest, config: Config) -> Iterator[Violation]:
+def _wrong_inputs(request: pb.ModelInferRequest, limits: LimitSettings) -> Iterator[Violation]:
     """Yield the violations of everything but the elements."""
     if not request.inputs:
         yield Violation("inputs", 'is empty; send one tensor "text" of BYTES')
@@ -123,7 +123,7 @@ def _wrong_inputs(request: pb.ModelInferRequest, config: Config) -> Iterator[Vio
             yield Violation(field, '"text" is there twice; send one tensor with all texts')
         if tensor.datatype != "BYTES":
             yield Violation(f"{field}.datatype", f'{tensor.datatype[:100]!r} is no type of a text; write "BYTES"')
-        yield from _wrong_shape(list(tensor.shape), config, f"{field}.shape")
+        yield from _wrong_shape(list(tensor.shape), limits, f"{field}.shape")
         yield from _not_served(tensor.parameters, f"{field}.parameters")
         if request.raw_input_contents and tensor.HasField("contents"):
             yield Violation(f"{field}.contents", "is there beside raw_input_contents; send one of them")
@@ -134,7 +134,7 @@ def _wrong_inputs(request: pb.ModelInferRequest, config: Config) -> Iterator[Vio
         )
 
 
-def _wrong_shape(shape: list[int], config: Config, field: str) -> Iterator[Violation]:
+def _wrong_shape(shape: list[int], limits: LimitSettings, field: str) -> Iterator[Violation]:
     shown = f"{shape[:8]}" if len(shape) <= 8 else f"{shape[:8]} and more"
     if len(shape) not in {1, 2} or shape[1:] not in ([], [1]):
         yield Violation(field, f"{shown} is no list of texts; write [n] or [n, 1] for n texts")
@@ -142,8 +142,8 @@ def _wrong_shape(shape: list[int], config: Config, field: str) -> Iterator[Viola
         yield Violation(field, f"{shown} is negative; write the number of texts")
     elif shape[0] == 0:
         yield Violation(field, f"{shown} is empty; send at least one text")
-    elif shape[0] > config.max_texts:
-        yield Violation(field, f"{shown} is too long; send at most {config.max_texts} texts in one request")
+    elif shape[0] > limits.max_texts:
+        yield Violation(field, f"{shown} is too long; send at most {limits.max_texts} texts in one request")
 
 
 def _wrong_outputs(outputs: Sequence[pb.ModelInferRequest.InferRequestedOutputTensor]) -> Iterator[Violation]:
@@ -200,7 +200,7 @@ def _read_timeout(parameters: Mapping[str, pb.InferParameter], wrong: list[Viola
     return requested / 1e6
 
 
-def _read_texts(request: pb.ModelInferRequest, config: Config) -> list[str]:
+def _read_texts(request: pb.ModelInferRequest, limits: LimitSettings) -> list[str]:
     [tensor] = request.inputs
     count = tensor.shape[0]
     if request.raw_input_contents:
@@ -216,7 +216,7 @@ def _read_texts(request: pb.ModelInferRequest, config: Config) -> list[str]:
         strings = list(tensor.contents.bytes_contents)
     raise_if_invalid(_not_utf8(strings, field))
     texts = [string.decode() for string in strings]
-    raise_if_invalid(too_long(texts, config, field))
+    raise_if_invalid(too_long(texts, limits, field))
     return texts
 
 

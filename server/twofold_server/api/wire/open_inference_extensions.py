@@ -12,7 +12,7 @@ from twofold_checkpoint.checkpoint import Checkpoint
 from twofold_checkpoint.store import Aliases
 
 from twofold_server.api.wire.open_inference import INPUTS, MODEL, OUTPUTS, PLATFORM
-from twofold_server.config.settings import Config
+from twofold_server.config.settings import LimitSettings
 from twofold_server.errors import MAX_VIOLATIONS, UnknownNameError, Violation, raise_if_invalid
 from twofold_server.observability.metrics import Metrics
 
@@ -21,13 +21,13 @@ _ASKING = ("Predict", "Embed", "ModelInfer")
 _TYPES = {"BYTES": config_pb.TYPE_STRING, "FP32": config_pb.TYPE_FP32}
 
 
-def write_config(config: Config) -> config_pb.ModelConfig:
+def write_config(limits: LimitSettings) -> config_pb.ModelConfig:
     """Return the model configuration. The texts are the batch, so no tensor has further dimensions."""
     return config_pb.ModelConfig(
         name=MODEL,
         platform=PLATFORM,
         backend="twofold",
-        max_batch_size=config.max_texts,
+        max_batch_size=limits.max_texts,
         input=[config_pb.ModelInput(name=tensor.name, data_type=_TYPES[tensor.datatype]) for tensor in INPUTS],
         output=[config_pb.ModelOutput(name=tensor.name, data_type=_TYPES[tensor.datatype]) for tensor in OUTPUTS],
         dynamic_batching=config_pb.ModelDynamicBatching(),

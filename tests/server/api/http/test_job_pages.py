@@ -34,13 +34,13 @@ async def scene(tmp_path_factory):
 
     judged = say(GateEvaluated(verdict="fail", reason="Worse."))
     harness.play(TRAIN, judged, finish("rejected", "It reads <script>alert(1)</script> worse than before."))
-    async with running(store, trainer_python=harness.config.trainer_python) as server:
+    async with running(store, trainer_python=harness.config.trainer.python) as server:
         over = await submit(server)
         await follow(server, over)
 
     async def play(asks, *, job=False, **settings):
         harness.play(TRAIN, HANG)
-        async with running(store, trainer_python=harness.config.trainer_python, **settings) as server:
+        async with running(store, trainer_python=harness.config.trainer.python, **settings) as server:
             made = [await submit(server)] if job else []
             return await asyncio.to_thread(asks, urlsplit(server.metrics_url).netloc, *made)
 

@@ -18,7 +18,7 @@ from support.tensors import TEXTS, ask, on_server, read
 from twofold.open_inference import open_inference_pb2 as pb
 from twofold_server.api.wire.bytes_tensor import write_strings
 from twofold_server.api.wire.open_inference import read_infer
-from twofold_server.config.settings import Config
+from twofold_server.config.settings import LimitSettings
 from twofold_server.errors import InvalidRequestError, UnknownNameError
 from twofold_server.inference.engine import Engine, EngineState
 
@@ -201,7 +201,7 @@ def test_any_request_is_read_or_refused(texts, typed, parts):
     """Texts are read as they are; whatever takes the place of some part is understood, or wrong in a way that is named."""
     request = ask(*texts, typed=typed, **parts)
     try:
-        call = read_infer(request, Config())
+        call = read_infer(request, LimitSettings())
     except InvalidRequestError as error:
         named = [one.field for one in error.violations]
         assert parts

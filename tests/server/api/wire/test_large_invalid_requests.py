@@ -11,11 +11,11 @@ from twofold_server.api.wire.adaptation import read_adapt
 from twofold_server.api.wire.inference import read_predict
 from twofold_server.api.wire.open_inference import read_infer
 from twofold_server.api.wire.open_inference_extensions import read_load
-from twofold_server.config.settings import Config
+from twofold_server.config.settings import LimitSettings
 from twofold_server.errors import InvalidRequestError
 
 MANY = 100_000
-CONFIG = Config()
+LIMITS = LimitSettings()
 
 
 def adapt(**dataset: Any) -> adaptation_pb2.AdaptRequest:
@@ -67,7 +67,7 @@ def test_the_first_faults_of_many_are_told(read: Any, request_: Any, field: str)
     takes_config = read in {read_predict, read_infer}
 
     with pytest.raises(InvalidRequestError) as refused:
-        read(request_, CONFIG) if takes_config else read(request_)
+        read(request_, LIMITS) if takes_config else read(request_)
 
     assert refused.value.violations[0].field.startswith(field)
     assert len(refused.value.violations) <= 20
