@@ -1,14 +1,13 @@
-"""What adaptation costs the tasks that were there before: eleven scenarios, the classic methods and ours.
+"""Measure what adaptation costs existing tasks: Twofold and classic continual-learning methods on eleven scenarios.
 
     python -m benchmarks.adapt --sets DIRECTORY --scorer SCORE.py [--size standard|full|quick] [--work DIRECTORY]
-                               [--scenarios NAME,...] [--rows NAME,...] [--again] [--seeds 0,1,2] [--jobs 1]
+                               [--scenarios NAME,...] [--methods NAME,...] [--again] [--seeds 0,1,2] [--jobs 1]
 
-DIRECTORY holds scenarios.json and the data sets that it names. Base checkpoints are trained once and kept in --work. A
-cell (one scenario, one row, one seed) runs in a process of its own and is written to the results at once; one that is there
-already, measured under the same settings, is not run again unless --again asks for it. With several seeds each row is run
-as often, from the same base; figures and tables are of the means, for one run may be off by a point or, where few examples
-teach, by several. With --jobs N, N cells run at a
-time and share the cores; their seconds are then those of a busy machine, their CPU seconds are not.
+DIRECTORY holds scenarios.json and its data sets. Base checkpoints are trained once and kept in --work. A run is one
+scenario, one method and one seed; it has its own process, and its result is saved at once. A later invocation skips runs
+that were measured with the same settings, unless --again is given. All seeds start from the same base. Figures and tables
+show means over seeds, because a single run varies by about a point, and by several with few examples. With --jobs N, N
+runs share the cores; their wall-clock seconds are then those of a busy machine, their CPU seconds are not affected.
 """
 
 from __future__ import annotations
@@ -31,11 +30,18 @@ from typing import Any
 import msgspec
 
 from benchmarks.adaptation.base_checkpoints import BasePlan, digest_weights, ensure_base, plan_base
-from benchmarks.adaptation.hyperparameters import DEFAULT
-from benchmarks.adaptation.methods import CLASSICS, OVERVIEW, ROWS, TWINS, find_row, is_run
-from benchmarks.adaptation.progress import remaining_seconds, spell
-from benchmarks.adaptation.results import Key, name_results, read_cells, select_current, select_left, write_cells
-from benchmarks.adaptation.runs import Cell, digest_settings
+from benchmarks.adaptation.hyperparameters import DEFAULTS
+from benchmarks.adaptation.methods import (
+    CLASSIC_METHODS,
+    EQUIVALENT_METHODS,
+    METHODS,
+    OVERVIEW_METHODS,
+    load_method,
+    runs_on,
+)
+from benchmarks.adaptation.progress import format_duration, remaining_seconds
+from benchmarks.adaptation.results import Key, name_results, read_runs, select_current, select_pending, write_runs
+from benchmarks.adaptation.runs import Run, digest_settings
 from benchmarks.adaptation.scenarios import Scenario, ScenarioError, read_scenarios
 from benchmarks.adaptation.scorer import Scorer
 from benchmarks.adaptation.sizes import NAMES, Size, choose_size
@@ -43,14 +49,14 @@ from benchmarks.adaptation.summary import summarise
 from benchmarks.adaptation.table import make_overview, make_tables
 
 BASE_SEED = 0
-"""Bases are trained with one seed: what seeds are to show is by how much an adaptation is off by chance."""
+"""All bases are trained with one seed: the seeds measure the variance of the adaptation only."""
 LOCKS: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-"""One a base: of all cells that wait for the same one, one trains it. Bases train with a thread each, side by side."""
+"""One lock per base, so that only one of several runs trains it. Different bases train in parallel, with one thread each."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Hold what a run of the benchmark was asked for."""
+    """Hold the options of the benchmark."""
 
     root: Path
     scorer: Path
@@ -62,52 +68,55 @@ class Benchmark:
     @cached_property
     def bases(self) -> dict[str, BasePlan]:
         """The base of each scenario."""
-        return {one.name: plan_base(self.root, one.base, self.size, seed=BASE_SEED) for one in self.scenarios}
+        return {
+            scenario.name: plan_base(self.root, scenario.base, self.size, seed=BASE_SEED) for scenario in self.scenarios
+        }
 
     @cached_property
     def wanted(self) -> dict[Key, str]:
-        """Every cell of the benchmark, with the digest of its settings."""
+        """Every run of the benchmark, with the digest of its settings."""
         return {
-            (one.name, row, seed): digest_settings(self.settings(one, row, seed))
-            for number, seed in enumerate(self.seeds)
-            for one in self.scenarios
-            for row in ROWS
-            if is_run(row, one.name, again=number > 0)
+            (scenario.name, method, seed): digest_settings(self.settings(scenario, method, seed))
+            for index, seed in enumerate(self.seeds)
+            for scenario in self.scenarios
+            for method in METHODS
+            if runs_on(method, scenario.name, again=index > 0)
         }
 
-    def settings(self, scenario: Scenario, row: str, seed: int) -> dict[str, Any]:
-        """Say what a cell depends on, beside the code."""
+    def settings(self, scenario: Scenario, method: str, seed: int) -> dict[str, Any]:
+        """Return everything that a run depends on, except the code."""
         definition = hashlib.sha256(msgspec.json.encode(scenario)).hexdigest()[:16]
         settings = {"scenario": definition, "base": self.bases[scenario.name].digest, "seed": seed}
         settings["caps"] = msgspec.to_builtins(self.size.step)
-        if row in CLASSICS:
-            settings["rates"] = asdict(DEFAULT)
+        if method in CLASSIC_METHODS:
+            settings["hyperparameters"] = asdict(DEFAULTS)
         return settings
 
-    def find(self, name: str) -> Scenario:
+    def scenario(self, name: str) -> Scenario:
         """Return a scenario by name."""
-        return next(one for one in self.scenarios if one.name == name)
+        return next(scenario for scenario in self.scenarios if scenario.name == name)
 
-    def measure(self, scenario: Scenario, row: str, seed: int) -> Cell:
-        """Measure a cell in this process."""
-        from benchmarks.adaptation.measurement import Run, measure, peak_memory_mib  # noqa: PLC0415 -- imports torch: seconds.
-        from benchmarks.adaptation.method_interface import load_student  # noqa: PLC0415 -- the same.
+    def measure(self, scenario: Scenario, method: str, seed: int) -> Run:
+        """Measure a run in this process."""
+        # Importing torch takes seconds.
+        from benchmarks.adaptation.measurement import RunSetup, measure, peak_memory_mib  # noqa: PLC0415
+        from benchmarks.adaptation.method_interface import load_learner  # noqa: PLC0415
 
         base = ensure_base(self.bases[scenario.name], self.work / "bases")
-        run = Run(
+        setup = RunSetup(
             scenario=scenario,
-            row=find_row(row),
-            student=load_student(base),
+            method=load_method(method),
+            learner=load_learner(base),
             root=self.root,
             size=self.size,
             scorer=Scorer(self.scorer),
-            work=self.directory(scenario.name, row, seed),
+            work=self.directory(scenario.name, method, seed),
             seed=seed,
-            rates=DEFAULT,
+            hyperparameters=DEFAULTS,
         )
-        steps = measure(run)
-        return Cell(
-            **self.identity(scenario, row, seed),
+        steps = measure(setup)
+        return Run(
+            **self.identity(scenario, method, seed),
             base_weights=digest_weights(base),
             steps=steps,
             verdict=", ".join(step.verdict for step in steps if step.verdict) or None,
@@ -116,150 +125,157 @@ class Benchmark:
             peak_memory_mib=round(peak_memory_mib()),
         )
 
-    def identity(self, scenario: Scenario, row: str, seed: int) -> dict[str, Any]:
-        """Return what a cell says of itself before it is measured."""
+    def identity(self, scenario: Scenario, method: str, seed: int) -> dict[str, Any]:
+        """Return the fields of a run that are known before it is measured."""
         return {
             "scenario": scenario.name,
-            "row": row,
+            "method": method,
             "size": self.size.name,
             "seed": seed,
-            "digest": self.wanted[scenario.name, row, seed],
-            "settings": self.settings(scenario, row, seed),
+            "digest": self.wanted[scenario.name, method, seed],
+            "settings": self.settings(scenario, method, seed),
         }
 
-    def directory(self, scenario: str, row: str, seed: int) -> Path:
-        """Return the directory of a cell's files."""
-        return self.work / "cells" / f"{self.size.name}-{seed}" / scenario / row
+    def directory(self, scenario: str, method: str, seed: int) -> Path:
+        """Return the directory of a run's files."""
+        return self.work / "runs" / f"{self.size.name}-{seed}" / scenario / method
 
 
-def run_apart(benchmark: Benchmark, scenario: str, row: str, seed: int, arguments: list[str], *, threads: int) -> Cell:
-    """Measure a cell in a process of its own; what goes wrong there becomes the cell's error."""
+def measure_in_subprocess(
+    benchmark: Benchmark, scenario: str, method: str, seed: int, arguments: list[str], *, threads: int
+) -> Run:
+    """Measure a run in a separate process. If it fails, the run holds the error."""
     try:
         base = benchmark.bases[scenario]
         with LOCKS[base.digest]:
             ensure_base(base, benchmark.work / "bases")
-    except RuntimeError as error:  # The base could not be trained.
-        return Cell(**benchmark.identity(benchmark.find(scenario), row, seed), error=str(error))
-    directory = benchmark.directory(scenario, row, seed)
+    except RuntimeError as error:  # The training of the base failed.
+        return Run(**benchmark.identity(benchmark.scenario(scenario), method, seed), error=str(error))
+    directory = benchmark.directory(scenario, method, seed)
     directory.mkdir(parents=True, exist_ok=True)
-    out, log = directory / "cell.json", directory / "log.txt"
+    out, log = directory / "run.json", directory / "log.txt"
     out.unlink(missing_ok=True)
-    begun = time.monotonic()
+    started_at = time.monotonic()
     with log.open("wb") as file:
-        command = [sys.executable, "-m", "benchmarks.adapt", *arguments, "--cell", f"{scenario}/{row}/{seed}"]
+        command = [sys.executable, "-m", "benchmarks.adapt", *arguments, "--run", f"{scenario}/{method}/{seed}"]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         code = subprocess.run(command, check=False, stdout=file, stderr=file, env=environment).returncode
-    shutil.rmtree(directory / "row", ignore_errors=True)  # Its checkpoints: half a gigabyte a cell.
-    wall = round(time.monotonic() - begun, 2)
+    shutil.rmtree(directory / "method", ignore_errors=True)  # Half a gigabyte of checkpoints per run.
+    wall = round(time.monotonic() - started_at, 2)
     if code == 0:
-        return msgspec.structs.replace(msgspec.json.decode(out.read_bytes(), type=Cell), wall_seconds=wall)
+        return msgspec.structs.replace(msgspec.json.decode(out.read_bytes(), type=Run), wall_seconds=wall)
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     error = f"{lines[-1] if lines else 'no output'} (exit code {code})"
-    tell(f"    see {log}")
-    return Cell(**benchmark.identity(benchmark.find(scenario), row, seed), wall_seconds=wall, error=error)
+    log_line(f"    see {log}")
+    return Run(**benchmark.identity(benchmark.scenario(scenario), method, seed), wall_seconds=wall, error=error)
 
 
-def run(benchmark: Benchmark, chosen: list[Key], arguments: list[str], *, again: bool, jobs: int) -> int:
-    """Measure what is left to measure, write the results after every cell, and print the tables."""
+def run_benchmark(benchmark: Benchmark, chosen: list[Key], arguments: list[str], *, again: bool, jobs: int) -> int:
+    """Measure the pending runs, write the results after each, and print the tables. Return the exit code."""
     name, wanted = name_results(benchmark.size.name), benchmark.wanted
     settings = {
         "size": benchmark.size.name,
         "caps": msgspec.to_builtins(benchmark.size.step),
         "seeds": benchmark.seeds,
-        "rates": asdict(DEFAULT),
+        "hyperparameters": asdict(DEFAULTS),
     }
-    cells = read_cells(name)
-    left = [key for key in (chosen if again else select_left(cells, wanted, chosen)) if key[1] not in TWINS]
-    failed = 0
-    done: list[Cell] = []
+    runs = read_runs(name)
+    keys = chosen if again else select_pending(runs, wanted, chosen)
+    pending = [key for key in keys if key[1] not in EQUIVALENT_METHODS]
+    completed: dict[Key, Run] = {}
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)
     with ThreadPoolExecutor(jobs) as pool:
-        running = {pool.submit(run_apart, benchmark, *key, arguments, threads=threads): key for key in left}
-        for number, finished in enumerate(as_completed(running), 1):
-            scenario, row, seed = running[finished]
-            cell = cells[scenario, row, seed] = finished.result()
-            done.append(cell)
-            failed += cell.error is not None
-            waiting = [key for key in left if key not in {(one.scenario, one.row, one.seed) for one in done}]
-            time_left = remaining_seconds(done, waiting)
-            after = "" if time_left is None else f"; about {spell(time_left / jobs)} left"
-            tell(f"[{number}/{len(left)}] {scenario} / {row} / seed {seed}: {describe(cell)}{after}")
-            for twin in (one for one, other in TWINS.items() if other == row):
-                cells[scenario, twin, seed] = msgspec.structs.replace(
-                    cell, **benchmark.identity(benchmark.find(scenario), twin, seed)
-                )
-            write_cells(name, cells, wanted, settings, quiet=True)
-    names = [one.name for one in benchmark.scenarios]
-    for table in (
-        make_tables(select_current(cells, wanted), names),
-        make_overview(select_current(cells, wanted), names, OVERVIEW),
-    ):
-        print(table)
-    write_cells(name, cells, wanted, settings)
-    return 1 if failed else 0
+        futures = {
+            pool.submit(measure_in_subprocess, benchmark, *key, arguments, threads=threads): key for key in pending
+        }
+        for number, future in enumerate(as_completed(futures), 1):
+            scenario, method, seed = key = futures[future]
+            run = runs[key] = completed[key] = future.result()
+            seconds = remaining_seconds(list(completed.values()), [key for key in pending if key not in completed])
+            remaining = "" if seconds is None else f"; about {format_duration(seconds / jobs)} left"
+            log_line(f"[{number}/{len(pending)}] {scenario} / {method} / seed {seed}: {describe(run)}{remaining}")
+            for twin in (twin for twin, original in EQUIVALENT_METHODS.items() if original == method):
+                identity = benchmark.identity(benchmark.scenario(scenario), twin, seed)
+                runs[scenario, twin, seed] = msgspec.structs.replace(run, **identity)
+            write_runs(name, runs, wanted, settings, quiet=True)
+    names = [scenario.name for scenario in benchmark.scenarios]
+    current = select_current(runs, wanted)
+    print(make_tables(current, names))
+    print(make_overview(current, names, OVERVIEW_METHODS))
+    write_runs(name, runs, wanted, settings)
+    return 1 if any(run.error is not None for run in completed.values()) else 0
 
 
-def describe(cell: Cell) -> str:
-    """Say in a line what came of a cell."""
-    one = summarise(cell)
-    if one is None:
-        return f"failed: {cell.error}"
-    kept = "" if one.retained is None else f", retained {one.retained.before:.1f} -> {one.retained.after:.1f}"
-    protected = f"protected {one.protected.before:.1f} -> {one.protected.after:.1f}"
-    return f"new {one.new:.1f}, {protected}{kept}; {cell.seconds:.0f} s, {cell.peak_memory_mib:.0f} MiB"
+def describe(run: Run) -> str:
+    """Return the scores of a run, or its error, in a line."""
+    summary = summarise(run)
+    if summary is None:
+        return f"failed: {run.error}"
+    scores = f"new {summary.new:.1f}, protected {summary.protected.before:.1f} -> {summary.protected.after:.1f}"
+    if summary.retained is not None:
+        scores += f", retained {summary.retained.before:.1f} -> {summary.retained.after:.1f}"
+    return f"{scores}; {run.seconds:.0f} s, {run.peak_memory_mib:.0f} MiB"
 
 
-def tell(line: str) -> None:
-    """Tell a person who waits."""
+def log_line(line: str) -> None:
+    """Write a line of progress to stderr."""
     print(line, file=sys.stderr, flush=True)
 
 
-def main() -> int:
-    """Run the benchmark, or, as a process of its own, one cell of it."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", type=Path, required=True)
-    parser.add_argument("--scorer", type=Path, required=True)
-    parser.add_argument("--work", type=Path, default=Path(".work/adapt"))
+    parser.add_argument("--sets", type=Path, required=True, help="directory of scenarios.json and its data sets")
+    parser.add_argument("--scorer", type=Path, required=True, help="script of the independent scorer")
+    parser.add_argument("--work", type=Path, default=Path(".work/adapt"), help="directory of bases and logs")
     parser.add_argument("--size", choices=NAMES, default="standard")
-    parser.add_argument("--scenarios", type=split, help="names, separated by commas; all if left out")
-    parser.add_argument("--rows", type=split, default=ROWS, help="the same")
-    parser.add_argument("--again", action="store_true", help="run the chosen cells even if they are finished")
-    parser.add_argument("--seeds", type=read_seeds, default=(0,), help="numbers, separated by commas")
-    parser.add_argument("--jobs", type=int, default=1, help="cells that run at a time")
-    parser.add_argument("--first", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--cell", help=argparse.SUPPRESS)
+    parser.add_argument("--scenarios", type=split, help="names separated by commas (default: all)")
+    parser.add_argument("--methods", type=split, default=METHODS, help="names separated by commas (default: all)")
+    parser.add_argument("--again", action="store_true", help="measure runs again that already have results")
+    parser.add_argument("--seeds", type=read_seeds, default=(0,), help="numbers separated by commas")
+    parser.add_argument("--jobs", type=int, default=1, help="number of parallel runs")
+    parser.add_argument("--first", type=int, help="smoke test: cut every list to its first N examples")
+    parser.add_argument("--run", help=argparse.SUPPRESS)
+    return parser
+
+
+def main() -> int:
+    """Run the benchmark, or, in a subprocess, one run of it. Return the exit code."""
+    parser = make_parser()
     arguments = parser.parse_args()
     try:
-        found = read_scenarios(arguments.sets)
+        file = read_scenarios(arguments.sets)
     except ScenarioError as error:
         parser.error(str(error))
-    size = choose_size(arguments.size, found.quick, first=arguments.first)
-    scenarios = tuple(one for one in found.scenarios if size.scenarios is None or one.name in size.scenarios)
+    size = choose_size(arguments.size, file.quick, first=arguments.first)
+    scenarios = tuple(
+        scenario for scenario in file.scenarios if size.scenarios is None or scenario.name in size.scenarios
+    )
     benchmark = Benchmark(arguments.sets, arguments.scorer, arguments.work, size, scenarios, arguments.seeds)
-    if arguments.cell:
-        scenario, row, number = arguments.cell.split("/")
-        cell = benchmark.measure(benchmark.find(scenario), row, seed := int(number))
-        (benchmark.directory(scenario, row, seed) / "cell.json").write_bytes(msgspec.json.encode(cell))
+    if arguments.run:
+        name, method, seed = arguments.run.split("/")
+        run = benchmark.measure(benchmark.scenario(name), method, int(seed))
+        (benchmark.directory(name, method, int(seed)) / "run.json").write_bytes(msgspec.json.encode(run))
         return 0
-    names = [one.name for one in scenarios]
+    names = [scenario.name for scenario in scenarios]
     chosen_names = arguments.scenarios or names
-    for kind, given, known in (("scenario", chosen_names, names), ("row", arguments.rows, ROWS)):
-        if unknown := [one for one in given if one not in known]:
-            parser.error(f"{kind} {unknown[0]!r} is not known; write one of {', '.join(known)}")
-    chosen = [key for key in benchmark.wanted if key[0] in chosen_names and key[1] in arguments.rows]
+    for kind, values, known in (("scenario", chosen_names, names), ("method", arguments.methods, METHODS)):
+        if unknown := [value for value in values if value not in known]:
+            parser.error(f"unknown {kind} {unknown[0]!r}; use one of {', '.join(known)}")
+    chosen = [key for key in benchmark.wanted if key[0] in chosen_names and key[1] in arguments.methods]
     shared = ["--sets", arguments.sets, "--scorer", arguments.scorer, "--work", arguments.work]
     shared += ["--size", arguments.size, "--seeds", ",".join(map(str, arguments.seeds))]
     shared += [] if arguments.first is None else ["--first", arguments.first]
-    return run(benchmark, chosen, [str(one) for one in shared], again=arguments.again, jobs=arguments.jobs)
+    return run_benchmark(benchmark, chosen, list(map(str, shared)), again=arguments.again, jobs=arguments.jobs)
 
 
 def read_seeds(numbers: str) -> tuple[int, ...]:
-    """Read numbers that are separated by commas."""
+    """Read distinct numbers separated by commas."""
     return tuple(dict.fromkeys(map(int, numbers.split(","))))
 
 
 def split(names: str) -> tuple[str, ...]:
-    """Read names that are separated by commas."""
+    """Read names separated by commas."""
     return tuple(names.split(","))
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from twofold_server.testing import serving
 
 from benchmarks import report
-from benchmarks.processes import Cost, run
+from benchmarks.processes import Cost, run_command
 
 SETS = ("snips", "hwu64")
 NAMES = {"snips": ("snips_intent_accuracy", "snips_slot_f1"), "hwu64": ("hwu64_intent_accuracy", "hwu64_entity_f1")}
@@ -31,7 +31,7 @@ def train(source: Path, work: Path, seed: int) -> Cost:
         return Cost(**json.loads(cost_file.read_text(encoding="utf-8")))
     work.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "twofold_trainer", "init", "--out", str(work / "store"), "--seed", str(seed)]
-    cost = run([*command, "--train", str(source / "train.jsonl"), "--dev", str(source / "dev.jsonl")])
+    cost = run_command([*command, "--train", str(source / "train.jsonl"), "--dev", str(source / "dev.jsonl")])
     cost_file.write_text(json.dumps(dataclasses.asdict(cost)), encoding="utf-8")
     return cost
 
@@ -41,7 +41,7 @@ def answer(source: Path, work: Path) -> Path:
     predictions = work / "predictions.jsonl"
     with serving(work / "store", log=work / "server.log") as server:
         command = [sys.executable, "-m", "twofold.cli", "--target", server.target, "predict"]
-        run([*command, "--input", str(source / "test.jsonl"), "--output", str(predictions)])
+        run_command([*command, "--input", str(source / "test.jsonl"), "--output", str(predictions)])
     return predictions
 
 

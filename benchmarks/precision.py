@@ -41,7 +41,7 @@ from twofold_trainer.stop import StopSignal
 
 from benchmarks import report
 from benchmarks.load.texts import SETS, read_texts
-from benchmarks.processes import run
+from benchmarks.processes import run_command
 
 TRAINED_ON = 3500
 MAX_TOKENS = 2048
@@ -191,7 +191,7 @@ def train(sets: Path, work: Path) -> Checkpoint:
         with (sets / "hwu64" / "train.jsonl").open(encoding="utf-8") as lines:
             (work / "train.jsonl").write_text("".join(itertools.islice(lines, TRAINED_ON)), encoding="utf-8")
         command = [sys.executable, "-m", "twofold_trainer", "init", "--out", str(work / "store"), "--epochs", "3"]
-        run([*command, "--train", str(work / "train.jsonl"), "--dev", str(sets / "hwu64" / "dev.jsonl")])
+        run_command([*command, "--train", str(work / "train.jsonl"), "--dev", str(sets / "hwu64" / "dev.jsonl")])
     return Store(work / "store").get("current")
 
 

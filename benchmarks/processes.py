@@ -27,7 +27,7 @@ class Cost:
     peak_mib: float
 
 
-def run(command: Sequence[str]) -> Cost:
+def run_command(command: Sequence[str]) -> Cost:
     """Run a command with its output on stderr and return its cost. Raises RuntimeError if it fails."""
     start = time.monotonic()
     process = subprocess.Popen(command, stdout=sys.stderr)

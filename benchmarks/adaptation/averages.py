@@ -1,4 +1,4 @@
-"""What several runs of one scenario under one row come to: one cell that holds their means."""
+"""Average the runs of a scenario and method over their seeds."""
 
 from __future__ import annotations
 
@@ -7,63 +7,63 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from benchmarks.adaptation.runs import Cell, Change, StepScores
+from benchmarks.adaptation.runs import Change, Run, StepScores
 from benchmarks.adaptation.summary import mean, summarise
 
 
-def average(cells: Iterable[Cell]) -> list[Cell]:
-    """Put the mean of all runs that have scores in the place of the runs of each scenario and row.
+def average(runs: Iterable[Run]) -> list[Run]:
+    """Return one run per scenario and method, with the means over its seeds.
 
-    Seeds decide by chance alone, so what is compared are means. Where no run has scores, the first one says why. *changed*
-    is added up, as one changed answer is one too many.
+    If no seed has scores, the first run stands for all and gives the reason. *changed* is summed, not averaged: a single
+    changed answer breaks exactness.
     """
-    runs: dict[tuple[str, str], list[Cell]] = {}
-    for cell in cells:
-        runs.setdefault((cell.scenario, cell.row), []).append(cell)
-    return [_average(some) for some in runs.values()]
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.scenario, run.method), []).append(run)
+    return [_average(group) for group in groups.values()]
 
 
-def spreads(cells: Iterable[Cell]) -> dict[tuple[str, str], float]:
-    """Return for each scenario and row that was run more than once the standard deviation of its sum of figures, in points."""
+def spreads(runs: Iterable[Run]) -> dict[tuple[str, str], float]:
+    """Return the standard deviation over seeds of the sum of scores, in points, where there are several seeds."""
     sums: dict[tuple[str, str], list[float]] = {}
-    for cell in cells:
-        if (one := summarise(cell)) is not None:
-            sums.setdefault((cell.scenario, cell.row), []).append(sum(one.figures))
-    return {key: statistics.stdev(some) for key, some in sums.items() if len(some) > 1}
+    for run in runs:
+        if (summary := summarise(run)) is not None:
+            sums.setdefault((run.scenario, run.method), []).append(sum(summary.scores))
+    return {key: statistics.stdev(values) for key, values in sums.items() if len(values) > 1}
 
 
-def _average(runs: Sequence[Cell]) -> Cell:
-    scored = [cell for cell in runs if cell.steps]
+def _average(runs: Sequence[Run]) -> Run:
+    scored = [run for run in runs if run.steps]
     if len(scored) < 2:
         return (scored or runs)[0]
     return msgspec.structs.replace(
         scored[0],
-        steps=tuple(_step(steps) for steps in zip(*(cell.steps for cell in scored), strict=True)),
-        verdict=", ".join(dict.fromkeys(cell.verdict for cell in scored if cell.verdict)) or None,
-        seconds=mean([cell.seconds for cell in scored]),
-        cpu_seconds=mean([cell.cpu_seconds for cell in scored]),
-        peak_memory_mib=max(cell.peak_memory_mib for cell in scored),
-        wall_seconds=mean([cell.wall_seconds for cell in scored]),
+        steps=tuple(_average_steps(steps) for steps in zip(*(run.steps for run in scored), strict=True)),
+        verdict=", ".join(dict.fromkeys(run.verdict for run in scored if run.verdict)) or None,
+        seconds=mean([run.seconds for run in scored]),
+        cpu_seconds=mean([run.cpu_seconds for run in scored]),
+        peak_memory_mib=max(run.peak_memory_mib for run in scored),
+        wall_seconds=mean([run.wall_seconds for run in scored]),
     )
 
 
-def _step(runs: Sequence[StepScores]) -> StepScores:
-    first = runs[0]
-    retained = [one.retained for one in runs if one.retained is not None]
+def _average_steps(steps: Sequence[StepScores]) -> StepScores:
+    first = steps[0]
+    retained = [step.retained for step in steps if step.retained is not None]
     return msgspec.structs.replace(
         first,
-        new=_change([one.new for one in runs]),
-        protected=_change([one.protected for one in runs]),
-        retained=_change(retained) if retained else None,
-        earlier={name: mean([one.earlier[name] for one in runs]) for name in first.earlier},
-        negative_flips=mean([one.negative_flips for one in runs]),
-        positive_flips=mean([one.positive_flips for one in runs]),
-        changed=sum(one.changed for one in runs),
-        strict={name: _change([one.strict[name] for one in runs]) for name in first.strict},
-        seconds=mean([one.seconds for one in runs]),
-        cpu_seconds=mean([one.cpu_seconds for one in runs]),
+        new=_average_changes([step.new for step in steps]),
+        protected=_average_changes([step.protected for step in steps]),
+        retained=_average_changes(retained) if retained else None,
+        earlier={name: mean([step.earlier[name] for step in steps]) for name in first.earlier},
+        negative_flips=mean([step.negative_flips for step in steps]),
+        positive_flips=mean([step.positive_flips for step in steps]),
+        changed=sum(step.changed for step in steps),
+        strict={name: _average_changes([step.strict[name] for step in steps]) for name in first.strict},
+        seconds=mean([step.seconds for step in steps]),
+        cpu_seconds=mean([step.cpu_seconds for step in steps]),
     )
 
 
-def _change(changes: Sequence[Change]) -> Change:
-    return Change(before=mean([one.before for one in changes]), after=mean([one.after for one in changes]))
+def _average_changes(changes: Sequence[Change]) -> Change:
+    return Change(before=mean([change.before for change in changes]), after=mean([change.after for change in changes]))

@@ -1,4 +1,4 @@
-"""The checkpoint that a scenario starts from: trained once for all scenarios with the same base, then kept."""
+"""The base checkpoint of a scenario, trained once and shared by all scenarios with the same base."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from twofold_checkpoint.store import Store
 
 from benchmarks.adaptation.scenarios import Base, gather
 from benchmarks.adaptation.sizes import Size
-from benchmarks.processes import run
+from benchmarks.processes import run_command
 
 
 @dataclass(frozen=True, slots=True)
 class BasePlan:
-    """Hold what a base is trained on, and the trainer's arguments beside its defaults."""
+    """Hold a base's training data and the trainer's extra arguments."""
 
     train: tuple[Example, ...]
     dev: tuple[Example, ...]
@@ -27,7 +27,7 @@ class BasePlan:
 
     @property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits over everything that the base depends on, beside the code."""
+        """The first sixteen hexadecimal digits of the SHA-256 of the data and the arguments."""
         return hashlib.sha256(msgspec.json.encode((self.arguments, self.train, self.dev))).hexdigest()[:16]
 
 
@@ -44,22 +44,23 @@ def plan_base(root: Path, base: Base, size: Size, *, seed: int) -> BasePlan:
 
 
 def ensure_base(plan: BasePlan, work: Path) -> Checkpoint:
-    """Return the base's checkpoint; `twofold-trainer init` trains it if it is not there. Raises RuntimeError.
+    """Return the base checkpoint; train it with `twofold-trainer init` if it is missing. Raises RuntimeError.
 
-    With one thread, whatever the machine has: sums of several threads come out otherwise, and rows that were measured in
-    different sessions should start from the same bytes.
+    Training uses one thread, because sums over several threads differ: methods measured on different machines should
+    start from the same bytes.
     """
-    own = work / plan.digest
-    store = Store(own / "store")
+    folder = work / plan.digest
+    store = Store(folder / "store")
     if store.aliases().current is None:
-        own.mkdir(parents=True, exist_ok=True)
-        write_examples(own / "train.jsonl", plan.train)
-        write_examples(own / "dev.jsonl", plan.dev)
-        command = [sys.executable, "-m", "twofold_trainer", "init", "--threads", "1", "--out", str(own / "store")]
-        run([*command, *plan.arguments, "--train", str(own / "train.jsonl"), "--dev", str(own / "dev.jsonl")])
+        folder.mkdir(parents=True, exist_ok=True)
+        write_examples(folder / "train.jsonl", plan.train)
+        write_examples(folder / "dev.jsonl", plan.dev)
+        command = [sys.executable, "-m", "twofold_trainer", "init", "--threads", "1", "--out", str(store.root)]
+        data = ["--train", str(folder / "train.jsonl"), "--dev", str(folder / "dev.jsonl")]
+        run_command([*command, *plan.arguments, *data])
     return store.get("current")
 
 
 def digest_weights(base: Checkpoint) -> str:
-    """Return sixteen hexadecimal digits over the weights that a base came to."""
+    """Return the first sixteen hexadecimal digits of the SHA-256 of a base's weights."""
     return hashlib.sha256((base.path / TRAINING_WEIGHTS).read_bytes()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The classic methods against forgetting, each as what it adds to plain fine-tuning."""
+"""The classic methods of continual learning, each as hooks that it adds to plain fine-tuning."""
 
 from __future__ import annotations
 
@@ -12,160 +12,170 @@ from twofold_checkpoint.manifest import HeadName
 from twofold_trainer.datasets.targets import Target
 from twofold_trainer.modeling.features import Features, FeatureSource, compute_features
 
-from benchmarks.adaptation.fine_tuning import Aid, Batch, Course, Method, fine_tune
-from benchmarks.adaptation.method_interface import Adapted, Row, Student, Task
+from benchmarks.adaptation.fine_tuning import Batch, HookFactory, MethodHooks, TrainingContext, fine_tune
+from benchmarks.adaptation.method_interface import AdaptationResult, Learner, Method, Task
 
 
-def plain(course: Course) -> Aid:  # noqa: ARG001 -- a method like the others.
+def plain(context: TrainingContext) -> MethodHooks:  # noqa: ARG001 -- the signature of a HookFactory.
     """Add nothing."""
-    return Aid()
+    return MethodHooks()
 
 
-def lwf(course: Course) -> Aid:
-    """Hold both heads to the old model's answers on the new texts (Li & Hoiem 2016, arXiv:1606.09282)."""
-    rates = course.rates
+def lwf(context: TrainingContext) -> MethodHooks:
+    """Distil the old model's answers on the new texts into both heads (Li & Hoiem 2016, arXiv:1606.09282)."""
+    hyperparameters = context.hyperparameters
 
-    def term(batch: Batch, features: Features, source: FeatureSource) -> Tensor:  # noqa: ARG001
-        held = [
-            rates.weight(head) * softened_kl(now, then, rates.lwf_temperature)
-            for head, now, then in compare(course, batch, features)
+    def loss_term(batch: Batch, features: Features, source: FeatureSource) -> Tensor:  # noqa: ARG001
+        losses = [
+            hyperparameters.weight(head) * softened_kl(new, old, hyperparameters.lwf_temperature)
+            for head, new, old in logits_before_and_after(context, batch, features)
         ]
-        return rates.lwf_weight * torch.stack(held).sum()
+        return hyperparameters.lwf_weight * torch.stack(losses).sum()
 
-    return Aid(term=term)
-
-
-def rehearsal(course: Course) -> Aid:
-    """Train on as many remembered texts as new ones, with both heads' labels (Chaudhry et al. 2019, arXiv:1902.10486)."""
-    remembered = course.rehearsals()
-
-    def term(batch: Batch, features: Features, source: FeatureSource) -> Tensor:  # noqa: ARG001
-        return course.loss(*_draw(remembered, source))
-
-    return Aid(term=term)
+    return MethodHooks(loss_term=loss_term)
 
 
-def derpp(course: Course) -> Aid:
-    """Rehearse, and hold a second draw of the memory to the logits kept with it (Buzzega et al. 2020, arXiv:2004.07211)."""
-    rates, labelled, kept = course.rates, course.rehearsals(), course.rehearsals()
+def rehearsal(context: TrainingContext) -> MethodHooks:
+    """Train on as many memory texts as new ones, with the labels of both heads (Chaudhry et al. 2019, arXiv:1902.10486)."""
+    memory_batches = context.memory_batches()
 
-    def term(batch: Batch, features: Features, source: FeatureSource) -> Tensor:  # noqa: ARG001
+    def loss_term(batch: Batch, features: Features, source: FeatureSource) -> Tensor:  # noqa: ARG001
+        return context.loss(*_next_batch(memory_batches, source))
+
+    return MethodHooks(loss_term=loss_term)
+
+
+def derpp(context: TrainingContext) -> MethodHooks:
+    """Rehearse, and match the stored logits on a second batch of the memory (Buzzega et al. 2020, arXiv:2004.07211)."""
+    hyperparameters = context.hyperparameters
+    label_batches, logit_batches = context.memory_batches(), context.memory_batches()
+
+    def loss_term(batch: Batch, features: Features, source: FeatureSource) -> Tensor:  # noqa: ARG001
         squares = [
-            rates.weight(head) * F.mse_loss(now, then) for head, now, then in compare(course, *_draw(kept, source))
+            hyperparameters.weight(head) * F.mse_loss(new, old)
+            for head, new, old in logits_before_and_after(context, *_next_batch(logit_batches, source))
         ]
-        labels = course.loss(*_draw(labelled, source))
-        return rates.derpp_labels * labels + rates.derpp_logits * torch.stack(squares).sum()
+        labels = context.loss(*_next_batch(label_batches, source))
+        return hyperparameters.derpp_beta * labels + hyperparameters.derpp_alpha * torch.stack(squares).sum()
 
-    return Aid(term=term)
+    return MethodHooks(loss_term=loss_term)
 
 
-def ewc(course: Course) -> Aid:
-    """Pull each weight back by its Fisher information on the memory (Kirkpatrick et al. 2017, arXiv:1612.00796).
+def ewc(context: TrainingContext) -> MethodHooks:
+    """Pull each weight back in proportion to its Fisher information on the memory (Kirkpatrick et al. 2017, arXiv:1612.00796).
 
-    The information is scaled to a mean of one: a base that fits its texts well has a millionth of the information of
-    one that does not, and no one weight would do for both.
+    The information is scaled to a mean of one. A base that fits its texts well has a millionth of the information of a
+    base that does not, so one weight could not suit both.
     """
-    chosen = course.remembered
-    if len(chosen) > course.rates.ewc_texts:
-        chosen = tuple(course.chance.sample(chosen, course.rates.ewc_texts))
-    information = fisher(course, chosen)
-    mean = sum(float(one.sum()) for one in information.values()) / sum(one.numel() for one in information.values())
-    strength = course.rates.ewc_weight / mean
-    anchors = {name: tensor.detach() for name, tensor in course.old.named_parameters()}
+    chosen = context.memory_targets
+    if len(chosen) > context.hyperparameters.ewc_texts:
+        chosen = tuple(context.rng.sample(chosen, context.hyperparameters.ewc_texts))
+    information = fisher_information(context, chosen)
+    mean = sum(float(tensor.sum()) for tensor in information.values()) / sum(map(torch.numel, information.values()))
+    strength = context.hyperparameters.ewc_weight / mean
+    anchors = {name: tensor.detach() for name, tensor in context.old.named_parameters()}
 
-    def edit(source: FeatureSource) -> None:  # noqa: ARG001
-        for name, parameter in course.model.named_parameters():
+    def edit_gradients(source: FeatureSource) -> None:  # noqa: ARG001
+        for name, parameter in context.model.named_parameters():
             if parameter.grad is not None and name in information:
-                old = slice(len(anchors[name]))  # Rows that were appended have no anchor.
+                old = slice(len(anchors[name]))  # Appended rows have no anchor.
                 drift = parameter.detach()[old] - anchors[name]
                 parameter.grad[old] += strength * information[name] * drift
 
-    return Aid(edit=edit)
+    return MethodHooks(edit_gradients=edit_gradients)
 
 
-def agem(course: Course) -> Aid:
-    """Take out of the gradient what would raise the loss of a memory batch (Chaudhry et al. 2019, arXiv:1812.00420)."""
-    remembered = course.rehearsals()
+def agem(context: TrainingContext) -> MethodHooks:
+    """Project out the part of the gradient that would raise the loss of a memory batch (Chaudhry et al. 2019, arXiv:1812.00420)."""
+    memory_batches = context.memory_batches()
 
-    def edit(source: FeatureSource) -> None:
-        parameters = [parameter for parameter in course.model.parameters() if parameter.requires_grad]
-        loss = course.loss(*_draw(remembered, source))
+    def edit_gradients(source: FeatureSource) -> None:
+        parameters = [parameter for parameter in context.model.parameters() if parameter.requires_grad]
+        loss = context.loss(*_next_batch(memory_batches, source))
         if not loss.requires_grad:
             return
         references = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-        own = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
-        for parameter, gradient in zip(parameters, project(own, references), strict=True):
+        gradients = [torch.zeros_like(tensor) if tensor.grad is None else tensor.grad for tensor in parameters]
+        for parameter, gradient in zip(parameters, project(gradients, references), strict=True):
             parameter.grad = gradient
 
-    return Aid(edit=edit)
+    return MethodHooks(edit_gradients=edit_gradients)
 
 
 def project(gradients: list[Tensor], references: tuple[Tensor, ...]) -> list[Tensor]:
-    """Return the gradients without their part against the reference ones, if they have one, as vectors over all tensors."""
-    dot = sum(float((own * reference).sum()) for own, reference in zip(gradients, references, strict=True))
+    """Return the gradients without their component against the references, both taken as vectors over all tensors."""
+    dot = sum(float((gradient * reference).sum()) for gradient, reference in zip(gradients, references, strict=True))
     if dot >= 0:
         return gradients
-    share = dot / sum(float(reference.square().sum()) for reference in references)
-    return [own - share * reference for own, reference in zip(gradients, references, strict=True)]
+    scale = dot / sum(float(reference.square().sum()) for reference in references)
+    return [gradient - scale * reference for gradient, reference in zip(gradients, references, strict=True)]
 
 
-def _draw(remembered: Iterator[list[Target]], source: FeatureSource) -> tuple[list[Target], Features]:
-    batch = next(remembered)
+def _next_batch(memory_batches: Iterator[list[Target]], source: FeatureSource) -> tuple[list[Target], Features]:
+    batch = next(memory_batches)
     return batch, source([target.encoding for target in batch])
 
 
-def compare(course: Course, batch: Batch, features: Features) -> Iterator[tuple[HeadName, Tensor, Tensor]]:
-    """Yield the logits of a batch now and as they were, for each head that keeps its old rows, of these rows."""
+def logits_before_and_after(
+    context: TrainingContext, batch: Batch, features: Features
+) -> Iterator[tuple[HeadName, Tensor, Tensor]]:
+    """Yield the new and the old logits of a batch for each head that keeps its old rows, restricted to these rows."""
     with torch.no_grad():
-        before = course.frozen([target.encoding for target in batch])
-    for head in course.kept:
-        now, then = (features.pooled, before.pooled) if head == "classifier" else (features.tokens, before.tokens)
+        before = context.frozen_features([target.encoding for target in batch])
+    for head in context.retained_heads:
+        new, old = (features.pooled, before.pooled) if head == "classifier" else (features.tokens, before.tokens)
         with torch.no_grad():
-            old = course.old.head(head)(then)
-        yield head, course.model.head(head)(now)[:, : old.shape[1]], old
+            logits = context.old.head(head)(old)
+        yield head, context.model.head(head)(new)[:, : logits.shape[1]], logits
 
 
 def softened_kl(logits: Tensor, old: Tensor, temperature: float) -> Tensor:
-    """Return the mean over rows of T^2 KL(old || new) of (rows, names) logits at temperature T."""
-    now, then = (F.log_softmax(some / temperature, dim=1) for some in (logits, old))
-    return F.kl_div(now, then, log_target=True, reduction="batchmean") * temperature**2
+    """Return T^2 KL(old || new) at temperature T, averaged over the rows of (rows, names) logits."""
+    student, teacher = (F.log_softmax(values / temperature, dim=1) for values in (logits, old))
+    return F.kl_div(student, teacher, log_target=True, reduction="batchmean") * temperature**2
 
 
-def fisher(course: Course, targets: Batch) -> dict[str, Tensor]:
-    """Estimate the diagonal Fisher information of the old model, by name of the parameter.
+def fisher_information(context: TrainingContext, targets: Batch) -> dict[str, Tensor]:
+    """Estimate the old model's diagonal Fisher information by parameter name, for the backbone and the retained heads.
 
-    It is that of the backbone and of the heads whose old rows are kept. Labels are drawn from the model's own answers:
-    squared gradients of the true labels would be another quantity (Kunstner et al. 2019, arXiv:1905.12558).
+    Labels are sampled from the model's answers: with the true labels the squared gradients would estimate the empirical
+    Fisher, a different quantity (Kunstner et al. 2019, arXiv:1905.12558).
     """
-    old = course.old
-    named = {name: one for name, one in old.named_parameters() if name.split(".")[0] in ("backbone", *course.kept)}
+    old = context.old
+    prefixes = ("backbone", *context.retained_heads)
+    named = {name: tensor for name, tensor in old.named_parameters() if name.split(".")[0] in prefixes}
     sums = {name: torch.zeros_like(parameter) for name, parameter in named.items()}
     for target in targets:
-        features = compute_features(old, [target.encoding], course.pad_id)
-        answers = [old.head(head)(features.pooled if head == "classifier" else features.tokens) for head in course.kept]
-        drawn = [Categorical(logits=logits.detach()).sample() for logits in answers]
-        loss = torch.stack([F.cross_entropy(*pair, reduction="sum") for pair in zip(answers, drawn, strict=True)]).sum()
-        found = torch.autograd.grad(loss, list(named.values()), allow_unused=True, materialize_grads=True)
-        for total, gradient in zip(sums.values(), found, strict=True):
+        features = compute_features(old, [target.encoding], context.pad_id)
+        answers = [
+            old.head(head)(features.pooled if head == "classifier" else features.tokens)
+            for head in context.retained_heads
+        ]
+        sampled = [Categorical(logits=logits.detach()).sample() for logits in answers]
+        loss = torch.stack(
+            [F.cross_entropy(*pair, reduction="sum") for pair in zip(answers, sampled, strict=True)]
+        ).sum()
+        gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True, materialize_grads=True)
+        for total, gradient in zip(sums.values(), gradients, strict=True):
             total.add_(gradient.square())
     return {name: total / len(targets) for name, total in sums.items()}
 
 
-def row(method: Method, *, frozen: bool = False) -> Row:
-    """Make a method a row of the table."""
+def make_method(hook_factory: HookFactory, *, frozen: bool = False) -> Method:
+    """Make a method of plain fine-tuning with the factory's hooks."""
 
-    def adapt(student: Student, task: Task) -> Adapted:
-        return Adapted(fine_tune(student, task, method, frozen=frozen))
+    def adapt(learner: Learner, task: Task) -> AdaptationResult:
+        return AdaptationResult(fine_tune(learner, task, hook_factory, frozen=frozen))
 
     return adapt
 
 
-ROWS: dict[str, Row] = {
-    "unconstrained": row(plain),
-    "head_frozen": row(plain, frozen=True),
-    "lwf": row(lwf),
-    "rehearsal": row(rehearsal),
-    "derpp": row(derpp),
-    "ewc": row(ewc),
-    "agem": row(agem),
+METHODS: dict[str, Method] = {
+    "unconstrained": make_method(plain),
+    "head_frozen": make_method(plain, frozen=True),
+    "lwf": make_method(lwf),
+    "rehearsal": make_method(rehearsal),
+    "derpp": make_method(derpp),
+    "ewc": make_method(ewc),
+    "agem": make_method(agem),
 }

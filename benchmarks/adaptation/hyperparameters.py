@@ -1,4 +1,4 @@
-"""Every number that the classic rows depend on. All rows share the rates, so that none is a strawman."""
+"""All hyperparameters of the classic methods. The methods share them, so that none is tuned worse than another."""
 
 from __future__ import annotations
 
@@ -8,44 +8,43 @@ from twofold_checkpoint.manifest import HeadName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rates:
-    """Hold the settings of one classic training. Rates are AdamW's, at the end of the warm-up."""
+class Hyperparameters:
+    """Hold the settings of one classic training. Learning rates are those of AdamW after the warm-up."""
 
     epochs: int = 3
     batch_size: int = 32
-    backbone: float = 3e-4
-    """Rate of the top block."""
+    backbone_learning_rate: float = 3e-4
+    """Learning rate of the top block."""
     layer_decay: float = 0.9
-    """Factor from a block to the one below."""
-    head: float = 1e-3
+    """Factor from the learning rate of a block to that of the block below."""
+    head_learning_rate: float = 1e-3
     probe_epochs: int = 3
-    """Epochs of the adapted head alone, over a backbone that stays, before anything else moves."""
-    probe: float = 3e-3
-    """Rate of the head in these."""
-    warmup: float = 0.1
-    """Share of the steps in which the rates rise; in the rest they fall to zero."""
+    """Epochs that first train the adapted head alone over the frozen backbone."""
+    probe_learning_rate: float = 3e-3
+    """Learning rate of the head in these epochs."""
+    warmup_ratio: float = 0.1
+    """Fraction of the steps in which the learning rates rise; they then decay to zero."""
     weight_decay: float = 0.01
-    clip: float = 1.0
-    """Largest norm of a step's gradient."""
+    max_gradient_norm: float = 1.0
     mixed_precision: bool = True
-    """Blocks multiply in bf16 where the CPU is made for it, in these rows as in ours."""
+    """Multiply in bf16 on CPUs that support it, as Twofold's own training does."""
     ner_weight: float = 8.0
-    """Weight of a loss per token beside a loss per text: a text has about as many words. Only where NER is adapted: a
-    protected NER head that pulls so hard would leave the classifier little of each step."""
+    """Weight of a loss per token relative to a loss per text: a text has about as many words. It applies only while NER
+    is adapted; with it a protected NER head would dominate the classifier's updates."""
 
     lwf_weight: float = 1.0
     lwf_temperature: float = 2.0
-    derpp_logits: float = 0.3
-    """Weight of the squared distance to the stored logits (DER++'s alpha)."""
-    derpp_labels: float = 1.0
-    """Weight of the remembered labels (DER++'s beta), as high as in plain rehearsal."""
+    derpp_alpha: float = 0.3
+    """Weight of the squared distance to the stored logits."""
+    derpp_beta: float = 1.0
+    """Weight of the memory's labels, the same as in plain rehearsal."""
     ewc_weight: float = 1.0
-    """Weight of the drift of a parameter whose Fisher information is the mean of all."""
+    """Weight of the drift of a parameter with the mean Fisher information."""
     ewc_texts: int = 500
-    """Remembered texts from which the Fisher information is estimated."""
+    """Number of memory texts from which the Fisher information is estimated."""
 
-    def adapting(self, head: HeadName) -> Rates:
-        """Return the rates for adapting a head."""
+    def for_head(self, head: HeadName) -> Hyperparameters:
+        """Return the hyperparameters for adapting a head."""
         return self if head == "ner" else replace(self, ner_weight=1.0)
 
     def weight(self, head: HeadName) -> float:
@@ -53,4 +52,4 @@ class Rates:
         return self.ner_weight if head == "ner" else 1.0
 
 
-DEFAULT = Rates()
+DEFAULTS = Hyperparameters()

@@ -1,4 +1,4 @@
-"""Measure one cell, in this process: adapt step by step, answer every test set, and let the scorer judge."""
+"""Measure one run in this process: adapt step by step, predict every test set, and score the predictions."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from pathlib import Path
 import msgspec
 from twofold_checkpoint.manifest import HeadName
 
-from benchmarks.adaptation.hyperparameters import Rates
-from benchmarks.adaptation.method_interface import Row, Student, Task
+from benchmarks.adaptation.hyperparameters import Hyperparameters
+from benchmarks.adaptation.method_interface import Learner, Method, Task
 from benchmarks.adaptation.runs import StepScores
 from benchmarks.adaptation.scenarios import Scenario, Sources, Step, gather
 from benchmarks.adaptation.scorer import Scorer
 from benchmarks.adaptation.sizes import Size
-from benchmarks.adaptation.test_set import Exam
+from benchmarks.adaptation.test_set import HeadTestSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """Say which cell is measured, on what and with what. *work* is a directory of the cell's own."""
+class RunSetup:
+    """Hold what a run needs. *work* is a private directory of the run."""
 
     scenario: Scenario
-    row: Row
-    student: Student
+    method: Method
+    learner: Learner
     root: Path
     size: Size
     scorer: Scorer
     work: Path
     seed: int
-    rates: Rates
+    hyperparameters: Hyperparameters
 
-    def exam(self, name: str, head: HeadName, test: Sources, taught: Sources) -> Exam:
-        """Write a test set down, with what was taught for it."""
+    def write_test_set(self, name: str, head: HeadName, test: Sources, train: Sources) -> HeadTestSet:
+        """Write a test set; *train* is its training data."""
         examples = gather(self.root, test, self.size.step.eval_first)
-        return Exam.write(head, examples, self.work / name, self.scorer, taught=gather(self.root, taught))
+        return HeadTestSet.write(head, examples, self.work / name, self.scorer, train=gather(self.root, train))
 
-    def task(self, step: Step) -> Task:
-        """Gather what a step has to teach."""
-        work = self.work / "row"
+    def make_task(self, step: Step) -> Task:
+        """Gather the data of a step."""
+        work = self.work / "method"
         work.mkdir(parents=True, exist_ok=True)
         return Task(
             head=self.scenario.adapted_head,
@@ -50,74 +50,75 @@ class Run:
             dev=gather(self.root, step.dev, self.size.step.dev_first),
             work=work,
             seed=self.seed,
-            rates=self.rates.adapting(self.scenario.adapted_head),
+            hyperparameters=self.hyperparameters.for_head(self.scenario.adapted_head),
         )
 
 
-def measure(run: Run) -> tuple[StepScores, ...]:
-    """Run a row through a scenario's steps. Each builds on the model and the memory of the one before."""
-    scenario = run.scenario
-    tests, taught = scenario.eval, scenario.base.train
-    lasting = {"protected": run.exam("protected", scenario.protected_head, tests.protected, taught)}
+def measure(setup: RunSetup) -> tuple[StepScores, ...]:
+    """Run a method through a scenario's steps. Each step starts from the model and the memory of the step before."""
+    scenario = setup.scenario
+    tests, train = scenario.eval, scenario.base.train
+    test_sets = {"protected": setup.write_test_set("protected", scenario.protected_head, tests.protected, train)}
     if tests.retained:
-        lasting["retained"] = run.exam("retained", scenario.adapted_head, tests.retained, taught)
-    student = run.student
-    _answer(lasting, student, 0)
-    learnt: dict[str, Exam] = {}
-    steps = []
-    for moment, step in enumerate(scenario.steps, 1):
-        new = run.exam(f"step-{moment}", scenario.adapted_head, step.eval, step.train)
-        new.answer(student, moment - 1)
-        task = run.task(step)
-        begun, used = time.monotonic(), _cpu_seconds()
-        adapted = run.row(student, task)
-        seconds, cpu_seconds = time.monotonic() - begun, _cpu_seconds() - used
-        student = adapted.student
-        _answer({**lasting, **learnt, step.name: new}, student, moment)
-        scores = _judge({**lasting, "new": new}, moment)
-        steps.append(
+        test_sets["retained"] = setup.write_test_set("retained", scenario.adapted_head, tests.retained, train)
+    learner = setup.learner
+    _predict(test_sets, learner, 0)
+    earlier: dict[str, HeadTestSet] = {}
+    scores = []
+    for number, step in enumerate(scenario.steps, 1):
+        new = setup.write_test_set(f"step-{number}", scenario.adapted_head, step.eval, step.train)
+        new.predict(learner, number - 1)
+        task = setup.make_task(step)
+        started_at, cpu_before = time.monotonic(), _cpu_seconds()
+        result = setup.method(learner, task)
+        seconds, cpu_seconds = time.monotonic() - started_at, _cpu_seconds() - cpu_before
+        learner = result.learner
+        _predict({**test_sets, **earlier, step.name: new}, learner, number)
+        scores.append(
             msgspec.structs.replace(
-                scores,
+                _score({**test_sets, "new": new}, number),
                 name=step.name,
-                earlier={name: exam.score(moment) for name, exam in learnt.items()},
-                verdict=adapted.verdict,
+                earlier={name: test_set.score(number) for name, test_set in earlier.items()},
+                verdict=result.verdict,
                 seconds=round(seconds, 2),
                 cpu_seconds=round(cpu_seconds, 2),
-                more=dict(adapted.more),
+                details=dict(result.details),
             )
         )
-        learnt[step.name] = new
-    return tuple(steps)
+        earlier[step.name] = new
+    return tuple(scores)
 
 
 def peak_memory_mib() -> float:
-    """Return the largest resident memory of this process, or of one that it waited for."""
-    return max(resource.getrusage(who).ru_maxrss for who in _WHO) / 1024
+    """Return the largest resident memory of this process, or of a finished child."""
+    return max(resource.getrusage(scope).ru_maxrss for scope in _SCOPES) / 1024
 
 
-_WHO = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+_SCOPES = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 
 
 def _cpu_seconds() -> float:
-    return sum(used.ru_utime + used.ru_stime for used in map(resource.getrusage, _WHO))
+    return sum(usage.ru_utime + usage.ru_stime for usage in map(resource.getrusage, _SCOPES))
 
 
-def _answer(exams: Mapping[str, Exam], student: Student, moment: int) -> None:
-    for exam in exams.values():
-        exam.answer(student, moment)
+def _predict(test_sets: Mapping[str, HeadTestSet], learner: Learner, step: int) -> None:
+    for test_set in test_sets.values():
+        test_set.predict(learner, step)
 
 
-def _judge(exams: Mapping[str, Exam], moment: int) -> StepScores:
-    """Let the scorer compare a moment with the one before it."""
-    protected, retained, new = exams["protected"], exams.get("retained"), exams["new"]
-    negative, positive = protected.flips(moment)
-    own = {"new": new} if retained is None else {"new": new, "retained": retained}
+def _score(test_sets: Mapping[str, HeadTestSet], step: int) -> StepScores:
+    """Score the predictions before and after a step."""
+    protected, retained, new = test_sets["protected"], test_sets.get("retained"), test_sets["new"]
+    negative, positive = protected.flips(step)
+    adapted = {"new": new} if retained is None else {"new": new, "retained": retained}
     return StepScores(
-        new=new.change(moment),
-        protected=protected.change(moment),
-        retained=None if retained is None else retained.change(moment),
+        new=new.change(step),
+        protected=protected.change(step),
+        retained=None if retained is None else retained.change(step),
         negative_flips=negative,
         positive_flips=positive,
-        changed=protected.changed(moment),
-        strict={name: exam.change(moment, strict=True) for name, exam in own.items() if exam.head == "ner"},
+        changed=protected.changed(step),
+        strict={
+            name: test_set.change(step, strict=True) for name, test_set in adapted.items() if test_set.head == "ner"
+        },
     )

@@ -1,4 +1,4 @@
-"""What a row adapts, and what it is given to adapt it with."""
+"""The interface of an adaptation method: what it adapts, what it trains on, and what it returns."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from twofold_checkpoint.manifest import HeadName
 from twofold_checkpoint.memory import Memory, read_memory
 from twofold_trainer.modeling.model import TwofoldModel, load_model
 
-from benchmarks.adaptation.hyperparameters import DEFAULT, Rates
+from benchmarks.adaptation.hyperparameters import DEFAULTS, Hyperparameters
 
 
 @dataclass(frozen=True, slots=True)
-class Student:
-    """Hold a model with all that the next adaptation may use. *checkpoint* is None where it was never published."""
+class Learner:
+    """Hold a model with everything that the next adaptation may use. *checkpoint* is None if it was never published."""
 
     model: TwofoldModel
     encoder: Encoder
@@ -36,10 +36,10 @@ class Student:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """Say what to learn. No example is annotated for another head than *head*.
+    """Describe one adaptation. Its examples are annotated for *head* only.
 
-    *replaces* tells that the new names take the old ones' place. *work* is a directory of the cell's own, the same in
-    every step. The store of the base is shared by all cells: a row that publishes does so in a copy of its own.
+    *replaces* says that the new names replace the old ones. *work* is a private directory of the run, the same in every
+    step. All runs share the base's store, so a method that publishes copies it first.
     """
 
     head: HeadName
@@ -48,25 +48,25 @@ class Task:
     dev: tuple[Example, ...]
     work: Path
     seed: int = 0
-    rates: Rates = DEFAULT
+    hyperparameters: Hyperparameters = DEFAULTS
 
 
 @dataclass(frozen=True, slots=True)
-class Adapted:
-    """Hold what came of a task: the student to serve and build on, a verdict if the row has a gate, and more to note."""
+class AdaptationResult:
+    """Hold the adapted learner, the gate's verdict if the method has a gate, and details for the results file."""
 
-    student: Student
+    learner: Learner
     verdict: str | None = None
-    more: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
-Row = Callable[[Student, Task], Adapted]
-"""A way to adapt. It may change the student's model in place."""
+Method = Callable[[Learner, Task], AdaptationResult]
+"""An adaptation method. It may change the learner's model in place."""
 
 
-def load_student(checkpoint: Checkpoint) -> Student:
-    """Load what a checkpoint holds."""
-    return Student(
+def load_learner(checkpoint: Checkpoint) -> Learner:
+    """Load a learner from a checkpoint."""
+    return Learner(
         model=load_model(checkpoint),
         encoder=checkpoint.encoder(),
         labels=checkpoint.manifest.labels,

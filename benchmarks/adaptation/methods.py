@@ -1,12 +1,12 @@
-"""The rows of the table by name, and which scenarios each is run on. Nothing here imports torch."""
+"""The names of the methods, and the scenarios that each runs on. This module does not import torch."""
 
 from __future__ import annotations
 
 from importlib import import_module
 
-CLASSICS = ("unconstrained", "head_frozen", "lwf", "rehearsal", "derpp", "ewc", "agem")
-OURS = ("statistical", "exact", "auto")
-PARTS = (
+CLASSIC_METHODS = ("unconstrained", "head_frozen", "lwf", "rehearsal", "derpp", "ewc", "agem")
+TWOFOLD_METHODS = ("statistical", "exact", "auto")
+ABLATIONS = (
     "without_distillation",
     "without_retention",
     "without_rehearsal",
@@ -17,16 +17,16 @@ PARTS = (
     "memory_statistics",
     "memory_none",
 )
-"""STATISTICAL with one of its parts switched off or on, and from a base that carries no text."""
-ROWS = (*CLASSICS, *OURS, *PARTS)
-OVERVIEW = tuple(row for row in (*CLASSICS, *OURS) if row != "head_frozen")
-"""The rows of the short table; plain head-freezing is there as its twin."""
+"""STATISTICAL with one part switched on or off, or from a base without stored texts."""
+METHODS = (*CLASSIC_METHODS, *TWOFOLD_METHODS, *ABLATIONS)
+OVERVIEW_METHODS = tuple(method for method in (*CLASSIC_METHODS, *TWOFOLD_METHODS) if method != "head_frozen")
+"""The methods of the short table, without the equivalent `head_frozen`."""
 CEILING = "unconstrained"
-"""The row that every new score is compared with."""
+"""The method whose new score is the reference for all others."""
 
-TWINS = {"head_frozen": "unconstrained"}
-"""Rows that end in the very bytes of others, and are not run again: new data says nothing to the protected head, so that
-it stays as it is, frozen or not. A test holds them side by side."""
+EQUIVALENT_METHODS = {"head_frozen": "unconstrained"}
+"""Methods whose results are bit-identical to those of another, and which are not run again. The new data has no labels for
+the protected head, so freezing it changes nothing; a test compares both."""
 
 COSTLY = frozenset({"ewc", "agem"})
 COSTLY_SCENARIOS = frozenset(
@@ -38,8 +38,8 @@ COSTLY_SCENARIOS = frozenset(
         "small_snips_to_chatbot_ner",
     }
 )
-"""One of each kind in which the costly methods could show what they are worth; all of a quick run are among them."""
-PARTS_SCENARIOS = frozenset(
+"""One scenario of each kind for the costly methods, including all scenarios of a quick run."""
+ABLATION_SCENARIOS = frozenset(
     {
         "hwu64_to_restaurant8k_ner",
         "hwu64_new_scenarios_cls",
@@ -47,17 +47,17 @@ PARTS_SCENARIOS = frozenset(
         "small_hwu64_to_clinc_banking_cls",
     }
 )
-"""One of each head, with much data and with little."""
+"""One scenario for each head with much data, and one with little."""
 
 
-def is_run(row: str, scenario: str, *, again: bool = False) -> bool:
-    """Tell whether a row is run on a scenario, and with more seeds than the first one."""
-    if row in PARTS:
-        return scenario in PARTS_SCENARIOS and not again
-    return row not in COSTLY or scenario in COSTLY_SCENARIOS
+def runs_on(method: str, scenario: str, *, again: bool = False) -> bool:
+    """Whether a method runs on a scenario, with the first seed or, if *again*, with further seeds."""
+    if method in ABLATIONS:
+        return scenario in ABLATION_SCENARIOS and not again
+    return method not in COSTLY or scenario in COSTLY_SCENARIOS
 
 
-def find_row(name: str):  # noqa: ANN201 -- a Row; naming the type would import torch.
-    """Return a row's function."""
-    module = import_module(f"benchmarks.adaptation.{'classic' if name in CLASSICS else 'twofold'}_methods")
-    return module.ROWS[name]
+def load_method(name: str):  # noqa: ANN201 -- a Method; naming the type would import torch.
+    """Return a method by name."""
+    kind = "classic" if name in CLASSIC_METHODS else "twofold"
+    return import_module(f"benchmarks.adaptation.{kind}_methods").METHODS[name]

@@ -1,32 +1,32 @@
-"""How long the cells that are left will take, guessed from those that are done."""
+"""Estimate the time that the remaining runs will take from the runs so far."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from benchmarks.adaptation.runs import Cell
+from benchmarks.adaptation.runs import Run
 from benchmarks.adaptation.summary import mean
 
 
-def remaining_seconds(done: Sequence[Cell], left: Iterable[tuple[str, str, int]]) -> float | None:
-    """Guess the time for the (scenario, row, seed) triples that are left; None while nothing is known.
+def remaining_seconds(completed: Sequence[Run], pending: Iterable[tuple[str, str, int]]) -> float | None:
+    """Estimate the time of pending (scenario, method, seed) triples; return None without completed runs.
 
-    A cell takes about as long as others of its scenario, or of its row, or as any: the first of these that is known.
+    A run is assumed to take the mean time of its scenario, else of its method, else of all runs.
     """
-    timed = [cell for cell in done if cell.error is None]
+    timed = [run for run in completed if run.error is None]
     if not timed:
         return None
 
-    def guess(scenario: str, row: str) -> float:
-        own = [cell for cell in timed if cell.scenario == scenario]
-        same = own or [cell for cell in timed if cell.row == row] or timed
-        return mean([cell.wall_seconds for cell in same])
+    def estimate(scenario: str, method: str) -> float:
+        of_scenario = [run for run in timed if run.scenario == scenario]
+        similar = of_scenario or [run for run in timed if run.method == method] or timed
+        return mean([run.wall_seconds for run in similar])
 
-    return sum(guess(scenario, row) for scenario, row, _ in left)
+    return sum(estimate(scenario, method) for scenario, method, _ in pending)
 
 
-def spell(seconds: float) -> str:
-    """Write a time as a person says it."""
+def format_duration(seconds: float) -> str:
+    """Return a duration in minutes, or in hours and minutes."""
     minutes = round(seconds / 60)
     if minutes < 1:
         return "less than a minute"

@@ -1,4 +1,4 @@
-"""The results file: every cell, the figures that come of them, and what is still missing."""
+"""The results file: every run, the figures computed from the runs, and the runs still missing."""
 
 from __future__ import annotations
 
@@ -12,40 +12,41 @@ import msgspec
 from benchmarks import report
 from benchmarks.adaptation.averages import average, spreads
 from benchmarks.adaptation.figures import compute_figures, find_dominated
-from benchmarks.adaptation.runs import Cell
+from benchmarks.adaptation.runs import Run
 from benchmarks.adaptation.summary import summarise
 
 Key = tuple[str, str, int]
-"""A scenario, a row and a seed."""
+"""A scenario, a method and a seed."""
 
 
 def name_results(size: str) -> str:
-    """Return the results file's name; only the standard size has the plain one."""
+    """Return the name of the results file; only the standard size has the plain name."""
     return "adapt" if size == "standard" else f"adapt-{size}"
 
 
-def read_cells(name: str) -> dict[Key, Cell]:
-    """Read what was measured before; nothing if there is no file."""
+def read_runs(name: str) -> dict[Key, Run]:
+    """Read the runs so far; return nothing if there is no file."""
     path = report.RESULTS / f"{name}.json"
     if not path.exists():
         return {}
-    written = json.loads(path.read_text(encoding="utf-8"))
-    cells = msgspec.convert([*written["outdated"], *written["cells"]], list[Cell])
-    return {(cell.scenario, cell.row, cell.seed): cell for cell in cells}
+    result = json.loads(path.read_text(encoding="utf-8"))
+    runs = msgspec.convert([*result["outdated"], *result["runs"]], list[Run])
+    return {(run.scenario, run.method, run.seed): run for run in runs}
 
 
-def write_cells(
-    name: str, cells: Mapping[Key, Cell], wanted: Mapping[Key, str], settings: Mapping[str, Any], *, quiet: bool = False
+def write_runs(
+    name: str, runs: Mapping[Key, Run], wanted: Mapping[Key, str], settings: Mapping[str, Any], *, quiet: bool = False
 ) -> None:
-    """Write the file anew. *wanted* says which cells belong to it, with the digest that each must have.
+    """Write the file. *wanted* maps each run of the benchmark to the digest of its settings.
 
-    Cells that were measured under other settings count for nothing, but are kept until they are measured again.
+    Runs with other settings do not count, but the file keeps them until they are measured again.
     """
-    current = select_current(cells, wanted)
-    outdated = [cell for key, cell in cells.items() if cell not in current]
-    averaged = average(current)
-    summaries = {(cell.scenario, cell.row): one for cell in averaged if (one := summarise(cell)) is not None}
-    measured = {(cell.scenario, cell.row, cell.seed) for cell in current if cell.steps}
+    current = select_current(runs, wanted)
+    outdated = [run for run in runs.values() if run not in current]
+    summaries = {
+        (run.scenario, run.method): summary for run in average(current) if (summary := summarise(run)) is not None
+    }
+    measured = {(run.scenario, run.method, run.seed) for run in current if run.steps}
     report.write(
         name,
         settings=settings,
@@ -54,27 +55,27 @@ def write_cells(
         missing=["/".join(map(str, key)) for key in wanted if key not in measured],
         mixed_bases=find_mixed_bases(current),
         spreads={"/".join(key): round(value, 2) for key, value in spreads(current).items()},
-        dominated=[dataclasses.asdict(one) for one in find_dominated(summaries)],
-        cells=msgspec.to_builtins(current),
+        dominated=[dataclasses.asdict(entry) for entry in find_dominated(summaries)],
+        runs=msgspec.to_builtins(current),
         outdated=msgspec.to_builtins(outdated),
     )
 
 
-def find_mixed_bases(cells: Iterable[Cell]) -> list[str]:
-    """Name the scenarios whose rows did not all start from the same weights: a point between them may be the base's."""
-    found: dict[str, set[str]] = {}
-    for cell in cells:
-        if cell.steps:
-            found.setdefault(cell.scenario, set()).add(cell.base_weights)
-    return [scenario for scenario, weights in found.items() if len(weights) > 1]
+def find_mixed_bases(runs: Iterable[Run]) -> list[str]:
+    """Return the scenarios whose runs started from different base weights, which can shift scores by a point."""
+    weights: dict[str, set[str]] = {}
+    for run in runs:
+        if run.steps:
+            weights.setdefault(run.scenario, set()).add(run.base_weights)
+    return [scenario for scenario, digests in weights.items() if len(digests) > 1]
 
 
-def select_current(cells: Mapping[Key, Cell], wanted: Mapping[Key, str]) -> list[Cell]:
-    """Return the cells that were measured under the wanted settings, in the wanted order."""
-    return [cells[key] for key, digest in wanted.items() if key in cells and cells[key].digest == digest]
+def select_current(runs: Mapping[Key, Run], wanted: Mapping[Key, str]) -> list[Run]:
+    """Return the runs with the wanted settings, in the wanted order."""
+    return [runs[key] for key, digest in wanted.items() if key in runs and runs[key].digest == digest]
 
 
-def select_left(cells: Mapping[Key, Cell], wanted: Mapping[Key, str], chosen: Iterable[Key]) -> list[Key]:
-    """Return the chosen cells that have to be measured. One that failed is tried again."""
-    done = {(cell.scenario, cell.row, cell.seed) for cell in select_current(cells, wanted) if cell.error is None}
-    return [key for key in chosen if key not in done]
+def select_pending(runs: Mapping[Key, Run], wanted: Mapping[Key, str], chosen: Iterable[Key]) -> list[Key]:
+    """Return the chosen runs that are still to be measured, including those that failed."""
+    completed = {(run.scenario, run.method, run.seed) for run in select_current(runs, wanted) if run.error is None}
+    return [key for key in chosen if key not in completed]

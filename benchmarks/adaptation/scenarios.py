@@ -1,4 +1,4 @@
-"""The adaptation scenarios: which lines of which files train the base, teach a step and judge it."""
+"""The adaptation scenarios: the examples that train the base, train each step, and test both."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from twofold_checkpoint.examples import Example, Span, read_examples
 from twofold_checkpoint.manifest import HeadName
 
 VERSION = 1
-"""Version of the scenario file that this reader knows."""
+"""Supported version of the scenario file."""
 
 
 class ScenarioError(Exception):
-    """A scenario file, or the data that it names, is not what it says."""
+    """A scenario file, or a data set that it names, is invalid."""
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Choose lines of one file. An unknown key is refused: it would be a step that this reader does not know."""
+    """Select examples of a file. Unknown keys are rejected: they would be selection steps that this code does not know."""
 
     file: str
     use: tuple[Literal["label", "entities"], ...]
@@ -44,14 +44,14 @@ Sources = tuple[Source, ...]
 
 
 class Base(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Say what a model with both heads is first trained on."""
+    """Describe the data that trains the first checkpoint."""
 
     train: Sources
     dev: Sources
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Say what one adaptation learns from and is judged on."""
+    """Describe the data of an adaptation."""
 
     name: str
     train: Sources
@@ -60,14 +60,14 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Tests(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Say what the protected head, and the adapted head's old labels, are judged on."""
+    """Describe the test data of the protected head and of the adapted head's old labels."""
 
     protected: Sources
     retained: Sources
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Describe a base, one or more adaptations of it in a row, and the tests around them."""
+    """Describe a base, one or more successive adaptations, and the tests."""
 
     name: str
     kind: str
@@ -81,11 +81,13 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def __post_init__(self) -> None:
         if self.protected_head == self.adapted_head:
-            raise ValueError(f"{self.name}: both heads are {self.adapted_head!r}; one is adapted, the other protected")
+            raise ValueError(
+                f"{self.name}: both heads are {self.adapted_head!r}; adapted_head and protected_head must differ"
+            )
 
 
 class Caps(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Bound how many lines of each list are used, after everything else. None takes all."""
+    """Limit the number of examples of each list, as the last step. None is unlimited."""
 
     train_first: int | None = None
     dev_first: int | None = None
@@ -93,7 +95,7 @@ class Caps(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class ScenarioFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hold all scenarios, and the caps of a short run."""
+    """Hold all scenarios, and the limits of a quick run."""
 
     version: int
     quick: Caps
@@ -101,36 +103,36 @@ class ScenarioFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def __post_init__(self) -> None:
         if self.version != VERSION:
-            raise ValueError(f"version {self.version} is not known; this benchmark reads version {VERSION}")
+            raise ValueError(f"unknown version {self.version}; this benchmark reads version {VERSION}")
 
 
 def read_scenarios(root: Path) -> ScenarioFile:
-    """Read ROOT/scenarios.json. Raises ScenarioError that names the place."""
+    """Read ROOT/scenarios.json. Raises ScenarioError with the path and the position."""
     path = root / "scenarios.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=ScenarioFile)
     except OSError as error:
-        raise ScenarioError(f"{path}: {error.strerror}; name the directory that holds it and its data sets") from error
+        raise ScenarioError(f"{path}: {error.strerror}; pass the directory that holds it and its data sets") from error
     except msgspec.DecodeError as error:
         raise ScenarioError(f"{path}: {error}") from error
 
 
 def gather(root: Path, sources: Iterable[Source], first: int | None = None) -> tuple[Example, ...]:
-    """Return the examples of a list of sources, in order, at most *first* of them. Raises ScenarioError."""
-    found = [example for source in sources for example in resolve(root, source)]
-    return tuple(found[:first])
+    """Return the first examples of a list of sources, in order. Raises ScenarioError."""
+    examples = [example for source in sources for example in resolve(root, source)]
+    return tuple(examples[:first])
 
 
 def resolve(root: Path, source: Source) -> list[Example]:
-    """Return the examples that a source chooses, and check their counts. Raises ScenarioError.
+    """Return the examples that a source selects, and check their counts. Raises ScenarioError.
 
-    Where entities are used, an example's ``annotated_types`` are the types that the source's own annotation knows:
-    those that occur after its types were chosen and mapped, before lines are counted out.
+    If entities are used, the ``annotated_types`` of an example are all types in the source after selecting and mapping
+    types, and before limiting the number of examples.
     """
-    lines = [line for line in _read(root / source.file) if _is_chosen(line.label, source)]
+    lines = [line for line in _read(root / source.file) if _is_selected(line.label, source)]
     if source.label_map is not None:
         mapping = source.label_map
-        lines = [msgspec.structs.replace(one, label=mapping[one.label]) for one in lines if one.label in mapping]
+        lines = [msgspec.structs.replace(line, label=mapping[line.label]) for line in lines if line.label in mapping]
     lines = [_with_types(line, source) for line in lines]
     types = tuple(sorted({span.type for line in lines for span in line.entities or ()}))
     if source.require_entities:
@@ -138,9 +140,9 @@ def resolve(root: Path, source: Source) -> list[Example]:
     if source.skip_per_label or source.per_label is not None:
         lines = _per_label(lines, source.skip_per_label, source.per_label)
     lines = lines[source.skip :][: source.first]
-    used = [_use(line, source, types) for line in lines]
-    _check(used, source)
-    return used
+    examples = [_use(line, source, types) for line in lines]
+    _check(examples, source)
+    return examples
 
 
 @functools.cache
@@ -151,12 +153,12 @@ def _read(path: Path) -> tuple[Example, ...]:
         raise ScenarioError(str(error)) from error
 
 
-def _is_chosen(label: str | None, source: Source) -> bool:
+def _is_selected(label: str | None, source: Source) -> bool:
     return (source.labels is None or label in source.labels) and label not in source.exclude_labels
 
 
 def _with_types(line: Example, source: Source) -> Example:
-    """Keep the entities of the chosen types, under their new names."""
+    """Keep the entities of the selected types and map their names."""
     kept: Iterable[Span] = line.entities or ()
     if source.entity_types is not None:
         types = source.entity_types
@@ -168,19 +170,19 @@ def _with_types(line: Example, source: Source) -> Example:
 
 
 def _per_label(lines: Sequence[Example], skipped: int, taken: int | None) -> list[Example]:
-    """Of each label leave out the first *skipped* lines, then take *taken*; the file's order stays."""
-    seen: defaultdict[str | None, int] = defaultdict(int)
-    chosen = []
+    """Skip the first *skipped* lines of each label and take the next *taken*, in the order of the file."""
+    counts: defaultdict[str | None, int] = defaultdict(int)
+    selected = []
     for line in lines:
-        place = seen[line.label] - skipped
-        seen[line.label] += 1
-        if place >= 0 and (taken is None or place < taken):
-            chosen.append(line)
-    return chosen
+        index = counts[line.label] - skipped
+        counts[line.label] += 1
+        if index >= 0 and (taken is None or index < taken):
+            selected.append(line)
+    return selected
 
 
 def _use(line: Example, source: Source, types: tuple[str, ...]) -> Example:
-    """Let what may not be used count as not annotated."""
+    """Mark the annotations that the source does not use as missing."""
     entities = line.entities if "entities" in source.use else None
     return Example(
         text=line.text,
@@ -190,12 +192,12 @@ def _use(line: Example, source: Source, types: tuple[str, ...]) -> Example:
     )
 
 
-def _check(used: Sequence[Example], source: Source) -> None:
-    """Compare the counts with those that must come out."""
-    counted = {"n": len(used), "entities": sum(len(example.entities or ()) for example in used)}
+def _check(examples: Sequence[Example], source: Source) -> None:
+    """Compare the counts with the expected ones."""
+    counted = {"n": len(examples), "entities": sum(len(example.entities or ()) for example in examples)}
     for field, count in counted.items():
-        wanted = getattr(source, field)
-        if wanted is not None and count != wanted and (field == "n" or "entities" in source.use):
+        expected = getattr(source, field)
+        if expected is not None and count != expected and (field == "n" or "entities" in source.use):
             raise ScenarioError(
-                f"{source.file}: {field} is {wanted}, and {count} came out; the data or the rule changed"
+                f"{source.file}: expected {field} {expected}, selected {count}; the data or the selection changed"
             )

@@ -1,4 +1,4 @@
-"""The outside judge, run as a command on predictions that were written as JSON lines."""
+"""The independent scorer, run as a command on predictions in JSON lines."""
 
 from __future__ import annotations
 
@@ -14,26 +14,29 @@ from twofold_checkpoint.decoding import Prediction
 from twofold_checkpoint.examples import Example
 from twofold_checkpoint.manifest import HeadName
 
-FIGURE_OF: dict[HeadName, str] = {"classifier": "accuracy", "ner": "f1"}
+METRICS: dict[HeadName, str] = {"classifier": "accuracy", "ner": "f1"}
+"""The scorer's name of each head's metric."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """Point at the scorer's file."""
+    """Run the scorer's script."""
 
     path: Path
 
-    def gold(self, gold: Path, found: Path, head: HeadName, types: Collection[str] | None = None) -> dict[str, Any]:
-        """Score predictions of one head; *types* limits entities to those that the texts were searched for."""
-        chosen = [] if types is None else ["--types", ",".join(sorted(types))]
-        return self._run("gold", str(gold), str(found), "--heads", head, *chosen)[head]
+    def score(
+        self, gold: Path, predictions: Path, head: HeadName, types: Collection[str] | None = None
+    ) -> dict[str, Any]:
+        """Score predictions of one head; *types* restricts entities to the types that the texts are annotated for."""
+        restriction = [] if types is None else ["--types", ",".join(sorted(types))]
+        return self._run("gold", str(gold), str(predictions), "--heads", head, *restriction)[head]
 
     def flips(self, gold: Path, old: Path, new: Path, head: HeadName) -> dict[str, Any]:
-        """Count what was right and is wrong now, and the reverse."""
+        """Count the answers that changed from right to wrong and from wrong to right."""
         return self._run("flips", str(gold), str(old), str(new), "--head", head)
 
     def changed(self, old: Path, new: Path, head: HeadName) -> int:
-        """Count the texts that are answered differently."""
+        """Count the texts whose answers differ."""
         return int(self._run("same", str(old), str(new))["label_differs" if head == "classifier" else "spans_differ"])
 
     def _run(self, *arguments: str) -> dict[str, Any]:
@@ -42,37 +45,37 @@ class Scorer:
 
 
 def write_gold(path: Path, examples: Iterable[Example]) -> None:
-    """Write examples as the scorer reads them: null where not annotated."""
-    _write(
-        path,
-        (
-            {
-                "text": one.text,
-                "label": one.label,
-                "entities": None if one.entities is None else [_span(span) for span in one.entities],
-            }
-            for one in examples
-        ),
-    )
-
-
-def write_predictions(path: Path, examples: Iterable[Example], answers: Iterable[Prediction]) -> None:
-    """Write answers beside the texts that they belong to."""
+    """Write examples in the scorer's format: null where a text is not annotated."""
     _write(
         path,
         (
             {
                 "text": example.text,
-                "label": answer.labels[0].label if answer.labels else None,
-                "entities": [_span(entity) for entity in answer.entities],
+                "label": example.label,
+                "entities": None if example.entities is None else [_span(span) for span in example.entities],
             }
-            for example, answer in zip(examples, answers, strict=True)
+            for example in examples
         ),
     )
 
 
-def _span(one: Any) -> dict[str, Any]:
-    return {"start": one.start, "end": one.end, "type": one.type}
+def write_predictions(path: Path, examples: Iterable[Example], predictions: Iterable[Prediction]) -> None:
+    """Write predictions with their texts in the scorer's format."""
+    _write(
+        path,
+        (
+            {
+                "text": example.text,
+                "label": prediction.labels[0].label if prediction.labels else None,
+                "entities": [_span(entity) for entity in prediction.entities],
+            }
+            for example, prediction in zip(examples, predictions, strict=True)
+        ),
+    )
+
+
+def _span(span: Any) -> dict[str, Any]:
+    return {"start": span.start, "end": span.end, "type": span.type}
 
 
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""How much of each scenario a run of the benchmark takes."""
+"""The sizes of the benchmark: how many examples of each scenario are used."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from benchmarks.adaptation.scenarios import Caps
 
 STANDARD = Caps(train_first=1500, dev_first=500, eval_first=1000)
-WHOLE = Caps()
+UNLIMITED = Caps()
 QUICK_SCENARIOS = ("snips_new_domains_ner", "small_snips_to_chatbot_ner", "conflict_hwu64_actions")
 NAMES = ("standard", "full", "quick")
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Bound the lines that a base and a step take. *scenarios* are those that are run; None means all.
+    """Limit the examples of a base and of a step. *scenarios* are the scenarios to run; None means all.
 
-    *base_epochs* is None where the trainer chooses, as it does for every figure that is published.
+    *base_epochs* None leaves the number of epochs to the trainer, as for every published figure.
     """
 
     name: str
@@ -27,20 +27,20 @@ class Size:
 
 
 def choose_size(name: str, quick: Caps, *, first: int | None = None) -> Size:
-    """Return a size by name; *quick* are the scenario file's own caps.
+    """Return a size by name; *quick* are the limits of the scenario file.
 
-    With *first*, every list is cut to so many lines and a base trains for one epoch: a run that shows that the harness
-    works, and nothing else.
+    With *first*, every list is cut to its first examples and a base trains for one epoch. Such a run only shows that the
+    benchmark works.
     """
     if first is not None:
         caps = Caps(train_first=first, dev_first=first, eval_first=first)
         return Size(f"first-{first}", caps, caps, base_epochs=1)
     match name:
         case "standard":
-            return Size(name, WHOLE, STANDARD)
+            return Size(name, UNLIMITED, STANDARD)
         case "full":
-            return Size(name, WHOLE, WHOLE)
+            return Size(name, UNLIMITED, UNLIMITED)
         case "quick":
             return Size(name, quick, quick, QUICK_SCENARIOS)
         case _:
-            raise ValueError(f"size {name!r} is not known; write one of {', '.join(NAMES)}")
+            raise ValueError(f"unknown size {name!r}; use one of {', '.join(NAMES)}")

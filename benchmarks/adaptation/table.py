@@ -1,95 +1,107 @@
-"""The cells as tables in Markdown, for a person."""
+"""The runs as Markdown tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.adaptation.averages import average, spreads
-from benchmarks.adaptation.methods import ROWS
-from benchmarks.adaptation.runs import Cell, Change
+from benchmarks.adaptation.methods import METHODS
+from benchmarks.adaptation.runs import Change, Run
 from benchmarks.adaptation.summary import Summary, mean, summarise
 
-HEADER = ("row", "new", "protected", "retained", "negative flips", "verdict", "seconds", "peak MiB")
-MEANS_HEADER = ("row", "scenarios", "new", "protected loss", "largest", "retained loss", "sum", "of one run", "seconds")
+HEADER = ("method", "new", "protected", "retained", "negative flips", "verdict", "seconds", "peak MiB")
+MEANS_HEADER = (
+    "method",
+    "scenarios",
+    "new",
+    "mean protected loss",
+    "largest protected loss",
+    "mean retained loss",
+    "sum",
+    "std of one run",
+    "seconds",
+)
 
 
-def make_tables(cells: Iterable[Cell], scenarios: Sequence[str]) -> str:
-    """Return a table for each scenario that has cells, in the given order, and one of the rows' means."""
-    runs = list(cells)
-    given, chance = average(runs), spreads(runs)
+def make_tables(runs: Iterable[Run], scenarios: Sequence[str]) -> str:
+    """Return a table for each scenario that has runs, in the given order, and one of the methods' means."""
+    runs = list(runs)
+    averaged, deviations = average(runs), spreads(runs)
     parts = []
     for scenario in scenarios:
-        own = sorted((cell for cell in given if cell.scenario == scenario), key=lambda cell: ROWS.index(cell.row))
-        if own:
-            parts.append(f"### {scenario}\n\n{_table(HEADER, map(_line, own))}")
-    means = [line for row in ROWS if (line := _means(row, [cell for cell in given if cell.row == row], chance))]
-    if means:
-        parts.append(f"### means over scenarios\n\n{_table(MEANS_HEADER, means)}")
+        of_scenario = [run for run in averaged if run.scenario == scenario]
+        if of_scenario:
+            of_scenario.sort(key=lambda run: METHODS.index(run.method))
+            parts.append(f"### {scenario}\n\n{_table(HEADER, map(_line, of_scenario))}")
+    means = [_means(method, [run for run in averaged if run.method == method], deviations) for method in METHODS]
+    if any(means):
+        parts.append(f"### means over scenarios\n\n{_table(MEANS_HEADER, filter(None, means))}")
     return "\n".join(parts)
 
 
-def make_overview(cells: Iterable[Cell], scenarios: Sequence[str], rows: Sequence[str]) -> str:
-    """Return one table: a line for each scenario, and for each row what is new, and what the protected task and old labels gained.
+def make_overview(runs: Iterable[Run], scenarios: Sequence[str], methods: Sequence[str]) -> str:
+    """Return a table with a line per scenario and a column per method.
 
-    A missing cell is a dash, and so is what old labels keep where they were replaced.
+    A cell holds the new score and the changes of the protected task and of the old labels. A dash stands for a missing run
+    and for old labels that were replaced.
     """
-    found = {(cell.scenario, cell.row): one for cell in average(cells) if (one := summarise(cell)) is not None}
+    summaries = {(run.scenario, run.method): summarise(run) for run in average(runs)}
     return _table(
-        ("scenario", *rows),
-        [(scenario, *(_brief(found.get((scenario, row))) for row in rows)) for scenario in scenarios],
+        ("scenario", *methods),
+        [(scenario, *(_brief(summaries.get((scenario, method))) for method in methods)) for scenario in scenarios],
     )
 
 
-def _brief(one: Summary | None) -> str:
-    if one is None:
+def _brief(summary: Summary | None) -> str:
+    if summary is None:
         return "-"
-    kept = "-" if one.retained is None else _signed(-one.retained.loss)
-    return f"{one.new:.1f} {_signed(-one.protected.loss)} {kept}"
+    retained = "-" if summary.retained is None else _signed(-summary.retained.loss)
+    return f"{summary.new:.1f} {_signed(-summary.protected.loss)} {retained}"
 
 
 def _signed(points: float) -> str:
-    """Write a change with its sign; a rounded zero has none."""
+    """Format a change with its sign; a rounded zero has none."""
     text = f"{points:+.1f}"
     return "0.0" if text[1:] == "0.0" else text
 
 
-def _line(cell: Cell) -> list[str]:
-    one = summarise(cell)
-    if one is None:
-        return [cell.row, f"failed: {cell.error}", *[""] * (len(HEADER) - 2)]
+def _line(run: Run) -> list[str]:
+    summary = summarise(run)
+    if summary is None:
+        return [run.method, f"failed: {run.error}", *[""] * (len(HEADER) - 2)]
     return [
-        cell.row,
-        f"{one.new:.1f}",
-        _change(one.protected),
-        "" if one.retained is None else _change(one.retained),
-        f"{one.negative_flips:.3g}",
-        cell.verdict or "",
-        f"{cell.seconds:.0f}",
-        f"{cell.peak_memory_mib:.0f}",
+        run.method,
+        f"{summary.new:.1f}",
+        _change(summary.protected),
+        "" if summary.retained is None else _change(summary.retained),
+        f"{summary.negative_flips:.3g}",
+        run.verdict or "",
+        f"{run.seconds:.0f}",
+        f"{run.peak_memory_mib:.0f}",
     ]
 
 
-def _means(row: str, cells: Sequence[Cell], chance: Mapping[tuple[str, str], float]) -> list[str]:
-    """Return a row's line; a row that was run on fewer scenarios says so by their number. Nothing without scores.
+def _means(method: str, runs: Sequence[Run], deviations: Mapping[tuple[str, str], float]) -> list[str]:
+    """Return a method's line of means over scenarios; nothing without scores.
 
-    After the sum stands by how much that of one run on one scenario is off: the root mean square of the standard deviations.
+    The deviation is that of the sum in one run on one scenario: the root mean square over the scenarios.
     """
-    found = [one for cell in cells if (one := summarise(cell)) is not None]
-    if not found:
+    summaries = [summary for run in runs if (summary := summarise(run)) is not None]
+    if not summaries:
         return []
-    lost = [one.protected.loss for one in found]
-    deviations = [chance[key] ** 2 for cell in cells if (key := (cell.scenario, cell.row)) in chance]
-    forgotten = [one.retained.loss for one in found if one.retained is not None]
+    protected = [summary.protected.loss for summary in summaries]
+    retained = [summary.retained.loss for summary in summaries if summary.retained is not None]
+    squares = [deviations[key] ** 2 for run in runs if (key := (run.scenario, run.method)) in deviations]
     return [
-        row,
-        str(len(found)),
-        f"{mean([one.new for one in found]):.1f}",
-        f"{mean(lost):.2f}",
-        f"{max(lost):.2f}",
-        f"{mean(forgotten):.2f}" if forgotten else "",
-        f"{mean([sum(one.figures) for one in found]):.1f}",
-        f"± {mean(deviations) ** 0.5:.1f}" if deviations else "",
-        f"{mean([cell.seconds for cell in cells if cell.steps]):.0f}",
+        method,
+        str(len(summaries)),
+        f"{mean([summary.new for summary in summaries]):.1f}",
+        f"{mean(protected):.2f}",
+        f"{max(protected):.2f}",
+        f"{mean(retained):.2f}" if retained else "",
+        f"{mean([sum(summary.scores) for summary in summaries]):.1f}",
+        f"± {mean(squares) ** 0.5:.1f}" if squares else "",
+        f"{mean([run.seconds for run in runs if run.steps]):.0f}",
     ]
 
 

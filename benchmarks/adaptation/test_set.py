@@ -1,4 +1,4 @@
-"""A test set of one head: its right answers, a student's answers at some moments, and what the scorer says of them."""
+"""A test set of one head: gold answers, a learner's predictions after each step, and their scores."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from twofold_checkpoint.examples import Example
 from twofold_checkpoint.manifest import HeadName
 from twofold_trainer.scoring.scorer import predict
 
-from benchmarks.adaptation.method_interface import Student
+from benchmarks.adaptation.method_interface import Learner
 from benchmarks.adaptation.runs import Change
-from benchmarks.adaptation.scorer import FIGURE_OF, Scorer, write_gold, write_predictions
+from benchmarks.adaptation.scorer import METRICS, Scorer, write_gold, write_predictions
 
 
 @dataclass(frozen=True, slots=True)
-class Exam:
-    """Hold a test set; its files lie in a directory of its own. A moment is the number of steps that went before it."""
+class HeadTestSet:
+    """Hold a test set with its files in *directory*. *step* counts the steps that preceded a prediction."""
 
     head: HeadName
     examples: tuple[Example, ...]
     types: frozenset[str]
-    """The entity types that the texts were searched for."""
+    """The entity types that the texts are annotated for."""
     directory: Path
     scorer: Scorer
 
@@ -33,44 +33,44 @@ class Exam:
         directory: Path,
         scorer: Scorer,
         *,
-        taught: tuple[Example, ...],
-    ) -> Exam:
-        """Write the right answers down. The types are those of the test set and of what was *taught* for it.
+        train: tuple[Example, ...],
+    ) -> HeadTestSet:
+        """Write the gold answers. The entity types are those of the test set and of its training data.
 
-        A small test set need not have every type that its annotators looked for.
+        A small test set need not contain every type that its annotators looked for.
         """
         directory.mkdir(parents=True, exist_ok=True)
         write_gold(directory / "gold.jsonl", examples)
-        types = frozenset(name for example in (*taught, *examples) for name in example.annotated_types or ())
+        types = frozenset(name for example in (*train, *examples) for name in example.annotated_types or ())
         return cls(head, examples, types, directory, scorer)
 
-    def answer(self, student: Student, moment: int) -> None:
-        """Write the student's answers down."""
-        encodings = student.encoder.encode([example.text for example in self.examples])
-        answers = predict(student.model, encodings, student.labels, student.pad_id, heads=[self.head])
-        write_predictions(self._answers(moment), self.examples, answers)
+    def predict(self, learner: Learner, step: int) -> None:
+        """Write the learner's predictions."""
+        encodings = learner.encoder.encode([example.text for example in self.examples])
+        predictions = predict(learner.model, encodings, learner.labels, learner.pad_id, heads=[self.head])
+        write_predictions(self._predictions(step), self.examples, predictions)
 
-    def score(self, moment: int, *, strict: bool = False) -> float:
-        """Score the answers of a moment, from 0 to 1. Entities of types that were not looked for count if *strict*."""
+    def score(self, step: int, *, strict: bool = False) -> float:
+        """Score the predictions after a step, from 0 to 1. If *strict*, entities of other types count as errors."""
         types = None if strict or self.head == "classifier" else self.types
-        return float(self.scorer.gold(self._gold, self._answers(moment), self.head, types)[FIGURE_OF[self.head]])
+        return float(self.scorer.score(self._gold, self._predictions(step), self.head, types)[METRICS[self.head]])
 
-    def change(self, moment: int, *, strict: bool = False) -> Change:
-        """Score a moment and the one before it."""
-        return Change(before=self.score(moment - 1, strict=strict), after=self.score(moment, strict=strict))
+    def change(self, step: int, *, strict: bool = False) -> Change:
+        """Score the predictions before and after a step."""
+        return Change(before=self.score(step - 1, strict=strict), after=self.score(step, strict=strict))
 
-    def flips(self, moment: int) -> tuple[int, int]:
-        """Count the texts that a step made wrong, and those that it put right."""
-        found = self.scorer.flips(self._gold, self._answers(moment - 1), self._answers(moment), self.head)
-        return found["negative"], found["positive"]
+    def flips(self, step: int) -> tuple[int, int]:
+        """Return how many texts a step changed from right to wrong, and from wrong to right."""
+        counts = self.scorer.flips(self._gold, self._predictions(step - 1), self._predictions(step), self.head)
+        return counts["negative"], counts["positive"]
 
-    def changed(self, moment: int) -> int:
-        """Count the texts that are answered differently after a step."""
-        return self.scorer.changed(self._answers(moment - 1), self._answers(moment), self.head)
+    def changed(self, step: int) -> int:
+        """Return how many texts have a different answer after a step."""
+        return self.scorer.changed(self._predictions(step - 1), self._predictions(step), self.head)
 
     @property
     def _gold(self) -> Path:
         return self.directory / "gold.jsonl"
 
-    def _answers(self, moment: int) -> Path:
-        return self.directory / f"{moment}.jsonl"
+    def _predictions(self, step: int) -> Path:
+        return self.directory / f"{step}.jsonl"

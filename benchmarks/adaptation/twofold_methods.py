@@ -1,4 +1,4 @@
-"""The product's own rows: the real trainer, as the server runs it."""
+"""Twofold's own methods: the trainer as the server runs it."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from twofold_trainer.recipe import PROJECTION
 from twofold_trainer.stop import StopSignal
 from twofold_trainer.training.train import train
 
-from benchmarks.adaptation.method_interface import Adapted, Row, Student, Task, load_student
+from benchmarks.adaptation.method_interface import AdaptationResult, Learner, Method, Task, load_learner
 
 
 def adapt(
-    student: Student,
+    learner: Learner,
     task: Task,
     *,
     protection: str = "statistical",
     memory: MemoryMode = "examples",
     **settings: float | bool,
-) -> Adapted:
-    """Adapt through a job of the trainer. The candidate is scored whatever the gate says; its verdict stands beside."""
-    store, base = _own_store(student, task.work, memory)
+) -> AdaptationResult:
+    """Adapt as a job of the trainer does. The candidate is scored whatever the gate's verdict, which is returned with it."""
+    store, base = _private_store(learner, task.work, memory)
     plan = make_plan(_job(protection, base, store, task, settings))
     stop, phases = StopSignal(), [*plan.events()]
     figures = JobEvaluator(plan, stop)
@@ -60,22 +60,22 @@ def adapt(
         texts = [example.text for example in (*plan.parts.gate, *plan.parts.dev, *plan.parts.train)]
         _run(write_candidate(candidate, staged, texts, stop), phases)
         texts = [example.text for example in (*plan.memory.gate, *plan.memory.dev, *plan.parts.gate, *plan.parts.dev)]
-        proof = _prove(plan, staged, texts, stop) if exact else None
+        verification = _verify(plan, staged, texts, stop) if exact else None
         checkpoint = publish(candidate, staged, store)
-    more: dict[str, object] = {
+    details: dict[str, object] = {
         "reason": stages_result.reason,
-        "kept": [trained.stage.name for trained in stages_result.completed_stages],
+        "completed_stages": [trained.stage.name for trained in stages_result.completed_stages],
         "gate": verdict.reason,
         "exact": exact,
         "phases": [event.phase for event in phases if isinstance(event, PhaseStarted)],
         "threads": torch.get_num_threads(),
     }
-    if proof is not None:
-        more |= {"logit_diff": proof.max_error, "compared_texts": proof.texts}
-    return Adapted(load_student(checkpoint), verdict.verdict, more)
+    if verification is not None:
+        details |= {"logit_diff": verification.max_error, "compared_texts": verification.texts}
+    return AdaptationResult(load_learner(checkpoint), verdict.verdict, details)
 
 
-def _prove(plan: Plan, staged: Path, texts: Sequence[str], stop: StopSignal) -> ExactVerified:
+def _verify(plan: Plan, staged: Path, texts: Sequence[str], stop: StopSignal) -> ExactVerified:
     """Compare the protected head's graph of the candidate with that of the base."""
     return verify_exact(
         plan.base.path,
@@ -89,7 +89,7 @@ def _prove(plan: Plan, staged: Path, texts: Sequence[str], stop: StopSignal) -> 
     )
 
 
-ROWS: dict[str, Row] = {
+METHODS: dict[str, Method] = {
     **{name: partial(adapt, protection=name) for name in ("statistical", "exact", "auto")},
     "without_distillation": partial(adapt, distillation=0.0),
     "without_retention": partial(adapt, retention=0.0),
@@ -103,30 +103,32 @@ ROWS: dict[str, Row] = {
 }
 
 
-def _own_store(student: Student, work: Path, memory: MemoryMode) -> tuple[Store, Checkpoint]:
-    """Return a store that belongs to this cell alone, and in it the student's checkpoint, as if it had that memory."""
-    assert student.checkpoint is not None, "Our rows start from a checkpoint. This is a bug."
-    store, given = Store(work / "store").create(), student.checkpoint
-    target = store.root / "checkpoints" / given.id
+def _private_store(learner: Learner, work: Path, memory: MemoryMode) -> tuple[Store, Checkpoint]:
+    """Return a private store with the learner's checkpoint, converted to the given memory mode."""
+    assert learner.checkpoint is not None, "Twofold's methods start from a checkpoint. This is a bug."
+    store, base = Store(work / "store").create(), learner.checkpoint
+    target = store.root / "checkpoints" / base.id
     if not target.exists():
-        shutil.copytree(given.path, target)
-    if memory == given.manifest.memory:
-        return store, store.get(given.id)
-    kept = update_memory(memory, student.model, student.encoder, memory=student.memory, parts=Parts((), (), ()), seed=0)
+        shutil.copytree(base.path, target)
+    if memory == base.manifest.memory:
+        return store, store.get(base.id)
+    updated = update_memory(
+        memory, learner.model, learner.encoder, memory=learner.memory, parts=Parts((), (), ()), seed=0
+    )
     with store.staging() as staged:
-        shutil.copytree(given.path, staged, dirs_exist_ok=True)
-        write_memory(staged / MEMORY, kept.memory)
-        if kept.statistics is not None:
-            save_covariances(kept.statistics, staged / STATISTICS)
+        shutil.copytree(base.path, staged, dirs_exist_ok=True)
+        write_memory(staged / MEMORY, updated.memory)
+        if updated.statistics is not None:
+            save_covariances(updated.statistics, staged / STATISTICS)
         (staged / MANIFEST).unlink()
-        manifest = msgspec.structs.replace(given.manifest, id=f"{given.id}-{memory}", memory=memory)
+        manifest = msgspec.structs.replace(base.manifest, id=f"{base.id}-{memory}", memory=memory)
         return store, store.publish(staged, manifest)
 
 
 def _job(
     protection: str, base: Checkpoint, store: Store, task: Task, settings: Mapping[str, float | bool]
 ) -> TrainerJob:
-    """Write the examples down and describe the job. All that is not asked for is the trainer's choice."""
+    """Write the examples and return the job. Unset hyperparameters are the trainer's choice."""
     dev = task.work / "dev.jsonl"
     _write(task.work / "train.jsonl", task.train)
     _write(dev, task.dev)
@@ -140,20 +142,20 @@ def _job(
         freeze="head" if protection == "statistical" else "auto",
         protection=Exact() if protection == "exact" else Statistical(),
         label_policy="replace" if task.replaces else "append",
-        hyperparameters=Hyperparameters(epochs=task.rates.epochs, **settings),  # type: ignore[arg-type] # By name.
+        hyperparameters=Hyperparameters(epochs=task.hyperparameters.epochs, **settings),  # type: ignore[arg-type] # By name.
         seed=task.seed,
     )
 
 
 def _write(path: Path, examples: Sequence[Example]) -> None:
-    """Write the examples that have a text; a job refuses the others."""
+    """Write the examples with a text; a job rejects the others."""
     write_examples(path, [example for example in examples if example.text.strip()])
 
 
-def _run(events: Generator[Event, None, Any], heard: list[Event]) -> Any:
-    """Run a generator to its end and return what it returns."""
+def _run(events: Generator[Event, None, Any], log: list[Event]) -> Any:
+    """Collect a generator's events and return its value."""
     while True:
         try:
-            heard.append(next(events))
+            log.append(next(events))
         except StopIteration as done:
             return done.value

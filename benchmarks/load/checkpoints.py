@@ -7,7 +7,7 @@ from pathlib import Path
 
 from twofold_checkpoint.store import Store
 
-from benchmarks.processes import ROOT, run
+from benchmarks.processes import ROOT, run_command
 
 EXAMPLES = ROOT / "examples" / "parcels"
 
@@ -18,7 +18,7 @@ def prepare(work: Path) -> list[str]:
     for seed in range(2):
         if not (work / f"trained-{seed}").exists():
             command = [sys.executable, "-m", "twofold_trainer", "init", "--out", str(store), "--seed", str(seed)]
-            run([*command, "--train", str(EXAMPLES / "train.jsonl"), "--dev", str(EXAMPLES / "dev.jsonl")])
+            run_command([*command, "--train", str(EXAMPLES / "train.jsonl"), "--dev", str(EXAMPLES / "dev.jsonl")])
             (work / f"trained-{seed}").touch()
     current = Store(store).get("current").id
     return sorted((checkpoint.id for checkpoint in Store(store).list()), key=lambda one: one != current)

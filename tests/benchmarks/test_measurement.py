@@ -1,4 +1,4 @@
-"""A whole cell on a small world: a sequence of two steps, judged from outside."""
+"""A complete run on small data: a sequence of two steps, scored by a separate program."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 from support import exact_scorer, tiny_models
-from support.benchmark_runs import TINY_RATES, cell
+from support.benchmark_runs import TINY_HYPERPARAMETERS, make_run
 from twofold_checkpoint.examples import Example, write_examples
 
-from benchmarks.adaptation.classic_methods import ROWS
-from benchmarks.adaptation.hyperparameters import Rates
-from benchmarks.adaptation.measurement import Run, measure, peak_memory_mib
-from benchmarks.adaptation.method_interface import Adapted, Student
+from benchmarks.adaptation.classic_methods import METHODS
+from benchmarks.adaptation.hyperparameters import Hyperparameters
+from benchmarks.adaptation.measurement import RunSetup, measure, peak_memory_mib
+from benchmarks.adaptation.method_interface import AdaptationResult, Learner
 from benchmarks.adaptation.scenarios import Scenario
 from benchmarks.adaptation.scorer import Scorer
 from benchmarks.adaptation.sizes import choose_size
@@ -30,8 +30,8 @@ def lists(root: Path, name: str, examples: list[Example], use: list[str]) -> lis
 
 
 @pytest.fixture
-def run(tmp_path: Path, base: Callable[[], Student]) -> Run:
-    """A cell of two steps: restaurants, and then the same again."""
+def setup(tmp_path: Path, base: Callable[[], Learner]) -> RunSetup:
+    """A run of two steps with similar data."""
     root = tmp_path / "sets"
     root.mkdir()
     steps = [
@@ -57,22 +57,22 @@ def run(tmp_path: Path, base: Callable[[], Student]) -> Run:
             "retained": lists(root, "retained", test, ["entities"]),
         },
     }
-    return Run(
+    return RunSetup(
         scenario=msgspec.convert(scenario, Scenario),
-        row=ROWS["rehearsal"],
-        student=base(),
+        method=METHODS["rehearsal"],
+        learner=base(),
         root=root,
         size=choose_size("full", choose_size("standard", None).step),
         scorer=Scorer(Path(exact_scorer.__file__)),
         work=tmp_path / "work",
         seed=0,
-        rates=Rates(**TINY_RATES),
+        hyperparameters=Hyperparameters(**TINY_HYPERPARAMETERS),
     )
 
 
-def test_a_sequence_is_measured_step_by_step(run: Run) -> None:
-    """Each step begins where the one before ended, and earlier steps are judged again after later ones."""
-    first, second = measure(run)
+def test_a_sequence_is_measured_step_by_step(setup: RunSetup) -> None:
+    """Each step starts from the result of the step before, and earlier steps are scored again after later ones."""
+    first, second = measure(setup)
     assert first.protected.after == second.protected.before
     assert first.retained.after == second.retained.before
     assert second.new.before > 0.5  # The second step's texts are like the first one's.
@@ -82,27 +82,29 @@ def test_a_sequence_is_measured_step_by_step(run: Run) -> None:
     assert set(first.strict) == {"new", "retained"}
     assert first.seconds > 0
     assert peak_memory_mib() > 100
-    measured = msgspec.structs.replace(cell("restaurants", "rehearsal"), steps=(first, second))
+    measured = msgspec.structs.replace(make_run("restaurants", "rehearsal"), steps=(first, second))
     assert summarise(measured).protected.after == pytest.approx(100 * second.protected.after)
 
 
-def test_a_row_that_does_nothing_changes_nothing(run: Run) -> None:
-    """Scores before and after are the same, no answer flips, and what a row notes is kept."""
-    noted = {"logit_diff": 0.0}
-    found = measure(Run(**{**fields(run), "row": lambda student, task: Adapted(student, "pass", noted)}))
-    for step in found:
+def test_a_method_that_does_nothing_changes_nothing(setup: RunSetup) -> None:
+    """Scores before and after are equal, no answer flips, and the method's details are stored."""
+    details = {"logit_diff": 0.0}
+    scores = measure(
+        RunSetup(**{**fields(setup), "method": lambda learner, task: AdaptationResult(learner, "pass", details)})
+    )
+    for step in scores:
         assert step.protected.before == step.protected.after > 0.5
         assert step.retained.loss == step.new.loss == 0
         assert (step.negative_flips, step.positive_flips, step.changed) == (0, 0, 0)
-        assert (step.verdict, step.more) == ("pass", noted)
+        assert (step.verdict, step.details) == ("pass", details)
 
 
-def test_types_that_nobody_looked_for_do_not_count(run: Run) -> None:
-    """An old type found in new texts is no mistake, unless one is strict."""
-    (first, _) = measure(Run(**{**fields(run), "row": lambda student, task: Adapted(student)}))
+def test_types_without_annotation_do_not_count(setup: RunSetup) -> None:
+    """An old type predicted in new texts is an error only in the strict score."""
+    (first, _) = measure(RunSetup(**{**fields(setup), "method": lambda learner, task: AdaptationResult(learner)}))
     assert first.new.after >= first.strict["new"].after
 
 
-def fields(run: Run) -> dict:
-    """Return a run's fields by name."""
-    return {name: getattr(run, name) for name in run.__dataclass_fields__}
+def fields(setup: RunSetup) -> dict:
+    """Return the fields of a setup by name."""
+    return {name: getattr(setup, name) for name in setup.__dataclass_fields__}

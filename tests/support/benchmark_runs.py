@@ -1,17 +1,23 @@
-"""Invented cells, from the scores that a test wants."""
+"""Make runs from the scores that a test wants."""
 
 from __future__ import annotations
 
-from benchmarks.adaptation.runs import Cell, Change, StepScores
+from benchmarks.adaptation.runs import Change, Run, StepScores
 
-TINY_RATES = {"backbone": 3e-3, "head": 2e-2, "probe": 2e-2, "batch_size": 16, "ewc_weight": 1.0}
-"""Rates at which a tiny model learns."""
+TINY_HYPERPARAMETERS = {
+    "backbone_learning_rate": 3e-3,
+    "head_learning_rate": 2e-2,
+    "probe_learning_rate": 2e-2,
+    "batch_size": 16,
+    "ewc_weight": 1.0,
+}
+"""Hyperparameters with which a tiny model learns."""
 
 Scores = tuple[float, float, float | None]
-"""In points: new and protected after a step, and retained, None where it replaced the old names."""
+"""New, protected and retained scores after a step, in points; retained is None if the step replaced the old names."""
 
 BEFORE = 90.0
-"""Points of the protected and the retained test set before the first step."""
+"""The protected and the retained score before the first step, in points."""
 
 
 def change(before: float, after: float) -> Change:
@@ -19,24 +25,24 @@ def change(before: float, after: float) -> Change:
     return Change(before=before / 100, after=after / 100)
 
 
-def cell(scenario: str, row: str, *after: Scores, earlier: tuple[dict[str, float], ...] = (), **more) -> Cell:
-    """Make a cell of one step or several; *earlier* holds for each the points of the steps before it."""
+def make_run(scenario: str, method: str, *after: Scores, earlier: tuple[dict[str, float], ...] = (), **fields) -> Run:
+    """Make a run of one or more steps; *earlier* holds the scores of earlier steps after each step, in points."""
     steps, protected, retained = [], BEFORE, BEFORE
-    for number, (new, kept, held) in enumerate(after):
-        own = earlier[number] if earlier else {}
+    for number, (new, protected_after, retained_after) in enumerate(after):
         steps.append(
             StepScores(
                 name=f"step {number}",
                 new=change(0.0, new),
-                protected=change(protected, kept),
-                retained=None if held is None else change(retained, held),
-                earlier={name: value / 100 for name, value in own.items()},
+                protected=change(protected, protected_after),
+                retained=None if retained_after is None else change(retained, retained_after),
+                earlier={name: value / 100 for name, value in (earlier[number] if earlier else {}).items()},
                 negative_flips=number + 1,
             )
         )
-        protected, retained = kept, retained if held is None else held
-    settings = {"size": "standard", "digest": "d", "settings": {}, "seconds": 10.0, "wall_seconds": 60.0, **more}
-    return Cell(scenario=scenario, row=row, steps=tuple(steps), **settings)
+        protected = protected_after
+        retained = retained if retained_after is None else retained_after
+    settings = {"size": "standard", "digest": "d", "settings": {}, "seconds": 10.0, "wall_seconds": 60.0, **fields}
+    return Run(scenario=scenario, method=method, steps=tuple(steps), **settings)
 
 
 SEQUENCE = ((80.0, 89.0, 88.0), (60.0, 87.0, 85.0), (70.0, 88.0, 86.0))

@@ -1,4 +1,4 @@
-"""A judge that speaks as the outside scorer does, for tests that must not need it: exact answers only, no precision."""
+"""A stand-in for the independent scorer with the same commands. It compares answers exactly."""
 
 from __future__ import annotations
 
