@@ -27,7 +27,7 @@ from twofold import Client, Example, Freeze, Head, JobState, PromotePolicy
 from twofold_server.testing import Server, serving
 
 from benchmarks import report
-from benchmarks.load.checkpoints import prepare
+from benchmarks.load.checkpoints import train_checkpoints
 from benchmarks.load.texts import read_texts
 from benchmarks.processes import run_json
 
@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".work/swap"))
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    prepare(arguments.work)
+    train_checkpoints(arguments.work)
     with tempfile.TemporaryDirectory() as scratch:
         texts = Path(scratch) / "texts.json"
         texts.write_text(json.dumps(read_texts(arguments.sets, ("hwu64",))), encoding="utf-8")

@@ -30,7 +30,7 @@ from twofold_checkpoint.store import Store
 from twofold_server.testing import Server, serving
 
 from benchmarks import report
-from benchmarks.load.checkpoints import prepare
+from benchmarks.load.checkpoints import train_checkpoints
 from benchmarks.load.texts import SETS, read_texts
 from benchmarks.processes import run_json
 
@@ -52,7 +52,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     store = Store(arguments.work / "store")
-    prepare(arguments.work)
+    train_checkpoints(arguments.work)
     figures: dict[str, float] = {}
     measured: dict[str, Any] = {}
     for name in SETS:

@@ -34,12 +34,12 @@ from twofold_server.inference.engine import HEAD_OUTPUTS, Engine, decode
 from twofold_server.testing import free_port, serving
 
 from benchmarks import report
-from benchmarks.load.checkpoints import prepare
+from benchmarks.load.checkpoints import train_checkpoints
 from benchmarks.load.texts import SETS, read_texts
 from benchmarks.peer_servers.catalog import ENTRANTS
 from benchmarks.peer_servers.figures import figures, summarise
 from benchmarks.peer_servers.graphs import export_plain
-from benchmarks.peer_servers.interleaved_rounds import ASKED, IN_FLIGHT, Bench, Side, Sides
+from benchmarks.peer_servers.interleaved_rounds import CHECKED, IN_FLIGHT, Bench, Side, Sides
 from benchmarks.peer_servers.server_process import install, running
 from benchmarks.peer_servers.settings import Settings
 from benchmarks.peer_servers.settings_search import search
@@ -60,7 +60,7 @@ def measure(bench: Bench, name: str, rounds: int, kept: dict[str, Any]) -> None:
     """Bring what is known of a peer up to so many rounds; *kept* is written down after every step."""
     with serving(bench.checkpoint.path.parent.parent, log=bench.work / "twofold.log") as server:
         ours = Side("twofold", server.target, server.pid)
-        bench.check(ours.wire, ours.target)
+        bench.check(ours.protocol, ours.target)
         _measure(bench, ours, name, rounds, kept)
 
 
@@ -73,8 +73,8 @@ def _measure(bench: Bench, ours: Side, name: str, rounds: int, kept: dict[str, A
         port = free_port()
         theirs, log = f"127.0.0.1:{port}", bench.work / f"{name}.log"
         chosen = dataclasses.replace(settings, port=port, **choice)
-        with running(name, python, chosen, lambda: bench.check(entrant.wire, theirs), log) as pid:
-            yield {"twofold": ours, "peer": Side(entrant.wire, theirs, pid)}
+        with running(name, python, chosen, lambda: bench.check(entrant.protocol, theirs), log) as pid:
+            yield {"twofold": ours, "peer": Side(entrant.protocol, theirs, pid)}
 
     def trial(choice: Mapping[str, Any]) -> float:
         known = next((one["rates"] for one in kept["trials"] if one["settings"] == choice), None)
@@ -136,11 +136,11 @@ def main() -> None:
     work = arguments.work / "peers"
     work.mkdir(parents=True, exist_ok=True)
     (arguments.work / "swap").mkdir(exist_ok=True)
-    checkpoint = Store(arguments.work / "swap" / "store").get(prepare(arguments.work / "swap")[0])
+    checkpoint = Store(arguments.work / "swap" / "store").get(train_checkpoints(arguments.work / "swap")[0])
     texts, expected = {}, {}
     for name in arguments.texts.split(","):
         read = read_texts(arguments.sets, (name,))
-        texts[name], expected[name] = work / f"texts.{name}.json", expect(checkpoint, read[:ASKED])
+        texts[name], expected[name] = work / f"texts.{name}.json", expect(checkpoint, read[:CHECKED])
         texts[name].write_text(json.dumps(read), encoding="utf-8")
     graph = checkpoint.path if arguments.packed else export_plain(checkpoint, work)
     caller = install("load_generator", work)

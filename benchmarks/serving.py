@@ -28,7 +28,7 @@ from twofold_checkpoint.store import Store
 from twofold_server.testing import Server, serving
 
 from benchmarks import report
-from benchmarks.load.checkpoints import prepare
+from benchmarks.load.checkpoints import train_checkpoints
 from benchmarks.load.texts import SETS, read_texts
 from benchmarks.processes import run_json
 
@@ -76,7 +76,7 @@ def call(server: Server, texts: Path, load: Load, seconds: float) -> dict[str, A
     }
 
 
-def loop(checkpoint: Path, texts: Path, batch: int, seconds: float, *, cut: bool = False) -> dict[str, Any]:
+def loop(checkpoint: Path, texts: Path, batch: int, seconds: float, *, split: bool = False) -> dict[str, Any]:
     """Run the bare loop."""
     threads = len(os.sched_getaffinity(0))
     options = (
@@ -91,7 +91,7 @@ def loop(checkpoint: Path, texts: Path, batch: int, seconds: float, *, cut: bool
         "--seconds",
         seconds,
     )
-    looped = run_json("load.bare_loop", *options, *(["--cut"] if cut else []))
+    looped = run_json("load.bare_loop", *options, *(["--split"] if split else []))
     return {
         "per_second": looped["texts"] / looped["seconds"],
         "cpu_ms": 1000 * looped["cpu_seconds"] / looped["texts"],
@@ -105,7 +105,7 @@ def measure(server: Server, checkpoint: Path, texts: Path, arguments: argparse.N
     rounds = []
     for number in range(arguments.rounds):
         bare = loop(checkpoint, texts, best, arguments.seconds)
-        cut = loop(checkpoint, texts, max(BATCHES), arguments.seconds, cut=True)
+        cut = loop(checkpoint, texts, max(BATCHES), arguments.seconds, split=True)
         loads = {load.name: call(server, texts, load, arguments.seconds) for load in LOADS}
         rounds.append({"bare": bare, "cut": cut, **loads})
         print(f"round {number + 1}: bare {bare['per_second']:.0f} texts/s, " + ", ".join(
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".work/swap"))
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    checkpoint = Store(arguments.work / "store").get(prepare(arguments.work)[0])
+    checkpoint = Store(arguments.work / "store").get(train_checkpoints(arguments.work)[0])
     sets = {}
     with tempfile.TemporaryDirectory() as scratch, serving(checkpoint.path.parent.parent) as server:
         for name in SETS:

@@ -35,7 +35,7 @@ from twofold_checkpoint.store import Store
 from twofold_server.testing import Server, serving
 
 from benchmarks import report
-from benchmarks.load.checkpoints import EXAMPLES, prepare
+from benchmarks.load.checkpoints import EXAMPLES, train_checkpoints
 from benchmarks.processes import run_json
 
 TOLERANCE = 1e-4
@@ -233,7 +233,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     store = Store(arguments.work / "store")
-    ids = with_third(store, prepare(arguments.work))
+    ids = with_third(store, train_checkpoints(arguments.work))
     texts = [example.text for example in read_examples(EXAMPLES / "dev.jsonl")]
     files = store.get(ids[0]).manifest.files
     model_bytes = sum(file.size for file in files if file.name.startswith("model.onnx"))

@@ -1,4 +1,4 @@
-"""The checkpoints that are called: trained on the project's own example, once."""
+"""The checkpoints under load: trained once on the parcel example."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from benchmarks.processes import ROOT, run_command
 EXAMPLES = ROOT / "examples" / "parcels"
 
 
-def prepare(work: Path) -> list[str]:
-    """Train two checkpoints that differ in their seed, once, and return their ids, the current one first."""
-    store = work / "store"
+def train_checkpoints(work: Path) -> list[str]:
+    """Train two checkpoints with different seeds in *work*/store, once, and return their ids, the current one first."""
+    work.mkdir(parents=True, exist_ok=True)
+    store = Store(work / "store")
     for seed in range(2):
-        if not (work / f"trained-{seed}").exists():
-            command = [sys.executable, "-m", "twofold_trainer", "init", "--out", str(store), "--seed", str(seed)]
+        marker = work / f"trained-{seed}"
+        if not marker.exists():
+            command = [sys.executable, "-m", "twofold_trainer", "init", "--out", str(store.root), "--seed", str(seed)]
             run_command([*command, "--train", str(EXAMPLES / "train.jsonl"), "--dev", str(EXAMPLES / "dev.jsonl")])
-            (work / f"trained-{seed}").touch()
-    current = Store(store).get("current").id
-    return sorted((checkpoint.id for checkpoint in Store(store).list()), key=lambda one: one != current)
+            marker.touch()
+    current = store.get("current").id
+    return sorted((checkpoint.id for checkpoint in store.list()), key=lambda checkpoint_id: checkpoint_id != current)

@@ -1,4 +1,4 @@
-"""The texts that are sent: test sets of short commands and of long abstracts."""
+"""The texts that are sent: test sets of short commands and of sentences from abstracts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SETS = ("hwu64", "ncbi_disease")
 
 
 def read_texts(root: Path, names: tuple[str, ...] = SETS, *, seed: int = 0) -> list[str]:
-    """Return the test texts of some data sets, mixed."""
+    """Return the shuffled test texts of some data sets."""
     texts = []
     for name in names:
         with (root / name / "test.jsonl").open(encoding="utf-8") as lines:

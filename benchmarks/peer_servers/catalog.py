@@ -17,7 +17,7 @@ HOME = Path(__file__).parent
 class Entrant:
     """One peer. Its folder holds serve.py, whose docstring says where its settings come from, and requirements.txt."""
 
-    wire: str
+    protocol: str
     """How callers speak to it."""
     axes: Sequence[Axis]
     """One after the other, each is tried with the best of those before it."""

@@ -17,14 +17,15 @@ from benchmarks.peer_servers.server_process import stopped
 from benchmarks.processes import cpu_seconds, run_json
 
 IN_FLIGHT = 64
-ASKED = 50
+CHECKED = 50
+"""Texts of each set whose answers are checked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
     """One running server, and how to call it."""
 
-    wire: str
+    protocol: str
     target: str
     pid: int
 
@@ -54,7 +55,16 @@ class Bench:
     def call(self, side: Side, texts: str, seconds: float, *load: object) -> dict[str, Any]:
         """Put a load on a server and say what the caller saw, and what each text cost the server."""
         before = cpu_seconds(side.pid)
-        options = ("--target", side.target, "--wire", side.wire, "--texts", self.texts[texts], "--seconds", seconds)
+        options = (
+            "--target",
+            side.target,
+            "--protocol",
+            side.protocol,
+            "--texts",
+            self.texts[texts],
+            "--seconds",
+            seconds,
+        )
         called = run_json("load.load_generator", *options, *load, python=self.caller)
         cpu = cpu_seconds(side.pid) - before
         return {
@@ -66,18 +76,18 @@ class Bench:
             "failed": sum(called["codes"].values()),
         }
 
-    def check(self, wire: str, target: str) -> None:
+    def check(self, protocol: str, target: str) -> None:
         """Compare a server's answers with those that are expected."""
         socket.create_connection(("127.0.0.1", int(target.rpartition(":")[2])), 1.0).close()
         for name, texts in self.texts.items():
-            asked = ("--target", target, "--wire", wire, "--texts", texts, "--ask", ASKED)
+            asked = ("--target", target, "--protocol", protocol, "--texts", texts, "--answers", CHECKED)
             found = run_json("load.load_generator", *asked, python=self.caller)
             if "failed" in found:
                 raise ConnectionError(found["failed"])
             answers = found["answers"]
             if answers != self.expected[name]:
                 wrong = sum(one != other for one, other in zip(answers, self.expected[name], strict=True))
-                raise RuntimeError(f"{wrong} of {ASKED} texts of {name} are answered otherwise than they should be")
+                raise RuntimeError(f"{wrong} of {CHECKED} texts of {name} are answered otherwise than they should be")
 
     def kept(self, name: str) -> Path:
         """Return the file of what was measured of a peer."""

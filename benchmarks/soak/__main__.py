@@ -35,7 +35,7 @@ from twofold_checkpoint.store import Store
 from twofold_server.testing import Server, serving
 
 from benchmarks import report
-from benchmarks.load.checkpoints import EXAMPLES, prepare
+from benchmarks.load.checkpoints import EXAMPLES, train_checkpoints
 from benchmarks.soak.calls import KINDS, OK, Caller, mix
 from benchmarks.soak.jobs import Jobs, adapt, watch_and_leave
 
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".work/swap"))
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    ids = prepare(arguments.work)
+    ids = train_checkpoints(arguments.work)
     with tempfile.TemporaryDirectory(dir=arguments.work) as scratch:
         store = Path(scratch) / "store"  # A copy: jobs publish into it.
         original = Store(arguments.work / "store")

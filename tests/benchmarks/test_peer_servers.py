@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.load.protocols import WIRES
+from benchmarks.load.protocols import PROTOCOLS
 from benchmarks.peer_servers.catalog import ENTRANTS, HOME
 from benchmarks.peer_servers.figures import figures, summarise
 from benchmarks.peer_servers.settings import Settings, read_settings
@@ -78,7 +78,7 @@ def test_a_peer_is_explained_and_pinned(name: str) -> None:
     assert ast.get_docstring(ast.parse((HOME / name / "serve.py").read_text(encoding="utf-8")))
     pins = (HOME / name / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert all("==" in line for line in pins if line and not line.startswith("#"))
-    assert ENTRANTS[name].wire in WIRES
+    assert ENTRANTS[name].protocol in PROTOCOLS
     for axis in ENTRANTS[name].axes:
         for choice in axis:
             settings = Settings(port=1, checkpoint="/store/1", **choice)

@@ -120,12 +120,12 @@ def test_types_are_those_of_the_annotation_and_not_of_the_lines_that_are_left(ro
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
-    [({"n": 6}, "n is 6, and 7 came out"), ({"n": 7, "entities": 8}, "entities is 8, and 7 came out")],
+    ("settings", "message"),
+    [({"n": 6}, "expected n 6, selected 7"), ({"n": 7, "entities": 8}, "expected entities 8, selected 7")],
 )
-def test_counts_are_checked(root: Path, settings: dict, said: str) -> None:
-    """A reader that gets other counts than the file promises says so and names them."""
-    with pytest.raises(ScenarioError, match=said):
+def test_counts_are_checked(root: Path, settings: dict, message: str) -> None:
+    """A count that differs from the file's is an error that names both."""
+    with pytest.raises(ScenarioError, match=message):
         resolve(root, source(**settings))
     assert len(resolve(root, source(n=7, entities=7))) == 7
     # Entities that are not used are not counted.
@@ -194,7 +194,7 @@ def test_a_file_is_read_with_its_caps(root: Path) -> None:
 
 STRANGE_STEP = {"file": "lines.jsonl", "use": BOTH, "n": 7, "per_line": 1}
 STRANGE_USE = {"file": "lines.jsonl", "use": ["spans"], "n": 7}
-REFUSED = {
+REJECTED = {
     "an unknown step of a source": (scenario(base={"train": [STRANGE_STEP], "dev": []}), {}, "per_line"),
     "an unknown use": (scenario(eval={"protected": [STRANGE_USE], "retained": []}), {}, "spans"),
     "one head for both": (scenario(protected_head="classifier"), {}, "both heads are 'classifier'"),
@@ -203,16 +203,16 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("one", "changes", "said"), REFUSED.values(), ids=REFUSED)
-def test_a_file_that_asks_for_what_is_not_known_is_refused(root: Path, one: dict, changes: dict, said: str) -> None:
-    """A step, head or version that this reader does not know is never passed over in silence."""
-    write_file(root, one, **changes)
-    with pytest.raises(ScenarioError, match=said):
+@pytest.mark.parametrize(("entry", "changes", "message"), REJECTED.values(), ids=REJECTED)
+def test_a_file_with_unknown_content_is_rejected(root: Path, entry: dict, changes: dict, message: str) -> None:
+    """An unknown selection step, head or version is an error."""
+    write_file(root, entry, **changes)
+    with pytest.raises(ScenarioError, match=message):
         read_scenarios(root)
 
 
 def test_a_missing_file_is_named(root: Path) -> None:
-    """Whoever gives the wrong directory, or lacks a data set, reads which file is not there."""
+    """The error names the missing scenario file or data set."""
     with pytest.raises(ScenarioError, match=r"scenarios\.json"):
         read_scenarios(root)
     with pytest.raises(ScenarioError, match=r"other\.jsonl"):
