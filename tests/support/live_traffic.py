@@ -57,7 +57,7 @@ async def undone(server, cause):
     """Wait until a swap was undone."""
 
     async def is_so():
-        return await server.metric("twofold_swaps_undone_total", cause=cause) == 1
+        return await server.metric("twofold_swap_rollbacks_total", cause=cause) == 1
 
     await until(is_so, f"undone for {cause}")
 

@@ -77,7 +77,7 @@ class Slot:
                     self._metrics.engines.inc()
             if old is not None and not keep_standby:
                 self._retire(old)
-            self._metrics.engines_beside.set(self._standby is not None)
+            self._metrics.standby_engines.set(self._standby is not None)
             self._report(old)
         if keep_standby:
             self.set_standby(old, is_counted=True)
@@ -92,7 +92,7 @@ class Slot:
                 self._metrics.engines.inc()
             if old is not None:
                 self._retire(old)
-            self._metrics.engines_beside.set(engine is not None)
+            self._metrics.standby_engines.set(engine is not None)
 
     def release_standby(self, engine: Engine | None = None) -> None:
         """Retire the standby engine; with *engine*, only if that is it. Blocks until idle retired engines are closed."""
@@ -100,7 +100,7 @@ class Slot:
             if self._standby is not None and engine in {None, self._standby}:
                 self._retire(self._standby)
                 self._standby = None
-                self._metrics.engines_beside.set(0)
+                self._metrics.standby_engines.set(0)
         with suppress(RuntimeError):  # After drain() there is nothing left to wait for.
             self._closer.submit(lambda: None).result()
 

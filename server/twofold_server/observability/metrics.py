@@ -46,23 +46,28 @@ class Metrics:
         self.dropped = counter("twofold_dropped_total", "Queued entries dropped before the engine.", "reason")
 
         # Checkpoints.
-        self.ready = gauge("twofold_ready", "1 while a checkpoint answers.")
-        self.checkpoint = gauge("twofold_checkpoint_info", "1 for the checkpoint that answers.", "checkpoint")
-        self.precision = gauge(
-            "twofold_precision_info", "1 for the precision of the checkpoint that answers.", "precision"
-        )
-        self.engines = gauge("twofold_engines", "Engines in memory: the live one, one beside it, and those that drain.")
-        self.engines_beside = gauge("twofold_engines_beside", "1 while an engine stands beside the live one.")
+        self.ready = gauge("twofold_ready", "1 if a checkpoint is live, else 0.")
+        self.checkpoint = gauge("twofold_checkpoint_info", "1 for the live checkpoint.", "checkpoint")
+        self.precision = gauge("twofold_precision_info", "1 for the precision in use.", "precision")
+        self.engines = gauge("twofold_engines", "Engines in memory: live, standby and draining.")
+        self.standby_engines = gauge("twofold_standby_engines", "Standby engines in memory, 0 or 1.")
         self.swaps = counter("twofold_swaps_total", "Promotions, by outcome.", "outcome")
         self.swap_seconds = histogram("twofold_swap_seconds", "Time from load to live.", _SECONDS)
 
-        self.swaps_undone = counter("twofold_swaps_undone_total", "Swaps that were undone by themselves.", "cause")
-        self.shadow_texts = counter("twofold_shadow_texts_total", "Live texts for another checkpoint.", "outcome")
+        self.swap_rollbacks = counter(
+            "twofold_swap_rollbacks_total", "Swaps that were rolled back automatically.", "cause"
+        )
+        self.shadow_texts = counter("twofold_shadow_texts_total", "Live texts mirrored to a standby engine.", "outcome")
         self.shadow_answers = counter(
-            "twofold_shadow_answers_total", "Answers of another checkpoint beside the live one's.", "head", "outcome"
+            "twofold_shadow_answers_total",
+            "Answers of a standby engine, compared with the live one.",
+            "head",
+            "outcome",
         )
 
-        self.collected = counter("twofold_collected_total", "What retention has removed, by kind.", "kind")
+        self.collected = counter(
+            "twofold_collected_total", "Objects that the garbage collector removed, by kind.", "kind"
+        )
 
         # Adaptation.
         self.jobs = counter("twofold_jobs_total", "Jobs that ended, by final state.", "state")
@@ -89,7 +94,7 @@ class Metrics:
 
         # GPUs, if there are any.
         self.gpu_memory = gauge(
-            "twofold_gpu_memory_bytes", "Memory of a GPU: used, by whomever, and total.", "gpu", "kind"
+            "twofold_gpu_memory_bytes", "GPU memory: used by all processes, and total.", "gpu", "kind"
         )
         self.gpu_utilization = gauge("twofold_gpu_utilization_ratio", "Share of time in which a GPU computed.", "gpu")
         self.gpu_power = gauge("twofold_gpu_power_watts", "Power that a GPU draws.", "gpu")
@@ -105,7 +110,7 @@ class Metrics:
         for outcome in ("succeeded", "failed"):
             self.swaps.labels(outcome)
         for cause in ("errors", "latency", "agreement"):
-            self.swaps_undone.labels(cause)
+            self.swap_rollbacks.labels(cause)
         for outcome in ("compared", "failed", "dropped"):
             self.shadow_texts.labels(outcome)
         for head in ("classifier", "ner"):

@@ -113,7 +113,7 @@ class RollbackMonitor:
         except (CheckpointError, ServerError) as error:
             log.error("rollback failed", extra={"checkpoint": bad, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
             return
-        self._metrics.swaps_undone.labels(regression.cause).inc()
+        self._metrics.swap_rollbacks.labels(regression.cause).inc()
         audit.log_audit("roll back", actor=SERVER, outcome="OK", checkpoint=restored, reason=regression.cause)
         log.error("rolled back", extra={"checkpoint": bad, "restored": restored, "reason": regression.message})
         event = RolledBack(checkpoint_id=bad, restored_id=restored, cause=regression.cause, reason=regression.message)

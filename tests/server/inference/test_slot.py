@@ -138,12 +138,12 @@ def test_a_replaced_engine_can_stand_by_and_come_back():
     slot.swap(old)
     assert slot.swap(new, keep_standby=True) is old
     assert (slot.live, slot.standby, old.state) == (new, old, EngineState.READY)
-    assert (value(metrics, "twofold_engines"), value(metrics, "twofold_engines_beside")) == (2, 1)
+    assert (value(metrics, "twofold_engines"), value(metrics, "twofold_standby_engines")) == (2, 1)
 
     slot.swap(old)
     assert (slot.live, slot.standby) == (old, None)
     assert closed(new)
-    assert value(metrics, "twofold_engines_beside") == 0
+    assert value(metrics, "twofold_standby_engines") == 0
     slot.drain()
     assert value(metrics, "twofold_engines") == 0
 

@@ -140,10 +140,10 @@ async def test_a_good_swap_stays_and_frees_its_memory(tmp_path):
         await promote(server, "b")
         await until(lambda: one_engine(server), "the window is over")
         assert (await server.predict("sunny")).checkpoint_id == "b"
-        assert await server.metric("twofold_engines_beside") == 0
+        assert await server.metric("twofold_standby_engines") == 0
     async with running(store, **WATCH) as server:
         await promote(server, "a")
-        assert await server.metric("twofold_engines_beside") == 1
+        assert await server.metric("twofold_standby_engines") == 1
         with mock.patch("twofold_server.versions.promoter.load_engine", side_effect=AssertionError):
             await server.checkpoints.RollBack(checkpoints_pb2.RollBackRequest())
         assert (await server.predict("sunny")).checkpoint_id == "b"
@@ -161,7 +161,7 @@ async def test_a_new_swap_ends_the_window_of_the_last(tmp_path):
     for off in ({"rollback_seconds": 0}, {"rollback_share": 0}):
         async with running(store, **{**WATCH, **off}) as server:
             await promote(server, "b" if store.aliases().current == "a" else "a")
-            assert await server.metric("twofold_engines_beside") == 0
+            assert await server.metric("twofold_standby_engines") == 0
 
 
 async def test_without_the_one_before_in_memory_it_is_loaded(tmp_path):

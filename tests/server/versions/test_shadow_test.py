@@ -52,7 +52,7 @@ async def started_at(server, job):
 
     async def stands_by():
         assert (await job_of(server, job)).state in {pb.JOB_STATE_QUEUED, pb.JOB_STATE_RUNNING}
-        return await server.metric("twofold_engines_beside") == 1
+        return await server.metric("twofold_standby_engines") == 1
 
     await until(stands_by, "a candidate in shadow")
 
