@@ -1,11 +1,11 @@
-"""What an adaptation costs in time: epochs with and without caches, and a whole job beside transformers' own Trainer.
+"""Measure the time of adaptation: epochs with and without caches, and a whole job compared with transformers.Trainer.
 
     python -m benchmarks.adapt_cost --sets DIRECTORY [--work DIRECTORY] [--examples 1000] [--epochs 5] [--rounds 3]
 
-The two sides of each ratio are measured in turns in one run. Epochs are those of the product's own stages, with
-rehearsal and distillation. Of the peer only `Trainer.train()` is counted; of the job everything, from the call of Adapt
-to the state SUCCEEDED or REJECTED: starting the process, baselines, training, export, proofs, gate and swap. Each round's
-job has a seed of its own, for one that dev ends early takes less: how many epochs each trained stands beside its seconds.
+Both sides of a ratio are measured in interleaved rounds. The epochs are those of Twofold's stages, with rehearsal and
+distillation. The time of transformers.Trainer is that of `Trainer.train()` alone; the time of the job covers everything from
+the Adapt call to SUCCEEDED or REJECTED: process start, baselines, training, export, verification, gate and swap. Each round's
+job has another seed, because early stopping changes the number of epochs, which is reported with the seconds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from twofold import Client, Example, Hyperparameters, JobEvent, JobState, ScoreM
 from twofold_checkpoint.checkpoint import Checkpoint
 from twofold_checkpoint.examples import Example as StoredExample
 from twofold_checkpoint.examples import write_examples
-from twofold_checkpoint.protocol.job import Hyperparameters as Asked
+from twofold_checkpoint.protocol.job import Hyperparameters as JobHyperparameters
 from twofold_checkpoint.protocol.job import TrainerJob
 from twofold_checkpoint.store import Store
 from twofold_server.testing import serving
@@ -42,7 +42,7 @@ from twofold_trainer.training.train import grow
 
 from benchmarks import report
 from benchmarks.adaptation.base_checkpoints import ensure_base, plan_base
-from benchmarks.adaptation.scenarios import Caps, Scenario, gather, read_scenarios
+from benchmarks.adaptation.scenarios import gather, read_scenarios
 from benchmarks.adaptation.sizes import choose_size
 from benchmarks.processes import run_json
 
@@ -51,25 +51,25 @@ SCENARIO = "hwu64_to_restaurant8k_ner"
 
 @dataclass(frozen=True, slots=True)
 class Epochs:
-    """Median seconds of one epoch over the same texts. *filled* is what the cache of the boundary costs, once."""
+    """Median seconds of an epoch over the same texts. *cache_fill* is the time to fill the prefix cache once."""
 
     full: float
     top: float
     top_cached: float
     probe: float
-    filled: float
+    cache_fill: float
 
 
 def measure_epochs(plan: Plan, rounds: int) -> Epochs:
-    """Time an epoch of everything, of the top two blocks with and without the cached prefix, and of the probe."""
+    """Time an epoch of all blocks, of the top two blocks with and without the cached prefix, and of the head alone."""
     stage_factory = make_stage_factory(plan, StopSignal())
     if plan.added:
         grow(plan, stage_factory.features)
     probe, everything, *_ = plan.stages
     top = replace(everything, blocks=min(2, everything.of))
-    begun = time.monotonic()
+    started_at = time.monotonic()
     cached = stage_factory.inputs(top)
-    filled = time.monotonic() - begun
+    cache_fill = time.monotonic() - started_at
     uncached = live(plan.model, plan.encoder.settings.pad_id)
     stage_inputs: dict[str, tuple[Stage, StageInputs]] = {
         "full": (everything, replace(stage_factory.inputs(everything), source=uncached)),
@@ -81,19 +81,19 @@ def measure_epochs(plan: Plan, rounds: int) -> Epochs:
     for number in range(rounds):
         for name, (stage, inputs) in stage_inputs.items():
             seconds[name].append(time_epoch(plan, stage, inputs, seed=number))
-            tell(f"round {number + 1}: one epoch, {name}: {seconds[name][-1]:.2f} s")
-    return Epochs(**{name: statistics.median(some) for name, some in seconds.items()}, filled=filled)
+            log_line(f"round {number + 1}: one epoch, {name}: {seconds[name][-1]:.2f} s")
+    return Epochs(**{name: statistics.median(values) for name, values in seconds.items()}, cache_fill=cache_fill)
 
 
 def time_epoch(plan: Plan, stage: Stage, inputs: StageInputs, *, seed: int) -> float:
-    """Take every step of one epoch, put the model back, and say how long the steps took."""
+    """Return the seconds of all steps of an epoch; the model is restored afterwards."""
     before = snapshot(plan.model, plan.model.state_dict())
     stage_trainer = make_stage_trainer(plan.model, stage, inputs)
-    chance = random.Random(seed)
-    begun = time.monotonic()
-    for step in inputs.pool.epoch(plan.recipe.batch_size, chance):
+    rng = random.Random(seed)
+    started_at = time.monotonic()
+    for step in inputs.pool.epoch(plan.recipe.batch_size, rng):
         stage_trainer.step(step)
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - started_at
     plan.model.eval()
     restore(plan.model, before)
     return seconds
@@ -101,7 +101,7 @@ def time_epoch(plan: Plan, stage: Stage, inputs: StageInputs, *, seed: int) -> f
 
 @dataclass(frozen=True, slots=True)
 class JobTime:
-    """Seconds of a whole job, how it ended, the epochs that its blocks trained, and the seconds of its phases."""
+    """The seconds of a whole job, the epochs that its blocks trained, its final state and reason, and the seconds per phase."""
 
     seconds: float
     epochs: int
@@ -119,71 +119,119 @@ def run_job(
     *,
     seed: int,
 ) -> JobTime:
-    """Adapt over gRPC with AUTO, and wait until the candidate answers."""
+    """Adapt over gRPC with AUTO and wait until the job ends."""
     shutil.rmtree(work, ignore_errors=True)
     store = Store(work / "store").create()
     shutil.copytree(base.path, store.root / "checkpoints" / base.id)
     store.promote(base.id, approve=True)
     with serving(store.root, log=work / "server.log") as server, Client(server.target) as client:
-        begun = time.monotonic()
+        started_at = time.monotonic()
         job = client.adapt(
-            [to_client(one) for one in train],
-            [to_client(one) for one in dev],
+            list(map(to_client, train)),
+            list(map(to_client, dev)),
             head="ner",
             hyperparameters=Hyperparameters(epochs=epochs),
             seed=seed,
         )
         events = list(client.watch(job))
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - started_at
         ended = client.job(job)
         if ended.state is JobState.SUCCEEDED and client.model().checkpoint_id == base.id:
-            raise RuntimeError("the job succeeded, and the base still answers")
-        phases = {one.phase: round((one.end_time - one.start_time).total_seconds(), 2) for one in ended.phases}
+            raise RuntimeError("the job succeeded, but the base is still live")
+        phases = {phase.phase: round((phase.end_time - phase.start_time).total_seconds(), 2) for phase in ended.phases}
         return JobTime(seconds, count_epochs(events), str(ended.state), ended.reason, phases)
 
 
 def count_epochs(events: Sequence[JobEvent]) -> int:
-    """Count the epochs of the first stage that trained blocks, which is scored before the first and after each."""
+    """Return the number of epochs of the first stage that trained blocks: it is scored before the first and after each."""
     training = itertools.dropwhile(lambda event: event.phase != "train", events)
     stage = itertools.takewhile(lambda event: not event.message.startswith("Stage "), training)
     return sum(isinstance(event.payload, ScoreMeasured) for event in stage) - 1
 
 
 def to_client(example: StoredExample) -> Example:
-    """Write an example in the client's own type."""
+    """Convert an example to the client's type."""
     spans = (
         None
         if example.entities is None
-        else tuple(Span(start=one.start, end=one.end, type=one.type) for one in example.entities)
+        else tuple(Span(start=span.start, end=span.end, type=span.type) for span in example.entities)
     )
     return Example(text=example.text, label=example.label, entities=spans)
 
 
-def run_peer(base: Checkpoint, work: Path, train: Path, epochs: int) -> float:
-    """Fine-tune the same backbone on the same examples with transformers.Trainer; returns the seconds of train()."""
-    options = ("--checkpoint", base.path, "--train", train, "--epochs", epochs, "--out", work / "peer")
+def run_transformers_trainer(base: Checkpoint, work: Path, train: Path, epochs: int) -> float:
+    """Fine-tune the same backbone on the same examples with transformers.Trainer and return the seconds of train()."""
+    options = ("--checkpoint", base.path, "--train", train, "--epochs", epochs, "--out", work / "transformers")
     return float(run_json("transformers_trainer", *options)["seconds"])
 
 
-def in_turns(rounds: int, *sides: Callable[[], float]) -> list[float]:
-    """Run the sides in turns and return the median of each."""
-    taken: list[list[float]] = [[] for _ in sides]
-    for _ in range(rounds):
-        for own, side in zip(taken, sides, strict=True):
-            own.append(side())
-    return [statistics.median(own) for own in taken]
+def interleave(rounds: int, *measurements: Callable[[], float]) -> list[float]:
+    """Run the measurements in turns and return the median of each."""
+    seconds = [[measure() for measure in measurements] for _ in range(rounds)]
+    return [statistics.median(values) for values in zip(*seconds, strict=True)]
 
 
-def find(root: Path) -> tuple[Scenario, Caps]:
-    """Return the scenario, and the caps of its base."""
-    found = read_scenarios(root)
-    size = choose_size("standard", found.quick)
-    return next(one for one in found.scenarios if one.name == SCENARIO), size.base
-
-
-def tell(line: str) -> None:
-    """Tell a person who waits."""
+def log_line(line: str) -> None:
+    """Write a line of progress to stderr."""
     print(line, file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Hold the base, the data of the scenario's step and the directory that all measurements share."""
+
+    base: Checkpoint
+    train: tuple[StoredExample, ...]
+    dev: tuple[StoredExample, ...]
+    work: Path
+    epochs: int
+
+    @classmethod
+    def prepare(cls, root: Path, work: Path, *, examples: int, epochs: int) -> Setup:
+        """Train the base if it is missing, and write the examples."""
+        file = read_scenarios(root)
+        scenario = next(scenario for scenario in file.scenarios if scenario.name == SCENARIO)
+        size = choose_size("standard", file.quick)
+        base = ensure_base(plan_base(root, scenario.base, size, seed=0), work / "bases")
+        (step,) = scenario.steps
+        setup = cls(base, gather(root, step.train, examples), gather(root, step.dev, 200), work / "cost", epochs)
+        setup.work.mkdir(parents=True, exist_ok=True)
+        write_examples(setup.work / "train.jsonl", setup.train)
+        write_examples(setup.work / "dev.jsonl", setup.dev)
+        return setup
+
+    def plan(self) -> Plan:
+        """Return the plan of a job, to measure its epochs in this process."""
+        job = TrainerJob(
+            id="cost",
+            store=str(self.base.path.parent.parent),
+            base=self.base.id,
+            train=str(self.work / "train.jsonl"),
+            dev=str(self.work / "dev.jsonl"),
+            head="ner",
+            freeze="head",
+            hyperparameters=JobHyperparameters(epochs=self.epochs),
+        )
+        return make_plan(job)
+
+
+def measure_jobs(setup: Setup, rounds: int) -> tuple[list[JobTime], float, float]:
+    """Run whole jobs and transformers.Trainer in turns; return the jobs and the median seconds of both."""
+    jobs: list[JobTime] = []
+
+    def measure_job() -> float:
+        job = run_job(setup.base, setup.work / "job", setup.train, setup.dev, setup.epochs, seed=len(jobs))
+        jobs.append(job)
+        log_line(f"job: {job.seconds:.1f} s, {job.epochs} epochs, {job.state}: {job.phases}")
+        return job.seconds
+
+    def measure_trainer() -> float:
+        seconds = run_transformers_trainer(setup.base, setup.work, setup.work / "train.jsonl", setup.epochs)
+        log_line(f"transformers.Trainer: {seconds:.1f} s")
+        return seconds
+
+    job_seconds, trainer_seconds = interleave(rounds, measure_job, measure_trainer)
+    return jobs, job_seconds, trainer_seconds
 
 
 def main() -> None:
@@ -192,48 +240,17 @@ def main() -> None:
     parser.add_argument("--sets", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path(".work/adapt"))
     parser.add_argument("--examples", type=int, default=1000)
-    parser.add_argument("--epochs", type=int, default=5, help="of the job's stages, and of the peer")
+    parser.add_argument("--epochs", type=int, default=5, help="of the job's stages and of transformers.Trainer")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    scenario, _ = find(arguments.sets)
-    size = choose_size("standard", read_scenarios(arguments.sets).quick)
-    base = ensure_base(plan_base(arguments.sets, scenario.base, size, seed=0), arguments.work / "bases")
-    (step,) = scenario.steps
-    train, dev = gather(arguments.sets, step.train, arguments.examples), gather(arguments.sets, step.dev, 200)
-    work = arguments.work / "cost"
-    work.mkdir(parents=True, exist_ok=True)
-    write_examples(work / "train.jsonl", train)
-    write_examples(work / "dev.jsonl", dev)
-    store = base.path.parent.parent
-    job = TrainerJob(
-        id="cost",
-        store=str(store),
-        base=base.id,
-        train=str(work / "train.jsonl"),
-        dev=str(work / "dev.jsonl"),
-        head="ner",
-        freeze="head",
-        hyperparameters=Asked(epochs=arguments.epochs),
-    )
-    epochs = measure_epochs(make_plan(job), arguments.rounds)
-    jobs: list[JobTime] = []
-
-    def ours() -> float:
-        jobs.append(run_job(base, work / "job", train, dev, arguments.epochs, seed=len(jobs)))
-        tell(f"job: {jobs[-1].seconds:.1f} s, {jobs[-1].epochs} epochs, {jobs[-1].state}: {jobs[-1].phases}")
-        return jobs[-1].seconds
-
-    def theirs() -> float:
-        seconds = run_peer(base, work, work / "train.jsonl", arguments.epochs)
-        tell(f"transformers.Trainer: {seconds:.1f} s")
-        return seconds
-
-    job_seconds, peer_seconds = in_turns(arguments.rounds, ours, theirs)
+    setup = Setup.prepare(arguments.sets, arguments.work, examples=arguments.examples, epochs=arguments.epochs)
+    epochs = measure_epochs(setup.plan(), arguments.rounds)
+    jobs, job_seconds, trainer_seconds = measure_jobs(setup, arguments.rounds)
     report.write(
         "adapt-cost",
         settings={
             "scenario": SCENARIO,
-            "examples": len(train),
+            "examples": len(setup.train),
             "epochs": arguments.epochs,
             "rounds": arguments.rounds,
             "threads": torch.get_num_threads(),
@@ -242,12 +259,12 @@ def main() -> None:
             "cached_epoch_speedup": round(epochs.full / epochs.top_cached, 2),
             "cached_over_uncached_top": round(epochs.top / epochs.top_cached, 2),
             "probe_epoch_speedup": round(epochs.full / epochs.probe, 1),
-            "job_over_trainer": round(job_seconds / peer_seconds, 3),
+            "job_over_trainer": round(job_seconds / trainer_seconds, 3),
             "job_seconds": round(job_seconds, 1),
-            "trainer_seconds": round(peer_seconds, 1),
+            "trainer_seconds": round(trainer_seconds, 1),
         },
         epochs=asdict(epochs),
-        jobs=[asdict(one) for one in jobs],
+        jobs=[asdict(job) for job in jobs],
     )
 
 
