@@ -1,9 +1,9 @@
-"""How good is a first checkpoint: `twofold-trainer init` with its defaults, answers from the running server, an outside scorer.
+"""Measure the quality of a first checkpoint: `twofold-trainer init` with defaults, scored by an independent program.
 
     python -m benchmarks.base --sets DIRECTORY --scorer SCORE.py [--work DIRECTORY]
 
-DIRECTORY holds snips/ and hwu64/, each with train.jsonl, dev.jsonl and test.jsonl. A set whose checkpoint is already in
---work is not trained again; delete the directory to start over.
+DIRECTORY holds snips/ and hwu64/, each with train.jsonl, dev.jsonl and test.jsonl. The answers come from a running server. A
+checkpoint that already exists in --work is not trained again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NAMES = {"snips": ("snips_intent_accuracy", "snips_slot_f1"), "hwu64": ("hwu64_i
 
 
 def train(source: Path, work: Path, seed: int) -> Cost:
-    """Train a first checkpoint, or read what the last training cost."""
+    """Train a first checkpoint and return the cost, or read the cost of an earlier training."""
     cost_file = work / "cost.json"
     if cost_file.exists():
         return Cost(**json.loads(cost_file.read_text(encoding="utf-8")))
@@ -36,8 +36,8 @@ def train(source: Path, work: Path, seed: int) -> Cost:
     return cost
 
 
-def answer(source: Path, work: Path) -> Path:
-    """Answer the test texts through a running server and the command that users have."""
+def predict(source: Path, work: Path) -> Path:
+    """Predict the test texts with a running server and the command-line client."""
     predictions = work / "predictions.jsonl"
     with serving(work / "store", log=work / "server.log") as server:
         command = [sys.executable, "-m", "twofold.cli", "--target", server.target, "predict"]
@@ -46,7 +46,7 @@ def answer(source: Path, work: Path) -> Path:
 
 
 def main() -> None:
-    """Train, answer and score both sets."""
+    """Train, predict and score both sets, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", type=Path, required=True)
     parser.add_argument("--scorer", type=Path, required=True)
@@ -58,7 +58,7 @@ def main() -> None:
     for name in SETS:
         source, work = arguments.sets / name, arguments.work / f"{name}-{arguments.seed}"
         cost = train(source, work, arguments.seed)
-        predictions = answer(source, work)
+        predictions = predict(source, work)
         command = [sys.executable, str(arguments.scorer), "gold", str(source / "test.jsonl"), str(predictions)]
         scored = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         accuracy, f1 = NAMES[name]

@@ -1,12 +1,12 @@
-"""Reduced precisions on this CPU: how fast each scheme is beside fp32, what it answers, and whether it keeps rows apart.
+"""Compare quantisation schemes with fp32 on this CPU: speed, accuracy, and batch invariance.
 
     python -m benchmarks.precision --sets DIRECTORY [--rounds 3] [--work DIRECTORY]
 
-A checkpoint is trained once on some of HWU64. Its graph is reduced by every scheme in the table, one of which is ours. All
-run through the engine, cut into passes as the server cuts them, in turns over the test texts of HWU64 and NCBI; a speedup
-is the median over the rounds of neighbours in time. Accuracy and F1 are those on HWU64's test set; agreement is the share
-of its texts with the label, or with the spans, of fp32. Isolation is the largest difference of a probability between a
-row alone and in a batch. The last line of output is a JSON object.
+A checkpoint is trained once on part of HWU64. Its graph is quantised by every scheme; `model.int8` is Twofold's. All schemes
+run in the server's engine in interleaved rounds over the test texts of HWU64 and NCBI; a speedup is the median of the
+ratios within a round. Accuracy and F1 are those on HWU64's test set; `same_label` and `same_spans` are the percentages of
+texts with the label or the spans of fp32. The isolation error is the largest difference of a probability between a text
+alone and in a batch. The last line of output is a JSON object.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ from benchmarks import report
 from benchmarks.load.texts import SETS, read_texts
 from benchmarks.processes import run_command
 
-TRAINED_ON = 3500
+TRAINING_EXAMPLES = 3500
 MAX_TOKENS = 2048
-SHARED = 64
-"""Texts that wait together, from which passes are cut."""
+QUEUED = 64
+"""Queued texts that are split into passes."""
 TEXTS = 150
 
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]
-    """Give a few hundred training texts, in batches of one length each, so that no padding is calibrated on."""
+    """Feed a few hundred training texts to the calibration one by one, without padding."""
 
     def __init__(self, checkpoint: Checkpoint, texts: Sequence[str]) -> None:
-        encodings = sorted(checkpoint.encoder().encode(texts), key=lambda one: len(one.ids))
-        self._feeds = iter([self._feed([one.windows[0]]) for one in encodings])
+        encodings = sorted(checkpoint.encoder().encode(texts), key=lambda encoding: len(encoding.ids))
+        self._feeds = iter([self._feed([encoding.windows[0]]) for encoding in encodings])
 
     @staticmethod
     def _feed(windows: Sequence[Any]) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class _Calibration(CalibrationDataReader):  # type: ignore[misc]
 
 
 def make_graphs(checkpoint: Checkpoint, texts: Sequence[str], work: Path) -> Iterator[str]:
-    """Write every scheme's graph into *work* and yield its name, which is its file's without an ending."""
+    """Write every scheme's graph into *work* and yield its name, the file name without suffix."""
     for name in (GRAPH, GRAPH_WEIGHTS):
         shutil.copyfile(checkpoint.path / name, work / name)
     source = str(work / GRAPH)
@@ -103,70 +103,74 @@ def make_graphs(checkpoint: Checkpoint, texts: Sequence[str], work: Path) -> Ite
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """One graph, as the server runs it."""
+    """A graph in the server's engine."""
 
     name: str
     engine: Engine
 
 
 def open_scheme(checkpoint: Checkpoint, work: Path, name: str, threads: int) -> Scheme:
-    """Load a graph in the place of the checkpoint's own."""
+    """Load a graph instead of the checkpoint's own."""
     engine = Engine(checkpoint, threads=threads)
-    engine._session = open_session(work / f"{name}.onnx", device="cpu", threads=threads)  # noqa: SLF001 -- graphs that no checkpoint has.
+    engine._session = open_session(work / f"{name}.onnx", device="cpu", threads=threads)  # noqa: SLF001 -- no checkpoint has these graphs.
     return Scheme(name, engine)
 
 
 def time_texts(engine: Engine, groups: Sequence[Sequence[Any]]) -> tuple[float, float]:
-    """Run groups of windows, cut into passes by length; returns seconds, and CPU seconds."""
-    begun, cpu = time.perf_counter(), time.process_time()
+    """Run groups of windows, split into passes by length; return seconds and CPU seconds."""
+    started_at, cpu_before = time.perf_counter(), time.process_time()
     for windows in groups:
         engine.run_windows(windows, HEAD_OUTPUTS, MAX_TOKENS)
-    return time.perf_counter() - begun, time.process_time() - cpu
+    return time.perf_counter() - started_at, time.process_time() - cpu_before
 
 
 def measure_speed(schemes: Sequence[Scheme], texts: Sequence[str], rounds: int) -> dict[str, dict[str, float]]:
-    """Let the schemes take turns over the texts; returns how much faster than the first each is, by time and by CPU time."""
+    """Run the schemes in interleaved rounds; return each one's speedup over the first, by time and by CPU time."""
     encodings = schemes[0].engine.encoder.encode(list(texts))
     windows = [window for encoding in encodings for window in encoding.windows]
-    groups = [windows[first : first + SHARED] for first in range(0, len(windows), SHARED)]
-    taken: dict[str, list[tuple[float, float]]] = {scheme.name: [] for scheme in schemes}
+    groups = [windows[first : first + QUEUED] for first in range(0, len(windows), QUEUED)]
+    times: dict[str, list[tuple[float, float]]] = {scheme.name: [] for scheme in schemes}
     for scheme in schemes:
         time_texts(scheme.engine, groups[:1])
     for _ in range(rounds):
         for scheme in schemes:
-            taken[scheme.name].append(time_texts(scheme.engine, groups))
-    base = taken[schemes[0].name]
+            times[scheme.name].append(time_texts(scheme.engine, groups))
+    baseline = times[schemes[0].name]
     return {
         name: {
-            "speedup": round(statistics.median(old[0] / new[0] for old, new in zip(base, own, strict=True)), 3),
-            "cpu_speedup": round(statistics.median(old[1] / new[1] for old, new in zip(base, own, strict=True)), 3),
-            "texts_per_second": round(len(texts) / statistics.median(one[0] for one in own), 1),
+            "speedup": round(
+                statistics.median(old[0] / new[0] for old, new in zip(baseline, measured, strict=True)), 3
+            ),
+            "cpu_speedup": round(
+                statistics.median(old[1] / new[1] for old, new in zip(baseline, measured, strict=True)), 3
+            ),
+            "texts_per_second": round(len(texts) / statistics.median(seconds for seconds, _ in measured), 1),
         }
-        for name, own in taken.items()
+        for name, measured in times.items()
     }
 
 
 def measure_answers(
     checkpoint: Checkpoint, work: Path, names: Sequence[str], examples: Sequence[Example], threads: int
 ) -> dict[str, dict[str, float]]:
-    """Compare each scheme's answers with those of the first, and with the truth."""
-    reduction = QuantizationInputs(checkpoint.manifest.labels, checkpoint.encoder(), examples, 0, threads)
-    texts = [one.text for one in examples]
-    found: dict[str, dict[str, float]] = {}
+    """Compare each scheme's answers with those of the first and with the gold answers."""
+    inputs = QuantizationInputs(checkpoint.manifest.labels, checkpoint.encoder(), examples, 0, threads)
+    texts = [example.text for example in examples]
+    results: dict[str, dict[str, float]] = {}
     base: list[Any] = []
     base_logits: list[Any] = []
     for name in names:
         graph = Graph(work, threads=threads, name=f"{name}.onnx")
-        answers = answer(graph, examples, reduction, StopSignal())
-        logits = [graph.run([one], 0)[0][:2] for one in reduction.encoder.encode(texts[:200])]
+        answers = answer(graph, examples, inputs, StopSignal())
+        logits = [graph.run([encoding], 0)[0][:2] for encoding in inputs.encoder.encode(texts[:200])]
         base, base_logits = base or answers, base_logits or logits
         labels = [old.labels[0].label == new.labels[0].label for old, new in zip(base, answers, strict=True)]
         spans = [
-            [[(e.start, e.end, e.type) for e in one.entities] for one in pair]
+            [[(entity.start, entity.end, entity.type) for entity in prediction.entities] for prediction in pair]
             for pair in zip(base, answers, strict=True)
         ]
         scores = {head: score(examples, answers, head) for head in ("classifier", "ner")}
-        found[name] = {
+        results[name] = {
             "accuracy": round(100 * scores["classifier"].value, 2),
             "f1": round(100 * scores["ner"].value, 2),
             "same_label": round(100 * statistics.mean(labels), 2),
@@ -179,24 +183,24 @@ def measure_answers(
                 ),
                 4,
             ),
-            "isolation_error": float(f"{measure_isolation(graph, texts[:64], reduction.encoder):.1e}"),
+            "isolation_error": float(f"{measure_isolation(graph, texts[:64], inputs.encoder):.1e}"),
         }
-        print(name, found[name], file=sys.stderr, flush=True)
-    return found
+        print(name, results[name], file=sys.stderr, flush=True)
+    return results
 
 
 def train(sets: Path, work: Path) -> Checkpoint:
     """Train a checkpoint on the first examples of HWU64, once."""
     if not (work / "store" / "aliases.json").exists():
         with (sets / "hwu64" / "train.jsonl").open(encoding="utf-8") as lines:
-            (work / "train.jsonl").write_text("".join(itertools.islice(lines, TRAINED_ON)), encoding="utf-8")
+            (work / "train.jsonl").write_text("".join(itertools.islice(lines, TRAINING_EXAMPLES)), encoding="utf-8")
         command = [sys.executable, "-m", "twofold_trainer", "init", "--out", str(work / "store"), "--epochs", "3"]
         run_command([*command, "--train", str(work / "train.jsonl"), "--dev", str(sets / "hwu64" / "dev.jsonl")])
     return Store(work / "store").get("current")
 
 
 def main() -> None:
-    """Measure and report."""
+    """Measure all schemes and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=3)
@@ -209,24 +213,28 @@ def main() -> None:
     graphs.mkdir()
     threads = len(os.sched_getaffinity(0))
     examples = list(read_examples(arguments.sets / "hwu64" / "test.jsonl"))
-    names = list(make_graphs(checkpoint, [one.text for one in read_examples(arguments.work / "train.jsonl")], graphs))
+    names = list(
+        make_graphs(checkpoint, [example.text for example in read_examples(arguments.work / "train.jsonl")], graphs)
+    )
     answers = measure_answers(checkpoint, graphs, names, examples, threads)
     schemes = [open_scheme(checkpoint, graphs, name, threads) for name in names]
-    speeds = {one: measure_speed(schemes, read_texts(arguments.sets, (one,))[:TEXTS], arguments.rounds) for one in SETS}
-    table = {name: {**answers[name], **{one: speeds[one][name] for one in SETS}} for name in names}
-    [judged] = checkpoint.manifest.reduced
-    ours = table["model.int8"]
+    speeds = {
+        texts: measure_speed(schemes, read_texts(arguments.sets, (texts,))[:TEXTS], arguments.rounds) for texts in SETS
+    }
+    table = {name: {**answers[name], **{texts: speeds[texts][name] for texts in SETS}} for name in names}
+    [quantised] = checkpoint.manifest.reduced
+    int8 = table["model.int8"]
     figures = {
-        "reduced_precision_speedup": min(ours[one]["speedup"] for one in SETS),
-        "reduced_precision_cpu_speedup": min(ours[one]["cpu_speedup"] for one in SETS),
-        "isolation_error": ours["isolation_error"],
-        "gate_passed": float(judged.passed),
+        "reduced_precision_speedup": min(int8[texts]["speedup"] for texts in SETS),
+        "reduced_precision_cpu_speedup": min(int8[texts]["cpu_speedup"] for texts in SETS),
+        "isolation_error": int8["isolation_error"],
+        "gate_passed": float(quantised.passed),
     }
     report.write(
         "precision",
         settings={"rounds": arguments.rounds, "threads": threads, "texts": TEXTS},
         figures=figures,
-        gate=judged.reason,
+        gate=quantised.reason,
         schemes=table,
     )
 

@@ -1,4 +1,4 @@
-"""Write a benchmark's result: benchmarks/results/NAME.json, with the figures as the last line of output."""
+"""Write a benchmark's result to benchmarks/results/NAME.json, and its figures to the last line of output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def machine() -> dict[str, Any]:
-    """Describe the machine without naming it."""
+    """Describe the machine, without its name."""
     model = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
@@ -31,7 +31,7 @@ def machine() -> dict[str, Any]:
 def write(
     name: str, *, settings: Mapping[str, Any], figures: Mapping[str, float], quiet: bool = False, **more: Any
 ) -> None:
-    """Write the result and print the figures as one line of JSON, unless it is a result that is not finished yet."""
+    """Write the result and print the figures as a line of JSON; *quiet* is for intermediate results."""
     result = {
         "name": name,
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -43,7 +43,7 @@ def write(
     RESULTS.mkdir(exist_ok=True)
     written = RESULTS / f".{name}.json"
     written.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    # A full disk or an interrupt costs this result, not those of hours before.
+    # Atomic: a full disk or an interrupt keeps the previous result.
     written.replace(RESULTS / f"{name}.json")
     if not quiet:
         print(json.dumps(result["figures"]))

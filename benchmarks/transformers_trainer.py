@@ -1,9 +1,9 @@
-"""The peer of a whole job: transformers.Trainer fine-tunes the same backbone for token classification.
+"""Time transformers.Trainer fine-tuning the same backbone for token classification, to compare with a whole job.
 
     python -m benchmarks.transformers_trainer --checkpoint DIRECTORY --train FILE --epochs N --out DIRECTORY
 
-As its documentation sets it up: dynamic padding, AdamW, a linear schedule, batches of 32 like ours; nothing is
-evaluated or saved. The last line of output is {"seconds": ...}, the time of Trainer.train() alone.
+It follows the documentation: dynamic padding, AdamW, a linear schedule, and batches of 32, as in Twofold. Nothing is evaluated
+or saved. The last line of output is {"seconds": ...}, the time of Trainer.train() alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from twofold_trainer.modeling.model import load_model
 
 
 def main() -> None:
-    """Fine-tune, and say how long it took."""
+    """Fine-tune and print the time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("--checkpoint", "--train", "--out"):
         parser.add_argument(name, type=Path, required=True)
@@ -64,9 +64,9 @@ def main() -> None:
         train_dataset=rows,
         data_collator=DataCollatorForTokenClassification(tokenizer),
     )
-    begun = time.monotonic()
+    started_at = time.monotonic()
     trainer.train()
-    print(json.dumps({"seconds": time.monotonic() - begun, "threads": torch.get_num_threads()}))
+    print(json.dumps({"seconds": time.monotonic() - started_at, "threads": torch.get_num_threads()}))
 
 
 def tag(offsets: tuple[int, int], spans: tuple, types: list[str]) -> int:  # type: ignore[type-arg]

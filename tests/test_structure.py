@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOTS = ("checkpoint/twofold_checkpoint", "server/twofold_server", "trainer/twofold_trainer", "clients/python/twofold")
+SCRIPTS = ("benchmarks", "examples")
 GENERATED = ("clients/python/twofold/v1", "clients/python/twofold/open_inference")
 SUBPACKAGES = sorted(
     str(path.parent.relative_to(ROOT))
@@ -21,9 +22,9 @@ BANNED = {"one", "other", "said", "found", "told", "place", "some", "begun", "as
 MAX_FILES = 25
 
 
-def modules() -> Iterator[Path]:
-    """Yield every hand-written module of the product."""
-    for root in ROOTS:
+def modules(*roots: str) -> Iterator[Path]:
+    """Yield every hand-written module below some folders."""
+    for root in roots:
         for path in sorted((ROOT / root).rglob("*.py")):
             if not str(path.relative_to(ROOT)).startswith(GENERATED):
                 yield path
@@ -60,10 +61,10 @@ def is_one_sentence(tree: ast.Module) -> bool:
 
 
 def test_banned_words_are_not_identifiers():
-    """No name in the product is a word that says nothing about the thing it names."""
+    """No name in the product, the benchmarks or the examples is a word that says nothing about the thing it names."""
     uses = [
         f"{path.relative_to(ROOT)}:{line} {name}"
-        for path in modules()
+        for path in modules(*ROOTS, *SCRIPTS)
         for name, line in identifiers(ast.parse(path.read_text(encoding="utf-8")))
         if name.strip("_") in BANNED
     ]
@@ -107,6 +108,6 @@ def test_an_attribute_that_is_set_from_outside_is_noticed(source):
 
 def test_no_folder_has_too_many_modules():
     """A folder of modules has at most 25 files, so that its listing can be read at a glance."""
-    counts = Counter(path.parent for path in modules())
+    counts = Counter(path.parent for path in modules(*ROOTS, *SCRIPTS))
 
     assert {str(folder.relative_to(ROOT)): count for folder, count in counts.items() if count > MAX_FILES} == {}

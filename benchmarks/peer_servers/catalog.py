@@ -1,4 +1,4 @@
-"""The peers, and which settings are tried for each."""
+"""The peers, and the settings that are tried for each."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from pathlib import Path
 from typing import Any
 
 Axis = Sequence[Mapping[str, Any]]
-"""Settings that exclude each other; the first of them is what a search begins with."""
+"""Alternative settings; a search starts with the first."""
 
 HOME = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
-class Entrant:
-    """One peer. Its folder holds serve.py, whose docstring says where its settings come from, and requirements.txt."""
+class PeerServer:
+    """A peer. Its folder holds requirements.txt and serve.py, whose docstring gives the sources of its settings."""
 
     protocol: str
-    """How callers speak to it."""
+    """Protocol of the load generator."""
     axes: Sequence[Axis]
-    """One after the other, each is tried with the best of those before it."""
+    """The search tries one axis after another, each with the best settings so far."""
     python: str | None = None
-    """The interpreter that its environment is made of, if not ours."""
+    """Interpreter of its environment, if not the current one."""
 
 
-# One copy of the model with both cores, its threads asleep or awake between operators; one copy for each core; and more
-# threads than cores, since none of these servers keeps its threads busy all the time.
+# One copy of the model on both cores, with sleeping or spinning threads; one copy per core; and more threads than cores,
+# because none of these servers keeps its threads busy all the time.
 _COPIES: Axis = (
     {"workers": 1, "threads": 2},
     {"workers": 2, "threads": 1},
@@ -35,7 +35,7 @@ _COPIES: Axis = (
 )
 _BATCHES: Axis = ({"batch": 16}, {"batch": 32}, {"batch": 64}, {"batch": 8})
 _WAITS: Axis = ({"wait_ms": 2.0}, {"wait_ms": 0.5})
-# The model in the server's own process, on its event loop or on a thread beside it; and in processes of its own.
+# The model in the server's process, in its event loop or in a separate thread; and in worker processes.
 _MLSERVER_COPIES: Axis = (
     {"workers": 0, "threads": 2, "offload": True},
     {"workers": 0, "threads": 2},
@@ -44,12 +44,12 @@ _MLSERVER_COPIES: Axis = (
     {"workers": 2, "threads": 1},
 )
 
-ENTRANTS: Mapping[str, Entrant] = {
-    "litserve": Entrant("http", (_COPIES, _BATCHES, _WAITS)),
-    "bentoml": Entrant("http", (_COPIES, _BATCHES)),  # How long it waits, it finds out by itself.
-    "mlserver": Entrant("open_inference", (_MLSERVER_COPIES, _BATCHES, _WAITS)),
-    "ray_serve": Entrant("http", (_COPIES, _BATCHES, _WAITS)),
-    "pytriton": Entrant(
+PEER_SERVERS: Mapping[str, PeerServer] = {
+    "litserve": PeerServer("http", (_COPIES, _BATCHES, _WAITS)),
+    "bentoml": PeerServer("http", (_COPIES, _BATCHES)),  # It adapts the waiting time itself.
+    "mlserver": PeerServer("open_inference", (_MLSERVER_COPIES, _BATCHES, _WAITS)),
+    "ray_serve": PeerServer("http", (_COPIES, _BATCHES, _WAITS)),
+    "pytriton": PeerServer(
         "open_inference",
         (_COPIES, _BATCHES, ({"wait_ms": 2.0}, {"wait_ms": 0.0})),
         python="/usr/bin/python3.11",

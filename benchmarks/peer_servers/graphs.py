@@ -1,4 +1,4 @@
-"""The graph that the peers serve: the model as PyTorch exports it, which computes padding as it does tokens."""
+"""The graph that the peers serve: the model as exported by PyTorch, which computes padding like tokens."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from twofold_trainer.modeling.model import load_model
 
 
 def export_plain(checkpoint: Checkpoint, work: Path) -> Path:
-    """Copy a checkpoint, once, with its graph as it was before it was packed; returns the copy's directory."""
+    """Copy a checkpoint once, with its graph from before padding was removed, and return the copy's directory."""
     directory = work / f"plain-{checkpoint.id}"
     if not directory.exists():
-        half = work / "plain.new"
-        shutil.rmtree(half, ignore_errors=True)
-        shutil.copytree(checkpoint.path, half)
-        export(load_model(checkpoint), half, max_tokens=checkpoint.manifest.encoder.max_tokens, packed=False)
-        half.rename(directory)
+        partial = work / "plain.new"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(checkpoint.path, partial)
+        export(load_model(checkpoint), partial, max_tokens=checkpoint.manifest.encoder.max_tokens, packed=False)
+        partial.rename(directory)
     return directory

@@ -1,7 +1,7 @@
-"""The model as a plain function: texts in, decoded answers out.
+"""The model as a plain function from texts to decoded answers.
 
-Every peer serves this, with the model's graph as it is exported and the project's tokenizer and decoder. A batch is padded as
-a whole, as the servers' guides have it; what Twofold saves of padding is part of what is compared.
+Every peer serves this function, with Twofold's tokenizer and decoder. A batch is padded to its longest text, as in the guides
+of these servers; the padding that Twofold avoids is part of the comparison.
 """
 
 from __future__ import annotations
@@ -17,35 +17,37 @@ from twofold_checkpoint.checkpoint import GRAPH, Checkpoint
 from twofold_checkpoint.decoding import decode, merge_tokens, merge_windows
 from twofold_checkpoint.encoding import pad
 
-Answer = Callable[[Sequence[str]], list[Any]]
+from benchmarks.peer_servers.settings import Settings
+
+Predictor = Callable[[Sequence[str]], list[Any]]
 
 
-def load(checkpoint: str, *, threads: int, spinning: bool) -> Answer:
-    """Load a checkpoint and return the function that answers from it.
+def load_predictor(settings: Settings) -> Predictor:
+    """Load the checkpoint of the settings and return a function that predicts texts.
 
     Answers are plain dicts: *labels* with label and score, *entities* with start, end, type and score.
     """
-    opened = Checkpoint.open(Path(checkpoint))
+    opened = Checkpoint.open(Path(settings.checkpoint))
     encoder, labels = opened.encoder(), opened.manifest.labels
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    options.intra_op_num_threads = settings.threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.spinning)))
     session = ort.InferenceSession(str(opened.path / GRAPH), options, providers=["CPUExecutionProvider"])
 
-    def answer(texts: Sequence[str]) -> list[Any]:
+    def predict(texts: Sequence[str]) -> list[Any]:
         encodings = encoder.encode(texts)
-        ids, mask = pad([window for one in encodings for window in one.windows], encoder.settings.pad_id)
+        ids, mask = pad([window for encoding in encodings for window in encoding.windows], encoder.settings.pad_id)
         outputs = session.run(["classifier_logits", "ner_logits"], {"input_ids": ids, "attention_mask": mask})
         rows = iter(zip(*outputs, strict=True))
-        grouped = [list(itertools.islice(rows, len(encoding.windows))) for encoding in encodings]
-        found = decode(
+        pairs = [(encoding, list(itertools.islice(rows, len(encoding.windows)))) for encoding in encodings]
+        predictions = decode(
             encodings,
-            [merge_windows(one, [row[0] for row in own]) for one, own in zip(encodings, grouped, strict=True)],
-            [merge_tokens(one, [row[1] for row in own]) for one, own in zip(encodings, grouped, strict=True)],
+            [merge_windows(encoding, [row[0] for row in group]) for encoding, group in pairs],
+            [merge_tokens(encoding, [row[1] for row in group]) for encoding, group in pairs],
             labels,
         )
-        return [msgspec.to_builtins(one) for one in found]
+        return list(map(msgspec.to_builtins, predictions))
 
     for size in (1, 8, 32):
-        answer(["where is my parcel, please"] * size)
-    return answer
+        predict(["where is my parcel, please"] * size)
+    return predict

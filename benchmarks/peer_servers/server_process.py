@@ -1,4 +1,4 @@
-"""A peer's environment, and its server as a process that ends."""
+"""A peer's environment and its server process."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from benchmarks.processes import process_tree, with_sources
 
 
 def install(name: str, work: Path, python: str | None = None) -> Path:
-    """Make the environment of a folder beside this file, once, and return its interpreter."""
+    """Create the environment of a folder in this package, once, and return its interpreter."""
     environment, requirements = work / name, HOME / name / "requirements.txt"
-    interpreter, done = environment / "bin" / "python", environment / ".done"
-    if not done.exists() or done.read_text(encoding="utf-8") != requirements.read_text(encoding="utf-8"):
+    interpreter, marker = environment / "bin" / "python", environment / ".done"
+    if not marker.exists() or marker.read_text(encoding="utf-8") != requirements.read_text(encoding="utf-8"):
         subprocess.run([python or sys.executable, "-m", "venv", str(environment)], check=True)
         subprocess.run([interpreter, "-m", "pip", "install", "--quiet", "-r", str(requirements)], check=True)
-        done.write_text(requirements.read_text(encoding="utf-8"), encoding="utf-8")
+        marker.write_text(requirements.read_text(encoding="utf-8"), encoding="utf-8")
     return interpreter.absolute()
 
 
 @contextmanager
 def running(
-    name: str, python: Path, settings: Settings, ready: Callable[[], None], log: Path, *, patience: float = 90.0
+    name: str, python: Path, settings: Settings, ready: Callable[[], None], log: Path, *, timeout: float = 90.0
 ) -> Iterator[int]:
-    """Run a peer's server until the block ends, and give its process id once *ready* no longer raises."""
+    """Run a peer's server until the block ends, and yield its process id once *ready* no longer raises OSError."""
     environment = {**with_sources("checkpoint"), **settings.write()}
     environment["PATH"] = os.pathsep.join([str(python.parent), os.environ["PATH"]])
     command = [str(python), str(HOME / name / "serve.py")]
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output, env=environment) as process:
         try:
-            _wait(process, ready, patience, log)
+            _wait(process, ready, timeout, log)
             yield process.pid
         finally:
             end(process.pid)
 
 
-def _wait(process: subprocess.Popen[bytes], ready: Callable[[], None], patience: float, log: Path) -> None:
-    deadline = time.monotonic() + patience
+def _wait(process: subprocess.Popen[bytes], ready: Callable[[], None], timeout: float, log: Path) -> None:
+    deadline = time.monotonic() + timeout
     while True:
         try:
             ready()
@@ -54,15 +54,15 @@ def _wait(process: subprocess.Popen[bytes], ready: Callable[[], None], patience:
             if process.poll() is not None:
                 raise RuntimeError(f"the server ended with exit code {process.returncode}; its log is {log}") from None
             if time.monotonic() > deadline:
-                raise RuntimeError(f"no answer within {patience} s but {error}; the server's log is {log}") from error
+                raise RuntimeError(f"no answer within {timeout} s: {error}; the server's log is {log}") from error
             time.sleep(0.5)
         else:
             return
 
 
 @contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """Stop a server and all that belongs to it until the block ends: it takes nothing from the one that is measured."""
+def suspended(pid: int) -> Iterator[None]:
+    """Suspend a server's processes until the block ends, so that they do not disturb the measured server."""
     members = process_tree(pid)
     try:
         for process in members:
@@ -75,18 +75,18 @@ def stopped(pid: int) -> Iterator[None]:
                 process.resume()
 
 
-def end(pid: int, patience: float = 10.0) -> None:
-    """Tell a process to end, wait for it, and end what it leaves behind."""
+def end(pid: int, timeout: float = 10.0) -> None:
+    """Terminate a process, wait for it, and kill the descendants it leaves behind."""
     try:
-        first, *rest = process_tree(pid)
+        process, *descendants = process_tree(pid)
     except psutil.NoSuchProcess:
         return
-    first.terminate()
-    _, alive = psutil.wait_procs([first], patience)
-    # Some servers forget their children.
-    _, left = psutil.wait_procs(rest, 1.0)
-    alive += left
+    process.terminate()
+    _, alive = psutil.wait_procs([process], timeout)
+    # Some servers do not terminate their children.
+    _, orphans = psutil.wait_procs(descendants, 1.0)
+    alive += orphans
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(alive, patience)
+    psutil.wait_procs(alive, timeout)

@@ -1,4 +1,4 @@
-"""What a peer's server is told: where to listen, what to serve, and the settings that are tried."""
+"""The settings of a peer's server: its port, its checkpoint, and the options that the search tries."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ VARIABLE = "PEER_SETTINGS"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Hold them. They travel in the environment, which every process that a server starts inherits."""
+    """Hold the settings. They are passed in the environment, which every process of the server inherits."""
 
     port: int
     checkpoint: str
     workers: int = 1
-    """Copies of the model. Zero means one, beside the front end in its process, where a server can do that."""
+    """Copies of the model. Zero means one copy in the process of the front end, if a server supports it."""
     threads: int = 2
     """Threads of each copy's forward pass."""
     spinning: bool = False
-    """Whether those threads wait awake for the next operator."""
+    """Whether these threads spin between operators."""
     batch: int = 16
-    """Requests in a batch, at most."""
+    """Maximum number of requests in a batch."""
     wait_ms: float = 2.0
-    """How long a batch that is not full waits for more, at most."""
+    """Maximum time that an incomplete batch waits."""
     offload: bool = False
-    """Whether the model runs on a thread beside the event loop, where a server leaves that to its user."""
+    """Whether the model runs in a separate thread from the event loop, if a server leaves the choice to the user."""
 
     def write(self) -> dict[str, str]:
         """Return the environment variable."""
@@ -38,5 +38,5 @@ class Settings:
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """Read the environment variable."""
-    found: dict[str, Any] = json.loads(environment[VARIABLE])
-    return Settings(**found)
+    fields: dict[str, Any] = json.loads(environment[VARIABLE])
+    return Settings(**fields)

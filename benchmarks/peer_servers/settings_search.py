@@ -1,4 +1,4 @@
-"""Find the settings that suit a peer best, by short trials."""
+"""Find a peer's fastest settings by short trials."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from benchmarks.peer_servers.catalog import Axis
 def search(
     axes: Sequence[Axis], measure: Callable[[Mapping[str, Any]], float]
 ) -> tuple[dict[str, Any], list[tuple[dict[str, Any], float]]]:
-    """Return the settings with the highest rate, and all that were tried with their rates.
+    """Return the settings with the highest rate, and all trials with their rates.
 
-    One axis after the other is tried, with what was best of those before it; nothing is tried twice.
+    The axes are searched one after another, each with the best settings so far; no settings are trials twice.
     """
     best = {name: value for axis in axes for name, value in axis[0].items()}
-    tried = [(best, measure(best))]
+    trials = [(best, measure(best))]
     for axis in axes:
-        own = {name for choice in axis for name in choice}
-        # Choices of an axis may name different settings: what one does not name, it leaves at its default.
-        rest = {name: value for name, value in max(tried, key=lambda one: one[1])[0].items() if name not in own}
+        names = {name for choice in axis for name in choice}
+        # Choices of an axis may name different settings; unnamed ones stay at their defaults.
+        fixed = {name: value for name, value in max(trials, key=lambda trial: trial[1])[0].items() if name not in names}
         for choice in axis:
-            settings = {**rest, **choice}
-            if all(settings != one for one, _ in tried):
-                tried.append((settings, measure(settings)))
-    return max(tried, key=lambda one: one[1])[0], tried
+            settings = {**fixed, **choice}
+            if settings not in [trial for trial, _ in trials]:
+                trials.append((settings, measure(settings)))
+    return max(trials, key=lambda trial: trial[1])[0], trials

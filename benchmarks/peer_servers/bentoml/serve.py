@@ -20,7 +20,7 @@ from typing import Any
 
 import bentoml
 
-from benchmarks.peer_servers.predictor import load
+from benchmarks.peer_servers.predictor import load_predictor
 from benchmarks.peer_servers.settings import read_settings
 
 settings = read_settings()
@@ -36,12 +36,12 @@ class TwoHeads:
     """Answer batches of texts."""
 
     def __init__(self) -> None:
-        self.answer = load(settings.checkpoint, threads=settings.threads, spinning=settings.spinning)
+        self.predictor = load_predictor(settings)
 
     @bentoml.api(batchable=True, max_batch_size=settings.batch, max_latency_ms=60_000)
     def predict(self, texts: list[str]) -> list[dict[str, Any]]:
         """Answer a batch."""
-        return self.answer(texts)
+        return self.predictor(texts)
 
 
 if __name__ == "__main__":

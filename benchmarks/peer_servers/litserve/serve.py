@@ -16,7 +16,7 @@ from typing import Any
 
 import litserve
 
-from benchmarks.peer_servers.predictor import load
+from benchmarks.peer_servers.predictor import load_predictor
 from benchmarks.peer_servers.settings import read_settings
 
 
@@ -26,7 +26,7 @@ class TwoHeads(litserve.LitAPI):
     def setup(self, device: str) -> None:  # noqa: ARG002 -- LitServe's signature.
         """Load the model in this worker."""
         settings = read_settings()
-        self.answer = load(settings.checkpoint, threads=settings.threads, spinning=settings.spinning)
+        self.predictor = load_predictor(settings)
 
     def decode_request(self, request) -> str:  # noqa: ANN001 -- LitServe would take the type for the body's schema.
         """Take the text out of a request."""
@@ -39,7 +39,7 @@ class TwoHeads(litserve.LitAPI):
 
     def predict(self, texts: list[str]) -> list[Any]:
         """Answer a batch."""
-        return self.answer(texts)
+        return self.predictor(texts)
 
     def unbatch(self, output: list[Any]) -> list[Any]:
         """Keep answers as they are."""

@@ -9,7 +9,7 @@ import msgspec
 from mlserver import MLModel
 from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
 
-from benchmarks.peer_servers.predictor import load
+from benchmarks.peer_servers.predictor import load_predictor
 from benchmarks.peer_servers.settings import read_settings
 
 
@@ -19,7 +19,7 @@ class TwoHeads(MLModel):
     async def load(self) -> bool:
         """Load the model in this process."""
         settings = read_settings()
-        self.answer = load(settings.checkpoint, threads=settings.threads, spinning=settings.spinning)
+        self.predictor = load_predictor(settings)
         self.thread = ThreadPoolExecutor(1) if settings.offload else None
         return True
 
@@ -27,9 +27,9 @@ class TwoHeads(MLModel):
         """Answer what the adaptive batcher has put together."""
         texts = [text.decode() if isinstance(text, bytes) else text for text in payload.inputs[0].data]
         if self.thread:
-            answers = await asyncio.get_running_loop().run_in_executor(self.thread, self.answer, texts)
+            answers = await asyncio.get_running_loop().run_in_executor(self.thread, self.predictor, texts)
         else:
-            answers = self.answer(texts)
+            answers = self.predictor(texts)
         encoded = [msgspec.json.encode(answer) for answer in answers]
         output = ResponseOutput(name="answer", datatype="BYTES", shape=[len(encoded), 1], data=encoded)
         return InferenceResponse(model_name=self.name, outputs=[output])

@@ -22,18 +22,18 @@ from pytriton.decorators import batch
 from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
-from benchmarks.peer_servers.predictor import load
+from benchmarks.peer_servers.predictor import load_predictor
 from benchmarks.peer_servers.settings import Settings, read_settings
 
 
 def make(settings: Settings) -> Callable[..., Any]:
-    """Make one model instance."""
-    answer = load(settings.checkpoint, threads=settings.threads, spinning=settings.spinning)
+    """Load a model instance."""
+    predictor = load_predictor(settings)
 
     @batch
     def predict(text: Any) -> list[Any]:
-        found = answer([one.decode() for one in text[:, 0]])
-        return [np.array([[msgspec.json.encode(one)] for one in found], dtype=object)]
+        predictions = predictor([content.decode() for content in text[:, 0]])
+        return [np.array([[msgspec.json.encode(prediction)] for prediction in predictions], dtype=object)]
 
     return predict
 

@@ -29,7 +29,7 @@ from ray.serve.config import HTTPOptions  # noqa: E402
 from ray.serve.schema import LoggingConfig  # noqa: E402
 from starlette.requests import Request  # noqa: E402
 
-from benchmarks.peer_servers.predictor import load  # noqa: E402
+from benchmarks.peer_servers.predictor import load_predictor  # noqa: E402
 from benchmarks.peer_servers.settings import VARIABLE, read_settings  # noqa: E402
 
 settings = read_settings()
@@ -45,12 +45,12 @@ class TwoHeads:
     """Answer batches of texts."""
 
     def __init__(self) -> None:
-        self.answer = load(settings.checkpoint, threads=settings.threads, spinning=settings.spinning)
+        self.predictor = load_predictor(settings)
 
     @serve.batch(max_batch_size=settings.batch, batch_wait_timeout_s=settings.wait_ms / 1000)
     async def predict(self, texts: list[str]) -> list[Any]:
         """Answer a batch."""
-        return await asyncio.to_thread(self.answer, texts)
+        return await asyncio.to_thread(self.predictor, texts)
 
     async def __call__(self, request: Request) -> list[Any]:
         """Answer a request of one text."""
@@ -58,8 +58,8 @@ class TwoHeads:
 
 
 if __name__ == "__main__":
-    kept = {name: value for name, value in os.environ.items() if name == VARIABLE or name.startswith("RAY_SERVE_")}
-    ray.init(num_cpus=8, include_dashboard=False, runtime_env={"env_vars": kept}, log_to_driver=False)
+    variables = {name: value for name, value in os.environ.items() if name == VARIABLE or name.startswith("RAY_SERVE_")}
+    ray.init(num_cpus=8, include_dashboard=False, runtime_env={"env_vars": variables}, log_to_driver=False)
     serve.start(http_options=HTTPOptions(host="127.0.0.1", port=settings.port))
     serve.run(TwoHeads.bind(), route_prefix="/predict", name="twofold")
     ended = threading.Event()
