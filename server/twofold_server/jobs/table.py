@@ -273,7 +273,7 @@ class JobTable:
 def _write(connection: Connection, job: Job, event: JobEvent) -> WriteResult[Job]:
     """Write an event and its effect on the job. A job that was cancelled while it ran ends instead of being requeued."""
     query = select(JOBS.c.number, JOBS.c.cancel_requested).where(JOBS.c.id == job.id)
-    number, cancel_requested = connection.execute(query).one()
+    [(number, cancel_requested)] = connection.execute(query)
     if cancel_requested and isinstance(event, StateEntered) and event.state is JobState.QUEUED:
         event = CANCELLED
     records = record(job, event, dt.datetime.now(dt.UTC))
