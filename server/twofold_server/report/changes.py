@@ -1,125 +1,82 @@
-"""Examples whose answers changed: negative flips and fixed examples, side by side."""
+"""Examples whose answers changed: negative flips and fixed examples."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from twofold_checkpoint.decoding import Entity
 from twofold_checkpoint.examples import Span
-from twofold_checkpoint.protocol.findings import Answer, Change
+from twofold_checkpoint.protocol.findings import Change
 
 from twofold_server.report.document import Document
-from twofold_server.report.formatting import plural, score
-from twofold_server.report.markup import Markup, tag
 
 HUES = 8
 """Colours for entity types; the ninth type reuses the first colour."""
-SHOWN = 4
-"""Examples of a kind that are visible before the reader expands the list."""
 
 
-def changes_section(document: Document) -> Markup | None:
-    """Show the examples answered worse than before, then those answered better."""
-    lost, gained = sum(figure.lost for figure in document.figures), sum(figure.gained for figure in document.figures)
-    if not lost and not gained:
-        return None
-    if not document.texts:
-        return tag(
-            "section",
-            tag("h2", "What changed"),
-            tag(
-                "p",
-                f"{plural(lost, 'held-out example')} answered worse and {gained} better than before. They are not "
-                "shown, because this report keeps no texts.",
-                class_="lead",
-            ),
-        )
-    hues = _hues(document.changes)
-    return tag(
-        "section",
-        tag("h2", "What changed"),
-        (_kind(document, figure, hues) for figure in ("protected", "retained", "new")),
-    )
+@dataclass(frozen=True, slots=True)
+class ChangeGroup:
+    """The changed examples of one score in one direction. *total* counts also those that are not quoted."""
+
+    figure: str
+    better: bool
+    total: int
+    changes: list[Change]
 
 
-def _kind(document: Document, figure: str, hues: dict[str, int]) -> Iterator[Markup]:
-    counted = next((entry for entry in document.figures if entry.figure == figure), None)
-    for better in (False, True):
-        chosen = [change for change in document.changes if change.figure == figure and change.better == better]
-        if not chosen or counted is None:
-            continue
-        total = counted.gained if better else counted.lost
-        title = f"{'Fixed' if better else 'Lost'} · {figure}"
-        count = f"{total}" if total == len(chosen) else f"{len(chosen)} of {total}"
-        yield tag("h3", title, " ", tag("small", count), class_="good" if better else "bad")
-        yield tag("div", (_change(change, hues) for change in chosen[:SHOWN]), class_="changes")
-        if hidden := chosen[SHOWN:]:
-            yield tag(
-                "details",
-                tag("summary", f"{len(hidden)} more"),
-                tag("div", (_change(change, hues) for change in hidden), class_="changes"),
-            )
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """A part of a text. A span has a *type* and a *hue*, and is *wrong* if it is not expected."""
+
+    text: str
+    type: str = ""
+    hue: int = 0
+    wrong: bool = False
 
 
-def _change(change: Change, hues: dict[str, int]) -> Markup:
-    if change.label is not None:
-        return tag(
-            "article",
-            tag("p", change.text, class_="text", dir="auto"),
-            tag(
-                "p",
-                _label("before", change.before, change.label),
-                tag("span", "→", class_="arrow"),
-                _label("after", change.after, change.label),
-                class_="answers",
-            ),
-            class_="change",
-        )
-    wanted = change.entities or ()
-    rows = (("right", wanted), ("before", change.before.entities or ()), ("after", change.after.entities or ()))
-    return tag(
-        "article",
-        (
-            tag(
-                "div",
-                tag("span", name, class_="when"),
-                tag("p", _marked(change.text, spans, wanted, hues), class_="text", dir="auto"),
-                class_=f"row {name}",
-            )
-            for name, spans in rows
-        ),
-        class_="change spans",
-    )
+def change_groups(document: Document) -> Iterator[ChangeGroup]:
+    """Yield the examples answered worse than before, then those answered better, for each score."""
+    counts = {measurement.figure: measurement for measurement in document.figures}
+    for figure in ("protected", "retained", "new"):
+        for better in (False, True):
+            changes = [change for change in document.changes if change.figure == figure and change.better == better]
+            if changes and figure in counts:
+                total = counts[figure].gained if better else counts[figure].lost
+                yield ChangeGroup(figure, better, total, changes)
 
 
-def _label(when: str, answer: Answer, right: str) -> Markup:
-    sure = "" if answer.score is None else f" {score(answer.score)} %"
-    tone = "good" if answer.label == right else "bad"
-    return tag("span", tag("bdi", answer.label or "nothing"), tag("small", sure), class_=f"chip {tone}", title=when)
+class SpanMarker:
+    """Splits texts at their spans, with one colour for each entity type of a report."""
 
+    def __init__(self, changes: Sequence[Change]) -> None:
+        types = {
+            span.type
+            for change in changes
+            for spans in (change.entities, change.before.entities, change.after.entities)
+            for span in spans or ()
+        }
+        self._hues = {name: number % HUES for number, name in enumerate(sorted(types))}
 
-def _marked(
-    text: str, spans: Sequence[Span | Entity], wanted: Sequence[Span], hues: dict[str, int]
-) -> Iterator[Markup | str]:
-    """Split a text at its spans and mark them; a span that is not expected is marked as wrong."""
-    right = {(span.start, span.end, span.type) for span in wanted}
-    position = 0
-    for span in sorted(spans, key=lambda span: (span.start, span.end)):
-        start, end = max(position, span.start), min(span.end, len(text))
-        if start >= end:
-            continue
-        yield text[position:start]
-        wrong = "" if (span.start, span.end, span.type) in right else " wrong"
-        yield tag("mark", text[start:end], tag("small", tag("bdi", span.type)), class_=f"hue{hues[span.type]}{wrong}")
-        position = end
-    yield text[position:]
+    def rows(self, change: Change) -> Iterator[tuple[str, list[Fragment]]]:
+        """Yield the fragments of a text as expected, as answered before, and as answered after."""
+        expected = change.entities or ()
+        for name, spans in (
+            ("expected", expected),
+            ("before", change.before.entities),
+            ("after", change.after.entities),
+        ):
+            yield name, list(self._fragments(change.text, spans or (), expected))
 
-
-def _hues(changes: Iterable[Change]) -> dict[str, int]:
-    types = {
-        span.type
-        for change in changes
-        for spans in (change.entities, change.before.entities, change.after.entities)
-        for span in spans or ()
-    }
-    return {name: number % HUES for number, name in enumerate(sorted(types))}
+    def _fragments(self, text: str, spans: Sequence[Span | Entity], expected: Sequence[Span]) -> Iterator[Fragment]:
+        right = {(span.start, span.end, span.type) for span in expected}
+        position = 0
+        for span in sorted(spans, key=lambda span: (span.start, span.end)):
+            start, end = max(position, span.start), min(span.end, len(text))
+            if start >= end:
+                continue
+            yield Fragment(text[position:start])
+            wrong = (span.start, span.end, span.type) not in right
+            yield Fragment(text[start:end], span.type, self._hues[span.type], wrong)
+            position = end
+        yield Fragment(text[position:])

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from twofold_server.report.markup import Markup, tag
+from markupsafe import Markup
 
 Point = tuple[float, float]
 
@@ -55,7 +55,7 @@ class Scale:
     def __call__(self, value: float) -> float:
         """Return the position of a value, from 0 to 100."""
         span = self.high - self.low
-        position = 100 * (min(max(value, self.low), self.high) - self.low) / span if span > 0 else 50.0
+        position = 100 * ((min(max(value, self.low), self.high) - self.low) / span) if span > 0 else 50.0
         return 100 - position if self.flipped else position
 
     @property
@@ -66,31 +66,25 @@ class Scale:
         return [tick for n in range(count + 1) if (tick := first + n * self.step) <= self.high + 1e-9]
 
 
-def drawing(*shapes: object, label: str, class_: str = "") -> Markup:
-    """Return shapes as a drawing that fills its box. *label* describes it for screen readers."""
-    return tag(
-        "svg",
-        shapes,
-        viewBox="0 0 100 100",
-        preserveAspectRatio="none",
-        role="img",
-        aria_label=label,
-        class_=class_ or None,
+def chart(shapes: Iterable[Markup], words: Iterable[Markup] = (), *, label: str, class_: str) -> Markup:
+    """Return a box with a drawing of the shapes and the words over it. *label* describes it for screen readers."""
+    template = Markup(
+        '<div class="chart {}">'
+        '<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>{}</div>'
     )
+    return template.format(class_, label, Markup().join(shapes), Markup().join(words))
 
 
-def line(points: Sequence[Point], class_: str) -> Markup | None:
+def line(points: Sequence[Point], class_: str) -> Markup:
     """Draw a line through points."""
-    if len(points) < 2:
-        return None
-    return tag("polyline", points=" ".join(f"{x:.2f},{y:.2f}" for x, y in points), class_=f"line {class_}")
+    positions = " ".join(f"{x:.2f},{y:.2f}" for x, y in points)
+    return Markup('<polyline points="{}" class="line {}"></polyline>').format(positions, class_)
 
 
 def segment(start: Point, end: Point, class_: str, title: str = "") -> Markup:
     """Draw a straight line, with an optional tooltip."""
-    (x1, y1), (x2, y2) = start, end
-    ends = {"x1": f"{x1:.2f}", "y1": f"{y1:.2f}", "x2": f"{x2:.2f}", "y2": f"{y2:.2f}"}
-    return tag("line", tag("title", title) if title else None, **ends, class_=class_)
+    template = Markup('<line x1="{:.2f}" y1="{:.2f}" x2="{:.2f}" y2="{:.2f}" class="{}">{}</line>')
+    return template.format(*start, *end, class_, _tooltip(title))
 
 
 def dot(position: Point, class_: str, title: str = "") -> Markup:
@@ -99,24 +93,17 @@ def dot(position: Point, class_: str, title: str = "") -> Markup:
     return segment((x, y), (x + 0.001, y), f"dot {class_}", title)
 
 
-def box(left: float, top: float, right: float, bottom: float, class_: str, *, title: str = "") -> Markup:
-    """Fill a rectangle."""
-    return tag(
-        "rect",
-        tag("title", title) if title else None,
-        x=f"{left:.2f}",
-        y=f"{top:.2f}",
-        width=f"{max(0.0, right - left):.2f}",
-        height=f"{max(0.0, bottom - top):.2f}",
-        class_=class_,
-    )
+def box(start: Point, end: Point, class_: str, title: str) -> Markup:
+    """Fill a rectangle between its upper left and its lower right corner, with a tooltip."""
+    (left, top), (right, bottom) = start, end
+    template = Markup('<rect x="{:.2f}" y="{:.2f}" width="{:.2f}" height="{:.2f}" class="{}">{}</rect>')
+    return template.format(left, top, max(0.0, right - left), max(0.0, bottom - top), class_, _tooltip(title))
 
 
-def word(x: float, y: float, text: object, class_: str = "") -> Markup:
+def word(x: float, y: float, text: str, class_: str) -> Markup:
     """Place a word over a drawing, centred on a position in its coordinates."""
-    return tag("span", text, class_=f"word {class_}".rstrip(), style=f"left:{x:.2f}%;top:{y:.2f}%")
+    return Markup('<span class="word {}" style="left:{:.2f}%;top:{:.2f}%">{}</span>').format(class_, x, y, text)
 
 
-def chart(*content: object, class_: str = "") -> Markup:
-    """Put drawings and the words over them into a common box."""
-    return tag("div", content, class_=f"chart {class_}".rstrip())
+def _tooltip(title: str) -> Markup:
+    return Markup("<title>{}</title>").format(title) if title else Markup()

@@ -3,42 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from twofold_checkpoint.protocol.findings import Confusion, Measurement, NameCount
+from markupsafe import Markup
+from twofold_checkpoint.protocol.findings import Confusion, NameCount
 
 from twofold_server.report.document import Document
-from twofold_server.report.formatting import score, signed
-from twofold_server.report.markup import Markup, tag
-from twofold_server.report.plot import chart, dot, drawing, segment
+from twofold_server.report.formatting import score
+from twofold_server.report.plot import chart, dot, segment
 
 MATRIX = 12
 """Most names for which confusions are shown as a matrix. With more names, the most frequent confusions are listed."""
-ROWS = 12
-"""Rows that are visible before the reader expands the table."""
-NOTHING = "no entity"
 
 
-def tables_section(document: Document) -> Markup | None:
-    """Show each score by label or entity type, with the confusions."""
-    parts = [part for figure in document.figures for part in _figure(document, figure)]
-    return tag("section", tag("h2", "By label and entity type"), parts) if parts else None
+@dataclass(frozen=True, slots=True)
+class NameRow:
+    """The F1 of a label or entity type, before and after. *after* is None if nothing was trained."""
+
+    name: str
+    before: float
+    after: float | None
+    examples: int
+
+    @classmethod
+    def of(cls, count: NameCount) -> NameRow:
+        """Compute F1 from counts."""
+        before = f1(count.right_before, count.answered_before, count.expected)
+        after = None
+        if count.right_after is not None and count.answered_after is not None:
+            after = f1(count.right_after, count.answered_after, count.expected)
+        return cls(count.name, before, after, count.expected)
+
+    @property
+    def difference(self) -> float:
+        """After minus before; 0 if it would be shown as 0."""
+        difference = 0.0 if self.after is None else self.after - self.before
+        return difference if round(100 * difference, 1) else 0.0
+
+    @property
+    def tone(self) -> str:
+        """The CSS class of the difference's colour."""
+        return "good" if self.difference > 0 else "bad" if self.difference < 0 else "even"
+
+    def chart(self) -> Markup:
+        """Draw both values on a track from 0 to 1."""
+        label = f"F1 {score(self.before)}" if self.after is None else f"F1 {score(self.before)} to {score(self.after)}"
+
+        def shapes() -> Iterator[Markup]:
+            yield segment((0, 50), (100, 50), "track")
+            if self.after is not None:
+                yield segment((100 * self.before, 50), (100 * self.after, 50), f"moved {self.tone}")
+            yield dot((100 * self.before, 50), "before")
+            if self.after is not None:
+                yield dot((100 * self.after, 50), "after")
+
+        return chart(shapes(), label=label, class_="spark")
 
 
-def _figure(document: Document, figure: Measurement) -> Iterator[Markup]:
-    names = [row for row in document.names if row.figure == figure.figure]
-    wrong = [row for row in document.confusions if row.figure == figure.figure]
-    if not names:
-        return
-    yield tag(
-        "div",
-        tag(
-            "div",
-            tag("h3", figure.figure.capitalize(), " ", tag("small", "F1 of each name, largest change first")),
-            _names(names),
-        ),
-        tag("div", tag("h3", "Confusions"), _confusions(names, wrong)) if wrong else None,
-        class_="pair",
-    )
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """How often one name was answered for another, with its share of the largest count of its kind."""
+
+    expected: str | None
+    answered: str | None
+    count: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class NameTable:
+    """The names of one score, and what was confused: as a matrix if the names are few."""
+
+    figure: str
+    rows: list[NameRow]
+    confusions: list[Confusion]
+    matrix: list[list[Cell]]
+
+
+def name_tables(document: Document) -> list[NameTable]:
+    """Return the names of each score, those that changed the score most first."""
+    tables = []
+    for figure in (measurement.figure for measurement in document.figures):
+        names = [count for count in document.names if count.figure == figure]
+        wrong = [confusion for confusion in document.confusions if confusion.figure == figure]
+        rows = sorted((NameRow.of(count) for count in names), key=_weight)
+        if rows:
+            tables.append(NameTable(figure, rows, wrong, _matrix(names, wrong)))
+    return tables
 
 
 def f1(right: int, answered: int, expected: int) -> float:
@@ -46,139 +97,31 @@ def f1(right: int, answered: int, expected: int) -> float:
     return 2 * right / (answered + expected) if answered + expected else 1.0
 
 
-def _names(names: Sequence[NameCount]) -> Iterator[Markup]:
-    ordered = sorted(names, key=lambda count: -_weight(count))
-    yield _table(ordered[:ROWS])
-    if hidden := ordered[ROWS:]:
-        yield tag("details", tag("summary", f"{len(hidden)} more names"), _table(hidden))
+def _weight(row: NameRow) -> float:
+    """Return how much a name contributes to the change of its score, negated."""
+    return 0.0 if row.after is None else -row.examples * abs(row.after - row.before)
 
 
-def _table(names: Sequence[NameCount]) -> Markup:
-    return tag(
-        "table",
-        _heads(("name", ""), ("before", "after", "", "examples")),
-        tag("tbody", map(_row, names)),
-        class_="names",
-    )
+def _matrix(names: Sequence[NameCount], wrong: Sequence[Confusion]) -> list[list[Cell]]:
+    """Return the confusion matrix, a row per expected name; empty if there is none or it would be too large."""
+    counts = {(entry.expected, entry.answered): _latest(entry.before, entry.after) for entry in wrong}
+    right = {count.name: _latest(count.right_before, count.right_after) for count in names}
+    labels: list[str | None] = [count.name for count in names]
+    confused = {name for pair in counts for name in pair}
+    if None in confused:
+        labels.append(None)
+    if not wrong or len(labels) > MATRIX or not confused <= {*labels}:
+        return []
+    max_wrong, max_right = max(1, *counts.values()), max(1, *right.values())
 
-
-def _heads(words: Sequence[str], numbers: Sequence[str]) -> Markup:
-    cells = (*(tag("th", word) for word in words), *(tag("th", number, class_="number") for number in numbers))
-    return tag("thead", tag("tr", cells))
-
-
-def _weight(count: NameCount) -> float:
-    """Return how much a name contributes to the change of its score."""
-    if count.right_after is None or count.answered_after is None:
-        return 0.0
-    after = f1(count.right_after, count.answered_after, count.expected)
-    return count.expected * abs(after - f1(count.right_before, count.answered_before, count.expected))
-
-
-def _row(count: NameCount) -> Markup:
-    before = f1(count.right_before, count.answered_before, count.expected)
-    if count.right_after is None or count.answered_after is None:
-        after, moved, tone = None, "", "even"
-    else:
-        after = f1(count.right_after, count.answered_after, count.expected)
-        moved = "" if round(100 * (after - before), 1) == 0 else signed(after - before)
-        tone = "even" if not moved else "good" if after > before else "bad"
-    text = f"{score(before)}" if after is None else f"{score(before)} to {score(after)}"
-    shapes = (
-        segment((0, 50), (100, 50), "track"),
-        None if after is None else segment((100 * before, 50), (100 * after, 50), f"moved {tone}"),
-        dot((100 * before, 50), "before"),
-        None if after is None else dot((100 * after, 50), "after"),
-    )
-    return tag(
-        "tr",
-        tag("th", tag("bdi", count.name), scope="row"),
-        tag("td", chart(drawing(shapes, label=f"F1 {text}"), class_="spark")),
-        tag("td", score(before), class_="number"),
-        tag("td", "–" if after is None else score(after), class_="number"),  # noqa: RUF001 -- a dash.
-        tag("td", moved, class_=f"number {tone}"),
-        tag("td", f"{count.expected}", class_="number quiet"),
-    )
-
-
-def _confusions(names: Sequence[NameCount], wrong: Sequence[Confusion]) -> Markup | Iterator[Markup]:
-    known = {row.name for row in names}
-    rows: list[str | None] = [row.name for row in names]
-    if any(confusion.expected is None or confusion.answered is None for confusion in wrong):
-        rows.append(None)
-    fits = all(
-        name is None or name in known for confusion in wrong for name in (confusion.expected, confusion.answered)
-    )
-    return _matrix(rows, names, wrong) if fits and len(rows) <= MATRIX else _list(wrong)
-
-
-def _count(before: int, after: int | None) -> int:
-    return before if after is None else after
-
-
-def _matrix(rows: Sequence[str | None], names: Sequence[NameCount], wrong: Sequence[Confusion]) -> Markup:
-    counts = {
-        (confusion.expected, confusion.answered): _count(confusion.before, confusion.after) for confusion in wrong
-    }
-    right = {name.name: _count(name.right_before, name.right_after) for name in names}
-    max_wrong = max(1, *counts.values())
-    max_right = max(1, *right.values())
-
-    def cell(expected: str | None, answered: str | None) -> Markup:
-        if expected is None and answered is None:
-            return tag("td")
+    def cell(expected: str | None, answered: str | None) -> Cell:
         if expected is not None and expected == answered:
-            count = right.get(expected, 0)
-            share, tone = count / max_right, "hit"
-        else:
-            count = counts.get((expected, answered), 0)
-            share, tone = count / max_wrong, "miss"
-        text = f"{expected or NOTHING}, answered {answered or NOTHING}: {count}"
-        return tag("td", count or "", class_=tone, style=f"--share:{share:.2f}", title=text)
+            return Cell(expected, answered, right[expected], right[expected] / max_right)
+        count = counts.get((expected, answered), 0)
+        return Cell(expected, answered, count, count / max_wrong)
 
-    return tag(
-        "div",
-        tag(
-            "table",
-            tag(
-                "thead",
-                tag("tr", tag("th", "expected ↓ answered →"), (tag("th", tag("span", _named(row))) for row in rows)),
-            ),
-            tag(
-                "tbody",
-                (tag("tr", tag("th", _named(row), scope="row"), (cell(row, two) for two in rows)) for row in rows),
-            ),
-            class_="matrix",
-        ),
-        class_="scroll",
-    )
+    return [[cell(expected, answered) for answered in labels] for expected in labels]
 
 
-def _list(wrong: Sequence[Confusion]) -> Iterator[Markup]:
-    def table(confusions: Sequence[Confusion]) -> Markup:
-        return tag(
-            "table",
-            _heads(("expected", "answered"), ("before", "after")),
-            tag(
-                "tbody",
-                (
-                    tag(
-                        "tr",
-                        tag("th", _named(confusion.expected), scope="row"),
-                        tag("td", _named(confusion.answered)),
-                        tag("td", confusion.before, class_="number"),
-                        tag("td", "" if confusion.after is None else confusion.after, class_="number"),
-                    )
-                    for confusion in confusions
-                ),
-            ),
-            class_="names",
-        )
-
-    yield table(wrong[:ROWS])
-    if hidden := wrong[ROWS:]:
-        yield tag("details", tag("summary", f"{len(hidden)} more"), table(hidden))
-
-
-def _named(name: str | None) -> Markup:
-    return tag("i", NOTHING) if name is None else tag("bdi", name)
+def _latest(before: int, after: int | None) -> int:
+    return before if after is None else after

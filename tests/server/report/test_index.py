@@ -6,7 +6,8 @@ import datetime as dt
 
 import pytest
 from twofold_server.jobs.model import Job, JobState, Order, Phase, Report
-from twofold_server.report.index import render_index, verdict_of
+from twofold_server.report.index import outcome_of, render_index
+from twofold_server.report.outcome import Outcome
 
 NOW = dt.datetime(2026, 1, 2, 3, 4, tzinfo=dt.UTC)
 
@@ -37,7 +38,7 @@ def test_words(view, word, tone):
     """Each job has the word and the tone of its report; the page shows both and counts the word."""
     page = render_index([view], None)
 
-    assert verdict_of(view) == (word, tone)
+    assert outcome_of(view) == Outcome(word, tone)
     assert f'<span class="verdict {tone}">{word}</span>' in page
     assert f"1 {word.lower()}" in page
     assert ('href="/jobs/job-1/report"' in page) is view.state.is_over

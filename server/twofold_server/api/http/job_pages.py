@@ -19,7 +19,7 @@ from twofold_server.config.settings import is_loopback
 from twofold_server.errors import INTERNAL_ERROR, ServerError, status_of
 from twofold_server.jobs.repository import JobRepository
 from twofold_server.report.index import render_index
-from twofold_server.report.page import POLICY
+from twofold_server.report.rendering import POLICY
 from twofold_server.report.reporter import Reporter
 from twofold_server.security.authorization import Authorizer
 
