@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from importlib.resources import files
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jinja2 import UndefinedError
 from msgspec.structs import replace
 from support.sample_report import DOCUMENT, FIXED, FLIP, PROTECTED, document
 from twofold_checkpoint.examples import Span
@@ -19,6 +21,7 @@ from twofold_server.jobs.model import JobState
 from twofold_server.report.document import Document, Note
 from twofold_server.report.formatting import MINUS
 from twofold_server.report.page import render
+from twofold_server.report.rendering import render_template
 from twofold_server.report.reporter import MAX_BYTES, fit, write
 
 VOID = {"meta", "br"}
@@ -353,3 +356,12 @@ def test_spans_are_marked_where_they_are() -> None:
     assert '<mark class="hue0">Rome<small><bdi>city</bdi></small></mark>' in page
     assert ' wrong">' in page
     assert page.count("🙂🙂 ") == 3
+
+
+def test_no_template_switches_escaping_off() -> None:
+    """No template marks a value as markup, and a misspelt name is an error."""
+    templates = files("twofold_server.report") / "templates"
+    for template in templates.iterdir():
+        assert not re.search(r"\|\s*safe\b|autoescape|Markup", template.read_text(encoding="utf-8")), template.name
+    with pytest.raises(UndefinedError):
+        render_template("headline.html.j2", outcome=None)
