@@ -228,8 +228,8 @@ def test_auto_forks_what_it_could_not_prove(
     assert end.outcome == "succeeded", end.reason
     forked = store.get(one(events, Published).checkpoint_id)
 
-    assert "no margin under" in end.reason
-    assert f"so the {head} head got " in end.reason
+    assert "cannot prove a margin below" in end.reason
+    assert f"so the {head} head got a " in end.reason
     assert forked.manifest.branch == Branch(head=head, blocks=blocks)
     assert phases(events) == [name for name in PHASES if name not in SERVER_PHASES]
     assert one(events, FrozenVerified).parameters == len(weights(base)) - 2
@@ -454,7 +454,7 @@ def test_new_names_that_nothing_judges_are_told_of(
 @pytest.mark.parametrize(
     ("head", "settings", "reason"),
     [
-        ("ner", {"protection": Exact(), "freeze": "head"}, "exact keeps the protected path's tensors"),
+        ("ner", {"protection": Exact(), "freeze": "head"}, "exact protection excludes freeze mode 'head'"),
         ("ner", {"protection": Exact(), "freeze": "staged"}, "choose freeze mode 'backbone' or 'auto'"),
         ("ner", {"protection": Statistical(margin=-1)}, "protection.margin: -1 must be from 0 to 100"),
         ("ner", {"label_policy": "fixed"}, "the entity type 'people' is new"),

@@ -36,4 +36,4 @@ def test_a_disk_without_room_for_a_candidate_fails_the_job_and_no_more(
         assert list((root / "staging").iterdir()) == []
         Store(root).get("current").verify()
     notes = [event.message for event in events if isinstance(event, NoteAdded)]
-    assert sum("No snapshot could be written" in note for note in notes) <= 1
+    assert sum("Cannot write snapshots" in note for note in notes) <= 1

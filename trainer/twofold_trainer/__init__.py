@@ -1,1 +1,1 @@
-"""One job, then exit: train both heads, adapt one, export, prove, judge, publish. The only package with torch."""
+"""Trains checkpoints: an initial one with both heads, or an adaptation of one head. The only package that imports torch."""

@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         "--train",
         required=True,
         action="append",
-        help="examples: .jsonl, CoNLL columns, or hf:name[:config][:split]; repeat it for more files",
+        help="training examples: .jsonl, CoNLL columns, or hf:name[:config][:split]; may be repeated",
     )
     init.add_argument("--dev", help="held-out examples; default: a tenth of --train")
     init.add_argument("--out", required=True, metavar="STORE", help="store directory")
@@ -126,7 +126,7 @@ def _write(events: Iterable[Event], pipe: BinaryIO) -> int:
 
 
 def _exit_with_reader(pipe: int) -> None:
-    """Exit this process when the reader of the pipe closes it: the server has died, and the next one starts a new trainer."""
+    """Exit when the reader closes the pipe: the server has died, and the next one starts a new trainer."""
     watched = select.poll()
     watched.register(pipe, 0)  # poll() always reports errors.
     watched.poll()
@@ -137,9 +137,9 @@ def _exit_with_reader(pipe: int) -> None:
 def _redirect_stdout() -> Iterator[BinaryIO]:
     """Yield the real stdout, and redirect all other writes to it to stderr."""
     sys.stdout.flush()
-    own = os.dup(1)
+    stdout = os.dup(1)
     os.dup2(2, 1)
-    with os.fdopen(own, "wb") as pipe:
+    with os.fdopen(stdout, "wb") as pipe:
         yield pipe
 
 
@@ -195,8 +195,8 @@ def describe(event: Event) -> str:
         case PhaseStarted():
             return f"== {event.phase}"
         case StepCompleted():
-            left = f"at most {event.remaining_seconds:.0f} s left"
-            return f"   {event.stage}: step {event.step}/{event.total_steps}, loss {event.loss:.3f}, {left}"
+            remaining = f"at most {event.remaining_seconds:.0f} s left"
+            return f"   {event.stage}: step {event.step}/{event.total_steps}, loss {event.loss:.3f}, {remaining}"
         case ScoreMeasured(figure="dev"):  # The mean of both heads: an accuracy and an F1.
             return f"   dev score {100 * event.value:.1f}"
         case ScoreMeasured():
@@ -205,8 +205,10 @@ def describe(event: Event) -> str:
         case GuardChecked():
             return f"   guard: protected {100 * event.baseline:.1f} -> {100 * event.value:.1f} on dev: {event.action}"
         case DatasetDescribed():
-            parts = f"{event.train_examples} to train on, {event.dev_examples} to stop by, {event.gate_examples} to judge by"
-            return f"   {parts}; {len(event.label_counts)} names; {event.mean_tokens:.1f} tokens a text"
+            examples = (
+                f"{event.train_examples} training, {event.dev_examples} dev and {event.gate_examples} gate examples"
+            )
+            return f"   {examples}; {len(event.label_counts)} labels; {event.mean_tokens:.1f} tokens per text"
         case NoteAdded():
             return f" {'!' if event.warning else ' '} {event.message}"
         case PlanMade():
@@ -216,9 +218,7 @@ def describe(event: Event) -> str:
         case ParityMeasured():
             return f"   the graph differs from the model by at most {event.max_error:.1e} on {event.texts} texts"
         case ExactVerified():
-            return (
-                f"   the protected head answers {event.texts} texts as before; logits differ by {event.max_error:.1e}"
-            )
+            return f"   the protected head answers {event.texts} texts as before; logits differ by at most {event.max_error:.1e}"
         case GateEvaluated() | Finished():
             return event.reason
         case Published():

@@ -24,7 +24,7 @@ from twofold_trainer.evaluation.verdict import evaluate_candidate, gate_event
 from twofold_trainer.export.exactness import verify_exact
 from twofold_trainer.export.memory import update_memory
 from twofold_trainer.export.publish import Candidate, provenance, publish_candidate
-from twofold_trainer.modeling.freezing import is_untouched, verify_frozen
+from twofold_trainer.modeling.freezing import head_names, is_untouched, verify_frozen
 from twofold_trainer.planning.estimate import describe_estimate
 from twofold_trainer.planning.plan import Plan, make_plan
 from twofold_trainer.stop import StopSignal
@@ -69,22 +69,24 @@ def _adapt(job: TrainerJob, stop: StopSignal) -> Iterator[Event]:
     before = yield from evaluator.measure(plan.model, "before")
     yield from leave_findings(plan, evaluator, before)
     if job.freeze == "all":
-        figures_text = ", ".join(f"{name} {100 * score.value:.1f}" for name, score in before.items() if score)
-        yield Finished(
-            outcome="succeeded", reason=f"Nothing was trained; measured on held-out examples: {figures_text}."
-        )
+        scores = ", ".join(f"{name} {100 * score.value:.1f}" for name, score in before.items() if score)
+        yield Finished(outcome="succeeded", reason=f"Nothing was trained. Scores on held-out examples: {scores}.")
         return
+    yield from _train_and_publish(plan, evaluator, before, stop)
 
-    approved = evaluator.score_approved(plan.approved_checkpoint())
 
-    def gate() -> GateResult:
+def _train_and_publish(plan: Plan, evaluator: JobEvaluator, before: Scores, stop: StopSignal) -> Iterator[Event]:
+    job, approved = plan.job, evaluator.score_approved(plan.approved_checkpoint())
+
+    def evaluate_now() -> GateResult:
         return evaluate_candidate(plan, before, evaluator.score(plan.model, "after"), approved=approved)
 
     snapshots = ResumeSnapshots(directory_of(job) / SNAPSHOTS, digest_of(plan), job.snapshot_seconds)
-    stages_result = yield from train(plan, stop, gate, snapshots)
+    training = yield from train(plan, stop, evaluate_now, snapshots)
+    trained = {*training.names, *head_names(plan.model, [job.head])}
+    exact = is_untouched(plan.model, job.head, trained)
 
     yield PhaseStarted(phase="evaluate")
-    trained = {*stages_result.names, *(name for name, _ in plan.model.head(job.head).named_parameters(prefix=job.head))}
     yield verify_frozen(load_file(plan.base.path / TRAINING_WEIGHTS), plan.model.state_dict(), trained)
     after = yield from evaluator.measure(plan.model, "after")
     yield from leave_findings(plan, evaluator, before, after, approved=approved is not None)
@@ -92,23 +94,26 @@ def _adapt(job: TrainerJob, stop: StopSignal) -> Iterator[Event]:
     if taken := find_collisions(job.head, retained.examples, evaluator.answers["after"]["retained"], plan.added):
         yield describe_collisions(taken)
 
-    def pass_gate(staged: Path) -> Generator[Event, None, str]:
-        exact = is_untouched(plan.model, job.head, trained)
+    def gate(staged: Path) -> Generator[Event, None, str]:
         if exact:
             yield _verify_protected(plan, staged, stop)
         yield PhaseStarted(phase="gate")
-        result = evaluate_candidate(
-            plan, before, after, approved=approved, trained=bool(stages_result.completed_stages), exact=exact
-        )
+        was_trained = bool(training.completed_stages)
+        result = evaluate_candidate(plan, before, after, approved=approved, trained=was_trained, exact=exact)
         yield gate_event(result, evaluator, quoting=may_store_text(plan))
-        reason = f"{result.reason}; training ended because {stages_result.reason}"
+        reason = f"{result.reason}; training ended because {training.reason}"
         if result.verdict != "pass":
             raise RejectedError(reason)
         return reason
 
-    candidate = make_candidate(plan, stages_result, after)
     checkpoint, reason = yield from publish_candidate(
-        candidate, Store(job.store), plan.parts, plan.memory, stop, gate=pass_gate, answered=evaluator.by_text("after")
+        make_candidate(plan, training, after),
+        Store(job.store),
+        plan.parts,
+        plan.memory,
+        stop,
+        gate=gate,
+        answered=evaluator.by_text("after"),
     )
     yield Finished(outcome="succeeded", reason=f"Published {checkpoint.id}: {reason}.")
 

@@ -88,7 +88,8 @@ def train_initial_checkpoint(
         Stage(HEADS, trained_blocks, blocks, resolved, pool, number)
         for number, trained_blocks in enumerate(recipe.init_blocks_per_stage(resolved.unfrozen_blocks))
     ]
-    plan = f"Train {', then '.join(stage.name for stage in stages)} of {loaded.name} on {len(parts.train)} examples."
+    names = ", ".join(stage.name for stage in stages)
+    plan = f"Train {loaded.name} on {len(parts.train)} examples. Stages: {names}."
     yield PlanMade(plan=plan, hyperparameters=recipe.to_hyperparameters(resolved))
 
     yield PhaseStarted(phase="cache")

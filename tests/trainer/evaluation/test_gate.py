@@ -28,16 +28,16 @@ BETTER = labels("----++", "--++++", times=20)
 @pytest.mark.parametrize(
     ("protected", "margin", "verdict", "reason"),
     [
-        (changed(2000, lost=4, gained=4), 1.0, "pass", "did not fall by"),
+        (changed(2000, lost=4, gained=4), 1.0, "pass", "fell by less than"),
         (changed(2000, lost=30, gained=4), 1.0, "fail", "fell by 1.3 points, more than the margin of 1"),
-        (changed(2000, lost=16, gained=4), 1.0, "inconclusive", "cannot exclude a fall of"),
-        (changed(50), 1.0, "inconclusive", "about 299 would decide"),
-        (changed(300), 1.0, "pass", "did not fall by 0.99 points or more"),
-        (changed(298), 1.0, "inconclusive", "about 299 would decide"),
+        (changed(2000, lost=16, gained=4), 1.0, "inconclusive", "cannot exclude a drop of"),
+        (changed(50), 1.0, "inconclusive", "about 299 would be enough"),
+        (changed(300), 1.0, "pass", "fell by less than 0.99 points"),
+        (changed(298), 1.0, "inconclusive", "about 299 would be enough"),
         (changed(300, lost=3), 1.0, "fail", "fell by 1.0 points, as much as the margin of 1"),
         (changed(300, lost=1), 0.0, "fail", "more than the margin of 0"),
         (changed(300), 0.0, "inconclusive", "above the margin of 0"),
-        (NOTHING, 1.0, "inconclusive", "no example is remembered to judge the protected task by"),
+        (NOTHING, 1.0, "inconclusive", "there are no held-out examples of the protected task"),
     ],
 )
 def test_the_protected_task_must_be_proven_whole(protected: Pair, margin: float, verdict: str, reason: str) -> None:

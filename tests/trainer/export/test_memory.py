@@ -94,7 +94,7 @@ def test_auto_forks_where_nothing_can_be_proven(
     job = make_job("ner", store=str(store.root), base=store.get("current").id, hyperparameters=QUICK)
     events, end = tiny_models.ending(run_job(job))
 
-    assert "there are no remembered or given examples to measure the protected task on" in end.reason
+    assert "there are no held-out examples of the protected task" in end.reason
     candidate = adapted(events, store)
     assert candidate.manifest.memory == mode
     assert candidate.manifest.branch is not None

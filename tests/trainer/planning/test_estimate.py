@@ -49,7 +49,7 @@ def test_the_sentence_counts_what_the_stages_draw(make_job: MakeJob, freeze: Fre
     drawn = [stage.pool.drawn for stage in plan.all_stages]
 
     assert 0 < max(drawn) <= len(plan.rehearsed)
-    assert f"up to {max(drawn)} rehearsed ones an epoch" in plan.summary()
+    assert f"up to {max(drawn)} rehearsed examples per epoch" in plan.summary()
 
 
 def test_copies_and_moments_take_memory(make_job: MakeJob) -> None:
@@ -73,7 +73,7 @@ def test_only_features_that_are_kept_take_memory(make_job: MakeJob, monkeypatch:
 @pytest.mark.parametrize(
     ("examples", "says"),
     [
-        (0, "There are no remembered or given examples"),
+        (0, "There are no held-out examples"),
         # (1.645 + 0.842) * sqrt(0.01 / n), in points.
         (
             700,

@@ -205,14 +205,14 @@ def test_a_useless_stage_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     try:
         while True:
             event = next(running)
-            if isinstance(event, NoteAdded) and "heads was kept" in event.message:
+            if isinstance(event, NoteAdded) and '"heads" was kept' in event.message:
                 digests.append(world.digest())
     except StopIteration as done:
         stages_result = done.value
 
     assert [trained.stage.name for trained in stages_result.completed_stages] == ["heads"]
     assert world.digest() == digests[0]
-    assert "top block did not improve the dev score" in stages_result.reason
+    assert '"top block" did not improve the dev score' in stages_result.reason
 
 
 def test_the_guard_restores_then_ends_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,10 +63,10 @@ def exact(make_job: MakeJob) -> Plan:
     return make_plan(make_job("ner", protection=Exact(), hyperparameters=QUICK))
 
 
-@pytest.mark.parametrize(("follow_up", "room"), [("the head", 1), ("the top block", 1), ("the top block", 0)])
+@pytest.mark.parametrize(("refit", "room"), [("head", 1), ("top block", 1), ("top block", 0)])
 @pytest.mark.parametrize("forked", [2, 1])
 def test_they_see_what_the_trained_blocks_see(
-    exact: Plan, monkeypatch: pytest.MonkeyPatch, forked: int, follow_up: str, room: int
+    exact: Plan, monkeypatch: pytest.MonkeyPatch, forked: int, refit: str, room: int
 ) -> None:
     """Their features are those of the blocks as they are when they begin, of new texts, of what is remembered and of the judges.
 
@@ -76,7 +76,7 @@ def test_they_see_what_the_trained_blocks_see(
     exact = with_fork(exact, forked)
     stage_factory = prepare(exact)
     exact.model.fork("ner", forked)
-    (stage,) = (stage for stage in exact.stages if stage.name == f"{follow_up} once more")
+    (stage,) = (stage for stage in exact.stages if stage.name == f"refit of the {refit}")
     pool, judges = stage.pool, stage_factory.dev_evaluator.scorers
     encodings = [target.encoding for target in (*pool.new, *pool.rehearsed)]
     encodings += [one for judge in judges for one in judge.encodings]
@@ -218,11 +218,11 @@ def test_the_head_is_not_trained_alone_where_features_are_not_kept(
     assert [trained.stage.name for trained in stages_result.completed_stages] == [
         "heads",
         exact.stages[1].name,
-        "the upper 2 blocks once more",
+        "refit of the top 2 blocks",
     ]
-    assert "the head once more" not in exact.summary()
+    assert "refit of the head" not in exact.summary()
     monkeypatch.setattr("twofold_trainer.modeling.features.CACHE_BYTES", exact.feature_bytes)
-    assert "the head once more" in make_plan(job).summary()
+    assert "refit of the head" in make_plan(job).summary()
 
 
 def test_a_job_tells_of_them(exact: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,10 +236,10 @@ def test_a_job_tells_of_them(exact: Plan, monkeypatch: pytest.MonkeyPatch) -> No
     stages = list(dict.fromkeys(event.stage for event in heard if isinstance(event, StepCompleted)))
     last = [event for event in heard if isinstance(event, StepCompleted)][-1]
 
-    assert stages == ["heads", exact.stages[1].name, "the head once more", "the upper 2 blocks once more"]
+    assert stages == ["heads", exact.stages[1].name, "refit of the head", "refit of the top 2 blocks"]
     assert stages == [trained.stage.name for trained in stages_result.completed_stages]
-    assert "then the head once more, then the upper 2 blocks once more;" in planned.plan
-    assert f"up to {len(exact.rehearsable)} rehearsed ones an epoch" in planned.plan
+    assert "refit of the head, refit of the top 2 blocks." in planned.plan
+    assert f"up to {len(exact.rehearsable)} rehearsed examples per epoch" in planned.plan
     assert last.step == last.total_steps
 
 
@@ -254,14 +254,14 @@ def test_what_does_not_help_is_undone(exact: Plan, monkeypatch: pytest.MonkeyPat
         while True:
             event = next(running)
             told += notes([event])
-            if told and told[-1].startswith(f"Stage {exact.stages[1].name} was kept") and not left:
+            if told and told[-1].startswith(f'Stage "{exact.stages[1].name}" was kept') and not left:
                 left = {name: tensor.clone() for name, tensor in exact.model.state_dict().items()}
     except StopIteration as done:
         stages_result = done.value
 
     assert [trained.stage.name for trained in stages_result.completed_stages] == ["heads", exact.stages[1].name]
-    for name in ("the head", "the upper 2 blocks"):
-        assert any(note.startswith(f"Stage {name} once more did not improve the dev score") for note in told)
+    for name in ("head", "top 2 blocks"):
+        assert any(note.startswith(f'Stage "refit of the {name}" did not improve the dev score') for note in told)
     assert left
     assert all(torch.equal(tensor, left[name]) for name, tensor in exact.model.state_dict().items())
 
@@ -282,7 +282,7 @@ def test_old_labels_that_fall_are_held_firmly(exact: Plan, lost: float, *, firml
     assert (inputs.pool.ratio, inputs.objective.rehearsed_weight) == ((1.0, 1.0) if firmly else (0.5, 0.5))
     assert (inputs.note is not None) == firmly
     if firmly:
-        assert "lost 1.6 points on dev" in inputs.note
+        assert "fell by 1.6 points" in inputs.note
 
 
 def test_nothing_is_held_firmly_that_nothing_measures(exact: Plan) -> None:

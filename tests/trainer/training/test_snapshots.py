@@ -197,7 +197,7 @@ def test_a_process_that_gets_sigkill_goes_on_to_the_same_file(make_job: MakeJob,
         [published] = [event for event in events if isinstance(event, Published)] or [events[-1]]
         files.append((store.get(published.checkpoint_id).path / TRAINING_WEIGHTS).read_bytes())
 
-    assert any("Stage heads resumes from its snapshot" in note for note in notes(events))
+    assert any('Stage "heads" resumes from its snapshot' in note for note in notes(events))
     assert files[0] == files[1]
 
 
@@ -231,7 +231,7 @@ def test_a_snapshot_that_cannot_be_used_is_passed_over(
 
     assert resumed == expected
     [told] = [note for note in notes(events) if note.startswith("Ignored the snapshot")]
-    assert told.startswith("Ignored the snapshot of stage heads: ")
+    assert told.startswith('Ignored the snapshot of stage "heads": ')
     assert why in told
 
 

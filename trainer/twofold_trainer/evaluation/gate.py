@@ -25,7 +25,7 @@ class Pair:
 
     @property
     def points(self) -> float | None:
-        """The gain in points (0.01 of a score); None where there was nothing to measure."""
+        """The gain in points (0.01 of a score); None if there was nothing to measure."""
         if self.before is None or self.after is None:
             return None
         return 100 * (self.after.value - self.before.value)
@@ -61,7 +61,7 @@ class GateResult:
     reason: str
     comparisons: tuple[Comparison, ...] = ()
     negative_flips: tuple[int, ...] = ()
-    """Places of the protected examples that the base answered better."""
+    """Indices of the protected examples that the base answered better."""
 
 
 def evaluate_gate(
@@ -76,11 +76,11 @@ def evaluate_gate(
     trained: bool = True,
     seed: int = 0,
 ) -> GateResult:
-    """Judge a candidate. *margin* and *retained_margin* are in points that the two scores may fall.
+    """Decide whether a candidate may serve. *margin* and *retained_margin* are the points that the two scores may fall.
 
-    The protected score must be proven not inferior, by paired_accuracy or paired_f1, against the base and against
-    *approved*, the last checkpoint that a person chose: small losses must not add up. *exact* says that the protected
-    path has the same bytes, so that its answers are compared one by one instead. *trained* says that a stage was kept.
+    The protected score must be proven non-inferior, by paired_accuracy or paired_f1, to that of the base and of *approved*,
+    the checkpoint that a person last approved, so that small losses do not add up. *exact* means that the protected path
+    is byte-identical; its answers are then compared one by one. *trained* tells whether a training stage was kept.
     """
     figures = f"protected {protected}, retained {retained}, new {new}"
     flips = tuple(changed(protected, better=False))
@@ -95,15 +95,15 @@ def evaluate_gate(
         return GateResult(verdict, f"{why}: {figures}", comparisons, flips)
 
     if not trained:
-        return result("fail", "no stage of the training was kept")
+        return result("fail", "no training stage was kept")
     if new.points is None:
-        return result("inconclusive", "there are no held-out examples of the new data to judge by")
+        return result("inconclusive", "there are no held-out examples of the new data")
     if exact and protected.before != protected.after:
-        return result("fail", "the protected path has the same bytes and other answers. This is a bug")
+        return result("fail", "the protected path is byte-identical, but its answers differ. This is a bug")
     if not exact and not comparisons:
-        return result("inconclusive", "no example is remembered to judge the protected task by")
+        return result("inconclusive", "there are no held-out examples of the protected task")
     verdict: VerdictName = "pass"
-    why = "the protected path has the same bytes"
+    why = "the protected path is byte-identical"
     if not exact:
         verdict, why = _worst(comparisons, margin)
     if verdict != "pass":
@@ -117,7 +117,7 @@ def evaluate_gate(
 
 
 def compare(pair: Pair, against: Against, margin: float, *, seed: int = 0) -> Comparison:
-    """Compare the protected task before and after. Raises AssertionError where there is nothing to compare."""
+    """Compare the protected task before and after. Raises AssertionError if there is nothing to compare."""
     before, after = pair.before, pair.after
     assert before is not None, "Nothing was measured before. This is a bug."
     assert after is not None, "Nothing was measured after. This is a bug."
@@ -148,21 +148,20 @@ def _worst(comparisons: Iterable[Comparison], margin: float) -> tuple[VerdictNam
                 ("fail", f"the protected score fell by {fallen:.1f} points{than}, {beyond} the margin of {margin:g}")
             )
         elif lower > -margin:
-            results.append(
-                ("pass", f"the protected score did not fall by {-lower:.2f} points or more{than} (95 % sure)")
-            )
+            change = f"fell by less than {-lower:.2f} points" if lower < 0 else "did not fall"
+            results.append(("pass", f"the protected score {change}{than} (95 % confidence)"))
         else:
-            more = "" if comparison.needed_examples is None else f"; about {comparison.needed_examples} would decide"
-            why = f"{comparison.examples} examples cannot exclude a fall of {-lower:.2f} points{than}, above the margin of {margin:g}"
+            more = "" if comparison.needed_examples is None else f"; about {comparison.needed_examples} would be enough"
+            why = f"{comparison.examples} examples cannot exclude a drop of {-lower:.2f} points{than}, more than the margin of {margin:g}"
             results.append(("inconclusive", f"{why}{more}"))
     order: tuple[VerdictName, ...] = ("fail", "inconclusive", "pass")
     return min(results, key=lambda result: order.index(result[0]))
 
 
 def changed(pair: Pair, *, better: bool) -> Iterable[int]:
-    """Yield the places of the examples that are answered better, or worse, than before.
+    """Yield the indices of the examples that are answered better, or worse, than before.
 
-    Of spans: fewer right ones, or as many right and more wrong ones, are worse.
+    Spans are worse if fewer are right, or if equally many are right and more are wrong.
     """
     if pair.before is None or pair.after is None:
         return

@@ -21,9 +21,9 @@ def evaluate_candidate(
     trained: bool = True,
     exact: bool = False,
 ) -> GateResult:
-    """Judge the model of a plan by its scores before and after; see gate.evaluate_gate.
+    """Apply the gate to the scores of a plan's model before and after training; see gate.evaluate_gate.
 
-    *approved* is what the checkpoint that a person last approved scores on the protected task, if it is not the base.
+    *approved* is the protected score of the checkpoint that a person last approved, if it is not the base.
     """
     protection = plan.job.protection
     return evaluate_gate(
@@ -40,9 +40,9 @@ def evaluate_candidate(
 
 
 def gate_event(verdict: GateResult, figures: JobEvaluator, *, quoting: bool = True) -> GateEvaluated:
-    """Return the event of a verdict, with its comparisons.
+    """Return the event of a gate result, with its comparisons.
 
-    With *quoting*, the first texts that are answered worse are in it: events are stored.
+    With *quoting*, it contains the first texts that are answered worse. Events are stored with the job.
     """
     shown = verdict.negative_flips[:FLIPS_SHOWN] if quoting else ()
     return GateEvaluated(

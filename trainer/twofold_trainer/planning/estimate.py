@@ -94,15 +94,17 @@ def measure_seconds_per_text(plan: Plan) -> float:
 def describe_estimate(plan: Plan) -> Iterator[NoteAdded]:
     """Yield notes with the time and memory of the job on this machine, and the smallest provable margin."""
     spent = estimate_seconds(count_work(plan), measure_seconds_per_text(plan))
-    took = f"{spent:.0f} seconds" if spent < 120 else f"{spent / 60:.0f} minutes"
-    yield NoteAdded(message=f"On this machine the job takes about {took} and {estimate_memory_mib(plan):.0f} MiB.")
+    duration = f"{spent:.0f} seconds" if spent < 120 else f"{spent / 60:.0f} minutes"
+    yield NoteAdded(
+        message=f"On this machine the job takes about {duration} and {estimate_memory_mib(plan):.0f} MiB of memory."
+    )
     yield NoteAdded(message=describe_provable(len(annotated_for(plan.protected("gate"), other_head(plan.job.head)))))
 
 
 def describe_provable(examples: int) -> str:
     """Return a sentence with the smallest margin that this number of protected examples can prove."""
     if not examples:
-        return "There are no remembered or given examples to prove the protection of a shared backbone."
+        return "There are no held-out examples to prove the protection of a shared backbone."
     margin = 100 * provable_margin(examples, EXPECTED_FLIPS)
     return (
         f"With {examples} protected examples, the smallest margin that can be proven for a shared backbone is "

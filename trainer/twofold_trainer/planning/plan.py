@@ -133,26 +133,25 @@ class Plan:
         if self.unscored:
             first, more = ", ".join(self.unscored[:MAX_NAMES]), len(self.unscored) - MAX_NAMES
             names = f"{first} and {more} others" if more > 0 else first
-            message = f"No held-out example has {names}, so no score measures whether it was learned; add dev examples."
+            message = f"No held-out example has {names}, so no score covers it; add dev examples."
             yield NoteAdded(message=message, warning=True)
         yield PlanMade(
             plan=self.summary(), hyperparameters=recipe.to_hyperparameters(self.recipe), added_labels=self.added
         )
 
     def summary(self) -> str:
-        """Return one sentence that says what the trainer will do."""
-        data = f"{len(self.parts.train)} new examples"
+        """Return two or three sentences that say what the trainer will do."""
         if not self.stages:
-            return f"Measure {self.base.id} on {len(self.parts.gate)} of the given examples and train nothing."
+            return f"Score {self.base.id} on {len(self.parts.gate)} of the given examples and train nothing."
         guarded = self.job.freeze == "auto" and self.shared_blocker is None
-        names = ", then ".join(
+        names = ", ".join(
             f"{stage.name} under guard" if guarded and stage.blocks and not stage.follows else stage.name
             for stage in self.stages
         )
         rehearsed = max(stage.firm_pool.drawn for stage in self.all_stages)
         return (
-            f"Adapt the {self.job.head} head of {self.base.id} to {data} and up to {rehearsed} rehearsed ones an epoch; "
-            f"train {names}; add {len(self.added)} names."
+            f"Adapt the {self.job.head} head of {self.base.id} to {len(self.parts.train)} new examples, with up to {rehearsed} "
+            f"rehearsed examples per epoch. New labels: {len(self.added)}. Stages: {names}."
         )
 
 
@@ -176,11 +175,11 @@ def make_plan(job: TrainerJob) -> Plan:
     parts = split(train, dev, memory, held_out=HELD_OUT_SHARE)
     if parts.moved:
         notes.append(
-            f"{parts.moved} examples stay in the split that already has their text, so that the splits remain disjoint."
+            f"{parts.moved} examples were moved to the split that already has their text, to keep the splits disjoint."
         )
     if not parts.train:
         raise RefusedError(
-            "no training examples remain: the checkpoint holds out every text; add examples of other texts"
+            "no training examples remain: the base checkpoint holds out all of their texts; add examples with other texts"
         )
     labels = extend_labels(job, base.manifest.labels, [*parts.train, *parts.dev, *parts.gate])
     model, encoder = load_model(base), base.encoder()

@@ -34,16 +34,14 @@ class Stage:
     @property
     def name(self) -> str:
         """Human-readable name of the stage."""
+        top = f"top {self.blocks} blocks" if self.blocks > 1 else "top block"
         if self.follows is not None:
-            upper = f"the upper {self.blocks} blocks" if self.blocks > 1 else "the top block"
-            return f"{upper if self.blocks else 'the head'} once more"
+            return f"refit of the {top}" if self.blocks else "refit of the head"
         if not self.blocks:
             return "heads"
         if self.forked:
-            return f"own copies of the top {self.blocks} blocks" if self.blocks > 1 else "an own copy of the top block"
-        if self.blocks >= self.of:
-            return "all blocks"
-        return f"top {self.blocks} blocks" if self.blocks > 1 else "top block"
+            return f"fork of the {top}"
+        return "all blocks" if self.blocks >= self.of else top
 
     @property
     def frozen_blocks(self) -> int:

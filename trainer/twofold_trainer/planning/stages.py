@@ -110,8 +110,8 @@ def shared_backbone_blocker(job: TrainerJob, branch: Branch | None, protected_ex
     if branch is not None:
         return "the heads are already forked"
     if not protected_examples:
-        return "there are no remembered or given examples to measure the protected task on"
+        return "there are no held-out examples of the protected task"
     provable = 100 * provable_margin(protected_examples, EXPECTED_FLIPS)
     if provable > job.protection.margin:
-        return f"on {protected_examples} examples no margin under {provable:.1f} points can be proven for a shared backbone"
+        return f"{protected_examples} protected examples cannot prove a margin below {provable:.1f} points for a shared backbone"
     return None

@@ -12,8 +12,8 @@ def check_settings(job: TrainerJob) -> None:
     """Raise RefusedError if a setting is out of range or contradicts another one."""
     if isinstance(job.protection, Exact) and job.freeze in {"head", "staged"}:
         raise RefusedError(
-            f"protection: exact keeps the protected path's tensors as they are, but freeze mode {job.freeze!r} moves the "
-            "backbone under it; choose freeze mode 'backbone' or 'auto', or statistical protection with a margin"
+            f"protection: exact protection excludes freeze mode {job.freeze!r}, which trains the shared backbone; use freeze "
+            "mode 'backbone' or 'auto', or statistical protection with a margin"
         )
     if not isinstance(job.protection, Exact) and not 0 <= job.protection.margin <= 100:
         raise RefusedError(f"protection.margin: {job.protection.margin:g} must be from 0 to 100 points")
@@ -28,7 +28,7 @@ def check_settings(job: TrainerJob) -> None:
 def check_seed(seed: int) -> None:
     """Raise RefusedError if the seed is negative, which numpy's generators do not accept."""
     if seed < 0:
-        raise RefusedError(f"seed: {seed} is negative; write 0 or more")
+        raise RefusedError(f"seed: {seed} is negative; use 0 or more")
 
 
 def check_hyperparameters(requested: Hyperparameters) -> None:

@@ -86,8 +86,9 @@ class Leakage:
 
     def __str__(self) -> str:
         room = f"{100 * self.capacity:.0f} % of the dimensions of {self.layers} layers"
-        less = ", which is little: a fork would learn more" if self.exhausted else ""
-        return f"updates stayed in {room}{less}; {self.leak:.1e} of them leaked, {self.excess:.1e} beyond rounding"
+        less = " (few: a fork would learn more)" if self.exhausted else ""
+        leak = f"at most {self.leak:.1e} of an update leaked into protected dimensions"
+        return f"updates used {room}{less}; {leak}, {self.excess:.1e} beyond rounding"
 
     @property
     def protected(self) -> float:

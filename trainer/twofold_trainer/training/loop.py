@@ -101,11 +101,11 @@ class StageRunner:
                 return None
             state = resume(saved, trainer, initial)
         except SnapshotError as error:
-            message = f"Ignored the snapshot of stage {stage.name}: {error}. The stage starts again."
+            message = f'Ignored the snapshot of stage "{stage.name}": {error}. The stage restarts from the beginning.'
             yield NoteAdded(message=message, warning=True)
             return None
         reporter.skip(state.step)
-        yield NoteAdded(message=f"Stage {stage.name} resumes from its snapshot after epoch {state.epochs}.")
+        yield NoteAdded(message=f'Stage "{stage.name}" resumes from its snapshot after epoch {state.epochs}.')
         return state
 
     def _begin(self, stage: Stage, inputs: StageInputs, initial: State) -> Generator[Event, None, StageState]:

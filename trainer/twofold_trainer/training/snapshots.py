@@ -27,30 +27,30 @@ log = logging.getLogger(__name__)
 
 MAX_WRITE_SHARE = 0.05
 """Largest share of the training time that writing snapshots may take."""
-_HEADER_KEY = "facts"
+_HEADER_KEY = "header"
 
 
 class SnapshotHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything in a snapshot except its tensors. The JSON keys are those of the first version."""
+    """Everything in a snapshot except its tensors."""
 
     epochs: int
     step: int
     breaches: int
-    finished: bool = msgspec.field(name="over")
+    finished: bool
     """Whether the stage has finished its epochs."""
     before: float
     value: float
-    best_accepted: float = msgspec.field(name="top")
-    rejected: float | None = msgspec.field(name="wild")
+    best_accepted: float
+    rejected: float | None
     highest: float
-    epochs_without_gain: int = msgspec.field(name="fruitless")
+    epochs_without_gain: int
     rates: tuple[float, ...]
     """Learning rate of each parameter group of the optimizer."""
-    rng_state: tuple[int, ...] = msgspec.field(name="chance")
+    rng_state: tuple[int, ...]
     """State of the generator that shuffles the epochs."""
     training: str = ""
     """Digest of everything that the training depends on; see digest_of."""
-    checksum: str = msgspec.field(default="", name="seal")
+    checksum: str = ""
     """Digest of the header (without this field) and the tensors."""
 
 
@@ -116,7 +116,7 @@ class ResumeSnapshots:
             self._due = math.inf
             why = " ".join(str(error).split())
             yield NoteAdded(
-                message=f"No snapshot could be written, so a restarted trainer would start from the beginning: {why}.",
+                message=f"Cannot write snapshots, so a restarted trainer would start from the beginning: {why}.",
                 warning=True,
             )
             return

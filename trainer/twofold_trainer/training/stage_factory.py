@@ -55,9 +55,7 @@ class StageFactory:
         untrained = self.features.base if self.features.is_caching and not self._blocks_have_moved else source
         drop = self._old_label_drop(stage, untrained)
         firmly = drop > OLD_LABEL_DROP
-        note = (
-            f"The old labels lost {100 * drop:.1f} points on dev, so stage {stage.name} rehearses them at full weight."
-        )
+        note = f"The old labels' dev score fell by {100 * drop:.1f} points, so the next stage rehearses them at full weight."
         self._blocks_have_moved = self._blocks_have_moved or stage.blocks > 0
         return StageInputs(
             pool=stage.firm_pool if firmly else stage.pool,

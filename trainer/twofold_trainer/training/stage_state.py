@@ -70,7 +70,7 @@ def to_snapshot(progress: StageState, stage_trainer: StageTrainer, first: State)
     if best.state is not first:
         tensors |= _with_prefix("best", best.state)
     if best.rejected is not None:
-        tensors |= _with_prefix("wild", best.rejected[1])
+        tensors |= _with_prefix("rejected", best.rejected[1])
     if not progress.finished:
         tensors |= _with_prefix("model", snapshot(stage_trainer.model, stage_trainer.names))
         for number, state in stage_trainer.optimizer.state_dict()["state"].items():
@@ -100,7 +100,7 @@ def resume(saved: Snapshot, stage_trainer: StageTrainer, first: State) -> StageS
     changes anything.
     """
     header, parts = saved.header, _split_by_prefix(saved.tensors)
-    for part in ("best", "wild", *(() if header.finished else ("model",))):
+    for part in ("best", "rejected", *(() if header.finished else ("model",))):
         if part in parts or part == "model":
             _check_shapes(parts.get(part, {}), first)
     best = Best(
@@ -111,7 +111,7 @@ def resume(saved: Snapshot, stage_trainer: StageTrainer, first: State) -> StageS
         epochs_without_gain=header.epochs_without_gain,
     )
     if header.rejected is not None:
-        best.rejected = header.rejected, parts.get("wild", {})
+        best.rejected = header.rejected, parts.get("rejected", {})
     rng = random.Random()
     rng.setstate((random.Random.VERSION, header.rng_state, None))
     if not header.finished:

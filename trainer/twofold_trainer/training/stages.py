@@ -53,9 +53,9 @@ def train_stages(
         figures = f"dev {100 * trained.before:.1f} -> {100 * trained.after:.1f}"
         if trained.undo_reason is None or not (stage.blocks or stage.follows):
             completed.append(trained)
-            yield NoteAdded(message=f"Stage {stage.name} was kept: {figures}.")
+            yield NoteAdded(message=f'Stage "{stage.name}" was kept: {figures}.')
             continue
-        undone = f"{stage.name} {trained.undo_reason} ({figures}) and was undone"
+        undone = f'"{stage.name}" {trained.undo_reason} ({figures}) and was undone'
         if not stage.follows:
             restore(runner.model, before)
             return StagesResult(tuple(completed), f"stage {undone}")
@@ -74,5 +74,5 @@ def _train_stage(
     with inputs.constraint or nullcontext():
         trained = yield from runner.run(stage, inputs, reporter)
     if inputs.constraint is not None:
-        yield NoteAdded(message=f"Stage {stage.name}: {inputs.constraint.leak()}.")
+        yield NoteAdded(message=f'Stage "{stage.name}": {inputs.constraint.leak()}.')
     return trained

@@ -40,11 +40,11 @@ def train(
     runner = StageRunner(plan.model, factory.dev_evaluator, plan.job.seed, stop, snapshots)
     if plan.job.freeze != "auto":
         return (yield from _train_stages(plan.stages, factory, runner))
-    probe, *rest = plan.stages
+    probe, *later = plan.stages
     probed = yield from _train_stages((probe,), factory, runner)
     if stop.is_past_deadline:
         return probed
-    return (yield from _continue_auto(probed, rest, factory, runner, gate))
+    return (yield from _continue_auto(probed, later, factory, runner, gate))
 
 
 def _train_stages(
@@ -95,7 +95,7 @@ def _continue_auto(
     completed = (*probed.completed_stages, *forked.completed_stages)
     if not forked.completed_stages:
         return StagesResult(completed, f"{why}, and {forked.reason}")
-    return StagesResult(completed, f"{why}, so the {plan.job.head} head got {stages[0].name}")
+    return StagesResult(completed, f"{why}, so the {plan.job.head} head got a {stages[0].name}")
 
 
 def grow(plan: Plan, features: FeatureStore) -> None:
