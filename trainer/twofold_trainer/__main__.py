@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO, get_args
+from typing import BinaryIO, get_args, get_type_hints
 
 import msgspec
 from twofold_checkpoint.errors import CheckpointError
@@ -37,6 +37,12 @@ from twofold_checkpoint.protocol.job import Hyperparameters, read_job
 
 from twofold_trainer.errors import TrainerError
 from twofold_trainer.stop import StopSignal
+
+INITIAL_HYPERPARAMETERS = (
+    "epochs", "batch_size", "head_learning_rate", "backbone_learning_rate", "layer_decay", "warmup_ratio", "weight_decay",
+    "patience", "unfrozen_blocks",
+)  # fmt: skip
+"""Hyperparameters that matter without anything to protect."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,27 +83,12 @@ def _parser() -> argparse.ArgumentParser:
         default="examples",
         help="what the checkpoint stores for later adaptations: examples, covariances without texts, or nothing",
     )
-    for name, example in msgspec.structs.asdict(_EXAMPLE_VALUES).items():
-        init.add_argument(
-            f"--{name.replace('_', '-')}", type=type(example), help="default: chosen from the size of the data"
-        )
+    for name in INITIAL_HYPERPARAMETERS:
+        kind, _ = get_args(get_type_hints(Hyperparameters)[name])
+        init.add_argument(f"--{name.replace('_', '-')}", type=kind, help="default: chosen from the size of the data")
     for command in (run, init):
         command.add_argument("--threads", type=int, help="compute threads; default: all cores")
     return parser
-
-
-_EXAMPLE_VALUES = Hyperparameters(
-    epochs=1,
-    batch_size=1,
-    head_learning_rate=1.0,
-    backbone_learning_rate=1.0,
-    layer_decay=1.0,
-    warmup_ratio=1.0,
-    weight_decay=1.0,
-    patience=1,
-    unfrozen_blocks=1,
-)
-"""A value of each setting, from which the parser takes its type."""
 
 
 def _run(arguments: argparse.Namespace, stop: StopSignal) -> int:
@@ -151,9 +142,7 @@ def _init(arguments: argparse.Namespace, stop: StopSignal) -> int:
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
-    hyperparameters = Hyperparameters(
-        **{name: getattr(arguments, name, None) for name in _EXAMPLE_VALUES.__struct_fields__}
-    )
+    hyperparameters = Hyperparameters(**{name: getattr(arguments, name) for name in INITIAL_HYPERPARAMETERS})
     try:
         show(
             train_initial_checkpoint(

@@ -1,15 +1,4 @@
-"""Errors of the trainer. Each message says what to change.
-
-TrainerError
-├── RefusedError             the job or its examples cannot be trained as they are
-├── BackboneError            the backbone was not found or cannot be used
-├── FrozenMovedError         a frozen tensor has changed
-├── GraftError               the base's graph cannot be reused for the candidate; export the model instead
-├── RejectedError            the gate rejected the candidate
-├── SnapshotError            a resume snapshot cannot be used
-├── ParityError              the exported graph and the trained model differ
-└── CancelledError           the training was cancelled
-"""
+"""Errors of the trainer. Each message says what to change."""
 
 from __future__ import annotations
 

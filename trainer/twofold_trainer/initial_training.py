@@ -16,7 +16,6 @@ from twofold_checkpoint.protocol.events import (
     Finished,
     PhaseStarted,
     PlanMade,
-    ScoreMeasured,
 )
 from twofold_checkpoint.protocol.job import Hyperparameters
 from twofold_checkpoint.store import Store
@@ -27,6 +26,7 @@ from twofold_trainer.datasets.readers import read_source
 from twofold_trainer.datasets.splits import MEMORY_DEV, Parts, describe_dataset, split, types_of, with_annotated_types
 from twofold_trainer.datasets.targets import describe_unaligned, make_targets, note_unaligned
 from twofold_trainer.errors import RefusedError
+from twofold_trainer.evaluation.evaluator import measured
 from twofold_trainer.export.memory import update_memory
 from twofold_trainer.export.publish import Candidate, provenance, publish_candidate
 from twofold_trainer.modeling.backbone import DEFAULT, load_backbone
@@ -164,10 +164,7 @@ def _evaluate(
     """Score both heads on the gate examples."""
     scores = []
     for head in HEADS:
-        score = Scorer(parts.gate, head, encoder).score(model, labels)
-        if score is not None:
+        if (score := Scorer(parts.gate, head, encoder).score(model, labels)) is not None:
             scores.append(score.as_score())
-            yield ScoreMeasured(
-                figure="new", moment="after", metric=score.metric, value=score.value, examples=score.examples
-            )
+            yield measured(score, "new", "after")
     return tuple(scores)

@@ -25,7 +25,7 @@ class JobEvaluator:
     def __init__(self, plan: Plan, stop: StopSignal) -> None:
         head = plan.job.head
         self.judges: dict[Figure, Scorer] = {
-            "protected": Scorer(plan.protected("gate"), other_head(head), plan.encoder, stop),
+            "protected": Scorer(plan.protected_gate, other_head(head), plan.encoder, stop),
             "retained": Scorer(plan.memory.gate, head, plan.encoder, stop),
             "new": Scorer(plan.parts.gate, head, plan.encoder, stop),
         }

@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from twofold_checkpoint.manifest import other_head
 from twofold_checkpoint.protocol.events import NoteAdded
 
-from twofold_trainer.datasets.annotations import annotated_for
 from twofold_trainer.datasets.batching import chunks
 from twofold_trainer.modeling.features import compute_features
 from twofold_trainer.modeling.freezing import trainable_groups
@@ -98,7 +96,7 @@ def describe_estimate(plan: Plan) -> Iterator[NoteAdded]:
     yield NoteAdded(
         message=f"On this machine the job takes about {duration} and {estimate_memory_mib(plan):.0f} MiB of memory."
     )
-    yield NoteAdded(message=describe_provable(len(annotated_for(plan.protected("gate"), other_head(plan.job.head)))))
+    yield NoteAdded(message=describe_provable(len(plan.protected_gate)))
 
 
 def describe_provable(examples: int) -> str:

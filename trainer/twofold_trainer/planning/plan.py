@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from twofold_checkpoint.checkpoint import MEMORY, STATISTICS, Checkpoint
 from twofold_checkpoint.encoding import Encoder
 from twofold_checkpoint.errors import CheckpointNotFoundError
 from twofold_checkpoint.examples import Example
 from twofold_checkpoint.labels import LabelSet
-from twofold_checkpoint.manifest import MemoryMode, other_head
+from twofold_checkpoint.manifest import HeadName, MemoryMode, other_head
 from twofold_checkpoint.memory import Memory, normalize_text, read_memory
 from twofold_checkpoint.protocol.events import Event, NoteAdded, PlanMade
 from twofold_checkpoint.protocol.job import TrainerJob
@@ -54,6 +53,10 @@ class Plan:
     labels: LabelSet
     new: tuple[Target, ...]
     rehearsed: tuple[Target, ...]
+    protected_dev: tuple[Example, ...]
+    """Examples by which training measures the protected head."""
+    protected_gate: tuple[Example, ...]
+    """Examples by which the gate measures the protected head."""
     unaligned: tuple[int, str]
     recipe: Recipe
     stages: tuple[Stage, ...]
@@ -86,10 +89,6 @@ class Plan:
         held_out = [*self.parts.dev, *self.parts.gate]
         judged = {example.label for example in held_out} if self.job.head == "classifier" else {*types_of(held_out)}
         return tuple(name for name in self.added if name not in judged)
-
-    def protected(self, part: Literal["dev", "gate"]) -> tuple[Example, ...]:
-        """Return the examples that measure the protected head."""
-        return protected_examples(self.memory, self.parts, part)
 
     @property
     def all_stages(self) -> tuple[Stage, ...]:
@@ -155,12 +154,11 @@ class Plan:
         )
 
 
-def protected_examples(memory: Memory, parts: Parts, part: Literal["dev", "gate"]) -> tuple[Example, ...]:
-    """Return the examples that measure the protected head: the memory, plus the job's held-out examples of other texts."""
-    remembered: tuple[Example, ...] = getattr(memory, part)
+def _annotated(head: HeadName, remembered: tuple[Example, ...], held_out: tuple[Example, ...]) -> tuple[Example, ...]:
+    """Return the examples annotated for a head: those that the memory has, and those that a job holds out of other texts."""
     texts = {normalize_text(example.text) for example in remembered}
-    held_out: tuple[Example, ...] = getattr(parts, part)
-    return (*remembered, *(example for example in held_out if normalize_text(example.text) not in texts))
+    added = (example for example in held_out if normalize_text(example.text) not in texts)
+    return tuple(annotated_for((*remembered, *added), head))
 
 
 def make_plan(job: TrainerJob) -> Plan:
@@ -199,8 +197,8 @@ def make_plan(job: TrainerJob) -> Plan:
     rehearsed = tuple(make_targets(memory.rehearsal, encoder, labels, rehearsed=True))
     held_out = make_targets([*parts.dev, *parts.gate], encoder, labels, teaches=(job.head,))
     branch, hidden_size = base.manifest.branch, base.manifest.hidden_size
-    measured = annotated_for(protected_examples(memory, parts, "gate"), other_head(job.head))
-    blocker = shared_backbone_blocker(job, branch, len(measured))
+    protected_gate = _annotated(other_head(job.head), memory.gate, parts.gate)
+    blocker = shared_backbone_blocker(job, branch, len(protected_gate))
     planner = StagePlanner(job, resolved, new, rehearsed, blocks, hidden_size, branch)
     stages, fallback = planner.stages(blocker)
     return Plan(
@@ -214,6 +212,8 @@ def make_plan(job: TrainerJob) -> Plan:
         labels=labels,
         new=new,
         rehearsed=rehearsed,
+        protected_dev=_annotated(other_head(job.head), memory.dev, parts.dev),
+        protected_gate=protected_gate,
         unaligned=describe_unaligned([*new, *held_out]),
         recipe=resolved,
         stages=stages,

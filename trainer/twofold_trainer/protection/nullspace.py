@@ -45,11 +45,6 @@ def eigen_split(covariance: Covariance, energy: float = PROJECTION) -> tuple[Ten
     return vectors[:, free:], vectors[:, :free]
 
 
-def null_space_basis(covariance: Covariance, energy: float = PROJECTION) -> Tensor:
-    """Return an orthonormal basis (d, m), float64, of the directions open to updates; m / d is the layer's capacity."""
-    return eigen_split(covariance, energy)[1]
-
-
 class Update(nn.Module):
     """Adds B A^T to a weight (out, d). The basis A is (d, m) and fixed; the coefficients B are (out, m) and start at 0.
 
@@ -89,11 +84,6 @@ class Leakage:
         less = " (few: a fork would learn more)" if self.exhausted else ""
         leak = f"at most {self.leak:.1e} of an update leaked into protected dimensions"
         return f"updates used {room}{less}; {leak}, {self.excess:.1e} beyond rounding"
-
-    @property
-    def protected(self) -> float:
-        """Mean share of the protected dimensions, r / d."""
-        return 1 - self.capacity
 
     @property
     def exhausted(self) -> bool:

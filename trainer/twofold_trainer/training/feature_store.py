@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from twofold_checkpoint.encoding import Encoding
@@ -81,8 +81,7 @@ class FeatureStore:
             cache = PrefixCache(self._model, upper.frozen_blocks, self._pad_id, head=self._head)
             self._refit_inputs = {trained: cache}
             for bf16, texts in zip((self._mixed_precision, False), self._texts_of(upper), strict=True):
-                for _ in cache.fill(texts, rows=ROWS, bf16=bf16):
-                    self._stop.check()
+                self._run(cache.fill(texts, rows=ROWS, bf16=bf16))
         return partial(self._refit_inputs[trained].features, heads=upper.affected_heads)
 
     def _texts_of(self, stage: Stage) -> tuple[list[Encoding], list[Encoding]]:
@@ -102,8 +101,7 @@ class FeatureStore:
             return None
         if depth not in self._prefixes:
             self._prefixes[depth] = PrefixCache(model, depth, self._pad_id)
-            for _ in self._prefixes[depth].fill([*self._texts, *self._dev, *self._protected], rows=ROWS):
-                self._stop.check()
+            self._run(self._prefixes[depth].fill([*self._texts, *self._dev, *self._protected], rows=ROWS))
         return partial(self._prefixes[depth].features, heads=heads)
 
     def _live(self, heads: tuple[HeadName, ...] = HEADS) -> FeatureSource:
@@ -114,5 +112,8 @@ class FeatureStore:
     ) -> None:
         """Fill a cache: texts to train on in the precision of training steps, texts to score in fp32."""
         for precise, texts in ((self.in_training_precision(source), trained), (source, scored)):
-            for _ in cache.fill(precise, texts, rows=ROWS):
-                self._stop.check()
+            self._run(cache.fill(precise, texts, rows=ROWS))
+
+    def _run(self, filling: Iterable[int]) -> None:
+        for _ in filling:
+            self._stop.check()

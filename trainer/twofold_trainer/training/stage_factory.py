@@ -10,7 +10,6 @@ from twofold_checkpoint.manifest import HeadName, other_head
 from twofold_checkpoint.memory import balanced_sample
 from twofold_checkpoint.protocol.job import Statistical
 
-from twofold_trainer.datasets.annotations import annotated_for
 from twofold_trainer.datasets.batching import chunks
 from twofold_trainer.datasets.splits import MEMORY_DEV
 from twofold_trainer.modeling.features import FeatureSource, live
@@ -114,7 +113,7 @@ def make_stage_factory(plan: Plan, stop: StopSignal) -> StageFactory:
     dev_evaluator = DevEvaluator((make_scorer(plan.parts.dev, head), make_scorer(plan.memory.dev, head)), plan.labels)
     protected_scorer: Scorer | None = None
     if moves_protected and isinstance(plan.job.protection, Statistical) and plan.recipe.guard:
-        protected_scorer = make_scorer(annotated_for(plan.protected("dev"), protected), protected)
+        protected_scorer = make_scorer(plan.protected_dev, protected)
     dev = [encoding for scorer in dev_evaluator.scorers for encoding in scorer.encodings]
     features = FeatureStore(plan, dev, protected_scorer.encodings if protected_scorer else (), stop)
     source = features.base
