@@ -36,7 +36,7 @@ def test_the_first_checkpoint_is_whole(base_store: Path) -> None:
     scores = {score.head: score.value for score in manifest.scores}
     assert scores["classifier"] > 0.9
     assert scores["ner"] > 0.8
-    assert manifest.provenance.settings["kept"]
+    assert manifest.provenance.settings["stages"]
     assert set(manifest.provenance.versions) >= {"torch", "onnx", "transformers"}
     assert not list((base_store / "staging").iterdir())
 
@@ -95,7 +95,7 @@ def test_init_refuses_labels_that_only_dev_has(tmp_path: Path) -> None:
     write_examples(tmp_path / "dev.jsonl", [both] * 4)
     (tmp_path / "train.jsonl").write_text('{"text": "in Oslo", "intent": "where"}\n')
 
-    with pytest.raises(RefusedError, match=r'train.jsonl: no example has a label.* write "label"'):
+    with pytest.raises(RefusedError, match=r'train.jsonl: no example has a label.* add "label"'):
         list(
             train_initial_checkpoint(
                 train=str(tmp_path / "train.jsonl"), dev=str(tmp_path / "dev.jsonl"), out=str(tmp_path / "s")

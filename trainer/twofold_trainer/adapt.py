@@ -91,8 +91,8 @@ def _train_and_publish(plan: Plan, evaluator: JobEvaluator, before: Scores, stop
     after = yield from evaluator.measure(plan.model, "after")
     yield from leave_findings(plan, evaluator, before, after, approved=approved is not None)
     retained = evaluator.judges["retained"]
-    if taken := find_collisions(job.head, retained.examples, evaluator.answers["after"]["retained"], plan.added):
-        yield describe_collisions(taken)
+    if collisions := find_collisions(job.head, retained.examples, evaluator.answers["after"]["retained"], plan.added):
+        yield describe_collisions(collisions)
 
     def gate(staged: Path) -> Generator[Event, None, str]:
         if exact:
@@ -151,7 +151,7 @@ def make_candidate(plan: Plan, stages_result: StagesResult, after: Scores) -> Ca
         ),
         backbone=manifest.backbone,
         pooling=manifest.pooling,
-        provenance=provenance(job.seed, plan.parts.train, plan.recipe, head=job.head, freeze=job.freeze, kept=stages),
+        provenance=provenance(job.seed, plan.parts.train, plan.recipe, head=job.head, freeze=job.freeze, stages=stages),
         scores=join_scores(after),
         base=plan.base,
         job_id=job.id,

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from twofold_checkpoint.encoding import Encoder
-from twofold_checkpoint.examples import Example
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import HEADS, MemoryMode, Score
 from twofold_checkpoint.memory import Memory, balanced_sample
@@ -96,7 +95,7 @@ def train_initial_checkpoint(
     sampled = balanced_sample(parts.dev, MEMORY_DEV, seed=seed)
     dev_evaluator = DevEvaluator(tuple(Scorer(sampled, head, encoder) for head in HEADS), labels)
     encodings = [target.encoding for target in targets]
-    encodings += [encoding for judge in dev_evaluator.scorers for encoding in judge.encodings]
+    encodings += [encoding for scorer in dev_evaluator.scorers for encoding in scorer.encodings]
     fits = fits_in_memory(cache_bytes(encodings, model.config.hidden_size))
     cache = FeatureCache()
     backbone_source = live(model, loaded.settings.pad_id)
@@ -111,7 +110,7 @@ def train_initial_checkpoint(
 
     yield PhaseStarted(phase="evaluate")
     scores = yield from _evaluate(model, parts, encoder, labels)
-    kept = " + ".join(trained.stage.name for trained in stages_result.completed_stages)
+    stage_names = " + ".join(trained.stage.name for trained in stages_result.completed_stages)
     candidate = Candidate(
         model=model,
         tokenizer=loaded.tokenizer,
@@ -120,7 +119,7 @@ def train_initial_checkpoint(
         kept=update_memory(memory, model, encoder, memory=Memory(), parts=parts, seed=seed),
         backbone=loaded.name,
         pooling=loaded.pooling,
-        provenance=provenance(seed, parts.train, resolved, kept=kept),
+        provenance=provenance(seed, parts.train, resolved, stages=stage_names),
         scores=scores,
     )
     store = Store(Path(out)).create()
@@ -139,23 +138,23 @@ def _finished(checkpoint_id: str, scores: tuple[Score, ...], *, first: bool) -> 
 
 def _read(train: Sequence[str], dev: str | None) -> tuple[Parts, LabelSet]:
     """Read, check and split the examples, and collect their labels and entity types."""
-    given = [example for source in train for example in read_source(source)]
+    examples = [example for source in train for example in read_source(source)]
     held_out = None if dev is None else read_source(dev)
-    everything: list[Example] = [*given, *(held_out or ())]
+    everything = [*examples, *(held_out or ())]
     labels = LabelSet(labels=(), entity_types=()).append(
         labels=(example.label for example in everything if example.label is not None), entity_types=types_of(everything)
     )
     # Only --train counts: labels that only --dev has would be scored but never trained.
-    if all(example.label is None for example in given):
-        wanted = '"label": "X" in JSON lines, or a line "# label: X" before a text of a CoNLL file'
-        raise RefusedError(f"{', '.join(train)}: no example has a label; the classifier needs some: write {wanted}")
-    if not types_of(given):
-        wanted = '"entities": [{"start", "end", "type"}] in JSON lines, or B-TYPE in a CoNLL file'
-        raise RefusedError(f"{', '.join(train)}: no example has an entity; the NER head needs some: write {wanted}")
+    if all(example.label is None for example in examples):
+        fix = 'add "label": "X" in JSON lines, or a line "# label: X" before a text of a CoNLL file'
+        raise RefusedError(f"{', '.join(train)}: no example has a label, which the classifier needs; {fix}")
+    if not types_of(examples):
+        fix = 'add "entities": [{"start", "end", "type"}] in JSON lines, or B-TYPE in a CoNLL file'
+        raise RefusedError(f"{', '.join(train)}: no example has an entity, which the NER head needs; {fix}")
     types = labels.entity_types
-    given = with_annotated_types(given, types)
+    examples = with_annotated_types(examples, types)
     held_out = None if held_out is None else with_annotated_types(held_out, types)
-    return split(given, held_out, Memory(), held_out=HELD_OUT_SHARE), labels
+    return split(examples, held_out, Memory(), held_out=HELD_OUT_SHARE), labels
 
 
 def _evaluate(

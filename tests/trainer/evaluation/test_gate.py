@@ -36,7 +36,7 @@ BETTER = labels("----++", "--++++", times=20)
         (changed(298), 1.0, "inconclusive", "about 299 would be enough"),
         (changed(300, lost=3), 1.0, "fail", "fell by 1.0 points, as much as the margin of 1"),
         (changed(300, lost=1), 0.0, "fail", "more than the margin of 0"),
-        (changed(300), 0.0, "inconclusive", "above the margin of 0"),
+        (changed(300), 0.0, "inconclusive", "more than the margin of 0"),
         (NOTHING, 1.0, "inconclusive", "there are no held-out examples of the protected task"),
     ],
 )

@@ -57,8 +57,8 @@ def collect_covariances(
     def accumulate(name: str, _: nn.Module, entered: tuple[Tensor]) -> None:
         rows = entered[0].reshape(-1, entered[0].shape[-1])
         if len(rows) != len(real):
-            given = f"{len(rows)} vectors for {len(real)} tokens"
-            raise RefusedError(f"{name} gets {given} and cannot be constrained; use a fork instead")
+            counted = f"{len(rows)} vectors for {len(real)} tokens"
+            raise RefusedError(f"{name} gets {counted} and cannot be constrained; use a fork instead")
         inputs = rows[real].double()
         sums[name].addmm_(inputs.T, inputs)
         counts[name] += len(inputs)

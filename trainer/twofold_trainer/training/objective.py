@@ -66,25 +66,25 @@ class Objective:
         return total
 
     def _weight(self, head: HeadName) -> float:
-        own = self.ner_weight if head == "ner" else 1.0
-        return own if self.adapted in (None, head) else own * self.protected_weight
+        weight = self.ner_weight if head == "ner" else 1.0
+        return weight if self.adapted in (None, head) else weight * self.protected_weight
 
     def _part(
         self, head: HeadName, batch: Sequence[Target], logits: Tensor, answers: TeacherLogits | None, *, rehearsed: bool
     ) -> Tensor:
         """Return the loss of a head on either the new or the rehearsed texts."""
-        own, old = [target for target in batch if target.rehearsed == rehearsed], None
+        targets, old = [target for target in batch if target.rehearsed == rehearsed], None
         if answers is not None and not (self.forgets and head == self.adapted):
             old = answers.classifier if head == "classifier" else answers.ner
-        if len(own) < len(batch):
+        if len(targets) < len(batch):
             rows = torch.tensor([target.rehearsed == rehearsed for target in batch])
             if head == "ner":
                 rows = rows.repeat_interleave(torch.tensor([len(target.encoding.ids) for target in batch]))
             logits, old = logits[rows], None if old is None else old[rows]
         if head == "classifier":
-            loss = label_nll(logits, torch.tensor([target.label for target in own], dtype=torch.long))
+            loss = label_nll(logits, torch.tensor([target.label for target in targets], dtype=torch.long))
         else:
-            masks = [target.allowed for target in own]
+            masks = [target.allowed for target in targets]
             allowed = torch.from_numpy(np.concatenate(masks)) if masks else torch.ones_like(logits, dtype=torch.bool)
             if old is None or self.distillation is None:
                 loss = partial_label_nll(logits, allowed)

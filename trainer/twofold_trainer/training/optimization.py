@@ -55,9 +55,9 @@ class StageTrainer:
     def halve_learning_rates(self) -> None:
         """Halve all learning rates and double the protected head's distillation weight, after the guard saw a drop."""
         self.schedule.base_lrs = [rate / 2 for rate in self.schedule.base_lrs]
-        held = self.objective.distillation
-        if held is not None:
-            self.objective = replace(self.objective, distillation=replace(held, protected=2 * held.protected))
+        weights = self.objective.distillation
+        if weights is not None:
+            self.objective = replace(self.objective, distillation=replace(weights, protected=2 * weights.protected))
 
 
 def make_stage_trainer(model: TwofoldModel, stage: Stage, inputs: StageInputs) -> StageTrainer:

@@ -98,8 +98,8 @@ class StageFactory:
         """Constrain the blocks of a stage to the null space of protected activations; None if there are no covariances."""
         model = self.plan.model
         moved = linear_names(model, model.path(stage.heads[0])[stage.frozen_blocks :])
-        known = {name: self.covariances[name] for name in moved if name in self.covariances}
-        return constrain(model, known, self.plan.recipe.projection) if known else None
+        covariances = {name: self.covariances[name] for name in moved if name in self.covariances}
+        return constrain(model, covariances, self.plan.recipe.projection) if covariances else None
 
 
 def make_stage_factory(plan: Plan, stop: StopSignal) -> StageFactory:

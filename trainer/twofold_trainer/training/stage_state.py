@@ -61,51 +61,51 @@ class StageState:
     finished: bool = False
 
 
-def to_snapshot(progress: StageState, stage_trainer: StageTrainer, first: State) -> Snapshot:
+def to_snapshot(state: StageState, trainer: StageTrainer, initial: State) -> Snapshot:
     """Return a snapshot of a stage between two epochs. A finished stage stores only what its result depends on.
 
-    The initial state *first* is not stored, because a resumed trainer starts from it as well.
+    The *initial* state is not stored, because a resumed trainer starts from it as well.
     """
-    best, tensors = progress.best, dict[str, torch.Tensor]()
-    if best.state is not first:
+    best, tensors = state.best, dict[str, torch.Tensor]()
+    if best.state is not initial:
         tensors |= _with_prefix("best", best.state)
     if best.rejected is not None:
         tensors |= _with_prefix("rejected", best.rejected[1])
-    if not progress.finished:
-        tensors |= _with_prefix("model", snapshot(stage_trainer.model, stage_trainer.names))
-        for number, state in stage_trainer.optimizer.state_dict()["state"].items():
-            tensors |= _with_prefix(f"optimizer/{number}", state)
+    if not state.finished:
+        tensors |= _with_prefix("model", snapshot(trainer.model, trainer.names))
+        for number, moments in trainer.optimizer.state_dict()["state"].items():
+            tensors |= _with_prefix(f"optimizer/{number}", moments)
         tensors["random"] = torch.get_rng_state()
     header = SnapshotHeader(
-        epochs=progress.epochs,
-        step=progress.step,
-        breaches=progress.breaches,
-        finished=progress.finished,
-        before=progress.before,
+        epochs=state.epochs,
+        step=state.step,
+        breaches=state.breaches,
+        finished=state.finished,
+        before=state.before,
         value=best.value,
         best_accepted=best.best_accepted,
         rejected=None if best.rejected is None else best.rejected[0],
         highest=best.highest,
         epochs_without_gain=best.epochs_without_gain,
-        rates=tuple(group["lr"] for group in stage_trainer.optimizer.param_groups),
-        rng_state=progress.rng.getstate()[1],
+        rates=tuple(group["lr"] for group in trainer.optimizer.param_groups),
+        rng_state=state.rng.getstate()[1],
     )
     return Snapshot(header, tensors)
 
 
-def resume(saved: Snapshot, stage_trainer: StageTrainer, first: State) -> StageState:
+def resume(saved: Snapshot, trainer: StageTrainer, initial: State) -> StageState:
     """Restore the model, the optimizer and the stage state from a snapshot.
 
-    The model must be in the initial state of the stage, of which *first* is a copy. Raises SnapshotError before it
+    The model must be in the initial state of the stage, of which *initial* is a copy. Raises SnapshotError before it
     changes anything.
     """
     header, parts = saved.header, _split_by_prefix(saved.tensors)
     for part in ("best", "rejected", *(() if header.finished else ("model",))):
         if part in parts or part == "model":
-            _check_shapes(parts.get(part, {}), first)
+            _check_shapes(parts.get(part, {}), initial)
     best = Best(
         header.value,
-        parts.get("best", first),
+        parts.get("best", initial),
         header.best_accepted,
         highest=header.highest,
         epochs_without_gain=header.epochs_without_gain,
@@ -115,26 +115,25 @@ def resume(saved: Snapshot, stage_trainer: StageTrainer, first: State) -> StageS
     rng = random.Random()
     rng.setstate((random.Random.VERSION, header.rng_state, None))
     if not header.finished:
-        restore(stage_trainer.model, parts["model"])
-        _resume_optimizer(stage_trainer, saved)
+        restore(trainer.model, parts["model"])
+        _resume_optimizer(trainer, saved)
         torch.set_rng_state(saved.tensors["random"])
     return StageState(header.before, best, rng, header.epochs, header.step, header.breaches, header.finished)
 
 
-def _resume_optimizer(stage_trainer: StageTrainer, saved: Snapshot) -> None:
+def _resume_optimizer(trainer: StageTrainer, saved: Snapshot) -> None:
     for _ in range(saved.header.breaches):
-        stage_trainer.halve_learning_rates()
-    state = stage_trainer.optimizer.state_dict()
+        trainer.halve_learning_rates()
+    state = trainer.optimizer.state_dict()
     moments: dict[int, State] = {}
     for name, tensor in saved.tensors.items():
-        part, _, rest = name.partition("/")
-        if part == "optimizer":
-            number, _, key = rest.partition("/")
+        if name.startswith("optimizer/"):
+            _, number, key = name.split("/")
             moments.setdefault(int(number), {})[key] = tensor
     for group, rate in zip(state["param_groups"], saved.header.rates, strict=True):
         group["lr"] = rate
-    stage_trainer.optimizer.load_state_dict({**state, "state": moments})
-    stage_trainer.schedule.last_epoch = saved.header.step
+    trainer.optimizer.load_state_dict({**state, "state": moments})
+    trainer.schedule.last_epoch = saved.header.step
 
 
 def _with_prefix(part: str, tensors: State) -> State:
@@ -144,13 +143,13 @@ def _with_prefix(part: str, tensors: State) -> State:
 def _split_by_prefix(tensors: State) -> dict[str, State]:
     parts: dict[str, State] = {}
     for name, tensor in tensors.items():
-        part, _, rest = name.partition("/")
-        parts.setdefault(part, {})[rest] = tensor
+        part, _, key = name.partition("/")
+        parts.setdefault(part, {})[key] = tensor
     return parts
 
 
 def _check_shapes(actual: State, expected: State) -> None:
     """Raise SnapshotError unless both have the same tensor names and shapes."""
-    shapes, wanted = ({name: tensor.shape for name, tensor in state.items()} for state in (actual, expected))
-    if shapes != wanted:
+    shapes, expected_shapes = ({name: tensor.shape for name, tensor in state.items()} for state in (actual, expected))
+    if shapes != expected_shapes:
         raise SnapshotError("its tensors are not those of this stage")

@@ -106,6 +106,6 @@ def grow(plan: Plan, features: FeatureStore) -> None:
     old, new = model.head(head).out_features, len(plan.added) * (1 if head == "classifier" else 2)
     examples = plan.new if features.is_caching else plan.new[:MAX_GROWTH_EXAMPLES]
     with torch.no_grad():
-        seen = ((target, features.base([target.encoding])) for target in examples)
-        rows, mean_feature = class_means(seen, head, range(old, old + new), plan.base.manifest.hidden_size)
+        pairs = ((target, features.base([target.encoding])) for target in examples)
+        rows, mean_feature = class_means(pairs, head, range(old, old + new), plan.base.manifest.hidden_size)
     grow_head(model, head, rows, mean_feature)
