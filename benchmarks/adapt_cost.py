@@ -66,7 +66,7 @@ def measure_epochs(plan: Plan, rounds: int) -> Epochs:
     if plan.added:
         grow(plan, stage_factory.features)
     probe, everything, *_ = plan.stages
-    top = replace(everything, blocks=min(2, everything.of))
+    top = replace(everything, blocks=min(2, everything.total_blocks))
     started_at = time.monotonic()
     cached = stage_factory.inputs(top)
     cache_fill = time.monotonic() - started_at

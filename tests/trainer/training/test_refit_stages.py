@@ -239,7 +239,7 @@ def test_a_job_tells_of_them(exact: Plan, monkeypatch: pytest.MonkeyPatch) -> No
     assert stages == ["heads", exact.stages[1].name, "refit of the head", "refit of the top 2 blocks"]
     assert stages == [trained.stage.name for trained in stages_result.completed_stages]
     assert "refit of the head, refit of the top 2 blocks." in planned.plan
-    assert f"up to {len(exact.rehearsable)} rehearsed examples per epoch" in planned.plan
+    assert f"up to {len(exact.stages[-1].pool.rehearsed)} rehearsed examples per epoch" in planned.plan
     assert last.step == last.total_steps
 
 

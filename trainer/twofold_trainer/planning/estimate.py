@@ -11,9 +11,10 @@ import torch
 from twofold_checkpoint.protocol.events import NoteAdded
 
 from twofold_trainer.datasets.batching import chunks
-from twofold_trainer.modeling.features import compute_features
+from twofold_trainer.modeling.features import compute_features, fits_in_memory
 from twofold_trainer.modeling.freezing import trainable_groups
 from twofold_trainer.planning.plan import Plan
+from twofold_trainer.planning.stages import training_encodings
 from twofold_trainer.scoring.noninferiority import EXPECTED_FLIPS, provable_margin
 
 TIMED_TEXTS = 128
@@ -48,12 +49,12 @@ def count_work(plan: Plan) -> Work:
     """Count the texts of a plan's likely stages; freeze mode "auto" counts the stage that it tries first after the probe."""
     dev_examples = len(plan.parts.dev) + len(plan.memory.dev)
     held_out = len(plan.parts.gate) + len(plan.memory.gate)
-    cached, trained, evaluations = len(plan.new) + len(plan.rehearsable) + dev_examples, 0.0, 0
+    cached, trained, evaluations = len(training_encodings(plan.all_stages)) + dev_examples, 0.0, 0
     for number, stage in enumerate(plan.stages):
         pool, epochs = stage.pool, stage.epochs
         if number and stage.follows is plan.stages[number - 1]:  # Both refit stages share one cache.
             cached += len(pool.new) + len(pool.rehearsed) + dev_examples
-        trained += epochs * (len(pool.new) + pool.drawn) * stage.blocks / stage.of
+        trained += epochs * (len(pool.new) + pool.drawn) * stage.blocks / stage.total_blocks
         evaluations += epochs if stage.blocks else 0
     return Work(
         cached=cached,
@@ -72,7 +73,7 @@ def estimate_memory_mib(plan: Plan) -> float:
         # A fork also allocates the copies that it trains.
         largest_stage = max(largest_stage, stage_parameters * (ADAM_BYTES + (4 if stage.forked else 0)))
         cached_layers += stage.follows is not None
-    caches = plan.feature_bytes * cached_layers if plan.keeps_features else 0
+    caches = plan.feature_bytes * cached_layers if fits_in_memory(plan.feature_bytes) else 0
     now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return float((now + largest_stage + caches) / 2**20)
 

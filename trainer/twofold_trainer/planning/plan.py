@@ -23,11 +23,11 @@ from twofold_trainer.datasets.label_growth import extend_labels, head_labels
 from twofold_trainer.datasets.splits import Parts, describe_dataset, forget, split, types_of
 from twofold_trainer.datasets.targets import Target, describe_unaligned, make_targets, note_unaligned
 from twofold_trainer.errors import RefusedError
-from twofold_trainer.modeling.features import fits_in_memory
+from twofold_trainer.modeling.features import cache_bytes
 from twofold_trainer.modeling.mixed_precision import has_bf16
 from twofold_trainer.modeling.model import TwofoldModel, load_model
 from twofold_trainer.planning.stage import Stage
-from twofold_trainer.planning.stages import StagePlanner, feature_bytes, rehearsable, shared_backbone_blocker
+from twofold_trainer.planning.stages import StagePlanner, shared_backbone_blocker, training_encodings
 from twofold_trainer.planning.validation import check_settings
 from twofold_trainer.protection.covariances import Covariances, load_covariances
 from twofold_trainer.recipe import Recipe
@@ -96,19 +96,9 @@ class Plan:
         return (*self.stages, *self.fallback)
 
     @property
-    def rehearsable(self) -> tuple[Target, ...]:
-        """The largest set of remembered texts that a stage may rehearse."""
-        return rehearsable(self.all_stages)
-
-    @property
     def feature_bytes(self) -> int:
         """Size in bytes of one set of features of all training texts."""
-        return feature_bytes(self.new, self.rehearsable, self.base.manifest.hidden_size)
-
-    @property
-    def keeps_features(self) -> bool:
-        """Whether features fit in memory, so that frozen layers run once per text."""
-        return fits_in_memory(self.feature_bytes)
+        return cache_bytes(training_encodings(self.all_stages), self.base.manifest.hidden_size)
 
     def approved_checkpoint(self) -> Checkpoint | None:
         """Return the last checkpoint that a person approved, unless it is the base or has been deleted."""
@@ -147,7 +137,7 @@ class Plan:
             f"{stage.name} under guard" if guarded and stage.blocks and not stage.follows else stage.name
             for stage in self.stages
         )
-        rehearsed = max(stage.firm_pool.drawn for stage in self.all_stages)
+        rehearsed = max(stage.full_rehearsal_pool.drawn for stage in self.all_stages)
         return (
             f"Adapt the {self.job.head} head of {self.base.id} to {len(self.parts.train)} new examples, with up to {rehearsed} "
             f"rehearsed examples per epoch. New labels: {len(self.added)}. Stages: {names}."

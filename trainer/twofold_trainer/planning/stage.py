@@ -13,7 +13,7 @@ from twofold_trainer.recipe import Recipe
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stage:
-    """A stage that trains *heads* and the top *blocks* of the *of* blocks on their path.
+    """A stage that trains *heads* and the top *blocks* of the *total_blocks* blocks on their path.
 
     A *forked* stage trains the adapted head's copies of the blocks and leaves the protected head's path unchanged. A refit
     stage *follows* another one: it continues to train the head, and possibly the upper half of the blocks.
@@ -21,7 +21,7 @@ class Stage:
 
     heads: tuple[HeadName, ...]
     blocks: int
-    of: int
+    total_blocks: int
     recipe: Recipe
     pool: TrainingPool
     number: int = 0
@@ -41,12 +41,12 @@ class Stage:
             return "heads"
         if self.forked:
             return f"fork of the {top}"
-        return "all blocks" if self.blocks >= self.of else top
+        return "all blocks" if self.blocks >= self.total_blocks else top
 
     @property
     def frozen_blocks(self) -> int:
         """Number of bottom blocks that the stage does not train."""
-        return self.of - self.blocks
+        return self.total_blocks - self.blocks
 
     @property
     def moves_protected(self) -> bool:
@@ -59,12 +59,12 @@ class Stage:
         return HEADS if self.moves_protected else self.heads
 
     @property
-    def balances(self) -> bool:
+    def is_balanced_refit(self) -> bool:
         """Whether this is the refit stage that trains upper blocks on all new and all remembered texts, equally weighted."""
         return self.follows is not None and self.blocks > 0
 
     @property
-    def firm_pool(self) -> TrainingPool:
+    def full_rehearsal_pool(self) -> TrainingPool:
         """The pool to use if the old labels have dropped: a fork then rehearses at the ratio of shared blocks."""
         if not self.forked or self.follows is not None:
             return self.pool
@@ -75,7 +75,7 @@ class Stage:
         """Maximum number of epochs."""
         recipe = self.recipe
         if self.follows is not None:
-            return recipe.balance_epochs if self.balances else recipe.refit_epochs
+            return recipe.balance_epochs if self.is_balanced_refit else recipe.refit_epochs
         if not self.blocks:
             return recipe.probe_epochs
         if self.forked:

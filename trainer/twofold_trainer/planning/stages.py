@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from twofold_checkpoint.encoding import Encoding
 from twofold_checkpoint.manifest import Branch
 from twofold_checkpoint.protocol.job import Exact, TrainerJob
 
@@ -67,7 +68,8 @@ class StagePlanner:
         if not stage.blocks or self.job.freeze == "staged":
             return ()
         head = self.stage(0, number=stage.number + 1, follows=stage)
-        refits = (head,) if head.pool.drawn and self.keeps_features(planned) else ()
+        fits = fits_in_memory(cache_bytes(training_encodings(planned), self.hidden_size))
+        refits = (head,) if head.pool.drawn and fits else ()
         if not head.pool.drawn and not stage.forked:
             return ()
         number = stage.number + 1 + len(refits)
@@ -88,19 +90,11 @@ class StagePlanner:
         pool = TrainingPool(self.new, rehearsed, ratio)
         return Stage((head,), blocks, self.blocks, recipe, pool, number, forked, follows, branch_blocks)
 
-    def keeps_features(self, planned: Iterable[Stage]) -> bool:
-        """Tell whether the features of all training texts fit in memory, so that frozen layers run once per text."""
-        return fits_in_memory(feature_bytes(self.new, rehearsable(planned), self.hidden_size))
 
-
-def rehearsable(stages: Iterable[Stage]) -> tuple[Target, ...]:
-    """Return the largest set of remembered texts that a stage may rehearse: all, or those annotated for the adapted head."""
-    return max((stage.pool.rehearsed for stage in stages), key=len, default=())
-
-
-def feature_bytes(new: tuple[Target, ...], rehearsed: tuple[Target, ...], hidden_size: int) -> int:
-    """Return the size in bytes of one set of features of all training texts."""
-    return cache_bytes([target.encoding for target in (*new, *rehearsed)], hidden_size)
+def training_encodings(stages: Iterable[Stage]) -> list[Encoding]:
+    """Return all texts that stages may train on: the new ones, and the largest set of remembered ones that one rehearses."""
+    pool = max((stage.pool for stage in stages), key=lambda pool: len(pool.rehearsed), default=TrainingPool(()))
+    return [target.encoding for target in (*pool.new, *pool.rehearsed)]
 
 
 def shared_backbone_blocker(job: TrainerJob, branch: Branch | None, protected_examples: int) -> str | None:

@@ -8,11 +8,12 @@ from functools import partial
 from twofold_checkpoint.encoding import Encoding
 from twofold_checkpoint.manifest import HEADS, HeadName
 
-from twofold_trainer.modeling.features import FeatureCache, FeatureSource, live
+from twofold_trainer.modeling.features import FeatureCache, FeatureSource, fits_in_memory, live
 from twofold_trainer.modeling.mixed_precision import in_mixed_precision
 from twofold_trainer.modeling.prefix_cache import PrefixCache
 from twofold_trainer.planning.plan import Plan
 from twofold_trainer.planning.stage import Stage
+from twofold_trainer.planning.stages import training_encodings
 from twofold_trainer.scoring.scorer import ROWS
 from twofold_trainer.stop import StopSignal
 
@@ -33,9 +34,9 @@ class FeatureStore:
         self._model, self._pad_id, self._head = plan.model, plan.encoder.settings.pad_id, plan.job.head
         self._mixed_precision = plan.recipe.mixed_precision
         self._dev, self._protected = list(dev), list(protected)
-        self._texts = [target.encoding for target in (*plan.new, *plan.rehearsable)]
+        self._texts = training_encodings(plan.all_stages)
         self._stages, self._stop = plan.all_stages, stop
-        self.is_caching = plan.keeps_features
+        self.is_caching = fits_in_memory(plan.feature_bytes)
         self._base = FeatureCache()
         self._prefixes: dict[int, PrefixCache] = {}
         self._refit_inputs: dict[Stage, PrefixCache] = {}

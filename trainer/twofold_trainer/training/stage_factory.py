@@ -53,28 +53,28 @@ class StageFactory:
         source = self.features.source(stage)
         untrained = self.features.base if self.features.is_caching and not self._blocks_have_moved else source
         drop = self._old_label_drop(stage, untrained)
-        firmly = drop > OLD_LABEL_DROP
+        full_rehearsal = drop > OLD_LABEL_DROP
         note = f"The old labels' dev score fell by {100 * drop:.1f} points, so the next stage rehearses them at full weight."
         self._blocks_have_moved = self._blocks_have_moved or stage.blocks > 0
         return StageInputs(
-            pool=stage.firm_pool if firmly else stage.pool,
-            objective=self._objective(stage, firmly=firmly),
+            pool=stage.full_rehearsal_pool if full_rehearsal else stage.pool,
+            objective=self._objective(stage, full_rehearsal=full_rehearsal),
             source=source,
             untrained=untrained,
             guard=self.guard if stage.moves_protected else None,
             constraint=self._constraint(stage) if stage.moves_protected else None,
-            note=note if firmly else None,
+            note=note if full_rehearsal else None,
         )
 
-    def _objective(self, stage: Stage, *, firmly: bool) -> Objective:
-        """Return the objective of a stage; *firmly* rehearses at full weight."""
+    def _objective(self, stage: Stage, *, full_rehearsal: bool) -> Objective:
+        """Return the objective of a stage; *full_rehearsal* rehearses at full weight."""
         head, recipe = self.plan.job.head, self.plan.recipe
         rehearses = any(target.teaches(head) for target in self.plan.rehearsed)
         return Objective(
             stage.affected_heads,
             recipe.ner_weight,
             recipe.protected_weight,
-            rehearsed_weight=1.0 if firmly or stage.balances else recipe.rehearsed_weight,
+            rehearsed_weight=1.0 if full_rehearsal or stage.is_balanced_refit else recipe.rehearsed_weight,
             adapted=head,
             forgets=not self.plan.retained_labels,
             distillation=Distillation(
