@@ -16,6 +16,7 @@ from twofold_checkpoint.protocol.job import Hyperparameters
 from twofold_trainer import recipe
 from twofold_trainer.datasets.batching import TrainingPool, batches
 from twofold_trainer.datasets.splits import remember, set_aside, split
+from twofold_trainer.planning.stages import blocks_per_stage
 from twofold_trainer.scoring.scores import SpanCounts, accuracy, count_spans, span_f1, span_hits
 
 
@@ -177,7 +178,7 @@ def test_where_nothing_is_remembered_steps_have_more_new_texts() -> None:
 )
 def test_each_mode_has_its_rungs(freeze: str, expected: tuple[int, ...]) -> None:
     """A mode's stages begin with the heads and free ever more blocks; AUTO decides after the probe."""
-    assert recipe.blocks_per_stage(freeze, blocks=6, unfrozen=3) == expected
+    assert blocks_per_stage(freeze, blocks=6, unfrozen=3) == expected
 
 
 def test_an_epoch_holds_every_new_example_and_its_share_of_old_ones() -> None:

@@ -85,7 +85,7 @@ def train_initial_checkpoint(
     pool = TrainingPool(tuple(targets))
     stages = [
         Stage(HEADS, trained_blocks, blocks, resolved, pool, number)
-        for number, trained_blocks in enumerate(recipe.init_blocks_per_stage(resolved.unfrozen_blocks))
+        for number, trained_blocks in enumerate(sorted({0, min(2, resolved.unfrozen_blocks), resolved.unfrozen_blocks}))
     ]
     names = ", ".join(stage.name for stage in stages)
     plan = f"Train {loaded.name} on {len(parts.train)} examples. Stages: {names}."

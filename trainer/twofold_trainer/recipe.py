@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from twofold_checkpoint.manifest import HeadName, MemoryMode
 from twofold_checkpoint.protocol.job import Freeze, Hyperparameters
-
-Pooling = Literal["mean", "cls", "last"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +81,6 @@ MIN_REHEARSAL_RATIO = 1.0
 MIN_FORK_REHEARSAL_RATIO = 0.5
 """Bounds of the rehearsal ratio. With half as many rehearsed texts, shared blocks lost 2.1 points of the old labels instead of
 0.7; a fork lost nothing (ADR 33)."""
-
-
-def pooling_for(causal: bool) -> Pooling:
-    """Return the pooling of token features: "last" for a causal model, whose last token attends to all others."""
-    return "last" if causal else "mean"
 
 
 def default_recipe(
@@ -205,25 +197,3 @@ def merge(requested: Hyperparameters, default: Recipe, *, blocks: int) -> Recipe
 def to_hyperparameters(recipe: Recipe) -> Hyperparameters:
     """Return the recipe as hyperparameters, all of them set."""
     return Hyperparameters(**{name: getattr(recipe, name) for name in Hyperparameters.__struct_fields__})
-
-
-def blocks_per_stage(freeze: Freeze, *, blocks: int, unfrozen: int) -> tuple[int, ...]:
-    """Return the number of top blocks that each stage trains, in order. 0 trains only the heads.
-
-    Every plan starts with the heads: a probed head distorts the backbone less (Kumar et al. 2022, arXiv:2202.10054).
-    Freeze mode "auto" chooses its further stages during the training.
-    """
-    match freeze:
-        case "all":
-            return ()
-        case "backbone" | "auto":
-            return (0,)
-        case "head":
-            return (0, unfrozen)
-        case "staged":
-            return (0, *range(min(2, blocks), blocks + 1))
-
-
-def init_blocks_per_stage(blocks: int) -> tuple[int, ...]:
-    """Return the number of top blocks per stage of an initial training: heads, top two blocks, all blocks."""
-    return tuple(dict.fromkeys((0, min(2, blocks), blocks)))

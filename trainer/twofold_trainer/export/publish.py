@@ -32,9 +32,9 @@ from twofold_trainer.export.graft import graft
 from twofold_trainer.export.memory import UpdatedMemory
 from twofold_trainer.export.onnx_export import Graph, export, measure_parity, parity_batches
 from twofold_trainer.export.quantization_gate import QuantizationInputs, reduce_precision
-from twofold_trainer.modeling.model import TwofoldModel, save_model
+from twofold_trainer.modeling.model import Pooling, TwofoldModel, save_model
 from twofold_trainer.protection.covariances import save_covariances
-from twofold_trainer.recipe import Pooling, Recipe
+from twofold_trainer.recipe import Recipe
 from twofold_trainer.stop import StopSignal
 
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxscript", "safetensors", "tokenizers", "torch", "transformers")

@@ -17,9 +17,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from twofold_checkpoint.encoding import EncoderSettings
 
-from twofold_trainer import recipe
 from twofold_trainer.errors import BackboneError
-from twofold_trainer.modeling.model import ATTENTION
+from twofold_trainer.modeling.model import ATTENTION, Pooling
 
 MAX_TOKENS = 256
 """Window length of a new checkpoint in tokens, including special tokens, if the backbone supports it."""
@@ -42,7 +41,7 @@ class Backbone:
     module: nn.Module
     tokenizer: Tokenizer
     settings: EncoderSettings
-    pooling: recipe.Pooling
+    pooling: Pooling
 
 
 def load_backbone(name: str = DEFAULT) -> Backbone:
@@ -152,7 +151,7 @@ def position_limit(config: Any, module: nn.Module) -> int:
     return int(positions) - (0 if padding is None else int(padding) + 1)
 
 
-def _pooling(directory: Path, config: Any) -> recipe.Pooling:
+def _pooling(directory: Path, config: Any) -> Pooling:
     """Follow the sentence-transformers file if there is one, else the kind of model."""
     path = directory / "1_Pooling" / "config.json"
     if path.is_file() and json.loads(path.read_text()).get("pooling_mode_cls_token"):
@@ -161,7 +160,7 @@ def _pooling(directory: Path, config: Any) -> recipe.Pooling:
     causal = (
         any(str(architecture).endswith("ForCausalLM") for architecture in architectures) or config.model_type in CAUSAL
     )
-    return recipe.pooling_for(causal and not path.is_file())
+    return "last" if causal and not path.is_file() else "mean"  # A causal model's last token attends to all others.
 
 
 CAUSAL = frozenset({"gpt2", "gpt_neo", "gpt_neox", "gptj", "llama", "mistral", "opt", "qwen2", "qwen3", "gemma"})

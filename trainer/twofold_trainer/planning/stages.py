@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from twofold_checkpoint.encoding import Encoding
 from twofold_checkpoint.manifest import Branch
-from twofold_checkpoint.protocol.job import Exact, TrainerJob
+from twofold_checkpoint.protocol.job import Exact, Freeze, TrainerJob
 
 from twofold_trainer.datasets.batching import TrainingPool
 from twofold_trainer.datasets.targets import Target
 from twofold_trainer.modeling.features import cache_bytes, fits_in_memory
 from twofold_trainer.planning.stage import Stage
-from twofold_trainer.recipe import Recipe, blocks_per_stage
+from twofold_trainer.recipe import Recipe
 from twofold_trainer.scoring.noninferiority import EXPECTED_FLIPS, provable_margin
 
 SHARED_NUMBER, FORKED_NUMBER = 1, 3
@@ -89,6 +89,23 @@ class StagePlanner:
             ratio = len(rehearsed) / len(self.new)  # Features are cached, so rehearsing everything is cheap.
         pool = TrainingPool(self.new, rehearsed, ratio)
         return Stage((head,), blocks, self.blocks, recipe, pool, number, forked, follows, branch_blocks)
+
+
+def blocks_per_stage(freeze: Freeze, *, blocks: int, unfrozen: int) -> tuple[int, ...]:
+    """Return the number of top blocks that each stage trains, in order. 0 trains only the heads.
+
+    Every plan starts with the heads: a probed head distorts the backbone less (Kumar et al. 2022, arXiv:2202.10054).
+    Freeze mode "auto" chooses its further stages during the training.
+    """
+    match freeze:
+        case "all":
+            return ()
+        case "backbone" | "auto":
+            return (0,)
+        case "head":
+            return (0, unfrozen)
+        case "staged":
+            return (0, *range(min(2, blocks), blocks + 1))
 
 
 def training_encodings(stages: Iterable[Stage]) -> list[Encoding]:
