@@ -62,7 +62,7 @@ DOCUMENT = Document(
     job_id="job-1",
     state=JobState.SUCCEEDED,
     verdict="pass",
-    reason="Published second: the protected score did not fall by 1.23 points or more (95 % sure).",
+    reason="Published second: the protected score fell by less than 1.23 points (95 % confidence).",
     created=BEGAN,
     started=BEGAN + dt.timedelta(seconds=2),
     ended=BEGAN + dt.timedelta(seconds=90),
