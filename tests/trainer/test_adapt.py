@@ -426,7 +426,7 @@ def test_validating_only(make_job: MakeJob, store: Store) -> None:
 OSLO = (Span(start=3, end=7, type="city"),)
 
 
-UNSCORED = "so no score measures whether it was learned; add dev examples."
+UNSCORED = "so no score covers it; add dev examples."
 
 
 @pytest.mark.parametrize(
@@ -447,7 +447,7 @@ def test_new_names_that_nothing_judges_are_told_of(
     told = [
         one.message
         for one in events
-        if isinstance(one, NoteAdded) and one.warning and "no score measures" in one.message
+        if isinstance(one, NoteAdded) and one.warning and "no score covers" in one.message
     ]
     assert told == ([] if missing is None else [f"No held-out example has {missing}, {UNSCORED}"])
 
