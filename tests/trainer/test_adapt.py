@@ -456,7 +456,7 @@ def test_new_names_that_nothing_judges_are_told_of(
     ("head", "settings", "reason"),
     [
         ("ner", {"protection": Exact(), "freeze": "head"}, "exact protection excludes freeze mode 'head'"),
-        ("ner", {"protection": Exact(), "freeze": "staged"}, "choose freeze mode 'backbone' or 'auto'"),
+        ("ner", {"protection": Exact(), "freeze": "staged"}, "use freeze mode 'backbone' or 'auto'"),
         ("ner", {"protection": Statistical(margin=-1)}, "protection.margin: -1 must be from 0 to 100"),
         ("ner", {"label_policy": "fixed"}, "the entity type 'people' is new"),
         ("classifier", {"label_policy": "fixed"}, "the label 'recipe' is new"),
