@@ -265,7 +265,7 @@ def test_a_snapshot_that_cannot_be_written_stops_no_training(
     trained, events = weights(job)
 
     assert trained == expected
-    [told] = [note for note in notes(events) if "could be written" in note]
+    [told] = [note for note in notes(events) if "Cannot write snapshots" in note]
     assert "File exists" in told
 
 
