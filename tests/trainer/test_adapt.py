@@ -445,9 +445,7 @@ def test_new_names_that_nothing_judges_are_told_of(
     events, _ = tiny_models.ending(run_job(make_job(head, validate_only=True, dev=dev)))
 
     told = [
-        one.message
-        for one in events
-        if isinstance(one, NoteAdded) and one.warning and "no score covers" in one.message
+        one.message for one in events if isinstance(one, NoteAdded) and one.warning and "no score covers" in one.message
     ]
     assert told == ([] if missing is None else [f"No held-out example has {missing}, {UNSCORED}"])
 
