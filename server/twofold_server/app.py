@@ -201,7 +201,7 @@ async def serve(config: Config, tracer: Tracer | None = None) -> AsyncIterator[S
 
         pages = JobPages(jobs, reporter, authorizer, plaintext=listener.plaintext)
         tls = load_certificates(config.tls) if listener.metrics_tls else None
-        metrics_url = cleanup.enter_context(serve_http(metrics, listener.metrics_listen, pages.before, tls))
+        metrics_url = cleanup.enter_context(serve_http(metrics, listener.metrics_listen, pages.wrap, tls))
         port = _listen(server, config)
         cleanup.push_async_callback(server.stop, listener.drain_timeout)
         # Open-ended streams would delay the shutdown until the drain timeout.

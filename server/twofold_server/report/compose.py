@@ -9,7 +9,7 @@ from twofold_checkpoint.protocol.findings import Findings
 from twofold_checkpoint.protocol.job import Statistical
 
 from twofold_server.jobs.model import EventRecord, Job, Phase
-from twofold_server.report.curves import draw_curves
+from twofold_server.report.curves import collect_curves
 from twofold_server.report.document import Ancestor, DatasetFacts, Document, JobRequest, Note, PhaseSeconds, Proofs
 from twofold_server.versions.events import RolledBack, Shadowed
 
@@ -38,7 +38,7 @@ def compose(
         texts=findings.texts,
         figures=findings.figures,
         gate=facts.gate,
-        stages=draw_curves(records),
+        stages=collect_curves(records),
         names=findings.names,
         confusions=findings.confusions,
         changes=findings.changes,

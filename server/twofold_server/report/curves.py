@@ -18,38 +18,38 @@ POINTS = 300
 
 
 @dataclass(slots=True)
-class _Stage:
+class _StageBuilder:
     name: str = ""
     loss: list[LossPoint] = field(default_factory=list)
     dev: list[DevPoint] = field(default_factory=list)
     guard: list[GuardPoint] = field(default_factory=list)
 
 
-def draw_curves(records: Iterable[EventRecord]) -> tuple[StageCurves, ...]:
+def collect_curves(records: Iterable[EventRecord]) -> tuple[StageCurves, ...]:
     """Group the events of the training by stage. A stage begins with its phase, or when steps name another stage."""
-    stages: list[_Stage] = []
-    order = steps = step = 0
+    stages: list[_StageBuilder] = []
+    order = earlier_steps = step = 0
     for record in records:
         event = record.event
         if isinstance(event, PhaseStarted) and event.phase in {"probe", "train"}:
-            stages.append(_Stage())
+            stages.append(_StageBuilder())
         if not stages:
             continue
-        now = stages[-1]
+        stage = stages[-1]
         match event:
             case StepCompleted(stage=name):
                 # Every stage begins with a measurement, so the last one belongs to it.
-                if now.name and now.name != name:
-                    now = _Stage(dev=[now.dev.pop()] if now.dev else [])
-                    stages.append(now)
-                now.name = name
+                if stage.name and stage.name != name:
+                    stage = _StageBuilder(dev=[stage.dev.pop()] if stage.dev else [])
+                    stages.append(stage)
+                stage.name = name
                 if event.step <= step:  # AUTO restarts the count for each stage, and so does a resumed trainer.
-                    steps += step
+                    earlier_steps += step
                 step = event.step
-                now.loss.append(LossPoint(step=steps + step, value=event.loss))
+                stage.loss.append(LossPoint(step=earlier_steps + step, value=event.loss))
             case ScoreMeasured(figure="dev"):
                 order += 1
-                now.dev.append(DevPoint(order=order, value=event.value))
+                stage.dev.append(DevPoint(order=order, value=event.value))
             case GuardChecked():
                 order += 1
                 check = GuardPoint(
@@ -59,7 +59,7 @@ def draw_curves(records: Iterable[EventRecord]) -> tuple[StageCurves, ...]:
                     allowed=event.allowed,
                     action=event.action,
                 )
-                now.guard.append(check)
+                stage.guard.append(check)
     return tuple(
         StageCurves(name=stage.name or "heads", loss=_thin(stage.loss), dev=_thin(stage.dev), guard=_thin(stage.guard))
         for stage in stages

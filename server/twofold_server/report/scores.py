@@ -28,7 +28,7 @@ class ScoreCard:
 
 
 @dataclass(frozen=True, slots=True)
-class GateComparison:
+class GateChart:
     """A comparison of the protected score. If the protected path is unchanged, it has no chart."""
 
     compared: Compared
@@ -40,12 +40,12 @@ def score_cards(document: Document) -> list[ScoreCard]:
     return [ScoreCard(score, *_judge(score, document), _interval_chart(score)) for score in document.figures]
 
 
-def gate_comparisons(document: Document) -> list[GateComparison]:
+def gate_charts(document: Document) -> list[GateChart]:
     """Return the comparisons of the gate, with a chart unless the answers are the same as the base's."""
     exact = document.proofs.exact_texts is not None
     margin = None if exact else document.request.margin
     return [
-        GateComparison(compared, None if exact and compared.against == "base" else _gate_chart(compared, margin))
+        GateChart(compared, None if exact and compared.against == "base" else _gate_chart(compared, margin))
         for compared in document.gate
     ]
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twofold_checkpoint.protocol.events import Event, GuardChecked, PhaseStarted, ScoreMeasured, StepCompleted
 from twofold_server.jobs.model import EventRecord
-from twofold_server.report.curves import POINTS, draw_curves
+from twofold_server.report.curves import POINTS, collect_curves
 from twofold_server.report.plot import Scale
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -50,7 +50,7 @@ def test_events_are_grouped_by_stage() -> None:
         dev(0.6),
         PhaseStarted(phase="evaluate"),
     )
-    stages = draw_curves(job_records)
+    stages = collect_curves(job_records)
 
     assert [(stage.name, [point.value for point in stage.dev]) for stage in stages] == [
         ("heads", [0.1, 0.2]),
@@ -71,12 +71,15 @@ def test_steps_go_on_over_all_stages() -> None:
         *(step("own copies", number) for number in (5, 30, 20, 50)),
     )
 
-    assert [[point.step for point in stage.loss] for stage in draw_curves(job_records)] == [[10, 40], [45, 70, 90, 120]]
+    assert [[point.step for point in stage.loss] for stage in collect_curves(job_records)] == [
+        [10, 40],
+        [45, 70, 90, 120],
+    ]
 
 
 def test_long_curves_are_thinned() -> None:
     """A long training keeps at most POINTS points, including the last."""
-    [stage] = draw_curves(records(PhaseStarted(phase="train"), *(step("heads", n) for n in range(1, 5000))))
+    [stage] = collect_curves(records(PhaseStarted(phase="train"), *(step("heads", n) for n in range(1, 5000))))
 
     assert POINTS / 2 < len(stage.loss) <= POINTS
     assert stage.loss[-1].step == 4999

@@ -25,7 +25,7 @@ _VERSION = re.compile(r"version=([^;,]*)")
 _NUMBERS = re.compile(r"\d{1,3}(\.\d{1,3}){0,2}", re.ASCII)
 
 
-def _nothing(metrics: WSGIApplication) -> WSGIApplication:
+def _only_metrics(metrics: WSGIApplication) -> WSGIApplication:
     return metrics
 
 
@@ -33,16 +33,16 @@ def _nothing(metrics: WSGIApplication) -> WSGIApplication:
 def serve_http(
     metrics: Metrics,
     listen: str,
-    before: Callable[[WSGIApplication], WSGIApplication] = _nothing,
+    wrap: Callable[[WSGIApplication], WSGIApplication] = _only_metrics,
     certificates: Certificates | None = None,
 ) -> Iterator[str]:
-    """Serve the metrics over HTTP until the block ends, and yield the URL. *before* wraps them with other pages.
+    """Serve the metrics over HTTP until the block ends, and yield the URL. *wrap* adds other pages.
 
-    With *certificates* it is HTTPS. Raises OSError or ValueError if the address or a file is wrong.
+    With *certificates* it is HTTPS. Raises OSError or ValueError if the address or a file is invalid.
     """
     host, _, port = listen.rpartition(":")
     server = _Server(host.strip("[]"), int(port), certificates)
-    server.set_app(before(_tidied(make_wsgi_app(metrics.registry))))
+    server.set_app(wrap(_sanitize_accept(make_wsgi_app(metrics.registry))))
     thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
     thread.start()
     try:
@@ -75,8 +75,8 @@ class _Server(ThreadingMixIn, WSGIServer):
         return connection, address
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 -- what socketserver passes.
-        """Log an unanswered client, which has most often disconnected, without a traceback on stderr."""
-        log.info("a caller of the metrics port was not answered", extra={"reason": type(sys.exception()).__name__})
+        """Log an unanswered client, which usually has disconnected, without a traceback on stderr."""
+        log.info("a client of the metrics port was not answered", extra={"reason": type(sys.exception()).__name__})
 
 
 class _Handler(WSGIRequestHandler):
@@ -84,15 +84,15 @@ class _Handler(WSGIRequestHandler):
         """Keep request paths out of the log."""
 
 
-def _tidied(metrics: WSGIApplication) -> WSGIApplication:
-    """Return *accept*, or an empty header if it contains an invalid version.
+def _sanitize_accept(metrics: WSGIApplication) -> WSGIApplication:
+    """Wrap the metrics app: an Accept header with an invalid version becomes empty.
 
-    prometheus_client compares the version, and copies it into its response unchecked.
+    prometheus_client compares the version, and copies it into its response without a check.
     """
 
     def answer(environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:
         accepted = environ.get("HTTP_ACCEPT", "")
-        known = all(_NUMBERS.fullmatch(version) for version in _VERSION.findall(accepted))
-        return metrics({**environ, "HTTP_ACCEPT": accepted if known else ""}, start)
+        valid = all(_NUMBERS.fullmatch(version) for version in _VERSION.findall(accepted))
+        return metrics({**environ, "HTTP_ACCEPT": accepted if valid else ""}, start)
 
     return answer

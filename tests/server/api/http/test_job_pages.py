@@ -205,7 +205,7 @@ async def test_over_a_network_nothing_travels_in_plaintext(scheme, plaintext, ca
     environ = {"REMOTE_ADDR": caller, "wsgi.url_scheme": scheme, "PATH_INFO": "/jobs"}
     setup_testing_defaults(environ)
     statuses = []
-    answer = pages.before(lambda *_: [b"metrics"])
+    answer = pages.wrap(lambda *_: [b"metrics"])
     content = await asyncio.to_thread(answer, environ, lambda status, headers: statuses.append(status))
     [found], told = statuses, b"".join(content).decode()
 

@@ -33,7 +33,7 @@ def test_who_hangs_up_leaves_a_line_and_no_traceback(caplog, capfd):
         with urllib.request.urlopen(url, timeout=PATIENCE) as response:
             assert response.status == 200
 
-    assert [record.getMessage() for record in caplog.records] == ["a caller of the metrics port was not answered"]
+    assert [record.getMessage() for record in caplog.records] == ["a client of the metrics port was not answered"]
     assert capfd.readouterr().err == ""
 
 
