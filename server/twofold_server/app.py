@@ -235,15 +235,15 @@ def first_engine(store: Store, settings: EngineSettings) -> Engine | None:
         except CheckpointNotFoundError as error:
             log.warning("no checkpoint to serve", extra={"alias": alias, "reason": str(error)})
         except (CheckpointError, SwapError) as error:
-            log.error("a checkpoint cannot be served", extra={"alias": alias, "reason": str(error)})  # noqa: TRY400 -- no bug of ours.
+            log.error("a checkpoint cannot be served", extra={"alias": alias, "reason": str(error)})  # noqa: TRY400 -- expected; a traceback would not help.
         else:
             if alias == "previous":
                 log.error("serving the previous checkpoint", extra={"checkpoint": engine.id})
             return engine
     root = store.root.absolute()
     log.warning(
-        "serving without a checkpoint: calls answer UNAVAILABLE until one is promoted. If %s is the store that you meant,"
-        " make a first one: twofold-trainer init --out %s --train FILE; if not, start again with another --store",
+        "no checkpoint is live in %s, so calls get UNAVAILABLE until one is promoted; make a first one with"
+        " twofold-trainer init --out %s --train FILE, or restart with another --store",
         root,
         root,
     )

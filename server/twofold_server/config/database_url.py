@@ -25,7 +25,7 @@ class DatabaseUrl:
         except ValueError:  # Its message quotes the URL.
             known = False
         if not known or parts.fragment or not _NAME.fullmatch(parts.path.removeprefix("/")):
-            raise ValueError(f"is no URL of a database that is known here; {_FORM}") from None
+            raise ValueError(f"is not a PostgreSQL URL; {_FORM}") from None
         self._parts: SplitResult = parts
         self._text = "postgresql+psycopg:" + text.partition(":")[2]
 

@@ -25,7 +25,7 @@ _WANTED = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
-    str: "a text",
+    str: "a string",
     Path: "a path",
     DatabaseUrl: "a URL",
 }
@@ -145,13 +145,13 @@ def _reject_unknown(arguments: Sequence[str]) -> None:
         if flag.startswith("--"):
             raise SettingError(f"{flag} is not a setting; {_suggest(flag[2:], attrgetter('flag'))}")
     if arguments:
-        raise SettingError(f"{arguments[0]!r} belongs to no setting; write --SETTING VALUE")
+        raise SettingError(f"unexpected argument {arguments[0]!r}; write --SETTING VALUE")
 
 
 def _suggest(name: str, spelling: Callable[[Setting], str]) -> str:
     """Return a hint with the most similar setting, spelt as in that source."""
     near = difflib.get_close_matches(name.lower().replace("-", "_"), list(SETTINGS), n=1)
-    return f"did you mean {spelling(SETTINGS[near[0]])}?" if near else "docs/configuration.md has all of them"
+    return f"did you mean {spelling(SETTINGS[near[0]])}?" if near else "docs/configuration.md lists them all"
 
 
 def _config(values: _Values) -> Config:

@@ -57,7 +57,7 @@ def test_a_wrong_address_is_not_quoted(text: str, source: str, capsys: pytest.Ca
     told = capsys.readouterr().err
     assert "write postgresql://USER:PASSWORD@HOST:PORT/NAME" in told
     assert "secret" not in told
-    assert source != "variable" or "TWOFOLD_DATABASE is no URL" in told
+    assert source != "variable" or "TWOFOLD_DATABASE is not a PostgreSQL URL" in told
 
 
 def test_without_an_address_jobs_are_in_the_store() -> None:
