@@ -90,7 +90,7 @@ def _check_connection(target: str, timeout: float) -> Check:
         socket.create_connection(address, timeout).close()
     except OSError as error:
         advice = (
-            "Start a server: twofold-server --store STORE."
+            "Start a server: twofold-server serve --store STORE."
             if is_loopback(target)
             else "Check the name, the port and the firewall."
         )
