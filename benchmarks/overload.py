@@ -54,7 +54,7 @@ def main() -> None:
     figures: dict[str, float] = {}
     measured: dict[str, Any] = {}
     for name in SETS:
-        measured[name] = flood(store.root, read_texts(arguments.sets, (name,)), arguments)
+        measured[name] = overload(store.root, read_texts(arguments.sets, (name,)), arguments)
         suffix = "" if name == SETS[0] else f"_{name}"
         figures |= {
             f"{key}{suffix}": value for key, value in compute_figures(measured[name], arguments.max_wait_ms).items()
@@ -87,7 +87,7 @@ def split_cores(together: bool) -> tuple[set[int], set[int]]:
     return set(cores[: len(cores) // 2]), set(cores[len(cores) // 2 :])
 
 
-def flood(store: Path, texts: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
+def overload(store: Path, texts: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure the capacity, overload a server with admission control, and measure the capacity again."""
     before = capacity(store, texts, arguments)
     with started(store, texts, arguments, "--max-wait-ms", arguments.max_wait_ms) as (server, client, call):

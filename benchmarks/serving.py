@@ -79,19 +79,9 @@ def send_load(server: Server, texts: Path, load: Load, seconds: float) -> dict[s
 def run_bare_loop(checkpoint: Path, texts: Path, batch: int, seconds: float, *, split: bool = False) -> dict[str, Any]:
     """Run the bare loop."""
     threads = len(os.sched_getaffinity(0))
-    options = (
-        "--checkpoint",
-        checkpoint,
-        "--texts",
-        texts,
-        "--batch",
-        batch,
-        "--threads",
-        threads,
-        "--seconds",
-        seconds,
-    )
-    result = run_json("load.bare_loop", *options, *(["--split"] if split else []))
+    options = ["--checkpoint", checkpoint, "--texts", texts, "--batch", batch, "--threads", threads]
+    options += ["--seconds", seconds, *(["--split"] if split else [])]
+    result = run_json("load.bare_loop", *options)
     return {
         "per_second": result["texts"] / result["seconds"],
         "cpu_ms": 1000 * result["cpu_seconds"] / result["texts"],

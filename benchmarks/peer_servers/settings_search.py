@@ -13,7 +13,7 @@ def search(
 ) -> tuple[dict[str, Any], list[tuple[dict[str, Any], float]]]:
     """Return the settings with the highest rate, and all trials with their rates.
 
-    The axes are searched one after another, each with the best settings so far; no settings are trials twice.
+    The axes are searched one after another, each with the best settings so far; no settings are tried twice.
     """
     best = {name: value for axis in axes for name, value in axis[0].items()}
     trials = [(best, measure(best))]
