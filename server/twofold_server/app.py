@@ -116,7 +116,7 @@ async def serve(config: Config, tracer: Tracer | None = None) -> AsyncIterator[S
         # Shadow traffic runs only while no live text waits. It reads the batcher, which is constructed later because it
         # takes the rollback monitor as a listener.
         shadow = ShadowTraffic(metrics, lambda: batcher.is_busy, limits.max_batch_tokens)
-        rollback_monitor = RollbackMonitor(config.rollback, slot, shadow, metrics, on_rollback=reporter.amend)
+        rollback_monitor = RollbackMonitor(config.rollback, slot, shadow, metrics, on_rollback=reporter.record_rollback)
         promoter = Promoter(
             store,
             slot,

@@ -83,4 +83,4 @@ class Heartbeat:
             taken = await self._jobs.take_over(job.id, event)  # None if another server was faster.
             if taken is not None and taken.state.is_over:
                 await asyncio.to_thread(self._stale_files.remove_snapshots, job.id)
-                await self._reporter.make(job.id)
+                await self._reporter.write(job.id)

@@ -203,7 +203,7 @@ class JobRunner:
                 await self._backoff()
         if ending.state.is_over:
             await asyncio.to_thread(self._stale_files.remove_snapshots, job.id)
-            await self._reporter.make(job.id)
+            await self._reporter.write(job.id)
         self._running, self._paused = None, False
         self._metrics.job_paused.set(0)
         log.info("job ended", extra={"job": job.id, "state": ending.state.value})

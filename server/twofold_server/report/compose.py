@@ -14,10 +14,9 @@ from twofold_server.report.document import Ancestor, DatasetFacts, Document, Job
 from twofold_server.versions.events import RolledBack, Shadowed
 
 MAX_NOTES = 100
-MAX_CHARACTERS = 2000
-"""Characters of a note."""
-MAX_NAMES = 300
-"""Most labels whose examples are counted, the most frequent first."""
+MAX_NOTE_CHARACTERS = 2000
+MAX_LABELS = 300
+"""Maximum number of labels and types with a count, the most frequent first."""
 
 
 def compose(
@@ -76,7 +75,7 @@ def _dataset(job: Job, findings: Findings) -> DatasetFacts | None:
     facts = job.report.dataset
     if facts is None:
         return None
-    commonest = sorted(facts.label_counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_NAMES]
+    commonest = sorted(facts.label_counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_LABELS]
     return DatasetFacts(
         train_examples=facts.train_examples,
         dev_examples=facts.dev_examples,
@@ -91,7 +90,7 @@ def _dataset(job: Job, findings: Findings) -> DatasetFacts | None:
 def _notes(records: Sequence[EventRecord]) -> tuple[Note, ...]:
     """Return at most MAX_NOTES notes; if there are more, warnings come first."""
     notes = [
-        Note(phase=record.phase, message=record.event.message[:MAX_CHARACTERS], warning=record.event.warning)
+        Note(phase=record.phase, message=record.event.message[:MAX_NOTE_CHARACTERS], warning=record.event.warning)
         for record in records
         if isinstance(record.event, NoteAdded)
     ]

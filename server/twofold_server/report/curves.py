@@ -13,8 +13,8 @@ from twofold_server.jobs.model import EventRecord
 from twofold_server.report.document import DevPoint, GuardPoint, LossPoint, StageCurves
 
 Point = TypeVar("Point", LossPoint, DevPoint, GuardPoint)
-POINTS = 300
-"""Most points of each curve of a stage. A longer curve keeps every n-th point, counted from the last one."""
+MAX_POINTS = 300
+"""Maximum number of points of each curve of a stage. A longer curve keeps every n-th point, counted from the last one."""
 
 
 @dataclass(slots=True)
@@ -68,6 +68,6 @@ def collect_curves(records: Iterable[EventRecord]) -> tuple[StageCurves, ...]:
 
 
 def _thin(points: list[Point]) -> tuple[Point, ...]:
-    stride = math.ceil(len(points) / POINTS) or 1
+    stride = math.ceil(len(points) / MAX_POINTS) or 1
     sampled = points[::-stride]  # From the end, because the last point matters most to a reader.
     return tuple(reversed(sampled))

@@ -8,11 +8,11 @@ from twofold_checkpoint.store import Aliases, Store
 
 from twofold_server.report.document import Ancestor
 
-GENERATIONS = 12
-"""Most checkpoints that are shown, newest first."""
+MAX_CHECKPOINTS = 12
+"""Maximum number of checkpoints, the newest first."""
 
 
-def trace(store: Store, base: str, candidate: str) -> tuple[Ancestor, ...]:
+def trace_lineage(store: Store, base: str, candidate: str) -> tuple[Ancestor, ...]:
     """Return the candidate (if one was published), its base and the base's ancestors, newest first.
 
     The lineage ends at the first checkpoint that no longer exists. The last approved checkpoint is added if it is missing.
@@ -22,7 +22,7 @@ def trace(store: Store, base: str, candidate: str) -> tuple[Ancestor, ...]:
     if candidate and (manifest := _read(store, candidate)):
         line.append(_ancestor(manifest, aliases, "candidate"))
     next_id: str | None = base
-    while next_id and len(line) < GENERATIONS and (manifest := _read(store, next_id)):
+    while next_id and len(line) < MAX_CHECKPOINTS and (manifest := _read(store, next_id)):
         line.append(_ancestor(manifest, aliases, "base" if next_id == base else "ancestor"))
         next_id = manifest.parent
     approved = aliases.approved

@@ -19,7 +19,7 @@ from twofold_server.jobs.model import EventRecord, Job
 from twofold_server.jobs.repository import JobRepository
 from twofold_server.report.compose import compose
 from twofold_server.report.document import Document
-from twofold_server.report.lineage import trace
+from twofold_server.report.lineage import trace_lineage
 from twofold_server.report.page import render
 from twofold_server.versions.events import RolledBack
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 ReportFormat = Literal["html", "json"]
 MAX_BYTES = 3 << 20
-"""Most bytes of a report in either form: gRPC clients accept messages of 4 MiB by default."""
+"""Maximum size of either form of a report: gRPC clients accept messages of 4 MiB by default."""
 
 
 class Reporter:
@@ -37,14 +37,14 @@ class Reporter:
         self._store = store
         self._jobs = jobs
 
-    async def make(self, job_id: str) -> None:
+    async def write(self, job_id: str) -> None:
         """Write a job's report. Errors are logged, because a job must not fail for its report."""
         try:
             await self.read(job_id, "html")
-        except Exception:  # The queue must go on; reading the report later raises the error.
+        except Exception:  # The queue must continue; reading the report later raises the error.
             log.exception("could not write the report of a job", extra={"job": job_id})
 
-    async def amend(self, job_id: str, event: RolledBack) -> None:
+    async def record_rollback(self, job_id: str, event: RolledBack) -> None:
         """Append a rollback of a job's candidate, and rebuild the report if the job has ended.
 
         Logs a warning if retention has deleted the job.
@@ -61,7 +61,7 @@ class Reporter:
         for form in ("html", "json"):
             path = job_directory(self._store.root, job_id) / f"report.{form}"
             await asyncio.to_thread(path.unlink, missing_ok=True)
-        await self.make(job_id)
+        await self.write(job_id)
 
     async def read(self, job_id: str, form: ReportFormat) -> bytes:
         """Return a job's report. Raises UnknownNameError, or FailedPreconditionError if the job has not ended."""
@@ -81,7 +81,7 @@ class Reporter:
     def _write(self, job: Job, records: list[EventRecord]) -> dict[ReportFormat, bytes]:
         """Render both forms of a report and write them into the job's directory."""
         directory = job_directory(self._store.root, job.id)
-        lineage = trace(self._store, job.base, job.candidate)
+        lineage = trace_lineage(self._store, job.base, job.candidate)
         forms = fit(compose(job, records, _findings(directory), lineage))
         directory.mkdir(parents=True, exist_ok=True)
         for form, content in forms.items():
@@ -97,13 +97,13 @@ class Reporter:
 def fit(document: Document, limit: int = MAX_BYTES) -> dict[ReportFormat, bytes]:
     """Render both forms of a report, with as many changed examples as fit within *limit* bytes each."""
     while True:
-        forms: dict[ReportFormat, bytes] = {"json": write(document), "html": render(document).encode()}
+        forms: dict[ReportFormat, bytes] = {"json": to_json(document), "html": render(document).encode()}
         if not document.changes or max(map(len, forms.values())) <= limit:
             return forms
         document = replace(document, changes=document.changes[: len(document.changes) // 2])
 
 
-def write(document: Document) -> bytes:
+def to_json(document: Document) -> bytes:
     """Return a report as JSON."""
     return msgspec.json.format(msgspec.json.encode(document), indent=2)
 

@@ -96,11 +96,8 @@ def _described(when: str, interval: Interval) -> str:
 
 def _gate_chart(compared: Compared, margin: float | None) -> Markup:
     """Draw the change of the score with its interval, beside the margin that it must not cross."""
-    low, high, middle = (
-        100 * compared.lower_bound,
-        100 * compared.upper_bound,
-        100 * (compared.after - compared.before),
-    )
+    low, high = 100 * compared.lower_bound, 100 * compared.upper_bound
+    middle = 100 * (compared.after - compared.before)
     edge = None if margin is None else -margin
     around_edge = [] if edge is None else [1.5 * edge, -0.5 * edge]
     scale = Scale.around([low, high, 0.0, *around_edge], minimum=-100.0, ticks=5)

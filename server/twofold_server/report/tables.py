@@ -12,8 +12,8 @@ from twofold_server.report.document import Document
 from twofold_server.report.formatting import score
 from twofold_server.report.plot import chart, dot, segment
 
-MATRIX = 12
-"""Most names for which confusions are shown as a matrix. With more names, the most frequent confusions are listed."""
+MAX_MATRIX_NAMES = 12
+"""Maximum number of names for a confusion matrix. With more names, the most frequent confusions are listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def _matrix(names: Sequence[NameCount], wrong: Sequence[Confusion]) -> list[list
     confused = {name for pair in counts for name in pair}
     if None in confused:
         labels.append(None)
-    if not wrong or len(labels) > MATRIX or not confused <= {*labels}:
+    if not wrong or len(labels) > MAX_MATRIX_NAMES or not confused <= {*labels}:
         return []
     max_wrong, max_right = max(1, *counts.values()), max(1, *right.values())
 

@@ -12,8 +12,8 @@ from twofold_server.report.formatting import plural, score
 from twofold_server.report.plot import Scale, box, chart, dot, line, segment, word
 
 ACTIONS = {"none": "within the allowed range", "restore": "the best state was restored", "leave": "the stage was ended"}
-DOTS = 60
-"""Largest number of points that are drawn as dots."""
+MAX_DOTS = 60
+"""With more points, the dev score is a line without dots."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class TrainingCurves:
                 points = [(across(point.order), up(100 * point.value)) for point in stage.dev]
                 if len(points) > 1:
                     yield line(points, "dev")
-                if len(values) <= DOTS:
+                if len(values) <= MAX_DOTS:
                     titles = [f"{stage.name}: {score(point.value)}" for point in stage.dev]
                     yield from (dot(point, "dev", title) for point, title in zip(points, titles, strict=True))
                 if number and points:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twofold_checkpoint.protocol.events import Event, GuardChecked, PhaseStarted, ScoreMeasured, StepCompleted
 from twofold_server.jobs.model import EventRecord
-from twofold_server.report.curves import POINTS, collect_curves
+from twofold_server.report.curves import MAX_POINTS, collect_curves
 from twofold_server.report.plot import Scale
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -78,10 +78,10 @@ def test_steps_go_on_over_all_stages() -> None:
 
 
 def test_long_curves_are_thinned() -> None:
-    """A long training keeps at most POINTS points, including the last."""
+    """A long training keeps at most MAX_POINTS points, including the last."""
     [stage] = collect_curves(records(PhaseStarted(phase="train"), *(step("heads", n) for n in range(1, 5000))))
 
-    assert POINTS / 2 < len(stage.loss) <= POINTS
+    assert MAX_POINTS / 2 < len(stage.loss) <= MAX_POINTS
     assert stage.loss[-1].step == 4999
     assert sorted(point.step for point in stage.loss) == [point.step for point in stage.loss]
 

@@ -22,7 +22,7 @@ from twofold_server.report.document import Document, Note
 from twofold_server.report.formatting import MINUS
 from twofold_server.report.page import render
 from twofold_server.report.rendering import render_template
-from twofold_server.report.reporter import MAX_BYTES, fit, write
+from twofold_server.report.reporter import MAX_BYTES, fit, to_json
 
 VOID = {"meta", "br"}
 KNOWN = {
@@ -336,12 +336,12 @@ def test_a_report_fits() -> None:
     many = tuple(replace(FLIP, text=f"{number}{'<&漢' * 2000}") for number in range(200))
     for form in fit(document(changes=many)).values():
         assert 1000 < len(form) <= MAX_BYTES
-    assert fit(DOCUMENT) == {"json": write(DOCUMENT), "html": render(DOCUMENT).encode()}
+    assert fit(DOCUMENT) == {"json": to_json(DOCUMENT), "html": render(DOCUMENT).encode()}
 
 
 def test_the_document_reads_back() -> None:
     """report.json decodes to the document, and the page is rendered from the document alone."""
-    read = msgspec.json.decode(write(DOCUMENT), type=Document)
+    read = msgspec.json.decode(to_json(DOCUMENT), type=Document)
 
     assert read == DOCUMENT
     assert render(read) == render(DOCUMENT)

@@ -124,7 +124,8 @@ class JobPages:
         if path in {"/jobs", "/jobs/"}:
             cursor = parse_qs(query).get("before", [""])[0]
             jobs, older = await self._jobs.page(_PAGE_SIZE, int(cursor) if re.fullmatch(r"\d{1,18}", cursor) else None)
-            return _Response(render_index(jobs, older).encode())
+            page = await asyncio.to_thread(render_index, jobs, older)
+            return _Response(page.encode())
         if match := _REPORT.fullmatch(path):
             if match[2] == "json":
                 return _Response(await self._reporter.read(match[1], "json"), "application/json")
