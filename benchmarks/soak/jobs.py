@@ -59,7 +59,7 @@ async def adapt(caller: Caller, until: float, jobs: Jobs) -> None:
         job = (await caller.adaptation.GetJob(pb.GetJobRequest(job_id=job.id), timeout=TIMEOUT_SECONDS)).job
     state = pb.JobState.Name(job.state).removeprefix("JOB_STATE_").lower()
     if job.state == pb.JOB_STATE_FAILED:
-        if "current moved from" in job.reason:  # `swap_repeatedly` promoted another checkpoint.
+        if "current checkpoint changed from" in job.reason:  # `swap_repeatedly` promoted another checkpoint.
             state = "base_changed"
         else:
             jobs.failures.append(f"{job.id}: {job.reason}")

@@ -258,7 +258,7 @@ def make_tracer(settings: TracingSettings) -> Tracer | None:
         from twofold_server.observability.otel import OtelTracer  # noqa: PLC0415 -- loaded only if tracing is configured.
     except ModuleNotFoundError as error:
         raise FailedPreconditionError(
-            "trace-endpoint needs OpenTelemetry; install twofold-service[otel], or leave it out"
+            "trace-endpoint needs OpenTelemetry; install twofold-service[otel], or remove the setting"
         ) from error
     return OtelTracer.to(settings.endpoint, settings.share)
 

@@ -84,7 +84,7 @@ def _tls(settings: TlsSettings, address: str) -> Check:
     try:
         credentials_of(settings)
         if settings.certificate is None or settings.key is None:
-            return Check(name="tls", message=f"none, on {address}")
+            return Check(name="tls", message=f"not configured; {address} uses plaintext")
         ends = expiry_of(settings.certificate, settings.key)
     except ssl.SSLCertVerificationError as error:
         message, fix = (
@@ -138,7 +138,7 @@ def _trainer(python: str) -> Check:
 
 def _store(root: Path) -> Iterator[Check]:
     if not root.is_dir():
-        fix = "Make a first checkpoint: twofold-trainer init --out STORE --train FILE; or set --store."
+        fix = "Create a first checkpoint: twofold-trainer init --out STORE --train FILE; or set --store."
         yield Check(name="store", state="failed", message=f"{root} is not a directory", fix=fix)
         return
     try:
@@ -168,7 +168,7 @@ def _aliases(store: Store) -> Iterator[tuple[Check, Checkpoint | None]]:
         checkpoint_id = getattr(named, alias)
         if checkpoint_id is None:
             if alias == "current":
-                fix = "Promote a checkpoint, or make a first one: twofold-trainer init --out STORE --train FILE"
+                fix = "Promote a checkpoint, or create a first one: twofold-trainer init --out STORE --train FILE"
                 yield Check(name=alias, state="failed", message="no checkpoint is current", fix=fix), None
             continue
         try:
@@ -249,7 +249,7 @@ def _traces(endpoint: str | None) -> Iterator[Check]:
     with suppress(ModuleNotFoundError):
         spec = find_spec("opentelemetry.exporter.otlp.proto.grpc")
     if spec is None:
-        fix = "pip install 'twofold-service[otel]', or leave out --trace-endpoint."
+        fix = "pip install 'twofold-service[otel]', or remove --trace-endpoint."
         yield Check(name="traces", state="failed", message="OpenTelemetry is not installed", fix=fix)
         return
     parts = urlsplit(endpoint)
@@ -257,7 +257,9 @@ def _traces(endpoint: str | None) -> Iterator[Check]:
     try:
         socket.create_connection((parts.hostname or "", parts.port or 4317), 5.0).close()
     except OSError as error:
-        fix = "Start the collector, or set --trace-endpoint; until then spans are dropped; nothing else is affected."
+        fix = (
+            "Start the collector, or correct --trace-endpoint. Until then spans are dropped; nothing else is affected."
+        )
         yield Check(name="traces", state="warning", message=f"cannot connect to {location}: {error}", fix=fix)
     else:
         yield Check(name="traces", message=f"{location} accepts connections")

@@ -107,7 +107,7 @@ class BaseChangedError(FailedPreconditionError):
     """The current checkpoint changed since the candidate was judged. *current* is its id, or None."""
 
     def __init__(self, current: str | None) -> None:
-        super().__init__(f"{current} is current by now")
+        super().__init__(f"the current checkpoint is now {current}")
         self.current = current
 
 

@@ -48,7 +48,7 @@ async def test_a_store_that_is_read_only_is_named(tmp_path: Path) -> None:
         disk.make_read_only()
 
         with pytest.raises(
-            errors.FailedPreconditionError, match=r"jobs.lock cannot be written: Read-only file system; give the server"
+            errors.FailedPreconditionError, match=r"jobs.lock cannot be written: Read-only file system; use a store"
         ):
             async with serve(config_of(store)):
                 raise AssertionError
@@ -59,7 +59,7 @@ async def test_a_second_server_on_a_store_is_refused_and_the_first_one_answers_o
     store = tiny_checkpoints.make_store(tmp_path / "store", "a")
 
     async with running(store) as first:
-        with pytest.raises(errors.FailedPreconditionError, match="another server runs the jobs of this store"):
+        with pytest.raises(errors.FailedPreconditionError, match="another server uses the job queue of this store"):
             async with serve(config_of(store)):
                 raise AssertionError
         assert (await first.predict("rain")).checkpoint_id == "a"

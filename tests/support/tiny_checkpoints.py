@@ -324,7 +324,7 @@ BROKEN: dict[str, tuple[Recipe, Callable[[Checkpoint], None] | None, str]] = {
     "wrong width": (
         Recipe(tag="x", labels_too_many=1),
         None,
-        "output classifier_logits is 3 wide; the manifest says 4",
+        "output classifier_logits has width 3; the manifest says 4",
     ),
     "wrong width, undeclared": (
         Recipe(tag="x", labels_too_many=1, open_widths=True),

@@ -7,14 +7,14 @@ from twofold_checkpoint.protocol.events import Finished
 from twofold_server.jobs.model import CANCELLED, Job, JobState, StateEntered, TrainerDied
 
 _DEFAULTS = {
-    "succeeded": "The trainer did what was asked.",
-    "rejected": "The gate refused the candidate.",
-    "failed": "The trainer failed and did not say why.",
-    "cancelled": "The trainer was stopped from outside.",
+    "succeeded": "The job succeeded.",
+    "rejected": "The gate rejected the candidate.",
+    "failed": "The trainer failed without a reason.",
+    "cancelled": "The trainer was stopped by another process.",
 }
 MAX_REASON = 2000
 STOPPED = StateEntered(
-    state=JobState.QUEUED, reason="The server was stopped while the job ran; it goes on when a server is back."
+    state=JobState.QUEUED, reason="The server stopped while the job was running; the job resumes when a server starts."
 )
 
 
@@ -39,7 +39,7 @@ def requeue_or_fail(job: Job, reason: str, attempts: int) -> StateEntered:
     """Requeue a job that lost its trainer or server, or fail it once it has used its *attempts*."""
     number = job.restarts + 1
     if number < attempts:
-        message = f"{reason} The job goes on from what it had kept: attempt {number + 1} of {attempts}."
+        message = f"{reason} The job will resume: attempt {number + 1} of {attempts}."
         return StateEntered(state=JobState.QUEUED, reason=message, lost=True)
     attempt_note = f" That was attempt {number} of {attempts}." if attempts > 1 else ""
     candidate_note = f" {job.candidate} was published and waits for PromoteCheckpoint." if job.candidate else ""
@@ -49,33 +49,34 @@ def requeue_or_fail(job: Job, reason: str, attempts: int) -> StateEntered:
 def conclude_after_crash(job: Job, current: str | None, attempts: int) -> StateEntered:
     """Return the state of a job whose server died. A candidate that is already current counts as swapped in."""
     if job.candidate and job.order.promote == "auto" and job.candidate == current:
-        reason = f"{job.candidate} was made current just before the server died; it answers since the server came back."
+        reason = f"{job.candidate} became current just before the server died, and is live since the restart."
         return StateEntered(state=JobState.SUCCEEDED, reason=reason)
-    return requeue_or_fail(job, "The server died while the job ran.", attempts)
+    return requeue_or_fail(job, "The server died while the job was running.", attempts)
 
 
 def already_published(candidate: str) -> StateEntered:
     """Return success for a job whose trainer published before the job was interrupted."""
     return StateEntered(
-        state=JobState.SUCCEEDED, reason=f"Published {candidate}: it had passed the gate when the job was broken off."
+        state=JobState.SUCCEEDED,
+        reason=f"Published {candidate}, which had passed the gate before the job was interrupted.",
     )
 
 
 def not_promoted(candidate: str, reason: str) -> StateEntered:
     """Return failure for a job whose candidate passed the gate but could not go live."""
-    message = f"{candidate} was published but is not live: {reason.rstrip('.')}; the old checkpoint serves on."
+    message = f"{candidate} was published but is not live: {reason.rstrip('.')}; the old checkpoint stays live."
     return StateEntered(state=JobState.FAILED, reason=message)
 
 
 def rejected_in_shadow(candidate: str, message: str) -> StateEntered:
     """Return rejection for a job whose candidate passed the gate but failed the shadow test."""
-    reason = f"{candidate} passed the gate, but in shadow, on live texts, {message}; the old checkpoint serves on."
+    reason = f"{candidate} passed the gate but failed the shadow test: {message}; the old checkpoint stays live."
     return StateEntered(state=JobState.REJECTED, reason=reason)
 
 
 def base_changed(base: str, current: str | None) -> str:
     """Return the reason not to promote automatically: the gate compared the candidate with a base that is no longer current."""
     return (
-        f"current moved from {base} to {current} while it was trained, and the gate has compared it with {base} only; "
+        f"the current checkpoint changed from {base} to {current} during training, but the gate compared it with {base}; "
         'promote it with PromoteCheckpoint("candidate"), or adapt again'
     )

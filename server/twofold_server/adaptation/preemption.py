@@ -79,13 +79,13 @@ class JobPreemptor:
             if latency > self._limit:
                 self._paused_at = self._clock()
                 await self._jobs.pause(
-                    f"Paused: the 95th percentile of latency is {1000 * latency:.0f} ms, and {1000 * self._limit:.0f} ms is the "
-                    "most that a job may run beside."
+                    f"Paused: the 95th percentile of request latency is {1000 * latency:.0f} ms, above the limit of "
+                    f"{1000 * self._limit:.0f} ms."
                 )
         elif latency <= self._limit and (paused := self._clock() - self._paused_at) >= self._min_pause:
             self._paused_at, self._min_pause = None, min(2 * self._min_pause, MAX_PAUSE_SECONDS)
             await self._jobs.resume(
-                f"Resumed after {paused:.0f} s: the 95th percentile of latency is {1000 * latency:.0f} ms."
+                f"Resumed after {paused:.0f} s: the 95th percentile of request latency is {1000 * latency:.0f} ms."
             )
 
     def _percentile(self) -> float:

@@ -18,14 +18,14 @@ def lock_queue(path: Path, *, shared: bool) -> IO[str]:
         file = path.open("a+")
     except OSError as error:
         raise FailedPreconditionError(
-            f"{path} cannot be written: {error.strerror}; give the server a store in which it may write"
+            f"{path} cannot be written: {error.strerror}; use a store that the server may write to"
         ) from error
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         file.close()
         raise FailedPreconditionError(
-            f"another server runs the jobs of this store ({path} is locked); stop it first, or let both share one "
+            f"another server uses the job queue of this store ({path} is locked); stop it, or run both with the same "
             "--database"
         ) from error
     return file

@@ -78,7 +78,7 @@ class CandidateRollout:
             return not_promoted(job.candidate, str(error))
         except Exception as error:
             log.exception("promotion failed", extra={"job": job.id, "checkpoint": job.candidate})
-            return not_promoted(job.candidate, f"unexpected {type(error).__name__}; the server's log says more")
+            return not_promoted(job.candidate, f"unexpected {type(error).__name__}; see the server's log")
         await self._jobs.append_event(job.id, Swapped(checkpoint_id=job.candidate, seconds=promotion.seconds))
         return ending
 
@@ -89,7 +89,7 @@ class CandidateRollout:
             return None
         await self._jobs.append_event(job.id, PhaseStarted(phase="shadow"))
 
-        async def tell(seen: Shadowed) -> None:
+        async def report(seen: Shadowed) -> None:
             # A lost progress event must not fail the job; the final result must be stored.
             with suppress(DatabaseError):
                 await self._jobs.append_event(job.id, seen)
@@ -99,15 +99,13 @@ class CandidateRollout:
             share,
             job.order.head,
             is_cancelled=lambda: interrupted() is not None,
-            on_progress=tell,
+            on_progress=report,
         )
         if done is not None:
             await self._jobs.append_event(job.id, done.seen)
             if done.regression:
                 return rejected_in_shadow(job.candidate, done.regression.message)
             if done.seen.texts < (fewest := self._shadow.min_samples):
-                message = (
-                    f"Only {done.seen.texts} live texts were compared in shadow; fewer than {fewest} decide nothing."
-                )
+                message = f"Compared only {done.seen.texts} live texts in the shadow test; a decision needs at least {fewest}."
                 await self._jobs.append_event(job.id, NoteAdded(message=message, warning=True))
         return interrupted()

@@ -126,7 +126,7 @@ class JobRunner:
 
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job and return it once it has stopped. Raises FailedPreconditionError if the job ends otherwise first."""
-        job = await self.jobs.cancel(job_id, "CancelJob was called while the job waited.")
+        job = await self.jobs.cancel(job_id, "CancelJob was called while the job was queued.")
         if job.state.is_over:
             await asyncio.to_thread(self._stale_files.remove_snapshots, job_id)  # A requeued job may have snapshots.
             return job
@@ -184,7 +184,7 @@ class JobRunner:
             ending = StateEntered(state=JobState.FAILED, reason=f"{error}.")
         except Exception as error:
             log.exception("job failed", extra={"job": job.id})
-            reason = f"Unexpected {type(error).__name__}; the server's log says more. This is a bug."
+            reason = f"Unexpected {type(error).__name__}; see the server's log. This is a bug."
             ending = StateEntered(state=JobState.FAILED, reason=reason)
         self._cancelled.discard(job.id)
         with suppress(DatabaseError):  # Reported below.
@@ -207,7 +207,9 @@ class JobRunner:
         self._running, self._paused = None, False
         self._metrics.job_paused.set(0)
         log.info("job ended", extra={"job": job.id, "state": ending.state.value})
-        log.debug("why it ended", extra={"job": job.id, "reason": ending.reason})  # The reason may quote user text.
+        log.debug(
+            "reason of the end of a job", extra={"job": job.id, "reason": ending.reason}
+        )  # The reason may quote user text.
 
     async def _adapt(self, job: Job) -> StateEntered:
         resumed = bool(job.phases)  # A resumed job has its base and may have a candidate.

@@ -19,8 +19,8 @@ def validate_request(order: Order, contents: Contents, base: LabelSet) -> Iterat
         yield _violation(
             order,
             "train",
-            f"no training example has {_ANNOTATION[order.head]}, so there is nothing to adapt the {order.head} head to; "
-            "annotate some, or adapt the other head",
+            f"no training example has {_ANNOTATION[order.head]}, which the {order.head} head needs; annotate at least one, "
+            "or adapt the other head",
         )
     if annotated := frozenset(order.annotated_types):
         for name, location in contents.entity_types.items():
@@ -37,7 +37,7 @@ def validate_request(order: Order, contents: Contents, base: LabelSet) -> Iterat
         for name, location in used.items():
             if name not in known:
                 remedy = "correct it, or use LABEL_POLICY_APPEND"
-                yield _violation(order, location, f"{name!r} is no {kind} of the base checkpoint; {remedy}")
+                yield _violation(order, location, f"{name!r} is not a {kind} of the base checkpoint; {remedy}")
 
 
 def _violation(order: Order, location: str, problem: str) -> Violation:

@@ -85,7 +85,7 @@ class Batcher:
         self._stopping = False
         self._throughput = ThroughputEstimator(passes)
         self._queue = RequestQueue(metrics, self._throughput, max_tokens=max_queue_tokens, max_wait=max_wait)
-        self._numbers = itertools.count(1)
+        self._batch_numbers = itertools.count(1)
         self._threads = [
             threading.Thread(target=self._run, args=(n,), name="engine", daemon=True) for n in range(passes)
         ]
@@ -115,18 +115,18 @@ class Batcher:
         await asyncio.to_thread(self._decoder.shutdown)
 
     def submit(
-        self, encodings: Sequence[Encoding], engine: Engine, reader: Task[T], deadline: float
+        self, encodings: Sequence[Encoding], engine: Engine, task: Task[T], deadline: float
     ) -> list[asyncio.Future[Result[T]]]:
         """Queue all texts of a request, or none, and return a future for each answer.
 
         Cancel a future to remove its text from the queue. Raises OverloadedError if the queue is full, and NotServingError
         after stop().
         """
-        span, new = sampled_span() if self._tracer else None, self._loop.create_future
-        entries = [QueueEntry(encoding, engine, reader, deadline, new(), span) for encoding in encodings]
+        span, new_future = sampled_span() if self._tracer else None, self._loop.create_future
+        entries = [QueueEntry(encoding, engine, task, deadline, new_future(), span) for encoding in encodings]
         with self._arrival:
             if self._stopping:
-                raise NotServingError("the server is shutting down; call another one")
+                raise NotServingError("the server is shutting down; call another server")
             if not self._queue.has_room_for(sum(entry.tokens for entry in entries)):
                 self._deliver(self._queue.drop_expired())
             self._queue.add(entries)
@@ -159,8 +159,8 @@ class Batcher:
             self._free += 1
             while True:
                 self._deliver(self._queue.drop_expired())
-                alone = self._free == len(self._threads)
-                if self._queue and (alone or self._stopping or self._queue.tokens >= _MIN_PASS_TOKENS):
+                all_free = self._free == len(self._threads)
+                if self._queue and (all_free or self._stopping or self._queue.tokens >= _MIN_PASS_TOKENS):
                     break
                 if self._stopping:
                     return None
@@ -181,11 +181,11 @@ class Batcher:
         with self._slot.lease() as engine, self._report_failure(engine):
             encodings = reencode_for(engine, batch)
             windows = [window for encoding in encodings for window in encoding.windows]
-            outputs = iter(engine.run_windows(windows, batch[0].reader.outputs, self._max_batch_tokens))
+            outputs = iter(engine.run_windows(windows, batch[0].task.outputs, self._max_batch_tokens))
         seconds = time.monotonic() - started_at
         self._observe_metrics([len(window.ids) for window in windows], engine.pass_overhead_tokens, seconds)
         rows = [list(itertools.islice(outputs, len(encoding.windows))) for encoding in encodings]
-        return BatchOutput(next(self._numbers), batch, engine, encodings, rows, started_at, seconds)
+        return BatchOutput(next(self._batch_numbers), batch, engine, encodings, rows, started_at, seconds)
 
     def _decode(self, output: BatchOutput) -> None:
         """Decode output rows into answers, one call per task of the batch. Runs on the decoder thread."""
@@ -196,11 +196,11 @@ class Batcher:
         except Exception as error:  # noqa: BLE001 -- as above.
             self._fail(output.entries, output.started_at, error)
             return
-        broken = [entry for entry in output.entries if entry not in answers]
-        self._notify(output.engine.id, output.seconds, failed=bool(broken))
-        if broken:
-            wrong = f"{output.engine.id} returned values that are not finite"
-            self._fail(broken, output.started_at, FloatingPointError(wrong))
+        non_finite = [entry for entry in output.entries if entry not in answers]
+        self._notify(output.engine.id, output.seconds, failed=bool(non_finite))
+        if non_finite:
+            message = f"{output.engine.id} returned values that are not finite"
+            self._fail(non_finite, output.started_at, FloatingPointError(message))
         seconds = time.monotonic() - started_at
         self._metrics.stage_seconds.labels("decode").observe(seconds)
         span = self._trace(output.entries, output.started_at, number=output.number, checkpoint=output.engine.id)
@@ -216,14 +216,14 @@ class Batcher:
     def _read(output: BatchOutput) -> Iterator[tuple[QueueEntry, Any]]:
         """Yield the answers of all texts whose outputs are finite."""
         complete = [index for index, rows in enumerate(output.rows) if all(rows)]
-        for reader in dict.fromkeys(output.entries[index].reader for index in complete):
-            chosen = [index for index in complete if output.entries[index].reader == reader]
-            answers = reader.read(
+        for task in dict.fromkeys(output.entries[index].task for index in complete):
+            indices = [index for index in complete if output.entries[index].task == task]
+            answers = task.read(
                 output.engine,
-                [output.encodings[index] for index in chosen],
-                [output.rows[index] for index in chosen],
+                [output.encodings[index] for index in indices],
+                [output.rows[index] for index in indices],
             )
-            yield from zip((output.entries[index] for index in chosen), answers, strict=True)
+            yield from zip((output.entries[index] for index in indices), answers, strict=True)
 
     @contextmanager
     def _report_failure(self, engine: Engine) -> Iterator[None]:

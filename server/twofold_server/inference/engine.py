@@ -107,13 +107,13 @@ class Engine:
         The entry of a window is empty if any of its values is not finite.
         """
         rows: Rows = [()] * len(windows)
-        for chosen in split_into_passes(
+        for indices in split_into_passes(
             [(1, len(window.ids)) for window in windows], max_tokens, self.pass_overhead_tokens
         ):
-            ids, mask = pad([windows[index] for index in chosen], self.encoder.settings.pad_id)
+            ids, mask = pad([windows[index] for index in indices], self.encoder.settings.pad_id)
             arrays = self.run(ids, mask, outputs)
             all_finite = _are_finite(arrays)  # One check per pass; one per row would take ten times as long.
-            for row, index in enumerate(chosen):
+            for row, index in enumerate(indices):
                 values = tuple(output[row] for output in arrays)
                 rows[index] = values if all_finite or _are_finite(values) else ()
         return rows
@@ -132,7 +132,7 @@ class Engine:
             arrays = self.run(ids, np.ones_like(ids), tuple(widths))
             for (name, width), output in zip(widths.items(), arrays, strict=True):
                 if output.shape[-1] != width or output.shape[0] != rows:
-                    raise SwapError(f"output {name} is {output.shape[-1]} wide; the manifest says {width}")
+                    raise SwapError(f"output {name} has width {output.shape[-1]}; the manifest says {width}")
                 if not _are_finite([output]):
                     raise SwapError(f"output {name} has values that are not finite")
 
@@ -146,18 +146,18 @@ class Engine:
         file = graph_files(self.precision)[1]
         golden = read_golden(self.checkpoint.path / file)
         tolerance = TOLERANCE if self.precision == "fp32" else REDUCED_TOLERANCE
-        alone = [self._answer([answer.text])[0] for answer in golden]
-        for number, (expected, actual) in enumerate(zip(golden, alone, strict=True), 1):
-            if (wrong := compare_golden(expected.prediction, actual, tolerance)) is not None:
-                where = f"{wrong}, for text {number} of {file}"  # Not the text itself: this message is logged.
+        isolated_answers = [self._answer([answer.text])[0] for answer in golden]
+        for number, (expected, actual) in enumerate(zip(golden, isolated_answers, strict=True), 1):
+            if (difference := compare_golden(expected.prediction, actual, tolerance)) is not None:
+                where = f"{difference}, for text {number} of {file}"  # Not the text itself: this message is logged.
                 raise SwapError(f"its answers differ from the golden answers: {where}")
         if self.precision == "fp32":
             return
-        together = self._answer([answer.text for answer in golden])
-        for number, (isolated, batched) in enumerate(zip(alone, together, strict=True), 1):
-            if (wrong := compare_golden(isolated, batched, ISOLATION_TOLERANCE)) is not None:
-                where = f"{wrong}, for text {number} of {file}"
-                raise SwapError(f"in {self.precision} a text's neighbours change its answer: {where}")
+        batched_answers = self._answer([answer.text for answer in golden])
+        for number, (isolated, batched) in enumerate(zip(isolated_answers, batched_answers, strict=True), 1):
+            if (difference := compare_golden(isolated, batched, ISOLATION_TOLERANCE)) is not None:
+                where = f"{difference}, for text {number} of {file}"
+                raise SwapError(f"in {self.precision} the answer to a text depends on its batch: {where}")
 
     def _answer(self, texts: Sequence[str]) -> list[Prediction]:
         """Return the predictions for texts, from one pass."""
@@ -177,7 +177,7 @@ class Engine:
             if name not in output_widths:
                 raise SwapError(f"the graph has no output {name}")
             if isinstance(output_widths[name], int) and output_widths[name] != width:
-                raise SwapError(f"output {name} is {output_widths[name]} wide; the manifest says {width}")
+                raise SwapError(f"output {name} has width {output_widths[name]}; the manifest says {width}")
 
     def close(self, state: EngineState = EngineState.CLOSED) -> None:
         """Free the session and its memory. Slow: do not call it on the path of a request."""

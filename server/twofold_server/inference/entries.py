@@ -48,7 +48,7 @@ class QueueEntry:
     encoding: Encoding
     engine: Engine
     """The engine whose encoder produced *encoding*."""
-    reader: Task[Any]
+    task: Task[Any]
     deadline: float
     answer: asyncio.Future[Result[Any]]
     span: CallSpan | None = None
@@ -74,8 +74,8 @@ def select_batch(
     into passes of at most *max_tokens* padded tokens, and of similar length where padding would cost more than a further
     pass (*pass_overhead_tokens*). The batch is the pass with the oldest entry, so no entry starves.
     """
-    outputs = queue[0].reader.outputs
-    oldest = list(_take_up_to((entry for entry in queue if entry.reader.outputs == outputs), tokens))
+    outputs = queue[0].task.outputs
+    oldest = list(_take_up_to((entry for entry in queue if entry.task.outputs == outputs), tokens))
     passes = split_into_passes([(entry.windows, entry.longest) for entry in oldest], max_tokens, pass_overhead_tokens)
     return next([oldest[index] for index in indices] for indices in passes if 0 in indices)
 

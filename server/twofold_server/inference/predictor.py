@@ -89,7 +89,7 @@ class Predictor:
         """Return the features of texts. Raises the same errors as predict()."""
         return await self._answer(texts, EmbedTask(), deadline)
 
-    async def _answer(self, texts: Sequence[str], reader: Task[T], deadline: float) -> Answers[T]:
+    async def _answer(self, texts: Sequence[str], task: Task[T], deadline: float) -> Answers[T]:
         loop = asyncio.get_running_loop()
         with self._permit():
             engine = self._slot.live
@@ -100,31 +100,31 @@ class Predictor:
                 encodings = engine.encoder.encode(texts)
             else:
                 encodings = await loop.run_in_executor(self._threads, engine.encoder.encode, texts)
-            tokenize = self._observe("tokenize", started_at)
-            waiting = self._batcher.submit(encodings, engine, reader, deadline)
+            tokenize_seconds = self._observe("tokenize", started_at)
+            futures = self._batcher.submit(encodings, engine, task, deadline)
             if self._mirror is not None:
                 self._mirror.sample(texts)
             try:
-                results = await asyncio.gather(*waiting)
+                results = await asyncio.gather(*futures)
             except (asyncio.CancelledError, DeadlineExceededError):
                 # A call cancelled before its deadline says nothing about latency. If all answers are late, only this reports it.
                 if time.monotonic() >= deadline - CLOCK_SKEW_SECONDS:
                     self._finish(started_at)
                 raise
             finally:
-                # If one failed or the call was cancelled, the remaining answers are not needed.
-                for answer in waiting:
-                    answer.cancel()
+                # After a failure or a cancellation the remaining answers are not needed.
+                for future in futures:
+                    future.cancel()
             # The texts of a batch share its duration, so each batch counts once.
             batches = {result.batch: result for result in results}
             timings = Timings(
-                tokenize=tokenize,
+                tokenize=tokenize_seconds,
                 queue=max(result.queue_seconds for result in results),
                 infer=sum(batch.infer_seconds for batch in batches),
                 decode=sum(batch.decode_seconds for batch in batches),
             )
             if self._tracer and (span := sampled_span()):
-                self._tracer.add_stages(span, _stages(started_at, tokenize, batches.values()))
+                self._tracer.add_stages(span, _stages(started_at, tokenize_seconds, batches.values()))
             self._finish(started_at)
             return Answers(
                 [result.answer for result in results], [result.batch.checkpoint_id for result in results], timings
@@ -163,9 +163,9 @@ class Predictor:
             self._requests -= 1
 
 
-def _stages(started_at: float, tokenize: float, results: Iterable[Result[Any]]) -> Iterator[Stage]:
+def _stages(started_at: float, tokenize_seconds: float, results: Iterable[Result[Any]]) -> Iterator[Stage]:
     """Yield the stages of a request, given one result per batch."""
-    yield Stage("tokenize", started_at, tokenize)
+    yield Stage("tokenize", started_at, tokenize_seconds)
     for result in results:
         batch = result.batch
         yield Stage("queue", batch.started_at - result.queue_seconds, result.queue_seconds)

@@ -65,8 +65,8 @@ class RequestQueue:
 
     def next_batch(self, tokens: float, max_tokens: int, pass_overhead_tokens: int) -> list[QueueEntry]:
         """Remove and return the next batch: at most *tokens*, and no more than a pass may compute in its time limit."""
-        in_time = _PASS_SHARE * self._max_wait * self._throughput.tokens_per_second
-        batch = select_batch(self._entries, min(tokens, in_time), max_tokens, pass_overhead_tokens)
+        pass_limit = _PASS_SHARE * self._max_wait * self._throughput.tokens_per_second
+        batch = select_batch(self._entries, min(tokens, pass_limit), max_tokens, pass_overhead_tokens)
         taken = set(batch)
         self._entries = [entry for entry in self._entries if entry not in taken]
         self._count(-sum(entry.tokens for entry in batch))
@@ -75,21 +75,19 @@ class RequestQueue:
     def drop_expired(self) -> list[tuple[QueueEntry, DeadlineExceededError]]:
         """Remove expired and cancelled entries. Return the expired ones, each with its error."""
         now = time.monotonic()
-        alive, expired = [], []
+        waiting, expired = [], []
         for entry in self._entries:
             # A client also cancels when its deadline passes; the deadline is the cause.
             if entry.deadline <= now:
                 self._metrics.dropped.labels("deadline").inc()
-                expired.append(
-                    (entry, DeadlineExceededError("the deadline passed while the text waited for an engine"))
-                )
+                expired.append((entry, DeadlineExceededError("the deadline passed while the text was queued")))
             elif entry.answer.cancelled():
                 self._metrics.dropped.labels("cancelled").inc()
             else:
-                alive.append(entry)
+                waiting.append(entry)
                 continue
             self._count(-entry.tokens)
-        self._entries = alive
+        self._entries = waiting
         return expired
 
     def _check_time(self, share: float) -> None:

@@ -67,10 +67,10 @@ def open_session(graph: Path, *, device: str, threads: int, gpu_memory_mib: int 
                 str(graph), options, providers=providers, disabled_optimizers=_set_idle_when_listed(slow)
             )
         )
-    wanted = providers[0][0]
-    if wanted not in session.get_providers():  # onnxruntime falls back to the CPU and only logs it.
+    provider = providers[0][0]
+    if provider not in session.get_providers():  # onnxruntime falls back to the CPU and only logs it.
         raise SwapError(
-            f"device {device!r} cannot be used on this machine: {wanted} did not start; check that its driver, CUDA and "
+            f"device {device!r} cannot be used on this machine: {provider} did not start; check that its driver, CUDA and "
             f"cuDNN match onnxruntime {ort.__version__}, or choose another device"
         )
     return session

@@ -18,7 +18,7 @@ class JobMetrics:
 
     def set_queued(self, count: int) -> None:
         """Set the number of queued jobs."""
-        self._metrics.jobs_waiting.set(count)
+        self._metrics.jobs_queued.set(count)
 
     def observe(self, job: Job, records: tuple[EventRecord, ...]) -> None:
         """Update the metrics with newly recorded events of a job."""

@@ -29,7 +29,7 @@ class Metrics:
             return Histogram(name, text, labels, buckets=buckets, registry=registry)
 
         # Requests.
-        self.requests = counter("twofold_requests_total", "RPCs that ended, by method and gRPC code.", "method", "code")
+        self.requests = counter("twofold_requests_total", "Completed RPCs, by method and gRPC code.", "method", "code")
         self.request_seconds = histogram("twofold_request_seconds", "Duration of RPCs.", _SECONDS, "method")
         self.in_flight = gauge("twofold_requests_in_flight", "RPCs in progress.", "method")
         self.texts = counter("twofold_texts_total", "Texts answered, by method.", "method")
@@ -40,10 +40,10 @@ class Metrics:
         # Batching.
         self.batch_windows = histogram("twofold_batch_windows", "Windows in one forward pass.", _TEXTS)
         self.batch_tokens = histogram("twofold_batch_tokens", "Tokens with padding in one forward pass.", _TOKENS)
-        self.tokens = counter("twofold_tokens_total", "Tokens that went through the engine.", "kind")
-        self.queue_tokens = gauge("twofold_queue_tokens", "Tokens that wait for an engine.")
-        self.shed = counter("twofold_shed_total", "Requests refused for load, by limit.", "reason")
-        self.dropped = counter("twofold_dropped_total", "Queued entries dropped before the engine.", "reason")
+        self.tokens = counter("twofold_tokens_total", "Tokens computed, by kind: text or padding.", "kind")
+        self.queue_tokens = gauge("twofold_queue_tokens", "Tokens in the request queue.")
+        self.shed = counter("twofold_shed_total", "Requests rejected under load, by limit.", "reason")
+        self.dropped = counter("twofold_dropped_total", "Queued texts dropped before inference, by reason.", "reason")
 
         # Checkpoints.
         self.ready = gauge("twofold_ready", "1 if a checkpoint is live, else 0.")
@@ -52,7 +52,7 @@ class Metrics:
         self.engines = gauge("twofold_engines", "Engines in memory: live, standby and draining.")
         self.standby_engines = gauge("twofold_standby_engines", "Standby engines in memory, 0 or 1.")
         self.swaps = counter("twofold_swaps_total", "Promotions, by outcome.", "outcome")
-        self.swap_seconds = histogram("twofold_swap_seconds", "Time from load to live.", _SECONDS)
+        self.swap_seconds = histogram("twofold_swap_seconds", "Duration of swaps, from load to live.", _SECONDS)
 
         self.swap_rollbacks = counter(
             "twofold_swap_rollbacks_total", "Swaps that were rolled back automatically.", "cause"
@@ -71,33 +71,31 @@ class Metrics:
 
         # Adaptation.
         self.jobs = counter("twofold_jobs_total", "Jobs that ended, by final state.", "state")
-        self.jobs_waiting = gauge("twofold_jobs_queued", "Jobs that wait.")
-        self.jobs_running = gauge("twofold_jobs_running", "Jobs that run.")
+        self.jobs_queued = gauge("twofold_jobs_queued", "Queued jobs.")
+        self.jobs_running = gauge("twofold_jobs_running", "Running jobs.")
         self.job_phase_seconds = histogram("twofold_job_phase_seconds", "Duration of job phases.", _MINUTES, "phase")
         self.job_start = gauge("twofold_job_start_time_seconds", "Unix time at which the running job started, or 0.")
         self.score = gauge(
             "twofold_adaptation_score", "Scores of the last adaptation on held-out examples.", "figure", "moment"
         )
-        self.job_restarts = counter(
-            "twofold_job_restarts_total", "Jobs that lost their trainer or server, and went on."
-        )
+        self.job_restarts = counter("twofold_job_restarts_total", "Restarts of jobs that lost their trainer or server.")
         self.job_paused = gauge(
-            "twofold_job_paused", "1 while the running job is paused because answers took too long."
+            "twofold_job_paused", "1 while the running job is paused because request latency is too high."
         )
-        self.job_pauses = counter(
-            "twofold_job_pauses_total", "How often a job was paused because answers took too long."
-        )
+        self.job_pauses = counter("twofold_job_pauses_total", "Pauses of jobs because of high request latency.")
         self.interference = gauge(
             "twofold_interference_ratio",
-            "Mean engine time per batch while a job runs, over the mean while none runs. 0 until both were seen.",
+            "Mean engine time per batch while a job runs, divided by the mean while none runs. 0 until both are known.",
         )
 
         # GPUs, if there are any.
         self.gpu_memory = gauge(
             "twofold_gpu_memory_bytes", "GPU memory: used by all processes, and total.", "gpu", "kind"
         )
-        self.gpu_utilization = gauge("twofold_gpu_utilization_ratio", "Share of time in which a GPU computed.", "gpu")
-        self.gpu_power = gauge("twofold_gpu_power_watts", "Power that a GPU draws.", "gpu")
+        self.gpu_utilization = gauge(
+            "twofold_gpu_utilization_ratio", "Share of time during which the GPU was busy.", "gpu"
+        )
+        self.gpu_power = gauge("twofold_gpu_power_watts", "Power draw of the GPU.", "gpu")
 
         for stage in ("tokenize", "queue", "infer", "decode"):
             self.stage_seconds.labels(stage)

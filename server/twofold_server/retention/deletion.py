@@ -33,14 +33,14 @@ class Deleter:
             aliases = await asyncio.to_thread(self._store.aliases)
             live = self._slot.live
             if live is not None and live.id == checkpoint_id:
-                raise CheckpointInUseError(f"{checkpoint_id} answers now; promote another one first, then delete it")
+                raise CheckpointInUseError(f"{checkpoint_id} is live; promote another checkpoint before you delete it")
             if job := needed_by(checkpoint_id, jobs, aliases):
                 raise CheckpointInUseError(
-                    f"job {job.id} needs {checkpoint_id} and is {job.state}; delete it when the job is over, or cancel that"
+                    f"{job.state} job {job.id} needs {checkpoint_id}; cancel the job, or wait until it ends"
                 )
             move = await asyncio.to_thread(self._store.delete, checkpoint_id)
             await self._jobs.record_alias_change(move, author)
-        log.info("deleted", extra={"checkpoint": checkpoint_id})
+        log.info("checkpoint deleted", extra={"checkpoint": checkpoint_id})
 
 
 def needed_by(checkpoint_id: str, jobs: Iterable[Job], aliases: Aliases) -> Job | None:

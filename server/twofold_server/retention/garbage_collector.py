@@ -57,7 +57,7 @@ class GarbageCollector:
             try:
                 await self.collect()
             except Exception:  # A failed run must not stop later runs.
-                log.exception("retention failed")
+                log.exception("garbage collection failed")
             await asyncio.sleep(PERIOD_SECONDS)
 
     async def collect(self) -> None:
@@ -79,10 +79,10 @@ class GarbageCollector:
         try:
             await remove(item_id)
         except (ServerError, CheckpointError, OSError) as error:  # A new job may need it by now.
-            log.warning("could not be removed", extra={"kind": kind, kind: item_id, "reason": str(error)})
+            log.warning("expired item could not be removed", extra={"kind": kind, kind: item_id, "reason": str(error)})
         else:
             self._metrics.collected.labels(kind).inc()
-            log.info("collected", extra={"kind": kind, kind: item_id})
+            log.info("expired item removed", extra={"kind": kind, kind: item_id})
 
     async def _expired_jobs(self) -> tuple[list[str], Callable[[str], Awaitable[None]]]:
         if not self._settings.keep_jobs:
@@ -118,7 +118,7 @@ class GarbageCollector:
 
     async def _delete(self, checkpoint_id: str) -> None:
         # The deleter checks again that nothing needs the checkpoint.
-        await self._deleter.delete(checkpoint_id, Author(SERVER, "It was beyond keep-checkpoints."))
+        await self._deleter.delete(checkpoint_id, Author(SERVER, "The store exceeded keep-checkpoints."))
 
 
 def _directories(root: Path) -> list[Retained]:

@@ -120,8 +120,8 @@ def _check_memory(checkpoint: Checkpoint, precision: Precision) -> None:
     needed, free = int(_COPIES * size) + _SLACK_BYTES, count_free_bytes()
     if free is not None and needed > free:
         raise SwapError(
-            f"loading needs about {needed >> 20} MiB, and {free >> 20} MiB are free; free some memory, or "
-            "give the server more"
+            f"loading needs about {needed >> 20} MiB, but only {free >> 20} MiB are free; free memory, or raise the "
+            "memory limit of the server"
         )
 
 

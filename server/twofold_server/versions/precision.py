@@ -24,8 +24,8 @@ def check_precision(manifest: Manifest, precision: Precision) -> None:
     remedy = f"start the server with precision {' or '.join(manifest.precisions)}, or with auto"
     for graph in manifest.reduced:
         if graph.precision == precision:
-            raise SwapError(f"its graph in {precision} did not pass the gate; {remedy}. {graph.reason}")
-    raise SwapError(f"there is no graph in {precision} in this checkpoint; {remedy}")
+            raise SwapError(f"its {precision} graph did not pass the gate; {remedy}. {graph.reason}")
+    raise SwapError(f"this checkpoint has no {precision} graph; {remedy}")
 
 
 def have_same_precisions(manifest: Manifest, candidate_manifest: Manifest) -> bool:

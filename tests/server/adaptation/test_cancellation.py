@@ -133,8 +133,8 @@ async def test_stopping_the_server_keeps_the_running_job_and_the_others(harness:
 @pytest.mark.parametrize(
     ("promoted", "state", "reason"),
     [
-        (False, JobState.SUCCEEDED, "Published second: it had passed the gate when the job was broken off."),
-        (True, JobState.SUCCEEDED, "made current just before the server died"),
+        (False, JobState.SUCCEEDED, "Published second, which had passed the gate before the job was interrupted."),
+        (True, JobState.SUCCEEDED, "became current just before the server died"),
     ],
 )
 async def test_a_job_that_ran_when_the_server_died_gets_its_end(
@@ -174,7 +174,7 @@ async def test_a_server_that_is_killed_leaves_nothing_but_its_queue(tmp_path: Pa
 async def test_two_servers_do_not_share_the_jobs_of_a_store(harness: Harness) -> None:
     """A second runner over the same store is refused: it would take the first one's job for a dead one."""
     async with harness.running():
-        with pytest.raises(FailedPreconditionError, match="another server runs the jobs"):
+        with pytest.raises(FailedPreconditionError, match="another server uses the job queue"):
             await harness.make().start()
 
 

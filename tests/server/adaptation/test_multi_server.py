@@ -133,7 +133,7 @@ async def test_a_store_has_its_jobs_in_one_place(harness: Harness, other: Harnes
 
     for first, second in ((harness, other), (other, harness)):
         async with first.running():
-            with pytest.raises(FailedPreconditionError, match="let both share one --database"):
+            with pytest.raises(FailedPreconditionError, match="run both with the same --database"):
                 await second.make().start()
 
 

@@ -28,7 +28,7 @@ ENDINGS: list[tuple[str, list[tuple[str, Any]], JobState, str]] = [
     ("success", [finish("succeeded", "All is well.")], JobState.SUCCEEDED, "All is well."),
     ("refusal", [finish("rejected", "Not published: it is worse.")], JobState.REJECTED, "Not published: it is worse."),
     ("failure", [finish("failed", "There is no data.")], JobState.FAILED, "There is no data."),
-    ("failure without a reason", [finish("failed", "")], JobState.FAILED, "did not say why"),
+    ("failure without a reason", [finish("failed", "")], JobState.FAILED, "failed without a reason"),
     ("somebody else's SIGTERM", [("kill", signal.SIGTERM)], JobState.FAILED, "Asked to stop"),
     ("no last word", [TRAIN, ("exit", 0)], JobState.FAILED, "exit code 0"),
     (
@@ -37,7 +37,7 @@ ENDINGS: list[tuple[str, list[tuple[str, Any]], JobState, str]] = [
         JobState.FAILED,
         "code 1: ImportError: no torch.",
     ),
-    ("out of memory", [("kill", signal.SIGKILL)], JobState.FAILED, "-9 (killed; out of memory?)"),
+    ("out of memory", [("kill", signal.SIGKILL)], JobState.FAILED, "-9 (killed, possibly out of memory)"),
     ("a crash in native code", [("kill", signal.SIGSEGV)], JobState.FAILED, "-11 (Segmentation fault)"),
     ("words after the last one", [finish(), TRAIN, ("exit", 3)], JobState.SUCCEEDED, "It went well."),
 ]

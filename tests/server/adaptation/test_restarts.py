@@ -47,8 +47,7 @@ async def test_a_job_whose_trainer_is_killed_gets_another_one(harness: Harness) 
             (JobState.SUCCEEDED, False),
         ]
         assert states[2].reason == (
-            "The trainer died with exit code -9 (killed; out of memory?). "
-            "The job goes on from what it had kept: attempt 2 of 3."
+            "The trainer died with exit code -9 (killed, possibly out of memory). The job will resume: attempt 2 of 3."
         )
         # Two of the second attempt.
         assert [phase.name for phase in view.phases] == ["train", "train", "train", "swap"]
@@ -93,7 +92,7 @@ async def test_a_candidate_that_was_published_before_the_trainer_died_is_not_tra
     view = await harness.run(promote="auto")
 
     assert (view.state, view.candidate, view.restarts) == (JobState.SUCCEEDED, "second", 1)
-    assert view.reason == "Published second: it had passed the gate when the job was broken off."
+    assert view.reason == "Published second, which had passed the gate before the job was interrupted."
     assert [phase.name for phase in view.phases] == ["train", "swap"]
     assert harness.store.aliases().current == "second"
 

@@ -70,7 +70,7 @@ async def test_a_candidate_is_not_promoted_over_what_it_was_not_compared_with(ha
         harness.store.promote("other")
         view = await over(runner, view.id)
         assert view.state is JobState.FAILED
-        assert "current moved from first to other" in view.reason
+        assert "the current checkpoint changed from first to other" in view.reason
     assert (harness.store.aliases().current, harness.store.aliases().candidate) == ("other", "second")
 
 

@@ -12,7 +12,7 @@ from fuzzing.methods import METHODS
 from fuzzing.run import fuzz, judge, split
 from fuzzing.values import MARK
 from fuzzing.world import indiscretions, strangers
-from twofold_server.api.servicers.open_inference import NOT_SERVED
+from twofold_server.api.servicers.open_inference import UNSUPPORTED
 
 pytestmark = pytest.mark.slow
 
@@ -118,4 +118,4 @@ def test_the_worlds_share_the_cases() -> None:
 
 def test_every_procedure_has_its_messages() -> None:
     """What is invented for a procedure comes of its message; those without one are only refused."""
-    assert {method.name for method in METHODS.values() if method.request is None} == set(NOT_SERVED)
+    assert {method.name for method in METHODS.values() if method.request is None} == set(UNSUPPORTED)

@@ -14,10 +14,10 @@ COST = 8
 PREDICTING = PredictTask()
 
 
-def entry(lengths, reader=PREDICTING):
+def entry(lengths, task=PREDICTING):
     """Make an entry of windows of these lengths."""
     windows = tuple(SimpleNamespace(ids=range(length)) for length in lengths)
-    return QueueEntry(SimpleNamespace(windows=windows), None, reader, float("inf"), None)
+    return QueueEntry(SimpleNamespace(windows=windows), None, task, float("inf"), None)
 
 
 def cost(batch):
@@ -42,7 +42,7 @@ def test_a_batch_keeps_the_rules(queue, budget, tokens):
     batch = select_batch(queue, tokens, budget, COST)
 
     assert queue[0] in batch
-    assert {one.reader.outputs for one in batch} == {queue[0].reader.outputs}
+    assert {one.task.outputs for one in batch} == {queue[0].task.outputs}
     assert (cost(batch) <= budget and sum(one.tokens for one in batch) <= tokens) or batch == [queue[0]]
 
 

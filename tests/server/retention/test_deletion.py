@@ -68,8 +68,8 @@ async def test_what_jobs_build_on_stays_until_they_are_over(harness: Harness):
         waiting = await runner.submit(order("third"), INLINE)
         await until(runner, running.id, lambda view: runs(view) and view.candidate == "fourth")
 
-        assert f"job {running.id} needs second and is running" in await refused("second")
-        assert f"job {waiting.id} needs third and is queued" in await refused("third")
+        assert f"running job {running.id} needs second" in await refused("second")
+        assert f"queued job {waiting.id} needs third" in await refused("third")
         assert f"job {running.id} needs fourth" in await refused("fourth")
         assert '"current"' in await refused("first")
 

@@ -11,7 +11,7 @@ from support.running_server import refusal, running
 from support.secured_server import Callers, Procedure, served
 from twofold import AccessDeniedError, Client, OverloadedError
 from twofold.v1 import inference_pb2 as pb
-from twofold_server.api.servicers.open_inference import NOT_SERVED
+from twofold_server.api.servicers.open_inference import UNSUPPORTED
 from twofold_server.security.authorization import REQUIRED_SCOPES
 
 PREDICT = "/twofold.v1.InferenceService/Predict"
@@ -32,7 +32,7 @@ async def test_the_table_holds_what_is_served_and_nothing_else(store):
     """Every procedure that the server tells of, and every one that it refuses with advice, has its need in the table."""
     async with running(store) as server:
         paths = {one.path for one in await served(server.channel)}
-    assert paths | {OIP + name for name in NOT_SERVED} == set(REQUIRED_SCOPES)
+    assert paths | {OIP + name for name in UNSUPPORTED} == set(REQUIRED_SCOPES)
 
 
 def allowed(need, caller):
@@ -55,7 +55,7 @@ async def test_every_procedure_lets_in_whom_the_table_says(caller, store, caller
     async with running(store, tokens=callers.path) as server:
         procedures = await served(server.channel, callers.metadata("adapt"))
         assert len(procedures) > 25
-        refused = [Procedure(OIP + name, False, False) for name in NOT_SERVED if name != "ModelStreamInfer"]
+        refused = [Procedure(OIP + name, False, False) for name in UNSUPPORTED if name != "ModelStreamInfer"]
         found = {}
         for one in [*procedures, *refused]:
             found[one.path], _ = await one.answer(server.channel, metadata=metadata)

@@ -39,7 +39,7 @@ def test_the_graph_that_is_asked_for_serves(precision: str, tmp_path: Path) -> N
     [
         (
             None,
-            "a: precision: there is no graph in int8 in this checkpoint; start the server with precision fp32, or with",
+            "a: precision: this checkpoint has no int8 graph; start the server with precision fp32, or with",
         ),
         (FAILED, r"its graph in int8 did not pass the gate; start .* precision fp32, or with auto. It lost 3 points\."),
     ],
@@ -125,7 +125,7 @@ def test_a_graph_whose_neighbours_matter_is_refused(tmp_path: Path) -> None:
         assert load(tmp_path / "fp32", "fp32", int8=PASSED).precision == "fp32"
         with pytest.raises(
             SwapError,
-            match=r"in int8 a text's neighbours change its answer: a score differs.*, for text \d of golden.int8.json$",
+            match=r"in int8 the answer to a text depends on its batch: a score differs.*, for text \d of golden.int8.json$",
         ):
             load(tmp_path / "int8", "int8", int8=PASSED)
 
@@ -170,5 +170,5 @@ def test_half_precision_is_not_in_this_checkpoint(precision: str, tmp_path: Path
     """On a GPU a half precision that nobody exported is refused, before anything is loaded."""
     checkpoint = tiny_checkpoints.publish(Store(tmp_path), tiny_checkpoints.Recipe())
 
-    with pytest.raises(SwapError, match=f"there is no graph in {precision} in this checkpoint"):
+    with pytest.raises(SwapError, match=f"this checkpoint has no {precision} graph"):
         load_engine(checkpoint, EngineSettings(device="cuda", precision=precision))

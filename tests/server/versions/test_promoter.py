@@ -214,7 +214,7 @@ def test_a_candidate_replaces_only_what_it_was_compared_with(store):
     """Whatever became current while it waited for its turn stays; one that is current already is no failure."""
 
     async def test(one):
-        with pytest.raises(BaseChangedError, match="a is current by now"):
+        with pytest.raises(BaseChangedError, match="the current checkpoint is now a"):
             await one.promoter.promote("b", ANNA, expected_current="c")
         await asyncio.gather(
             one.promoter.promote("b", ANNA, expected_current="a"), one.promoter.promote("b", ANNA, expected_current="a")

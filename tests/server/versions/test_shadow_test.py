@@ -137,8 +137,8 @@ def test_a_bad_candidate_is_rejected_and_never_answers(tmp_path):
             job = await follow(server, await submit(server))
         assert (failed, set(answered)) == ([], {"a"})
         assert job.state == pb.JOB_STATE_REJECTED
-        assert "bad passed the gate, but in shadow, on live texts, the classifier head agrees on 0 of" in job.reason
-        assert job.reason.endswith("(minimum 40%); the old checkpoint serves on.")
+        assert "bad passed the gate but failed the shadow test: the classifier head agrees on 0 of" in job.reason
+        assert job.reason.endswith("(minimum 40%); the old checkpoint stays live.")
         assert job.report.shadow.classifier.agreed == 0
         assert (store.aliases().current, store.aliases().candidate) == ("a", "bad")
         assert await server.metric("twofold_engines") == 1
@@ -152,7 +152,7 @@ def test_without_live_texts_the_time_decides(tmp_path):
     async def test(server, _):
         job = await follow(server, await submit(server))
         assert job.state == pb.JOB_STATE_SUCCEEDED
-        assert "Only 0 live texts were compared in shadow; fewer than 20 decide nothing." in job.report.notes
+        assert "Compared only 0 live texts in the shadow test; a decision needs at least 20." in job.report.notes
 
     in_shadow(tmp_path, tiny_checkpoints.Recipe(), test, shadow_seconds=0.5)
 
@@ -185,7 +185,7 @@ def test_a_wrong_share_is_refused(tmp_path):
 
 
 def test_a_job_in_shadow_can_be_cancelled(tmp_path):
-    """It ends at once, the candidate leaves memory, and the old checkpoint serves on."""
+    """It ends at once, the candidate leaves memory, and the old checkpoint stays live."""
 
     async def test(server, store):
         job = await submit(server)
@@ -210,7 +210,7 @@ def test_a_person_who_promotes_meanwhile_is_obeyed(tmp_path, name, state):
         done = await promote(server, name)
         ended = await follow(server, job)
         assert ended.state == state
-        assert state == pb.JOB_STATE_SUCCEEDED or "current moved from a to other" in ended.reason
+        assert state == pb.JOB_STATE_SUCCEEDED or "current checkpoint changed from a to other" in ended.reason
         assert (await server.predict("sunny")).checkpoint_id == done.checkpoint.id
         assert await server.metric("twofold_engines") == 1
 

@@ -117,7 +117,7 @@ def describe_exit(code: int, last_line: str) -> str:
     """Describe the death of a trainer that sent no final event."""
     cause = ""
     if code == -signal.SIGKILL:
-        cause = " (killed; out of memory?)"
+        cause = " (killed, possibly out of memory)"
     elif code < 0:
         cause = f" ({signal.strsignal(-code)})"
     detail = f": {last_line.rstrip('.')}" if last_line else ""

@@ -42,7 +42,7 @@ class AdaptationServicer(AdaptationServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> pb.UploadDatasetResponse:
         """Store a data set that is too large for one request."""
-        upload = await self._uploads.receive(_read_off_the_loop(request_iterator))
+        upload = await self._uploads.receive(_read_in_thread(request_iterator))
         examples = upload.contents.examples
         return pb.UploadDatasetResponse(
             upload_id=upload.id, train_examples=examples["train"], dev_examples=examples["dev"]
@@ -54,15 +54,15 @@ class AdaptationServicer(AdaptationServiceServicer):
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:  # noqa: ARG002, N802
         """Return a page of jobs, newest first."""
-        jobs, more = await self._jobs.page(page_size(request.page_size), parse_page_token(request.page_token))
-        token = "" if more is None else str(more)
+        jobs, next_row = await self._jobs.page(page_size(request.page_size), parse_page_token(request.page_token))
+        token = "" if next_row is None else str(next_row)
         return pb.ListJobsResponse(jobs=[write_job(job) for job in jobs], next_page_token=token)
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Any) -> AsyncIterator[pb.WatchJobResponse]:  # noqa: ARG002, N802
         """Stream all events of a job, past events first, until it ends."""
         after = request.after_sequence
         if after < 0:
-            raise InvalidRequestError(Violation("after_sequence", f"{after} is negative; write 0 for all events"))
+            raise InvalidRequestError(Violation("after_sequence", f"{after} is negative; use 0 for all events"))
         async for record in self._jobs.watch(request.job_id, after):
             yield pb.WatchJobResponse(event=write_event(record))
 
@@ -73,11 +73,11 @@ class AdaptationServicer(AdaptationServiceServicer):
 
     async def GetReport(self, request: pb.GetReportRequest, context: Any) -> pb.GetReportResponse:  # noqa: ARG002, N802
         """Return the report of a finished job."""
-        form = read_report_format(request.format)
-        content = await self._reporter.read(request.job_id, form)
-        return pb.GetReportResponse(content=content, media_type=MEDIA_TYPES[form])
+        report_format = read_report_format(request.format)
+        content = await self._reporter.read(request.job_id, report_format)
+        return pb.GetReportResponse(content=content, media_type=MEDIA_TYPES[report_format])
 
 
-async def _read_off_the_loop(messages: AsyncIterator[pb.UploadDatasetRequest]) -> AsyncGenerator[Header | Batch, None]:
+async def _read_in_thread(messages: AsyncIterator[pb.UploadDatasetRequest]) -> AsyncGenerator[Header | Batch, None]:
     async for message in messages:
         yield await asyncio.to_thread(read_upload, message)

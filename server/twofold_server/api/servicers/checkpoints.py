@@ -38,8 +38,8 @@ class CheckpointServicer(CheckpointServiceServicer):
         """Return a page of checkpoints, newest first."""
         checkpoints, aliases = await asyncio.to_thread(lambda: (self._store.list(), self._store.aliases()))
         shown, token = page(checkpoints, lambda entry: entry.id, size=request.page_size, token=request.page_token)
-        written = [write_checkpoint(checkpoint, aliases) for checkpoint in shown]
-        return pb.ListCheckpointsResponse(checkpoints=written, next_page_token=token)
+        messages = [write_checkpoint(checkpoint, aliases) for checkpoint in shown]
+        return pb.ListCheckpointsResponse(checkpoints=messages, next_page_token=token)
 
     async def PromoteCheckpoint(  # noqa: N802
         self,
@@ -48,30 +48,34 @@ class CheckpointServicer(CheckpointServiceServicer):
     ) -> pb.PromoteCheckpointResponse:
         """Make a checkpoint live."""
         if not request.checkpoint:
-            raise InvalidRequestError(Violation("checkpoint", 'is empty; write an id or "candidate"'))
+            raise InvalidRequestError(Violation("checkpoint", 'is empty; use an id or an alias, such as "candidate"'))
         annotate(checkpoint=request.checkpoint)
-        done = await self._promoter.promote(
+        promotion = await self._promoter.promote(
             request.checkpoint, Author(caller_of(context), "PromoteCheckpoint was called."), approve=True
         )
-        annotate(checkpoint=done.checkpoint.id)
+        annotate(checkpoint=promotion.checkpoint.id)
         return pb.PromoteCheckpointResponse(
-            checkpoint=await self._write(done.checkpoint), replaced_id=done.replaced_id, swap_seconds=done.seconds
+            checkpoint=await self._write(promotion.checkpoint),
+            replaced_id=promotion.replaced_id,
+            swap_seconds=promotion.seconds,
         )
 
     async def RollBack(self, request: pb.RollBackRequest, context: Any) -> pb.RollBackResponse:  # noqa: ARG002, N802
         """Make the previous checkpoint live again."""
-        done = await self._promoter.roll_back(Author(caller_of(context), "RollBack was called."))
-        annotate(checkpoint=done.checkpoint.id)
+        promotion = await self._promoter.roll_back(Author(caller_of(context), "RollBack was called."))
+        annotate(checkpoint=promotion.checkpoint.id)
         return pb.RollBackResponse(
-            checkpoint=await self._write(done.checkpoint), replaced_id=done.replaced_id, swap_seconds=done.seconds
+            checkpoint=await self._write(promotion.checkpoint),
+            replaced_id=promotion.replaced_id,
+            swap_seconds=promotion.seconds,
         )
 
     async def DeleteCheckpoint(self, request: pb.DeleteCheckpointRequest, context: Any) -> pb.DeleteCheckpointResponse:  # noqa: N802
         """Delete a checkpoint that is not in use."""
         if not request.checkpoint_id:
-            raise InvalidRequestError(Violation("checkpoint_id", "is empty; write the id of a checkpoint"))
+            raise InvalidRequestError(Violation("checkpoint_id", "is empty; use the id of a checkpoint"))
         if request.checkpoint_id in ALIASES:
-            message = f"{request.checkpoint_id!r} is an alias, which moves; write the id of a checkpoint"
+            message = f"{request.checkpoint_id!r} is an alias; use the id of a checkpoint"
             raise InvalidRequestError(Violation("checkpoint_id", message))
         annotate(checkpoint=request.checkpoint_id)
         await self._deleter.delete(request.checkpoint_id, Author(caller_of(context), "DeleteCheckpoint was called."))
@@ -79,11 +83,12 @@ class CheckpointServicer(CheckpointServiceServicer):
 
     async def ListAliasChanges(self, request: pb.ListAliasChangesRequest, context: Any) -> pb.ListAliasChangesResponse:  # noqa: ARG002, N802
         """Return a page of alias changes, newest first."""
-        changes, more = await self._jobs.alias_changes(
+        changes, next_row = await self._jobs.alias_changes(
             page_size(request.page_size), parse_page_token(request.page_token)
         )
         return pb.ListAliasChangesResponse(
-            changes=[write_alias_change(entry) for entry in changes], next_page_token="" if more is None else str(more)
+            changes=[write_alias_change(entry) for entry in changes],
+            next_page_token="" if next_row is None else str(next_row),
         )
 
     async def _write(self, checkpoint: Checkpoint) -> pb.Checkpoint:

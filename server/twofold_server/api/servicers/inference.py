@@ -25,7 +25,7 @@ from twofold_server.inference.predictor import Predictor
 from twofold_server.inference.slot import Slot
 from twofold_server.observability.metrics import Metrics
 
-STREAM_AHEAD = 8
+MAX_STREAM_REQUESTS = 8
 """Requests of a stream in progress at once, besides the one being read and the one whose answer is next."""
 
 
@@ -62,13 +62,13 @@ class InferenceServicer(InferenceServiceServicer):
     ) -> AsyncIterator[pb.PredictStreamResponse]:
         """Answer requests in order, a few at a time, and stop reading while these are in progress."""
         deadline = deadline_of(context)
-        answers: asyncio.Queue[asyncio.Task[pb.PredictResponse] | Exception | None] = asyncio.Queue(STREAM_AHEAD)
+        answers: asyncio.Queue[asyncio.Task[pb.PredictResponse] | Exception | None] = asyncio.Queue(MAX_STREAM_REQUESTS)
         pending: set[asyncio.Task[Any]] = set()
 
         async def read() -> None:
             try:
                 async for message in request_iterator:
-                    answer = asyncio.create_task(self._answer_patiently(message.request, deadline))
+                    answer = asyncio.create_task(self._answer_with_retry(message.request, deadline))
                     pending.add(answer)
                     await answers.put(answer)
             except Exception as error:  # noqa: BLE001 -- raised below: what came before it is answered first.
@@ -76,8 +76,8 @@ class InferenceServicer(InferenceServiceServicer):
             else:
                 await answers.put(None)
 
-        reading = asyncio.create_task(read())
-        pending.add(reading)
+        reader = asyncio.create_task(read())
+        pending.add(reader)
         try:
             while (answer := await answers.get()) is not None:
                 if isinstance(answer, Exception):
@@ -89,7 +89,7 @@ class InferenceServicer(InferenceServiceServicer):
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
 
-    async def _answer_patiently(self, request: pb.PredictRequest, deadline: float) -> pb.PredictResponse:
+    async def _answer_with_retry(self, request: pb.PredictRequest, deadline: float) -> pb.PredictResponse:
         """Answer one request of a stream. Under load a stream waits instead of being rejected, which slows its client down."""
         while True:
             try:

@@ -37,18 +37,18 @@ from twofold_server.versions.promoter import Promoter
 
 EXTENSIONS = ("model_configuration", "model_repository", "statistics")
 
-_MEMORY = "send and take tensors as raw contents"
-NOT_SERVED = {
+_USE_RAW_CONTENTS = "use raw contents"
+UNSUPPORTED = {
     "ModelStreamInfer": "call ModelInfer, or twofold.v1.InferenceService.PredictStream",
-    "RepositoryModelUnload": "a checkpoint leaves when another one is promoted: call RepositoryModelLoad",
-    "SystemSharedMemoryStatus": _MEMORY,
-    "SystemSharedMemoryRegister": _MEMORY,
-    "SystemSharedMemoryUnregister": _MEMORY,
-    "CudaSharedMemoryStatus": _MEMORY,
-    "CudaSharedMemoryRegister": _MEMORY,
-    "CudaSharedMemoryUnregister": _MEMORY,
-    "TraceSetting": "the server's metrics say where time goes",
-    "LogSettings": "start the server with another --log-level",
+    "RepositoryModelUnload": "promoting another checkpoint unloads the live one: call RepositoryModelLoad",
+    "SystemSharedMemoryStatus": _USE_RAW_CONTENTS,
+    "SystemSharedMemoryRegister": _USE_RAW_CONTENTS,
+    "SystemSharedMemoryUnregister": _USE_RAW_CONTENTS,
+    "CudaSharedMemoryStatus": _USE_RAW_CONTENTS,
+    "CudaSharedMemoryRegister": _USE_RAW_CONTENTS,
+    "CudaSharedMemoryUnregister": _USE_RAW_CONTENTS,
+    "TraceSetting": "see the metrics of the server",
+    "LogSettings": "start the server with --log-level",
 }
 """Triton methods that are not supported, and what to use instead."""
 
@@ -79,8 +79,8 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
         """Register the methods, and reject Triton's other methods with a hint."""
         add_GRPCInferenceServiceServicer_to_server(self, server)
         service = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
-        refusals = {name: _refusal(name, instead) for name, instead in NOT_SERVED.items()}
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, refusals),))
+        handlers = {name: _unsupported(name, hint) for name, hint in UNSUPPORTED.items()}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Any) -> pb.ServerLiveResponse:  # noqa: ARG002, N802
         """Return that the server is live."""
@@ -116,8 +116,8 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
             self._check_version(call.version, "model_version")
         answers = await self._inference.predict(
             call.texts,
-            top=int(call.asks_for("label", "label_score")),
-            entities=call.asks_for("entities"),
+            top=int(call.requests_any("label", "label_score")),
+            entities=call.requests_any("entities"),
             deadline=min(deadline_of(context), time.monotonic() + call.timeout),
         )
         for checkpoint_id in answers.checkpoint_ids:  # A swap may have happened before the texts were answered.
@@ -145,10 +145,10 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
         """Make a checkpoint live."""
         name = read_load(request)
         annotate(checkpoint=name)
-        done = await self._promoter.promote(
+        promotion = await self._promoter.promote(
             name, Author(caller_of(context), "RepositoryModelLoad was called."), approve=True
         )
-        annotate(checkpoint=done.checkpoint.id)
+        annotate(checkpoint=promotion.checkpoint.id)
         return pb.RepositoryModelLoadResponse()
 
     def _live(self) -> str:
@@ -166,19 +166,19 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
 
 
 def _not_live(field: str, version: str, live: str) -> UnknownNameError:
-    says = f"the live checkpoint is {live!r}" if live else "no checkpoint is live"
-    return UnknownNameError(f"{field}: {version[:100]!r} is not live, {says}; leave it empty for the live one")
+    state = f"the live checkpoint is {live!r}" if live else "no checkpoint is live"
+    return UnknownNameError(f"{field}: {version[:100]!r} is not live; {state}; leave it empty for the live checkpoint")
 
 
-def _refusal(method: str, instead: str) -> grpc.RpcMethodHandler[Any, Any]:
-    error = f"{method} is not served; {instead}"
+def _unsupported(method: str, hint: str) -> grpc.RpcMethodHandler[Any, Any]:
+    error = f"{method} is not supported; {hint}"
 
-    async def refuse(request: Any, context: Any) -> Any:  # noqa: ARG001
+    async def fail(request: Any, context: Any) -> Any:  # noqa: ARG001
         raise UnsupportedError(error)
 
-    async def refuse_stream(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
-        yield await refuse(requests, context)
+    async def fail_stream(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        yield await fail(requests, context)
 
     if method == "ModelStreamInfer":
-        return grpc.stream_stream_rpc_method_handler(refuse_stream)
-    return grpc.unary_unary_rpc_method_handler(refuse)
+        return grpc.stream_stream_rpc_method_handler(fail_stream)
+    return grpc.unary_unary_rpc_method_handler(fail)

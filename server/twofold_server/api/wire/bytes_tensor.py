@@ -22,7 +22,7 @@ def read_strings(raw: bytes, count: int, field: str) -> list[bytes]:
     for index in range(count):
         if len(raw) - position < _LENGTH.size:
             raise InvalidRequestError(
-                Violation(field, f"ends after {index} elements, and the shape says {count}; send both alike")
+                Violation(field, f"ends after {index} elements, but the shape says {count}; make them equal")
             )
         (length,) = _LENGTH.unpack_from(raw, position)
         position += _LENGTH.size
@@ -30,8 +30,8 @@ def read_strings(raw: bytes, count: int, field: str) -> list[bytes]:
             raise InvalidRequestError(
                 Violation(
                     f"{field}[{index}]",
-                    f"says that it has {length} bytes, and {len(raw) - position} are there; write each element's length in "
-                    "four bytes, the lowest first, and then its bytes",
+                    f"declares {length} bytes, but only {len(raw) - position} follow; write each element's length as a "
+                    "little-endian 32-bit integer, then its bytes",
                 )
             )
         strings.append(raw[position : position + length])
@@ -40,7 +40,7 @@ def read_strings(raw: bytes, count: int, field: str) -> list[bytes]:
         raise InvalidRequestError(
             Violation(
                 field,
-                f"goes on for {len(raw) - position} bytes after {count} elements, as many as the shape says; send both alike",
+                f"has {len(raw) - position} more bytes after {count} elements, the number in the shape; make them equal",
             )
         )
     return strings

@@ -25,8 +25,8 @@ _UNITS: dict[int, OffsetUnit] = {
     pb.OFFSET_UNIT_UTF16: "utf16",
     pb.OFFSET_UNIT_UTF8: "utf8",
 }
-_MOST_HEADS = 16
-"""Most entries of `heads`. There are two heads; repeated names are accepted, millions of names are not."""
+_MAX_HEADS = 16
+"""Maximum entries of `heads`. There are two heads; repeated names are accepted, millions of names are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +52,10 @@ def read_predict(request: pb.PredictRequest, limits: LimitSettings) -> PredictCa
     """Read and check a request. Raises InvalidRequestError with every invalid field."""
     raise_if_invalid(
         itertools.chain(
-            _wrong_texts(request.texts, limits),
-            _wrong_unit(request.offset_unit),
-            _wrong_heads(request.heads),
-            _wrong_top(request.top_labels),
+            _check_texts(request.texts, limits),
+            _check_unit(request.offset_unit),
+            _check_heads(request.heads),
+            _check_top(request.top_labels),
         )
     )
     heads = {HEAD_NAMES[head] for head in request.heads} or set(HEADS)
@@ -65,50 +65,54 @@ def read_predict(request: pb.PredictRequest, limits: LimitSettings) -> PredictCa
 
 def read_embed(request: pb.EmbedRequest, limits: LimitSettings) -> EmbedCall:
     """Read and check a request. Raises InvalidRequestError with every invalid field."""
-    raise_if_invalid(itertools.chain(_wrong_texts(request.texts, limits), _wrong_unit(request.offset_unit)))
+    raise_if_invalid(itertools.chain(_check_texts(request.texts, limits), _check_unit(request.offset_unit)))
     return EmbedCall(list(request.texts), request.include_tokens, _UNITS[request.offset_unit])
 
 
-def _wrong_texts(texts: Sequence[str], limits: LimitSettings) -> Iterator[Violation]:
+def _check_texts(texts: Sequence[str], limits: LimitSettings) -> Iterator[Violation]:
     if not texts:
         yield Violation("texts", "is empty; send at least one text")
     elif len(texts) > limits.max_texts:
-        yield Violation("texts", f"holds {len(texts)} texts; send at most {limits.max_texts} in one request")
+        yield Violation("texts", f"has {len(texts)} texts; send at most {limits.max_texts} per request")
     else:
-        yield from too_long(texts, limits, "texts")
+        yield from check_lengths(texts, limits, "texts")
 
 
-def too_long(texts: Iterable[str], limits: LimitSettings, field: str) -> Iterator[Violation]:
+def check_lengths(texts: Iterable[str], limits: LimitSettings, field: str) -> Iterator[Violation]:
     """Yield a violation for each text with too many characters, as an element of *field*."""
     for index, text in enumerate(texts):
         if len(text) > limits.max_characters:
-            message = f"has {len(text)} characters; at most {limits.max_characters} are allowed, split the text"
+            message = f"has {len(text)} characters; the maximum is {limits.max_characters}, so split the text"
             yield Violation(f"{field}[{index}]", message)
 
 
-def _wrong_heads(heads: Sequence[int]) -> Iterator[Violation]:
-    if len(heads) > _MOST_HEADS:
-        yield Violation("heads", f"has {len(heads)} entries; write at most {_MOST_HEADS}, or leave heads out for both")
+def _check_heads(heads: Sequence[int]) -> Iterator[Violation]:
+    if len(heads) > _MAX_HEADS:
+        yield Violation("heads", f"has {len(heads)} entries; the maximum is {_MAX_HEADS}")
         return
     for index, head in enumerate(heads):
         if head not in HEAD_NAMES:
-            message = f"{head} is not a head; write HEAD_CLASSIFIER or HEAD_NER, or leave heads out for both"
+            message = f"unknown head {head}; use HEAD_CLASSIFIER or HEAD_NER, or omit heads for both"
             yield Violation(f"heads[{index}]", message)
 
 
-def _wrong_top(top: int) -> Iterator[Violation]:
+def _check_top(top: int) -> Iterator[Violation]:
     if top < 0:
-        yield Violation("top_labels", f"{top} is negative; write how many labels shall come back")
+        yield Violation("top_labels", f"{top} is negative; use the number of labels to return")
 
 
-def _wrong_unit(unit: int) -> Iterator[Violation]:
+def _check_unit(unit: int) -> Iterator[Violation]:
     if unit not in _UNITS:
-        yield Violation("offset_unit", f"{unit} is not a unit; write OFFSET_UNIT_CODE_POINT, _UTF16 or _UTF8")
+        yield Violation(
+            "offset_unit", f"unknown unit {unit}; use OFFSET_UNIT_CODE_POINT, OFFSET_UNIT_UTF16 or OFFSET_UNIT_UTF8"
+        )
 
 
 def write_predictions(call: PredictCall, answers: Answers[Prediction]) -> pb.PredictResponse:
     """Return the response."""
-    response = pb.PredictResponse(checkpoint_id=one_of(answers.checkpoint_ids), timings=_write_timings(answers.timings))
+    response = pb.PredictResponse(
+        checkpoint_id=shared_checkpoint_id(answers.checkpoint_ids), timings=_write_timings(answers.timings)
+    )
     for text, prediction, checkpoint_id in zip(call.texts, answers.answers, answers.checkpoint_ids, strict=True):
         offset = offset_converter(text, call.unit)
         response.predictions.add(
@@ -125,7 +129,9 @@ def write_predictions(call: PredictCall, answers: Answers[Prediction]) -> pb.Pre
 
 def write_embeddings(call: EmbedCall, answers: Answers[Embedding]) -> pb.EmbedResponse:
     """Return the response."""
-    response = pb.EmbedResponse(checkpoint_id=one_of(answers.checkpoint_ids), timings=_write_timings(answers.timings))
+    response = pb.EmbedResponse(
+        checkpoint_id=shared_checkpoint_id(answers.checkpoint_ids), timings=_write_timings(answers.timings)
+    )
     for text, embedding, checkpoint_id in zip(call.texts, answers.answers, answers.checkpoint_ids, strict=True):
         added = response.embeddings.add(pooled=embedding.pooled.tolist(), checkpoint_id=checkpoint_id)
         if call.include_tokens:
@@ -160,6 +166,6 @@ def _write_timings(timings: Timings) -> pb.Timings:
     )
 
 
-def one_of(checkpoint_ids: Sequence[str]) -> str:
+def shared_checkpoint_id(checkpoint_ids: Sequence[str]) -> str:
     """Return the id that all ids share; empty if a swap happened between them."""
     return checkpoint_ids[0] if len(set(checkpoint_ids)) == 1 else ""

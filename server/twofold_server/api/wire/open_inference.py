@@ -13,7 +13,7 @@ from twofold.open_inference import open_inference_pb2 as pb
 from twofold_checkpoint.decoding import Entity, Prediction
 
 from twofold_server.api.wire.bytes_tensor import read_strings, write_strings
-from twofold_server.api.wire.inference import one_of, too_long
+from twofold_server.api.wire.inference import check_lengths, shared_checkpoint_id
 from twofold_server.api.wire.offsets import OffsetUnit, offset_converter
 from twofold_server.config.settings import LimitSettings
 from twofold_server.errors import InvalidRequestError, UnknownNameError, Violation, raise_if_invalid
@@ -42,12 +42,12 @@ _OUTPUTS_BY_NAME = {output.name: output for output in OUTPUTS}
 _UNITS: Sequence[OffsetUnit] = get_args(OffsetUnit)
 
 # Parameters that would change the answer are rejected; other unknown parameters are ignored.
-_SEQUENCES = ("sequence_id", "sequence_start", "sequence_end")
-_MEMORY = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
-_NOT_SERVED = {
-    **dict.fromkeys(_SEQUENCES, "sequences are not served: each text is answered alone; leave it out"),
-    **dict.fromkeys(_MEMORY, "shared memory is not served; send and take tensors as raw contents"),
-    "classification": 'is not served; ask for the outputs "label" and "label_score" instead',
+_SEQUENCE_PARAMETERS = ("sequence_id", "sequence_start", "sequence_end")
+_MEMORY_PARAMETERS = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
+_UNSUPPORTED_PARAMETERS = {
+    **dict.fromkeys(_SEQUENCE_PARAMETERS, "sequences are not supported, since texts are independent; leave it out"),
+    **dict.fromkeys(_MEMORY_PARAMETERS, "shared memory is not supported; use raw contents"),
+    "classification": 'is not supported; request the outputs "label" and "label_score" instead',
 }
 
 
@@ -62,7 +62,7 @@ class InferCall:
     unit: OffsetUnit
     timeout: float
 
-    def asks_for(self, *names: str) -> bool:
+    def requests_any(self, *names: str) -> bool:
         """Return whether one of these outputs is requested."""
         return any(output.name in names for output in self.outputs)
 
@@ -70,20 +70,20 @@ class InferCall:
 def check_model(name: str, field: str) -> None:
     """Raise UnknownNameError unless *name* is the model's."""
     if name != MODEL:
-        raise UnknownNameError(f"{field}: there is no model {name[:100]!r}; write {MODEL!r}")
+        raise UnknownNameError(f"{field}: unknown model {name[:100]!r}; use {MODEL!r}")
 
 
 def read_infer(request: pb.ModelInferRequest, limits: LimitSettings) -> InferCall:
     """Read and check a request. Raises UnknownNameError, or InvalidRequestError with every invalid field."""
     check_model(request.model_name, "model_name")
-    wrong: list[Violation] = []
-    unit, timeout = _read_unit(request.parameters, wrong), _read_timeout(request.parameters, wrong)
+    violations: list[Violation] = []
+    unit, timeout = _read_unit(request.parameters, violations), _read_timeout(request.parameters, violations)
     raise_if_invalid(
         itertools.chain(
-            _not_served(request.parameters, "parameters"),
-            _wrong_inputs(request, limits),
-            _wrong_outputs(request.outputs),
-            wrong,
+            _check_parameters(request.parameters, "parameters"),
+            _check_inputs(request, limits),
+            _check_outputs(request.outputs),
+            violations,
         )
     )
     outputs = [_OUTPUTS_BY_NAME[output.name] for output in request.outputs] or OUTPUTS
@@ -92,7 +92,9 @@ def read_infer(request: pb.ModelInferRequest, limits: LimitSettings) -> InferCal
 
 def write_infer(call: InferCall, answers: Answers[Prediction]) -> pb.ModelInferResponse:
     """Return the response with raw contents, the only form in which tritonclient reads FP32."""
-    response = pb.ModelInferResponse(model_name=MODEL, model_version=one_of(answers.checkpoint_ids), id=call.id)
+    response = pb.ModelInferResponse(
+        model_name=MODEL, model_version=shared_checkpoint_id(answers.checkpoint_ids), id=call.id
+    )
     for output in call.outputs:
         response.outputs.add(name=output.name, datatype=output.datatype, shape=[len(call.texts)])
         response.raw_output_contents.append(_write_output(output.name, call, answers))
@@ -111,58 +113,58 @@ def write_metadata(versions: Sequence[str]) -> pb.ModelMetadataResponse:
     return pb.ModelMetadataResponse(name=MODEL, versions=versions, platform=PLATFORM, inputs=inputs, outputs=outputs)
 
 
-def _wrong_inputs(request: pb.ModelInferRequest, limits: LimitSettings) -> Iterator[Violation]:
+def _check_inputs(request: pb.ModelInferRequest, limits: LimitSettings) -> Iterator[Violation]:
     """Yield the violations of everything but the elements."""
     if not request.inputs:
         yield Violation("inputs", 'is empty; send one tensor "text" of BYTES')
     for index, tensor in enumerate(request.inputs):
         field = f"inputs[{index}]"
         if tensor.name != "text":
-            yield Violation(f"{field}.name", f'{tensor.name[:100]!r} is no input; write "text"')
+            yield Violation(f"{field}.name", f'unknown input {tensor.name[:100]!r}; use "text"')
         elif index:
-            yield Violation(field, '"text" is there twice; send one tensor with all texts')
+            yield Violation(field, 'is a second "text" tensor; send one tensor with all texts')
         if tensor.datatype != "BYTES":
-            yield Violation(f"{field}.datatype", f'{tensor.datatype[:100]!r} is no type of a text; write "BYTES"')
-        yield from _wrong_shape(list(tensor.shape), limits, f"{field}.shape")
-        yield from _not_served(tensor.parameters, f"{field}.parameters")
+            yield Violation(f"{field}.datatype", f'invalid type {tensor.datatype[:100]!r}; use "BYTES"')
+        yield from _check_shape(list(tensor.shape), limits, f"{field}.shape")
+        yield from _check_parameters(tensor.parameters, f"{field}.parameters")
         if request.raw_input_contents and tensor.HasField("contents"):
-            yield Violation(f"{field}.contents", "is there beside raw_input_contents; send one of them")
+            yield Violation(f"{field}.contents", "is set in addition to raw_input_contents; send only one of them")
     if request.raw_input_contents and len(request.raw_input_contents) != len(request.inputs):
         yield Violation(
             "raw_input_contents",
-            f"has {len(request.raw_input_contents)} entries, and inputs has {len(request.inputs)}; send one for each",
+            f"has {len(request.raw_input_contents)} entries, but inputs has {len(request.inputs)}; send one entry per input",
         )
 
 
-def _wrong_shape(shape: list[int], limits: LimitSettings, field: str) -> Iterator[Violation]:
+def _check_shape(shape: list[int], limits: LimitSettings, field: str) -> Iterator[Violation]:
     shown = f"{shape[:8]}" if len(shape) <= 8 else f"{shape[:8]} and more"
     if len(shape) not in {1, 2} or shape[1:] not in ([], [1]):
-        yield Violation(field, f"{shown} is no list of texts; write [n] or [n, 1] for n texts")
+        yield Violation(field, f"{shown} is not a list of texts; use [n] or [n, 1] for n texts")
     elif shape[0] < 0:
-        yield Violation(field, f"{shown} is negative; write the number of texts")
+        yield Violation(field, f"{shown} is negative; use the number of texts")
     elif shape[0] == 0:
         yield Violation(field, f"{shown} is empty; send at least one text")
     elif shape[0] > limits.max_texts:
-        yield Violation(field, f"{shown} is too long; send at most {limits.max_texts} texts in one request")
+        yield Violation(field, f"{shown} is too long; send at most {limits.max_texts} texts per request")
 
 
-def _wrong_outputs(outputs: Sequence[pb.ModelInferRequest.InferRequestedOutputTensor]) -> Iterator[Violation]:
+def _check_outputs(outputs: Sequence[pb.ModelInferRequest.InferRequestedOutputTensor]) -> Iterator[Violation]:
     seen: set[str] = set()
     for index, output in enumerate(outputs):
         field = f"outputs[{index}]"
         if output.name not in _OUTPUTS_BY_NAME:
             names = ", ".join(_OUTPUTS_BY_NAME)
-            yield Violation(f"{field}.name", f"{output.name[:100]!r} is no output; write one of {names}")
+            yield Violation(f"{field}.name", f"unknown output {output.name[:100]!r}; use one of {names}")
         elif output.name in seen:
-            yield Violation(f"{field}.name", f"{output.name!r} is asked for twice; leave it out here")
+            yield Violation(f"{field}.name", f"{output.name!r} is requested twice; remove it here")
         seen.add(output.name)
-        yield from _not_served(output.parameters, f"{field}.parameters")
+        yield from _check_parameters(output.parameters, f"{field}.parameters")
 
 
-def _not_served(parameters: Mapping[str, pb.InferParameter], field: str) -> Iterator[Violation]:
+def _check_parameters(parameters: Mapping[str, pb.InferParameter], field: str) -> Iterator[Violation]:
     for name in parameters:
-        if name in _NOT_SERVED:
-            yield Violation(f"{field}[{name!r}]", _NOT_SERVED[name])
+        if name in _UNSUPPORTED_PARAMETERS:
+            yield Violation(f"{field}[{name!r}]", _UNSUPPORTED_PARAMETERS[name])
 
 
 def _value(parameters: Mapping[str, pb.InferParameter], name: str) -> Any:
@@ -173,27 +175,28 @@ def _value(parameters: Mapping[str, pb.InferParameter], name: str) -> Any:
     return getattr(parameters[name], choice) if choice else None
 
 
-def _read_unit(parameters: Mapping[str, pb.InferParameter], wrong: list[Violation]) -> OffsetUnit:
+def _read_unit(parameters: Mapping[str, pb.InferParameter], violations: list[Violation]) -> OffsetUnit:
     requested = _value(parameters, "offset_unit")
     for unit in _UNITS:
         if requested == unit:
             return unit
     if requested is not None:
         names = ", ".join(_UNITS)
-        wrong.append(
-            Violation("parameters['offset_unit']", f"{str(requested)[:100]!r} is no unit; write one of {names}")
+        violations.append(
+            Violation("parameters['offset_unit']", f"unknown unit {str(requested)[:100]!r}; use one of {names}")
         )
     return "code_point"
 
 
-def _read_timeout(parameters: Mapping[str, pb.InferParameter], wrong: list[Violation]) -> float:
+def _read_timeout(parameters: Mapping[str, pb.InferParameter], violations: list[Violation]) -> float:
     requested = _value(parameters, "timeout")
     if requested is None or requested == 0:
         return float("inf")
     if not isinstance(requested, int) or isinstance(requested, bool) or requested < 0:
-        wrong.append(
+        violations.append(
             Violation(
-                "parameters['timeout']", f"{str(requested)[:100]!r} is no time; write whole microseconds, or 0 for none"
+                "parameters['timeout']",
+                f"invalid time {str(requested)[:100]!r}; use whole microseconds, or 0 for no timeout",
             )
         )
         return float("inf")
@@ -208,19 +211,19 @@ def _read_texts(request: pb.ModelInferRequest, limits: LimitSettings) -> list[st
         strings = read_strings(request.raw_input_contents[0], count, field)
     else:
         field = "inputs[0].contents.bytes_contents"
-        sent = len(tensor.contents.bytes_contents)
-        if sent != count:
+        element_count = len(tensor.contents.bytes_contents)
+        if element_count != count:
             raise InvalidRequestError(
-                Violation(field, f"has {sent} elements, and the shape says {count}; send both alike")
+                Violation(field, f"has {element_count} elements, but the shape says {count}; make them equal")
             )
         strings = list(tensor.contents.bytes_contents)
-    raise_if_invalid(_not_utf8(strings, field))
+    raise_if_invalid(_check_utf8(strings, field))
     texts = [string.decode() for string in strings]
-    raise_if_invalid(too_long(texts, limits, field))
+    raise_if_invalid(check_lengths(texts, limits, field))
     return texts
 
 
-def _not_utf8(strings: Sequence[bytes], field: str) -> Iterator[Violation]:
+def _check_utf8(strings: Sequence[bytes], field: str) -> Iterator[Violation]:
     for index, string in enumerate(strings):
         try:
             string.decode()

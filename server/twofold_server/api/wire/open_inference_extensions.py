@@ -16,7 +16,7 @@ from twofold_server.config.settings import LimitSettings
 from twofold_server.errors import MAX_VIOLATIONS, UnknownNameError, Violation, raise_if_invalid
 from twofold_server.observability.metrics import Metrics
 
-_ASKING = ("Predict", "Embed", "ModelInfer")
+_UNARY_METHODS = ("Predict", "Embed", "ModelInfer")
 """Unary methods, which statistics count. The duration of a stream depends on its client."""
 _TYPES = {"BYTES": config_pb.TYPE_STRING, "FP32": config_pb.TYPE_FP32}
 
@@ -36,7 +36,9 @@ def write_config(limits: LimitSettings) -> config_pb.ModelConfig:
 
 def write_statistics(metrics: Metrics, version: str) -> pb.ModelStatistics:
     """Return statistics since the server started, read from the metrics."""
-    calls = {key: n for key, n in _values(metrics.requests, "_total", "method", "code").items() if key[0] in _ASKING}
+    calls = {
+        key: n for key, n in _values(metrics.requests, "_total", "method", "code").items() if key[0] in _UNARY_METHODS
+    }
     answered = sum(n for (_, code), n in calls.items() if code == "OK")
     seconds = _values(metrics.request_seconds, "_sum", "method")
     texts = _values(metrics.texts, "_total", "method")
@@ -49,7 +51,7 @@ def write_statistics(metrics: Metrics, version: str) -> pb.ModelStatistics:
         inference_count=int(sum(texts.values())),
         execution_count=stages["infer"].count,
         inference_stats=pb.InferStatistics(
-            success=_duration(answered, sum(seconds.get((method,), 0) for method in _ASKING)),
+            success=_duration(answered, sum(seconds.get((method,), 0) for method in _UNARY_METHODS)),
             fail=_duration(sum(calls.values()) - answered, 0),
             queue=stages["queue"],
             compute_input=stages["tokenize"],
@@ -69,8 +71,8 @@ def write_index(
             response.models.add(name=MODEL, version=checkpoint.id, state="READY")
         elif not only_ready:
             names = aliases.names_of(checkpoint.id)
-            also = f" ({', '.join(names)})" if names else ""
-            reason = f"in the store{also} and not live; RepositoryModelLoad with this id as model_name promotes it"
+            alias_note = f" ({', '.join(names)})" if names else ""
+            reason = f"in the store{alias_note}, not live; to promote it, call RepositoryModelLoad with this id as model_name"
             response.models.add(name=MODEL, version=checkpoint.id, state="UNAVAILABLE", reason=reason)
     return response
 
@@ -78,33 +80,35 @@ def write_index(
 def check_repository(name: str) -> None:
     """Raise UnknownNameError unless *name* is empty."""
     if name:
-        raise UnknownNameError(f"repository_name: there is no repository {name[:100]!r}; leave it empty for the store")
+        raise UnknownNameError(f"repository_name: unknown repository {name[:100]!r}; leave it empty for the store")
 
 
 def read_load(request: pb.RepositoryModelLoadRequest) -> str:
     """Return the id or alias of the checkpoint to promote. Raises UnknownNameError or InvalidRequestError."""
     check_repository(request.repository_name)
     parameters: Mapping[str, pb.ModelRepositoryParameter] = request.parameters
-    message = "is not taken: a checkpoint is loaded as it was published; leave it out"
-    others = (Violation(f"parameters[{name[:100]!r}]", message) for name in parameters if name != "version")
-    wrong = list(itertools.islice(others, MAX_VIOLATIONS))
+    message = "is not supported: a checkpoint is loaded as it was published; leave it out"
+    unsupported = (Violation(f"parameters[{name[:100]!r}]", message) for name in parameters if name != "version")
+    violations = list(itertools.islice(unsupported, MAX_VIOLATIONS))
     version = parameters["version"].string_param if "version" in parameters else ""
     if "version" in parameters and not version:
-        wrong.append(Violation("parameters['version']", "is no text, or empty; write a checkpoint's id or alias"))
+        violations.append(
+            Violation("parameters['version']", "is empty or not a string; use the id or alias of a checkpoint")
+        )
     if version and request.model_name != MODEL:
-        wrong.append(
+        violations.append(
             Violation(
-                "model_name", f"{request.model_name[:100]!r} is there beside parameters['version']; write {MODEL!r}"
+                "model_name", f"{request.model_name[:100]!r} is set in addition to parameters['version']; use {MODEL!r}"
             )
         )
     if not version and request.model_name in {"", MODEL}:
-        wrong.append(
+        violations.append(
             Violation(
                 "model_name",
-                f'{request.model_name!r} names no checkpoint; write its id or alias here, such as "candidate"',
+                f'{request.model_name!r} is not a checkpoint; use an id or alias, such as "candidate"',
             )
         )
-    raise_if_invalid(wrong)
+    raise_if_invalid(violations)
     return version or request.model_name
 
 

@@ -17,7 +17,7 @@ def page_size(requested: int) -> int:
     """Return the size of a page. Raises InvalidRequestError."""
     if not 0 <= requested <= MAX_SIZE:
         raise InvalidRequestError(
-            Violation("page_size", f"{requested} must be from 0 (which means {DEFAULT_SIZE}) to {MAX_SIZE}")
+            Violation("page_size", f"{requested} is out of range; use 1 to {MAX_SIZE}, or 0 for {DEFAULT_SIZE}")
         )
     return requested or DEFAULT_SIZE
 
@@ -30,10 +30,12 @@ def page(items: Sequence[T], key: Callable[[T], str], *, size: int, token: str) 
     size = page_size(size)
     first = 0
     if token:
-        places = [index for index, item in enumerate(items) if key(item) == token]
-        if not places:
-            raise InvalidRequestError(Violation("page_token", f"{token!r} is not one; begin again with an empty token"))
-        first = places[0] + 1
+        matches = [index for index, item in enumerate(items) if key(item) == token]
+        if not matches:
+            raise InvalidRequestError(
+                Violation("page_token", f"invalid token {token!r}; start again with an empty token")
+            )
+        first = matches[0] + 1
     shown = items[first : first + size]
     more = first + size < len(items)
     return shown, key(shown[-1]) if more else ""
@@ -45,6 +47,6 @@ def parse_page_token(token: str) -> int | None:
         return None
     if not (token.isascii() and token.isdigit() and len(token) < 19):
         raise InvalidRequestError(
-            Violation("page_token", f"{token[:40]!r} is not one; begin again with an empty token")
+            Violation("page_token", f"invalid token {token[:40]!r}; start again with an empty token")
         )
     return int(token)

@@ -135,7 +135,7 @@ def test_wrong_requests(store):
     async def test(stub, _):
         code, told = await refusal(stub.PromoteCheckpoint(pb.PromoteCheckpointRequest()))
         assert (code, told.violations[0].field) == (grpc.StatusCode.INVALID_ARGUMENT, "checkpoint")
-        for name, says in (("", "is empty"), ("candidate", "'candidate' is an alias, which moves; write the id")):
+        for name, says in (("", "is empty"), ("candidate", "'candidate' is an alias; use the id")):
             code, told = await refusal(stub.DeleteCheckpoint(pb.DeleteCheckpointRequest(checkpoint_id=name)))
             assert (code, told.violations[0].field) == (grpc.StatusCode.INVALID_ARGUMENT, "checkpoint_id")
             assert says in told.message
@@ -168,7 +168,7 @@ def test_what_is_needed_is_not_deleted(store):
 
     async def test(stub, server):
         await stub.PromoteCheckpoint(pb.PromoteCheckpointRequest(checkpoint="b"))
-        assert "b answers now" in await refused(stub, "b")
+        assert "b is live" in await refused(stub, "b")
         assert 'a is "previous"' in await refused(stub, "a")
         assert (await stub.RollBack(pb.RollBackRequest())).checkpoint.id == "a"
         assert (await server.predict("rain")).checkpoint_id == "a"
@@ -186,6 +186,6 @@ def test_what_answers_is_not_deleted_even_if_no_alias_names_it(store):
         assert (await server.predict("rain")).checkpoint_id == "a"
         code, told = await refusal(stub.DeleteCheckpoint(pb.DeleteCheckpointRequest(checkpoint_id="a")))
         assert code is grpc.StatusCode.FAILED_PRECONDITION
-        assert "a answers now" in told.message
+        assert "a is live" in told.message
 
     on_server(store, test)

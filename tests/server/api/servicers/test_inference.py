@@ -10,7 +10,7 @@ from support import tiny_checkpoints
 from support.running_server import gated, refusal, running
 from twofold.v1 import inference_pb2 as pb
 from twofold_checkpoint.store import Store
-from twofold_server.api.servicers.inference import STREAM_AHEAD
+from twofold_server.api.servicers.inference import MAX_STREAM_REQUESTS
 
 FAR = "so very much and the " * 500
 
@@ -172,11 +172,11 @@ WRONG = [
     ({"texts": []}, "texts", "send at least one"),
     ({"texts": ["a"] * 5}, "texts", "at most 4"),
     ({"texts": ["a", "b" * 21]}, "texts[1]", "21 characters"),
-    ({"texts": ["a"], "heads": [9]}, "heads[0]", "9 is not a head"),
+    ({"texts": ["a"], "heads": [9]}, "heads[0]", "unknown head 9"),
     ({"texts": ["a"], "heads": [1, 0]}, "heads[1]", "HEAD_NER"),
-    ({"texts": ["a"], "heads": [1] * 17}, "heads", "has 17 entries; write at most 16"),
+    ({"texts": ["a"], "heads": [1] * 17}, "heads", "has 17 entries; the maximum is 16"),
     ({"texts": ["a"], "top_labels": -1}, "top_labels", "-1 is negative"),
-    ({"texts": ["a"], "offset_unit": 7}, "offset_unit", "7 is not a unit"),
+    ({"texts": ["a"], "offset_unit": 7}, "offset_unit", "unknown unit 7"),
 ]
 
 
@@ -288,7 +288,7 @@ def test_a_stream_reads_no_further_than_it_answers(store):
                 before = taken
                 await asyncio.sleep(0.3)
             assert taken == before
-            assert await server.metric("twofold_queue_tokens") <= (STREAM_AHEAD + 2) * 300
+            assert await server.metric("twofold_queue_tokens") <= (MAX_STREAM_REQUESTS + 2) * 300
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await reading

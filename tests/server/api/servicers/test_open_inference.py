@@ -98,27 +98,31 @@ def tensor(**fields):
 RAW = write_strings([b"rain"])
 WRONG = [
     ({"inputs": [], "raw_input_contents": []}, "inputs", "is empty; send one tensor"),
-    (tensor(name="texts"), "inputs[0].name", "'texts' is no input; write \"text\""),
-    (tensor(datatype="FP32"), "inputs[0].datatype", "'FP32' is no type of a text; write \"BYTES\""),
-    (tensor(shape=[]), "inputs[0].shape", "[] is no list of texts"),
-    (tensor(shape=[1, 2]), "inputs[0].shape", "[1, 2] is no list of texts; write [n] or [n, 1]"),
-    (tensor(shape=[1] * 1000), "inputs[0].shape", "and more is no list of texts"),
+    (tensor(name="texts"), "inputs[0].name", "unknown input 'texts'; use \"text\""),
+    (tensor(datatype="FP32"), "inputs[0].datatype", "invalid type 'FP32'; use \"BYTES\""),
+    (tensor(shape=[]), "inputs[0].shape", "[] is not a list of texts"),
+    (tensor(shape=[1, 2]), "inputs[0].shape", "[1, 2] is not a list of texts; use [n] or [n, 1]"),
+    (tensor(shape=[1] * 1000), "inputs[0].shape", "and more is not a list of texts"),
     (tensor(shape=[-1]), "inputs[0].shape", "[-1] is negative"),
     (tensor(shape=[-(2**63), 1]), "inputs[0].shape", "is negative"),
     (tensor(shape=[0]), "inputs[0].shape", "[0] is empty; send at least one text"),
     (tensor(shape=[2**63 - 1]), "inputs[0].shape", "send at most 4 texts"),
-    (tensor(shape=[2**32, 2**32]), "inputs[0].shape", "is no list of texts"),
+    (tensor(shape=[2**32, 2**32]), "inputs[0].shape", "is not a list of texts"),
     (tensor(shape=[5]), "inputs[0].shape", "[5] is too long; send at most 4 texts"),
-    (tensor(shape=[2]), "raw_input_contents[0]", "ends after 1 elements, and the shape says 2"),
-    ({"inputs": ask().inputs[:] * 2, "raw_input_contents": [RAW] * 2}, "inputs[1]", "is there twice"),
-    ({"raw_input_contents": [RAW] * 2}, "raw_input_contents", "has 2 entries, and inputs has 1"),
-    (tensor(contents={"bytes_contents": [b"a"]}), "inputs[0].contents", "is there beside raw_input_contents"),
-    ({"raw_input_contents": [b"\x09\0\0\0rain"]}, "raw_input_contents[0][0]", "9 bytes, and 4 are there"),
-    ({"raw_input_contents": [RAW + b"x"]}, "raw_input_contents[0]", "goes on for 1 bytes"),
+    (tensor(shape=[2]), "raw_input_contents[0]", "ends after 1 elements, but the shape says 2"),
+    ({"inputs": ask().inputs[:] * 2, "raw_input_contents": [RAW] * 2}, "inputs[1]", "is a second"),
+    ({"raw_input_contents": [RAW] * 2}, "raw_input_contents", "has 2 entries, but inputs has 1"),
+    (tensor(contents={"bytes_contents": [b"a"]}), "inputs[0].contents", "is set in addition to raw_input_contents"),
+    ({"raw_input_contents": [b"\x09\0\0\0rain"]}, "raw_input_contents[0][0]", "declares 9 bytes, but only 4 follow"),
+    ({"raw_input_contents": [RAW + b"x"]}, "raw_input_contents[0]", "has 1 more bytes"),
     ({"raw_input_contents": [b"\x02\0\0\0a\xff"]}, "raw_input_contents[0][0]", "is not UTF-8: byte 0xff at 1"),
     ({"raw_input_contents": [b"\x03\0\0\0\xed\xa0\x80"]}, "raw_input_contents[0][0]", "is not UTF-8: byte 0xed at 0"),
-    ({"raw_input_contents": [write_strings([b"x" * 31])]}, "raw_input_contents[0][0]", "has 31 characters; at most 30"),
-    ({"raw_input_contents": []}, "inputs[0].contents.bytes_contents", "has 0 elements, and the shape says 1"),
+    (
+        {"raw_input_contents": [write_strings([b"x" * 31])]},
+        "raw_input_contents[0][0]",
+        "has 31 characters; the maximum is 30",
+    ),
+    ({"raw_input_contents": []}, "inputs[0].contents.bytes_contents", "has 0 elements, but the shape says 1"),
     (
         {"raw_input_contents": [], **tensor(contents={"bytes_contents": [b"\xff"]})},
         "inputs[0].contents.bytes_contents[0]",
@@ -129,29 +133,29 @@ WRONG = [
         "inputs[0].contents.bytes_contents",
         "has 0 elements",
     ),
-    ({"outputs": [{"name": "labels"}]}, "outputs[0].name", "'labels' is no output; write one of label, label_score"),
-    ({"outputs": [{"name": "label"}] * 2}, "outputs[1].name", "'label' is asked for twice"),
+    ({"outputs": [{"name": "labels"}]}, "outputs[0].name", "unknown output 'labels'; use one of label, label_score"),
+    ({"outputs": [{"name": "label"}] * 2}, "outputs[1].name", "'label' is requested twice"),
     (
         {"outputs": [{"name": "label", "parameters": {"classification": {"int64_param": 3}}}]},
         "outputs[0].parameters['classification']",
-        'ask for the outputs "label" and "label_score"',
+        'request the outputs "label" and "label_score"',
     ),
     (
         tensor(parameters={"shared_memory_region": {"string_param": "x"}}),
         "inputs[0].parameters['shared_memory_region']",
-        "send and take tensors as raw contents",
+        "shared memory is not supported; use raw contents",
     ),
-    ({"parameters": {"sequence_id": {"int64_param": 3}}}, "parameters['sequence_id']", "sequences are not served"),
+    ({"parameters": {"sequence_id": {"int64_param": 3}}}, "parameters['sequence_id']", "sequences are not supported"),
     (
         {"parameters": {"timeout": {"int64_param": -3}}},
         "parameters['timeout']",
-        "'-3' is no time; write whole microsec",
+        "invalid time '-3'; use whole microsec",
     ),
     ({"parameters": {"timeout": {"bool_param": True}}}, "parameters['timeout']", "'True' is no time"),
     (
         {"parameters": {"offset_unit": {"string_param": "x"}}},
         "parameters['offset_unit']",
-        "'x' is no unit; write one of",
+        "unknown unit 'x'; use one of",
     ),
 ]
 
@@ -229,21 +233,21 @@ def test_random_bytes_never_hurt(store):
 
 
 UNKNOWN = [
-    ("ModelInfer", ask(model_name="other"), "model_name: there is no model 'other'; write 'twofold'"),
-    ("ModelInfer", ask(model_version="b"), "model_version: 'b' is not live, the live checkpoint is 'a'"),
-    ("ModelMetadata", pb.ModelMetadataRequest(name="other"), "name: there is no model 'other'"),
+    ("ModelInfer", ask(model_name="other"), "model_name: unknown model 'other'; use 'twofold'"),
+    ("ModelInfer", ask(model_version="b"), "model_version: 'b' is not live; the live checkpoint is 'a'"),
+    ("ModelMetadata", pb.ModelMetadataRequest(name="other"), "name: unknown model 'other'"),
     ("ModelMetadata", pb.ModelMetadataRequest(name="twofold", version="b"), "version: 'b' is not live"),
-    ("ModelConfig", pb.ModelConfigRequest(), "name: there is no model ''"),
+    ("ModelConfig", pb.ModelConfigRequest(), "name: unknown model ''"),
     ("ModelConfig", pb.ModelConfigRequest(name="twofold", version="b"), "version: 'b' is not live"),
-    ("ModelStatistics", pb.ModelStatisticsRequest(name="x"), "name: there is no model 'x'"),
-    ("RepositoryIndex", pb.RepositoryIndexRequest(repository_name="x"), "there is no repository 'x'; leave it empty"),
+    ("ModelStatistics", pb.ModelStatisticsRequest(name="x"), "name: unknown model 'x'"),
+    ("RepositoryIndex", pb.RepositoryIndexRequest(repository_name="x"), "unknown repository 'x'; leave it empty"),
     ("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="x"), "there is no checkpoint 'x' in the store"),
     ("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="../a"), "is not a checkpoint id"),
     ("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="candidate"), "no checkpoint has the alias"),
     (
         "RepositoryModelLoad",
         pb.RepositoryModelLoadRequest(repository_name="x", model_name="b"),
-        "there is no repository 'x'",
+        "unknown repository 'x'",
     ),
 ]
 
@@ -283,7 +287,7 @@ def test_a_version_that_goes_while_a_text_waits_is_not_found(store):
         assert (await free).model_version == "b"
         code, told = await refusal(pinned)
         assert code is grpc.StatusCode.NOT_FOUND
-        assert "model_version: 'a' is not live, the live checkpoint is 'b'" in told.message
+        assert "model_version: 'a' is not live; the live checkpoint is 'b'" in told.message
 
     with mock.patch.object(Engine, "run", held):
         try:

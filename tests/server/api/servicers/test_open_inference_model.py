@@ -17,7 +17,7 @@ from twofold.open_inference import open_inference_pb2 as pb
 from twofold.open_inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from twofold.v1 import checkpoints_pb2
 from twofold_checkpoint.store import Store
-from twofold_server.api.servicers.open_inference import NOT_SERVED
+from twofold_server.api.servicers.open_inference import UNSUPPORTED
 from twofold_server.app import serve
 
 
@@ -136,15 +136,15 @@ def test_the_store_is_the_repository(store):
 
 
 WRONG_LOADS = [
-    ({}, "model_name", "'' names no checkpoint; write its id or alias here"),
-    ({"model_name": "twofold"}, "model_name", "'twofold' names no checkpoint"),
+    ({}, "model_name", "'' is not a checkpoint; use an id or alias"),
+    ({"model_name": "twofold"}, "model_name", "'twofold' is not a checkpoint"),
     ({"model_name": "b", "parameters": {"config": {"string_param": "{}"}}}, "parameters['config']", "is not taken"),
     ({"model_name": "b", "parameters": {"file:1/x": {"bytes_param": b""}}}, "parameters['file:1/x']", "leave it out"),
-    ({"model_name": "b", "parameters": {"version": {"string_param": "b"}}}, "model_name", "'b' is there beside"),
+    ({"model_name": "b", "parameters": {"version": {"string_param": "b"}}}, "model_name", "'b' is set in addition to"),
     (
         {"model_name": "b", "parameters": {"version": {"int64_param": 1}}},
         "parameters['version']",
-        "is no text, or empty",
+        "is empty or not a string",
     ),
 ]
 
@@ -209,14 +209,14 @@ def test_what_is_not_served_says_what_to_call_instead(store):
     """Triton's other methods are UNIMPLEMENTED, with a way out, and counted; any other name is gRPC's to refuse."""
 
     async def test(_, server):
-        for method, instead in NOT_SERVED.items():
+        for method, instead in UNSUPPORTED.items():
             path = f"/inference.GRPCInferenceService/{method}"
             streams = method == "ModelStreamInfer"
             # Nothing is written to the stream: what is sent while it is refused hides the refusal from grpcio's client.
             call = server.channel.stream_stream(path)().read() if streams else server.channel.unary_unary(path)(b"")
             code, told = await refusal(call)
             assert (code, told.reason) == (grpc.StatusCode.UNIMPLEMENTED, "UNSUPPORTED")
-            assert told.message == f"{method} is not served; {instead}"
+            assert told.message == f"{method} is not supported; {instead}"
         code, _ = await refusal(server.channel.unary_unary("/inference.GRPCInferenceService/Else")(b""))
         assert code is grpc.StatusCode.UNIMPLEMENTED
         values = await asyncio.to_thread(read_metrics, server.metrics_url)
@@ -225,7 +225,7 @@ def test_what_is_not_served_says_what_to_call_instead(store):
             for (name, labels), value in values.items()
             if name == "twofold_requests_total" and ("code", "UNIMPLEMENTED") in labels
         }
-        assert counted == dict.fromkeys(NOT_SERVED, 1)
+        assert counted == dict.fromkeys(UNSUPPORTED, 1)
 
     on_server(store, test)
 

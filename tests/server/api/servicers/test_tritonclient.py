@@ -71,7 +71,7 @@ async def test_tritonclient(modules, store):
     assert found["some"] == {"label": found["label"]}
     assert found["unknown_version"] == [
         "StatusCode.NOT_FOUND",
-        "model_version: 'b' is not live, the live checkpoint is 'a'; leave it empty for the live one",
+        "model_version: 'b' is not live; the live checkpoint is 'a'; leave it empty for the live checkpoint",
     ]
     code, says = found["wrong_text"]
     assert (code, "raw_input_contents[0][0]: is not UTF-8: byte 0xff at 0" in says) == (

@@ -58,13 +58,13 @@ def test_one_byte_more_or_less_is_noticed(strings, data):
 
 
 WRONG = [
-    (b"", 1, r"raw: ends after 0 elements, and the shape says 1"),
+    (b"", 1, r"raw: ends after 0 elements, but the shape says 1"),
     (b"\x01\0\0", 1, r"raw: ends after 0 elements"),
-    (b"\x01\0\0\0a", 2, r"raw: ends after 1 elements, and the shape says 2"),
-    (b"\x05\0\0\0oslo", 1, r"raw\[0\]: says that it has 5 bytes, and 4 are there"),
-    (b"\0\0\0\0\xff\xff\xff\xffoslo", 2, r"raw\[1\]: says that it has 4294967295 bytes, and 4 are there"),
-    (struct.pack(">I", 4) + b"oslo", 1, r"raw\[0\]: .* four bytes, the lowest first"),
-    (b"\0\0\0\0oslo", 1, r"raw: goes on for 4 bytes after 1 elements"),
+    (b"\x01\0\0\0a", 2, r"raw: ends after 1 elements, but the shape says 2"),
+    (b"\x05\0\0\0oslo", 1, r"raw\[0\]: declares 5 bytes, but only 4 follow"),
+    (b"\0\0\0\0\xff\xff\xff\xffoslo", 2, r"raw\[1\]: declares 4294967295 bytes, but only 4 follow"),
+    (struct.pack(">I", 4) + b"oslo", 1, r"raw\[0\]: .* little-endian 32-bit integer"),
+    (b"\0\0\0\0oslo", 1, r"raw: has 4 more bytes after 1 elements"),
 ]
 
 
