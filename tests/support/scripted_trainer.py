@@ -29,6 +29,7 @@ from twofold_server.jobs.repository import JobRepository
 from twofold_server.observability.metrics import Metrics
 from twofold_server.report.reporter import Reporter
 from twofold_server.versions.alias_changes import Author
+from twofold_server.versions.promoter import Promotion
 
 _TRAINER = """
 import json, os, signal, subprocess, sys, time
@@ -142,13 +143,6 @@ def add_checkpoint(store: Store, checkpoint_id: str) -> None:
 
 
 @dataclass
-class FakePromotion:
-    """What the fake promoter answers."""
-
-    seconds: float
-
-
-@dataclass
 class FakePromoter:
     """Moves the alias and swaps nothing."""
 
@@ -157,20 +151,18 @@ class FakePromoter:
     seconds: float = 0.25
     promoted: list[str] = field(default_factory=list)
     authors: list[Author] = field(default_factory=list)
-    set_paused: asyncio.Event | None = None
+    may_promote: asyncio.Event | None = None
 
-    async def promote(
-        self, name: str, author: Author, *, adapted: HeadName, expected_current: str | None
-    ) -> FakePromotion:
+    async def promote(self, name: str, author: Author, *, adapted: HeadName, expected_current: str | None) -> Promotion:
         """Promote, or fail as told."""
-        if self.set_paused:
-            await self.set_paused.wait()
+        if self.may_promote:
+            await self.may_promote.wait()
         if self.fails:
             raise self.fails
         self.store.promote(name)
         self.promoted.append(name)
         self.authors.append(author)
-        return FakePromotion(self.seconds)
+        return Promotion(self.store.get(name), "", self.seconds)
 
 
 class Harness:

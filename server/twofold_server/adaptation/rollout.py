@@ -19,13 +19,14 @@ from twofold_server.jobs.model import Job, StateEntered, Swapped
 from twofold_server.jobs.repository import JobRepository
 from twofold_server.versions.alias_changes import Author
 from twofold_server.versions.events import Shadowed
+from twofold_server.versions.promoter import Promotion
 from twofold_server.versions.shadow_test import ShadowTest
 
 log = logging.getLogger(__name__)
 
 
-class Promoter(Protocol):
-    """Promotes checkpoints."""
+class CandidatePromoter(Protocol):
+    """Promotes candidates."""
 
     async def promote(self, name: str, author: Author, *, adapted: HeadName, expected_current: str | None) -> Promotion:
         """Make a checkpoint live, and return once it serves. After any error the old checkpoint stays live.
@@ -34,18 +35,12 @@ class Promoter(Protocol):
         """
 
 
-class Promotion(Protocol):
-    """Result of a promotion."""
-
-    @property
-    def seconds(self) -> float:
-        """Duration of the promotion."""
-
-
 class CandidateRollout:
     """Rolls out a job's candidate: promotes it, leaves it for manual promotion, or rejects it."""
 
-    def __init__(self, store: Store, jobs: JobRepository, promoter: Promoter, shadow_test: ShadowTest | None) -> None:
+    def __init__(
+        self, store: Store, jobs: JobRepository, promoter: CandidatePromoter, shadow_test: ShadowTest | None
+    ) -> None:
         self._store = store
         self._jobs = jobs
         self._promoter = promoter

@@ -17,7 +17,7 @@ from twofold_server.adaptation.heartbeat import Heartbeat
 from twofold_server.adaptation.launchers.protocol import Launcher
 from twofold_server.adaptation.outcomes import STOPPED, already_published, final_state
 from twofold_server.adaptation.queue_lock import lock_queue
-from twofold_server.adaptation.rollout import CandidateRollout, Promoter
+from twofold_server.adaptation.rollout import CandidatePromoter, CandidateRollout
 from twofold_server.adaptation.submission import JobSubmitter
 from twofold_server.adaptation.trainer_job import make_trainer_job
 from twofold_server.adaptation.uploads import Uploads
@@ -47,7 +47,7 @@ class JobRunner:
         jobs: JobRepository,
         reporter: Reporter,
         uploads: Uploads,
-        promoter: Promoter,
+        promoter: CandidatePromoter,
         metrics: Metrics,
         launcher: Launcher,
         shadow_test: ShadowTest | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 _HIERARCHY = Path("/sys/fs/cgroup")
-_OWN = Path("/proc/self/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def read_groups(*names: str) -> list[tuple[str | None, ...]]:
@@ -13,7 +13,7 @@ def read_groups(*names: str) -> list[tuple[str | None, ...]]:
 
     In a container the group is usually the root of the visible hierarchy; the group of a systemd unit is deep in it.
     """
-    group = find_group(read_file(_OWN) or "")
+    group = find_group(read_file(_MEMBERSHIP) or "")
     folders = [_HIERARCHY / path for path in (group, *group.parents)]
     return [tuple(read_file(folder / name) for name in names) for folder in folders]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from twofold_checkpoint.manifest import HEADS, HeadName
 
@@ -14,7 +13,8 @@ from twofold_server.inference.slot import Slot
 from twofold_server.versions.analysis import Regression, SwapStats, find_regression, reject_reason
 from twofold_server.versions.events import Shadowed
 from twofold_server.versions.observer import SwapObserver
-from twofold_server.versions.shadow_traffic import EnginePair, ShadowTraffic
+from twofold_server.versions.promoter import Promoter
+from twofold_server.versions.shadow_traffic import ShadowTraffic
 
 _POLL_SECONDS = 0.25
 """Seconds between two checks of the statistics."""
@@ -30,16 +30,6 @@ class ShadowTestResult:
     regression: Regression | None
 
 
-class CandidateLoader(Protocol):
-    """Loads candidates as standby engines, one at a time."""
-
-    async def load_standby(self, name: str) -> EnginePair | None:
-        """Load a checkpoint as the standby engine; None if there is no live engine, or if it has the same checkpoint."""
-
-    async def release_standby(self, pair: EnginePair) -> None:
-        """Release the subject if it is still the standby engine."""
-
-
 class ShadowTest:
     """Compares candidates with the live engine before their promotion."""
 
@@ -49,7 +39,7 @@ class ShadowTest:
         limits: RollbackSettings,
         slot: Slot,
         shadow: ShadowTraffic,
-        loader: CandidateLoader,
+        promoter: Promoter,
     ) -> None:
         self.default_share = settings.share
         self.min_samples = limits.min_samples
@@ -57,7 +47,7 @@ class ShadowTest:
         self._limits = limits
         self._slot = slot
         self._shadow = shadow
-        self._loader = loader
+        self._promoter = promoter
 
     async def run(
         self,
@@ -74,7 +64,7 @@ class ShadowTest:
         ends the test early. *on_progress* is awaited with the counts so far. Returns None if there is no live engine to
         compare with. Raises SwapError or CheckpointError if the candidate cannot be loaded.
         """
-        pair = await self._loader.load_standby(checkpoint_id)
+        pair = await self._promoter.load_standby(checkpoint_id)
         if pair is None:
             return None
         observer = SwapObserver(checkpoint_id)
@@ -101,7 +91,7 @@ class ShadowTest:
                 await asyncio.to_thread(self._shadow.end)
         regression = reject_reason(observer.stats, self._limits, adapted)
         if regression or is_cancelled():
-            await self._loader.release_standby(pair)
+            await self._promoter.release_standby(pair)
         return ShadowTestResult(_progress(observer.stats, clock() - started_at), regression)
 
 

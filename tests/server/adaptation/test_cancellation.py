@@ -91,13 +91,13 @@ async def test_a_swap_is_not_cancelled_half_way(harness: Harness) -> None:
     """Once the swap has begun the job is carried to its end, and CancelJob says that it came too late."""
     harness.play(*publish())
 
-    harness.promoter.set_paused = asyncio.Event()
+    harness.promoter.may_promote = asyncio.Event()
     async with harness.running() as runner:
         view = await runner.submit(ORDER, INLINE)
         await until(runner, view.id, lambda view: view.phase == "swap")
         cancelling = asyncio.create_task(runner.cancel(view.id))
         await asyncio.sleep(0.05)
-        harness.promoter.set_paused.set()
+        harness.promoter.may_promote.set()
         with pytest.raises(FailedPreconditionError, match="ended before it could be cancelled: succeeded"):
             await cancelling
     assert harness.store.aliases().current == "second"
