@@ -41,20 +41,20 @@ MIN_FREE_CHECKPOINTS = 3
 """Minimum free disk space, in checkpoints of the current size: one being written, one staged, and a data set."""
 
 
-class Check(msgspec.Struct, frozen=True, kw_only=True):
+class Check(msgspec.Struct, frozen=True):
     """Result of one check: its state, a message, and how to fix a problem. `twofold doctor` reads it as a line of JSON."""
 
     name: str
-    state: Literal["ok", "warning", "failed"] = "ok"
-    message: str = ""
+    state: Literal["ok", "warning", "failed"]
+    message: str
     fix: str = ""
 
 
 def run_checks(config: Config, warnings: tuple[str, ...] = ()) -> Iterator[Check]:
     """Run all checks and yield their results. Changes nothing, except for a temporary file in the store."""
-    yield Check(name="version", message=f"twofold-service {VERSION}")
+    yield Check("version", "ok", f"twofold-service {VERSION}")
     for warning in warnings:
-        yield Check(name="settings", state="warning", message=warning, fix="Correct the name, or remove the setting.")
+        yield Check("settings", "warning", warning, "Correct the name, or remove the setting.")
     yield _providers(config.engine)
     yield _tls(config.tls, config.listener.listen)
     yield from _tokens(config.listener.tokens)
@@ -70,35 +70,26 @@ def _providers(settings: EngineSettings) -> Check:
     try:
         choose_providers(settings.device, settings.gpu_memory_mib, available)
     except SwapError as error:
-        return Check(
-            name="providers",
-            state="failed",
-            message=f"{message}: {error}",
-            fix="Fix the problem above, or use --device cpu.",
-        )
-    return Check(name="providers", message=message)
+        return Check("providers", "failed", f"{message}: {error}", "Fix the problem above, or use --device cpu.")
+    return Check("providers", "ok", message)
 
 
 def _tls(settings: TlsSettings, address: str) -> Check:
     """Load the certificates as the server does, and check the expiry of its certificate."""
+    renew = "Renew it; a running server reloads it."
     try:
         credentials_of(settings)
         if settings.certificate is None or settings.key is None:
-            return Check(name="tls", message=f"not configured; {address} uses plaintext")
-        ends = expiry_of(settings.certificate, settings.key)
+            return Check("tls", "ok", f"not configured; {address} uses plaintext")
+        expires_at = expiry_of(settings.certificate, settings.key)
     except ssl.SSLCertVerificationError as error:
-        message, fix = (
-            f"{settings.certificate}: {error.verify_message}",
-            "Renew it; a running server reloads it.",
-        )
-        return Check(name="tls", state="failed", message=message, fix=fix)
+        return Check("tls", "failed", f"{settings.certificate}: {error.verify_message}", renew)
     except (OSError, ValueError) as error:
-        fix = "Check --tls-certificate, --tls-key and --tls-client-ca."
-        return Check(name="tls", state="failed", message=str(error), fix=fix)
-    message = f"the certificate matches its key and is valid until {ends:%Y-%m-%d %H:%M} UTC"
-    if ends - dt.datetime.now(dt.UTC) < EXPIRY_WARNING:
-        return Check(name="tls", state="warning", message=message, fix="Renew it; a running server reloads it.")
-    return Check(name="tls", message=message)
+        return Check("tls", "failed", str(error), "Check --tls-certificate, --tls-key and --tls-client-ca.")
+    message = f"the certificate matches its key and is valid until {expires_at:%Y-%m-%d %H:%M} UTC"
+    if expires_at - dt.datetime.now(dt.UTC) < EXPIRY_WARNING:
+        return Check("tls", "warning", message, renew)
+    return Check("tls", "ok", message)
 
 
 def _tokens(path: Path | None) -> Iterator[Check]:
@@ -108,18 +99,13 @@ def _tokens(path: Path | None) -> Iterator[Check]:
     try:
         grants = read_tokens(path)
     except (OSError, ValueError) as error:
-        yield Check(
-            name="tokens",
-            state="failed",
-            message=str(error),
-            fix="Correct the line; twofold-server make-token prints a valid one.",
-        )
+        yield Check("tokens", "failed", str(error), "Correct the line; twofold-server make-token prints a valid one.")
         return
     if grants:
-        yield Check(name="tokens", message=f"{len(grants)} in {path}")
+        yield Check("tokens", "ok", f"{len(grants)} tokens in {path}")
     else:
         fix = "Append the line that twofold-server make-token prints."
-        yield Check(name="tokens", state="failed", message=f"{path} is empty, so every call will be rejected", fix=fix)
+        yield Check("tokens", "failed", f"{path} is empty, so every call will be rejected", fix)
 
 
 def _trainer(python: str) -> Check:
@@ -127,28 +113,27 @@ def _trainer(python: str) -> Check:
     fix = "Jobs will fail: pip install 'twofold-service[trainer]' for this interpreter, or set --trainer-python."
     command = [python, "-c", _FIND]
     try:
-        ended = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_SECONDS, check=False)  # noqa: S603 - as jobs run it
+        process = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_SECONDS, check=False)  # noqa: S603 - as jobs run it
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Check(name="trainer", state="warning", message=f"{python} does not run: {error}", fix=fix)
-    if ended.returncode:
-        message = f"{python} lacks twofold_trainer or torch"
-        return Check(name="trainer", state="warning", message=message, fix=fix)
-    return Check(name="trainer", message=f"{python} has twofold_trainer and torch")
+        return Check("trainer", "warning", f"{python} does not run: {error}", fix)
+    if process.returncode:
+        return Check("trainer", "warning", f"{python} lacks twofold_trainer or torch", fix)
+    return Check("trainer", "ok", f"{python} has twofold_trainer and torch")
 
 
 def _store(root: Path) -> Iterator[Check]:
     if not root.is_dir():
         fix = "Create a first checkpoint: twofold-trainer init --out STORE --train FILE; or set --store."
-        yield Check(name="store", state="failed", message=f"{root} is not a directory", fix=fix)
+        yield Check("store", "failed", f"{root} is not a directory", fix)
         return
     try:
         with tempfile.NamedTemporaryFile(dir=root, prefix=".doctor-"):
             pass
     except OSError as error:
         fix = f"Give user {os.getuid()} write permission: jobs, uploads and promotions need it."
-        yield Check(name="store", state="failed", message=f"{root} cannot be written: {error.strerror}", fix=fix)
+        yield Check("store", "failed", f"{root} cannot be written: {error.strerror}", fix)
     else:
-        yield Check(name="store", message=f"{root.absolute()} can be read and written")
+        yield Check("store", "ok", f"{root.absolute()} can be read and written")
     size = 0
     for check, checkpoint in _aliases(Store(root)):
         size = max(size, sum(file.size for file in checkpoint.manifest.files) if checkpoint else 0)
@@ -162,28 +147,29 @@ def _aliases(store: Store) -> Iterator[tuple[Check, Checkpoint | None]]:
         named = store.aliases()
     except (CheckpointError, OSError) as error:
         fix = "Restore aliases.json, or remove it and promote a checkpoint: twofold promote ID"
-        yield Check(name="aliases", state="failed", message=str(error), fix=fix), None
+        yield Check("aliases", "failed", str(error), fix), None
         return
     for alias in ALIASES:
         checkpoint_id = getattr(named, alias)
         if checkpoint_id is None:
             if alias == "current":
                 fix = "Promote a checkpoint, or create a first one: twofold-trainer init --out STORE --train FILE"
-                yield Check(name=alias, state="failed", message="no checkpoint is current", fix=fix), None
+                yield Check(alias, "failed", "no checkpoint is current", fix), None
             continue
         try:
             checkpoint = store.get(checkpoint_id)
             checkpoint.verify()
         except (CheckpointError, OSError) as error:
-            gone = isinstance(error, CheckpointNotFoundError)
             fix = (
                 "Restore it from a backup, or promote another checkpoint: twofold checkpoints list, twofold promote ID"
             )
             state: Literal["failed", "warning"] = "failed" if alias == "current" else "warning"
-            message = str(error) if gone else f"{checkpoint_id} is damaged: {error}"
-            yield Check(name=alias, state=state, message=message, fix=fix), None
+            message = (
+                str(error) if isinstance(error, CheckpointNotFoundError) else f"{checkpoint_id} is damaged: {error}"
+            )
+            yield Check(alias, state, message, fix), None
         else:
-            yield Check(name=alias, message=f"{checkpoint_id} is intact"), checkpoint
+            yield Check(alias, "ok", f"{checkpoint_id} is intact"), checkpoint
 
 
 def _disk(root: Path, size: int) -> Check:
@@ -195,9 +181,9 @@ def _disk(root: Path, size: int) -> Check:
         else f"{_gigabytes(free)} are free"
     )
     if free >= MIN_FREE_CHECKPOINTS * size:
-        return Check(name="disk", message=message)
+        return Check("disk", "ok", message)
     fix = "Free some disk space, or delete unused checkpoints: twofold checkpoints list, twofold checkpoints delete ID"
-    return Check(name="disk", state="failed" if free < size else "warning", message=message, fix=fix)
+    return Check("disk", "failed" if free < size else "warning", message, fix)
 
 
 def _database(config: Config) -> Iterator[Check]:
@@ -206,7 +192,7 @@ def _database(config: Config) -> Iterator[Check]:
     location = config.database or file
     if not config.database and not file.exists():
         if config.store.is_dir():
-            yield Check(name="database", message=f"{file.name} does not exist yet; the server creates it")
+            yield Check("database", "ok", f"{file.name} does not exist yet; the server creates it")
         return
     fix = (
         "Check --database, the network, and that its user may write and create tables."
@@ -220,25 +206,25 @@ def _database(config: Config) -> Iterator[Check]:
     except ServerError as error:
         if "locked" in str(error):
             fix = "Another process holds a write lock: find it with fuser, and run doctor again."
-        yield Check(name="database", state="failed", message=str(error), fix=fix)
+        yield Check("database", "failed", str(error), fix)
         return
     if not writable:
         message = f"{location} cannot be written: it is a read-only replica, or this user lacks a permission"
-        yield Check(name="database", state="failed", message=message, fix=fix)
+        yield Check("database", "failed", message, fix)
     elif version > SCHEMA:
         message = f"{location} has schema {version}, of a newer twofold-service; this version supports up to {SCHEMA}"
         fix = "Start the newer twofold-server that created it, or restore an older backup of the database."
-        yield Check(name="database", state="failed", message=message, fix=fix)
+        yield Check("database", "failed", message, fix)
     elif 0 < version < SCHEMA:
         lacks = " and ".join(str(step) for step in range(version + 1, SCHEMA + 1))
         message = f"{location} has schema {version} and needs migration {lacks}"
         fix = (
             "Back up the database first: the server migrates it at startup, and older servers cannot use it afterwards."
         )
-        yield Check(name="database", state="warning", message=message, fix=fix)
+        yield Check("database", "warning", message, fix)
     else:
         schema_state = f"schema {version} is current" if version else "it is empty; the server creates its tables"
-        yield Check(name="database", message=f"{location} can be read and written; {schema_state}")
+        yield Check("database", "ok", f"{location} can be read and written; {schema_state}")
 
 
 def _traces(endpoint: str | None) -> Iterator[Check]:
@@ -250,7 +236,7 @@ def _traces(endpoint: str | None) -> Iterator[Check]:
         spec = find_spec("opentelemetry.exporter.otlp.proto.grpc")
     if spec is None:
         fix = "pip install 'twofold-service[otel]', or remove --trace-endpoint."
-        yield Check(name="traces", state="failed", message="OpenTelemetry is not installed", fix=fix)
+        yield Check("traces", "failed", "OpenTelemetry is not installed", fix)
         return
     parts = urlsplit(endpoint)
     location = f"{parts.hostname}:{parts.port or 4317}"
@@ -260,9 +246,9 @@ def _traces(endpoint: str | None) -> Iterator[Check]:
         fix = (
             "Start the collector, or correct --trace-endpoint. Until then spans are dropped; nothing else is affected."
         )
-        yield Check(name="traces", state="warning", message=f"cannot connect to {location}: {error}", fix=fix)
+        yield Check("traces", "warning", f"cannot connect to {location}: {error}", fix)
     else:
-        yield Check(name="traces", message=f"{location} accepts connections")
+        yield Check("traces", "ok", f"{location} accepts connections")
 
 
 def _gigabytes(size: int) -> str:
