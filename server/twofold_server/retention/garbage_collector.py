@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from twofold_checkpoint.errors import CheckpointError
@@ -62,45 +62,43 @@ class GarbageCollector:
 
     async def collect(self) -> None:
         """Remove everything beyond the limits. Failures are logged and retried in the next run."""
-        for kind, find_expired in (
-            ("job", self._expired_jobs),
-            ("upload", self._expired_uploads),
-            ("checkpoint", self._expired_checkpoints),
+        for kind, find_expired, delete in (
+            ("job", self._expired_jobs, self._delete_job),
+            ("upload", self._expired_uploads, self._delete_upload),
+            ("checkpoint", self._expired_checkpoints, self._delete_checkpoint),
         ):
             try:
-                expired_ids, remove = await find_expired()
+                expired_ids = await find_expired()
             except (ServerError, CheckpointError, OSError) as error:
                 log.warning("garbage collection failed", extra={"kind": kind, "reason": str(error)})
                 continue
             for item_id in expired_ids:
-                await self._remove(kind, item_id, remove)
+                await self._remove(kind, item_id, delete)
 
-    async def _remove(self, kind: str, item_id: str, remove: Callable[[str], Awaitable[None]]) -> None:
+    async def _remove(self, kind: str, item_id: str, delete: Callable[[str], Awaitable[None]]) -> None:
         try:
-            await remove(item_id)
+            await delete(item_id)
         except (ServerError, CheckpointError, OSError) as error:  # A new job may need it by now.
             log.warning("expired item could not be removed", extra={"kind": kind, kind: item_id, "reason": str(error)})
         else:
             self._metrics.collected.labels(kind).inc()
             log.info("expired item removed", extra={"kind": kind, kind: item_id})
 
-    async def _expired_jobs(self) -> tuple[list[str], Callable[[str], Awaitable[None]]]:
+    async def _expired_jobs(self) -> list[str]:
         if not self._settings.keep_jobs:
-            return [], self._delete_job
-        over = [Retained(job.id, job.ended.timestamp()) for job in await self._jobs.finished() if job.ended]
-        return expired(over, keep=self._settings.keep_jobs, needed=(), now=time.time()), self._delete_job
+            return []
+        finished = [Retained(job.id, job.ended.timestamp()) for job in await self._jobs.finished() if job.ended]
+        return expired(finished, keep=self._settings.keep_jobs, needed=(), now=time.time())
 
     async def _delete_job(self, job_id: str) -> None:
         # Files first: after a partial failure the row remains, and the next run retries.
         await asyncio.to_thread(_remove_directory, self._store, job_directory(self._store.root, job_id))
         await self._jobs.delete(job_id)
 
-    async def _expired_uploads(self) -> tuple[list[str], Callable[[str], Awaitable[None]]]:
+    async def _expired_uploads(self) -> list[str]:
         directories = await asyncio.to_thread(_directories, self._store.root / "uploads")
         needed = {job.order.upload_id for job in await self._jobs.unfinished()}
-        return expired(
-            directories, keep=self._settings.keep_uploads, needed=needed, now=time.time()
-        ), self._delete_upload
+        return expired(directories, keep=self._settings.keep_uploads, needed=needed, now=time.time())
 
     async def _delete_upload(self, upload_id: str) -> None:
         async with self._jobs.base_lock:  # Blocks new jobs that would use the upload.
@@ -108,25 +106,20 @@ class GarbageCollector:
                 return
             await asyncio.to_thread(_remove_directory, self._store, self._store.root / "uploads" / upload_id)
 
-    async def _expired_checkpoints(self) -> tuple[list[str], Callable[[str], Awaitable[None]]]:
+    async def _expired_checkpoints(self) -> list[str]:
         directories = await asyncio.to_thread(_directories, self._store.root / "checkpoints")
         jobs, aliases = await self._jobs.unfinished(), await asyncio.to_thread(self._store.aliases)
         live = self._slot.live
         needed = needed_checkpoints(jobs, aliases, live.id if live else None)
-        expired_ids = expired(directories, keep=self._settings.keep_checkpoints, needed=needed, now=time.time())
-        return expired_ids, self._delete
+        return expired(directories, keep=self._settings.keep_checkpoints, needed=needed, now=time.time())
 
-    async def _delete(self, checkpoint_id: str) -> None:
+    async def _delete_checkpoint(self, checkpoint_id: str) -> None:
         # The deleter checks again that nothing needs the checkpoint.
         await self._deleter.delete(checkpoint_id, Author(SERVER, "The store exceeded keep-checkpoints."))
 
 
 def _directories(root: Path) -> list[Retained]:
-    return [Retained(path.name, path.stat().st_mtime) for path in _listed(root) if path.is_dir()]
-
-
-def _listed(root: Path) -> Iterable[Path]:
-    return root.iterdir() if root.is_dir() else ()
+    return [Retained(path.name, path.stat().st_mtime) for path in root.glob("*") if path.is_dir()]
 
 
 def _remove_directory(store: Store, path: Path) -> None:
