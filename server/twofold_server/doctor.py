@@ -102,7 +102,7 @@ def _tokens(path: Path | None) -> Iterator[Check]:
         yield Check("tokens", "failed", str(error), "Correct the line; twofold-server make-token prints a valid one.")
         return
     if grants:
-        yield Check("tokens", "ok", f"{len(grants)} tokens in {path}")
+        yield Check("tokens", "ok", f"{len(grants)} in {path}")
     else:
         fix = "Append the line that twofold-server make-token prints."
         yield Check("tokens", "failed", f"{path} is empty, so every call will be rejected", fix)

@@ -107,7 +107,7 @@ def test_the_command(store, capsys, monkeypatch):
     assert [one["name"] for one in lines if one["state"] == "warning"] == ["settings"]
 
     assert run_command("doctor", "--store", "no/such", "--trainer-python", sys.executable) == 1
-    assert "failed   store      no/such is not a directory\n         → Make" in capsys.readouterr().out
+    assert "failed   store      no/such is not a directory\n         → Create" in capsys.readouterr().out
 
 
 DAYS = [(90, outside.State.OK, ""), (3, outside.State.WARNING, "Renew the certificate")]

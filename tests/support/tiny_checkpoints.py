@@ -329,7 +329,7 @@ BROKEN: dict[str, tuple[Recipe, Callable[[Checkpoint], None] | None, str]] = {
     "wrong width, undeclared": (
         Recipe(tag="x", labels_too_many=1, open_widths=True),
         None,
-        "output classifier_logits is 3 wide",
+        "output classifier_logits has width 3",
     ),
     "NaN weights": (
         Recipe(tag="x", poison=float("nan")),

@@ -32,7 +32,7 @@ def hierarchy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Put this process into the group "system.slice/unit" of a hierarchy that is empty yet; it may run on four CPUs."""
     (tmp_path / "own").write_text("0::/system.slice/unit\n")
     (tmp_path / "cgroup/system.slice/unit").mkdir(parents=True)
-    monkeypatch.setattr(cgroups, "_OWN", tmp_path / "own")
+    monkeypatch.setattr(cgroups, "_MEMBERSHIP", tmp_path / "own")
     monkeypatch.setattr(cgroups, "_HIERARCHY", tmp_path / "cgroup")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
     return tmp_path / "cgroup"

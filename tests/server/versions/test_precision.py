@@ -41,7 +41,7 @@ def test_the_graph_that_is_asked_for_serves(precision: str, tmp_path: Path) -> N
             None,
             "a: precision: this checkpoint has no int8 graph; start the server with precision fp32, or with",
         ),
-        (FAILED, r"its graph in int8 did not pass the gate; start .* precision fp32, or with auto. It lost 3 points\."),
+        (FAILED, r"its int8 graph did not pass the gate; start .* precision fp32, or with auto. It lost 3 points\."),
     ],
 )
 def test_a_graph_that_is_not_there_is_refused(int8: ReducedGraph | None, message: str, tmp_path: Path) -> None:

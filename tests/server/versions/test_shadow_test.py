@@ -228,7 +228,7 @@ async def test_a_server_that_stops_does_not_wait_for_the_shadow(tmp_path):
     again = {**SHADOW, "shadow_seconds": 0.1}
     async with running(store, trainer_python=harness.config.trainer.python, **again) as server:
         ended = await follow(server, job)
-        assert (ended.state, ended.reason.split(":")[0]) == (pb.JOB_STATE_SUCCEEDED, "Published bad")
+        assert (ended.state, ended.reason.split(",")[0]) == (pb.JOB_STATE_SUCCEEDED, "Published bad")
         assert [phase.phase for phase in ended.phases].count("shadow") == 2
     assert store.aliases().current == "bad"
 

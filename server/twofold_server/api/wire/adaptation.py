@@ -122,7 +122,7 @@ def _read_protection(message: pb.Protection) -> Exact | Statistical:
 def _wrong_fields(request: pb.AdaptRequest) -> Iterator[Violation]:
     """Yield the violations of everything but the examples."""
     if request.head not in HEAD_NAMES:
-        yield Violation("head", f"{request.head} is no head to adapt; write HEAD_CLASSIFIER or HEAD_NER")
+        yield Violation("head", f"unknown head {request.head}; use HEAD_CLASSIFIER or HEAD_NER")
     yield from _wrong_dataset(request.dataset)
     for name, known in (
         ("freeze", FREEZES),
@@ -132,7 +132,7 @@ def _wrong_fields(request: pb.AdaptRequest) -> Iterator[Violation]:
     ):
         value = getattr(request, name)
         if value not in known:
-            yield Violation(name, f"{value} is unknown here; write a value from 0 to {max(known)}, or leave it out")
+            yield Violation(name, f"{value} is unknown; use 0 to {max(known)}, or leave it out")
     yield from _wrong_protection(request)
     for name, value in _given(request.hyperparameters).items():
         if name in RANGES and not RANGES[name].holds(value):
@@ -141,9 +141,9 @@ def _wrong_fields(request: pb.AdaptRequest) -> Iterator[Violation]:
     if request.HasField("max_runtime") and _seconds(request) <= 0:
         yield Violation("max_runtime", f"{_seconds(request):g} s must be above 0; leave it out for no limit")
     if request.seed < 0:
-        yield Violation("seed", f"{request.seed} is negative; write 0 or more")
+        yield Violation("seed", f"{request.seed} is negative; use 0 or more")
     if not 0 <= request.shadow_share <= 1:
-        message = f"{request.shadow_share:g} must be from 0 to 1; leave it out for what the server is set to"
+        message = f"{request.shadow_share:g} must be from 0 to 1; omit it for the setting of the server"
         yield Violation("shadow_share", message)
     if len(request.request_id) > _MAX_REQUEST_ID:
         message = f"has {len(request.request_id)} characters; write at most {_MAX_REQUEST_ID}, such as a UUID"
@@ -157,11 +157,11 @@ def _wrong_dataset(dataset: pb.Dataset) -> Iterator[Violation]:
     if source is None:
         yield Violation("dataset", "is missing; send examples inline, or the upload_id that UploadDataset returned")
     elif source == "upload_id" and not dataset.upload_id:
-        yield Violation("dataset.upload_id", "is empty; write the upload_id that UploadDataset returned")
+        yield Violation("dataset.upload_id", "is empty; use the upload_id that UploadDataset returned")
     elif source == "inline" and not dataset.inline.train:
         yield Violation("dataset.inline.train", "is empty; send at least one example")
     if len(dataset.annotated_types) > MAX_NAMES:
-        message = f"has {len(dataset.annotated_types)} types; write at most {MAX_NAMES}, as many as a data set may have"
+        message = f"has {len(dataset.annotated_types)} types; write at most {MAX_NAMES}"
         yield Violation("dataset.annotated_types", message)
         return
     for index, name in enumerate(dataset.annotated_types):
@@ -169,7 +169,7 @@ def _wrong_dataset(dataset: pb.Dataset) -> Iterator[Violation]:
             message = f"{name[:40]!r}... has {len(name)} characters; write at most {MAX_NAME_LENGTH}"
             yield Violation(f"dataset.annotated_types[{index}]", message)
         if not name or name != name.strip():
-            message = f"{name!r} is empty or has white space around it; write the type as it stands in the examples"
+            message = f"{name!r} is empty or has surrounding white space; use the type exactly as in the examples"
             yield Violation(f"dataset.annotated_types[{index}]", message)
 
 

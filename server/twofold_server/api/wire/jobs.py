@@ -144,13 +144,13 @@ def tell(event: model.JobEvent, phase: str) -> str:
         case model.BaseChosen():
             return f"The job starts from {event.checkpoint_id}."
         case model.PhaseEnded():
-            return f"The phase {phase} took {event.seconds:.1f} s."
+            return f"Phase {phase} took {event.seconds:.1f} s."
         case model.Swapped():
-            return f"{event.checkpoint_id} answers; the swap took {event.seconds:.1f} s."
+            return f"{event.checkpoint_id} is live; the swap took {event.seconds:.1f} s."
         case Shadowed() | RolledBack():
             return event.summary
         case ev.PhaseStarted():
-            return f"The phase {event.phase} began."
+            return f"Phase {event.phase} started."
         case ev.DatasetDescribed():
             parts = f"{event.train_examples} to train on, {event.dev_examples} to stop by, {event.gate_examples} to judge by"
             return f"The examples are split: {parts}."
@@ -161,11 +161,11 @@ def tell(event: model.JobEvent, phase: str) -> str:
             value = f"{event.metric} is {100 * event.value:.1f} on {event.examples} examples"
             return f"{event.figure}, {event.moment} the training: {value}."
         case ev.GuardChecked():
-            what = {"none": "all is well", "restore": "the best state is restored", "leave": "the stage ends"}
+            what = {"none": "no action is needed", "restore": "the best state is restored", "leave": "the stage ends"}
             fallen = 100 * (event.baseline - event.value)
             return f"The protected score is {fallen:.1f} points below its baseline on dev; {what[event.action]}."
         case ev.FrozenVerified():
-            same = "are the same as before" if event.digest_before == event.digest_after else "HAVE CHANGED"
+            same = "are the same as before" if event.digest_before == event.digest_after else "changed"
             return f"{event.parameters} frozen tensors {same}."
         case ev.ParityMeasured():
             return f"The graph differs from the model by at most {event.max_error:.1e} on {event.texts} texts."

@@ -151,7 +151,7 @@ WRONG = [
         "parameters['timeout']",
         "invalid time '-3'; use whole microsec",
     ),
-    ({"parameters": {"timeout": {"bool_param": True}}}, "parameters['timeout']", "'True' is no time"),
+    ({"parameters": {"timeout": {"bool_param": True}}}, "parameters['timeout']", "invalid time 'True'"),
     (
         {"parameters": {"offset_unit": {"string_param": "x"}}},
         "parameters['offset_unit']",

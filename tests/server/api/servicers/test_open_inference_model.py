@@ -138,7 +138,7 @@ def test_the_store_is_the_repository(store):
 WRONG_LOADS = [
     ({}, "model_name", "'' is not a checkpoint; use an id or alias"),
     ({"model_name": "twofold"}, "model_name", "'twofold' is not a checkpoint"),
-    ({"model_name": "b", "parameters": {"config": {"string_param": "{}"}}}, "parameters['config']", "is not taken"),
+    ({"model_name": "b", "parameters": {"config": {"string_param": "{}"}}}, "parameters['config']", "is not supported"),
     ({"model_name": "b", "parameters": {"file:1/x": {"bytes_param": b""}}}, "parameters['file:1/x']", "leave it out"),
     ({"model_name": "b", "parameters": {"version": {"string_param": "b"}}}, "model_name", "'b' is set in addition to"),
     (
