@@ -81,7 +81,7 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded(store, monkeypatch):
     monkeypatch.setattr("twofold_server.versions.loader.count_free_bytes", lambda: 10 << 20)
     monkeypatch.setattr("twofold_server.versions.loader.Engine", None)
 
-    with pytest.raises(SwapError, match=r"b: load: loading needs about 64 MiB.* and 10 MiB are free"):
+    with pytest.raises(SwapError, match=r"b: load: loading needs about 64 MiB.* but only 10 MiB are free"):
         load_engine(store.get("b"), EngineSettings())
 
 
