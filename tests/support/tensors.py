@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import numpy as np
 from support import tiny_checkpoints
-from support.running_server import running
 from twofold.open_inference import open_inference_pb2 as pb
-from twofold.open_inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from twofold_server.api.wire.bytes_tensor import read_strings, write_strings
 
 TEXTS = list(tiny_checkpoints.TEXTS)
-
-
-def on_server(store, test, **settings):
-    """Play a test against a server."""
-
-    async def main():
-        async with running(store, **settings) as server:
-            return await test(GRPCInferenceServiceStub(server.channel), server)
-
-    return asyncio.run(main())
 
 
 def ask(*texts, shape=None, typed=False, **fields):

@@ -70,20 +70,9 @@ async def scene(store, *, batch=256, queue=4096, requests=64, passes=1, wait=flo
         await asyncio.to_thread(slot.drain)
 
 
-def in_scene(store, test, **kwargs):
-    """Play a test."""
-
-    async def main():
-        async with scene(store, **kwargs) as one:
-            await test(one)
-
-    asyncio.run(main())
-
-
-def test_requests_that_wait_share_a_pass(store):
+async def test_requests_that_wait_share_a_pass(store):
     """While the engine is busy the queue grows, and is answered in one batch as soon as it is free."""
-
-    async def test(one):
+    async with scene(store) as one:
         with gated() as gate:
             first = asyncio.create_task(one.labels("rain"))
             await gate.wait_until_busy()
@@ -97,26 +86,21 @@ def test_requests_that_wait_share_a_pass(store):
         assert one.value("twofold_batch_windows_sum") == 5
         assert one.value("twofold_queue_tokens") == 0
 
-    in_scene(store, test)
 
-
-def test_a_large_request_is_split_and_comes_back_in_order(store):
+async def test_a_large_request_is_split_and_comes_back_in_order(store):
     """Texts of all lengths come back in their order, though they were answered in many batches."""
     texts = [f"{'please ' * (index * 7 % 23)}{word}" for index, word in enumerate(["rain", "play", "wake"] * 20)]
 
-    async def test(one):
+    async with scene(store, batch=128) as one:
         found = await one.inference.predict(texts)
 
         assert [a.labels[0].label for a in found.answers] == ["a_weather", "a_music", "a_alarm"] * 20
         assert one.value("twofold_batch_windows_count") > 5
 
-    in_scene(store, test, batch=128)
 
-
-def test_too_many_requests_are_refused_at_once(store):
+async def test_too_many_requests_are_refused_at_once(store):
     """Beyond max_requests a request is refused before it is tokenized, with a time to come back."""
-
-    async def test(one):
+    async with scene(store, requests=2) as one:
         with gated() as gate:
             waiting = [asyncio.create_task(one.labels("rain")) for _ in range(2)]
             await gate.wait_until_busy()
@@ -128,13 +112,10 @@ def test_too_many_requests_are_refused_at_once(store):
             await asyncio.gather(*waiting)
         assert await one.labels("rain") == ["a_weather"]
 
-    in_scene(store, test, requests=2)
 
-
-def test_a_full_queue_refuses_and_empties(store):
+async def test_a_full_queue_refuses_and_empties(store):
     """Beyond max_queue_tokens a request is refused; those that wait are answered, and then there is room again."""
-
-    async def test(one):
+    async with scene(store, queue=20) as one:
         with gated() as gate:
             first = asyncio.create_task(one.labels("rain"))
             await gate.wait_until_busy()
@@ -153,16 +134,13 @@ def test_a_full_queue_refuses_and_empties(store):
             await asyncio.gather(first, *waiting[3:])
         assert one.value("twofold_dropped_total", reason="cancelled") == 3
 
-    in_scene(store, test, queue=20)
 
-
-def test_what_would_wait_too_long_is_refused_at_the_door(store):
+async def test_what_would_wait_too_long_is_refused_at_the_door(store):
     """With 10 ms until an answer, 10,000 tokens a second and a pass of 19 tokens there is room for 21 tokens at the door.
 
     For 31 where a request was let in and is read by now; and when all are answered there is room again.
     """
-
-    async def test(one):
+    async with scene(store, wait=0.01) as one:
         with gated() as gate:
             first = asyncio.create_task(one.labels("rain"))
             await gate.wait_until_busy()
@@ -185,22 +163,16 @@ def test_what_would_wait_too_long_is_refused_at_the_door(store):
         one.inference.check_room()
         assert await one.labels("play") == ["a_music"]
 
-    in_scene(store, test, wait=0.01)
 
-
-def test_a_request_above_the_limit_of_time_is_answered_alone(store):
+async def test_a_request_above_the_limit_of_time_is_answered_alone(store):
     """A request that takes longer than the limit by itself is answered, where nothing else waits."""
-
-    async def test(one):
+    async with scene(store, wait=0.001) as one:
         assert await one.labels(*["rain"] * 200) == ["a_weather"] * 200
 
-    in_scene(store, test, wait=0.001)
 
-
-def test_a_pass_takes_a_quarter_of_the_time_at_most(store):
+async def test_a_pass_takes_a_quarter_of_the_time_at_most(store):
     """With 10 ms until an answer and 10,000 tokens a second, eight texts of three tokens are a pass, and two wait for the next."""
-
-    async def test(one):
+    async with scene(store, wait=0.01) as one:
         with gated() as gate, mock.patch.object(ThroughputEstimator, "update"):
             calls = [asyncio.create_task(one.labels("rain"))]
             await gate.wait_until_busy()
@@ -211,14 +183,12 @@ def test_a_pass_takes_a_quarter_of_the_time_at_most(store):
 
         assert gate.passes == [("a", 1), ("a", 8), ("a", 2)]
 
-    in_scene(store, test, wait=0.01)
 
-
-def test_an_empty_queue_takes_a_request_above_its_bound(store):
+async def test_an_empty_queue_takes_a_request_above_its_bound(store):
     """A request larger than the whole queue is answered if nobody waits, and refused if somebody does."""
     text = "so very much rain " * 100
 
-    async def test(one):
+    async with scene(store, queue=64) as one:
         assert await one.labels(text) == ["a_weather"]
         with gated() as gate:
             calls = [asyncio.create_task(one.labels("rain"))]
@@ -230,13 +200,10 @@ def test_an_empty_queue_takes_a_request_above_its_bound(store):
             gate.open.set()
             await asyncio.gather(*calls)
 
-    in_scene(store, test, queue=64)
 
-
-def test_what_is_past_its_deadline_never_reaches_the_engine(store):
+async def test_what_is_past_its_deadline_never_reaches_the_engine(store):
     """A text whose deadline passes in the queue is dropped and counted, and its neighbours are answered."""
-
-    async def test(one):
+    async with scene(store) as one:
         with gated() as gate:
             first = asyncio.create_task(one.labels("rain"))
             await gate.wait_until_busy()
@@ -251,13 +218,10 @@ def test_what_is_past_its_deadline_never_reaches_the_engine(store):
         assert gate.passes == [("a", 1), ("a", 1)]
         assert one.value("twofold_dropped_total", reason="deadline") == 1
 
-    in_scene(store, test)
 
-
-def test_what_nobody_waits_for_does_not_reach_the_engine_that_comes_next(store):
+async def test_what_nobody_waits_for_does_not_reach_the_engine_that_comes_next(store):
     """A swap while texts wait changes nothing: of those past their deadline or left none is in a pass of the new engine."""
-
-    async def test(one):
+    async with scene(store) as one:
         new = await asyncio.to_thread(one.load, "b")
         with gated() as gate:
             first = asyncio.create_task(one.labels("rain"))
@@ -277,15 +241,13 @@ def test_what_nobody_waits_for_does_not_reach_the_engine_that_comes_next(store):
         assert gate.passes == [("a", 1), ("b", 1)]
         assert [one.value("twofold_dropped_total", reason=why) for why in ("deadline", "cancelled")] == [1, 1]
 
-    in_scene(store, test)
 
-
-def test_a_request_that_waits_until_its_deadline_counts_as_slow(store):
+async def test_a_request_that_waits_until_its_deadline_counts_as_slow(store):
     """Who gives way to serving hears of answers that come too late for all who ask, and not of callers who just leave."""
     heard = []
     listener = mock.Mock(spec=["request_finished"], request_finished=heard.append)
 
-    async def test(one):
+    async with scene(store, answered=[listener]) as one:
         with gated() as gate:
             first = asyncio.create_task(one.labels("rain"))
             await gate.wait_until_busy()
@@ -304,24 +266,19 @@ def test_a_request_that_waits_until_its_deadline_counts_as_slow(store):
         assert len(heard) == 3
         assert min(heard) >= 0.1
 
-    in_scene(store, test, answered=[listener])
 
-
-def test_an_engine_that_fails_fails_one_batch(store):
+async def test_an_engine_that_fails_fails_one_batch(store):
     """Only the callers of the batch that failed hear of it; the next batch is answered."""
-
-    async def test(one):
+    async with scene(store) as one:
         with mock.patch.object(Engine, "run", side_effect=MemoryError("no more")):
             failed = await asyncio.gather(one.labels("rain", "play"), one.labels("wake"), return_exceptions=True)
         assert [type(error) for error in failed] == [MemoryError] * 2
 
         assert await one.labels("rain") == ["a_weather"]
 
-    in_scene(store, test)
-
 
 @pytest.mark.parametrize("ask", ["predict", "embed"])
-def test_a_text_with_numbers_that_are_none_fails_alone(store, ask):
+async def test_a_text_with_numbers_that_are_none_fails_alone(store, ask):
     """Where a checkpoint answers one text of a batch with NaN, its caller hears of it, its neighbours get their answers, and
     who counts failures is told.
     """  # noqa: D205 -- one sentence.
@@ -331,7 +288,7 @@ def test_a_text_with_numbers_that_are_none_fails_alone(store, ask):
     def listen(checkpoint, *, seconds, failed):
         told.append((checkpoint, failed))
 
-    async def test(one):
+    async with scene(store, batches=[mock.Mock(spec=["batch_finished"], batch_finished=listen)]) as one:
         one.slot.swap(await asyncio.to_thread(one.load, "c"))
         with gated() as gate:
             first = asyncio.create_task(one.labels("rain"))
@@ -348,13 +305,10 @@ def test_a_text_with_numbers_that_are_none_fails_alone(store, ask):
         assert repr(sunny) == "FloatingPointError('c returned values that are not finite')"
         assert told == [("c", False), ("c", True)]
 
-    in_scene(store, test, batches=[mock.Mock(spec=["batch_finished"], batch_finished=listen)])
 
-
-def test_stopping_answers_what_waits(store):
+async def test_stopping_answers_what_waits(store):
     """stop() returns after the last answer; who comes later is sent away."""
-
-    async def test(one):
+    async with scene(store) as one:
         with gated() as gate:
             waiting = [asyncio.create_task(one.labels("rain"))]
             await gate.wait_until_busy()
@@ -368,13 +322,10 @@ def test_stopping_answers_what_waits(store):
             await stopping
             assert await asyncio.gather(*waiting) == [["a_weather"]] * 5
 
-    in_scene(store, test)
 
-
-def test_a_batch_runs_on_one_engine_and_late_ones_on_the_new(store):
+async def test_a_batch_runs_on_one_engine_and_late_ones_on_the_new(store):
     """A swap between two batches of one request: each text says who answered, no pass mixes engines."""
-
-    async def test(one):
+    async with scene(store, batch=24) as one:
         new = await asyncio.to_thread(one.load, "b")
         with gated() as gate:
             call = asyncio.create_task(one.inference.predict(["rain in oslo please"] * 6))
@@ -388,14 +339,12 @@ def test_a_batch_runs_on_one_engine_and_late_ones_on_the_new(store):
         assert [a.entities[0].type[0] for a in found.answers] == found.checkpoint_ids
         assert gate.passes == [("a", 4), ("b", 2)]
 
-    in_scene(store, test, batch=24)
 
-
-def test_another_tokenizer_reads_the_text_again(store):
+async def test_another_tokenizer_reads_the_text_again(store):
     """A text that was tokenized before a swap is tokenized again if the new checkpoint numbers its tokens otherwise."""
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(tag="c", reverse_vocabulary=True))
 
-    async def test(one):
+    async with scene(store) as one:
         new = await asyncio.to_thread(one.load, "c")
         assert new.encoding_key != one.slot.live.encoding_key
         with gated() as gate:
@@ -415,13 +364,10 @@ def test_another_tokenizer_reads_the_text_again(store):
         spans = [(e.start, e.end, e.type) for e in expected.entities]
         assert [(e.start, e.end, e.type) for e in found.answers[0].entities] == spans
 
-    in_scene(store, test)
 
-
-def test_equal_tokenizers_are_not_asked_twice(store):
+async def test_equal_tokenizers_are_not_asked_twice(store):
     """Between checkpoints with the same tokenizer the tokens are kept."""
-
-    async def test(one):
+    async with scene(store) as one:
         new = await asyncio.to_thread(one.load, "b")
         with gated() as gate:
             first = asyncio.create_task(one.labels("rain"))
@@ -433,13 +379,10 @@ def test_equal_tokenizers_are_not_asked_twice(store):
                 gate.open.set()
                 assert await first + await waiting == ["a_weather", "b_music"]
 
-    in_scene(store, test)
 
-
-def test_features_and_predictions_never_share_a_pass(store):
+async def test_features_and_predictions_never_share_a_pass(store):
     """Embed and Predict want other outputs; each is answered in its own pass."""
-
-    async def test(one):
+    async with scene(store) as one:
         with gated() as gate:
             first = asyncio.create_task(one.labels("rain"))
             await gate.wait_until_busy()
@@ -452,10 +395,8 @@ def test_features_and_predictions_never_share_a_pass(store):
         assert embedded.answers[0].pooled.shape == (tiny_checkpoints.WIDTH,)
         assert embedded.answers[0].offsets.tolist() == [[0, 4]]
 
-    in_scene(store, test)
 
-
-def test_passes_run_side_by_side_and_share_what_waits(store):
+async def test_passes_run_side_by_side_and_share_what_waits(store):
     """With two passes at a time a request of many texts is divided between them, and its answers come in order."""
     together = threading.Barrier(2, timeout=10)
     run, sizes = Engine.run, []
@@ -465,7 +406,7 @@ def test_passes_run_side_by_side_and_share_what_waits(store):
         together.wait()  # Breaks unless both are in a pass at the same time.
         return run(self, input_ids, attention_mask, outputs)
 
-    async def test(one):
+    async with scene(store, passes=2, batch=1024) as one:
         with mock.patch.object(Engine, "run", meet):
             answers = await one.labels(*["rain in oslo please", "play in oslo please"] * 16)
 
@@ -474,13 +415,10 @@ def test_passes_run_side_by_side_and_share_what_waits(store):
         assert sum(sizes) == 32
         assert min(sizes) >= 12  # Up to the padding that a pass may have.
 
-    in_scene(store, test, passes=2, batch=1024)
 
-
-def test_every_pass_ends_when_the_batcher_stops(store):
+async def test_every_pass_ends_when_the_batcher_stops(store):
     """stop() answers what all passes have and what waits, and leaves no thread."""
-
-    async def test(one):
+    async with scene(store, passes=3) as one:
         with gated() as gate:
             waiting = [asyncio.create_task(one.labels("rain")) for _ in range(8)]
             await gate.wait_until_busy()
@@ -490,5 +428,3 @@ def test_every_pass_ends_when_the_batcher_stops(store):
             await stopping
             assert await asyncio.gather(*waiting) == [["a_weather"]] * 8
         assert not [thread for thread in threading.enumerate() if thread.name == "engine"]
-
-    in_scene(store, test, passes=3)

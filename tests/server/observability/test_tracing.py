@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from contextlib import asynccontextmanager
 
 import pytest
 from hypothesis import given
@@ -21,27 +22,22 @@ from twofold_server.observability.logs import JsonFormatter
 PREDICT = "twofold.v1.InferenceService/Predict"
 
 
-def traced(store, test, *, share=1.0, **settings):
-    """Play a test against a server with traces, and return the spans that it has made."""
+@asynccontextmanager
+async def traced(store, *, share=1.0, **settings):
+    """Run a server with traces; yield it, a client and the recording, whose tree is complete when the server has stopped."""
     recording = Recording(share)
-
-    async def main():
-        async with running(store, recording.tracer, **settings) as server, AsyncClient(server.target) as client:
-            await test(server, client)
-
-    asyncio.run(main())
-    return recording.tree
+    async with running(store, recording.tracer, **settings) as server, AsyncClient(server.target) as client:
+        yield server, client, recording
 
 
-def test_a_call_goes_on_in_the_trace_of_its_caller(store):
+async def test_a_call_goes_on_in_the_trace_of_its_caller(store):
     """A call below a caller's span has its trace and parent, with the conventions' names and its stages below it."""
     caller = Caller()
 
-    async def test(server, client):
+    async with traced(store) as (_, client, recording):
         with caller.span("checkout"):
             await client.predict("rain in oslo")
-
-    tree = traced(store, test)
+    tree = recording.tree
     (own,) = caller.exporter.get_finished_spans()
     call = tree.one(PREDICT)
 
@@ -58,10 +54,9 @@ def test_a_call_goes_on_in_the_trace_of_its_caller(store):
     assert call.resource.attributes["service.name"] == "twofold"
 
 
-def test_one_pass_serves_many_traces(store):
+async def test_one_pass_serves_many_traces(store):
     """Calls that share a pass stand in traces of their own, and one batch is linked to all of them, and they to it."""
-
-    async def test(server, client):
+    async with traced(store, passes=1) as (server, client, recording):
         with gated() as gate:
             first = asyncio.create_task(client.predict("rain"))
             await gate.wait_until_busy()
@@ -69,8 +64,7 @@ def test_one_pass_serves_many_traces(store):
             await server.until("twofold_queue_tokens", 18)
             gate.open.set()
             await asyncio.gather(first, *others)
-
-    tree = traced(store, test, passes=1)
+    tree = recording.tree
 
     tree.check_inference(texts=7)
     assert [len(one.links) for one in tree.named("batch")] == [1, 3]
@@ -85,27 +79,23 @@ MIXES = [
 
 
 @pytest.mark.parametrize(("settings", "sizes", "length"), MIXES)
-def test_the_tree_in_any_batch(store, settings, sizes, length):
+async def test_the_tree_in_any_batch(store, settings, sizes, length):
     """However requests are cut into batches, each has its stages, and each batch all of its calls and no others."""
-
-    async def test(server, client):
+    async with traced(store, **settings) as (_, client, recording):
         texts = [[f"{'so ' * length}{tiny_checkpoints.TEXTS[place % 3]}" for place in range(size)] for size in sizes]
         await asyncio.gather(*(client.predict(one) for one in texts))
-
-    tree = traced(store, test, **settings)
+    tree = recording.tree
 
     tree.check_inference(texts=sum(sizes))
     assert len(tree.calls()) == len(sizes)
 
 
-def test_requests_of_a_stream(store):
+async def test_requests_of_a_stream(store):
     """A stream is one call; each of its requests has its stages below it."""
-
-    async def test(server, client):
+    async with traced(store) as (_, client, recording):
         async for _ in client.predict_stream(["rain", "play", "wake"]):
             pass
-
-    tree = traced(store, test)
+    tree = recording.tree
     (call,) = tree.calls()
 
     assert call.name == "twofold.v1.InferenceService/PredictStream"
@@ -114,16 +104,14 @@ def test_requests_of_a_stream(store):
     assert {one.context.trace_id for one in tree.spans if one.name != "batch"} == {call.context.trace_id}
 
 
-def test_no_text_in_any_span(store):
+async def test_no_text_in_any_span(store):
     """Whatever a caller writes, texts or names, stands in no attribute, name or event."""
-
-    async def test(server, client):
+    async with traced(store) as (_, client, recording):
         await client.predict("secretword in oslo")
         await client.embed("secretword")
         with pytest.raises(TwofoldError):
             await client.promote("secretword of mine")
-
-    tree = traced(store, test)
+    tree = recording.tree
 
     assert len(tree.calls()) == 3
     assert not any("secretword" in one.to_json() or "oslo" in one.to_json() for one in tree.spans)
@@ -136,28 +124,27 @@ SHARES = [(0.0, False, 0), (0.0, True, 1), (1.0, False, 1), (1.0, True, 1)]
 
 
 @pytest.mark.parametrize(("share", "by_caller", "calls"), SHARES)
-def test_who_is_recorded(store, share, by_caller, calls):
+async def test_who_is_recorded(store, share, by_caller, calls):
     """A share of the calls is recorded, and whichever belongs to a trace that its caller records."""
     caller = Caller()
 
-    async def test(server, client):
+    async with traced(store, share=share) as (_, client, recording):
         if by_caller:
             with caller.span("checkout"):
                 await client.predict("rain")
         else:
             await client.predict("rain")
-
-    tree = traced(store, test, share=share)
+    tree = recording.tree
 
     tree.check_inference(texts=calls)
     assert len(tree.calls()) == len(tree.named("batch")) == calls
 
 
-def test_a_batch_of_recorded_and_other_calls(store):
+async def test_a_batch_of_recorded_and_other_calls(store):
     """A batch has links to those of its calls that are recorded, and to no others."""
     caller = Caller()
 
-    async def test(server, client):
+    async with traced(store, share=0.0, passes=1) as (server, client, recording):
         with gated() as gate:
             first = asyncio.create_task(client.predict("rain"))
             await gate.wait_until_busy()
@@ -167,26 +154,24 @@ def test_a_batch_of_recorded_and_other_calls(store):
             await server.until("twofold_queue_tokens", 6)
             gate.open.set()
             await asyncio.gather(first, *others)
-
-    tree = traced(store, test, share=0.0, passes=1)
+    tree = recording.tree
     (batch,) = tree.named("batch")
 
     assert [key(one.context) for one in batch.links] == [key(tree.one(PREDICT).context)]
     assert batch.attributes["twofold.batch.texts"] == 2
 
 
-def test_a_pass_that_fails(store, monkeypatch):
+async def test_a_pass_that_fails(store, monkeypatch):
     """The batch and the call are marked as failed; what the error said is for the log."""
 
     def fail(*_):
         raise RuntimeError("the text was secretword")
 
-    async def test(server, client):
+    async with traced(store) as (_, client, recording):
         monkeypatch.setattr(Engine, "run", fail)
         with pytest.raises(TwofoldError):
             await client.predict("rain", timeout=20)
-
-    tree = traced(store, test)
+    tree = recording.tree
     batch, call = tree.one("batch"), tree.one(PREDICT)
 
     assert (batch.status.status_code, batch.attributes["error.type"]) == (StatusCode.ERROR, "RuntimeError")
@@ -195,20 +180,18 @@ def test_a_pass_that_fails(store, monkeypatch):
     assert not any("secretword" in one.to_json() for one in tree.spans)
 
 
-def test_a_call_that_was_wrong(store):
+async def test_a_call_that_was_wrong(store):
     """A caller's fault is the call's code, and not the server's failure."""
-
-    async def test(server, client):
+    async with traced(store) as (_, client, recording):
         with pytest.raises(TwofoldError):
             await client.predict([])
-
-    call = traced(store, test).one(PREDICT)
+    call = recording.tree.one(PREDICT)
 
     assert call.attributes["rpc.response.status_code"] == "INVALID_ARGUMENT"
     assert call.status.status_code is StatusCode.UNSET
 
 
-def test_log_lines_say_where_they_belong(store):
+async def test_log_lines_say_where_they_belong(store):
     """A line that is logged during a call has the ids of its span and its trace; others have none."""
     lines, caller = [], Caller()
 
@@ -216,20 +199,18 @@ def test_log_lines_say_where_they_belong(store):
         def emit(self, record):
             lines.append(json.loads(JsonFormatter().format(record)))
 
-    async def test(server, client):
-        with caller.span("operate"):
-            await client.promote("b")
-
     log, handler = logging.getLogger("twofold_server"), Keeping()
     level = log.level
     log.setLevel("INFO")
     log.addHandler(handler)
     try:
-        tree = traced(store, test)
+        async with traced(store) as (_, client, recording):
+            with caller.span("operate"):
+                await client.promote("b")
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
-    call = tree.one("twofold.v1.CheckpointService/PromoteCheckpoint")
+    call = recording.tree.one("twofold.v1.CheckpointService/PromoteCheckpoint")
     (audit,) = [one for one in lines if one["logger"] == "twofold_server.audit"]
 
     assert (int(audit["trace_id"], 16), int(audit["span_id"], 16)) == key(call.context)

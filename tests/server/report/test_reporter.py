@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from server.api.servicers.test_adaptation import tell
+from server.api.servicers.test_adaptation import client_of
 from support.sample_report import DOCUMENT, FIXED, FLIP
 from support.scripted_trainer import HANG, INLINE, ORDER, TRAIN, Harness, finish, over, publish, runs, say, until
 from twofold import AsyncClient, FailedPreconditionError, InvalidArgumentError, NotFoundError
@@ -15,7 +15,6 @@ from twofold.v1 import adaptation_pb2 as pb
 from twofold_checkpoint.protocol.events import DatasetDescribed, GateEvaluated, NoteAdded, PlanMade
 from twofold_checkpoint.protocol.findings import FINDINGS, Findings, write_findings
 from twofold_checkpoint.protocol.job import Hyperparameters
-from twofold_server.adaptation.runner import JobRunner
 from twofold_server.report.document import Document
 
 FOUND = Findings(
@@ -104,10 +103,9 @@ async def test_every_job_leaves_a_report(harness: Harness, ending: str) -> None:
         assert (document.candidate, document.swap_seconds) == ("second", 0.25)
 
 
-def test_a_report_over_the_wire(harness: Harness) -> None:
+async def test_a_report_over_the_wire(harness: Harness) -> None:
     """GetReport returns the stored bytes as HTML or JSON, and rebuilds files that are missing."""
-
-    async def story(client: AsyncClient, runner: JobRunner) -> None:
+    async with client_of(harness) as (client, runner):
         harness.play(LEAVE, *publish())
         view = await over(runner, (await runner.submit(ORDER, INLINE)).id)
         page = await client.report(view.id)
@@ -127,13 +125,10 @@ def test_a_report_over_the_wire(harness: Harness) -> None:
             "report.json",
         ]
 
-    tell(harness, story)
 
-
-def test_what_has_no_report(harness: Harness) -> None:
+async def test_what_has_no_report(harness: Harness) -> None:
     """An unknown job is NOT_FOUND, an unfinished job has no report yet, and an unknown format is named in the error."""
-
-    async def story(client: AsyncClient, runner: JobRunner) -> None:
+    async with client_of(harness) as (client, runner):
         with pytest.raises(NotFoundError):
             await client.report("nobody")
         harness.play(TRAIN, HANG)
@@ -150,8 +145,6 @@ def test_what_has_no_report(harness: Harness) -> None:
         request = pb.GetReportRequest(job_id=view.id, format=9)  # type: ignore[arg-type]
         with pytest.raises(InvalidArgumentError, match="format: 9 is none; write REPORT_FORMAT_HTML"):
             await client._transport.run(_raw(client, request))
-
-    tell(harness, story)
 
 
 def _raw(client: AsyncClient, request: pb.GetReportRequest) -> Any:

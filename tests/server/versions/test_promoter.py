@@ -82,20 +82,9 @@ async def scene(store, *, live="a"):
         await asyncio.to_thread(slot.drain)
 
 
-def in_scene(store, test, **kwargs):
-    """Play a test."""
-
-    async def main():
-        async with scene(store, **kwargs) as one:
-            await test(one)
-
-    asyncio.run(main())
-
-
-def test_a_promotion_moves_engine_and_aliases_together(store):
+async def test_a_promotion_moves_engine_and_aliases_together(store):
     """Afterwards the new engine is live, "current" names it, "previous" the old one, and health was told last."""
-
-    async def test(one):
+    async with scene(store) as one:
         old = one.slot.live
         done = await one.promoter.promote("b", ANNA)
 
@@ -109,29 +98,24 @@ def test_a_promotion_moves_engine_and_aliases_together(store):
         await asyncio.to_thread(one.slot.drain)
         assert old.state is EngineState.CLOSED
 
-    in_scene(store, test)
 
-
-def test_the_live_checkpoint_needs_no_promotion(store):
+async def test_the_live_checkpoint_needs_no_promotion(store):
     """Promoting what is live loads nothing and changes nothing."""
-
-    async def test(one):
+    async with scene(store) as one:
         with mock.patch.object(promoter, "load_engine", side_effect=AssertionError):
             done = await one.promoter.promote("current", ANNA)
 
         assert (done.replaced_id, done.seconds) == ("a", 0.0)
         assert store.aliases().previous is None
 
-    in_scene(store, test)
-
 
 @pytest.mark.parametrize("kind", tiny_checkpoints.BROKEN)
-def test_a_broken_checkpoint_changes_nothing(kind, store):
+async def test_a_broken_checkpoint_changes_nothing(kind, store):
     """The old engine answers on, the aliases stay, nothing of the new engine is kept, and the error says why."""
     reason = tiny_checkpoints.BROKEN[kind][2]
     tiny_checkpoints.publish_broken(store, kind)
 
-    async def test(one):
+    async with scene(store) as one:
         live, before, made = one.slot.live, store.aliases(), []
         init = Engine.__init__
 
@@ -153,13 +137,10 @@ def test_a_broken_checkpoint_changes_nothing(kind, store):
         assert all(engine.state is EngineState.FAILED for engine in made)
         assert one.count("failed") == 1
 
-    in_scene(store, test)
 
-
-def test_aliases_that_cannot_be_written_change_nothing(store):
+async def test_aliases_that_cannot_be_written_change_nothing(store):
     """If the disk refuses the aliases, the ready engine is closed again and the old one serves on."""
-
-    async def test(one):
+    async with scene(store) as one:
         live = one.slot.live
         with (
             mock.patch.object(type(store), "promote", side_effect=OSError(28, "No space left on device")),
@@ -171,49 +152,37 @@ def test_aliases_that_cannot_be_written_change_nothing(store):
         assert one.metrics.registry.get_sample_value("twofold_engines") == 1
         assert one.count("failed") == 1
 
-    in_scene(store, test)
 
-
-def test_roll_back_returns_and_returns_again(store):
+async def test_roll_back_returns_and_returns_again(store):
     """Rolling back makes the previous checkpoint live; rolling back once more undoes it."""
-
-    async def test(one):
+    async with scene(store) as one:
         await one.promoter.promote("b", ANNA)
         assert (await one.promoter.roll_back(ANNA)).checkpoint.id == "a"
         assert (store.aliases().current, store.aliases().previous) == ("a", "b")
         assert (await one.promoter.roll_back(ANNA)).checkpoint.id == "b"
 
-    in_scene(store, test)
 
-
-def test_nothing_to_roll_back_to(store):
+async def test_nothing_to_roll_back_to(store):
     """Without a previous checkpoint the caller is told that it is the wrong moment."""
-
-    async def test(one):
+    async with scene(store) as one:
         with pytest.raises(FailedPreconditionError, match="previous"):
             await one.promoter.roll_back(ANNA)
         with pytest.raises(CheckpointNotFoundError):
             await one.promoter.promote("nowhere", ANNA)
 
-    in_scene(store, test)
 
-
-def test_promotions_take_turns(store):
+async def test_promotions_take_turns(store):
     """Many at once end one after the other, with the engine and the aliases of the last one."""
-
-    async def test(one):
+    async with scene(store) as one:
         done = await asyncio.gather(*(one.promoter.promote(name, ANNA) for name in ("b", "a", "b", "a")))
 
         assert [each.replaced_id for each in done] == ["a", "b", "a", "b"]
         assert (one.slot.live.id, store.aliases().current) == ("a", "a")
 
-    in_scene(store, test)
 
-
-def test_a_candidate_replaces_only_what_it_was_compared_with(store):
+async def test_a_candidate_replaces_only_what_it_was_compared_with(store):
     """Whatever became current while it waited for its turn stays; one that is current already is no failure."""
-
-    async def test(one):
+    async with scene(store) as one:
         with pytest.raises(BaseChangedError, match="the current checkpoint is now a"):
             await one.promoter.promote("b", ANNA, expected_current="c")
         await asyncio.gather(
@@ -223,13 +192,10 @@ def test_a_candidate_replaces_only_what_it_was_compared_with(store):
         assert (one.slot.live.id, store.aliases().current) == ("b", "b")
         assert one.count("failed") == 0
 
-    in_scene(store, test)
 
-
-def test_a_caller_that_leaves_does_not_cut_a_promotion_in_half(store):
+async def test_a_caller_that_leaves_does_not_cut_a_promotion_in_half(store):
     """A cancelled caller hears nothing, and the promotion ends whole: engine and aliases agree."""
-
-    async def test(one):
+    async with scene(store) as one:
         call = asyncio.create_task(one.promoter.promote("b", ANNA))
         await asyncio.sleep(0)  # It has begun, and cannot have ended: its work is on a thread.
         call.cancel()
@@ -239,14 +205,9 @@ def test_a_caller_that_leaves_does_not_cut_a_promotion_in_half(store):
 
         assert (one.slot.live.id, store.aliases().current) == ("b", "b")
 
-    in_scene(store, test)
 
-
-def test_a_first_checkpoint_becomes_live_in_an_empty_slot(store):
+async def test_a_first_checkpoint_becomes_live_in_an_empty_slot(store):
     """Where nothing answered before, nothing was replaced."""
-
-    async def test(one):
+    async with scene(store, live="") as one:
         assert (await one.promoter.promote("b", ANNA)).replaced_id == ""
         assert one.announced == ["b"]
-
-    in_scene(store, test, live="")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import threading
+from contextlib import asynccontextmanager
 
 import pytest
 from support import tiny_checkpoints
@@ -36,15 +36,12 @@ MANY = 300
 """Texts for which a candidate takes several looks, however fast the machine."""
 
 
-def in_shadow(tmp_path, recipe, test, **settings):
-    """Play a test on a server whose job's candidate, "bad", is of a recipe."""
+@asynccontextmanager
+async def in_shadow(tmp_path, recipe, **settings):
+    """Run a server whose job's candidate, "bad", follows a recipe; yield the server and its store."""
     store, harness = harness_of(tmp_path, recipe)
-
-    async def main():
-        async with running(store, trainer_python=harness.config.trainer.python, **{**SHADOW, **settings}) as server:
-            await test(server, store)
-
-    asyncio.run(main())
+    async with running(store, trainer_python=harness.config.trainer.python, **{**SHADOW, **settings}) as server:
+        yield server, store
 
 
 async def started_at(server, job):
@@ -57,12 +54,11 @@ async def started_at(server, job):
     await until(stands_by, "a candidate in shadow")
 
 
-def test_a_good_candidate_is_made_live_after_its_texts(tmp_path):
+async def test_a_good_candidate_is_made_live_after_its_texts(tmp_path):
     """The promotion waits until enough texts were compared; then it takes the engine that is loaded, and the report has
     the agreement of both heads.
     """  # noqa: D205 -- one sentence.
-
-    async def test(server, store):
+    async with in_shadow(tmp_path, tiny_checkpoints.Recipe()) as (server, store):
         async with traffic(server) as (answered, failed):
             job = await follow(server, await submit(server))
             before = set(answered)
@@ -79,15 +75,13 @@ def test_a_good_candidate_is_made_live_after_its_texts(tmp_path):
         assert store.aliases().current == "bad"
         assert await server.metric("twofold_engines") == 1
 
-    in_shadow(tmp_path, tiny_checkpoints.Recipe(), test)
 
-
-def test_who_follows_the_job_hears_how_far_it_is(tmp_path, monkeypatch):
+async def test_who_follows_the_job_hears_how_far_it_is(tmp_path, monkeypatch):
     """Every now and then the texts so far are an event of the job; the report keeps the last one only."""
     monkeypatch.setattr(shadow_test_module, "REPORT_SECONDS", 0.0)
     monkeypatch.setattr(shadow_test_module, "_POLL_SECONDS", 0.01)
 
-    async def test(server, _):
+    async with in_shadow(tmp_path, tiny_checkpoints.Recipe(), shadow_texts=MANY) as (server, _):
         async with traffic(server):
             job = await submit(server)
             stub = AdaptationServiceStub(server.channel)
@@ -101,10 +95,8 @@ def test_who_follows_the_job_hears_how_far_it_is(tmp_path, monkeypatch):
         notes = [one["message"] for one in json.loads(report.content)["notes"] if "Shadow test:" in one["message"]]
         assert notes == [told[-1]]
 
-    in_shadow(tmp_path, tiny_checkpoints.Recipe(), test, shadow_texts=MANY)
 
-
-def test_a_word_on_the_way_that_cannot_be_written_ends_nothing(tmp_path, monkeypatch):
+async def test_a_word_on_the_way_that_cannot_be_written_ends_nothing(tmp_path, monkeypatch):
     """Where the database is away for a moment while a candidate is in shadow, its job goes on."""
     monkeypatch.setattr(shadow_test_module, "REPORT_SECONDS", 0.0)
     monkeypatch.setattr(shadow_test_module, "_POLL_SECONDS", 0.01)
@@ -118,7 +110,7 @@ def test_a_word_on_the_way_that_cannot_be_written_ends_nothing(tmp_path, monkeyp
 
     monkeypatch.setattr(JobRepository, "append_event", sometimes)
 
-    async def test(server, store):
+    async with in_shadow(tmp_path, tiny_checkpoints.Recipe(), shadow_texts=MANY) as (server, store):
         async with traffic(server):
             job = await follow(server, await submit(server))
         assert len(refused) == 2
@@ -126,13 +118,10 @@ def test_a_word_on_the_way_that_cannot_be_written_ends_nothing(tmp_path, monkeyp
         assert job.report.shadow.texts >= MANY
         assert store.aliases().current == "bad"
 
-    in_shadow(tmp_path, tiny_checkpoints.Recipe(), test, shadow_texts=MANY)
 
-
-def test_a_bad_candidate_is_rejected_and_never_answers(tmp_path):
+async def test_a_bad_candidate_is_rejected_and_never_answers(tmp_path):
     """The gate passed it, live texts did not: REJECTED says why, the old checkpoint serves on, no caller saw the other."""
-
-    async def test(server, store):
+    async with in_shadow(tmp_path, tiny_checkpoints.Recipe(forgets=("sunny", "cold"))) as (server, store):
         async with traffic(server) as (answered, failed):
             job = await follow(server, await submit(server))
         assert (failed, set(answered)) == ([], {"a"})
@@ -143,18 +132,13 @@ def test_a_bad_candidate_is_rejected_and_never_answers(tmp_path):
         assert (store.aliases().current, store.aliases().candidate) == ("a", "bad")
         assert await server.metric("twofold_engines") == 1
 
-    in_shadow(tmp_path, tiny_checkpoints.Recipe(forgets=("sunny", "cold")), test)
 
-
-def test_without_live_texts_the_time_decides(tmp_path):
+async def test_without_live_texts_the_time_decides(tmp_path):
     """Nobody calls, so after its time the candidate is made live, and a warning says that nothing was compared."""
-
-    async def test(server, _):
+    async with in_shadow(tmp_path, tiny_checkpoints.Recipe(), shadow_seconds=0.5) as (server, _):
         job = await follow(server, await submit(server))
         assert job.state == pb.JOB_STATE_SUCCEEDED
         assert "Compared only 0 live texts in the shadow test; a decision needs at least 20." in job.report.notes
-
-    in_shadow(tmp_path, tiny_checkpoints.Recipe(), test, shadow_seconds=0.5)
 
 
 @pytest.mark.parametrize(("asked", "set_to", "phases"), [
@@ -162,32 +146,25 @@ def test_without_live_texts_the_time_decides(tmp_path):
     (0.0, 1.0, ["train", "swap"]),
     (1.0, 0.0, ["train", "shadow", "swap"]),
 ])  # fmt: skip
-def test_a_job_may_ask_for_another_share(tmp_path, asked, set_to, phases):
+async def test_a_job_may_ask_for_another_share(tmp_path, asked, set_to, phases):
     """What the request says counts, and what the server is set to where it says nothing; a share of 0 changes nothing."""
-
-    async def test(server, _):
+    async with in_shadow(tmp_path, tiny_checkpoints.Recipe(), shadow_share=set_to, shadow_seconds=0.2) as (server, _):
         job = await follow(server, await submit(server, shadow_share=asked))
         assert [one.phase for one in job.phases] == phases
 
-    in_shadow(tmp_path, tiny_checkpoints.Recipe(), test, shadow_share=set_to, shadow_seconds=0.2)
 
-
-def test_a_wrong_share_is_refused(tmp_path):
+async def test_a_wrong_share_is_refused(tmp_path):
     """INVALID_ARGUMENT names the field and the value."""
-
-    async def test(server, _):
+    async with in_shadow(tmp_path, tiny_checkpoints.Recipe()) as (server, _):
         _, told = await refusal(submit(server, shadow_share=1.5))
         assert [(one.field, one.description[:24]) for one in told.violations] == [
             ("shadow_share", "1.5 must be from 0 to 1;")
         ]
 
-    in_shadow(tmp_path, tiny_checkpoints.Recipe(), test)
 
-
-def test_a_job_in_shadow_can_be_cancelled(tmp_path):
+async def test_a_job_in_shadow_can_be_cancelled(tmp_path):
     """It ends at once, the candidate leaves memory, and the old checkpoint stays live."""
-
-    async def test(server, store):
+    async with in_shadow(tmp_path, tiny_checkpoints.Recipe()) as (server, store):
         job = await submit(server)
         await started_at(server, job)
         jobs = AdaptationServiceStub(server.channel)
@@ -196,14 +173,11 @@ def test_a_job_in_shadow_can_be_cancelled(tmp_path):
         assert await server.metric("twofold_engines") == 1
         assert store.aliases().current == "a"
 
-    in_shadow(tmp_path, tiny_checkpoints.Recipe(), test)
-
 
 @pytest.mark.parametrize(("name", "state"), [("other", pb.JOB_STATE_FAILED), ("candidate", pb.JOB_STATE_SUCCEEDED)])
-def test_a_person_who_promotes_meanwhile_is_obeyed(tmp_path, name, state):
+async def test_a_person_who_promotes_meanwhile_is_obeyed(tmp_path, name, state):
     """The shadow test ends; the candidate is not promoted over what it was not compared with, and may be promoted itself."""
-
-    async def test(server, store):
+    async with in_shadow(tmp_path, tiny_checkpoints.Recipe()) as (server, store):
         tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(), name="other")
         job = await submit(server)
         await started_at(server, job)
@@ -213,8 +187,6 @@ def test_a_person_who_promotes_meanwhile_is_obeyed(tmp_path, name, state):
         assert state == pb.JOB_STATE_SUCCEEDED or "current checkpoint changed from a to other" in ended.reason
         assert (await server.predict("sunny")).checkpoint_id == done.checkpoint.id
         assert await server.metric("twofold_engines") == 1
-
-    in_shadow(tmp_path, tiny_checkpoints.Recipe(), test)
 
 
 async def test_a_server_that_stops_does_not_wait_for_the_shadow(tmp_path):

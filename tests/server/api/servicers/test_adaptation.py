@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc
@@ -33,7 +33,6 @@ TRAIN = [
     Example(text="where is it", label="where"),
     Example(text="to Rome", entities=(Entity(start=3, end=7, type="city"),)),
 ]
-Story = Callable[[AsyncClient, JobRunner], Awaitable[None]]
 
 
 @asynccontextmanager
@@ -52,17 +51,15 @@ async def served(harness: Harness) -> AsyncIterator[tuple[str, JobRunner]]:
             await server.stop(0)
 
 
-def tell(harness: Harness, story: Story) -> None:
-    """Run a story between a client and a server."""
-
-    async def whole() -> None:
-        async with served(harness) as (target, runner), AsyncClient(target, retry=Retry(attempts=1)) as client:
-            await asyncio.wait_for(story(client, runner), 30)
-
-    asyncio.run(whole())
+@asynccontextmanager
+async def client_of(harness: Harness) -> AsyncIterator[tuple[AsyncClient, JobRunner]]:
+    """Serve a harness; yield a client of the server and the job runner. The body may take 30 seconds."""
+    async with served(harness) as (target, runner), AsyncClient(target, retry=Retry(attempts=1)) as client:
+        async with asyncio.timeout(30):
+            yield client, runner
 
 
-def test_a_job_is_made_watched_and_done(harness: Harness) -> None:
+async def test_a_job_is_made_watched_and_done(harness: Harness) -> None:
     """A caller adapts, watches every event live, and reads the report at the end."""
     harness.play(
         say(PhaseStarted(phase="train")),
@@ -74,7 +71,7 @@ def test_a_job_is_made_watched_and_done(harness: Harness) -> None:
         finish("succeeded", "Published second."),
     )
 
-    async def story(client: AsyncClient, runner: JobRunner) -> None:
+    async with client_of(harness) as (client, _):
         job = await client.adapt(TRAIN, head="classifier")
         assert (job.state, job.base_checkpoint_id, job.head) == ("queued", "first", "classifier")
         events = [event async for event in client.watch(job)]
@@ -87,15 +84,12 @@ def test_a_job_is_made_watched_and_done(harness: Harness) -> None:
         assert (job.report.new.before, job.report.new.after, job.report.verdict) == (0.25, 0.75, "pass")
         assert [phase.phase for phase in job.phases] == ["train", "swap"]
         assert job.last_sequence == events[-1].sequence
-
-    tell(harness, story)
     assert harness.promoter.promoted == ["second"]
 
 
-def test_an_upload_is_made_and_used(harness: Harness) -> None:
+async def test_an_upload_is_made_and_used(harness: Harness) -> None:
     """Examples go ahead of their job; a bad one is named by part, line and field."""
-
-    async def story(client: AsyncClient, runner: JobRunner) -> None:
+    async with client_of(harness) as (client, _):
         upload = await client.upload_dataset(TRAIN, TRAIN[:1], display_name="May")
         assert (upload.train_examples, upload.dev_examples) == (2, 1)
         job = await client.wait(await client.adapt(upload, head="ner"))
@@ -106,15 +100,13 @@ def test_an_upload_is_made_and_used(harness: Harness) -> None:
         with pytest.raises(NotFoundError, match="there is no upload"):
             await client.adapt("upload-none", head="ner")
 
-    tell(harness, story)
 
-
-def test_errors_have_their_codes(harness: Harness) -> None:
+async def test_errors_have_their_codes(harness: Harness) -> None:
     """Each refusal comes as the code and with the fields that the contract promises."""
     harness.set(max_queued_jobs=1)
     harness.play(say(PhaseStarted(phase="train")), HANG)
 
-    async def story(client: AsyncClient, runner: JobRunner) -> None:
+    async with client_of(harness) as (client, runner):
         with pytest.raises(InvalidArgumentError) as wrong:
             await client.adapt([Example(text="a", entities=(Entity(start=0, end=2, type="x"),))], head="ner")
         assert wrong.value.violations[0].field == "dataset.inline.train[0].entities[0].end"
@@ -137,19 +129,14 @@ def test_errors_have_their_codes(harness: Harness) -> None:
             with pytest.raises(NotFoundError, match="there is no job 'job-none'"):
                 await call
 
-    tell(harness, story)
 
-
-def test_jobs_are_listed_newest_first_in_pages(harness: Harness) -> None:
+async def test_jobs_are_listed_newest_first_in_pages(harness: Harness) -> None:
     """Pages follow one another without gaps or repeats; a wrong page is refused."""
-
-    async def story(client: AsyncClient, runner: JobRunner) -> None:
+    async with client_of(harness) as (client, _):
         made = [(await client.adapt(TRAIN, head="ner")).id for _ in range(5)]
         assert [job.id async for job in client.jobs(page_size=2)] == made[::-1]
         with pytest.raises(InvalidArgumentError, match="page_size"):
             await anext(client.jobs(page_size=501))
-
-    tell(harness, story)
 
 
 @pytest.mark.parametrize("token", ["x", "-1", "9" * 19, "²"])
@@ -175,11 +162,11 @@ async def test_a_caller_that_goes_away_leaves_no_upload(harness: Harness) -> Non
     assert list(harness.store.root.glob("staging/*")) == list(harness.store.root.glob("uploads/*")) == []
 
 
-def test_watchers_come_and_go(harness: Harness) -> None:
+async def test_watchers_come_and_go(harness: Harness) -> None:
     """A watch that is cancelled ends alone; others see the job's end."""
     harness.play(say(PhaseStarted(phase="train")), ("sleep", 0.5), finish())
 
-    async def story(client: AsyncClient, runner: JobRunner) -> None:
+    async with client_of(harness) as (client, runner):
         job = await client.adapt(TRAIN, head="ner")
 
         async def watch() -> str:
@@ -189,5 +176,3 @@ def test_watchers_come_and_go(harness: Harness) -> None:
         await until(runner, job.id, runs)
         leaving.cancel()
         assert await asyncio.gather(*staying) == ["succeeded"] * 3
-
-    tell(harness, story)

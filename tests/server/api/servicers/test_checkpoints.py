@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import grpc
 import pytest
 from support import tiny_checkpoints
@@ -11,20 +9,10 @@ from support.running_server import refusal, running
 from twofold.v1 import checkpoints_pb2 as pb
 
 
-def on_server(store, test, **settings):
-    """Play a test against a server."""
-
-    async def main():
-        async with running(store, **settings) as server:
-            await test(server.checkpoints, server)
-
-    asyncio.run(main())
-
-
-def test_a_checkpoint_is_described_as_its_manifest_says(store):
+async def test_a_checkpoint_is_described_as_its_manifest_says(store):
     """By id, by alias, or by nothing, which means current; with the aliases that name it."""
-
-    async def test(stub, _):
+    async with running(store) as server:
+        stub = server.checkpoints
         for name in ("", "a", "current"):
             found = (await stub.GetCheckpoint(pb.GetCheckpointRequest(checkpoint=name))).checkpoint
             assert found.id == "a"
@@ -33,8 +21,6 @@ def test_a_checkpoint_is_described_as_its_manifest_says(store):
             assert found.scores[0].value == 0.9
             assert found.create_time.ToDatetime().year == 2026
             assert found.size_bytes > 1000
-
-    on_server(store, test)
 
 
 UNKNOWN = [
@@ -45,10 +31,10 @@ UNKNOWN = [
 
 
 @pytest.mark.parametrize(("name", "says"), UNKNOWN)
-def test_an_unknown_checkpoint_is_not_found(name, says, store):
+async def test_an_unknown_checkpoint_is_not_found(name, says, store):
     """NOT_FOUND quotes the name; a path is no name."""
-
-    async def test(stub, _):
+    async with running(store) as server:
+        stub = server.checkpoints
         for call in (
             stub.GetCheckpoint(pb.GetCheckpointRequest(checkpoint=name)),
             stub.PromoteCheckpoint(pb.PromoteCheckpointRequest(checkpoint=name)),
@@ -57,15 +43,14 @@ def test_an_unknown_checkpoint_is_not_found(name, says, store):
             assert (code, told.reason) == (grpc.StatusCode.NOT_FOUND, "CHECKPOINT_NOT_FOUND")
             assert says in told.message
 
-    on_server(store, test)
 
-
-def test_checkpoints_come_in_pages_newest_first(store):
+async def test_checkpoints_come_in_pages_newest_first(store):
     """Pages follow each other without a gap, and the last has no token."""
     for number in range(3):
         tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(tag=f"c{number}"))
 
-    async def test(stub, _):
+    async with running(store) as server:
+        stub = server.checkpoints
         seen, token, pages = [], "", 0
         while pages == 0 or token:
             response = await stub.ListCheckpoints(pb.ListCheckpointsRequest(page_size=2, page_token=token))
@@ -73,27 +58,23 @@ def test_checkpoints_come_in_pages_newest_first(store):
             token, pages = response.next_page_token, pages + 1
         assert (seen, pages) == (["c2", "c1", "c0", "b", "a"], 3)
 
-    on_server(store, test)
-
 
 @pytest.mark.parametrize(
     ("fields", "field"),
     [({"page_size": -1}, "page_size"), ({"page_size": 501}, "page_size"), ({"page_token": "x"}, "page_token")],
 )
-def test_a_wrong_page_is_named(fields, field, store):
+async def test_a_wrong_page_is_named(fields, field, store):
     """INVALID_ARGUMENT names the field."""
-
-    async def test(stub, _):
+    async with running(store) as server:
+        stub = server.checkpoints
         code, told = await refusal(stub.ListCheckpoints(pb.ListCheckpointsRequest(**fields)))
         assert (code, told.violations[0].field) == (grpc.StatusCode.INVALID_ARGUMENT, field)
 
-    on_server(store, test)
 
-
-def test_promote_and_roll_back(store):
+async def test_promote_and_roll_back(store):
     """What is promoted answers, with its aliases; rolling back returns to what answered before."""
-
-    async def test(stub, server):
+    async with running(store) as server:
+        stub = server.checkpoints
         code, told = await refusal(stub.RollBack(pb.RollBackRequest()))
         assert (code, told.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "WRONG_STATE")
 
@@ -108,15 +89,14 @@ def test_promote_and_roll_back(store):
         assert list(back.checkpoint.aliases) == ["current", "approved"]
         assert (await server.predict("rain")).predictions[0].label == "a_weather"
 
-    on_server(store, test)
-
 
 @pytest.mark.parametrize("kind", ["no graph", "truncated weights", "wrong digest", "wrong width", "NaN weights"])
-def test_a_broken_checkpoint_is_refused_and_the_old_one_answers(kind, store):
+async def test_a_broken_checkpoint_is_refused_and_the_old_one_answers(kind, store):
     """FAILED_PRECONDITION says what is wrong, and nothing changed."""
     tiny_checkpoints.publish_broken(store, kind)
 
-    async def test(stub, server):
+    async with running(store) as server:
+        stub = server.checkpoints
         code, told = await refusal(stub.PromoteCheckpoint(pb.PromoteCheckpointRequest(checkpoint="x")))
         assert code is grpc.StatusCode.FAILED_PRECONDITION
         assert tiny_checkpoints.BROKEN[kind][2] in told.message
@@ -126,13 +106,11 @@ def test_a_broken_checkpoint_is_refused_and_the_old_one_answers(kind, store):
         assert await server.metric("twofold_swaps_total", outcome="failed") == 1
         assert await server.metric("twofold_engines") == 1
 
-    on_server(store, test)
 
-
-def test_wrong_requests(store):
+async def test_wrong_requests(store):
     """A promotion needs a name, and a deletion an id, which is no alias."""
-
-    async def test(stub, _):
+    async with running(store) as server:
+        stub = server.checkpoints
         code, told = await refusal(stub.PromoteCheckpoint(pb.PromoteCheckpointRequest()))
         assert (code, told.violations[0].field) == (grpc.StatusCode.INVALID_ARGUMENT, "checkpoint")
         for name, says in (("", "is empty"), ("candidate", "'candidate' is an alias; use the id")):
@@ -140,13 +118,11 @@ def test_wrong_requests(store):
             assert (code, told.violations[0].field) == (grpc.StatusCode.INVALID_ARGUMENT, "checkpoint_id")
             assert says in told.message
 
-    on_server(store, test)
 
-
-def test_a_checkpoint_that_nothing_needs_is_deleted(store):
+async def test_a_checkpoint_that_nothing_needs_is_deleted(store):
     """It is gone, the others are there, and a second deletion finds nothing."""
-
-    async def test(stub, server):
+    async with running(store) as server:
+        stub = server.checkpoints
         request = pb.DeleteCheckpointRequest(checkpoint_id="b")
         await stub.DeleteCheckpoint(request)
         left = await stub.ListCheckpoints(pb.ListCheckpointsRequest())
@@ -155,10 +131,8 @@ def test_a_checkpoint_that_nothing_needs_is_deleted(store):
         assert (code, told.reason) == (grpc.StatusCode.NOT_FOUND, "CHECKPOINT_NOT_FOUND")
         assert (await server.predict("rain")).checkpoint_id == "a"
 
-    on_server(store, test)
 
-
-def test_what_is_needed_is_not_deleted(store):
+async def test_what_is_needed_is_not_deleted(store):
     """FAILED_PRECONDITION says why: it answers, or an alias names it. Nothing changes, and a roll back works."""
 
     async def refused(stub, name):
@@ -166,26 +140,24 @@ def test_what_is_needed_is_not_deleted(store):
         assert (code, told.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CHECKPOINT_IN_USE")
         return told.message
 
-    async def test(stub, server):
+    async with running(store) as server:
+        stub = server.checkpoints
         await stub.PromoteCheckpoint(pb.PromoteCheckpointRequest(checkpoint="b"))
         assert "b is live" in await refused(stub, "b")
         assert 'a is "previous"' in await refused(stub, "a")
         assert (await stub.RollBack(pb.RollBackRequest())).checkpoint.id == "a"
         assert (await server.predict("rain")).checkpoint_id == "a"
 
-    on_server(store, test)
 
-
-def test_what_answers_is_not_deleted_even_if_no_alias_names_it(store):
+async def test_what_answers_is_not_deleted_even_if_no_alias_names_it(store):
     """Another process moved the aliases; the server still answers with the checkpoint, so it stays."""
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(tag="c"))
 
-    async def test(stub, server):
+    async with running(store) as server:
+        stub = server.checkpoints
         store.promote("b")
         store.promote("c")
         assert (await server.predict("rain")).checkpoint_id == "a"
         code, told = await refusal(stub.DeleteCheckpoint(pb.DeleteCheckpointRequest(checkpoint_id="a")))
         assert code is grpc.StatusCode.FAILED_PRECONDITION
         assert "a is live" in told.message
-
-    on_server(store, test)

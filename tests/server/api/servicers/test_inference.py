@@ -15,25 +15,14 @@ from twofold_server.api.servicers.inference import MAX_STREAM_REQUESTS
 FAR = "so very much and the " * 500
 
 
-def on_server(store, test, **settings):
-    """Play a test against a server."""
-
-    async def main():
-        async with running(store, **settings) as server:
-            await test(server)
-
-    asyncio.run(main())
-
-
 def spans(prediction):
     """List a prediction's entities."""
     return [(one.start, one.end, one.type) for one in prediction.entities]
 
 
-def test_both_heads_answer_in_one_call(store):
+async def test_both_heads_answer_in_one_call(store):
     """A prediction names label, entities and checkpoint, and the response says where the time went."""
-
-    async def test(server):
+    async with running(store) as server:
         response = await server.predict(*tiny_checkpoints.TEXTS)
 
         assert [one.label for one in response.predictions] == [
@@ -46,33 +35,27 @@ def test_both_heads_answer_in_one_call(store):
         assert response.timings.infer_seconds > 0
         assert response.timings.decode_seconds > 0
 
-    on_server(store, test)
 
-
-def test_a_long_text_is_read_to_its_end(store):
+async def test_a_long_text_is_read_to_its_end(store):
     """Thousands of tokens are answered, and an entity at the far end stands where it stands in the text."""
     text = f"oslo {FAR}new york"
 
-    async def test(server):
+    async with running(store) as server:
         response = await server.predict(text, "rain")
 
         assert spans(response.predictions[0]) == [(0, 4, "a_place"), (len(text) - 8, len(text), "a_place")]
         assert response.predictions[1].label == "a_weather"
 
-    on_server(store, test)
 
-
-def test_an_entity_on_the_seam_of_two_windows_is_whole(store):
+async def test_an_entity_on_the_seam_of_two_windows_is_whole(store):
     """Wherever windows meet, a span of two words over the seam is one entity."""
     texts = [f"{'so ' * count}new york{' so' * 40}" for count in range(20, 44)]
 
-    async def test(server):
+    async with running(store) as server:
         response = await server.predict(*texts)
 
         for count, prediction in zip(range(20, 44), response.predictions, strict=True):
             assert spans(prediction) == [(3 * count, 3 * count + 8, "a_place")]
-
-    on_server(store, test)
 
 
 UNITS = [
@@ -84,10 +67,9 @@ UNITS = [
 
 
 @pytest.mark.parametrize(("unit", "place"), UNITS)
-def test_offsets_come_in_the_unit_asked_for(unit, place, store):
+async def test_offsets_come_in_the_unit_asked_for(unit, place, store):
     """After an emoji, offsets differ by the unit, for entities and for tokens."""
-
-    async def test(server):
+    async with running(store) as server:
         predicted = await server.predict("😀 oslo", offset_unit=unit)
         request = pb.EmbedRequest(texts=["😀 oslo"], include_tokens=True, offset_unit=unit)
         embedded = await server.inference.Embed(request)
@@ -95,8 +77,6 @@ def test_offsets_come_in_the_unit_asked_for(unit, place, store):
         assert spans(predicted.predictions[0]) == [(*place, "a_place")]
         last = embedded.embeddings[0].tokens[-1]
         assert (last.start, last.end) == place
-
-    on_server(store, test)
 
 
 HEADS = [
@@ -108,22 +88,18 @@ HEADS = [
 
 
 @pytest.mark.parametrize(("heads", "label", "entities"), HEADS)
-def test_only_the_heads_asked_for_are_answered(heads, label, entities, store):
+async def test_only_the_heads_asked_for_are_answered(heads, label, entities, store):
     """A head that was not asked for is left empty."""
-
-    async def test(server):
+    async with running(store) as server:
         [prediction] = (await server.predict("rain in oslo", heads=heads)).predictions
 
         assert (bool(prediction.label), bool(prediction.labels), bool(prediction.entities)) == (label, label, entities)
 
-    on_server(store, test)
-
 
 @pytest.mark.parametrize(("asked", "given"), [(0, 1), (1, 1), (2, 2), (3, 3), (99, 3)])
-def test_as_many_labels_as_asked_for(asked, given, store):
+async def test_as_many_labels_as_asked_for(asked, given, store):
     """Zero means one, too many means all; the best comes first."""
-
-    async def test(server):
+    async with running(store) as server:
         [prediction] = (await server.predict("rain", top_labels=asked)).predictions
 
         scores = [one.score for one in prediction.labels]
@@ -131,13 +107,10 @@ def test_as_many_labels_as_asked_for(asked, given, store):
         assert scores == sorted(scores, reverse=True)
         assert prediction.label == prediction.labels[0].label
 
-    on_server(store, test)
 
-
-def test_embed_gives_the_features(store):
+async def test_embed_gives_the_features(store):
     """Pooled features have the hidden size; tokens come with places and without special tokens, if asked for."""
-
-    async def test(server):
+    async with running(store) as server:
         plain = await server.inference.Embed(pb.EmbedRequest(texts=["rain in oslo", ""]))
         full = await server.inference.Embed(pb.EmbedRequest(texts=["rain in oslo", ""], include_tokens=True))
 
@@ -148,13 +121,10 @@ def test_embed_gives_the_features(store):
         assert not full.embeddings[1].tokens
         assert plain.checkpoint_id == "a"
 
-    on_server(store, test)
 
-
-def test_get_model_describes_what_is_live(store):
+async def test_get_model_describes_what_is_live(store):
     """Labels, types, sizes and limits are those of the live checkpoint and of the settings."""
-
-    async def test(server):
+    async with running(store, max_texts=7) as server:
         model = await server.inference.GetModel(pb.GetModelRequest())
 
         assert model.checkpoint_id == "a"
@@ -164,8 +134,6 @@ def test_get_model_describes_what_is_live(store):
         assert (model.limits.max_texts, model.limits.max_characters) == (7, 20_000)
         assert model.server_version
         assert model.precision == "fp32"
-
-    on_server(store, test, max_texts=7)
 
 
 WRONG = [
@@ -181,10 +149,9 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("fields", "field", "says"), WRONG)
-def test_a_wrong_field_is_named(fields, field, says, store):
+async def test_a_wrong_field_is_named(fields, field, says, store):
     """INVALID_ARGUMENT carries the field, what was wrong with it, and what to write instead."""
-
-    async def test(server):
+    async with running(store, max_texts=4, max_characters=20) as server:
         code, told = await refusal(server.inference.Predict(pb.PredictRequest(**fields)))
 
         assert code is grpc.StatusCode.INVALID_ARGUMENT
@@ -193,13 +160,10 @@ def test_a_wrong_field_is_named(fields, field, says, store):
         assert violation.field == field
         assert says in violation.description
 
-    on_server(store, test, max_texts=4, max_characters=20)
 
-
-def test_all_wrong_fields_are_named_at_once(store):
+async def test_all_wrong_fields_are_named_at_once(store):
     """A request with several faults is refused once; so many faults that they fill the trailers are cut."""
-
-    async def test(server):
+    async with running(store, max_characters=20) as server:
         request = pb.PredictRequest(texts=["x" * 30], heads=[9], top_labels=-1)
         _, told = await refusal(server.inference.Predict(request))
         assert [one.field for one in told.violations] == ["texts[0]", "heads[0]", "top_labels"]
@@ -208,8 +172,6 @@ def test_all_wrong_fields_are_named_at_once(store):
         code, told = await refusal(server.inference.Predict(request))
         assert code is grpc.StatusCode.INVALID_ARGUMENT
         assert len(told.violations) == 10
-
-    on_server(store, test, max_characters=20)
 
 
 async def answers_of(call):
@@ -228,47 +190,38 @@ def stream_of(*requests):
     return iter([pb.PredictStreamRequest(request=pb.PredictRequest(texts=texts)) for texts in requests])
 
 
-def test_a_stream_is_answered_in_order(store):
+async def test_a_stream_is_answered_in_order(store):
     """More requests than are worked on at once come back complete and in their order, long ones among short ones."""
     words = {"rain": "a_weather", "play": "a_music", "wake": "a_alarm"}
     requests = [[word] * (1 + number % 5) for number, word in enumerate([*words] * 20)]
 
-    async def test(server):
+    async with running(store) as server:
         found, error = await answers_of(server.inference.PredictStream(stream_of(*requests)))
         assert error is None
         assert found == [[words[text] for text in texts] for texts in requests]
         assert await server.metric("twofold_texts_total", method="PredictStream") == sum(map(len, requests))
 
-    on_server(store, test)
 
-
-def test_a_bad_request_ends_its_stream_after_the_good_ones(store):
+async def test_a_bad_request_ends_its_stream_after_the_good_ones(store):
     """What came before a request without texts is answered; then the status names the field."""
-
-    async def test(server):
+    async with running(store) as server:
         found, error = await answers_of(server.inference.PredictStream(stream_of(["rain"], ["play"], [], ["wake"])))
         assert found == [["a_weather"], ["a_music"]]
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert "texts" in error.details()
 
-    on_server(store, test)
 
-
-def test_a_stream_waits_where_a_call_is_shed(store):
+async def test_a_stream_waits_where_a_call_is_shed(store):
     """With room for two requests in progress, forty of a stream are all answered, and a lone call beside them may be shed."""
-
-    async def test(server):
+    async with running(store, max_requests=2) as server:
         found, error = await answers_of(server.inference.PredictStream(stream_of(*[["rain"]] * 40)))
         assert (found, error) == ([["a_weather"]] * 40, None)
         assert await server.metric("twofold_shed_total", reason="requests") > 0
 
-    on_server(store, test, max_requests=2)
 
-
-def test_a_stream_reads_no_further_than_it_answers(store):
+async def test_a_stream_reads_no_further_than_it_answers(store):
     """While the engine is busy only so many requests of an endless stream are taken, and none is left once it is cancelled."""
-
-    async def test(server):
+    async with running(store) as server:
         taken = 0
 
         async def endless():
@@ -298,14 +251,12 @@ def test_a_stream_reads_no_further_than_it_answers(store):
             left = [task for task in asyncio.all_tasks() if "InferenceServicer" in repr(task)]
             assert left == []
 
-    on_server(store, test)
 
-
-def test_an_empty_store_is_served_as_unavailable_until_a_promotion(tmp_path):
+async def test_an_empty_store_is_served_as_unavailable_until_a_promotion(tmp_path):
     """Without a checkpoint calls answer UNAVAILABLE and health NOT_SERVING; a promotion changes both."""
     store = Store(tmp_path)
 
-    async def test(server):
+    async with running(store) as server:
         for call in (server.predict("rain"), server.inference.GetModel(pb.GetModelRequest())):
             code, told = await refusal(call)
             assert (code, told.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_SERVING")
@@ -315,8 +266,6 @@ def test_an_empty_store_is_served_as_unavailable_until_a_promotion(tmp_path):
         assert await server.is_serving()
         assert (await server.predict("rain")).checkpoint_id == "a"
 
-    on_server(store, test)
-
 
 async def promote(server, name):
     """Call PromoteCheckpoint."""
@@ -325,10 +274,9 @@ async def promote(server, name):
     return await server.checkpoints.PromoteCheckpoint(checkpoints_pb2.PromoteCheckpointRequest(checkpoint=name))
 
 
-def test_shed_load_says_when_to_come_back(store):
+async def test_shed_load_says_when_to_come_back(store):
     """RESOURCE_EXHAUSTED carries RetryInfo, before anything is read; health stays SERVING, and there is room again afterwards."""
-
-    async def test(server):
+    async with running(store, max_requests=3) as server:
         with gated() as gate:
             waiting = [asyncio.ensure_future(server.predict("rain")) for _ in range(3)]
             await gate.wait_until_busy()
@@ -343,8 +291,6 @@ def test_shed_load_says_when_to_come_back(store):
         assert (await server.predict("rain")).predictions
         assert await server.metric("twofold_shed_total", reason="requests") == 2
 
-    on_server(store, test, max_requests=3)
-
 
 @pytest.mark.parametrize(
     ("call", "method"),
@@ -353,10 +299,9 @@ def test_shed_load_says_when_to_come_back(store):
         (lambda server: server.inference.Embed(pb.EmbedRequest(texts=["rain"])), "Embed"),
     ],
 )
-def test_what_would_wait_too_long_is_shed(call, method, store):
+async def test_what_would_wait_too_long_is_shed(call, method, store):
     """A call that comes when more waits than max_wait_ms allows has RetryInfo and is counted like others; a stream waits."""
-
-    async def test(server):
+    async with running(store, max_wait_ms=0.1, passes=1) as server:
         with gated() as gate:
             waiting = [asyncio.ensure_future(server.predict("rain"))]
             await gate.wait_until_busy()
@@ -374,13 +319,10 @@ def test_what_would_wait_too_long_is_shed(call, method, store):
         assert await server.metric("twofold_requests_total", method=method, code="RESOURCE_EXHAUSTED") == 1
         assert (await server.predict("rain")).predictions
 
-    on_server(store, test, max_wait_ms=0.1, passes=1)
 
-
-def test_a_deadline_that_passes_in_the_queue_costs_no_pass(store):
+async def test_a_deadline_that_passes_in_the_queue_costs_no_pass(store):
     """The caller gets DEADLINE_EXCEEDED, the text is dropped before the engine, and others are answered."""
-
-    async def test(server):
+    async with running(store) as server:
         with gated() as gate:
             first = asyncio.ensure_future(server.predict("rain"))
             await gate.wait_until_busy()
@@ -394,13 +336,10 @@ def test_a_deadline_that_passes_in_the_queue_costs_no_pass(store):
         dropped = [await server.metric("twofold_dropped_total", reason=one) for one in ("deadline", "cancelled")]
         assert sum(dropped) == 1
 
-    on_server(store, test)
 
-
-def test_a_caller_that_leaves_costs_no_pass(store):
+async def test_a_caller_that_leaves_costs_no_pass(store):
     """A cancelled call leaves the queue, is counted as CANCELLED, and others are answered."""
-
-    async def test(server):
+    async with running(store) as server:
         with gated() as gate:
             first = asyncio.ensure_future(server.predict("rain"))
             await gate.wait_until_busy()
@@ -412,5 +351,3 @@ def test_a_caller_that_leaves_costs_no_pass(store):
             await first
         assert gate.passes == [("a", 1)]
         assert await server.metric("twofold_dropped_total", reason="cancelled") == 1
-
-    on_server(store, test)

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import tiny_checkpoints
-from support.running_server import gated, refusal
-from support.tensors import TEXTS, ask, on_server, read
+from support.running_server import gated, refusal, running
+from support.tensors import TEXTS, ask, read
 from twofold.open_inference import open_inference_pb2 as pb
+from twofold.open_inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from twofold_server.api.wire.bytes_tensor import write_strings
 from twofold_server.api.wire.open_inference import read_infer
 from twofold_server.config.settings import LimitSettings
@@ -30,10 +31,10 @@ FORMS = [
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_texts_in_and_answers_out(form, store):
+async def test_texts_in_and_answers_out(form, store):
     """All outputs come back in order, with the checkpoint and the request's id, however the texts were sent."""
-
-    async def test(stub, _):
+    async with running(store) as server:
+        stub = GRPCInferenceServiceStub(server.channel)
         response = await stub.ModelInfer(ask(*TEXTS, id="seven", **form))
 
         assert (response.model_name, response.model_version, response.id) == ("twofold", "a", "seven")
@@ -50,44 +51,36 @@ def test_texts_in_and_answers_out(form, store):
             ]
             assert [e["score"] for e in entities] == pytest.approx([e.score for e in answer.entities], abs=1e-5)
 
-    on_server(store, test)
-
 
 @pytest.mark.parametrize("outputs", [["entities", "label"], ["label_score"], ["checkpoint_id"], ["entities"]])
-def test_only_what_is_asked_for(outputs, store):
+async def test_only_what_is_asked_for(outputs, store):
     """Outputs come back in the order in which they were asked for, and no others; their values are the same."""
-
-    async def test(stub, _):
+    async with running(store) as server:
+        stub = GRPCInferenceServiceStub(server.channel)
         everything = read(await stub.ModelInfer(ask(*TEXTS)))
         found = read(await stub.ModelInfer(ask(*TEXTS, outputs=[{"name": name} for name in outputs])))
         assert list(found) == outputs
         assert found == {name: everything[name] for name in outputs}
 
-    on_server(store, test)
-
 
 @pytest.mark.parametrize(("unit", "start"), [("code_point", 2), ("utf16", 3), ("utf8", 5)])
-def test_offsets_in_the_caller_s_unit(unit, start, store):
+async def test_offsets_in_the_caller_s_unit(unit, start, store):
     """Entities stand where a string of the caller's language has them."""
-
-    async def test(stub, _):
+    async with running(store) as server:
+        stub = GRPCInferenceServiceStub(server.channel)
         found = read(await stub.ModelInfer(ask("😀 oslo", parameters={"offset_unit": {"string_param": unit}})))
         [entity] = json.loads(found["entities"][0])
         assert (entity["start"], entity["end"]) == (start, start + 4)
 
-    on_server(store, test)
 
-
-def test_what_others_add_is_passed_over(store):
+async def test_what_others_add_is_passed_over(store):
     """A priority, and parameters that nobody here knows, change nothing."""
-
-    async def test(stub, _):
+    async with running(store) as server:
+        stub = GRPCInferenceServiceStub(server.channel)
         parameters = {"priority": {"uint64_param": 1}, "timeout": {"int64_param": 0}, "gateway": {"string_param": "x"}}
         request = ask("rain", parameters=parameters)
         request.inputs[0].parameters["content_type"].string_param = "str"
         assert read(await stub.ModelInfer(request))["label"] == ["a_weather"]
-
-    on_server(store, test)
 
 
 def tensor(**fields):
@@ -160,10 +153,10 @@ WRONG = [
 ]
 
 
-def test_what_is_wrong_is_named(store):
+async def test_what_is_wrong_is_named(store):
     """INVALID_ARGUMENT names the field, quotes its value and says what to write; the server serves on."""
-
-    async def test(stub, server):
+    async with running(store, max_texts=4, max_characters=30) as server:
+        stub = GRPCInferenceServiceStub(server.channel)
         for fields, field, says in WRONG:
             code, told = await refusal(stub.ModelInfer(ask(**fields)))
             assert code is grpc.StatusCode.INVALID_ARGUMENT, fields
@@ -172,8 +165,6 @@ def test_what_is_wrong_is_named(store):
         assert read(await stub.ModelInfer(ask("rain")))["label"] == ["a_weather"]
         counted = await server.metric("twofold_requests_total", method="ModelInfer", code="INVALID_ARGUMENT")
         assert counted == len(WRONG)
-
-    on_server(store, test, max_texts=4, max_characters=30)
 
 
 ELEMENTS = st.lists(st.binary(max_size=6), max_size=3)
@@ -219,17 +210,15 @@ def test_any_request_is_read_or_refused(texts, typed, parts):
         assert call.timeout > 0
 
 
-def test_random_bytes_never_hurt(store):
+async def test_random_bytes_never_hurt(store):
     """A hundred messages of random bytes get a status each, none of them of our own fault."""
     chance = random.Random(0)
 
-    async def test(_, server):
+    async with running(store) as server:
         method = server.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         codes = {await method(chance.randbytes(chance.randint(0, 40))).code() for _ in range(100)}
         assert codes <= {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
         assert len(codes) == 2
-
-    on_server(store, test)
 
 
 UNKNOWN = [
@@ -252,20 +241,18 @@ UNKNOWN = [
 ]
 
 
-def test_what_is_not_there_is_not_found(store):
+async def test_what_is_not_there_is_not_found(store):
     """NOT_FOUND quotes the name and says what there is."""
-
-    async def test(stub, server):
+    async with running(store) as server:
+        stub = GRPCInferenceServiceStub(server.channel)
         for method, request, says in UNKNOWN:
             code, told = await refusal(getattr(stub, method)(request))
             assert code is grpc.StatusCode.NOT_FOUND, request
             assert says in told.message
         assert (await server.predict("rain")).checkpoint_id == "a"
 
-    on_server(store, test)
 
-
-def test_a_version_that_goes_while_a_text_waits_is_not_found(store):
+async def test_a_version_that_goes_while_a_text_waits_is_not_found(store):
     """Whoever asks for one checkpoint is never answered by another, even if the swap comes after the request."""
     entered, leave = threading.Event(), threading.Event()
     run = Engine.run
@@ -276,30 +263,29 @@ def test_a_version_that_goes_while_a_text_waits_is_not_found(store):
             assert leave.wait(20)
         return run(engine, *arguments)
 
-    async def test(stub, server):
-        first = asyncio.ensure_future(server.predict("rain"))
-        assert await asyncio.to_thread(entered.wait, 10)
-        pinned, free = (asyncio.ensure_future(stub.ModelInfer(ask(model_version=one))) for one in ("a", ""))
-        await server.until("twofold_queue_tokens", 6)
-        await stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="b"))
-        leave.set()
-        assert (await first).checkpoint_id == "a"
-        assert (await free).model_version == "b"
-        code, told = await refusal(pinned)
-        assert code is grpc.StatusCode.NOT_FOUND
-        assert "model_version: 'a' is not live; the live checkpoint is 'b'" in told.message
-
     with mock.patch.object(Engine, "run", held):
-        try:
-            on_server(store, test)
-        finally:
-            leave.set()
+        async with running(store) as server:
+            try:
+                stub = GRPCInferenceServiceStub(server.channel)
+                first = asyncio.ensure_future(server.predict("rain"))
+                assert await asyncio.to_thread(entered.wait, 10)
+                pinned, free = (asyncio.ensure_future(stub.ModelInfer(ask(model_version=name))) for name in ("a", ""))
+                await server.until("twofold_queue_tokens", 6)
+                await stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="b"))
+                leave.set()
+                assert (await first).checkpoint_id == "a"
+                assert (await free).model_version == "b"
+                code, told = await refusal(pinned)
+                assert code is grpc.StatusCode.NOT_FOUND
+                assert "model_version: 'a' is not live; the live checkpoint is 'b'" in told.message
+            finally:
+                leave.set()
 
 
-def test_a_text_that_waits_past_its_timeout_is_not_answered(store):
+async def test_a_text_that_waits_past_its_timeout_is_not_answered(store):
     """The parameter is in microseconds; DEADLINE_EXCEEDED though the call itself has no deadline."""
-
-    async def test(stub, server):
+    async with running(store, passes=1) as server:
+        stub = GRPCInferenceServiceStub(server.channel)
         with gated() as gate:
             first = asyncio.ensure_future(server.predict("rain"))
             await gate.wait_until_busy()
@@ -312,13 +298,11 @@ def test_a_text_that_waits_past_its_timeout_is_not_answered(store):
             assert read(await patient)["label"] == ["a_weather"]
             await first
 
-    on_server(store, test, passes=1)
 
-
-def test_load_is_shed_as_elsewhere(store):
+async def test_load_is_shed_as_elsewhere(store):
     """RESOURCE_EXHAUSTED at once, before anything is read, with the time after which to come back."""
-
-    async def test(stub, server):
+    async with running(store, max_requests=1) as server:
+        stub = GRPCInferenceServiceStub(server.channel)
         with gated() as gate:
             first = asyncio.ensure_future(stub.ModelInfer(ask()))
             await gate.wait_until_busy()
@@ -328,5 +312,3 @@ def test_load_is_shed_as_elsewhere(store):
                 assert told.retry_after > 0
             gate.open.set()
             await first
-
-    on_server(store, test, max_requests=1)

@@ -11,8 +11,8 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from support import tiny_checkpoints
-from support.running_server import config_of, read_metrics, refusal
-from support.tensors import TEXTS, ask, on_server, read
+from support.running_server import config_of, read_metrics, refusal, running
+from support.tensors import TEXTS, ask, read
 from twofold.open_inference import open_inference_pb2 as pb
 from twofold.open_inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from twofold.v1 import checkpoints_pb2
@@ -21,13 +21,13 @@ from twofold_server.api.servicers.open_inference import UNSUPPORTED
 from twofold_server.app import serve
 
 
-def test_the_model_is_described(store):
+async def test_the_model_is_described(store):
     """Metadata and configuration name the same tensors, with the limits of this server."""
-
-    async def test(stub, _):
-        server = await stub.ServerMetadata(pb.ServerMetadataRequest())
-        assert server.name == "twofold"
-        assert set(server.extensions) == {"model_configuration", "model_repository", "statistics"}
+    async with running(store, max_texts=7) as server:
+        stub = GRPCInferenceServiceStub(server.channel)
+        described = await stub.ServerMetadata(pb.ServerMetadataRequest())
+        assert described.name == "twofold"
+        assert set(described.extensions) == {"model_configuration", "model_repository", "statistics"}
         metadata = await stub.ModelMetadata(pb.ModelMetadataRequest(name="twofold", version="a"))
         assert list(metadata.versions) == ["a"]
         config = (await stub.ModelConfig(pb.ModelConfigRequest(name="twofold"))).config
@@ -46,8 +46,6 @@ def test_the_model_is_described(store):
             assert not any(one.dims for one in configured)
         assert [one.name for one in metadata.outputs] == list(read(await stub.ModelInfer(ask())))
 
-    on_server(store, test, max_texts=7)
-
 
 async def readiness(stub, name="twofold", version=""):
     """Ask whether the server and a model are ready."""
@@ -56,24 +54,23 @@ async def readiness(stub, name="twofold", version=""):
     return server.ready, model.ready
 
 
-def test_ready_is_what_answers(store):
+async def test_ready_is_what_answers(store):
     """The model and its live version are ready; another name or version is not, and that is no error."""
-
-    async def test(stub, _):
+    async with running(store) as server:
+        stub = GRPCInferenceServiceStub(server.channel)
         assert (await stub.ServerLive(pb.ServerLiveRequest())).live
         assert await readiness(stub) == (True, True)
         assert await readiness(stub, version="a") == (True, True)
         assert await readiness(stub, version="b") == (True, False)
         assert await readiness(stub, name="other") == (True, False)
 
-    on_server(store, test)
 
-
-def test_without_a_checkpoint_nothing_is_ready(tmp_path):
+async def test_without_a_checkpoint_nothing_is_ready(tmp_path):
     """The server lives and describes itself; asked for an answer it is UNAVAILABLE, until a checkpoint is loaded."""
     empty = Store(tmp_path / "empty").create()
 
-    async def test(stub, _):
+    async with running(empty) as server:
+        stub = GRPCInferenceServiceStub(server.channel)
         assert (await stub.ServerLive(pb.ServerLiveRequest())).live
         assert await readiness(stub) == (False, False)
         assert not (await stub.ModelMetadata(pb.ModelMetadataRequest(name="twofold"))).versions
@@ -84,8 +81,6 @@ def test_without_a_checkpoint_nothing_is_ready(tmp_path):
         tiny_checkpoints.publish(empty, tiny_checkpoints.Recipe(tag="a"))
         await stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="a"))
         assert await readiness(stub, version="a") == (True, True)
-
-    on_server(empty, test)
 
 
 async def test_who_leaves_is_not_ready(store):
@@ -105,10 +100,11 @@ async def test_who_leaves_is_not_ready(store):
         await end
 
 
-def test_the_store_is_the_repository(store):
+async def test_the_store_is_the_repository(store):
     """The index lists checkpoints, newest first, with why they are not ready; loading one promotes it."""
+    async with running(store) as server:
+        stub = GRPCInferenceServiceStub(server.channel)
 
-    async def test(stub, server):
         async def index(**fields):
             models = (await stub.RepositoryIndex(pb.RepositoryIndexRequest(**fields))).models
             assert {one.name for one in models} == {"twofold"}
@@ -132,8 +128,6 @@ def test_the_store_is_the_repository(store):
         await stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="twofold", parameters=version))
         assert read(await stub.ModelInfer(ask()))["label"] == ["a_weather"]
 
-    on_server(store, test)
-
 
 WRONG_LOADS = [
     ({}, "model_name", "'' is not a checkpoint; use an id or alias"),
@@ -149,36 +143,33 @@ WRONG_LOADS = [
 ]
 
 
-def test_a_wrong_load_is_refused(store):
+async def test_a_wrong_load_is_refused(store):
     """INVALID_ARGUMENT names the field, and the old checkpoint serves on."""
-
-    async def test(stub, server):
+    async with running(store) as server:
+        stub = GRPCInferenceServiceStub(server.channel)
         for fields, field, says in WRONG_LOADS:
             code, told = await refusal(stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(**fields)))
             assert code is grpc.StatusCode.INVALID_ARGUMENT
             assert (told.violations[0].field, says in told.violations[0].description) == (field, True), told
         assert (await server.predict("rain")).checkpoint_id == "a"
 
-    on_server(store, test)
 
-
-def test_a_broken_checkpoint_is_not_loaded(store):
+async def test_a_broken_checkpoint_is_not_loaded(store):
     """FAILED_PRECONDITION says what is wrong with it, and the old one serves on."""
     tiny_checkpoints.publish_broken(store, "NaN weights")
 
-    async def test(stub, server):
+    async with running(store) as server:
+        stub = GRPCInferenceServiceStub(server.channel)
         code, told = await refusal(stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="x")))
         assert code is grpc.StatusCode.FAILED_PRECONDITION
         assert tiny_checkpoints.BROKEN["NaN weights"][2] in told.message
         assert await readiness(stub, version="a") == (True, True)
 
-    on_server(store, test)
 
-
-def test_statistics_are_what_the_metrics_say(store):
+async def test_statistics_are_what_the_metrics_say(store):
     """Calls of both protocols are in them once, and a swap does not set them back."""
-
-    async def test(stub, server):
+    async with running(store) as server:
+        stub = GRPCInferenceServiceStub(server.channel)
         await stub.ModelInfer(ask(*TEXTS))
         await server.predict("rain", "oslo")
         await refusal(stub.ModelInfer(ask(model_name="other")))
@@ -202,13 +193,10 @@ def test_statistics_are_what_the_metrics_say(store):
         assert values["twofold_requests_total", (("code", "NOT_FOUND"), ("method", "ModelInfer"))] == 1
         assert values["twofold_request_seconds_count", (("method", "ModelInfer"),)] == 2
 
-    on_server(store, test)
 
-
-def test_what_is_not_served_says_what_to_call_instead(store):
+async def test_what_is_not_served_says_what_to_call_instead(store):
     """Triton's other methods are UNIMPLEMENTED, with a way out, and counted; any other name is gRPC's to refuse."""
-
-    async def test(_, server):
+    async with running(store) as server:
         for method, instead in UNSUPPORTED.items():
             path = f"/inference.GRPCInferenceService/{method}"
             streams = method == "ModelStreamInfer"
@@ -227,8 +215,6 @@ def test_what_is_not_served_says_what_to_call_instead(store):
         }
         assert counted == dict.fromkeys(UNSUPPORTED, 1)
 
-    on_server(store, test)
-
 
 SYMBOLS = {
     "inference.GRPCInferenceService": {"inference/open_inference.proto", "inference/model_config.proto"},
@@ -237,10 +223,10 @@ SYMBOLS = {
 }
 
 
-def test_reflection_describes_both_protocols(store):
+async def test_reflection_describes_both_protocols(store):
     """Tools find the services' files by symbol and by name, whatever pool they are in; nonsense is not found."""
+    async with running(store) as server:
 
-    async def test(_, server):
         async def files(**fields):
             stub = reflection_pb2_grpc.ServerReflectionStub(server.channel)
             answer = await stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(**fields)])).read()
@@ -257,5 +243,3 @@ def test_reflection_describes_both_protocols(store):
             assert await files(file_by_filename=name) == {name}
         for fields in ({"file_containing_symbol": "inference.No"}, {"file_by_filename": "no.proto"}):
             assert await files(**fields) == grpc.StatusCode.NOT_FOUND.value[0]
-
-    on_server(store, test)
