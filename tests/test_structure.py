@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOTS = ("checkpoint/twofold_checkpoint", "server/twofold_server", "trainer/twofold_trainer", "clients/python/twofold")
-SCRIPTS = ("benchmarks", "examples")
+SCRIPTS = ("benchmarks", "examples", "tests")
 GENERATED = ("clients/python/twofold/v1", "clients/python/twofold/open_inference")
 SUBPACKAGES = sorted(
     str(path.parent.relative_to(ROOT))
@@ -40,7 +40,7 @@ def identifiers(tree: ast.AST) -> Iterator[tuple[str, int]]:
                 yield name, node.lineno
             case ast.keyword(arg=str(name)) | ast.alias(asname=str(name)):
                 yield name, node.lineno
-            case ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
+            case ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)) | ast.ExceptHandler(name=str(name)):
                 yield name, node.lineno
 
 
@@ -61,7 +61,7 @@ def is_one_sentence(tree: ast.Module) -> bool:
 
 
 def test_banned_words_are_not_identifiers():
-    """No name in the product, the benchmarks or the examples is a word that says nothing about the thing it names."""
+    """No name in the product, the benchmarks, the examples or the tests is a word that says nothing about the thing it names."""
     uses = [
         f"{path.relative_to(ROOT)}:{line} {name}"
         for path in modules(*ROOTS, *SCRIPTS)
@@ -70,6 +70,11 @@ def test_banned_words_are_not_identifiers():
     ]
 
     assert uses == []
+
+
+def test_tests_are_among_the_modules_that_are_read():
+    """The test above would notice a banned word in this file and in every other test."""
+    assert {Path(__file__), *Path(__file__).parent.rglob("test_*.py")} <= set(modules(*ROOTS, *SCRIPTS))
 
 
 def test_every_kind_of_identifier_is_seen():

@@ -32,9 +32,9 @@ def state(learner: Learner) -> State:
     return {name: tensor.clone() for name, tensor in learner.model.state_dict().items()}
 
 
-def same(one: State, two: State) -> bool:
+def same(left: State, right: State) -> bool:
     """Tell whether two states have the same bytes."""
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 def drift(before: State, after: State) -> float:
@@ -46,8 +46,8 @@ def drift(before: State, after: State) -> float:
 def logits(learner: Learner, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what the heads' base rows answer to texts."""
     with torch.no_grad():
-        found = compute_features(learner.model, learner.encoder.encode(texts), learner.pad_id)
-        return learner.model.classifier(found.pooled)[:, :4], learner.model.ner(found.tokens)[:, :7]
+        actual = compute_features(learner.model, learner.encoder.encode(texts), learner.pad_id)
+        return learner.model.classifier(actual.pooled)[:, :4], learner.model.ner(actual.tokens)[:, :7]
 
 
 def test_every_classic_method_is_listed() -> None:
@@ -116,7 +116,7 @@ def test_a_heavier_weight_holds_more(base: Base, make_task: Callable, method: st
     for value in (0.0, 10.0):
         hyperparameters = {"derpp_beta": 0.0, weight: value}
         after = logits(METHODS[method](base(), make_task(hyperparameters=hyperparameters)).learner, texts)
-        moved.append(sum(float((one - two).square().mean()) for one, two in zip(before, after, strict=True)))
+        moved.append(sum(float((left - right).square().mean()) for left, right in zip(before, after, strict=True)))
     assert moved[1] < 0.7 * moved[0]
 
 
@@ -124,8 +124,8 @@ def test_no_weight_is_plain_fine_tuning(base: Base, make_task: Callable) -> None
     """LwF without a weight answers as fine-tuning does, but for what rounding does to gradients of zero."""
     task = make_task(hyperparameters={"lwf_weight": 0.0})
     texts = [example.text for example in task.train]
-    one, two = (logits(METHODS[method](base(), task).learner, texts) for method in ("unconstrained", "lwf"))
-    assert all(torch.allclose(plain_, own, atol=0.01) for plain_, own in zip(one, two, strict=True))
+    plain, unweighted = (logits(METHODS[method](base(), task).learner, texts) for method in ("unconstrained", "lwf"))
+    assert all(torch.allclose(left, right, atol=0.01) for left, right in zip(plain, unweighted, strict=True))
 
 
 def test_rehearsal_keeps_more_than_plain_fine_tuning(base: Base, make_task: Callable) -> None:
@@ -155,13 +155,13 @@ def test_every_tensor_of_the_backbone_has_one_rate(base: Base) -> None:
     """The top block has the full rate, each below it less, embeddings least, and no tensor is named twice."""
     model = base().model
     groups = parameter_groups(model, HEADS, DEFAULTS)
-    rate_of = {id(one): group["lr"] for group in groups for one in group["params"]}
+    rate_of = {id(param): group["lr"] for group in groups for param in group["params"]}
     assert sum(len(group["params"]) for group in groups) == len(rate_of) == len(list(model.parameters()))
     first, last = (next(block.parameters()) for block in (model.blocks()[0], model.blocks()[-1]))
     embedding = model.token_embeddings()[0]
     rates = [rate_of[id(tensor)] for tensor in (model.ner.weight, last, first, embedding)]
     assert rates == pytest.approx([1e-3, 3e-4, 2.7e-4, 2.43e-4])
-    assert all(one.ndim > 1 for group in groups if group["weight_decay"] for one in group["params"])
+    assert all(param.ndim > 1 for group in groups if group["weight_decay"] for param in group["params"])
 
 
 @given(steps=st.integers(1, 200), share=st.floats(0, 1))
@@ -181,13 +181,13 @@ vectors = st.lists(st.floats(-4, 4, width=32), min_size=6, max_size=6)
 @given(own=vectors, reference=vectors)
 def test_a_projected_gradient_does_no_harm(own: list[float], reference: list[float]) -> None:
     """A-GEM's gradient never points against the reference, and one that did not already stays as it is."""
-    mine, other_ = ([torch.tensor(some[:2]), torch.tensor(some[2:]).view(2, 2)] for some in (own, reference))
-    found = project(mine, tuple(other_))
+    gradient, against = ([torch.tensor(values[:2]), torch.tensor(values[2:]).view(2, 2)] for values in (own, reference))
+    actual = project(gradient, tuple(against))
     dot = float(torch.tensor(own) @ torch.tensor(reference))
-    after = sum(float((one * two).sum()) for one, two in zip(found, other_, strict=True))
+    after = sum(float((left * right).sum()) for left, right in zip(actual, against, strict=True))
     assert after >= -1e-4
     if dot >= 1e-3:
-        assert all(torch.equal(one, two) for one, two in zip(found, mine, strict=True))
+        assert all(torch.equal(left, right) for left, right in zip(actual, gradient, strict=True))
     elif dot <= -1e-3:
         assert after == pytest.approx(0, abs=1e-4)
 
@@ -207,8 +207,8 @@ def test_fisher_information_of_a_bias_is_the_variance_of_its_answer(base: Base, 
     context, _ = prepare(learner, make_task())
     # The most doubtful text: one that is certain would have no variance to estimate.
     with torch.no_grad():
-        found = compute_features(context.old, [one.encoding for one in context.new], learner.pad_id)
-        chances = context.old.classifier(found.pooled).softmax(dim=1)
+        actual = compute_features(context.old, [encoding.encoding for encoding in context.new], learner.pad_id)
+        chances = context.old.classifier(actual.pooled).softmax(dim=1)
     doubtful = int((chances * (1 - chances)).sum(1).argmax())
     torch.manual_seed(0)
     estimated = fisher_information(context, [context.new[doubtful]] * 600)["classifier.bias"]

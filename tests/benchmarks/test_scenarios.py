@@ -79,8 +79,8 @@ CASES = {
 @pytest.mark.parametrize(("settings", "lines"), CASES.values(), ids=CASES)
 def test_a_source_chooses_lines(root: Path, settings: dict, lines: list[int]) -> None:
     """Each step leaves the lines that its rule says, after the steps before it."""
-    found = resolve(root, source(n=len(lines), **settings))
-    assert [example.text for example in found] == [TEXTS[line] for line in lines]
+    actual = resolve(root, source(n=len(lines), **settings))
+    assert [example.text for example in actual] == [TEXTS[line] for line in lines]
 
 
 TYPES = {
@@ -135,7 +135,7 @@ def test_counts_are_checked(root: Path, settings: dict, message: str) -> None:
 def test_a_cap_counts_over_all_sources_of_a_list(root: Path) -> None:
     """A list's sources follow each other, and its first lines are taken after all steps."""
     two = [source(n=1, labels=["book"]), source(n=3, labels=["play"])]
-    assert [one.text for one in gather(root, two, 2)] == [TEXTS[3], TEXTS[0]]
+    assert [result.text for result in gather(root, two, 2)] == [TEXTS[3], TEXTS[0]]
     assert len(gather(root, two)) == 4
 
 
@@ -154,22 +154,22 @@ def test_counting_out_is_slicing_each_label_and_then_the_rest(
     of_label = {name: [n for n, label in enumerate(labels) if label == name] for name in "abc"}
     kept = sorted(n for lines in of_label.values() for n in lines[skipped : skipped + taken])[skip : skip + first]
     settings = {"skip_per_label": skipped, "per_label": taken, "skip": skip, "first": first}
-    found = resolve(root, source(n=len(kept), **settings))
-    assert [example.text for example in found] == [f"t{n}" for n in kept]
+    actual = resolve(root, source(n=len(kept), **settings))
+    assert [example.text for example in actual] == [f"t{n}" for n in kept]
 
 
 def scenario(**changes) -> dict:
     """Make a scenario as the file has it."""
-    one = {"file": "lines.jsonl", "use": BOTH, "n": 7}
+    item = {"file": "lines.jsonl", "use": BOTH, "n": 7}
     return {
         "name": "s",
         "kind": "new",
         "protected_head": "ner",
         "adapted_head": "classifier",
         "label_space": "extend",
-        "base": {"train": [one], "dev": []},
-        "steps": [{"name": "a", "train": [one], "dev": [], "eval": [one]}],
-        "eval": {"protected": [one], "retained": []},
+        "base": {"train": [item], "dev": []},
+        "steps": [{"name": "a", "train": [item], "dev": [], "eval": [item]}],
+        "eval": {"protected": [item], "retained": []},
         "why": "",
         **changes,
     }
@@ -185,11 +185,11 @@ def write_file(root: Path, *scenarios: dict, **changes) -> None:
 def test_a_file_is_read_with_its_caps(root: Path) -> None:
     """The caps of a short run are the file's own, and bound the base's lists as well as the steps'."""
     write_file(root, scenario())
-    found = read_scenarios(root)
-    size = choose_size("quick", found.quick)
-    assert size.base == size.step == found.quick
-    (one,) = found.scenarios
-    assert len(gather(root, one.steps[0].train, size.step.train_first)) == 3
+    actual = read_scenarios(root)
+    size = choose_size("quick", actual.quick)
+    assert size.base == size.step == actual.quick
+    (item,) = actual.scenarios
+    assert len(gather(root, item.steps[0].train, size.step.train_first)) == 3
 
 
 STRANGE_STEP = {"file": "lines.jsonl", "use": BOTH, "n": 7, "per_line": 1}

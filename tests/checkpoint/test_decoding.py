@@ -27,7 +27,7 @@ TYPES = ("city", "date")
 
 def allowed(tags: tuple[int, ...]) -> bool:
     """Tell whether a tag sequence follows the BIO rules."""
-    return all(tag == 0 or tag % 2 or (place and tags[place - 1] in {tag - 1, tag}) for place, tag in enumerate(tags))
+    return all(tag == 0 or tag % 2 or (index and tags[index - 1] in {tag - 1, tag}) for index, tag in enumerate(tags))
 
 
 @given(npst.arrays(np.float32, st.tuples(st.integers(1, 5), st.just(5)), elements=st.floats(-9, 9, width=32)))
@@ -35,13 +35,13 @@ def test_viterbi_finds_the_best_allowed_sequence(scores: np.ndarray) -> None:
     """The sequence found is the best of all that the BIO rules allow, by brute force."""
 
     def total(tags: tuple[int, ...]) -> float:
-        return float(sum(scores[place, tag] for place, tag in enumerate(tags)))
+        return float(sum(scores[index, tag] for index, tag in enumerate(tags)))
 
     best = max(total(tags) for tags in itertools.product(range(5), repeat=len(scores)) if allowed(tags))
-    found = tuple(viterbi(scores).tolist())
+    actual = tuple(viterbi(scores).tolist())
 
-    assert allowed(found)
-    assert total(found) == pytest.approx(best, abs=1e-4)
+    assert allowed(actual)
+    assert total(actual) == pytest.approx(best, abs=1e-4)
 
 
 def logits_for(encoding: Encoding, spans: list[Span]) -> np.ndarray:
@@ -70,10 +70,10 @@ def test_spans_survive_alignment_and_decoding(kind: str, text: str, marked: list
     spans = [Span(start=text.index(part), end=text.index(part) + len(part), type=name) for part, name in marked]
     [encoding] = encoder(kind).encode([text])
 
-    [found] = decode_entities([encoding], [logits_for(encoding, spans)], TYPES)
+    [actual] = decode_entities([encoding], [logits_for(encoding, spans)], TYPES)
 
-    assert [(one.start, one.end, one.type) for one in found] == [(s.start, s.end, s.type) for s in spans]
-    assert all(one.score > 0.9 for one in found)
+    assert [(result.start, result.end, result.type) for result in actual] == [(s.start, s.end, s.type) for s in spans]
+    assert all(result.score > 0.9 for result in actual)
 
 
 @given(
@@ -84,15 +84,15 @@ def test_a_text_is_decoded_alike_alone_and_among_others(texts: list[str], seed: 
     """Whatever the logits, a text's spans and scores are those that it gets alone."""
     encodings = encoder("wordpiece").encode(texts)
     random = np.random.default_rng(seed)
-    logits = [random.normal(0, 3, (len(one.ids), 5)).astype(np.float32) for one in encodings]
+    logits = [random.normal(0, 3, (len(encoding.ids), 5)).astype(np.float32) for encoding in encodings]
 
     together = decode_entities(encodings, logits, TYPES)
 
-    alone = [decode_entities([one], [own], TYPES)[0] for one, own in zip(encodings, logits, strict=True)]
-    assert [[(e.start, e.end, e.type) for e in found] for found in together] == [
-        [(e.start, e.end, e.type) for e in found] for found in alone
+    alone = [decode_entities([encoding], [own], TYPES)[0] for encoding, own in zip(encodings, logits, strict=True)]
+    assert [[(e.start, e.end, e.type) for e in actual] for actual in together] == [
+        [(e.start, e.end, e.type) for e in actual] for actual in alone
     ]
-    assert [e.score for found in together for e in found] == pytest.approx(
+    assert [e.score for actual in together for e in actual] == pytest.approx(
         [e.score for f in alone for e in f], abs=1e-6
     )
 
@@ -116,9 +116,9 @@ def test_neighbouring_spans_of_one_type_stay_two() -> None:
     spans = [Span(start=0, end=4, type="city"), Span(start=5, end=10, type="city")]
     [encoding] = encoder("wordpiece").encode([text])
 
-    [found] = decode_entities([encoding], [logits_for(encoding, spans)], TYPES)
+    [actual] = decode_entities([encoding], [logits_for(encoding, spans)], TYPES)
 
-    assert [(one.start, one.end) for one in found] == [(0, 4), (5, 10)]
+    assert [(result.start, result.end) for result in actual] == [(0, 4), (5, 10)]
 
 
 @pytest.mark.parametrize(("start", "end"), [(1, 6), (0, 5), (0, 3)])
@@ -144,10 +144,10 @@ def test_white_space_at_the_ends_of_a_span_does_not_matter() -> None:
 
 def test_labels_come_best_first_and_sum_to_one() -> None:
     """The labels asked for come in the order of their probabilities, which are a softmax."""
-    [found] = decode_labels(np.asarray([[0.0, 2.0, 1.0]], np.float32), ["a", "b", "c"], top=3)
+    [actual] = decode_labels(np.asarray([[0.0, 2.0, 1.0]], np.float32), ["a", "b", "c"], top=3)
 
-    assert [one.label for one in found] == ["b", "c", "a"]
-    assert sum(one.score for one in found) == pytest.approx(1, abs=1e-6)
+    assert [result.label for result in actual] == ["b", "c", "a"]
+    assert sum(result.score for result in actual) == pytest.approx(1, abs=1e-6)
 
 
 def test_windows_are_merged_by_their_kept_tokens() -> None:

@@ -62,11 +62,11 @@ def test_words_are_the_texts_own_characters(kind: str, text: str, words: list[st
     """The character ranges of words give back the words, with combining marks and without white space."""
     [encoding] = encoder(kind).encode([text])
 
-    found = [text[start:end] for start, end in encoding.word_spans()]
+    actual = [text[start:end] for start, end in encoding.word_spans()]
 
     if kind == "byte_level":  # It takes a combining mark for a word of its own.
         words = [part for word in words for part in re.split("(\u0301)", word) if part]
-    assert [word for word in found if word] == words
+    assert [word for word in actual if word] == words
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
@@ -123,9 +123,9 @@ def test_truncation_and_padding_are_switched_off() -> None:
 
 def test_padding_stands_on_the_right_and_is_masked() -> None:
     """Shorter windows are filled on the right with the pad id, under a mask of zeros."""
-    one, two = encoder("wordpiece").encode(["ab", "abcd"])
+    first, two = encoder("wordpiece").encode(["ab", "abcd"])
 
-    ids, mask = pad([one.windows[0], two.windows[0]], pad_id=0)
+    ids, mask = pad([first.windows[0], two.windows[0]], pad_id=0)
 
     assert ids.shape == mask.shape == (2, 6)
     assert mask.tolist() == [[1, 1, 1, 1, 0, 0], [1] * 6]

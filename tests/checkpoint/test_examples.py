@@ -106,7 +106,7 @@ def test_halves_depend_on_the_text_alone() -> None:
 
     again, _ = split_by_hash([Example(text=f"  TEXT   {number}") for number in reversed(range(100))])
 
-    assert {one.text.split()[1] for one in first} == {one.text.split()[1] for one in again}
+    assert {example.text.split()[1] for example in first} == {example.text.split()[1] for example in again}
     assert len(first) + len(second) == 100
     assert 30 < len(first) < 70
 
@@ -119,6 +119,6 @@ def test_a_sample_is_balanced_over_labels_and_types() -> None:
     sample = balanced_sample(frequent + rare, 20, seed=1)
 
     assert len(sample) == 20
-    assert sum(one.label == "rarely" for one in sample) == 5
+    assert sum(item.label == "rarely" for item in sample) == 5
     assert sample == balanced_sample(frequent + rare, 20, seed=1)
     assert balanced_sample(rare, 20, seed=1) == tuple(rare)

@@ -124,7 +124,7 @@ def test_a_bad_manifest_is_refused(store: Store, content: bytes, error: type[Che
 
     with pytest.raises(error):
         store.get("bad")
-    assert [one.id for one in store.list()] == ["good"]
+    assert [item.id for item in store.list()] == ["good"]
 
 
 def test_a_manifest_cannot_point_outside_its_checkpoint(store: Store) -> None:
@@ -251,7 +251,7 @@ def test_only_a_checkpoint_can_be_deleted(store: Store, name: str) -> None:
 
     with pytest.raises(CheckpointNotFoundError):
         store.delete(name)
-    assert [one.id for one in store.list()] == ["one"]
+    assert [checkpoint.id for checkpoint in store.list()] == ["one"]
 
 
 def test_aliases_survive_many_writers(store: Store) -> None:
@@ -274,7 +274,7 @@ def test_checkpoints_are_listed_newest_first(store: Store) -> None:
     publish(store, "b", "2026-01-01T00:00:00Z")
     publish(store, "a", "2026-02-01T00:00:00Z")
 
-    assert [one.id for one in store.list()] == ["a", "b"]
+    assert [checkpoint.id for checkpoint in store.list()] == ["a", "b"]
 
 
 ANSWER = Prediction(labels=(LabelScore("a", 0.9),), entities=(Entity(start=0, end=2, type="x", score=0.8),))
@@ -294,9 +294,9 @@ def test_a_golden_answer_must_be_given_again(tmp_path: Path, actual: Prediction,
     write_golden(tmp_path / "golden.json", [GoldenAnswer(text="t", prediction=ANSWER)])
     [golden] = read_golden(tmp_path / "golden.json")
 
-    found = compare_golden(golden.prediction, actual)
+    result = compare_golden(golden.prediction, actual)
 
-    assert (found is None) if complaint is None else (found is not None and complaint in found)
+    assert (result is None) if complaint is None else (result is not None and complaint in result)
 
 
 def test_a_bad_checkpoint_is_undone_for_good(store: Store) -> None:

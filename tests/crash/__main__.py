@@ -31,17 +31,17 @@ def main() -> int:
         print("\n".join(point.name for point in points))
         return 0
     torch.set_num_threads(1)  # Small tensors are computed fastest by one.
-    begun, failures, states = time.monotonic(), 0, dict.fromkeys(("succeeded", "failed"), 0)
+    started_at, failures, states = time.monotonic(), 0, dict.fromkeys(("succeeded", "failed"), 0)
     print(f"{'point':55} {'seconds':>7}  {'job':10} {'phases':>6}  what is wrong")
-    for point, seconds, found in run(points):
-        print(f"{point.name:55} {seconds:7.0f}  {found}", flush=True)
-        wrong = found.startswith("WRONG")
+    for point, seconds, actual in run(points):
+        print(f"{point.name:55} {seconds:7.0f}  {actual}", flush=True)
+        wrong = actual.startswith("WRONG")
         failures += wrong
         if not wrong:
-            states[found.split()[0]] += 1
+            states[actual.split()[0]] += 1
     databases = {kind: sum(point.database == kind for point in points) for kind in ("sqlite", "postgresql")}
-    told = {"kill_points": len(points), "failed": failures, **databases, "jobs": states}
-    print(json.dumps({**told, "seconds": round(time.monotonic() - begun)}))
+    message = {"kill_points": len(points), "failed": failures, **databases, "jobs": states}
+    print(json.dumps({**message, "seconds": round(time.monotonic() - started_at)}))
     return int(failures > 0)
 
 
@@ -54,18 +54,18 @@ def run(points: list[Point]) -> Iterator[tuple[Point, float, str]]:
             server = stack.enter_context(postgresql_server())
         world = make_world(root / "undisturbed", tiny_models.make_base_store(root))
         for number, point in enumerate(points):
-            begun = time.monotonic()
+            started_at = time.monotonic()
             database = server.make_database() if server and point.database == "postgresql" else None
             directory = root / f"point-{number}"
             try:
                 outcome = tell(point, directory, world, database)
-                found = f"{outcome.state:10} {outcome.phases:6d}"
+                actual = f"{outcome.state:10} {outcome.phases:6d}"
             except Exception as error:  # noqa: BLE001 -- the other points are to be seen, too.
                 traceback.print_exc()
                 log = directory / "server.log"
                 print(log.read_text(encoding="utf-8")[-3000:] if log.exists() else "", file=sys.stderr)
-                found = f"WRONG: {type(error).__name__}: {error}"
-            yield point, time.monotonic() - begun, found
+                actual = f"WRONG: {type(error).__name__}: {error}"
+            yield point, time.monotonic() - started_at, actual
 
 
 if __name__ == "__main__":

@@ -127,8 +127,8 @@ class Cluster:
     @contextmanager
     def client(self) -> Iterator[Client]:
         """Call the server."""
-        with Client(self.target, timeout=PATIENCE) as one:
-            yield one
+        with Client(self.target, timeout=PATIENCE) as item:
+            yield item
 
     def adapt(self) -> str:
         """Submit the job that is disturbed. It passes the gate."""
@@ -179,8 +179,8 @@ class Cluster:
                 answer = client.predict(golden.text)
                 assert answer.checkpoint_id == current.id
                 assert answer.label == golden.prediction.labels[0].label
-                spans = [(one.start, one.end, one.type) for one in answer.entities]
-                assert spans == [(one.start, one.end, one.type) for one in golden.prediction.entities]
+                spans = [(entity.start, entity.end, entity.type) for entity in answer.entities]
+                assert spans == [(entity.start, entity.end, entity.type) for entity in golden.prediction.entities]
         return current.id
 
     def age(self) -> None:
@@ -207,4 +207,4 @@ class Cluster:
 
 def given(examples: list[tiny_models.Example]) -> list[Example]:
     """Make the client's examples of the store's."""
-    return [Example.from_dict(msgspec.json.decode(msgspec.json.encode(one))) for one in examples]
+    return [Example.from_dict(msgspec.json.decode(msgspec.json.encode(example))) for example in examples]

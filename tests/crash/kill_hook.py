@@ -55,15 +55,15 @@ def main(directory: str) -> None:
     module = sys.argv[2]
     sys.argv = sys.argv[2:]
     try:
-        told = json.loads((Path(directory) / ORDER).read_text(encoding="utf-8"))
+        message = json.loads((Path(directory) / ORDER).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        told = None
-    if told and told["process"] == module:
-        _place(Path(directory), told["at"])
+        message = None
+    if message and message["process"] == module:
+        _install_stop(Path(directory), message["at"])
     runpy.run_module(f"{module}.__main__", run_name="__main__", alter_sys=True)
 
 
-def _place(directory: Path, at: str) -> None:
+def _install_stop(directory: Path, at: str) -> None:
     """Put a stop before or after a function, such as "after twofold_checkpoint.store:Store.publish", or after an event."""
     when, _, what = at.partition(" ")
 
@@ -81,17 +81,17 @@ def _place(directory: Path, at: str) -> None:
     name, _, path = what.partition(":")
     *owners, last = path.split(".")
     owner: Any = importlib.import_module(name)
-    for one in owners:
-        owner = getattr(owner, one)
+    for item in owners:
+        owner = getattr(owner, item)
     original: Callable[..., Any] = getattr(owner, last)
 
     def stopping(*args: Any, **kwargs: Any) -> Any:
         if when == "before":
             stop()
-        found = original(*args, **kwargs)
-        if when == "after" and not (last == "start_next" and found is None):  # No job to start is no moment of a job.
+        actual = original(*args, **kwargs)
+        if when == "after" and not (last == "start_next" and actual is None):  # No job to start is no moment of a job.
             stop()
-        return found
+        return actual
 
     setattr(owner, last, stopping)
 
@@ -101,10 +101,10 @@ def _stop_after_event(what: str, stop: Callable[[], None]) -> None:
     run = importlib.import_module("twofold_trainer.adapt")
     original = run.run_job
 
-    def told(*args: Any, **kwargs: Any) -> Iterator[Any]:
+    def message(*args: Any, **kwargs: Any) -> Iterator[Any]:
         for event in original(*args, **kwargs):
             yield event
             if what in {type(event).__name__, getattr(event, "phase", "")}:
                 stop()
 
-    run.run_job = told
+    run.run_job = message

@@ -28,14 +28,14 @@ EXAMPLES = [Example(text="we are in berlin", entities=(Span(start=10, end=16, ty
 
 def write_trainer(path: Path) -> Path:
     """Write a program that says what a trainer says of a job that the gate rejects, without training."""
-    said = [PhaseStarted(phase=phase) for phase in PHASES[:-1]]
-    said += [
+    message = [PhaseStarted(phase=phase) for phase in PHASES[:-1]]
+    message += [
         ScoreMeasured(figure=figure, moment=moment, metric="f1", value=0.9, examples=100)
         for figure in ("protected", "retained", "new")
         for moment in ("before", "after")
     ]
-    said.append(Finished(outcome="rejected", reason="The gate said no."))
-    lines = b"".join(to_line(one) for one in said).decode()
+    message.append(Finished(outcome="rejected", reason="The gate said no."))
+    lines = b"".join(to_line(item) for item in message).decode()
     path.write_text(f"#!{sys.executable}\nprint({lines!r}, end='')\n", encoding="utf-8")
     path.chmod(0o755)
     return path
@@ -81,8 +81,8 @@ def scrape(tmp_path_factory: pytest.TempPathFactory) -> Scrape:
         send_traffic(server.target, client, broken)
         with urllib.request.urlopen(server.metrics_url) as answer:
             text = answer.read().decode()
-    found: Scrape = defaultdict(list)
+    actual: Scrape = defaultdict(list)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            found[sample.name].append(sample.labels)
-    return dict(found)
+            actual[sample.name].append(sample.labels)
+    return dict(actual)

@@ -65,11 +65,11 @@ def expand(text: str) -> list[str]:
 
 def copied(stage: Stage) -> list[str]:
     """Return what the stage copies from the repository."""
-    found = []
+    actual = []
     for rest in stage.named("COPY"):
         if not rest.startswith("--from="):
-            found += [path for source in rest.split()[:-1] for path in expand(source)]
-    return found
+            actual += [path for source in rest.split()[:-1] for path in expand(source)]
+    return actual
 
 
 def is_ignored(path: str) -> bool:
@@ -82,7 +82,7 @@ def is_ignored(path: str) -> bool:
         keep, pattern = pattern.startswith("!"), pattern.lstrip("!")
         above = [path, *map(str, Path(path).parents)]
         patterns = {pattern, pattern.removeprefix("**/")}
-        if any(fnmatch.fnmatch(one, each) for one in above for each in patterns if each != "*") or pattern == "*":
+        if any(fnmatch.fnmatch(item, each) for item in above for each in patterns if each != "*") or pattern == "*":
             ignored = not keep
     return ignored
 
@@ -177,7 +177,7 @@ def test_lock_has_what_is_asked_for(name: str) -> None:
         client = tomllib.loads((ROOT / "clients/python/pyproject.toml").read_text())["project"]
         wanted += client["dependencies"] + client["optional-dependencies"]["cli"]
     pinned = set(re.findall(r"^([a-z0-9-]+)", (ROOT / "requirements" / f"{name}.txt").read_text(), re.MULTILINE))
-    names = {re.split(r"[^A-Za-z0-9-]", one)[0] for one in wanted} - {"twofold"}
+    names = {re.split(r"[^A-Za-z0-9-]", item)[0] for item in wanted} - {"twofold"}
     assert names <= pinned, f"run make lock; {name} lacks {sorted(names - pinned)}"
 
 
@@ -201,10 +201,10 @@ def run_stage(stage: Stage, root: Path) -> None:
         elif word == "COPY" and not rest.startswith("--from="):
             *sources, target = rest.split()
             for source in sources:
-                place = where / (source if target == "./" else target)
-                place.parent.mkdir(parents=True, exist_ok=True)
+                destination = where / (source if target == "./" else target)
+                destination.parent.mkdir(parents=True, exist_ok=True)
                 copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copyfile
-                copy(ROOT / source, place)
+                copy(ROOT / source, destination)
         elif word == "RUN":
             command = re.sub(r"(?<!\S)/(?=opt/|wheels\b)", f"{root}/", rest)
             environment = os.environ | {"PATH": f"{python}:{os.environ['PATH']}", "PIP_COMPILE": "0"}  # Quicker.

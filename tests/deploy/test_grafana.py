@@ -36,8 +36,8 @@ def test_panel_keeps_to_the_choice(panel: dict) -> None:
 def test_ids() -> None:
     """Every panel has an id of its own, and a title of its own to be found by."""
     for key in ("id", "title"):
-        found = [panel[key] for panel in BOARD["panels"]]
-        assert len(set(found)) == len(found)
+        actual = [panel[key] for panel in BOARD["panels"]]
+        assert len(set(actual)) == len(actual)
 
 
 def test_layout() -> None:

@@ -7,26 +7,26 @@ from twofold_server.config.schema import SETTINGS
 from twofold_server.config.settings import Config
 
 KUBERNETES = Path(__file__).parents[2] / "deploy" / "kubernetes"
-OBJECTS = {one["kind"]: one for one in yaml.safe_load_all((KUBERNETES / "twofold.yaml").read_text())}
+OBJECTS = {item["kind"]: item for item in yaml.safe_load_all((KUBERNETES / "twofold.yaml").read_text())}
 POD = OBJECTS["Deployment"]["spec"]["template"]
 [SERVER] = POD["spec"]["containers"]
 
 
 def settings() -> Config:
     """Read the settings of the container as the server does."""
-    return read_config([], {one["name"]: one["value"] for one in SERVER["env"]})
+    return read_config([], {item["name"]: item["value"] for item in SERVER["env"]})
 
 
 def test_settings() -> None:
     """Every variable of the container is a setting of the server, and the server accepts them together."""
-    known = {one.variable for one in SETTINGS.values()}
-    assert {one["name"] for one in SERVER["env"]} <= known
+    known = {setting.variable for setting in SETTINGS.values()}
+    assert {item["name"] for item in SERVER["env"]} <= known
     assert settings().listener.plaintext
 
 
 def test_ports() -> None:
     """Container, probes and service agree with the ports that the server listens on."""
-    ports = {one["name"]: one["containerPort"] for one in SERVER["ports"]}
+    ports = {item["name"]: item["containerPort"] for item in SERVER["ports"]}
     config = settings()
     assert ports == {
         "grpc": int(config.listener.listen.rpartition(":")[2]),
@@ -48,9 +48,11 @@ def test_store() -> None:
     """The store is a volume that outlives the pod, and one server at a time has it."""
     spec = OBJECTS["Deployment"]["spec"]
     assert (spec["replicas"], spec["strategy"]["type"]) == (1, "Recreate")
-    mounts = {one["name"]: one["mountPath"] for one in SERVER["volumeMounts"]}
+    mounts = {volumemount["name"]: volumemount["mountPath"] for volumemount in SERVER["volumeMounts"]}
     assert mounts["store"] == str(settings().store)
-    [claim] = [one["persistentVolumeClaim"]["claimName"] for one in POD["spec"]["volumes"] if one["name"] == "store"]
+    [claim] = [
+        volume["persistentVolumeClaim"]["claimName"] for volume in POD["spec"]["volumes"] if volume["name"] == "store"
+    ]
     assert claim == OBJECTS["PersistentVolumeClaim"]["metadata"]["name"]
 
 
@@ -67,4 +69,6 @@ def test_monitor() -> None:
     service = OBJECTS["Service"]
     assert service["metadata"]["name"] == "twofold"
     assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
-    assert {one["port"] for one in monitor["spec"]["endpoints"]} <= {one["name"] for one in service["spec"]["ports"]}
+    assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} <= {
+        port["name"] for port in service["spec"]["ports"]
+    }

@@ -39,8 +39,8 @@ def test_runbook_has_no_other_alert() -> None:
 @each_alert
 def test_alert_is_tested(alert: dict) -> None:
     """There is a case in which the alert fires, and one in which it is silent."""
-    cases = [one for test in TESTS for one in test["alert_rule_test"] if one["alertname"] == alert["alert"]]
-    assert {bool(one["exp_alerts"]) for one in cases} == {True, False}
+    cases = [item for test in TESTS for item in test["alert_rule_test"] if item["alertname"] == alert["alert"]]
+    assert {bool(case["exp_alerts"]) for case in cases} == {True, False}
 
 
 def test_scrape_example() -> None:

@@ -15,11 +15,11 @@ from twofold_server.observability.metrics import Metrics
 OF_PROMETHEUS = {"job", "instance"}
 """Labels that Prometheus adds to what it scrapes."""
 QUERIES = list(queries())
-each_query = pytest.mark.parametrize("query", [one for _, one in QUERIES], ids=[name for name, _ in QUERIES])
+each_query = pytest.mark.parametrize("query", [item for _, item in QUERIES], ids=[name for name, _ in QUERIES])
 
 
 @pytest.mark.parametrize(
-    ("query", "found", "labels"),
+    ("query", "actual", "labels"),
     [
         ("a > 1", [Selector("a")], set()),
         ("rate(a_total[5m]) / 5", [Selector("a_total")], set()),
@@ -38,9 +38,9 @@ each_query = pytest.mark.parametrize("query", [one for _, one in QUERIES], ids=[
         ("histogram_quantile(0.99, a_bucket) > 6 * 3600", [Selector("a_bucket")], set()),
     ],
 )
-def test_extraction(query: str, found: list[Selector], labels: set[str]) -> None:
+def test_extraction(query: str, actual: list[Selector], labels: set[str]) -> None:
     """The metrics and labels of a query are found, and nothing else is taken for one."""
-    assert selectors(query) == found
+    assert selectors(query) == actual
     assert grouping_labels(query) == labels
 
 
@@ -48,29 +48,29 @@ def test_extraction(query: str, found: list[Selector], labels: set[str]) -> None
 def test_metrics_exist(query: str, scrape: Scrape) -> None:
     """Every metric that a query names is in the scrape of a real server, or is Prometheus's, or is recorded by a rule."""
     recorded = {rule["record"] for rule in rules("rules.yml")}
-    found = selectors(query)
-    assert found
-    for one in found:
-        assert one.name in scrape or one.name in recorded or one.name == "up"
+    actual = selectors(query)
+    assert actual
+    for result in actual:
+        assert result.name in scrape or result.name in recorded or result.name == "up"
 
 
 @each_query
 def test_labels_exist(query: str, scrape: Scrape) -> None:
     """Every label that a query names is one of its metrics', and every value that it looks for does occur."""
     known = set(OF_PROMETHEUS)
-    for one in selectors(query):
-        series = scrape.get(one.name, [])
+    for selector in selectors(query):
+        series = scrape.get(selector.name, [])
         labels = OF_PROMETHEUS | {label for labels in series for label in labels}
         known |= labels
-        for label, sign, value in one.matchers:
-            assert label in labels, f"{one.name} has no label {label}"
+        for label, sign, value in selector.matchers:
+            assert label in labels, f"{selector.name} has no label {label}"
             if label in OF_PROMETHEUS:
                 continue
             seen = {labels[label] for labels in series}
             if label == "code":
                 seen = {code.name for code in grpc.StatusCode}
             wanted = value.split("|") if sign in {"=~", "!~"} else [value]
-            assert set(wanted) <= seen, f"{one.name} has {label} {sorted(seen)}"
+            assert set(wanted) <= seen, f"{selector.name} has {label} {sorted(seen)}"
     assert grouping_labels(query) <= known
 
 
@@ -90,9 +90,9 @@ def test_queries_are_valid(tmp_path: Path) -> None:
 
 def test_every_metric_is_shown(scrape: Scrape) -> None:
     """Every metric of the server is in the dashboard or in a rule: what nobody looks at need not be counted."""
-    named = {one.name for _, query in QUERIES for one in selectors(query)}
+    named = {selector.name for _, query in QUERIES for selector in selectors(query)}
     bases = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in named}
-    exported = {one._name for one in vars(Metrics()).values() if isinstance(one, MetricWrapperBase)}
+    exported = {var._name for var in vars(Metrics()).values() if isinstance(var, MetricWrapperBase)}
     assert exported <= bases
 
 

@@ -44,14 +44,14 @@ class Prometheus:
     def get(self, path: str, **query: str) -> Any:
         """Ask its API, which must answer with success."""
         with urllib.request.urlopen(f"{self._url}{path}?{urllib.parse.urlencode(query)}", timeout=30) as answer:
-            found = json.load(answer)
-        assert found["status"] == "success"
-        return found["data"]
+            actual = json.load(answer)
+        assert actual["status"] == "success"
+        return actual["data"]
 
     def values(self, query: str) -> list[float]:
         """Evaluate a query now, and return those of its values that are numbers."""
-        found = [float(one["value"][1]) for one in self.get("/api/v1/query", query=query)["result"]]
-        return list(filter(math.isfinite, found))
+        actual = [float(item["value"][1]) for item in self.get("/api/v1/query", query=query)["result"]]
+        return list(filter(math.isfinite, actual))
 
 
 @contextmanager
@@ -82,12 +82,12 @@ def prometheus(directory: Path, target: str) -> Iterator[Prometheus]:
             process.terminate()
 
 
-def until(found: Any) -> None:
+def until(actual: Any) -> None:
     """Wait until something is found; what is wrong meanwhile is raised at last."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            assert found()
+            assert actual()
         except (AssertionError, OSError):
             if time.monotonic() > deadline:
                 raise
@@ -144,7 +144,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
         client.cancel(job.id)
 
 
-@pytest.mark.parametrize("query", [one for _, one in panels()], ids=[name for name, _ in panels()])
+@pytest.mark.parametrize("query", [item for _, item in panels()], ids=[name for name, _ in panels()])
 def test_every_panel_has_something_to_show(query: str, live: Prometheus) -> None:
     """Each query of a panel is answered with a number."""
     until(lambda: live.values(fill(query, interval=LONG)))
@@ -154,7 +154,7 @@ ROLLBACKS = {"Rollbacks"}
 """Annotations that must stay empty: this server rolls nothing back."""
 
 
-@pytest.mark.parametrize("query", [one for _, one in annotations()], ids=[name for name, _ in annotations()])
+@pytest.mark.parametrize("query", [item for _, item in annotations()], ids=[name for name, _ in annotations()])
 def test_every_annotation_is_answered(query: str, live: Prometheus, request: pytest.FixtureRequest) -> None:
     """What happened is marked in the panels, and what did not is not."""
     if request.node.callspec.id in ROLLBACKS:
@@ -166,28 +166,28 @@ def test_every_annotation_is_answered(query: str, live: Prometheus, request: pyt
 @pytest.mark.parametrize(("name", "metric", "label"), list(variables()))
 def test_every_variable_has_values(name: str, metric: str, label: str, live: Prometheus) -> None:
     """What one may choose among in the dashboard is there."""
-    found = live.get(f"/api/v1/label/{label}/values", **{"match[]": fill(metric, interval=LONG)})
-    assert found, name
-    assert name != "job" or found == ["twofold"]
+    actual = live.get(f"/api/v1/label/{label}/values", **{"match[]": fill(metric, interval=LONG)})
+    assert actual, name
+    assert name != "job" or actual == ["twofold"]
 
 
 def test_every_rule_is_evaluated_without_an_error(live: Prometheus) -> None:
     """All rules and alerts of the files are loaded, and each has been evaluated well."""
-    expected = {one.get("alert") or one["record"] for one in rules("rules.yml") + rules("alerts.yml")}
+    expected = {rule.get("alert") or rule["record"] for rule in rules("rules.yml") + rules("alerts.yml")}
 
-    def found() -> dict[str, str]:
+    def actual() -> dict[str, str]:
         groups = live.get("/api/v1/rules")["groups"]
-        return {one["name"]: one["health"] + one.get("lastError", "") for group in groups for one in group["rules"]}
+        return {rule["name"]: rule["health"] + rule.get("lastError", "") for group in groups for rule in group["rules"]}
 
-    until(lambda: found() == dict.fromkeys(expected, "ok"))
+    until(lambda: actual() == dict.fromkeys(expected, "ok"))
 
 
 @pytest.mark.parametrize("alert", rules("alerts.yml"), ids=lambda alert: alert["alert"])
 def test_every_alert_has_what_it_looks_at(alert: dict, live: Prometheus) -> None:
     """Its expression is answered, and each metric that it names is there: it is silent because all is well, not blind."""
     live.values(alert["expr"])
-    for one in selectors(alert["expr"]):
-        until(lambda name=one.name: live.values(f"count({name})"))
+    for selector in selectors(alert["expr"]):
+        until(lambda name=selector.name: live.values(f"count({name})"))
 
 
 def test_what_happened_is_alerted_and_nothing_else(live: Prometheus) -> None:
@@ -195,6 +195,6 @@ def test_what_happened_is_alerted_and_nothing_else(live: Prometheus) -> None:
 
     def firing() -> set[str]:
         alerts = live.get("/api/v1/alerts")["alerts"]
-        return {one["labels"]["alertname"] for one in alerts if one["state"] == "firing"}
+        return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
 
     until(lambda: firing() == {"TwofoldSwapFailed"})

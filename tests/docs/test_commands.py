@@ -38,12 +38,14 @@ def name_of(page: Path) -> str:
 
 def typed(page: Path) -> list[Fence]:
     """Return the blocks of a page that are run here."""
-    return [one for one in fences(page) if one.runs and (one.language == "sh" or name_of(page) not in ELSEWHERE)]
+    return [
+        fence for fence in fences(page) if fence.runs and (fence.language == "sh" or name_of(page) not in ELSEWHERE)
+    ]
 
 
 def script_of(page: Path) -> str:
     """Return what a reader of the page would type, in order, after what the page takes to be there already."""
-    commands = [one.body if one.language == "sh" else f"python - <<'END'\n{one.body}END\n" for one in typed(page)]
+    commands = [item.body if item.language == "sh" else f"python - <<'END'\n{item.body}END\n" for item in typed(page)]
     script = "\n".join([f'source "{Path(__file__).with_name("walk.sh")}"', *already("".join(commands)), *commands])
     for placeholder, command in (("CHECKPOINT", "spare"), ("TOKEN", "token")):
         script = re.sub(rf"\b{placeholder}\b", f'"$({command})"', script)
@@ -90,13 +92,13 @@ def columns(example: Example) -> str:
     """Write an example in CoNLL columns."""
     lines = [f"# label: {example.label}"] if example.label else []
     for word in re.finditer(r"\w+|[^\w\s]+", example.text):
-        span = next((one for one in example.entities or () if one.start <= word.start() < one.end), None)
+        span = next((item for item in example.entities or () if item.start <= word.start() < item.end), None)
         tag = "O" if span is None else f"{'B' if span.start == word.start() else 'I'}-{span.type}"
         lines.append(f"{word.group()} {tag}")
     return "\n".join([*lines, ""])
 
 
-@pytest.mark.parametrize("page", [one for one in PAGES if typed(one)], ids=name_of)
+@pytest.mark.parametrize("page", [item for item in PAGES if typed(item)], ids=name_of)
 def test_page(page: Path, shop: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Every command and every example of a page runs as it stands, one after the other, and ends well."""
     work = shutil.copytree(shop, tmp_path / "work", symlinks=True)
@@ -131,11 +133,11 @@ def test_page(page: Path, shop: Path, tmp_path: Path, request: pytest.FixtureReq
 
 def settings_of(page: Path) -> dict[str, str]:
     """Return the files of settings that a page shows, by the names in their first lines."""
-    bodies = [one.body for one in fences(page) if one.language == "toml"]
+    bodies = [fence.body for fence in fences(page) if fence.language == "toml"]
     return {re.findall(r"^# (\w+\.toml)", body)[0]: body for body in bodies}
 
 
-@pytest.mark.parametrize("page", [one for one in PAGES if settings_of(one)], ids=name_of)
+@pytest.mark.parametrize("page", [item for item in PAGES if settings_of(item)], ids=name_of)
 def test_settings(page: Path, tmp_path: Path) -> None:
     """Every file of settings that a page shows is one that the server takes."""
     for file, body in settings_of(page).items():
@@ -147,11 +149,11 @@ def test_settings(page: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_fences(page: Path) -> None:
     """Every block says its language, and one that is not run holds nothing that could be, but for what needs another service."""
-    for one in fences(page):
-        assert one.language, one.body
-        if one.language == "sh" and not one.runs:
-            lines = one.body.replace("\\\n", " ").splitlines()
-            assert {line.split()[0] for line in lines} <= OF_OTHERS or "://" in one.body
+    for fence in fences(page):
+        assert fence.language, fence.body
+        if fence.language == "sh" and not fence.runs:
+            lines = fence.body.replace("\\\n", " ").splitlines()
+            assert {line.split()[0] for line in lines} <= OF_OTHERS or "://" in fence.body
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -44,7 +44,7 @@ def read(name: str) -> str:
 def test_metrics() -> None:
     """Every metric stands in docs/metrics.md with its type and labels, and nothing else does."""
     metrics = Metrics()
-    labels_of = {one._name: one._labelnames for one in vars(metrics).values() if isinstance(one, MetricWrapperBase)}
+    labels_of = {var._name: var._labelnames for var in vars(metrics).values() if isinstance(var, MetricWrapperBase)}
     exported = {
         (family.name + "_total" * (family.type == "counter"), family.type, tuple(labels_of.get(family.name, ())))
         for family in metrics.registry.collect()
@@ -73,7 +73,7 @@ def test_configuration() -> None:
 def test_settings_in_prose() -> None:
     """The prose of docs/configuration.md names no setting that there is not."""
     prose = re.sub(r"^\|.*\n", "", read("configuration.md"), flags=re.MULTILINE)
-    named = {one.removeprefix("no-") for one in re.findall(r"`(?:--)?([a-z]+(?:-[a-z]+)+)`", prose)}
+    named = {match.removeprefix("no-") for match in re.findall(r"`(?:--)?([a-z]+(?:-[a-z]+)+)`", prose)}
     assert named <= {setting.label for setting in SETTINGS.values()}
 
 
@@ -112,11 +112,11 @@ def test_links() -> None:
     for page in DOCS.glob("*.md"):
         for target in re.findall(r"\]\(([^)#:\s]*(?:#[^)]*)?)\)", page.read_text(encoding="utf-8")):
             path, _, anchor = target.partition("#")
-            other = page.parent / path if path else page
-            assert other.exists(), f"{page.name} links to {target}"
+            second = page.parent / path if path else page
+            assert second.exists(), f"{page.name} links to {target}"
             if anchor:
-                headings = re.findall(r"^#+ (.*)$", other.read_text(encoding="utf-8"), re.MULTILINE)
-                assert anchor in {re.sub(r"[^\w\- ]", "", one).lower().replace(" ", "-") for one in headings}
+                headings = re.findall(r"^#+ (.*)$", second.read_text(encoding="utf-8"), re.MULTILINE)
+                assert anchor in {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 def test_tensors() -> None:
@@ -124,4 +124,4 @@ def test_tensors() -> None:
     documented = [
         (re.match(r"`(\w+)`", name)[1], kind.strip("`")) for name, kind, _, _ in rows(read("open-inference.md"))
     ]
-    assert documented == [(one.name, one.datatype) for one in (*open_inference.INPUTS, *open_inference.OUTPUTS)]
+    assert documented == [(item.name, item.datatype) for item in (*open_inference.INPUTS, *open_inference.OUTPUTS)]

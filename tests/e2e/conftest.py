@@ -34,7 +34,7 @@ def hwu64(split: str, first: int) -> list[dict[str, Any]]:
 
 def of_types(lines: list[dict[str, Any]], types: tuple[str, ...]) -> list[dict[str, Any]]:
     """Keep only the entities of some types."""
-    return [{**line, "entities": [one for one in line["entities"] if one["type"] in types]} for line in lines]
+    return [{**line, "entities": [entity for entity in line["entities"] if entity["type"] in types]} for line in lines]
 
 
 def examples(lines: list[dict[str, Any]], *, only: str) -> list[Example]:
@@ -70,8 +70,8 @@ def server(store: Path) -> Iterator[Server]:
 @pytest.fixture
 def client(server: Server) -> Iterator[Client]:
     """Call the server."""
-    with Client(server.target) as one:
-        yield one
+    with Client(server.target) as item:
+        yield item
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ def labels_of(predictions: list[Prediction]) -> list[str | None]:
 
 def spans_of(predictions: list[Prediction]) -> list[list[tuple[int, int, str]]]:
     """Return the spans."""
-    return [[(one.start, one.end, one.type) for one in prediction.entities] for prediction in predictions]
+    return [[(entity.start, entity.end, entity.type) for entity in prediction.entities] for prediction in predictions]
 
 
 @pytest.mark.timeout(3 * 300)  # Three jobs, of which each has the time of a test.
@@ -57,7 +57,7 @@ def test_either_head_adapts_again_and_again_without_touching_the_other(client: C
         assert protected(after) == protected(before)
         if protected is labels_of:
             pairs = zip(before, after, strict=True)
-            assert all(one.labels[0].score == pytest.approx(two.labels[0].score, abs=1e-5) for one, two in pairs)
+            assert all(answer.labels[0].score == pytest.approx(two.labels[0].score, abs=1e-5) for answer, two in pairs)
         assert job.report.protected is not None
         assert job.report.protected.before == job.report.protected.after
         base = job.candidate_checkpoint_id

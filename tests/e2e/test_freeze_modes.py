@@ -36,16 +36,16 @@ ANY_LOSS = Statistical(margin=100)
 def ner_examples() -> tuple[list[Example], list[Example]]:
     """Take lines that the first checkpoint has not seen, annotated with new entity types."""
     lines = of_types(hwu64("train", 4000), NEW_TYPES)[400:]
-    found = examples([line for line in lines if line["entities"]], only="entities")
-    return found[:120], found[120:240]
+    actual = examples([line for line in lines if line["entities"]], only="entities")
+    return actual[:120], actual[120:240]
 
 
 def classifier_examples() -> tuple[list[Example], list[Example]]:
     """Take lines that the first checkpoint has not seen, all under two new labels."""
     lines = hwu64("train", 640)[400:]
     marked = [{**line, "label": "short" if len(line["text"]) < 30 else "long"} for line in lines]
-    found = examples(marked, only="label")
-    return found[:120], found[120:]
+    actual = examples(marked, only="label")
+    return actual[:120], actual[120:]
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ def test_a_mode_moves_what_it_says_and_nothing_else(client: Client, store: Path,
 def check_tensors(case: Case, job: Job, store: Path) -> None:
     """Compare the training weights of the base and of the candidate, tensor by tensor."""
     before, after = (
-        load_file(Store(store).get(one).path / "weights.safetensors")
-        for one in (job.base_checkpoint_id, job.candidate_checkpoint_id)
+        load_file(Store(store).get(item).path / "weights.safetensors")
+        for item in (job.base_checkpoint_id, job.candidate_checkpoint_id)
     )
     assert before.keys() <= after.keys()
     assert all(key.startswith("branch.") for key in after.keys() - before.keys())
@@ -121,7 +121,7 @@ def check_tensors(case: Case, job: Job, store: Path) -> None:
 def check_labels(case: Case, job: Job, store: Path) -> None:
     """See that the adapted head grew at its end and the other one did not."""
     before, after = (
-        Store(store).get(one).manifest.labels for one in (job.base_checkpoint_id, job.candidate_checkpoint_id)
+        Store(store).get(item).manifest.labels for item in (job.base_checkpoint_id, job.candidate_checkpoint_id)
     )
     assert after.labels[: len(before.labels)] == before.labels
     assert after.entity_types[: len(before.entity_types)] == before.entity_types
@@ -192,7 +192,7 @@ def test_a_candidate_that_fell_is_rejected(client: Client, first: str) -> None:
     assert job.report.verdict in {Verdict.INCONCLUSIVE, Verdict.FAIL}
     assert job.candidate_checkpoint_id == ""
     assert job.report.exact is None
-    assert [one.against for one in job.report.gate][:1] == ["base"]
+    assert [item.against for item in job.report.gate][:1] == ["base"]
     assert job.report.gate[0].lower_bound <= -0.01
     assert job.report.protected is not None
     assert (job.report.protected.after or 0) < (job.report.protected.before or 0)

@@ -36,34 +36,34 @@ def main() -> int:
         "--work", type=Path, default=Path(".work/fuzz"), help="where the cases are written that are wrong"
     )
     arguments = parser.parse_args()
-    begun, worlds = time.monotonic(), {}
+    started_at, worlds = time.monotonic(), {}
     codes: Counter[tuple[str, str]] = Counter()
     kinds: Counter[str] = Counter()
-    for place, numbers in split(arguments.cases).items():
-        if arguments.only not in {"", place} or (place == "postgresql" and binaries() is None):
-            print(f"{place}: left out")
+    for world_kind, numbers in split(arguments.cases).items():
+        if arguments.only not in {"", world_kind} or (world_kind == "postgresql" and binaries() is None):
+            print(f"{world_kind}: left out")
             continue
-        cases: Iterable[Case] = (make_case(arguments.seed, number, tokens=place == "tokens") for number in numbers)
+        cases: Iterable[Case] = (make_case(arguments.seed, number, tokens=world_kind == "tokens") for number in numbers)
         if arguments.case:
             cases = [msgspec.json.decode(arguments.case.read_bytes(), type=Case)]
         until = time.monotonic() + arguments.seconds
         cases = itertools.takewhile(lambda _, until=until: time.monotonic() < until, cases)
-        tell = teller(place, arguments.work)
-        tally = fuzz(place, cases, at_once=arguments.at_once, tell=tell)
+        tell = teller(world_kind, arguments.work)
+        tally = fuzz(world_kind, cases, at_once=arguments.at_once, tell=tell)
         tell(tally)
         codes += tally.codes
         kinds.update(problem.kind for problem in tally.problems)
-        worlds[place] = {
+        worlds[world_kind] = {
             "cases": tally.codes.total(),
             "rss_growth": round(tally.rss_growth, 3),
             "canary": tally.canary,
             "canary_slowest": round(tally.canary_slowest, 2),
             "slowest": tally.slowest,
         }
-    growth = max((one["rss_growth"] for one in worlds.values()), default=1.0)
-    told = {
+    growth = max((world["rss_growth"] for world in worlds.values()), default=1.0)
+    message = {
         "cases": codes.total(),
-        "seconds": round(time.monotonic() - begun),
+        "seconds": round(time.monotonic() - started_at),
         "crashes": kinds.pop("crash", 0),
         "hangs": kinds.pop("hang", 0),
         "internal": kinds.pop("internal", 0),
@@ -73,20 +73,20 @@ def main() -> int:
         "worlds": worlds,
         "by_method": by_method(codes),
     }
-    print(json.dumps(told))
-    wrong = any(told[name] for name in ("crashes", "hangs", "internal", "others"))
+    print(json.dumps(message))
+    wrong = any(message[name] for name in ("crashes", "hangs", "internal", "others"))
     return int(wrong or (arguments.cases >= _LONG and growth > _MOST_GROWTH))
 
 
-def teller(place: str, directory: Path) -> Callable[[Tally], None]:
+def teller(world_kind: str, directory: Path) -> Callable[[Tally], None]:
     """Return what prints how it goes, and every problem once."""
-    begun, shown = time.monotonic(), 0
+    started_at, shown = time.monotonic(), 0
 
     def tell(tally: Tally) -> None:
         nonlocal shown
         done, memory = tally.codes.total(), tally.memory[-1] / 2**20 if tally.memory else 0
-        rate, wrong = done / (time.monotonic() - begun), len(tally.problems)
-        print(f"{place:10} {done:7} cases {rate:6.0f}/s {memory:6.0f} MiB {wrong:3} wrong", flush=True)
+        rate, wrong = done / (time.monotonic() - started_at), len(tally.problems)
+        print(f"{world_kind:10} {done:7} cases {rate:6.0f}/s {memory:6.0f} MiB {wrong:3} wrong", flush=True)
         for problem in tally.problems[shown:]:
             print(f"WRONG {write(problem, directory)}", flush=True)
         shown = wrong
@@ -97,11 +97,11 @@ def teller(place: str, directory: Path) -> Callable[[Tally], None]:
 def write(problem: Problem, directory: Path) -> str:
     """Write a problem's case to a file, and return what to print."""
     if problem.case is None:
-        return f"{problem.kind}: {problem.said}"
+        return f"{problem.kind}: {problem.message}"
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{problem.case.name}.json"
     path.write_bytes(msgspec.json.encode(problem.case))
-    return f"{problem.kind}: {problem.case.path}: {problem.said} [make fuzz CASE={path}]"
+    return f"{problem.kind}: {problem.case.path}: {problem.message} [make fuzz CASE={path}]"
 
 
 if __name__ == "__main__":

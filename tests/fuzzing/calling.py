@@ -32,7 +32,7 @@ class Known:
     """What callers know of the server: the newest job and upload, and the tokens by name."""
 
     tokens: dict[str, str] = field(default_factory=dict)
-    newest: dict[bytes, bytes] = field(default_factory=lambda: {one: one for one in (JOB.encode(), UPLOAD.encode())})
+    newest: dict[bytes, bytes] = field(default_factory=lambda: {item: item for item in (JOB.encode(), UPLOAD.encode())})
 
     def fill(self, raw: bytes) -> bytes:
         """Put what there is for what stands for it in a case."""
@@ -58,7 +58,7 @@ class Outcome:
     """How a case ended: the code's name, what the server said, and how long it took in seconds."""
 
     code: str
-    said: str
+    message: str
     seconds: float
 
 
@@ -73,13 +73,13 @@ class Caller:
 
     async def play(self, case: Case) -> Outcome:
         """Play a case to its end."""
-        begun = time.monotonic()
+        started_at = time.monotonic()
         try:
             async with asyncio.timeout(self.patience):
-                code, said = await (self._knock(case) if case.path in self.ports else self._call(case))
+                code, message = await (self._knock(case) if case.path in self.ports else self._call(case))
         except TimeoutError:
-            code, said = HANGS, f"no end within {self.patience:.0f} s"
-        return Outcome(code, said, time.monotonic() - begun)
+            code, message = HANGS, f"no end within {self.patience:.0f} s"
+        return Outcome(code, message, time.monotonic() - started_at)
 
     async def _call(self, case: Case) -> tuple[str, str]:
         messages = [self.known.fill(raw) for raw in case.messages]
@@ -118,8 +118,8 @@ class Caller:
             if saying:
                 saying.cancel()
                 await asyncio.wait([saying])
-        code, said = (await call.code()).name, await call.details() or ""
-        return (UNHEARD if said == _OF_THE_CALLER else code), said
+        code, message = (await call.code()).name, await call.details() or ""
+        return (UNHEARD if message == _OF_THE_CALLER else code), message
 
     async def _knock(self, case: Case) -> tuple[str, str]:
         """Send bytes to a port, and read what comes at once."""
@@ -137,8 +137,8 @@ class Caller:
         writer.close()
         with suppress(ConnectionError):
             await writer.wait_closed()
-        found = re.match(rb"HTTP/\S+ (\d{3})", answer)
-        return f"HTTP_{found[1].decode()}" if found else "BYTES" if answer else "NOTHING", ""
+        actual = re.match(rb"HTTP/\S+ (\d{3})", answer)
+        return f"HTTP_{actual[1].decode()}" if actual else "BYTES" if answer else "NOTHING", ""
 
 
 def never_ends(case: Case) -> bool:

@@ -43,7 +43,7 @@ class Canary:
         """Ask for every text, in one call. One that is shed for load is asked again."""
         stub, token = InferenceServiceStub(channel), self.world.known.tokens.get("all")
         metadata = [("authorization", f"Bearer {token}")] if token else []
-        begun = time.monotonic()
+        started_at = time.monotonic()
         request = pb.PredictRequest(texts=tiny_checkpoints.TEXTS)
         try:
             answer = await stub.Predict(request, metadata=metadata, timeout=self.patience)
@@ -51,7 +51,7 @@ class Canary:
             if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
                 self.wrong.append(f"the canary got {error.code().name}: {error.details()}")
             return
-        self.slowest = max(self.slowest, time.monotonic() - begun)
+        self.slowest = max(self.slowest, time.monotonic() - started_at)
         self.answered += 1
         self.wrong += _faults(answer)
 
@@ -73,9 +73,9 @@ class Canary:
 def _faults(answer: pb.PredictResponse) -> Iterator[str]:
     for text, given in zip(tiny_checkpoints.TEXTS, answer.predictions, strict=True):
         expected = _ANSWERS[given.checkpoint_id, text]
-        spans = [(one.start, one.end, one.type) for one in expected.entities]
+        spans = [(entity.start, entity.end, entity.type) for entity in expected.entities]
         if (
             given.label != expected.labels[0].label
-            or [(one.start, one.end, one.type) for one in given.entities] != spans
+            or [(entity.start, entity.end, entity.type) for entity in given.entities] != spans
         ):
             yield f"a wrong answer to {text!r}: {given}"

@@ -100,7 +100,7 @@ def _invented(chance: Random) -> Case:
 def _spoilt(chance: Random) -> Case:
     method = _described(chance)
     if method.streams_requests:
-        return _ask(method.path, *(_bytes(spoil(one, chance)) for one in method.good))
+        return _ask(method.path, *(_bytes(spoil(item, chance)) for item in method.good))
     spoilt = chance.choice(method.good)
     for _ in range(chance.choice((0, 1, 1, 1, 2, 3))):
         spoilt = spoil(spoilt, chance)
@@ -116,9 +116,9 @@ def _streamed(chance: Random) -> Case:
     method = _described(chance)
     if chance.random() < 0.6:
         method = METHODS[
-            chance.choice([path for path, one in METHODS.items() if one.streams_requests or one.streams_responses])
+            chance.choice([path for path, item in METHODS.items() if item.streams_requests or item.streams_responses])
         ]
-    good = [_bytes(one) for one in method.good] if method.request else [b""]
+    good = [_bytes(item) for item in method.good] if method.request else [b""]
     count = chance.choices((0, 1, 2, 20, 2000), (20, 40, 20, 18, 2))[0]
     messages = [chance.choice((*good, b"", damage(chance.choice(good), chance))) for _ in range(min(count, 20))]
     timeout = chance.choice((None, None, 0.0, -1.0, 1e-6, 0.001, 0.02, 1e9))

@@ -71,18 +71,18 @@ def flood(kind: Descriptor, chance: Random) -> bytes:
 def damage(raw: bytes, chance: Random) -> bytes:
     """Return bytes that were a message's: with bits flipped, cut off, repeated, stretched, or nested without end."""
     content = bytearray(raw or blob(chance))
-    place = chance.randrange(len(content) + 1)
+    index = chance.randrange(len(content) + 1)
     match chance.randrange(9):
         case 0:
             for _ in range(chance.randrange(1, 8)):
                 if content:
                     content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
         case 1:
-            del content[place:]
+            del content[index:]
         case 2:
             content *= chance.randrange(2, 5)
         case 3:
-            content[place:place] = chance.randbytes(chance.randrange(1, 20))
+            content[index:index] = chance.randbytes(chance.randrange(1, 20))
         case 4:  # A field that nobody knows, of each wire type.
             number, wire = chance.choice((15, 999, 2**29 - 1, 0)), chance.randrange(8)
             content += encode(number, wire, blob(chance))
@@ -97,7 +97,7 @@ def damage(raw: bytes, chance: Random) -> bytes:
         case 7:  # Groups, opened and hardly closed.
             content += varint(999 << 3 | 3) * chance.choice((1, 90, 200, 50_000)) + varint(999 << 3 | 4)
         case _:
-            content[place:place] = b"\xff" * chance.choice((1, 9, 10, 11))
+            content[index:index] = b"\xff" * chance.choice((1, 9, 10, 11))
     return bytes(content)
 
 
@@ -145,13 +145,13 @@ def _fill_map(message: Message, field: Field, chance: Random, depth: int) -> Non
 
 def _parts(message: Message) -> list[tuple[Field, Message]]:
     """Return the messages in a message."""
-    found = []
+    actual = []
     for field, content in message.ListFields():
         if not field.message_type:
             continue
         if field.message_type.GetOptions().map_entry:
             if field.message_type.fields_by_name["value"].message_type:
-                found += [(field, content[key]) for key in sorted(content)]
+                actual += [(field, content[key]) for key in sorted(content)]
         else:
-            found += [(field, one) for one in (content if field.is_repeated else [content])]
-    return found
+            actual += [(field, item) for item in (content if field.is_repeated else [content])]
+    return actual

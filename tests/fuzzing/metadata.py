@@ -46,7 +46,7 @@ def show(chance: Random, *, tokens: bool) -> tuple[str, tuple[tuple[str, bytes],
         caller = chance.choice(("all", "all", "all", *TOKENS))
         scheme = chance.choice((b"Bearer ", b"Bearer ", b"bearer ", b"BEARER  "))
         return caller, (("authorization", scheme + placeholder(caller)), *shown)
-    return "", (*(("authorization", one) for one in _wrong(chance)), *shown)
+    return "", (*(("authorization", item) for item in _wrong(chance)), *shown)
 
 
 def _wrong(chance: Random) -> list[bytes]:

@@ -102,9 +102,9 @@ class Method:
 def _all_methods() -> Iterator[Method]:
     for file in _FILES:
         for service in file.DESCRIPTOR.services_by_name.values():
-            for one in service.methods:
-                path = f"/{service.full_name}/{one.name}"
-                yield Method(path, one.input_type, one.client_streaming, one.server_streaming)
+            for method in service.methods:
+                path = f"/{service.full_name}/{method.name}"
+                yield Method(path, method.input_type, method.client_streaming, method.server_streaming)
 
 
 _described = {method.path: method for method in _all_methods()}

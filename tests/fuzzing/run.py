@@ -46,7 +46,7 @@ class Problem:
     """Something that should not be: of a case, or of the world at its end."""
 
     kind: str
-    said: str
+    message: str
     case: Case | None = None
 
 
@@ -70,7 +70,7 @@ class Tally:
         ] += 1
         self.slowest = sorted([*self.slowest, (round(outcome.seconds, 2), case.name, case.path)], reverse=True)[:5]
         if kind := judge(case, outcome, tokens=tokens):
-            self.problems.append(Problem(kind, f"{outcome.code} {outcome.said[:300]}", case))
+            self.problems.append(Problem(kind, f"{outcome.code} {outcome.message[:300]}", case))
 
     @property
     def rss_growth(self) -> float:
@@ -104,19 +104,19 @@ def _may(case: Case) -> bool:
     return need == "open" or (need == "token" and bool(scopes)) or need in scopes
 
 
-def fuzz(place: str, cases: Iterable[Case], *, at_once: int, tell: Callable[[Tally], None]) -> Tally:
+def fuzz(world_kind: str, cases: Iterable[Case], *, at_once: int, tell: Callable[[Tally], None]) -> Tally:
     """Play cases in a new world, and look at what is left of it; *tell* hears every few seconds how it goes."""
     tally, jobs = Tally(), set()
     with tempfile.TemporaryDirectory(prefix="twofold-fuzz-") as made:
         root = Path(made)
         try:
-            with opened(place, root) as world:
+            with opened(world_kind, root) as world:
                 asyncio.run(run(world, cases, tally, at_once=at_once, tell=tell))
                 jobs = world.jobs()
         except (RuntimeError, TwofoldError) as error:  # It ended with an exit code, or does not answer any more.
             tally.problems.append(Problem("crash", str(error)))
-        tally.problems += [Problem("left over", said) for said in strangers(root, jobs)]
-        tally.problems += [Problem("log", said) for said in indiscretions(log_of(root))]
+        tally.problems += [Problem("left over", stranger) for stranger in strangers(root, jobs)]
+        tally.problems += [Problem("log", indiscretion) for indiscretion in indiscretions(log_of(root))]
     return tally
 
 
@@ -150,7 +150,7 @@ async def run(
         else:
             tally.problems += [Problem("crash", "the server is gone", case) for case in tally.in_flight.values()]
     tally.canary, tally.canary_slowest = canary.answered, canary.slowest
-    tally.problems += [Problem("wrong", said) for said in canary.wrong]
+    tally.problems += [Problem("wrong", message) for message in canary.wrong]
 
 
 @asynccontextmanager
@@ -183,10 +183,10 @@ async def _report(tally: Tally, tell: Callable[[Tally], None]) -> None:
 
 def by_method(codes: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
     """Return how often each code came, by the path of a case."""
-    found: dict[str, dict[str, int]] = {}
+    actual: dict[str, dict[str, int]] = {}
     for (path, code), count in sorted(codes.items()):
-        found.setdefault(path, {})[code] = count
-    return found
+        actual.setdefault(path, {})[code] = count
+    return actual
 
 
 def split(cases: int) -> dict[str, range]:

@@ -95,7 +95,7 @@ def text(chance: Random) -> str:
             return f"{chance.choice(('', 'rain ', '../', chr(0)))}{MARK} {chance.randrange(1000)}"
         case "planes":
             bounds = chance.choices(_PLANES, k=chance.randrange(1, 40))
-            return "".join(chr(chance.randint(*one)) for one in bounds)
+            return "".join(chr(chance.randint(*bound)) for bound in bounds)
         case _:
             return chance.choice(_ALPHABET) * chance.choice(_LENGTHS)
 
@@ -118,5 +118,5 @@ def value(field: Field, chance: Random) -> Any:
             return chance.choice(field.enum_type.values).number
         case kind:
             low, high = _INTEGERS[kind]
-            choices = [low, high, chance.randint(low, high), *(one for one in _SMALL if low <= one <= high)]
+            choices = [low, high, chance.randint(low, high), *(item for item in _SMALL if low <= item <= high)]
             return chance.choice(choices)

@@ -91,11 +91,11 @@ def world(root: Path, *, tokens: bool = False, database: DatabaseUrl | None = No
 
 
 @contextmanager
-def opened(place: str, root: Path) -> Iterator[World]:
+def opened(world_kind: str, root: Path) -> Iterator[World]:
     """Open a world by its name: open, tokens or postgresql."""
     with ExitStack() as stack:
-        database = stack.enter_context(postgresql_server()).make_database() if place == "postgresql" else None
-        yield stack.enter_context(world(root, tokens=place == "tokens", database=database))
+        database = stack.enter_context(postgresql_server()).make_database() if world_kind == "postgresql" else None
+        yield stack.enter_context(world(root, tokens=world_kind == "tokens", database=database))
 
 
 def log_of(root: Path) -> Path:
@@ -123,9 +123,9 @@ def indiscretions(log: Path) -> Iterator[str]:
         if MARK in line:
             yield f"a caller's words in the log: {line[:2000]}"
         try:
-            told = msgspec.json.decode(line)
+            message = msgspec.json.decode(line)
         except msgspec.DecodeError:
             yield f"no JSON in the log: {line[:2000]}"
         else:
-            if "traceback" in told:
+            if "traceback" in message:
                 yield f"a traceback in the log: {line[:3000]}"

@@ -29,7 +29,7 @@ def postgresql() -> Iterator[PostgreSQL]:
 
 
 @pytest.fixture
-def place(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> DatabaseLocation:
+def location(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> DatabaseLocation:
     """Where a table of jobs can be."""
     if database == "sqlite":
         return tmp_path / "jobs.sqlite3"
@@ -38,11 +38,11 @@ def place(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> Data
 
 
 @pytest.fixture
-def harness(tmp_path: Path, place: DatabaseLocation) -> Harness:
+def harness(tmp_path: Path, location: DatabaseLocation) -> Harness:
     """A store with one checkpoint and a trainer that plays scripts."""
     harness = Harness(tmp_path)
-    if not isinstance(place, Path):
-        harness.set(database=place)
+    if not isinstance(location, Path):
+        harness.set(database=location)
     return harness
 
 

@@ -37,7 +37,9 @@ async def test_a_damaged_current_checkpoint_falls_back_loudly(damage, store, cap
     async with running(store) as server:
         assert await server.is_serving()
         assert (await server.predict("rain")).checkpoint_id == "a"
-    assert "serving the previous checkpoint" in [one.message for one in caplog.records if one.levelname == "ERROR"]
+    assert "serving the previous checkpoint" in [
+        record.message for record in caplog.records if record.levelname == "ERROR"
+    ]
 
 
 async def test_nothing_that_can_serve_is_an_empty_store(store, caplog):
@@ -48,7 +50,7 @@ async def test_nothing_that_can_serve_is_an_empty_store(store, caplog):
         assert not await server.is_serving()
         code, _ = await refusal(server.predict("rain"))
         assert code is grpc.StatusCode.UNAVAILABLE
-    assert any("until one is promoted" in one.message for one in caplog.records)
+    assert any("until one is promoted" in record.message for record in caplog.records)
 
 
 async def test_a_damaged_alias_file_is_no_reason_to_die(store):
@@ -62,12 +64,12 @@ async def test_a_damaged_alias_file_is_no_reason_to_die(store):
 async def test_a_second_server_on_the_port_fails_loudly(store, tmp_path):
     """Two servers never share a port by accident."""
     async with running(store) as server:
-        other = tiny_checkpoints.make_store(tmp_path / "other", "a")
+        other_store = tiny_checkpoints.make_store(tmp_path / "other", "a")
         with pytest.raises(RuntimeError, match="bind"):
-            async with serve(config_of(other, listen=server.target)):
+            async with serve(config_of(other_store, listen=server.target)):
                 pass
         # Whatever had started by then is gone again: the other store can be served at once.
-        async with running(other) as second:
+        async with running(other_store) as second:
             assert (await second.predict("rain")).checkpoint_id == "a"
         assert (await server.predict("rain")).checkpoint_id == "a"
 
@@ -85,7 +87,7 @@ async def test_calls_in_progress_are_answered_on_the_way_down(store):
             end = asyncio.create_task(going.aclose())
             assert await is_refused(stub)
             gate.open.set()
-            assert [one.predictions[0].label for one in await asyncio.gather(*calls)] == ["a_weather"] * 5
+            assert [result.predictions[0].label for result in await asyncio.gather(*calls)] == ["a_weather"] * 5
             await end
 
 
@@ -117,7 +119,7 @@ async def test_sigterm_drains_a_real_process(store):
             calls = [asyncio.ensure_future(ask(stub, *["so much rain in new york " * 60] * 60)) for _ in range(4)]
             await until(f"http://{metrics}/metrics", "twofold_requests_in_flight", 4, method="Predict")
             child.send_signal(signal.SIGTERM)
-            answered = [len(one.predictions) for one in await asyncio.gather(*calls)]
+            answered = [len(result.predictions) for result in await asyncio.gather(*calls)]
         _, log = await asyncio.wait_for(child.communicate(), 30)
     finally:
         if child.returncode is None:
@@ -126,8 +128,8 @@ async def test_sigterm_drains_a_real_process(store):
     assert answered == [60] * 4
     assert child.returncode == 0
     lines = [json.loads(line) for line in log.splitlines()]
-    assert [one["message"] for one in lines] == ["listening", "draining"]
-    assert all({"time", "level", "message"} <= set(one) for one in lines)
+    assert [item["message"] for item in lines] == ["listening", "draining"]
+    assert all({"time", "level", "message"} <= set(item) for item in lines)
 
 
 def test_the_public_client_talks_to_the_real_server(store):

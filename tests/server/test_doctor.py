@@ -23,20 +23,20 @@ from twofold_server.doctor import run_checks
 from twofold_server.security.tokens import make_token
 
 
-def found(config):
+def checks_of(config):
     """Return the checks by their names."""
-    return {one.name: one for one in run_checks(config)}
+    return {check.name: check for check in run_checks(config)}
 
 
 def states(checks):
     """Return the names of those that are not well, with their states."""
-    return {name: one.state for name, one in checks.items() if one.state != "ok"}
+    return {name: check.state for name, check in checks.items() if check.state != "ok"}
 
 
 def test_a_machine_that_is_well(store):
     """With a whole store, a provider and a trainer all is well, and the store is as it was."""
     before = sorted(store.root.rglob("*"))
-    checks = found(config_of(store))
+    checks = checks_of(config_of(store))
 
     assert list(checks) == ["version", "providers", "tls", "trainer", "store", "current", "disk", "database"]
     assert states(checks) == {}
@@ -48,12 +48,12 @@ def test_a_damaged_checkpoint(store):
     """A damaged current one fails, a damaged previous one is a warning; both are named with what to do."""
     store.promote("b")
     (store.root / "checkpoints" / "a" / files.GRAPH_WEIGHTS).write_bytes(b"short")
-    checks = found(config_of(store))
+    checks = checks_of(config_of(store))
     assert states(checks) == {"previous": "warning"}
     assert files.GRAPH_WEIGHTS in checks["previous"].message
 
     (store.root / "checkpoints" / "b" / files.MANIFEST).unlink()
-    checks = found(config_of(store))
+    checks = checks_of(config_of(store))
     assert states(checks) == {"current": "failed", "previous": "warning"}
     assert "promote another" in checks["current"].fix
 
@@ -61,9 +61,9 @@ def test_a_damaged_checkpoint(store):
 def test_damaged_aliases(store):
     """A file of aliases that cannot be read fails, and so does a store in which nothing is current."""
     (store.root / "aliases.json").write_text("{")
-    assert states(found(config_of(store))) == {"aliases": "failed"}
+    assert states(checks_of(config_of(store))) == {"aliases": "failed"}
     (store.root / "aliases.json").unlink()
-    assert states(found(config_of(store))) == {"current": "failed"}
+    assert states(checks_of(config_of(store))) == {"current": "failed"}
 
 
 FAULTS = [
@@ -80,11 +80,11 @@ FAULTS = [
 @pytest.mark.parametrize(("settings", "name", "state", "fix"), FAULTS)
 def test_faults(store, *, settings, name, state, fix):
     """Each fault is told by the check that it belongs to, with what to do."""
-    if settings.get("device") == "cuda" and "CUDA" in found(config_of(store))["providers"].message:
+    if settings.get("device") == "cuda" and "CUDA" in checks_of(config_of(store))["providers"].message:
         pytest.skip("this onnxruntime has CUDA")
     config = build_config(**{"store": store.root, **settings})
 
-    check = found(config)[name]
+    check = checks_of(config)[name]
 
     assert check.state == state
     assert fix in check.fix
@@ -94,9 +94,9 @@ def test_tokens(store, tmp_path):
     """A file of tokens is read as the server reads it; an empty one would let nobody in."""
     path = tmp_path / "tokens.toml"
     path.write_text("")
-    assert states(found(config_of(store, tokens=path))) == {"tokens": "failed"}
+    assert states(checks_of(config_of(store, tokens=path))) == {"tokens": "failed"}
     path.write_text(make_token("me", ["predict"])[1])
-    assert "1 in " in found(config_of(store, tokens=path))["tokens"].message
+    assert "1 in " in checks_of(config_of(store, tokens=path))["tokens"].message
 
 
 def test_the_command(store, capsys, monkeypatch):
@@ -104,7 +104,7 @@ def test_the_command(store, capsys, monkeypatch):
     monkeypatch.setenv("TWOFOLD_STORR", "x")
     assert run_command("doctor", "--json", "--store", str(store.root)) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [one["name"] for one in lines if one["state"] == "warning"] == ["settings"]
+    assert [item["name"] for item in lines if item["state"] == "warning"] == ["settings"]
 
     assert run_command("doctor", "--store", "no/such", "--trainer-python", sys.executable) == 1
     assert "failed   store      no/such is not a directory\n         → Create" in capsys.readouterr().out
@@ -144,11 +144,11 @@ async def test_mutual_tls_from_outside(store, tmp_path):
     """A server that asks for a certificate gets it, and the doctor all its answers."""
     authority, callers = trustme.CA(), trustme.CA()
     own = issue(callers, "me")
-    chain = b"".join(one.bytes() for one in own.cert_chain_pems)
+    chain = b"".join(pem.bytes() for pem in own.cert_chain_pems)
     tls = TLS(root_certificates=roots_of(authority), certificate=chain, private_key=key_of(own))
     checks = await examined(store, tmp_path, authority, tls, {}, client_ca=roots_of(callers))
 
-    assert {one.state for one in checks.values()} == {outside.State.OK}
+    assert {check.state for check in checks.values()} == {outside.State.OK}
     checks = await examined(
         store, tmp_path, authority, TLS(root_certificates=roots_of(authority)), {}, client_ca=roots_of(callers)
     )

@@ -11,7 +11,7 @@ from contextlib import closing
 import pytest
 import trustme
 from server.security.test_tls import Files
-from server.test_doctor import found
+from server.test_doctor import checks_of
 from support.postgresql import postgresql_server
 from support.running_server import config_of
 from support.small_disk import small_disk
@@ -26,8 +26,8 @@ def sql(*statements):
 
     def do(path):
         with closing(sqlite3.connect(path)) as connection:
-            for one in statements:
-                connection.execute(one)
+            for statement in statements:
+                connection.execute(statement)
 
     return do
 
@@ -65,7 +65,7 @@ def test_a_file(store, make, state, message, fix):
     make(path)
     before = path.read_bytes() if path.is_file() else None
 
-    check = found(config_of(store))["database"]
+    check = checks_of(config_of(store))["database"]
 
     assert check.state == state
     assert message in check.message
@@ -78,9 +78,9 @@ def test_a_file_that_somebody_holds(store):
     """A writer that does not end is told of as such."""
     path = store.root / "jobs.sqlite3"
     Database(path).close()
-    with closing(sqlite3.connect(path)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        check = found(config_of(store))["database"]
+    with closing(sqlite3.connect(path)) as second:
+        second.execute("BEGIN IMMEDIATE")
+        check = checks_of(config_of(store))["database"]
 
     assert (check.state, "database is locked" in check.message, "fuser" in check.fix) == ("failed", True, True)
 
@@ -92,7 +92,7 @@ def test_a_file_on_a_read_only_disk(store, tmp_path):
         shutil.copytree(store.root, root)
         Database(root / "jobs.sqlite3").close()
         disk.make_read_only()
-        checks = found(Config(store=root))
+        checks = checks_of(Config(store=root))
 
     assert (checks["store"].state, checks["database"].state) == ("failed", "failed")
 
@@ -141,7 +141,7 @@ def test_postgresql(store, postgresql, *, made, change, state, message, fix):
         Database(url).close()
     change(postgresql, name)
 
-    check = found(config_of(store, database=url))["database"]
+    check = checks_of(config_of(store, database=url))["database"]
 
     assert check.state == state
     assert message in check.message
@@ -159,7 +159,7 @@ def test_a_user_without_rights(store, postgresql):
     postgresql.ask(name, "GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
     reader = DatabaseUrl(url.reveal().replace("twofold:secret@", "reader@"))
 
-    check = found(config_of(store, database=reader))["database"]
+    check = checks_of(config_of(store, database=reader))["database"]
 
     assert (check.state, "lacks a permission" in check.message) == ("failed", True)
     postgresql.ask(name, "DROP OWNED BY reader")
@@ -167,7 +167,7 @@ def test_a_user_without_rights(store, postgresql):
 
 def test_a_database_that_is_gone(store):
     """Where nobody answers, the setting is named."""
-    check = found(config_of(store, database=DatabaseUrl("postgresql://me:secret@127.0.0.1:1/jobs")))["database"]
+    check = checks_of(config_of(store, database=DatabaseUrl("postgresql://me:secret@127.0.0.1:1/jobs")))["database"]
 
     assert (check.state, "does not answer" in check.message) == ("failed", True)
     assert "--database" in check.fix
@@ -185,7 +185,7 @@ def test_a_certificate_that_ends(store, tmp_path, *, days, state, fix):
     files.write()
     settings = {"tls_certificate": tmp_path / "cert.pem", "tls_key": tmp_path / "key.pem"}
 
-    check = found(config_of(store, **settings))["tls"]
+    check = checks_of(config_of(store, **settings))["tls"]
 
     assert (check.state, check.fix.startswith(fix)) == (state, True)
     assert (f"{ends:%Y-%m-%d}" if days > 0 else "has expired") in check.message
@@ -193,10 +193,10 @@ def test_a_certificate_that_ends(store, tmp_path, *, days, state, fix):
 
 def test_a_collector_of_traces(store):
     """One that takes connections is well; one that does not is a warning, for the server runs without it."""
-    assert "traces" not in found(config_of(store))
+    assert "traces" not in checks_of(config_of(store))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         there = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        assert found(config_of(store, trace_endpoint=there))["traces"].state == "ok"
+        assert checks_of(config_of(store, trace_endpoint=there))["traces"].state == "ok"
 
-    gone = found(config_of(store, trace_endpoint="http://127.0.0.1:1"))["traces"]
+    gone = checks_of(config_of(store, trace_endpoint="http://127.0.0.1:1"))["traces"]
     assert (gone.state, "spans are dropped" in gone.fix) == ("warning", True)

@@ -18,7 +18,9 @@ def read(path: str) -> list[dict]:
 def spans(row: dict, types: list[str]) -> set:
     """Return a text's entities of some types, or all."""
     return {
-        (one["start"], one["end"], one["type"]) for one in row["entities"] or () if not types or one["type"] in types
+        (item["start"], item["end"], item["type"])
+        for item in row["entities"] or ()
+        if not types or item["type"] in types
     }
 
 
@@ -30,7 +32,7 @@ def answer(row: dict, head: str, types: list[str]) -> object:
 def main(what: str, *given: str) -> dict:
     """Answer one of the scorer's three questions."""
     options = {name: value for name, value in pairwise(given) if name.startswith("--")}
-    paths = [one for one in given if one.endswith(".jsonl")]
+    paths = [item for item in given if item.endswith(".jsonl")]
     types = options["--types"].split(",") if "--types" in options else []
     rows = list(zip(*map(read, paths), strict=True))
     if what == "same":
@@ -38,16 +40,16 @@ def main(what: str, *given: str) -> dict:
         return {"n": len(rows), "label_differs": differ[0], "spans_differ": differ[1]}
     if what == "flips":
         right = [
-            [answer(gold, options["--head"], []) == answer(one, options["--head"], []) for one in rest]
+            [answer(gold, options["--head"], []) == answer(item, options["--head"], []) for item in rest]
             for gold, *rest in rows
         ]
         return {"negative": sum(a and not b for a, b in right), "positive": sum(b and not a for a, b in right)}
     head = options["--heads"]
-    answers = [(answer(gold, head, types), answer(found, head, types)) for gold, found in rows]
+    answers = [(answer(gold, head, types), answer(actual, head, types)) for gold, actual in rows]
     if head == "classifier":
-        return {head: {"accuracy": sum(gold == found for gold, found in answers) / len(answers)}}
-    total = sum(len(gold) + len(found) for gold, found in answers)
-    return {head: {"f1": 2 * sum(len(gold & found) for gold, found in answers) / total if total else 0.0}}
+        return {head: {"accuracy": sum(gold == actual for gold, actual in answers) / len(answers)}}
+    total = sum(len(gold) + len(actual) for gold, actual in answers)
+    return {head: {"f1": 2 * sum(len(gold & actual) for gold, actual in answers) / total if total else 0.0}}
 
 
 if __name__ == "__main__":

@@ -94,6 +94,6 @@ async def follow(server, job):
 
 async def adapt(server):
     """Run a job to its end, and return its id."""
-    found = await follow(server, await submit(server))
-    assert found.state == adaptation_pb2.JOB_STATE_SUCCEEDED, found.reason
-    return found.id
+    actual = await follow(server, await submit(server))
+    assert actual.state == adaptation_pb2.JOB_STATE_SUCCEEDED, actual.reason
+    return actual.id

@@ -44,9 +44,9 @@ class PostgreSQL:
 
 def binaries() -> Path | None:
     """Find the newest server that is installed."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    actual = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     there = shutil.which("initdb")
-    return found[-1].parent if found else Path(there).resolve().parent if there else None
+    return actual[-1].parent if actual else Path(there).resolve().parent if there else None
 
 
 @contextmanager

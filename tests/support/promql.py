@@ -34,4 +34,4 @@ def selectors(query: str) -> list[Selector]:
 def grouping_labels(query: str) -> set[str]:
     """Return the labels that a query groups or matches by."""
     listed = _GROUPING.findall(_STRING.sub('""', query))
-    return {label.strip() for one in listed for label in one.split(",") if label.strip()}
+    return {label.strip() for entry in listed for label in entry.split(",") if label.strip()}

@@ -140,6 +140,6 @@ async def refusal(call: Any) -> tuple[grpc.StatusCode, status.Status]:
         answer = await call
     except grpc.aio.AioRpcError as error:
         details = dict(error.trailing_metadata() or ()).get(status.METADATA_KEY)
-        told = status.decode_status(details) if details else status.Status(code=0, message=error.details() or "")
-        return error.code(), told
+        message = status.decode_status(details) if details else status.Status(code=0, message=error.details() or "")
+        return error.code(), message
     raise AssertionError(f"the call was answered: {answer}")

@@ -62,11 +62,11 @@ class Procedure:
             return await call.read() if self.streams_responses else await call
 
         try:
-            code, told = await refusal(first())
+            code, error = await refusal(first())
         except AssertionError:  # It was answered.
             call.cancel()
             return "OK", None
-        return code.name, told
+        return code.name, error
 
 
 async def served(channel: grpc.aio.Channel, metadata: Any = None) -> list[Procedure]:
@@ -77,13 +77,13 @@ async def served(channel: grpc.aio.Channel, metadata: Any = None) -> list[Proced
         request = pb.ServerReflectionRequest(**fields)
         return await stub.ServerReflectionInfo(iter([request]), metadata=metadata).read()
 
-    names = {one.name for one in (await ask(list_services="")).list_services_response.service}
-    found = {}
+    names = {item.name for item in (await ask(list_services="")).list_services_response.service}
+    actual = {}
     for answer in await asyncio.gather(*(ask(file_containing_symbol=name) for name in names)):
         for raw in answer.file_descriptor_response.file_descriptor_proto:
             file = descriptor_pb2.FileDescriptorProto.FromString(raw)
             for service in file.service:
-                for one in service.method if f"{file.package}.{service.name}" in names else ():
-                    path = f"/{file.package}.{service.name}/{one.name}"
-                    found[path] = Procedure(path, one.client_streaming, one.server_streaming)
-    return list(found.values())
+                for item in service.method if f"{file.package}.{service.name}" in names else ():
+                    path = f"/{file.package}.{service.name}/{item.name}"
+                    actual[path] = Procedure(path, item.client_streaming, item.server_streaming)
+    return list(actual.values())

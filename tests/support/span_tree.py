@@ -14,9 +14,9 @@ from twofold_server.observability.otel import OtelTracer
 STAGES = ("queue", "infer", "decode")
 
 
-def key(place):
+def key(index):
     """Name a span in a set."""
-    return place.trace_id, place.span_id
+    return index.trace_id, index.span_id
 
 
 class Recording:
@@ -40,31 +40,31 @@ class Tree:
 
     def named(self, name):
         """Return the spans of a name, in the order of their beginnings."""
-        return sorted((one for one in self.spans if one.name == name), key=lambda one: one.start_time)
+        return sorted((item for item in self.spans if item.name == name), key=lambda item: item.start_time)
 
-    def one(self, name):
+    def single(self, name):
         """Return the only span of a name."""
-        (found,) = self.named(name)
-        return found
+        (actual,) = self.named(name)
+        return actual
 
     def below(self, span):
         """Return the children of a span, in the order in which they were told."""
-        return [one for one in self.spans if one.parent and key(one.parent) == key(span.context)]
+        return [item for item in self.spans if item.parent and key(item.parent) == key(span.context)]
 
     def calls(self):
         """Return the spans of calls."""
-        return [one for one in self.spans if one.kind is SpanKind.SERVER]
+        return [item for item in self.spans if item.kind is SpanKind.SERVER]
 
     def check_inference(self, texts):
         """Assert what docs/tracing.md says of calls and batches, of whatever was answered; *texts* were, in all."""
-        batches = {key(one.context): one for one in self.named("batch")}
+        batches = {key(item.context): item for item in self.named("batch")}
         linked = defaultdict(set)
         for call in self.calls():
             tokenize, *stages = self.below(call)
             assert tokenize.name == "tokenize"
-            by_name = {name: [one for one in stages if one.name == name] for name in STAGES}
+            by_name = {name: [stage for stage in stages if stage.name == name] for name in STAGES}
             assert sum(map(len, by_name.values())) == len(stages)
-            assert len({len(one) for one in by_name.values()}) == 1
+            assert len({len(item) for item in by_name.values()}) == 1
             assert len(by_name["infer"]) >= 1
             for queue, infer, decode in zip(*by_name.values(), strict=True):
                 assert tokenize.end_time - _SLACK <= queue.start_time <= queue.end_time <= infer.start_time + _SLACK
@@ -74,11 +74,13 @@ class Tree:
                 batch = batches[key(link.context)]
                 assert batch.start_time - _SLACK <= infer.start_time
                 assert decode.end_time <= batch.end_time + _SLACK
-                assert [key(one.context) for one in decode.links] == [key(link.context)]
+                assert [key(item.context) for item in decode.links] == [key(link.context)]
                 linked[key(link.context)].add(key(call.context))
-        assert linked == {name: {key(link.context) for link in one.links} for name, one in batches.items()}
-        assert all(one.parent is None and one.attributes["twofold.batch.checkpoint"] == "a" for one in batches.values())
-        assert sum(one.attributes["twofold.batch.texts"] for one in batches.values()) == texts
+        assert linked == {name: {key(link.context) for link in item.links} for name, item in batches.items()}
+        assert all(
+            item.parent is None and item.attributes["twofold.batch.checkpoint"] == "a" for item in batches.values()
+        )
+        assert sum(item.attributes["twofold.batch.texts"] for item in batches.values()) == texts
 
 
 _SLACK = 50_000_000

@@ -28,12 +28,12 @@ def ask(*texts, shape=None, typed=False, **fields):
 
 def read(response):
     """Read the outputs of a response by name."""
-    found = {}
+    actual = {}
     for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
         [count] = output.shape
         if output.datatype == "FP32":
-            found[output.name] = np.frombuffer(raw, "<f4").tolist()
+            actual[output.name] = np.frombuffer(raw, "<f4").tolist()
         else:
-            found[output.name] = [one.decode() for one in read_strings(raw, count, output.name)]
+            actual[output.name] = [string.decode() for string in read_strings(raw, count, output.name)]
         assert not output.HasField("contents")
-    return found
+    return actual

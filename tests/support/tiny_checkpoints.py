@@ -136,8 +136,8 @@ def make_weights(recipe: Recipe) -> Weights:
         embedding = embedding[:-1]
     for column, phrases in ((3, PLACES), (5, DATES)):
         for phrase in phrases:
-            for place, word in enumerate(phrase.split()):
-                embedding[pieces.index(word), column + min(place, 1)] += 1
+            for index, word in enumerate(phrase.split()):
+                embedding[pieces.index(word), column + min(index, 1)] += 1
     classifier = np.zeros((WIDTH, len(TOPICS)), np.float32)
     classifier[range(3), range(3)] = 20
     ner = np.zeros((WIDTH, 5), np.float32)
@@ -215,8 +215,8 @@ def decode(encoding: Encoding, rows: Sequence[dict[str, np.ndarray]], labels: La
     """Decode rows of single windows, one text at a time."""
     label_logits = merge_windows(encoding, [row["classifier_logits"][0] for row in rows])
     tag_logits = merge_tokens(encoding, [row["ner_logits"][0] for row in rows])
-    [found] = decoding.decode([encoding], [label_logits], [tag_logits], labels, top=top)
-    return found
+    [actual] = decoding.decode([encoding], [label_logits], [tag_logits], labels, top=top)
+    return actual
 
 
 def publish(store: Store, recipe: Recipe | None = None, *, name: str = "", parent: str | None = None) -> Checkpoint:

@@ -92,8 +92,8 @@ def intents(count: int, *, seed: int = 2) -> list[Example]:
 
 
 def _corpus() -> Iterator[str]:
-    for some in (examples(80), restaurant(80), intents(80)):
-        for example in some:
+    for values in (examples(80), restaurant(80), intents(80)):
+        for example in values:
             yield example.text
 
 

@@ -43,36 +43,36 @@ def tritonclient_grpc(target):
         return "answered"
 
     def texts(answer, name):
-        return [one.decode() for one in answer.as_numpy(name)]
+        return [item.decode() for item in answer.as_numpy(name)]
 
     with InferenceServerClient(target) as client:
         answer = infer(request_id="seven", priority=1, timeout=60_000_000, parameters={"offset_unit": "utf8"})
-        some = infer((2, 1), outputs=[InferRequestedOutput("label")], model_version="a")
-        found = {
+        values = infer((2, 1), outputs=[InferRequestedOutput("label")], model_version="a")
+        actual = {
             "live": client.is_server_live(),
             "ready": client.is_server_ready(),
-            "model_ready": [client.is_model_ready("twofold", one) for one in ("", "a", "b")],
+            "model_ready": [client.is_model_ready("twofold", item) for item in ("", "a", "b")],
             "server": client.get_server_metadata(as_json=True),
             "metadata": client.get_model_metadata("twofold", as_json=True),
             "config": client.get_model_config("twofold", as_json=True),
             "answered": [answer.get_response().id, answer.get_response().model_version],
             "label": texts(answer, "label"),
             "label_score": answer.as_numpy("label_score").tolist(),
-            "entities": [json.loads(one) for one in texts(answer, "entities")],
+            "entities": [json.loads(text) for text in texts(answer, "entities")],
             "checkpoint_id": texts(answer, "checkpoint_id"),
             "async": infer_async(),
-            "some": {one.name: texts(some, one.name) for one in some.get_response().outputs},
+            "some": {output.name: texts(values, output.name) for output in values.get_response().outputs},
             "unknown_version": error(infer, model_version="b"),
             "wrong_text": error(infer, (1,), (b"\xff",)),
             "unload": error(client.unload_model, "twofold"),
         }
         client.load_model("b")
-        found["loaded"] = texts(infer(), "label")
-        found["index"] = client.get_model_repository_index(as_json=True)
-        found["statistics"] = client.get_inference_statistics("twofold", as_json=True)
+        actual["loaded"] = texts(infer(), "label")
+        actual["index"] = client.get_model_repository_index(as_json=True)
+        actual["statistics"] = client.get_inference_statistics("twofold", as_json=True)
         client.load_model("previous")
-        found["back"] = texts(infer(), "label")
-    return found
+        actual["back"] = texts(infer(), "label")
+    return actual
 
 
 def twofold(target):

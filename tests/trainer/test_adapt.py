@@ -65,10 +65,10 @@ def figures(events: Iterable[Event], moment: str) -> dict[str, float]:
     }
 
 
-def one(events: Iterable[Event], kind: type[Event]):
+def single(events: Iterable[Event], kind: type[Event]):
     """Return the only event of a kind."""
-    (found,) = (event for event in events if isinstance(event, kind))
-    return found
+    (actual,) = (event for event in events if isinstance(event, kind))
+    return actual
 
 
 def weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
@@ -87,7 +87,7 @@ def test_two_adaptations_in_a_row(make_job: MakeJob, store: Store) -> None:
     base = store.get("current")
     first_events, first_end = tiny_models.ending(run_job(make_job("ner", freeze="backbone", hyperparameters=PROBE)))
     assert first_end.outcome == "succeeded", first_end.reason
-    first = store.get(one(first_events, Published).checkpoint_id)
+    first = store.get(single(first_events, Published).checkpoint_id)
     second_events, second_end = tiny_models.ending(
         run_job(
             make_job(
@@ -102,15 +102,15 @@ def test_two_adaptations_in_a_row(make_job: MakeJob, store: Store) -> None:
     )
     assert second_end.outcome == "succeeded", second_end.reason
     assert not [note for note in notes([*first_events, *second_events]) if "exported" in note.message]
-    second = store.get(one(second_events, Published).checkpoint_id)
+    second = store.get(single(second_events, Published).checkpoint_id)
     second.verify()
 
-    assert one(first_events, PlanMade).added_labels == ("people",)
+    assert single(first_events, PlanMade).added_labels == ("people",)
     assert first.manifest.labels.entity_types == ("artist", "city", "date", "people")
     assert first.manifest.labels.labels == base.manifest.labels.labels
     assert second.manifest.labels.labels == ("alarm", "flight", "music", "weather", "recipe", "taxi")
     assert second.manifest.labels.entity_types == first.manifest.labels.entity_types
-    assert [one.manifest.parent for one in (base, first, second)] == [None, base.id, first.id]
+    assert [example.manifest.parent for example in (base, first, second)] == [None, base.id, first.id]
 
     for events, head in ((first_events, "ner"), (second_events, "classifier")):
         assert phases(events) == [
@@ -119,9 +119,9 @@ def test_two_adaptations_in_a_row(make_job: MakeJob, store: Store) -> None:
         before, after = figures(events, "before"), figures(events, "after")
         assert set(before) == set(after) == {"protected", "retained", "new"}
         assert after["new"] > before["new"] + 0.1
-        assert one(events, ParityMeasured).max_error <= 1e-4
-        assert one(events, GateEvaluated).verdict == "pass"
-        compared = one(events, GateEvaluated).comparisons[0]
+        assert single(events, ParityMeasured).max_error <= 1e-4
+        assert single(events, GateEvaluated).verdict == "pass"
+        compared = single(events, GateEvaluated).comparisons[0]
         assert 0 < compared.calibration_before < 1
         assert (compared.calibration_before == compared.calibration_after) == (head == "ner")
         assert isinstance(events[-1], Finished)
@@ -132,21 +132,22 @@ def test_two_adaptations_in_a_row(make_job: MakeJob, store: Store) -> None:
         "ner.weight",
         "ner.bias",
     }
-    assert one(first_events, FrozenVerified).parameters == len(olds) - 2
+    assert single(first_events, FrozenVerified).parameters == len(olds) - 2
     olds, news = weights(first), weights(second)
     assert all(torch.equal(olds[name], news[name]) for name in ("ner.weight", "ner.bias"))
     moved = {name for name in olds if name.startswith("backbone.") and not torch.equal(olds[name], news[name])}
     assert moved
-    assert one(second_events, FrozenVerified).parameters == 3  # The NER head and the token embeddings.
+    assert single(second_events, FrozenVerified).parameters == 3  # The NER head and the token embeddings.
 
     memories = [read_memory(checkpoint.path / MEMORY) for checkpoint in (base, first, second)]
     for old, new in itertools.pairwise(memories):
         for part in ("rehearsal", "dev", "gate"):
             texts = {
-                name: {normalize_text(one.text) for one in getattr(new, name)} for name in ("rehearsal", "dev", "gate")
+                name: {normalize_text(example.text) for example in getattr(new, name)}
+                for name in ("rehearsal", "dev", "gate")
             }
-            assert {normalize_text(one.text) for one in getattr(old, part)} < texts.pop(part)
-            assert not {normalize_text(one.text) for one in getattr(old, part)} & set.union(*texts.values())
+            assert {normalize_text(example.text) for example in getattr(old, part)} < texts.pop(part)
+            assert not {normalize_text(example.text) for example in getattr(old, part)} & set.union(*texts.values())
     assert store.aliases().current == base.id
 
 
@@ -176,7 +177,7 @@ def test_what_must_stay_frozen_does(
     monkeypatch.setattr("twofold_trainer.training.loop.restore", lambda *_: None)
     settings = msgspec.structs.replace(QUICK, epochs=1, unfrozen_blocks=unfrozen)
     events = tiny_models.until(make_job(head, freeze=freeze, protection=protection, hyperparameters=settings), "export")
-    proof = one(events, FrozenVerified)
+    proof = single(events, FrozenVerified)
 
     in_block, embeddings, heads = 16, 5, 2
     free = heads + moving * in_block + (embeddings - 1 if moving == 3 else 0)
@@ -198,7 +199,7 @@ def test_rejected_when_the_protected_task_breaks(
     assert end.outcome == "rejected"
     assert "the protected score fell by" in end.reason
     assert "more than the margin of 1" in end.reason
-    assert one(events, GateEvaluated).verdict == "fail"
+    assert single(events, GateEvaluated).verdict == "fail"
     before, after = figures(events, "before"), figures(events, "after")
     assert after["protected"] < before["protected"] - 0.01
     assert not any(isinstance(event, Published) for event in events)
@@ -209,7 +210,7 @@ ADAPTS = Hyperparameters(epochs=6, backbone_learning_rate=3e-3, head_learning_ra
 
 
 @pytest.mark.parametrize(
-    ("head", "asked", "blocks"), [("classifier", None, 3), ("classifier", 2, 2), ("ner", None, 3), ("ner", 1, 1)]
+    ("head", "requested", "blocks"), [("classifier", None, 3), ("classifier", 2, 2), ("ner", None, 3), ("ner", 1, 1)]
 )
 def test_auto_forks_what_it_could_not_prove(
     make_job: MakeJob,
@@ -217,24 +218,24 @@ def test_auto_forks_what_it_could_not_prove(
     monkeypatch: pytest.MonkeyPatch,
     *,
     head: HeadName,
-    asked: int | None,
+    requested: int | None,
     blocks: int,
 ) -> None:
     """With too little to prove a margin by, AUTO gives the head copies of all blocks, or of as many as were asked for: no protected bit or answer moves."""
-    settings = msgspec.structs.replace(ADAPTS, unfrozen_blocks=asked)
+    settings = msgspec.structs.replace(ADAPTS, unfrozen_blocks=requested)
     # How much so small a model gains from its own blocks is chance; here they are kept.
     monkeypatch.setattr("twofold_trainer.training.dev_evaluator.DevEvaluator.noise_margin", lambda *_: 1.0)
     base = store.get("current")
     events, end = tiny_models.ending(run_job(make_job(head, hyperparameters=settings, retained_margin=30.0)))
     assert end.outcome == "succeeded", end.reason
-    forked = store.get(one(events, Published).checkpoint_id)
+    forked = store.get(single(events, Published).checkpoint_id)
 
     assert "cannot prove a margin below" in end.reason
     assert f"so the {head} head got a " in end.reason
     assert forked.manifest.branch == Branch(head=head, blocks=blocks)
     assert phases(events) == [name for name in PHASES if name not in SERVER_PHASES]
-    assert one(events, FrozenVerified).parameters == len(weights(base)) - 2
-    exact = one(events, ExactVerified)
+    assert single(events, FrozenVerified).parameters == len(weights(base)) - 2
+    exact = single(events, ExactVerified)
     assert exact.texts >= 60
     assert exact.max_error <= 1e-5
     before, after = figures(events, "before"), figures(events, "after")
@@ -252,7 +253,7 @@ def test_auto_that_forks_at_once_is_exact(make_job: MakeJob, store: Store, monke
         assert not any(stage.moves_protected for stage in plan.all_stages)
         events, end = tiny_models.ending(run_job(job))
         assert end.outcome == "succeeded", end.reason
-        ended[name] = weights(store.get(one(events, Published).checkpoint_id))
+        ended[name] = weights(store.get(single(events, Published).checkpoint_id))
     assert ended["auto"].keys() == ended["exact"].keys()
     assert all(torch.equal(tensor, ended["exact"][name]) for name, tensor in ended["auto"].items())
 
@@ -282,8 +283,8 @@ def test_after_a_fork_each_head_adapts_without_touching_the_other(
             )
         )
         assert end.outcome == "succeeded", end.reason
-        assert one(events, ExactVerified).max_error <= 1e-5
-        names[name] = one(events, Published).checkpoint_id
+        assert single(events, ExactVerified).max_error <= 1e-5
+        names[name] = single(events, Published).checkpoint_id
         last = name
 
     loaded = {name: weights(store.get(checkpoint_id)) for name, checkpoint_id in names.items()}
@@ -311,7 +312,7 @@ def test_after_a_fork_each_head_adapts_without_touching_the_other(
 def test_what_no_stage_rehearses_is_not_run(make_job: MakeJob, store: Store) -> None:
     """What says nothing of the adapted head is remembered for the other one, and recalled only where shared blocks may move."""
     events, _ = tiny_models.ending(run_job(make_job("classifier", freeze="backbone", hyperparameters=PROBE)))
-    job = make_job("ner", base=one(events, Published).checkpoint_id, protection=Exact())
+    job = make_job("ner", base=single(events, Published).checkpoint_id, protection=Exact())
     exact, shared = make_plan(job), make_plan(msgspec.structs.replace(job, freeze="head", protection=Statistical()))
     teaching = [target for target in exact.rehearsed if target.teaches("ner")]
 
@@ -323,7 +324,7 @@ def test_what_no_stage_rehearses_is_not_run(make_job: MakeJob, store: Store) -> 
 def test_losses_are_counted_from_what_a_person_approved(make_job: MakeJob, store: Store) -> None:
     """After an adaptation that nobody approved, the gate compares with the approved checkpoint, too, and says so."""
     first_events, _ = tiny_models.ending(run_job(make_job("ner", freeze="backbone", hyperparameters=PROBE)))
-    approved, first = store.get("approved"), one(first_events, Published).checkpoint_id
+    approved, first = store.get("approved"), single(first_events, Published).checkpoint_id
     job = make_job(
         "ner",
         base=first,
@@ -334,7 +335,7 @@ def test_losses_are_counted_from_what_a_person_approved(make_job: MakeJob, store
     )
     events, _ = tiny_models.ending(run_job(job))
 
-    judged = one(events, GateEvaluated)
+    judged = single(events, GateEvaluated)
     assert approved.id == store.get("current").id != first
     assert [compared.against for compared in judged.comparisons] == ["base", "approved"]
     assert len({compared.examples for compared in judged.comparisons}) == 1
@@ -348,7 +349,7 @@ def test_auto_shares_what_the_gate_passes(make_job: MakeJob, store: Store, monke
 
     assert end.outcome == "succeeded", end.reason
     assert any(isinstance(event, GuardChecked) for event in events)
-    shared = store.get(one(events, Published).checkpoint_id).manifest.branch is None
+    shared = store.get(single(events, Published).checkpoint_id).manifest.branch is None
     assert ("the shared backbone passed the gate" in end.reason) == shared
 
 
@@ -372,19 +373,19 @@ def test_replaced_labels_are_forgotten(head: str, make_job: MakeJob, store: Stor
         run_job(make_job(head, label_policy="replace", freeze="backbone", hyperparameters=PROBE))
     )
     assert end.outcome == "succeeded", end.reason
-    checkpoint = store.get(one(events, Published).checkpoint_id)
+    checkpoint = store.get(single(events, Published).checkpoint_id)
     memory = read_memory(checkpoint.path / MEMORY)
     labels = checkpoint.manifest.labels
 
     assert set(figures(events, "after")) == {"protected", "new"}
     if head == "ner":
         assert labels.labels == base.labels
-        assert set(labels.entity_types) == set(one(events, PlanMade).added_labels)
+        assert set(labels.entity_types) == set(single(events, PlanMade).added_labels)
         assert "artist" not in labels.entity_types
         assert not any(span.type == "artist" for example in memory.rehearsal for span in example.entities or ())
     else:
         assert labels.entity_types == base.entity_types
-        assert labels.labels == ("recipe", "taxi") == one(events, PlanMade).added_labels
+        assert labels.labels == ("recipe", "taxi") == single(events, PlanMade).added_labels
         assert {example.label for example in memory.rehearsal} == {None, "recipe", "taxi"}
 
 
@@ -411,11 +412,11 @@ def test_validating_only(make_job: MakeJob, store: Store) -> None:
 
     assert end.outcome == "succeeded"
     assert phases(events) == ["validate"]
-    described = one(events, DatasetDescribed)
+    described = single(events, DatasetDescribed)
     assert described.label_counts.keys() == {"recipe", "taxi"}
     assert described.dev_examples + described.gate_examples >= 35
-    assert one(events, PlanMade).added_labels == ("recipe", "taxi")
-    assert one(events, PlanMade).hyperparameters.epochs
+    assert single(events, PlanMade).added_labels == ("recipe", "taxi")
+    assert single(events, PlanMade).hyperparameters.epochs
     notes = "\n".join(event.message for event in events if isinstance(event, NoteAdded))
     assert re.search(r"takes about [1-9]\d* seconds and [1-9]\d+ MiB", notes)
     assert re.search(r"With \d+ protected examples, the smallest margin .* is \d+\.\d points", notes)
@@ -433,9 +434,9 @@ UNSCORED = "so no score covers it; add dev examples."
     ("head", "dev", "missing"),
     [
         ("ner", tiny_models.restaurant(40, seed=8), None),
-        ("ner", [one for one in tiny_models.examples(40, seed=8) if one.label == "weather"], "people"),
+        ("ner", [example for example in tiny_models.examples(40, seed=8) if example.label == "weather"], "people"),
         ("classifier", tiny_models.examples(40, seed=8), "recipe, taxi"),
-        ("classifier", [one for one in tiny_models.intents(40, seed=8) if one.label == "taxi"], "recipe"),
+        ("classifier", [intent for intent in tiny_models.intents(40, seed=8) if intent.label == "taxi"], "recipe"),
     ],
 )
 def test_new_names_that_nothing_judges_are_told_of(
@@ -444,10 +445,12 @@ def test_new_names_that_nothing_judges_are_told_of(
     """A score of held-out examples without them would say that they were learnt; a warning says that it does not."""
     events, _ = tiny_models.ending(run_job(make_job(head, validate_only=True, dev=dev)))
 
-    told = [
-        one.message for one in events if isinstance(one, NoteAdded) and one.warning and "no score covers" in one.message
+    message = [
+        event.message
+        for event in events
+        if isinstance(event, NoteAdded) and event.warning and "no score covers" in event.message
     ]
-    assert told == ([] if missing is None else [f"No held-out example has {missing}, {UNSCORED}"])
+    assert message == ([] if missing is None else [f"No held-out example has {missing}, {UNSCORED}"])
 
 
 @pytest.mark.parametrize(
@@ -493,7 +496,7 @@ def test_what_was_not_used_is_noted(make_job: MakeJob) -> None:
     assert any("7 of 48 examples have no entities and were ignored" in note for note in notes)
     assert any("The label of 1 examples was not used" in note for note in notes)
     assert any("city 'par' in 'fly to paris'" in note for note in notes)
-    assert one(events, DatasetDescribed).unaligned_annotations == 1
+    assert single(events, DatasetDescribed).unaligned_annotations == 1
 
 
 @pytest.mark.parametrize("phase", [*(name for name in PHASES if name not in {*SERVER_PHASES, "parity", "gate"})])
@@ -560,6 +563,6 @@ def test_a_graph_that_cannot_be_used_again_is_exported(
     events, end = tiny_models.ending(run_job(make_job("ner", freeze="backbone", hyperparameters=PROBE)))
 
     assert end.outcome == "succeeded", end.reason
-    [note] = [one.message for one in notes(events) if "exported" in one.message]
+    [note] = [example.message for example in notes(events) if "exported" in example.message]
     assert ("it is too old" if failing == "graft" else "other shapes than the trained model") in note
     assert phases(events)[-4:] == ["evaluate", "export", "parity", "gate"]

@@ -32,7 +32,7 @@ def test_a_disk_without_room_for_a_candidate_fails_the_job_and_no_more(
 
         assert end.outcome == "failed"
         assert "No space left on device" in end.reason
-        assert [one.id for one in Store(root).list()] == [one.id for one in store.list()]
+        assert [checkpoint.id for checkpoint in Store(root).list()] == [checkpoint.id for checkpoint in store.list()]
         assert list((root / "staging").iterdir()) == []
         Store(root).get("current").verify()
     notes = [event.message for event in events if isinstance(event, NoteAdded)]

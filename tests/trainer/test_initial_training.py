@@ -44,11 +44,11 @@ def test_the_first_checkpoint_is_whole(base_store: Path) -> None:
 def test_the_memory_holds_disjoint_parts(base_store: Path) -> None:
     """The memory has examples to rehearse, to stop and to judge by, says what was annotated, and no text is in two parts."""
     memory = read_memory(Store(base_store).get("current").path / MEMORY)
-    texts = [{normalize_text(one.text) for one in part} for part in (memory.rehearsal, memory.dev, memory.gate)]
+    texts = [{normalize_text(example.text) for example in part} for part in (memory.rehearsal, memory.dev, memory.gate)]
 
     assert all(texts)
     assert sum(len(part) for part in texts) == len(set.union(*texts))
-    assert {one.annotated_types for one in memory.gate} == {("artist", "city", "date")}
+    assert {item.annotated_types for item in memory.gate} == {("artist", "city", "date")}
 
 
 def test_golden_answers_and_reloaded_weights_agree(base_store: Path) -> None:

@@ -86,8 +86,8 @@ def test_setting_aside_is_a_matter_of_the_text() -> None:
     given = [*tiny_models.examples(50), *tiny_models.examples(50)]
     kept, aside = set_aside(given, 0.2)
 
-    assert {one.text for one in set_aside(given[::-1], 0.2)[1]} == {one.text for one in aside}
-    assert not {one.text for one in kept} & {one.text for one in aside}
+    assert {example.text for example in set_aside(given[::-1], 0.2)[1]} == {example.text for example in aside}
+    assert not {example.text for example in kept} & {example.text for example in aside}
     assert len(aside) == 20
 
 
@@ -117,15 +117,15 @@ def test_memory_grows_within_its_bounds_and_parts(monkeypatch: pytest.MonkeyPatc
     assert len(new.rehearsal) == 40
     assert texts(old.gate) < texts(new.gate)
     assert not texts(new.rehearsal) & (texts(new.gate) | texts(new.dev)) - texts(again.train)
-    joined = [one for one in remember(old, again, seed=0).rehearsal if one.label == "x"]
-    assert all(one.entities == old.rehearsal[0].entities for one in joined)
+    joined = [item for item in remember(old, again, seed=0).rehearsal if item.label == "x"]
+    assert all(answer.entities == old.rehearsal[0].entities for answer in joined)
 
 
 def test_what_is_asked_for_goes_before_the_defaults() -> None:
     """Every setting can be asked for, zero included, and the resolved values are echoed."""
     default = recipe.default_recipe("auto", "ner", blocks=6, examples=1000, hidden_size=384)
-    asked = Hyperparameters(epochs=7, rehearsal_ratio=0.0, unfrozen_blocks=99)
-    resolved = recipe.merge(asked, default, blocks=6)
+    requested = Hyperparameters(epochs=7, rehearsal_ratio=0.0, unfrozen_blocks=99)
+    resolved = recipe.merge(requested, default, blocks=6)
 
     assert (resolved.epochs, resolved.probe_epochs) == (7, 7)
     assert (resolved.rehearsal_ratio, resolved.fork_rehearsal_ratio) == (0.0, 0.0)
@@ -155,12 +155,12 @@ def test_few_new_examples_meet_more_rehearsed_ones(
 
     assert (default.rehearsal_ratio, default.fork_rehearsal_ratio) == (ratio, fork_ratio)
     assert default.batch_size == step[0]
-    for one, remembered in ((ratio, step[1]), (fork_ratio, step[2])):
-        steps = list(TrainingPool(new, old, one).epoch(default.batch_size, random.Random(0)))
+    for item, remembered in ((ratio, step[1]), (fork_ratio, step[2])):
+        steps = list(TrainingPool(new, old, item).epoch(default.batch_size, random.Random(0)))
         assert len(steps) == TrainingPool(new).steps(default.batch_size)
         assert max(len(batch) for batch, _ in steps) == step[0]
         assert max(len(batch) for _, batch in steps) == remembered
-        assert sum(len(batch) for _, batch in steps) == round(one * examples)
+        assert sum(len(batch) for _, batch in steps) == round(item * examples)
 
 
 def test_where_nothing_is_remembered_steps_have_more_new_texts() -> None:
@@ -186,13 +186,13 @@ def test_an_epoch_holds_every_new_example_and_its_share_of_old_ones() -> None:
     new, old = tuple(Fake(size + 9) for size in range(20)), tuple(Fake(5) for _ in range(8))
     pool = TrainingPool(new, old, 0.25)
     steps = list(pool.epoch(4, random.Random(1)))
-    drawn = [one for step in steps for batch in step for one in batch]
+    drawn = [item for step in steps for batch in step for item in batch]
 
     assert len(steps) == pool.steps(4) == 5
     assert len(drawn) == len(set(map(id, drawn))) == 20 + pool.drawn == 25
     assert set(new) <= set(drawn)
     # Every step has a batch of each kind, however different their lengths are.
-    assert [[(len(batch), len({one in new for one in batch})) for batch in step] for step in steps] == [
+    assert [[(len(batch), len({item in new for item in batch})) for batch in step] for step in steps] == [
         [(4, 1), (1, 1)]
     ] * 5
     assert TrainingPool(new, old, 9.0).drawn == 8
@@ -200,7 +200,7 @@ def test_an_epoch_holds_every_new_example_and_its_share_of_old_ones() -> None:
         [batch] for batch in batches(new, 4, random.Random(2))
     ]
     cut = list(batches(drawn, 4, random.Random(2)))
-    assert sorted(map(id, drawn)) == sorted(id(one) for batch in cut for one in batch)
+    assert sorted(map(id, drawn)) == sorted(id(item) for batch in cut for item in batch)
     assert cut == list(batches(drawn, 4, random.Random(2)))
     assert max(len(batch) for batch in cut) == 4
 
@@ -221,9 +221,9 @@ def test_an_epoch_leaves_nothing_out(new: int, old: int, ratio: float, size: int
     ]
     pool = TrainingPool(tuple(fakes[:new]), tuple(fakes[new:]), ratio)
     steps = list(pool.epoch(size, chance))
-    drawn = [one for step in steps for batch in step for one in batch]
+    drawn = [item for step in steps for batch in step for item in batch]
 
     assert len(steps) == pool.steps(size)
-    assert sum(not one.old for one in drawn) == new
-    assert sum(one.old for one in drawn) == pool.drawn == min(old, round(ratio * new))
+    assert sum(not item.old for item in drawn) == new
+    assert sum(item.old for item in drawn) == pool.drawn == min(old, round(ratio * new))
     assert len(set(map(id, drawn))) == len(drawn)

@@ -55,7 +55,7 @@ async def test_a_running_job_is_cancelled_once_its_trainer_is_gone(harness: Harn
         trainers = psutil.Process().children()
         view = await asyncio.wait_for(runner.cancel(view.id), 10)
         assert (view.state, view.reason) == (JobState.CANCELLED, "CancelJob was called while the job ran.")
-        assert not any(one.is_running() for one in trainers)
+        assert not any(trainer.is_running() for trainer in trainers)
         with pytest.raises(FailedPreconditionError, match="already over: cancelled"):
             await runner.cancel(view.id)
 

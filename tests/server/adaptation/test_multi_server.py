@@ -31,69 +31,69 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def other(harness: Harness, tmp_path: Path) -> Harness:
+def peer(harness: Harness, tmp_path: Path) -> Harness:
     """A second server over the store and the database of the first."""
-    other = Harness(tmp_path)
-    other.set(database=harness.config.database)
-    other.metrics = Metrics()
-    return other
+    peer = Harness(tmp_path)
+    peer.set(database=harness.config.database)
+    peer.metrics = Metrics()
+    return peer
 
 
-async def test_jobs_of_two_servers_run_one_at_a_time_and_are_seen_at_both(harness: Harness, other: Harness) -> None:
+async def test_jobs_of_two_servers_run_one_at_a_time_and_are_seen_at_both(harness: Harness, peer: Harness) -> None:
     """Whoever took the order, either server runs it, none runs beside another, and both tell of all."""
     harness.play(TRAIN, ("sleep", 0.2), finish())
 
-    async with harness.running() as one, other.running() as two:
-        ids = [(await runner.submit(ORDER, INLINE)).id for runner in (one, two) * 3]
+    async with harness.running() as first, peer.running() as two:
+        ids = [(await runner.submit(ORDER, INLINE)).id for runner in (first, two) * 3]
         while unfinished := await two.jobs.unfinished():
             assert sum(view.state is JobState.RUNNING for view in unfinished) <= 1
         views = [await over(two, one_id) for one_id in ids]
-        assert views == [await over(one, one_id) for one_id in ids]
+        assert views == [await over(first, one_id) for one_id in ids]
         assert {view.state for view in views} == {JobState.SUCCEEDED}
-        told = [record async for record in two.jobs.watch(ids[0])]
-        assert [record.sequence for record in told] == list(range(1, views[0].last_sequence + 1))
-        assert harness.metric("twofold_jobs_queued") == other.metric("twofold_jobs_queued") == 0
-    ended = [each.metric("twofold_jobs_total", state="succeeded") for each in (harness, other)]
+        events = [record async for record in two.jobs.watch(ids[0])]
+        assert [record.sequence for record in events] == list(range(1, views[0].last_sequence + 1))
+        assert harness.metric("twofold_jobs_queued") == peer.metric("twofold_jobs_queued") == 0
+    ended = [each.metric("twofold_jobs_total", state="succeeded") for each in (harness, peer)]
     assert sum(ended) == 6
 
 
-async def test_a_server_that_starts_leaves_the_jobs_of_the_living_alone(harness: Harness, other: Harness) -> None:
+async def test_a_server_that_starts_leaves_the_jobs_of_the_living_alone(harness: Harness, peer: Harness) -> None:
     """A job goes on while another server starts beside it, looks for the dead, and stops."""
     harness.play(TRAIN, ("sleep", 1.0), *publish())
 
-    async with harness.running() as one:
-        job_id = (await one.submit(ORDER, INLINE)).id
-        await until(one, job_id, runs)
-        async with other.running() as two:
+    async with harness.running() as first:
+        job_id = (await first.submit(ORDER, INLINE)).id
+        await until(first, job_id, runs)
+        async with peer.running() as two:
             for _ in range(3):
                 await two.jobs.change.wait()
             assert not await two.jobs.abandoned()
-        assert (await over(one, job_id)).state is JobState.SUCCEEDED
+        assert (await over(first, job_id)).state is JobState.SUCCEEDED
 
 
-async def test_a_job_is_cancelled_at_a_server_that_does_not_run_it(harness: Harness, other: Harness) -> None:
+async def test_a_job_is_cancelled_at_a_server_that_does_not_run_it(harness: Harness, peer: Harness) -> None:
     """CancelJob at either server returns when the trainer is gone."""
     harness.play(TRAIN, HANG)
 
-    async with harness.running() as one:
-        job_id = (await one.submit(ORDER, INLINE)).id
-        await until(one, job_id, runs)
-        async with other.running() as two:
+    async with harness.running() as first:
+        job_id = (await first.submit(ORDER, INLINE)).id
+        await until(first, job_id, runs)
+        async with peer.running() as two:
             view = await asyncio.wait_for(two.cancel(job_id), 10)
             assert (view.state, view.reason) == (JobState.CANCELLED, "CancelJob was called while the job ran.")
             assert psutil.Process().children() == []
 
 
 async def test_a_server_that_was_taken_for_dead_stops_its_job_and_goes_on(
-    harness: Harness, place: DatabaseUrl, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, location: DatabaseUrl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once another server has a job its trainer is stopped, nothing of it is promoted, and the queue goes on."""
     harness.play(TRAIN, ("sleep", 0.3), *publish())
 
-    async with harness.running() as one:
-        job_id = (await one.submit(ORDER, INLINE)).id
-        await until(one, job_id, runs)
-        table = JobTable(place)
+    async with harness.running() as first:
+        job_id = (await first.submit(ORDER, INLINE)).id
+        await until(first, job_id, runs)
+        table = JobTable(location)
         with pytest.raises(FailedPreconditionError, match="another server"):
             table.append_event(job_id, TAKEN)
         assert table.take_over(job_id, TAKEN) == (None, ())
@@ -103,17 +103,17 @@ async def test_a_server_that_was_taken_for_dead_stops_its_job_and_goes_on(
         assert table.take_over(job_id, TAKEN) == (None, ())
         table.close()
         harness.play(finish())
-        assert (await over(one, (await one.submit(ORDER, INLINE)).id)).state is JobState.SUCCEEDED
-        assert (await one.jobs.get(job_id)).reason == "Taken for dead."
+        assert (await over(first, (await first.submit(ORDER, INLINE)).id)).state is JobState.SUCCEEDED
+        assert (await first.jobs.get(job_id)).reason == "Taken for dead."
         assert psutil.Process().children() == []
     assert harness.promoter.promoted == []
 
 
 async def test_a_server_that_is_killed_leaves_its_jobs_to_the_others(
-    harness: Harness, place: DatabaseUrl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, location: DatabaseUrl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lease after SIGKILL its job goes on at the server that lives, the old trainer is gone, and so does the queue."""
-    async with doomed_server(str(tmp_path), place.reveal()) as (server, first, second), harness.running() as runner:
+    async with doomed_server(str(tmp_path), location.reveal()) as (server, first, second), harness.running() as runner:
         [trainer] = psutil.Process(server.pid).children()
         for _ in range(3):
             await runner.jobs.change.wait()
@@ -127,11 +127,11 @@ async def test_a_server_that_is_killed_leaves_its_jobs_to_the_others(
         assert not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE
 
 
-async def test_a_store_has_its_jobs_in_one_place(harness: Harness, other: Harness) -> None:
+async def test_a_store_has_its_jobs_in_one_place(harness: Harness, peer: Harness) -> None:
     """A server with SQLite does not start beside those that share a database, nor the other way round."""
-    other.set(database=None)
+    peer.set(database=None)
 
-    for first, second in ((harness, other), (other, harness)):
+    for first, second in ((harness, peer), (peer, harness)):
         async with first.running():
             with pytest.raises(FailedPreconditionError, match="run both with the same --database"):
                 await second.make().start()

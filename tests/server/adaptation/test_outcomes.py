@@ -92,9 +92,9 @@ async def test_a_flood_of_events_is_kept_in_order(harness: Harness) -> None:
 
     async with harness.running() as runner:
         view = await runner.submit(ORDER, INLINE)
-        records = [one async for one in runner.jobs.watch(view.id)]
-        assert [one.sequence for one in records] == list(range(1, len(records) + 1))
-        assert [int(one.event.message) for one in records if hasattr(one.event, "message")] == list(range(500))
+        records = [record async for record in runner.jobs.watch(view.id)]
+        assert [record.sequence for record in records] == list(range(1, len(records) + 1))
+        assert [int(record.event.message) for record in records if hasattr(record.event, "message")] == list(range(500))
 
 
 @pytest.mark.parametrize("last", [[finish()], []], ids=["after its last word", "without one"])
@@ -131,8 +131,8 @@ NICENESS = {
 @pytest.mark.parametrize("name", NICENESS)
 async def test_a_trainer_steps_back_as_far_as_it_is_told(harness: Harness, tmp_path: Path, name: str) -> None:
     """Its niceness, its policy and the niceness of its session's group are those of the setting."""
-    asked, expected = NICENESS[name]
-    harness.set(trainer_niceness=asked)
+    requested, expected = NICENESS[name]
+    harness.set(trainer_niceness=requested)
     harness.play(("sleep", 0.3), ("environment", str(tmp_path / "seen")), finish())
 
     await harness.run()
@@ -192,6 +192,6 @@ async def test_what_a_trainer_quotes_is_not_logged(
 
     await harness.run()
 
-    lines = [(one.levelno, JsonFormatter().format(one)) for one in caplog.records]
+    lines = [(record.levelno, JsonFormatter().format(record)) for record in caplog.records]
     assert {level for level, line in lines if TEXT in line} == {logging.DEBUG}
     assert any('"message":"job ended"' in line for level, line in lines if level == logging.INFO)

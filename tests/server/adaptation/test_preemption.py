@@ -21,15 +21,15 @@ class Jobs:
     """Remembers what it was told."""
 
     running_job: str = "one"
-    told: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
     async def pause(self, reason: str) -> None:
         """Note it."""
-        self.told.append(reason.split(maxsplit=1)[0])
+        self.messages.append(reason.split(maxsplit=1)[0])
 
     async def resume(self, reason: str) -> None:
         """Note it."""
-        self.told.append(reason.split(maxsplit=1)[0])
+        self.messages.append(reason.split(maxsplit=1)[0])
 
 
 @dataclass
@@ -44,20 +44,20 @@ class Day:
 
     async def pass_by(self, seconds: int, *latencies: float) -> list[str]:
         """Let seconds pass with a look at the end of each, and return what was told in them."""
-        before = len(self.jobs.told)
+        before = len(self.jobs.messages)
         for _ in range(seconds):
             self.now += 1.0
             for latency in latencies:
                 self.way.request_finished(latency)
             await self.way.check()
-        return self.jobs.told[before:]
+        return self.jobs.messages[before:]
 
 
 FAST, SLOW = (0.05,) * 10, (0.2,) * 10
 
 
 @pytest.mark.parametrize(
-    ("latencies", "told"),
+    ("latencies", "reasons"),
     [
         (FAST, []),
         (SLOW, ["Paused:"]),
@@ -68,9 +68,9 @@ FAST, SLOW = (0.05,) * 10, (0.2,) * 10
     ],
     ids=["fast", "slow", "one of twenty-one is slow", "one of eleven is slow", "too few to say", "nobody asks"],
 )
-async def test_a_job_is_paused_by_the_95th_percentile(latencies: tuple[float, ...], told: list[str]) -> None:
+async def test_a_job_is_paused_by_the_95th_percentile(latencies: tuple[float, ...], reasons: list[str]) -> None:
     """More than one in twenty requests above the limit pause the job once, if there are enough of them to say."""
-    assert await Day().pass_by(5, *latencies) == told
+    assert await Day().pass_by(5, *latencies) == reasons
 
 
 async def test_each_pause_rests_longer_than_the_one_before() -> None:
@@ -97,7 +97,7 @@ async def test_without_a_job_nothing_is_paused() -> None:
 
 def states() -> set[str]:
     """Return the states of the trainers' processes."""
-    return {one.status() for one in psutil.Process().children()}
+    return {child.status() for child in psutil.Process().children()}
 
 
 async def reach(state: str) -> None:

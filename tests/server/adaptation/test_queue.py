@@ -35,16 +35,16 @@ async def test_jobs_run_one_at_a_time_in_order(harness: Harness) -> None:
     async with harness.running() as runner:
         ids = [(await runner.submit(ORDER, INLINE)).id for _ in range(4)]
         await until(runner, ids[0], runs)
-        assert [(await runner.jobs.get(one)).queue_position for one in ids] == [0, 0, 1, 2]
+        assert [(await runner.jobs.get(item)).queue_position for item in ids] == [0, 0, 1, 2]
         assert harness.metric("twofold_jobs_queued") == 3
         (harness.store.root / "go-on").touch()
-        views = [await over(runner, one) for one in ids]
+        views = [await over(runner, item) for item in ids]
         for earlier, later in itertools.pairwise(views):
             assert earlier.ended <= later.started
         listed, more = await runner.jobs.page(3, None)
-        assert [one.id for one in listed] == ids[:0:-1]
+        assert [entry.id for entry in listed] == ids[:0:-1]
         listed, more = await runner.jobs.page(3, more)
-        assert ([one.id for one in listed], more) == (ids[:1], None)
+        assert ([entry.id for entry in listed], more) == (ids[:1], None)
 
 
 async def test_a_full_queue_refuses_and_keeps_nothing(harness: Harness) -> None:
@@ -65,14 +65,14 @@ async def test_a_full_queue_refuses_and_keeps_nothing(harness: Harness) -> None:
 async def test_a_request_id_makes_one_job(harness: Harness) -> None:
     """The same request finds its job, also after a restart and when the base is gone; another request is refused."""
     order = Order(head="classifier", request_id="r1")
-    other = Order(head="classifier", request_id="r1", seed=1)
+    other_order = Order(head="classifier", request_id="r1", seed=1)
 
     async with harness.running() as runner:
         views = await asyncio.gather(*(runner.submit(order, INLINE) for _ in range(5)))
         assert len({view.id for view in views}) == 1
         assert len(list((harness.store.root / "jobs").iterdir())) == 1
         with pytest.raises(ConflictError, match="r1"):
-            await runner.submit(other, INLINE)
+            await runner.submit(other_order, INLINE)
         await over(runner, views[0].id)
 
     (harness.store.root / "aliases.json").unlink()

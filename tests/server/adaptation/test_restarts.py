@@ -37,9 +37,9 @@ async def test_a_job_whose_trainer_is_killed_gets_another_one(harness: Harness) 
         second = await runner.submit(Order(head="ner", promote="never"), INLINE)
         view = await over(runner, first.id)
         assert (view.state, view.restarts) == (JobState.SUCCEEDED, 1)
-        told = [one.event async for one in runner.jobs.watch(first.id)]
-        states = [one for one in told if isinstance(one, StateEntered)]
-        assert [(one.state, one.lost) for one in states] == [
+        events = [record.event async for record in runner.jobs.watch(first.id)]
+        states = [item for item in events if isinstance(item, StateEntered)]
+        assert [(state.state, state.lost) for state in states] == [
             (JobState.QUEUED, False),
             (JobState.RUNNING, False),
             (JobState.QUEUED, True),
@@ -53,7 +53,7 @@ async def test_a_job_whose_trainer_is_killed_gets_another_one(harness: Harness) 
         assert [phase.name for phase in view.phases] == ["train", "train", "train", "swap"]
         assert all(phase.ended for phase in view.phases)
         assert view.ended <= (await over(runner, second.id)).started
-        assert view.started == [one async for one in runner.jobs.watch(first.id)][1].time
+        assert view.started == [record async for record in runner.jobs.watch(first.id)][1].time
     assert harness.metric("twofold_job_restarts_total") == 1
     assert harness.metric("twofold_jobs_running") == 0
 

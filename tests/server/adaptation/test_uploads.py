@@ -27,10 +27,10 @@ async def upload(harness: Harness, *messages: Header | Batch | BaseException) ->
     """Send messages; an exception among them breaks the stream."""
 
     async def stream() -> AsyncIterator[Header | Batch]:
-        for one in messages:
-            if isinstance(one, BaseException):
-                raise one
-            yield one
+        for message in messages:
+            if isinstance(message, BaseException):
+                raise message
+            yield message
 
     return await harness.uploads.receive(stream())
 
@@ -51,16 +51,16 @@ async def test_an_upload_is_stored_as_it_was_sent(harness: Harness) -> None:
         Batch("train", [GOOD]),
     )
 
-    found = harness.uploads.open(sent.id)
+    actual = harness.uploads.open(sent.id)
 
-    assert list(read_examples(found.path / "train.jsonl")) == [GOOD, SPAN, GOOD]
-    assert list(read_examples(found.path / "dev.jsonl")) == [SPAN]
-    assert found.contents == sent.contents
-    assert found.contents.examples == {"train": 3, "dev": 1}
-    assert found.contents.annotated == {"classifier": 2, "ner": 1}
-    assert found.contents.labels == {"where": "train[0].label"}
-    assert found.contents.entity_types == {"city": "train[1].entities[0].type"}
-    assert found.contents.display_name == "tickets of May"
+    assert list(read_examples(actual.path / "train.jsonl")) == [GOOD, SPAN, GOOD]
+    assert list(read_examples(actual.path / "dev.jsonl")) == [SPAN]
+    assert actual.contents == sent.contents
+    assert actual.contents.examples == {"train": 3, "dev": 1}
+    assert actual.contents.annotated == {"classifier": 2, "ner": 1}
+    assert actual.contents.labels == {"where": "train[0].label"}
+    assert actual.contents.entity_types == {"city": "train[1].entities[0].type"}
+    assert actual.contents.display_name == "tickets of May"
 
 
 REFUSED: list[tuple[list[Any], type[Exception], str]] = [
@@ -111,9 +111,9 @@ async def test_a_data_set_has_no_more_names_than_it_may(kind: str, harness: Harn
         )
 
     await upload(harness, Batch("train", [example(name) for name in (*names, "0")]))
-    place = "label" if kind == "label" else r"entities\[0\]\.type"
+    field = "label" if kind == "label" else r"entities\[0\]\.type"
     with pytest.raises(
-        InvalidRequestError, match=rf"train\[{MAX_NAMES}\]\.{place}: exceeds the limit of {MAX_NAMES} names"
+        InvalidRequestError, match=rf"train\[{MAX_NAMES}\]\.{field}: exceeds the limit of {MAX_NAMES} names"
     ):
         await upload(harness, Batch("train", [example(name) for name in (*names, "new")]))
 
@@ -194,7 +194,7 @@ def test_an_order_must_fit_its_data_and_its_base(
     tmp_path: Path, settings: dict[str, Any], example: Example, expected: list[tuple[str, str]]
 ) -> None:
     """The data says something to the adapted head, and names only what it may; a refusal names the example."""
-    found = list(validate_request(Order(**settings), contents_of(tmp_path, example), BASE))
+    actual = list(validate_request(Order(**settings), contents_of(tmp_path, example), BASE))
 
-    assert [one.field for one in found] == [field for field, _ in expected]
-    assert all(words in one.description for one, (_, words) in zip(found, expected, strict=True))
+    assert [result.field for result in actual] == [field for field, _ in expected]
+    assert all(words in result.description for result, (_, words) in zip(actual, expected, strict=True))

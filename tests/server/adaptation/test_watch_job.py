@@ -34,9 +34,9 @@ async def test_watchers_see_every_event_wherever_they_begin(harness: Harness) ->
 
         async def watch(after: int, pause: float = 0.0) -> list[Any]:
             records = []
-            async for one in runner.jobs.watch(view.id, after):
+            async for record in runner.jobs.watch(view.id, after):
                 await asyncio.sleep(pause)
-                records.append(one)
+                records.append(record)
             return records
 
         async with asyncio.timeout(20):
@@ -47,7 +47,7 @@ async def test_watchers_see_every_event_wherever_they_begin(harness: Harness) ->
         ended = await runner.jobs.get(view.id)
         assert everything[-1].event == StateEntered(state=JobState.SUCCEEDED, reason="It went well.")
         assert ended.last_sequence == everything[-1].sequence
-        assert [one.phase for one in everything if isinstance(one.event, PhaseEnded)] == ["train", "gate"]
+        assert [record.phase for record in everything if isinstance(record.event, PhaseEnded)] == ["train", "gate"]
         assert replay(view_at_first(ended), everything) == ended
         with pytest.raises(UnknownNameError, match="job-none"):
             await anext(runner.jobs.watch("job-none"))
@@ -68,7 +68,7 @@ async def test_a_watcher_that_leaves_harms_nobody(harness: Harness) -> None:
         view = await runner.submit(ORDER, INLINE)
 
         async def watch() -> int:
-            return len([one async for one in runner.jobs.watch(view.id)])
+            return len([record async for record in runner.jobs.watch(view.id)])
 
         leaving, staying = asyncio.create_task(watch()), asyncio.create_task(watch())
         await until(runner, view.id, runs)

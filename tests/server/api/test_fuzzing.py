@@ -20,14 +20,14 @@ PREDICT = "/twofold.v1.InferenceService/Predict"
 HEALTH = "/grpc.health.v1.Health/Check"
 
 
-@pytest.mark.parametrize(("place", "count"), [("open", 1500), ("tokens", 700)])
-def test_whatever_is_sent_the_server_goes_on(place: str, count: int) -> None:
+@pytest.mark.parametrize(("world_kind", "count"), [("open", 1500), ("tokens", 700)])
+def test_whatever_is_sent_the_server_goes_on(world_kind: str, count: int) -> None:
     """No case crashes it, hangs, or ends in INTERNAL; answers stay right; the log and the store hold what they should."""
-    cases = (make_case(1, number, tokens=place == "tokens") for number in range(count))
+    cases = (make_case(1, number, tokens=world_kind == "tokens") for number in range(count))
 
-    tally = fuzz(place, cases, at_once=16, tell=lambda _: None)
+    tally = fuzz(world_kind, cases, at_once=16, tell=lambda _: None)
 
-    assert [(one.kind, one.said, one.case and one.case.name) for one in tally.problems] == []
+    assert [(problem.kind, problem.message, problem.case and problem.case.name) for problem in tally.problems] == []
     assert tally.codes.total() == count
     assert tally.canary >= 2
     assert len({path for path, _ in tally.codes if path in METHODS}) > 0.8 * len(METHODS)
@@ -39,7 +39,7 @@ def case(path: str = PREDICT, **how: object) -> Case:
 
 
 @pytest.mark.parametrize(
-    ("one", "code", "tokens", "wrong"),
+    ("item", "code", "tokens", "wrong"),
     [
         (case(), "OK", False, ""),
         (case(), "INVALID_ARGUMENT", False, ""),
@@ -60,9 +60,9 @@ def case(path: str = PREDICT, **how: object) -> Case:
         (case("tcp:metrics"), "HTTP_500", False, "internal"),
     ],
 )
-def test_the_fuzzer_knows_what_is_wrong(one: Case, code: str, tokens: bool, wrong: str) -> None:
+def test_the_fuzzer_knows_what_is_wrong(item: Case, code: str, tokens: bool, wrong: str) -> None:
     """A bug's code, a call without an end, and an answer for one who may not have it are problems, and refusals are none."""
-    assert judge(one, Outcome(code, "", 0.0), tokens=tokens) == wrong
+    assert judge(item, Outcome(code, "", 0.0), tokens=tokens) == wrong
 
 
 def test_the_fuzzer_sees_what_is_left_over(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_case_comes_of_its_number_and_lasts_as_a_file() -> None:
 
     assert [make_case(3, number, tokens=number % 2 == 0) for number in range(60)] == cases
     assert [make_case(4, number, tokens=number % 2 == 0) for number in range(60)] != cases
-    assert [msgspec.json.decode(msgspec.json.encode(one), type=Case) for one in cases] == cases
+    assert [msgspec.json.decode(msgspec.json.encode(case), type=Case) for case in cases] == cases
 
 
 def test_the_worlds_share_the_cases() -> None:

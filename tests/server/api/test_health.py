@@ -39,10 +39,10 @@ async def test_what_cannot_be_read_is_refused_as_everywhere(method, store, caplo
     """Bytes that are no message are INVALID_ARGUMENT with a reason, and nothing is logged as a fault of ours."""
     async with running(store) as server:
         call = server.channel.unary_stream(f"/grpc.health.v1.Health/{method}")(b"\x0a\xff")
-        code, told = await refusal(call.read())
+        code, error = await refusal(call.read())
 
     assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert (told.reason, [one.field for one in told.violations]) == ("INVALID_REQUEST", ["request"])
+    assert (error.reason, [violation.field for violation in error.violations]) == ("INVALID_REQUEST", ["request"])
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
@@ -50,7 +50,7 @@ async def test_all_states_are_listed(store):
     """List reports each service, and the server under the empty name."""
     async with running(store) as server:
         statuses = (await server.health.List(health_pb2.HealthListRequest())).statuses
-    assert {name: one.status for name, one in statuses.items()} == dict.fromkeys(("", *SERVICES), SERVING)
+    assert {name: status.status for name, status in statuses.items()} == dict.fromkeys(("", *SERVICES), SERVING)
 
 
 async def test_a_watcher_hears_of_the_end_and_does_not_delay_it(store):
@@ -75,4 +75,7 @@ async def test_reflection_lists_all_services(store):
         stub = reflection_pb2_grpc.ServerReflectionStub(server.channel)
         request = reflection_pb2.ServerReflectionRequest(list_services="")
         response = await stub.ServerReflectionInfo(iter([request])).read()
-        assert {one.name for one in response.list_services_response.service} >= {*SERVICES, "grpc.health.v1.Health"}
+        assert {service.name for service in response.list_services_response.service} >= {
+            *SERVICES,
+            "grpc.health.v1.Health",
+        }

@@ -32,10 +32,10 @@ async def fails_with(store, error):
     """Let Predict fail with an error, and return what the caller sees and what was counted."""
     async with running(store) as server:
         with mock.patch.object(Predictor, "predict", side_effect=error):
-            code, told = await refusal(server.predict("rain"))
+            code, message = await refusal(server.predict("rain"))
         counted = await server.metric("twofold_requests_total", method="Predict", code=code.name)
         in_flight = await server.metric("twofold_requests_in_flight", method="Predict")
-        return code, told, counted, in_flight
+        return code, message, counted, in_flight
 
 
 @pytest.mark.parametrize("kind", [kind for kind in STATUS if issubclass(kind, ServerError)])
@@ -48,11 +48,11 @@ async def test_every_error_of_the_table_keeps_its_code_and_reason(kind, store):
     }
     error = made.get(kind, lambda: kind("what happened"))()
 
-    code, told, counted, in_flight = await fails_with(store, error)
+    code, message, counted, in_flight = await fails_with(store, error)
 
-    assert (code, told.reason) == STATUS[kind]
-    assert told.message == str(error)
-    assert (told.retry_after, len(told.violations)) == (
+    assert (code, message.reason) == STATUS[kind]
+    assert message.message == str(error)
+    assert (message.retry_after, len(message.violations)) == (
         1.5 if issubclass(kind, OverloadedError) else None,
         1 if kind is InvalidRequestError else 0,
     )
@@ -91,23 +91,23 @@ async def test_grpc_retries_after_the_delay(store):
 async def test_an_unknown_error_tells_nothing_of_our_insides(store, caplog):
     """The caller gets INTERNAL and the request's id; the log has the id with the traceback."""
     with caplog.at_level(logging.ERROR):
-        code, told, counted, _ = await fails_with(store, KeyError("/srv/secret/path"))
+        code, error, counted, _ = await fails_with(store, KeyError("/srv/secret/path"))
 
-    assert (code, told.reason, counted) == (grpc.StatusCode.INTERNAL, "INTERNAL", 1)
-    assert "secret" not in told.message
-    [record] = [one for one in caplog.records if one.name == "twofold_server.api.interceptor"]
-    assert record.request == told.metadata["request"]
-    assert told.message.endswith(f"for request {record.request}")
+    assert (code, error.reason, counted) == (grpc.StatusCode.INTERNAL, "INTERNAL", 1)
+    assert "secret" not in error.message
+    [record] = [item for item in caplog.records if item.name == "twofold_server.api.interceptor"]
+    assert record.request == error.metadata["request"]
+    assert error.message.endswith(f"for request {record.request}")
     assert record.exc_info[0] is KeyError
 
 
 async def test_long_messages_are_cut(store):
     """An error's text is one line that fits into trailers."""
-    code, told, *_ = await fails_with(store, ServerErrorOfMany("x\n" * 5000))
+    code, error, *_ = await fails_with(store, ServerErrorOfMany("x\n" * 5000))
 
     assert code is grpc.StatusCode.FAILED_PRECONDITION
-    assert "\n" not in told.message
-    assert len(told.message) < 400
+    assert "\n" not in error.message
+    assert len(error.message) < 400
 
 
 class ServerErrorOfMany(next(kind for kind in STATUS if kind.__name__ == "FailedPreconditionError")):
@@ -218,9 +218,9 @@ async def test_bytes_that_are_no_message_are_an_invalid_argument(method, raw, st
     async with running(store) as server:
         streams = method.endswith("UploadDataset")
         call = server.channel.stream_unary(path)(stream()) if streams else server.channel.unary_unary(path)(raw)
-        code, told = await refusal(call)
-        assert (code, told.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
-        assert "cannot be parsed" in told.message
+        code, error = await refusal(call)
+        assert (code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+        assert "cannot be parsed" in error.message
         name = method.rpartition("/")[2]
         assert await server.metric("twofold_requests_total", method=name, code="INVALID_ARGUMENT") == 1
 
@@ -239,7 +239,7 @@ async def test_random_bytes_never_hurt(store):
 async def test_a_message_that_is_too_large_is_refused(store):
     """GRPC refuses it by itself and names the limit, and the server serves on."""
     async with running(store, max_message_bytes=1000) as server:
-        code, told = await refusal(server.predict("x" * 2000))
+        code, error = await refusal(server.predict("x" * 2000))
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "1000" in told.message
+        assert "1000" in error.message
         assert (await server.inference.GetModel(pb.GetModelRequest())).checkpoint_id == "a"

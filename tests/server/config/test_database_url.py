@@ -41,7 +41,7 @@ def test_an_address_shows_no_secret(text: str, shown: str, capsys: pytest.Captur
     toml = capsys.readouterr().out
     assert f'database = "{shown}"  # flag --database' in toml
     printed = (toml, str(config), repr(config), f"{config.database}", str(dataclasses.asdict(config)))
-    assert not any("secret" in one or "se%40cret" in one for one in printed)
+    assert not any("secret" in item or "se%40cret" in item for item in printed)
     assert config.database.reveal() == "postgresql+psycopg:" + text.partition(":")[2]
     assert config.database == DatabaseUrl(text) != DatabaseUrl("postgresql://other/jobs")
 
@@ -54,10 +54,10 @@ def test_a_wrong_address_is_not_quoted(text: str, source: str, capsys: pytest.Ca
     with pytest.raises(SystemExit):
         read_config(*arguments)
 
-    told = capsys.readouterr().err
-    assert "write postgresql://USER:PASSWORD@HOST:PORT/NAME" in told
-    assert "secret" not in told
-    assert source != "variable" or "TWOFOLD_DATABASE is not a PostgreSQL URL" in told
+    message = capsys.readouterr().err
+    assert "write postgresql://USER:PASSWORD@HOST:PORT/NAME" in message
+    assert "secret" not in message
+    assert source != "variable" or "TWOFOLD_DATABASE is not a PostgreSQL URL" in message
 
 
 def test_without_an_address_jobs_are_in_the_store() -> None:

@@ -31,8 +31,8 @@ def test_a_flag_wins_over_a_variable_over_the_file_over_a_default(file):
     flags = file('max_texts = 5\nmax_requests = 6\nstore = "/etc/store"\ndrain_delay = 2\nplaintext = false')
     environment = {"TWOFOLD_MAX_TEXTS": "7", "TWOFOLD_STORE": "/srv/store", "TWOFOLD_PLAINTEXT": "yes"}
 
-    found = resolved_settings([*flags, "--max-texts", "9", "--device", "cuda"], environment)
-    config, origins = found.config, found.origins
+    actual = resolved_settings([*flags, "--max-texts", "9", "--device", "cuda"], environment)
+    config, origins = actual.config, actual.origins
 
     assert (config.limits.max_texts, config.store) == (9, Path("/srv/store"))
     assert (config.listener.plaintext, config.engine.device) == (True, "cuda")
@@ -115,9 +115,9 @@ def test_a_bad_file_is_refused_whole(file, text, says):
     """The message names the file, the key, the value and what to write."""
     flags = file(text)
 
-    told = refused(flags, {})
-    assert says in told
-    assert "server.toml" in told
+    message = refused(flags, {})
+    assert says in message
+    assert "server.toml" in message
 
 
 NO_COMMAND = [
@@ -172,10 +172,10 @@ def test_a_stranger_among_the_variables_is_warned_of():
     ]
     fine = dict.fromkeys(["TWOFOLD_TARGET", "TWOFOLD_TOKEN", "PATH", *kubernetes], "x")
 
-    found = resolved_settings([], fine | {"TWOFOLD_MAX_TEXT": "5", "TWOFOLD_ZEBRA": "1"})
+    actual = resolved_settings([], fine | {"TWOFOLD_MAX_TEXT": "5", "TWOFOLD_ZEBRA": "1"})
 
-    assert found.config == Config()
-    assert found.warnings == (
+    assert actual.config == Config()
+    assert actual.warnings == (
         "the variable TWOFOLD_MAX_TEXT is not a setting; did you mean TWOFOLD_MAX_TEXTS?",
         "the variable TWOFOLD_ZEBRA is not a setting; docs/configuration.md lists them all",
     )
@@ -226,11 +226,11 @@ def test_no_print_shows_a_password(text, shown, capsys):
 
 def refused(flags, environment):
     """Return what a wrong setting is answered with."""
-    told = io.StringIO()
-    with pytest.raises(SystemExit) as ended, contextlib.redirect_stderr(told):
+    message = io.StringIO()
+    with pytest.raises(SystemExit) as ended, contextlib.redirect_stderr(message):
         resolved_settings(flags, environment)
     assert ended.value.code == 2
-    return told.getvalue()
+    return message.getvalue()
 
 
 WRONG = [

@@ -96,14 +96,14 @@ async def play(steps, budget, passes):
 @given(STEPS, st.integers(8, 512), st.integers(1, 2))
 async def test_neighbours_padding_and_swaps_change_nothing(steps, budget, passes):
     """Each text is answered as the checkpoint that is named answers it alone, and by none that had been replaced before."""
-    for texts, allowed, found in await play(steps, budget, passes):
-        for text, tag, answer in zip(texts, found.checkpoint_ids, found.answers, strict=True):
+    for texts, allowed, actual in await play(steps, budget, passes):
+        for text, tag, answer in zip(texts, actual.checkpoint_ids, actual.answers, strict=True):
             assert tag in allowed
             expected = alone(tag, text)
-            assert [one.label for one in answer.labels] == [one.label for one in expected.labels]
-            spans = [[(e.start, e.end, e.type) for e in one.entities] for one in (answer, expected)]
+            assert [label.label for label in answer.labels] == [label.label for label in expected.labels]
+            spans = [[(e.start, e.end, e.type) for e in item.entities] for item in (answer, expected)]
             assert spans[0] == spans[1]
-            for one, other in zip(
+            for left, right in zip(
                 (*answer.labels, *answer.entities), (*expected.labels, *expected.entities), strict=True
             ):
-                assert one.score == pytest.approx(other.score, abs=1e-5)
+                assert left.score == pytest.approx(right.score, abs=1e-5)

@@ -35,8 +35,8 @@ class Scene:
 
     async def labels(self, *texts, **kwargs):
         """Return the labels of texts."""
-        found = await self.inference.predict(texts, **kwargs)
-        return [one.labels[0].label for one in found.answers]
+        actual = await self.inference.predict(texts, **kwargs)
+        return [answer.labels[0].label for answer in actual.answers]
 
     async def queued(self, tokens):
         """Wait until so many tokens wait."""
@@ -72,67 +72,67 @@ async def scene(store, *, batch=256, queue=4096, requests=64, passes=1, wait=flo
 
 async def test_requests_that_wait_share_a_pass(store):
     """While the engine is busy the queue grows, and is answered in one batch as soon as it is free."""
-    async with scene(store) as one:
+    async with scene(store) as served:
         with gated() as gate:
-            first = asyncio.create_task(one.labels("rain"))
+            first = asyncio.create_task(served.labels("rain"))
             await gate.wait_until_busy()
-            others = [asyncio.create_task(one.labels(text)) for text in ("play", "wake", "rain", "song")]
-            await one.queued(12)
+            others = [asyncio.create_task(served.labels(text)) for text in ("play", "wake", "rain", "song")]
+            await served.queued(12)
             gate.open.set()
             answers = await asyncio.gather(first, *others)
 
         assert answers == [["a_weather"], ["a_music"], ["a_alarm"], ["a_weather"], ["a_music"]]
         assert gate.passes == [("a", 1), ("a", 4)]
-        assert one.value("twofold_batch_windows_sum") == 5
-        assert one.value("twofold_queue_tokens") == 0
+        assert served.value("twofold_batch_windows_sum") == 5
+        assert served.value("twofold_queue_tokens") == 0
 
 
 async def test_a_large_request_is_split_and_comes_back_in_order(store):
     """Texts of all lengths come back in their order, though they were answered in many batches."""
     texts = [f"{'please ' * (index * 7 % 23)}{word}" for index, word in enumerate(["rain", "play", "wake"] * 20)]
 
-    async with scene(store, batch=128) as one:
-        found = await one.inference.predict(texts)
+    async with scene(store, batch=128) as served:
+        actual = await served.inference.predict(texts)
 
-        assert [a.labels[0].label for a in found.answers] == ["a_weather", "a_music", "a_alarm"] * 20
-        assert one.value("twofold_batch_windows_count") > 5
+        assert [a.labels[0].label for a in actual.answers] == ["a_weather", "a_music", "a_alarm"] * 20
+        assert served.value("twofold_batch_windows_count") > 5
 
 
 async def test_too_many_requests_are_refused_at_once(store):
     """Beyond max_requests a request is refused before it is tokenized, with a time to come back."""
-    async with scene(store, requests=2) as one:
+    async with scene(store, requests=2) as served:
         with gated() as gate:
-            waiting = [asyncio.create_task(one.labels("rain")) for _ in range(2)]
+            waiting = [asyncio.create_task(served.labels("rain")) for _ in range(2)]
             await gate.wait_until_busy()
             with pytest.raises(OverloadedError) as caught:
-                await one.labels("rain")
+                await served.labels("rain")
             assert caught.value.retry_after > 0
-            assert one.value("twofold_shed_total", reason="requests") == 1
+            assert served.value("twofold_shed_total", reason="requests") == 1
             gate.open.set()
             await asyncio.gather(*waiting)
-        assert await one.labels("rain") == ["a_weather"]
+        assert await served.labels("rain") == ["a_weather"]
 
 
 async def test_a_full_queue_refuses_and_empties(store):
     """Beyond max_queue_tokens a request is refused; those that wait are answered, and then there is room again."""
-    async with scene(store, queue=20) as one:
+    async with scene(store, queue=20) as served:
         with gated() as gate:
-            first = asyncio.create_task(one.labels("rain"))
+            first = asyncio.create_task(served.labels("rain"))
             await gate.wait_until_busy()
-            waiting = [asyncio.create_task(one.labels("rain")) for _ in range(6)]
-            await one.queued(18)
+            waiting = [asyncio.create_task(served.labels("rain")) for _ in range(6)]
+            await served.queued(18)
             with pytest.raises(OverloadedError, match="the queue holds 18 of"):
-                await one.labels("rain")
-            assert one.value("twofold_shed_total", reason="queue") == 1
+                await served.labels("rain")
+            assert served.value("twofold_shed_total", reason="queue") == 1
             for each in waiting[:3]:
                 each.cancel()
             await asyncio.sleep(0)
-            late = asyncio.create_task(one.labels("play"))
-            await one.queued(12)
+            late = asyncio.create_task(served.labels("play"))
+            await served.queued(12)
             gate.open.set()
             assert await late == ["a_music"]
             await asyncio.gather(first, *waiting[3:])
-        assert one.value("twofold_dropped_total", reason="cancelled") == 3
+        assert served.value("twofold_dropped_total", reason="cancelled") == 3
 
 
 async def test_what_would_wait_too_long_is_refused_at_the_door(store):
@@ -140,44 +140,44 @@ async def test_what_would_wait_too_long_is_refused_at_the_door(store):
 
     For 31 where a request was let in and is read by now; and when all are answered there is room again.
     """
-    async with scene(store, wait=0.01) as one:
+    async with scene(store, wait=0.01) as served:
         with gated() as gate:
-            first = asyncio.create_task(one.labels("rain"))
+            first = asyncio.create_task(served.labels("rain"))
             await gate.wait_until_busy()
-            waiting = [asyncio.create_task(one.labels("rain")) for _ in range(7)]
-            await one.queued(21)
-            one.inference.check_room()
-            waiting.append(asyncio.create_task(one.labels("rain")))
-            await one.queued(24)
+            waiting = [asyncio.create_task(served.labels("rain")) for _ in range(7)]
+            await served.queued(21)
+            served.inference.check_room()
+            waiting.append(asyncio.create_task(served.labels("rain")))
+            await served.queued(24)
             with pytest.raises(OverloadedError, match="about 10 ms of work") as refused:
-                one.inference.check_room()
+                served.inference.check_room()
             assert refused.value.retry_after > 0
-            waiting += [asyncio.create_task(one.labels("rain")) for _ in range(3)]
-            await one.queued(33)
+            waiting += [asyncio.create_task(served.labels("rain")) for _ in range(3)]
+            await served.queued(33)
             with pytest.raises(OverloadedError, match="about 10 ms of work"):
-                await one.labels("play", "wake")
-            assert one.value("twofold_shed_total", reason="wait") == 2
-            assert one.value("twofold_queue_tokens") == 33
+                await served.labels("play", "wake")
+            assert served.value("twofold_shed_total", reason="wait") == 2
+            assert served.value("twofold_queue_tokens") == 33
             gate.open.set()
             assert await asyncio.gather(first, *waiting) == [["a_weather"]] * 12
-        one.inference.check_room()
-        assert await one.labels("play") == ["a_music"]
+        served.inference.check_room()
+        assert await served.labels("play") == ["a_music"]
 
 
 async def test_a_request_above_the_limit_of_time_is_answered_alone(store):
     """A request that takes longer than the limit by itself is answered, where nothing else waits."""
-    async with scene(store, wait=0.001) as one:
-        assert await one.labels(*["rain"] * 200) == ["a_weather"] * 200
+    async with scene(store, wait=0.001) as served:
+        assert await served.labels(*["rain"] * 200) == ["a_weather"] * 200
 
 
 async def test_a_pass_takes_a_quarter_of_the_time_at_most(store):
     """With 10 ms until an answer and 10,000 tokens a second, eight texts of three tokens are a pass, and two wait for the next."""
-    async with scene(store, wait=0.01) as one:
+    async with scene(store, wait=0.01) as served:
         with gated() as gate, mock.patch.object(ThroughputEstimator, "update"):
-            calls = [asyncio.create_task(one.labels("rain"))]
+            calls = [asyncio.create_task(served.labels("rain"))]
             await gate.wait_until_busy()
-            calls += [asyncio.create_task(one.labels("rain")) for _ in range(10)]
-            await one.queued(30)
+            calls += [asyncio.create_task(served.labels("rain")) for _ in range(10)]
+            await served.queued(30)
             gate.open.set()
             await asyncio.gather(*calls)
 
@@ -188,49 +188,49 @@ async def test_an_empty_queue_takes_a_request_above_its_bound(store):
     """A request larger than the whole queue is answered if nobody waits, and refused if somebody does."""
     text = "so very much rain " * 100
 
-    async with scene(store, queue=64) as one:
-        assert await one.labels(text) == ["a_weather"]
+    async with scene(store, queue=64) as served:
+        assert await served.labels(text) == ["a_weather"]
         with gated() as gate:
-            calls = [asyncio.create_task(one.labels("rain"))]
+            calls = [asyncio.create_task(served.labels("rain"))]
             await gate.wait_until_busy()
-            calls.append(asyncio.create_task(one.labels("play")))
-            await one.queued(3)
+            calls.append(asyncio.create_task(served.labels("play")))
+            await served.queued(3)
             with pytest.raises(OverloadedError, match="send fewer texts per request"):
-                await one.labels(text)
+                await served.labels(text)
             gate.open.set()
             await asyncio.gather(*calls)
 
 
 async def test_what_is_past_its_deadline_never_reaches_the_engine(store):
     """A text whose deadline passes in the queue is dropped and counted, and its neighbours are answered."""
-    async with scene(store) as one:
+    async with scene(store) as served:
         with gated() as gate:
-            first = asyncio.create_task(one.labels("rain"))
+            first = asyncio.create_task(served.labels("rain"))
             await gate.wait_until_busy()
-            late = asyncio.create_task(one.labels("play", deadline=time.monotonic() + 0.05))
-            patient = asyncio.create_task(one.labels("wake"))
-            await one.queued(6)
+            late = asyncio.create_task(served.labels("play", deadline=time.monotonic() + 0.05))
+            patient = asyncio.create_task(served.labels("wake"))
+            await served.queued(6)
             await asyncio.sleep(0.1)
             gate.open.set()
             with pytest.raises(DeadlineExceededError):
                 await late
             assert await first + await patient == ["a_weather", "a_alarm"]
         assert gate.passes == [("a", 1), ("a", 1)]
-        assert one.value("twofold_dropped_total", reason="deadline") == 1
+        assert served.value("twofold_dropped_total", reason="deadline") == 1
 
 
 async def test_what_nobody_waits_for_does_not_reach_the_engine_that_comes_next(store):
     """A swap while texts wait changes nothing: of those past their deadline or left none is in a pass of the new engine."""
-    async with scene(store) as one:
-        new = await asyncio.to_thread(one.load, "b")
+    async with scene(store) as served:
+        new = await asyncio.to_thread(served.load, "b")
         with gated() as gate:
-            first = asyncio.create_task(one.labels("rain"))
+            first = asyncio.create_task(served.labels("rain"))
             await gate.wait_until_busy()
-            late = asyncio.create_task(one.labels("play", deadline=time.monotonic() + 0.05))
-            left = asyncio.create_task(one.labels("play"))
-            patient = asyncio.create_task(one.labels("wake"))
-            await one.queued(9)
-            one.slot.swap(new)
+            late = asyncio.create_task(served.labels("play", deadline=time.monotonic() + 0.05))
+            left = asyncio.create_task(served.labels("play"))
+            patient = asyncio.create_task(served.labels("wake"))
+            await served.queued(9)
+            served.slot.swap(new)
             await asyncio.sleep(0.1)
             left.cancel()
             await asyncio.sleep(0)
@@ -239,7 +239,7 @@ async def test_what_nobody_waits_for_does_not_reach_the_engine_that_comes_next(s
                 await late
             assert await first + await patient == ["a_weather", "b_alarm"]
         assert gate.passes == [("a", 1), ("b", 1)]
-        assert [one.value("twofold_dropped_total", reason=why) for why in ("deadline", "cancelled")] == [1, 1]
+        assert [served.value("twofold_dropped_total", reason=why) for why in ("deadline", "cancelled")] == [1, 1]
 
 
 async def test_a_request_that_waits_until_its_deadline_counts_as_slow(store):
@@ -247,13 +247,15 @@ async def test_a_request_that_waits_until_its_deadline_counts_as_slow(store):
     heard = []
     listener = mock.Mock(spec=["request_finished"], request_finished=heard.append)
 
-    async with scene(store, answered=[listener]) as one:
+    async with scene(store, answered=[listener]) as served:
         with gated() as gate:
-            first = asyncio.create_task(one.labels("rain"))
+            first = asyncio.create_task(served.labels("rain"))
             await gate.wait_until_busy()
-            late, gone = (asyncio.create_task(one.labels("play", deadline=time.monotonic() + 0.05)) for _ in range(2))
-            left = asyncio.create_task(one.labels("wake"))
-            await one.queued(9)
+            late, gone = (
+                asyncio.create_task(served.labels("play", deadline=time.monotonic() + 0.05)) for _ in range(2)
+            )
+            left = asyncio.create_task(served.labels("wake"))
+            await served.queued(9)
             left.cancel()
             await asyncio.sleep(0.1)
             gone.cancel()  # As gRPC does at the deadline.
@@ -269,12 +271,12 @@ async def test_a_request_that_waits_until_its_deadline_counts_as_slow(store):
 
 async def test_an_engine_that_fails_fails_one_batch(store):
     """Only the callers of the batch that failed hear of it; the next batch is answered."""
-    async with scene(store) as one:
+    async with scene(store) as served:
         with mock.patch.object(Engine, "run", side_effect=MemoryError("no more")):
-            failed = await asyncio.gather(one.labels("rain", "play"), one.labels("wake"), return_exceptions=True)
+            failed = await asyncio.gather(served.labels("rain", "play"), served.labels("wake"), return_exceptions=True)
         assert [type(error) for error in failed] == [MemoryError] * 2
 
-        assert await one.labels("rain") == ["a_weather"]
+        assert await served.labels("rain") == ["a_weather"]
 
 
 @pytest.mark.parametrize("ask", ["predict", "embed"])
@@ -283,41 +285,41 @@ async def test_a_text_with_numbers_that_are_none_fails_alone(store, ask):
     who counts failures is told.
     """  # noqa: D205 -- one sentence.
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(tag="c", breaks=("sunny",)), name="c")
-    told = []
+    message = []
 
     def listen(checkpoint, *, seconds, failed):
-        told.append((checkpoint, failed))
+        message.append((checkpoint, failed))
 
-    async with scene(store, batches=[mock.Mock(spec=["batch_finished"], batch_finished=listen)]) as one:
-        one.slot.swap(await asyncio.to_thread(one.load, "c"))
+    async with scene(store, batches=[mock.Mock(spec=["batch_finished"], batch_finished=listen)]) as served:
+        served.slot.swap(await asyncio.to_thread(served.load, "c"))
         with gated() as gate:
-            first = asyncio.create_task(one.labels("rain"))
+            first = asyncio.create_task(served.labels("rain"))
             await gate.wait_until_busy()
-            calls = [getattr(one.inference, ask)([text]) for text in ("play", "so sunny today", "wake")]
+            calls = [getattr(served.inference, ask)([text]) for text in ("play", "so sunny today", "wake")]
             others = [asyncio.create_task(call) for call in calls]
-            await one.queued(11)
+            await served.queued(11)
             gate.open.set()
             play, sunny, wake = await asyncio.gather(*others, return_exceptions=True)
             await first
 
         assert gate.passes == [("c", 1), ("c", 3)]
-        assert [len(found.answers) for found in (play, wake)] == [1, 1]
+        assert [len(actual.answers) for actual in (play, wake)] == [1, 1]
         assert repr(sunny) == "FloatingPointError('c returned values that are not finite')"
-        assert told == [("c", False), ("c", True)]
+        assert message == [("c", False), ("c", True)]
 
 
 async def test_stopping_answers_what_waits(store):
     """stop() returns after the last answer; who comes later is sent away."""
-    async with scene(store) as one:
+    async with scene(store) as served:
         with gated() as gate:
-            waiting = [asyncio.create_task(one.labels("rain"))]
+            waiting = [asyncio.create_task(served.labels("rain"))]
             await gate.wait_until_busy()
-            waiting += [asyncio.create_task(one.labels("rain")) for _ in range(4)]
-            await one.queued(12)
-            stopping = asyncio.create_task(one.batcher.stop())
+            waiting += [asyncio.create_task(served.labels("rain")) for _ in range(4)]
+            await served.queued(12)
+            stopping = asyncio.create_task(served.batcher.stop())
             await asyncio.sleep(0.02)
             with pytest.raises(NotServingError):
-                await one.labels("play")
+                await served.labels("play")
             gate.open.set()
             await stopping
             assert await asyncio.gather(*waiting) == [["a_weather"]] * 5
@@ -325,18 +327,18 @@ async def test_stopping_answers_what_waits(store):
 
 async def test_a_batch_runs_on_one_engine_and_late_ones_on_the_new(store):
     """A swap between two batches of one request: each text says who answered, no pass mixes engines."""
-    async with scene(store, batch=24) as one:
-        new = await asyncio.to_thread(one.load, "b")
+    async with scene(store, batch=24) as served:
+        new = await asyncio.to_thread(served.load, "b")
         with gated() as gate:
-            call = asyncio.create_task(one.inference.predict(["rain in oslo please"] * 6))
+            call = asyncio.create_task(served.inference.predict(["rain in oslo please"] * 6))
             await gate.wait_until_busy()
-            one.slot.swap(new)
+            served.slot.swap(new)
             gate.open.set()
-            found = await call
+            actual = await call
 
-        assert found.checkpoint_ids == ["a"] * 4 + ["b"] * 2
-        assert [a.labels[0].label[0] for a in found.answers] == found.checkpoint_ids
-        assert [a.entities[0].type[0] for a in found.answers] == found.checkpoint_ids
+        assert actual.checkpoint_ids == ["a"] * 4 + ["b"] * 2
+        assert [a.labels[0].label[0] for a in actual.answers] == actual.checkpoint_ids
+        assert [a.entities[0].type[0] for a in actual.answers] == actual.checkpoint_ids
         assert gate.passes == [("a", 4), ("b", 2)]
 
 
@@ -344,37 +346,37 @@ async def test_another_tokenizer_reads_the_text_again(store):
     """A text that was tokenized before a swap is tokenized again if the new checkpoint numbers its tokens otherwise."""
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(tag="c", reverse_vocabulary=True))
 
-    async with scene(store) as one:
-        new = await asyncio.to_thread(one.load, "c")
-        assert new.encoding_key != one.slot.live.encoding_key
+    async with scene(store) as served:
+        new = await asyncio.to_thread(served.load, "c")
+        assert new.encoding_key != served.slot.live.encoding_key
         with gated() as gate:
-            first = asyncio.create_task(one.labels("rain"))
+            first = asyncio.create_task(served.labels("rain"))
             await gate.wait_until_busy()
-            waiting = asyncio.create_task(one.inference.predict(["wake me today in new york"]))
-            await one.queued(9)
-            one.slot.swap(new)
+            waiting = asyncio.create_task(served.inference.predict(["wake me today in new york"]))
+            await served.queued(9)
+            served.slot.swap(new)
             gate.open.set()
             await first
-            found = await waiting
+            actual = await waiting
 
-        assert found.checkpoint_ids == ["c"]
+        assert actual.checkpoint_ids == ["c"]
         recipe = tiny_checkpoints.Recipe(tag="c", reverse_vocabulary=True)
         expected = tiny_checkpoints.answer("wake me today in new york", recipe)
-        assert found.answers[0].labels[0].label == expected.labels[0].label == "c_alarm"
+        assert actual.answers[0].labels[0].label == expected.labels[0].label == "c_alarm"
         spans = [(e.start, e.end, e.type) for e in expected.entities]
-        assert [(e.start, e.end, e.type) for e in found.answers[0].entities] == spans
+        assert [(e.start, e.end, e.type) for e in actual.answers[0].entities] == spans
 
 
 async def test_equal_tokenizers_are_not_asked_twice(store):
     """Between checkpoints with the same tokenizer the tokens are kept."""
-    async with scene(store) as one:
-        new = await asyncio.to_thread(one.load, "b")
+    async with scene(store) as served:
+        new = await asyncio.to_thread(served.load, "b")
         with gated() as gate:
-            first = asyncio.create_task(one.labels("rain"))
+            first = asyncio.create_task(served.labels("rain"))
             await gate.wait_until_busy()
-            waiting = asyncio.create_task(one.labels("play"))
-            await one.queued(3)
-            one.slot.swap(new)
+            waiting = asyncio.create_task(served.labels("play"))
+            await served.queued(3)
+            served.slot.swap(new)
             with mock.patch.object(new.encoder, "encode", side_effect=AssertionError):
                 gate.open.set()
                 assert await first + await waiting == ["a_weather", "b_music"]
@@ -382,12 +384,12 @@ async def test_equal_tokenizers_are_not_asked_twice(store):
 
 async def test_features_and_predictions_never_share_a_pass(store):
     """Embed and Predict want other outputs; each is answered in its own pass."""
-    async with scene(store) as one:
+    async with scene(store) as served:
         with gated() as gate:
-            first = asyncio.create_task(one.labels("rain"))
+            first = asyncio.create_task(served.labels("rain"))
             await gate.wait_until_busy()
-            both = [asyncio.create_task(one.labels("play")), asyncio.create_task(one.inference.embed(["play"]))]
-            await one.queued(6)
+            both = [asyncio.create_task(served.labels("play")), asyncio.create_task(served.inference.embed(["play"]))]
+            await served.queued(6)
             gate.open.set()
             _, (_, embedded) = await first, await asyncio.gather(*both)
 
@@ -406,9 +408,9 @@ async def test_passes_run_side_by_side_and_share_what_waits(store):
         together.wait()  # Breaks unless both are in a pass at the same time.
         return run(self, input_ids, attention_mask, outputs)
 
-    async with scene(store, passes=2, batch=1024) as one:
+    async with scene(store, passes=2, batch=1024) as served:
         with mock.patch.object(Engine, "run", meet):
-            answers = await one.labels(*["rain in oslo please", "play in oslo please"] * 16)
+            answers = await served.labels(*["rain in oslo please", "play in oslo please"] * 16)
 
         assert answers == ["a_weather", "a_music"] * 16
         assert len(sizes) == 2
@@ -418,11 +420,11 @@ async def test_passes_run_side_by_side_and_share_what_waits(store):
 
 async def test_every_pass_ends_when_the_batcher_stops(store):
     """stop() answers what all passes have and what waits, and leaves no thread."""
-    async with scene(store, passes=3) as one:
+    async with scene(store, passes=3) as served:
         with gated() as gate:
-            waiting = [asyncio.create_task(one.labels("rain")) for _ in range(8)]
+            waiting = [asyncio.create_task(served.labels("rain")) for _ in range(8)]
             await gate.wait_until_busy()
-            stopping = asyncio.create_task(one.batcher.stop())
+            stopping = asyncio.create_task(served.batcher.stop())
             await asyncio.sleep(0.02)
             gate.open.set()
             await stopping

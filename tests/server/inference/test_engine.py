@@ -39,15 +39,15 @@ def ask(texts, budget=256):
     encodings = engine().encoder.encode(texts)
     windows = [window for encoding in encodings for window in encoding.windows]
     rows = iter(engine().run_windows(windows, HEAD_OUTPUTS, budget))
-    return decode(encodings, [[next(rows) for _ in one.windows] for one in encodings], engine().labels, top=3)
+    return decode(encodings, [[next(rows) for _ in engine_.windows] for engine_ in encodings], engine().labels, top=3)
 
 
 def same(left, right):
     """Compare two predictions: labels and spans exactly, scores to rounding."""
-    assert [one.label for one in left.labels] == [one.label for one in right.labels]
+    assert [label.label for label in left.labels] == [label.label for label in right.labels]
     assert [(e.start, e.end, e.type) for e in left.entities] == [(e.start, e.end, e.type) for e in right.entities]
-    for mine, other in zip((*left.labels, *left.entities), (*right.labels, *right.entities), strict=True):
-        assert mine.score == pytest.approx(other.score, abs=1e-5)
+    for mine, label in zip((*left.labels, *left.entities), (*right.labels, *right.entities), strict=True):
+        assert mine.score == pytest.approx(label.score, abs=1e-5)
 
 
 @given(TEXTS)
@@ -108,26 +108,26 @@ def test_warming_up_compares_what_comes_out():
 
 def test_on_a_gpu_the_longest_and_the_usual_shapes_are_run_first():
     """Before an engine answers from a GPU its arena has grown, and its kernels are loaded; the longest window comes first."""
-    one, shapes, run = engine(), [], Engine.run
+    engine_, shapes, run = engine(), [], Engine.run
 
     def note(ids, mask, outputs):
         shapes.append(ids.shape)
-        with mock.patch.object(one, "_device", "cpu"):
-            return run(one, ids, mask, outputs)
+        with mock.patch.object(engine_, "_device", "cpu"):
+            return run(engine_, ids, mask, outputs)
 
-    with mock.patch.object(one, "_device", "cuda"), mock.patch.object(one, "run", note):
-        one.warm_up()
+    with mock.patch.object(engine_, "_device", "cuda"), mock.patch.object(engine_, "run", note):
+        engine_.warm_up()
 
-    longest = one.encoder.settings.max_tokens
+    longest = engine_.encoder.settings.max_tokens
     assert shapes == [(1, longest), *((rows, min(16, longest)) for rows in (1, 8, 32))]
 
 
-@pytest.mark.parametrize(("asked", "threads"), [({}, 2), ({"passes": 1}, 3), ({"threads": 2}, 2)])
-def test_an_engine_has_the_threads_that_are_allowed(asked, threads, monkeypatch):
+@pytest.mark.parametrize(("requested", "threads"), [({}, 2), ({"passes": 1}, 3), ({"threads": 2}, 2)])
+def test_an_engine_has_the_threads_that_are_allowed(requested, threads, monkeypatch):
     """Unless somebody says how many, they are the CPUs of the affinity and the cgroup, less that of the other pass."""
     monkeypatch.setattr("twofold_server.versions.loader.count_cpus", lambda: 3)
     with mock.patch("twofold_server.inference.engine.open_session", wraps=open_session) as opened:
-        load_engine(engine().checkpoint, EngineSettings(**asked)).close()
+        load_engine(engine().checkpoint, EngineSettings(**requested)).close()
 
     assert opened.call_args.kwargs["threads"] == threads
 
@@ -142,11 +142,11 @@ def test_a_device_that_is_not_there_is_named():
 
 def test_a_closed_engine_keeps_its_labels(tmp_path):
     """After close() the session is gone; labels and encoder are still there for answers that are being decoded."""
-    one = load_engine(tiny_checkpoints.make_store(tmp_path, "a").get("a"), SETTINGS)
-    one.close()
+    engine_ = load_engine(tiny_checkpoints.make_store(tmp_path, "a").get("a"), SETTINGS)
+    engine_.close()
 
-    assert one.state is EngineState.CLOSED
-    assert one.labels.labels[0] == "a_weather"
-    assert "closed" in repr(one)
+    assert engine_.state is EngineState.CLOSED
+    assert engine_.labels.labels[0] == "a_weather"
+    assert "closed" in repr(engine_)
     with pytest.raises(RuntimeError, match="This is a bug"):
-        one.run(np.ones((1, 1), np.int64), np.ones((1, 1), np.int64), HEAD_OUTPUTS)
+        engine_.run(np.ones((1, 1), np.int64), np.ones((1, 1), np.int64), HEAD_OUTPUTS)

@@ -22,7 +22,7 @@ def entry(lengths, task=PREDICTING):
 
 def cost(batch):
     """Count tokens with padding."""
-    return sum(one.windows for one in batch) * max(one.longest for one in batch)
+    return sum(encoding.windows for encoding in batch) * max(encoding.longest for encoding in batch)
 
 
 QUEUES = st.lists(
@@ -42,8 +42,8 @@ def test_a_batch_keeps_the_rules(queue, budget, tokens):
     batch = select_batch(queue, tokens, budget, COST)
 
     assert queue[0] in batch
-    assert {one.task.outputs for one in batch} == {queue[0].task.outputs}
-    assert (cost(batch) <= budget and sum(one.tokens for one in batch) <= tokens) or batch == [queue[0]]
+    assert {item.task.outputs for item in batch} == {queue[0].task.outputs}
+    assert (cost(batch) <= budget and sum(item.tokens for item in batch) <= tokens) or batch == [queue[0]]
 
 
 @given(QUEUES, st.integers(1, 512), st.integers(0, 512))
@@ -53,7 +53,7 @@ def test_batch_after_batch_answers_everything_once(queue, budget, tokens):
     while left:
         batch = select_batch(left, tokens, budget, COST)
         taken += batch
-        left = [one for one in left if one not in batch]
+        left = [item for item in left if item not in batch]
 
     assert len(taken) == len(queue)
     assert set(taken) == set(queue)
@@ -64,8 +64,8 @@ def test_neighbours_in_length_go_together_where_padding_is_dear():
     long = [entry([10]), entry([160]), entry([9]), entry([161]), entry([10])]
     short = [entry([10]), entry([20]), entry([9]), entry([21]), entry([10])]
 
-    assert [one.longest for one in select_batch(long, 999, 999, COST)] == [10, 10, 9]
-    assert [one.longest for one in select_batch(short, 999, 999, COST)] == [21, 20, 10, 10, 9]
+    assert [encoding.longest for encoding in select_batch(long, 999, 999, COST)] == [10, 10, 9]
+    assert [encoding.longest for encoding in select_batch(short, 999, 999, COST)] == [21, 20, 10, 10, 9]
 
 
 def test_who_came_first_does_not_wait_for_those_who_came_last():
@@ -90,11 +90,11 @@ def test_passes_cover_everything_within_the_budget(sizes, budget, cost):
     """Every item is in one pass; a pass of several is within the budget, and its padding costs no more than a pass."""
     cut = split_into_passes(sizes, budget, cost)
 
-    assert sorted(place for one in cut for place in one) == list(range(len(sizes)))
-    for one in cut:
-        windows, longest = sum(sizes[place][0] for place in one), max(sizes[place][1] for place in one)
-        padding = sum(sizes[place][0] * (longest - sizes[place][1]) for place in one)
-        assert len(one) == 1 or (windows * longest <= budget and padding * longest / PADDING_PARITY_LENGTH <= cost)
+    assert sorted(index for batch in cut for index in batch) == list(range(len(sizes)))
+    for batch in cut:
+        windows, longest = sum(sizes[index][0] for index in batch), max(sizes[index][1] for index in batch)
+        padding = sum(sizes[index][0] * (longest - sizes[index][1]) for index in batch)
+        assert len(batch) == 1 or (windows * longest <= budget and padding * longest / PADDING_PARITY_LENGTH <= cost)
 
 
 def test_a_pass_ends_where_padding_costs_more_than_another_pass():

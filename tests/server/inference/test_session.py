@@ -74,8 +74,8 @@ def test_a_bound_pass_computes_the_same(graph: Path) -> None:
 
     for outputs in (HEAD_OUTPUTS, HEAD_OUTPUTS[::-1], HEAD_OUTPUTS[:1]):
         bound = run_bound(session, feeds, outputs, "cpu")
-        for one, other in zip(bound, session.run(list(outputs), feeds), strict=True):
-            np.testing.assert_array_equal(one, other)
+        for left, right in zip(bound, session.run(list(outputs), feeds), strict=True):
+            np.testing.assert_array_equal(left, right)
 
 
 def test_a_session_s_threads_sleep_and_keep_no_memory(graph: Path) -> None:

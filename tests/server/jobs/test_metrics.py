@@ -30,21 +30,21 @@ async def test_scores_are_of_one_job(harness: Harness) -> None:
     """The figures of the last job stay when it is over; the first figure of the next one takes the place of all."""
     figures = [(figure, moment) for figure in ("protected", "retained", "new") for moment in ("before", "after")]
 
-    def found() -> list[float | None]:
+    def actual() -> list[float | None]:
         return [harness.metric("twofold_adaptation_score", figure=figure, moment=moment) for figure, moment in figures]
 
     values = [0.9, 0.89, 0.7, 0.72, 0.1, 0.8]
-    harness.play(TRAIN, *(score(*one, value) for one, value in zip(figures, values, strict=True)), finish())
+    harness.play(TRAIN, *(score(*item, value) for item, value in zip(figures, values, strict=True)), finish())
     await harness.run()
-    assert found() == values
+    assert actual() == values
 
     harness.play(TRAIN, finish("failed", "It could not."))
     await harness.run()
-    assert found() == values
+    assert actual() == values
 
     harness.play(TRAIN, score("protected", "before", 0.5), finish("failed", "It could not."))
     await harness.run()
-    assert found() == [0.5, None, None, None, None, None]
+    assert actual() == [0.5, None, None, None, None, None]
 
 
 async def test_a_phase_of_a_strange_name_is_counted_as_other(harness: Harness) -> None:

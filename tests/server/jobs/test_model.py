@@ -66,8 +66,8 @@ def first() -> Job:
 def tell(view: Job, *event: JobEvent) -> tuple[Job, list[EventRecord]]:
     """Say one thing a second."""
     records: list[EventRecord] = []
-    for seconds, one in enumerate(event):
-        new = record(view, one, at(seconds))
+    for seconds, item in enumerate(event):
+        new = record(view, item, at(seconds))
         records += new
         view = replay(view, new)
     return view, records
@@ -151,7 +151,7 @@ def test_a_phase_ends_when_the_next_begins_or_the_job_is_over() -> None:
     over = StateEntered(state=JobState.SUCCEEDED, reason="Well.")
     _, records = tell(first(), QUEUED, RUNNING, PhaseStarted(phase="train"), NoteAdded(message="n"), over)
 
-    assert [(one.sequence, one.phase) for one in records] == [
+    assert [(item.sequence, item.phase) for item in records] == [
         (1, ""),
         (2, ""),
         (3, "train"),

@@ -42,34 +42,34 @@ def job(number: int, **order: str) -> Job:
 
 
 @BOTH
-def test_the_table_gives_back_what_was_said(place: DatabaseLocation) -> None:
+def test_the_table_gives_back_what_was_said(location: DatabaseLocation) -> None:
     """Every kind of event survives the file, and the stored job is the replay of the stored events."""
-    everything = [one for event, _ in (*EFFECTS, *REPORTS) for one in event]
-    everything = [one for one in everything if not isinstance(one, StateEntered)]
-    table = JobTable(place)
+    everything = [item for event, _ in (*EFFECTS, *REPORTS) for item in event]
+    everything = [record for record in everything if not isinstance(record, StateEntered)]
+    table = JobTable(location)
     table.add(first(), "digest", limit=9)
-    for one in everything:
-        table.append_event("job-1", one)
+    for record in everything:
+        table.append_event("job-1", record)
     table.close()
 
-    table = JobTable(place)
+    table = JobTable(location)
     records, over, after = [], False, 0
     while len(records) < table.get("job-1").last_sequence:
         more, over = table.read_events("job-1", after)
         records += more
         after = records[-1].sequence
 
-    assert [one.event for one in records if not isinstance(one.event, StateEntered | PhaseEnded)] == [
-        one for one in everything if not isinstance(one, PhaseEnded)
+    assert [record.event for record in records if not isinstance(record.event, StateEntered | PhaseEnded)] == [
+        record for record in everything if not isinstance(record, PhaseEnded)
     ]
     assert (replay(first(), records), over) == (table.get("job-1"), False)
     table.close()
 
 
 @BOTH
-def test_a_job_that_is_over_says_nothing_more(place: DatabaseLocation) -> None:
+def test_a_job_that_is_over_says_nothing_more(location: DatabaseLocation) -> None:
     """The event with a final state is the last one."""
-    table = JobTable(place)
+    table = JobTable(location)
     table.add(first(), "digest", limit=9)
     table.append_event("job-1", FAILED)
 
@@ -81,9 +81,9 @@ def test_a_job_that_is_over_says_nothing_more(place: DatabaseLocation) -> None:
 
 
 @BOTH
-def test_what_came_of_a_job_follows_its_end(place: DatabaseLocation) -> None:
+def test_what_came_of_a_job_follows_its_end(location: DatabaseLocation) -> None:
     """A swap that was undone is told to a job that is over: one more event, and its end stays as it was."""
-    table = JobTable(place)
+    table = JobTable(location)
     table.add(first(), "digest", limit=9)
     ended, _ = table.append_event("job-1", ENDED)
     event = RolledBack(checkpoint_id="c2", restored_id="c1", cause="errors", reason="9 of 9 failed")
@@ -91,16 +91,16 @@ def test_what_came_of_a_job_follows_its_end(place: DatabaseLocation) -> None:
     view, _ = table.append_event_after_end("job-1", event)
 
     records, over = table.read_events("job-1", ended.last_sequence)
-    assert ([one.event for one in records], over) == ([event], True)
+    assert ([record.event for record in records], over) == ([event], True)
     assert (view.state, view.reason, view.ended) == (ended.state, ended.reason, ended.ended)
     assert table.get("job-1").report.rolled_back == event.summary
     table.close()
 
 
 @BOTH
-def test_a_request_id_makes_one_job_within_the_limit(place: DatabaseLocation) -> None:
+def test_a_request_id_makes_one_job_within_the_limit(location: DatabaseLocation) -> None:
     """A repeated request finds its job although the queue is full; another one with its id, or one too many, is refused."""
-    table = JobTable(place)
+    table = JobTable(location)
     table.add(job(1, request_id="r"), "digest", limit=1)
 
     assert table.add(job(2, request_id="r"), "digest", limit=1)[0].id == "job-1"
@@ -109,34 +109,34 @@ def test_a_request_id_makes_one_job_within_the_limit(place: DatabaseLocation) ->
     with pytest.raises(OverloadedError, match="1 jobs are already queued"):
         table.add(job(4), "digest", limit=1)
 
-    assert [one.id for one in table.unfinished()] == ["job-1"]
+    assert [item.id for item in table.unfinished()] == ["job-1"]
     table.close()
 
 
 @BOTH
-def test_queue_and_pages_survive(place: DatabaseLocation) -> None:
+def test_queue_and_pages_survive(location: DatabaseLocation) -> None:
     """Positions count those that wait before a job, pages go from new to old, also when the table is opened again."""
-    table = JobTable(place)
+    table = JobTable(location)
     for number in range(5):
         table.add(job(number), "digest", limit=9)
     table.append_event("job-1", FAILED)
     table.close()
 
-    table = JobTable(place)
+    table = JobTable(location)
     assert [table.get(f"job-{number}").queue_position for number in range(5)] == [0, 0, 1, 2, 3]
     newest, token = table.page(2, None)
     older, last = table.page(9, token)
-    assert [(one.id, one.queue_position) for one in newest] == [("job-4", 3), ("job-3", 2)]
-    assert ([one.id for one in older], last) == (["job-2", "job-1", "job-0"], None)
+    assert [(item.id, item.queue_position) for item in newest] == [("job-4", 3), ("job-3", 2)]
+    assert ([item.id for item in older], last) == (["job-2", "job-1", "job-0"], None)
     assert table.count_queued() == 4
     table.close()
 
 
 @BOTH
 @pytest.mark.parametrize("job_id", ["", "job-2", "a\0b", "\ud7ff\n", "' OR 1=1 --"])
-def test_what_is_no_job_is_not_found(place: DatabaseLocation, job_id: str) -> None:
+def test_what_is_no_job_is_not_found(location: DatabaseLocation, job_id: str) -> None:
     """Whatever a caller writes in the place of an id is looked up, or refused, and never a failure."""
-    table = JobTable(place)
+    table = JobTable(location)
     table.add(first(), "digest", limit=9)
 
     with pytest.raises(UnknownNameError, match="there is no job"):
@@ -146,25 +146,27 @@ def test_what_is_no_job_is_not_found(place: DatabaseLocation, job_id: str) -> No
 
 
 @BOTH
-def test_the_steps_lead_to_the_tables(place: DatabaseLocation) -> None:
+def test_the_steps_lead_to_the_tables(location: DatabaseLocation) -> None:
     """What the migrations have made is what the queries know: tables, columns, keys and what may be absent."""
-    database = Database(place)
+    database = Database(location)
     with database.reading() as connection:
-        found = inspect(connection)
-        assert set(found.get_table_names()) - {"schema_version"} == set(SCHEMA.tables)
+        actual = inspect(connection)
+        assert set(actual.get_table_names()) - {"schema_version"} == set(SCHEMA.tables)
         for name, table in SCHEMA.tables.items():
-            columns = {one["name"]: one["nullable"] for one in found.get_columns(name)}
-            keys = found.get_pk_constraint(name)["constrained_columns"]
-            unique = {tuple(one["column_names"]) for one in found.get_unique_constraints(name)}
-            indexes = {one["name"] for one in found.get_indexes(name) if not one.get("duplicates_constraint")}
-            expected = {one.name: bool(one.nullable) for one in table.columns}
-            if isinstance(place, Path):  # Its own key may be NULL where it counts by itself, says SQLite.
+            columns = {column["name"]: column["nullable"] for column in actual.get_columns(name)}
+            keys = actual.get_pk_constraint(name)["constrained_columns"]
+            unique = {tuple(constraint["column_names"]) for constraint in actual.get_unique_constraints(name)}
+            indexes = {index["name"] for index in actual.get_indexes(name) if not index.get("duplicates_constraint")}
+            expected = {column.name: bool(column.nullable) for column in table.columns}
+            if isinstance(location, Path):  # Its own key may be NULL where it counts by itself, says SQLite.
                 columns["number"] = expected["number"] = False
-                columns, expected = ({k: v for k, v in some.items() if k in table.c} for some in (columns, expected))
+                columns, expected = (
+                    {k: v for k, v in values.items() if k in table.c} for values in (columns, expected)
+                )
             assert columns == expected
-            assert keys == [one.name for one in table.primary_key]
-            assert unique == {(one.name,) for one in table.columns if one.unique}
-            assert indexes == {one.name for one in table.indexes}
+            assert keys == [item.name for item in table.primary_key]
+            assert unique == {(column.name,) for column in table.columns if column.unique}
+            assert indexes == {index.name for index in table.indexes}
     database.close()
 
 
@@ -172,16 +174,16 @@ def test_the_steps_lead_to_the_tables(place: DatabaseLocation) -> None:
     ("sqlite", f"PRAGMA user_version = {VERSION + 1}"),
     ("postgresql", f"UPDATE schema_version SET version = {VERSION + 1}"),
 ])  # fmt: skip
-def test_a_newer_table_is_refused(place: DatabaseLocation, statement: str) -> None:
+def test_a_newer_table_is_refused(location: DatabaseLocation, statement: str) -> None:
     """A schema that this version does not know is left alone, and the error says what to do."""
-    JobTable(place).close()
-    database = Database(place)
+    JobTable(location).close()
+    database = Database(location)
     with database.writing() as connection:
         connection.exec_driver_sql(statement)
     database.close()
 
     with pytest.raises(FailedPreconditionError, match=r"is newer than .*; start the newer twofold-server"):
-        JobTable(place)
+        JobTable(location)
 
 
 _FIRST_SCHEMA = """
@@ -221,12 +223,12 @@ def test_a_file_of_the_first_version_goes_on(tmp_path: Path) -> None:
     connection.close()
 
     table = JobTable(path)
-    assert [one.id for one in table.abandoned()] == ["job-0"]
+    assert [item.id for item in table.abandoned()] == ["job-0"]
     assert table.start_next() == (None, ())
     table.append_event("job-0", FAILED)
     started, _ = table.start_next()
     assert started is not None
-    assert [one.sequence for one in table.read_events(started.id, 0)[0]] == [1, 2]
+    assert [record.sequence for record in table.read_events(started.id, 0)[0]] == [1, 2]
     table.close()
 
 
@@ -234,10 +236,10 @@ def test_a_file_is_durable(tmp_path: Path) -> None:
     """SQLite writes ahead, and waits for the disk at the end of each transaction."""
     database = Database(tmp_path / "jobs.sqlite3")
     with database.reading() as connection:
-        found = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")]
+        actual = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")]
     database.close()
 
-    assert found == ["wal", 2]
+    assert actual == ["wal", 2]
 
 
 def test_a_full_disk_is_told(tmp_path: Path) -> None:
@@ -282,9 +284,9 @@ def test_a_server_that_is_not_there_is_told(url: str, caplog: pytest.LogCaptureF
 
 
 @SHARED
-def test_connections_that_break_are_made_again(place: DatabaseLocation, postgresql: PostgreSQL) -> None:
+def test_connections_that_break_are_made_again(location: DatabaseLocation, postgresql: PostgreSQL) -> None:
     """After a restart of the database server the next call answers."""
-    table = JobTable(place)
+    table = JobTable(location)
     table.add(first(), "digest", limit=9)
 
     postgresql.hang_up()
@@ -294,24 +296,24 @@ def test_connections_that_break_are_made_again(place: DatabaseLocation, postgres
 
 
 @SHARED
-def test_many_servers_start_each_job_once_and_one_at_a_time(place: DatabaseLocation) -> None:
+def test_many_servers_start_each_job_once_and_one_at_a_time(location: DatabaseLocation) -> None:
     """Six servers that all ask for jobs get each of them at one server only, in order, and never two at a time."""
-    tables = [JobTable(place, owner=f"server-{number}") for number in range(6)]
+    tables = [JobTable(location, owner=f"server-{number}") for number in range(6)]
     for number in range(30):
         tables[number % 6].add(job(number), "digest", limit=99)
     started: list[str] = []
 
     def serve(table: JobTable) -> int:
-        found = 0
+        actual = 0
         while table.unfinished():
             view, records = table.start_next()
             if view:
-                assert [other.id for other in table.unfinished() if other.state is JobState.RUNNING] == [view.id]
+                assert [second.id for second in table.unfinished() if second.state is JobState.RUNNING] == [view.id]
                 assert records
                 started.append(view.id)
                 table.append_event(view.id, ENDED)
-                found += 1
-        return found
+                actual += 1
+        return actual
 
     with ThreadPoolExecutor(6) as servers:
         counts = list(servers.map(serve, tables))
@@ -323,9 +325,9 @@ def test_many_servers_start_each_job_once_and_one_at_a_time(place: DatabaseLocat
 
 
 @SHARED
-def test_many_servers_keep_the_limit_and_the_request_ids(place: DatabaseLocation) -> None:
+def test_many_servers_keep_the_limit_and_the_request_ids(location: DatabaseLocation) -> None:
     """Adding at once from many servers neither passes the limit nor makes two jobs of one request."""
-    tables = [JobTable(place, owner=f"server-{number}") for number in range(6)]
+    tables = [JobTable(location, owner=f"server-{number}") for number in range(6)]
 
     def add(number: int) -> str:
         try:
@@ -334,19 +336,19 @@ def test_many_servers_keep_the_limit_and_the_request_ids(place: DatabaseLocation
             return ""
 
     with ThreadPoolExecutor(6) as servers:  # A table belongs to one thread: as many at a time as there are tables.
-        found = [made for start in range(0, 24, 6) for made in servers.map(add, range(start, start + 6))]
+        actual = [made for start in range(0, 24, 6) for made in servers.map(add, range(start, start + 6))]
 
     assert tables[0].count_queued() == 5
-    assert len(set(found) - {""}) == 5
-    assert found[::2] == found[1::2]
+    assert len(set(actual) - {""}) == 5
+    assert actual[::2] == actual[1::2]
     for each in tables:
         each.close()
 
 
 @BOTH
-def test_a_start_that_was_not_heard_of_is_told_again(place: DatabaseLocation) -> None:
+def test_a_start_that_was_not_heard_of_is_told_again(location: DatabaseLocation) -> None:
     """A server that asks for its next job while one runs there gets that one: the answer was lost on the way."""
-    table = JobTable(place)
+    table = JobTable(location)
     table.add(first(), "digest", limit=9)
     started, _ = table.start_next()
     assert started is not None
@@ -359,36 +361,36 @@ def test_a_start_that_was_not_heard_of_is_told_again(place: DatabaseLocation) ->
 
 @SHARED
 def test_a_job_is_abandoned_when_its_server_has_not_beaten_for_long(
-    place: DatabaseLocation, monkeypatch: pytest.MonkeyPatch
+    location: DatabaseLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a server beats, and for a lease after that, its job is its own, to whoever asks; then it is abandoned."""
-    one, other = JobTable(place, "one"), JobTable(place, "other")
-    one.add(first(), "digest", limit=9)
-    one.start_next()
+    left, right = JobTable(location, "one"), JobTable(location, "other")
+    left.add(first(), "digest", limit=9)
+    left.start_next()
 
-    assert (one.abandoned(), other.abandoned()) == ([], [])
+    assert (left.abandoned(), right.abandoned()) == ([], [])
     monkeypatch.setattr(table, "LEASE_SECONDS", 0.0)
-    assert [view.id for view in other.abandoned()] == ["job-1"]
-    assert one.abandoned() == []
+    assert [view.id for view in right.abandoned()] == ["job-1"]
+    assert left.abandoned() == []
     monkeypatch.setattr(table, "LEASE_SECONDS", 30.0)
-    assert other.abandoned() == []
-    one.close()
-    assert [view.id for view in other.abandoned()] == ["job-1"]
-    other.close()
+    assert right.abandoned() == []
+    left.close()
+    assert [view.id for view in right.abandoned()] == ["job-1"]
+    right.close()
 
 
 @SHARED
-def test_a_job_is_cancelled_from_any_server(place: DatabaseLocation) -> None:
+def test_a_job_is_cancelled_from_any_server(location: DatabaseLocation) -> None:
     """A running job that another server cancels is to be cancelled at the one that runs it, and nowhere else."""
-    one, other = JobTable(place, "one"), JobTable(place, "other")
-    one.add(first(), "digest", limit=9)
-    one.start_next()
+    left, right = JobTable(location, "one"), JobTable(location, "other")
+    left.add(first(), "digest", limit=9)
+    left.start_next()
 
-    view, records = other.cancel("job-1", "No.")
+    view, records = right.cancel("job-1", "No.")
 
     assert (view.state, records) == (JobState.RUNNING, ())
-    assert (one.cancel_requested(), other.cancel_requested()) == (["job-1"], [])
-    one.append_event("job-1", StateEntered(state=JobState.CANCELLED, reason="No."))
-    assert one.cancel_requested() == []
-    one.close()
-    other.close()
+    assert (left.cancel_requested(), right.cancel_requested()) == (["job-1"], [])
+    left.append_event("job-1", StateEntered(state=JobState.CANCELLED, reason="No."))
+    assert left.cancel_requested() == []
+    left.close()
+    right.close()

@@ -35,10 +35,10 @@ async def test_a_job_that_was_promoted(tmp_path):
         job_id = job.id
     tree = recording.tree
     (own,) = caller.exporter.get_finished_spans()
-    job, call = tree.one("job"), tree.one(ADAPT)
+    job, call = tree.single("job"), tree.single(ADAPT)
 
     assert key(call.parent) == key(own.context)
-    assert [key(one.context) for one in job.links] == [key(call.context)]
+    assert [key(link.context) for link in job.links] == [key(call.context)]
     assert job.parent is None
     assert call.attributes["twofold.job.id"] == job_id
     assert dict(job.attributes) == {
@@ -51,7 +51,7 @@ async def test_a_job_that_was_promoted(tmp_path):
         "twofold.job.verdict": "pass",
     }
     below = tree.below(job)
-    assert [one.name for one in below] == ["wait", "validate", "train", "gate", "swap"]
+    assert [span.name for span in below] == ["wait", "validate", "train", "gate", "swap"]
     for earlier, later in itertools.pairwise(below):
         assert job.start_time <= earlier.start_time <= earlier.end_time <= later.start_time
     assert below[-1].end_time <= job.end_time
@@ -76,12 +76,12 @@ async def test_other_endings(tmp_path, outcome, reason, status):
 
     async with running(store, recording.tracer, trainer_python=harness.config.trainer.python) as server:
         await follow(server, await submit(server))
-    job = recording.tree.one("job")
+    job = recording.tree.single("job")
 
     assert (job.attributes["twofold.job.state"], job.status.status_code) == (outcome, status)
-    assert [one.name for one in recording.tree.below(job)] == ["wait", "train"]
+    assert [span.name for span in recording.tree.below(job)] == ["wait", "train"]
     assert not recording.tree.calls()
-    assert not any("secretword" in one.to_json() for one in recording.tree.spans)
+    assert not any("secretword" in span.to_json() for span in recording.tree.spans)
 
 
 async def test_a_job_that_another_server_ends(tmp_path):
@@ -97,8 +97,8 @@ async def test_a_job_that_another_server_ends(tmp_path):
     async with running(store, second.tracer, trainer_python=harness.config.trainer.python) as server:
         await follow(server, job_id)
 
-    (link,) = second.tree.one("job").links
-    assert key(link.context) == key(first.tree.one(ADAPT).context)
+    (link,) = second.tree.single("job").links
+    assert key(link.context) == key(first.tree.single(ADAPT).context)
     assert not first.tree.named("job")
 
 
@@ -114,7 +114,7 @@ async def test_a_job_that_is_cancelled_while_it_waits(tmp_path):
         await until(runner, running.id, runs)
         await runner.cancel(waiting.id)
     recording.tracer.close()
-    job = recording.tree.one("job")
+    job = recording.tree.single("job")
     assert job.attributes["twofold.job.state"] == "cancelled"
-    assert [one.name for one in recording.tree.below(job)] == ["wait"]
+    assert [span.name for span in recording.tree.below(job)] == ["wait"]
     assert list(job.links) == []

@@ -35,7 +35,9 @@ def adapt(*examples):
 
 def lines_of(caplog):
     """Return the audit lines as they are written, without time, level and logger."""
-    written = [json.loads(JsonFormatter().format(one)) for one in caplog.records if one.name == "twofold_server.audit"]
+    written = [
+        json.loads(JsonFormatter().format(record)) for record in caplog.records if record.name == "twofold_server.audit"
+    ]
     assert all(line["level"] == "info" for line in written)
     return [{key: line[key] for key in line if key not in ("time", "level", "logger")} for line in written]
 
@@ -116,9 +118,9 @@ async def test_each_call_leaves_one_line_whatever_its_outcome(store, harness, ca
         {"message": "adapt", "outcome": "OK", "job": job, **B},
         {"message": "cancel", "outcome": "OK", "job": job},
     ]
-    found = lines_of(caplog)
-    assert found == [{"actor": "anonymous", **line} for line in expected]
-    assert "4111" not in str(found)
+    actual = lines_of(caplog)
+    assert actual == [{"actor": "anonymous", **line} for line in expected]
+    assert "4111" not in str(actual)
 
 
 async def test_who_is_the_token_also_where_it_is_refused(store, tmp_path, caplog):

@@ -26,5 +26,5 @@ def test_the_ratio_of_the_means(batches: list[tuple[bool, float]], request: pyte
         runs.append(with_job)
         watch.batch_finished("a", seconds=seconds, failed=False)
 
-    found = metrics.registry.get_sample_value("twofold_interference_ratio")
-    assert found == pytest.approx(CASES[request.node.callspec.id][1])
+    actual = metrics.registry.get_sample_value("twofold_interference_ratio")
+    assert actual == pytest.approx(CASES[request.node.callspec.id][1])

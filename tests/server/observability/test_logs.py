@@ -28,17 +28,17 @@ def line(message, *args, caplog, **kwargs):
 
 def test_a_line_holds_time_level_and_message(caplog):
     """The message is filled in, the level is in small letters, the time is in UTC."""
-    found = line("%s of\n%d", "one", 2, caplog=caplog)
+    actual = line("%s of\n%d", "one", 2, caplog=caplog)
 
-    assert (found["level"], found["message"], found["logger"]) == ("error", "one of\n2", "twofold_server.test")
-    assert found["time"].endswith("+00:00")
+    assert (actual["level"], actual["message"], actual["logger"]) == ("error", "one of\n2", "twofold_server.test")
+    assert actual["time"].endswith("+00:00")
 
 
 def test_extra_fields_stand_beside_the_message(caplog):
     """What is given as extra is in the line, even if JSON has no form for it."""
-    found = line("promoted", extra={"checkpoint": "a", "path": Path("x"), "seconds": 0.5}, caplog=caplog)
+    actual = line("promoted", extra={"checkpoint": "a", "path": Path("x"), "seconds": 0.5}, caplog=caplog)
 
-    assert (found["checkpoint"], found["path"], found["seconds"]) == ("a", "x", 0.5)
+    assert (actual["checkpoint"], actual["path"], actual["seconds"]) == ("a", "x", 0.5)
 
 
 def test_an_exception_leaves_its_traceback(caplog):
@@ -46,9 +46,9 @@ def test_an_exception_leaves_its_traceback(caplog):
     try:
         {}["gone"]
     except KeyError:
-        found = line("failed", exc_info=True, caplog=caplog)
+        actual = line("failed", exc_info=True, caplog=caplog)
 
-    assert "KeyError: 'gone'" in found["traceback"]
+    assert "KeyError: 'gone'" in actual["traceback"]
 
 
 @pytest.fixture
@@ -89,14 +89,16 @@ async def test_the_lines_of_a_call_have_its_id(metadata, expected, store, writte
             await server.checkpoints.PromoteCheckpoint(request, metadata=metadata if name == "b" else None)
 
     of = {
-        name: [one.get("request") for one in written if one.get("checkpoint") == name and "promote" in one["message"]]
+        name: [
+            line.get("request") for line in written if line.get("checkpoint") == name and "promote" in line["message"]
+        ]
         for name in "ab"
     }
     assert [len(of[name]) for name in "ab"] == [2, 2]  # What was done, and the audit.
-    (mine,), (other,) = set(of["b"]), set(of["a"])
+    (mine,), (theirs,) = set(of["b"]), set(of["a"])
     assert re.fullmatch(expected, mine)
-    assert other != mine
-    assert all("request" not in one for one in written if one["message"] in {"listening", "draining"})
+    assert theirs != mine
+    assert all("request" not in line for line in written if line["message"] in {"listening", "draining"})
     assert WORDS not in json.dumps(written)
 
 
@@ -109,7 +111,7 @@ def test_the_audit_is_written_whatever_the_level():
 
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
 
-    assert [json.loads(one)["message"] for one in ended.stderr.splitlines()] == ["audit"]
+    assert [json.loads(line)["message"] for line in ended.stderr.splitlines()] == ["audit"]
 
 
 def test_what_a_peer_says_who_hangs_up_is_not_logged(tmp_path):
@@ -133,4 +135,4 @@ def test_what_a_peer_says_who_hangs_up_is_not_logged(tmp_path):
 
     lines = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
     assert goodbye.decode() not in "\n".join(lines)
-    assert {json.loads(one)["level"] for one in lines} <= {"info", "warning"}
+    assert {json.loads(line)["level"] for line in lines} <= {"info", "warning"}

@@ -56,9 +56,9 @@ async def test_a_collector_receives_what_was_sent(store, monkeypatch):
     with GarbageCollector() as collector:
         await predictions(store, 3, trace_endpoint=collector.endpoint)
 
-    resources = [one for request in collector.requests for one in request.resource_spans]
-    spans = [one for resource in resources for scope in resource.scope_spans for one in scope.spans]
-    names = [one.name for one in spans]
+    resources = [span for request in collector.requests for span in request.resource_spans]
+    spans = [span for resource in resources for scope in resource.scope_spans for span in scope.spans]
+    names = [span.name for span in spans]
     assert {name: names.count(name) for name in set(names)} == {
         "twofold.v1.InferenceService/Predict": 3,
         "tokenize": 3,
@@ -67,15 +67,15 @@ async def test_a_collector_receives_what_was_sent(store, monkeypatch):
         "decode": 3,
         "batch": 3,
     }
-    by_id = {one.span_id: one for one in spans}
-    for one in spans:
-        assert one.start_time_unix_nano <= one.end_time_unix_nano
-        if one.name == "infer":
-            assert by_id[one.parent_span_id].name == "twofold.v1.InferenceService/Predict"
-            assert [by_id[link.span_id].name for link in one.links] == ["batch"]
-    told = {one.key: one.value.string_value for one in resources[0].resource.attributes}
-    assert (told["service.name"], told["deployment.environment.name"]) == ("intents", "staging")
-    assert all(one["x-tenant"] == "blue" for one in collector.metadata)
+    by_id = {span.span_id: span for span in spans}
+    for span in spans:
+        assert span.start_time_unix_nano <= span.end_time_unix_nano
+        if span.name == "infer":
+            assert by_id[span.parent_span_id].name == "twofold.v1.InferenceService/Predict"
+            assert [by_id[link.span_id].name for link in span.links] == ["batch"]
+    message = {attribute.key: attribute.value.string_value for attribute in resources[0].resource.attributes}
+    assert (message["service.name"], message["deployment.environment.name"]) == ("intents", "staging")
+    assert all(item["x-tenant"] == "blue" for item in collector.metadata)
 
 
 async def test_a_collector_that_is_down_does_no_harm(store, monkeypatch):

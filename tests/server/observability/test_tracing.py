@@ -39,7 +39,7 @@ async def test_a_call_goes_on_in_the_trace_of_its_caller(store):
             await client.predict("rain in oslo")
     tree = recording.tree
     (own,) = caller.exporter.get_finished_spans()
-    call = tree.one(PREDICT)
+    call = tree.single(PREDICT)
 
     tree.check_inference(texts=1)
     assert key(call.parent) == key(own.context)
@@ -49,8 +49,8 @@ async def test_a_call_goes_on_in_the_trace_of_its_caller(store):
         "rpc.response.status_code": "OK",
     }
     assert call.status.status_code is StatusCode.UNSET
-    assert [one.name for one in tree.below(call)] == ["tokenize", "queue", "infer", "decode"]
-    assert {one.context.trace_id for one in tree.spans if one.name != "batch"} == {own.context.trace_id}
+    assert [span.name for span in tree.below(call)] == ["tokenize", "queue", "infer", "decode"]
+    assert {span.context.trace_id for span in tree.spans if span.name != "batch"} == {own.context.trace_id}
     assert call.resource.attributes["service.name"] == "twofold"
 
 
@@ -67,8 +67,8 @@ async def test_one_pass_serves_many_traces(store):
     tree = recording.tree
 
     tree.check_inference(texts=7)
-    assert [len(one.links) for one in tree.named("batch")] == [1, 3]
-    assert len({one.context.trace_id for one in tree.calls()}) == 4
+    assert [len(span.links) for span in tree.named("batch")] == [1, 3]
+    assert len({call.context.trace_id for call in tree.calls()}) == 4
 
 
 MIXES = [
@@ -82,8 +82,8 @@ MIXES = [
 async def test_the_tree_in_any_batch(store, settings, sizes, length):
     """However requests are cut into batches, each has its stages, and each batch all of its calls and no others."""
     async with traced(store, **settings) as (_, client, recording):
-        texts = [[f"{'so ' * length}{tiny_checkpoints.TEXTS[place % 3]}" for place in range(size)] for size in sizes]
-        await asyncio.gather(*(client.predict(one) for one in texts))
+        texts = [[f"{'so ' * length}{tiny_checkpoints.TEXTS[number % 3]}" for number in range(size)] for size in sizes]
+        await asyncio.gather(*(client.predict(text) for text in texts))
     tree = recording.tree
 
     tree.check_inference(texts=sum(sizes))
@@ -99,9 +99,9 @@ async def test_requests_of_a_stream(store):
     (call,) = tree.calls()
 
     assert call.name == "twofold.v1.InferenceService/PredictStream"
-    names = [one.name for one in tree.below(call)]
+    names = [span.name for span in tree.below(call)]
     assert names.count("tokenize") == names.count("infer") - names.count("queue") + names.count("decode") >= 1
-    assert {one.context.trace_id for one in tree.spans if one.name != "batch"} == {call.context.trace_id}
+    assert {span.context.trace_id for span in tree.spans if span.name != "batch"} == {call.context.trace_id}
 
 
 async def test_no_text_in_any_span(store):
@@ -114,9 +114,10 @@ async def test_no_text_in_any_span(store):
     tree = recording.tree
 
     assert len(tree.calls()) == 3
-    assert not any("secretword" in one.to_json() or "oslo" in one.to_json() for one in tree.spans)
+    assert not any("secretword" in span.to_json() or "oslo" in span.to_json() for span in tree.spans)
     assert (
-        tree.one("twofold.v1.CheckpointService/PromoteCheckpoint").attributes["twofold.checkpoint.id"] == "(invalid id)"
+        tree.single("twofold.v1.CheckpointService/PromoteCheckpoint").attributes["twofold.checkpoint.id"]
+        == "(invalid id)"
     )
 
 
@@ -157,7 +158,7 @@ async def test_a_batch_of_recorded_and_other_calls(store):
     tree = recording.tree
     (batch,) = tree.named("batch")
 
-    assert [key(one.context) for one in batch.links] == [key(tree.one(PREDICT).context)]
+    assert [key(link.context) for link in batch.links] == [key(tree.single(PREDICT).context)]
     assert batch.attributes["twofold.batch.texts"] == 2
 
 
@@ -172,12 +173,12 @@ async def test_a_pass_that_fails(store, monkeypatch):
         with pytest.raises(TwofoldError):
             await client.predict("rain", timeout=20)
     tree = recording.tree
-    batch, call = tree.one("batch"), tree.one(PREDICT)
+    batch, call = tree.single("batch"), tree.single(PREDICT)
 
     assert (batch.status.status_code, batch.attributes["error.type"]) == (StatusCode.ERROR, "RuntimeError")
     assert (call.status.status_code, call.attributes["error.type"]) == (StatusCode.ERROR, "INTERNAL")
-    assert [key(one.context) for one in batch.links] == [key(call.context)]
-    assert not any("secretword" in one.to_json() for one in tree.spans)
+    assert [key(link.context) for link in batch.links] == [key(call.context)]
+    assert not any("secretword" in span.to_json() for span in tree.spans)
 
 
 async def test_a_call_that_was_wrong(store):
@@ -185,7 +186,7 @@ async def test_a_call_that_was_wrong(store):
     async with traced(store) as (_, client, recording):
         with pytest.raises(TwofoldError):
             await client.predict([])
-    call = recording.tree.one(PREDICT)
+    call = recording.tree.single(PREDICT)
 
     assert call.attributes["rpc.response.status_code"] == "INVALID_ARGUMENT"
     assert call.status.status_code is StatusCode.UNSET
@@ -210,13 +211,13 @@ async def test_log_lines_say_where_they_belong(store):
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
-    call = recording.tree.one("twofold.v1.CheckpointService/PromoteCheckpoint")
-    (audit,) = [one for one in lines if one["logger"] == "twofold_server.audit"]
+    call = recording.tree.single("twofold.v1.CheckpointService/PromoteCheckpoint")
+    (audit,) = [line for line in lines if line["logger"] == "twofold_server.audit"]
 
     assert (int(audit["trace_id"], 16), int(audit["span_id"], 16)) == key(call.context)
     assert call.parent.trace_id == int(audit["trace_id"], 16)
     assert call.attributes["twofold.checkpoint.id"] == "b"
-    assert all("trace_id" not in one for one in lines if one["message"] in {"listening", "draining"})
+    assert all("trace_id" not in line for line in lines if line["message"] in {"listening", "draining"})
 
 
 HEADERS = ("traceparent", "tracestate", "baggage", "authorization")
@@ -250,5 +251,5 @@ async def test_hostile_metadata_over_the_wire(store, caplog):
                 metadata = (("traceparent", value), ("tracestate", value), ("baggage", value))
                 await server.inference.Predict(pb.PredictRequest(texts=["rain"]), metadata=metadata, timeout=30)
 
-    assert [one.parent for one in recording.tree.calls()] == [None] * 3
-    assert not [one for one in caplog.records if one.name.startswith("opentelemetry")]
+    assert [call.parent for call in recording.tree.calls()] == [None] * 3
+    assert not [record for record in caplog.records if record.name.startswith("opentelemetry")]

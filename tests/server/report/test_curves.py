@@ -97,5 +97,5 @@ def test_every_value_is_on_its_scale(flipped: bool, values: list[float]) -> None
     assert scale.low <= min(values) + 1e-6 * scale.step
     assert scale.high >= max(values) - 1e-6 * scale.step
     assert places == sorted(places, reverse=flipped)
-    assert all(0 <= place <= 100 for place in places)
+    assert all(0 <= location <= 100 for location in places)
     assert 1 <= len(scale.ticks) <= 8

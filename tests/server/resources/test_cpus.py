@@ -62,7 +62,7 @@ def test_only_the_thread_that_steps_back_and_those_that_it_starts_do():
 
 
 @pytest.mark.parametrize(
-    ("cpus", "device", "asked", "passes", "threads"),
+    ("cpus", "device", "requested", "passes", "threads"),
     [
         (1, "cpu", {}, 1, 1),
         (2, "cpu", {}, 2, 1),
@@ -74,6 +74,6 @@ def test_only_the_thread_that_steps_back_and_those_that_it_starts_do():
         (16, "cuda", {}, 1, 16),
     ],
 )
-def test_passes_and_their_threads_are_as_many_as_cpus(cpus, device, asked, passes, threads):
+def test_passes_and_their_threads_are_as_many_as_cpus(cpus, device, requested, passes, threads):
     """Two passes where there is a second core, one on a GPU; their own threads and those they share are one for each CPU."""
-    assert split_cpus(cpus, device, **asked) == (passes, threads)
+    assert split_cpus(cpus, device, **requested) == (passes, threads)

@@ -40,9 +40,9 @@ def test_a_job_needs_its_base_and_its_candidate(base, started_from, candidate, n
     job = Job(id="job", order=order(base), created=now, base=started_from, candidate=candidate)
     aliases = Aliases(current="now", candidate="made")
 
-    found = {name for name in ("one", "two", "now", "made", "other") if needed_by(name, [job], aliases)}
+    actual = {name for name in ("one", "two", "now", "made", "other") if needed_by(name, [job], aliases)}
 
-    assert found == needed
+    assert actual == needed
 
 
 def test_no_jobs_need_nothing():
@@ -77,7 +77,7 @@ async def test_what_jobs_build_on_stays_until_they_are_over(harness: Harness):
         await runner.cancel(running.id)
         for name in ("second", "third", "fourth"):
             await deleter.delete(name, ANNA)
-        assert {one.id for one in harness.store.list()} == {"first"}
+        assert {checkpoint.id for checkpoint in harness.store.list()} == {"first"}
 
 
 async def test_a_job_and_a_deletion_at_once_do_not_part(harness: Harness):
@@ -113,4 +113,4 @@ async def test_a_finished_job_needs_nothing(harness: Harness):
         add_checkpoint(harness.store, "third")
         harness.store.promote("third")
         await Deleter(harness.store, Slot(harness.metrics), runner.jobs).delete("first", ANNA)
-        assert {one.id for one in harness.store.list()} == {"second", "third"}
+        assert {checkpoint.id for checkpoint in harness.store.list()} == {"second", "third"}

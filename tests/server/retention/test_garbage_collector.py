@@ -95,7 +95,7 @@ def age(path: Path, hours: float) -> None:
 
 def names(path: Path) -> set[str]:
     """List a directory."""
-    return {one.name for one in path.iterdir()}
+    return {item.name for item in path.iterdir()}
 
 
 async def test_checkpoints_and_uploads_go_but_none_that_a_job_needs(harness: Harness) -> None:
@@ -149,8 +149,8 @@ async def test_what_a_job_waits_or_trains_with_stays(harness: Harness) -> None:
         assert names(harness.store.root / "checkpoints") == {"first", "old-0", "old-1", "newest"}
 
         (harness.store.root / "go-on").touch()
-        for one in jobs:
-            assert (await over(runner, one.id)).state is JobState.SUCCEEDED
+        for job in jobs:
+            assert (await over(runner, job.id)).state is JobState.SUCCEEDED
         await collector(harness, runner).collect()
         assert names(harness.store.root / "uploads") == {ids[3]}
         assert names(harness.store.root / "checkpoints") == {"first", "newest"}
@@ -164,8 +164,8 @@ async def test_jobs_go_with_all_that_is_theirs(harness: Harness, monkeypatch: py
 
     async with harness.running() as runner:
         ids = [(await runner.submit(ORDER, INLINE)).id for _ in range(3)]
-        for one in ids:
-            await over(runner, one)
+        for item in ids:
+            await over(runner, item)
         harness.play(TRAIN, HANG)
         running = await runner.submit(ORDER, INLINE)
         await until(runner, running.id, runs)

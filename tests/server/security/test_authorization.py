@@ -31,7 +31,7 @@ def callers(tmp_path):
 async def test_the_table_holds_what_is_served_and_nothing_else(store):
     """Every procedure that the server tells of, and every one that it refuses with advice, has its need in the table."""
     async with running(store) as server:
-        paths = {one.path for one in await served(server.channel)}
+        paths = {item.path for item in await served(server.channel)}
     assert paths | {OIP + name for name in UNSUPPORTED} == set(REQUIRED_SCOPES)
 
 
@@ -47,24 +47,24 @@ def allowed(need, caller):
 @pytest.mark.parametrize("caller", ["nobody", "stranger", "predict", "adapt", "admin", "all"])
 async def test_every_procedure_lets_in_whom_the_table_says(caller, store, callers):
     """Each procedure is called with no token, an unknown one and one of each scope: only what its need says gets in."""
-    other = Callers(callers.path.with_name("others.toml"))
-    other.add("admin", "predict", "adapt", "admin")
-    strangers = {"nobody": (), "stranger": other.metadata("admin")}
+    unknown_callers = Callers(callers.path.with_name("others.toml"))
+    unknown_callers.add("admin", "predict", "adapt", "admin")
+    strangers = {"nobody": (), "stranger": unknown_callers.metadata("admin")}
     metadata = strangers[caller] if caller in strangers else callers.metadata(caller)
 
     async with running(store, tokens=callers.path) as server:
         procedures = await served(server.channel, callers.metadata("adapt"))
         assert len(procedures) > 25
         refused = [Procedure(OIP + name, False, False) for name in UNSUPPORTED if name != "ModelStreamInfer"]
-        found = {}
-        for one in [*procedures, *refused]:
-            found[one.path], _ = await one.answer(server.channel, metadata=metadata)
+        actual = {}
+        for procedure in [*procedures, *refused]:
+            actual[procedure.path], _ = await procedure.answer(server.channel, metadata=metadata)
 
     no = ("UNAUTHENTICATED", "PERMISSION_DENIED")
-    assert {path: code if code in no else "in" for path, code in found.items()} == {
-        path: allowed(REQUIRED_SCOPES[path], caller) for path in found
+    assert {path: code if code in no else "in" for path, code in actual.items()} == {
+        path: allowed(REQUIRED_SCOPES[path], caller) for path in actual
     }
-    assert not {"INTERNAL", "UNKNOWN"} & set(found.values())
+    assert not {"INTERNAL", "UNKNOWN"} & set(actual.values())
 
 
 async def test_without_a_file_everybody_is_let_in(store):
@@ -92,11 +92,11 @@ async def test_a_call_without_a_good_token_is_told_what_to_do(headers, says, sto
     metadata = tuple((key, value.format(**callers.tokens)) for key, value in headers)
 
     async with running(store, tokens=callers.path) as server:
-        code, told = await refusal(server.inference.Predict(pb.PredictRequest(texts=["rain"]), metadata=metadata))
+        code, error = await refusal(server.inference.Predict(pb.PredictRequest(texts=["rain"]), metadata=metadata))
         counted = await server.metric("twofold_requests_total", method="Predict", code="UNAUTHENTICATED")
-    assert (code, told.reason, counted) == (grpc.StatusCode.UNAUTHENTICATED, "NO_VALID_TOKEN", 1)
-    assert says in told.message
-    assert callers.tokens["predict"] not in told.message
+    assert (code, error.reason, counted) == (grpc.StatusCode.UNAUTHENTICATED, "NO_VALID_TOKEN", 1)
+    assert says in error.message
+    assert callers.tokens["predict"] not in error.message
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER  "])
@@ -112,10 +112,10 @@ async def test_a_token_without_the_scope_is_told_which(store, callers):
     """PERMISSION_DENIED names the token, what it may do and what is needed."""
     async with running(store, tokens=callers.path) as server:
         rolling = Procedure("/twofold.v1.CheckpointService/RollBack", False, False)
-        code, told = await rolling.answer(server.channel, metadata=callers.metadata("predict"))
+        code, error = await rolling.answer(server.channel, metadata=callers.metadata("predict"))
 
-    assert (code, told.reason) == ("PERMISSION_DENIED", "SCOPE_MISSING")
-    assert "token 'predict' has scope predict, but this call needs 'admin'" in told.message
+    assert (code, error.reason) == ("PERMISSION_DENIED", "SCOPE_MISSING")
+    assert "token 'predict' has scope predict, but this call needs 'admin'" in error.message
 
 
 async def test_a_refused_request_is_not_read(store, callers):
@@ -178,10 +178,10 @@ async def test_a_token_has_its_rate(store, callers):
 
     async with running(store, tokens=callers.path) as server:
         assert (await predict.answer(server.channel, metadata=callers.metadata("slow")))[0] == "INVALID_ARGUMENT"
-        code, told = await predict.answer(server.channel, metadata=callers.metadata("slow"))
-        assert (code, told.reason) == ("RESOURCE_EXHAUSTED", "RATE_LIMITED")
-        assert 900 < told.retry_after <= 1000
-        assert "token 'slow' is limited to 0.001 requests per second" in told.message
+        code, error = await predict.answer(server.channel, metadata=callers.metadata("slow"))
+        assert (code, error.reason) == ("RESOURCE_EXHAUSTED", "RATE_LIMITED")
+        assert 900 < error.retry_after <= 1000
+        assert "token 'slow' is limited to 0.001 requests per second" in error.message
         assert await server.metric("twofold_shed_total", reason="rate") == 1
         others = [await predict.answer(server.channel, metadata=callers.metadata("all")) for _ in range(20)]
         assert {code for code, _ in others} == {"INVALID_ARGUMENT"}
@@ -208,7 +208,7 @@ async def test_the_requests_of_a_stream_wait_for_their_turn(store, callers):
     async with running(store, tokens=callers.path) as server:
         started_at = time.monotonic()
         call = server.inference.PredictStream(iter(requests), metadata=callers.metadata("slow"))
-        answers = [one.response.predictions[0].label async for one in call]
+        answers = [item.response.predictions[0].label async for item in call]
         seconds = time.monotonic() - started_at
 
     assert answers == ["a_weather"] * 14

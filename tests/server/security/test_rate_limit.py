@@ -72,5 +72,5 @@ async def test_a_stream_is_paced_and_loses_nothing():
         for number in range(5):
             yield number
 
-    assert [one async for one in limit.throttle(requests())] == [0, 1, 2, 3, 4]
+    assert [item async for item in limit.throttle(requests())] == [0, 1, 2, 3, 4]
     assert len(taken) == 4

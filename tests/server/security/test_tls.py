@@ -34,7 +34,7 @@ def key_of(certificate):
 
 def chain_of(certificate):
     """Return a certificate chain as PEM."""
-    return b"".join(one.bytes() for one in certificate.cert_chain_pems)
+    return b"".join(pem.bytes() for pem in certificate.cert_chain_pems)
 
 
 def roots_of(authority):
@@ -78,7 +78,7 @@ def authority():
 
 
 @pytest.fixture(scope="module")
-def other():
+def other_authority():
     """Make an authority that nobody trusts at first."""
     return trustme.CA()
 
@@ -107,32 +107,32 @@ async def code_for(target, roots, certificate=None):
         return grpc.StatusCode.OK
 
 
-async def test_tls_lets_in_whoever_trusts_its_certificate(store, files, authority, other):
+async def test_tls_lets_in_whoever_trusts_its_certificate(store, files, authority, other_authority):
     """A caller that trusts the authority is answered; one that trusts another, or speaks plaintext, is not."""
     async with serve(config_of(store, **files.settings(mutual=False))) as server:
         assert await code_for(server.target, roots_of(authority)) is grpc.StatusCode.OK
-        assert await code_for(server.target, roots_of(other)) is REFUSED
+        assert await code_for(server.target, roots_of(other_authority)) is REFUSED
         async with grpc.aio.insecure_channel(server.target) as channel:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await InferenceServiceStub(channel).Predict(pb.PredictRequest(texts=["rain"]), timeout=60)
         assert caught.value.code() is REFUSED
 
 
-async def test_mutual_tls_lets_in_certificates_of_its_authority(store, files, authority, other):
+async def test_mutual_tls_lets_in_certificates_of_its_authority(store, files, authority, other_authority):
     """Only a caller with a certificate of the authority, that has begun and not run out, is answered."""
     later = YESTERDAY + dt.timedelta(days=3)
     callers = {
         "known": issue(authority, "caller"),
         "none": None,
-        "of another authority": issue(other, "caller"),
+        "of another authority": issue(other_authority, "caller"),
         "expired": issue(authority, "caller", not_before=YESTERDAY - dt.timedelta(days=9), not_after=YESTERDAY),
         "not yet": issue(authority, "caller", not_before=later, not_after=later + dt.timedelta(days=9)),
     }
 
     async with serve(config_of(store, **files.settings(mutual=True))) as server:
-        assert {name: await code_for(server.target, roots_of(authority), one) for name, one in callers.items()} == {
-            name: grpc.StatusCode.OK if name == "known" else REFUSED for name in callers
-        }
+        assert {
+            name: await code_for(server.target, roots_of(authority), caller) for name, caller in callers.items()
+        } == {name: grpc.StatusCode.OK if name == "known" else REFUSED for name in callers}
 
 
 async def test_an_expired_certificate_is_replaced_without_a_restart(store, files, authority):
@@ -145,9 +145,9 @@ async def test_an_expired_certificate_is_replaced_without_a_restart(store, files
         assert await code_for(server.target, roots_of(authority)) is grpc.StatusCode.OK
 
 
-async def test_authorities_are_rotated_without_a_restart(store, files, authority, other):
+async def test_authorities_are_rotated_without_a_restart(store, files, authority, other_authority):
     """Server and callers move to another authority; a connection that is open goes on."""
-    old, new = issue(authority, "caller"), issue(other, "caller")
+    old, new = issue(authority, "caller"), issue(other_authority, "caller")
 
     async with serve(config_of(store, **files.settings(mutual=True))) as server:
         credentials = grpc.ssl_channel_credentials(roots_of(authority), key_of(old), chain_of(old))
@@ -155,14 +155,14 @@ async def test_authorities_are_rotated_without_a_restart(store, files, authority
             stub = InferenceServiceStub(channel)
             await stub.Predict(pb.PredictRequest(texts=["rain"]), timeout=60)
 
-            files.write(client_ca=roots_of(authority) + roots_of(other))
+            files.write(client_ca=roots_of(authority) + roots_of(other_authority))
             assert await code_for(server.target, roots_of(authority), new) is grpc.StatusCode.OK
             assert await code_for(server.target, roots_of(authority), old) is grpc.StatusCode.OK
 
-            files.issue(other)
-            files.write(client_ca=roots_of(other))
-            assert await code_for(server.target, roots_of(other), new) is grpc.StatusCode.OK
-            assert await code_for(server.target, roots_of(other), old) is REFUSED
+            files.issue(other_authority)
+            files.write(client_ca=roots_of(other_authority))
+            assert await code_for(server.target, roots_of(other_authority), new) is grpc.StatusCode.OK
+            assert await code_for(server.target, roots_of(other_authority), old) is REFUSED
             assert await code_for(server.target, roots_of(authority), old) is REFUSED
             await stub.Predict(pb.PredictRequest(texts=["rain"]), timeout=60)
 
@@ -175,34 +175,34 @@ def locked(certificate):
 
 
 WRONG = {
-    "a key that a password protects": lambda other: {"key": locked(issue(other))},
-    "a key that does not fit": lambda other: {"key": key_of(issue(other))},
-    "a certificate that does not fit": lambda other: {"certificate": chain_of(issue(other))},
-    "no certificate": lambda other: {"certificate": b"-----BEGIN CERTIFICATE-----\n"},
-    "no authority": lambda other: {"client_ca": b"none"},
+    "a key that a password protects": lambda other_authority: {"key": locked(issue(other_authority))},
+    "a key that does not fit": lambda other_authority: {"key": key_of(issue(other_authority))},
+    "a certificate that does not fit": lambda other_authority: {"certificate": chain_of(issue(other_authority))},
+    "no certificate": lambda other_authority: {"certificate": b"-----BEGIN CERTIFICATE-----\n"},
+    "no authority": lambda other_authority: {"client_ca": b"none"},
 }
 
 
 @pytest.mark.parametrize("kind", WRONG)
-async def test_wrong_files_leave_the_old_ones_in_force(kind, *, store, files, authority, other, caplog):
+async def test_wrong_files_leave_the_old_ones_in_force(kind, *, store, files, authority, other_authority, caplog):
     """What cannot serve is logged and not taken; the next files that can are."""
     caller = issue(authority, "caller")
 
     async with serve(config_of(store, **files.settings(mutual=True))) as server:
-        files.write(**WRONG[kind](other))
+        files.write(**WRONG[kind](other_authority))
         assert await code_for(server.target, roots_of(authority), caller) is grpc.StatusCode.OK
         assert "TLS files are invalid; the previous ones stay in force" in caplog.messages
 
-        files.issue(other)
+        files.issue(other_authority)
         files.write(client_ca=roots_of(authority))
         assert await code_for(server.target, roots_of(authority), caller) is REFUSED
-        assert await code_for(server.target, roots_of(other), caller) is grpc.StatusCode.OK
+        assert await code_for(server.target, roots_of(other_authority), caller) is grpc.StatusCode.OK
 
 
 @pytest.mark.parametrize("kind", WRONG)
-async def test_a_server_does_not_start_with_wrong_files(kind, store, files, other):
+async def test_a_server_does_not_start_with_wrong_files(kind, store, files, other_authority):
     """The error names the setting and what to give."""
-    files.write(**WRONG[kind](other))
+    files.write(**WRONG[kind](other_authority))
 
     with pytest.raises(ValueError, match=r"^tls-.*; use "):
         async with serve(config_of(store, **files.settings(mutual=True))):
@@ -219,22 +219,22 @@ def fetch(url, authority):
         return type(error.reason)
 
 
-async def test_metrics_come_by_tls_if_asked_for(store, files, authority, other, caplog):
+async def test_metrics_come_by_tls_if_asked_for(store, files, authority, other_authority, caplog):
     """With metrics-tls the HTTP port has the server's certificate, the new one when it changes, and the old one while the new is wrong."""
 
     def story(url):
         assert url.startswith("https://127.0.0.1:")
         assert "twofold_ready 1.0" in fetch(url, authority)
-        assert fetch(url, other) is ssl.SSLCertVerificationError
+        assert fetch(url, other_authority) is ssl.SSLCertVerificationError
         with pytest.raises((http.client.HTTPException, OSError)):
             urllib.request.urlopen(url.replace("https:", "http:"), timeout=60)
 
-        files.write(**WRONG["a key that does not fit"](other))
+        files.write(**WRONG["a key that does not fit"](other_authority))
         assert "twofold_ready 1.0" in fetch(url, authority)
         assert "TLS files are invalid; the previous ones stay in force" in caplog.messages
-        files.issue(other)
+        files.issue(other_authority)
         assert fetch(url, authority) is ssl.SSLCertVerificationError
-        assert "twofold_ready 1.0" in fetch(url, other)
+        assert "twofold_ready 1.0" in fetch(url, other_authority)
 
     async with serve(config_of(store, metrics_tls=True, **files.settings(mutual=True))) as server:
         await asyncio.to_thread(story, server.metrics_url)

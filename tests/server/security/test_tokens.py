@@ -37,10 +37,10 @@ def test_lines_can_be_appended_and_explained(tmp_path):
 
 def test_no_two_tokens_are_the_same():
     """A token of the same name has another secret, of 256 bits."""
-    one, other = (make_token("checkout", ["predict"])[0] for _ in range(2))
+    first, second = (make_token("checkout", ["predict"])[0] for _ in range(2))
 
-    assert one != other
-    assert len(one.rpartition(".")[2]) == 43
+    assert first != second
+    assert len(first.rpartition(".")[2]) == 43
 
 
 @pytest.mark.parametrize(

@@ -23,18 +23,18 @@ SECOND = Aliases(current="two", previous="one")
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_every_alias_that_moved_is_a_row_that_survives(place: DatabaseLocation) -> None:
+def test_every_alias_that_moved_is_a_row_that_survives(location: DatabaseLocation) -> None:
     """One promotion moves two aliases, which come newest first, in pages, from a database that was opened again."""
-    database = Database(place)
+    database = Database(location)
     AliasTable(database).write(AliasUpdate(FIRST, SECOND), ANNA, NOW)
     AliasTable(database).write(AliasUpdate(SECOND, SECOND), ANNA, NOW)
     database.close()
 
-    database = Database(place)
+    database = Database(location)
     table = AliasTable(database)
     [newest], token = table.page(1, None)
     [oldest], last = table.page(1, token)
-    assert [(one.alias, one.from_id, one.to_id) for one in (newest, oldest)] == [
+    assert [(change.alias, change.from_id, change.to_id) for change in (newest, oldest)] == [
         ("previous", None, "one"),
         ("current", "one", "two"),
     ]
@@ -43,17 +43,17 @@ def test_every_alias_that_moved_is_a_row_that_survives(place: DatabaseLocation) 
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_what_nobody_wrote_down_is_found_at_the_next_start(place: DatabaseLocation) -> None:
+def test_what_nobody_wrote_down_is_found_at_the_next_start(location: DatabaseLocation) -> None:
     """An alias that another process moved, or a server that then died, is written down once, as moved from outside."""
-    database = Database(place)
+    database = Database(location)
     table = AliasTable(database)
     table.write(AliasUpdate(Aliases(), FIRST), ANNA, NOW)
 
     table.catch_up(SECOND, NOW)
     table.catch_up(SECOND, NOW)
 
-    found, _ = table.page(9, None)
-    assert [(one.alias, one.from_id, one.to_id, one.author.actor) for one in found] == [
+    detected, _ = table.page(9, None)
+    assert [(result.alias, result.from_id, result.to_id, result.author.actor) for result in detected] == [
         ("previous", None, "one", OUTSIDE),
         ("current", "one", "two", OUTSIDE),
         ("current", None, "one", "anna"),
@@ -64,11 +64,11 @@ def test_what_nobody_wrote_down_is_found_at_the_next_start(place: DatabaseLocati
 async def history(server: object, **fields: object) -> list[tuple[str, ...]]:
     """Read who moved "current" and "candidate", oldest first."""
     answer = await server.checkpoints.ListAliasChanges(pb.ListAliasChangesRequest(), **fields)
-    assert all(one.time.seconds for one in answer.changes)
+    assert all(change.time.seconds for change in answer.changes)
     return [
-        (one.alias, one.from_id, one.to_id, one.actor, one.reason)
-        for one in reversed(answer.changes)
-        if one.alias in {"current", "candidate"}
+        (change.alias, change.from_id, change.to_id, change.actor, change.reason)
+        for change in reversed(answer.changes)
+        if change.alias in {"current", "candidate"}
     ]
 
 
@@ -80,7 +80,7 @@ async def test_calls_leave_the_name_of_the_token(tmp_path: Path) -> None:
     callers.add("admin", "admin")
     admin = {"metadata": callers.metadata("admin")}
 
-    found = "The change was detected when a server started."
+    detected = "The change was detected when a server started."
     async with running(store, tokens=callers.path) as server:
         await server.checkpoints.PromoteCheckpoint(pb.PromoteCheckpointRequest(checkpoint="b"), **admin)
         await server.checkpoints.RollBack(pb.RollBackRequest(), **admin)
@@ -91,8 +91,8 @@ async def test_calls_leave_the_name_of_the_token(tmp_path: Path) -> None:
         wrong = pb.ListAliasChangesRequest(page_token="x")
         assert (await refusal(server.checkpoints.ListAliasChanges(wrong, **admin)))[1].violations
         assert (await history(server, **admin)) == [
-            ("current", "", "a", OUTSIDE, found),
-            ("candidate", "", "b", OUTSIDE, found),
+            ("current", "", "a", OUTSIDE, detected),
+            ("candidate", "", "b", OUTSIDE, detected),
             ("current", "a", "b", "admin", "PromoteCheckpoint was called."),
             ("candidate", "b", "", "admin", "PromoteCheckpoint was called."),
             ("current", "b", "a", "admin", "RollBack was called."),
@@ -107,6 +107,8 @@ async def test_a_job_leaves_its_id(harness: Harness) -> None:
 
     assert harness.promoter.authors == [Author(view.id, "The gate passed it.")]
     async with harness.running() as runner:
-        found, _ = await runner.jobs.alias_changes(9, None)
-        assert ("candidate", "second", view.id) in [(one.alias, one.to_id, one.author.actor) for one in reversed(found)]
+        detected, _ = await runner.jobs.alias_changes(9, None)
+        assert ("candidate", "second", view.id) in [
+            (result.alias, result.to_id, result.author.actor) for result in reversed(detected)
+        ]
     assert Store(harness.store.root).aliases().current == "second"

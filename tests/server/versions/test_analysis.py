@@ -48,10 +48,10 @@ CASES = [
 @pytest.mark.parametrize(("seen", "cause", "says"), CASES)
 def test_a_verdict_names_its_cause(seen, cause, says):
     """What is proven beyond its limit is told with its figures; few requests, or a few bad ones, decide nothing."""
-    found = find_regression(seen, LIMITS, "ner")
+    actual = find_regression(seen, LIMITS, "ner")
 
-    assert (found and found.cause) == cause
-    assert says is None or says in found.message
+    assert (actual and actual.cause) == cause
+    assert says is None or says in actual.message
 
 
 @pytest.mark.parametrize(
@@ -70,10 +70,10 @@ def test_a_verdict_names_its_cause(seen, cause, says):
 )
 def test_before_it_is_live_the_proof_is_the_candidate_s(seen, says):
     """A candidate that was seen to agree too little is refused, though that is not proven; by fewer texts it is not."""
-    found = reject_reason(seen, LIMITS, "ner")
+    actual = reject_reason(seen, LIMITS, "ner")
 
-    assert (found is None) == (says is None)
-    assert says is None or says in found.message
+    assert (actual is None) == (says is None)
+    assert says is None or says in actual.message
 
 
 def test_an_unknown_head_may_change_as_an_adapted_one():
@@ -111,17 +111,17 @@ def test_to_look_after_each_does_not_add_up():
     chance = random.Random(1)
     wrong = [first_proof(0.2, 0.2, 300, chance, 0.05) for _ in range(200)]
 
-    assert sum(one is not None for one in wrong) <= 0.05 * 200 + 8
+    assert sum(item is not None for item in wrong) <= 0.05 * 200 + 8
 
 
 @pytest.mark.parametrize(("share", "limit", "within"), [(0.5, 0.2, 60), (0.1, 0.02, 250), (1.0, 0.05, 5)])
 def test_what_is_bad_is_found(share, limit, within):
     """Far above the limit a few dozen are enough; all of 50 checkpoints are found."""
     chance = random.Random(2)
-    found = [first_proof(share, limit, 1000, chance, 1e-3) for _ in range(50)]
+    actual = [first_proof(share, limit, 1000, chance, 1e-3) for _ in range(50)]
 
-    assert None not in found
-    assert sorted(found)[25] <= within
+    assert None not in actual
+    assert sorted(actual)[25] <= within
 
 
 SHARED = SharedNames.of(
@@ -130,9 +130,9 @@ SHARED = SharedNames.of(
 )
 
 
-def said(label="x", *spans):
+def answer_of(label="x", *spans):
     """Return an answer with entities such as "city" at 0, or ("city", 3)."""
-    entities = [(one, 0) if isinstance(one, str) else one for one in spans]
+    entities = [(span, 0) if isinstance(span, str) else span for span in spans]
     return Prediction(
         labels=(LabelScore(label, 0.9),),
         entities=tuple(Entity(start=start, end=start + 2, type=name, score=0.5) for name, start in entities),
@@ -140,23 +140,23 @@ def said(label="x", *spans):
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "found"),
+    ("item", "second", "actual"),
     [
-        (said("x"), said("x"), {"classifier": True}),
-        (said("x"), said("y"), {"classifier": False}),
-        (said("old"), said("x"), {}),
-        (said("x"), said("new"), {}),
-        (said("x", "city"), said("x", "city"), {"classifier": True, "ner": True}),
-        (said("x", "city"), said("x"), {"classifier": True, "ner": False}),
-        (said("x", "city"), said("x", ("city", 1)), {"classifier": True, "ner": False}),
-        (said("x", "city"), said("x", "city", ("fresh", 5)), {"classifier": True, "ner": True}),
-        (said("x", "gone"), said("x", "fresh"), {"classifier": True}),
+        (answer_of("x"), answer_of("x"), {"classifier": True}),
+        (answer_of("x"), answer_of("y"), {"classifier": False}),
+        (answer_of("old"), answer_of("x"), {}),
+        (answer_of("x"), answer_of("new"), {}),
+        (answer_of("x", "city"), answer_of("x", "city"), {"classifier": True, "ner": True}),
+        (answer_of("x", "city"), answer_of("x"), {"classifier": True, "ner": False}),
+        (answer_of("x", "city"), answer_of("x", ("city", 1)), {"classifier": True, "ner": False}),
+        (answer_of("x", "city"), answer_of("x", "city", ("fresh", 5)), {"classifier": True, "ner": True}),
+        (answer_of("x", "gone"), answer_of("x", "fresh"), {"classifier": True}),
         (Prediction(), Prediction(), {}),
     ],
 )
-def test_answers_are_compared_by_what_both_can_say(one, other, found):
+def test_answers_are_compared_by_what_both_can_say(item, second, actual):
     """Labels and spans of names that only one checkpoint knows, and texts in which neither finds any, prove nothing."""
-    assert agreements(one, other, SHARED) == found
+    assert agreements(item, second, SHARED) == actual
 
 
 def test_a_checkpoint_agrees_with_itself():

@@ -63,8 +63,8 @@ def test_auto_serves_what_is_faster(faster: str, expected: str, tmp_path: Path) 
         engine = load(tmp_path, "auto", int8=PASSED)
 
     assert engine.precision == expected
-    assert [one.precision for one in loaded if one.state == "closed"] == [
-        one.precision for one in loaded if one is not engine
+    assert [item.precision for item in loaded if item.state == "closed"] == [
+        item.precision for item in loaded if item is not engine
     ]
 
 
@@ -114,11 +114,11 @@ def test_a_graph_whose_neighbours_matter_is_refused(tmp_path: Path) -> None:
     honest = Engine.run
 
     def leaking(self, ids, mask, outputs):
-        found = honest(self, ids, mask, outputs)
+        actual = honest(self, ids, mask, outputs)
         return (
-            found
+            actual
             if len(ids) == 1
-            else [one + np.float32(0.01) * np.arange(one.shape[-1], dtype=np.float32) for one in found]
+            else [result + np.float32(0.01) * np.arange(result.shape[-1], dtype=np.float32) for result in actual]
         )
 
     with mock.patch.object(Engine, "run", leaking):

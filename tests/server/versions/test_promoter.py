@@ -84,26 +84,26 @@ async def scene(store, *, live="a"):
 
 async def test_a_promotion_moves_engine_and_aliases_together(store):
     """Afterwards the new engine is live, "current" names it, "previous" the old one, and health was told last."""
-    async with scene(store) as one:
-        old = one.slot.live
-        done = await one.promoter.promote("b", ANNA)
+    async with scene(store) as setup:
+        old = setup.slot.live
+        done = await setup.promoter.promote("b", ANNA)
 
         assert (done.checkpoint.id, done.replaced_id) == ("b", "a")
         assert done.seconds > 0
-        assert one.slot.live.id == "b"
-        assert one.slot.live.state is EngineState.READY
+        assert setup.slot.live.id == "b"
+        assert setup.slot.live.state is EngineState.READY
         assert (store.aliases().current, store.aliases().previous) == ("b", "a")
-        assert one.announced == ["b"]
-        assert one.count("succeeded") == 1
-        await asyncio.to_thread(one.slot.drain)
+        assert setup.announced == ["b"]
+        assert setup.count("succeeded") == 1
+        await asyncio.to_thread(setup.slot.drain)
         assert old.state is EngineState.CLOSED
 
 
 async def test_the_live_checkpoint_needs_no_promotion(store):
     """Promoting what is live loads nothing and changes nothing."""
-    async with scene(store) as one:
+    async with scene(store) as setup:
         with mock.patch.object(promoter, "load_engine", side_effect=AssertionError):
-            done = await one.promoter.promote("current", ANNA)
+            done = await setup.promoter.promote("current", ANNA)
 
         assert (done.replaced_id, done.seconds) == ("a", 0.0)
         assert store.aliases().previous is None
@@ -115,8 +115,8 @@ async def test_a_broken_checkpoint_changes_nothing(kind, store):
     reason = tiny_checkpoints.BROKEN[kind][2]
     tiny_checkpoints.publish_broken(store, kind)
 
-    async with scene(store) as one:
-        live, before, made = one.slot.live, store.aliases(), []
+    async with scene(store) as setup:
+        live, before, made = setup.slot.live, store.aliases(), []
         init = Engine.__init__
 
         def note(engine, *args, **kwargs):
@@ -127,87 +127,88 @@ async def test_a_broken_checkpoint_changes_nothing(kind, store):
             mock.patch.object(Engine, "__init__", note),
             pytest.raises((CheckpointError, SwapError), match=re.escape(reason)),
         ):
-            await one.promoter.promote("x", ANNA)
+            await setup.promoter.promote("x", ANNA)
 
-        assert one.slot.live is live
+        assert setup.slot.live is live
         assert live.state is EngineState.READY
         live.check_golden()
         assert store.aliases() == before
-        assert one.announced == []
+        assert setup.announced == []
         assert all(engine.state is EngineState.FAILED for engine in made)
-        assert one.count("failed") == 1
+        assert setup.count("failed") == 1
 
 
 async def test_aliases_that_cannot_be_written_change_nothing(store):
     """If the disk refuses the aliases, the ready engine is closed again and the old one serves on."""
-    async with scene(store) as one:
-        live = one.slot.live
+    async with scene(store) as setup:
+        live = setup.slot.live
         with (
             mock.patch.object(type(store), "promote", side_effect=OSError(28, "No space left on device")),
             pytest.raises(SwapError, match=r"aliases: .*No space left"),
         ):
-            await one.promoter.promote("b", ANNA)
+            await setup.promoter.promote("b", ANNA)
 
-        assert one.slot.live is live
-        assert one.metrics.registry.get_sample_value("twofold_engines") == 1
-        assert one.count("failed") == 1
+        assert setup.slot.live is live
+        assert setup.metrics.registry.get_sample_value("twofold_engines") == 1
+        assert setup.count("failed") == 1
 
 
 async def test_roll_back_returns_and_returns_again(store):
     """Rolling back makes the previous checkpoint live; rolling back once more undoes it."""
-    async with scene(store) as one:
-        await one.promoter.promote("b", ANNA)
-        assert (await one.promoter.roll_back(ANNA)).checkpoint.id == "a"
+    async with scene(store) as setup:
+        await setup.promoter.promote("b", ANNA)
+        assert (await setup.promoter.roll_back(ANNA)).checkpoint.id == "a"
         assert (store.aliases().current, store.aliases().previous) == ("a", "b")
-        assert (await one.promoter.roll_back(ANNA)).checkpoint.id == "b"
+        assert (await setup.promoter.roll_back(ANNA)).checkpoint.id == "b"
 
 
 async def test_nothing_to_roll_back_to(store):
     """Without a previous checkpoint the caller is told that it is the wrong moment."""
-    async with scene(store) as one:
+    async with scene(store) as setup:
         with pytest.raises(FailedPreconditionError, match="previous"):
-            await one.promoter.roll_back(ANNA)
+            await setup.promoter.roll_back(ANNA)
         with pytest.raises(CheckpointNotFoundError):
-            await one.promoter.promote("nowhere", ANNA)
+            await setup.promoter.promote("nowhere", ANNA)
 
 
 async def test_promotions_take_turns(store):
     """Many at once end one after the other, with the engine and the aliases of the last one."""
-    async with scene(store) as one:
-        done = await asyncio.gather(*(one.promoter.promote(name, ANNA) for name in ("b", "a", "b", "a")))
+    async with scene(store) as setup:
+        done = await asyncio.gather(*(setup.promoter.promote(name, ANNA) for name in ("b", "a", "b", "a")))
 
         assert [each.replaced_id for each in done] == ["a", "b", "a", "b"]
-        assert (one.slot.live.id, store.aliases().current) == ("a", "a")
+        assert (setup.slot.live.id, store.aliases().current) == ("a", "a")
 
 
 async def test_a_candidate_replaces_only_what_it_was_compared_with(store):
     """Whatever became current while it waited for its turn stays; one that is current already is no failure."""
-    async with scene(store) as one:
+    async with scene(store) as setup:
         with pytest.raises(BaseChangedError, match="the current checkpoint is now a"):
-            await one.promoter.promote("b", ANNA, expected_current="c")
+            await setup.promoter.promote("b", ANNA, expected_current="c")
         await asyncio.gather(
-            one.promoter.promote("b", ANNA, expected_current="a"), one.promoter.promote("b", ANNA, expected_current="a")
+            setup.promoter.promote("b", ANNA, expected_current="a"),
+            setup.promoter.promote("b", ANNA, expected_current="a"),
         )
 
-        assert (one.slot.live.id, store.aliases().current) == ("b", "b")
-        assert one.count("failed") == 0
+        assert (setup.slot.live.id, store.aliases().current) == ("b", "b")
+        assert setup.count("failed") == 0
 
 
 async def test_a_caller_that_leaves_does_not_cut_a_promotion_in_half(store):
     """A cancelled caller hears nothing, and the promotion ends whole: engine and aliases agree."""
-    async with scene(store) as one:
-        call = asyncio.create_task(one.promoter.promote("b", ANNA))
+    async with scene(store) as setup:
+        call = asyncio.create_task(setup.promoter.promote("b", ANNA))
         await asyncio.sleep(0)  # It has begun, and cannot have ended: its work is on a thread.
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        await one.promoter.stop()
+        await setup.promoter.stop()
 
-        assert (one.slot.live.id, store.aliases().current) == ("b", "b")
+        assert (setup.slot.live.id, store.aliases().current) == ("b", "b")
 
 
 async def test_a_first_checkpoint_becomes_live_in_an_empty_slot(store):
     """Where nothing answered before, nothing was replaced."""
-    async with scene(store, live="") as one:
-        assert (await one.promoter.promote("b", ANNA)).replaced_id == ""
-        assert one.announced == ["b"]
+    async with scene(store, live="") as setup:
+        assert (await setup.promoter.promote("b", ANNA)).replaced_id == ""
+        assert setup.announced == ["b"]

@@ -42,7 +42,7 @@ async def test_a_planted_checkpoint_is_rolled_back_by_itself(tmp_path, caplog):
         await until(lambda: one_engine(server), "one engine")
         assert await server.metric("twofold_shadow_answers_total", head="classifier", outcome="differed") >= 20
         events = [
-            one.event async for one in jobs.WatchJob(adaptation_pb2.WatchJobRequest(job_id=job, after_sequence=0))
+            item.event async for item in jobs.WatchJob(adaptation_pb2.WatchJobRequest(job_id=job, after_sequence=0))
         ]
         answer = await jobs.GetReport(adaptation_pb2.GetReportRequest(job_id=job, format="REPORT_FORMAT_JSON"))
         report = json.loads(answer.content)
@@ -52,11 +52,15 @@ async def test_a_planted_checkpoint_is_rolled_back_by_itself(tmp_path, caplog):
     assert "bad was rolled back: the classifier head agrees on 0 of" in events[-1].message
     assert "a is live again." in events[-1].message
     assert events[-1].message in [note["message"] for note in report["notes"]]
-    moved = [(one.alias, one.from_id, one.to_id, one.actor) for one in reversed(changes) if one.alias == "current"]
+    moved = [
+        (change.alias, change.from_id, change.to_id, change.actor)
+        for change in reversed(changes)
+        if change.alias == "current"
+    ]
     assert moved[1:] == [("current", "a", "bad", job), ("current", "bad", "a", "server")]
     assert changes[0].reason.startswith("bad was rolled back: the classifier head agrees on 0 of")
     assert (store.aliases().current, store.aliases().previous) == ("a", None)
-    [line] = [one for one in caplog.records if one.name == "twofold_server.audit" and one.actor == "server"]
+    [line] = [record for record in caplog.records if record.name == "twofold_server.audit" and record.actor == "server"]
     assert (line.message, line.checkpoint, line.reason) == ("roll back", "a", "agreement")
 
 

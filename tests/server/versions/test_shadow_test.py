@@ -65,7 +65,10 @@ async def test_a_good_candidate_is_made_live_after_its_texts(tmp_path):
             assert (await server.predict("sunny")).checkpoint_id == "bad"
         assert failed == []
         assert "a" in before
-        assert (job.state, [one.phase for one in job.phases]) == (pb.JOB_STATE_SUCCEEDED, ["train", "shadow", "swap"])
+        assert (job.state, [phase.phase for phase in job.phases]) == (
+            pb.JOB_STATE_SUCCEEDED,
+            ["train", "shadow", "swap"],
+        )
         seen = job.report.shadow
         assert seen.texts >= 60
         assert seen.failed == 0
@@ -86,14 +89,14 @@ async def test_who_follows_the_job_hears_how_far_it_is(tmp_path, monkeypatch):
             job = await submit(server)
             stub = AdaptationServiceStub(server.channel)
             heard = [event async for event in stub.WatchJob(pb.WatchJobRequest(job_id=job))]
-        told = [one.event.message for one in heard if "Shadow test:" in one.event.message]
-        texts = [int(re.search(r"Shadow test: (\d+) live", one)[1]) for one in told]
+        progress = [item.event.message for item in heard if "Shadow test:" in item.event.message]
+        texts = [int(re.search(r"Shadow test: (\d+) live", item)[1]) for item in progress]
         assert len(texts) > 2
         assert texts == sorted(texts)
         assert texts[0] < MANY <= texts[-1]
         report = await stub.GetReport(pb.GetReportRequest(job_id=job, format=pb.REPORT_FORMAT_JSON))
-        notes = [one["message"] for one in json.loads(report.content)["notes"] if "Shadow test:" in one["message"]]
-        assert notes == [told[-1]]
+        notes = [note["message"] for note in json.loads(report.content)["notes"] if "Shadow test:" in note["message"]]
+        assert notes == [progress[-1]]
 
 
 async def test_a_word_on_the_way_that_cannot_be_written_ends_nothing(tmp_path, monkeypatch):
@@ -141,23 +144,23 @@ async def test_without_live_texts_the_time_decides(tmp_path):
         assert "Compared only 0 live texts in the shadow test; a decision needs at least 20." in job.report.notes
 
 
-@pytest.mark.parametrize(("asked", "set_to", "phases"), [
+@pytest.mark.parametrize(("requested", "set_to", "phases"), [
     (None, 0.0, ["train", "swap"]),
     (0.0, 1.0, ["train", "swap"]),
     (1.0, 0.0, ["train", "shadow", "swap"]),
 ])  # fmt: skip
-async def test_a_job_may_ask_for_another_share(tmp_path, asked, set_to, phases):
+async def test_a_job_may_ask_for_another_share(tmp_path, requested, set_to, phases):
     """What the request says counts, and what the server is set to where it says nothing; a share of 0 changes nothing."""
     async with in_shadow(tmp_path, tiny_checkpoints.Recipe(), shadow_share=set_to, shadow_seconds=0.2) as (server, _):
-        job = await follow(server, await submit(server, shadow_share=asked))
-        assert [one.phase for one in job.phases] == phases
+        job = await follow(server, await submit(server, shadow_share=requested))
+        assert [phase.phase for phase in job.phases] == phases
 
 
 async def test_a_wrong_share_is_refused(tmp_path):
     """INVALID_ARGUMENT names the field and the value."""
     async with in_shadow(tmp_path, tiny_checkpoints.Recipe()) as (server, _):
-        _, told = await refusal(submit(server, shadow_share=1.5))
-        assert [(one.field, one.description[:24]) for one in told.violations] == [
+        _, error = await refusal(submit(server, shadow_share=1.5))
+        assert [(violation.field, violation.description[:24]) for violation in error.violations] == [
             ("shadow_share", "1.5 must be from 0 to 1;")
         ]
 
@@ -218,7 +221,9 @@ def pair(store):
 def counted(metrics):
     """Return the texts by outcome."""
     outcomes = ("compared", "failed", "dropped")
-    return [metrics.registry.get_sample_value("twofold_shadow_texts_total", {"outcome": one}) for one in outcomes]
+    return [
+        metrics.registry.get_sample_value("twofold_shadow_texts_total", {"outcome": outcome}) for outcome in outcomes
+    ]
 
 
 def test_live_texts_come_first(pair, monkeypatch):
@@ -242,7 +247,7 @@ def test_live_texts_come_first(pair, monkeypatch):
     shadow.end()
     shadow.sample(TEXTS)
     assert counted(metrics) == [4, 0, 100]
-    assert all(one.agrees["classifier"] and not one.slow and not one.failed for one in seen)
+    assert all(item.agrees["classifier"] and not item.slow and not item.failed for item in seen)
 
 
 def test_a_share_is_taken(pair):

@@ -29,9 +29,9 @@ def test_decoding_what_is_allowed_gives_the_annotation_back(encoder: Encoder) ->
     for target in make_targets(given, encoder, LABELS, teaches=("ner",)):
         several += len(target.encoding.ids) > len(target.encoding.word_starts)
         logits = np.where(target.allowed, 9.0, 0.0).astype(np.float32)
-        [found] = decode_entities([target.encoding], [logits], LABELS.entity_types)
+        [actual] = decode_entities([target.encoding], [logits], LABELS.entity_types)
 
-        assert [(one.start, one.end, one.type) for one in found] == [
+        assert [(result.start, result.end, result.type) for result in actual] == [
             (span.start, span.end, span.type) for span in target.example.entities or ()
         ]
     assert several

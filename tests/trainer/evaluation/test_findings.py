@@ -28,12 +28,12 @@ pytestmark = pytest.mark.slow
 
 QUICK = Hyperparameters(epochs=2, backbone_learning_rate=1e-3, head_learning_rate=1e-2)
 BOTH = [
-    Example(text=f"{one.text} both", label="weather", entities=one.entities)
-    for one in tiny_models.restaurant(60, seed=5)
+    Example(text=f"{example.text} both", label="weather", entities=example.entities)
+    for example in tiny_models.restaurant(60, seed=5)
 ]
 
 
-def found(job: TrainerJob) -> tuple[list[Event], Findings]:
+def findings_of(job: TrainerJob) -> tuple[list[Event], Findings]:
     """Run a job to its end and read what it left."""
     events, _ = tiny_models.ending(run_job(job))
     findings = read_findings(Path(job.store) / "jobs" / job.id)
@@ -43,32 +43,36 @@ def found(job: TrainerJob) -> tuple[list[Event], Findings]:
 
 def scores(events: Iterable[Event], moment: str) -> dict[str, float]:
     """Return what was measured at a moment, dev aside."""
-    told = [one for one in events if isinstance(one, ScoreMeasured) and one.moment == moment and one.figure != "dev"]
-    return {one.figure: one.value for one in told}
+    message = [
+        event
+        for event in events
+        if isinstance(event, ScoreMeasured) and event.moment == moment and event.figure != "dev"
+    ]
+    return {score.figure: score.value for score in message}
 
 
 @pytest.mark.parametrize("head", ["ner", "classifier"])
 def test_findings_say_what_the_events_say(make_job: MakeJob, head: str) -> None:
     """A whole job: figures, flips and names in the findings are those of its events, and texts are the held-out ones."""
     margin = Statistical(margin=90)
-    events, findings = found(make_job(head, freeze="head", hyperparameters=QUICK, protection=margin))
+    events, findings = findings_of(make_job(head, freeze="head", hyperparameters=QUICK, protection=margin))
     (judged,) = (event for event in events if isinstance(event, GateEvaluated))
     (compared,) = judged.comparisons
 
-    assert {one.figure: one.before.value for one in findings.figures} == scores(events, "before")
-    assert {one.figure: one.after.value for one in findings.figures} == scores(events, "after")
+    assert {figure.figure: figure.before.value for figure in findings.figures} == scores(events, "before")
+    assert {figure.figure: figure.after.value for figure in findings.figures} == scores(events, "after")
     protected = findings.figures[0]
     assert (protected.figure, protected.gained, protected.lost) == ("protected", compared.gained, compared.lost)
     assert (protected.difference.low, protected.difference.high) == (compared.lower_bound, compared.upper_bound)
     assert protected.calibration_after == compared.calibration_after
-    for one in findings.figures:
-        assert one.before.low <= one.before.value <= one.before.high
-        assert one.difference.low <= one.difference.value <= one.difference.high
-        shown = [change.better for change in findings.changes if change.figure == one.figure]
-        assert shown == [False] * min(20, one.lost) + [True] * min(20, one.gained)
-    assert tuple(one.text for one in findings.changes if one.figure == "protected" and not one.better) == (
-        judged.negative_flips
-    )
+    for figure in findings.figures:
+        assert figure.before.low <= figure.before.value <= figure.before.high
+        assert figure.difference.low <= figure.difference.value <= figure.difference.high
+        shown = [change.better for change in findings.changes if change.figure == figure.figure]
+        assert shown == [False] * min(20, figure.lost) + [True] * min(20, figure.gained)
+    assert tuple(
+        example.text for example in findings.changes if example.figure == "protected" and not example.better
+    ) == (judged.negative_flips)
     assert findings.texts
     assert any(row.name in {"people", "taxi"} and row.figure == "new" for row in findings.names)
     (described,) = (event for event in events if isinstance(event, DatasetDescribed))
@@ -79,23 +83,25 @@ def test_findings_say_what_the_events_say(make_job: MakeJob, head: str) -> None:
 def _check_changes(findings: Findings) -> None:
     """Check that what is called better is better, and that each span lies in its text."""
     assert findings.changes
-    for one in findings.changes:
-        if one.label is not None:
-            assert (one.after if one.better else one.before).label == one.label
-            assert one.before.label != one.after.label
+    for change in findings.changes:
+        if change.label is not None:
+            assert (change.after if change.better else change.before).label == change.label
+            assert change.before.label != change.after.label
         else:
-            wanted = {(span.start, span.end, span.type) for span in one.entities}
-            hits = [len(wanted & {(e.start, e.end, e.type) for e in a.entities}) for a in (one.before, one.after)]
-            assert hits[1] >= hits[0] if one.better else hits[1] <= hits[0]
-            assert all(0 <= span.start < span.end <= len(one.text) for span in (*one.entities, *one.after.entities))
+            wanted = {(span.start, span.end, span.type) for span in change.entities}
+            hits = [len(wanted & {(e.start, e.end, e.type) for e in a.entities}) for a in (change.before, change.after)]
+            assert hits[1] >= hits[0] if change.better else hits[1] <= hits[0]
+            assert all(
+                0 <= span.start < span.end <= len(change.text) for span in (*change.entities, *change.after.entities)
+            )
 
 
 def test_nothing_trained_is_found_too(make_job: MakeJob) -> None:
     """A job that only measures leaves its figures, with nothing after them."""
-    _, findings = found(make_job("classifier", freeze="all"))
+    _, findings = findings_of(make_job("classifier", freeze="all"))
 
-    assert {one.figure for one in findings.figures} == {"protected", "retained", "new"}
-    assert all(one.after is None and one.difference is None for one in findings.figures)
+    assert {figure.figure for figure in findings.figures} == {"protected", "retained", "new"}
+    assert all(figure.after is None and figure.difference is None for figure in findings.figures)
     assert findings.changes == ()
 
 
@@ -121,22 +127,22 @@ def test_no_text_where_none_may_be_kept(make_job: MakeJob, mode: str) -> None:
         epochs=4, backbone_learning_rate=1e-2, head_learning_rate=1e-2, distillation=0.0, guard=False
     )
     job = make_job("ner", memory=mode, freeze="head", hyperparameters=rough, protection=margin, **given)
-    events, findings = found(job)
-    told = b"".join(map(to_line, events)) + msgspec.json.encode(findings)
+    events, findings = findings_of(job)
+    message = b"".join(map(to_line, events)) + msgspec.json.encode(findings)
 
-    (protected,) = (one for one in findings.figures if one.figure == "protected")
+    (protected,) = (figure for figure in findings.figures if figure.figure == "protected")
     assert protected.lost + protected.gained > 0
     assert not findings.texts
     assert any(
         isinstance(event, NoteAdded) and "1 annotations begin or end inside a word" in event.message for event in events
     )
     texts = [
-        one.text
-        for some in (tiny_models.examples(240), tiny_models.examples(120, seed=9), *given.values())
-        for one in some
+        example.text
+        for values in (tiny_models.examples(240), tiny_models.examples(120, seed=9), *given.values())
+        for example in values
     ]
-    assert [text for text in texts if text.encode() in told] == []
-    assert b"peopleish" not in told
+    assert [text for text in texts if text.encode() in message] == []
+    assert b"peopleish" not in message
 
 
 def label(name: str) -> Prediction:
@@ -159,7 +165,7 @@ def test_labels_are_counted() -> None:
         ("z", 0, 0, 0, 1, 0),
     ]
     wrong = list_confusions("new", before, after)
-    assert [(one.expected, one.answered, one.before, one.after) for one in wrong] == [
+    assert [(item.expected, item.answered, item.before, item.after) for item in wrong] == [
         ("y", "z", 0, 1),
         ("x", "y", 1, 0),
     ]

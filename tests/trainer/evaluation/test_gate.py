@@ -13,7 +13,7 @@ NOTHING = Pair(None, None)
 
 def labels(before: str, after: str, *, times: int = 1) -> Pair:
     """Make a pair of accuracies; each character is an example, "+" right and "-" wrong."""
-    return Pair(*(accuracy([int(one == "+") for one in row * times]) for row in (before, after)))
+    return Pair(*(accuracy([int(item == "+") for item in row * times]) for row in (before, after)))
 
 
 def changed(examples: int, *, lost: int = 0, gained: int = 0) -> Pair:
@@ -118,7 +118,7 @@ def test_small_losses_do_not_add_up() -> None:
 
     assert judged.verdict == "fail"
     assert "since a person last approved" in judged.reason
-    assert [one.against for one in judged.comparisons] == ["base", "approved"]
+    assert [comparison.against for comparison in judged.comparisons] == ["base", "approved"]
 
 
 @pytest.mark.parametrize(

@@ -55,11 +55,11 @@ def sentences(
 ) -> tuple[list[SpanCounts], list[SpanCounts]]:
     """Draw sentences, most spans found; then found ones are lost, others gained, and whole sentences go wrong."""
     spans = generator.choice(len(shares), size=count, p=shares)
-    found = generator.binomial(spans, FOUND)
-    after = found - generator.binomial(found, lost) + generator.binomial(spans - found, gained)
+    actual = generator.binomial(spans, FOUND)
+    after = actual - generator.binomial(actual, lost) + generator.binomial(spans - actual, gained)
     after[generator.random(count) < whole] = 0
     return (
-        [KINDS[all_of_it][right] for all_of_it, right in zip(spans.tolist(), found.tolist(), strict=True)],
+        [KINDS[all_of_it][right] for all_of_it, right in zip(spans.tolist(), actual.tolist(), strict=True)],
         [KINDS[all_of_it][right] for all_of_it, right in zip(spans.tolist(), after.tolist(), strict=True)],
     )
 

@@ -56,8 +56,8 @@ def test_collisions(head: str, pairs: list, taken: int | None, expected: int) ->
 
 def test_the_worst_come_first_and_the_rest_is_counted() -> None:
     """A warning names five pairs, and says what to do."""
-    some = [pair for number in range(3, 10) for pair in [labelled(f"old {number}", f"new {number}")] * number]
-    examples, answers = zip(*some, strict=True)
+    values = [pair for number in range(3, 10) for pair in [labelled(f"old {number}", f"new {number}")] * number]
+    examples, answers = zip(*values, strict=True)
     note = describe_collisions(find_collisions("classifier", examples, answers, {f"new {n}" for n in range(10)}))
     assert note.warning
     assert "'new 9' for 'old 9' (9 of 9), 'new 8' for 'old 8' (8 of 8)" in note.message
@@ -68,9 +68,9 @@ def test_the_worst_come_first_and_the_rest_is_counted() -> None:
 def test_a_label_under_a_second_name_is_told(make_job: MakeJob) -> None:
     """Texts of weather come back as 'forecast', and the job's events name both; new intents collide with nothing."""
     again = [
-        Example(text=f"{one.text}0", label="forecast")
-        for one in tiny_models.examples(400, seed=9)
-        if one.label == "weather"
+        Example(text=f"{example.text}0", label="forecast")
+        for example in tiny_models.examples(400, seed=9)
+        if example.label == "weather"
     ]
     settings = {
         "freeze": "head",
@@ -79,12 +79,14 @@ def test_a_label_under_a_second_name_is_told(make_job: MakeJob) -> None:
         ),
         "protection": Statistical(margin=90),
     }
-    told = {}
+    message = {}
     for name, parts in {"again": {"train": again[:60], "dev": again[60:]}, "new": {}}.items():
         events, _ = tiny_models.ending(run_job(make_job("classifier", id=name, **parts, **settings)))
-        told[name] = [
-            one.message for one in events if isinstance(one, NoteAdded) and "answered for old ones" in one.message
+        message[name] = [
+            event.message
+            for event in events
+            if isinstance(event, NoteAdded) and "answered for old ones" in event.message
         ]
-    assert len(told["again"]) == 1
-    assert "'forecast' for 'weather'" in told["again"][0]
-    assert told["new"] == []
+    assert len(message["again"]) == 1
+    assert "'forecast' for 'weather'" in message["again"][0]
+    assert message["new"] == []

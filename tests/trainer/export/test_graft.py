@@ -45,7 +45,7 @@ def test_a_model_that_moved_and_grew_gets_its_bases_nodes(exported: Exported) ->
 
     prove(exported, AFTER)
     before, after = (
-        onnx.load(place / GRAPH, load_external_data=False).graph for place in (exported.base, exported.candidate)
+        onnx.load(index / GRAPH, load_external_data=False).graph for index in (exported.base, exported.candidate)
     )
     assert [node.op_type for node in before.node] == [node.op_type for node in after.node]
     assert after.output[0].type.tensor_type.shape.dim[-1].dim_value == len(AFTER.labels)

@@ -100,7 +100,7 @@ def test_auto_forks_where_nothing_can_be_proven(
     assert candidate.manifest.branch is not None
     assert not holds_any(candidate, [example.text for example in tiny_models.restaurant(80)])
     if mode == "statistics":
-        before, after = (load_covariances(one.path / STATISTICS) for one in (store.get("current"), candidate))
+        before, after = (load_covariances(item.path / STATISTICS) for item in (store.get("current"), candidate))
         assert before.keys() == after.keys()
         assert all(after[name].count > before[name].count for name in before)
 

@@ -63,8 +63,8 @@ def reduced(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     with store.staging() as staged:
         for file in base.manifest.files:
             shutil.copyfile(base.path / file.name, staged / file.name)
-        found = reduce(Checkpoint(staged, base.manifest))
-        return store.publish(staged, type(base.manifest)(**{**_fields(base), "reduced": found}))
+        actual = reduce(Checkpoint(staged, base.manifest))
+        return store.publish(staged, type(base.manifest)(**{**_fields(base), "reduced": actual}))
 
 
 def _fields(checkpoint: Checkpoint) -> dict:
@@ -74,7 +74,7 @@ def _fields(checkpoint: Checkpoint) -> dict:
 @pytest.fixture(scope="module")
 def engines(reduced: Checkpoint) -> dict[str, Engine]:
     """The checkpoint as the server loads it, in both precisions."""
-    return {one: load_engine(reduced, EngineSettings(threads=1, precision=one)) for one in ("fp32", "int8")}
+    return {item: load_engine(reduced, EngineSettings(threads=1, precision=item)) for item in ("fp32", "int8")}
 
 
 def test_enough_examples_let_it_serve(reduced: Checkpoint) -> None:
@@ -86,7 +86,7 @@ def test_enough_examples_let_it_serve(reduced: Checkpoint) -> None:
     assert "on 700 examples, a fall of" in judged.reason
     assert {score.head for score in judged.scores} == {"classifier", "ner"}
     assert {file.name for file in reduced.manifest.files} >= set(INT8_FILES)
-    assert [one.text for one in read_golden(reduced.path / INT8_GOLDEN)]
+    assert [example.text for example in read_golden(reduced.path / INT8_GOLDEN)]
     assert reduced.manifest.precisions == ("fp32", "int8")
     reduced.verify()
 
@@ -105,7 +105,7 @@ def test_too_few_examples_prove_nothing(base_store: Path) -> None:
 
 def test_a_head_without_examples_proves_nothing(reduced: Checkpoint) -> None:
     """Where one head has no held-out example, the graph may not serve."""
-    only = [type(one)(text=one.text, label=one.label) for one in HELD_OUT]
+    only = [type(example)(text=example.text, label=example.label) for example in HELD_OUT]
     graphs = (Graph(reduced.path, threads=1), Graph(reduced.path, threads=1, name=INT8_GRAPH))
     judged = evaluate_quantized(reduction(reduced, only), *graphs, StopSignal())
 
@@ -118,8 +118,8 @@ def test_a_worse_graph_fails(reduced: Checkpoint, tmp_path: Path) -> None:
     shutil.copytree(reduced.path, tmp_path / "copy")
     copy = Checkpoint(tmp_path / "copy", reduced.manifest)
     wrong = [
-        type(one)(text=one.text, label=HELD_OUT[place - 1].label, entities=one.entities)
-        for place, one in enumerate(HELD_OUT)
+        type(example)(text=example.text, label=HELD_OUT[index - 1].label, entities=example.entities)
+        for index, example in enumerate(HELD_OUT)
     ]
     graphs = (Graph(copy.path, threads=1, name=INT8_GRAPH), _Shuffled(copy.path, threads=1))
     judged = evaluate_quantized(reduction(copy), *graphs, StopSignal())
@@ -145,7 +145,7 @@ def test_one_scale_for_a_batch_is_no_isolation(reduced: Checkpoint, tmp_path: Pa
     quantize_dynamic(tmp_path / "copy" / GRAPH, tmp_path / "copy" / "per_tensor.onnx", weight_type=QuantType.QInt8)
     graph = Graph(tmp_path / "copy", threads=1, name="per_tensor.onnx")
 
-    assert measure_isolation(graph, [one.text for one in HELD_OUT[:64]], reduced.encoder()) > 1e-4
+    assert measure_isolation(graph, [example.text for example in HELD_OUT[:64]], reduced.encoder()) > 1e-4
 
 
 def answers(engine: Engine, texts: list[str], budget: int):
@@ -153,10 +153,10 @@ def answers(engine: Engine, texts: list[str], budget: int):
     encodings = engine.encoder.encode(texts)
     windows = [window for encoding in encodings for window in encoding.windows]
     rows = iter(engine.run_windows(windows, HEAD_OUTPUTS, budget))
-    return decode(encodings, [[next(rows) for _ in one.windows] for one in encodings], engine.labels, top=3)
+    return decode(encodings, [[next(rows) for _ in item.windows] for item in encodings], engine.labels, top=3)
 
 
-WORDS = st.sampled_from([*(word for one in HELD_OUT[:40] for word in one.text.split()), "zebra", "x", "😀"])
+WORDS = st.sampled_from([*(word for example in HELD_OUT[:40] for word in example.text.split()), "zebra", "x", "😀"])
 TEXTS = st.lists(WORDS, max_size=60).map(" ".join)
 
 
@@ -170,11 +170,13 @@ def test_neighbours_and_padding_change_nothing(engines: dict[str, Engine], preci
     engine = engines[precision]
     for together, text in zip(answers(engine, texts, budget), texts, strict=True):
         [alone] = answers(engine, [text], 1024)
-        assert [one.label for one in together.labels] == [one.label for one in alone.labels]
-        spans = [[(one.start, one.end, one.type) for one in answer.entities] for answer in (together, alone)]
+        assert [label.label for label in together.labels] == [label.label for label in alone.labels]
+        spans = [
+            [(entity.start, entity.end, entity.type) for entity in answer.entities] for answer in (together, alone)
+        ]
         assert spans[0] == spans[1]
-        for own, other in zip((*alone.labels, *alone.entities), (*together.labels, *together.entities), strict=True):
-            assert own.score == pytest.approx(other.score, abs=1e-5)
+        for own, label in zip((*alone.labels, *alone.entities), (*together.labels, *together.entities), strict=True):
+            assert own.score == pytest.approx(label.score, abs=1e-5)
 
 
 def test_weights_keep_their_channels() -> None:
@@ -203,12 +205,14 @@ def test_a_graph_without_products_stays_alone(tmp_path: Path) -> None:
 def test_what_fp32_answered_before_is_not_asked_again(reduced: Checkpoint) -> None:
     """Answers that are known take the place of the graph's own: the right ones change nothing, wrong ones are believed."""
     fp32, int8 = (Graph(reduced.path, threads=1, name=name) for name in (GRAPH, INT8_GRAPH))
-    asked = reduction(reduced, HELD_OUT[:60])
-    known = dict(zip((one.text for one in HELD_OUT), answer(fp32, HELD_OUT[:40], asked, StopSignal()), strict=False))
-    wrong = {text: msgspec.structs.replace(one, entities=()) for text, one in known.items()}
+    requested = reduction(reduced, HELD_OUT[:60])
+    known = dict(
+        zip((example.text for example in HELD_OUT), answer(fp32, HELD_OUT[:40], requested, StopSignal()), strict=False)
+    )
+    wrong = {text: msgspec.structs.replace(item, entities=()) for text, item in known.items()}
     alone, helped, misled = (
-        evaluate_quantized(dataclasses.replace(asked, answered=one), fp32, int8, StopSignal())
-        for one in ({}, known, wrong)
+        evaluate_quantized(dataclasses.replace(requested, answered=item), fp32, int8, StopSignal())
+        for item in ({}, known, wrong)
     )
 
     assert helped == alone

@@ -23,10 +23,10 @@ def products(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 def test_every_product_of_an_exported_graph_reads_packed_tokens(exported: Exported) -> None:
     """All of the blocks' products and the NER head's take lists of tokens; the classifier's takes rows, one for a text."""
     graph = onnx.load(exported.base / GRAPH, load_external_data=False).graph
-    found = products(graph)
+    actual = products(graph)
 
-    assert len(found) >= 4 * len(exported.model.blocks())
-    assert [node.name for node in found if not node.input[0].startswith(PACKED)] in ([], ["node_classifier_logits"])
+    assert len(actual) >= 4 * len(exported.model.blocks())
+    assert [node.name for node in actual if not node.input[0].startswith(PACKED)] in ([], ["node_classifier_logits"])
     assert not graph.value_info
 
 
@@ -119,6 +119,6 @@ def test_padding_costs_no_product(exported: Exported) -> None:
     mask = np.zeros_like(ids)
     mask[0], mask[1:, :2] = 1, 1
 
-    found = run(model, {"input_ids": ids, "attention_mask": mask})[-len(watched) :]
+    actual = run(model, {"input_ids": ids, "attention_mask": mask})[-len(watched) :]
 
-    assert {one.shape[0] for one in found} == {9 + 2 + 2}
+    assert {result.shape[0] for result in actual} == {9 + 2 + 2}

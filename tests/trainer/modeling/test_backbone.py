@@ -55,10 +55,10 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     def download(hub_id: str, *, allow_patterns: list[str], local_files_only: bool = False) -> str:
         assert hub_id == DEFAULT
         assert "*.bin" not in allow_patterns
-        place = "cache" if local_files_only else "hub"
-        if place not in have:
-            raise OSError(f"no {place} here")
-        return str(have[place])
+        source = "cache" if local_files_only else "hub"
+        if source not in have:
+            raise OSError(f"no {source} here")
+        return str(have[source])
 
     def package_path() -> str:
         if "package" not in have:
@@ -85,11 +85,11 @@ def test_places_are_tried_in_order(
     name: str, having: tuple[str, ...], chosen: str, places: dict[str, Path], tmp_path: Path
 ) -> None:
     """The hub's local cache comes first, then the installed package, then the hub; a place without weights counts as none."""
-    for place in ("cache", "package", "hub"):
-        path = tmp_path / place
+    for source in ("cache", "package", "hub"):
+        path = tmp_path / source
         path.mkdir()
-        places[place] = path
-        if place in having:
+        places[source] = path
+        if source in having:
             (path / "model.safetensors").touch()
 
     assert locate(name) == tmp_path / chosen
@@ -101,8 +101,8 @@ def test_the_error_names_every_place_and_its_failure(places: dict[str, Path]) ->
         locate(DEFAULT)
 
     message = str(failed.value)
-    for place, reason in (("local hub cache", "no cache"), ("installed package", "no package"), ("the hub", "no hub")):
-        assert f"{place}: OSError: {reason} here" in message
+    for source, reason in (("local hub cache", "no cache"), ("installed package", "no package"), ("the hub", "no hub")):
+        assert f"{source}: OSError: {reason} here" in message
 
 
 def test_a_directory_without_safe_weights_is_refused(tmp_path: Path) -> None:

@@ -76,23 +76,23 @@ def test_after_a_fork_the_other_head_has_blocks_of_its_own_too(world: World, hea
     """The head that kept the backbone's own blocks, or all of them, can train them without a bit of change for the other."""
     world.model.fork(head, blocks)
     before = world.logits()
-    other = "ner" if head == "classifier" else "classifier"
-    names = [name for group in trainable_groups(world.model, (other,), blocks) for name in group.names]
+    other_name = "ner" if head == "classifier" else "classifier"
+    names = [name for group in trainable_groups(world.model, (other_name,), blocks) for name in group.names]
     world.shake(names)
 
     forked = 0 if head == "classifier" else 1
     assert torch.equal(world.logits()[forked], before[forked])
-    assert is_untouched(world.model, other, names)
+    assert is_untouched(world.model, other_name, names)
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_below_a_fork_nothing_is_one_heads_own(world: World, head: str) -> None:
     """A head that trains a block below the fork, or all of them with what stands outside, moves what the other one reads."""
     world.model.fork(head, 2)
-    other = "ner" if head == "classifier" else "classifier"
+    other_name = "ner" if head == "classifier" else "classifier"
     for blocks in (3, 4):
-        names = [name for group in trainable_groups(world.model, (other,), blocks) for name in group.names]
-        assert not is_untouched(world.model, other, names)
+        names = [name for group in trainable_groups(world.model, (other_name,), blocks) for name in group.names]
+        assert not is_untouched(world.model, other_name, names)
 
 
 def test_one_heads_path_alone_gives_that_heads_features(world: World) -> None:
@@ -122,7 +122,7 @@ def test_a_cached_step_equals_an_uncached_one(world: World, depth: int, forked: 
     model.eval()  # Without dropout, which would differ between the two.
     cache = PrefixCache(model, depth, world.pad_id)
     assert list(cache.fill(world.encodings, rows=3)) == [3, 6, 7]
-    found = []
+    actual = []
     for features in (
         compute_features(model, world.encodings, world.pad_id),
         cache.features(world.encodings),
@@ -131,9 +131,9 @@ def test_a_cached_step_equals_an_uncached_one(world: World, depth: int, forked: 
         model.zero_grad()
         loss.backward()
         parameters = dict(model.named_parameters())
-        found.append((loss.item(), {name: parameters[name].grad.clone() for name in names}))
+        actual.append((loss.item(), {name: parameters[name].grad.clone() for name in names}))
 
-    (plain, gradients), (cached, cached_gradients) = found
+    (plain, gradients), (cached, cached_gradients) = actual
     assert cached == pytest.approx(plain, rel=1e-5)
     for name in names:
         assert torch.allclose(gradients[name], cached_gradients[name], rtol=1e-3, atol=1e-5), name
@@ -148,8 +148,8 @@ def test_a_cached_pass_runs_what_lies_above_the_boundary_once(world: World, fork
     cache = PrefixCache(model, 2, world.pad_id)
     list(cache.fill(world.encodings, rows=8))
     runs = [0] * len(model.blocks())
-    for place, block in enumerate(model.blocks()):
-        block.register_forward_hook(lambda *_, place=place: runs.__setitem__(place, runs[place] + 1))
+    for index, block in enumerate(model.blocks()):
+        block.register_forward_hook(lambda *_, index=index: runs.__setitem__(index, runs[index] + 1))
 
     cache.features(world.encodings)
 

@@ -29,11 +29,11 @@ def test_features_come_in_fp32_and_close_to_those_of_full_precision(architecture
     full, mixed = source(encodings), in_mixed_precision(source)(encodings)
     (mixed.pooled.sum() + mixed.tokens.sum()).backward()
 
-    for one, other in ((full.pooled, mixed.pooled), (full.tokens, mixed.tokens)):
-        assert other.dtype == torch.float32
-        assert not torch.equal(one, other)
-        assert torch.nn.functional.cosine_similarity(one, other).min() > 0.99
-    assert {one.grad.dtype for one in model.parameters() if one.grad is not None} == {torch.float32}
+    for left, right in ((full.pooled, mixed.pooled), (full.tokens, mixed.tokens)):
+        assert right.dtype == torch.float32
+        assert not torch.equal(left, right)
+        assert torch.nn.functional.cosine_similarity(left, right).min() > 0.99
+    assert {parameter.grad.dtype for parameter in model.parameters() if parameter.grad is not None} == {torch.float32}
 
 
 @pytest.mark.parametrize(
@@ -42,10 +42,10 @@ def test_features_come_in_fp32_and_close_to_those_of_full_precision(architecture
 def test_it_is_chosen_where_it_gains(bf16: bool, hidden_size: int, mixed: bool) -> None:
     """A CPU without bf16 and a small model train in fp32, unless it is asked for otherwise."""
     chosen = recipe.init_recipe(blocks=2, examples=100, hidden_size=hidden_size, bf16=bf16)
-    asked = recipe.Hyperparameters(mixed_precision=not mixed)
+    requested = recipe.Hyperparameters(mixed_precision=not mixed)
 
     assert chosen.mixed_precision is mixed
-    assert recipe.merge(asked, chosen, blocks=2).mixed_precision is not mixed
+    assert recipe.merge(requested, chosen, blocks=2).mixed_precision is not mixed
 
 
 def test_the_cpu_says_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def test_a_stage_trains_what_it_names_and_nothing_else(model: TwofoldModel, bloc
     }
     assert len(words) == 1
     assert ({name for name in names if name.startswith("backbone.")} == movable) == (blocks == 4)
-    assert [block.training for block in model.blocks()] == [place >= 4 - blocks for place in range(4)]
+    assert [block.training for block in model.blocks()] == [number >= 4 - blocks for number in range(4)]
 
 
 def test_the_proof_names_a_tensor_that_moved(model: TwofoldModel) -> None:
@@ -92,17 +92,17 @@ def test_the_proof_names_a_tensor_that_moved(model: TwofoldModel) -> None:
 
 def test_digests_know_name_type_and_shape() -> None:
     """The digest changes with a tensor's name, type, shape or bytes, and not with the order of the names."""
-    one = torch.zeros(4)
+    item = torch.zeros(4)
     digests = [
-        digest({"a": one}, ["a"]),
-        digest({"b": one}, ["b"]),
-        digest({"a": one.reshape(2, 2)}, ["a"]),
-        digest({"a": one.to(torch.int32)}, ["a"]),
-        digest({"a": one + 1}, ["a"]),
+        digest({"a": item}, ["a"]),
+        digest({"b": item}, ["b"]),
+        digest({"a": item.reshape(2, 2)}, ["a"]),
+        digest({"a": item.to(torch.int32)}, ["a"]),
+        digest({"a": item + 1}, ["a"]),
     ]
 
     assert len(set(digests)) == len(digests)
-    assert digest({"a": one, "b": one}, ["a", "b"]) == digest({"b": one, "a": one}, ["b", "a"])
+    assert digest({"a": item, "b": item}, ["a", "b"]) == digest({"b": item, "a": item}, ["b", "a"])
 
 
 def test_restoring_is_exact(model: TwofoldModel) -> None:
@@ -148,7 +148,9 @@ def test_new_rows_point_at_their_class(model: TwofoldModel) -> None:
     labels = LabelSet(labels=("recipe", "taxi"), entity_types=())
     targets = make_targets(tiny_models.intents(20), encoder, labels)
     with torch.no_grad():
-        seen = [(one, compute_features(model, [one.encoding], encoder.settings.pad_id)) for one in targets]
+        seen = [
+            (encoding, compute_features(model, [encoding.encoding], encoder.settings.pad_id)) for encoding in targets
+        ]
         rows, centre = class_means(seen, "classifier", [0, 1], model.config.hidden_size)
         head = grow(nn.Linear(model.config.hidden_size, 1), rows, centre)
         scores = torch.stack([head(features.pooled[0])[1:] for _, features in seen])
@@ -183,7 +185,7 @@ def test_flat_features_give_the_logits_of_serving(model: TwofoldModel) -> None:
     assert torch.allclose(kept.pooled, flat.pooled, atol=1e-5)
     assert torch.allclose(kept.tokens, flat.tokens, atol=1e-5)
 
-    place = 0
+    index = 0
     for row, encoding in enumerate(encodings):
         ids, mask = (torch.from_numpy(array) for array in pad(encoding.windows, pad_id))
         with torch.no_grad():
@@ -191,6 +193,6 @@ def test_flat_features_give_the_logits_of_serving(model: TwofoldModel) -> None:
         label_logits = merge_windows(encoding, list(output.classifier_logits.numpy()))
         tag_logits = merge_tokens(encoding, list(output.ner_logits.numpy()))
         assert torch.allclose(classifier[row], torch.from_numpy(label_logits), atol=1e-5)
-        assert torch.allclose(ner[place : place + len(tag_logits)], torch.from_numpy(tag_logits), atol=1e-5)
-        place += len(tag_logits)
-    assert place == len(ner)
+        assert torch.allclose(ner[index : index + len(tag_logits)], torch.from_numpy(tag_logits), atol=1e-5)
+        index += len(tag_logits)
+    assert index == len(ner)

@@ -28,9 +28,9 @@ def test_only_stages_that_move_blocks_train(make_job: MakeJob) -> None:
 
     Blocks that moved have all texts run through them again, for the head once more.
     """
-    asked = Hyperparameters(epochs=4, unfrozen_blocks=1)
-    probe = make_plan(make_job("ner", freeze="backbone", hyperparameters=asked))
-    shared = make_plan(make_job("ner", freeze="head", hyperparameters=asked))
+    requested = Hyperparameters(epochs=4, unfrozen_blocks=1)
+    probe = make_plan(make_job("ner", freeze="backbone", hyperparameters=requested))
+    shared = make_plan(make_job("ner", freeze="head", hyperparameters=requested))
     _, blocks, _, upper = shared.stages
     pools = [stage.pool for stage in (blocks, upper)]
 

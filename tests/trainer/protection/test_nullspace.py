@@ -108,14 +108,14 @@ def bert(tmp_path: Path) -> World:
 def test_every_linear_layer_of_the_blocks_is_heard(world: World) -> None:
     """There is one covariance of the right width for each linear layer of the blocks, and for no other."""
     block = world.model.blocks()[1]
-    found = world.collect(OLD, [block])
+    actual = world.collect(OLD, [block])
     named = {name: layer for name, layer in world.model.named_modules() if isinstance(layer, nn.Linear)}
     inside = {id(layer) for layer in block.modules()}
 
-    assert set(found) == {name for name, layer in named.items() if id(layer) in inside}
-    assert len(found) >= 4
+    assert set(actual) == {name for name, layer in named.items() if id(layer) in inside}
+    assert len(actual) >= 4
     tokens = world.batch(OLD)[1].sum().item()
-    for name, covariance in found.items():
+    for name, covariance in actual.items():
         assert covariance.total.shape == (named[name].in_features,) * 2
         assert covariance.total.dtype == torch.float64
         assert covariance.count == tokens
@@ -126,9 +126,9 @@ def test_covariances_are_those_of_the_inputs(bert: World) -> None:
     ids, mask = bert.batch(OLD)
     with torch.no_grad():
         entered = bert.model.backbone.embeddings(ids)[mask.bool()].double()
-    found = bert.collect(OLD)["backbone.encoder.layer.0.attention.self.query"]
+    actual = bert.collect(OLD)["backbone.encoder.layer.0.attention.self.query"]
 
-    assert torch.allclose(found.total, entered.T @ entered)
+    assert torch.allclose(actual.total, entered.T @ entered)
 
 
 def test_padding_does_not_count(world: World) -> None:
@@ -136,7 +136,7 @@ def test_padding_does_not_count(world: World) -> None:
     together = world.collect(OLD[:12])
     encodings = world.encoder.encode(OLD[:12])
     assert len({len(encoding.ids) for encoding in encodings}) > 1
-    alone = collect_covariances(world.model, world.model.blocks(), [[one] for one in encodings], world.pad_id)
+    alone = collect_covariances(world.model, world.model.blocks(), [[item] for item in encodings], world.pad_id)
 
     for name, covariance in together.items():
         assert covariance.count == alone[name].count
@@ -149,19 +149,19 @@ def test_all_windows_of_a_long_text_count(bert: World) -> None:
     windows = encodings[0].windows
     assert len(windows) > 1
 
-    found = collect_covariances(bert.model, bert.model.blocks(), [encodings], bert.pad_id)
-    assert {covariance.count for covariance in found.values()} == {sum(len(window.ids) for window in windows)}
+    actual = collect_covariances(bert.model, bert.model.blocks(), [encodings], bert.pad_id)
+    assert {covariance.count for covariance in actual.values()} == {sum(len(window.ids) for window in windows)}
 
 
 def test_the_branch_of_a_fork_can_be_heard(bert: World) -> None:
     """A head's own blocks have covariances of their own, equal to those that they were copied from."""
     bert.model.fork("ner", 1)
-    found = bert.collect(OLD, [bert.model.blocks()[1], *bert.model.branch])
-    layers = {name: covariance for name, covariance in found.items() if name.startswith("branch.0")}
+    actual = bert.collect(OLD, [bert.model.blocks()[1], *bert.model.branch])
+    layers = {name: covariance for name, covariance in actual.items() if name.startswith("branch.0")}
 
-    assert len(layers) == len(found) / 2
+    assert len(layers) == len(actual) / 2
     for name, covariance in layers.items():
-        main = found[name.replace("branch.0", "backbone.encoder.layer.1")]
+        main = actual[name.replace("branch.0", "backbone.encoder.layer.1")]
         assert main.count == covariance.count
         assert torch.allclose(main.total, covariance.total)
 
@@ -204,12 +204,12 @@ def test_covariances_add_up(bert: World) -> None:
 
 def test_covariances_are_kept_bit_for_bit(bert: World, tmp_path: Path) -> None:
     """Saved and loaded covariances are the same, names, sums and counts."""
-    found = bert.collect(OLD)
-    save_covariances(found, tmp_path / "statistics.safetensors")
+    actual = bert.collect(OLD)
+    save_covariances(actual, tmp_path / "statistics.safetensors")
     loaded = load_covariances(tmp_path / "statistics.safetensors")
 
-    assert set(loaded) == set(found)
-    for name, covariance in found.items():
+    assert set(loaded) == set(actual)
+    for name, covariance in actual.items():
         assert torch.equal(loaded[name].total, covariance.total)
         assert loaded[name].count == covariance.count
 
@@ -417,7 +417,7 @@ def test_only_the_coefficients_and_the_heads_can_be_trained(world: World) -> Non
     heads = {"classifier.weight", "classifier.bias", "ner.weight", "ner.bias"}
 
     assert set(trained) == {*constraint.names, *heads}
-    assert [id(trained[name]) for name in constraint.names] == [id(one) for one in constraint.parameters()]
+    assert [id(trained[name]) for name in constraint.names] == [id(item) for item in constraint.parameters()]
 
 
 def test_an_error_drops_the_update(bert: World) -> None:
@@ -437,7 +437,7 @@ def test_an_error_drops_the_update(bert: World) -> None:
 
 def test_a_full_space_is_exhausted(bert: World) -> None:
     """Where protected inputs fill every layer's space nothing is left to learn with, and training moves nothing."""
-    full = {name: Covariance(torch.eye(len(one.total)).double(), 1) for name, one in bert.collect(FEW).items()}
+    full = {name: Covariance(torch.eye(len(item.total)).double(), 1) for name, item in bert.collect(FEW).items()}
     state = {name: tensor.clone() for name, tensor in bert.model.state_dict().items()}
     with constrain(bert.model, full) as constraint:
         bert.learn(constraint.parameters(), 2)

@@ -95,9 +95,9 @@ def test_a_projected_update_leaks_nothing(make_job: MakeJob, store: Store) -> No
     assert {name for name in moved(store, state) if name.startswith("backbone.")}
     assert all(name.endswith(".weight") for name in moved(store, state) if name.startswith("backbone."))
     assert not [name for name in state if "parametrizations" in name]
-    told = notes(events, "beyond rounding")
-    assert [note.split(":")[0] for note in told] == ['Stage "all blocks"', 'Stage "refit of the top 2 blocks"']
-    for note in told:
+    message = notes(events, "beyond rounding")
+    assert [note.split(":")[0] for note in message] == ['Stage "all blocks"', 'Stage "refit of the top 2 blocks"']
+    for note in message:
         assert 0 < float(note.split("updates used ")[1].split(" %")[0]) < 100
         assert float(note.split("dimensions, ")[1].split(" beyond")[0]) < 1e-6
 

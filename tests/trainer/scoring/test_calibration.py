@@ -50,7 +50,7 @@ def test_without_answers_there_is_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("confidences", "right", "bins", "told"),
+    ("confidences", "right", "bins", "message"),
     [
         ([0.5, 0.5], [1], 15, "there are 2 confidences and 1 answers"),
         ([0.5, 97.0], [1, 1], 15, "a confidence is 97"),
@@ -59,7 +59,7 @@ def test_without_answers_there_is_none() -> None:
         ([0.5], [1], 0, "bins is 0"),
     ],
 )
-def test_what_is_no_confidence_is_refused(confidences: list[float], right: list[int], bins: int, told: str) -> None:
+def test_what_is_no_confidence_is_refused(confidences: list[float], right: list[int], bins: int, message: str) -> None:
     """Answers that do not pair up, what is no probability and no bins are errors that name the value."""
-    with pytest.raises(RefusedError, match=told):
+    with pytest.raises(RefusedError, match=message):
         expected_calibration_error(confidences, right, bins=bins)

@@ -63,7 +63,7 @@ def test_the_exact_bound_is_where_the_tail_is_alpha(events: int, examples: int) 
 
 
 COUNTS = st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(0, 200)).map(
-    lambda one: (one[0], one[1], one[0] + one[1] + one[2] + 1)
+    lambda item: (item[0], item[1], item[0] + item[1] + item[2] + 1)
 )
 
 
@@ -71,11 +71,11 @@ COUNTS = st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(0, 200)).
 def test_bounds_mirror_each_other(counts: tuple[int, int, int]) -> None:
     """Exchanging gains and losses turns the interval round; it always holds the difference."""
     gained, lost, examples = counts
-    one, other = paired_accuracy(gained, lost, examples), paired_accuracy(lost, gained, examples)
+    first, second = paired_accuracy(gained, lost, examples), paired_accuracy(lost, gained, examples)
 
-    assert one.lower == pytest.approx(-other.upper, abs=1e-9)
-    assert one.lower <= one.difference + 1e-9
-    assert one.difference <= one.upper + 1e-9
+    assert first.lower == pytest.approx(-second.upper, abs=1e-9)
+    assert first.lower <= first.difference + 1e-9
+    assert first.difference <= first.upper + 1e-9
 
 
 @given(COUNTS)

@@ -59,10 +59,10 @@ def test_unknown_labels_are_not_counted() -> None:
     """A text without a label adds nothing to the classifier's loss; a batch of such texts has loss zero and a gradient."""
     logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
 
-    some = label_nll(logits, torch.tensor([2, -1, 0]))
+    values = label_nll(logits, torch.tensor([2, -1, 0]))
     none = label_nll(logits, torch.tensor([-1, -1, -1]))
 
-    assert some.item() == pytest.approx(F.cross_entropy(logits[[0, 2]], torch.tensor([2, 0])).item())
+    assert values.item() == pytest.approx(F.cross_entropy(logits[[0, 2]], torch.tensor([2, 0])).item())
     assert none.item() == 0.0
     assert none.requires_grad
 

@@ -79,15 +79,15 @@ def test_they_see_what_the_trained_blocks_see(
     (stage,) = (stage for stage in exact.stages if stage.name == f"refit of the {refit}")
     pool, judges = stage.pool, stage_factory.dev_evaluator.scorers
     encodings = [target.encoding for target in (*pool.new, *pool.rehearsed)]
-    encodings += [one for judge in judges for one in judge.encodings]
-    untrained = [stage_factory.features.base([one]).tokens.detach() for one in encodings]
+    encodings += [encoding for judge in judges for encoding in judge.encodings]
+    untrained = [stage_factory.features.base([encoding]).tokens.detach() for encoding in encodings]
     for parameter in exact.model.branch.parameters():
         parameter.data.add_(0.05)
     inputs = stage_factory.inputs(stage)
-    for one, before in zip(encodings, untrained, strict=True):
-        seen = inputs.source([one]).tokens
+    for encoding, before in zip(encodings, untrained, strict=True):
+        seen = inputs.source([encoding]).tokens
         with torch.no_grad():
-            now = compute_features(exact.model, [one], exact.encoder.settings.pad_id, heads=("ner",)).tokens
+            now = compute_features(exact.model, [encoding], exact.encoder.settings.pad_id, heads=("ner",)).tokens
         assert torch.allclose(seen, now, atol=1e-4)
         assert not torch.allclose(seen, before, atol=1e-2)
 
@@ -143,8 +143,11 @@ def test_the_upper_half_of_shared_blocks_moves_under_guard(make_job: MakeJob) ->
     assert inputs.guard is guard
     assert {target.example for target in inputs.pool.rehearsed} == {target.example for target in plan.rehearsed}
     with torch.no_grad():
-        for one in (*guard.scorer.encodings, *(target.encoding for target in inputs.pool.rehearsed)):
-            seen, now = inputs.source([one]), compute_features(plan.model, [one], plan.encoder.settings.pad_id)
+        for encoding in (*guard.scorer.encodings, *(target.encoding for target in inputs.pool.rehearsed)):
+            seen, now = (
+                inputs.source([encoding]),
+                compute_features(plan.model, [encoding], plan.encoder.settings.pad_id),
+            )
             assert torch.allclose(seen.tokens, now.tokens, atol=1e-4)
             assert torch.allclose(seen.pooled, now.pooled, atol=1e-4)
     names = make_stage_trainer(plan.model, upper, inputs).names
@@ -188,17 +191,17 @@ def test_they_rehearse_all_that_is_remembered(make_job: MakeJob, settings: dict[
     plan = make_plan(make_job("ner", **settings))
     planner = planner_of(plan)
     forked, shared = planner.forked(), planner.shared()
-    found = planner.refit_stages(forked, [shared, forked])
+    actual = planner.refit_stages(forked, [shared, forked])
     teaching = [target for target in plan.rehearsed if target.teaches("ner")]
 
     assert planner.refit_stages(plan.stages[0], plan.all_stages) == ()  # A probe moves no block.
     if share is None:
-        assert found == ()
+        assert actual == ()
     else:
         expected = len(teaching) if share == 1.0 else min(len(teaching), round(share * len(plan.new)))
-        assert [stage.blocks for stage in found] == ([0, 2] if share else [2])
+        assert [stage.blocks for stage in actual] == ([0, 2] if share else [2])
         assert [stage.blocks for stage in planner.refit_stages(shared, [shared, forked])] == ([0, 2] if share else [])
-        for stage in found:
+        for stage in actual:
             assert list(stage.pool.rehearsed) == teaching
             assert stage.pool.drawn == expected
 
@@ -249,19 +252,19 @@ def test_what_does_not_help_is_undone(exact: Plan, monkeypatch: pytest.MonkeyPat
     chances = iter([1.0, 1.0, -2.0, -2.0])
     monkeypatch.setattr("twofold_trainer.training.dev_evaluator.DevEvaluator.noise_margin", lambda *_: next(chances))
     monkeypatch.setattr("twofold_trainer.training.train.calibrate_new_label_bias", lambda *_, **__: 0.0)
-    running, told, left = train(exact, StopSignal(), lambda: PASSES), list[str](), dict[str, Tensor]()
+    running, message, left = train(exact, StopSignal(), lambda: PASSES), list[str](), dict[str, Tensor]()
     try:
         while True:
             event = next(running)
-            told += notes([event])
-            if told and told[-1].startswith(f'Stage "{exact.stages[1].name}" was kept') and not left:
+            message += notes([event])
+            if message and message[-1].startswith(f'Stage "{exact.stages[1].name}" was kept') and not left:
                 left = {name: tensor.clone() for name, tensor in exact.model.state_dict().items()}
     except StopIteration as done:
         stages_result = done.value
 
     assert [trained.stage.name for trained in stages_result.completed_stages] == ["heads", exact.stages[1].name]
     for name in ("head", "top 2 blocks"):
-        assert any(note.startswith(f'Stage "refit of the {name}" did not improve the dev score') for note in told)
+        assert any(note.startswith(f'Stage "refit of the {name}" did not improve the dev score') for note in message)
     assert left
     assert all(torch.equal(tensor, left[name]) for name, tensor in exact.model.state_dict().items())
 

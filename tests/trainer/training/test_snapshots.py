@@ -187,9 +187,9 @@ def test_a_process_that_gets_sigkill_goes_on_to_the_same_file(make_job: MakeJob,
         if killed:
             with subprocess.Popen([*RUN, str(path)], stdout=subprocess.PIPE) as process:
                 assert process.stdout
-                told = (from_line(line) for line in process.stdout)
+                message = (from_line(line) for line in process.stdout)
                 while not (store.root / "jobs" / name / SNAPSHOTS / "stage-1.safetensors").exists():
-                    next(told)
+                    next(message)
                 process.kill()
             assert process.returncode == -signal.SIGKILL
         done = subprocess.run([*RUN, str(path)], stdout=subprocess.PIPE, check=True, timeout=240)
@@ -230,9 +230,9 @@ def test_a_snapshot_that_cannot_be_used_is_passed_over(
     resumed, events = weights(job)
 
     assert resumed == expected
-    [told] = [note for note in notes(events) if note.startswith("Ignored the snapshot")]
-    assert told.startswith('Ignored the snapshot of stage "heads": ')
-    assert why in told
+    [message] = [note for note in notes(events) if note.startswith("Ignored the snapshot")]
+    assert message.startswith('Ignored the snapshot of stage "heads": ')
+    assert why in message
 
 
 def test_a_snapshot_of_another_job_is_passed_over(make_job: MakeJob) -> None:
@@ -246,10 +246,10 @@ def test_a_snapshot_of_another_job_is_passed_over(make_job: MakeJob) -> None:
             make_job("ner", hyperparameters=LEARNS, freeze="backbone", train=tiny_models.restaurant(70))
         ),
     ]
-    for other in others:
-        _, events = weights(other)
-        [told] = [note for note in notes(events) if note.startswith("Ignored the snapshot")]
-        assert "it belongs to another job" in told
+    for second in others:
+        _, events = weights(second)
+        [message] = [note for note in notes(events) if note.startswith("Ignored the snapshot")]
+        assert "it belongs to another job" in message
 
 
 def test_a_snapshot_that_cannot_be_written_stops_no_training(
@@ -265,8 +265,8 @@ def test_a_snapshot_that_cannot_be_written_stops_no_training(
     trained, events = weights(job)
 
     assert trained == expected
-    [told] = [note for note in notes(events) if "Cannot write snapshots" in note]
-    assert "File exists" in told
+    [message] = [note for note in notes(events) if "Cannot write snapshots" in note]
+    assert "File exists" in message
 
 
 def test_snapshots_are_rare_and_cheap(tmp_path: Path) -> None:

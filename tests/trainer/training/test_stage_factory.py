@@ -51,8 +51,8 @@ def test_what_a_stage_begins_with_needs_no_block(make_job: MakeJob, name: str) -
     """Before anything moved, what the base saw is what the stage's source gives, and no block runs for it."""
     plan, stage, stage_factory = prepare(make_job, name)
     inputs = stage_factory.inputs(stage)
-    expected, found = see(stage_factory, inputs)
-    assert torch.allclose(found, expected, atol=1e-5)
+    expected, actual = see(stage_factory, inputs)
+    assert torch.allclose(actual, expected, atol=1e-5)
 
     ran = []
     for block in (*plan.model.blocks(), *(plan.model.branch or ())):
@@ -70,10 +70,10 @@ def test_once_blocks_may_have_moved_they_are_asked(make_job: MakeJob, name: str)
         for block in plan.model.branch or plan.model.blocks():
             for parameter in block.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    expected, found = see(stage_factory, stage_factory.inputs(stage))
-    assert torch.equal(found, expected)
+    expected, actual = see(stage_factory, stage_factory.inputs(stage))
+    assert torch.equal(actual, expected)
     assert base is not None
-    assert not torch.allclose(found, base(stage_factory.dev_evaluator.scorers[0].encodings).tokens, atol=1e-2)
+    assert not torch.allclose(actual, base(stage_factory.dev_evaluator.scorers[0].encodings).tokens, atol=1e-2)
 
 
 @pytest.mark.parametrize("mixed", [True, False])
@@ -94,11 +94,11 @@ def test_what_teaches_is_computed_as_steps_compute_it_and_what_judges_in_fp32(
     taught, judged = [target.encoding for target in plan.new], stage_factory.dev_evaluator.scorers[0].encodings
 
     with torch.no_grad():
-        found, expected = ([source(some).tokens for some in (taught, judged)] for source in (kept, exact))
+        actual, expected = ([source(values).tokens for values in (taught, judged)] for source in (kept, exact))
 
-    assert torch.allclose(found[1], expected[1], atol=1e-5)
-    assert torch.allclose(found[0], expected[0], atol=0.1)
-    assert torch.allclose(found[0], expected[0], atol=1e-5) is not mixed
+    assert torch.allclose(actual[1], expected[1], atol=1e-5)
+    assert torch.allclose(actual[0], expected[0], atol=0.1)
+    assert torch.allclose(actual[0], expected[0], atol=1e-5) is not mixed
 
 
 @pytest.mark.parametrize("mixed", [True, False])

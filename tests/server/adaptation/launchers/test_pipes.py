@@ -32,6 +32,6 @@ async def test_lines_come_whole_however_they_are_cut(chunks: list[bytes], expect
         reader.feed_eof()
 
     feeding = asyncio.create_task(feed())
-    found = [line async for line in read_lines(reader, 8)]
+    actual = [line async for line in read_lines(reader, 8)]
     await feeding
-    assert found == expected
+    assert actual == expected

@@ -70,7 +70,7 @@ async def test_what_is_shown(scene):
 
     index, page, html, data, metrics, anywhere, head = await play(asks)
 
-    assert {one[0] for one in (index, page, html, data, metrics, anywhere, head)} == {200}
+    assert {item[0] for item in (index, page, html, data, metrics, anywhere, head)} == {200}
     assert f'href="/jobs/{over}/report"' in index[2]
     assert "REJECTED" in index[2]
     assert "<script" not in index[2]
@@ -108,11 +108,13 @@ async def test_what_is_not_there(scene):
         "/jobs/" + "a" * 5000 + "/report",
     ]
 
-    found = await play(lambda address: [ask(address, path) for path in paths])
+    actual = await play(lambda address: [ask(address, path) for path in paths])
 
-    assert [status for status, _, _ in found] == [404] * len(paths)
-    assert "there is no job 'none'" in found[0][2]
-    assert all("there is no" in text and headers["Content-Type"].startswith("text/plain") for _, headers, text in found)
+    assert [status for status, _, _ in actual] == [404] * len(paths)
+    assert "there is no job 'none'" in actual[0][2]
+    assert all(
+        "there is no" in text and headers["Content-Type"].startswith("text/plain") for _, headers, text in actual
+    )
 
 
 async def test_a_job_that_is_not_over(scene):
@@ -148,20 +150,20 @@ async def test_with_tokens(scene):
     play, over, tokens, file = scene
 
     def asks(address):
-        found = {}
+        actual = {}
         for name, _ in TOKENS:
             headers = {} if name is None else {"Authorization": f"Bearer {tokens.get(name, name)}"}
-            found[name] = [ask(address, path, **headers) for path in ("/jobs", f"/jobs/{over}/report.json")]
-        return found, ask(address, "/metrics")
+            actual[name] = [ask(address, path, **headers) for path in ("/jobs", f"/jobs/{over}/report.json")]
+        return actual, ask(address, "/metrics")
 
-    found, metrics = await play(asks, tokens=file)
+    actual, metrics = await play(asks, tokens=file)
 
-    assert {name: {one[0] for one in answers} for name, answers in found.items()} == {
+    assert {name: {answer[0] for answer in answers} for name, answers in actual.items()} == {
         name: {status} for name, status in TOKENS
     }
-    assert found[None][0][1]["WWW-Authenticate"] == "Bearer"
-    assert "needs 'adapt' or 'admin'" in found["caller"][0][2]
-    assert over not in "".join(text for name in (None, "wrong", "caller") for _, _, text in found[name])
+    assert actual[None][0][1]["WWW-Authenticate"] == "Bearer"
+    assert "needs 'adapt' or 'admin'" in actual["caller"][0][2]
+    assert over not in "".join(text for name in (None, "wrong", "caller") for _, _, text in actual[name])
     assert metrics[0] == 200
 
 
@@ -178,11 +180,11 @@ async def test_without_tokens_only_this_machine_by_its_name(scene):
     """Without tokens a page from elsewhere in a browser here, which asks by another name, sees nothing."""
     play, over, _, _ = scene
 
-    found = await play(lambda address: [ask(address, f"/jobs/{over}/report", Host=host) for host, _ in HOSTS])
+    actual = await play(lambda address: [ask(address, f"/jobs/{over}/report", Host=host) for host, _ in HOSTS])
 
-    assert [status for status, _, _ in found] == [status for _, status in HOSTS]
-    assert "--tokens" in found[-1][2]
-    assert over not in found[-1][2]
+    assert [status for status, _, _ in actual] == [status for _, status in HOSTS]
+    assert "--tokens" in actual[-1][2]
+    assert over not in actual[-1][2]
 
 
 WAYS = [
@@ -207,10 +209,10 @@ async def test_over_a_network_nothing_travels_in_plaintext(scheme, plaintext, ca
     statuses = []
     answer = pages.wrap(lambda *_: [b"metrics"])
     content = await asyncio.to_thread(answer, environ, lambda status, headers: statuses.append(status))
-    [found], told = statuses, b"".join(content).decode()
+    [actual], message = statuses, b"".join(content).decode()
 
-    assert int(found.split()[0]) == status
-    assert ("--metrics-tls" in told) == (status == 403)
+    assert int(actual.split()[0]) == status
+    assert ("--metrics-tls" in message) == (status == 403)
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE", "PUT"])

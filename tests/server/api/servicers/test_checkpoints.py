@@ -14,13 +14,13 @@ async def test_a_checkpoint_is_described_as_its_manifest_says(store):
     async with running(store) as server:
         stub = server.checkpoints
         for name in ("", "a", "current"):
-            found = (await stub.GetCheckpoint(pb.GetCheckpointRequest(checkpoint=name))).checkpoint
-            assert found.id == "a"
-            assert list(found.aliases) == ["current"]
-            assert list(found.labels) == ["a_weather", "a_music", "a_alarm"]
-            assert found.scores[0].value == 0.9
-            assert found.create_time.ToDatetime().year == 2026
-            assert found.size_bytes > 1000
+            actual = (await stub.GetCheckpoint(pb.GetCheckpointRequest(checkpoint=name))).checkpoint
+            assert actual.id == "a"
+            assert list(actual.aliases) == ["current"]
+            assert list(actual.labels) == ["a_weather", "a_music", "a_alarm"]
+            assert actual.scores[0].value == 0.9
+            assert actual.create_time.ToDatetime().year == 2026
+            assert actual.size_bytes > 1000
 
 
 UNKNOWN = [
@@ -39,9 +39,9 @@ async def test_an_unknown_checkpoint_is_not_found(name, says, store):
             stub.GetCheckpoint(pb.GetCheckpointRequest(checkpoint=name)),
             stub.PromoteCheckpoint(pb.PromoteCheckpointRequest(checkpoint=name)),
         ):
-            code, told = await refusal(call)
-            assert (code, told.reason) == (grpc.StatusCode.NOT_FOUND, "CHECKPOINT_NOT_FOUND")
-            assert says in told.message
+            code, error = await refusal(call)
+            assert (code, error.reason) == (grpc.StatusCode.NOT_FOUND, "CHECKPOINT_NOT_FOUND")
+            assert says in error.message
 
 
 async def test_checkpoints_come_in_pages_newest_first(store):
@@ -54,7 +54,7 @@ async def test_checkpoints_come_in_pages_newest_first(store):
         seen, token, pages = [], "", 0
         while pages == 0 or token:
             response = await stub.ListCheckpoints(pb.ListCheckpointsRequest(page_size=2, page_token=token))
-            seen += [one.id for one in response.checkpoints]
+            seen += [checkpoint.id for checkpoint in response.checkpoints]
             token, pages = response.next_page_token, pages + 1
         assert (seen, pages) == (["c2", "c1", "c0", "b", "a"], 3)
 
@@ -67,16 +67,16 @@ async def test_a_wrong_page_is_named(fields, field, store):
     """INVALID_ARGUMENT names the field."""
     async with running(store) as server:
         stub = server.checkpoints
-        code, told = await refusal(stub.ListCheckpoints(pb.ListCheckpointsRequest(**fields)))
-        assert (code, told.violations[0].field) == (grpc.StatusCode.INVALID_ARGUMENT, field)
+        code, error = await refusal(stub.ListCheckpoints(pb.ListCheckpointsRequest(**fields)))
+        assert (code, error.violations[0].field) == (grpc.StatusCode.INVALID_ARGUMENT, field)
 
 
 async def test_promote_and_roll_back(store):
     """What is promoted answers, with its aliases; rolling back returns to what answered before."""
     async with running(store) as server:
         stub = server.checkpoints
-        code, told = await refusal(stub.RollBack(pb.RollBackRequest()))
-        assert (code, told.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "WRONG_STATE")
+        code, error = await refusal(stub.RollBack(pb.RollBackRequest()))
+        assert (code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "WRONG_STATE")
 
         done = await stub.PromoteCheckpoint(pb.PromoteCheckpointRequest(checkpoint="b"))
         assert (done.checkpoint.id, done.replaced_id) == ("b", "a")
@@ -97,10 +97,10 @@ async def test_a_broken_checkpoint_is_refused_and_the_old_one_answers(kind, stor
 
     async with running(store) as server:
         stub = server.checkpoints
-        code, told = await refusal(stub.PromoteCheckpoint(pb.PromoteCheckpointRequest(checkpoint="x")))
+        code, error = await refusal(stub.PromoteCheckpoint(pb.PromoteCheckpointRequest(checkpoint="x")))
         assert code is grpc.StatusCode.FAILED_PRECONDITION
-        assert tiny_checkpoints.BROKEN[kind][2] in told.message
-        assert str(store.root) not in told.message
+        assert tiny_checkpoints.BROKEN[kind][2] in error.message
+        assert str(store.root) not in error.message
         assert (await server.predict("rain")).checkpoint_id == "a"
         assert await server.is_serving()
         assert await server.metric("twofold_swaps_total", outcome="failed") == 1
@@ -111,12 +111,12 @@ async def test_wrong_requests(store):
     """A promotion needs a name, and a deletion an id, which is no alias."""
     async with running(store) as server:
         stub = server.checkpoints
-        code, told = await refusal(stub.PromoteCheckpoint(pb.PromoteCheckpointRequest()))
-        assert (code, told.violations[0].field) == (grpc.StatusCode.INVALID_ARGUMENT, "checkpoint")
+        code, error = await refusal(stub.PromoteCheckpoint(pb.PromoteCheckpointRequest()))
+        assert (code, error.violations[0].field) == (grpc.StatusCode.INVALID_ARGUMENT, "checkpoint")
         for name, says in (("", "is empty"), ("candidate", "'candidate' is an alias; use the id")):
-            code, told = await refusal(stub.DeleteCheckpoint(pb.DeleteCheckpointRequest(checkpoint_id=name)))
-            assert (code, told.violations[0].field) == (grpc.StatusCode.INVALID_ARGUMENT, "checkpoint_id")
-            assert says in told.message
+            code, error = await refusal(stub.DeleteCheckpoint(pb.DeleteCheckpointRequest(checkpoint_id=name)))
+            assert (code, error.violations[0].field) == (grpc.StatusCode.INVALID_ARGUMENT, "checkpoint_id")
+            assert says in error.message
 
 
 async def test_a_checkpoint_that_nothing_needs_is_deleted(store):
@@ -126,9 +126,9 @@ async def test_a_checkpoint_that_nothing_needs_is_deleted(store):
         request = pb.DeleteCheckpointRequest(checkpoint_id="b")
         await stub.DeleteCheckpoint(request)
         left = await stub.ListCheckpoints(pb.ListCheckpointsRequest())
-        assert [one.id for one in left.checkpoints] == ["a"]
-        code, told = await refusal(stub.DeleteCheckpoint(request))
-        assert (code, told.reason) == (grpc.StatusCode.NOT_FOUND, "CHECKPOINT_NOT_FOUND")
+        assert [checkpoint.id for checkpoint in left.checkpoints] == ["a"]
+        code, error = await refusal(stub.DeleteCheckpoint(request))
+        assert (code, error.reason) == (grpc.StatusCode.NOT_FOUND, "CHECKPOINT_NOT_FOUND")
         assert (await server.predict("rain")).checkpoint_id == "a"
 
 
@@ -136,9 +136,9 @@ async def test_what_is_needed_is_not_deleted(store):
     """FAILED_PRECONDITION says why: it answers, or an alias names it. Nothing changes, and a roll back works."""
 
     async def refused(stub, name):
-        code, told = await refusal(stub.DeleteCheckpoint(pb.DeleteCheckpointRequest(checkpoint_id=name)))
-        assert (code, told.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CHECKPOINT_IN_USE")
-        return told.message
+        code, error = await refusal(stub.DeleteCheckpoint(pb.DeleteCheckpointRequest(checkpoint_id=name)))
+        assert (code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CHECKPOINT_IN_USE")
+        return error.message
 
     async with running(store) as server:
         stub = server.checkpoints
@@ -158,6 +158,6 @@ async def test_what_answers_is_not_deleted_even_if_no_alias_names_it(store):
         store.promote("b")
         store.promote("c")
         assert (await server.predict("rain")).checkpoint_id == "a"
-        code, told = await refusal(stub.DeleteCheckpoint(pb.DeleteCheckpointRequest(checkpoint_id="a")))
+        code, error = await refusal(stub.DeleteCheckpoint(pb.DeleteCheckpointRequest(checkpoint_id="a")))
         assert code is grpc.StatusCode.FAILED_PRECONDITION
-        assert "a is live" in told.message
+        assert "a is live" in error.message

@@ -17,7 +17,7 @@ FAR = "so very much and the " * 500
 
 def spans(prediction):
     """List a prediction's entities."""
-    return [(one.start, one.end, one.type) for one in prediction.entities]
+    return [(entity.start, entity.end, entity.type) for entity in prediction.entities]
 
 
 async def test_both_heads_answer_in_one_call(store):
@@ -25,12 +25,12 @@ async def test_both_heads_answer_in_one_call(store):
     async with running(store) as server:
         response = await server.predict(*tiny_checkpoints.TEXTS)
 
-        assert [one.label for one in response.predictions] == [
+        assert [prediction.label for prediction in response.predictions] == [
             tiny_checkpoints.answer(text).labels[0].label for text in tiny_checkpoints.TEXTS
         ]
         assert spans(response.predictions[0]) == [(8, 12, "a_place"), (13, 18, "a_date")]
-        assert all(0.9 < one.score <= 1 for one in response.predictions[0].entities)
-        assert {one.checkpoint_id for one in response.predictions} == {response.checkpoint_id} == {"a"}
+        assert all(0.9 < entity.score <= 1 for entity in response.predictions[0].entities)
+        assert {prediction.checkpoint_id for prediction in response.predictions} == {response.checkpoint_id} == {"a"}
         assert response.timings.tokenize_seconds > 0
         assert response.timings.infer_seconds > 0
         assert response.timings.decode_seconds > 0
@@ -66,17 +66,17 @@ UNITS = [
 ]
 
 
-@pytest.mark.parametrize(("unit", "place"), UNITS)
-async def test_offsets_come_in_the_unit_asked_for(unit, place, store):
+@pytest.mark.parametrize(("unit", "offsets"), UNITS)
+async def test_offsets_come_in_the_unit_asked_for(unit, offsets, store):
     """After an emoji, offsets differ by the unit, for entities and for tokens."""
     async with running(store) as server:
         predicted = await server.predict("😀 oslo", offset_unit=unit)
         request = pb.EmbedRequest(texts=["😀 oslo"], include_tokens=True, offset_unit=unit)
         embedded = await server.inference.Embed(request)
 
-        assert spans(predicted.predictions[0]) == [(*place, "a_place")]
+        assert spans(predicted.predictions[0]) == [(*offsets, "a_place")]
         last = embedded.embeddings[0].tokens[-1]
-        assert (last.start, last.end) == place
+        assert (last.start, last.end) == offsets
 
 
 HEADS = [
@@ -96,13 +96,13 @@ async def test_only_the_heads_asked_for_are_answered(heads, label, entities, sto
         assert (bool(prediction.label), bool(prediction.labels), bool(prediction.entities)) == (label, label, entities)
 
 
-@pytest.mark.parametrize(("asked", "given"), [(0, 1), (1, 1), (2, 2), (3, 3), (99, 3)])
-async def test_as_many_labels_as_asked_for(asked, given, store):
+@pytest.mark.parametrize(("requested", "given"), [(0, 1), (1, 1), (2, 2), (3, 3), (99, 3)])
+async def test_as_many_labels_as_asked_for(requested, given, store):
     """Zero means one, too many means all; the best comes first."""
     async with running(store) as server:
-        [prediction] = (await server.predict("rain", top_labels=asked)).predictions
+        [prediction] = (await server.predict("rain", top_labels=requested)).predictions
 
-        scores = [one.score for one in prediction.labels]
+        scores = [label.score for label in prediction.labels]
         assert len(scores) == given
         assert scores == sorted(scores, reverse=True)
         assert prediction.label == prediction.labels[0].label
@@ -114,10 +114,10 @@ async def test_embed_gives_the_features(store):
         plain = await server.inference.Embed(pb.EmbedRequest(texts=["rain in oslo", ""]))
         full = await server.inference.Embed(pb.EmbedRequest(texts=["rain in oslo", ""], include_tokens=True))
 
-        assert [len(one.pooled) for one in plain.embeddings] == [tiny_checkpoints.WIDTH] * 2
+        assert [len(embedding.pooled) for embedding in plain.embeddings] == [tiny_checkpoints.WIDTH] * 2
         assert not plain.embeddings[0].tokens
-        assert [(one.start, one.end) for one in full.embeddings[0].tokens] == [(0, 4), (5, 7), (8, 12)]
-        assert {len(one.vector) for one in full.embeddings[0].tokens} == {tiny_checkpoints.WIDTH}
+        assert [(token.start, token.end) for token in full.embeddings[0].tokens] == [(0, 4), (5, 7), (8, 12)]
+        assert {len(token.vector) for token in full.embeddings[0].tokens} == {tiny_checkpoints.WIDTH}
         assert not full.embeddings[1].tokens
         assert plain.checkpoint_id == "a"
 
@@ -152,11 +152,11 @@ WRONG = [
 async def test_a_wrong_field_is_named(fields, field, says, store):
     """INVALID_ARGUMENT carries the field, what was wrong with it, and what to write instead."""
     async with running(store, max_texts=4, max_characters=20) as server:
-        code, told = await refusal(server.inference.Predict(pb.PredictRequest(**fields)))
+        code, error = await refusal(server.inference.Predict(pb.PredictRequest(**fields)))
 
         assert code is grpc.StatusCode.INVALID_ARGUMENT
-        assert told.reason == "INVALID_REQUEST"
-        [violation] = told.violations
+        assert error.reason == "INVALID_REQUEST"
+        [violation] = error.violations
         assert violation.field == field
         assert says in violation.description
 
@@ -165,24 +165,24 @@ async def test_all_wrong_fields_are_named_at_once(store):
     """A request with several faults is refused once; so many faults that they fill the trailers are cut."""
     async with running(store, max_characters=20) as server:
         request = pb.PredictRequest(texts=["x" * 30], heads=[9], top_labels=-1)
-        _, told = await refusal(server.inference.Predict(request))
-        assert [one.field for one in told.violations] == ["texts[0]", "heads[0]", "top_labels"]
+        _, error = await refusal(server.inference.Predict(request))
+        assert [violation.field for violation in error.violations] == ["texts[0]", "heads[0]", "top_labels"]
 
         request = pb.PredictRequest(texts=["x" * 30] * 256)
-        code, told = await refusal(server.inference.Predict(request))
+        code, error = await refusal(server.inference.Predict(request))
         assert code is grpc.StatusCode.INVALID_ARGUMENT
-        assert len(told.violations) == 10
+        assert len(error.violations) == 10
 
 
 async def answers_of(call):
     """Read a stream to its end; returns what came, and the error that ended it or None."""
-    found = []
+    actual = []
     try:
-        async for one in call:
-            found.append([prediction.label for prediction in one.response.predictions])  # noqa: PERF401 -- kept on an error.
+        async for item in call:
+            actual.append([prediction.label for prediction in item.response.predictions])  # noqa: PERF401 -- kept on an error.
     except grpc.aio.AioRpcError as error:
-        return found, error
-    return found, None
+        return actual, error
+    return actual, None
 
 
 def stream_of(*requests):
@@ -196,17 +196,17 @@ async def test_a_stream_is_answered_in_order(store):
     requests = [[word] * (1 + number % 5) for number, word in enumerate([*words] * 20)]
 
     async with running(store) as server:
-        found, error = await answers_of(server.inference.PredictStream(stream_of(*requests)))
+        actual, error = await answers_of(server.inference.PredictStream(stream_of(*requests)))
         assert error is None
-        assert found == [[words[text] for text in texts] for texts in requests]
+        assert actual == [[words[text] for text in texts] for texts in requests]
         assert await server.metric("twofold_texts_total", method="PredictStream") == sum(map(len, requests))
 
 
 async def test_a_bad_request_ends_its_stream_after_the_good_ones(store):
     """What came before a request without texts is answered; then the status names the field."""
     async with running(store) as server:
-        found, error = await answers_of(server.inference.PredictStream(stream_of(["rain"], ["play"], [], ["wake"])))
-        assert found == [["a_weather"], ["a_music"]]
+        actual, error = await answers_of(server.inference.PredictStream(stream_of(["rain"], ["play"], [], ["wake"])))
+        assert actual == [["a_weather"], ["a_music"]]
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert "texts" in error.details()
 
@@ -214,8 +214,8 @@ async def test_a_bad_request_ends_its_stream_after_the_good_ones(store):
 async def test_a_stream_waits_where_a_call_is_shed(store):
     """With room for two requests in progress, forty of a stream are all answered, and a lone call beside them may be shed."""
     async with running(store, max_requests=2) as server:
-        found, error = await answers_of(server.inference.PredictStream(stream_of(*[["rain"]] * 40)))
-        assert (found, error) == ([["a_weather"]] * 40, None)
+        actual, error = await answers_of(server.inference.PredictStream(stream_of(*[["rain"]] * 40)))
+        assert (actual, error) == ([["a_weather"]] * 40, None)
         assert await server.metric("twofold_shed_total", reason="requests") > 0
 
 
@@ -258,8 +258,8 @@ async def test_an_empty_store_is_served_as_unavailable_until_a_promotion(tmp_pat
 
     async with running(store) as server:
         for call in (server.predict("rain"), server.inference.GetModel(pb.GetModelRequest())):
-            code, told = await refusal(call)
-            assert (code, told.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_SERVING")
+            code, error = await refusal(call)
+            assert (code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_SERVING")
         assert not await server.is_serving()
         tiny_checkpoints.publish(store)
         await promote(server, "a")
@@ -282,9 +282,9 @@ async def test_shed_load_says_when_to_come_back(store):
             await gate.wait_until_busy()
             await server.until("twofold_requests_in_flight", 3, method="Predict")
             for texts in (["rain"], []):  # The second would be wrong at any other time.
-                code, told = await refusal(server.predict(*texts))
-                assert (code, told.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
-                assert told.retry_after > 0
+                code, error = await refusal(server.predict(*texts))
+                assert (code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+                assert error.retry_after > 0
             assert await server.is_serving()
             gate.open.set()
             await asyncio.gather(*waiting)
@@ -308,9 +308,9 @@ async def test_what_would_wait_too_long_is_shed(call, method, store):
             waiting.append(asyncio.ensure_future(server.predict("rain")))
             await server.until("twofold_queue_tokens", 3)
             stream = asyncio.ensure_future(answers_of(server.inference.PredictStream(stream_of(["play"]))))
-            code, told = await refusal(call(server))
-            assert (code, told.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
-            assert told.retry_after > 0
+            code, error = await refusal(call(server))
+            assert (code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+            assert error.retry_after > 0
             assert not stream.done()
             gate.open.set()
             await asyncio.gather(*waiting)
@@ -333,7 +333,7 @@ async def test_a_deadline_that_passes_in_the_queue_costs_no_pass(store):
             await first
         await server.predict("wake")
         assert gate.passes == [("a", 1)]
-        dropped = [await server.metric("twofold_dropped_total", reason=one) for one in ("deadline", "cancelled")]
+        dropped = [await server.metric("twofold_dropped_total", reason=item) for item in ("deadline", "cancelled")]
         assert sum(dropped) == 1
 
 

@@ -38,14 +38,14 @@ async def test_texts_in_and_answers_out(form, store):
         response = await stub.ModelInfer(ask(*TEXTS, id="seven", **form))
 
         assert (response.model_name, response.model_version, response.id) == ("twofold", "a", "seven")
-        assert [one.name for one in response.outputs] == ["label", "label_score", "entities", "checkpoint_id"]
-        assert [one.datatype for one in response.outputs] == ["BYTES", "FP32", "BYTES", "BYTES"]
-        found = read(response)
+        assert [output.name for output in response.outputs] == ["label", "label_score", "entities", "checkpoint_id"]
+        assert [output.datatype for output in response.outputs] == ["BYTES", "FP32", "BYTES", "BYTES"]
+        actual = read(response)
         expected = [tiny_checkpoints.answer(text) for text in TEXTS]
-        assert found["label"] == [one.labels[0].label for one in expected]
-        assert found["label_score"] == pytest.approx([one.labels[0].score for one in expected], abs=1e-5)
-        assert found["checkpoint_id"] == ["a"] * len(TEXTS)
-        for entities, answer in zip(map(json.loads, found["entities"]), expected, strict=True):
+        assert actual["label"] == [item.labels[0].label for item in expected]
+        assert actual["label_score"] == pytest.approx([item.labels[0].score for item in expected], abs=1e-5)
+        assert actual["checkpoint_id"] == ["a"] * len(TEXTS)
+        for entities, answer in zip(map(json.loads, actual["entities"]), expected, strict=True):
             assert [(e["start"], e["end"], e["type"]) for e in entities] == [
                 (e.start, e.end, e.type) for e in answer.entities
             ]
@@ -58,9 +58,9 @@ async def test_only_what_is_asked_for(outputs, store):
     async with running(store) as server:
         stub = GRPCInferenceServiceStub(server.channel)
         everything = read(await stub.ModelInfer(ask(*TEXTS)))
-        found = read(await stub.ModelInfer(ask(*TEXTS, outputs=[{"name": name} for name in outputs])))
-        assert list(found) == outputs
-        assert found == {name: everything[name] for name in outputs}
+        actual = read(await stub.ModelInfer(ask(*TEXTS, outputs=[{"name": name} for name in outputs])))
+        assert list(actual) == outputs
+        assert actual == {name: everything[name] for name in outputs}
 
 
 @pytest.mark.parametrize(("unit", "start"), [("code_point", 2), ("utf16", 3), ("utf8", 5)])
@@ -68,8 +68,8 @@ async def test_offsets_in_the_caller_s_unit(unit, start, store):
     """Entities stand where a string of the caller's language has them."""
     async with running(store) as server:
         stub = GRPCInferenceServiceStub(server.channel)
-        found = read(await stub.ModelInfer(ask("😀 oslo", parameters={"offset_unit": {"string_param": unit}})))
-        [entity] = json.loads(found["entities"][0])
+        actual = read(await stub.ModelInfer(ask("😀 oslo", parameters={"offset_unit": {"string_param": unit}})))
+        [entity] = json.loads(actual["entities"][0])
         assert (entity["start"], entity["end"]) == (start, start + 4)
 
 
@@ -158,9 +158,9 @@ async def test_what_is_wrong_is_named(store):
     async with running(store, max_texts=4, max_characters=30) as server:
         stub = GRPCInferenceServiceStub(server.channel)
         for fields, field, says in WRONG:
-            code, told = await refusal(stub.ModelInfer(ask(**fields)))
+            code, error = await refusal(stub.ModelInfer(ask(**fields)))
             assert code is grpc.StatusCode.INVALID_ARGUMENT, fields
-            [violation] = told.violations
+            [violation] = error.violations
             assert (violation.field, says in violation.description) == (field, True), violation
         assert read(await stub.ModelInfer(ask("rain")))["label"] == ["a_weather"]
         counted = await server.metric("twofold_requests_total", method="ModelInfer", code="INVALID_ARGUMENT")
@@ -198,7 +198,7 @@ def test_any_request_is_read_or_refused(texts, typed, parts):
     try:
         call = read_infer(request, LimitSettings())
     except InvalidRequestError as error:
-        named = [one.field for one in error.violations]
+        named = [violation.field for violation in error.violations]
         assert parts
         assert all(named)
     except UnknownNameError:
@@ -246,9 +246,9 @@ async def test_what_is_not_there_is_not_found(store):
     async with running(store) as server:
         stub = GRPCInferenceServiceStub(server.channel)
         for method, request, says in UNKNOWN:
-            code, told = await refusal(getattr(stub, method)(request))
+            code, error = await refusal(getattr(stub, method)(request))
             assert code is grpc.StatusCode.NOT_FOUND, request
-            assert says in told.message
+            assert says in error.message
         assert (await server.predict("rain")).checkpoint_id == "a"
 
 
@@ -275,9 +275,9 @@ async def test_a_version_that_goes_while_a_text_waits_is_not_found(store):
                 leave.set()
                 assert (await first).checkpoint_id == "a"
                 assert (await free).model_version == "b"
-                code, told = await refusal(pinned)
+                code, error = await refusal(pinned)
                 assert code is grpc.StatusCode.NOT_FOUND
-                assert "model_version: 'a' is not live; the live checkpoint is 'b'" in told.message
+                assert "model_version: 'a' is not live; the live checkpoint is 'b'" in error.message
             finally:
                 leave.set()
 
@@ -293,8 +293,8 @@ async def test_a_text_that_waits_past_its_timeout_is_not_answered(store):
             patient = asyncio.ensure_future(stub.ModelInfer(ask(parameters={"timeout": {"uint64_param": 60_000_000}})))
             await server.until("twofold_queue_tokens", 6)
             gate.open.set()
-            code, told = await refusal(late)
-            assert (code, told.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "EXPIRED")
+            code, error = await refusal(late)
+            assert (code, error.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "EXPIRED")
             assert read(await patient)["label"] == ["a_weather"]
             await first
 
@@ -307,8 +307,8 @@ async def test_load_is_shed_as_elsewhere(store):
             first = asyncio.ensure_future(stub.ModelInfer(ask()))
             await gate.wait_until_busy()
             for request in (ask(), pb.ModelInferRequest(model_name="x")):
-                code, told = await refusal(stub.ModelInfer(request))
-                assert (code, told.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
-                assert told.retry_after > 0
+                code, error = await refusal(stub.ModelInfer(request))
+                assert (code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+                assert error.retry_after > 0
             gate.open.set()
             await first

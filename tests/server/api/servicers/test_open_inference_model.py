@@ -35,16 +35,16 @@ async def test_the_model_is_described(store):
         assert config.WhichOneof("scheduling_choice") == "dynamic_batching"
         names = {"BYTES": "TYPE_STRING", "FP32": "TYPE_FP32"}
         for described, configured in ((metadata.inputs, config.input), (metadata.outputs, config.output)):
-            assert [(one.name, names[one.datatype]) for one in described] == [
+            assert [(item.name, names[item.datatype]) for item in described] == [
                 (
-                    one.name,
-                    type(one).DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[one.data_type].name,
+                    item.name,
+                    type(item).DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[item.data_type].name,
                 )
-                for one in configured
+                for item in configured
             ]
-            assert all(list(one.shape) == [-1] for one in described)
-            assert not any(one.dims for one in configured)
-        assert [one.name for one in metadata.outputs] == list(read(await stub.ModelInfer(ask())))
+            assert all(list(item.shape) == [-1] for item in described)
+            assert not any(item.dims for item in configured)
+        assert [output.name for output in metadata.outputs] == list(read(await stub.ModelInfer(ask())))
 
 
 async def readiness(stub, name="twofold", version=""):
@@ -107,8 +107,8 @@ async def test_the_store_is_the_repository(store):
 
         async def index(**fields):
             models = (await stub.RepositoryIndex(pb.RepositoryIndexRequest(**fields))).models
-            assert {one.name for one in models} == {"twofold"}
-            return [(one.version, one.state) for one in models], [one.reason for one in models]
+            assert {model.name for model in models} == {"twofold"}
+            return [(model.version, model.state) for model in models], [model.reason for model in models]
 
         states, reasons = await index()
         assert states == [("b", "UNAVAILABLE"), ("a", "READY")]
@@ -148,9 +148,9 @@ async def test_a_wrong_load_is_refused(store):
     async with running(store) as server:
         stub = GRPCInferenceServiceStub(server.channel)
         for fields, field, says in WRONG_LOADS:
-            code, told = await refusal(stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(**fields)))
+            code, error = await refusal(stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(**fields)))
             assert code is grpc.StatusCode.INVALID_ARGUMENT
-            assert (told.violations[0].field, says in told.violations[0].description) == (field, True), told
+            assert (error.violations[0].field, says in error.violations[0].description) == (field, True), error
         assert (await server.predict("rain")).checkpoint_id == "a"
 
 
@@ -160,9 +160,9 @@ async def test_a_broken_checkpoint_is_not_loaded(store):
 
     async with running(store) as server:
         stub = GRPCInferenceServiceStub(server.channel)
-        code, told = await refusal(stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="x")))
+        code, error = await refusal(stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="x")))
         assert code is grpc.StatusCode.FAILED_PRECONDITION
-        assert tiny_checkpoints.BROKEN["NaN weights"][2] in told.message
+        assert tiny_checkpoints.BROKEN["NaN weights"][2] in error.message
         assert await readiness(stub, version="a") == (True, True)
 
 
@@ -174,20 +174,20 @@ async def test_statistics_are_what_the_metrics_say(store):
         await server.predict("rain", "oslo")
         await refusal(stub.ModelInfer(ask(model_name="other")))
         await stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="b"))
-        [found] = (await stub.ModelStatistics(pb.ModelStatisticsRequest())).model_stats
+        [actual] = (await stub.ModelStatistics(pb.ModelStatisticsRequest())).model_stats
         values = await asyncio.to_thread(read_metrics, server.metrics_url)
 
-        assert (found.name, found.version) == ("twofold", "b")
-        assert found.inference_count == len(TEXTS) + 2
-        stats = found.inference_stats
+        assert (actual.name, actual.version) == ("twofold", "b")
+        assert actual.inference_count == len(TEXTS) + 2
+        stats = actual.inference_stats
         assert (stats.success.count, stats.fail.count) == (2, 1)
         stages = {"queue": "queue", "compute_input": "tokenize", "compute_infer": "infer", "compute_output": "decode"}
         for name, stage in stages.items():
             spent, key = getattr(stats, name), (("stage", stage),)
             assert spent.count == values["twofold_stage_seconds_count", key] > 0
             assert spent.ns == pytest.approx(values["twofold_stage_seconds_sum", key] * 1e9, abs=1)
-        assert stats.queue.count == found.inference_count
-        assert found.execution_count == stats.compute_infer.count
+        assert stats.queue.count == actual.inference_count
+        assert actual.execution_count == stats.compute_infer.count
         assert stats.success.ns > stats.compute_infer.ns
         assert values["twofold_texts_total", (("method", "ModelInfer"),)] == len(TEXTS)
         assert values["twofold_requests_total", (("code", "NOT_FOUND"), ("method", "ModelInfer"))] == 1
@@ -202,9 +202,9 @@ async def test_what_is_not_served_says_what_to_call_instead(store):
             streams = method == "ModelStreamInfer"
             # Nothing is written to the stream: what is sent while it is refused hides the refusal from grpcio's client.
             call = server.channel.stream_stream(path)().read() if streams else server.channel.unary_unary(path)(b"")
-            code, told = await refusal(call)
-            assert (code, told.reason) == (grpc.StatusCode.UNIMPLEMENTED, "UNSUPPORTED")
-            assert told.message == f"{method} is not supported; {instead}"
+            code, error = await refusal(call)
+            assert (code, error.reason) == (grpc.StatusCode.UNIMPLEMENTED, "UNSUPPORTED")
+            assert error.message == f"{method} is not supported; {instead}"
         code, _ = await refusal(server.channel.unary_unary("/inference.GRPCInferenceService/Else")(b""))
         assert code is grpc.StatusCode.UNIMPLEMENTED
         values = await asyncio.to_thread(read_metrics, server.metrics_url)
@@ -233,8 +233,8 @@ async def test_reflection_describes_both_protocols(store):
             if answer.HasField("error_response"):
                 return answer.error_response.error_code
             return {
-                FileDescriptorProto.FromString(one).name
-                for one in answer.file_descriptor_response.file_descriptor_proto
+                FileDescriptorProto.FromString(item).name
+                for item in answer.file_descriptor_response.file_descriptor_proto
             }
 
         for symbol, names in SYMBOLS.items():

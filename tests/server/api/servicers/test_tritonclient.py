@@ -49,43 +49,43 @@ ORDERS = [
 async def test_tritonclient(modules, store):
     """It reads every answer; so does our client in the same process, whichever of the two is imported first."""
     answers = json.loads(await call(store, str(CALLS), "TARGET", *modules))
-    found = answers.pop("tritonclient")
+    actual = answers.pop("tritonclient")
 
     expected = [tiny_checkpoints.answer(text) for text in ("rain in oslo", "play ♫")]
-    assert (found["live"], found["ready"], found["model_ready"]) == (True, True, [True, True, False])
-    assert found["server"]["name"] == "twofold"
-    assert found["metadata"]["versions"] == ["a"]
-    assert found["metadata"]["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": ["-1"]}]
-    assert [one["name"] for one in found["config"]["config"]["output"]] == [
-        one["name"] for one in found["metadata"]["outputs"]
+    assert (actual["live"], actual["ready"], actual["model_ready"]) == (True, True, [True, True, False])
+    assert actual["server"]["name"] == "twofold"
+    assert actual["metadata"]["versions"] == ["a"]
+    assert actual["metadata"]["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": ["-1"]}]
+    assert [item["name"] for item in actual["config"]["config"]["output"]] == [
+        output["name"] for output in actual["metadata"]["outputs"]
     ]
-    assert found["answered"] == ["seven", "a"]
-    assert found["label"] == [one.labels[0].label for one in expected]
-    assert found["label_score"] == pytest.approx([one.labels[0].score for one in expected], abs=1e-5)
-    assert [[(e["start"], e["end"], e["type"]) for e in one] for one in found["entities"]] == [
-        [(e.start, e.end, e.type) for e in one.entities] for one in expected
+    assert actual["answered"] == ["seven", "a"]
+    assert actual["label"] == [answer.labels[0].label for answer in expected]
+    assert actual["label_score"] == pytest.approx([answer.labels[0].score for answer in expected], abs=1e-5)
+    assert [[(e["start"], e["end"], e["type"]) for e in entity] for entity in actual["entities"]] == [
+        [(e.start, e.end, e.type) for e in answer.entities] for answer in expected
     ]
-    assert found["entities"][0]
-    assert found["checkpoint_id"] == ["a", "a"]
-    assert found["async"] == found["label"]
-    assert found["some"] == {"label": found["label"]}
-    assert found["unknown_version"] == [
+    assert actual["entities"][0]
+    assert actual["checkpoint_id"] == ["a", "a"]
+    assert actual["async"] == actual["label"]
+    assert actual["some"] == {"label": actual["label"]}
+    assert actual["unknown_version"] == [
         "StatusCode.NOT_FOUND",
         "model_version: 'b' is not live; the live checkpoint is 'a'; leave it empty for the live checkpoint",
     ]
-    code, says = found["wrong_text"]
+    code, says = actual["wrong_text"]
     assert (code, "raw_input_contents[0][0]: is not UTF-8: byte 0xff at 0" in says) == (
         "StatusCode.INVALID_ARGUMENT",
         True,
     )
-    code, says = found["unload"]
+    code, says = actual["unload"]
     assert (code, "call RepositoryModelLoad" in says) == ("StatusCode.UNIMPLEMENTED", True)
-    assert [label[:2] for label in found["loaded"] + found["back"]] == ["b_", "b_", "a_", "a_"]
-    assert [(one["version"], one["state"]) for one in found["index"]["models"]] == [
+    assert [label[:2] for label in actual["loaded"] + actual["back"]] == ["b_", "b_", "a_", "a_"]
+    assert [(model["version"], model["state"]) for model in actual["index"]["models"]] == [
         ("b", "READY"),
         ("a", "UNAVAILABLE"),
     ]
-    [statistics] = found["statistics"]["model_stats"]
+    [statistics] = actual["statistics"]["model_stats"]
     assert (statistics["version"], statistics["inference_count"]) == ("b", "8")
 
     ours = {"label": "a_weather", "version": "a", "two_pools": True}

@@ -203,7 +203,7 @@ def test_a_wrong_field_is_named_with_its_remedy(fields: dict[str, Any], field: s
     with pytest.raises(InvalidRequestError) as caught:
         read_adapt(request(**fields))
 
-    assert [one.field for one in caught.value.violations] == [field]
+    assert [violation.field for violation in caught.value.violations] == [field]
     assert words in caught.value.violations[0].description
 
 
@@ -212,7 +212,7 @@ def test_all_wrong_fields_are_named_at_once_within_a_bound() -> None:
     with pytest.raises(InvalidRequestError) as caught:
         read_adapt(request(head=None, freeze=77, dataset=inline(*[{"text": ""}] * 100)))
 
-    fields = [one.field for one in caught.value.violations]
+    fields = [violation.field for violation in caught.value.violations]
     assert fields[:3] == ["head", "freeze", f"{TRAIN}[0].text"]
     assert len(fields) == 20
 
@@ -317,13 +317,13 @@ def test_every_event_has_a_sentence_and_its_payload() -> None:
     _, records = story()
     payloads = {id(event): payload for event, payload in STORY}
 
-    for one in records:
-        message = write_event(one)
+    for item in records:
+        message = write_event(item)
         assert message.message.endswith(".")
-        expected = "phase_seconds" if isinstance(one.event, model.PhaseEnded) else payloads[id(one.event)]
+        expected = "phase_seconds" if isinstance(item.event, model.PhaseEnded) else payloads[id(item.event)]
         assert message.WhichOneof("payload") == expected
-        assert (message.sequence, message.time.ToDatetime(dt.UTC)) == (one.sequence, one.time)
-        assert message.phase == ("" if isinstance(one.event, model.StateEntered | model.BaseChosen) else "validate")
+        assert (message.sequence, message.time.ToDatetime(dt.UTC)) == (item.sequence, item.time)
+        assert message.phase == ("" if isinstance(item.event, model.StateEntered | model.BaseChosen) else "validate")
     ended = write_event(records[-2])
     assert ended.phase_seconds == len(STORY) - 4
     assert write_event(records[8]).score == pb.ScoreMeasured(
@@ -352,9 +352,9 @@ def test_every_field_of_a_job_is_written() -> None:
 
 def test_a_job_that_waits_shows_what_was_asked() -> None:
     """Before the trainer resolves the settings, those of the request are echoed, and nothing is made up."""
-    asked = Order(head="classifier", hyperparameters=Hyperparameters(epochs=7))
+    requested = Order(head="classifier", hyperparameters=Hyperparameters(epochs=7))
 
-    message = write_job(Job(id="job-1", order=asked, created=START, base="first"))
+    message = write_job(Job(id="job-1", order=requested, created=START, base="first"))
 
     assert message.hyperparameters == pb.Hyperparameters(epochs=7)
     assert not message.HasField("start_time")

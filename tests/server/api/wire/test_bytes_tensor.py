@@ -21,14 +21,14 @@ def test_what_was_written_is_read(strings):
 
 def reference(raw, count):
     """Read strings in the simplest way; None if they are not what *raw* holds."""
-    found, stream = [], io.BytesIO(raw)
+    actual, stream = [], io.BytesIO(raw)
     for _ in range(count):
         length = int.from_bytes(head := stream.read(4), "little")
         string = stream.read(length)
         if len(head) < 4 or len(string) < length:
             return None
-        found.append(string)
-    return None if stream.read() else found
+        actual.append(string)
+    return None if stream.read() else actual
 
 
 BYTES = st.lists(st.sampled_from([b"\0\0\0\0", b"\1\0\0\0", b"\2\0\0\0", b"\xff\xff\xff\xff", b"a", b"ab"]), max_size=8)
