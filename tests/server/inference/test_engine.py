@@ -102,7 +102,7 @@ def test_warming_up_compares_what_comes_out():
     def narrow(ids, mask, outputs):
         return [np.zeros((len(ids), 2), np.float32) for _ in outputs]
 
-    with mock.patch.object(engine(), "run", narrow), pytest.raises(SwapError, match="classifier_logits is 2 wide"):
+    with mock.patch.object(engine(), "run", narrow), pytest.raises(SwapError, match="classifier_logits has width 2"):
         engine().warm_up()
 
 
