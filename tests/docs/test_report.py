@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from docs.test_docs import read, rows
 from twofold_checkpoint.protocol import events, findings
-from twofold_server.report import document, page
+from twofold_server.report import document, rendering
 
 STRUCTS = (
     document.Document,
@@ -57,4 +57,4 @@ def test_verdicts() -> None:
     """docs/report.md explains the words that a report of a trained candidate begins with."""
     for word in ("PASS", "REJECTED", "INCONCLUSIVE", "FAILED"):
         assert f"*{word}*" in read("report.md")
-    assert page.POLICY.startswith("default-src 'none'")
+    assert rendering.POLICY.startswith("default-src 'none'")
