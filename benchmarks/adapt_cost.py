@@ -27,7 +27,7 @@ from twofold_checkpoint.checkpoint import Checkpoint
 from twofold_checkpoint.examples import Example as StoredExample
 from twofold_checkpoint.examples import write_examples
 from twofold_checkpoint.protocol.job import Hyperparameters as JobHyperparameters
-from twofold_checkpoint.protocol.job import TrainerJob
+from twofold_checkpoint.protocol.job import TrainerJob, TrainingRequest
 from twofold_checkpoint.store import Store
 from twofold_server.testing import serving
 from twofold_trainer.modeling.features import live
@@ -208,9 +208,7 @@ class Setup:
             base=self.base.id,
             train=str(self.work / "train.jsonl"),
             dev=str(self.work / "dev.jsonl"),
-            head="ner",
-            freeze="head",
-            hyperparameters=JobHyperparameters(epochs=self.epochs),
+            request=TrainingRequest(head="ner", freeze="head", hyperparameters=JobHyperparameters(epochs=self.epochs)),
         )
         return make_plan(job)
 

@@ -15,7 +15,7 @@ from twofold_checkpoint.examples import Example, write_examples
 from twofold_checkpoint.manifest import MemoryMode, other_head
 from twofold_checkpoint.memory import write_memory
 from twofold_checkpoint.protocol.events import Event, ExactVerified, PhaseStarted
-from twofold_checkpoint.protocol.job import Exact, Hyperparameters, Statistical, TrainerJob
+from twofold_checkpoint.protocol.job import Exact, Hyperparameters, Statistical, TrainerJob, TrainingRequest
 from twofold_checkpoint.store import Store
 from twofold_trainer.adapt import make_candidate
 from twofold_trainer.datasets.splits import Parts
@@ -138,12 +138,14 @@ def _job(
         base=base.id,
         train=str(task.work / "train.jsonl"),
         dev=str(dev) if task.dev else None,
-        head=task.head,
-        freeze="head" if protection == "statistical" else "auto",
-        protection=Exact() if protection == "exact" else Statistical(),
-        label_policy="replace" if task.replaces else "append",
-        hyperparameters=Hyperparameters(epochs=task.hyperparameters.epochs, **settings),  # type: ignore[arg-type] # By name.
-        seed=task.seed,
+        request=TrainingRequest(
+            head=task.head,
+            freeze="head" if protection == "statistical" else "auto",
+            protection=Exact() if protection == "exact" else Statistical(),
+            label_policy="replace" if task.replaces else "append",
+            hyperparameters=Hyperparameters(epochs=task.hyperparameters.epochs, **settings),  # type: ignore[arg-type] # By name.
+            seed=task.seed,
+        ),
     )
 
 

@@ -3,12 +3,12 @@ import re
 import msgspec
 import pytest
 from docs.test_docs import read, rows
-from twofold_checkpoint.protocol import events, findings
+from twofold_checkpoint.protocol import events, findings, job
 from twofold_server.report import document, rendering
 
 STRUCTS = (
     document.Document,
-    document.JobRequest,
+    job.TrainingRequest,
     findings.Measurement,
     findings.Interval,
     events.Compared,

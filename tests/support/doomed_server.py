@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from support.scripted_trainer import HANG, INLINE, ORDER, TRAIN, Harness, runs, until
+from support.scripted_trainer import HANG, INLINE, SPEC, TRAIN, Harness, runs, until
 from twofold_server.adaptation import heartbeat
 from twofold_server.config.database_url import DatabaseUrl
 
@@ -39,8 +39,8 @@ async def _serve(root: Path, database: str | None) -> None:
         harness.set(database=DatabaseUrl(database))
     harness.play(TRAIN, HANG)
     async with harness.running() as runner:
-        running = await runner.submit(ORDER, INLINE)
-        queued = await runner.submit(ORDER, INLINE)
+        running = await runner.submit(SPEC, INLINE)
+        queued = await runner.submit(SPEC, INLINE)
         await until(runner, running.id, runs)
         print(running.id, queued.id, flush=True)
         await asyncio.sleep(60)

@@ -11,7 +11,7 @@ from twofold_checkpoint.examples import Span
 from twofold_checkpoint.manifest import Branch, Score
 from twofold_checkpoint.protocol.events import Compared
 from twofold_checkpoint.protocol.findings import Answer, Change, Confusion, Interval, Measurement, NameCount
-from twofold_checkpoint.protocol.job import Hyperparameters
+from twofold_checkpoint.protocol.job import Hyperparameters, Statistical, TrainingRequest
 from twofold_server.jobs.model import JobState
 from twofold_server.report.document import (
     Ancestor,
@@ -19,7 +19,6 @@ from twofold_server.report.document import (
     DevPoint,
     Document,
     GuardPoint,
-    JobRequest,
     LossPoint,
     Note,
     PhaseSeconds,
@@ -66,17 +65,8 @@ DOCUMENT = Document(
     created=BEGAN,
     started=BEGAN + dt.timedelta(seconds=2),
     ended=BEGAN + dt.timedelta(seconds=90),
-    request=JobRequest(
-        head="ner",
-        freeze="auto",
-        margin=2.0,
-        label_policy="append",
-        retained_margin=3.0,
-        promote="auto",
-        memory=None,
-        seed=7,
-        validate_only=False,
-    ),
+    request=TrainingRequest(head="ner", protection=Statistical(margin=2.0), retained_margin=3.0, seed=7),
+    promote="auto",
     texts=True,
     figures=(PROTECTED, NEW),
     gate=(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from support.job_specs import job_spec
 from twofold_checkpoint.checkpoint import write_manifest
 from twofold_checkpoint.encoding import EncoderSettings
 from twofold_checkpoint.examples import Example, Span
@@ -24,7 +25,7 @@ from twofold_server.adaptation.runner import JobRunner
 from twofold_server.adaptation.uploads import Uploads
 from twofold_server.config.schema import build_config
 from twofold_server.config.settings import Config
-from twofold_server.jobs.model import Job, JobState, Order
+from twofold_server.jobs.model import Job, JobSpec, JobState
 from twofold_server.jobs.repository import JobRepository
 from twofold_server.observability.metrics import Metrics
 from twofold_server.report.reporter import Reporter
@@ -109,7 +110,7 @@ def finish(outcome: Any = "succeeded", reason: str = "It went well.") -> tuple[s
     return say(Finished(outcome=outcome, reason=reason))
 
 
-ORDER = Order(head="classifier")
+SPEC = job_spec(head="classifier")
 TRAIN = say(PhaseStarted(phase="train"))
 
 
@@ -216,10 +217,10 @@ class Harness:
         finally:
             await asyncio.wait_for(runner.stop(), 15)
 
-    async def run(self, order: Order | None = None, **settings: Any) -> Job:
+    async def run(self, spec: JobSpec | None = None, **settings: Any) -> Job:
         """Run one job to its end."""
         async with self.running() as runner:
-            view = await runner.submit(order or Order(head="classifier", **settings), INLINE)
+            view = await runner.submit(spec or job_spec(head="classifier", **settings), INLINE)
             return await over(runner, view.id)
 
     @property

@@ -12,7 +12,7 @@ from support import tiny_models
 from support.exported_models import Exported, make_exported
 from support.shared_once import once
 from twofold_checkpoint.examples import write_examples
-from twofold_checkpoint.protocol.job import TrainerJob
+from twofold_checkpoint.protocol.job import TrainerJob, TrainingRequest
 from twofold_checkpoint.store import Store
 from twofold_trainer.planning.plan import Plan
 from twofold_trainer.planning.stages import StagePlanner
@@ -55,6 +55,7 @@ def job_maker(store: Store, directory: Path) -> MakeJob:
         write_examples(directory / "train.jsonl", train)
         if dev is not None:
             write_examples(directory / "dev.jsonl", dev)
+        request = {name: settings.pop(name) for name in TrainingRequest.__struct_fields__ if name in settings}
         return TrainerJob(
             **{
                 "id": "job",
@@ -62,7 +63,7 @@ def job_maker(store: Store, directory: Path) -> MakeJob:
                 "base": store.get("current").id,
                 "train": str(directory / "train.jsonl"),
                 "dev": None if dev is None else str(directory / "dev.jsonl"),
-                "head": head,
+                "request": TrainingRequest(head=head, **request),
                 **settings,
             }
         )
@@ -73,7 +74,9 @@ def job_maker(store: Store, directory: Path) -> MakeJob:
 def planner_of(plan: Plan) -> StagePlanner:
     """Return the planner that makes the stages of a plan."""
     manifest, blocks = plan.base.manifest, len(plan.model.blocks())
-    return StagePlanner(plan.job, plan.recipe, plan.new, plan.rehearsed, blocks, manifest.hidden_size, manifest.branch)
+    return StagePlanner(
+        plan.request, plan.recipe, plan.new, plan.rehearsed, blocks, manifest.hidden_size, manifest.branch
+    )
 
 
 @pytest.fixture(scope="module", params=tiny_models.ARCHITECTURES)

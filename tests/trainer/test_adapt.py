@@ -313,7 +313,8 @@ def test_what_no_stage_rehearses_is_not_run(make_job: MakeJob, store: Store) -> 
     """What says nothing of the adapted head is remembered for the other one, and recalled only where shared blocks may move."""
     events, _ = tiny_models.ending(run_job(make_job("classifier", freeze="backbone", hyperparameters=PROBE)))
     job = make_job("ner", base=single(events, Published).checkpoint_id, protection=Exact())
-    exact, shared = make_plan(job), make_plan(msgspec.structs.replace(job, freeze="head", protection=Statistical()))
+    shared_request = msgspec.structs.replace(job.request, freeze="head", protection=Statistical())
+    exact, shared = make_plan(job), make_plan(msgspec.structs.replace(job, request=shared_request))
     teaching = [target for target in exact.rehearsed if target.teaches("ner")]
 
     assert 0 < len(teaching) < len(exact.rehearsed)

@@ -55,11 +55,11 @@ def run_job(job: TrainerJob, stop: StopSignal | None = None) -> Iterator[Event]:
 
 
 def _adapt(job: TrainerJob, stop: StopSignal) -> Iterator[Event]:
-    stop.set_deadline(job.max_runtime)
+    stop.set_deadline(job.request.max_runtime)
     yield PhaseStarted(phase="validate")
     plan = make_plan(job)
     yield from redact(plan, plan.events())
-    if job.validate_only:
+    if job.request.validate_only:
         yield from describe_estimate(plan)
         yield Finished(outcome="succeeded", reason=f"The job is valid. {plan.summary()}")
         return
@@ -68,7 +68,7 @@ def _adapt(job: TrainerJob, stop: StopSignal) -> Iterator[Event]:
     evaluator = JobEvaluator(plan, stop)
     before = yield from evaluator.measure(plan.model, "before")
     yield from leave_findings(plan, evaluator, before)
-    if job.freeze == "all":
+    if job.request.freeze == "all":
         scores = ", ".join(f"{name} {100 * score.value:.1f}" for name, score in before.items() if score)
         yield Finished(outcome="succeeded", reason=f"Nothing was trained. Scores on held-out examples: {scores}.")
         return
@@ -76,22 +76,23 @@ def _adapt(job: TrainerJob, stop: StopSignal) -> Iterator[Event]:
 
 
 def _train_and_publish(plan: Plan, evaluator: JobEvaluator, before: Scores, stop: StopSignal) -> Iterator[Event]:
-    job, approved = plan.job, evaluator.score_approved(plan.approved_checkpoint())
+    job, head = plan.job, plan.request.head
+    approved = evaluator.score_approved(plan.approved_checkpoint())
 
     def evaluate_now() -> GateResult:
         return evaluate_candidate(plan, before, evaluator.score(plan.model, "after"), approved=approved)
 
     snapshots = ResumeSnapshots(directory_of(job) / SNAPSHOTS, digest_of(plan), job.snapshot_seconds)
     training = yield from train(plan, stop, evaluate_now, snapshots)
-    trained = {*training.names, *head_names(plan.model, [job.head])}
-    exact = is_untouched(plan.model, job.head, trained)
+    trained = {*training.names, *head_names(plan.model, [head])}
+    exact = is_untouched(plan.model, head, trained)
 
     yield PhaseStarted(phase="evaluate")
     yield verify_frozen(load_file(plan.base.path / TRAINING_WEIGHTS), plan.model.state_dict(), trained)
     after = yield from evaluator.measure(plan.model, "after")
     yield from leave_findings(plan, evaluator, before, after, approved=approved is not None)
     retained = evaluator.judges["retained"]
-    if collisions := find_collisions(job.head, retained.examples, evaluator.answers["after"]["retained"], plan.added):
+    if collisions := find_collisions(head, retained.examples, evaluator.answers["after"]["retained"], plan.added):
         yield describe_collisions(collisions)
 
     def gate(staged: Path) -> Generator[Event, None, str]:
@@ -123,7 +124,7 @@ def _verify_protected(plan: Plan, staged: Path, stop: StopSignal) -> ExactVerifi
         plan.base.path,
         staged,
         plan.encoder.encode([example.text for example in (*plan.memory.gate, *plan.parts.gate)]),
-        other_head(plan.job.head),
+        other_head(plan.request.head),
         (plan.base.manifest.labels, plan.labels),
         pad_id=plan.encoder.settings.pad_id,
         threads=torch.get_num_threads(),
@@ -133,7 +134,7 @@ def _verify_protected(plan: Plan, staged: Path, stop: StopSignal) -> ExactVerifi
 
 def make_candidate(plan: Plan, stages_result: StagesResult, after: Scores) -> Candidate:
     """Return the candidate with everything that its checkpoint stores."""
-    job, manifest = plan.job, plan.base.manifest
+    request, manifest = plan.request, plan.base.manifest
     stages = " + ".join(trained.stage.name for trained in stages_result.completed_stages)
     return Candidate(
         model=plan.model,
@@ -146,13 +147,15 @@ def make_candidate(plan: Plan, stages_result: StagesResult, after: Scores) -> Ca
             plan.encoder,
             memory=plan.memory,
             parts=plan.parts,
-            seed=job.seed,
+            seed=request.seed,
             statistics=plan.statistics,
         ),
         backbone=manifest.backbone,
         pooling=manifest.pooling,
-        provenance=provenance(job.seed, plan.parts.train, plan.recipe, head=job.head, freeze=job.freeze, stages=stages),
+        provenance=provenance(
+            request.seed, plan.parts.train, plan.recipe, head=request.head, freeze=request.freeze, stages=stages
+        ),
         scores=join_scores(after),
         base=plan.base,
-        job_id=job.id,
+        job_id=plan.job.id,
     )

@@ -1,4 +1,4 @@
-"""What the server asks of the trainer, as a file."""
+"""The job file: what the server asks of the trainer."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from twofold_checkpoint.manifest import HeadName, MemoryMode
 
 Freeze = Literal["auto", "all", "backbone", "head", "staged"]
 LabelPolicy = Literal["append", "fixed", "replace"]
-"""New names are appended to the adapted head's, or refused, or take their place."""
+"""Whether new names are appended to the names of the adapted head, are refused, or replace them."""
 RETAINED_MARGIN = 3.0
-"""Points that the adapted head may lose on its old labels, unless somebody says otherwise."""
+"""Default of the points that the adapted head may lose on its old labels."""
 SNAPSHOTS = "snapshots"
-"""Name of the directory, in that of the job, from whose files a trainer goes on where another one died."""
+"""Name of the directory, inside the job's, from whose files a trainer resumes after another one died."""
 SNAPSHOT_SECONDS = 10.0
-"""Least time between two snapshots, unless somebody says otherwise."""
+"""Default of the minimum seconds between two snapshots."""
 SERVER_PHASES = ("shadow", "swap")
 PHASES = (
     "validate", "baseline", "cache", "probe", "train", "evaluate", "export", "parity", "gate", *SERVER_PHASES,
 )  # fmt: skip
-"""Phases of a job in their usual order. The last ones are the server's."""
+"""Phases of a job in their usual order. The server runs the last ones."""
 
 
 class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Settings of a training. None means that the trainer chooses; it reports what it chose."""
+    """Hyperparameters of a training. None: the trainer chooses, and reports its choice."""
 
     epochs: int | None = None
     batch_size: int | None = None
@@ -49,7 +49,7 @@ class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
 
 class Exact(msgspec.Struct, frozen=True, tag="exact"):
-    """Keep the protected path's tensors as they are."""
+    """Do not change any tensor of the protected path."""
 
 
 class Statistical(msgspec.Struct, frozen=True, kw_only=True, tag="statistical"):
@@ -58,35 +58,48 @@ class Statistical(msgspec.Struct, frozen=True, kw_only=True, tag="statistical"):
     margin: float = 1.0
 
 
-class TrainerJob(msgspec.Struct, frozen=True, kw_only=True):
-    """Describe one adaptation to the trainer."""
+class TrainingRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller asks of an adaptation. The server passes it to the trainer unchanged."""
 
-    id: str
-    store: str
-    """Directory of the store that holds the base and takes the candidate."""
-    base: str
-    """Id of the checkpoint to start from."""
-    train: str
-    """JSON-lines file of examples to train on."""
-    dev: str | None = None
-    """JSON-lines file of held-out examples; None means that a part of *train* is set aside."""
     head: HeadName
+    """The head to adapt. The task of the other head is protected."""
     freeze: Freeze = "auto"
     protection: Exact | Statistical = Statistical()
     label_policy: LabelPolicy = "append"
     retained_margin: float | None = RETAINED_MARGIN
-    """Points that the adapted head's old labels may lose; None lets them lose anything."""
+    """Points that the adapted head may lose on its old labels; None: no limit."""
     annotated_types: tuple[str, ...] = ()
-    """Entity types that the data annotates; empty means those that occur in it."""
+    """Entity types that the data annotates; empty: those that occur in it."""
     hyperparameters: Hyperparameters = Hyperparameters()
     memory: MemoryMode | None = None
-    """What the candidate carries for the next adaptation; None means the same as the base does."""
+    """What the candidate stores for the next adaptation; None: the same as its base."""
     max_runtime: float | None = None
-    """Seconds after which training stops and the best state so far is judged."""
+    """Seconds of training, after which the best state so far is evaluated; None: no limit."""
     seed: int = 0
     validate_only: bool = False
+    """Whether to check and plan the job without training."""
+
+    @property
+    def margin(self) -> float | None:
+        """Points that the protected score may fall; None if protection is exact."""
+        return self.protection.margin if isinstance(self.protection, Statistical) else None
+
+
+class TrainerJob(msgspec.Struct, frozen=True, kw_only=True):
+    """One adaptation, as the server describes it to the trainer."""
+
+    id: str
+    store: str
+    """Directory of the store that contains the base and receives the candidate."""
+    base: str
+    """Id of the checkpoint to start from."""
+    train: str
+    """JSON-lines file of training examples."""
+    dev: str | None = None
+    """JSON-lines file of held-out examples; None: the trainer sets aside a part of *train*."""
+    request: TrainingRequest
     snapshot_seconds: float = SNAPSHOT_SECONDS
-    """Least time between two snapshots of the training; zero takes one after every epoch."""
+    """Minimum seconds between two snapshots of the training; 0: one after every epoch."""
 
 
 def write_job(path: str | os.PathLike[str], job: TrainerJob) -> None:

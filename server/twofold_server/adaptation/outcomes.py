@@ -48,7 +48,7 @@ def requeue_or_fail(job: Job, reason: str, attempts: int) -> StateEntered:
 
 def conclude_after_crash(job: Job, current: str | None, attempts: int) -> StateEntered:
     """Return the state of a job whose server died. A candidate that is already current counts as swapped in."""
-    if job.candidate and job.order.promote == "auto" and job.candidate == current:
+    if job.candidate and job.spec.promote == "auto" and job.candidate == current:
         reason = f"{job.candidate} became current just before the server died, and is live since the restart."
         return StateEntered(state=JobState.SUCCEEDED, reason=reason)
     return requeue_or_fail(job, "The server died while the job was running.", attempts)

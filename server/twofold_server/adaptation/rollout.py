@@ -56,16 +56,16 @@ class CandidateRollout:
             author = Author(job.id, "The gate passed it.")
             nomination = await asyncio.to_thread(self._store.set_candidate, job.candidate)
             await self._jobs.record_alias_change(nomination, author)
-            if job.order.promote == "manual":
+            if job.spec.promote == "manual":
                 return ending
-            base = job.base if job.order.base == "current" else None
+            base = job.base if job.spec.base == "current" else None
             if base and nomination.after.current != base:
                 return not_promoted(job.candidate, base_changed(base, nomination.after.current))
             if failed := await self._shadow_test(job, interrupted):
                 return failed
             await self._jobs.append_event(job.id, PhaseStarted(phase="swap"))
             promotion = await self._promoter.promote(
-                job.candidate, author, adapted=job.order.head, expected_current=base
+                job.candidate, author, adapted=job.spec.request.head, expected_current=base
             )
         except BaseChangedError as error:
             return not_promoted(job.candidate, base_changed(job.base, error.current))
@@ -79,7 +79,7 @@ class CandidateRollout:
 
     async def _shadow_test(self, job: Job, interrupted: Callable[[], StateEntered | None]) -> StateEntered | None:
         """Run the shadow test if requested, and return the final state if the candidate must not go live, else None."""
-        requested = job.order.shadow_share
+        requested = job.spec.shadow_share
         if self._shadow is None or not (share := self._shadow.default_share if requested is None else requested):
             return None
         await self._jobs.append_event(job.id, PhaseStarted(phase="shadow"))
@@ -92,7 +92,7 @@ class CandidateRollout:
         done = await self._shadow.run(
             job.candidate,
             share,
-            job.order.head,
+            job.spec.request.head,
             is_cancelled=lambda: interrupted() is not None,
             on_progress=report,
         )

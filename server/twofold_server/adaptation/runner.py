@@ -23,7 +23,7 @@ from twofold_server.adaptation.trainer_job import make_trainer_job
 from twofold_server.adaptation.uploads import Uploads
 from twofold_server.config.settings import JobSettings
 from twofold_server.errors import DatabaseError, FailedPreconditionError, ServerError
-from twofold_server.jobs.model import CANCELLED, BaseChosen, Job, JobState, Order, StateEntered, TrainerDied
+from twofold_server.jobs.model import CANCELLED, BaseChosen, Job, JobSpec, JobState, StateEntered, TrainerDied
 from twofold_server.jobs.repository import JobRepository
 from twofold_server.observability.metrics import Metrics
 from twofold_server.report.reporter import Reporter
@@ -120,9 +120,9 @@ class JobRunner:
         if self._lock:
             self._lock.close()
 
-    async def submit(self, order: Order, inline: Inline | None = None) -> Job:
+    async def submit(self, spec: JobSpec, inline: Inline | None = None) -> Job:
         """Queue a job; see JobSubmitter.submit."""
-        return await self._submitter.submit(order, inline)
+        return await self._submitter.submit(spec, inline)
 
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job and return it once it has stopped. Raises FailedPreconditionError if the job ends otherwise first."""
@@ -213,14 +213,14 @@ class JobRunner:
 
     async def _adapt(self, job: Job) -> StateEntered:
         resumed = bool(job.phases)  # A resumed job has its base and may have a candidate.
-        base = await asyncio.to_thread(self._store.get, job.base if resumed else job.order.base)
+        base = await asyncio.to_thread(self._store.get, job.base if resumed else job.spec.base)
         await self.jobs.append_event(job.id, BaseChosen(checkpoint_id=base.id))
         if resumed and (candidate := await asyncio.to_thread(self._find_candidate, job)):
             job = await self.jobs.append_event(job.id, Published(checkpoint_id=candidate))
             ending = already_published(candidate)
         else:
             job, ending = await self._train(job, base)
-        if ending.state is JobState.SUCCEEDED and job.candidate and job.order.promote != "never":
+        if ending.state is JobState.SUCCEEDED and job.candidate and job.spec.promote != "never":
             return await self._rollout.run(job, ending, lambda: self._interrupted(job.id))
         return ending
 

@@ -1,4 +1,4 @@
-"""Submission of jobs: validate an order, store its inline examples, queue it."""
+"""Submission of jobs: validate a specification, store its inline examples, queue it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from twofold_server.adaptation.validation import validate_request
 from twofold_server.config.settings import JobSettings
 from twofold_server.errors import raise_if_invalid
 from twofold_server.jobs.directories import job_directory
-from twofold_server.jobs.model import Job, Order, new_job_id
+from twofold_server.jobs.model import Job, JobSpec, new_job_id
 from twofold_server.jobs.repository import JobRepository
 from twofold_server.observability.request_context import CALL_SPAN
 from twofold_server.resources.cancellation import run_to_completion
 
 
 class JobSubmitter:
-    """Validates orders, stores their inline examples under ``STORE/jobs/ID/``, and queues them."""
+    """Validates specifications, stores their inline examples under ``STORE/jobs/ID/``, and queues them."""
 
     def __init__(self, store: Store, uploads: Uploads, jobs: JobRepository, settings: JobSettings) -> None:
         self._store = store
@@ -32,28 +32,28 @@ class JobSubmitter:
         self._jobs = jobs
         self._settings = settings
 
-    async def submit(self, order: Order, inline: Inline | None = None) -> Job:
+    async def submit(self, spec: JobSpec, inline: Inline | None = None) -> Job:
         """Queue a job, or return the earlier job of the same request_id and request.
 
         Raises InvalidRequestError, ExampleError, UnknownNameError (upload), CheckpointNotFoundError (base),
         ConflictError (request_id) or OverloadedError (the queue is full). An error leaves no files or rows.
         """
-        digest = await asyncio.to_thread(digest_of, order, inline)
+        digest = await asyncio.to_thread(digest_of, spec, inline)
         # First: a repeated request returns its job even if the base or the queue has changed.
-        if earlier := await self._jobs.find(order.request_id, digest):
+        if earlier := await self._jobs.find(spec.request_id, digest):
             return earlier
         await self._jobs.check_queue_limit(self._settings.max_queued_jobs)
         # Completed even if the caller disconnects: a job must not lack its files, nor files their job.
-        return await run_to_completion(self._queue(order, inline, digest))
+        return await run_to_completion(self._queue(spec, inline, digest))
 
-    async def _queue(self, order: Order, inline: Inline | None, digest: str) -> Job:
+    async def _queue(self, spec: JobSpec, inline: Inline | None, digest: str) -> Job:
         async with self._jobs.base_lock:  # The base cannot be deleted before the job is visible.
-            base = await asyncio.to_thread(self._store.get, order.base)
+            base = await asyncio.to_thread(self._store.get, spec.base)
             now = dt.datetime.now(dt.UTC)
             span = CALL_SPAN.get()
             job = Job(
                 id=new_job_id(now),
-                order=order,
+                spec=spec,
                 created=now,
                 base=base.id,
                 traceparent=span.traceparent if span else "",
@@ -70,16 +70,16 @@ class JobSubmitter:
     def _store_dataset(self, job: Job, inline: Inline | None, base: LabelSet) -> None:
         """Validate the data, and store inline examples in the layout of an upload."""
         if inline is None:
-            raise_if_invalid(validate_request(job.order, self._uploads.open(job.order.upload_id).contents, base))
+            raise_if_invalid(validate_request(job.spec, self._uploads.open(job.spec.upload_id).contents, base))
             return
         with self._store.staging() as staged, DatasetWriter(staged, self._settings.max_dataset_examples) as writer:
             writer.add("train", inline.train)
             writer.add("dev", inline.dev)
-            raise_if_invalid(validate_request(job.order, writer.finish(), base))
+            raise_if_invalid(validate_request(job.spec, writer.finish(), base))
             move_dataset(staged, job_directory(self._store.root, job.id))
 
 
-def digest_of(order: Order, inline: Inline | None) -> str:
-    """Return the SHA-256 of an order and its inline examples, to recognise a repeated request."""
+def digest_of(spec: JobSpec, inline: Inline | None) -> str:
+    """Return the SHA-256 of a specification and its inline examples, to recognise a repeated request."""
     examples = None if inline is None else (inline.train, inline.dev)
-    return hashlib.sha256(msgspec.json.encode((order, examples), order="deterministic")).hexdigest()
+    return hashlib.sha256(msgspec.json.encode((spec, examples), order="deterministic")).hexdigest()

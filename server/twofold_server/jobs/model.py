@@ -1,4 +1,4 @@
-"""The job model: an order, its event records, and the job that results from replaying them."""
+"""The job model: a specification, its event records, and the job that results from replaying them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Literal
 
 import msgspec
 from msgspec.structs import replace
-from twofold_checkpoint.manifest import HeadName, MemoryMode
 from twofold_checkpoint.protocol.events import (
     Compared,
     DatasetDescribed,
@@ -28,7 +27,7 @@ from twofold_checkpoint.protocol.events import (
     ScoreMeasured,
     VerdictName,
 )
-from twofold_checkpoint.protocol.job import RETAINED_MARGIN, Exact, Freeze, Hyperparameters, LabelPolicy, Statistical
+from twofold_checkpoint.protocol.job import Hyperparameters, TrainingRequest
 
 from twofold_server.versions.events import RolledBack, Shadowed
 
@@ -54,27 +53,18 @@ class JobState(StrEnum):
         return self not in {JobState.QUEUED, JobState.RUNNING}
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The caller's request without inline examples. An empty *upload_id* means that the examples were inline."""
+class JobSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A submitted job, without inline examples: the request to the trainer, and what the server does before and after."""
 
-    head: HeadName
+    request: TrainingRequest
     upload_id: str = ""
-    annotated_types: tuple[str, ...] = ()
-    freeze: Freeze = "auto"
-    protection: Exact | Statistical = Statistical()
-    label_policy: LabelPolicy = "append"
-    retained_margin: float = RETAINED_MARGIN
-    hyperparameters: Hyperparameters = Hyperparameters()
-    max_runtime: float | None = None
-    promote: PromoteName = "auto"
-    memory: MemoryMode | None = None
-    shadow_share: float | None = None
-    """None: use the server's setting."""
+    """The upload with the examples; empty if they were inline."""
     base: str = "current"
     """Checkpoint id or alias. An alias is resolved when the job starts, so that queued jobs build on each other."""
-    seed: int = 0
+    promote: PromoteName = "auto"
+    shadow_share: float | None = None
+    """None: use the server's setting."""
     request_id: str = ""
-    validate_only: bool = False
 
 
 class _ServerEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=True):
@@ -171,10 +161,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A job: its order and the result of replaying its events."""
+    """A job: its specification and the result of replaying its events."""
 
     id: str
-    order: Order
+    spec: JobSpec
     created: dt.datetime
     base: str
     state: JobState = JobState.QUEUED

@@ -75,12 +75,12 @@ class JobTable:
         Raises ConflictError if the request_id was used with a different request, OverloadedError if *limit* jobs are queued.
         """
         with self.database.writing() as connection:
-            if earlier := self.find(job.order.request_id, digest):
+            if earlier := self.find(job.spec.request_id, digest):
                 return earlier, ()
             self.check_queue_limit(limit)
             row = {
                 "id": job.id,
-                "request_id": job.order.request_id or None,
+                "request_id": job.spec.request_id or None,
                 "request_digest": digest,
                 "state": job.state.value,
                 "job": msgspec.json.encode(job),

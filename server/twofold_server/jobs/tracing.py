@@ -20,8 +20,8 @@ def job_span(job: Job) -> FinishedSpan:
     attributes = {
         "id": job.id,
         "state": job.state.value,
-        "head": job.order.head,
-        "freeze": job.order.freeze,
+        "head": job.spec.request.head,
+        "freeze": job.spec.request.freeze,
         "base": job.base,
         "candidate": job.candidate,
         "verdict": job.report.verdict or "",

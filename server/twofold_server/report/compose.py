@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 from twofold_checkpoint.protocol.events import NoteAdded
 from twofold_checkpoint.protocol.findings import Findings
-from twofold_checkpoint.protocol.job import Statistical
 
 from twofold_server.jobs.model import EventRecord, Job, Phase
 from twofold_server.report.curves import collect_curves
-from twofold_server.report.document import Ancestor, DatasetFacts, Document, JobRequest, Note, PhaseSeconds, Proofs
+from twofold_server.report.document import Ancestor, DatasetFacts, Document, Note, PhaseSeconds, Proofs
 from twofold_server.versions.events import RolledBack, Shadowed
 
 MAX_NOTES = 100
@@ -33,7 +32,8 @@ def compose(
         created=job.created,
         started=job.started,
         ended=job.ended,
-        request=_request(job),
+        request=job.spec.request,
+        promote=job.spec.promote,
         texts=findings.texts,
         figures=findings.figures,
         gate=facts.gate,
@@ -53,21 +53,6 @@ def compose(
         base=job.base,
         candidate=job.candidate,
         lineage=lineage,
-    )
-
-
-def _request(job: Job) -> JobRequest:
-    order = job.order
-    return JobRequest(
-        head=order.head,
-        freeze=order.freeze,
-        margin=order.protection.margin if isinstance(order.protection, Statistical) else None,
-        label_policy=order.label_policy,
-        retained_margin=order.retained_margin,
-        promote=order.promote,
-        memory=order.memory,
-        seed=order.seed,
-        validate_only=order.validate_only,
     )
 
 

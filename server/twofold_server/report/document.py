@@ -5,29 +5,15 @@ from __future__ import annotations
 import datetime as dt
 
 import msgspec
-from twofold_checkpoint.manifest import Branch, HeadName, MemoryMode, Score
+from twofold_checkpoint.manifest import Branch, Score
 from twofold_checkpoint.protocol.events import Compared, VerdictName
 from twofold_checkpoint.protocol.findings import Change, Confusion, Measurement, NameCount
-from twofold_checkpoint.protocol.job import Freeze, Hyperparameters, LabelPolicy
+from twofold_checkpoint.protocol.job import Hyperparameters, TrainingRequest
 
 from twofold_server.jobs.model import JobState, PromoteName
 
 FORMAT = 1
 """Version of the document. Added fields do not change it."""
-
-
-class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings that the job was submitted with."""
-
-    head: HeadName
-    freeze: Freeze
-    margin: float | None
-    label_policy: LabelPolicy
-    retained_margin: float
-    promote: PromoteName
-    memory: MemoryMode | None
-    seed: int
-    validate_only: bool
 
 
 class DatasetFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,7 +111,8 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     created: dt.datetime
     started: dt.datetime | None
     ended: dt.datetime | None
-    request: JobRequest
+    request: TrainingRequest
+    promote: PromoteName
     texts: bool
     figures: tuple[Measurement, ...]
     gate: tuple[Compared, ...]

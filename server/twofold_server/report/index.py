@@ -25,5 +25,5 @@ def outcome_of(job: Job) -> Outcome:
     """Return the outcome of a job: the same as in its report, until its checkpoint is rolled back."""
     report = job.report
     return outcome(
-        job.state, report.verdict, validate_only=job.order.validate_only, rolled_back=bool(report.rolled_back)
+        job.state, report.verdict, validate_only=job.spec.request.validate_only, rolled_back=bool(report.rolled_back)
     )

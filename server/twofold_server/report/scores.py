@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -56,9 +57,10 @@ def _judge(measurement: Measurement, document: Document) -> tuple[str, float]:
     if difference is None:
         return "even", 0.0
     exact = document.proofs.exact_texts is not None
+    retained = document.request.retained_margin
     margins = {
         "protected": 0.0 if exact else document.request.margin or 0.0,
-        "retained": document.request.retained_margin,
+        "retained": math.inf if retained is None else retained,
     }
     margin = margins.get(measurement.figure, 0.0)
     points = 100 * difference.value
@@ -70,7 +72,7 @@ def _judge(measurement: Measurement, document: Document) -> tuple[str, float]:
     else:
         beyond = points < -margin - _SLACK
         tone = "bad" if beyond else "good" if points > _SLACK else "even"
-    return tone, margin if dropped else 0.0
+    return tone, margin if dropped and margin < math.inf else 0.0
 
 
 def _interval_chart(measurement: Measurement) -> Markup:

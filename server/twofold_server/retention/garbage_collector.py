@@ -97,12 +97,12 @@ class GarbageCollector:
 
     async def _expired_uploads(self) -> list[str]:
         directories = await asyncio.to_thread(_directories, self._store.root / "uploads")
-        needed = {job.order.upload_id for job in await self._jobs.unfinished()}
+        needed = {job.spec.upload_id for job in await self._jobs.unfinished()}
         return expired(directories, keep=self._settings.keep_uploads, needed=needed, now=time.time())
 
     async def _delete_upload(self, upload_id: str) -> None:
         async with self._jobs.base_lock:  # Blocks new jobs that would use the upload.
-            if any(job.order.upload_id == upload_id for job in await self._jobs.unfinished()):
+            if any(job.spec.upload_id == upload_id for job in await self._jobs.unfinished()):
                 return
             await asyncio.to_thread(_remove_directory, self._store, self._store.root / "uploads" / upload_id)
 

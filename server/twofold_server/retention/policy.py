@@ -43,6 +43,6 @@ def needed_checkpoints(jobs: Iterable[Job], aliases: Aliases, live: str | None) 
 
 def required_checkpoints(job: Job, aliases: Aliases) -> set[str]:
     """Return the ids of the base and candidate checkpoints of a job."""
-    base = job.order.base  # A queued job resolves its alias only when it starts.
+    base = job.spec.base  # A queued job resolves its alias only when it starts.
     resolved_base = getattr(aliases, base) if base in ALIASES else base
     return {name for name in (resolved_base, job.base, job.candidate) if name}

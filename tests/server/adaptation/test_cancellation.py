@@ -14,7 +14,7 @@ from support.doomed_server import doomed_server
 from support.scripted_trainer import (
     HANG,
     INLINE,
-    ORDER,
+    SPEC,
     TRAIN,
     Harness,
     finish,
@@ -49,7 +49,7 @@ async def test_a_running_job_is_cancelled_once_its_trainer_is_gone(harness: Harn
     harness.play(*([("ignore", 0)] if ignores else []), TRAIN, HANG)
 
     async with harness.running() as runner:
-        view = await runner.submit(ORDER, INLINE)
+        view = await runner.submit(SPEC, INLINE)
         await until(runner, view.id, runs)
         assert runner.is_running
         trainers = psutil.Process().children()
@@ -66,8 +66,8 @@ async def test_a_waiting_job_is_cancelled_at_once(harness: Harness) -> None:
     harness.play(TRAIN, ("sleep", 0.5), finish())
 
     async with harness.running() as runner:
-        first = await runner.submit(ORDER, INLINE)
-        second = await runner.submit(ORDER, INLINE)
+        first = await runner.submit(SPEC, INLINE)
+        second = await runner.submit(SPEC, INLINE)
         view = await runner.cancel(second.id)
         assert (view.state, view.started, view.phases) == (JobState.CANCELLED, None, ())
         assert (await over(runner, first.id)).state is JobState.SUCCEEDED
@@ -78,12 +78,12 @@ async def test_a_job_is_cancelled_at_any_moment(harness: Harness) -> None:
     async with harness.running() as runner:
         for delay in (0.0, 0.002, 0.01, 0.03):
             harness.play(HANG)
-            view = await runner.submit(ORDER, INLINE)
+            view = await runner.submit(SPEC, INLINE)
             await asyncio.sleep(delay)
             view = await asyncio.wait_for(runner.cancel(view.id), 10)
             assert view.state is JobState.CANCELLED
         harness.play(finish())
-        view = await runner.submit(ORDER, INLINE)
+        view = await runner.submit(SPEC, INLINE)
         assert (await over(runner, view.id)).state is JobState.SUCCEEDED
 
 
@@ -93,7 +93,7 @@ async def test_a_swap_is_not_cancelled_half_way(harness: Harness) -> None:
 
     harness.promoter.may_promote = asyncio.Event()
     async with harness.running() as runner:
-        view = await runner.submit(ORDER, INLINE)
+        view = await runner.submit(SPEC, INLINE)
         await until(runner, view.id, lambda view: view.phase == "swap")
         cancelling = asyncio.create_task(runner.cancel(view.id))
         await asyncio.sleep(0.05)
@@ -113,8 +113,8 @@ async def test_stopping_the_server_keeps_the_running_job_and_the_others(harness:
             pass
 
     async with harness.running() as runner:
-        first = await runner.submit(ORDER, INLINE)
-        second = await runner.submit(ORDER, INLINE)
+        first = await runner.submit(SPEC, INLINE)
+        second = await runner.submit(SPEC, INLINE)
         await until(runner, first.id, runs)
         watching = asyncio.create_task(watch(runner, second.id))
         await asyncio.sleep(0.05)
@@ -195,8 +195,8 @@ async def test_a_job_whose_events_cannot_be_stored_fails_and_the_queue_goes_on(
     monkeypatch.setattr(JobTable, "append_event", full)
 
     async with harness.running() as runner:
-        view = await over(runner, (await runner.submit(ORDER, INLINE)).id)
+        view = await over(runner, (await runner.submit(SPEC, INLINE)).id)
         assert (view.state, view.reason) == (JobState.FAILED, "database or disk is full.")
         assert psutil.Process().children() == []
         harness.play(finish())
-        assert (await over(runner, (await runner.submit(ORDER, INLINE)).id)).state is JobState.SUCCEEDED
+        assert (await over(runner, (await runner.submit(SPEC, INLINE)).id)).state is JobState.SUCCEEDED

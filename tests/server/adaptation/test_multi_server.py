@@ -9,7 +9,7 @@ import psutil
 import pytest
 from support.doomed_server import doomed_server
 from support.postgresql import PostgreSQL
-from support.scripted_trainer import HANG, INLINE, ORDER, TRAIN, Harness, finish, over, publish, runs, until
+from support.scripted_trainer import HANG, INLINE, SPEC, TRAIN, Harness, finish, over, publish, runs, until
 from twofold_server.adaptation import heartbeat
 from twofold_server.config.database_url import DatabaseUrl
 from twofold_server.errors import DatabaseError, FailedPreconditionError
@@ -44,7 +44,7 @@ async def test_jobs_of_two_servers_run_one_at_a_time_and_are_seen_at_both(harnes
     harness.play(TRAIN, ("sleep", 0.2), finish())
 
     async with harness.running() as first, peer.running() as two:
-        ids = [(await runner.submit(ORDER, INLINE)).id for runner in (first, two) * 3]
+        ids = [(await runner.submit(SPEC, INLINE)).id for runner in (first, two) * 3]
         while unfinished := await two.jobs.unfinished():
             assert sum(view.state is JobState.RUNNING for view in unfinished) <= 1
         views = [await over(two, one_id) for one_id in ids]
@@ -62,7 +62,7 @@ async def test_a_server_that_starts_leaves_the_jobs_of_the_living_alone(harness:
     harness.play(TRAIN, ("sleep", 1.0), *publish())
 
     async with harness.running() as first:
-        job_id = (await first.submit(ORDER, INLINE)).id
+        job_id = (await first.submit(SPEC, INLINE)).id
         await until(first, job_id, runs)
         async with peer.running() as two:
             for _ in range(3):
@@ -76,7 +76,7 @@ async def test_a_job_is_cancelled_at_a_server_that_does_not_run_it(harness: Harn
     harness.play(TRAIN, HANG)
 
     async with harness.running() as first:
-        job_id = (await first.submit(ORDER, INLINE)).id
+        job_id = (await first.submit(SPEC, INLINE)).id
         await until(first, job_id, runs)
         async with peer.running() as two:
             view = await asyncio.wait_for(two.cancel(job_id), 10)
@@ -91,7 +91,7 @@ async def test_a_server_that_was_taken_for_dead_stops_its_job_and_goes_on(
     harness.play(TRAIN, ("sleep", 0.3), *publish())
 
     async with harness.running() as first:
-        job_id = (await first.submit(ORDER, INLINE)).id
+        job_id = (await first.submit(SPEC, INLINE)).id
         await until(first, job_id, runs)
         table = JobTable(location)
         with pytest.raises(FailedPreconditionError, match="another server"):
@@ -103,7 +103,7 @@ async def test_a_server_that_was_taken_for_dead_stops_its_job_and_goes_on(
         assert table.take_over(job_id, TAKEN) == (None, ())
         table.close()
         harness.play(finish())
-        assert (await over(first, (await first.submit(ORDER, INLINE)).id)).state is JobState.SUCCEEDED
+        assert (await over(first, (await first.submit(SPEC, INLINE)).id)).state is JobState.SUCCEEDED
         assert (await first.jobs.get(job_id)).reason == "Taken for dead."
         assert psutil.Process().children() == []
     assert harness.promoter.promoted == []
@@ -143,7 +143,7 @@ async def test_a_database_that_restarts_is_waited_for(harness: Harness, postgres
         for _ in range(3):
             postgresql.hang_up()
             try:
-                view = await runner.submit(ORDER, INLINE)
+                view = await runner.submit(SPEC, INLINE)
             except DatabaseError:
-                view = await runner.submit(ORDER, INLINE)
+                view = await runner.submit(SPEC, INLINE)
             assert (await over(runner, view.id)).state.is_over

@@ -12,16 +12,17 @@ from typing import Any
 import msgspec
 import psutil
 import pytest
+from support.job_specs import job_spec
 from support.scripted_trainer import (
     HANG,
     INLINE,
-    ORDER,
+    SPEC,
     TRAIN,
     Harness,
     finish,
 )
-from twofold_checkpoint.protocol.job import Exact, Hyperparameters
-from twofold_server.jobs.model import JobState, Order
+from twofold_checkpoint.protocol.job import Exact, Hyperparameters, TrainingRequest
+from twofold_server.jobs.model import JobState
 from twofold_server.observability.logs import JsonFormatter
 
 ENDINGS: list[tuple[str, list[tuple[str, Any]], JobState, str]] = [
@@ -91,7 +92,7 @@ async def test_a_flood_of_events_is_kept_in_order(harness: Harness) -> None:
     harness.play(("flood", 500), finish())
 
     async with harness.running() as runner:
-        view = await runner.submit(ORDER, INLINE)
+        view = await runner.submit(SPEC, INLINE)
         records = [record async for record in runner.jobs.watch(view.id)]
         assert [record.sequence for record in records] == list(range(1, len(records) + 1))
         assert [int(record.event.message) for record in records if hasattr(record.event, "message")] == list(range(500))
@@ -146,11 +147,11 @@ async def test_a_trainer_steps_back_as_far_as_it_is_told(harness: Harness, tmp_p
 async def test_the_trainer_gets_the_job_its_threads_and_no_secrets(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    """The trainer reads the order as given, has its thread budget, and sees no variable it does not need."""
+    """The trainer reads the request unchanged, has its thread budget, and sees no variable it does not need."""
     monkeypatch.setenv("TWOFOLD_SECRET", "x")
     monkeypatch.setenv("HF_HOME", "/models")
     harness.play(("sleep", 0.3), ("environment", str(tmp_path / "seen")), finish())
-    order = Order(
+    spec = job_spec(
         head="ner",
         freeze="backbone",
         protection=Exact(),
@@ -162,16 +163,13 @@ async def test_the_trainer_gets_the_job_its_threads_and_no_secrets(
         validate_only=True,
     )
 
-    view = await harness.run(order)
+    view = await harness.run(spec)
 
     environment, _, job = msgspec.json.decode((tmp_path / "seen").read_bytes())
     assert "TWOFOLD_SECRET" not in environment
     assert (environment["HF_HOME"], environment["OMP_NUM_THREADS"]) == ("/models", "3")
-    for name in ("head", "freeze", "label_policy", "max_runtime", "seed", "validate_only"):
-        assert job[name] == getattr(order, name)
     assert (job["id"], job["base"], job["dev"]) == (view.id, "first", None)
-    assert (job["protection"]["type"], job["annotated_types"]) == ("exact", ["city"])
-    assert job["hyperparameters"] == {"epochs": 3, "layer_decay": 0.5}
+    assert msgspec.convert(job["request"], TrainingRequest) == spec.request
 
 
 TEXT = "my card is 4111 1111"

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from support import tiny_checkpoints
 from support.running_server import running
-from support.scripted_trainer import HANG, INLINE, ORDER, TRAIN, Harness, finish, over, runs, until
+from support.scripted_trainer import HANG, INLINE, SPEC, TRAIN, Harness, finish, over, runs, until
 from twofold_server.adaptation.preemption import MIN_REQUESTS, WINDOW_SECONDS, JobPreemptor
 from twofold_server.jobs.model import JobState
 
@@ -112,7 +112,7 @@ async def test_a_paused_job_stands_still_and_then_goes_on(harness: Harness) -> N
     harness.play(TRAIN, ("sleep", 1.0), finish())
 
     async with harness.running() as runner:
-        view = await runner.submit(ORDER, INLINE)
+        view = await runner.submit(SPEC, INLINE)
         await until(runner, view.id, runs)
         await runner.pause("Paused: because.")
         await runner.pause("Paused: again.")
@@ -137,7 +137,7 @@ async def test_a_paused_job_can_be_cancelled(harness: Harness) -> None:
     harness.play(TRAIN, HANG)
 
     async with harness.running() as runner:
-        view = await runner.submit(ORDER, INLINE)
+        view = await runner.submit(SPEC, INLINE)
         await until(runner, view.id, runs)
         await runner.pause("Paused: because.")
         await reach(psutil.STATUS_STOPPED)

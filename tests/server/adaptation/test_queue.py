@@ -6,10 +6,11 @@ import asyncio
 import itertools
 
 import pytest
+from support.job_specs import job_spec
 from support.scripted_trainer import (
     HANG,
     INLINE,
-    ORDER,
+    SPEC,
     TRAIN,
     Harness,
     finish,
@@ -23,7 +24,7 @@ from twofold_server.errors import (
     InvalidRequestError,
     OverloadedError,
 )
-from twofold_server.jobs.model import JobState, Order
+from twofold_server.jobs.model import JobSpec, JobState
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 
@@ -33,7 +34,7 @@ async def test_jobs_run_one_at_a_time_in_order(harness: Harness) -> None:
     harness.play(TRAIN, ("wait", "go-on"), finish())
 
     async with harness.running() as runner:
-        ids = [(await runner.submit(ORDER, INLINE)).id for _ in range(4)]
+        ids = [(await runner.submit(SPEC, INLINE)).id for _ in range(4)]
         await until(runner, ids[0], runs)
         assert [(await runner.jobs.get(item)).queue_position for item in ids] == [0, 0, 1, 2]
         assert harness.metric("twofold_jobs_queued") == 3
@@ -53,49 +54,53 @@ async def test_a_full_queue_refuses_and_keeps_nothing(harness: Harness) -> None:
     harness.play(TRAIN, HANG)
 
     async with harness.running() as runner:
-        first = await runner.submit(ORDER, INLINE)
+        first = await runner.submit(SPEC, INLINE)
         await until(runner, first.id, runs)
-        await runner.submit(ORDER, INLINE)
+        await runner.submit(SPEC, INLINE)
         with pytest.raises(OverloadedError) as caught:
-            await runner.submit(ORDER, INLINE)
+            await runner.submit(SPEC, INLINE)
         assert caught.value.retry_after > 0
         assert len(list((harness.store.root / "jobs").iterdir())) == 2
 
 
 async def test_a_request_id_makes_one_job(harness: Harness) -> None:
     """The same request finds its job, also after a restart and when the base is gone; another request is refused."""
-    order = Order(head="classifier", request_id="r1")
-    other_order = Order(head="classifier", request_id="r1", seed=1)
+    spec = job_spec(head="classifier", request_id="r1")
+    different = job_spec(head="classifier", request_id="r1", seed=1)
 
     async with harness.running() as runner:
-        views = await asyncio.gather(*(runner.submit(order, INLINE) for _ in range(5)))
+        views = await asyncio.gather(*(runner.submit(spec, INLINE) for _ in range(5)))
         assert len({view.id for view in views}) == 1
         assert len(list((harness.store.root / "jobs").iterdir())) == 1
         with pytest.raises(ConflictError, match="r1"):
-            await runner.submit(other_order, INLINE)
+            await runner.submit(different, INLINE)
         await over(runner, views[0].id)
 
     (harness.store.root / "aliases.json").unlink()
     async with harness.running() as runner:
-        view = await runner.submit(order, INLINE)
+        view = await runner.submit(spec, INLINE)
         assert (view.id, view.state) == (views[0].id, JobState.SUCCEEDED)
 
 
 @pytest.mark.parametrize(
-    ("order", "error", "names"),
+    ("spec", "error", "names"),
     [
-        (Order(head="classifier", base="none"), CheckpointNotFoundError, "none"),
-        (Order(head="classifier", base="../first"), CheckpointNotFoundError, "../first"),
-        (Order(head="ner", annotated_types=("town",)), InvalidRequestError, "dataset.inline.train[1].entities[0].type"),
+        (job_spec(head="classifier", base="none"), CheckpointNotFoundError, "none"),
+        (job_spec(head="classifier", base="../first"), CheckpointNotFoundError, "../first"),
+        (
+            job_spec(head="ner", annotated_types=("town",)),
+            InvalidRequestError,
+            "dataset.inline.train[1].entities[0].type",
+        ),
     ],
 )
 async def test_what_cannot_run_is_refused_before_it_waits(
-    harness: Harness, order: Order, error: type[Exception], names: str
+    harness: Harness, spec: JobSpec, error: type[Exception], names: str
 ) -> None:
     """A wrong base or data set is an answer to the call, not a failed job, and leaves no files."""
     async with harness.running() as runner:
         with pytest.raises(error) as caught:
-            await runner.submit(order, INLINE)
+            await runner.submit(spec, INLINE)
         assert names in str(caught.value)
         assert await runner.jobs.page(9, None) == ([], None)
     assert list(harness.store.root.glob("jobs/*")) == list(harness.store.root.glob("staging/*")) == []
@@ -107,7 +112,7 @@ async def test_a_caller_that_goes_away_leaves_whole_jobs_or_none(harness: Harnes
 
     async with harness.running() as runner:
         for delay in range(12):
-            call = asyncio.create_task(runner.submit(ORDER, INLINE))
+            call = asyncio.create_task(runner.submit(SPEC, INLINE))
             await asyncio.sleep(delay / 1000)
             call.cancel()
         started_at = {task for task in asyncio.all_tasks() if "JobSubmitter" in str(task.get_coro())}

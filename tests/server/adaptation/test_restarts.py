@@ -7,10 +7,11 @@ import os
 import signal
 
 import pytest
+from support.job_specs import job_spec
 from support.scripted_trainer import (
     HANG,
     INLINE,
-    ORDER,
+    SPEC,
     TRAIN,
     Harness,
     finish,
@@ -20,7 +21,7 @@ from support.scripted_trainer import (
     until,
 )
 from twofold_checkpoint.protocol.job import SNAPSHOTS
-from twofold_server.jobs.model import JobState, Order, StateEntered
+from twofold_server.jobs.model import JobState, StateEntered
 
 pytestmark = pytest.mark.slow
 
@@ -33,8 +34,8 @@ async def test_a_job_whose_trainer_is_killed_gets_another_one(harness: Harness) 
     harness.play(TRAIN, ("die", 1), *publish())
 
     async with harness.running() as runner:
-        first = await runner.submit(ORDER, INLINE)
-        second = await runner.submit(Order(head="ner", promote="never"), INLINE)
+        first = await runner.submit(SPEC, INLINE)
+        second = await runner.submit(job_spec(head="ner", promote="never"), INLINE)
         view = await over(runner, first.id)
         assert (view.state, view.restarts) == (JobState.SUCCEEDED, 1)
         events = [record.event async for record in runner.jobs.watch(first.id)]
@@ -103,7 +104,7 @@ async def test_a_job_that_was_cancelled_does_not_come_back(harness: Harness) -> 
     harness.play(("snapshot", 0), TRAIN, HANG)
 
     async with harness.running() as runner:
-        view = await runner.submit(ORDER, INLINE)
+        view = await runner.submit(SPEC, INLINE)
         await until(runner, view.id, runs)
     snapshots = harness.store.root / "jobs" / view.id / SNAPSHOTS
     assert snapshots.exists()
@@ -151,7 +152,7 @@ async def test_the_end_of_a_job_leaves_alone_what_is_young(harness: Harness) -> 
         for path in (young, old):
             path.mkdir(parents=True)
         os.utime(old, (0, 0))
-        await over(runner, (await runner.submit(ORDER, INLINE)).id)
+        await over(runner, (await runner.submit(SPEC, INLINE)).id)
 
     assert (young.exists(), old.exists()) == (True, False)
 

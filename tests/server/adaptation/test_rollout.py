@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from support.scripted_trainer import (
     INLINE,
-    ORDER,
+    SPEC,
     TRAIN,
     Harness,
     add_checkpoint,
@@ -32,7 +32,7 @@ from twofold_server.jobs.model import JobState
         ("never", "first", None, ["train"]),
     ],
 )
-async def test_a_candidate_goes_where_the_order_says(
+async def test_a_candidate_goes_where_the_job_says(
     harness: Harness, promote: Any, current: str, candidate: str | None, phases: list[str]
 ) -> None:
     """AUTO swaps before the job succeeds, MANUAL nominates, NEVER only publishes."""
@@ -65,7 +65,7 @@ async def test_a_candidate_is_not_promoted_over_what_it_was_not_compared_with(ha
     add_checkpoint(harness.store, "other")
 
     async with harness.running() as runner:
-        view = await runner.submit(ORDER, INLINE)
+        view = await runner.submit(SPEC, INLINE)
         await until(runner, view.id, runs)
         harness.store.promote("other")
         view = await over(runner, view.id)
@@ -78,9 +78,9 @@ async def test_a_queued_job_starts_from_what_is_current_then(harness: Harness) -
     """Two jobs that follow one another build on one another: the alias is resolved when the job starts."""
     async with harness.running() as runner:
         harness.play(TRAIN, ("sleep", 0.3), *publish()[1:])
-        first = await runner.submit(ORDER, INLINE)
+        first = await runner.submit(SPEC, INLINE)
         await until(runner, first.id, runs)
-        second = await runner.submit(ORDER, INLINE)
+        second = await runner.submit(SPEC, INLINE)
         assert (second.base, second.queue_position) == ("first", 0)
         harness.play(finish())
         assert (await over(runner, first.id)).state is JobState.SUCCEEDED

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.job_specs import job_spec
 from support.scripted_trainer import Harness, finish, over
 from twofold_checkpoint.errors import ExampleError
 from twofold_checkpoint.examples import Example, Span, read_examples
@@ -16,7 +17,7 @@ from twofold_server.adaptation.dataset_writer import MAX_NAME_LENGTH, MAX_NAMES,
 from twofold_server.adaptation.uploads import Batch, Header, Upload
 from twofold_server.adaptation.validation import validate_request
 from twofold_server.errors import InvalidRequestError, OverloadedError, UnknownNameError
-from twofold_server.jobs.model import JobState, Order
+from twofold_server.jobs.model import JobState
 
 GOOD = Example(text="where is it", label="where")
 SPAN = Example(text="to Rome", entities=(Span(start=3, end=7, type="city"),))
@@ -149,12 +150,12 @@ async def test_a_job_trains_on_an_upload(harness: Harness, tmp_path: Path) -> No
     harness.play(("environment", str(tmp_path / "seen")), finish())
 
     async with harness.running() as runner:
-        view = await runner.submit(Order(head="classifier", upload_id=sent.id))
+        view = await runner.submit(job_spec(head="classifier", upload_id=sent.id))
         assert (await over(runner, view.id)).state is JobState.SUCCEEDED
         with pytest.raises(InvalidRequestError, match="no training example has entities"):
-            await runner.submit(Order(head="ner", upload_id=sent.id))
+            await runner.submit(job_spec(head="ner", upload_id=sent.id))
         with pytest.raises(UnknownNameError):
-            await runner.submit(Order(head="ner", upload_id="../x"))
+            await runner.submit(job_spec(head="ner", upload_id="../x"))
     seen = (tmp_path / "seen").read_text(encoding="utf-8")
     assert str(sent.path.resolve() / "train.jsonl") in seen
     assert str(sent.path.resolve() / "dev.jsonl") in seen
@@ -190,11 +191,11 @@ ADMITTED: list[tuple[dict[str, Any], Example, list[tuple[str, str]]]] = [
 
 
 @pytest.mark.parametrize(("settings", "example", "expected"), ADMITTED)
-def test_an_order_must_fit_its_data_and_its_base(
+def test_a_job_must_fit_its_data_and_its_base(
     tmp_path: Path, settings: dict[str, Any], example: Example, expected: list[tuple[str, str]]
 ) -> None:
     """The data says something to the adapted head, and names only what it may; a refusal names the example."""
-    actual = list(validate_request(Order(**settings), contents_of(tmp_path, example), BASE))
+    actual = list(validate_request(job_spec(**settings), contents_of(tmp_path, example), BASE))
 
     assert [result.field for result in actual] == [field for field, _ in expected]
     assert all(words in result.description for result, (_, words) in zip(actual, expected, strict=True))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.scripted_trainer import (
     INLINE,
-    ORDER,
+    SPEC,
     TRAIN,
     Harness,
     finish,
@@ -30,7 +30,7 @@ async def test_watchers_see_every_event_wherever_they_begin(harness: Harness) ->
     harness.play(TRAIN, say(score), ("sleep", 0.3), say(PhaseStarted(phase="gate")), finish())
 
     async with harness.running() as runner:
-        view = await runner.submit(ORDER, INLINE)
+        view = await runner.submit(SPEC, INLINE)
 
         async def watch(after: int, pause: float = 0.0) -> list[Any]:
             records = []
@@ -57,7 +57,7 @@ async def test_watchers_see_every_event_wherever_they_begin(harness: Harness) ->
 
 def view_at_first(view: Any) -> Any:
     """Return a job as it was before its first event."""
-    return type(view)(id=view.id, order=view.order, created=view.created, base="first")
+    return type(view)(id=view.id, spec=view.spec, created=view.created, base="first")
 
 
 async def test_a_watcher_that_leaves_harms_nobody(harness: Harness) -> None:
@@ -65,7 +65,7 @@ async def test_a_watcher_that_leaves_harms_nobody(harness: Harness) -> None:
     harness.play(TRAIN, ("sleep", 0.4), finish())
 
     async with harness.running() as runner:
-        view = await runner.submit(ORDER, INLINE)
+        view = await runner.submit(SPEC, INLINE)
 
         async def watch() -> int:
             return len([record async for record in runner.jobs.watch(view.id)])

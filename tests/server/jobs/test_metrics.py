@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from support.scripted_trainer import INLINE, ORDER, TRAIN, Harness, finish, over, runs, say, until
+from support.scripted_trainer import INLINE, SPEC, TRAIN, Harness, finish, over, runs, say, until
 from twofold_checkpoint.protocol.events import ScoreMeasured
 
 
@@ -16,7 +16,7 @@ async def test_the_running_job_is_seen_with_its_start(harness: Harness) -> None:
     harness.play(TRAIN, ("wait", "go-on"), finish())
 
     async with harness.running() as runner:
-        view = await runner.submit(ORDER, INLINE)
+        view = await runner.submit(SPEC, INLINE)
         view = await until(runner, view.id, runs)
         assert view.started
         assert harness.metric("twofold_jobs_running") == 1

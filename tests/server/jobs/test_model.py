@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 import pytest
+from support.job_specs import job_spec
 from twofold_checkpoint.protocol.events import (
     DatasetDescribed,
     FrozenVerified,
@@ -26,7 +27,6 @@ from twofold_server.jobs.model import (
     Job,
     JobEvent,
     JobState,
-    Order,
     Phase,
     PhaseEnded,
     StateEntered,
@@ -60,7 +60,7 @@ def at(seconds: float) -> dt.datetime:
 
 def first() -> Job:
     """Return a job to which nothing has happened."""
-    return Job(id="job-1", order=Order(head="ner"), created=START, base="alias")
+    return Job(id="job-1", spec=job_spec(head="ner"), created=START, base="alias")
 
 
 def tell(view: Job, *event: JobEvent) -> tuple[Job, list[EventRecord]]:

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from server.jobs.test_model import EFFECTS, REPORTS, START, first
 from sqlalchemy import inspect
+from support.job_specs import job_spec
 from support.postgresql import PostgreSQL
 from twofold_checkpoint.protocol.events import NoteAdded
 from twofold_server.config.database_url import DatabaseUrl
@@ -21,7 +22,7 @@ from twofold_server.errors import (
     UnknownNameError,
 )
 from twofold_server.jobs import table
-from twofold_server.jobs.model import Job, JobState, Order, PhaseEnded, StateEntered, replay
+from twofold_server.jobs.model import Job, JobState, PhaseEnded, StateEntered, replay
 from twofold_server.jobs.table import JobTable
 from twofold_server.storage.database import Database, DatabaseLocation
 from twofold_server.storage.migrations import VERSION
@@ -36,9 +37,9 @@ FAILED = StateEntered(state=JobState.FAILED, reason="Oh.")
 ENDED = StateEntered(state=JobState.SUCCEEDED, reason="Well.")
 
 
-def job(number: int, **order: str) -> Job:
+def job(number: int, **settings: str) -> Job:
     """Return a job to which nothing has happened."""
-    return Job(id=f"job-{number}", order=Order(head="ner", **order), created=START, base="alias")
+    return Job(id=f"job-{number}", spec=job_spec(head="ner", **settings), created=START, base="alias")
 
 
 @BOTH

@@ -8,7 +8,7 @@ import pytest
 from opentelemetry.trace import StatusCode
 from support.live_traffic import follow, harness_of, submit
 from support.running_server import running
-from support.scripted_trainer import HANG, INLINE, ORDER, TRAIN, Harness, finish, runs, say, until
+from support.scripted_trainer import HANG, INLINE, SPEC, TRAIN, Harness, finish, runs, say, until
 from support.span_tree import Caller, Recording, key
 from support.tiny_checkpoints import Recipe
 from twofold import AsyncClient, Example
@@ -109,8 +109,8 @@ async def test_a_job_that_is_cancelled_while_it_waits(tmp_path):
     recording = Recording()
 
     async with harness.running(on_end=lambda job: recording.tracer.add_finished(job_span(job))) as runner:
-        running = await runner.submit(ORDER, INLINE)
-        waiting = await runner.submit(ORDER, INLINE)
+        running = await runner.submit(SPEC, INLINE)
+        waiting = await runner.submit(SPEC, INLINE)
         await until(runner, running.id, runs)
         await runner.cancel(waiting.id)
     recording.tracer.close()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 
 import pytest
-from twofold_server.jobs.model import Job, JobState, Order, Phase, Report
+from support.job_specs import job_spec
+from twofold_server.jobs.model import Job, JobState, Phase, Report
 from twofold_server.report.index import outcome_of, render_index
 from twofold_server.report.outcome import Outcome
 
@@ -15,8 +16,8 @@ NOW = dt.datetime(2026, 1, 2, 3, 4, tzinfo=dt.UTC)
 def job(state=JobState.SUCCEEDED, verdict=None, **fields):
     """Make a job."""
     report = Report(verdict=verdict, rolled_back=fields.pop("rolled_back", ""))
-    order = Order(head="ner", validate_only=fields.pop("validate_only", False))
-    return Job(id="job-1", order=order, created=NOW, base="a", state=state, report=report, **fields)
+    spec = job_spec(head="ner", validate_only=fields.pop("validate_only", False))
+    return Job(id="job-1", spec=spec, created=NOW, base="a", state=state, report=report, **fields)
 
 
 WORDS = [

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from support.sample_report import DOCUMENT, FIXED, FLIP, PROTECTED, document
 from twofold_checkpoint.examples import Span
 from twofold_checkpoint.protocol.findings import Answer, Interval
+from twofold_checkpoint.protocol.job import Statistical
 from twofold_server.jobs.model import JobState
 from twofold_server.report.document import Document, Note
 from twofold_server.report.formatting import MINUS
@@ -265,7 +266,7 @@ def test_a_figure_without_after() -> None:
     assert "91.5" not in page.split("What the gate could prove", maxsplit=1)[0]
 
 
-MARGINS = {"margin": 2.0, "retained_margin": 3.0}
+MARGINS = {"protection": Statistical(margin=2.0), "retained_margin": 3.0}
 CHIPS = [
     # figure, difference, its bounds, exact, the chip's text and tone
     ("retained", -0.005, (-0.02, 0.01), False, f"{MINUS}0.5 of 3 allowed", "even"),

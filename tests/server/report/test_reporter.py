@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from server.api.servicers.test_adaptation import client_of
 from support.sample_report import DOCUMENT, FIXED, FLIP
-from support.scripted_trainer import HANG, INLINE, ORDER, TRAIN, Harness, finish, over, publish, runs, say, until
+from support.scripted_trainer import HANG, INLINE, SPEC, TRAIN, Harness, finish, over, publish, runs, say, until
 from twofold import AsyncClient, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from twofold.v1 import adaptation_pb2 as pb
 from twofold_checkpoint.protocol.events import DatasetDescribed, GateEvaluated, NoteAdded, PlanMade
@@ -107,7 +107,7 @@ async def test_a_report_over_the_wire(harness: Harness) -> None:
     """GetReport returns the stored bytes as HTML or JSON, and rebuilds files that are missing."""
     async with client_of(harness) as (client, runner):
         harness.play(LEAVE, *publish())
-        view = await over(runner, (await runner.submit(ORDER, INLINE)).id)
+        view = await over(runner, (await runner.submit(SPEC, INLINE)).id)
         page = await client.report(view.id)
         document = json.loads(await client.report(view.id, format="json"))
         directory = harness.store.root / "jobs" / view.id
@@ -132,12 +132,12 @@ async def test_what_has_no_report(harness: Harness) -> None:
         with pytest.raises(NotFoundError):
             await client.report("nobody")
         harness.play(TRAIN, HANG)
-        view = await runner.submit(ORDER, INLINE)
+        view = await runner.submit(SPEC, INLINE)
         await until(runner, view.id, runs)
         with pytest.raises(FailedPreconditionError, match="has no report yet; wait until WatchJob shows that it ended"):
             await client.report(view.id)
 
-        waiting = await runner.submit(ORDER, INLINE)
+        waiting = await runner.submit(SPEC, INLINE)
         await client.cancel(waiting.id)
         assert "CANCELLED" in await client.report(waiting.id)
         await client.cancel(view.id)
@@ -157,12 +157,12 @@ async def test_a_report_that_cannot_be_written_fails_no_job(harness: Harness) ->
     """If a report cannot be written, the job's state is unaffected and the queue goes on."""
     harness.play(TRAIN, finish())
     async with harness.running() as runner:
-        first = await runner.submit(ORDER, INLINE)
+        first = await runner.submit(SPEC, INLINE)
         # A directory blocks the report's path.
         target = harness.store.root / "jobs" / first.id / "report.html"
         target.mkdir(parents=True)
         assert (await over(runner, first.id)).state == "succeeded"
-        second = await runner.submit(ORDER, INLINE)
+        second = await runner.submit(SPEC, INLINE)
         assert (await over(runner, second.id)).state == "succeeded"
 
 

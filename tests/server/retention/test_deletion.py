@@ -6,12 +6,13 @@ import asyncio
 import datetime as dt
 
 import pytest
-from support.scripted_trainer import HANG, INLINE, ORDER, Harness, add_checkpoint, over, publish, runs, say, until
+from support.job_specs import job_spec
+from support.scripted_trainer import HANG, INLINE, SPEC, Harness, add_checkpoint, over, publish, runs, say, until
 from twofold_checkpoint.errors import CheckpointInUseError, CheckpointNotFoundError
 from twofold_checkpoint.protocol.events import PhaseStarted, Published
 from twofold_checkpoint.store import Aliases
 from twofold_server.inference.slot import Slot
-from twofold_server.jobs.model import Job, JobState, Order
+from twofold_server.jobs.model import Job, JobSpec, JobState
 from twofold_server.retention.deletion import Deleter, needed_by
 from twofold_server.versions.alias_changes import Author
 
@@ -20,9 +21,9 @@ ANNA = Author("anna", "A test says so.")
 TRAIN = say(PhaseStarted(phase="train"))
 
 
-def order(base: str) -> Order:
-    """Make an order that builds on a checkpoint or an alias."""
-    return Order(head="classifier", base=base)
+def spec(base: str) -> JobSpec:
+    """Return a specification that builds on a checkpoint or an alias."""
+    return job_spec(head="classifier", base=base)
 
 
 @pytest.mark.parametrize(
@@ -35,9 +36,9 @@ def order(base: str) -> Order:
     ],
 )
 def test_a_job_needs_its_base_and_its_candidate(base, started_from, candidate, needed):
-    """What an order names, what it named when it was looked up, and what the job has made: all else may go."""
+    """What a specification names, what it named when it was looked up, and what the job has made: all else may go."""
     now = dt.datetime.now(dt.UTC)
-    job = Job(id="job", order=order(base), created=now, base=started_from, candidate=candidate)
+    job = Job(id="job", spec=spec(base), created=now, base=started_from, candidate=candidate)
     aliases = Aliases(current="now", candidate="made")
 
     actual = {name for name in ("one", "two", "now", "made", "other") if needed_by(name, [job], aliases)}
@@ -64,8 +65,8 @@ async def test_what_jobs_build_on_stays_until_they_are_over(harness: Harness):
                 await deleter.delete(checkpoint_id, ANNA)
             return str(caught.value)
 
-        running = await runner.submit(order("second"), INLINE)
-        waiting = await runner.submit(order("third"), INLINE)
+        running = await runner.submit(spec("second"), INLINE)
+        waiting = await runner.submit(spec("third"), INLINE)
         await until(runner, running.id, lambda view: runs(view) and view.candidate == "fourth")
 
         assert f"running job {running.id} needs second" in await refused("second")
@@ -90,7 +91,7 @@ async def test_a_job_and_a_deletion_at_once_do_not_part(harness: Harness):
         for number in range(20):
             name = f"base{number}"
             add_checkpoint(harness.store, name)
-            calls = [runner.submit(order(name), INLINE), deleter.delete(name, ANNA)]
+            calls = [runner.submit(spec(name), INLINE), deleter.delete(name, ANNA)]
             calls = calls if number % 2 else calls[::-1]
             answers = await asyncio.gather(*calls, return_exceptions=True)
             job, deleted = answers if number % 2 else answers[::-1]
@@ -108,7 +109,7 @@ async def test_a_finished_job_needs_nothing(harness: Harness):
     harness.play(*publish())
 
     async with harness.running() as runner:
-        view = await over(runner, (await runner.submit(ORDER, INLINE)).id)
+        view = await over(runner, (await runner.submit(SPEC, INLINE)).id)
         assert view.state is JobState.SUCCEEDED
         add_checkpoint(harness.store, "third")
         harness.store.promote("third")

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from server.jobs.test_model import first
-from support.scripted_trainer import HANG, INLINE, ORDER, TRAIN, Harness, add_checkpoint, finish, over, runs, until
+from support.scripted_trainer import HANG, INLINE, SPEC, TRAIN, Harness, add_checkpoint, finish, over, runs, until
 from twofold_checkpoint.store import Aliases
 from twofold_server.adaptation.runner import JobRunner
 from twofold_server.adaptation.uploads import Batch
@@ -52,8 +52,8 @@ ALIASES = Aliases(current="cu", previous="pr", candidate="ca", approved="ap")
 
 def job(base: str, resolved: str = "", candidate: str = "") -> Job:
     """Return a job that builds on a checkpoint."""
-    order = msgspec.structs.replace(first().order, base=base)
-    return msgspec.structs.replace(first(), order=order, base=resolved, candidate=candidate)
+    spec = msgspec.structs.replace(first().spec, base=base)
+    return msgspec.structs.replace(first(), spec=spec, base=resolved, candidate=candidate)
 
 
 REQUIRED_SCOPES: list[tuple[list[Job], Aliases, str | None, set[str]]] = [
@@ -109,7 +109,7 @@ async def test_checkpoints_and_uploads_go_but_none_that_a_job_needs(harness: Har
     uploads = harness.store.root / "uploads"
 
     async with harness.running() as runner:
-        running = await runner.submit(msgspec.structs.replace(ORDER, base="c0"), INLINE)
+        running = await runner.submit(msgspec.structs.replace(SPEC, base="c0"), INLINE)
         await until(runner, running.id, runs)
         for number in range(3):
             (uploads / f"upload-{number}").mkdir(parents=True)
@@ -141,8 +141,8 @@ async def test_what_a_job_waits_or_trains_with_stays(harness: Harness) -> None:
             age(harness.store.root / "checkpoints" / name, 9 - number)
         jobs = []
         for number in range(2):
-            order = msgspec.structs.replace(ORDER, base=f"old-{number}", upload_id=ids[number])
-            jobs.append(await runner.submit(order))
+            spec = msgspec.structs.replace(SPEC, base=f"old-{number}", upload_id=ids[number])
+            jobs.append(await runner.submit(spec))
         await until(runner, jobs[0].id, runs)
         await collector(harness, runner).collect()
         assert names(harness.store.root / "uploads") == {ids[0], ids[1], ids[3]}
@@ -163,11 +163,11 @@ async def test_jobs_go_with_all_that_is_theirs(harness: Harness, monkeypatch: py
     harness.set(keep_jobs=1)
 
     async with harness.running() as runner:
-        ids = [(await runner.submit(ORDER, INLINE)).id for _ in range(3)]
+        ids = [(await runner.submit(SPEC, INLINE)).id for _ in range(3)]
         for item in ids:
             await over(runner, item)
         harness.play(TRAIN, HANG)
-        running = await runner.submit(ORDER, INLINE)
+        running = await runner.submit(SPEC, INLINE)
         await until(runner, running.id, runs)
         await collector(harness, runner).collect()
 

@@ -47,10 +47,10 @@ def probed(request: pytest.FixtureRequest, make_job: MakeJob) -> Probed:
 @pytest.mark.parametrize("wrong", [-4.0, 4.0])
 def test_a_wrong_lead_is_made_good(probed: Probed, wrong: float) -> None:
     """Where old rows shout new ones down, or new ones old, the lead goes the other way and dev gets better; nothing else moves."""
-    head = probed.plan.model.head(probed.plan.job.head)
+    head = probed.plan.model.head(probed.plan.request.head)
     old = len(
         probed.plan.base.manifest.labels.labels
-        if probed.plan.job.head == "classifier"
+        if probed.plan.request.head == "classifier"
         else probed.plan.base.manifest.labels.tags
     )
     with torch.no_grad():
@@ -68,8 +68,8 @@ def test_a_wrong_lead_is_made_good(probed: Probed, wrong: float) -> None:
 
 def test_no_lead_without_a_gain(probed: Probed) -> None:
     """Once the best lead is given, there is nothing more to gain, and not one bit moves."""
-    model, head = probed.plan.model, probed.plan.model.head(probed.plan.job.head)
-    old = head.out_features - (2 if probed.plan.job.head == "classifier" else 2 * len(probed.plan.added))
+    model, head = probed.plan.model, probed.plan.model.head(probed.plan.request.head)
+    old = head.out_features - (2 if probed.plan.request.head == "classifier" else 2 * len(probed.plan.added))
     for _ in range(3):
         calibrate_new_label_bias(model, probed.stage_factory.dev_evaluator, probed.source, old)
     bias = head.bias.clone()
@@ -80,8 +80,8 @@ def test_no_lead_without_a_gain(probed: Probed) -> None:
 
 def test_few_examples_give_no_lead_that_chance_could(probed: Probed, monkeypatch: pytest.MonkeyPatch) -> None:
     """What would be made good if the examples could tell is left as it is where they cannot."""
-    model, head = probed.plan.model, probed.plan.model.head(probed.plan.job.head)
-    old = head.out_features - (2 if probed.plan.job.head == "classifier" else 2 * len(probed.plan.added))
+    model, head = probed.plan.model, probed.plan.model.head(probed.plan.request.head)
+    old = head.out_features - (2 if probed.plan.request.head == "classifier" else 2 * len(probed.plan.added))
     with torch.no_grad():
         head.bias[old:] -= 4.0
     bias = head.bias.clone()

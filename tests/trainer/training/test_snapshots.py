@@ -307,10 +307,11 @@ def test_a_job_of_seconds_leaves_no_snapshot(make_job: MakeJob, store: Store) ->
 def test_a_time_that_is_over_still_has_what_was_trained(make_job: MakeJob) -> None:
     """A trainer that goes on with no time left keeps the best state of the snapshots, instead of the base."""
     job = with_snapshots(training_of("shared", make_job), "late")
-    untrained, _ = weights(msgspec.structs.replace(job, id="never", max_runtime=1e-9))
+    limited = msgspec.structs.replace(job.request, max_runtime=1e-9)
+    untrained, _ = weights(msgspec.structs.replace(job, id="never", request=limited))
     assert not killed_after(99, job)
     trained, _ = weights(job)
-    late, events = weights(msgspec.structs.replace(job, max_runtime=1e-9))
+    late, events = weights(msgspec.structs.replace(job, request=limited))
 
     assert late == trained != untrained
     assert [event.phase for event in events if isinstance(event, PhaseStarted)][-1] == "evaluate"

@@ -17,27 +17,28 @@ from twofold_trainer.errors import RefusedError
 
 def read_job_examples(job: TrainerJob, known: LabelSet) -> tuple[list[Example], list[Example] | None, list[str]]:
     """Return a job's training examples, its held-out examples, and notes on ignored annotations. Raises RefusedError."""
+    head = job.request.head
     given = list(read_examples(job.train)), None if job.dev is None else list(read_examples(job.dev))
     everything = [*given[0], *(given[1] or ())]
-    field = "label" if job.head == "classifier" else "entities"
-    used = annotated_for(everything, job.head)
+    field = "label" if head == "classifier" else "entities"
+    used = annotated_for(everything, head)
     notes = []
     if ignored := len(everything) - len(used):
         notes.append(f"{ignored} of {len(everything)} examples have no {field} and were ignored.")
-    if not annotated_for(given[0], job.head):
-        raise RefusedError(f"no training example has {field}, so there is nothing to adapt the {job.head} head to")
-    types = job.annotated_types or types_of(everything)
-    if job.head == "ner" and (strange := [name for name in types_of(used) if name not in types]):
+    if not annotated_for(given[0], head):
+        raise RefusedError(f"no training example has {field}, so there is nothing to adapt the {head} head to")
+    types = job.request.annotated_types or types_of(everything)
+    if head == "ner" and (strange := [name for name in types_of(used) if name not in types]):
         raise RefusedError(f"annotated_types: the examples have entities of type {strange[0]!r}, which is not listed")
-    train = _only(given[0], job.head, types)
-    dev = None if given[1] is None else _only(given[1], job.head, types, judges=known)
-    field = "entities" if job.head == "classifier" else "label"
+    train = _only(given[0], head, types)
+    dev = None if given[1] is None else _only(given[1], head, types, judges=known)
+    field = "entities" if head == "classifier" else "label"
     annotated = sum(getattr(example, field) is not None for example in used)
     judging = sum(getattr(example, field) is not None for example in dev or ())
     if judging:
         notes.append(f"The {field} of {judging} held-out examples helps to judge the protected head.")
     if unused := annotated - judging:
-        notes.append(f"The {field} of {unused} examples was not used: this job adapts the {job.head} head.")
+        notes.append(f"The {field} of {unused} examples was not used: this job adapts the {head} head.")
     return train, dev, notes
 
 

@@ -8,7 +8,7 @@ import msgspec
 from twofold_checkpoint.examples import Example
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import HeadName
-from twofold_checkpoint.protocol.job import TrainerJob
+from twofold_checkpoint.protocol.job import TrainingRequest
 
 from twofold_trainer.datasets.splits import types_of
 from twofold_trainer.errors import RefusedError
@@ -19,19 +19,19 @@ def head_labels(labels: LabelSet, head: HeadName) -> tuple[str, ...]:
     return labels.labels if head == "classifier" else labels.entity_types
 
 
-def extend_labels(job: TrainerJob, old: LabelSet, examples: Sequence[Example]) -> LabelSet:
+def extend_labels(request: TrainingRequest, old: LabelSet, examples: Sequence[Example]) -> LabelSet:
     """Append, reject or substitute the examples' new labels, by the job's label policy. Raises RefusedError."""
-    if job.label_policy == "replace":
-        own: dict[str, tuple[str, ...]] = {"labels" if job.head == "classifier" else "entity_types": ()}
+    if request.label_policy == "replace":
+        own: dict[str, tuple[str, ...]] = {"labels" if request.head == "classifier" else "entity_types": ()}
         old = msgspec.structs.replace(old, **own)
-    if job.head == "classifier":
+    if request.head == "classifier":
         grown = old.append(labels=(example.label for example in examples if example.label is not None))
     else:
         grown = old.append(entity_types=types_of(examples))
-    added = head_labels(grown, job.head)[len(head_labels(old, job.head)) :]
-    if added and job.label_policy == "fixed":
+    added = head_labels(grown, request.head)[len(head_labels(old, request.head)) :]
+    if added and request.label_policy == "fixed":
         # Do not quote the example: reasons become events, which must not contain texts.
-        kind = "label" if job.head == "classifier" else "entity type"
+        kind = "label" if request.head == "classifier" else "entity type"
         raise RefusedError(
             f"the {kind} {added[0]!r} is new, and new names are not allowed here; correct it, or let labels be appended"
         )

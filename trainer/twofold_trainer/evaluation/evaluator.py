@@ -23,7 +23,7 @@ class JobEvaluator:
     """The three scorers of a job: the protected task, the adapted head's old labels, and the new data."""
 
     def __init__(self, plan: Plan, stop: StopSignal) -> None:
-        head = plan.job.head
+        head = plan.request.head
         self.judges: dict[Figure, Scorer] = {
             "protected": Scorer(plan.protected_gate, other_head(head), plan.encoder, stop),
             "retained": Scorer(plan.memory.gate, head, plan.encoder, stop),

@@ -83,7 +83,7 @@ def find(
         if pair.before is None:
             continue
         judge, answers = figures.judges[figure], _answers(figures, figure, trained=pair.after is not None)
-        measurements.append(_measure(figure, pair, seed=plan.job.seed))
+        measurements.append(_measure(figure, pair, seed=plan.request.seed))
         counted = [pairs_of(judge.head, judge.examples, predictions) for predictions in answers]
         first, last = counted[0], counted[1] if len(counted) > 1 else None
         names += count_names(figure, first, last)

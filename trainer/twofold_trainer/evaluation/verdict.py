@@ -25,17 +25,17 @@ def evaluate_candidate(
 
     *approved* is the protected score of the checkpoint that a person last approved, if it is not the base.
     """
-    protection = plan.job.protection
+    protection = plan.request.protection
     return evaluate_gate(
         protected=Pair(before["protected"], after["protected"]),
         retained=Pair(before["retained"], after["retained"]),
         new=Pair(before["new"], after["new"]),
         approved=None if approved is None else Pair(approved, after["protected"]),
         margin=protection.margin if isinstance(protection, Statistical) else 0.0,
-        retained_margin=plan.job.retained_margin,
+        retained_margin=plan.request.retained_margin,
         trained=trained,
         exact=exact,
-        seed=plan.job.seed,
+        seed=plan.request.seed,
     )
 
 

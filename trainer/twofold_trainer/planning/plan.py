@@ -13,7 +13,7 @@ from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import HeadName, MemoryMode, other_head
 from twofold_checkpoint.memory import Memory, normalize_text, read_memory
 from twofold_checkpoint.protocol.events import Event, NoteAdded, PlanMade
-from twofold_checkpoint.protocol.job import TrainerJob
+from twofold_checkpoint.protocol.job import TrainerJob, TrainingRequest
 from twofold_checkpoint.store import Store
 
 from twofold_trainer import recipe
@@ -68,26 +68,31 @@ class Plan:
     notes: tuple[str, ...]
 
     @property
+    def request(self) -> TrainingRequest:
+        """The settings of the job."""
+        return self.job.request
+
+    @property
     def remembers(self) -> MemoryMode:
         """Memory mode of the candidate."""
-        return self.job.memory or self.base.manifest.memory
+        return self.request.memory or self.base.manifest.memory
 
     @property
     def added(self) -> tuple[str, ...]:
         """New labels or entity types of the adapted head."""
-        return head_labels(self.labels, self.job.head)[self.retained_labels :]
+        return head_labels(self.labels, self.request.head)[self.retained_labels :]
 
     @property
     def retained_labels(self) -> int:
         """Number of old labels or entity types that the adapted head keeps: all, or 0 if they are replaced."""
-        replaced = self.job.label_policy == "replace"
-        return 0 if replaced else len(head_labels(self.base.manifest.labels, self.job.head))
+        replaced = self.request.label_policy == "replace"
+        return 0 if replaced else len(head_labels(self.base.manifest.labels, self.request.head))
 
     @property
     def unscored(self) -> tuple[str, ...]:
         """Added labels or types without a held-out example, which no score covers."""
         held_out = [*self.parts.dev, *self.parts.gate]
-        judged = {example.label for example in held_out} if self.job.head == "classifier" else {*types_of(held_out)}
+        judged = {example.label for example in held_out} if self.request.head == "classifier" else {*types_of(held_out)}
         return tuple(name for name in self.added if name not in judged)
 
     @property
@@ -113,7 +118,7 @@ class Plan:
 
     def events(self) -> Iterator[Event]:
         """Yield the description of the data set, notes, and the plan."""
-        counted = describe_dataset(self.parts, self.new, self.unaligned[0], self.job.head)
+        counted = describe_dataset(self.parts, self.new, self.unaligned[0], self.request.head)
         yield counted
         for note in self.notes:
             yield NoteAdded(message=note)
@@ -132,14 +137,14 @@ class Plan:
         """Return two or three sentences that say what the trainer will do."""
         if not self.stages:
             return f"Score {self.base.id} on {len(self.parts.gate)} of the given examples and train nothing."
-        guarded = self.job.freeze == "auto" and self.shared_blocker is None
+        guarded = self.request.freeze == "auto" and self.shared_blocker is None
         names = ", ".join(
             f"{stage.name} under guard" if guarded and stage.blocks and not stage.follows else stage.name
             for stage in self.stages
         )
         rehearsed = max(stage.full_rehearsal_pool.drawn for stage in self.all_stages)
         return (
-            f"Adapt the {self.job.head} head of {self.base.id} to {len(self.parts.train)} new examples, with up to {rehearsed} "
+            f"Adapt the {self.request.head} head of {self.base.id} to {len(self.parts.train)} new examples, with up to {rehearsed} "
             f"rehearsed examples per epoch. New labels: {len(self.added)}. Stages: {names}."
         )
 
@@ -153,12 +158,13 @@ def _annotated(head: HeadName, remembered: tuple[Example, ...], held_out: tuple[
 
 def make_plan(job: TrainerJob) -> Plan:
     """Check a job and plan it. Raises RefusedError, ExampleError or another CheckpointError that says what to change."""
-    check_settings(job)
+    request = job.request
+    check_settings(request)
     base = Store(job.store).get(job.base)
     base.verify()
     memory = read_memory(base.path / MEMORY)
-    if job.label_policy == "replace":
-        memory = forget(memory, job.head)
+    if request.label_policy == "replace":
+        memory = forget(memory, request.head)
     train, dev, notes = read_job_examples(job, base.manifest.labels)
     parts = split(train, dev, memory, held_out=HELD_OUT_SHARE)
     if parts.moved:
@@ -169,27 +175,27 @@ def make_plan(job: TrainerJob) -> Plan:
         raise RefusedError(
             "no training examples remain: the base checkpoint holds out all of their texts; add examples with other texts"
         )
-    labels = extend_labels(job, base.manifest.labels, [*parts.train, *parts.dev, *parts.gate])
+    labels = extend_labels(request, base.manifest.labels, [*parts.train, *parts.dev, *parts.gate])
     model, encoder = load_model(base), base.encoder()
     blocks = len(model.blocks())
     remembers = base.manifest.memory
     default = recipe.default_recipe(
-        job.freeze,
-        job.head,
+        request.freeze,
+        request.head,
         blocks=blocks,
         examples=len(parts.train),
         hidden_size=base.manifest.hidden_size,
         remembers=remembers,
         bf16=has_bf16(),
     )
-    resolved = recipe.merge(job.hyperparameters, default, blocks=blocks)
-    new = tuple(make_targets(parts.train, encoder, labels, teaches=(job.head,)))
+    resolved = recipe.merge(request.hyperparameters, default, blocks=blocks)
+    new = tuple(make_targets(parts.train, encoder, labels, teaches=(request.head,)))
     rehearsed = tuple(make_targets(memory.rehearsal, encoder, labels, rehearsed=True))
-    held_out = make_targets([*parts.dev, *parts.gate], encoder, labels, teaches=(job.head,))
+    held_out = make_targets([*parts.dev, *parts.gate], encoder, labels, teaches=(request.head,))
     branch, hidden_size = base.manifest.branch, base.manifest.hidden_size
-    protected_gate = _annotated(other_head(job.head), memory.gate, parts.gate)
-    blocker = shared_backbone_blocker(job, branch, len(protected_gate))
-    planner = StagePlanner(job, resolved, new, rehearsed, blocks, hidden_size, branch)
+    protected_gate = _annotated(other_head(request.head), memory.gate, parts.gate)
+    blocker = shared_backbone_blocker(request, branch, len(protected_gate))
+    planner = StagePlanner(request, resolved, new, rehearsed, blocks, hidden_size, branch)
     stages, fallback = planner.stages(blocker)
     return Plan(
         job=job,
@@ -202,7 +208,7 @@ def make_plan(job: TrainerJob) -> Plan:
         labels=labels,
         new=new,
         rehearsed=rehearsed,
-        protected_dev=_annotated(other_head(job.head), memory.dev, parts.dev),
+        protected_dev=_annotated(other_head(request.head), memory.dev, parts.dev),
         protected_gate=protected_gate,
         unaligned=describe_unaligned([*new, *held_out]),
         recipe=resolved,

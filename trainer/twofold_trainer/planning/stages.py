@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from twofold_checkpoint.encoding import Encoding
 from twofold_checkpoint.manifest import Branch
-from twofold_checkpoint.protocol.job import Exact, Freeze, TrainerJob
+from twofold_checkpoint.protocol.job import Exact, Freeze, TrainingRequest
 
 from twofold_trainer.datasets.batching import TrainingPool
 from twofold_trainer.datasets.targets import Target
@@ -24,7 +24,7 @@ SHARED_NUMBER, FORKED_NUMBER = 1, 3
 class StagePlanner:
     """Makes the stages of a job."""
 
-    job: TrainerJob
+    request: TrainingRequest
     recipe: Recipe
     new: tuple[Target, ...]
     rehearsed: tuple[Target, ...]
@@ -39,9 +39,9 @@ class StagePlanner:
 
         *shared_blocker* says why mode "auto" skips the shared backbone; None if it does not.
         """
-        planned = blocks_per_stage(self.job.freeze, blocks=self.blocks, unfrozen=self.recipe.unfrozen_blocks)
+        planned = blocks_per_stage(self.request.freeze, blocks=self.blocks, unfrozen=self.recipe.unfrozen_blocks)
         stages = tuple(self.stage(blocks, number=number) for number, blocks in enumerate(planned))
-        if self.job.freeze != "auto":
+        if self.request.freeze != "auto":
             return (*stages, *(self.refit_stages(stages[-1], stages) if stages else ())), ()
         candidates = (self.forked(),) if shared_blocker else (self.shared(), self.forked())
         first, *fallback = ((stage, *self.refit_stages(stage, candidates)) for stage in candidates)
@@ -65,7 +65,7 @@ class StagePlanner:
         (arXiv:1807.09536). Both need rehearsal, except that a fork always gets the second. *planned* are all stages that
         may run; they determine whether the features fit in memory.
         """
-        if not stage.blocks or self.job.freeze == "staged":
+        if not stage.blocks or self.request.freeze == "staged":
             return ()
         head = self.stage(0, number=stage.number + 1, follows=stage)
         fits = fits_in_memory(cache_bytes(training_encodings(planned), self.hidden_size))
@@ -81,11 +81,11 @@ class StagePlanner:
     def stage(self, blocks: int, *, number: int, forked: bool = False, follows: Stage | None = None) -> Stage:
         """Return a stage with its pool. Only a stage that trains shared blocks rehearses the protected head too."""
         branch_blocks = 0 if self.branch is None else self.branch.blocks
-        head, recipe, rehearsed = self.job.head, self.recipe, self.rehearsed
+        head, recipe, rehearsed = self.request.head, self.recipe, self.rehearsed
         if forked or blocks <= branch_blocks:
             rehearsed = tuple(target for target in rehearsed if target.teaches(head))
         ratio = recipe.fork_rehearsal_ratio if forked else recipe.rehearsal_ratio
-        if follows is not None and self.job.hyperparameters.rehearsal_ratio is None:
+        if follows is not None and self.request.hyperparameters.rehearsal_ratio is None:
             ratio = len(rehearsed) / len(self.new)  # Features are cached, so rehearsing everything is cheap.
         pool = TrainingPool(self.new, rehearsed, ratio)
         return Stage((head,), blocks, self.blocks, recipe, pool, number, forked, follows, branch_blocks)
@@ -114,15 +114,15 @@ def training_encodings(stages: Iterable[Stage]) -> list[Encoding]:
     return [target.encoding for target in (*pool.new, *pool.rehearsed)]
 
 
-def shared_backbone_blocker(job: TrainerJob, branch: Branch | None, protected_examples: int) -> str | None:
+def shared_backbone_blocker(request: TrainingRequest, branch: Branch | None, protected_examples: int) -> str | None:
     """Return why freeze mode "auto" skips the shared backbone; None if its protection can be proven on the examples."""
-    if isinstance(job.protection, Exact):
+    if isinstance(request.protection, Exact):
         return "protection is exact"
     if branch is not None:
         return "the heads are already forked"
     if not protected_examples:
         return "there are no held-out examples of the protected task"
     provable = 100 * provable_margin(protected_examples, EXPECTED_FLIPS)
-    if provable > job.protection.margin:
+    if provable > request.protection.margin:
         return f"{protected_examples} protected examples cannot prove a margin below {provable:.1f} points for a shared backbone"
     return None

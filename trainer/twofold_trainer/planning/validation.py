@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from twofold_checkpoint.protocol.hyperparameter_ranges import RANGES
-from twofold_checkpoint.protocol.job import Exact, Hyperparameters, TrainerJob
+from twofold_checkpoint.protocol.job import Exact, Hyperparameters, TrainingRequest
 
 from twofold_trainer.errors import RefusedError
 
 
-def check_settings(job: TrainerJob) -> None:
+def check_settings(request: TrainingRequest) -> None:
     """Raise RefusedError if a setting is out of range or contradicts another one."""
-    if isinstance(job.protection, Exact) and job.freeze in {"head", "staged"}:
+    if isinstance(request.protection, Exact) and request.freeze in {"head", "staged"}:
         raise RefusedError(
-            f"protection: exact protection excludes freeze mode {job.freeze!r}, which trains the shared backbone; use freeze "
+            f"protection: exact protection excludes freeze mode {request.freeze!r}, which trains the shared backbone; use freeze "
             "mode 'backbone' or 'auto', or statistical protection with a margin"
         )
-    if not isinstance(job.protection, Exact) and not 0 <= job.protection.margin <= 100:
-        raise RefusedError(f"protection.margin: {job.protection.margin:g} must be from 0 to 100 points")
-    if job.max_runtime is not None and job.max_runtime <= 0:
-        raise RefusedError(f"max_runtime: {job.max_runtime:g} s must be above 0; leave it out for no limit")
-    if job.retained_margin is not None and not 0 <= job.retained_margin <= 100:
-        raise RefusedError(f"retained_margin: {job.retained_margin:g} must be from 0 to 100 points")
-    check_seed(job.seed)
-    check_hyperparameters(job.hyperparameters)
+    if not isinstance(request.protection, Exact) and not 0 <= request.protection.margin <= 100:
+        raise RefusedError(f"protection.margin: {request.protection.margin:g} must be from 0 to 100 points")
+    if request.max_runtime is not None and request.max_runtime <= 0:
+        raise RefusedError(f"max_runtime: {request.max_runtime:g} s must be above 0; leave it out for no limit")
+    if request.retained_margin is not None and not 0 <= request.retained_margin <= 100:
+        raise RefusedError(f"retained_margin: {request.retained_margin:g} must be from 0 to 100 points")
+    check_seed(request.seed)
+    check_hyperparameters(request.hyperparameters)
 
 
 def check_seed(seed: int) -> None:

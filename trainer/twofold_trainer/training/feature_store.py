@@ -31,7 +31,7 @@ class FeatureStore:
 
         Raises CancelledError.
         """
-        self._model, self._pad_id, self._head = plan.model, plan.encoder.settings.pad_id, plan.job.head
+        self._model, self._pad_id, self._head = plan.model, plan.encoder.settings.pad_id, plan.request.head
         self._mixed_precision = plan.recipe.mixed_precision
         self._dev, self._protected = list(dev), list(protected)
         self._texts = training_encodings(plan.all_stages)

@@ -153,9 +153,16 @@ def _checksum(header: SnapshotHeader, tensors: dict[str, Tensor]) -> str:
 
 
 def digest_of(plan: Plan) -> str:
-    """Return the SHA-256 of everything that a training depends on: job, base, examples, recipe and torch version."""
-    job = msgspec.structs.replace(plan.job, store="", train="", dev=None, max_runtime=None, snapshot_seconds=0.0)
-    identity = (job, plan.base.manifest, dataclasses.asdict(plan.recipe), plan.parts, str(torch.__version__))
+    """Return the SHA-256 of everything that a training depends on: job, request, base, examples, recipe and torch version."""
+    request = msgspec.structs.replace(plan.request, max_runtime=None)
+    identity = (
+        plan.job.id,
+        request,
+        plan.base.manifest,
+        dataclasses.asdict(plan.recipe),
+        plan.parts,
+        str(torch.__version__),
+    )
     sha256 = hashlib.sha256(msgspec.json.encode(identity, order="deterministic"))
     for target in plan.rehearsed:
         sha256.update(msgspec.json.encode(target.example))

@@ -68,7 +68,7 @@ class StageFactory:
 
     def _objective(self, stage: Stage, *, full_rehearsal: bool) -> Objective:
         """Return the objective of a stage; *full_rehearsal* rehearses at full weight."""
-        head, recipe = self.plan.job.head, self.plan.recipe
+        head, recipe = self.plan.request.head, self.plan.recipe
         rehearses = any(target.teaches(head) for target in self.plan.rehearsed)
         return Objective(
             stage.affected_heads,
@@ -104,15 +104,15 @@ class StageFactory:
 
 def make_stage_factory(plan: Plan, stop: StopSignal) -> StageFactory:
     """Run the base model over every text once, and measure what the stages are compared with. Raises CancelledError."""
-    head, protected, base_labels = plan.job.head, other_head(plan.job.head), plan.base.manifest.labels
+    head, protected, base_labels = plan.request.head, other_head(plan.request.head), plan.base.manifest.labels
     moves_protected = any(stage.moves_protected for stage in plan.all_stages)
 
     def make_scorer(examples: Sequence[Example], head: HeadName) -> Scorer:
-        return Scorer(balanced_sample(examples, MEMORY_DEV, seed=plan.job.seed), head, plan.encoder, stop)
+        return Scorer(balanced_sample(examples, MEMORY_DEV, seed=plan.request.seed), head, plan.encoder, stop)
 
     dev_evaluator = DevEvaluator((make_scorer(plan.parts.dev, head), make_scorer(plan.memory.dev, head)), plan.labels)
     protected_scorer: Scorer | None = None
-    if moves_protected and isinstance(plan.job.protection, Statistical) and plan.recipe.guard:
+    if moves_protected and isinstance(plan.request.protection, Statistical) and plan.recipe.guard:
         protected_scorer = make_scorer(plan.protected_dev, protected)
     dev = [encoding for scorer in dev_evaluator.scorers for encoding in scorer.encodings]
     features = FeatureStore(plan, dev, protected_scorer.encodings if protected_scorer else (), stop)
@@ -134,7 +134,7 @@ def make_stage_factory(plan: Plan, stop: StopSignal) -> StageFactory:
 
 def _make_guard(plan: Plan, scorer: Scorer, source: FeatureSource) -> Guard | None:
     """Return a guard with the base's protected score as baseline; None if it cannot be measured."""
-    labels, protection = plan.base.manifest.labels, plan.job.protection
+    labels, protection = plan.base.manifest.labels, plan.request.protection
     baseline = scorer.score(plan.model, labels, source)
     if baseline is None or not isinstance(protection, Statistical):
         return None
@@ -145,7 +145,7 @@ def _covariances(plan: Plan) -> Covariances:
     """Return the covariances stored with the base, or collect them from the remembered protected texts."""
     if plan.statistics is not None:
         return plan.statistics
-    protected = other_head(plan.job.head)
+    protected = other_head(plan.request.head)
     encodings = [target.encoding for target in plan.rehearsed if target.teaches(protected)]
     if not encodings:
         return {}

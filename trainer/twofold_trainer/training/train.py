@@ -37,8 +37,8 @@ def train(
     factory = make_stage_factory(plan, stop)
     if plan.added:
         grow(plan, factory.features)
-    runner = StageRunner(plan.model, factory.dev_evaluator, plan.job.seed, stop, snapshots)
-    if plan.job.freeze != "auto":
+    runner = StageRunner(plan.model, factory.dev_evaluator, plan.request.seed, stop, snapshots)
+    if plan.request.freeze != "auto":
         return (yield from _train_stages(plan.stages, factory, runner))
     probe, *later = plan.stages
     probed = yield from _train_stages((probe,), factory, runner)
@@ -54,7 +54,7 @@ def _train_stages(
     plan = factory.plan
     trained = yield from train_stages(runner, stages, factory.inputs)
     if trained.completed_stages and plan.retained_labels and plan.added:
-        retained_rows = plan.retained_labels if plan.job.head == "classifier" else 1 + 2 * plan.retained_labels
+        retained_rows = plan.retained_labels if plan.request.head == "classifier" else 1 + 2 * plan.retained_labels
         source = factory.features.source(trained.completed_stages[-1].stage)
         offset = calibrate_new_label_bias(
             plan.model, factory.dev_evaluator, source, retained_rows, baseline=factory.baseline_dev_score
@@ -88,19 +88,19 @@ def _continue_auto(
     if not model.can_fork:
         return StagesResult(probed.completed_stages, f"{why}, and this backbone cannot be forked")
     if model.branch is None:
-        model.fork(plan.job.head, stages[0].blocks)
+        model.fork(plan.request.head, stages[0].blocks)
     forked = yield from _train_stages(stages, factory, runner)
     if not forked.completed_stages and not plan.base.manifest.branch:
         model.branch, model.branch_head = None, None
     completed = (*probed.completed_stages, *forked.completed_stages)
     if not forked.completed_stages:
         return StagesResult(completed, f"{why}, and {forked.reason}")
-    return StagesResult(completed, f"{why}, so the {plan.job.head} head got a {stages[0].name}")
+    return StagesResult(completed, f"{why}, so the {plan.request.head} head got a {stages[0].name}")
 
 
 def grow(plan: Plan, features: FeatureStore) -> None:
     """Append rows for the added labels to the adapted head, initialised with the class means of their examples."""
-    head, model = plan.job.head, plan.model
+    head, model = plan.request.head, plan.model
     if not plan.retained_labels:
         clear_head(model, head)
     old, new = model.head(head).out_features, len(plan.added) * (1 if head == "classifier" else 2)

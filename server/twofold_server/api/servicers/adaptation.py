@@ -31,8 +31,8 @@ class AdaptationServicer(AdaptationServiceServicer):
 
     async def Adapt(self, request: pb.AdaptRequest, context: Any) -> pb.AdaptResponse:  # noqa: ARG002, N802
         """Submit a job and return it at once."""
-        order, inline = await asyncio.to_thread(read_adapt, request)
-        job = await self._runner.submit(order, inline)
+        spec, inline = await asyncio.to_thread(read_adapt, request)
+        job = await self._runner.submit(spec, inline)
         annotate(job=job.id, checkpoint=job.base)
         return pb.AdaptResponse(job=write_job(job))
 

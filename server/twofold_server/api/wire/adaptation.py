@@ -11,13 +11,21 @@ from twofold_checkpoint.errors import ExampleError
 from twofold_checkpoint.examples import Example, Span, check_example
 from twofold_checkpoint.manifest import MemoryMode
 from twofold_checkpoint.protocol.hyperparameter_ranges import RANGES
-from twofold_checkpoint.protocol.job import RETAINED_MARGIN, Exact, Freeze, Hyperparameters, LabelPolicy, Statistical
+from twofold_checkpoint.protocol.job import (
+    RETAINED_MARGIN,
+    Exact,
+    Freeze,
+    Hyperparameters,
+    LabelPolicy,
+    Statistical,
+    TrainingRequest,
+)
 
 from twofold_server.adaptation.dataset_writer import MAX_NAME_LENGTH, MAX_NAMES, Inline
 from twofold_server.adaptation.uploads import Batch, Header
 from twofold_server.api.wire.inference import HEAD_NAMES
 from twofold_server.errors import MAX_VIOLATIONS, InvalidRequestError, Violation, raise_if_invalid
-from twofold_server.jobs.model import Order, PromoteName
+from twofold_server.jobs.model import JobSpec, PromoteName
 
 FREEZES: dict[pb.FreezeMode.ValueType, Freeze] = {
     pb.FREEZE_MODE_UNSPECIFIED: "auto",
@@ -49,7 +57,7 @@ _MOVE_BACKBONE = {pb.FREEZE_MODE_HEAD, pb.FREEZE_MODE_STAGED}
 _MAX_REQUEST_ID = 200
 
 
-def read_adapt(request: pb.AdaptRequest) -> tuple[Order, Inline | None]:
+def read_adapt(request: pb.AdaptRequest) -> tuple[JobSpec, Inline | None]:
     """Read a request and its inline examples. Raises InvalidRequestError with every invalid field, up to a limit."""
     wrong = list(itertools.islice(_wrong_fields(request), MAX_VIOLATIONS))
     inline = None
@@ -57,25 +65,28 @@ def read_adapt(request: pb.AdaptRequest) -> tuple[Order, Inline | None]:
         parts = [_read_inline(getattr(request.dataset.inline, part), part, wrong) for part in ("train", "dev")]
         inline = Inline(*parts)
     raise_if_invalid(wrong)
-    order = Order(
+    training = TrainingRequest(
         head=HEAD_NAMES[request.head],
-        upload_id=request.dataset.upload_id,
-        annotated_types=tuple(request.dataset.annotated_types),
         freeze=FREEZES[request.freeze],
         protection=_read_protection(request.protection),
         label_policy=LABEL_POLICIES[request.label_policy],
         retained_margin=request.retained_margin if request.HasField("retained_margin") else RETAINED_MARGIN,
+        annotated_types=tuple(request.dataset.annotated_types),
         hyperparameters=Hyperparameters(**_given(request.hyperparameters)),
-        max_runtime=_seconds(request) if request.HasField("max_runtime") else None,
-        promote=PROMOTES[request.promote],
-        base=request.base_checkpoint or "current",
-        seed=request.seed,
         memory=MEMORIES[request.memory],
-        shadow_share=request.shadow_share if request.HasField("shadow_share") else None,
-        request_id=request.request_id,
+        max_runtime=_seconds(request) if request.HasField("max_runtime") else None,
+        seed=request.seed,
         validate_only=request.validate_only,
     )
-    return order, inline
+    spec = JobSpec(
+        request=training,
+        upload_id=request.dataset.upload_id,
+        base=request.base_checkpoint or "current",
+        promote=PROMOTES[request.promote],
+        shadow_share=request.shadow_share if request.HasField("shadow_share") else None,
+        request_id=request.request_id,
+    )
+    return spec, inline
 
 
 def read_example(message: pb.Example) -> Example:
@@ -132,7 +143,7 @@ def _wrong_fields(request: pb.AdaptRequest) -> Iterator[Violation]:
     ):
         value = getattr(request, name)
         if value not in known:
-            yield Violation(name, f"{value} is unknown; use 0 to {max(known)}, or leave it out")
+            yield Violation(name, f"unknown value {value}; use 0 to {max(known)}, or leave it out")
     yield from _wrong_protection(request)
     for name, value in _given(request.hyperparameters).items():
         if name in RANGES and not RANGES[name].holds(value):
@@ -149,7 +160,7 @@ def _wrong_fields(request: pb.AdaptRequest) -> Iterator[Violation]:
         message = f"has {len(request.request_id)} characters; write at most {_MAX_REQUEST_ID}, such as a UUID"
         yield Violation("request_id", message)
     if "\0" in request.request_id:  # PostgreSQL cannot store it.
-        yield Violation("request_id", "holds the character U+0000; write others, such as a UUID")
+        yield Violation("request_id", "contains the character U+0000; use printable characters, such as a UUID")
 
 
 def _wrong_dataset(dataset: pb.Dataset) -> Iterator[Violation]:

@@ -46,7 +46,7 @@ def read_report_format(number: pb.ReportFormat.ValueType) -> ReportFormat:
 
 def write_job(job: Job) -> pb.Job:
     """Return the message of a job. Until the trainer has resolved the settings, they are those of the request."""
-    settings = job.hyperparameters or job.order.hyperparameters
+    settings = job.hyperparameters or job.spec.request.hyperparameters
     return pb.Job(
         id=job.id,
         state=STATES[job.state],
@@ -56,8 +56,8 @@ def write_job(job: Job) -> pb.Job:
             for phase in job.phases
         ],
         reason=job.reason,
-        head=HEAD_NUMBERS[job.order.head],
-        freeze=_FREEZE_NUMBERS[job.order.freeze],
+        head=HEAD_NUMBERS[job.spec.request.head],
+        freeze=_FREEZE_NUMBERS[job.spec.request.freeze],
         create_time=_time(job.created),
         start_time=_time(job.started),
         end_time=_time(job.ended),
@@ -67,8 +67,8 @@ def write_job(job: Job) -> pb.Job:
         report=_write_report(job.report),
         queue_position=job.queue_position,
         last_sequence=job.last_sequence,
-        promote=_PROMOTE_NUMBERS[job.order.promote],
-        request_id=job.order.request_id,
+        promote=_PROMOTE_NUMBERS[job.spec.promote],
+        request_id=job.spec.request_id,
     )
 
 

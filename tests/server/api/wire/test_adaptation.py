@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from google.protobuf import json_format
+from support.job_specs import job_spec
 from twofold.v1 import adaptation_pb2 as pb
 from twofold_checkpoint.examples import Example, Span
 from twofold_checkpoint.protocol import events as ev
@@ -18,7 +19,7 @@ from twofold_server.api.wire.adaptation import read_adapt, read_upload
 from twofold_server.api.wire.jobs import write_event, write_job
 from twofold_server.errors import InvalidRequestError
 from twofold_server.jobs import model
-from twofold_server.jobs.model import EventRecord, Job, JobState, Order, record, replay
+from twofold_server.jobs.model import EventRecord, Job, JobState, record, replay
 from twofold_server.versions.events import RolledBack, Shadowed
 
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -43,9 +44,9 @@ def span(start: int, end: int, kind: str = "city") -> dict[str, Any]:
 
 def test_what_is_left_out_means_what_the_proto_says() -> None:
     """Zero values read as the documented defaults."""
-    order, data = read_adapt(request())
+    spec, data = read_adapt(request())
 
-    assert order == Order(
+    assert spec == job_spec(
         head="ner",
         freeze="auto",
         protection=Statistical(margin=1.0),
@@ -65,7 +66,7 @@ def test_every_field_is_read() -> None:
         "distillation": 0.0, "retention": 2.0, "projection": 0.5, "guard": False, "train_norms": True, "repair": 0.5,
         "mixed_precision": False,
     }  # fmt: skip
-    order, data = read_adapt(
+    spec, data = read_adapt(
         request(
             head="HEAD_CLASSIFIER",
             dataset={"upload_id": "upload-1", "annotated_types": ["city", "day"]},
@@ -85,7 +86,7 @@ def test_every_field_is_read() -> None:
     )
 
     assert data is None
-    assert order == Order(
+    assert spec == job_spec(
         head="classifier",
         upload_id="upload-1",
         annotated_types=("city", "day"),
@@ -106,7 +107,7 @@ def test_every_field_is_read() -> None:
 
 def test_presence_is_kept() -> None:
     """Not annotated and annotated as nothing differ, in both parts; a margin of zero is not the default one."""
-    order, data = read_adapt(
+    spec, data = read_adapt(
         request(
             dataset={"inline": {
                 "train": [{"text": "a", "label": "x"}, {"text": "b c", "entities": {"entities": [span(2, 3), span(0, 1)]}}],
@@ -116,7 +117,7 @@ def test_presence_is_kept() -> None:
         )
     )  # fmt: skip
 
-    assert order.protection == Statistical(margin=0.0)
+    assert spec.request.protection == Statistical(margin=0.0)
     assert data is not None
     assert data.train[0] == Example(text="a", label="x", entities=None)
     assert data.train[1].entities == (Span(start=0, end=1, type="city"), Span(start=2, end=3, type="city"))
@@ -303,7 +304,7 @@ STORY: list[tuple[model.JobEvent, str | None]] = [
 
 def story() -> tuple[Job, list[EventRecord]]:
     """Tell a job's whole life, a second for each event."""
-    view = Job(id="job-1", order=Order(head="ner", request_id="r", promote="never"), created=START, base="")
+    view = Job(id="job-1", spec=job_spec(head="ner", request_id="r", promote="never"), created=START, base="")
     records: list[EventRecord] = []
     for seconds, (event, _) in enumerate(STORY):
         new = record(view, event, START + dt.timedelta(seconds=seconds))
@@ -352,9 +353,9 @@ def test_every_field_of_a_job_is_written() -> None:
 
 def test_a_job_that_waits_shows_what_was_asked() -> None:
     """Before the trainer resolves the settings, those of the request are echoed, and nothing is made up."""
-    requested = Order(head="classifier", hyperparameters=Hyperparameters(epochs=7))
+    requested = job_spec(head="classifier", hyperparameters=Hyperparameters(epochs=7))
 
-    message = write_job(Job(id="job-1", order=requested, created=START, base="first"))
+    message = write_job(Job(id="job-1", spec=requested, created=START, base="first"))
 
     assert message.hyperparameters == pb.Hyperparameters(epochs=7)
     assert not message.HasField("start_time")
