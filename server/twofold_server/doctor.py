@@ -29,8 +29,7 @@ from twofold_server.inference.session import choose_providers
 from twofold_server.security.tls import credentials_of, expiry_of
 from twofold_server.security.tokens import read_tokens
 from twofold_server.storage.database import Database, is_writable
-from twofold_server.storage.migrations import VERSION as SCHEMA
-from twofold_server.storage.migrations import read_version
+from twofold_server.storage.migrate import read_schema_state
 
 _FIND = "import sys; from importlib.util import find_spec as f; sys.exit(not (f('twofold_trainer') and f('torch')))"
 _TIMEOUT_SECONDS = 30.0
@@ -201,8 +200,10 @@ def _database(config: Config) -> Iterator[Check]:
     )
     try:
         with closing(Database(location, migrates=False)) as database, database.writing() as connection:
-            version = read_version(connection)
-            writable = connection.dialect.name == "sqlite" or is_writable(connection, has_tables=version > 0)
+            schema = read_schema_state(connection)
+            writable = connection.dialect.name == "sqlite" or is_writable(
+                connection, has_tables=schema.revision is not None
+            )
     except ServerError as error:
         if "locked" in str(error):
             fix = "Another process holds a write lock: find it with fuser, and run doctor again."
@@ -211,20 +212,21 @@ def _database(config: Config) -> Iterator[Check]:
     if not writable:
         message = f"{location} cannot be written: it is a read-only replica, or this user lacks a permission"
         yield Check("database", "failed", message, fix)
-    elif version > SCHEMA:
-        message = f"{location} has schema {version}, of a newer twofold-service; this version supports up to {SCHEMA}"
+    elif schema.is_newer:
+        message = f"{location} has schema {schema.revision}, of a newer twofold-service; this version supports up to {schema.latest}"
         fix = "Start the newer twofold-server that created it, or restore an older backup of the database."
         yield Check("database", "failed", message, fix)
-    elif 0 < version < SCHEMA:
-        lacks = " and ".join(str(step) for step in range(version + 1, SCHEMA + 1))
-        message = f"{location} has schema {version} and needs migration {lacks}"
+    elif schema.revision and schema.pending:
+        message = f"{location} has schema {schema.revision} and needs migration {' and '.join(schema.pending)}"
         fix = (
             "Back up the database first: the server migrates it at startup, and older servers cannot use it afterwards."
         )
         yield Check("database", "warning", message, fix)
     else:
-        schema_state = f"schema {version} is current" if version else "it is empty; the server creates its tables"
-        yield Check("database", "ok", f"{location} can be read and written; {schema_state}")
+        state = (
+            f"schema {schema.revision} is current" if schema.revision else "it is empty; the server creates its tables"
+        )
+        yield Check("database", "ok", f"{location} can be read and written; {state}")
 
 
 def _traces(endpoint: str | None) -> Iterator[Check]:

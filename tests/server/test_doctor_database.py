@@ -18,7 +18,6 @@ from support.small_disk import small_disk
 from twofold_server.config.database_url import DatabaseUrl
 from twofold_server.config.settings import Config
 from twofold_server.storage.database import Database
-from twofold_server.storage.migrations import VERSION
 
 
 def sql(*statements):
@@ -28,16 +27,17 @@ def sql(*statements):
         with closing(sqlite3.connect(path)) as connection:
             for statement in statements:
                 connection.execute(statement)
+            connection.commit()
 
     return do
 
 
-def schema(version):
-    """Return what writes another version into a database that is whole."""
+def schema(revision):
+    """Return a function that writes another revision into a migrated database."""
 
     def do(path):
         Database(path).close()
-        sql(f"PRAGMA user_version = {version}")(path)
+        sql(f"UPDATE alembic_version SET version_num = '{revision}'")(path)
 
     return do
 
@@ -45,14 +45,16 @@ def schema(version):
 FILES = [
     pytest.param(lambda path: None, "ok", "does not exist yet; the server creates it", "", id="none"),
     pytest.param(sql("PRAGMA user_version = 0"), "ok", "it is empty; the server creates its tables", "", id="empty"),
-    pytest.param(lambda path: Database(path).close(), "ok", f"schema {VERSION} is current", "", id="current"),
+    pytest.param(lambda path: Database(path).close(), "ok", "schema 0003 is current", "", id="current"),
+    pytest.param(schema("0002"), "warning", "needs migration 0003", "Back up the database first", id="older"),
     pytest.param(
-        schema(VERSION - 1), "warning", f"needs migration {VERSION}", "Back up the database first", id="older"
+        schema("0001"),
+        "warning",
+        "has schema 0001 and needs migration 0002 and 0003",
+        "Back up the database first",
+        id="oldest",
     ),
-    pytest.param(
-        schema(1), "warning", "has schema 1 and needs migration 2 and 3", "Back up the database first", id="oldest"
-    ),
-    pytest.param(schema(VERSION + 1), "failed", f"has schema {VERSION + 1}, of a newer", "Start the newer", id="newer"),
+    pytest.param(schema("9999"), "failed", "has schema 9999, of a newer", "Start the newer", id="newer"),
     pytest.param(lambda path: path.write_bytes(b"no" * 999), "failed", "not a database", "Give user", id="damaged"),
     pytest.param(lambda path: path.mkdir(), "failed", "unable to open", "Give user", id="a-directory"),
 ]
@@ -111,19 +113,19 @@ def read_only(server, name):
 
 SHARED = [
     pytest.param(False, lambda *_: None, "ok", "it is empty", "", id="empty"),
-    pytest.param(True, lambda *_: None, "ok", f"schema {VERSION} is current", "", id="current"),
+    pytest.param(True, lambda *_: None, "ok", "schema 0003 is current", "", id="current"),
     pytest.param(True, read_only, "failed", "cannot be written", "Check --database", id="read-only"),
     pytest.param(
         True,
-        lambda server, name: server.ask(name, f"UPDATE schema_version SET version = {VERSION - 1}"),
+        lambda server, name: server.ask(name, "UPDATE alembic_version SET version_num = '0002'"),
         "warning",
-        f"needs migration {VERSION}",
+        "needs migration 0003",
         "Back up the database first",
         id="older",
     ),
     pytest.param(
         True,
-        lambda server, name: server.ask(name, f"UPDATE schema_version SET version = {VERSION + 1}"),
+        lambda server, name: server.ask(name, "UPDATE alembic_version SET version_num = '9999'"),
         "failed",
         "of a newer",
         "Start the newer",

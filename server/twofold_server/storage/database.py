@@ -27,7 +27,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from twofold_server.config.database_url import DatabaseUrl
 from twofold_server.errors import DatabaseError, FailedPreconditionError
-from twofold_server.storage.migrations import migrate
+from twofold_server.storage.migrate import migrate
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Table definitions for queries. migrations.py creates the tables; a test keeps the two consistent."""
+"""Table definitions for queries. The revisions in migrations/ create the tables; a test keeps the two consistent."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from sqlalchemy import (
     Column,
     Double,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -23,7 +24,7 @@ _Number = BigInteger().with_variant(Integer, "sqlite")
 JOBS = Table(
     "jobs",
     SCHEMA,
-    Column("number", _Number, primary_key=True),  # Creation order, assigned by the database.
+    Column("number", _Number, Identity(), primary_key=True),  # Creation order, assigned by the database.
     Column("id", Text, nullable=False, unique=True),
     Column("request_id", Text, unique=True),  # NULL if the caller sent none.
     Column("request_digest", Text, nullable=False),  # SHA-256 of the request.
@@ -56,7 +57,7 @@ SERVERS = Table(
 ALIAS_CHANGES = Table(
     "alias_changes",
     SCHEMA,
-    Column("number", _Number, primary_key=True),
+    Column("number", _Number, Identity(), primary_key=True),
     Column("time", Text, nullable=False),
     Column("alias", Text, nullable=False),
     Column("from_id", Text),  # NULL if the alias was unset.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 from server.jobs.test_model import EFFECTS, REPORTS, START, first
-from sqlalchemy import inspect
+from sqlalchemy import text
 from support.job_specs import job_spec
 from support.postgresql import PostgreSQL
 from twofold_checkpoint.protocol.events import NoteAdded
@@ -25,7 +26,7 @@ from twofold_server.jobs import table
 from twofold_server.jobs.model import Job, JobState, PhaseEnded, StateEntered, replay
 from twofold_server.jobs.table import JobTable
 from twofold_server.storage.database import Database, DatabaseLocation
-from twofold_server.storage.migrations import VERSION
+from twofold_server.storage.migrate import upgrade
 from twofold_server.storage.schema import SCHEMA
 from twofold_server.versions.events import RolledBack
 
@@ -147,83 +148,66 @@ def test_what_is_no_job_is_not_found(location: DatabaseLocation, job_id: str) ->
 
 
 @BOTH
-def test_the_steps_lead_to_the_tables(location: DatabaseLocation) -> None:
-    """What the migrations have made is what the queries know: tables, columns, keys and what may be absent."""
+def test_migrations_create_the_tables_of_the_queries(location: DatabaseLocation) -> None:
+    """Alembic finds no difference between the migrated database and the tables that the queries use."""
     database = Database(location)
     with database.reading() as connection:
-        actual = inspect(connection)
-        assert set(actual.get_table_names()) - {"schema_version"} == set(SCHEMA.tables)
-        for name, table in SCHEMA.tables.items():
-            columns = {column["name"]: column["nullable"] for column in actual.get_columns(name)}
-            keys = actual.get_pk_constraint(name)["constrained_columns"]
-            unique = {tuple(constraint["column_names"]) for constraint in actual.get_unique_constraints(name)}
-            indexes = {index["name"] for index in actual.get_indexes(name) if not index.get("duplicates_constraint")}
-            expected = {column.name: bool(column.nullable) for column in table.columns}
-            if isinstance(location, Path):  # Its own key may be NULL where it counts by itself, says SQLite.
-                columns["number"] = expected["number"] = False
-                columns, expected = (
-                    {k: v for k, v in values.items() if k in table.c} for values in (columns, expected)
-                )
-            assert columns == expected
-            assert keys == [item.name for item in table.primary_key]
-            assert unique == {(column.name,) for column in table.columns if column.unique}
-            assert indexes == {index.name for index in table.indexes}
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, SCHEMA) == []
     database.close()
 
 
-@pytest.mark.parametrize(("database", "statement"), [
-    ("sqlite", f"PRAGMA user_version = {VERSION + 1}"),
-    ("postgresql", f"UPDATE schema_version SET version = {VERSION + 1}"),
-])  # fmt: skip
-def test_a_newer_table_is_refused(location: DatabaseLocation, statement: str) -> None:
-    """A schema that this version does not know is left alone, and the error says what to do."""
-    JobTable(location).close()
-    database = Database(location)
+def set_revision(location: DatabaseLocation, revision: str) -> None:
+    """Write another revision into a database."""
+    database = Database(location, migrates=False)
     with database.writing() as connection:
-        connection.exec_driver_sql(statement)
+        connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{revision}'")
     database.close()
 
-    with pytest.raises(FailedPreconditionError, match=r"is newer than .*; start the newer twofold-server"):
+
+@BOTH
+def test_a_newer_schema_is_rejected(location: DatabaseLocation) -> None:
+    """A schema that this version does not know stays unchanged, and the error says what to do."""
+    JobTable(location).close()
+    set_revision(location, "9999")
+
+    with pytest.raises(
+        FailedPreconditionError, match=r"schema 9999 .* is newer than .*; start the newer twofold-server"
+    ):
         JobTable(location)
 
 
-_FIRST_SCHEMA = """
-CREATE TABLE jobs (
-    number     INTEGER PRIMARY KEY AUTOINCREMENT,
-    id         TEXT NOT NULL UNIQUE,
-    request_id TEXT UNIQUE,
-    request_digest TEXT NOT NULL,
-    state      TEXT NOT NULL,
-    job        BLOB NOT NULL
-);
-CREATE INDEX jobs_by_state ON jobs (state, number);
-CREATE TABLE events (
-    job_number INTEGER NOT NULL REFERENCES jobs,
-    sequence INTEGER NOT NULL,
-    time     TEXT NOT NULL,
-    phase    TEXT NOT NULL,
-    event    BLOB NOT NULL,
-    PRIMARY KEY (job_number, sequence)
-) WITHOUT ROWID;
-PRAGMA user_version = 1;
-"""
+@BOTH
+def test_a_schema_of_an_unreleased_version_is_rejected(location: DatabaseLocation) -> None:
+    """Tables that no migration created stay unchanged, and the error says what to do."""
+    JobTable(location).close()
+    database = Database(location, migrates=False)
+    with database.writing() as connection:
+        connection.exec_driver_sql("DROP TABLE alembic_version")
+    database.close()
+
+    with pytest.raises(FailedPreconditionError, match=r"before version 0\.1\.0 and cannot be migrated; move it away"):
+        JobTable(location)
 
 
-def test_a_file_of_the_first_version_goes_on(tmp_path: Path) -> None:
-    """Jobs and events of a file that an earlier server left are there; what ran is abandoned, what waits runs."""
-    path = tmp_path / "jobs.sqlite3"
-    connection = sqlite3.connect(path)
-    connection.executescript(_FIRST_SCHEMA)
-    for number, state in enumerate(("running", "queued")):
-        view = msgspec.structs.replace(job(number), state=JobState(state), last_sequence=1)
-        event = msgspec.json.encode(StateEntered(state=JobState.QUEUED, reason="Waits."))
-        row = (f"job-{number}", "digest", state, msgspec.json.encode(view))
-        connection.execute("INSERT INTO jobs (id, request_digest, state, job) VALUES (?, ?, ?, ?)", row)
-        connection.execute("INSERT INTO events VALUES (?, 1, ?, '', ?)", (number + 1, START.isoformat(), event))
-    connection.commit()
-    connection.close()
+@BOTH
+def test_a_database_of_the_first_revision_is_migrated(location: DatabaseLocation) -> None:
+    """Jobs and events of an older schema are kept: the running job is abandoned, and the queued job runs."""
+    database = Database(location, migrates=False)
+    with database.writing() as connection:
+        upgrade(connection, "0001")
+        for number, state in enumerate(("running", "queued")):
+            stored = msgspec.structs.replace(job(number), state=JobState(state), last_sequence=1)
+            row = {"id": stored.id, "digest": "digest", "state": state, "job": msgspec.json.encode(stored)}
+            connection.execute(
+                text("INSERT INTO jobs (id, request_digest, state, job) VALUES (:id, :digest, :state, :job)"), row
+            )
+            event = msgspec.json.encode(StateEntered(state=JobState.QUEUED, reason="The job is queued."))
+            row = {"number": number + 1, "time": START.isoformat(), "event": event}
+            connection.execute(text("INSERT INTO events VALUES (:number, 1, :time, '', :event)"), row)
+    database.close()
 
-    table = JobTable(path)
+    table = JobTable(location)
     assert [item.id for item in table.abandoned()] == ["job-0"]
     assert table.start_next() == (None, ())
     table.append_event("job-0", FAILED)
