@@ -315,7 +315,7 @@ def test_what_no_stage_rehearses_is_not_run(make_job: MakeJob, store: Store) -> 
     job = make_job("ner", base=single(events, Published).checkpoint_id, protection=Exact())
     shared_request = msgspec.structs.replace(job.request, freeze="head", protection=Statistical())
     exact, shared = make_plan(job), make_plan(msgspec.structs.replace(job, request=shared_request))
-    teaching = [target for target in exact.rehearsed if target.teaches("ner")]
+    teaching = [target for target in exact.rehearsed if target.has_labels_for("ner")]
 
     assert 0 < len(teaching) < len(exact.rehearsed)
     for plan, rehearsed in ((exact, teaching), (shared, shared.rehearsed)):

@@ -80,7 +80,7 @@ def test_init_tells_a_person_what_is_wrong(tmp_path: Path, capsys: pytest.Captur
     )
 
     assert code == 1
-    assert "train.conll:1: tag: 'LOC' is no BIO tag" in capsys.readouterr().err
+    assert "train.conll:1: tag: 'LOC' is not a BIO tag" in capsys.readouterr().err
 
 
 def test_every_event_has_a_line_for_people(make_job: MakeJob) -> None:

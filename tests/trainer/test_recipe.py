@@ -189,13 +189,13 @@ def test_an_epoch_holds_every_new_example_and_its_share_of_old_ones() -> None:
     drawn = [item for step in steps for batch in step for item in batch]
 
     assert len(steps) == pool.steps(4) == 5
-    assert len(drawn) == len(set(map(id, drawn))) == 20 + pool.drawn == 25
+    assert len(drawn) == len(set(map(id, drawn))) == 20 + pool.rehearsed_per_epoch == 25
     assert set(new) <= set(drawn)
     # Every step has a batch of each kind, however different their lengths are.
     assert [[(len(batch), len({item in new for item in batch})) for batch in step] for step in steps] == [
         [(4, 1), (1, 1)]
     ] * 5
-    assert TrainingPool(new, old, 9.0).drawn == 8
+    assert TrainingPool(new, old, 9.0).rehearsed_per_epoch == 8
     assert list(TrainingPool(new).epoch(4, random.Random(2))) == [
         [batch] for batch in batches(new, 4, random.Random(2))
     ]
@@ -225,5 +225,5 @@ def test_an_epoch_leaves_nothing_out(new: int, old: int, ratio: float, size: int
 
     assert len(steps) == pool.steps(size)
     assert sum(not item.old for item in drawn) == new
-    assert sum(item.old for item in drawn) == pool.drawn == min(old, round(ratio * new))
+    assert sum(item.old for item in drawn) == pool.rehearsed_per_epoch == min(old, round(ratio * new))
     assert len(set(map(id, drawn))) == len(drawn)

@@ -34,7 +34,7 @@ from twofold_trainer.modeling.mixed_precision import has_bf16
 from twofold_trainer.modeling.model import TwofoldModel
 from twofold_trainer.planning.stage import Stage
 from twofold_trainer.planning.validation import check_hyperparameters, check_seed
-from twofold_trainer.scoring.scorer import ROWS, Scorer
+from twofold_trainer.scoring.scorer import BATCH_SIZE, Scorer
 from twofold_trainer.stop import StopSignal
 from twofold_trainer.training.dev_evaluator import DevEvaluator
 from twofold_trainer.training.loop import StageRunner
@@ -99,7 +99,7 @@ def train_initial_checkpoint(
     fits = fits_in_memory(cache_bytes(encodings, model.config.hidden_size))
     cache = FeatureCache()
     backbone_source = live(model, loaded.settings.pad_id)
-    for _ in cache.fill(backbone_source, encodings if fits else [], rows=ROWS):
+    for _ in cache.fill(backbone_source, encodings if fits else [], rows=BATCH_SIZE):
         stop.check()
 
     def make_inputs(stage: Stage) -> StageInputs:

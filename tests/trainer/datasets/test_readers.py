@@ -94,13 +94,13 @@ def test_windows_files_are_read(tmp_path: Path, name: str, content: str) -> None
             "entities[1].start",
             "must not overlap",
         ),
-        ("a.jsonl", "", 0, "", "holds no example"),
+        ("a.jsonl", "", 0, "", "contains no examples"),
         ("a.conll", "fly O\nto\n", 2, "tag", "has one column"),
-        ("a.conll", "fly O\nParis LOC\n", 2, "tag", "'LOC' is no BIO tag"),
-        ("a.conll", "fly O\n\nParis I-city\n", 3, "tag", "cannot follow 'O'; a span begins with B-city"),
+        ("a.conll", "fly O\nParis LOC\n", 2, "tag", "'LOC' is not a BIO tag"),
+        ("a.conll", "fly O\n\nParis I-city\n", 3, "tag", "cannot follow 'O'; begin a span with B-city"),
         ("a.conll", "Paris B-city\nnow I-date\n", 2, "tag", "cannot follow 'B-city'"),
-        ("a.conll", "\n\n", 0, "", "holds no example"),
-        ("a.csv", "a,b\n", 0, "", "has no known ending"),
+        ("a.conll", "\n\n", 0, "", "contains no examples"),
+        ("a.csv", "a,b\n", 0, "", "unknown file extension"),
     ],
 )
 def test_a_bad_line_is_named(*, tmp_path: Path, name: str, content: str, line: int, field: str, reason: str) -> None:

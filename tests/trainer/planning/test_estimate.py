@@ -36,7 +36,9 @@ def test_only_stages_that_move_blocks_train(make_job: MakeJob) -> None:
 
     assert count_work(probe).trained == 0
     epochs = zip((4, 3), pools, strict=True)
-    assert count_work(shared).trained == pytest.approx(sum(n * (len(pool.new) + pool.drawn) / 3 for n, pool in epochs))
+    assert count_work(shared).trained == pytest.approx(
+        sum(n * (len(pool.new) + pool.rehearsed_per_epoch) / 3 for n, pool in epochs)
+    )
     assert count_work(shared).scored > count_work(probe).scored
     assert count_work(probe).cached >= len(shared.new) + len(shared.rehearsed)
     assert count_work(shared).cached == 2 * count_work(probe).cached
@@ -46,7 +48,7 @@ def test_only_stages_that_move_blocks_train(make_job: MakeJob) -> None:
 def test_the_sentence_counts_what_the_stages_draw(make_job: MakeJob, freeze: Freeze) -> None:
     """A plan speaks of as many rehearsed texts an epoch as the one of its stages that draws most can draw, and no more."""
     plan = make_plan(make_job("ner", freeze=freeze, hyperparameters=Hyperparameters(rehearsal_ratio=100.0)))
-    drawn = [stage.pool.drawn for stage in plan.all_stages]
+    drawn = [stage.pool.rehearsed_per_epoch for stage in plan.all_stages]
 
     assert 0 < max(drawn) <= len(plan.rehearsed)
     assert f"up to {max(drawn)} rehearsed examples per epoch" in plan.summary()

@@ -52,10 +52,10 @@ def test_without_answers_there_is_none() -> None:
 @pytest.mark.parametrize(
     ("confidences", "right", "bins", "message"),
     [
-        ([0.5, 0.5], [1], 15, "there are 2 confidences and 1 answers"),
-        ([0.5, 97.0], [1, 1], 15, "a confidence is 97"),
-        ([-0.1], [1], 15, "a confidence is -0.1"),
-        ([math.nan], [1], 15, "a confidence is nan"),
+        ([0.5, 0.5], [1], 15, "2 confidences do not match 1 answers"),
+        ([0.5, 97.0], [1, 1], 15, "confidence 97"),
+        ([-0.1], [1], 15, "confidence -0.1"),
+        ([math.nan], [1], 15, "confidence nan"),
         ([0.5], [1], 0, "bins is 0"),
     ],
 )

@@ -192,7 +192,7 @@ def test_they_rehearse_all_that_is_remembered(make_job: MakeJob, settings: dict[
     planner = planner_of(plan)
     forked, shared = planner.forked(), planner.shared()
     actual = planner.refit_stages(forked, [shared, forked])
-    teaching = [target for target in plan.rehearsed if target.teaches("ner")]
+    teaching = [target for target in plan.rehearsed if target.has_labels_for("ner")]
 
     assert planner.refit_stages(plan.stages[0], plan.all_stages) == ()  # A probe moves no block.
     if share is None:
@@ -203,7 +203,7 @@ def test_they_rehearse_all_that_is_remembered(make_job: MakeJob, settings: dict[
         assert [stage.blocks for stage in planner.refit_stages(shared, [shared, forked])] == ([0, 2] if share else [])
         for stage in actual:
             assert list(stage.pool.rehearsed) == teaching
-            assert stage.pool.drawn == expected
+            assert stage.pool.rehearsed_per_epoch == expected
 
 
 def test_the_head_is_not_trained_alone_where_features_are_not_kept(

@@ -32,9 +32,9 @@ def read_source(source: str) -> list[Example]:
         examples = list(read_conll(source))
     else:
         known = ", ".join(sorted(JSON_LINES | CONLL))
-        raise _refuse(source, 0, "", f"has no known ending; name it {known}, or write {HUB}name for a data set")
+        raise _error(source, 0, "", f"unknown file extension; use {known}, or {HUB}name for a data set of the Hub")
     if not examples:
-        raise _refuse(source, 0, "", "holds no example")
+        raise _error(source, 0, "", "contains no examples")
     return examples
 
 
@@ -44,46 +44,44 @@ def read_source(source: str) -> list[Example]:
 def read_conll(path: str) -> Iterator[Example]:
     """Yield the sentences of a column file: token first, BIO tag last, a blank line after each sentence.
 
-    A line ``# label: X`` or ``# intent = X`` before a sentence gives its label; other comments are passed over.
+    A line ``# label: X`` or ``# intent = X`` before a sentence gives its label; other comments are ignored.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise _refuse(path, 0, "", f"cannot be read as UTF-8: {error}") from error
+        raise _error(path, 0, "", f"cannot be read as UTF-8: {error}") from error
     tokens: list[str] = []
     tags: list[str] = []
     label: str | None = None
-    first = 0
+    first_line = 0
     for number, line in enumerate([*lines, ""], 1):
         if not line.strip():
             if tokens:
-                yield check_example(_sentence(tokens, tags, label), source=path, line=first)
+                yield check_example(_sentence(tokens, tags, label), source=path, line=first_line)
                 tokens, tags, label = [], [], None
             continue
         columns = line.split()
         if not tokens:
-            first = number
+            first_line = number
             if match := _LABEL.fullmatch(line.strip()):
                 label = match["label"]
                 continue
         if columns[0] == "-DOCSTART-" or (columns[0].startswith("#") and not _TAG.fullmatch(columns[-1])):
             continue
         if len(columns) < 2:
-            raise _refuse(path, number, "tag", f"{line.strip()!r} has one column; write a token and its BIO tag")
+            raise _error(path, number, "tag", f"{line.strip()!r} has one column; write a token and its BIO tag")
         _check_tag(columns[-1], tags[-1] if tags else "O", path, number)
         tokens.append(columns[0])
         tags.append(columns[-1])
 
 
 def _check_tag(tag: str, before: str, source: str, line: int) -> None:
-    """Raise ExampleError if the tag is not a BIO tag, or continues a span that did not begin."""
+    """Raise ExampleError if the tag is not a BIO tag, or continues a span that has not begun."""
     if not _TAG.fullmatch(tag):
-        raise _refuse(source, line, "tag", f"{tag!r} is no BIO tag; write O, B-type or I-type")
+        raise _error(source, line, "tag", f"{tag!r} is not a BIO tag; use O, B-type or I-type")
     if tag.startswith("I-") and before[2:] != tag[2:]:
-        reason = (
-            f"{tag!r} cannot follow {before!r}; a span begins with B-{tag[2:]} (BIO, which IOB2 is another name of)"
-        )
-        raise _refuse(source, line, "tag", reason)
+        reason = f"{tag!r} cannot follow {before!r}; begin a span with B-{tag[2:]} (BIO, also called IOB2)"
+        raise _error(source, line, "tag", reason)
 
 
 def _sentence(tokens: Sequence[str], tags: Sequence[str], label: str | None) -> Example:
@@ -109,21 +107,21 @@ TAG_COLUMNS = ("ner_tags", "tags")
 
 
 def read_dataset(name: str) -> Iterator[Example]:
-    """Yield the rows of ``name[:config][:split]``; the split is "train" unless it is named.
+    """Yield the rows of ``name[:config][:split]``; the default split is "train".
 
-    Names of classes and tags are taken from the data set's features.
+    The features of the data set define the names of classes and tags.
     """
     source = HUB + name
     try:
-        import datasets  # noqa: PLC0415 -- an extra that few need.
+        import datasets  # noqa: PLC0415 -- an optional extra.
     except ImportError as error:
-        raise _refuse(source, 0, "", "needs the extra: pip install 'twofold-service[datasets]'") from error
+        raise _error(source, 0, "", "needs an extra; run pip install 'twofold-service[datasets]'") from error
     path, config, split = parse_name(name)
     try:
         rows = datasets.load_dataset(path, config, split=split)
-    except Exception as error:  # The library passes on any error of its file readers.
+    except Exception as error:  # The library raises any error of its file readers.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise _refuse(source, 0, "", f"cannot be loaded: {reason}") from error
+        raise _error(source, 0, "", f"cannot be loaded: {reason}") from error
     yield from _rows(rows, rows.features, source)
 
 
@@ -143,7 +141,7 @@ def _rows(rows: Iterable[dict[str, Any]], features: Any, source: str) -> Iterato
     tags = _first(TAG_COLUMNS, features) if tokens else None
     if not (text or tokens) or not (label or tags):
         wanted = f"one of {TEXT_COLUMNS + TOKEN_COLUMNS} and one of {LABEL_COLUMNS + TAG_COLUMNS}"
-        raise _refuse(source, 0, "", f"has the columns {tuple(features)}; it needs {wanted}")
+        raise _error(source, 0, "", f"has the columns {tuple(features)}; it needs {wanted}")
     for number, row in enumerate(rows, 1):
         name = _name(row[label], features[label], source, number, label) if label else None
         if not (tokens and tags):
@@ -153,7 +151,7 @@ def _rows(rows: Iterable[dict[str, Any]], features: Any, source: str) -> Iterato
         element = getattr(features[tags], "feature", features[tags])
         names = [_name(value, element, source, number, tags) or "O" for value in row[tags]]
         if len(names) != len(row[tokens]):
-            raise _refuse(source, number, tags, f"has {len(names)} tags for {len(row[tokens])} tokens")
+            raise _error(source, number, tags, f"has {len(names)} tags for {len(row[tokens])} tokens")
         for before, tag in zip(["O", *names], names, strict=False):
             _check_tag(tag, before, source, number)
         yield check_example(_sentence(row[tokens], names, name), source=source, line=number)
@@ -164,15 +162,15 @@ def _first(wanted: Sequence[str], features: Any) -> str | None:
 
 
 def _name(value: Any, feature: Any, source: str, line: int, field: str) -> str | None:
-    """Return a class by name; None for "not annotated", which `datasets` writes as None or -1."""
+    """Return the name of a class; None if not annotated, which `datasets` writes as None or -1."""
     if value is None or value == -1:
         return None
     if isinstance(value, str):
         return value
     if hasattr(feature, "int2str"):
         return str(feature.int2str(value))
-    raise _refuse(source, line, field, f"{value!r} is a number without a name; give the column ClassLabel features")
+    raise _error(source, line, field, f"{value!r} is a number without a name; give the column a ClassLabel feature")
 
 
-def _refuse(source: str, line: int, field: str, reason: str) -> ExampleError:
+def _error(source: str, line: int, field: str, reason: str) -> ExampleError:
     return ExampleError(source=source, line=line, field=field, reason=reason)

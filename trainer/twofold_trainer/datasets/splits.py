@@ -36,12 +36,12 @@ def split(train: Sequence[Example], dev: Sequence[Example] | None, memory: Memor
     """Divide the given examples.
 
     Without *dev*, the share *held_out* of *train* is set aside. Held-out examples are halved into dev and gate by a
-    hash of their text. A text that the memory already holds keeps the part it has there, and a text that occurs twice
-    keeps to the part of its most guarded occurrence: what once judges never trains.
+    hash of their text. A text in the memory keeps its part, and a text that occurs twice gets the
+    more protected part (gate, then dev, then training): a held-out text never becomes a training text.
     """
     if dev is None:
         train, dev = set_aside(train, held_out)
-    halves = _both_halves(dev)
+    halves = _halve(dev)
     parts: dict[Part, Sequence[Example]] = {"gate": halves[1], "dev": halves[0], "rehearsal": train}
     part_of: dict[str, Part] = {}
     for part in reversed(PARTS):
@@ -54,9 +54,9 @@ def split(train: Sequence[Example], dev: Sequence[Example] | None, memory: Memor
     moved = 0
     for part in PARTS:
         for example in parts[part]:
-            own = part_of[normalize_text(example.text)]
-            moved += own != part
-            assigned[own].append(example)
+            target_part = part_of[normalize_text(example.text)]
+            moved += target_part != part
+            assigned[target_part].append(example)
     return Parts(tuple(assigned["rehearsal"]), tuple(assigned["dev"]), tuple(assigned["gate"]), moved)
 
 
@@ -67,11 +67,11 @@ def set_aside(examples: Sequence[Example], share: float) -> tuple[list[Example],
     )
     count = min(max(2, round(share * len(texts))), len(texts) // 2)
     chosen = set(texts[:count])
-    kept = [example for example in examples if normalize_text(example.text) not in chosen]
-    return kept, [example for example in examples if normalize_text(example.text) in chosen]
+    train = [example for example in examples if normalize_text(example.text) not in chosen]
+    return train, [example for example in examples if normalize_text(example.text) in chosen]
 
 
-def _both_halves(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+def _halve(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
     """Split by hash, or alternately if one half would be empty."""
     dev, gate = split_by_hash(examples)
     if len(examples) > 1 and not (dev and gate):
@@ -83,8 +83,8 @@ def forget(memory: Memory, head: HeadName) -> Memory:
     """Return the memory without annotations for a head. Examples without any other annotation are dropped."""
 
     def strip(examples: Sequence[Example]) -> tuple[Example, ...]:
-        nothing = {"label": None} if head == "classifier" else {"entities": None, "annotated_types": None}
-        stripped = (msgspec.structs.replace(example, **nothing) for example in examples)
+        unannotated = {"label": None} if head == "classifier" else {"entities": None, "annotated_types": None}
+        stripped = (msgspec.structs.replace(example, **unannotated) for example in examples)
         return tuple(example for example in stripped if example.label is not None or example.entities is not None)
 
     return Memory(rehearsal=strip(memory.rehearsal), dev=strip(memory.dev), gate=strip(memory.gate))
@@ -103,20 +103,20 @@ def _merge(old: Sequence[Example], new: Iterable[Example], limit: int, seed: int
     """Merge examples by text, combine the annotations of duplicates, and sample up to *limit*."""
     merged = {normalize_text(example.text): example for example in old}
     for example in new:
-        known = merged.get(normalize_text(example.text))
-        merged[normalize_text(example.text)] = example if known is None else _join(known, example)
+        stored = merged.get(normalize_text(example.text))
+        merged[normalize_text(example.text)] = example if stored is None else _join(stored, example)
     return balanced_sample(tuple(merged.values()), limit, seed=seed)
 
 
-def _join(known: Example, new: Example) -> Example:
+def _join(old: Example, new: Example) -> Example:
     """Return the newer example, plus annotations that only the older one has if their texts are identical."""
-    if known.text != new.text:
+    if old.text != new.text:
         return new
     return msgspec.structs.replace(
         new,
-        label=known.label if new.label is None else new.label,
-        entities=known.entities if new.entities is None else new.entities,
-        annotated_types=known.annotated_types if new.entities is None else new.annotated_types,
+        label=old.label if new.label is None else new.label,
+        entities=old.entities if new.entities is None else new.entities,
+        annotated_types=old.annotated_types if new.entities is None else new.annotated_types,
     )
 
 

@@ -19,10 +19,10 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Hold an example as training sees it.
+    """An example in the form that training uses.
 
-    *label* is a row of the classifier, or -1 where the text is not annotated. *allowed* is (tokens, tags): all True
-    where nothing is known of a token. *rehearsed* tells an example of the checkpoint's memory from one of the new data.
+    *label* is a row of the classifier, or -1 if the text has no label. *allowed* is (tokens, tags); a token without
+    annotation has all True. *rehearsed* marks examples from the checkpoint's memory.
     """
 
     example: Example
@@ -32,7 +32,7 @@ class Target:
     unaligned: tuple[Span, ...]
     rehearsed: bool = False
 
-    def teaches(self, head: HeadName) -> bool:
+    def has_labels_for(self, head: HeadName) -> bool:
         """Return whether the example is annotated for a head."""
         return self.label >= 0 if head == "classifier" else self.example.entities is not None
 
@@ -70,9 +70,9 @@ def allowed_tags(
 ) -> Mask:
     """Return (tokens, tags): True where a token may have a tag.
 
-    A token in a span may have its span's tag only: the first sub-word of the first word B, every other one I, which is
-    what the decoder adds up. A token outside every span may be O, or anything of a type that the data does not
-    annotate. A word of which nothing is known may be anything.
+    A token in a span has only its span's tag: the first sub-word of the first word B, every other one I, as the
+    decoder expects. A token outside all spans may be O, or have any tag of a type that the data does not annotate. A word
+    without annotation may have any tag.
     """
     width = len(labels.tags)
     outside = np.zeros(width, bool)
@@ -110,5 +110,5 @@ def describe_unaligned(targets: Sequence[Target], *, shown: int = 3) -> tuple[in
 def note_unaligned(unaligned: tuple[int, str]) -> NoteAdded:
     """Return a warning about annotations that do not align with word boundaries."""
     count, quotes = unaligned
-    message = f"{count} annotations begin or end inside a word and were left out of the loss, such as {quotes}."
+    message = f"{count} annotations begin or end inside a word and were excluded from the loss, such as {quotes}."
     return NoteAdded(message=message, warning=True)

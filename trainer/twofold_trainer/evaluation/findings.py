@@ -63,7 +63,7 @@ def redact(plan: Plan, events: Iterator[Event]) -> Iterator[Event]:
     for event in events:
         if isinstance(event, NoteAdded) and event.warning and plan.unaligned[0] and not may_store_text(plan):
             yield NoteAdded(
-                message=f"{plan.unaligned[0]} annotations begin or end inside a word and were left out of the loss.",
+                message=f"{plan.unaligned[0]} annotations begin or end inside a word and were excluded from the loss.",
                 warning=True,
             )
         else:

@@ -13,7 +13,7 @@ from twofold_checkpoint.protocol.events import ExactVerified
 
 from twofold_trainer.errors import ParityError
 from twofold_trainer.export.onnx_export import Graph, decode
-from twofold_trainer.scoring.scorer import ROWS
+from twofold_trainer.scoring.scorer import BATCH_SIZE
 from twofold_trainer.stop import StopSignal
 
 EXACT_TOLERANCE = 1e-5
@@ -40,9 +40,9 @@ def verify_exact(
     output = 0 if protected == "classifier" else 1
     worst = 0.0
     ordered = sorted(encodings, key=lambda encoding: len(encoding.ids))
-    for first in range(0, len(ordered), ROWS):
+    for first in range(0, len(ordered), BATCH_SIZE):
         stop.check()
-        batch = ordered[first : first + ROWS]
+        batch = ordered[first : first + BATCH_SIZE]
         (before, mask), (after, _) = old.run(batch, pad_id), new.run(batch, pad_id)
         differences = np.abs(before[output] - after[output])
         if protected == "ner":

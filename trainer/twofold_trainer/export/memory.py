@@ -12,7 +12,7 @@ from twofold_trainer.datasets.batching import chunks
 from twofold_trainer.datasets.splits import Parts, remember
 from twofold_trainer.modeling.model import TwofoldModel
 from twofold_trainer.protection.covariances import Covariances, add_covariances, collect_covariances
-from twofold_trainer.scoring.scorer import ROWS
+from twofold_trainer.scoring.scorer import BATCH_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def update_memory(
     if mode == "examples":
         return UpdatedMemory(mode, remembered)
     encodings = encoder.encode([example.text for example in remembered.rehearsal])
-    covariances = collect_covariances(model, model.blocks(), chunks(encodings, ROWS), encoder.settings.pad_id)
+    covariances = collect_covariances(model, model.blocks(), chunks(encodings, BATCH_SIZE), encoder.settings.pad_id)
     return UpdatedMemory(
         mode, statistics=covariances if statistics is None else add_covariances(statistics, covariances)
     )

@@ -20,7 +20,7 @@ from twofold_checkpoint.protocol.events import Event, NoteAdded
 from twofold_trainer.evaluation.gate import Comparison, Pair, compare
 from twofold_trainer.export.onnx_export import Graph, parity_batches
 from twofold_trainer.export.quantization import quantise_graph
-from twofold_trainer.scoring.scorer import ROWS
+from twofold_trainer.scoring.scorer import BATCH_SIZE
 from twofold_trainer.scoring.scores import METRIC_OF, HeadScore, accuracy, count_spans, span_f1
 from twofold_trainer.stop import StopSignal
 
@@ -149,9 +149,9 @@ def answer(
     encodings = reduction.encoder.encode([example.text for example in examples])
     order = sorted(range(len(encodings)), key=lambda index: len(encodings[index].ids))
     answers: list[Prediction] = [Prediction()] * len(encodings)
-    for first in range(0, len(order), ROWS):
+    for first in range(0, len(order), BATCH_SIZE):
         stop.check()
-        chosen = order[first : first + ROWS]
+        chosen = order[first : first + BATCH_SIZE]
         batch: list[Encoding] = [encodings[index] for index in chosen]
         predictions = graph.predict(batch, reduction.labels, reduction.encoder.settings.pad_id)
         for index, prediction in zip(chosen, predictions, strict=True):

@@ -54,7 +54,7 @@ def count_work(plan: Plan) -> Work:
         pool, epochs = stage.pool, stage.epochs
         if number and stage.follows is plan.stages[number - 1]:  # Both refit stages share one cache.
             cached += len(pool.new) + len(pool.rehearsed) + dev_examples
-        trained += epochs * (len(pool.new) + pool.drawn) * stage.blocks / stage.total_blocks
+        trained += epochs * (len(pool.new) + pool.rehearsed_per_epoch) * stage.blocks / stage.total_blocks
         evaluations += epochs if stage.blocks else 0
     return Work(
         cached=cached,

@@ -142,7 +142,7 @@ class Plan:
             f"{stage.name} under guard" if guarded and stage.blocks and not stage.follows else stage.name
             for stage in self.stages
         )
-        rehearsed = max(stage.full_rehearsal_pool.drawn for stage in self.all_stages)
+        rehearsed = max(stage.full_rehearsal_pool.rehearsed_per_epoch for stage in self.all_stages)
         return (
             f"Adapt the {self.request.head} head of {self.base.id} to {len(self.parts.train)} new examples, with up to {rehearsed} "
             f"rehearsed examples per epoch. New labels: {len(self.added)}. Stages: {names}."

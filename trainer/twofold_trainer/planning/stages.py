@@ -69,8 +69,8 @@ class StagePlanner:
             return ()
         head = self.stage(0, number=stage.number + 1, follows=stage)
         fits = fits_in_memory(cache_bytes(training_encodings(planned), self.hidden_size))
-        refits = (head,) if head.pool.drawn and fits else ()
-        if not head.pool.drawn and not stage.forked:
+        refits = (head,) if head.pool.rehearsed_per_epoch and fits else ()
+        if not head.pool.rehearsed_per_epoch and not stage.forked:
             return ()
         number = stage.number + 1 + len(refits)
         return (
@@ -83,7 +83,7 @@ class StagePlanner:
         branch_blocks = 0 if self.branch is None else self.branch.blocks
         head, recipe, rehearsed = self.request.head, self.recipe, self.rehearsed
         if forked or blocks <= branch_blocks:
-            rehearsed = tuple(target for target in rehearsed if target.teaches(head))
+            rehearsed = tuple(target for target in rehearsed if target.has_labels_for(head))
         ratio = recipe.fork_rehearsal_ratio if forked else recipe.rehearsal_ratio
         if follows is not None and self.request.hyperparameters.rehearsal_ratio is None:
             ratio = len(rehearsed) / len(self.new)  # Features are cached, so rehearsing everything is cheap.

@@ -1,4 +1,4 @@
-"""Expected calibration error. A pure function; None means that there was nothing to measure."""
+"""Expected calibration error, a pure function."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from twofold_trainer.errors import RefusedError
 
 
 def expected_calibration_error(confidences: Sequence[float], right: Sequence[int], *, bins: int = 15) -> float | None:
-    """Return the mean distance between confidence and accuracy, a share from 0 to 1; lower is better.
+    """Return the mean distance between confidence and accuracy, from 0 to 1; lower is better. None without answers.
 
-    *confidences* and *right* hold one probability and one 0 or 1 per answer. Answers are put into *bins* equal ranges
-    of confidence, each excluding its lower end, and weighted by its number of answers: Guo et al. 2017, On
-    Calibration of Modern Neural Networks. Raises RefusedError if they do not pair up or are out of range.
+    *confidences* and *right* contain one probability and one 0 or 1 per answer. The answers are divided into *bins* equal
+    ranges of confidence, each without its lower end, and each range is weighted by its number of answers (Guo et al.
+    2017, On Calibration of Modern Neural Networks). Raises RefusedError if the lengths differ or a value is out of range.
     """
     if bins < 1:
-        raise RefusedError(f"bins is {bins}. Use 1 or more")
+        raise RefusedError(f"bins is {bins}; use 1 or more")
     if len(confidences) != len(right):
         raise RefusedError(
-            f"there are {len(confidences)} confidences and {len(right)} answers. Give one for each answer"
+            f"{len(confidences)} confidences do not match {len(right)} answers; pass one confidence for each answer"
         )
-    sure, hit = np.asarray(confidences, dtype=np.float64), np.asarray(right, dtype=np.float64)
-    strange = sure[~((sure >= 0) & (sure <= 1))]
-    if strange.size:
-        raise RefusedError(f"a confidence is {strange[0]:g}. Use a probability from 0 to 1")
-    if not sure.size:
+    confidence, hit = np.asarray(confidences, dtype=np.float64), np.asarray(right, dtype=np.float64)
+    invalid = confidence[~((confidence >= 0) & (confidence <= 1))]
+    if invalid.size:
+        raise RefusedError(f"confidence {invalid[0]:g} is out of range; use a probability from 0 to 1")
+    if not confidence.size:
         return None
-    places = np.clip(np.ceil(sure * bins).astype(np.int64) - 1, 0, bins - 1)
-    gaps = np.bincount(places, weights=hit - sure, minlength=bins)
-    return float(np.abs(gaps).sum() / sure.size)
+    ranges = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    gaps = np.bincount(ranges, weights=hit - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / confidence.size)

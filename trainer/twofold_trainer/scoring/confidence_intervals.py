@@ -1,4 +1,4 @@
-"""How far a score may be off, for the number of examples that it was measured on."""
+"""Confidence intervals of scores."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from twofold_trainer.scoring.scores import HeadScore, SpanCounts
 
 
 def interval(score: HeadScore, *, seed: int = 0) -> Interval:
-    """Bound one score: Wilson's interval of an accuracy; of F1 a bootstrap over texts, and never tighter than that.
+    """Return the interval of a score: Wilson's for accuracy, and for F1 a bootstrap over texts, never tighter than Wilson's.
 
-    A bootstrap of texts that are all answered right would be sure; Wilson's interval of as many texts is not.
+    If all texts are answered correctly, a bootstrap would have no width; Wilson's interval has one.
     """
     low, high = wilson(score.value, score.examples)
     counts = [outcome for outcome in score.outcomes if isinstance(outcome, SpanCounts)]
@@ -27,18 +27,21 @@ def interval(score: HeadScore, *, seed: int = 0) -> Interval:
 
 
 def wilson(share: float, examples: int, *, alpha: float = ALPHA) -> tuple[float, float]:
-    """Bound a share of so many examples (Wilson 1927, JASA 22:209-212), on each side at *alpha*."""
+    """Return the interval of a share of *examples* (Wilson 1927, JASA 22:209-212), with error *alpha* on each side."""
     z = NormalDist().inv_cdf(1 - alpha)
-    middle = (share + z * z / (2 * examples)) / (1 + z * z / examples)
-    reach = z / (1 + z * z / examples) * math.sqrt(share * (1 - share) / examples + z * z / (4 * examples**2))
-    return max(0.0, min(share, middle - reach)), min(1.0, max(share, middle + reach))
+    center = (share + z * z / (2 * examples)) / (1 + z * z / examples)
+    half_width = z / (1 + z * z / examples) * math.sqrt(share * (1 - share) / examples + z * z / (4 * examples**2))
+    return max(0.0, min(share, center - half_width)), min(1.0, max(share, center + half_width))
 
 
 def _bootstrap(counts: list[SpanCounts], seed: int) -> tuple[float, float]:
     kinds = Counter(counts)
     numbers = np.array([(kind.right, kind.predicted + kind.expected) for kind in kinds], dtype=np.float64)
-    often = np.array(list(kinds.values()), dtype=np.float64)
-    drawn = np.random.default_rng(seed).multinomial(int(often.sum()), often / often.sum(), size=RESAMPLES) @ numbers
-    scores = np.where(drawn[:, 1] > 0, 2 * drawn[:, 0] / np.maximum(drawn[:, 1], 1), 1.0)
+    frequencies = np.array(list(kinds.values()), dtype=np.float64)
+    resampled = (
+        np.random.default_rng(seed).multinomial(int(frequencies.sum()), frequencies / frequencies.sum(), size=RESAMPLES)
+        @ numbers
+    )
+    scores = np.where(resampled[:, 1] > 0, 2 * resampled[:, 0] / np.maximum(resampled[:, 1], 1), 1.0)
     low, high = np.quantile(scores, (ALPHA, 1 - ALPHA))
     return float(low), float(high)

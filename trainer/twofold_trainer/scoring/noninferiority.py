@@ -1,6 +1,6 @@
-"""Is the new model not worse than the old one by more than a margin? Paired bounds, in shares from 0 to 1.
+"""Paired non-inferiority bounds: is the new model worse than the old one by at most a margin? All values are shares, 0 to 1.
 
-Not finding a difference proves nothing; these bounds say what the examples do prove. All are one-sided, each at *alpha*.
+A test that finds no difference proves nothing; these bounds state what the examples prove. Each is one-sided at *alpha*.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ RESAMPLES = 5000
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Hold the difference new minus old, with a lower and an upper bound of it, each one-sided."""
+    """The difference new minus old, with a lower and an upper bound, each one-sided."""
 
     difference: float
     lower: float
     upper: float
     weight: float = 1.0
-    """What a changed example moves the score by, in units of 1 / examples; 1 of a label."""
+    """By how much a changed example moves the score, in units of 1 / examples; 1 for labels."""
 
 
 def paired_accuracy(gained: int, lost: int, examples: int, *, alpha: float = ALPHA) -> Bounds:
-    """Bound the difference of two accuracies on the same examples: Tango's interval, made exact where one side is empty.
+    """Bound the difference of two accuracies on the same examples: Tango's interval, or an exact one if one side is empty.
 
-    Where no answer was gained, the losses are binomial, and Tango's test lets a true fall by the margin pass in up to
-    6.7 % of the cases at 5 %. The bound is then no tighter than the exact one of Clopper and Pearson 1934 (Biometrika
-    26:404-413), and the same on the other side. What is left is at most 5.9 %, at some fifty to four hundred examples.
+    If no answer was gained, the losses are binomial, and at 5 % Tango's test would pass a true drop of the margin in up to
+    6.7 % of the cases. The lower bound is then at most the exact one of Clopper and Pearson 1934 (Biometrika 26:404-413);
+    the upper bound likewise if no answer was lost. The error rate is then at most 5.9 %, at about 50 to 400 examples.
     """
     score = tango(gained, lost, examples, alpha=alpha)
     lower = score.lower if gained else min(score.lower, -clopper_pearson(lost, examples, alpha=alpha))
@@ -48,7 +48,7 @@ def paired_accuracy(gained: int, lost: int, examples: int, *, alpha: float = ALP
 def tango(gained: int, lost: int, examples: int, *, alpha: float = ALPHA) -> Bounds:
     """Bound the difference of two paired proportions: *gained* right only after, *lost* right only before.
 
-    The score interval of Tango 1998 (Statistics in Medicine 17:891-908), defined at small counts, zero included.
+    The score interval of Tango 1998 (Statistics in Medicine 17:891-908), which is also defined for small counts and zero.
     """
     z = NormalDist().inv_cdf(1 - alpha)
 
@@ -96,30 +96,30 @@ def paired_f1(
 ) -> Bounds:
     """Bound the difference of two micro F1 on the same sentences, by a paired bootstrap over sentences.
 
-    A bootstrap sees only differences that occurred: with few of them it promises too much, and with none everything.
-    So the bound is never tighter than paired_accuracy's for sentences that changed, times what one of those moves F1:
-    the root mean square of what they did here, drawn toward that of losing a whole sentence while there are few.
-    Simulations in tests/trainer/test_gate_simulation.py hold it to its error rate. Where a tenth of the sentences hold
-    two fifths of the spans and whole sentences go wrong, it is still up to 7 %.
+    A bootstrap only sees differences that occurred: it is too optimistic if there are few, and certain if there are none.
+    So the bound is never tighter than paired_accuracy's bound for changed sentences, times the effect of one changed
+    sentence on F1. That effect is the root mean square over the changed sentences, shrunk towards the effect of losing a
+    whole sentence while there are few. tests/trainer/evaluation/test_gate_simulation.py checks the error rate. If a tenth
+    of the sentences contain two fifths of the spans and whole sentences go wrong, it is up to 7 %.
     """
     kinds = Counter(zip(before, after, strict=True))
     counts = np.array([_numbers(*kind) for kind in kinds], dtype=np.float64)
-    often = np.array(list(kinds.values()), dtype=np.float64)
-    n = int(often.sum())
-    difference = float(_f1_difference(often @ counts))
+    frequencies = np.array(list(kinds.values()), dtype=np.float64)
+    n = int(frequencies.sum())
+    difference = float(_f1_difference(frequencies @ counts))
     generator = np.random.default_rng(seed)
-    resampled = generator.multinomial(n, often / n, size=resamples).astype(np.float64)
+    resampled = generator.multinomial(n, frequencies / n, size=resamples).astype(np.float64)
     differences = _f1_difference(resampled @ counts)
     low, high = np.quantile(differences, (alpha, 1 - alpha))
 
-    # How far F1 moves if one kind's sentences are changed and no others, for one sentence, in units of 1 / n.
-    totals = often @ counts
+    # The effect on F1 of changing one sentence of each kind and no others, in units of 1 / n.
+    totals = frequencies @ counts
     only = np.tile(totals, (len(counts), 1))
     only[:, 3:] = totals[:3] + counts[:, 3:] - counts[:, :3]
     moves = n * _f1_difference(only)
-    gained, lost = int(often[moves > 0].sum()), int(often[moves < 0].sum())
+    gained, lost = int(frequencies[moves > 0].sum()), int(frequencies[moves < 0].sum())
     few = NormalDist().inv_cdf(1 - alpha) ** 2
-    weight = math.sqrt((float(often @ moves**2) + few * _whole(counts, often)) / (gained + lost + few))
+    weight = math.sqrt((float(frequencies @ moves**2) + few * _whole(counts, frequencies)) / (gained + lost + few))
     coarse = paired_accuracy(gained, lost, n, alpha=alpha)
     return Bounds(
         difference,
@@ -129,13 +129,15 @@ def paired_f1(
     )
 
 
-def _whole(counts: NDArray[np.float64], often: NDArray[np.float64]) -> float:
-    """Return the mean square weight of the sentences that have spans, the average weight of all being 1."""
+def _whole(counts: NDArray[np.float64], frequencies: NDArray[np.float64]) -> float:
+    """Return the mean square weight of the sentences with spans, where the mean weight of all sentences is 1."""
     spans = counts[:, 1] + counts[:, 2]
     present = spans > 0
     if not present.any():
         return 1.0
-    return float(np.average(spans[present] ** 2, weights=often[present]) / np.average(spans, weights=often) ** 2)
+    return float(
+        np.average(spans[present] ** 2, weights=frequencies[present]) / np.average(spans, weights=frequencies) ** 2
+    )
 
 
 def _numbers(before: SpanCounts, after: SpanCounts) -> tuple[int, ...]:
@@ -143,7 +145,7 @@ def _numbers(before: SpanCounts, after: SpanCounts) -> tuple[int, ...]:
 
 
 def _f1_difference(totals: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return F1 after minus F1 before of (..., 6) sums of counts; F1 is 1 where there was nothing to find or found."""
+    """Return F1 after minus F1 before of (..., 6) sums of counts; F1 is 1 if there are no spans at all."""
     scores = []
     for part in (totals[..., :3], totals[..., 3:]):
         spans = part[..., 1] + part[..., 2]
@@ -152,18 +154,18 @@ def _f1_difference(totals: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 EXPECTED_FLIPS = 0.01
-"""Share of the protected answers that a well-protected training still changes. It sets the margin that can be proven."""
+"""Share of the protected answers that a well-protected training still changes. It determines the provable margin."""
 
 
 def provable_margin(examples: int, discordant_share: float, *, alpha: float = ALPHA, power: float = POWER) -> float:
-    """Return the smallest margin that so many examples prove, if nothing was lost and so many answers changed."""
+    """Return the smallest margin that the examples prove if the score did not drop and *discordant_share* of the answers changed."""
     return _quantiles(alpha, power) * math.sqrt(discordant_share / examples)
 
 
 def needed_examples(discordant_share: float, margin: float, *, alpha: float = ALPHA, power: float = POWER) -> int:
-    """Return how many examples prove the margin, if nothing was lost and so many answers change.
+    """Return the number of examples that prove the margin if the score does not drop and *discordant_share* changes.
 
-    Where few answers change, it takes as many as show no loss in *alpha* of the cases in which so large a share is lost.
+    If few answers change, it is the number at which a true loss of the margin stays unseen with probability *alpha*.
     """
     untouched = math.log(alpha) / math.log1p(-margin)
     return math.ceil(max(untouched, _quantiles(alpha, power) ** 2 * discordant_share / margin**2))

@@ -20,8 +20,8 @@ from twofold_trainer.scoring.calibration import expected_calibration_error
 from twofold_trainer.scoring.scores import HeadScore, accuracy, count_spans, span_f1, span_hits
 from twofold_trainer.stop import StopSignal
 
-ROWS = 32
-"""Texts in a batch of scoring."""
+BATCH_SIZE = 32
+"""Batch size of scoring."""
 
 
 def predict(
@@ -34,9 +34,9 @@ def predict(
     source: FeatureSource | None = None,
     stop: StopSignal | None = None,
 ) -> list[Prediction]:
-    """Predict the best label and all entities of each text, in the given order. Raises CancelledError.
+    """Return the best label and all entities of each text, in order. Raises CancelledError.
 
-    *source* provides the features of the texts, if a cheaper way exists than running the full model.
+    *source* provides the features of the texts if they are cheaper than a pass through the full model.
     """
     source = source or live(model, pad_id, heads=heads)
     answers: list[Prediction] = [Prediction()] * len(encodings)
@@ -44,10 +44,10 @@ def predict(
     was_training = [module for module in model.modules() if module.training]
     model.eval()
     with torch.no_grad():
-        for first in range(0, len(order), ROWS):
+        for first in range(0, len(order), BATCH_SIZE):
             if stop is not None:
                 stop.check()
-            chosen = order[first : first + ROWS]
+            chosen = order[first : first + BATCH_SIZE]
             batch = [encodings[index] for index in chosen]
             for index, answer in zip(chosen, _decode(model, batch, source(batch), labels, heads), strict=True):
                 answers[index] = answer
@@ -70,7 +70,7 @@ def _decode(
 
 
 class Scorer:
-    """Hold the held-out examples of one head, encoded once, and score models on them."""
+    """The held-out examples of one head, encoded once, on which models are scored."""
 
     def __init__(
         self, examples: Sequence[Example], head: HeadName, encoder: Encoder, stop: StopSignal | None = None
@@ -90,7 +90,7 @@ class Scorer:
         )
 
     def rate(self, answers: Sequence[Prediction]) -> HeadScore | None:
-        """Score answers to the examples; None if there is no example."""
+        """Return the score of predictions for the examples; None without examples."""
         pairs = list(zip(self.examples, answers, strict=True))
         if self.head == "classifier":
             hits = [(answer.labels[0].score, int(answer.labels[0].label == example.label)) for example, answer in pairs]
@@ -101,9 +101,9 @@ class Scorer:
             score = span_f1([count_spans(*span) for span in spans])
         if score is None:
             return None
-        confidences = [min(1.0, sure) for sure, _ in hits]  # float32 rounding can exceed 1 by the last bit.
+        confidences = [min(1.0, confidence) for confidence, _ in hits]  # float32 rounding can exceed 1 by the last bit.
         return replace(score, calibration_error=expected_calibration_error(confidences, [right for _, right in hits]))
 
     def score(self, model: TwofoldModel, labels: LabelSet, source: FeatureSource | None = None) -> HeadScore | None:
-        """Score the model; None if there is no example."""
+        """Return the score of the model; None without examples."""
         return self.rate(self.answer(model, labels, source))

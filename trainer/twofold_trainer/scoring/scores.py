@@ -1,4 +1,4 @@
-"""Compute scores from predictions. Pure functions; None means that there was nothing to measure."""
+"""Compute scores from predictions. Pure functions; None: nothing was measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ METRIC_OF: dict[HeadName, Metric] = {"classifier": "accuracy", "ner": "f1"}
 
 @dataclass(frozen=True, slots=True)
 class SpanCounts:
-    """Count the spans of one text, or of many."""
+    """Numbers of spans of one or more texts: correct, predicted and expected."""
 
     right: int = 0
     predicted: int = 0
@@ -27,25 +27,27 @@ class SpanCounts:
 
     @property
     def f1(self) -> float:
-        """Micro-averaged F1; 1.0 where there was nothing to find and nothing was found."""
+        """Micro-averaged F1; 1.0 if there are neither predicted nor expected spans."""
         total = self.predicted + self.expected
         return 2 * self.right / total if total else 1.0
 
 
 def count_spans(predicted: Sequence[Entity], expected: Sequence[Span], annotated: Collection[str] | None) -> SpanCounts:
-    """Compare exact (start, end, type). A predicted span of a type that is not annotated is neither right nor wrong."""
-    answered = {(span.start, span.end, span.type) for span in predicted if annotated is None or span.type in annotated}
-    wanted = {(span.start, span.end, span.type) for span in expected}
-    return SpanCounts(len(answered & wanted), len(answered), len(wanted))
+    """Count exact matches of (start, end, type). Predicted spans of unannotated types do not count."""
+    predicted_spans = {
+        (span.start, span.end, span.type) for span in predicted if annotated is None or span.type in annotated
+    }
+    expected_spans = {(span.start, span.end, span.type) for span in expected}
+    return SpanCounts(len(predicted_spans & expected_spans), len(predicted_spans), len(expected_spans))
 
 
 def span_hits(
     predicted: Sequence[Entity], expected: Sequence[Span], annotated: Collection[str] | None
 ) -> list[tuple[float, int]]:
-    """Return the confidence of every predicted span whose type is annotated, and 1 if it is right, else 0."""
-    wanted = {(span.start, span.end, span.type) for span in expected}
+    """Return the confidence of each predicted span of an annotated type, and 1 if it is correct, else 0."""
+    expected_spans = {(span.start, span.end, span.type) for span in expected}
     return [
-        (span.score, int((span.start, span.end, span.type) in wanted))
+        (span.score, int((span.start, span.end, span.type) in expected_spans))
         for span in predicted
         if annotated is None or span.type in annotated
     ]
@@ -55,36 +57,36 @@ def span_hits(
 class HeadScore:
     """A head's score, with the outcome of each example in order.
 
-    An outcome is 0 or 1 of the classifier, and the counts of the text's spans of the NER head.
-    Paired tests between two models read them.
+    An outcome is 0 or 1 for the classifier, and the span counts of a text for the NER head. Paired tests compare the
+    outcomes of two models.
     """
 
     head: HeadName
     value: float
     outcomes: tuple[int, ...] | tuple[SpanCounts, ...]
     calibration_error: float | None = None
-    """Of the labels, or of the spans that were found; see calibration.py."""
+    """Calibration error of the labels or of the predicted spans; see calibration.py."""
 
     @property
     def examples(self) -> int:
-        """How many examples were measured."""
+        """Number of measured examples."""
         return len(self.outcomes)
 
     @property
     def metric(self) -> Metric:
-        """The name of the figure."""
+        """Name of the metric."""
         return METRIC_OF[self.head]
 
     def as_score(self) -> Score:
-        """Return it in the manifest's form."""
+        """Return the score as the manifest stores it."""
         return Score(head=self.head, metric=self.metric, value=self.value, examples=self.examples)
 
 
 def accuracy(right: Sequence[int]) -> HeadScore | None:
-    """Return the share of right answers."""
+    """Return the share of correct answers."""
     return HeadScore("classifier", sum(right) / len(right), tuple(right)) if right else None
 
 
 def span_f1(counts: Sequence[SpanCounts]) -> HeadScore | None:
-    """Return micro-averaged F1 over texts."""
+    """Return the micro-averaged F1 over texts."""
     return HeadScore("ner", sum(counts, SpanCounts()).f1, tuple(counts)) if counts else None

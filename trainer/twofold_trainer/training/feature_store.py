@@ -14,7 +14,7 @@ from twofold_trainer.modeling.prefix_cache import PrefixCache
 from twofold_trainer.planning.plan import Plan
 from twofold_trainer.planning.stage import Stage
 from twofold_trainer.planning.stages import training_encodings
-from twofold_trainer.scoring.scorer import ROWS
+from twofold_trainer.scoring.scorer import BATCH_SIZE
 from twofold_trainer.stop import StopSignal
 
 
@@ -82,7 +82,7 @@ class FeatureStore:
             cache = PrefixCache(self._model, upper.frozen_blocks, self._pad_id, head=self._head)
             self._refit_inputs = {trained: cache}
             for bf16, texts in zip((self._mixed_precision, False), self._texts_of(upper), strict=True):
-                self._run(cache.fill(texts, rows=ROWS, bf16=bf16))
+                self._run(cache.fill(texts, rows=BATCH_SIZE, bf16=bf16))
         return partial(self._refit_inputs[trained].features, heads=upper.affected_heads)
 
     def _texts_of(self, stage: Stage) -> tuple[list[Encoding], list[Encoding]]:
@@ -102,7 +102,7 @@ class FeatureStore:
             return None
         if depth not in self._prefixes:
             self._prefixes[depth] = PrefixCache(model, depth, self._pad_id)
-            self._run(self._prefixes[depth].fill([*self._texts, *self._dev, *self._protected], rows=ROWS))
+            self._run(self._prefixes[depth].fill([*self._texts, *self._dev, *self._protected], rows=BATCH_SIZE))
         return partial(self._prefixes[depth].features, heads=heads)
 
     def _live(self, heads: tuple[HeadName, ...] = HEADS) -> FeatureSource:
@@ -113,7 +113,7 @@ class FeatureStore:
     ) -> None:
         """Fill a cache: texts to train on in the precision of training steps, texts to score in fp32."""
         for precise, texts in ((self.in_training_precision(source), trained), (source, scored)):
-            self._run(cache.fill(precise, texts, rows=ROWS))
+            self._run(cache.fill(precise, texts, rows=BATCH_SIZE))
 
     def _run(self, filling: Iterable[int]) -> None:
         for _ in filling:

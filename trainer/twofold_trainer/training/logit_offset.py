@@ -11,7 +11,7 @@ import torch
 
 from twofold_trainer.modeling.features import FeatureCache, FeatureSource
 from twofold_trainer.modeling.model import TwofoldModel
-from twofold_trainer.scoring.scorer import ROWS
+from twofold_trainer.scoring.scorer import BATCH_SIZE
 from twofold_trainer.training.dev_evaluator import DevEvaluator
 
 MIN_GAIN = 0.001
@@ -39,7 +39,7 @@ def calibrate_new_label_bias(
     head = model.head(dev_evaluator.scorers[0].head)
     cache = FeatureCache()
     for _ in cache.fill(
-        source, [encoding for scorer in dev_evaluator.scorers for encoding in scorer.encodings], rows=ROWS
+        source, [encoding for scorer in dev_evaluator.scorers for encoding in scorer.encodings], rows=BATCH_SIZE
     ):
         pass
     trained = head.bias.detach().clone()

@@ -20,7 +20,7 @@ from twofold_trainer.protection.covariances import Covariances, collect_covarian
 from twofold_trainer.protection.guard import Guard, allowance
 from twofold_trainer.protection.nullspace import NullSpaceConstraint, constrain
 from twofold_trainer.protection.teacher import Teacher
-from twofold_trainer.scoring.scorer import ROWS, Scorer
+from twofold_trainer.scoring.scorer import BATCH_SIZE, Scorer
 from twofold_trainer.stop import StopSignal
 from twofold_trainer.training.dev_evaluator import DevEvaluator
 from twofold_trainer.training.feature_store import FeatureStore
@@ -69,7 +69,7 @@ class StageFactory:
     def _objective(self, stage: Stage, *, full_rehearsal: bool) -> Objective:
         """Return the objective of a stage; *full_rehearsal* rehearses at full weight."""
         head, recipe = self.plan.request.head, self.plan.recipe
-        rehearses = any(target.teaches(head) for target in self.plan.rehearsed)
+        rehearses = any(target.has_labels_for(head) for target in self.plan.rehearsed)
         return Objective(
             stage.affected_heads,
             recipe.ner_weight,
@@ -146,7 +146,9 @@ def _covariances(plan: Plan) -> Covariances:
     if plan.statistics is not None:
         return plan.statistics
     protected = other_head(plan.request.head)
-    encodings = [target.encoding for target in plan.rehearsed if target.teaches(protected)]
+    encodings = [target.encoding for target in plan.rehearsed if target.has_labels_for(protected)]
     if not encodings:
         return {}
-    return collect_covariances(plan.model, plan.model.blocks(), chunks(encodings, ROWS), plan.encoder.settings.pad_id)
+    return collect_covariances(
+        plan.model, plan.model.blocks(), chunks(encodings, BATCH_SIZE), plan.encoder.settings.pad_id
+    )
