@@ -31,10 +31,10 @@ def verify_exact(
     threads: int,
     stop: StopSignal,
 ) -> ExactVerified:
-    """Compare the protected head's logits and answers of two directories' graphs, old engine against new engine.
+    """Compare the protected head's logits and answers of the graphs in two directories.
 
-    *labels* are those before and after. The tensors are equal, but graphs may be fused or threaded differently,
-    so logits may differ by EXACT_TOLERANCE. No answer may differ. Raises ParityError quoting the first such text.
+    *labels* are the label sets before and after. The tensors are equal, but graphs may be fused or threaded differently, so
+    logits may differ by EXACT_TOLERANCE. No answer may differ. Raises ParityError with the first differing text.
     """
     old, new = Graph(base, threads=threads), Graph(candidate, threads=threads)
     output = 0 if protected == "classifier" else 1
@@ -48,7 +48,7 @@ def verify_exact(
         if protected == "ner":
             differences = differences[mask.astype(bool)]
         worst = max(worst, float(differences.max(initial=0.0)))
-        # Written so that a NaN fails.
+        # The comparison fails for NaN.
         if not worst <= EXACT_TOLERANCE:
             raise ParityError(
                 f"the {protected} head's logits differ by {worst:.2e} from the base checkpoint's, and protection is "
@@ -66,5 +66,5 @@ def verify_exact(
                 ]
                 same = spans[0] == spans[1]
             if not same:
-                raise ParityError(f"the {protected} head answers {encoding.text[:80]!r} differently, against exactness")
+                raise ParityError(f"the {protected} head answers {encoding.text[:80]!r} differently than before, although protection is exact")
     return ExactVerified(texts=len(ordered), max_error=worst)

@@ -1,7 +1,7 @@
 """Build a candidate's graph from its base's: the same nodes, new weights and, for a new fork, duplicated top blocks.
 
-Exporting a model again takes as long as half an epoch, and an adaptation changes nothing in its structure but
-the heads' rows and perhaps the fork. The parity check runs on the result, as it does after an export.
+An export takes as long as half an epoch, and an adaptation changes only the rows of the heads and perhaps the fork. The
+parity check runs on the result, as after an export.
 """
 
 from __future__ import annotations
@@ -25,86 +25,86 @@ from twofold_trainer.modeling.model import TwofoldModel
 
 Array = NDArray[Any]
 Names = frozenset[str]
-"""Parameters that had the same values when the base was exported, so that one tensor of its graph stands for them all."""
+"""Parameters that were equal when the base was exported, so that they share one tensor of its graph."""
 
-OWN_OUTPUTS: dict[HeadName, tuple[str, str]] = {
+HEAD_OUTPUTS: dict[HeadName, tuple[str, str]] = {
     "classifier": ("classifier_logits", "pooled"),
     "ner": ("ner_logits", "token_features"),
 }
-"""What a head's own path computes."""
-FORKED = "branch/"
-"""Prefix of the names of values that the branch computes."""
+"""Graph outputs of each head's path."""
+BRANCH_PREFIX = "branch/"
+"""Prefix of the names of values in the branch."""
 
 
-def graft(base: Path, division: Branch | None, model: TwofoldModel, directory: Path) -> None:
+def graft(base: Path, branch: Branch | None, model: TwofoldModel, directory: Path) -> None:
     """Write model.onnx and model.onnx.data for a model that was adapted from a checkpoint's directory. Raises GraftError.
 
-    *division* says how the base is forked. Its graph's tensors are recognised by their values: each is a parameter, or
-    the transpose of one.
+    *branch* is the fork of the base, if any. The tensors of the base's graph are matched by their values: each is a parameter or
+    a transposed parameter.
     """
-    if division not in (None, model.division):
-        raise GraftError("the base is forked otherwise")
+    if branch not in (None, model.division):
+        raise GraftError("the fork of the base differs from that of the candidate")
     proto = onnx.load(base / GRAPH)
     before = {name: tensor.numpy() for name, tensor in load_file(base / TRAINING_WEIGHTS).items()}
     after = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    known = recognise(proto.graph, before)
-    if division is None and model.branch_head is not None:
-        known |= fork(proto.graph, known, _branch_names(model), OWN_OUTPUTS[model.branch_head])
-    _replace(proto.graph, known, after)
-    del proto.graph.value_info[:]  # These hold the heads' old sizes.
+    matches = match_tensors(proto.graph, before)
+    if branch is None and model.branch_head is not None:
+        matches |= fork(proto.graph, matches, _branch_names(model), HEAD_OUTPUTS[model.branch_head])
+    _replace_parameters(proto.graph, matches, after)
+    del proto.graph.value_info[:]  # They state the old sizes of the heads.
     onnx_ir.save(onnx_ir.from_proto(proto), directory / GRAPH, external_data=GRAPH_WEIGHTS)
 
 
-def recognise(graph: Any, parameters: Mapping[str, Array]) -> dict[str, tuple[Names, bool]]:
-    """Map a graph's tensors to parameters, and note which are transposed. Raises GraftError if a parameter is missing."""
-    straight = _by_digest(parameters.items())
-    turned = _by_digest((name, array.T) for name, array in parameters.items() if array.ndim > 1)
-    known = {}
+def match_tensors(graph: Any, parameters: Mapping[str, Array]) -> dict[str, tuple[Names, bool]]:
+    """Map each tensor of a graph to (parameters, whether transposed). Raises GraftError if a parameter is missing."""
+    by_digest = _by_digest(parameters.items())
+    transposed_by_digest = _by_digest((name, array.T) for name, array in parameters.items() if array.ndim > 1)
+    matches: dict[str, tuple[Names, bool]] = {}
     for tensor in graph.initializer:
         digest = _digest(numpy_helper.to_array(tensor))
-        if digest in straight:
-            known[tensor.name] = straight[digest], False
-        elif digest in turned:
-            known[tensor.name] = turned[digest], True
-    missing = parameters.keys() - {name for names, _ in known.values() for name in names}
+        if digest in by_digest:
+            matches[tensor.name] = by_digest[digest], False
+        elif digest in transposed_by_digest:
+            matches[tensor.name] = transposed_by_digest[digest], True
+    missing = parameters.keys() - {name for names, _ in matches.values() for name in names}
     if missing:
-        raise GraftError(f"{min(missing)} is not in the base's graph as it is")
-    return known
+        raise GraftError(f"no tensor of the base's graph equals the parameter {min(missing)}")
+    return matches
 
 
 def fork(
-    graph: Any, known: Mapping[str, tuple[Names, bool]], branch: Mapping[str, str], outputs: Iterable[str]
+    graph: Any, matches: Mapping[str, tuple[Names, bool]], branch: Mapping[str, str], outputs: Iterable[str]
 ) -> dict[str, tuple[Names, bool]]:
-    """Compute everything that depends on the forked blocks twice, in place, and take *outputs* from the second path.
+    """Duplicate all nodes that depend on the forked blocks, in place, and take *outputs* from the copies.
 
-    *branch* says which parameter of the branch is a block's. Returns what the added tensors are. Raises GraftError.
+    *branch* maps parameters of blocks to those of the branch. Returns the parameters of the added tensors. Raises GraftError.
     """
     added: dict[str, tuple[Names, bool]] = {}
-    twin: dict[str, str] = {}
+    copy_of: dict[str, str] = {}
     for tensor in list(graph.initializer):
-        names, turned = known.get(tensor.name, (frozenset(), False))
+        names, transposed = matches.get(tensor.name, (frozenset(), False))
         if not names & branch.keys():
             continue
         if not names <= branch.keys():
-            raise GraftError(f"{min(names - branch.keys())} has the values of a block that is forked")
+            raise GraftError(f"{min(names - branch.keys())} equals a parameter of a forked block")
         copied = graph.initializer.add()
         copied.CopyFrom(tensor)
-        copied.name = twin[tensor.name] = FORKED + tensor.name
-        added[copied.name] = frozenset(branch[name] for name in names), turned
-    second = []
-    for node in graph.node:  # In the order in which they can be computed.
-        if not twin.keys().isdisjoint(node.input):
+        copied.name = copy_of[tensor.name] = BRANCH_PREFIX + tensor.name
+        added[copied.name] = frozenset(branch[name] for name in names), transposed
+    copies = []
+    for node in graph.node:  # In topological order.
+        if not copy_of.keys().isdisjoint(node.input):
             copied = onnx.NodeProto()
             copied.CopyFrom(node)
-            copied.name = FORKED + node.name
-            twin.update((name, FORKED + name) for name in node.output)
-            _rename([copied], twin)
-            second.append(copied)
-    if missing := [name for name in outputs if name not in twin]:
+            copied.name = BRANCH_PREFIX + node.name
+            copy_of.update((name, BRANCH_PREFIX + name) for name in node.output)
+            _rename([copied], copy_of)
+            copies.append(copied)
+    if missing := [name for name in outputs if name not in copy_of]:
         raise GraftError(f"{missing[0]} does not depend on the forked blocks")
-    graph.node.extend(second)
-    # A graph's outputs are found by name.
-    _rename(graph.node, {twin[name]: name for name in outputs} | {name: f"unused/{name}" for name in outputs})
+    graph.node.extend(copies)
+    # The outputs of a graph are identified by name.
+    _rename(graph.node, {copy_of[name]: name for name in outputs} | {name: f"unused/{name}" for name in outputs})
     _prune(graph)
     return added
 
@@ -116,33 +116,33 @@ def _rename(nodes: Iterable[Any], names: Mapping[str, str]) -> None:
 
 
 def _prune(graph: Any) -> None:
-    """Remove what no output depends on."""
+    """Remove nodes and tensors on which no output depends."""
     used, nodes = {value.name for value in graph.output}, []
     for node in reversed(graph.node):
         if not used.isdisjoint(node.output):
             used.update(node.input)
             nodes.append(node)
-    _keep(graph.node, reversed(nodes))
-    _keep(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in used])
+    _set_items(graph.node, reversed(nodes))
+    _set_items(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in used])
 
 
-def _keep(field: Any, chosen: Iterable[Any]) -> None:
-    kept = list(chosen)
+def _set_items(field: Any, items: Iterable[Any]) -> None:
+    new = list(items)
     del field[:]
-    field.extend(kept)
+    field.extend(new)
 
 
-def _replace(graph: Any, known: Mapping[str, tuple[Names, bool]], parameters: Mapping[str, Array]) -> None:
-    """Put a model's parameters into the graph, in place. Raises GraftError where one tensor stood for what differs now."""
+def _replace_parameters(graph: Any, matches: Mapping[str, tuple[Names, bool]], parameters: Mapping[str, Array]) -> None:
+    """Write a model's parameters into the graph, in place. Raises GraftError if parameters that share a tensor now differ."""
     for tensor in graph.initializer:
-        if tensor.name not in known:
+        if tensor.name not in matches:
             continue
-        names, turned = known[tensor.name]
+        names, transposed = matches[tensor.name]
         first, *others = (parameters[name] for name in sorted(names))
         if not all(np.array_equal(first, array) for array in others):
-            raise GraftError(f"{' and '.join(sorted(names))} were the same in the base and are not any more")
-        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(first.T if turned else first), tensor.name))
-    rows = {f"{head}_logits": len(parameters[f"{head}.bias"]) for head in OWN_OUTPUTS}
+            raise GraftError(f"{' and '.join(sorted(names))} were equal in the base and now differ")
+        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(first.T if transposed else first), tensor.name))
+    rows = {f"{head}_logits": len(parameters[f"{head}.bias"]) for head in HEAD_OUTPUTS}
     for value in graph.output:
         if value.name in rows:
             value.type.tensor_type.shape.dim[-1].dim_value = rows[value.name]
@@ -150,11 +150,11 @@ def _replace(graph: Any, known: Mapping[str, tuple[Names, bool]], parameters: Ma
 
 def _branch_names(model: TwofoldModel) -> dict[str, str]:
     """Map the parameter names of forked blocks to their names in the branch."""
-    assert model.branch is not None, "A model without a branch was asked for its names. This is a bug."
-    places = {module: name for name, module in model.named_modules()}
+    assert model.branch is not None, "The model has no branch. This is a bug."
+    names = {module: name for name, module in model.named_modules()}
     return {
-        f"{places[block]}.{name}": f"{places[own]}.{name}"
-        for block, own in zip(model.blocks()[model.fork_point :], model.branch, strict=True)
+        f"{names[block]}.{name}": f"{names[copied]}.{name}"
+        for block, copied in zip(model.blocks()[model.fork_point :], model.branch, strict=True)
         for name in block.state_dict()
     }
 

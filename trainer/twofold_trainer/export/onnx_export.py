@@ -1,4 +1,4 @@
-"""Export the trained model as an ONNX graph, and verify that both compute the same."""
+"""Export the trained model as an ONNX graph, and verify that both give the same results."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def export(model: TwofoldModel, directory: Path, *, max_tokens: int, packed: boo
     Without *packed*, the graph also computes padding tokens.
     """
     model.eval()
-    # Examples of an axis must be neither 0 nor 1, or the exporter takes them for constants.
+    # Example sizes must not be 0 or 1, which the exporter treats as constants.
     rows, length = 3, min(7, max_tokens)
     ids = torch.zeros((rows, length), dtype=torch.long)
     mask = torch.ones_like(ids)
@@ -87,7 +87,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _check_axes(graph: Any) -> None:
-    """Refuse a graph in which rows or length have become constants."""
+    """Raise ParityError if the graph has a constant number of rows or tokens."""
     for value in (*graph.input, *graph.output):
         shape = value.type.tensor_type.shape.dim
         free = 2 if value.name in {*INPUTS, "ner_logits", "token_features"} else 1
@@ -96,7 +96,7 @@ def _check_axes(graph: Any) -> None:
 
 
 class Graph:
-    """Run an exported graph on the CPU, as serving does: with the same fusions."""
+    """An exported graph on the CPU, with the same fusions as in serving."""
 
     def __init__(self, directory: Path, *, threads: int, name: str = GRAPH) -> None:
         options = ort.SessionOptions()
@@ -112,7 +112,7 @@ class Graph:
         return self._session.run(list(OUTPUTS), {"input_ids": ids, "attention_mask": mask}), mask
 
     def predict(self, encodings: Sequence[Encoding], labels: LabelSet, pad_id: int) -> list[Prediction]:
-        """Answer texts with the best label and all entities."""
+        """Return the best label and all entities of each text."""
         outputs, _ = self.run(encodings, pad_id)
         return decode(encodings, outputs[0], outputs[1], labels)
 
@@ -120,7 +120,7 @@ class Graph:
 def decode(
     encodings: Sequence[Encoding], classifier_logits: Floats, ner_logits: Floats, labels: LabelSet
 ) -> list[Prediction]:
-    """Turn the logits of all windows of the texts into answers."""
+    """Decode the logits of all windows into predictions."""
     label_logits, tag_logits, row = [], [], 0
     for encoding in encodings:
         rows = slice(row, row + len(encoding.windows))
@@ -135,7 +135,7 @@ def parity_batches(texts: Sequence[str], encoder: Encoder, *, rows: int = 8) -> 
     by_length = sorted(encoder.encode(list(texts)), key=lambda encoding: len(encoding.ids))
     step = max(1, len(by_length) // rows)
     full = encoder.encode([" ".join(texts)[:20_000]])[0]
-    # Repeated until a window is full, however short the texts are.
+    # Repeat the texts until a window is full.
     while len(full.windows) == 1 and len(full.text) < 20_000:
         full = encoder.encode([f"{full.text} {full.text}"])[0]
     mixed = by_length[::step]
@@ -156,13 +156,13 @@ def measure_parity(
                 expected_output.numpy() for expected_output in model(torch.from_numpy(ids), torch.from_numpy(mask))
             ]
         if any(array.shape != output.shape for array, output in zip(expected, outputs, strict=True)):
-            raise ParityError("the exported graph gives logits of other shapes than the trained model")
+            raise ParityError("the shapes of the exported graph's logits differ from those of the trained model")
         real = mask.astype(bool)
         errors = [
             float(np.abs(expected[0] - outputs[0]).max(initial=0.0)),
             float(np.abs(expected[1] - outputs[1])[real].max(initial=0.0)),
         ]
-        # Written so that a NaN fails.
+        # The comparison fails for NaN.
         if not all(error <= PARITY_TOLERANCE for error in errors):
             raise ParityError(
                 f"the exported graph differs from the trained model by {max(errors):.2e} in a logit "

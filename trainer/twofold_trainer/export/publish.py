@@ -1,4 +1,4 @@
-"""A trained model to a checkpoint: files, golden answers and manifest."""
+"""Publish a trained model as a checkpoint: files, golden answers and manifest."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ class Candidate:
     provenance: Provenance
     scores: tuple[Score, ...]
     base: Checkpoint | None = None
-    """What it was adapted from."""
+    """The checkpoint that it was adapted from."""
     job_id: str | None = None
 
 
 Gate = Callable[[Path], Generator[Event, None, str]]
-"""Returns why the candidate in this directory may be published; raises RejectedError if it may not."""
+"""Returns the reason why the candidate in a directory may be published; raises RejectedError if it may not."""
 
 
 def publish_candidate(
@@ -77,7 +77,7 @@ def publish_candidate(
 ) -> Generator[Event, None, tuple[Checkpoint, str]]:
     """Export a trained model, verify the graph, quantise it, and publish all as a checkpoint; returns it with the gate's reason.
 
-    *parts* and *memory* have the texts that verify the graphs; *answered* has predictions of the model that are known.
+    *parts* and *memory* contain the texts that verify the graphs; *answered* contains known predictions of the model.
     Raises ParityError or RejectedError, and then publishes nothing.
     """
     texts = [example.text for example in (*parts.gate, *parts.dev, *parts.train)]
@@ -120,23 +120,23 @@ def write_candidate(
     stop.check()
     yield PhaseStarted(phase="parity")
 
-    def prove() -> tuple[Graph, ParityMeasured]:
+    def measure() -> tuple[Graph, ParityMeasured]:
         graph = Graph(staged, threads=torch.get_num_threads())
         return graph, measure_parity(candidate.model, graph, shapes, candidate.labels, pad_id)
 
     try:
-        graph, measured = prove()
+        graph, measured = measure()
     except ParityError as error:
         if not grafted:
             raise
-        yield _exported_anew(error)
+        yield _export_note(error)
         export(candidate.model, staged, max_tokens=candidate.settings.max_tokens)
-        graph, measured = prove()
+        graph, measured = measure()
     yield measured
     answers = []
-    # If no text may be stored, golden answers use made-up texts.
+    # If no text may be stored, the golden answers are of generated texts.
     golden = (
-        texts if candidate.kept.mode == "examples" else made_up(candidate.tokenizer, seed=candidate.provenance.seed)
+        texts if candidate.kept.mode == "examples" else random_texts(candidate.tokenizer, seed=candidate.provenance.seed)
     )
     for encoding in encoder.encode(spread(golden, GOLDEN_ANSWERS)):
         (prediction,) = graph.predict([encoding], candidate.labels, pad_id)
@@ -146,24 +146,24 @@ def write_candidate(
 
 
 def _graft(candidate: Candidate, staged: Path) -> Generator[Event, None, bool]:
-    """Build the candidate's graph from its base's; returns whether that was possible."""
+    """Build the candidate's graph from its base's graph; returns whether that was possible."""
     base = candidate.base
     if base is None:
         return False
     try:
         graft(base.path, base.manifest.branch, candidate.model, staged)
     except GraftError as error:
-        yield _exported_anew(error)
+        yield _export_note(error)
         return False
     return True
 
 
-def _exported_anew(error: TrainerError) -> NoteAdded:
-    return NoteAdded(message=f"The base's graph could not be used again, so the model is exported: {error}.")
+def _export_note(error: TrainerError) -> NoteAdded:
+    return NoteAdded(message=f"The base's graph could not be reused, so the model is exported: {error}.")
 
 
 def publish(candidate: Candidate, staged: Path, store: Store, reduced: tuple[ReducedGraph, ...] = ()) -> Checkpoint:
-    """Make the written files a checkpoint of the store."""
+    """Publish the written files as a checkpoint of the store."""
     now = datetime.now(UTC)
     config = candidate.model.config
     manifest = Manifest(
@@ -196,15 +196,15 @@ def spread(texts: Sequence[str], count: int) -> list[str]:
     return [ordered[round(index * (len(ordered) - 1) / (count - 1))] for index in range(count)]
 
 
-def made_up(tokenizer: Tokenizer, *, seed: int) -> list[str]:
+def random_texts(tokenizer: Tokenizer, *, seed: int) -> list[str]:
     """Generate texts of 1 to 12 random words of the vocabulary."""
     words = sorted(word for word in tokenizer.get_vocab() if word.isalpha() and len(word) > 1)
-    chance = random.Random(seed)
-    return [" ".join(chance.choices(words or ["a"], k=count)) for count in range(1, 13)]
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(words or ["a"], k=count)) for count in range(1, 13)]
 
 
 def provenance(seed: int, examples: Sequence[Example], recipe: Recipe, **more: str | float) -> Provenance:
-    """Say how the model was made."""
+    """Return the record of how the model was trained."""
     lines = hashlib.sha256()
     for example in examples:
         lines.update(msgspec.json.encode(example) + b"\n")

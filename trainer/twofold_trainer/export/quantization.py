@@ -1,9 +1,9 @@
-"""The exported graph in int8: its matrix products on eight-bit integers, each row with a scale of its own.
+"""Quantise the exported graph to int8: matrix products on eight-bit integers, with a scale per row.
 
-Weights are quantised once, with a scale for each output channel; activations when the graph runs, with a scale for each row
-(token). So no calibration is needed, nothing depends on which texts were seen, and no row on another: sums of integers
-are exact, and a scale of the whole batch, as dynamic quantisation has it, there is none. See Dettmers et al. 2022,
-LLM.int8() (arXiv:2208.07339), for such vector-wise quantisation, and ADR 17 for what else was tried.
+Weights are quantised once, with a scale per output channel; activations at run time, with a scale per row (token). This needs
+no calibration texts, and no row affects another: integer sums are exact, and there is no scale per batch, unlike in dynamic
+quantisation. See Dettmers et al. 2022, LLM.int8() (arXiv:2208.07339), for this vector-wise quantisation, and ADR 17 for the
+alternatives.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from onnx import external_data_helper, helper, numpy_helper
 from twofold_checkpoint.checkpoint import GRAPH, INT8_GRAPH, INT8_GRAPH_WEIGHTS
 
 LEVELS = 127
-"""Steps on either side of zero."""
+"""Quantisation steps on each side of zero."""
 CENTRE = 128
-"""Zero as an unsigned activation: products of unsigned and signed bytes are the fast ones on x86."""
+"""Zero point of the unsigned activations: x86 is fast at products of unsigned and signed bytes."""
 SMALLEST = 1e-9
-"""Largest magnitude that a row or a channel of zeros is taken to have."""
+"""Smallest scale, for rows and channels of zeros."""
 
 Floats = NDArray[np.float32]
 
 
 def quantise_graph(directory: Path) -> int:
-    """Write model.int8.onnx beside model.onnx, and the weights that differ; returns how many products were quantised.
+    """Write model.int8.onnx beside model.onnx, with its weights; returns the number of quantised products.
 
-    The heads stay in fp32: they are small, and nothing comes after them that would even out their error. Without a
-    product to quantise nothing is written.
+    The heads stay in fp32: they are small, and no layer after them would average out their error. If there is no product to
+    quantise, nothing is written.
     """
     model = onnx.load(directory / GRAPH, load_external_data=False)
     graph = model.graph
@@ -76,13 +76,13 @@ def quantise_graph(directory: Path) -> int:
 
 
 def quantise_weights(weights: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """Return (inputs, outputs) of weights as int8, and what one step of each output channel is worth."""
+    """Return (inputs, outputs) of weights as int8, and the scale of each output channel."""
     scales = np.maximum(np.abs(weights).max(axis=0), SMALLEST) / LEVELS
     return np.rint(weights / scales).astype(np.int8), scales.astype(np.float32)
 
 
 def _read_by_outputs(graph: Any) -> set[str]:
-    """Name the products that are outputs of the graph, as they are or after a bias was added and tokens were unpacked."""
+    """Return the names of products that are outputs of the graph, directly or after a bias and unpacking."""
     outputs = {value.name for value in graph.output}
     outputs |= {node.input[0] for node in graph.node if node.op_type == "Gather" and node.output[0] in outputs}
     return outputs | {
@@ -91,7 +91,7 @@ def _read_by_outputs(graph: Any) -> set[str]:
 
 
 def _quantise_rows(source: str) -> Iterator[Any]:
-    """Bring each row of *source* to -127 .. 127 by its largest magnitude, and to unsigned bytes."""
+    """Scale each row of *source* to -127 .. 127 by its largest magnitude, and convert it to unsigned bytes."""
     magnitudes, largest, size = f"{source}.magnitudes", f"{source}.largest", f"{source}.size"
     factor, scaled = f"{source}.factor", f"{source}.scaled"
     yield helper.make_node("Abs", [source], [magnitudes])
@@ -103,7 +103,7 @@ def _quantise_rows(source: str) -> Iterator[Any]:
 
 
 def _multiply(source: str, name: str) -> Iterator[Any]:
-    """Multiply bytes exactly, and scale by output channel and by row."""
+    """Multiply bytes exactly, and scale the products by output channel and row."""
     inputs = [f"{source}.int8", f"{name}.int8", "int8.one", f"{name}.scales", "int8.centre", f"{name}.zeros"]
     yield helper.make_node("MatMulIntegerToFloat", inputs, [f"{name}.by_row"], domain="com.microsoft")
     yield helper.make_node("Mul", [f"{name}.by_row", f"{source}.size"], [name])
@@ -119,7 +119,7 @@ def _read(tensor: Any, directory: Path) -> Floats:
 
 
 def _write(arrays: dict[str, NDArray[Any]], path: Path) -> Iterator[Any]:
-    """Write the large ones into one file, and return them all as tensors."""
+    """Write the matrices to a file, and yield all arrays as tensors."""
     with path.open("wb") as file:
         for name, array in arrays.items():
             tensor = numpy_helper.from_array(array, name)

@@ -1,4 +1,4 @@
-"""A graph in reduced precision beside the fp32 graph, and whether it may serve: isolation, and a gate of its own."""
+"""Build a graph in reduced precision, and decide whether it may serve: row isolation, and a gate against the fp32 graph."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from twofold_trainer.stop import StopSignal
 Floats = NDArray[np.float32]
 REDUCED_MARGIN = 1.0
 """Largest drop of a head in reduced precision against fp32, in points."""
-REDUCED_JUDGED_TOKENS = 12_000
+REDUCED_GATE_TOKENS = 12_000
 """Tokens of held-out examples that evaluate a reduced graph; a MiniLM takes two seconds for them in both precisions."""
-SHAPED_TEXTS = 64
-"""Texts of which the batches are made that try isolation."""
+ISOLATION_TEXTS = 64
+"""Number of texts from which the batches of the isolation test are built."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class QuantizationInputs:
     labels: LabelSet
     encoder: Encoder
     held_out: Sequence[Example]
-    """Examples that no step of training saw, those that judge first."""
+    """Examples that training never saw, those of the gate first."""
     seed: int
     threads: int
     answered: Mapping[str, Prediction] = field(default_factory=dict)
@@ -50,14 +50,14 @@ class QuantizationInputs:
 def reduce_precision(
     reduction: QuantizationInputs, staged: Path, stop: StopSignal
 ) -> Generator[Event, None, tuple[ReducedGraph, ...]]:
-    """Write the graph in int8 and judge it against the graph in fp32; its files stay only if it passes."""
+    """Write the int8 graph and compare it with the fp32 graph; its files stay only if it passes."""
     stop.check()
     if not quantise_graph(staged):
         return ()
     fp32 = Graph(staged, threads=reduction.threads)
     int8 = Graph(staged, threads=reduction.threads, name=INT8_GRAPH)
-    judged = evaluate_quantized(reduction, fp32, int8, stop)
-    if judged.passed:
+    evaluated = evaluate_quantized(reduction, fp32, int8, stop)
+    if evaluated.passed:
         pad_id = reduction.encoder.settings.pad_id
         answers = []
         for golden in read_golden(staged / GOLDEN):
@@ -67,14 +67,14 @@ def reduce_precision(
     else:
         for name in INT8_FILES:
             (staged / name).unlink(missing_ok=True)
-    yield NoteAdded(message=judged.reason)
-    return (judged,)
+    yield NoteAdded(message=evaluated.reason)
+    return (evaluated,)
 
 
 def evaluate_quantized(reduction: QuantizationInputs, fp32: Graph, int8: Graph, stop: StopSignal) -> ReducedGraph:
     """Check that int8 isolates rows and that each head is non-inferior to fp32 on held-out examples."""
     examples = _choose(reduction)
-    error = measure_isolation(int8, [example.text for example in examples[:SHAPED_TEXTS]] or ["a"], reduction.encoder)
+    error = measure_isolation(int8, [example.text for example in examples[:ISOLATION_TEXTS]] or ["a"], reduction.encoder)
     unanswered = [example for example in examples if example.text not in reduction.answered]
     answered = dict(
         zip((example.text for example in unanswered), answer(fp32, unanswered, reduction, stop), strict=True)
@@ -86,38 +86,38 @@ def evaluate_quantized(reduction: QuantizationInputs, fp32: Graph, int8: Graph, 
         for head in HEADS
         if (old := score(examples, before, head)) is not None and (new := score(examples, after, head)) is not None
     }
-    apart = error <= ISOLATION_TOLERANCE
+    isolated = error <= ISOLATION_TOLERANCE
     proven = len(comparisons) == len(HEADS) and all(_proven(comparison) for comparison in comparisons.values())
     reasons = [describe(head, comparison) for head, comparison in comparisons.items()]
-    reasons += [f"no example is held out to judge the {head} head by" for head in HEADS if head not in comparisons]
+    reasons += [f"no held-out example is annotated for the {head} head" for head in HEADS if head not in comparisons]
     reasons.append(
-        f"a row alone and in a batch differ by {error:.0e}, {'within' if apart else 'above'} {ISOLATION_TOLERANCE:.0e}"
+        f"a row alone and in a batch differ by {error:.0e}, {'within' if isolated else 'above'} {ISOLATION_TOLERANCE:.0e}"
     )
-    passed = apart and proven
+    passed = isolated and proven
     return ReducedGraph(
         precision="int8",
         passed=passed,
-        reason=f"The graph in int8 may{'' if passed else ' not'} serve: {'; '.join(reasons)}.",
+        reason=f"The int8 graph may{'' if passed else ' not'} serve: {'; '.join(reasons)}.",
         isolation_error=error,
         scores=tuple(_score_of(head, comparison) for head, comparison in comparisons.items()),
     )
 
 
 def describe(head: HeadName, comparison: Comparison) -> str:
-    """Describe the evidence for a head."""
+    """Describe the comparison of a head in a clause."""
     figures = f"{100 * comparison.before:.1f} -> {100 * comparison.after:.1f} on {comparison.examples} examples"
-    bound = f"a fall of {max(0.0, -100 * comparison.bounds.lower):.2f} points or more"
+    drop = max(0.0, -100 * comparison.bounds.lower)
     if _proven(comparison):
-        return f"{head} {figures}, {bound} is excluded (95 % sure)"
+        return f"{head} {figures}: a drop of {drop:.2f} points or more is excluded (95 % confidence)"
     more = "" if comparison.needed_examples is None else f"; about {comparison.needed_examples} examples would decide"
-    return f"{head} {figures}, which cannot exclude {bound}, above the margin of {REDUCED_MARGIN:g}{more}"
+    return f"{head} {figures}: a drop of {drop:.2f} points is not excluded, and the margin is {REDUCED_MARGIN:g}{more}"
 
 
 def measure_isolation(graph: Graph, texts: Sequence[str], encoder: Encoder) -> float:
     """Return the largest difference of a probability between a row alone and the same row in batches of many shapes."""
     worst = 0.0
     answered: dict[tuple[int, ...], tuple[list[Floats], NDArray[np.int64]]] = {}
-    batches = parity_batches(texts, encoder)  # The same texts stand in several.
+    batches = parity_batches(texts, encoder)  # They share texts.
 
     def run(*encodings: Encoding) -> tuple[list[Floats], NDArray[np.int64]]:
         batch = tuple(map(id, encodings))
@@ -129,15 +129,15 @@ def measure_isolation(graph: Graph, texts: Sequence[str], encoder: Encoder) -> f
         together, mask = run(*batch)
         first = 0
         for encoding in batch:
-            alone, own = run(encoding)
+            alone, row_mask = run(encoding)
             rows = slice(first, first + len(encoding.windows))
-            first, length = rows.stop, own.shape[1]
-            real = own.astype(bool)
+            first, length = rows.stop, row_mask.shape[1]
+            real = row_mask.astype(bool)
             for index in (0, 1):
-                there, here = together[index][rows], alone[index]
+                batched, single = together[index][rows], alone[index]
                 if index:
-                    there, here = there[:, :length][real], here[real]
-                worst = max(worst, float(np.abs(_softmax(there) - _softmax(here)).max(initial=0.0)))
+                    batched, single = batched[:, :length][real], single[real]
+                worst = max(worst, float(np.abs(_softmax(batched) - _softmax(single)).max(initial=0.0)))
         assert first == len(mask), "Rows of a batch were not compared. This is a bug."
     return worst
 
@@ -145,7 +145,7 @@ def measure_isolation(graph: Graph, texts: Sequence[str], encoder: Encoder) -> f
 def answer(
     graph: Graph, examples: Sequence[Example], reduction: QuantizationInputs, stop: StopSignal
 ) -> list[Prediction]:
-    """Answer examples with a graph, in their order."""
+    """Return the predictions of a graph for examples, in order."""
     encodings = reduction.encoder.encode([example.text for example in examples])
     order = sorted(range(len(encodings)), key=lambda index: len(encodings[index].ids))
     answers: list[Prediction] = [Prediction()] * len(encodings)
@@ -160,16 +160,16 @@ def answer(
 
 
 def score(examples: Sequence[Example], answers: Sequence[Prediction], head: HeadName) -> HeadScore | None:
-    """Score answers for one head, on the examples that are annotated for it."""
+    """Return the score of predictions for a head, on the examples that are annotated for it."""
     pairs = list(zip(examples, answers, strict=True))
     if head == "classifier":
         return accuracy(
-            [int(got.labels[0].label == example.label) for example, got in pairs if example.label is not None]
+            [int(prediction.labels[0].label == example.label) for example, prediction in pairs if example.label is not None]
         )
     return span_f1(
         [
-            count_spans(got.entities, example.entities, example.annotated_types)
-            for example, got in pairs
+            count_spans(prediction.entities, example.entities, example.annotated_types)
+            for example, prediction in pairs
             if example.entities is not None
         ]
     )
@@ -184,17 +184,17 @@ def _score_of(head: HeadName, comparison: Comparison) -> Score:
 
 
 def _choose(reduction: QuantizationInputs) -> list[Example]:
-    """Take held-out examples in the given order, each text once, until they have as many tokens as a judgement may cost."""
+    """Choose held-out examples in order, each text once, up to the token limit of the gate."""
     by_text = {example.text: example for example in reversed(reduction.held_out)}
     chosen, tokens = [], 0
     for example in reversed(by_text.values()):
         tokens += len(reduction.encoder.encode([example.text])[0].ids)
-        if tokens > REDUCED_JUDGED_TOKENS:
+        if tokens > REDUCED_GATE_TOKENS:
             break
         chosen.append(example)
     return chosen
 
 
 def _softmax(logits: Floats) -> Floats:
-    raised = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=-1, keepdims=True))
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))

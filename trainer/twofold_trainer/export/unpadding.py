@@ -1,9 +1,8 @@
 """Remove padding from a graph: token-wise operations run on the real tokens only.
 
-Rows of a batch are padded to the longest. All of a transformer but the attention between tokens reads one token at a time,
-and there it is a waste to compute padding: a batch of short texts of mixed lengths is half padding. So the real tokens of
-all rows are gathered into one list, (tokens, width), and put back into rows, (batch, length, width), only where tokens meet
-each other. See Zeng et al. 2022, Boosting Distributed Training Performance of the Unpadded BERT Model (arXiv:2208.08124).
+Rows of a batch are padded to the longest row, so half of a batch of short texts of mixed lengths is padding. Only the attention
+between tokens needs rows; all other operations of a transformer are token-wise. So the real tokens of all rows are gathered
+into one list, (tokens, width), and scattered back into rows, (batch, length, width), only for the attention. See Zeng et al. 2022, Boosting Distributed Training Performance of the Unpadded BERT Model (arXiv:2208.08124).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from onnx import helper, numpy_helper
 
 PACKED = "packed/"
 """Prefix of the names of values stored as a packed list of tokens."""
-_OWN = "packing/"
+_INDEX_PREFIX = "packing/"
 """Prefix of the names of values that locate the tokens."""
 MASK = "attention_mask"
 ROWS = ("batch", "length")
@@ -28,10 +27,10 @@ ELEMENTWISE = frozenset(
 
 
 def remove_padding(graph: Any) -> int:
-    """Rewrite a graph in place, whose shapes are inferred; returns how many nodes read packed tokens now.
+    """Rewrite a graph with inferred shapes, in place; returns the number of nodes that read packed tokens.
 
-    Its inputs, outputs and weights stay as they are. At padding, outputs of one place for each token repeat the row's last
-    token. The mask must be 1 at the tokens of each row and 0 at the padding right of them, and no row may be all padding.
+    Inputs, outputs and weights stay unchanged. Outputs with one position per token repeat the row's last token at padding. The
+    mask must be 1 at the tokens of each row and 0 at the padding to their right, and no row may be empty.
     """
     shapes = {value.name: _shape(value) for value in (*graph.value_info, *graph.input, *graph.output)}
     weights = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
@@ -42,7 +41,7 @@ def remove_padding(graph: Any) -> int:
         return len(shape) == 3 and shape[:2] == ROWS and name not in mask_only
 
     def reads_tokens(node: Any) -> bool:
-        """Tell whether a node computes each token by itself."""
+        """Return whether a node is token-wise."""
         read = [name for name in node.input if name not in weights]
         if not read or not all(map(is_row, (*read, *node.output))):
             return False
@@ -61,68 +60,68 @@ def remove_padding(graph: Any) -> int:
         del graph.node[:]
         graph.node.extend([*_find_tokens(), *nodes])
         graph.initializer.extend(
-            numpy_helper.from_array(np.asarray(value, np.int64), _OWN + name) for name, value in _CONSTANTS.items()
+            numpy_helper.from_array(np.asarray(value, np.int64), _INDEX_PREFIX + name) for name, value in _CONSTANTS.items()
         )
-    del graph.value_info[:]  # These describe rows where there are packed lists now.
+    del graph.value_info[:]  # They describe rows; some are packed lists now.
     return packed
 
 
 def _rewrite(graph: Any, reads_tokens: Any, weights: Collection[str]) -> Iterator[Any]:
-    """Yield the graph's nodes, in an order in which they can be computed, with what packs and unpacks between them."""
+    """Yield the nodes of the graph in topological order, with nodes that pack and unpack between them."""
     outputs = {value.name for value in graph.output}
-    computed, lists, rows = set[str](), set[str](), set[str]()  # Computed as a list; there as a list; as rows again.
+    computed_packed, packed, unpacked = set[str](), set[str](), set[str]()
 
-    def as_list(name: str) -> Iterator[Any]:
-        if name not in lists:
-            lists.add(name)
-            yield _node("GatherND", [name, _OWN + "tokens"], PACKED + name)
+    def pack(name: str) -> Iterator[Any]:
+        if name not in packed:
+            packed.add(name)
+            yield _node("GatherND", [name, _INDEX_PREFIX + "tokens"], PACKED + name)
 
-    def as_rows(name: str) -> Iterator[Any]:
-        if name in computed and name not in rows:
-            rows.add(name)
-            yield _node("Gather", [PACKED + name, _OWN + "places"], name)
+    def unpack(name: str) -> Iterator[Any]:
+        if name in computed_packed and name not in unpacked:
+            unpacked.add(name)
+            yield _node("Gather", [PACKED + name, _INDEX_PREFIX + "positions"], name)
 
     for node in graph.node:
         if not reads_tokens(node):
             for name in node.input:
-                yield from as_rows(name)
+                yield from unpack(name)
             yield node
             continue
         for name in node.input:
             if name not in weights:
-                yield from as_list(name)
+                yield from pack(name)
         copied = onnx.NodeProto()
         copied.CopyFrom(node)
         copied.name = PACKED + node.name
         copied.input[:] = [name if name in weights else PACKED + name for name in node.input]
         copied.output[:] = [PACKED + name for name in node.output]
-        lists.update(node.output)
-        computed.update(node.output)
+        packed.update(node.output)
+        computed_packed.update(node.output)
         yield copied
         for name in node.output:
             if name in outputs:
-                yield from as_rows(name)
+                yield from unpack(name)
 
 
 _CONSTANTS: dict[str, Any] = {"flat": [-1], "first": 0, "one": 1}
 
 
 def _find_tokens() -> Iterator[Any]:
-    """Say where the real tokens are, (tokens, 2), and at each place of the rows, (batch, length), which token is there.
+    """Yield nodes that compute the coordinates of the real tokens, (tokens, 2), and the token at each position, (batch, length).
 
-    At padding that is the last one before it, so that there are numbers like any others.
+    At padding, the token is the last one before it, so that the values there are valid.
     """
-    yield _node("NonZero", [MASK], _OWN + "coordinates")
-    yield _node("Transpose", [_OWN + "coordinates"], _OWN + "tokens", perm=[1, 0])
-    yield _node("Reshape", [MASK, _OWN + "flat"], _OWN + "mask")
-    yield _node("CumSum", [_OWN + "mask", _OWN + "first"], _OWN + "counted")
-    yield _node("Sub", [_OWN + "counted", _OWN + "one"], _OWN + "numbers")
-    yield _node("Shape", [MASK], _OWN + "shape")
-    yield _node("Reshape", [_OWN + "numbers", _OWN + "shape"], _OWN + "places")
+    yield _node("NonZero", [MASK], _INDEX_PREFIX + "coordinates")
+    yield _node("Transpose", [_INDEX_PREFIX + "coordinates"], _INDEX_PREFIX + "tokens", perm=[1, 0])
+    yield _node("Reshape", [MASK, _INDEX_PREFIX + "flat"], _INDEX_PREFIX + "mask")
+    yield _node("CumSum", [_INDEX_PREFIX + "mask", _INDEX_PREFIX + "first"], _INDEX_PREFIX + "counted")
+    yield _node("Sub", [_INDEX_PREFIX + "counted", _INDEX_PREFIX + "one"], _INDEX_PREFIX + "numbers")
+    yield _node("Shape", [MASK], _INDEX_PREFIX + "shape")
+    yield _node("Reshape", [_INDEX_PREFIX + "numbers", _INDEX_PREFIX + "shape"], _INDEX_PREFIX + "positions")
 
 
 def _node(kind: str, inputs: Iterable[str], output: str, **attributes: Any) -> Any:
-    """Make a node that is named after its output."""
+    """Return a node that is named after its output."""
     return helper.make_node(kind, list(inputs), [output], f"{kind}/{output}", **attributes)
 
 
@@ -131,7 +130,7 @@ def _shape(value: Any) -> tuple[Any, ...]:
 
 
 def _depend_on(graph: Any, name: str) -> set[str]:
-    """Return all that is computed from a value."""
+    """Return the names of all values computed from a value."""
     reached = {name}
     for node in graph.node:
         if not reached.isdisjoint(node.input):

@@ -35,7 +35,7 @@ WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.mod
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """Hold a loaded backbone with everything that a new checkpoint takes from it."""
+    """A loaded backbone, with everything that a new checkpoint takes from it."""
 
     name: str
     module: nn.Module
@@ -45,7 +45,7 @@ class Backbone:
 
 
 def load_backbone(name: str = DEFAULT) -> Backbone:
-    """Load a directory, a hub id or a short name. Raises BackboneError that says what was tried."""
+    """Load a directory, a hub id or a short name. Raises BackboneError with everything that was tried."""
     directory = locate(name)
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
@@ -85,7 +85,7 @@ def locate(name: str) -> Path:
             return find(hub_id)
         except Exception as error:  # noqa: BLE001 -- the hub client raises many error types; all mean "not available".
             failures.append(f"{source}: {_first_line(error)}")
-    raise BackboneError(f"{name} is no directory and was not found. Tried " + "; ".join(failures))
+    raise BackboneError(f"{name} is not a directory and was not found elsewhere; tried " + "; ".join(failures))
 
 
 def _from_cache(hub_id: str) -> Path:
@@ -94,7 +94,7 @@ def _from_cache(hub_id: str) -> Path:
 
 def _from_package(hub_id: str) -> Path:
     if hub_id not in PACKAGES:
-        raise BackboneError(f"no package is known to carry it (known: {', '.join(PACKAGES)})")
+        raise BackboneError(f"no known package provides it (known: {', '.join(PACKAGES)})")
     package = importlib.import_module(PACKAGES[hub_id])
     return _complete(package.get_model_path())
 
@@ -107,7 +107,7 @@ def _complete(directory: str) -> Path:
     """Return the directory as a path. Raises BackboneError if it has no weights, as after an incomplete download."""
     path = Path(directory)
     if not any(path.glob("*.safetensors")):
-        raise BackboneError(f"{path} holds no .safetensors file")
+        raise BackboneError(f"{path} contains no .safetensors file")
     return path
 
 
@@ -143,7 +143,7 @@ def encoder_settings(config: Any, pad_id: int, module: nn.Module) -> EncoderSett
 
 
 def position_limit(config: Any, module: nn.Module) -> int:
-    """Return how many tokens the backbone has positions for."""
+    """Return the number of tokens for which the backbone has positions."""
     positions = getattr(config, "max_position_embeddings", None) or MAX_TOKENS
     # RoBERTa-style models number positions from padding_idx + 1, so that many positions are unusable.
     embeddings = getattr(module, "embeddings", None)
@@ -152,7 +152,7 @@ def position_limit(config: Any, module: nn.Module) -> int:
 
 
 def _pooling(directory: Path, config: Any) -> Pooling:
-    """Follow the sentence-transformers file if there is one, else the kind of model."""
+    """Return the pooling of the sentence-transformers file, or the default for this type of model."""
     path = directory / "1_Pooling" / "config.json"
     if path.is_file() and json.loads(path.read_text()).get("pooling_mode_cls_token"):
         return "cls"

@@ -42,7 +42,7 @@ def run_blocks(
     The second result is the input of the block *keep_input_of*, or None.
     """
     location = _block_list(backbone, layers)
-    assert location is not None, "The backbone cannot be divided, and nobody asked. This is a bug."
+    assert location is not None, "The backbone has no list of blocks; call can_divide() first. This is a bug."
     captured: list[Tensor] = []
 
     def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:

@@ -19,7 +19,7 @@ from twofold_trainer.modeling.model import Hidden, TwofoldModel, pool
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Hold *pooled* (texts, hidden) and *tokens* (all tokens of all texts in order, hidden)."""
+    """The features *pooled* (texts, hidden) and *tokens* (all tokens of all texts in order, hidden)."""
 
     pooled: Tensor
     tokens: Tensor
@@ -37,11 +37,11 @@ def live(model: TwofoldModel, pad_id: int, *, heads: Sequence[HeadName] = HEADS)
 def without_gradients(source: FeatureSource) -> FeatureSource:
     """Return a source without gradients, so that only the heads train."""
 
-    def give(encodings: Sequence[Encoding]) -> Features:
+    def compute(encodings: Sequence[Encoding]) -> Features:
         with torch.no_grad():
             return source(encodings)
 
-    return give
+    return compute
 
 
 def compute_features(
@@ -118,10 +118,10 @@ class FeatureCache:
 
 
 def cache_bytes(encodings: Sequence[Encoding], hidden_size: int) -> int:
-    """Estimate the bytes that the cached features of texts take."""
+    """Estimate the size of the cached features of texts, in bytes."""
     return sum(len(encoding.ids) + 1 for encoding in encodings) * hidden_size * 4
 
 
 def fits_in_memory(size: int) -> bool:
-    """Tell whether cached features of this many bytes may be kept in memory."""
+    """Return whether cached features of *size* bytes fit in memory."""
     return size <= CACHE_BYTES

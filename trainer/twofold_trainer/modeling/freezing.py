@@ -16,7 +16,7 @@ from twofold_trainer.modeling.model import TwofoldModel
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Name parameters that share a rate. *depth* is the distance from the top block; None means a head."""
+    """Parameters that share a learning rate. *depth* is the distance from the top block; None means a head."""
 
     names: tuple[str, ...]
     depth: int | None
@@ -52,7 +52,7 @@ def only(groups: Iterable[Group], names: Collection[str]) -> list[Group]:
 
 
 def head_names(model: TwofoldModel, heads: Iterable[HeadName]) -> tuple[str, ...]:
-    """Name the parameters of heads."""
+    """Return the names of the parameters of heads."""
     return tuple(name for head in heads for name, _ in model.head(head).named_parameters(prefix=head))
 
 

@@ -14,24 +14,24 @@ from twofold_trainer.modeling.features import Features, FeatureSource
 
 def has_bf16() -> bool:
     """Return whether this CPU has bf16 matrix instructions. Without them, bf16 works but is slower than fp32."""
-    ask: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # Older releases cannot tell.
-    able = ask()
+    capabilities: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # Older releases lack it.
+    able = capabilities()
     return any(bool(able.get(name)) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def in_mixed_precision(source: FeatureSource) -> FeatureSource:
     """Return a source whose blocks multiply in bf16. Its features are fp32, for the heads and the losses."""
 
-    def give(encodings: Sequence[Encoding]) -> Features:
+    def compute(encodings: Sequence[Encoding]) -> Features:
         with torch.autocast("cpu", torch.bfloat16):
             features = source(encodings)
         return Features(features.pooled.float(), features.tokens.float())
 
-    return give
+    return compute
 
 
 def keeping_casts() -> AbstractContextManager[None]:
-    """Return a context in which each trained weight is cast to bf16 only once, over all calls of such a source.
+    """Return a context in which each trained weight is cast to bf16 only once, over all calls of the source.
 
     Autocast clears its cast cache when its outermost context ends. This context itself casts nothing. Leave it before
     the weights change.

@@ -19,7 +19,7 @@ from twofold_checkpoint.manifest import HEADS, Branch, HeadName
 from twofold_trainer.modeling.blocks import can_divide, find_blocks, run_blocks
 
 ATTENTION = "eager"
-"""The one attention that every architecture has and that exports to plain operators; at our lengths as fast as SDPA."""
+"""The only attention that every architecture supports and that exports to plain operators. At our lengths it is as fast as SDPA."""
 
 Pooling = Literal["mean", "cls", "last"]
 
@@ -101,7 +101,7 @@ class TwofoldModel(nn.Module):
 
     @property
     def division(self) -> Branch | None:
-        """How the manifest says that the model is forked."""
+        """The fork as the manifest stores it; None without a fork."""
         if self.branch is None or self.branch_head is None:
             return None
         return Branch(head=self.branch_head, blocks=len(self.branch))
@@ -133,7 +133,7 @@ class TwofoldModel(nn.Module):
         depth, given = (0, None) if entry is None else entry
         if self.branch is None and entry is None:
             shared = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-            # Tells the exporter that rows and tokens match the input, which GPT-Neo's shape arithmetic hides.
+            # Tell the exporter that rows and tokens match the input, which the shape arithmetic of GPT-Neo hides.
             shared = shared.view(*input_ids.shape, -1)
             return Hidden(shared, shared)
         if self.branch is None:
@@ -153,7 +153,7 @@ class TwofoldModel(nn.Module):
         return self.classifier if name == "classifier" else self.ner
 
     def token_embeddings(self) -> list[nn.Parameter]:
-        """Return the table of token vectors."""
+        """Return the token embedding table."""
         table: nn.Module = self.backbone.get_input_embeddings()  # type: ignore[operator]
         return list(table.parameters())
 
@@ -169,7 +169,7 @@ class TwofoldModel(nn.Module):
 
     def fork(self, head: HeadName, blocks: int) -> None:
         """Copy the top *blocks* blocks for a head, in place. Outputs do not change until the copies train."""
-        assert self.branch is None, "The model is forked already. This is a bug."
+        assert self.branch is None, "The model is already forked. This is a bug."
         assert 0 < blocks <= len(self.blocks()), f"{blocks} blocks cannot be copied. This is a bug."
         self.branch = nn.ModuleList(copy.deepcopy(block) for block in self.blocks()[-blocks:])
         self.branch_head = head
@@ -194,7 +194,7 @@ def grow(head: nn.Linear, rows: Tensor, centre: Tensor) -> nn.Linear:
     """Return the head with *rows* (new, hidden) appended. Old rows keep their exact values and order.
 
     New rows are scaled to the old rows' mean norm. Their biases give them the average old logit at the mean feature,
-    *centre*, so that new and old rows start level.
+    *centre*, so that new and old rows start equal.
     """
     new = nn.Linear(head.in_features, head.out_features + len(rows))
     with torch.no_grad():

@@ -24,7 +24,7 @@ class PrefixCache:
     """
 
     def __init__(self, model: TwofoldModel, depth: int, pad_id: int, *, head: HeadName | None = None) -> None:
-        assert head or depth <= model.fork_point, "Above the fork there is no one boundary. This is a bug."
+        assert head or depth <= model.fork_point, "Above the fork, a cache needs a head. This is a bug."
         self.depth = depth
         self._model = model
         self._path = model.blocks() if head is None else model.path(head)
@@ -32,7 +32,7 @@ class PrefixCache:
         self._cache: dict[int, tuple[Encoding, list[Tensor]]] = {}
 
     def fill(self, encodings: Sequence[Encoding], *, rows: int, bf16: bool = False) -> Iterator[int]:
-        """Run the prefix over texts, *rows* at a time; yields how many are done. With *bf16* it multiplies in that, as steps do."""
+        """Run the prefix over texts, *rows* at a time; yields the number of texts done. With *bf16*, as in training steps, it multiplies in bf16."""
         model = self._model
         new = [encoding for encoding in encodings if id(encoding) not in self._cache]
         new.sort(key=lambda encoding: len(encoding.ids))
