@@ -1,9 +1,9 @@
 """Errors of checkpoints, stores and examples.
 
 CheckpointError
-├── CheckpointNotFoundError    no such id or alias
-├── CheckpointInUseError       it is in use and cannot be deleted; names its users
-├── CheckpointCorruptError     a file is missing, truncated or has another digest
+├── CheckpointNotFoundError    the id or alias does not exist
+├── CheckpointInUseError       the checkpoint is in use and cannot be deleted; names its users
+├── CheckpointCorruptError     a file is missing, truncated or modified
 ├── CheckpointFormatError      written in a format that this version cannot read
 └── ExampleError               an example is malformed; names its source, line and field
 """
@@ -16,7 +16,7 @@ class CheckpointError(Exception):
 
 
 class CheckpointNotFoundError(CheckpointError):
-    """The store holds no checkpoint of that id or alias."""
+    """The store has no checkpoint with this id or alias."""
 
 
 class CheckpointInUseError(CheckpointError):
@@ -24,7 +24,7 @@ class CheckpointInUseError(CheckpointError):
 
 
 class CheckpointCorruptError(CheckpointError):
-    """A checkpoint's files are not those that its manifest describes."""
+    """The files of a checkpoint do not match its manifest."""
 
 
 class CheckpointFormatError(CheckpointError):

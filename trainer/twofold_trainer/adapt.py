@@ -91,7 +91,7 @@ def _train_and_publish(plan: Plan, evaluator: JobEvaluator, before: Scores, stop
     yield verify_frozen(load_file(plan.base.path / TRAINING_WEIGHTS), plan.model.state_dict(), trained)
     after = yield from evaluator.measure(plan.model, "after")
     yield from leave_findings(plan, evaluator, before, after, approved=approved is not None)
-    retained = evaluator.judges["retained"]
+    retained = evaluator.scorers["retained"]
     if collisions := find_collisions(head, retained.examples, evaluator.answers["after"]["retained"], plan.added):
         yield describe_collisions(collisions)
 

@@ -1,1 +1,1 @@
-"""What server and trainer tell each other: the job, its events and its findings."""
+"""The protocol between server and trainer: the job file, its events and its findings."""

@@ -1,4 +1,4 @@
-"""What the trainer says back: one JSON object a line."""
+"""The events that the trainer writes: one JSON object per line."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Outcome = Literal["succeeded", "rejected", "failed", "cancelled"]
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", omit_defaults=True):
-    """Base of all events; the class name stands in the field ``event``."""
+    """Base class of events. The field ``event`` contains the class name."""
 
 
 class PhaseStarted(_Event, frozen=True, tag=True):
-    """A phase began. It ends when the next one begins or the job is over."""
+    """A phase started. It ends when the next phase starts or the job ends."""
 
     phase: str
 
 
 class NoteAdded(_Event, frozen=True, tag=True):
-    """Something that a person should know, as a sentence."""
+    """A sentence for the people who read about the job."""
 
     message: str
     warning: bool = False
@@ -43,7 +43,7 @@ class DatasetDescribed(_Event, frozen=True, tag=True):
 
 
 class PlanMade(_Event, frozen=True, tag=True):
-    """What the trainer is going to do, with every setting resolved."""
+    """The plan of the training, with all hyperparameters resolved."""
 
     plan: str
     hyperparameters: Hyperparameters
@@ -51,7 +51,7 @@ class PlanMade(_Event, frozen=True, tag=True):
 
 
 class StepCompleted(_Event, frozen=True, tag=True):
-    """Training went on. Steps are counted over all stages."""
+    """Progress of the training. Steps are counted over all stages."""
 
     stage: str
     step: int
@@ -71,19 +71,19 @@ class ScoreMeasured(_Event, frozen=True, tag=True):
 
 
 class GuardChecked(_Event, frozen=True, tag=True):
-    """The guard scored the protected task on dev examples while training went on. Scores are from 0 to 1."""
+    """The guard scored the protected task on dev examples during training. Scores are from 0 to 1."""
 
     step: int
     baseline: float
     value: float
     allowed: float
-    """How far below the baseline the score may be."""
+    """Largest accepted drop below the baseline."""
     examples: int
     action: Literal["none", "restore", "leave"]
 
 
 class FrozenVerified(_Event, frozen=True, tag=True):
-    """Digests over the frozen tensors, before and after the training. They are equal, or the job has failed."""
+    """Digests of the frozen tensors before and after training. If they differ, the job fails."""
 
     parameters: int
     digest_before: str
@@ -98,7 +98,7 @@ class ParityMeasured(_Event, frozen=True, tag=True):
 
 
 class ExactVerified(_Event, frozen=True, tag=True):
-    """The exported graph answers the protected task as the base's does, on texts that it has not seen. Not one differs."""
+    """The exported graph gives the same protected answers as the base's graph, on texts that training never saw."""
 
     texts: int
     max_error: float
@@ -106,22 +106,22 @@ class ExactVerified(_Event, frozen=True, tag=True):
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the held-out examples prove of the protected task. Scores and bounds are from 0 to 1, bounds one-sided 95 %."""
+    """What the held-out examples prove about the protected task. Scores and bounds are from 0 to 1; bounds are one-sided at 95 %."""
 
     against: Literal["base", "approved"]
     before: float
     after: float
     lower_bound: float
-    """Of the difference after minus before."""
+    """Bound of the difference after minus before."""
     upper_bound: float
     examples: int
     gained: int
     """Examples answered better than before."""
     lost: int
     needed_examples: int | None = None
-    """How many would decide, where these do not."""
+    """Number of examples that would decide, if these do not."""
     calibration_before: float | None = None
-    """Expected calibration error, from 0 to 1: how far confidence and accuracy are apart."""
+    """Expected calibration error, from 0 to 1: the distance between confidence and accuracy."""
     calibration_after: float | None = None
 
 
@@ -132,17 +132,17 @@ class GateEvaluated(_Event, frozen=True, tag=True):
     reason: str
     comparisons: tuple[Compared, ...] = ()
     negative_flips: tuple[str, ...] = ()
-    """Texts of protected examples that the base answers better, the first few."""
+    """The first few texts of protected examples that the base answers better."""
 
 
 class Published(_Event, frozen=True, tag=True):
-    """A candidate stands in the store."""
+    """The candidate is in the store."""
 
     checkpoint_id: str
 
 
 class Finished(_Event, frozen=True, tag=True):
-    """The trainer's last word."""
+    """The last event: how the training ended."""
 
     outcome: Outcome
     reason: str

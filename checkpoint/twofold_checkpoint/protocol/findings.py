@@ -1,4 +1,4 @@
-"""What a trainer found on the held-out examples, as a file beside the job: the part of a report that no event carries."""
+"""The trainer's findings on held-out examples: a file in the job's directory, for the parts of a report that are not in events."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from twofold_checkpoint.examples import Span
 from twofold_checkpoint.manifest import Branch, HeadName
 
 FINDINGS = "findings.json"
-"""Its name in the directory of the job."""
+"""File name in the job's directory."""
 FigureName = Literal["protected", "retained", "new"]
 
 
 class Interval(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold a value with a lower and an upper bound, each one-sided at 95 %. Shares are from 0 to 1."""
+    """A value with a lower and an upper bound, each one-sided at 95 %. Shares are from 0 to 1."""
 
     value: float
     low: float
@@ -26,7 +26,7 @@ class Interval(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the three figures, before and after. *after* is None where nothing was trained."""
+    """One of the three scores, before and after. *after* is None if nothing was trained."""
 
     figure: FigureName
     head: HeadName
@@ -35,17 +35,17 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     before: Interval
     after: Interval | None = None
     difference: Interval | None = None
-    """After minus before, on the same examples."""
+    """Difference after minus before, on the same examples."""
     gained: int = 0
-    """Examples that are answered better than before."""
+    """Number of examples that are answered better than before."""
     lost: int = 0
     calibration_before: float | None = None
-    """Expected calibration error, from 0 to 1. None where nothing was found that could be right."""
+    """Expected calibration error, from 0 to 1; None without predictions."""
     calibration_after: float | None = None
 
 
 class NameCount(msgspec.Struct, frozen=True, kw_only=True):
-    """What the held-out examples hold of one label or entity type, and what was answered, before and after."""
+    """Counts of one label or entity type in the held-out examples and in the answers, before and after."""
 
     figure: FigureName
     name: str
@@ -57,7 +57,7 @@ class NameCount(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Confusion(msgspec.Struct, frozen=True, kw_only=True):
-    """How often one name was answered for another. None stands for no entity: one that was missed, or invented."""
+    """How often one name was answered instead of another. None means no entity: a missed or an extra one."""
 
     figure: FigureName
     expected: str | None
@@ -67,7 +67,7 @@ class Confusion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a checkpoint answers to a text, of the head that is judged. *score* is the label's."""
+    """A checkpoint's answer to a text, for the scored head. *score* is the probability of the label."""
 
     label: str | None = None
     score: float | None = None
@@ -75,39 +75,39 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """A held-out example that is answered better than before, or worse: a fixed one, or a negative flip."""
+    """A held-out example whose answer is better than before (fixed) or worse (a negative flip)."""
 
     figure: FigureName
     better: bool
     text: str
-    """Its beginning, where it is long."""
+    """The text, truncated if it is long."""
     before: Answer
     after: Answer
     label: str | None = None
-    """What would be right, of a label."""
+    """The correct label."""
     entities: tuple[Span, ...] | None = None
-    """What would be right, of the entities."""
+    """The correct entities."""
 
 
 class Findings(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold all that the trainer found. Without *texts*, none is in it: the store promises to keep no text."""
+    """All findings. *texts* is False if the store may not contain any text; then no change is listed."""
 
     texts: bool
     figures: tuple[Measurement, ...] = ()
     names: tuple[NameCount, ...] = ()
     confusions: tuple[Confusion, ...] = ()
     changes: tuple[Change, ...] = ()
-    """The first of each kind."""
+    """The first changes of each kind."""
     lengths: tuple[tuple[int, int], ...] = ()
-    """Training texts by their number of tokens: the upper end of a range, and how many texts are in it."""
+    """Histogram of the token counts of training texts: (upper end of the range, number of texts)."""
     branch: Branch | None = None
-    """Blocks of the adapted head's own, as the trained model has them."""
+    """Fork of the trained model."""
     approved: str | None = None
-    """The checkpoint that a person last approved, if it was compared with, too."""
+    """The checkpoint that a person last approved, if the gate compared with it."""
 
 
 def write_findings(directory: Path, findings: Findings) -> None:
-    """Write findings.json, whole or not at all. Raises OSError."""
+    """Write findings.json atomically. Raises OSError."""
     directory.mkdir(parents=True, exist_ok=True)
     temporary = directory / f"{FINDINGS}.new"
     temporary.write_bytes(msgspec.json.encode(findings))

@@ -1,4 +1,4 @@
-"""The values that each hyperparameter may have. The server refuses others before a job is queued, the trainer before it trains."""
+"""The valid range of each hyperparameter. The server checks it before a job is queued, the trainer before it trains."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The values that a hyperparameter may have; *above* leaves the lower end out."""
+    """A range of values; *above* excludes its lower end."""
 
     low: float
     high: float = float("inf")
     above: bool = False
 
     def holds(self, value: float) -> bool:
-        """Tell whether a value lies in the range. No NaN does, and no infinity."""
+        """Return whether a finite value is in the range."""
         return (self.low < value if self.above else self.low <= value) and value <= self.high and value < float("inf")
 
     def __str__(self) -> str:
@@ -44,4 +44,4 @@ RANGES: Mapping[str, Range] = MappingProxyType(
         "repair": Range(0, 1000),
     }
 )
-"""By the hyperparameter's name. Those that are true or false have none."""
+"""Ranges by hyperparameter. Boolean hyperparameters have none."""

@@ -85,7 +85,7 @@ def test_a_label_under_a_second_name_is_told(make_job: MakeJob) -> None:
         message[name] = [
             event.message
             for event in events
-            if isinstance(event, NoteAdded) and "answered for old ones" in event.message
+            if isinstance(event, NoteAdded) and "answers new names instead of old ones" in event.message
         ]
     assert len(message["again"]) == 1
     assert "'forecast' for 'weather'" in message["again"][0]

@@ -14,33 +14,35 @@ NAMES_SHOWN = 200
 CONFUSIONS_SHOWN = 200
 
 Pair = tuple[str | None, str | None]
-"""A name that was expected, and the one that was answered in its place. None stands for no entity."""
+"""The expected name and the answered one. None means no entity."""
 
 
 def pairs_of(head: HeadName, examples: Sequence[Example], answers: Sequence[Prediction]) -> Counter[Pair]:
-    """Count (expected, answered) pairs: labels, or the types of all spans marked by either side."""
+    """Count (expected, answered) pairs: labels, or the types of all expected and predicted spans."""
     counted: Counter[Pair] = Counter()
     for example, answer in zip(examples, answers, strict=True):
         if head == "classifier":
             counted[example.label, answer.labels[0].label] += 1
         else:
-            counted.update(_extents(example, answer))
+            counted.update(_span_types(example, answer))
     return counted
 
 
-def _extents(example: Example, answer: Prediction) -> Iterator[Pair]:
-    """Yield the types of every extent. A type that the example does not annotate is neither right nor wrong."""
-    known = example.annotated_types
-    wanted = {(entity.start, entity.end): entity.type for entity in example.entities or ()}
+def _span_types(example: Example, answer: Prediction) -> Iterator[Pair]:
+    """Yield the (expected, answered) types of each range. Unannotated types do not count."""
+    annotated = example.annotated_types
+    expected = {(entity.start, entity.end): entity.type for entity in example.entities or ()}
     answered = {
-        (entity.start, entity.end): entity.type for entity in answer.entities if known is None or entity.type in known
+        (entity.start, entity.end): entity.type
+        for entity in answer.entities
+        if annotated is None or entity.type in annotated
     }
-    for extent in wanted.keys() | answered.keys():
-        yield wanted.get(extent), answered.get(extent)
+    for span in expected.keys() | answered.keys():
+        yield expected.get(span), answered.get(span)
 
 
 def count_names(figure: FigureName, before: Counter[Pair], after: Counter[Pair] | None) -> tuple[NameCount, ...]:
-    """Count each name's part, the commonest names first."""
+    """Return the counts of each name, the most frequent names first."""
     total = before if after is None else before + after
     names = {name for pair in total for name in pair if name is not None}
     rows = [
@@ -59,7 +61,7 @@ def count_names(figure: FigureName, before: Counter[Pair], after: Counter[Pair] 
 
 
 def list_confusions(figure: FigureName, before: Counter[Pair], after: Counter[Pair] | None) -> tuple[Confusion, ...]:
-    """List confusions, the most frequent first."""
+    """Return the confusions, the most frequent first."""
     later = Counter[Pair]() if after is None else after
     wrong = [pair for pair in before.keys() | later.keys() if pair[0] != pair[1]]
     wrong.sort(key=lambda pair: (-later[pair], -before[pair], pair[0] or "", pair[1] or ""))

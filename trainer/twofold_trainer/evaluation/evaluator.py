@@ -24,14 +24,14 @@ class JobEvaluator:
 
     def __init__(self, plan: Plan, stop: StopSignal) -> None:
         head = plan.request.head
-        self.judges: dict[Figure, Scorer] = {
+        self.scorers: dict[Figure, Scorer] = {
             "protected": Scorer(plan.protected_gate, other_head(head), plan.encoder, stop),
             "retained": Scorer(plan.memory.gate, head, plan.encoder, stop),
             "new": Scorer(plan.parts.gate, head, plan.encoder, stop),
         }
         self._pad_id, self._stop = plan.encoder.settings.pad_id, stop
-        # A remembered text that is annotated for both heads is in two scorers, but runs once.
-        self._encodings = {encoding.text: encoding for judge in self.judges.values() for encoding in judge.encodings}
+        # A remembered text with annotations for both heads is in two scorers, but runs once.
+        self._encodings = {encoding.text: encoding for scorer in self.scorers.values() for encoding in scorer.encodings}
         self._labels: dict[Moment, LabelSet] = {"before": plan.base.manifest.labels, "after": plan.labels}
         self.answers: dict[Moment, dict[Figure, tuple[Prediction, ...]]] = {}
         """The predictions of each measurement."""
@@ -46,23 +46,23 @@ class JobEvaluator:
         return scores
 
     def by_text(self, moment: Moment) -> dict[str, Prediction]:
-        """Return what both heads answered when it was measured, by text."""
+        """Return the predictions of a measurement by text."""
         answers = self.answers[moment]
         return {
             encoding.text: answer
-            for figure, judge in self.judges.items()
-            for encoding, answer in zip(judge.encodings, answers[figure], strict=True)
+            for figure, scorer in self.scorers.items()
+            for encoding, answer in zip(scorer.encodings, answers[figure], strict=True)
         }
 
     def protected_text(self, index: int) -> str:
-        """Return the text of a protected example by its place."""
-        return self.judges["protected"].examples[index].text
+        """Return the text of the protected example at *index*."""
+        return self.scorers["protected"].examples[index].text
 
     def score_approved(self, checkpoint: Checkpoint | None) -> HeadScore | None:
         """Score the protected task of the checkpoint that a person last approved."""
         if checkpoint is None:
             return None
-        return self.judges["protected"].score(load_model(checkpoint), checkpoint.manifest.labels)
+        return self.scorers["protected"].score(load_model(checkpoint), checkpoint.manifest.labels)
 
     def score(self, model: TwofoldModel, moment: Moment) -> Scores:
         """Score the model."""
@@ -73,16 +73,16 @@ class JobEvaluator:
         predictions = predict(model, list(texts), self._labels[moment], self._pad_id, stop=self._stop)
         by_text = dict(zip(self._encodings, predictions, strict=True))
         return {
-            figure: tuple(by_text[encoding.text] for encoding in judge.encodings)
-            for figure, judge in self.judges.items()
+            figure: tuple(by_text[encoding.text] for encoding in scorer.encodings)
+            for figure, scorer in self.scorers.items()
         }
 
     def _rate(self, answers: Mapping[Figure, Sequence[Prediction]]) -> Scores:
-        return {figure: judge.rate(answers[figure]) for figure, judge in self.judges.items()}
+        return {figure: scorer.rate(answers[figure]) for figure, scorer in self.scorers.items()}
 
 
 def measured(score: HeadScore, figure: Figure, moment: Moment) -> ScoreMeasured:
-    """Put a score into an event."""
+    """Return the event of a score."""
     return ScoreMeasured(
         figure=figure,
         moment=moment,
@@ -93,7 +93,7 @@ def measured(score: HeadScore, figure: Figure, moment: Moment) -> ScoreMeasured:
 
 
 def join_scores(after: Mapping[Figure, HeadScore | None]) -> tuple[Score, ...]:
-    """Put the candidate's figures into one for each head, on all held-out examples that it was judged on."""
+    """Combine the candidate's scores into one per head, over all held-out examples."""
     joined: dict[HeadName, list[HeadScore]] = {}
     for score in after.values():
         if score is not None:

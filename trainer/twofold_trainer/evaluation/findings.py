@@ -33,7 +33,7 @@ from twofold_trainer.scoring.confidence_intervals import interval
 log = logging.getLogger(__name__)
 
 LENGTHS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048, 1 << 20)
-"""Upper ends of the ranges in which the tokens of training texts are counted."""
+"""Upper ends of the ranges of the token histogram."""
 
 
 def may_store_text(plan: Plan) -> bool:
@@ -48,9 +48,9 @@ def leave_findings(
     try:
         write_findings(directory_of(plan.job), find(plan, figures, before, after, approved=approved))
     except Exception as error:
-        log.exception("no findings could be left")
+        log.exception("findings not written")
         why = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}. This is a bug"
-        yield NoteAdded(message=f"The report lacks what the trainer found: {why}.", warning=True)
+        yield NoteAdded(message=f"The report lacks the trainer's findings: {why}.", warning=True)
 
 
 def directory_of(job: TrainerJob) -> Path:
@@ -59,7 +59,7 @@ def directory_of(job: TrainerJob) -> Path:
 
 
 def redact(plan: Plan, events: Iterator[Event]) -> Iterator[Event]:
-    """Pass on a plan's events, without quoted texts if no text may be stored."""
+    """Yield a plan's events, without quoted texts if no text may be stored."""
     for event in events:
         if isinstance(event, NoteAdded) and event.warning and plan.unaligned[0] and not may_store_text(plan):
             yield NoteAdded(
@@ -82,14 +82,14 @@ def find(
         pair = Pair(before[figure], None if after is None else after[figure])
         if pair.before is None:
             continue
-        judge, answers = figures.judges[figure], _answers(figures, figure, trained=pair.after is not None)
+        scorer, answers = figures.scorers[figure], _answers(figures, figure, trained=pair.after is not None)
         measurements.append(_measure(figure, pair, seed=plan.request.seed))
-        counted = [pairs_of(judge.head, judge.examples, predictions) for predictions in answers]
+        counted = [pairs_of(scorer.head, scorer.examples, predictions) for predictions in answers]
         first, last = counted[0], counted[1] if len(counted) > 1 else None
         names += count_names(figure, first, last)
         confusions += list_confusions(figure, first, last)
         if pair.after is not None and may_store_text(plan):
-            changes += list_changes(figure, judge.head, pair, tuple(judge.examples), (answers[0], answers[1]))
+            changes += list_changes(figure, scorer.head, pair, tuple(scorer.examples), (answers[0], answers[1]))
     checkpoint = plan.approved_checkpoint() if approved else None
     return Findings(
         texts=may_store_text(plan),
@@ -110,7 +110,7 @@ def _answers(figures: JobEvaluator, figure: Figure, *, trained: bool) -> list[tu
 
 def _measure(figure: FigureName, pair: Pair, *, seed: int) -> Measurement:
     before, after = pair.before, pair.after
-    assert before is not None, "A figure that was not measured was asked for. This is a bug."
+    assert before is not None, "The score was not measured. This is a bug."
     plain = Measurement(
         figure=figure,
         head=before.head,
@@ -133,7 +133,7 @@ def _measure(figure: FigureName, pair: Pair, *, seed: int) -> Measurement:
 
 
 def count_lengths(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Count texts by the range of their length; ranges above the longest are left out."""
+    """Count texts per range of lengths, up to the range of the longest text."""
     counts = [0] * len(LENGTHS)
     for length in lengths:
         counts[bisect.bisect_left(LENGTHS, min(length, LENGTHS[-1]))] += 1

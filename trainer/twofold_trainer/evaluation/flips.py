@@ -18,7 +18,7 @@ FLIPS_SHOWN = 20
 
 Marked = TypeVar("Marked", Span, Entity)
 CHARACTERS_SHOWN = 600
-"""Of a long text, its beginning."""
+"""Longest part of a text that is quoted."""
 
 
 def list_changes(
@@ -32,7 +32,7 @@ def list_changes(
     for better in (False, True):
         for index in itertools.islice(changed(scores, better=better), FLIPS_SHOWN):
             example = examples[index]
-            before, after = (_say(head, answer[index], example) for answer in answers)
+            before, after = (_answer_of(head, answer[index], example) for answer in answers)
             yield Change(
                 figure=figure,
                 better=better,
@@ -44,11 +44,13 @@ def list_changes(
             )
 
 
-def _say(head: HeadName, answer: Prediction, example: Example) -> Answer:
+def _answer_of(head: HeadName, answer: Prediction, example: Example) -> Answer:
     if head == "classifier":
         return Answer(label=answer.labels[0].label, score=answer.labels[0].score)
-    known = example.annotated_types
-    return Answer(entities=_within(entity for entity in answer.entities if known is None or entity.type in known))
+    annotated = example.annotated_types
+    return Answer(
+        entities=_within(entity for entity in answer.entities if annotated is None or entity.type in annotated)
+    )
 
 
 def _within(spans: Iterable[Marked]) -> tuple[Marked, ...]:

@@ -25,7 +25,7 @@ class Pair:
 
     @property
     def points(self) -> float | None:
-        """The gain in points (0.01 of a score); None if there was nothing to measure."""
+        """The gain in points (0.01 of a score); None if it was not measured."""
         if self.before is None or self.after is None:
             return None
         return 100 * (self.after.value - self.before.value)
@@ -80,7 +80,7 @@ def evaluate_gate(
 
     The protected score must be proven non-inferior, by paired_accuracy or paired_f1, to that of the base and of *approved*,
     the checkpoint that a person last approved, so that small losses do not add up. *exact* means that the protected path
-    is byte-identical; its answers are then compared one by one. *trained* tells whether a training stage was kept.
+    is byte-identical; its answers are then compared one by one. *trained*: whether a training stage was kept.
     """
     figures = f"protected {protected}, retained {retained}, new {new}"
     flips = tuple(changed(protected, better=False))

@@ -1,7 +1,7 @@
 """Detect new labels that replace old ones in answers: synonyms, or labels that texts barely distinguish.
 
-What an adapted head loses of its old labels it loses nearly all to new ones (ADR 37). Where two names mean the same, one of
-them has to lose, whatever is trained. Only a person can say whether they do, and has to be told which.
+An adapted head loses old labels almost only to new ones (ADR 37). If two names mean the same, one of them must lose, whatever
+is trained. Only a person can tell whether they do, so a note names them.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from twofold_checkpoint.manifest import HeadName
 from twofold_checkpoint.protocol.events import NoteAdded
 
 MIN_TAKEN = 3
-"""Held-out answers that a new name must take before anything is said: fewer are chance."""
+"""Minimum number of held-out answers that a new name took from an old one. Fewer may be chance."""
 MIN_SHARE = 0.2
-"""Share of an old name's held-out answers that must be taken."""
+"""Minimum share of an old name's held-out answers that a new name took."""
 SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Collision:
-    """Say that *new* was answered *taken* times where *old* was right, out of *expected* times."""
+    """*new* was answered instead of *old* in *taken* of *expected* cases."""
 
     old: str
     new: str
@@ -35,7 +35,7 @@ class Collision:
 def find_collisions(
     head: HeadName, examples: Sequence[Example], answers: Sequence[Prediction], added: Collection[str]
 ) -> list[Collision]:
-    """Compare answers with what was expected of examples that know only the old names; the worst collision first."""
+    """Return the collisions on examples that are annotated with old names only, the worst first."""
     expected: Counter[str] = Counter()
     taken: Counter[tuple[str, str]] = Counter()
     for example, answer in zip(examples, answers, strict=True):
@@ -49,21 +49,21 @@ def find_collisions(
 
 
 def describe_collisions(collisions: Sequence[Collision]) -> NoteAdded:
-    """Put collisions into a warning that says what to do."""
+    """Return a warning about collisions that says what to do."""
     pairs = ", ".join(
         f"{collision.new!r} for {collision.old!r} ({collision.taken} of {collision.expected})"
         for collision in collisions[:SHOWN]
     )
     more = "" if len(collisions) <= SHOWN else f" and {len(collisions) - SHOWN} more"
     return NoteAdded(
-        message=f"On held-out examples, new names are answered for old ones: {pairs}{more}. If two names mean the same, "
-        "use the old one for both; if they do not, give examples of the old name that look like the new one's.",
+        message=f"On held-out examples, the model answers new names instead of old ones: {pairs}{more}. If two names mean the "
+        "same, use the old one for both. If not, add examples of the old name that resemble those of the new one.",
         warning=True,
     )
 
 
 def _pairs(head: HeadName, example: Example, answer: Prediction) -> Iterator[tuple[str, str | None]]:
-    """Yield each name that was expected, with what was answered in its place: of entities, over the same extent."""
+    """Yield each expected name with the answer in its place; for entities, with the answer for the same range."""
     if head == "classifier":
         if example.label is not None:
             yield example.label, answer.labels[0].label

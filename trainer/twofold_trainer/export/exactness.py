@@ -66,5 +66,7 @@ def verify_exact(
                 ]
                 same = spans[0] == spans[1]
             if not same:
-                raise ParityError(f"the {protected} head answers {encoding.text[:80]!r} differently than before, although protection is exact")
+                raise ParityError(
+                    f"the {protected} head answers {encoding.text[:80]!r} differently than before, although protection is exact"
+                )
     return ExactVerified(texts=len(ordered), max_error=worst)

@@ -136,7 +136,9 @@ def write_candidate(
     answers = []
     # If no text may be stored, the golden answers are of generated texts.
     golden = (
-        texts if candidate.kept.mode == "examples" else random_texts(candidate.tokenizer, seed=candidate.provenance.seed)
+        texts
+        if candidate.kept.mode == "examples"
+        else random_texts(candidate.tokenizer, seed=candidate.provenance.seed)
     )
     for encoding in encoder.encode(spread(golden, GOLDEN_ANSWERS)):
         (prediction,) = graph.predict([encoding], candidate.labels, pad_id)

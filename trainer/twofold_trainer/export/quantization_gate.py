@@ -74,7 +74,9 @@ def reduce_precision(
 def evaluate_quantized(reduction: QuantizationInputs, fp32: Graph, int8: Graph, stop: StopSignal) -> ReducedGraph:
     """Check that int8 isolates rows and that each head is non-inferior to fp32 on held-out examples."""
     examples = _choose(reduction)
-    error = measure_isolation(int8, [example.text for example in examples[:ISOLATION_TEXTS]] or ["a"], reduction.encoder)
+    error = measure_isolation(
+        int8, [example.text for example in examples[:ISOLATION_TEXTS]] or ["a"], reduction.encoder
+    )
     unanswered = [example for example in examples if example.text not in reduction.answered]
     answered = dict(
         zip((example.text for example in unanswered), answer(fp32, unanswered, reduction, stop), strict=True)
@@ -164,7 +166,11 @@ def score(examples: Sequence[Example], answers: Sequence[Prediction], head: Head
     pairs = list(zip(examples, answers, strict=True))
     if head == "classifier":
         return accuracy(
-            [int(prediction.labels[0].label == example.label) for example, prediction in pairs if example.label is not None]
+            [
+                int(prediction.labels[0].label == example.label)
+                for example, prediction in pairs
+                if example.label is not None
+            ]
         )
     return span_f1(
         [

@@ -60,7 +60,8 @@ def remove_padding(graph: Any) -> int:
         del graph.node[:]
         graph.node.extend([*_find_tokens(), *nodes])
         graph.initializer.extend(
-            numpy_helper.from_array(np.asarray(value, np.int64), _INDEX_PREFIX + name) for name, value in _CONSTANTS.items()
+            numpy_helper.from_array(np.asarray(value, np.int64), _INDEX_PREFIX + name)
+            for name, value in _CONSTANTS.items()
         )
     del graph.value_info[:]  # They describe rows; some are packed lists now.
     return packed

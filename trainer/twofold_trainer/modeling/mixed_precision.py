@@ -14,7 +14,9 @@ from twofold_trainer.modeling.features import Features, FeatureSource
 
 def has_bf16() -> bool:
     """Return whether this CPU has bf16 matrix instructions. Without them, bf16 works but is slower than fp32."""
-    capabilities: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # Older releases lack it.
+    capabilities: Callable[[], Mapping[str, Any]] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )  # Older releases lack it.
     able = capabilities()
     return any(bool(able.get(name)) for name in ("avx512_bf16", "amx_bf16"))
 
