@@ -214,6 +214,7 @@ def run_stage(stage: Stage, root: Path) -> None:
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
+@pytest.mark.slow
 def test_server_stage_installs(tmp_path: Path) -> None:
     """The server's stages, run here in a clean environment, give a server that starts and has no torch."""
     run_stage(STAGES["wheels"], tmp_path)

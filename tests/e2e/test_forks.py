@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from e2e.conftest import hwu64
+from e2e.conftest import BLOCKS, hwu64
 from e2e.test_freeze_modes import classifier_examples, ner_examples
 from twofold import Client, Exact, Head, Hyperparameters, JobState, Prediction
 from twofold_checkpoint.manifest import Branch
@@ -13,8 +13,6 @@ from twofold_checkpoint.store import Store
 
 pytestmark = pytest.mark.slow
 
-ALL = 6
-"""Blocks of MiniLM. A branch of NER copies all of them."""
 LEARNS = Hyperparameters(epochs=2, batch_size=4)
 
 
@@ -63,4 +61,4 @@ def test_either_head_adapts_again_and_again_without_touching_the_other(client: C
         base = job.candidate_checkpoint_id
 
     branch = Store(store).get(base).manifest.branch
-    assert branch is None or branch == Branch(head="ner", blocks=ALL)
+    assert branch is None or branch == Branch(head="ner", blocks=BLOCKS)

@@ -28,13 +28,13 @@ from twofold_checkpoint.store import Store
 pytestmark = pytest.mark.slow
 
 NEW_TYPES = ("event_name", "person")
-QUICK = Hyperparameters(epochs=1, batch_size=4)
+QUICK = Hyperparameters(epochs=2, batch_size=4)
 ANY_LOSS = Statistical(margin=100)
 """These tests are about which tensors move, not about how well a minute of training does."""
 
 
 def ner_examples() -> tuple[list[Example], list[Example]]:
-    """Take lines that the first checkpoint has not seen, annotated with new entity types."""
+    """Return training and held-out examples with new entity types, which the first checkpoint has not seen."""
     lines = of_types(hwu64("train", 4000), NEW_TYPES)[400:]
     actual = examples([line for line in lines if line["entities"]], only="entities")
     return actual[:120], actual[120:240]
@@ -45,7 +45,7 @@ def classifier_examples() -> tuple[list[Example], list[Example]]:
     lines = hwu64("train", 640)[400:]
     marked = [{**line, "label": "short" if len(line["text"]) < 30 else "long"} for line in lines]
     actual = examples(marked, only="label")
-    return actual[:120], actual[120:]
+    return actual[:80], actual[80:160]
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ CALLS: dict[str, tuple[Callable[[AsyncClient], Awaitable[object]], type[Exceptio
 }
 
 
+@pytest.mark.slow
 async def test_a_full_disk_refuses_what_needs_room_and_answers_on(tmp_path: Path) -> None:
     """Uploads, jobs and promotions are refused with the reason and leave nothing; with room again they work."""
     with small_disk(tmp_path / "disk", 16) as disk:

@@ -64,7 +64,8 @@ def migrate(connection: Connection) -> None:
     if not state.pending:
         return
     upgrade(connection, "head")
-    log.info("database migrated", extra={"from": state.revision, "to": state.latest})
+    if state.revision:
+        log.info("database migrated", extra={"from": state.revision, "to": state.latest})
 
 
 def upgrade(connection: Connection, revision: str) -> None:

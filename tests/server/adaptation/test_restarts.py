@@ -165,7 +165,7 @@ async def test_the_time_that_a_job_has_had_counts(harness: Harness) -> None:
         harness.play(TRAIN, ("sleep", 0.3), ("die", 1), ("environment", str(path)), finish())
         assert (await harness.run(max_runtime=given)).restarts == 1
         job = json.loads(path.read_text())[2]
-        assert least <= job["max_runtime"] <= most
+        assert least <= job["request"]["max_runtime"] <= most
 
 
 async def test_a_start_clears_away_what_the_dead_have_left_half_done(harness: Harness) -> None:

@@ -83,7 +83,7 @@ def test_enough_examples_let_it_serve(reduced: Checkpoint) -> None:
 
     assert judged.passed, judged.reason
     assert judged.isolation_error <= 1e-5
-    assert "on 700 examples, a fall of" in judged.reason
+    assert "on 700 examples: a drop of" in judged.reason
     assert {score.head for score in judged.scores} == {"classifier", "ner"}
     assert {file.name for file in reduced.manifest.files} >= set(INT8_FILES)
     assert [example.text for example in read_golden(reduced.path / INT8_GOLDEN)]

@@ -78,6 +78,11 @@ def _guard_looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("twofold_trainer.protection.guard.EARLY_EVERY", 2)
 
 
+def with_request(job: TrainerJob, **changes: Any) -> TrainerJob:
+    """Return the job with changes to its request."""
+    return msgspec.structs.replace(job, request=msgspec.structs.replace(job.request, **changes))
+
+
 def weights(job: TrainerJob) -> tuple[bytes, list[Event]]:
     """Train, and return the bytes of the weights as a candidate would hold them."""
     models: list[bytes] = []
@@ -240,11 +245,9 @@ def test_a_snapshot_of_another_job_is_passed_over(make_job: MakeJob) -> None:
     first = msgspec.structs.replace(make_job("ner", hyperparameters=LEARNS, freeze="backbone"), snapshot_seconds=0.0)
     assert killed_after(2, first)
     others = [
-        msgspec.structs.replace(first, seed=1),
-        msgspec.structs.replace(first, hyperparameters=msgspec.structs.replace(LEARNS, head_learning_rate=2e-2)),
-        msgspec.structs.replace(
-            make_job("ner", hyperparameters=LEARNS, freeze="backbone", train=tiny_models.restaurant(70))
-        ),
+        with_request(first, seed=1),
+        with_request(first, hyperparameters=msgspec.structs.replace(LEARNS, head_learning_rate=2e-2)),
+        make_job("ner", hyperparameters=LEARNS, freeze="backbone", train=tiny_models.restaurant(70)),
     ]
     for second in others:
         _, events = weights(second)
@@ -307,11 +310,10 @@ def test_a_job_of_seconds_leaves_no_snapshot(make_job: MakeJob, store: Store) ->
 def test_a_time_that_is_over_still_has_what_was_trained(make_job: MakeJob) -> None:
     """A trainer that goes on with no time left keeps the best state of the snapshots, instead of the base."""
     job = with_snapshots(training_of("shared", make_job), "late")
-    limited = msgspec.structs.replace(job.request, max_runtime=1e-9)
-    untrained, _ = weights(msgspec.structs.replace(job, id="never", request=limited))
+    untrained, _ = weights(msgspec.structs.replace(with_request(job, max_runtime=1e-9), id="never"))
     assert not killed_after(99, job)
     trained, _ = weights(job)
-    late, events = weights(msgspec.structs.replace(job, request=limited))
+    late, events = weights(with_request(job, max_runtime=1e-9))
 
     assert late == trained != untrained
     assert [event.phase for event in events if isinstance(event, PhaseStarted)][-1] == "evaluate"
