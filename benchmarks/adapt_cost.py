@@ -38,7 +38,7 @@ from twofold_trainer.stop import StopSignal
 from twofold_trainer.training.optimization import make_stage_trainer
 from twofold_trainer.training.stage_factory import make_stage_factory
 from twofold_trainer.training.stage_inputs import StageInputs
-from twofold_trainer.training.train import grow
+from twofold_trainer.training.train import grow_adapted_head
 
 from benchmarks import report
 from benchmarks.adaptation.base_checkpoints import ensure_base, plan_base
@@ -64,7 +64,7 @@ def measure_epochs(plan: Plan, rounds: int) -> Epochs:
     """Time an epoch of all blocks, of the top two blocks with and without the cached prefix, and of the head alone."""
     stage_factory = make_stage_factory(plan, StopSignal())
     if plan.added:
-        grow(plan, stage_factory.features)
+        grow_adapted_head(plan, stage_factory.features)
     probe, everything, *_ = plan.stages
     top = replace(everything, blocks=min(2, everything.total_blocks))
     started_at = time.monotonic()

@@ -28,7 +28,7 @@ from typing import Any
 
 from twofold_checkpoint.checkpoint import Checkpoint
 from twofold_checkpoint.store import Store
-from twofold_server.inference.engine import HEAD_OUTPUTS, Engine, decode
+from twofold_server.inference.engine import HEAD_OUTPUTS, Engine, decode_rows
 from twofold_server.testing import free_port, serving
 
 from benchmarks import report
@@ -49,7 +49,7 @@ def expected_answers(checkpoint: Checkpoint, texts: list[str]) -> list[Any]:
     for text in texts:
         [encoding] = engine.encoder.encode([text])
         rows = engine.run_windows(encoding.windows, HEAD_OUTPUTS, 1 << 30)
-        [prediction] = decode([encoding], [rows], engine.labels)
+        [prediction] = decode_rows([encoding], [rows], engine.labels)
         entities = [[entity.start, entity.end, entity.type] for entity in prediction.entities]
         answers.append([prediction.labels[0].label, entities])
     return answers

@@ -36,7 +36,7 @@ from twofold_server.inference.engine import HEAD_OUTPUTS, Engine
 from twofold_server.inference.session import open_session
 from twofold_trainer.export.onnx_export import Graph
 from twofold_trainer.export.quantization import quantise_graph
-from twofold_trainer.export.quantization_gate import QuantizationInputs, answer, measure_isolation, score
+from twofold_trainer.export.quantization_gate import QuantizationInputs, answer, head_score, measure_isolation
 from twofold_trainer.stop import StopSignal
 
 from benchmarks import report
@@ -169,7 +169,7 @@ def measure_answers(
             [[(entity.start, entity.end, entity.type) for entity in prediction.entities] for prediction in pair]
             for pair in zip(base, answers, strict=True)
         ]
-        scores = {head: score(examples, answers, head) for head in ("classifier", "ner")}
+        scores = {head: head_score(examples, answers, head) for head in ("classifier", "ner")}
         results[name] = {
             "accuracy": round(100 * scores["classifier"].value, 2),
             "f1": round(100 * scores["ner"].value, 2),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from twofold_checkpoint.checkpoint import Checkpoint
 from twofold_checkpoint.encoding import pad
-from twofold_server.inference.engine import HEAD_OUTPUTS, Engine, decode
+from twofold_server.inference.engine import HEAD_OUTPUTS, Engine, decode_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def loop(engine: Engine, texts: list[str], *, batch_size: int, seconds: float, s
             else zip(*engine.run(*pad(windows, engine.encoder.settings.pad_id), HEAD_OUTPUTS), strict=True)
         )
         grouped = [list(itertools.islice(rows, len(encoding.windows))) for encoding in encodings]
-        return len(decode(encodings, grouped, engine.labels))
+        return len(decode_rows(encodings, grouped, engine.labels))
 
     for _ in range(3):
         answer(next(batches))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from twofold_server.app import run
-from twofold_server.config.sources import Resolved, SettingError, add_flags, describe, resolve
+from twofold_server.config.sources import Resolved, SettingError, add_flags, resolve, to_toml
 from twofold_server.doctor import run_checks
 from twofold_server.observability.logs import log_to_stderr
 from twofold_server.resources.memory import configure_malloc
@@ -111,7 +111,7 @@ def serve(options: argparse.Namespace) -> int:
 
 def print_config(options: argparse.Namespace) -> int:
     """Print the effective settings as TOML, with the origin of each and without secrets."""
-    for line in describe(options.resolved):
+    for line in to_toml(options.resolved):
         print(line)
     for warning in options.resolved.warnings:
         print(warning, file=sys.stderr)

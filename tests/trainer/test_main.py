@@ -11,7 +11,7 @@ import pytest
 from support import tiny_models
 from trainer.conftest import MakeJob
 from twofold_checkpoint.protocol.events import Finished, NoteAdded, PhaseStarted, Published, StepCompleted, from_line
-from twofold_checkpoint.protocol.job import Hyperparameters, write_job
+from twofold_checkpoint.protocol.job import Hyperparameters, write_job_file
 from twofold_checkpoint.store import Store
 from twofold_trainer import __main__ as command
 
@@ -23,7 +23,7 @@ RUN = [sys.executable, "-m", "twofold_trainer", "run", "--threads", "1"]
 def test_a_job_file_in_events_out(make_job: MakeJob, store: Store, tmp_path: Path) -> None:
     """Run as a process, a job writes nothing but events to stdout, publishes, and exits with 0."""
     rates = Hyperparameters(epochs=20, head_learning_rate=3e-2, patience=20)
-    write_job(tmp_path / "job.json", make_job("ner", freeze="backbone", hyperparameters=rates))
+    write_job_file(tmp_path / "job.json", make_job("ner", freeze="backbone", hyperparameters=rates))
     done = subprocess.run([*RUN, str(tmp_path / "job.json")], capture_output=True, check=False, timeout=120)
     events = [from_line(line) for line in done.stdout.splitlines(keepends=True)]
 
@@ -38,7 +38,7 @@ def test_a_job_file_in_events_out(make_job: MakeJob, store: Store, tmp_path: Pat
 def test_sigterm_cancels(make_job: MakeJob, store: Store, tmp_path: Path) -> None:
     """SIGTERM in the midst of training ends the process soon, with a last word and exit code 0, and the store as it was."""
     endless = Hyperparameters(epochs=1000, patience=10_000)
-    write_job(tmp_path / "job.json", make_job("ner", freeze="head", hyperparameters=endless))
+    write_job_file(tmp_path / "job.json", make_job("ner", freeze="head", hyperparameters=endless))
     with subprocess.Popen([*RUN, str(tmp_path / "job.json")], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         for line in process.stdout:

@@ -125,7 +125,7 @@ def test_what_is_asked_for_goes_before_the_defaults() -> None:
     """Every setting can be asked for, zero included, and the resolved values are echoed."""
     default = recipe.default_recipe("auto", "ner", blocks=6, examples=1000, hidden_size=384)
     requested = Hyperparameters(epochs=7, rehearsal_ratio=0.0, unfrozen_blocks=99)
-    resolved = recipe.merge(requested, default, blocks=6)
+    resolved = recipe.apply_hyperparameters(requested, default, blocks=6)
 
     assert (resolved.epochs, resolved.probe_epochs) == (7, 7)
     assert (resolved.rehearsal_ratio, resolved.fork_rehearsal_ratio) == (0.0, 0.0)

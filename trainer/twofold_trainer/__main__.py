@@ -33,7 +33,7 @@ from twofold_checkpoint.protocol.events import (
     StepCompleted,
     to_line,
 )
-from twofold_checkpoint.protocol.job import Hyperparameters, read_job
+from twofold_checkpoint.protocol.job import Hyperparameters, read_job_file
 
 from twofold_trainer.errors import TrainerError
 from twofold_trainer.stop import StopSignal
@@ -96,7 +96,7 @@ def _run(arguments: argparse.Namespace, stop: StopSignal) -> int:
     with _redirect_stdout() as pipe:
         threading.Thread(target=_exit_with_reader, args=(pipe.fileno(),), name="reader", daemon=True).start()
         try:
-            job = read_job(arguments.job)
+            job = read_job_file(arguments.job)
         except (OSError, msgspec.DecodeError) as error:
             reason = f"cannot read the job file {arguments.job}: {error}."
             return _write([Finished(outcome="failed", reason=reason)], pipe)
@@ -166,7 +166,7 @@ def show(events: Iterable[Event]) -> None:
     """Print events to stderr. On a terminal, steps share one line; elsewhere about every tenth of them is printed."""
     terminal, tenth = sys.stderr.isatty(), -1
     for event in events:
-        line = describe(event)
+        line = event_line(event)
         if terminal:
             step = isinstance(event, StepCompleted)
             print(f"\r\033[K{line}", end="" if step else "\n", file=sys.stderr, flush=True)
@@ -178,7 +178,7 @@ def show(events: Iterable[Event]) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def describe(event: Event) -> str:
+def event_line(event: Event) -> str:
     """Return a line of text for an event."""
     match event:
         case PhaseStarted():

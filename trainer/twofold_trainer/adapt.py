@@ -28,7 +28,7 @@ from twofold_trainer.modeling.freezing import head_names, is_untouched, verify_f
 from twofold_trainer.planning.estimate import describe_estimate
 from twofold_trainer.planning.plan import Plan, make_plan
 from twofold_trainer.stop import StopSignal
-from twofold_trainer.training.snapshots import ResumeSnapshots, digest_of
+from twofold_trainer.training.snapshots import ResumeSnapshots, training_digest
 from twofold_trainer.training.stages import StagesResult
 from twofold_trainer.training.train import train
 
@@ -82,7 +82,7 @@ def _train_and_publish(plan: Plan, evaluator: JobEvaluator, before: Scores, stop
     def evaluate_now() -> GateResult:
         return evaluate_candidate(plan, before, evaluator.score(plan.model, "after"), approved=approved)
 
-    snapshots = ResumeSnapshots(directory_of(job) / SNAPSHOTS, digest_of(plan), job.snapshot_seconds)
+    snapshots = ResumeSnapshots(directory_of(job) / SNAPSHOTS, training_digest(plan), job.snapshot_seconds)
     training = yield from train(plan, stop, evaluate_now, snapshots)
     trained = {*training.names, *head_names(plan.model, [head])}
     exact = is_untouched(plan.model, head, trained)

@@ -81,7 +81,7 @@ def train_initial_checkpoint(
     default = recipe.init_recipe(
         blocks=blocks, examples=len(parts.train), hidden_size=model.config.hidden_size, bf16=has_bf16()
     )
-    resolved = recipe.merge(requested, default, blocks=blocks)
+    resolved = recipe.apply_hyperparameters(requested, default, blocks=blocks)
     pool = TrainingPool(tuple(targets))
     stages = [
         Stage(HEADS, trained_blocks, blocks, resolved, pool, number)

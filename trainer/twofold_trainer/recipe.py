@@ -173,7 +173,7 @@ def init_recipe(*, blocks: int, examples: int, hidden_size: int, bf16: bool = Fa
     )
 
 
-def merge(requested: Hyperparameters, default: Recipe, *, blocks: int) -> Recipe:
+def apply_hyperparameters(requested: Hyperparameters, default: Recipe, *, blocks: int) -> Recipe:
     """Return the default recipe with the requested hyperparameters in place of its values."""
     named = {
         name: getattr(requested, name) for name in requested.__struct_fields__ if getattr(requested, name) is not None

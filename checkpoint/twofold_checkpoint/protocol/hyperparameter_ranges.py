@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class HyperparameterRange:
     """A range of values; *above* excludes its lower end."""
 
     low: float
@@ -26,22 +26,22 @@ class Range:
         return " and ".join(bounds)
 
 
-RANGES: Mapping[str, Range] = MappingProxyType(
+RANGES: Mapping[str, HyperparameterRange] = MappingProxyType(
     {
-        "epochs": Range(1, 1000),
-        "batch_size": Range(1, 4096),
-        "head_learning_rate": Range(0, 1, above=True),
-        "backbone_learning_rate": Range(0, 1, above=True),
-        "layer_decay": Range(0, 1, above=True),
-        "warmup_ratio": Range(0, 1),
-        "weight_decay": Range(0, 10),
-        "patience": Range(1, 10_000),
-        "rehearsal_ratio": Range(0, 100),
-        "unfrozen_blocks": Range(0, 10_000),
-        "distillation": Range(0, 1000),
-        "retention": Range(0, 1000),
-        "projection": Range(0, 1),
-        "repair": Range(0, 1000),
+        "epochs": HyperparameterRange(1, 1000),
+        "batch_size": HyperparameterRange(1, 4096),
+        "head_learning_rate": HyperparameterRange(0, 1, above=True),
+        "backbone_learning_rate": HyperparameterRange(0, 1, above=True),
+        "layer_decay": HyperparameterRange(0, 1, above=True),
+        "warmup_ratio": HyperparameterRange(0, 1),
+        "weight_decay": HyperparameterRange(0, 10),
+        "patience": HyperparameterRange(1, 10_000),
+        "rehearsal_ratio": HyperparameterRange(0, 100),
+        "unfrozen_blocks": HyperparameterRange(0, 10_000),
+        "distillation": HyperparameterRange(0, 1000),
+        "retention": HyperparameterRange(0, 1000),
+        "projection": HyperparameterRange(0, 1),
+        "repair": HyperparameterRange(0, 1000),
     }
 )
 """Ranges by hyperparameter. Boolean hyperparameters have none."""

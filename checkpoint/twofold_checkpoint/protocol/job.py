@@ -102,11 +102,11 @@ class TrainerJob(msgspec.Struct, frozen=True, kw_only=True):
     """Minimum seconds between two snapshots of the training; 0: one after every epoch."""
 
 
-def write_job(path: str | os.PathLike[str], job: TrainerJob) -> None:
+def write_job_file(path: str | os.PathLike[str], job: TrainerJob) -> None:
     """Write a job as JSON."""
     Path(path).write_bytes(msgspec.json.encode(job))
 
 
-def read_job(path: str | os.PathLike[str]) -> TrainerJob:
+def read_job_file(path: str | os.PathLike[str]) -> TrainerJob:
     """Read a job. Raises msgspec.DecodeError for a malformed file."""
     return msgspec.json.decode(Path(path).read_bytes(), type=TrainerJob)

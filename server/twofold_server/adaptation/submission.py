@@ -38,7 +38,7 @@ class JobSubmitter:
         Raises InvalidRequestError, ExampleError, UnknownNameError (upload), CheckpointNotFoundError (base),
         ConflictError (request_id) or OverloadedError (the queue is full). An error leaves no files or rows.
         """
-        digest = await asyncio.to_thread(digest_of, spec, inline)
+        digest = await asyncio.to_thread(request_digest, spec, inline)
         # First: a repeated request returns its job even if the base or the queue has changed.
         if earlier := await self._jobs.find(spec.request_id, digest):
             return earlier
@@ -79,7 +79,7 @@ class JobSubmitter:
             move_dataset(staged, job_directory(self._store.root, job.id))
 
 
-def digest_of(spec: JobSpec, inline: Inline | None) -> str:
+def request_digest(spec: JobSpec, inline: Inline | None) -> str:
     """Return the SHA-256 of a specification and its inline examples, to recognise a repeated request."""
     examples = None if inline is None else (inline.train, inline.dev)
     return hashlib.sha256(msgspec.json.encode((spec, examples), order="deterministic")).hexdigest()

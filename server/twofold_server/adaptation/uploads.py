@@ -29,7 +29,7 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class ExampleBatch:
     """A batch of examples of an upload."""
 
     part: Part
@@ -53,12 +53,12 @@ class Uploads:
         self._root = store.root / "uploads"
         self._max_examples = max_examples
 
-    async def receive(self, messages: AsyncIterator[Header | Batch]) -> Upload:
+    async def receive(self, messages: AsyncIterator[Header | ExampleBatch]) -> Upload:
         """Check and store a stream of examples. An invalid example or a broken stream stores nothing."""
         with self._store.staging() as staged, DatasetWriter(staged, self._max_examples) as writer:
             first = True
             async for message in messages:
-                if isinstance(message, Batch):
+                if isinstance(message, ExampleBatch):
                     # To completion, or the removal of the directory would race with the writer.
                     await run_to_completion(asyncio.to_thread(writer.add, message.part, message.examples))
                 elif not first:

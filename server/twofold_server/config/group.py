@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class SettingRange:
     """The values that a number may take."""
 
     at_least: float = -math.inf
@@ -29,8 +29,8 @@ class Range:
 
 
 def setting(default: Any, text: str, **bounds: float) -> Any:
-    """Declare a setting with its default, its help text, and the bounds of its Range if it is a number."""
-    return field(default=default, metadata={"help": text, "range": Range(**bounds)})
+    """Declare a setting with its default, its help text, and the bounds of its SettingRange if it is a number."""
+    return field(default=default, metadata={"help": text, "range": SettingRange(**bounds)})
 
 
 def fraction(default: float, text: str) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from twofold_server.config.group import Range, SettingsGroup
+from twofold_server.config.group import SettingRange, SettingsGroup
 from twofold_server.config.settings import Config
 
 PREFIX = "TWOFOLD_"
@@ -28,7 +28,7 @@ class Setting:
     choices: tuple[str, ...]
     default: Any
     help: str
-    range: Range
+    range: SettingRange
 
     @property
     def label(self) -> str:

@@ -66,7 +66,7 @@ def resolve(options: argparse.Namespace, unknown: Sequence[str], environment: Ma
     return Resolved(_config(values), origins, tuple(_unknown_variables(environment)))
 
 
-def describe(resolved: Resolved) -> Iterable[str]:
+def to_toml(resolved: Resolved) -> Iterable[str]:
     """Yield the settings as lines of TOML, each with its origin. Secrets are hidden; unset settings are comments."""
     for name, origin in resolved.origins.items():
         value = SETTINGS[name].read(resolved.config)

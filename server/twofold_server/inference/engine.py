@@ -164,7 +164,7 @@ class Engine:
         encodings = self.encoder.encode(texts)
         windows = [window for encoding in encodings for window in encoding.windows]
         rows = iter(zip(*self.run(*pad(windows, self.encoder.settings.pad_id), HEAD_OUTPUTS), strict=True))
-        return decode(encodings, [[next(rows) for _ in encoding.windows] for encoding in encodings], self.labels)
+        return decode_rows(encodings, [[next(rows) for _ in encoding.windows] for encoding in encodings], self.labels)
 
     def check_signature(self) -> None:
         """Check the names of the graph's inputs, and the names and widths of its outputs. Raises SwapError."""
@@ -198,7 +198,7 @@ def _are_finite(outputs: Sequence[Floats]) -> bool:
     return all(bool(np.isfinite(output).all()) for output in outputs)
 
 
-def decode(
+def decode_rows(
     encodings: Sequence[Encoding],
     rows: Sequence[Rows],
     labels: LabelSet,

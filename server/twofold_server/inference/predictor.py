@@ -19,7 +19,7 @@ from twofold_server.inference.listeners import RequestListener, TrafficMirror
 from twofold_server.inference.slot import Slot
 from twofold_server.inference.tasks import Embedding, EmbedTask, PredictTask, Task
 from twofold_server.observability.metrics import Metrics
-from twofold_server.observability.request_context import CLOCK_SKEW_SECONDS, Stage, sampled_span
+from twofold_server.observability.request_context import CLOCK_SKEW_SECONDS, CallStage, sampled_span
 from twofold_server.observability.tracing import Tracer
 
 T = TypeVar("T")
@@ -163,11 +163,11 @@ class Predictor:
             self._requests -= 1
 
 
-def _stages(started_at: float, tokenize_seconds: float, results: Iterable[Result[Any]]) -> Iterator[Stage]:
+def _stages(started_at: float, tokenize_seconds: float, results: Iterable[Result[Any]]) -> Iterator[CallStage]:
     """Yield the stages of a request, given one result per batch."""
-    yield Stage("tokenize", started_at, tokenize_seconds)
+    yield CallStage("tokenize", started_at, tokenize_seconds)
     for result in results:
         batch = result.batch
-        yield Stage("queue", batch.started_at - result.queue_seconds, result.queue_seconds)
-        yield Stage("infer", batch.started_at, batch.infer_seconds, batch.span)
-        yield Stage("decode", batch.decode_started_at, batch.decode_seconds, batch.span)
+        yield CallStage("queue", batch.started_at - result.queue_seconds, result.queue_seconds)
+        yield CallStage("infer", batch.started_at, batch.infer_seconds, batch.span)
+        yield CallStage("decode", batch.decode_started_at, batch.decode_seconds, batch.span)

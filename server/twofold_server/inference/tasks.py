@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from twofold_checkpoint.decoding import Floats, Prediction, merge_tokens, merge_windows
 from twofold_checkpoint.encoding import Encoding
 
-from twofold_server.inference.engine import FEATURE_OUTPUTS, HEAD_OUTPUTS, Engine, Output, Rows, decode
+from twofold_server.inference.engine import FEATURE_OUTPUTS, HEAD_OUTPUTS, Engine, Output, Rows, decode_rows
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -41,7 +41,7 @@ class PredictTask:
 
     def read(self, engine: Engine, encodings: Sequence[Encoding], rows: Sequence[Rows]) -> list[Prediction]:
         """Decode all texts in one call."""
-        return decode(encodings, rows, engine.labels, top=self.top, entities=self.entities)
+        return decode_rows(encodings, rows, engine.labels, top=self.top, entities=self.entities)
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,7 @@ class Phase(msgspec.Struct, frozen=True, kw_only=True):
     ended: dt.datetime | None = None
 
 
-class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+class ScoreChange(msgspec.Struct, frozen=True, kw_only=True):
     """A score before and after adaptation; None if not measured."""
 
     metric: str
@@ -141,9 +141,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The measurements of a job so far."""
 
-    protected: Comparison | None = None
-    retained: Comparison | None = None
-    new: Comparison | None = None
+    protected: ScoreChange | None = None
+    retained: ScoreChange | None = None
+    new: ScoreChange | None = None
     verdict: VerdictName | None = None
     frozen: FrozenVerified | None = None
     dataset: DatasetDescribed | None = None
@@ -255,7 +255,7 @@ def _apply_to_report(report: Report, event: JobEvent) -> Report:
             old = getattr(report, figure)
             before = None if old is None else old.before
             values = {"before": event.value} if moment == "before" else {"before": before, "after": event.value}
-            comparison = Comparison(metric=event.metric, examples=event.examples, **values)
+            comparison = ScoreChange(metric=event.metric, examples=event.examples, **values)
             return replace(report, **{figure: comparison})
         case GateEvaluated():
             return replace(report, verdict=event.verdict, gate=event.comparisons, negative_flips=event.negative_flips)

@@ -25,7 +25,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import Attributes
 
 from twofold_server import VERSION
-from twofold_server.observability.request_context import CallSpan, Stage
+from twofold_server.observability.request_context import CallSpan, CallStage
 from twofold_server.observability.tracing import JOB_SPAN, FinishedSpan
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class OtelTracer:
                 call.span.set_status(Status(StatusCode.ERROR))
         call.span.end()
 
-    def add_stages(self, call: CallSpan, stages: Iterable[Stage]) -> None:
+    def add_stages(self, call: CallSpan, stages: Iterable[CallStage]) -> None:
         """Create a child span for each stage of a call."""
         parent, clock = trace.set_span_in_context(call.span, Context()), _Clock()
         for stage in stages:
@@ -90,7 +90,7 @@ class OtelTracer:
     def add_batch(
         self, calls: Sequence[CallSpan], started_at: float, *, error: str = "", **attributes: str | int
     ) -> SpanContext:
-        """Create the span of a batch that just ended, linked to its calls, and return the context for Stage.batch_span."""
+        """Create the span of a batch that just ended, linked to its calls, and return the context for CallStage.batch_span."""
         clock = _Clock()
         span = self._tracer.start_span(
             "batch",

@@ -67,7 +67,7 @@ def sampled_span() -> CallSpan | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class CallStage:
     """A finished stage of a call. Times are seconds of time.monotonic()."""
 
     name: str

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from twofold_server.observability.request_context import CallSpan, Stage
+from twofold_server.observability.request_context import CallSpan, CallStage
 
 JOB_SPAN = "job"
 """The name of the root span of a job, which every sampler keeps."""
@@ -37,13 +37,13 @@ class Tracer(Protocol):
     def end_call(self, call: CallSpan, code: str) -> None:
         """End the span with the name of a gRPC status code."""
 
-    def add_stages(self, call: CallSpan, stages: Iterable[Stage]) -> None:
+    def add_stages(self, call: CallSpan, stages: Iterable[CallStage]) -> None:
         """Create a child span for each stage of a call."""
 
     def add_batch(
         self, calls: Sequence[CallSpan], started_at: float, *, error: str = "", **attributes: str | int
     ) -> Any:
-        """Create the span of a batch that just ended, linked to its calls, and return the context for Stage.batch_span."""
+        """Create the span of a batch that just ended, linked to its calls, and return the context for CallStage.batch_span."""
 
     def add_finished(self, span: FinishedSpan) -> None:
         """Record a span that has ended, with its children, as a trace of its own."""

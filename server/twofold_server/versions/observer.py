@@ -10,7 +10,7 @@ from twofold_checkpoint.manifest import HeadName
 from twofold_server.inference.engine import Engine
 from twofold_server.versions.alias_changes import Author
 from twofold_server.versions.analysis import SwapStats
-from twofold_server.versions.shadow_traffic import Comparison
+from twofold_server.versions.shadow_traffic import ShadowComparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class SwapObserver:
         with self._lock:
             self._stats = replace(self._stats, passes=self._stats.passes + failed)
 
-    def record_comparison(self, seen: Comparison) -> None:
+    def record_comparison(self, seen: ShadowComparison) -> None:
         """Count a text that both engines answered."""
         with self._lock:
             old = self._stats

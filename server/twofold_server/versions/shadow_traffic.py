@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from twofold_checkpoint.decoding import Prediction
 from twofold_checkpoint.manifest import HeadName
 
-from twofold_server.inference.engine import HEAD_OUTPUTS, Engine, decode
+from twofold_server.inference.engine import HEAD_OUTPUTS, Engine, decode_rows
 from twofold_server.observability.metrics import Metrics
 from twofold_server.resources.cpus import set_idle_priority
 from twofold_server.versions.agreement import SharedNames, agreements
@@ -32,8 +32,8 @@ _MIN_SLOW_SECONDS = 0.002
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """Comparison for one text: whether only the subject *failed*, whether it was *slow*, and which heads agree."""
+class ShadowComparison:
+    """ShadowComparison for one text: whether only the subject *failed*, whether it was *slow*, and which heads agree."""
 
     failed: bool
     slow: bool
@@ -68,7 +68,7 @@ class ShadowTraffic:
         self._thread: threading.Thread | None = None
         self._end_lock = threading.Lock()
 
-    def begin(self, pair: EnginePair, share: float, on_comparison: Callable[[Comparison], None]) -> None:
+    def begin(self, pair: EnginePair, share: float, on_comparison: Callable[[ShadowComparison], None]) -> None:
         """Start comparing. *observe* is called on the comparing thread."""
         assert self._thread is None, "Two comparisons at once. This is a bug."
         self._queue.clear()
@@ -99,7 +99,7 @@ class ShadowTraffic:
                     self._queue.append((time.monotonic(), text))
                     self._arrival.notify()
 
-    def _run(self, pair: EnginePair, on_comparison: Callable[[Comparison], None]) -> None:
+    def _run(self, pair: EnginePair, on_comparison: Callable[[ShadowComparison], None]) -> None:
         set_idle_priority()
         while (text := self._next()) is not None:
             comparison = _compare(pair, text, self._max_tokens)
@@ -132,14 +132,14 @@ class ShadowTraffic:
         self._metrics.shadow_texts.labels(outcome).inc()
 
 
-def _compare(pair: EnginePair, text: str, max_tokens: int) -> Comparison | None:
+def _compare(pair: EnginePair, text: str, max_tokens: int) -> ShadowComparison | None:
     """Compare the answers of both engines to a text. Return None if the reference fails."""
     reference, reference_seconds = _answer(pair.reference, text, max_tokens)
     subject, subject_seconds = _answer(pair.subject, text, max_tokens)
     if reference is None:
         return None
     if subject is None:
-        return Comparison(failed=True, slow=False, agrees={})
+        return ShadowComparison(failed=True, slow=False, agrees={})
     tries = 1
     while (slow := _is_slow(subject_seconds, reference_seconds, pair.slowdown)) and tries < _TRIES:
         subject_seconds, reference_seconds = (
@@ -147,7 +147,7 @@ def _compare(pair: EnginePair, text: str, max_tokens: int) -> Comparison | None:
         )
         tries += 1
     shared = SharedNames.of(pair.reference.labels, pair.subject.labels)
-    return Comparison(failed=False, slow=slow, agrees=agreements(reference, subject, shared))
+    return ShadowComparison(failed=False, slow=slow, agrees=agreements(reference, subject, shared))
 
 
 def _is_slow(subject: float, reference: float, slowdown: float) -> bool:
@@ -163,6 +163,6 @@ def _answer(engine: Engine, text: str, max_tokens: int) -> tuple[Prediction | No
         seconds = time.perf_counter() - started_at
         if not all(rows):
             return None, seconds
-        return decode([encoding], [rows], engine.labels)[0], seconds
+        return decode_rows([encoding], [rows], engine.labels)[0], seconds
     except Exception:  # noqa: BLE001 -- any failure is counted.
         return None, time.perf_counter() - started_at

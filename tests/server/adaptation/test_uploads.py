@@ -14,7 +14,7 @@ from twofold_checkpoint.errors import ExampleError
 from twofold_checkpoint.examples import Example, Span, read_examples
 from twofold_checkpoint.labels import LabelSet
 from twofold_server.adaptation.dataset_writer import MAX_NAME_LENGTH, MAX_NAMES, Contents, DatasetWriter
-from twofold_server.adaptation.uploads import Batch, Header, Upload
+from twofold_server.adaptation.uploads import ExampleBatch, Header, Upload
 from twofold_server.adaptation.validation import validate_request
 from twofold_server.errors import InvalidRequestError, OverloadedError, UnknownNameError
 from twofold_server.jobs.model import JobState
@@ -24,10 +24,10 @@ SPAN = Example(text="to Rome", entities=(Span(start=3, end=7, type="city"),))
 BAD = Example(text="to Rome", entities=(Span(start=3, end=8, type="city"),))
 
 
-async def upload(harness: Harness, *messages: Header | Batch | BaseException) -> Upload:
+async def upload(harness: Harness, *messages: Header | ExampleBatch | BaseException) -> Upload:
     """Send messages; an exception among them breaks the stream."""
 
-    async def stream() -> AsyncIterator[Header | Batch]:
+    async def stream() -> AsyncIterator[Header | ExampleBatch]:
         for message in messages:
             if isinstance(message, BaseException):
                 raise message
@@ -46,10 +46,10 @@ async def test_an_upload_is_stored_as_it_was_sent(harness: Harness) -> None:
     sent = await upload(
         harness,
         Header("tickets of May"),
-        Batch("train", [GOOD, SPAN]),
-        Batch("dev", [SPAN]),
-        Batch("train", []),
-        Batch("train", [GOOD]),
+        ExampleBatch("train", [GOOD, SPAN]),
+        ExampleBatch("dev", [SPAN]),
+        ExampleBatch("train", []),
+        ExampleBatch("train", [GOOD]),
     )
 
     actual = harness.uploads.open(sent.id)
@@ -65,23 +65,31 @@ async def test_an_upload_is_stored_as_it_was_sent(harness: Harness) -> None:
 
 
 REFUSED: list[tuple[list[Any], type[Exception], str]] = [
-    ([Batch("train", [GOOD, BAD])], ExampleError, "train:2: entities[0].end"),
-    ([Batch("train", [GOOD]), Batch("dev", [GOOD]), Batch("dev", [Example(text=" ")])], ExampleError, "dev:2: text"),
-    ([Batch("train", [GOOD]), Header("late")], InvalidRequestError, "header"),
-    ([Header("x" * 201)], InvalidRequestError, "header.display_name"),
-    ([Header("a"), Header("b"), Batch("train", [GOOD])], InvalidRequestError, "header"),
-    ([], InvalidRequestError, "train"),
-    ([Batch("dev", [GOOD])], InvalidRequestError, "train"),
-    ([Batch("train", [GOOD] * 4), Batch("dev", [GOOD])], InvalidRequestError, "4 examples"),
-    ([Batch("train", [Example(text="a", label="x" * (MAX_NAME_LENGTH + 1))])], InvalidRequestError, "train[0].label"),
+    ([ExampleBatch("train", [GOOD, BAD])], ExampleError, "train:2: entities[0].end"),
     (
-        [Batch("train", [Example(text="a", entities=(Span(start=0, end=1, type="x" * 101),))])],
+        [ExampleBatch("train", [GOOD]), ExampleBatch("dev", [GOOD]), ExampleBatch("dev", [Example(text=" ")])],
+        ExampleError,
+        "dev:2: text",
+    ),
+    ([ExampleBatch("train", [GOOD]), Header("late")], InvalidRequestError, "header"),
+    ([Header("x" * 201)], InvalidRequestError, "header.display_name"),
+    ([Header("a"), Header("b"), ExampleBatch("train", [GOOD])], InvalidRequestError, "header"),
+    ([], InvalidRequestError, "train"),
+    ([ExampleBatch("dev", [GOOD])], InvalidRequestError, "train"),
+    ([ExampleBatch("train", [GOOD] * 4), ExampleBatch("dev", [GOOD])], InvalidRequestError, "4 examples"),
+    (
+        [ExampleBatch("train", [Example(text="a", label="x" * (MAX_NAME_LENGTH + 1))])],
+        InvalidRequestError,
+        "train[0].label",
+    ),
+    (
+        [ExampleBatch("train", [Example(text="a", entities=(Span(start=0, end=1, type="x" * 101),))])],
         InvalidRequestError,
         "the maximum is 100",
     ),
-    ([Batch("train", [Example(text="a" * 20_001)])], ExampleError, "at most 20000"),
-    ([Batch("train", [GOOD]), ConnectionError("gone")], ConnectionError, "gone"),
-    ([Batch("train", [GOOD]), asyncio.CancelledError()], asyncio.CancelledError, ""),
+    ([ExampleBatch("train", [Example(text="a" * 20_001)])], ExampleError, "at most 20000"),
+    ([ExampleBatch("train", [GOOD]), ConnectionError("gone")], ConnectionError, "gone"),
+    ([ExampleBatch("train", [GOOD]), asyncio.CancelledError()], asyncio.CancelledError, ""),
 ]
 
 
@@ -111,12 +119,12 @@ async def test_a_data_set_has_no_more_names_than_it_may(kind: str, harness: Harn
             else Example(text="a", entities=(Span(start=0, end=1, type=name),))
         )
 
-    await upload(harness, Batch("train", [example(name) for name in (*names, "0")]))
+    await upload(harness, ExampleBatch("train", [example(name) for name in (*names, "0")]))
     field = "label" if kind == "label" else r"entities\[0\]\.type"
     with pytest.raises(
         InvalidRequestError, match=rf"train\[{MAX_NAMES}\]\.{field}: exceeds the limit of {MAX_NAMES} names"
     ):
-        await upload(harness, Batch("train", [example(name) for name in (*names, "new")]))
+        await upload(harness, ExampleBatch("train", [example(name) for name in (*names, "new")]))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +132,7 @@ async def test_a_data_set_has_no_more_names_than_it_may(kind: str, harness: Harn
 )
 async def test_no_upload_id_leaves_its_root(harness: Harness, upload_id: str) -> None:
     """An id that is no name of ours is unknown, wherever it would lead."""
-    await upload(harness, Batch("train", [GOOD]))
+    await upload(harness, ExampleBatch("train", [GOOD]))
 
     with pytest.raises(UnknownNameError, match="there is no upload"):
         harness.uploads.open(upload_id)
@@ -139,14 +147,14 @@ async def test_a_full_disk_is_told_and_leaves_nothing(harness: Harness, monkeypa
     monkeypatch.setattr("twofold_server.adaptation.dataset_writer.flush", full)
 
     with pytest.raises(OverloadedError, match="No space left"):
-        await upload(harness, Batch("train", [GOOD]))
+        await upload(harness, ExampleBatch("train", [GOOD]))
 
     assert left_behind(harness) == []
 
 
 async def test_a_job_trains_on_an_upload(harness: Harness, tmp_path: Path) -> None:
     """The trainer gets the upload's files, and the job is admitted by what was counted in them."""
-    sent = await upload(harness, Batch("train", [GOOD]), Batch("dev", [GOOD]))
+    sent = await upload(harness, ExampleBatch("train", [GOOD]), ExampleBatch("dev", [GOOD]))
     harness.play(("environment", str(tmp_path / "seen")), finish())
 
     async with harness.running() as runner:

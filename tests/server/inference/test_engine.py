@@ -16,7 +16,7 @@ from twofold_checkpoint.encoding import pad
 from twofold_checkpoint.errors import CheckpointError
 from twofold_server.config.settings import EngineSettings
 from twofold_server.errors import SwapError
-from twofold_server.inference.engine import FEATURE_OUTPUTS, HEAD_OUTPUTS, Engine, EngineState, decode
+from twofold_server.inference.engine import FEATURE_OUTPUTS, HEAD_OUTPUTS, Engine, EngineState, decode_rows
 from twofold_server.inference.session import open_session
 from twofold_server.versions.loader import load_engine
 
@@ -39,7 +39,9 @@ def ask(texts, budget=256):
     encodings = engine().encoder.encode(texts)
     windows = [window for encoding in encodings for window in encoding.windows]
     rows = iter(engine().run_windows(windows, HEAD_OUTPUTS, budget))
-    return decode(encodings, [[next(rows) for _ in engine_.windows] for engine_ in encodings], engine().labels, top=3)
+    return decode_rows(
+        encodings, [[next(rows) for _ in engine_.windows] for engine_ in encodings], engine().labels, top=3
+    )
 
 
 def same(left, right):

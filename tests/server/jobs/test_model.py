@@ -22,13 +22,13 @@ from twofold_checkpoint.protocol.job import Hyperparameters
 from twofold_server.jobs.model import (
     MAX_NOTES,
     BaseChosen,
-    Comparison,
     EventRecord,
     Job,
     JobEvent,
     JobState,
     Phase,
     PhaseEnded,
+    ScoreChange,
     StateEntered,
     Swapped,
     new_job_id,
@@ -105,12 +105,12 @@ EFFECTS: list[tuple[list[JobEvent], dict[str, object]]] = [
 ]
 REPORTS: list[tuple[list[JobEvent], dict[str, object]]] = [
     ([], {"protected": None, "verdict": None, "notes": (), "swap_seconds": 0.0}),
-    ([score("new", "before", 0.5)], {"new": Comparison(metric="f1", examples=9, before=0.5), "protected": None}),
+    ([score("new", "before", 0.5)], {"new": ScoreChange(metric="f1", examples=9, before=0.5), "protected": None}),
     (
         [score("protected", "before", 0.5), score("protected", "after", 0.25)],
-        {"protected": Comparison(metric="f1", examples=9, before=0.5, after=0.25)},
+        {"protected": ScoreChange(metric="f1", examples=9, before=0.5, after=0.25)},
     ),
-    ([score("retained", "after", 0.0)], {"retained": Comparison(metric="f1", examples=9, after=0.0)}),
+    ([score("retained", "after", 0.0)], {"retained": ScoreChange(metric="f1", examples=9, after=0.0)}),
     ([score("dev", "during", 0.5), score("protected", "during", 0.1)], {"new": None, "protected": None}),
     ([GateEvaluated(verdict="inconclusive", reason="Too little.")], {"verdict": "inconclusive"}),
     ([PROVEN, DATASET], {"frozen": PROVEN, "dataset": DATASET}),

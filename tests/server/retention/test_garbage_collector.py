@@ -13,7 +13,7 @@ from server.jobs.test_model import first
 from support.scripted_trainer import HANG, INLINE, SPEC, TRAIN, Harness, add_checkpoint, finish, over, runs, until
 from twofold_checkpoint.store import Aliases
 from twofold_server.adaptation.runner import JobRunner
-from twofold_server.adaptation.uploads import Batch
+from twofold_server.adaptation.uploads import ExampleBatch
 from twofold_server.errors import FailedPreconditionError, UnknownNameError
 from twofold_server.inference.slot import Slot
 from twofold_server.jobs.model import Job, JobState
@@ -130,8 +130,8 @@ async def test_what_a_job_waits_or_trains_with_stays(harness: Harness) -> None:
     for name in ("old-0", "old-1", "newer", "newest"):
         add_checkpoint(harness.store, name)
 
-    async def data() -> AsyncIterator[Batch]:
-        yield Batch("train", INLINE.train)
+    async def data() -> AsyncIterator[ExampleBatch]:
+        yield ExampleBatch("train", INLINE.train)
 
     async with harness.running() as runner:
         ids = [(await harness.uploads.receive(data())).id for _ in range(4)]

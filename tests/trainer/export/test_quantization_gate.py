@@ -18,7 +18,7 @@ from twofold_checkpoint.golden import read_golden
 from twofold_checkpoint.manifest import ReducedGraph
 from twofold_checkpoint.store import Store
 from twofold_server.config.settings import EngineSettings
-from twofold_server.inference.engine import HEAD_OUTPUTS, Engine, decode
+from twofold_server.inference.engine import HEAD_OUTPUTS, Engine, decode_rows
 from twofold_server.versions.loader import load_engine
 from twofold_trainer.export.onnx_export import Graph
 from twofold_trainer.export.quantization import LEVELS, quantise_graph, quantise_weights
@@ -153,7 +153,7 @@ def answers(engine: Engine, texts: list[str], budget: int):
     encodings = engine.encoder.encode(texts)
     windows = [window for encoding in encodings for window in encoding.windows]
     rows = iter(engine.run_windows(windows, HEAD_OUTPUTS, budget))
-    return decode(encodings, [[next(rows) for _ in item.windows] for item in encodings], engine.labels, top=3)
+    return decode_rows(encodings, [[next(rows) for _ in item.windows] for item in encodings], engine.labels, top=3)
 
 
 WORDS = st.sampled_from([*(word for example in HELD_OUT[:40] for word in example.text.split()), "zebra", "x", "😀"])

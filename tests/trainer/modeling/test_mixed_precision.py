@@ -45,7 +45,7 @@ def test_it_is_chosen_where_it_gains(bf16: bool, hidden_size: int, mixed: bool) 
     requested = recipe.Hyperparameters(mixed_precision=not mixed)
 
     assert chosen.mixed_precision is mixed
-    assert recipe.merge(requested, chosen, blocks=2).mixed_precision is not mixed
+    assert recipe.apply_hyperparameters(requested, chosen, blocks=2).mixed_precision is not mixed
 
 
 def test_the_cpu_says_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from twofold_trainer.modeling.blocks import find_blocks
 from twofold_trainer.modeling.features import FeatureCache, compute_features, live
 from twofold_trainer.modeling.freezing import digest, freeze_all_but, trainable_groups, verify_frozen
 from twofold_trainer.modeling.head_growth import class_means
-from twofold_trainer.modeling.model import TwofoldModel, grow, pool, restore, snapshot
+from twofold_trainer.modeling.model import TwofoldModel, append_rows, pool, restore, snapshot
 
 LABELS = LabelSet(labels=("a", "b"), entity_types=("city",))
 BLOCK_CLASSES = {
@@ -131,7 +131,7 @@ def test_grown_heads_keep_their_old_rows() -> None:
     """Old rows keep their bytes and places; new ones have their mean norm, and answer to the mean feature as they do."""
     head = nn.Linear(8, 3)
     centre = torch.randn(8)
-    grown = grow(head, torch.randn(2, 8), centre)
+    grown = append_rows(head, torch.randn(2, 8), centre)
 
     assert torch.equal(grown.weight[:3], head.weight)
     assert torch.equal(grown.bias[:3], head.bias)
@@ -152,7 +152,7 @@ def test_new_rows_point_at_their_class(model: TwofoldModel) -> None:
             (encoding, compute_features(model, [encoding.encoding], encoder.settings.pad_id)) for encoding in targets
         ]
         rows, centre = class_means(seen, "classifier", [0, 1], model.config.hidden_size)
-        head = grow(nn.Linear(model.config.hidden_size, 1), rows, centre)
+        head = append_rows(nn.Linear(model.config.hidden_size, 1), rows, centre)
         scores = torch.stack([head(features.pooled[0])[1:] for _, features in seen])
 
     own = torch.tensor([target.label for target in targets])

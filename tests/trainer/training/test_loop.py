@@ -36,7 +36,7 @@ from twofold_trainer.training.stages import train_stages
 pytestmark = pytest.mark.slow
 
 LABELS = LabelSet(labels=tuple(sorted(tiny_models.TEMPLATES)), entity_types=("artist", "city", "date"))
-RECIPE = recipe.merge(
+RECIPE = recipe.apply_hyperparameters(
     recipe.Hyperparameters(epochs=2, batch_size=16, backbone_learning_rate=1e-3),
     recipe.init_recipe(blocks=2, examples=60, hidden_size=32),
     blocks=2,

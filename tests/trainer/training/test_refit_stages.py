@@ -20,7 +20,7 @@ from twofold_trainer.stop import StopSignal
 from twofold_trainer.training.optimization import make_stage_trainer
 from twofold_trainer.training.stage_factory import StageFactory, make_stage_factory
 from twofold_trainer.training.stages import StagesResult
-from twofold_trainer.training.train import grow, train
+from twofold_trainer.training.train import grow_adapted_head, train
 
 pytestmark = pytest.mark.slow
 
@@ -29,9 +29,9 @@ PASSES = GateResult("pass", "nobody asked")
 
 
 def prepare(plan: Plan) -> StageFactory:
-    """Fill a job's cache and grow its head."""
+    """Fill a job's cache and grow_adapted_head its head."""
     stage_factory = make_stage_factory(plan, StopSignal())
-    grow(plan, stage_factory.features)
+    grow_adapted_head(plan, stage_factory.features)
     return stage_factory
 
 

@@ -27,7 +27,7 @@ from twofold_checkpoint.protocol.events import (
     StepCompleted,
     from_line,
 )
-from twofold_checkpoint.protocol.job import SNAPSHOTS, Exact, Hyperparameters, Statistical, TrainerJob, write_job
+from twofold_checkpoint.protocol.job import SNAPSHOTS, Exact, Hyperparameters, Statistical, TrainerJob, write_job_file
 from twofold_checkpoint.store import Store
 from twofold_trainer import adapt as run_module
 from twofold_trainer.adapt import run_job
@@ -188,7 +188,7 @@ def test_a_process_that_gets_sigkill_goes_on_to_the_same_file(make_job: MakeJob,
     files = []
     for name, killed in (("whole", False), ("killed", True)):
         path = tmp_path / f"{name}.json"
-        write_job(path, msgspec.structs.replace(make_job("ner", **settings), id=name, snapshot_seconds=0.0))
+        write_job_file(path, msgspec.structs.replace(make_job("ner", **settings), id=name, snapshot_seconds=0.0))
         if killed:
             with subprocess.Popen([*RUN, str(path)], stdout=subprocess.PIPE) as process:
                 assert process.stdout

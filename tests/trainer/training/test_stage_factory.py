@@ -15,7 +15,7 @@ from twofold_trainer.stop import StopSignal
 from twofold_trainer.training.optimization import make_stage_trainer
 from twofold_trainer.training.stage_factory import StageFactory, make_stage_factory
 from twofold_trainer.training.stage_inputs import StageInputs
-from twofold_trainer.training.train import grow
+from twofold_trainer.training.train import grow_adapted_head
 
 pytestmark = pytest.mark.slow
 
@@ -23,14 +23,14 @@ BLOCKS = {"heads": 0, "top block": 1, "all blocks": 3, "own copies": 3}
 
 
 def prepare(make_job: MakeJob, name: str) -> tuple[Plan, Stage, StageFactory]:
-    """Fill a job's cache, grow its head, and give it blocks of its own if the stage trains such."""
+    """Fill a job's cache, grow_adapted_head its head, and give it blocks of its own if the stage trains such."""
     forked = name == "own copies"
     plan = make_plan(
         make_job("ner", protection=Exact() if forked else Statistical(), freeze="auto" if forked else "head")
     )
     stage = planner_of(plan).stage(BLOCKS[name], number=1, forked=forked)
     stage_factory = make_stage_factory(plan, StopSignal())
-    grow(plan, stage_factory.features)
+    grow_adapted_head(plan, stage_factory.features)
     if forked:
         plan.model.fork("ner", stage.blocks)
     plan.model.eval()
@@ -85,7 +85,7 @@ def test_what_teaches_is_computed_as_steps_compute_it_and_what_judges_in_fp32(
     settings = Hyperparameters(mixed_precision=mixed, unfrozen_blocks=1)
     plan = make_plan(make_job("ner", hyperparameters=settings, freeze="head"))
     stage_factory = make_stage_factory(plan, StopSignal())
-    grow(plan, stage_factory.features)
+    grow_adapted_head(plan, stage_factory.features)
     kept, exact = stage_factory.features.base, live(plan.model, plan.encoder.settings.pad_id)
     if after != "base":
         _, top_block, once_more, _ = plan.stages
@@ -112,7 +112,7 @@ def test_a_probe_learns_the_same_over_kept_features_and_without_them(
         monkeypatch.setattr("twofold_trainer.modeling.features.CACHE_BYTES", plan.feature_bytes if fits else 0)
         stage_factory = make_stage_factory(plan, StopSignal())
         assert stage_factory.features.is_caching == fits
-        grow(plan, stage_factory.features)
+        grow_adapted_head(plan, stage_factory.features)
         stage = plan.stages[0]
         inputs = stage_factory.inputs(stage)
         assert inputs.objective.distillation is not None

@@ -135,7 +135,7 @@ def with_annotated_types(examples: Iterable[Example], types: tuple[str, ...]) ->
     ]
 
 
-def count_names(examples: Iterable[Example], *, labels: bool = True, types: bool = True) -> dict[str, int]:
+def count_labels(examples: Iterable[Example], *, labels: bool = True, types: bool = True) -> dict[str, int]:
     """Count the examples of each label and the spans of each entity type."""
     counted: Counter[str] = Counter()
     for example in examples:
@@ -154,7 +154,7 @@ def describe_dataset(
         train_examples=len(parts.train),
         dev_examples=len(parts.dev),
         gate_examples=len(parts.gate),
-        label_counts=count_names(parts.train, labels=head != "ner", types=head != "classifier"),
+        label_counts=count_labels(parts.train, labels=head != "ner", types=head != "classifier"),
         unaligned_annotations=unaligned,
         mean_tokens=sum(len(target.encoding.ids) for target in targets) / max(1, len(targets)),
     )

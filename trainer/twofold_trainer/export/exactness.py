@@ -12,7 +12,7 @@ from twofold_checkpoint.manifest import HeadName
 from twofold_checkpoint.protocol.events import ExactVerified
 
 from twofold_trainer.errors import ParityError
-from twofold_trainer.export.onnx_export import Graph, decode
+from twofold_trainer.export.onnx_export import Graph, decode_logits
 from twofold_trainer.scoring.scorer import BATCH_SIZE
 from twofold_trainer.stop import StopSignal
 
@@ -54,9 +54,9 @@ def verify_exact(
                 f"the {protected} head's logits differ by {worst:.2e} from the base checkpoint's, and protection is "
                 f"exact; at most {EXACT_TOLERANCE:.0e} is allowed"
             )
-        wanted_answers = decode(batch, before[0], before[1], labels[0])
+        wanted_answers = decode_logits(batch, before[0], before[1], labels[0])
         for encoding, wanted, got in zip(
-            batch, wanted_answers, decode(batch, after[0], after[1], labels[1]), strict=True
+            batch, wanted_answers, decode_logits(batch, after[0], after[1], labels[1]), strict=True
         ):
             if protected == "classifier":
                 same = [label.label for label in wanted.labels] == [label.label for label in got.labels]

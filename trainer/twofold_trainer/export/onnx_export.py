@@ -114,10 +114,10 @@ class Graph:
     def predict(self, encodings: Sequence[Encoding], labels: LabelSet, pad_id: int) -> list[Prediction]:
         """Return the best label and all entities of each text."""
         outputs, _ = self.run(encodings, pad_id)
-        return decode(encodings, outputs[0], outputs[1], labels)
+        return decode_logits(encodings, outputs[0], outputs[1], labels)
 
 
-def decode(
+def decode_logits(
     encodings: Sequence[Encoding], classifier_logits: Floats, ner_logits: Floats, labels: LabelSet
 ) -> list[Prediction]:
     """Decode the logits of all windows into predictions."""
@@ -170,8 +170,8 @@ def measure_parity(
             )
         for encoding, wanted, got in zip(
             encodings,
-            decode(encodings, expected[0], expected[1], labels),
-            decode(encodings, outputs[0], outputs[1], labels),
+            decode_logits(encodings, expected[0], expected[1], labels),
+            decode_logits(encodings, outputs[0], outputs[1], labels),
             strict=True,
         ):
             if _meaning(wanted) != _meaning(got):

@@ -86,11 +86,12 @@ def evaluate_quantized(reduction: QuantizationInputs, fp32: Graph, int8: Graph, 
     comparisons = {
         head: compare(Pair(old, new), "base", REDUCED_MARGIN, seed=reduction.seed)
         for head in HEADS
-        if (old := score(examples, before, head)) is not None and (new := score(examples, after, head)) is not None
+        if (old := head_score(examples, before, head)) is not None
+        and (new := head_score(examples, after, head)) is not None
     }
     isolated = error <= ISOLATION_TOLERANCE
     proven = len(comparisons) == len(HEADS) and all(_proven(comparison) for comparison in comparisons.values())
-    reasons = [describe(head, comparison) for head, comparison in comparisons.items()]
+    reasons = [describe_comparison(head, comparison) for head, comparison in comparisons.items()]
     reasons += [f"no held-out example is annotated for the {head} head" for head in HEADS if head not in comparisons]
     reasons.append(
         f"a row alone and in a batch differ by {error:.0e}, {'within' if isolated else 'above'} {ISOLATION_TOLERANCE:.0e}"
@@ -105,7 +106,7 @@ def evaluate_quantized(reduction: QuantizationInputs, fp32: Graph, int8: Graph, 
     )
 
 
-def describe(head: HeadName, comparison: Comparison) -> str:
+def describe_comparison(head: HeadName, comparison: Comparison) -> str:
     """Describe the comparison of a head in a clause."""
     figures = f"{100 * comparison.before:.1f} -> {100 * comparison.after:.1f} on {comparison.examples} examples"
     drop = max(0.0, -100 * comparison.bounds.lower)
@@ -161,8 +162,8 @@ def answer(
     return answers
 
 
-def score(examples: Sequence[Example], answers: Sequence[Prediction], head: HeadName) -> HeadScore | None:
-    """Return the score of predictions for a head, on the examples that are annotated for it."""
+def head_score(examples: Sequence[Example], answers: Sequence[Prediction], head: HeadName) -> HeadScore | None:
+    """Return the head_score of predictions for a head, on the examples that are annotated for it."""
     pairs = list(zip(examples, answers, strict=True))
     if head == "classifier":
         return accuracy(

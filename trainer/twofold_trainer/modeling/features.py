@@ -50,10 +50,10 @@ def compute_features(
     """Run the model's blocks over all windows of the texts in one batch."""
     windows = [window for encoding in encodings for window in encoding.windows]
     ids, mask = (torch.from_numpy(array) for array in pad(windows, pad_id))
-    return merge(model.hidden(ids, mask, heads=heads), mask, encodings, windows, model)
+    return merge_hidden(model.hidden(ids, mask, heads=heads), mask, encodings, windows, model)
 
 
-def merge(
+def merge_hidden(
     hidden: Hidden, mask: Tensor, encodings: Sequence[Encoding], windows: Sequence[Window], model: TwofoldModel
 ) -> Features:
     """Turn the hidden states of all windows (windows, tokens, hidden) into features of the texts."""

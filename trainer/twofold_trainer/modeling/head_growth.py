@@ -10,7 +10,7 @@ from twofold_checkpoint.manifest import HeadName
 
 from twofold_trainer.datasets.targets import Target
 from twofold_trainer.modeling.features import Features
-from twofold_trainer.modeling.model import TwofoldModel, grow
+from twofold_trainer.modeling.model import TwofoldModel, append_rows
 
 
 def class_means(
@@ -58,7 +58,7 @@ def clear_head(model: TwofoldModel, head: HeadName) -> None:
 
 def grow_head(model: TwofoldModel, head: HeadName, rows: Tensor, centre: Tensor) -> None:
     """Append rows to a head of the model, in place."""
-    grown = grow(model.head(head), rows, centre)
+    grown = append_rows(model.head(head), rows, centre)
     if head == "classifier":
         model.classifier = grown
     else:

@@ -190,7 +190,7 @@ def pool(features: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
     return features.gather(1, last.view(-1, 1, 1).expand(-1, 1, features.shape[-1])).squeeze(1)
 
 
-def grow(head: nn.Linear, rows: Tensor, centre: Tensor) -> nn.Linear:
+def append_rows(head: nn.Linear, rows: Tensor, centre: Tensor) -> nn.Linear:
     """Return the head with *rows* (new, hidden) appended. Old rows keep their exact values and order.
 
     New rows are scaled to the old rows' mean norm. Their biases give them the average old logit at the mean feature,

@@ -12,7 +12,7 @@ from twofold_checkpoint.encoding import Encoding, pad
 from twofold_checkpoint.manifest import HEADS, HeadName
 
 from twofold_trainer.modeling.blocks import run_blocks
-from twofold_trainer.modeling.features import Features, merge
+from twofold_trainer.modeling.features import Features, merge_hidden
 from twofold_trainer.modeling.model import Entry, TwofoldModel
 
 
@@ -63,4 +63,4 @@ class PrefixCache:
         # The ids do not affect the result; they only give the backbone the shape.
         ids = torch.full(mask.shape, self._pad_id)
         read = self._model.hidden(ids, mask, heads=heads, entry=Entry(self.depth, hidden))
-        return merge(read, mask, encodings, windows, self._model)
+        return merge_hidden(read, mask, encodings, windows, self._model)

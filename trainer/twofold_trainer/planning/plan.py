@@ -188,7 +188,7 @@ def make_plan(job: TrainerJob) -> Plan:
         remembers=remembers,
         bf16=has_bf16(),
     )
-    resolved = recipe.merge(request.hyperparameters, default, blocks=blocks)
+    resolved = recipe.apply_hyperparameters(request.hyperparameters, default, blocks=blocks)
     new = tuple(make_targets(parts.train, encoder, labels, teaches=(request.head,)))
     rehearsed = tuple(make_targets(memory.rehearsal, encoder, labels, rehearsed=True))
     held_out = make_targets([*parts.dev, *parts.gate], encoder, labels, teaches=(request.head,))

@@ -49,7 +49,7 @@ class SnapshotHeader(msgspec.Struct, frozen=True, kw_only=True):
     rng_state: tuple[int, ...]
     """State of the generator that shuffles the epochs."""
     training: str = ""
-    """Digest of everything that the training depends on; see digest_of."""
+    """Digest of everything that the training depends on; see training_digest."""
     checksum: str = ""
     """Digest of the header (without this field) and the tensors."""
 
@@ -152,7 +152,7 @@ def _checksum(header: SnapshotHeader, tensors: dict[str, Tensor]) -> str:
     return sha256.hexdigest()
 
 
-def digest_of(plan: Plan) -> str:
+def training_digest(plan: Plan) -> str:
     """Return the SHA-256 of everything that a training depends on: job, request, base, examples, recipe and torch version."""
     request = msgspec.structs.replace(plan.request, max_runtime=None)
     identity = (

@@ -1,4 +1,4 @@
-"""The training of a job: cache features, grow the head, and run the stages."""
+"""The training of a job: cache features, grow_adapted_head the head, and run the stages."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def train(
     yield PhaseStarted(phase="cache")
     factory = make_stage_factory(plan, stop)
     if plan.added:
-        grow(plan, factory.features)
+        grow_adapted_head(plan, factory.features)
     runner = StageRunner(plan.model, factory.dev_evaluator, plan.request.seed, stop, snapshots)
     if plan.request.freeze != "auto":
         return (yield from _train_stages(plan.stages, factory, runner))
@@ -98,7 +98,7 @@ def _continue_auto(
     return StagesResult(completed, f"{why}, so the {plan.request.head} head got a {stages[0].name}")
 
 
-def grow(plan: Plan, features: FeatureStore) -> None:
+def grow_adapted_head(plan: Plan, features: FeatureStore) -> None:
     """Append rows for the added labels to the adapted head, initialised with the class means of their examples."""
     head, model = plan.request.head, plan.model
     if not plan.retained_labels:

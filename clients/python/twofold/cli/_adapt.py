@@ -149,7 +149,9 @@ def adapt(
     **options: Any,
 ) -> None:
     """
-    Fine-tune one head on new examples while the other head's task is protected.
+    Fine-tune one head and protect the other.
+
+    A job trains the head on new examples while the task of the other head is protected.
 
     Each JSON line is {"text": ..., "label": ..., "entities": [{"start", "end", "type"}]}. A label or entities that are null
     or absent are not annotated; an empty list means that the text has no entities. Files that end in .conll, .bio, .iob,

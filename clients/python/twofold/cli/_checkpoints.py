@@ -21,7 +21,11 @@ def checkpoints() -> None:
 @checkpoints.command("list")
 @click.pass_obj
 def list_(session: Session) -> None:
-    """List the checkpoints, newest first; ● marks the live checkpoint."""
+    """
+    List the checkpoints, newest first.
+
+    ● marks the live checkpoint.
+    """
     table = make_table("", "id", "aliases", "created", "scores", "parent")
     with session.client() as client:
         for checkpoint in client.checkpoints():

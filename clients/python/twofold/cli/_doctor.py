@@ -36,9 +36,9 @@ Examples:
 @click.pass_context
 def doctor(ctx: click.Context, *, store: Path | None) -> None:
     """
-    Diagnose problems: check the server step by step and print a fix for each fault.
+    Check the server, with a fix for each fault.
 
-    Exit with 1 if a check fails. Warnings are not failures.
+    The checks run step by step. Exit with 1 if a check fails. Warnings are not failures.
     """
     session: Session = ctx.obj
     failed = False

@@ -106,9 +106,9 @@ Examples:
 @click.pass_obj
 def report(session: Session, *, job_id: str | None, as_json: bool, output: Path | None, open_browser: bool) -> None:
     """
-    Download the report of a finished job: one self-contained HTML page.
+    Download the report of a finished job.
 
-    Without JOB, the report of the newest job is downloaded.
+    The report is one self-contained HTML page. Without JOB, the report of the newest job is downloaded.
     """
     if open_browser and as_json:
         raise click.UsageError("--open shows the HTML page; leave out --json")

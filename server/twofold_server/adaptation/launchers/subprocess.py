@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 from twofold_checkpoint.protocol.events import Event, Finished, NoteAdded, from_line
-from twofold_checkpoint.protocol.job import TrainerJob, write_job
+from twofold_checkpoint.protocol.job import TrainerJob, write_job_file
 
 from twofold_server.adaptation.launchers.environment import trainer_environment
 from twofold_server.adaptation.launchers.pipes import Pipe, open_pipe, read_lines
@@ -238,4 +238,4 @@ def _parse(line: bytes | None) -> Event | None:
 
 def _write(path: Path, job: TrainerJob) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_job(path, job)
+    write_job_file(path, job)

@@ -10,7 +10,7 @@ from twofold.v1 import adaptation_pb2 as pb
 from twofold.v1.adaptation_pb2_grpc import AdaptationServiceServicer
 
 from twofold_server.adaptation.runner import JobRunner
-from twofold_server.adaptation.uploads import Batch, Header, Uploads
+from twofold_server.adaptation.uploads import ExampleBatch, Header, Uploads
 from twofold_server.api.wire.adaptation import read_adapt, read_upload
 from twofold_server.api.wire.jobs import MEDIA_TYPES, read_report_format, write_event, write_job
 from twofold_server.api.wire.pagination import page_size, parse_page_token
@@ -78,6 +78,8 @@ class AdaptationServicer(AdaptationServiceServicer):
         return pb.GetReportResponse(content=content, media_type=MEDIA_TYPES[report_format])
 
 
-async def _read_in_thread(messages: AsyncIterator[pb.UploadDatasetRequest]) -> AsyncGenerator[Header | Batch, None]:
+async def _read_in_thread(
+    messages: AsyncIterator[pb.UploadDatasetRequest],
+) -> AsyncGenerator[Header | ExampleBatch, None]:
     async for message in messages:
         yield await asyncio.to_thread(read_upload, message)

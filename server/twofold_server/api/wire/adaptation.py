@@ -22,7 +22,7 @@ from twofold_checkpoint.protocol.job import (
 )
 
 from twofold_server.adaptation.dataset_writer import MAX_NAME_LENGTH, MAX_NAMES, Inline
-from twofold_server.adaptation.uploads import Batch, Header
+from twofold_server.adaptation.uploads import ExampleBatch, Header
 from twofold_server.api.wire.inference import HEAD_NAMES
 from twofold_server.errors import MAX_VIOLATIONS, InvalidRequestError, Violation, raise_if_invalid
 from twofold_server.jobs.model import JobSpec, PromoteName
@@ -99,15 +99,15 @@ def read_example(message: pb.Example) -> Example:
     return Example(text=message.text, label=message.label if message.HasField("label") else None, entities=entities)
 
 
-def read_upload(message: pb.UploadDatasetRequest) -> Header | Batch:
+def read_upload(message: pb.UploadDatasetRequest) -> Header | ExampleBatch:
     """Read one message of an upload. Its examples are checked when they are stored."""
     match message.WhichOneof("part"):
         case "header":
             return Header(message.header.display_name)
         case "train":
-            return Batch("train", [read_example(example) for example in message.train.examples])
+            return ExampleBatch("train", [read_example(example) for example in message.train.examples])
         case "dev":
-            return Batch("dev", [read_example(example) for example in message.dev.examples])
+            return ExampleBatch("dev", [read_example(example) for example in message.dev.examples])
     raise InvalidRequestError(Violation("part", "is not set; send a header, train or dev examples in every message"))
 
 

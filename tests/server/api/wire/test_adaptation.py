@@ -14,7 +14,7 @@ from twofold_checkpoint.examples import Example, Span
 from twofold_checkpoint.protocol import events as ev
 from twofold_checkpoint.protocol.hyperparameter_ranges import RANGES
 from twofold_checkpoint.protocol.job import Exact, Hyperparameters, Statistical
-from twofold_server.adaptation.uploads import Batch, Header
+from twofold_server.adaptation.uploads import ExampleBatch, Header
 from twofold_server.api.wire.adaptation import read_adapt, read_upload
 from twofold_server.api.wire.jobs import write_event, write_job
 from twofold_server.errors import InvalidRequestError
@@ -230,8 +230,8 @@ def test_upload_messages_are_read() -> None:
     batch = pb.ExampleBatch(examples=[example])
 
     assert read_upload(pb.UploadDatasetRequest(header=pb.UploadHeader(display_name="x"))) == Header("x")
-    assert read_upload(pb.UploadDatasetRequest(train=batch)) == Batch("train", [Example(text="a")])
-    assert read_upload(pb.UploadDatasetRequest(dev=batch)) == Batch("dev", [Example(text="a")])
+    assert read_upload(pb.UploadDatasetRequest(train=batch)) == ExampleBatch("train", [Example(text="a")])
+    assert read_upload(pb.UploadDatasetRequest(dev=batch)) == ExampleBatch("dev", [Example(text="a")])
     with pytest.raises(InvalidRequestError, match="is not set"):
         read_upload(pb.UploadDatasetRequest())
 
