@@ -88,5 +88,5 @@ def test_every_event_has_a_line_for_people(make_job: MakeJob) -> None:
     events = tiny_models.until(make_job("ner", freeze="backbone"), "export")
 
     for event in [*events, NoteAdded(message="x", warning=True), Published(checkpoint_id="x")]:
-        assert command.describe(event).strip()
-        assert "\n" not in command.describe(event)
+        assert command.event_line(event).strip()
+        assert "\n" not in command.event_line(event)
