@@ -20,7 +20,7 @@ from support.postgresql import postgresql_server
 
 
 def main() -> int:
-    """Run the points, print a line for each and a JSON line at the end; returns 1 if any has failed."""
+    """Run the points, print a line for each and a JSON line at the end; return 1 if a point failed."""
     parser = argparse.ArgumentParser(prog="kill-matrix", description=__doc__)
     parser.add_argument("--only", default="", help="run the points whose names have this in them")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="run every N-th of those")
@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def run(points: list[Point]) -> Iterator[tuple[Point, float, str]]:
-    """Run points one after the other; yields what came of each."""
+    """Run the points one after the other, and yield their results."""
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="twofold-crash-")))
         server = None

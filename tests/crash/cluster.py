@@ -1,4 +1,4 @@
-"""A store with a server over it, whose processes can be told where to stop, and what must be true after they were killed."""
+"""A store and a server over it whose processes can be stopped at a given point, and the checks after a kill."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LEARNS = Hyperparameters(epochs=3, batch_size=16, backbone_learning_rate=3e-3, h
 
 
 def wait_for(what: str, look: Callable[[], object]) -> None:
-    """Look until it is there. Raises AssertionError once the patience is over."""
+    """Wait until *look* returns a true value. Raises AssertionError after PATIENCE seconds."""
     deadline = time.monotonic() + PATIENCE
     while not look():
         assert time.monotonic() < deadline, f"{what} did not come within {PATIENCE:.0f} s"
@@ -37,7 +37,7 @@ def wait_for(what: str, look: Callable[[], object]) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process is there and more than a name that nobody has asked after."""
+    """Return whether a process exists and is not a zombie."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -45,7 +45,7 @@ def is_alive(pid: int) -> bool:
 
 
 class Cluster:
-    """Hold a copy of a base store, and run servers over it."""
+    """A copy of a base store, and servers over it."""
 
     def __init__(self, directory: Path, store: Path, database: DatabaseUrl | None = None) -> None:
         self.directory = directory
@@ -58,7 +58,7 @@ class Cluster:
     # -- processes ----------------------------------------------------------------------------------------------
 
     def start(self, *, ready: bool = True) -> None:
-        """Start a server, and wait until it serves unless it is to stop before that."""
+        """Start a server, and wait until it serves unless *ready* is False."""
         command = [
             str(self._program),
             "-m",
@@ -88,12 +88,12 @@ class Cluster:
 
     @property
     def server(self) -> subprocess.Popen[bytes]:
-        """The server that runs."""
+        """The running server."""
         assert self._server is not None
         return self._server
 
     def stop(self) -> None:
-        """Stop the server as an operator would. Raises AssertionError if it does not end well."""
+        """Stop the server with SIGTERM. Raises AssertionError if it exits with an error."""
         self.server.send_signal(signal.SIGTERM)
         assert self.server.wait(PATIENCE) == 0
 
@@ -103,7 +103,7 @@ class Cluster:
         self.server.wait(PATIENCE)
 
     def clear(self) -> None:
-        """Kill what still runs, and ask after the server: tests to come would find one that nobody has asked after."""
+        """Kill and reap all processes of this cluster."""
         for process in self.processes():
             with suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -111,7 +111,7 @@ class Cluster:
             self._server.wait(PATIENCE)
 
     def processes(self) -> list[psutil.Process]:
-        """Return all processes that have this harness's directory in their command."""
+        """Return all processes with this cluster's directory in their command line."""
         return [
             process
             for process in psutil.process_iter(["cmdline"])
@@ -119,19 +119,19 @@ class Cluster:
         ]
 
     def trainers(self) -> list[psutil.Process]:
-        """Return the trainers among them."""
+        """Return the trainer processes."""
         return [process for process in self.processes() if "twofold_trainer" in process.info["cmdline"]]
 
     # -- callers ------------------------------------------------------------------------------------------------
 
     @contextmanager
     def client(self) -> Iterator[Client]:
-        """Call the server."""
+        """Return a client of the server."""
         with Client(self.target, timeout=PATIENCE) as item:
             yield item
 
     def adapt(self) -> str:
-        """Submit the job that is disturbed. It passes the gate."""
+        """Submit the job that will be disturbed. It passes the gate."""
         with self.client() as client:
             return client.adapt(
                 given(tiny_models.restaurant(80)),
@@ -144,12 +144,12 @@ class Cluster:
             ).id
 
     def upload(self) -> None:
-        """Send a data set."""
+        """Upload a data set."""
         with self.client() as client:
             client.upload_dataset(given(tiny_models.restaurant(80)))
 
     def measure(self) -> Job:
-        """Run a job that trains nothing, to its end."""
+        """Run a job that trains nothing to its end."""
         with self.client() as client:
             made = client.adapt(given(tiny_models.restaurant(40)), head=Head.NER, freeze=Freeze.ALL)
             return client.wait(made, timeout=PATIENCE)
@@ -160,18 +160,18 @@ class Cluster:
             return list(client.jobs())[::-1]
 
     def end_of(self, job: Job | str) -> Job:
-        """Wait for a job's end."""
+        """Wait for the end of a job and return it."""
         with self.client() as client:
             return client.wait(job, timeout=PATIENCE)
 
     def wait_for_report(self, job: Job) -> None:
-        """Wait until a job that is over has its report, the last that is written of it. Until then it is half-done."""
+        """Wait until a finished job has its report, the last file that is written."""
         wait_for("the report", (self.store.root / "jobs" / job.id / "report.html").exists)
 
     # -- what must be true --------------------------------------------------------------------------------------
 
     def check_answers(self) -> str:
-        """Compare what the server answers with what the current checkpoint's trainer saw; returns the checkpoint's id."""
+        """Assert that the server answers as the current checkpoint's golden answers say; return the checkpoint's id."""
         current = self.store.get("current")
         current.verify()
         with self.client() as client:
@@ -184,12 +184,12 @@ class Cluster:
         return current.id
 
     def age(self) -> None:
-        """Let an hour go by for what is among the jobs: whose job came to nothing stays so long, where servers share them."""
+        """Make the job directories look an hour old: servers that share a store keep abandoned directories that long."""
         for path in self.store.root.glob("jobs/*"):
             os.utime(path, (time.time() - 2 * GRACE_SECONDS,) * 2)
 
     def check_leftovers(self) -> None:
-        """Look for what is half-done: in staging, among the jobs, and beside the aliases."""
+        """Assert that nothing unfinished is left in staging, in the job directories or next to the aliases."""
         root = self.store.root
         jobs = {job.id for job in self.jobs()}
         assert list(root.glob("staging/*")) == []
@@ -201,10 +201,10 @@ class Cluster:
         assert len(made) == len(set(made)), "a job has published twice"
 
     def weights(self, checkpoint_id: str) -> bytes:
-        """Read the weights of a checkpoint."""
+        """Return the bytes of a checkpoint's weights."""
         return (self.store.get(checkpoint_id).path / TRAINING_WEIGHTS).read_bytes()
 
 
 def given(examples: list[tiny_models.Example]) -> list[Example]:
-    """Make the client's examples of the store's."""
+    """Convert examples of the store to examples of the client."""
     return [Example.from_dict(msgspec.json.decode(msgspec.json.encode(example))) for example in examples]

@@ -1,7 +1,7 @@
-"""The interpreter of a victim: it runs a module as ``python -m`` does, and stops dead where it is told to.
+"""A wrapper of the Python interpreter: it runs a module like ``python -m`` and stops at a given point.
 
-The processes under test are the real ones. What a phase or a file cannot be seen at from outside (a trainer is through a
-phase before its event has been read) is reached by stopping here, so that whoever kills it knows what it was doing.
+The processes under test are the real ones. Some points cannot be observed from outside: for example, a trainer may have left a
+phase before its event is read. The wrapper stops the process there, so that the test knows what it was doing when it is killed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HIT = "stopped"
 
 
 def install(directory: Path) -> Path:
-    """Write the interpreter for victims that take their orders from a directory."""
+    """Write the wrapper for processes that read their stop points from *directory*."""
     program = directory / "python"
     path = [entry for entry in sys.path if entry]
     program.write_text(PROGRAM.format(python=sys.executable, path=path, directory=str(directory)), encoding="utf-8")
@@ -36,13 +36,13 @@ def install(directory: Path) -> Path:
 
 
 def order(directory: Path, process: str, at: str) -> None:
-    """Let the next process of a kind stop at a place, once."""
+    """Let the next process of a kind stop at a point, once."""
     (directory / HIT).unlink(missing_ok=True)
     (directory / ORDER).write_text(json.dumps({"process": process, "at": at}), encoding="utf-8")
 
 
 def read_hit(directory: Path) -> int | None:
-    """Return the process that has stopped, if one has."""
+    """Return the id of the process that has stopped, or None."""
     try:
         return int((directory / HIT).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -50,7 +50,7 @@ def read_hit(directory: Path) -> int | None:
 
 
 def main(directory: str) -> None:
-    """Do what ``python -m MODULE ...`` does, with the hook in place if it is meant for this process."""
+    """Run ``python -m MODULE ...``, with the stop installed if it is meant for this process."""
     assert sys.argv[1] == "-m", sys.argv
     module = sys.argv[2]
     sys.argv = sys.argv[2:]
@@ -64,7 +64,7 @@ def main(directory: str) -> None:
 
 
 def _install_stop(directory: Path, at: str) -> None:
-    """Put a stop before or after a function, such as "after twofold_checkpoint.store:Store.publish", or after an event."""
+    """Install a stop before or after a function, such as "after twofold_checkpoint.store:Store.publish", or after an event."""
     when, _, what = at.partition(" ")
 
     def stop() -> None:
@@ -97,7 +97,7 @@ def _install_stop(directory: Path, at: str) -> None:
 
 
 def _stop_after_event(what: str, stop: Callable[[], None]) -> None:
-    """Stop once an event of a trainer is written: its kind, or the name of the phase that it begins."""
+    """Stop after the trainer has written an event of a kind, or the event that starts a phase."""
     run = importlib.import_module("twofold_trainer.adapt")
     original = run.run_job
 

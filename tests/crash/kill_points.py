@@ -1,4 +1,4 @@
-"""Where processes are killed: every moment of a job, and who is killed there."""
+"""The kill points: every moment of a job, and the process that is killed there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Kind = Literal["sqlite", "postgresql"]
 
 @dataclass(frozen=True)
 class Moment:
-    """Name a moment, and say which process stops there and where in it; see kill_hook.py."""
+    """A moment of a job: the process that stops there, and where; see kill_hook.py."""
 
     name: str
     process: str
@@ -27,7 +27,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Point:
-    """Kill these processes at this moment, with the jobs in this kind of database."""
+    """The processes to kill at a moment, and the kind of database."""
 
     moment: Moment
     victim: Victim
@@ -35,7 +35,7 @@ class Point:
 
     @property
     def name(self) -> str:
-        """The point in a word."""
+        """The name of the point."""
         return f"{self.victim} at {self.moment.name} on {self.database}"
 
 

@@ -1,4 +1,4 @@
-"""What happens at a kill point, from the start of a server to the job that works after all."""
+"""What happens at a kill point, from the start of a server to the job that succeeds in the end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from twofold_server.config.database_url import DatabaseUrl
 
 @dataclass(frozen=True)
 class World:
-    """Hold a base store, and the weights that the job ends with when nobody disturbs it."""
+    """A base store, and the weights of its job without a kill."""
 
     base: Path
     weights: bytes
@@ -27,7 +27,7 @@ class World:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Say how a job ended that was killed at a point."""
+    """How a killed job ended."""
 
     state: str
     reason: str
@@ -36,7 +36,7 @@ class Outcome:
 
 
 def make_world(directory: Path, base: Path) -> World:
-    """Run the job once without disturbing it."""
+    """Run the job once without a kill."""
     cluster = furnish(directory, base)
     with ended(cluster):
         cluster.start()
@@ -47,7 +47,7 @@ def make_world(directory: Path, base: Path) -> World:
 
 
 def furnish(directory: Path, base: Path, database: DatabaseUrl | None = None) -> Cluster:
-    """Copy the base store."""
+    """Return a cluster over a copy of the base store."""
     directory.mkdir(parents=True)
     shutil.copytree(base, directory / "store")
     return Cluster(directory, directory / "store", database)
@@ -55,7 +55,7 @@ def furnish(directory: Path, base: Path, database: DatabaseUrl | None = None) ->
 
 @contextmanager
 def ended(cluster: Cluster) -> Iterator[None]:
-    """Leave no process behind, whatever happens."""
+    """Clear the cluster at the end, also on errors."""
     try:
         yield
     finally:
@@ -63,7 +63,7 @@ def ended(cluster: Cluster) -> Iterator[None]:
 
 
 def tell(point: Point, directory: Path, world: World, database: DatabaseUrl | None = None) -> Outcome:
-    """Kill at the point, and look at what is left. Raises AssertionError for whatever is not as it should be."""
+    """Kill at the point, and check the consequences. Raises AssertionError if anything is wrong."""
     cluster = furnish(directory, world.base, database)
     with ended(cluster):
         disturb(cluster, point)
@@ -83,7 +83,7 @@ def tell(point: Point, directory: Path, world: World, database: DatabaseUrl | No
 
 
 def disturb(cluster: Cluster, point: Point) -> None:
-    """Let the point come, and kill there. What was not killed has to end, or to go on, by itself."""
+    """Wait for the point, and kill there. Processes that are not killed end or continue by themselves."""
     moment = point.moment
     if moment.restarted:
         kill_hook.order(cluster.directory, TRAINER, "said train")
@@ -119,7 +119,7 @@ def _try(cluster: Cluster, upload: bool) -> None:
 
 
 def _conclude(cluster: Cluster, point: Point, world: World) -> Outcome:
-    """Let the job come to its end, or be made now if it was not."""
+    """Wait for the end of the job, or submit it now if it was never created."""
     jobs = cluster.jobs()
     assert point.moment.without_job or jobs, "the job is lost"
     assert len(jobs) <= 1

@@ -1,4 +1,4 @@
-"""Real servers over real checkpoints, trained from the packaged MiniLM on a slice of real data."""
+"""End-to-end tests: real servers over real checkpoints, trained from MiniLM on a part of HWU64."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BLOCKS = 3
 
 
 def hwu64(split: str, first: int) -> list[dict[str, Any]]:
-    """Read the first lines of a split of HWU64 (Liu et al. 2019), which is not part of the project."""
+    """Return the first lines of a split of HWU64 (Liu et al. 2019), which is not part of the project."""
     path = SETS / "hwu64" / f"{split}.jsonl"
     if not path.exists():
         pytest.skip(f"HWU64 is not part of the project and {path} is not here; set SETS to its parent directory")
@@ -36,12 +36,12 @@ def hwu64(split: str, first: int) -> list[dict[str, Any]]:
 
 
 def of_types(lines: list[dict[str, Any]], types: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Keep only the entities of some types."""
+    """Keep only the entities of the given types."""
     return [{**line, "entities": [entity for entity in line["entities"] if entity["type"] in types]} for line in lines]
 
 
 def examples(lines: list[dict[str, Any]], *, only: str) -> list[Example]:
-    """Make examples that are annotated for one head only."""
+    """Return examples that are annotated for one head only."""
     return [Example.from_dict({"text": line["text"], only: line[only]}) for line in lines]
 
 
@@ -58,7 +58,7 @@ def lower_half(folder: Path) -> Path:
 
 
 def train_first(folder: Path) -> Path:
-    """Train a first checkpoint on 400 lines, with the command that users have."""
+    """Train a first checkpoint on 400 lines with twofold-trainer init."""
     for split, first in (("train", 400), ("dev", 160)):
         lines = of_types(hwu64(split, first), BASE_TYPES)
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -71,26 +71,26 @@ def train_first(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with the first checkpoint, of which every worker has its own copy."""
+    """A store with the first checkpoint; each worker has its own copy."""
     trained = once(tmp_path_factory, "hwu64", train_first)
     return Path(shutil.copytree(trained, tmp_path_factory.mktemp("served") / "store"))
 
 
 @pytest.fixture(scope="module")
 def server(store: Path) -> Iterator[Server]:
-    """Serve the first checkpoint. Jobs take their share of a machine that other tests keep busy."""
+    """A server over the first checkpoint. Its trainer runs at normal priority, because other tests keep the machine busy."""
     with serving(store, "--trainer-niceness", "0", log=store / "server.log") as running:
         yield running
 
 
 @pytest.fixture
 def client(server: Server) -> Iterator[Client]:
-    """Call the server."""
+    """A client of the server."""
     with Client(server.target) as item:
         yield item
 
 
 @pytest.fixture(scope="session")
 def first(store: Path) -> str:
-    """Name the first checkpoint, from which every adaptation here starts, whatever was promoted before it."""
+    """The id of the first checkpoint, from which every adaptation here starts."""
     return Store(store).list()[-1].id

@@ -1,4 +1,4 @@
-"""Three exact adaptations in a row over gRPC, each swapped in: what is protected answers as before, to the last label."""
+"""Three exact adaptations in a row over gRPC, each of them swapped in, leave the protected answers unchanged."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ LEARNS = Hyperparameters(epochs=2, batch_size=4)
 
 
 def labels_of(predictions: list[Prediction]) -> list[str | None]:
-    """Return the labels."""
+    """Return the label of each prediction."""
     return [prediction.label for prediction in predictions]
 
 
 def spans_of(predictions: list[Prediction]) -> list[list[tuple[int, int, str]]]:
-    """Return the spans."""
+    """Return the spans of each prediction."""
     return [[(entity.start, entity.end, entity.type) for entity in prediction.entities] for prediction in predictions]
 
 
 @pytest.mark.timeout(3 * 300)  # Three jobs, of which each has the time of a test.
 def test_either_head_adapts_again_and_again_without_touching_the_other(client: Client, store: Path, first: str) -> None:
-    """NER, NER again, then the classifier: each candidate serves, and the other head gives the very same answers."""
+    """After adaptations of NER, NER again and the classifier, each candidate serves and the other head gives the same answers."""
     client.promote(first)
     train, dev = ner_examples()
     more = train[60:], dev[60:]

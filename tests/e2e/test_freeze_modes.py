@@ -1,4 +1,4 @@
-"""Every freeze mode over gRPC, on a slice of HWU64: what moved, what could not, and what was refused."""
+"""Every freeze mode over gRPC on a part of HWU64: what changes, what stays frozen, and what is rejected."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def ner_examples() -> tuple[list[Example], list[Example]]:
 
 
 def classifier_examples() -> tuple[list[Example], list[Example]]:
-    """Take lines that the first checkpoint has not seen, all under two new labels."""
+    """Return training and held-out examples with two new labels, which the first checkpoint has not seen."""
     lines = hwu64("train", 640)[400:]
     marked = [{**line, "label": "short" if len(line["text"]) < 30 else "long"} for line in lines]
     actual = examples(marked, only="label")
@@ -50,7 +50,7 @@ def classifier_examples() -> tuple[list[Example], list[Example]]:
 
 @dataclass(frozen=True)
 class Case:
-    """One adaptation: what is adapted and how, and which groups of tensors must move and must not."""
+    """An adaptation, the groups of tensors that must change, and those that must not."""
 
     head: Head
     freeze: Freeze
@@ -72,7 +72,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_mode_moves_what_it_says_and_nothing_else(client: Client, store: Path, first: str, name: str) -> None:
-    """Frozen tensors keep their bytes, trained ones change, new labels come after the old ones, and the job says so."""
+    """Frozen tensors keep their bytes, trained tensors change, new labels follow the old ones, and the report says so."""
     case = CASES[name]
     train, dev = ner_examples() if case.head is Head.NER else classifier_examples()
 
@@ -104,7 +104,7 @@ def test_a_mode_moves_what_it_says_and_nothing_else(client: Client, store: Path,
 
 
 def check_tensors(case: Case, job: Job, store: Path) -> None:
-    """Compare the training weights of the base and of the candidate, tensor by tensor."""
+    """Assert that the right tensors changed between base and candidate."""
     before, after = (
         load_file(Store(store).get(item).path / "weights.safetensors")
         for item in (job.base_checkpoint_id, job.candidate_checkpoint_id)
@@ -119,7 +119,7 @@ def check_tensors(case: Case, job: Job, store: Path) -> None:
 
 
 def check_labels(case: Case, job: Job, store: Path) -> None:
-    """See that the adapted head grew at its end and the other one did not."""
+    """Assert that the adapted head has new rows at its end and the other head has none."""
     before, after = (
         Store(store).get(item).manifest.labels for item in (job.base_checkpoint_id, job.candidate_checkpoint_id)
     )
@@ -134,7 +134,7 @@ def check_labels(case: Case, job: Job, store: Path) -> None:
 
 
 def test_freezing_all_reports_and_publishes_nothing(client: Client) -> None:
-    """FREEZE_ALL measures the checkpoint on the given data, and the same checkpoint answers on."""
+    """FREEZE_ALL scores the checkpoint on the given data; the same checkpoint keeps serving."""
     before = client.model().checkpoint_id
     train, dev = ner_examples()
 
@@ -148,7 +148,7 @@ def test_freezing_all_reports_and_publishes_nothing(client: Client) -> None:
 
 
 def test_a_dry_run_plans_and_trains_nothing(client: Client, first: str) -> None:
-    """validate_only ends with the data's statistics and the plan, and publishes nothing."""
+    """A job with validate_only ends with the statistics of the data and a plan, and publishes nothing."""
     train, dev = ner_examples()
 
     job = client.wait(
@@ -163,7 +163,7 @@ def test_a_dry_run_plans_and_trains_nothing(client: Client, first: str) -> None:
 
 
 def test_a_candidate_that_fell_is_rejected(client: Client, first: str) -> None:
-    """Where all protection is switched off, the protected task falls, the job is REJECTED and the old one answers on."""
+    """With all protection switched off the protected score falls, the job is REJECTED, and the old checkpoint keeps serving."""
     before = client.model().checkpoint_id
     text = "wake me up at seven tomorrow"
     answer = client.predict([text])[0]
@@ -212,7 +212,7 @@ BAD = [
 
 @pytest.mark.parametrize(("bad", "field"), BAD)
 def test_bad_examples_are_refused_by_line_and_field(client: Client, bad: Example, field: str) -> None:
-    """One bad example refuses the whole call, names its place and its field, and makes no job."""
+    """One invalid example rejects the whole call; the error names the example and its field, and no job is created."""
     train, _ = ner_examples()
     jobs = len(list(client.jobs()))
 
@@ -224,7 +224,7 @@ def test_bad_examples_are_refused_by_line_and_field(client: Client, bad: Example
 
 
 def test_new_names_are_refused_where_labels_are_fixed(client: Client) -> None:
-    """LABEL_POLICY_FIXED refuses an entity type that the checkpoint does not have, and names it."""
+    """LABEL_POLICY_FIXED rejects an entity type that the checkpoint does not have; the error names the type."""
     novel = Example(text="play chess", entities=(Span(start=5, end=10, type="board_game"),))
 
     with pytest.raises(InvalidArgumentError, match="board_game"):
@@ -232,7 +232,7 @@ def test_new_names_are_refused_where_labels_are_fixed(client: Client) -> None:
 
 
 def test_types_of_the_first_checkpoint_are_still_found(client: Client) -> None:
-    """After all adaptations the server still answers with the first checkpoint's types in its label set."""
+    """After all adaptations, the model still has the entity types of the first checkpoint."""
     model = client.model()
 
     assert model.entity_types[: len(BASE_TYPES)] == tuple(sorted(BASE_TYPES))

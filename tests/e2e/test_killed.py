@@ -1,4 +1,4 @@
-"""A few points of the kill matrix; `make kill-matrix` runs them all."""
+"""Three points of the kill matrix; `make kill-matrix` runs all of them."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ FEW = (
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A base store, and what its job ends with when nobody disturbs it."""
+    """A base store, and the weights of its job without a kill."""
     base = once(tmp_path_factory, "base", tiny_models.make_base_store)
     return make_world(tmp_path_factory.mktemp("world") / "undisturbed", base)
 
 
 @pytest.mark.parametrize("name", FEW)
 def test_whatever_is_killed_the_job_ends_with_the_same_weights(name: str, world: World, tmp_path: Path) -> None:
-    """The store opens, `current` answers, the job goes on to the weights of an undisturbed one, and nothing is left behind."""
+    """After a kill, the store opens, `current` answers, the job ends with the weights of an undisturbed job, and no files are left over."""
     assert tell(POINTS[name], tmp_path / "point", world).state == "succeeded"
 
 
 def test_the_matrix_has_every_moment_of_a_job() -> None:
-    """It has 84 points with different names, 24 of them on PostgreSQL."""
+    """The matrix has 84 points with distinct names, 24 of them on PostgreSQL."""
     assert len(POINTS) == len(list(all_points())) == 84
     assert sum(point.database == "postgresql" for point in POINTS.values()) == 24

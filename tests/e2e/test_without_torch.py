@@ -1,4 +1,4 @@
-"""The server's whole life in a process that cannot import torch or transformers."""
+"""The life of a server in a process that cannot import torch or transformers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ main()
 
 
 def test_it_starts_answers_swaps_and_stops(tmp_path: Path) -> None:
-    """Without torch and transformers it predicts, embeds, swaps to another checkpoint, and exits with 0 on SIGTERM."""
+    """Without torch and transformers, the server predicts, embeds, swaps to another checkpoint, and exits with 0 on SIGTERM."""
     store = tiny_checkpoints.make_store(tmp_path / "store", "a", "b")
 
     with serving(store.root, command=[sys.executable, "-c", SERVE]) as server, Client(server.target) as client:

@@ -22,13 +22,13 @@ MakeJob = Callable[..., TrainerJob]
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
-    """Small tensors are computed fastest by one thread, and always the same way."""
+    """One thread is fastest for small tensors, and deterministic."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def base_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store whose current checkpoint has learnt the base task. Tests copy it."""
+    """A store whose current checkpoint has learned the base task. Tests copy it."""
     return once(tmp_path_factory, "base", tiny_models.make_base_store)
 
 
@@ -41,12 +41,12 @@ def store(base_store: Path, tmp_path: Path) -> Store:
 
 @pytest.fixture
 def make_job(store: Store, tmp_path: Path) -> MakeJob:
-    """Make a job for the base store; examples may be given in place of files."""
+    """A function that makes jobs for the base store; examples may be given instead of files."""
     return job_maker(store, tmp_path)
 
 
 def job_maker(store: Store, directory: Path) -> MakeJob:
-    """Make jobs for a store, with their examples in a directory."""
+    """Return a function that makes jobs for a store, with their examples in a directory."""
 
     def make(head: str = "ner", **settings) -> TrainerJob:
         of = tiny_models.restaurant if head == "ner" else tiny_models.intents
@@ -72,7 +72,7 @@ def job_maker(store: Store, directory: Path) -> MakeJob:
 
 
 def planner_of(plan: Plan) -> StagePlanner:
-    """Return the planner that makes the stages of a plan."""
+    """Return the planner of a plan's stages."""
     manifest, blocks = plan.base.manifest, len(plan.model.blocks())
     return StagePlanner(
         plan.request, plan.recipe, plan.new, plan.rehearsed, blocks, manifest.hidden_size, manifest.branch

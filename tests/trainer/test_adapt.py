@@ -1,4 +1,4 @@
-"""Whole jobs: what each mode changes, what each refuses, how each ends."""
+"""Whole jobs: what each freeze mode changes, what it rejects, and how it ends."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ PROBE = Hyperparameters(epochs=20, head_learning_rate=3e-2, patience=20)
 
 
 def phases(events: Iterable[Event]) -> list[str]:
-    """Return the phases in order."""
+    """Return the names of the phases in order."""
     return [event.phase for event in events if isinstance(event, PhaseStarted)]
 
 
 def figures(events: Iterable[Event], moment: str) -> dict[str, float]:
-    """Return the scores of one moment, dev aside."""
+    """Return the scores of one moment, without the dev scores."""
     return {
         event.figure: event.value
         for event in events
@@ -66,24 +66,24 @@ def figures(events: Iterable[Event], moment: str) -> dict[str, float]:
 
 
 def single(events: Iterable[Event], kind: type[Event]):
-    """Return the only event of a kind."""
+    """Return the only event of a type."""
     (actual,) = (event for event in events if isinstance(event, kind))
     return actual
 
 
 def weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """Load a checkpoint's weights."""
+    """Return a checkpoint's weights."""
     return load_file(checkpoint.path / TRAINING_WEIGHTS)
 
 
 def store_is_as_it_was(store: Store) -> bool:
-    """Tell whether the store holds its one checkpoint and nothing half-done."""
+    """Return whether the store contains only its one checkpoint and nothing unfinished."""
     aliases = store.aliases()
     return len(store.list()) == 1 and aliases.candidate is None and not list((store.root / "staging").iterdir())
 
 
 def test_two_adaptations_in_a_row(make_job: MakeJob, store: Store) -> None:
-    """NER learns a new type, then the classifier two new labels; each time old rows, order, parts and frozen bytes stay."""
+    """NER learns a new type, then the classifier two new labels; each time old rows, their order and frozen bytes stay."""
     base = store.get("current")
     first_events, first_end = tiny_models.ending(run_job(make_job("ner", freeze="backbone", hyperparameters=PROBE)))
     assert first_end.outcome == "succeeded", first_end.reason
@@ -171,7 +171,7 @@ def test_what_must_stay_frozen_does(
     make_job: MakeJob,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In every mode the frozen tensors' digests are equal, and they are all but the adapted head and the freed blocks; words never move."""
+    """In every mode the frozen tensors keep their digests, and only the adapted head and the unfrozen blocks change."""
     # Every stage shall be kept here, so that what it may move is seen to move.
     monkeypatch.setattr("twofold_trainer.training.loop._undo_reason", lambda *_: None)
     monkeypatch.setattr("twofold_trainer.training.loop.restore", lambda *_: None)
@@ -188,7 +188,7 @@ def test_what_must_stay_frozen_does(
 def test_rejected_when_the_protected_task_breaks(
     make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rough training that ruins the protected task is REJECTED with numbers, and nothing is published."""
+    """A training that ruins the protected task is REJECTED with figures, and nothing is published."""
     # Without what undoes a bad stage: the gate alone stands here.
     monkeypatch.setattr("twofold_trainer.training.dev_evaluator.DevEvaluator.noise_margin", lambda *_: 1.0)
     monkeypatch.setattr("twofold_trainer.training.stage_factory.Guard", lambda *_: None)
@@ -221,7 +221,7 @@ def test_auto_forks_what_it_could_not_prove(
     requested: int | None,
     blocks: int,
 ) -> None:
-    """With too little to prove a margin by, AUTO gives the head copies of all blocks, or of as many as were asked for: no protected bit or answer moves."""
+    """If the margin cannot be proven, AUTO forks all blocks, or as many as requested, and no protected bit or answer changes."""
     settings = msgspec.structs.replace(ADAPTS, unfrozen_blocks=requested)
     # How much so small a model gains from its own blocks is chance; here they are kept.
     monkeypatch.setattr("twofold_trainer.training.dev_evaluator.DevEvaluator.noise_margin", lambda *_: 1.0)
@@ -244,7 +244,7 @@ def test_auto_forks_what_it_could_not_prove(
 
 
 def test_auto_that_forks_at_once_is_exact(make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing could be proven of shared blocks, AUTO does what EXACT does: nothing is guarded, and the weights are the same bytes."""
+    """If a shared backbone could prove nothing, AUTO equals EXACT: no guard runs, and the weights have the same bytes."""
     monkeypatch.setattr("twofold_trainer.training.dev_evaluator.DevEvaluator.noise_margin", lambda *_: 1.0)
     ended = {}
     for name, protection in {"auto": Statistical(), "exact": Exact()}.items():
@@ -261,7 +261,7 @@ def test_auto_that_forks_at_once_is_exact(make_job: MakeJob, store: Store, monke
 def test_after_a_fork_each_head_adapts_without_touching_the_other(
     make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same head again retrains its own blocks, then the other head trains what are now its own; each time exactly."""
+    """A forked head retrains its own blocks, and then the other head trains its own; each time the other path is unchanged."""
     # Every stage shall be kept here, so that what it may move is seen to move.
     monkeypatch.setattr("twofold_trainer.training.loop._undo_reason", lambda *_: None)
     monkeypatch.setattr("twofold_trainer.training.loop.restore", lambda *_: None)
@@ -310,7 +310,7 @@ def test_after_a_fork_each_head_adapts_without_touching_the_other(
 
 
 def test_what_no_stage_rehearses_is_not_run(make_job: MakeJob, store: Store) -> None:
-    """What says nothing of the adapted head is remembered for the other one, and recalled only where shared blocks may move."""
+    """Remembered texts without annotations for the adapted head are rehearsed only where shared blocks train."""
     events, _ = tiny_models.ending(run_job(make_job("classifier", freeze="backbone", hyperparameters=PROBE)))
     job = make_job("ner", base=single(events, Published).checkpoint_id, protection=Exact())
     shared_request = msgspec.structs.replace(job.request, freeze="head", protection=Statistical())
@@ -323,7 +323,7 @@ def test_what_no_stage_rehearses_is_not_run(make_job: MakeJob, store: Store) -> 
 
 
 def test_losses_are_counted_from_what_a_person_approved(make_job: MakeJob, store: Store) -> None:
-    """After an adaptation that nobody approved, the gate compares with the approved checkpoint, too, and says so."""
+    """After an unapproved adaptation, the gate also compares with the approved checkpoint, and says so."""
     first_events, _ = tiny_models.ending(run_job(make_job("ner", freeze="backbone", hyperparameters=PROBE)))
     approved, first = store.get("approved"), single(first_events, Published).checkpoint_id
     job = make_job(
@@ -343,7 +343,7 @@ def test_losses_are_counted_from_what_a_person_approved(make_job: MakeJob, store
 
 
 def test_auto_shares_what_the_gate_passes(make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a margin that can be proven AUTO trains shared blocks under guard; whichever way it ends, it says why."""
+    """With a provable margin, AUTO trains shared blocks under the guard, and says why it kept or left them."""
     monkeypatch.setattr("twofold_trainer.protection.guard.EARLY_EVERY", 2)
     job = make_job("ner", hyperparameters=ADAPTS, protection=Statistical(margin=40), retained_margin=100.0)
     events, end = tiny_models.ending(run_job(job))
@@ -355,7 +355,7 @@ def test_auto_shares_what_the_gate_passes(make_job: MakeJob, store: Store, monke
 
 
 def test_auto_gives_a_ruined_backbone_up(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ruinous rates on shared blocks are seen by the guard and undone; the fork that follows leaves the protected score alone."""
+    """The guard undoes shared blocks that a ruinous learning rate broke, and the following fork leaves the protected score alone."""
     monkeypatch.setattr("twofold_trainer.protection.guard.EARLY_EVERY", 2)
     rough = Hyperparameters(epochs=6, backbone_learning_rate=0.2, head_learning_rate=2e-2, rehearsal_ratio=0.0)
     events = tiny_models.until(make_job("ner", hyperparameters=rough, protection=Statistical(margin=40)), "export")
@@ -368,7 +368,7 @@ def test_auto_gives_a_ruined_backbone_up(make_job: MakeJob, monkeypatch: pytest.
 
 @pytest.mark.parametrize("head", ["ner", "classifier"])
 def test_replaced_labels_are_forgotten(head: str, make_job: MakeJob, store: Store) -> None:
-    """REPLACE leaves only the new names, measures nothing retained, and takes the old annotations out of the memory."""
+    """REPLACE keeps only the new names, measures no retained score, and removes old annotations from the memory."""
     base = store.get("current").manifest.labels
     events, end = tiny_models.ending(
         run_job(make_job(head, label_policy="replace", freeze="backbone", hyperparameters=PROBE))
@@ -396,7 +396,7 @@ def notes(events: Iterable[Event]) -> list[NoteAdded]:
 
 
 def test_measuring_only(make_job: MakeJob, store: Store) -> None:
-    """FREEZE_ALL reports the three figures of the base and ends; it trains and publishes nothing."""
+    """FREEZE_ALL reports the three scores of the base; it trains and publishes nothing."""
     events, end = tiny_models.ending(run_job(make_job("ner", freeze="all")))
 
     assert end.outcome == "succeeded"
@@ -406,7 +406,7 @@ def test_measuring_only(make_job: MakeJob, store: Store) -> None:
 
 
 def test_validating_only(make_job: MakeJob, store: Store) -> None:
-    """A dry run describes the data, plans, resolves every setting, says what the job takes and what it could prove, and ends."""
+    """A dry run describes the data and the plan, resolves all hyperparameters, and estimates the cost and the provable margin."""
     events, end = tiny_models.ending(
         run_job(make_job("classifier", validate_only=True, dev=tiny_models.intents(40, seed=8)))
     )
@@ -443,7 +443,7 @@ UNSCORED = "so no score covers it; add dev examples."
 def test_new_names_that_nothing_judges_are_told_of(
     make_job: MakeJob, head: str, dev: list[Example], missing: str | None
 ) -> None:
-    """A score of held-out examples without them would say that they were learnt; a warning says that it does not."""
+    """A warning names new labels without held-out examples, because no score would show whether they were learned."""
     events, _ = tiny_models.ending(run_job(make_job(head, validate_only=True, dev=dev)))
 
     message = [
@@ -475,7 +475,7 @@ def test_new_names_that_nothing_judges_are_told_of(
     ],
 )
 def test_refused_in_validation(head: str, settings: dict, reason: str, make_job: MakeJob, store: Store) -> None:
-    """What cannot be trained fails in the first phase, with a sentence that names it."""
+    """A job that cannot be trained fails in the first phase with a sentence that names the cause."""
     events, end = tiny_models.ending(run_job(make_job(head, **settings)))
 
     assert end.outcome == "failed"
@@ -485,7 +485,7 @@ def test_refused_in_validation(head: str, settings: dict, reason: str, make_job:
 
 
 def test_what_was_not_used_is_noted(make_job: MakeJob) -> None:
-    """Examples without the head's annotation, annotations of the other head, and spans inside words are counted aloud."""
+    """Notes count ignored examples, ignored annotations of the other head, and spans inside words."""
     given = [
         *tiny_models.restaurant(40),
         *tiny_models.intents(7),
@@ -502,7 +502,7 @@ def test_what_was_not_used_is_noted(make_job: MakeJob) -> None:
 
 @pytest.mark.parametrize("phase", [*(name for name in PHASES if name not in {*SERVER_PHASES, "parity", "gate"})])
 def test_cancelled_at_every_phase(phase: str, make_job: MakeJob, store: Store) -> None:
-    """A job cancelled in any phase ends as cancelled, and leaves the store as it was."""
+    """A job that is cancelled in any phase ends as cancelled and leaves the store unchanged."""
     stop = StopSignal()
     events: list[Event] = []
     for event in run_job(make_job("ner", freeze="head", hyperparameters=QUICK), stop):
@@ -517,7 +517,7 @@ def test_cancelled_at_every_phase(phase: str, make_job: MakeJob, store: Store) -
 
 
 def test_time_over_judges_the_best_so_far(make_job: MakeJob) -> None:
-    """A job whose time is over goes on to evaluation with what it has, and is no failure."""
+    """A job that runs out of time is evaluated in its best state, and does not fail."""
     events = tiny_models.until(make_job("ner", max_runtime=0.5, hyperparameters=Hyperparameters(epochs=1000)), "export")
 
     assert phases(events)[-1] == "evaluate"
@@ -525,7 +525,7 @@ def test_time_over_judges_the_best_so_far(make_job: MakeJob) -> None:
 
 
 def test_a_surprise_ends_with_a_sentence(make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unforeseen error ends the job as failed, with its kind and message in one line, and nothing half-done."""
+    """An unexpected error ends the job as failed, with its type and message in one line, and leaves nothing unfinished."""
 
     def explode(*_: object, **__: object) -> None:
         raise RuntimeError("disk\nfull")
@@ -538,7 +538,7 @@ def test_a_surprise_ends_with_a_sentence(make_job: MakeJob, store: Store, monkey
 
 
 def test_the_same_job_twice_trains_the_same(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same job gives byte-identical weights; the trained model is compared before its export."""
+    """The same job gives byte-identical weights."""
     seen = []
     monkeypatch.setattr(run_module, "make_candidate", lambda plan, *_: seen.append(plan.model.state_dict()))
     for _ in range(2):
@@ -551,7 +551,7 @@ def test_the_same_job_twice_trains_the_same(make_job: MakeJob, monkeypatch: pyte
 def test_a_graph_that_cannot_be_used_again_is_exported(
     failing: str, make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the base's graph is of no use, or what was made of it computes something else, the model is exported, and it is said."""
+    """If the base's graph cannot be reused or gives other results, the model is exported, and a note says so."""
 
     def refuse(*_: object) -> None:
         raise GraftError("it is too old")

@@ -1,4 +1,4 @@
-"""A trainer whose disk is full."""
+"""A trainer on a full disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 def test_a_disk_without_room_for_a_candidate_fails_the_job_and_no_more(
     make_job: MakeJob, store: Store, tmp_path: Path
 ) -> None:
-    """Training goes on without snapshots, with a note; the export ends the job with the reason; the store is as it was."""
+    """Training continues without snapshots, with a note; the export fails the job with a reason, and the store stays unchanged."""
     probe = Hyperparameters(epochs=20, head_learning_rate=3e-2, patience=20)
     job = make_job("ner", freeze="backbone", hyperparameters=probe, retained_margin=100.0)
     with small_disk(tmp_path / "disk", 16) as disk:

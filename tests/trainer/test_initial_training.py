@@ -1,4 +1,4 @@
-"""The first checkpoint."""
+"""Training of a first checkpoint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_first_checkpoint_is_whole(base_store: Path) -> None:
-    """The store's current checkpoint verifies, has learnt both tasks, and knows its labels, scores and origin."""
+    """The current checkpoint verifies, has learned both tasks, and contains its labels, scores and provenance."""
     store = Store(base_store)
     checkpoint = store.get("current")
     checkpoint.verify()
@@ -42,7 +42,7 @@ def test_the_first_checkpoint_is_whole(base_store: Path) -> None:
 
 
 def test_the_memory_holds_disjoint_parts(base_store: Path) -> None:
-    """The memory has examples to rehearse, to stop and to judge by, says what was annotated, and no text is in two parts."""
+    """The memory has examples for rehearsal, early stopping and the gate, with annotated types, and no text is in two parts."""
     memory = read_memory(Store(base_store).get("current").path / MEMORY)
     texts = [{normalize_text(example.text) for example in part} for part in (memory.rehearsal, memory.dev, memory.gate)]
 
@@ -52,7 +52,7 @@ def test_the_memory_holds_disjoint_parts(base_store: Path) -> None:
 
 
 def test_golden_answers_and_reloaded_weights_agree(base_store: Path) -> None:
-    """The graph repeats the golden answers, and so does the model loaded from the training weights, without any hub."""
+    """The graph and the model reloaded from the training weights both reproduce the golden answers, without network access."""
     checkpoint = Store(base_store).get("current")
     encoder, labels = checkpoint.encoder(), checkpoint.manifest.labels
     golden = read_golden(checkpoint.path / GOLDEN)
@@ -76,7 +76,7 @@ def test_golden_answers_and_reloaded_weights_agree(base_store: Path) -> None:
 def test_init_refuses_what_cannot_train_both_heads(
     examples: list[Example], error: type[Exception], reason: str, tmp_path: Path
 ) -> None:
-    """Examples that cannot teach both heads are refused before a backbone is even looked for."""
+    """Examples that cannot teach both heads are rejected before a backbone is loaded."""
     write_examples(tmp_path / "train.jsonl", examples)
 
     with pytest.raises(error, match=reason):
@@ -90,7 +90,7 @@ def test_init_refuses_what_cannot_train_both_heads(
 
 
 def test_init_refuses_labels_that_only_dev_has(tmp_path: Path) -> None:
-    """A head has to learn from --train: a file whose labels have another key is refused, however good --dev is."""
+    """Labels only in --dev are not enough: a head learns from --train."""
     both = Example(text="in Oslo", label="where", entities=(Span(start=3, end=7, type="city"),))
     write_examples(tmp_path / "dev.jsonl", [both] * 4)
     (tmp_path / "train.jsonl").write_text('{"text": "in Oslo", "intent": "where"}\n')
@@ -104,7 +104,7 @@ def test_init_refuses_labels_that_only_dev_has(tmp_path: Path) -> None:
 
 
 def test_manifest_survives_json(base_store: Path) -> None:
-    """The manifest that was written is the one that is read."""
+    """The manifest that is read equals the one that was written."""
     manifest = Store(base_store).get("current").manifest
 
     assert msgspec.json.decode(msgspec.json.encode(manifest), type=type(manifest)) == manifest

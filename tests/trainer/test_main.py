@@ -1,4 +1,4 @@
-"""The command line: only events on stdout, a word at the end of everything, signals."""
+"""The command line: only events on stdout, a last event in every case, and signals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RUN = [sys.executable, "-m", "twofold_trainer", "run", "--threads", "1"]
 
 
 def test_a_job_file_in_events_out(make_job: MakeJob, store: Store, tmp_path: Path) -> None:
-    """Run as a process, a job writes nothing but events to stdout, publishes, and exits with 0."""
+    """A job that runs as a process writes only events to stdout, publishes, and exits with 0."""
     rates = Hyperparameters(epochs=20, head_learning_rate=3e-2, patience=20)
     write_job_file(tmp_path / "job.json", make_job("ner", freeze="backbone", hyperparameters=rates))
     done = subprocess.run([*RUN, str(tmp_path / "job.json")], capture_output=True, check=False, timeout=120)
@@ -36,7 +36,7 @@ def test_a_job_file_in_events_out(make_job: MakeJob, store: Store, tmp_path: Pat
 
 
 def test_sigterm_cancels(make_job: MakeJob, store: Store, tmp_path: Path) -> None:
-    """SIGTERM in the midst of training ends the process soon, with a last word and exit code 0, and the store as it was."""
+    """SIGTERM during training soon ends the process with a last event and exit code 0, and leaves the store unchanged."""
     endless = Hyperparameters(epochs=1000, patience=10_000)
     write_job_file(tmp_path / "job.json", make_job("ner", freeze="head", hyperparameters=endless))
     with subprocess.Popen([*RUN, str(tmp_path / "job.json")], stdout=subprocess.PIPE) as process:
@@ -58,7 +58,7 @@ def test_sigterm_cancels(make_job: MakeJob, store: Store, tmp_path: Path) -> Non
     ("content", "reason"), [(None, "No such file"), ("{", "cannot read the job file"), ("{}", "`id`")]
 )
 def test_a_bad_job_file_is_a_failure_with_a_word(content: str | None, reason: str, tmp_path: Path) -> None:
-    """A job file that cannot be read is reported by an event like any other failure."""
+    """An unreadable job file is reported by an event, like any other failure."""
     path = tmp_path / "job.json"
     if content is not None:
         path.write_text(content)
@@ -72,7 +72,7 @@ def test_a_bad_job_file_is_a_failure_with_a_word(content: str | None, reason: st
 
 
 def test_init_tells_a_person_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A bad line ends init with exit code 1 and a message that names it."""
+    """An invalid line ends init with exit code 1 and a message that names the line."""
     (tmp_path / "train.conll").write_text("Paris LOC\n")
     code = command._init(
         command._parser().parse_args(["init", "--train", str(tmp_path / "train.conll"), "--out", str(tmp_path / "s")]),
@@ -84,7 +84,7 @@ def test_init_tells_a_person_what_is_wrong(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_every_event_has_a_line_for_people(make_job: MakeJob) -> None:
-    """Every event of a job can be told in one line."""
+    """Every event of a job has a one-line text."""
     events = tiny_models.until(make_job("ner", freeze="backbone"), "export")
 
     for event in [*events, NoteAdded(message="x", warning=True), Published(checkpoint_id="x")]:

@@ -1,4 +1,4 @@
-"""Metrics, splits and recipe: pure functions."""
+"""Metrics, splits and the recipe, all pure functions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from twofold_trainer.scoring.scores import SpanCounts, accuracy, count_spans, sp
 
 
 def entity(start: int, end: int, kind: str) -> Entity:
-    """Make a predicted span."""
+    """Return a predicted span."""
     return Entity(start=start, end=end, type=kind, score=1.0)
 
 
@@ -39,14 +39,14 @@ def entity(start: int, end: int, kind: str) -> Entity:
 def test_spans_are_compared_exactly(
     predicted: list, expected: list, annotated: tuple | None, counts: SpanCounts
 ) -> None:
-    """A span counts if start, end and type are right; one of a type that nobody annotated counts neither way."""
+    """A span counts as correct if start, end and type are correct; spans of unannotated types do not count."""
     assert count_spans(predicted, expected, annotated) == counts
     hits = span_hits(predicted, expected, annotated)
     assert hits == [(1.0, 1)] * counts.right + [(1.0, 0)] * (counts.predicted - counts.right)
 
 
 def test_scores_are_micro_averages() -> None:
-    """Accuracy is the share of right answers, F1 is over all spans of all texts, and nothing to measure is None."""
+    """Accuracy is the share of correct answers, F1 is computed over the spans of all texts, and without examples there is no score."""
     assert accuracy([1, 1, 0, 1]).value == 0.75
     assert span_f1([SpanCounts(1, 2, 1), SpanCounts(1, 1, 3)]).value == pytest.approx(2 * 2 / (3 + 4))
     assert span_f1([SpanCounts(0, 0, 0)]).value == 1.0
@@ -55,20 +55,20 @@ def test_scores_are_micro_averages() -> None:
 
 
 class Fake:
-    """Stand for a text to train on: only its length counts."""
+    """A training text of which only the length matters."""
 
     def __init__(self, size: int) -> None:
         self.encoding = type("E", (), {"ids": range(size)})()
 
 
 def texts(examples: tuple[Example, ...]) -> set[str]:
-    """Return the folded texts."""
+    """Return the normalised texts."""
     return {normalize_text(example.text) for example in examples}
 
 
 @pytest.mark.parametrize("count", [4, 5, 9, 40, 200])
 def test_without_dev_examples_a_part_is_set_aside(count: int) -> None:
-    """However few examples there are, some train, some stop and some judge, and no text is in two parts."""
+    """Even of few examples, some train, some stop early and some are for the gate, and no text is in two parts."""
     given = tiny_models.examples(count)
     parts = split(given, None, Memory(), held_out=0.2)
 
@@ -82,7 +82,7 @@ def test_without_dev_examples_a_part_is_set_aside(count: int) -> None:
 
 
 def test_setting_aside_is_a_matter_of_the_text() -> None:
-    """The order of the examples does not decide which are set aside, and all copies of a text go together."""
+    """The order of the examples does not affect which are held out, and all copies of a text stay together."""
     given = [*tiny_models.examples(50), *tiny_models.examples(50)]
     kept, aside = set_aside(given, 0.2)
 
@@ -92,7 +92,7 @@ def test_setting_aside_is_a_matter_of_the_text() -> None:
 
 
 def test_what_once_judged_never_trains() -> None:
-    """A text that the memory holds keeps its part; one that stands in train and dev is held out."""
+    """A text in the memory keeps its part, and a text in both train and dev is held out."""
     first = split(tiny_models.examples(60), None, Memory(), held_out=0.2)
     memory = remember(Memory(), first, seed=0)
     swapped = split([*first.gate, *first.dev], first.train, memory, held_out=0.2)
@@ -105,7 +105,7 @@ def test_what_once_judged_never_trains() -> None:
 
 
 def test_memory_grows_within_its_bounds_and_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each part is bounded, old and new examples share it, and a text that is annotated again keeps both annotations."""
+    """Each part of the memory is bounded and shared by old and new examples, and a text annotated twice keeps both annotations."""
     monkeypatch.setattr("twofold_trainer.datasets.splits.MEMORY_REHEARSAL", 40)
     old = remember(Memory(), split(tiny_models.examples(60), None, Memory(), held_out=0.2), seed=0)
     again = replace(
@@ -122,7 +122,7 @@ def test_memory_grows_within_its_bounds_and_parts(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_is_asked_for_goes_before_the_defaults() -> None:
-    """Every setting can be asked for, zero included, and the resolved values are echoed."""
+    """Every hyperparameter can be requested, including 0, and the resolved values are reported."""
     default = recipe.default_recipe("auto", "ner", blocks=6, examples=1000, hidden_size=384)
     requested = Hyperparameters(epochs=7, rehearsal_ratio=0.0, unfrozen_blocks=99)
     resolved = recipe.apply_hyperparameters(requested, default, blocks=6)
@@ -149,7 +149,7 @@ def test_what_is_asked_for_goes_before_the_defaults() -> None:
 def test_few_new_examples_meet_more_rehearsed_ones(
     examples: int, ratio: float, fork_ratio: float, step: tuple[int, int, int]
 ) -> None:
-    """An epoch sees 450 remembered texts, at most three to a new one and at least one, in a fork half of one."""
+    """An epoch rehearses 450 texts, but at most three and at least one per new text, or half a text in a fork."""
     default = recipe.default_recipe("auto", "ner", blocks=6, examples=examples, hidden_size=384)
     new, old = (tuple(Fake(7) for _ in range(size)) for size in (examples, 3 * examples))
 
@@ -164,7 +164,7 @@ def test_few_new_examples_meet_more_rehearsed_ones(
 
 
 def test_where_nothing_is_remembered_steps_have_more_new_texts() -> None:
-    """A step has 32 texts either way, and in a fork down to 24."""
+    """A step has 32 texts with or without rehearsal, and at least 24 in a fork."""
     sizes = {
         mode: recipe.default_recipe("auto", "ner", blocks=6, examples=1500, hidden_size=384, remembers=mode).batch_size
         for mode in ("examples", "statistics", "none")
@@ -177,12 +177,12 @@ def test_where_nothing_is_remembered_steps_have_more_new_texts() -> None:
     [("all", ()), ("backbone", (0,)), ("head", (0, 3)), ("staged", (0, 2, 3, 4, 5, 6)), ("auto", (0,))],
 )
 def test_each_mode_has_its_rungs(freeze: str, expected: tuple[int, ...]) -> None:
-    """A mode's stages begin with the heads and free ever more blocks; AUTO decides after the probe."""
+    """Every mode starts with the heads and then unfreezes blocks; AUTO chooses its later stages after the probe."""
     assert blocks_per_stage(freeze, blocks=6, unfrozen=3) == expected
 
 
 def test_an_epoch_holds_every_new_example_and_its_share_of_old_ones() -> None:
-    """Batches hold each text once, of similar lengths, and the same seed gives the same order."""
+    """Batches contain each text once, grouped by length, and the same seed gives the same order."""
     new, old = tuple(Fake(size + 9) for size in range(20)), tuple(Fake(5) for _ in range(8))
     pool = TrainingPool(new, old, 0.25)
     steps = list(pool.epoch(4, random.Random(1)))
@@ -213,7 +213,7 @@ def test_an_epoch_holds_every_new_example_and_its_share_of_old_ones() -> None:
     seed=st.integers(0, 9),
 )
 def test_an_epoch_leaves_nothing_out(new: int, old: int, ratio: float, size: int, seed: int) -> None:
-    """Whatever the counts are, every new text comes once, as many old ones as asked for, in the steps that were announced."""
+    """An epoch contains every new text once and the requested number of old texts, in the announced number of steps."""
     chance = random.Random(seed)
     fakes = [
         type("T", (), {"encoding": type("E", (), {"ids": range(chance.randrange(9))})(), "old": number >= new})()

@@ -1,4 +1,4 @@
-"""Where a backbone is looked for, and what is taken from it."""
+"""Where a backbone is loaded from, and what is taken from it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from twofold_trainer.modeling.backbone import DEFAULT, load_backbone, locate
     ],
 )
 def test_a_directory_is_loaded(architecture: str, pad_id: int, pooling: str, tmp_path: Path) -> None:
-    """A saved backbone gives its weights, its tokenizer without truncation or padding, and settings within its positions."""
+    """A saved backbone provides its weights, its tokenizer without truncation or padding, and settings within its positions."""
     loaded = tiny_models.make_backbone(architecture, tmp_path / architecture)
 
     assert loaded.name == architecture
@@ -39,7 +39,7 @@ def test_a_directory_is_loaded(architecture: str, pad_id: int, pooling: str, tmp
 
 
 def test_cls_pooling_is_taken_from_sentence_transformers(tmp_path: Path) -> None:
-    """The sentence-transformers file decides on the pooling where there is one."""
+    """The sentence-transformers file, if present, decides the pooling."""
     directory = tiny_models.save_backbone("bert", tmp_path / "b")
     (directory / "1_Pooling").mkdir()
     (directory / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
@@ -49,7 +49,7 @@ def test_cls_pooling_is_taken_from_sentence_transformers(tmp_path: Path) -> None
 
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
-    """Three places, of which each test says which have the backbone."""
+    """Replace the three sources by fakes; each test decides which of them have the backbone."""
     have: dict[str, Path] = {}
 
     def download(hub_id: str, *, allow_patterns: list[str], local_files_only: bool = False) -> str:
@@ -84,7 +84,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
 def test_places_are_tried_in_order(
     name: str, having: tuple[str, ...], chosen: str, places: dict[str, Path], tmp_path: Path
 ) -> None:
-    """The hub's local cache comes first, then the installed package, then the hub; a place without weights counts as none."""
+    """The local hub cache comes first, then the installed package, then the hub; a source without weights is skipped."""
     for source in ("cache", "package", "hub"):
         path = tmp_path / source
         path.mkdir()
@@ -96,7 +96,7 @@ def test_places_are_tried_in_order(
 
 
 def test_the_error_names_every_place_and_its_failure(places: dict[str, Path]) -> None:
-    """If no place has it, the error says of each of the three how it failed."""
+    """If no source has the backbone, the error gives the failure of each."""
     with pytest.raises(BackboneError) as failed:
         locate(DEFAULT)
 
@@ -106,7 +106,7 @@ def test_the_error_names_every_place_and_its_failure(places: dict[str, Path]) ->
 
 
 def test_a_directory_without_safe_weights_is_refused(tmp_path: Path) -> None:
-    """A directory that holds only a pickle is refused."""
+    """A directory that contains only a pickle is rejected."""
     directory = tiny_models.save_backbone("bert", tmp_path / "b")
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
 
@@ -115,7 +115,7 @@ def test_a_directory_without_safe_weights_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_without_its_file_is_converted(tmp_path: Path) -> None:
-    """Where there is no tokenizer.json, the fast tokenizer is made from the slow one's vocabulary."""
+    """Without tokenizer.json, the fast tokenizer is built from the slow tokenizer's vocabulary."""
     directory = tiny_models.save_backbone("bert", tmp_path / "b")
     vocabulary = Tokenizer.from_file(str(directory / "tokenizer.json")).get_vocab()
     (directory / "tokenizer.json").unlink()

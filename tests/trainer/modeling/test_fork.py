@@ -1,4 +1,4 @@
-"""Forked models and frozen prefixes, of every architecture."""
+"""Forked models and cached prefixes, of every architecture."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LABELS = LabelSet(labels=("a", "b"), entity_types=("city",))
 
 
 class World:
-    """Hold a model of four blocks with its encoder and some texts, one of several windows."""
+    """A model of four blocks with its encoder and texts, one of them with several windows."""
 
     def __init__(self, architecture: str, directory: Path) -> None:
         backbone = tiny_models.make_backbone(architecture, directory, layers=4)
@@ -34,13 +34,13 @@ class World:
         self.pad_id = backbone.settings.pad_id
 
     def logits(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Answer the texts."""
+        """Return the logits of the texts."""
         with torch.no_grad():
             features = compute_features(self.model, self.encodings, self.pad_id)
             return self.model.classifier(features.pooled), self.model.ner(features.tokens)
 
     def shake(self, names: list[str]) -> None:
-        """Move the named tensors."""
+        """Change the named tensors."""
         parameters = dict(self.model.named_parameters())
         with torch.no_grad():
             for name in names:
@@ -55,7 +55,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
 
 @pytest.mark.parametrize("head", HEADS)
 def test_a_fork_answers_as_before_until_it_is_trained(world: World, head: str) -> None:
-    """Copies give the same answers; training one head's path then changes that head's answers and no bit of the other's."""
+    """A new fork gives the same answers, and training one path changes no bit of the other head's answers."""
     before = world.logits()
     world.model.fork(head, 2)
     forked = world.logits()
@@ -73,7 +73,7 @@ def test_a_fork_answers_as_before_until_it_is_trained(world: World, head: str) -
 @pytest.mark.parametrize("blocks", [2, 4])
 @pytest.mark.parametrize("head", HEADS)
 def test_after_a_fork_the_other_head_has_blocks_of_its_own_too(world: World, head: str, blocks: int) -> None:
-    """The head that kept the backbone's own blocks, or all of them, can train them without a bit of change for the other."""
+    """The head that kept the backbone's blocks can also train them without any change for the other head."""
     world.model.fork(head, blocks)
     before = world.logits()
     other_name = "ner" if head == "classifier" else "classifier"
@@ -87,7 +87,7 @@ def test_after_a_fork_the_other_head_has_blocks_of_its_own_too(world: World, hea
 
 @pytest.mark.parametrize("head", HEADS)
 def test_below_a_fork_nothing_is_one_heads_own(world: World, head: str) -> None:
-    """A head that trains a block below the fork, or all of them with what stands outside, moves what the other one reads."""
+    """Training a block below the fork, or a parameter outside the blocks, changes the input of the other head."""
     world.model.fork(head, 2)
     other_name = "ner" if head == "classifier" else "classifier"
     for blocks in (3, 4):
@@ -96,7 +96,7 @@ def test_below_a_fork_nothing_is_one_heads_own(world: World, head: str) -> None:
 
 
 def test_one_heads_path_alone_gives_that_heads_features(world: World) -> None:
-    """Asked for one head, a forked model runs that head's path only and reads the same features."""
+    """For one head, a forked model runs only that head's path and gives the same features."""
     world.model.fork("ner", 2)
     world.shake([name for group in trainable_groups(world.model, ("ner",), 2) for name in group.names])
     with torch.no_grad():
@@ -111,7 +111,7 @@ def test_one_heads_path_alone_gives_that_heads_features(world: World) -> None:
 @pytest.mark.parametrize("forked", [False, True])
 @pytest.mark.parametrize("depth", [1, 2])
 def test_a_cached_step_equals_an_uncached_one(world: World, depth: int, forked: bool) -> None:
-    """Loss and every gradient are the same whether the frozen prefix runs now or its output was kept."""
+    """Loss and gradients are equal whether the frozen prefix runs or its output is cached."""
     model = world.model
     if forked:
         model.fork("ner", 2)
@@ -141,7 +141,7 @@ def test_a_cached_step_equals_an_uncached_one(world: World, depth: int, forked: 
 
 @pytest.mark.parametrize("forked", [False, True])
 def test_a_cached_pass_runs_what_lies_above_the_boundary_once(world: World, forked: bool) -> None:
-    """Both heads are answered by one run of the blocks that they share, and nothing below the boundary runs at all."""
+    """One run of the shared blocks serves both heads, and nothing below the cached prefix runs."""
     model = world.model
     if forked:
         model.fork("ner", 1)
@@ -157,7 +157,7 @@ def test_a_cached_pass_runs_what_lies_above_the_boundary_once(world: World, fork
 
 
 def test_a_forked_model_is_one_graph(world: World, tmp_path: Path) -> None:
-    """Both paths are exported as one graph, which agrees with the model at every shape."""
+    """Both paths are exported as one graph that agrees with the model at every shape."""
     world.model.fork("ner", 2)
     world.shake([name for group in trainable_groups(world.model, ("ner",), 2) for name in group.names])
     export(world.model, tmp_path, max_tokens=world.encoder.settings.max_tokens)

@@ -1,4 +1,4 @@
-"""Mixed precision: where it is used, and where it never is."""
+"""Mixed precision: where it is used, and where it is not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from twofold_trainer.modeling.model import TwofoldModel
 
 @pytest.mark.parametrize("architecture", tiny_models.ARCHITECTURES)
 def test_features_come_in_fp32_and_close_to_those_of_full_precision(architecture: str, tmp_path: Path) -> None:
-    """The blocks multiply in bf16, which changes features a little; what the heads read is fp32, and teaches fp32 weights."""
+    """The blocks multiply in bf16, and the heads receive fp32 features close to those of full precision."""
     backbone = tiny_models.make_backbone(architecture, tmp_path)
     torch.manual_seed(0)
     model = TwofoldModel(backbone.module, LabelSet(labels=("a", "b"), entity_types=("city",)), backbone.pooling).eval()
@@ -40,7 +40,7 @@ def test_features_come_in_fp32_and_close_to_those_of_full_precision(architecture
     ("bf16", "hidden_size", "mixed"), [(True, 384, True), (True, 32, False), (False, 384, False), (False, 32, False)]
 )
 def test_it_is_chosen_where_it_gains(bf16: bool, hidden_size: int, mixed: bool) -> None:
-    """A CPU without bf16 and a small model train in fp32, unless it is asked for otherwise."""
+    """A CPU without bf16 and a small model train in fp32 unless requested otherwise."""
     chosen = recipe.init_recipe(blocks=2, examples=100, hidden_size=hidden_size, bf16=bf16)
     requested = recipe.Hyperparameters(mixed_precision=not mixed)
 
@@ -49,7 +49,7 @@ def test_it_is_chosen_where_it_gains(bf16: bool, hidden_size: int, mixed: bool) 
 
 
 def test_the_cpu_says_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any of the two instruction sets is enough, and a release of torch that cannot tell means no."""
+    """Either instruction set is enough, and a torch release that cannot tell counts as none."""
     for able, expected in (
         ({"avx512_bf16": True}, True),
         ({"amx_bf16": True, "avx512_bf16": False}, True),

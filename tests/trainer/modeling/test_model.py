@@ -1,4 +1,4 @@
-"""The model: blocks, pooling, growth, saving."""
+"""The model: blocks, pooling, growth and saving."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> TwofoldModel:
 
 
 def test_blocks_are_found(model: TwofoldModel) -> None:
-    """Every architecture's blocks are found, bottom first."""
+    """The blocks of every architecture are found, bottom first."""
     blocks = model.blocks()
 
     assert {type(block).__name__ for block in blocks} == {BLOCK_CLASSES[model.config.model_type.replace("-", "_")]}
@@ -46,7 +46,7 @@ def test_blocks_are_found(model: TwofoldModel) -> None:
 
 
 def test_an_unknown_architecture_is_one_block() -> None:
-    """A backbone without a list of blocks is one block."""
+    """A backbone without a list of blocks counts as one block."""
     backbone = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
 
     assert find_blocks(backbone, 3) == [backbone]
@@ -54,7 +54,7 @@ def test_an_unknown_architecture_is_one_block() -> None:
 
 @pytest.mark.parametrize("blocks", [0, 1, 3, 4])
 def test_a_stage_trains_what_it_names_and_nothing_else(model: TwofoldModel, blocks: int) -> None:
-    """The groups of a stage are disjoint, reach down to the asked depth, and leave the other head and the words out."""
+    """The groups of a stage are disjoint, reach the requested depth, and exclude the other head and the token embeddings."""
     groups = trainable_groups(model, ("ner",), blocks)
     names = [name for group in groups for name in group.names]
     freeze_all_but(model, names)
@@ -75,7 +75,7 @@ def test_a_stage_trains_what_it_names_and_nothing_else(model: TwofoldModel, bloc
 
 
 def test_the_proof_names_a_tensor_that_moved(model: TwofoldModel) -> None:
-    """Equal tensors have equal digests; one changed bit of one frozen tensor is found and named."""
+    """Equal tensors have equal digests, and one changed bit of a frozen tensor is detected and named."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with torch.no_grad():
         model.ner.bias[0] += 1
@@ -91,7 +91,7 @@ def test_the_proof_names_a_tensor_that_moved(model: TwofoldModel) -> None:
 
 
 def test_digests_know_name_type_and_shape() -> None:
-    """The digest changes with a tensor's name, type, shape or bytes, and not with the order of the names."""
+    """The digest depends on name, type, shape and bytes of each tensor, but not on the order of the names."""
     item = torch.zeros(4)
     digests = [
         digest({"a": item}, ["a"]),
@@ -120,7 +120,7 @@ def test_restoring_is_exact(model: TwofoldModel) -> None:
 
 @pytest.mark.parametrize(("pooling", "expected"), [("mean", [2.0, 5.0]), ("cls", [1.0, 4.0]), ("last", [3.0, 6.0])])
 def test_pooling_is_blind_to_padding(pooling: str, expected: list[float]) -> None:
-    """Mean, first and last token are those of the real tokens."""
+    """Mean, first-token and last-token pooling ignore padding."""
     features = torch.tensor([[[1.0], [2.0], [3.0], [99.0]], [[4.0], [6.0], [99.0], [99.0]]])
     mask = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
 
@@ -128,7 +128,7 @@ def test_pooling_is_blind_to_padding(pooling: str, expected: list[float]) -> Non
 
 
 def test_grown_heads_keep_their_old_rows() -> None:
-    """Old rows keep their bytes and places; new ones have their mean norm, and answer to the mean feature as they do."""
+    """Old rows keep their bytes and positions; new rows have their mean norm and the same mean logit."""
     head = nn.Linear(8, 3)
     centre = torch.randn(8)
     grown = append_rows(head, torch.randn(2, 8), centre)
@@ -140,10 +140,7 @@ def test_grown_heads_keep_their_old_rows() -> None:
 
 
 def test_new_rows_point_at_their_class(model: TwofoldModel) -> None:
-    """Rows begun from class means answer more strongly to the mean text of their own class than to the other's.
-
-    Of means and not of each text: how far single texts of a random model lie from their mean is chance.
-    """
+    """A row initialised from a class mean has a higher logit for the mean text of its class than for that of the other class."""
     encoder = _encoder(model)
     labels = LabelSet(labels=("recipe", "taxi"), entity_types=())
     targets = make_targets(tiny_models.intents(20), encoder, labels)
@@ -169,7 +166,7 @@ def _encoder(model: TwofoldModel) -> Encoder:
 
 
 def test_flat_features_give_the_logits_of_serving(model: TwofoldModel) -> None:
-    """Heads on merged features equal merged logits, for texts of one window and of several, cached or not."""
+    """Heads on merged features give the merged logits, for texts of one or more windows, cached or not."""
     encoder = _encoder(model)
     pad_id = encoder.settings.pad_id
     texts = [example.text for example in tiny_models.examples(5)]

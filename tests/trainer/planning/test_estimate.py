@@ -1,4 +1,4 @@
-"""What a dry run says of a job's time, memory and proof."""
+"""What a dry run estimates: time, memory and the provable margin."""
 
 from __future__ import annotations
 
@@ -19,15 +19,12 @@ from twofold_trainer.planning.plan import make_plan
 
 
 def test_seconds_count_every_pass() -> None:
-    """Cached and judged texts take one forward pass each, trained ones three."""
+    """Cached and scored texts cost one forward pass each, trained texts three."""
     assert estimate_seconds(Work(cached=100, trained=200.0, scored=50), 0.01) == pytest.approx(OVERHEAD_SECONDS + 7.5)
 
 
 def test_only_stages_that_move_blocks_train(make_job: MakeJob) -> None:
-    """A probe reads what is cached; a third of the blocks costs a third; every epoch trains on all that it draws.
-
-    Blocks that moved have all texts run through them again, for the head once more.
-    """
+    """A probe runs on cached features, a third of the blocks costs a third, and a refit of the head runs all texts once more."""
     requested = Hyperparameters(epochs=4, unfrozen_blocks=1)
     probe = make_plan(make_job("ner", freeze="backbone", hyperparameters=requested))
     shared = make_plan(make_job("ner", freeze="head", hyperparameters=requested))
@@ -46,7 +43,7 @@ def test_only_stages_that_move_blocks_train(make_job: MakeJob) -> None:
 
 @pytest.mark.parametrize("freeze", ["auto", "head"])
 def test_the_sentence_counts_what_the_stages_draw(make_job: MakeJob, freeze: Freeze) -> None:
-    """A plan speaks of as many rehearsed texts an epoch as the one of its stages that draws most can draw, and no more."""
+    """The plan states the largest number of rehearsed texts per epoch of its stages."""
     plan = make_plan(make_job("ner", freeze=freeze, hyperparameters=Hyperparameters(rehearsal_ratio=100.0)))
     drawn = [stage.pool.rehearsed_per_epoch for stage in plan.all_stages]
 
@@ -55,7 +52,7 @@ def test_the_sentence_counts_what_the_stages_draw(make_job: MakeJob, freeze: Fre
 
 
 def test_copies_and_moments_take_memory(make_job: MakeJob) -> None:
-    """A fork of all blocks takes more than a probe does."""
+    """A fork of all blocks takes more memory than a probe."""
     probe = make_plan(make_job("ner", freeze="backbone"))
     fork = make_plan(make_job("ner", protection=Exact()))
 
@@ -63,7 +60,7 @@ def test_copies_and_moments_take_memory(make_job: MakeJob) -> None:
 
 
 def test_only_features_that_are_kept_take_memory(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A probe keeps two sets of them; where they are more than CACHE_BYTES, none."""
+    """A probe caches two sets of features, or none if they exceed CACHE_BYTES."""
     monkeypatch.setattr("resource.getrusage", lambda _: SimpleNamespace(ru_maxrss=0))
     probe = make_plan(make_job("ner", freeze="backbone"))
     kept = estimate_memory_mib(probe)
@@ -85,5 +82,5 @@ def test_only_features_that_are_kept_take_memory(make_job: MakeJob, monkeypatch:
     ],
 )
 def test_provable_margins(examples: int, says: str) -> None:
-    """The margin is the one of the gate's own test, where one answer in a hundred changes."""
+    """The provable margin is that of the gate's own test if one answer in a hundred changes."""
     assert says in describe_provable(examples)

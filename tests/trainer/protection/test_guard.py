@@ -1,4 +1,4 @@
-"""The guard's decisions, and the objective that it makes firmer."""
+"""The guard's decisions, and the training objective."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ LABELS = LabelSet(labels=tuple(sorted(tiny_models.TEMPLATES)), entity_types=("ar
     ],
 )
 def test_the_guard_goes_back_once_and_then_leaves(drop: float, breaches: int, action: str) -> None:
-    """A fall of more than three allowances brings the best state back; a second one ends the stage."""
+    """A drop of more than three allowances restores the best state, and a second one ends the stage."""
     assert decide(drop, 0.01, breaches) == action
 
 
 def test_the_guard_looks_often_at_first() -> None:
-    """It looks every 25 steps of the first 200, then four times an epoch, and never more often than every 25."""
+    """The guard checks every 25 steps during the first 200, then four times per epoch, but at most every 25 steps."""
     early = [step for step in range(1, 201) if is_check_due(step, 1000)]
     late = [step for step in range(201, 2001) if is_check_due(step, 1000)]
 
@@ -51,12 +51,12 @@ def test_the_guard_looks_often_at_first() -> None:
     ("margin", "examples", "allowed"), [(1.0, 10_000, 0.005), (4.0, 2000, 0.02), (1.0, 100, 0.01), (0.0, 400, 0.005)]
 )
 def test_chance_is_allowed_for(margin: float, examples: int, allowed: float) -> None:
-    """Half the margin may be lost, or one standard error where so few examples cannot show less."""
+    """The allowance is half the margin, or one standard error if few examples cannot show less."""
     assert allowance(margin, examples) == pytest.approx(allowed)
 
 
 class World:
-    """Hold a tiny model with its teacher and a batch of new and rehearsed texts."""
+    """A tiny model with its teacher and a batch of new and rehearsed texts."""
 
     def __init__(self, directory: Path) -> None:
         backbone = tiny_models.make_backbone("bert", directory)
@@ -78,12 +78,12 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    """A world of its own."""
+    """A tiny model with its teacher and texts."""
     return World(tmp_path / "bert")
 
 
 def test_new_and_rehearsed_texts_are_averaged_apart(world: World) -> None:
-    """Without a teacher the loss is the sum of both heads' means over the new texts and over the rehearsed ones."""
+    """Without a teacher, the loss is the sum of both heads' means over new texts and over rehearsed texts."""
     parts = world.batch[:6], world.batch[6:]
     expected = 0.0
     for part in parts:
@@ -104,7 +104,7 @@ def test_new_and_rehearsed_texts_are_averaged_apart(world: World) -> None:
 def test_what_is_protected_weighs_less_than_what_is_adapted(
     world: World, adapted: HeadName | None, expected: tuple[float, ...]
 ) -> None:
-    """The head that is not adapted counts by one weight on all texts, NER by its own beside that."""
+    """One weight scales all losses of the protected head, and another one the NER loss."""
     total = 0.0
     for part in (world.batch[:6], world.batch[6:]):
         with torch.no_grad():
@@ -120,7 +120,7 @@ def test_what_is_protected_weighs_less_than_what_is_adapted(
 
 
 def test_what_is_rehearsed_weighs_what_it_is_told_to(world: World) -> None:
-    """Both heads and what the teacher says count by one weight on rehearsed texts, and on new ones as before."""
+    """One weight scales all losses on rehearsed texts, including distillation, and leaves those on new texts unchanged."""
     held = Distillation(world.teacher, protected=2.0, retained=3.0, retained_on_new=0.0, repair=0.0, temperature=2.0)
     nothing, half, whole = (
         world.loss(Objective(adapted="ner", distillation=held, rehearsed_weight=weight)) for weight in (0.0, 0.5, 1.0)
@@ -135,7 +135,7 @@ def test_what_is_rehearsed_weighs_what_it_is_told_to(world: World) -> None:
 
 @pytest.mark.parametrize("on_new", [0.0, 0.7])
 def test_the_teacher_adds_what_it_says(world: World, on_new: float) -> None:
-    """The protected head is distilled on all texts, the adapted head's old rows on rehearsed ones, or on new ones where that is asked for, and new texts are repaired."""
+    """The protected head is distilled on all texts, old rows of the adapted head on rehearsed texts or on request on new ones, and new texts are repaired."""
     own = Distillation(world.teacher, protected=2.0, retained=3.0, retained_on_new=on_new, repair=0.25, temperature=2.0)
     expected = 0.0
     for number, part in enumerate((world.batch[:6], world.batch[6:])):
@@ -154,7 +154,7 @@ def test_the_teacher_adds_what_it_says(world: World, on_new: float) -> None:
 
 
 def test_a_teacher_whose_labels_were_replaced_is_not_heard(world: World) -> None:
-    """With replaced labels the teacher speaks for the protected head only."""
+    """With replaced labels, the teacher is used for the protected head only."""
     own = Distillation(world.teacher, protected=0.0, retained=5.0, retained_on_new=5.0, repair=1.0, temperature=2.0)
 
     heard = world.loss(Objective(adapted="ner", distillation=own))

@@ -1,4 +1,4 @@
-"""Null-space training: covariances, complements, and updates that stay inside them whatever the optimizer does."""
+"""Null-space training: covariances, complements, and updates that stay inside them with any optimizer."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ FEW = ("oslo", "a table")
 
 @dataclass
 class World:
-    """A small model of one architecture and what reads texts for it."""
+    """A small model of one architecture, and its encoder."""
 
     model: TwofoldModel
     encoder: Encoder
@@ -55,25 +55,25 @@ class World:
         return self.encoder.settings.pad_id
 
     def collect(self, texts: Sequence[str], blocks: Sequence[nn.Module] | None = None) -> dict[str, Covariance]:
-        """The covariances of some blocks, or of all."""
+        """Return the covariances of the given blocks, or of all."""
         chosen = self.model.blocks() if blocks is None else blocks
         return collect_covariances(self.model, chosen, [self.encoder.encode(texts)], self.pad_id)
 
     def answers(self, texts: Sequence[str]) -> Tensor:
-        """All logits of the real tokens and of the texts, flat."""
+        """Return all logits of the real tokens and of the texts, flat."""
         ids, mask = self.batch(texts)
         with torch.no_grad():
             output = self.model(ids, mask)
         return torch.cat([output.classifier_logits.flatten(), output.ner_logits[mask.bool()].flatten()])
 
     def batch(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """The ids and the mask of the texts' windows."""
+        """Return the ids and the mask of the texts' windows."""
         windows = [window for encoding in self.encoder.encode(texts) for window in encoding.windows]
         ids, mask = pad(windows, self.pad_id)
         return torch.from_numpy(ids), torch.from_numpy(mask)
 
     def learn(self, parameters: Sequence[nn.Parameter], steps: int, *, rate: float = 1e-3) -> None:
-        """Teach new texts arbitrary labels with AdamW as the trainer sets it up."""
+        """Train on new texts with arbitrary labels, with AdamW as in the trainer."""
         ids, mask = self.batch(NEW)
         wanted = torch.arange(len(ids)) % len(LABELS.labels)
         optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, fused=True)
@@ -84,7 +84,7 @@ class World:
 
 
 def build(architecture: str, directory: Path, *, layers: int = 2) -> World:
-    """Make a world with heads that hear what the backbone says."""
+    """Return a world whose heads depend on the backbone."""
     backbone = tiny_models.make_backbone(architecture, directory, layers=layers)
     torch.manual_seed(1)
     model = TwofoldModel(backbone.module, LABELS, backbone.pooling).eval()
@@ -101,12 +101,12 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
 
 @pytest.fixture
 def bert(tmp_path: Path) -> World:
-    """A world of the usual architecture."""
+    """A world of the BERT architecture."""
     return build("bert", tmp_path / "bert")
 
 
 def test_every_linear_layer_of_the_blocks_is_heard(world: World) -> None:
-    """There is one covariance of the right width for each linear layer of the blocks, and for no other."""
+    """There is one covariance of the right width for each linear layer of the blocks, and no other."""
     block = world.model.blocks()[1]
     actual = world.collect(OLD, [block])
     named = {name: layer for name, layer in world.model.named_modules() if isinstance(layer, nn.Linear)}
@@ -122,7 +122,7 @@ def test_every_linear_layer_of_the_blocks_is_heard(world: World) -> None:
 
 
 def test_covariances_are_those_of_the_inputs(bert: World) -> None:
-    """The first layer's covariance is that of the embeddings of the real tokens."""
+    """The covariance of the first layer is that of the embeddings of the real tokens."""
     ids, mask = bert.batch(OLD)
     with torch.no_grad():
         entered = bert.model.backbone.embeddings(ids)[mask.bool()].double()
@@ -132,7 +132,7 @@ def test_covariances_are_those_of_the_inputs(bert: World) -> None:
 
 
 def test_padding_does_not_count(world: World) -> None:
-    """Texts of different lengths in one batch leave the covariances that they leave one by one."""
+    """Texts of different lengths in one batch give the same covariances as one by one."""
     together = world.collect(OLD[:12])
     encodings = world.encoder.encode(OLD[:12])
     assert len({len(encoding.ids) for encoding in encodings}) > 1
@@ -144,7 +144,7 @@ def test_padding_does_not_count(world: World) -> None:
 
 
 def test_all_windows_of_a_long_text_count(bert: World) -> None:
-    """A text of several windows adds the tokens of each of them."""
+    """A text of several windows contributes the tokens of each of them."""
     encodings = bert.encoder.encode([" ".join(OLD[:8])])
     windows = encodings[0].windows
     assert len(windows) > 1
@@ -154,7 +154,7 @@ def test_all_windows_of_a_long_text_count(bert: World) -> None:
 
 
 def test_the_branch_of_a_fork_can_be_heard(bert: World) -> None:
-    """A head's own blocks have covariances of their own, equal to those that they were copied from."""
+    """The blocks of a branch have their own covariances, equal to those of the blocks that they were copied from."""
     bert.model.fork("ner", 1)
     actual = bert.collect(OLD, [bert.model.blocks()[1], *bert.model.branch])
     layers = {name: covariance for name, covariance in actual.items() if name.startswith("branch.0")}
@@ -167,7 +167,7 @@ def test_the_branch_of_a_fork_can_be_heard(bert: World) -> None:
 
 
 def test_collecting_leaves_no_trace(bert: World) -> None:
-    """After the collection, and after an error in it, the model has no hooks and is in the mode that it was in."""
+    """After the collection, also with an error in it, the model has no hooks and is in its former mode."""
     bert.model.blocks()[1].train()
     modes = [module.training for module in bert.model.modules()]
 
@@ -185,7 +185,7 @@ def test_collecting_leaves_no_trace(bert: World) -> None:
 
 
 def test_collecting_is_without_dropout(bert: World) -> None:
-    """What is collected from a model that is being trained is what it answers with."""
+    """Covariances of a model in training mode are those of its evaluation mode."""
     calm = bert.collect(OLD)
     bert.model.train()
     trained = bert.collect(OLD)
@@ -194,7 +194,7 @@ def test_collecting_is_without_dropout(bert: World) -> None:
 
 
 def test_covariances_add_up(bert: World) -> None:
-    """The sum over two sets of texts is the covariance over all of them."""
+    """The sum of the covariances of two sets of texts is that of both sets."""
     both = add_covariances(bert.collect(OLD[:30]), bert.collect(OLD[30:]))
 
     for name, covariance in bert.collect(OLD).items():
@@ -203,7 +203,7 @@ def test_covariances_add_up(bert: World) -> None:
 
 
 def test_covariances_are_kept_bit_for_bit(bert: World, tmp_path: Path) -> None:
-    """Saved and loaded covariances are the same, names, sums and counts."""
+    """Saved and loaded covariances are equal in names, sums and counts."""
     actual = bert.collect(OLD)
     save_covariances(actual, tmp_path / "statistics.safetensors")
     loaded = load_covariances(tmp_path / "statistics.safetensors")
@@ -227,7 +227,7 @@ def covariances(draw: st.DrawFn) -> Covariance:
 @settings(deadline=None)
 @given(covariances(), st.floats(0.01, 1.0))
 def test_the_split_is_orthonormal_and_the_smallest_that_holds_the_energy(covariance: Covariance, energy: float) -> None:
-    """Both bases together are orthonormal; the protected space holds the energy and needs all of its directions."""
+    """Both bases together are orthonormal, and the protected space is the smallest one with the requested energy."""
     protected, free = eigen_split(covariance, energy)
     width = len(covariance.total)
     basis = torch.cat([protected, free], dim=1)
@@ -244,7 +244,7 @@ def test_the_split_is_orthonormal_and_the_smallest_that_holds_the_energy(covaria
 @settings(deadline=None)
 @given(covariances(), st.lists(st.floats(0.01, 1.0), min_size=2, max_size=5))
 def test_capacity_falls_with_energy(covariance: Covariance, energies: list[float]) -> None:
-    """The more energy is protected, the fewer directions are free, and those are among the freer split's."""
+    """The more energy is protected, the fewer directions are free, and these are among those of the lower energy."""
     frees = [eigen_split(covariance, energy)[1] for energy in sorted(energies)]
 
     for wider, narrower in itertools.pairwise(frees):
@@ -254,7 +254,7 @@ def test_capacity_falls_with_energy(covariance: Covariance, energies: list[float
 
 @pytest.mark.parametrize(("rank", "width"), [(1, 8), (5, 32), (31, 32), (32, 32), (0, 4)])
 def test_full_energy_protects_exactly_the_rank(rank: int, width: int) -> None:
-    """At energy 1, what is protected is what has any energy, and rounding is not taken for energy."""
+    """At energy 1 the protected space has exactly the rank of the covariance; rounding does not count as energy."""
     torch.manual_seed(0)
     inputs = torch.randn(rank, width).repeat(20, 1).double()
 
@@ -262,9 +262,9 @@ def test_full_energy_protects_exactly_the_rank(rank: int, width: int) -> None:
 
 
 def test_updates_do_not_leak(world: World) -> None:
-    """After 500 steps of AdamW with decay every layer has moved, and outside of the protected space.
+    """After 500 steps of AdamW with weight decay, every layer has changed, but only outside its protected space.
 
-    This is measured before the merge and after it, in float64 and on the float32 weights that are stored.
+    This is measured before and after the merge, in float64 and on the stored float32 weights.
     """
     constraint = constrain(world.model, world.collect(SOME))
     before = constraint.leak()
@@ -282,7 +282,7 @@ def test_updates_do_not_leak(world: World) -> None:
 
 
 def test_a_gradient_projected_before_adam_leaks(bert: World) -> None:
-    """On the same problem more than 1 % of the update of weights whose gradient is projected lands where it must not."""
+    """If the gradient is projected instead, more than 1 % of the update leaks into the protected space."""
     bases = {name: eigen_split(covariance) for name, covariance in bert.collect(SOME).items()}
     layers = {name: layer for name, layer in bert.model.named_modules() if name in bases}
     old = {name: layer.weight.detach().clone() for name, layer in layers.items()}
@@ -300,7 +300,7 @@ def test_a_gradient_projected_before_adam_leaks(bert: World) -> None:
 
 
 def test_a_tiny_update_leaks_no_more_than_its_rounding(bert: World) -> None:
-    """An update so small that rounding is a visible part of it has no excess, and a real leak of its size has one."""
+    """An update near the rounding limit has no excess leak, but a real leak of its size has one."""
     constraint = constrain(bert.model, bert.collect(OLD))
     bert.learn(constraint.parameters(), 3, rate=1e-6)
     constraint.merge()
@@ -330,12 +330,12 @@ def test_a_tiny_update_leaks_no_more_than_its_rounding(bert: World) -> None:
     ],
 )
 def test_the_leak_of_a_change(change: list[list[float]], expected: float) -> None:
-    """The leak is the protected share of a change's norm; weights that broke in training count as a full leak."""
+    """The leak is the protected share of a change's norm, and 1 for weights that are not finite."""
     assert leak_ratio(torch.tensor(change), torch.tensor([[1.0], [0.0]]).double()) == pytest.approx(expected)
 
 
 def test_broken_weights_are_an_excess(bert: World) -> None:
-    """A layer whose weights are not numbers any more is named, and its whole change is in excess."""
+    """A layer whose weights are not finite is named, and its whole change counts as excess."""
     constraint = constrain(bert.model, bert.collect(SOME))
     with torch.no_grad():
         constraint.parameters()[3].fill_(float("nan"))
@@ -346,7 +346,7 @@ def test_broken_weights_are_an_excess(bert: World) -> None:
 
 
 def test_protected_texts_are_answered_as_before(world: World) -> None:
-    """Texts whose inputs do not fill the space keep their answers at energy 1, while others are answered anew."""
+    """At energy 1, protected texts keep their answers while others change."""
     old, new = world.answers(FEW), world.answers(NEW)
     with constrain(world.model, world.collect(FEW), 1.0) as constraint:
         world.learn(constraint.parameters(), 100)
@@ -356,7 +356,7 @@ def test_protected_texts_are_answered_as_before(world: World) -> None:
 
 
 def test_free_weights_answer_protected_texts_otherwise(bert: World) -> None:
-    """The same training without a constraint changes the protected answers: the constraint is what holds them."""
+    """The same training without the constraint changes the protected answers."""
     old = bert.answers(FEW)
     names = bert.collect(FEW)
     bert.learn([layer.weight for name, layer in bert.model.named_modules() if name in names], 100)
@@ -365,7 +365,7 @@ def test_free_weights_answer_protected_texts_otherwise(bert: World) -> None:
 
 
 def test_two_rounds_protect_both(bert: World) -> None:
-    """With the covariances of both rounds added, the second keeps what was asked for before each."""
+    """With the covariances of two rounds added, a third training keeps the answers of both."""
     first, second = FEW[:1], FEW[1:]
     kept = bert.collect(first)
     old = bert.answers(first)
@@ -383,7 +383,7 @@ def test_two_rounds_protect_both(bert: World) -> None:
 
 
 def shape(model: nn.Module) -> tuple[object, ...]:
-    """All by which a model's structure could differ: modules, names in their order, identities and what is trained."""
+    """Return the structure of a model: modules, names in order, identities and trainable parameters."""
     return (
         [(name, type(module)) for name, module in model.named_modules()],
         list(model.state_dict()),
@@ -394,7 +394,7 @@ def shape(model: nn.Module) -> tuple[object, ...]:
 
 @pytest.mark.parametrize("ending", ["merge", "drop"])
 def test_the_end_restores_the_structure(world: World, ending: str) -> None:
-    """After the end the model is built and named as before, and answers as it did last, or as it did first."""
+    """After merge() the model has its former structure and its last answers, and after drop() its first answers."""
     next(iter(world.model.backbone.parameters())).requires_grad_(requires_grad=False)
     whole, first = shape(world.model), world.answers(NEW)
     state = {name: tensor.clone() for name, tensor in world.model.state_dict().items()}
@@ -411,7 +411,7 @@ def test_the_end_restores_the_structure(world: World, ending: str) -> None:
 
 
 def test_only_the_coefficients_and_the_heads_can_be_trained(world: World) -> None:
-    """Under a constraint nothing of the backbone has a gradient but what is asked to be trained, by its name."""
+    """Under a constraint, only the coefficients of the backbone have gradients."""
     constraint = constrain(world.model, world.collect(OLD))
     trained = {name: parameter for name, parameter in world.model.named_parameters() if parameter.requires_grad}
     heads = {"classifier.weight", "classifier.bias", "ner.weight", "ner.bias"}
@@ -421,7 +421,7 @@ def test_only_the_coefficients_and_the_heads_can_be_trained(world: World) -> Non
 
 
 def test_an_error_drops_the_update(bert: World) -> None:
-    """A training that fails in the constraint's context leaves the weights as they were."""
+    """An error inside the context restores the old weights."""
     state = {name: tensor.clone() for name, tensor in bert.model.state_dict().items()}
 
     def fail(constraint: NullSpaceConstraint) -> None:
@@ -436,7 +436,7 @@ def test_an_error_drops_the_update(bert: World) -> None:
 
 
 def test_a_full_space_is_exhausted(bert: World) -> None:
-    """Where protected inputs fill every layer's space nothing is left to learn with, and training moves nothing."""
+    """If protected inputs span the whole space of every layer, nothing can be trained."""
     full = {name: Covariance(torch.eye(len(item.total)).double(), 1) for name, item in bert.collect(FEW).items()}
     state = {name: tensor.clone() for name, tensor in bert.model.state_dict().items()}
     with constrain(bert.model, full) as constraint:
@@ -450,7 +450,7 @@ def test_a_full_space_is_exhausted(bert: World) -> None:
 
 
 def test_nothing_to_collect_is_refused(bert: World) -> None:
-    """No texts, no linear layer, a layer that is not called and one that reads no tokens are each named."""
+    """Errors name missing texts, missing linear layers, layers that are never called, and layers that do not read tokens."""
     block = bert.model.blocks()[1]
     with pytest.raises(RefusedError, match="no protected texts"):
         collect_covariances(bert.model, [block], [], bert.pad_id)
@@ -468,13 +468,13 @@ def test_nothing_to_collect_is_refused(bert: World) -> None:
 
 @pytest.mark.parametrize("energy", [0.0, -1.0, 1.001, float("nan")])
 def test_an_impossible_energy_is_refused(energy: float) -> None:
-    """An energy that is not a share is named."""
+    """An energy outside (0, 1] is rejected with its value."""
     with pytest.raises(RefusedError, match=f"energy {energy} must be above 0"):
         eigen_split(Covariance(torch.eye(3).double(), 1), energy)
 
 
 def test_covariances_that_do_not_fit_are_refused(bert: World) -> None:
-    """Covariances of other layers, widths or numbers are refused, and the layer is named where there is one."""
+    """Covariances of other layers, widths or models are rejected, and the error names the layer."""
     narrow = Covariance(torch.eye(3).double(), 1)
     wide = Covariance(torch.eye(4).double(), 1)
     query = "backbone.encoder.layer.0.attention.self.query"

@@ -1,4 +1,4 @@
-"""Each part of the protection can be switched off or on by a job, and then does nothing, or what it promises."""
+"""Each part of the protection can be switched on or off by a job."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PASSES = GateResult("pass", "nobody asked")
 
 
 def trained(make_job: MakeJob, **settings: Any) -> tuple[dict[str, Tensor], list[Event]]:
-    """Train all blocks of the base with QUICK and some settings; returns the weights and the events."""
+    """Train all blocks of the base with some hyperparameters; return the weights and the events."""
     hyperparameters = msgspec.structs.replace(QUICK, **settings)
     plan = make_plan(make_job("ner", freeze="head", hyperparameters=hyperparameters, protection=Statistical(margin=90)))
     events = list(train(plan, StopSignal(), lambda: PASSES))
@@ -35,19 +35,19 @@ def trained(make_job: MakeJob, **settings: Any) -> tuple[dict[str, Tensor], list
 
 
 def moved(store: Store, state: dict[str, Tensor]) -> set[str]:
-    """Name the tensors that differ from the base's, old rows of heads only."""
+    """Return the names of tensors that differ from the base, of heads only in the old rows."""
     base = load_file(store.get("current").path / TRAINING_WEIGHTS)
     return {name for name, tensor in base.items() if not torch.equal(tensor, state[name][: len(tensor)])}
 
 
 @pytest.fixture(autouse=True)
 def _keeps_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What so small a model gains is chance; here it is kept, as it stands at the end."""
+    """Keep the final state of every stage, because the gains of so small a model are chance."""
     monkeypatch.setattr("twofold_trainer.training.loop.Best.update", take_all)
 
 
 def take_all(best: Any, value: float, state: dict[str, Tensor], *, passes: bool, noise: float) -> None:
-    """Take every state."""
+    """Accept every state."""
     best.value, best.state, best.epochs_without_gain = value, state, 0
 
 
@@ -64,7 +64,7 @@ def take_all(best: Any, value: float, state: dict[str, Tensor], *, passes: bool,
     ],
 )
 def test_a_switch_changes_what_is_trained(make_job: MakeJob, settings: dict[str, Any]) -> None:
-    """No switch is without effect: the same job with it ends with other weights."""
+    """Every switch changes the weights."""
     with_it, _ = trained(make_job, **settings)
     without, _ = trained(make_job)
 
@@ -73,14 +73,14 @@ def test_a_switch_changes_what_is_trained(make_job: MakeJob, settings: dict[str,
 
 @pytest.mark.parametrize("guarded", [True, False])
 def test_the_guard_looks_unless_it_is_switched_off(make_job: MakeJob, *, guarded: bool) -> None:
-    """With the guard off nobody looks at the protected task during the training."""
+    """With the guard off, the protected task is not scored during training."""
     _, events = trained(make_job, guard=guarded, epochs=6)
 
     assert any(isinstance(event, GuardChecked) for event in events) == guarded
 
 
 def test_norms_stay_where_they_may_not_move(make_job: MakeJob, store: Store) -> None:
-    """Without train_norms no normalisation layer moves, and the rest of every block does."""
+    """Without train_norms, no normalisation layer changes, and all other parameters of the blocks do."""
     names = moved(store, trained(make_job, train_norms=False)[0])
 
     assert not [name for name in names if "LayerNorm" in name]
@@ -89,7 +89,7 @@ def test_norms_stay_where_they_may_not_move(make_job: MakeJob, store: Store) -> 
 
 
 def test_a_projected_update_leaks_nothing(make_job: MakeJob, store: Store) -> None:
-    """With projection only weights of linear layers move, where protected texts have no energy, and the job says so."""
+    """With projection, only weights of linear layers change, where protected texts have no energy, and a note reports it."""
     state, events = trained(make_job, projection=0.9)
 
     assert {name for name in moved(store, state) if name.startswith("backbone.")}
@@ -103,5 +103,5 @@ def test_a_projected_update_leaks_nothing(make_job: MakeJob, store: Store) -> No
 
 
 def notes(events: Iterable[Event], words: str) -> list[str]:
-    """Return the notes that have some words in them."""
+    """Return the notes that contain some words."""
     return [event.message for event in events if isinstance(event, NoteAdded) and words in event.message]
