@@ -1,4 +1,4 @@
-"""Decoder and alignment: tags to spans and back."""
+"""Decoding and alignment: tags to spans and back."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ TYPES = ("city", "date")
 
 
 def allowed(tags: tuple[int, ...]) -> bool:
-    """Tell whether a tag sequence follows the BIO rules."""
+    """Return whether a tag sequence follows the BIO rules."""
     return all(tag == 0 or tag % 2 or (index and tags[index - 1] in {tag - 1, tag}) for index, tag in enumerate(tags))
 
 
 @given(npst.arrays(np.float32, st.tuples(st.integers(1, 5), st.just(5)), elements=st.floats(-9, 9, width=32)))
 def test_viterbi_finds_the_best_allowed_sequence(scores: np.ndarray) -> None:
-    """The sequence found is the best of all that the BIO rules allow, by brute force."""
+    """The result is the best of all allowed sequences, by brute force."""
 
     def total(tags: tuple[int, ...]) -> float:
         return float(sum(scores[index, tag] for index, tag in enumerate(tags)))
@@ -45,7 +45,7 @@ def test_viterbi_finds_the_best_allowed_sequence(scores: np.ndarray) -> None:
 
 
 def logits_for(encoding: Encoding, spans: list[Span]) -> np.ndarray:
-    """Give each token logits that say what the alignment says, as a trained head would."""
+    """Return logits that match the alignment, as those of a trained head would."""
     tags = align(encoding, spans, TYPES).tags
     logits = np.zeros((len(encoding.ids), 1 + 2 * len(TYPES)), np.float32)
     stops = np.append(encoding.word_starts[1:], len(encoding.ids))
@@ -66,7 +66,7 @@ TEXTS = [
 @pytest.mark.parametrize("kind", ["wordpiece", "byte_level"])
 @pytest.mark.parametrize(("text", "marked"), TEXTS)
 def test_spans_survive_alignment_and_decoding(kind: str, text: str, marked: list[tuple[str, str]]) -> None:
-    """A span that is aligned and decoded again has the same characters, whatever script it is in."""
+    """A span that is aligned and decoded keeps its characters, in any script."""
     spans = [Span(start=text.index(part), end=text.index(part) + len(part), type=name) for part, name in marked]
     [encoding] = encoder(kind).encode([text])
 
@@ -81,7 +81,7 @@ def test_spans_survive_alignment_and_decoding(kind: str, text: str, marked: list
     st.integers(0, 2**32 - 1),
 )
 def test_a_text_is_decoded_alike_alone_and_among_others(texts: list[str], seed: int) -> None:
-    """Whatever the logits, a text's spans and scores are those that it gets alone."""
+    """A text has the same spans and scores alone and among others, for any logits."""
     encodings = encoder("wordpiece").encode(texts)
     random = np.random.default_rng(seed)
     logits = [random.normal(0, 3, (len(encoding.ids), 5)).astype(np.float32) for encoding in encodings]
@@ -98,7 +98,7 @@ def test_a_text_is_decoded_alike_alone_and_among_others(texts: list[str], seed: 
 
 
 def test_a_word_is_one_entity_or_none() -> None:
-    """Sub-words of one word vote together: a span never ends inside a word."""
+    """The sub-words of a word vote together, so a span never ends inside a word."""
     [encoding] = encoder("wordpiece").encode(["berlin"])
     logits = np.zeros((6, 5), np.float32)
     logits[0, 1] = 3  # The first sub-word says that a city begins,
@@ -111,7 +111,7 @@ def test_a_word_is_one_entity_or_none() -> None:
 
 
 def test_neighbouring_spans_of_one_type_stay_two() -> None:
-    """A span that begins right after another of its type is a span of its own."""
+    """A span that begins right after another one of its type is a separate span."""
     text = "rome paris"
     spans = [Span(start=0, end=4, type="city"), Span(start=5, end=10, type="city")]
     [encoding] = encoder("wordpiece").encode([text])
@@ -123,7 +123,7 @@ def test_neighbouring_spans_of_one_type_stay_two() -> None:
 
 @pytest.mark.parametrize(("start", "end"), [(1, 6), (0, 5), (0, 3)])
 def test_a_span_that_cuts_a_word_is_reported_and_left_out_of_the_loss(start: int, end: int) -> None:
-    """What the words cannot express is named, and the words that it touches are marked unknown."""
+    """A span that ends inside a word is reported, and the words that it touches are marked unknown."""
     span = Span(start=start, end=end, type="city")
     [encoding] = encoder("wordpiece").encode(["berlin now"])
 
@@ -134,7 +134,7 @@ def test_a_span_that_cuts_a_word_is_reported_and_left_out_of_the_loss(start: int
 
 
 def test_white_space_at_the_ends_of_a_span_does_not_matter() -> None:
-    """A span that takes in the space around a word is aligned with the word."""
+    """White space at the ends of a span does not affect its alignment."""
     [encoding] = encoder("wordpiece").encode(["to berlin now"])
 
     alignment = align(encoding, [Span(start=2, end=10, type="city")], TYPES)
@@ -143,7 +143,7 @@ def test_white_space_at_the_ends_of_a_span_does_not_matter() -> None:
 
 
 def test_labels_come_best_first_and_sum_to_one() -> None:
-    """The labels asked for come in the order of their probabilities, which are a softmax."""
+    """The top labels are sorted by probability, which is a softmax."""
     [actual] = decode_labels(np.asarray([[0.0, 2.0, 1.0]], np.float32), ["a", "b", "c"], top=3)
 
     assert [result.label for result in actual] == ["b", "c", "a"]
@@ -163,7 +163,7 @@ def test_windows_are_merged_by_their_kept_tokens() -> None:
 
 
 def test_window_logits_are_weighted_by_their_tokens() -> None:
-    """A window that sees more tokens counts for more in a text's label."""
+    """A window with more tokens has more weight in a text's label."""
     [encoding] = encoder("wordpiece", 10, 0).encode(["abcdefghij"])
 
     merged = merge_windows(encoding, [np.asarray([1.0], np.float32), np.asarray([0.0], np.float32)])
@@ -172,7 +172,7 @@ def test_window_logits_are_weighted_by_their_tokens() -> None:
 
 
 def test_appending_never_moves_a_row() -> None:
-    """New labels and types come after the old ones, sorted; names that are there already change nothing."""
+    """New labels and types follow the old ones, sorted; existing names change nothing."""
     old = LabelSet(labels=("b", "a"), entity_types=("y",))
 
     new = old.append(labels={"d", "c", "a"}, entity_types={"x", "y"})
@@ -184,6 +184,6 @@ def test_appending_never_moves_a_row() -> None:
 
 @pytest.mark.parametrize("labels", [("a", "a"), ("",), (" a",)])
 def test_a_label_set_names_each_row_once(labels: tuple[str, ...]) -> None:
-    """Labels that are doubled, empty or padded with space are refused."""
+    """Duplicate labels, empty labels and labels with surrounding white space are rejected."""
     with pytest.raises(ValueError, match="label"):
         LabelSet(labels=labels, entity_types=())

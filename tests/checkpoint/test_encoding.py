@@ -1,4 +1,4 @@
-"""Encoder: exact offsets, words and windows."""
+"""The encoder: exact offsets, words and windows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyzàéîöü"
 
 
 def wordpiece() -> Tokenizer:
-    """Build a BERT-like tokenizer: lower case, accents stripped, single letters as sub-words."""
+    """Return a BERT-like tokenizer: lower case, accents stripped, single letters as sub-words."""
     plain = sorted({unicodedata.normalize("NFD", letter)[0] for letter in LETTERS})
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *plain, *(f"##{letter}" for letter in plain), *".,!?'-😀👍0123456789"]
     pieces += [f"##{digit}" for digit in "0123456789"]
@@ -30,7 +30,7 @@ def wordpiece() -> Tokenizer:
 
 
 def byte_level() -> Tokenizer:
-    """Build a GPT-2-like tokenizer: bytes, no special tokens, a word keeps the space before it."""
+    """Return a GPT-2-like tokenizer: bytes, no special tokens, words with their leading space."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({piece: index for index, piece in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

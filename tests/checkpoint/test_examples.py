@@ -80,7 +80,7 @@ def annotated(draw: st.DrawFn) -> Example:
 
 @given(st.lists(annotated(), max_size=8))
 def test_examples_survive_the_disk(tmp_path_factory: pytest.TempPathFactory, examples: list[Example]) -> None:
-    """What is written is what is read, for any Unicode."""
+    """Written examples are read back unchanged, for any Unicode."""
     path = tmp_path_factory.mktemp("examples") / "e.jsonl"
 
     write_examples(path, examples)
@@ -90,7 +90,7 @@ def test_examples_survive_the_disk(tmp_path_factory: pytest.TempPathFactory, exa
 
 @given(st.lists(annotated(), max_size=8))
 def test_memory_survives_the_disk(tmp_path_factory: pytest.TempPathFactory, examples: list[Example]) -> None:
-    """The three parts of a memory come back as they were."""
+    """The three parts of a memory are read back unchanged."""
     path = tmp_path_factory.mktemp("memory") / "m.jsonl"
     memory = Memory(rehearsal=tuple(examples[:3]), dev=tuple(examples[3:5]), gate=tuple(examples[5:]))
 
@@ -100,7 +100,7 @@ def test_memory_survives_the_disk(tmp_path_factory: pytest.TempPathFactory, exam
 
 
 def test_halves_depend_on_the_text_alone() -> None:
-    """A text falls into the same half whatever surrounds it and however it is cased or spaced."""
+    """The half of a text depends only on its normalised text."""
     examples = [Example(text=f"text {number}") for number in range(100)]
     first, second = split_by_hash(examples)
 
@@ -112,7 +112,7 @@ def test_halves_depend_on_the_text_alone() -> None:
 
 
 def test_a_sample_is_balanced_over_labels_and_types() -> None:
-    """A rare label keeps its examples while a frequent one gives up most of its own."""
+    """A rare label keeps its examples while a frequent one loses most of its own."""
     frequent = [Example(text=f"f{number}", label="often") for number in range(90)]
     rare = [Example(text=f"r{number}", label="rarely") for number in range(5)]
 

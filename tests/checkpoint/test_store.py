@@ -1,4 +1,4 @@
-"""Store and checkpoint: whole or not at all, and never silently changed."""
+"""Store and checkpoint: publishing is atomic, and silent changes are detected."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from twofold_checkpoint.store import Aliases, Store
 
 
 def manifest(checkpoint_id: str, created: str = "2026-01-01T00:00:00Z") -> Manifest:
-    """Make a manifest that describes nothing in particular."""
+    """Return an arbitrary manifest."""
     return Manifest(
         format=FORMAT,
         id=checkpoint_id,
@@ -45,7 +45,7 @@ def manifest(checkpoint_id: str, created: str = "2026-01-01T00:00:00Z") -> Manif
 
 
 def publish(store: Store, checkpoint_id: str, created: str = "2026-01-01T00:00:00Z") -> Checkpoint:
-    """Publish a checkpoint whose files hold their own names."""
+    """Publish a checkpoint whose files contain their own names."""
     with store.staging() as staged:
         for name in FILES:
             (staged / name).write_text(name * 10, encoding="utf-8")
@@ -54,12 +54,12 @@ def publish(store: Store, checkpoint_id: str, created: str = "2026-01-01T00:00:0
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Make an empty store."""
+    """An empty store."""
     return Store(tmp_path / "store").create()
 
 
 def test_a_published_checkpoint_is_whole(store: Store) -> None:
-    """What was published can be opened by id, lists every file, and agrees with its digests."""
+    """A published checkpoint can be opened by id, lists every file, and matches its digests."""
     publish(store, "one")
 
     checkpoint = store.get("one")
@@ -71,7 +71,7 @@ def test_a_published_checkpoint_is_whole(store: Store) -> None:
 
 
 def test_a_failed_publication_leaves_nothing(store: Store) -> None:
-    """A writer that fails half-way leaves neither a checkpoint nor staged files."""
+    """A failed publication leaves neither a checkpoint nor staged files."""
     with pytest.raises(RuntimeError), store.staging() as staged:
         (staged / FILES[0]).write_text("half", encoding="utf-8")
         raise RuntimeError
@@ -97,7 +97,7 @@ def flip(path: Path) -> None:
     ("damage", "message"), [(truncate, "bytes instead of"), (flip, "has changed"), (Path.unlink, "No such file")]
 )
 def test_any_damage_to_any_file_is_found(store: Store, name: str, damage: Callable[[Path], None], message: str) -> None:
-    """A file that is truncated, changed by one bit or gone is named."""
+    """A file that is truncated, changed by one bit or missing is named."""
     checkpoint = publish(store, "one")
 
     damage(checkpoint.path / name)
@@ -117,7 +117,7 @@ MANIFESTS = [
 
 @pytest.mark.parametrize(("content", "error"), MANIFESTS)
 def test_a_bad_manifest_is_refused(store: Store, content: bytes, error: type[CheckpointError]) -> None:
-    """A manifest that is malformed or from a newer version is refused, and hides no other checkpoint."""
+    """A manifest that is malformed or from a newer version is rejected, and hides no other checkpoint."""
     publish(store, "good")
     checkpoint = publish(store, "bad")
     (checkpoint.path / MANIFEST).write_bytes(content)
@@ -128,7 +128,7 @@ def test_a_bad_manifest_is_refused(store: Store, content: bytes, error: type[Che
 
 
 def test_a_manifest_cannot_point_outside_its_checkpoint(store: Store) -> None:
-    """A manifest that lists a path and not a plain name is refused."""
+    """A manifest that lists a path instead of a plain name is rejected."""
     checkpoint = publish(store, "one")
     path = checkpoint.path / MANIFEST
     path.write_text(path.read_text(encoding="utf-8").replace('"model.onnx"', '"../../etc/passwd"'), encoding="utf-8")
@@ -138,7 +138,7 @@ def test_a_manifest_cannot_point_outside_its_checkpoint(store: Store) -> None:
 
 
 def test_a_manifest_that_forgets_a_file_is_corrupt(store: Store) -> None:
-    """A checkpoint without one of its files does not verify even if its manifest does not list it either."""
+    """A checkpoint without one of the required files does not verify, even if its manifest does not list the file."""
     checkpoint = publish(store, "one")
     files = tuple(file for file in checkpoint.manifest.files if file.name != "memory.jsonl")
     forgetful = Checkpoint(checkpoint.path, msgspec.structs.replace(checkpoint.manifest, files=files))
@@ -149,13 +149,13 @@ def test_a_manifest_that_forgets_a_file_is_corrupt(store: Store) -> None:
 
 @pytest.mark.parametrize("name", ["../one", "/etc", "", ".", "..", "a/b", "a\0b", "x" * 101, "-a"])
 def test_an_id_never_leaves_the_store(store: Store, name: str) -> None:
-    """What is not a plain name is no checkpoint, wherever it would lead."""
+    """An id that is not a plain name is not found, wherever it would lead."""
     with pytest.raises(CheckpointNotFoundError):
         store.get(name)
 
 
 def test_aliases_move_together(store: Store) -> None:
-    """Promotion makes the old current the previous, and a promoted candidate is a candidate no more."""
+    """Promotion makes the former current checkpoint the previous one, and a promoted candidate is no longer the candidate."""
     for name in ("one", "two"):
         publish(store, name)
 
@@ -172,7 +172,7 @@ def test_aliases_move_together(store: Store) -> None:
 
 
 def test_promoting_the_current_checkpoint_changes_nothing(store: Store) -> None:
-    """A promotion that is repeated does not lose the previous checkpoint."""
+    """Promoting the current checkpoint again keeps the previous one."""
     for name in ("one", "two"):
         publish(store, name)
         store.promote(name)
@@ -183,13 +183,13 @@ def test_promoting_the_current_checkpoint_changes_nothing(store: Store) -> None:
 
 @pytest.mark.parametrize("alias", ["current", "previous", "candidate"])
 def test_an_alias_that_names_nothing_says_so(store: Store, alias: str) -> None:
-    """Asking for an alias of an empty store names the alias."""
+    """An error about an unset alias names the alias."""
     with pytest.raises(CheckpointNotFoundError, match=alias):
         store.get(alias)
 
 
 def test_a_checkpoint_that_is_not_there_cannot_be_promoted(store: Store) -> None:
-    """A promotion of an unknown id fails and moves nothing."""
+    """Promoting an unknown id fails and changes no alias."""
     publish(store, "one")
     store.promote("one")
 
@@ -200,7 +200,7 @@ def test_a_checkpoint_that_is_not_there_cannot_be_promoted(store: Store) -> None
 
 @pytest.mark.parametrize("alias", ["current", "previous", "approved"])
 def test_what_an_alias_names_is_not_deleted(store: Store, alias: str) -> None:
-    """A checkpoint that answers, answered before, or was approved stays, and the error says which of them it is."""
+    """A checkpoint that is current, previous or approved cannot be deleted, and the error says which of them it is."""
     for name in ("one", "two", "three"):
         publish(store, name)
     store.promote("one", approve=True)
@@ -217,7 +217,7 @@ def test_what_an_alias_names_is_not_deleted(store: Store, alias: str) -> None:
 
 
 def test_a_deleted_checkpoint_is_gone(store: Store) -> None:
-    """Neither the list, nor the directory, nor an alias has it, and nothing of it stays in staging."""
+    """A deleted checkpoint disappears from the list, the directory, the aliases and staging."""
     for name in ("one", "two", "three"):
         publish(store, name)
     store.promote("one")
@@ -236,7 +236,7 @@ def test_a_deleted_checkpoint_is_gone(store: Store) -> None:
 
 
 def test_a_damaged_checkpoint_can_be_deleted(store: Store) -> None:
-    """What cannot be opened can be removed."""
+    """A checkpoint that cannot be opened can be deleted."""
     (publish(store, "bad").path / MANIFEST).unlink()
 
     store.delete("bad")
@@ -246,7 +246,7 @@ def test_a_damaged_checkpoint_can_be_deleted(store: Store) -> None:
 
 @pytest.mark.parametrize("name", ["two", "", "..", "../checkpoints/one", "current"])
 def test_only_a_checkpoint_can_be_deleted(store: Store, name: str) -> None:
-    """What is no id of a checkpoint is not found, wherever it would lead."""
+    """An invalid id is not found, wherever it would lead."""
     publish(store, "one")
 
     with pytest.raises(CheckpointNotFoundError):
@@ -255,7 +255,7 @@ def test_only_a_checkpoint_can_be_deleted(store: Store, name: str) -> None:
 
 
 def test_aliases_survive_many_writers(store: Store) -> None:
-    """Writers that move aliases at once never lose one another's move or leave a half-written file."""
+    """Concurrent writers of aliases never lose an update or leave a partial file."""
     names = [f"c{number}" for number in range(8)]
     for name in names:
         publish(store, name)
@@ -270,7 +270,7 @@ def test_aliases_survive_many_writers(store: Store) -> None:
 
 
 def test_checkpoints_are_listed_newest_first(store: Store) -> None:
-    """The list is ordered by the time of making, whatever the ids are."""
+    """The list is ordered by creation time, whatever the ids are."""
     publish(store, "b", "2026-01-01T00:00:00Z")
     publish(store, "a", "2026-02-01T00:00:00Z")
 
@@ -290,7 +290,7 @@ ANSWERS = [
 
 @pytest.mark.parametrize(("actual", "complaint"), ANSWERS)
 def test_a_golden_answer_must_be_given_again(tmp_path: Path, actual: Prediction, complaint: str | None) -> None:
-    """Labels and spans must be equal and scores close; a NaN is never close."""
+    """Labels and spans must be equal and scores close; NaN is never close."""
     write_golden(tmp_path / "golden.json", [GoldenAnswer(text="t", prediction=ANSWER)])
     [golden] = read_golden(tmp_path / "golden.json")
 
@@ -300,7 +300,7 @@ def test_a_golden_answer_must_be_given_again(tmp_path: Path, actual: Prediction,
 
 
 def test_a_bad_checkpoint_is_undone_for_good(store: Store) -> None:
-    """The one before is current and approved in its place, nothing leads back to the bad one, and once is enough."""
+    """The previous checkpoint becomes current and approved, no alias leads back to the bad one, and undo works only once."""
     for name in ("one", "two"):
         publish(store, name)
         store.promote(name, approve=True)

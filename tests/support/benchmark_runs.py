@@ -1,4 +1,4 @@
-"""Make runs from the scores that a test wants."""
+"""Benchmark runs from given scores."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ BEFORE = 90.0
 
 
 def change(before: float, after: float) -> Change:
-    """Make a change of points."""
+    """Return a change in points."""
     return Change(before=before / 100, after=after / 100)
 
 
 def make_run(scenario: str, method: str, *after: Scores, earlier: tuple[dict[str, float], ...] = (), **fields) -> Run:
-    """Make a run of one or more steps; *earlier* holds the scores of earlier steps after each step, in points."""
+    """Return a run of one or more steps; *earlier* contains the scores of earlier steps after each step, in points."""
     steps, protected, retained = [], BEFORE, BEFORE
     for number, (new, protected_after, retained_after) in enumerate(after):
         steps.append(

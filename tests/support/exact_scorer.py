@@ -1,4 +1,4 @@
-"""A stand-in for the independent scorer with the same commands. It compares answers exactly."""
+"""A fake of the independent scorer with the same commands. It compares answers exactly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def read(path: str) -> list[dict]:
 
 
 def spans(row: dict, types: list[str]) -> set:
-    """Return a text's entities of some types, or all."""
+    """Return a text's entities of the given types, or all."""
     return {
         (item["start"], item["end"], item["type"])
         for item in row["entities"] or ()
@@ -25,12 +25,12 @@ def spans(row: dict, types: list[str]) -> set:
 
 
 def answer(row: dict, head: str, types: list[str]) -> object:
-    """Return what a row says for a head."""
+    """Return a row's answer for a head."""
     return row["label"] if head == "classifier" else spans(row, types)
 
 
 def main(what: str, *given: str) -> dict:
-    """Answer one of the scorer's three questions."""
+    """Run one of the scorer's three commands."""
     options = {name: value for name, value in pairwise(given) if name.startswith("--")}
     paths = [item for item in given if item.endswith(".jsonl")]
     types = options["--types"].split(",") if "--types" in options else []

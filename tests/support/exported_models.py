@@ -1,4 +1,4 @@
-"""A small model of any architecture, and what its checkpoint has of it: a graph and weights."""
+"""A small model of any architecture, with a checkpoint's graph and weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LABELS = LabelSet(labels=("a", "b", "c"), entity_types=("x", "y"))
 
 
 def make_exported(architecture: str, directory: Path) -> Path:
-    """Save a backbone and, as a base, a model over it whose every parameter differs from every other. Takes seconds."""
+    """Save a backbone and a base with a model over it, all of whose parameters differ. Takes seconds."""
     backbone = tiny_models.make_backbone(architecture, directory / "backbone")
     torch.manual_seed(1)
     model = _model(backbone)
@@ -47,7 +47,7 @@ def _model(backbone: Backbone) -> TwofoldModel:
 
 
 class Exported:
-    """Hold a copy of a base, of which a test may change model and files, and room for a candidate."""
+    """A copy of a base that a test may change, and a directory for a candidate."""
 
     def __init__(self, made: Path, directory: Path) -> None:
         self.backbone = load_backbone(str(made / "backbone"))

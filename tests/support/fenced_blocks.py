@@ -1,7 +1,7 @@
-"""The fenced blocks of README.md and docs/: what stands in them, and which of them a reader's shell would run.
+"""The fenced blocks of README.md and docs/, and which of them tests run.
 
-The first word behind a fence is its language. ``sh`` and ``python`` are run by tests/docs/test_commands.py; ``sh no-run`` is
-for what no test can start, such as another language's package tool.
+The info string starts with the language. tests/docs/test_commands.py runs ``sh`` and ``python`` blocks; ``sh no-run`` marks blocks
+that no test can run, such as those that need another language's package manager.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 @dataclass(frozen=True)
 class Fence:
-    """A block: its language, whether a test runs it, and its lines."""
+    """A block: its language, whether a test runs it, and its text."""
 
     language: str
     runs: bool

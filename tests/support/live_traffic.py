@@ -1,4 +1,4 @@
-"""Live traffic, and jobs whose candidates are known beforehand."""
+"""Live traffic, and jobs with known candidates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATIENCE = 120
 
 
 async def until(true, what):
-    """Wait until something is true."""
+    """Wait until a condition is true."""
     end = time.monotonic() + PATIENCE
     while not await true():
         assert time.monotonic() < end, f"not within {PATIENCE} s: {what}"
@@ -29,7 +29,7 @@ async def until(true, what):
 
 @asynccontextmanager
 async def traffic(server, texts=TEXTS, callers=3):
-    """Call all the time, and give the checkpoints that answered, and the codes of calls that failed."""
+    """Call continuously; yield the checkpoints that answered and the codes of failed calls."""
     answered, failed, stop = [], [], asyncio.Event()
 
     async def call():
@@ -49,12 +49,12 @@ async def traffic(server, texts=TEXTS, callers=3):
 
 
 async def promote(server, name):
-    """Promote as a person does."""
+    """Promote a checkpoint as a person."""
     return await server.checkpoints.PromoteCheckpoint(checkpoints_pb2.PromoteCheckpointRequest(checkpoint=name))
 
 
 async def undone(server, cause):
-    """Wait until a swap was undone."""
+    """Wait until a swap is rolled back."""
 
     async def is_so():
         return await server.metric("twofold_swap_rollbacks_total", cause=cause) == 1
@@ -63,7 +63,7 @@ async def undone(server, cause):
 
 
 def harness_of(tmp_path, recipe):
-    """Return a store with "a", and a trainer whose job finds that "bad" passes the gate."""
+    """Return a store with "a", and a trainer whose job publishes "bad"."""
     store = tiny_checkpoints.make_store(tmp_path / "store", "a")
     tiny_checkpoints.publish(store, recipe, name="bad")
     harness = Harness(tmp_path)
@@ -73,7 +73,7 @@ def harness_of(tmp_path, recipe):
 
 
 async def submit(server, **fields):
-    """Make a job, and return its id."""
+    """Submit a job, and return its id."""
     example = adaptation_pb2.Example(text="sunny", label="a_weather")
     dataset = {"inline": {"train": [example] * 4}}
     request = adaptation_pb2.AdaptRequest(head="HEAD_CLASSIFIER", dataset=dataset, **fields)
@@ -81,7 +81,7 @@ async def submit(server, **fields):
 
 
 async def job_of(server, job):
-    """Return a job as it is."""
+    """Return a job in its current state."""
     return (await AdaptationServiceStub(server.channel).GetJob(adaptation_pb2.GetJobRequest(job_id=job))).job
 
 

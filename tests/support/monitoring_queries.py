@@ -1,4 +1,4 @@
-"""Every query that the dashboard and the rules ask."""
+"""All queries of the dashboard and the alert rules."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def panels() -> Iterator[tuple[str, str]]:
 
 
 def annotations() -> Iterator[tuple[str, str]]:
-    """Yield every query of what the dashboard marks in all panels, with its name."""
+    """Yield the queries of the dashboard's annotations, with their names."""
     for annotation in dashboard()["annotations"]["list"]:
         yield annotation["name"], annotation["expr"]
 
 
 def variables() -> Iterator[tuple[str, str, str]]:
-    """Yield what one chooses among in the dashboard: its name, and the metric and the label that it is found by."""
+    """Yield the dashboard's variables: name, metric and label."""
     for variable in dashboard()["templating"]["list"]:
         if variable["type"] == "query":
             metric, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["definition"]).groups()
@@ -47,7 +47,7 @@ def variables() -> Iterator[tuple[str, str, str]]:
 
 
 def queries() -> Iterator[tuple[str, str]]:
-    """Yield every query with the name of the panel or rule that asks it."""
+    """Yield every query with the name of its panel or rule."""
     yield from panels()
     yield from annotations()
     for name, metric, label in variables():
@@ -57,5 +57,5 @@ def queries() -> Iterator[tuple[str, str]]:
 
 
 def fill(query: str, *, interval: str) -> str:
-    """Put in what Grafana would: every job and server, and the interval of a rate."""
+    """Replace Grafana's variables: every job and server, and a rate interval."""
     return re.sub(r"\$(job|instance)", ".*", query).replace("$__rate_interval", interval)

@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for the tests, on a socket of its own."""
+"""A real PostgreSQL server for the tests, on a separate socket."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ _SETTINGS = {"listen_addresses": "''", "fsync": "off", "max_connections": "40", 
 
 
 class PostgreSQL:
-    """A server that runs, and its databases."""
+    """A running server and its databases."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._numbers = itertools.count()
 
     def make_database(self) -> DatabaseUrl:
-        """Make an empty database, and return its address."""
+        """Create an empty database, and return its address."""
         name = f"jobs{next(self._numbers)}"
         self.ask("template1", f"CREATE DATABASE {name}")
         return DatabaseUrl(f"postgresql://twofold:secret@/{name}?host={self.directory}")
 
     def ask(self, database: str, statement: str) -> None:
-        """Let the server do something."""
+        """Execute a statement, and return its output."""
         with psycopg.connect(host=str(self.directory), user="twofold", dbname=database, autocommit=True) as connection:
             connection.execute(statement)
 
     def hang_up(self) -> None:
-        """End every connection, as a restart of the server would."""
+        """Close every connection, as a restart of the server does."""
         self.ask("template1", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
 
 
 def binaries() -> Path | None:
-    """Find the newest server that is installed."""
+    """Return the directory of the newest installed server."""
     actual = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     there = shutil.which("initdb")
     return actual[-1].parent if actual else Path(there).resolve().parent if there else None
@@ -51,7 +51,7 @@ def binaries() -> Path | None:
 
 @contextmanager
 def postgresql_server() -> Iterator[PostgreSQL]:
-    """Run a server until the block ends. It refuses to run as root; then it runs as the user "postgres"."""
+    """Run a server until the block ends. As root, it runs as the user "postgres", because the server refuses to run as root."""
     where = binaries()
     if where is None:
         pytest.skip("no PostgreSQL server is installed; Debian's package is called postgresql")

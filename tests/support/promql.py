@@ -1,4 +1,4 @@
-"""As much of PromQL as the tests need: which metrics and labels a query names."""
+"""The part of PromQL that the tests need: the metrics and labels that a query names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WORDS = frozenset({"and", "or", "unless", "bool", "offset", "group_left", "grou
 
 @dataclass
 class Selector:
-    """One metric of a query, and what its labels must be."""
+    """A metric of a query, and its label matchers."""
 
     name: str
     matchers: list[tuple[str, str, str]] = field(default_factory=list)
@@ -32,6 +32,6 @@ def selectors(query: str) -> list[Selector]:
 
 
 def grouping_labels(query: str) -> set[str]:
-    """Return the labels that a query groups or matches by."""
+    """Return the labels that a query groups or joins by."""
     listed = _GROUPING.findall(_STRING.sub('""', query))
     return {label.strip() for entry in listed for label in entry.split(",") if label.strip()}

@@ -1,4 +1,4 @@
-"""A real server on loopback in this process, and stubs to call it with."""
+"""A real server on loopback in this process, and stubs to call it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from twofold_server.observability.tracing import Tracer
 
 @dataclass(frozen=True)
 class Running:
-    """Hold the stubs and the addresses of a running server."""
+    """The stubs and addresses of a running server."""
 
     inference: InferenceServiceStub
     checkpoints: CheckpointServiceStub
@@ -42,12 +42,12 @@ class Running:
         return await self.inference.Predict(pb.PredictRequest(texts=texts, **fields), timeout=patience)
 
     async def is_serving(self, service: str = "") -> bool:
-        """Call the health service."""
+        """Return whether the health service reports SERVING."""
         answer = await self.health.Check(health_pb2.HealthCheckRequest(service=service))
         return answer.status == health_pb2.HealthCheckResponse.SERVING
 
     async def metric(self, name: str, **labels: str) -> float:
-        """Read one value off the metrics port; zero if it is not there."""
+        """Return a value from the metrics port; 0 if it is missing."""
         return await read_metric(self.metrics_url, name, **labels)
 
     async def until(self, name: str, expected: float, **labels: str) -> None:
@@ -65,12 +65,12 @@ async def until(url: str, name: str, expected: float, **labels: str) -> None:
 
 
 async def read_metric(url: str, name: str, **labels: str) -> float:
-    """Read one value; zero if it is not there."""
+    """Return the value of a metric; 0 if it is missing."""
     return (await asyncio.to_thread(read_metrics, url)).get((name, tuple(sorted(labels.items()))), 0.0)
 
 
 def read_metrics(url: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """Read all values by name and labels."""
+    """Return all values by name and labels."""
     with urllib.request.urlopen(url, timeout=10) as response:
         families = list(text_string_to_metric_families(response.read().decode()))
     return {
@@ -81,7 +81,7 @@ def read_metrics(url: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], floa
 
 
 def config_of(store: Store, **settings: Any) -> Config:
-    """Configure a server over a store on free ports."""
+    """Return a configuration of a server over a store, on free ports."""
     ours = {"listen": "127.0.0.1:0", "metrics_listen": "127.0.0.1:0", "trainer_niceness": 0}
     return build_config(**{"store": store.root, **ours, **settings})
 
@@ -104,7 +104,7 @@ async def running(store: Store, tracer: Tracer | None = None, **settings: Any) -
 
 
 class Gate:
-    """Hold forward passes back until it is opened; *entered* is set once a pass waits."""
+    """Blocks forward passes until it is opened; *entered* is set once a pass waits."""
 
     def __init__(self) -> None:
         self.open = threading.Event()
@@ -112,13 +112,13 @@ class Gate:
         self.passes: list[tuple[str, int]] = []
 
     async def wait_until_busy(self) -> None:
-        """Wait until a pass is held back."""
+        """Wait until a pass is blocked."""
         assert await asyncio.to_thread(self.entered.wait, 10)
 
 
 @contextmanager
 def gated() -> Iterator[Gate]:
-    """Put a gate before every engine that runs from now on."""
+    """Put a gate in front of every engine from now on."""
     gate, run = Gate(), Engine.run
 
     def held(engine: Engine, ids: Any, mask: Any, outputs: Any) -> Any:

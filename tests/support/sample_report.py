@@ -1,4 +1,4 @@
-"""A report in which everything is said."""
+"""A report with every field set."""
 
 from __future__ import annotations
 
@@ -171,5 +171,5 @@ DOCUMENT = Document(
 
 
 def document(**changes: Any) -> Document:
-    """Return the report with some of it changed."""
+    """Return the report with changes."""
     return replace(DOCUMENT, **changes)

@@ -1,4 +1,4 @@
-"""A trainer that plays a script, and a store, a server half and a promoter for it to play with."""
+"""A trainer that plays a script, and a harness with a store, a runner and a promoter."""
 
 from __future__ import annotations
 
@@ -101,12 +101,12 @@ LABELS = LabelSet(labels=("refund", "where"), entity_types=("city",))
 
 
 def say(event: Event) -> tuple[str, Any]:
-    """Let the trainer say an event."""
+    """Let the trainer write an event."""
     return "say", msgspec.json.encode(event).decode()
 
 
 def finish(outcome: Any = "succeeded", reason: str = "It went well.") -> tuple[str, Any]:
-    """Let the trainer have its last word."""
+    """Let the trainer write its last event."""
     return say(Finished(outcome=outcome, reason=reason))
 
 
@@ -115,13 +115,13 @@ TRAIN = say(PhaseStarted(phase="train"))
 
 
 def publish() -> list[tuple[str, Any]]:
-    """Train, measure, publish and end well."""
+    """Train, score, publish and succeed."""
     judged = say(GateEvaluated(verdict="pass", reason="It is better."))
     return [TRAIN, judged, ("publish", "second"), finish("succeeded", "Published second.")]
 
 
 def add_checkpoint(store: Store, checkpoint_id: str) -> None:
-    """Put a checkpoint into the store that is no more than its manifest."""
+    """Add a checkpoint that consists only of its manifest."""
     path = store.root / "checkpoints" / checkpoint_id
     path.mkdir()
     manifest = Manifest(
@@ -145,7 +145,7 @@ def add_checkpoint(store: Store, checkpoint_id: str) -> None:
 
 @dataclass
 class FakePromoter:
-    """Moves the alias and swaps nothing."""
+    """Moves the alias without a swap."""
 
     store: Store
     fails: Exception | None = None
@@ -155,7 +155,7 @@ class FakePromoter:
     may_promote: asyncio.Event | None = None
 
     async def promote(self, name: str, author: Author, *, adapted: HeadName, expected_current: str | None) -> Promotion:
-        """Promote, or fail as told."""
+        """Promote, or fail as configured."""
         if self.may_promote:
             await self.may_promote.wait()
         if self.fails:
@@ -167,7 +167,7 @@ class FakePromoter:
 
 
 class Harness:
-    """A store with one checkpoint, and whatever runs jobs over it."""
+    """A store with one checkpoint, and everything that runs jobs over it."""
 
     def __init__(self, root: Path) -> None:
         self.store = Store(root / "store").create()
@@ -184,7 +184,7 @@ class Harness:
         self.play(finish())
 
     def play(self, *actions: tuple[str, Any]) -> None:
-        """Say what the trainers that start from now on do."""
+        """Set the script of the trainers that start from now on."""
         (self.store.root / "play.json").write_bytes(msgspec.json.encode(actions))
 
     def set(self, **changes: Any) -> None:
@@ -192,7 +192,7 @@ class Harness:
         self._settings |= changes
 
     def make(self, on_end: Callable[[Job], None] | None = None) -> JobRunner:
-        """Make a runner that has not started."""
+        """Return a runner that has not started."""
         jobs = JobRepository(self.config.database or self.store.root / "jobs.sqlite3", self.metrics, on_end=on_end)
         launcher = SubprocessLauncher(self.config.trainer, self.store.root, grace=self.grace)
         return JobRunner(
@@ -234,7 +234,7 @@ class Harness:
         return Uploads(self.store, max_examples=self.config.jobs.max_dataset_examples)
 
     def metric(self, name: str, **labels: str) -> float | None:
-        """Read a metric."""
+        """Return the value of a metric."""
         return self.metrics.registry.get_sample_value(name, labels)
 
 
@@ -252,7 +252,7 @@ async def over(runner: JobRunner, job_id: str) -> Job:
 
 
 async def until(runner: JobRunner, job_id: str, true: Callable[[Job], bool]) -> Job:
-    """Wait until something is true of a job."""
+    """Wait until a condition is true of a job."""
     async with asyncio.timeout(20):
         while True:
             change = runner.jobs.change
@@ -264,5 +264,5 @@ async def until(runner: JobRunner, job_id: str, true: Callable[[Job], bool]) -> 
 
 
 def runs(view: Job) -> bool:
-    """Tell whether a job's trainer has begun a phase."""
+    """Return whether a job's trainer has started a phase."""
     return view.state is JobState.RUNNING and bool(view.phases)

@@ -1,4 +1,4 @@
-"""Tokens for callers, and what a running server serves to them."""
+"""Tokens for callers, and the methods that a running server serves to them."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ from twofold_server.security.tokens import make_token
 
 @dataclass
 class Callers:
-    """Hold a file of tokens, and the tokens by name."""
+    """A file of tokens, and the tokens by name."""
 
     path: Path
     tokens: dict[str, str] = field(default_factory=dict)
     lines: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, *scopes: Any, rate: float | None = None) -> str:
-        """Make a token, add its line to the file, and return it."""
+        """Create a token, add its line to the file, and return it."""
         self.tokens[name], self.lines[name] = make_token(name, scopes, rate)
         self.write()
         return self.tokens[name]
 
     def write(self, text: str | None = None) -> None:
-        """Replace the file, by its lines or by another text, in one step."""
+        """Replace the file atomically, by its lines or by another text."""
         new = self.path.with_suffix(".new")
         new.write_text("\n".join(self.lines.values()) if text is None else text, encoding="utf-8")
         new.rename(self.path)
 
     def metadata(self, name: str) -> tuple[tuple[str, str], ...]:
-        """Return what a caller sends to show its token."""
+        """Return the metadata of a call with a token."""
         return (("authorization", f"Bearer {self.tokens[name]}"),)
 
 
 @dataclass(frozen=True)
 class Procedure:
-    """A procedure that is served, by its path."""
+    """A served method, by its path."""
 
     path: str
     streams_requests: bool
     streams_responses: bool
 
     def call(self, channel: grpc.aio.Channel, raw: bytes = b"", **arguments: Any) -> Any:
-        """Begin a call with one request, of raw bytes."""
+        """Start a call with one request of raw bytes."""
         arity = f"{'stream' if self.streams_requests else 'unary'}_{'stream' if self.streams_responses else 'unary'}"
         return getattr(channel, arity)(self.path)(iter([raw]) if self.streams_requests else raw, **arguments)
 
     async def answer(self, channel: grpc.aio.Channel, raw: bytes = b"", **arguments: Any) -> tuple[str, Status | None]:
-        """Return the name of the code, and its details if there are any. An answer that came is OK."""
+        """Return the name of the status code, "OK" for an answer, and the details if there are any."""
         call = self.call(channel, raw, timeout=20, **arguments)
 
         async def first() -> Any:
@@ -70,7 +70,7 @@ class Procedure:
 
 
 async def served(channel: grpc.aio.Channel, metadata: Any = None) -> list[Procedure]:
-    """Ask a server, by reflection, for all that it serves."""
+    """Return all methods that a server serves, from its reflection."""
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
 
     async def ask(**fields: Any) -> pb.ServerReflectionResponse:

@@ -1,4 +1,4 @@
-"""What is costly to make is made once in a test run, for all of its workers."""
+"""Expensive objects that are built once per test run, for all workers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Path]) -> Path:
-    """Return what *make* made in a directory of its own. Who asks first makes it, the others wait; nobody may change it."""
+    """Return what *make* built in a separate directory. The first caller builds it, the others wait; nobody may change it."""
     root = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent  # The one that all workers share.

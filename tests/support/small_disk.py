@@ -1,4 +1,4 @@
-"""A disk of a few megabytes, to be filled or made read-only."""
+"""A disk of a few megabytes that can be filled or made read-only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Disk:
         self._filler = path / "filler"
 
     def fill(self, *, leave: int = 0) -> None:
-        """Leave no room but so many bytes."""
+        """Fill the disk up to *free* bytes."""
         descriptor = os.open(self._filler, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         try:
             while True:
@@ -33,11 +33,11 @@ class Disk:
             os.close(descriptor)
 
     def free(self) -> None:
-        """Make room again."""
+        """Free the disk."""
         self._filler.unlink()
 
     def make_read_only(self) -> None:
-        """Let nothing be written any more. Nobody may have a file open to write."""
+        """Make the disk read-only. No file on it may be open for writing."""
         _mount("-o", "remount,ro", str(self.path))
 
 

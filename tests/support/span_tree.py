@@ -1,4 +1,4 @@
-"""Spans that were made, as a tree to ask."""
+"""Recorded spans as a tree."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ STAGES = ("queue", "infer", "decode")
 
 
 def key(index):
-    """Name a span in a set."""
+    """Return the key of a span."""
     return index.trace_id, index.span_id
 
 
 class Recording:
-    """A maker of spans that keeps them here. They are complete when the server has ended."""
+    """An exporter that records spans. They are complete after the server has stopped."""
 
     def __init__(self, share=1.0) -> None:
         self.exporter = InMemorySpanExporter()
@@ -28,18 +28,18 @@ class Recording:
 
     @property
     def tree(self):
-        """All that was made."""
+        """Return all recorded spans."""
         return Tree(self.exporter.get_finished_spans())
 
 
 @dataclass
 class Tree:
-    """Spans, to be found by their names and by who is above them."""
+    """Spans by name and parent."""
 
     spans: tuple
 
     def named(self, name):
-        """Return the spans of a name, in the order of their beginnings."""
+        """Return the spans with a name, in order of their start."""
         return sorted((item for item in self.spans if item.name == name), key=lambda item: item.start_time)
 
     def single(self, name):
@@ -48,7 +48,7 @@ class Tree:
         return actual
 
     def below(self, span):
-        """Return the children of a span, in the order in which they were told."""
+        """Return the children of a span, in order of their export."""
         return [item for item in self.spans if item.parent and key(item.parent) == key(span.context)]
 
     def calls(self):
@@ -56,7 +56,7 @@ class Tree:
         return [item for item in self.spans if item.kind is SpanKind.SERVER]
 
     def check_inference(self, texts):
-        """Assert what docs/tracing.md says of calls and batches, of whatever was answered; *texts* were, in all."""
+        """Assert what docs/tracing.md says about calls and batches with *texts* texts in all."""
         batches = {key(item.context): item for item in self.named("batch")}
         linked = defaultdict(set)
         for call in self.calls():
@@ -88,7 +88,7 @@ _SLACK = 50_000_000
 
 
 class Caller:
-    """An application that has spans of its own."""
+    """An application with its own spans."""
 
     def __init__(self) -> None:
         self.exporter = InMemorySpanExporter()
@@ -97,5 +97,5 @@ class Caller:
         self.tracer = provider.get_tracer("caller")
 
     def span(self, name):
-        """Begin a span that is current until the block ends."""
+        """Start a span that is current until the block ends."""
         return self.tracer.start_as_current_span(name)

@@ -1,4 +1,4 @@
-"""Requests of the Open Inference Protocol, and what their responses hold."""
+"""Requests of the Open Inference Protocol, and their responses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TEXTS = list(tiny_checkpoints.TEXTS)
 
 
 def ask(*texts, shape=None, typed=False, **fields):
-    """Make a request."""
+    """Return a request."""
     strings = [text.encode() for text in texts or ["rain"]]
     tensor = {"name": "text", "datatype": "BYTES", "shape": shape or [len(strings)]}
     if typed:
@@ -27,7 +27,7 @@ def ask(*texts, shape=None, typed=False, **fields):
 
 
 def read(response):
-    """Read the outputs of a response by name."""
+    """Return the outputs of a response by name."""
     actual = {}
     for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
         [count] = output.shape

@@ -1,8 +1,8 @@
-"""Tiny real checkpoints: an ONNX graph of a few nodes, a real tokenizer, and answers that one can know beforehand.
+"""Tiny real checkpoints: an ONNX graph of a few nodes, a real tokenizer, and predictable answers.
 
-Words mean what they look like: "rain" is weather, "new york" is a place. Every token sees the mean of its text, so that
-a fault in masks, padding or windows shows in the answers. Names of labels and types carry the checkpoint's *tag*, so that
-an answer says who gave it.
+Words mean what they look like: "rain" is weather, "new york" is a city. Every token attends to the mean of its text, so errors in
+masks, padding or windows change the answers. Names of labels and types contain the checkpoint's *tag*, so an answer shows which
+checkpoint gave it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ OVERLAP = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Say how a checkpoint differs from the plain one."""
+    """How a checkpoint differs from the default one."""
 
     tag: str = "a"
     seed: int = 0
@@ -71,7 +71,7 @@ class Recipe:
 
 
 def vocabulary(recipe: Recipe) -> list[str]:
-    """List the word pieces, in the order of their ids."""
+    """Return the word pieces in the order of their ids."""
     words = [
         word for group in (*TOPICS.values(), PLACES, DATES, FILLERS) for phrase in group for word in phrase.split()
     ]
@@ -94,7 +94,7 @@ def make_tokenizer(recipe: Recipe) -> Tokenizer:
 
 
 def label_set(tag: str) -> LabelSet:
-    """Name the labels and types of a checkpoint."""
+    """Return the labels and types of a checkpoint."""
     return LabelSet(labels=tuple(f"{tag}_{topic}" for topic in TOPICS), entity_types=(f"{tag}_place", f"{tag}_date"))
 
 
@@ -123,7 +123,7 @@ class Weights:
 
 
 def make_weights(recipe: Recipe) -> Weights:
-    """Choose the numbers: each column of the embedding stands for a topic or a tag, and a little noise for the rest."""
+    """Choose the weights: each column of the embedding represents a topic or a tag, plus a little noise."""
     chance = np.random.default_rng(recipe.seed)
     pieces = vocabulary(recipe)
     embedding = chance.normal(0, 0.02, (len(pieces), WIDTH)).astype(np.float32)
@@ -198,12 +198,12 @@ def make_graph(recipe: Recipe) -> onnx.ModelProto:
 
 
 def settings() -> EncoderSettings:
-    """Give windows of a few dozen tokens, so that long texts need not be long."""
+    """Return settings with windows of a few dozen tokens, so that long texts can be short."""
     return EncoderSettings(max_tokens=MAX_TOKENS, overlap=OVERLAP, pad_id=0)
 
 
 def answer(text: str, recipe: Recipe | None = None, *, tag: str | None = None, top: int = 1) -> Prediction:
-    """Compute in NumPy what a checkpoint answers, window by window, without padding."""
+    """Compute the answer of a checkpoint in NumPy, window by window, without padding."""
     recipe = recipe or Recipe()
     [encoding] = Encoder(make_tokenizer(recipe), settings()).encode([text])
     weights = make_weights(recipe)
@@ -269,7 +269,7 @@ def publish(store: Store, recipe: Recipe | None = None, *, name: str = "", paren
 
 
 def make_store(root: Path, *tags: str) -> Store:
-    """Make a store of checkpoints named by their tags; the first is current."""
+    """Create a store of checkpoints named by their tags; the first one is current."""
     store = Store(root).create()
     for tag in tags:
         publish(store, Recipe(tag=tag))
@@ -299,7 +299,7 @@ def _garble_manifest(checkpoint: Checkpoint) -> None:
 
 
 def _swap_digest(checkpoint: Checkpoint) -> None:
-    """Write another digest of the graph into the manifest: this is not the graph that was judged."""
+    """Write another digest of the graph into the manifest."""
     listed = [
         structs.replace(file, sha256="0" * 64) if file.name == files.GRAPH else file
         for file in checkpoint.manifest.files
@@ -308,7 +308,7 @@ def _swap_digest(checkpoint: Checkpoint) -> None:
 
 
 def _garble_graph(checkpoint: Checkpoint) -> None:
-    """Put what is no graph in its place, with the digest of just that."""
+    """Replace the graph by an invalid one with a matching digest."""
     (checkpoint.path / files.GRAPH).write_bytes(b"no graph")
     listed = [files.digest_file(checkpoint.path / file.name) for file in checkpoint.manifest.files]
     files.write_manifest(checkpoint.path, structs.replace(checkpoint.manifest, files=tuple(listed)))

@@ -1,4 +1,4 @@
-"""A small world for the trainer's tests: real model classes with random weights, real tokenizers, texts that can be learnt."""
+"""Small models for the trainer's tests: real classes with random weights, real tokenizers, learnable texts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ VALUES = {"city": CITIES, "date": DATES, "artist": ARTISTS, "people": PEOPLE}
 
 
 def fill(template: str, chance: random.Random) -> tuple[str, tuple[Span, ...]]:
-    """Fill a template and mark what was put in."""
+    """Fill a template and annotate the inserted words."""
     text, spans = "", []
     for piece in template.replace("{", "\0{").replace("}", "}\0").split("\0"):
         if piece.startswith("{"):
@@ -63,7 +63,7 @@ def fill(template: str, chance: random.Random) -> tuple[str, tuple[Span, ...]]:
 
 
 def examples(count: int, *, seed: int = 0) -> list[Example]:
-    """Make examples of the base's task, annotated for both heads."""
+    """Return examples of the base task, annotated for both heads."""
     chance = random.Random(seed)
     made = []
     for index in range(count):
@@ -75,14 +75,14 @@ def examples(count: int, *, seed: int = 0) -> list[Example]:
 
 
 def restaurant(count: int, *, seed: int = 1) -> list[Example]:
-    """Make examples of an NER task with one new type."""
+    """Return examples of an NER task with one new type."""
     chance = random.Random(seed)
     filled = [fill(chance.choice(RESTAURANT), chance) for _ in range(count)]
     return [Example(text=f"{text} r{index}", entities=spans) for index, (text, spans) in enumerate(filled)]
 
 
 def intents(count: int, *, seed: int = 2) -> list[Example]:
-    """Make examples of a classification task with two new labels."""
+    """Return examples of a classification task with two new labels."""
     chance = random.Random(seed)
     made = []
     for index in range(count):
@@ -99,7 +99,7 @@ def _corpus() -> Iterator[str]:
 
 @cache
 def word_piece() -> str:
-    """Make a BERT-like tokenizer, as JSON: letters and the commonest words, since a trained one differs from run to run."""
+    """Return a BERT-like tokenizer as JSON: letters and the most common words, because a trained one differs from run to run."""
     words = Counter(word for text in _corpus() for word in text.lower().split())
     letters = sorted({letter for word in words for letter in word})
     often = [word for word, _ in sorted(words.items(), key=lambda item: (-item[1], item[0]))[:40]]
@@ -119,7 +119,7 @@ def word_piece() -> str:
 
 @cache
 def byte_pairs(*, causal: bool) -> str:
-    """Train a RoBERTa-like tokenizer, or a GPT-like one without special tokens around a text, as JSON."""
+    """Train a RoBERTa-like tokenizer, or a GPT-like one without special tokens, and return it as JSON."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -202,7 +202,7 @@ def _config(architecture: str, size: int, layers: int):
 
 
 def save_backbone(architecture: str, directory: Path, *, layers: int = 2) -> Path:
-    """Save a backbone with random weights and its tokenizer, as a hub repository holds them."""
+    """Save a backbone with random weights and its tokenizer, in the layout of a hub repository."""
     tokenizer = _tokenizer(architecture)
     torch.manual_seed(0)
     backbone = AutoModel.from_config(_config(architecture, len(tokenizer), layers))
@@ -212,7 +212,7 @@ def save_backbone(architecture: str, directory: Path, *, layers: int = 2) -> Pat
 
 
 def make_base_store(root: Path, *, train_examples: int = 240) -> Path:
-    """Make a store whose current checkpoint has learnt the base task. One thread makes training repeatable."""
+    """Create a store whose current checkpoint has learned the base task. One thread makes training deterministic."""
     torch.set_num_threads(1)
     backbone = save_backbone("bert", root / "backbone", layers=3)
     write_examples(root / "train.jsonl", examples(train_examples))
@@ -232,12 +232,12 @@ def make_base_store(root: Path, *, train_examples: int = 240) -> Path:
 
 
 def make_backbone(architecture: str, directory: Path, *, layers: int = 2) -> Backbone:
-    """Save a backbone and load it the way that init does."""
+    """Save a backbone and load it as init does."""
     return load_backbone(str(save_backbone(architecture, directory, layers=layers)))
 
 
 def ending(events: Iterable[Event]) -> tuple[list[Event], Finished]:
-    """Run a job to its end; returns all events and the last one."""
+    """Run a job to its end; return all events and the last one."""
     seen = list(events)
     last = seen[-1]
     assert isinstance(last, Finished)
@@ -245,7 +245,7 @@ def ending(events: Iterable[Event]) -> tuple[list[Event], Finished]:
 
 
 def until(job: TrainerJob, phase: str) -> list[Event]:
-    """Run a job until a phase begins, and leave it there: what follows (an export) costs seconds."""
+    """Run a job until a phase starts, and stop there, because the rest takes seconds."""
     seen: list[Event] = []
     running = run_job(job)
     for event in running:

@@ -1,9 +1,7 @@
-"""
-Call a server with tritonclient, and print as JSON what it answers. For an interpreter that has tritonclient.
+"""Call a server with tritonclient, and print its answers as JSON, in an interpreter that has tritonclient.
 
-    python tritonclient_calls.py TARGET MODULE...
-
-imports the modules in this order. With `twofold` among them, our client and our own stubs call the server, too.
+python tritonclient_calls.py TARGET MODULE... imports the modules in this order. With `twofold` among them, our client and our
+stubs also call the server.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ import sys
 
 
 def tritonclient_grpc(target):
-    """Call everything that Twofold serves, and one method that it does not."""
+    """Call every method that Twofold serves, and one that it does not serve."""
     import queue
 
     import numpy as np
@@ -76,7 +74,7 @@ def tritonclient_grpc(target):
 
 
 def twofold(target):
-    """Call with our client, and with our own stubs of the Open Inference Protocol; and see that protobuf holds theirs."""
+    """Call with our client and with our Open Inference stubs, and check that protobuf uses theirs."""
     import grpc
     from google.protobuf import descriptor_pool
     from twofold import Client

@@ -1,4 +1,4 @@
-"""A stand-in for NVIDIA's management library, with two GPUs; the second one does not tell its power."""
+"""A fake of NVIDIA's management library with two GPUs, of which the second does not report its power."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from types import SimpleNamespace
 
 
 class NVMLError(Exception):
-    """What the library raises, as the real one does."""
+    """The error that the real library raises."""
 
 
 def nvmlInit() -> None:  # noqa: N802 -- the library's name, as all of these.
-    """Begin."""
+    """Initialise the library."""
 
 
 def nvmlDeviceGetCount() -> int:  # noqa: N802
-    """Return how many GPUs there are."""
+    """Return the number of GPUs."""
     return 2
 
 
 def nvmlDeviceGetHandleByIndex(index: int) -> int:  # noqa: N802
-    """Return what stands for a GPU in the other calls."""
+    """Return the handle of a GPU."""
     return index
 
 

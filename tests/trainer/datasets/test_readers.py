@@ -1,4 +1,4 @@
-"""Examples in three forms, and what is said of a bad one."""
+"""Readers of three formats, and their errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ EXPECTED = [
 
 
 def test_conll_is_read(tmp_path: Path) -> None:
-    """Tokens are joined by single spaces, tags become spans, comment lines give labels; the last line needs no blank."""
+    """Tokens are joined by single spaces, tags become spans, and comment lines give labels; a final blank line is optional."""
     path = tmp_path / "train.conll"
     path.write_text(CONLL)
 
@@ -48,7 +48,7 @@ def test_conll_is_read(tmp_path: Path) -> None:
 
 
 def test_json_lines_are_read(tmp_path: Path) -> None:
-    """JSON lines keep the difference between not annotated and annotated as nothing."""
+    """JSON lines distinguish unannotated texts from texts without entities."""
     path = tmp_path / "train.jsonl"
     path.write_text(
         '{"text":"hi","label":"greet"}\n\n{"text":"in Oslo","entities":[{"start":3,"end":7,"type":"city"}]}\n'
@@ -68,7 +68,7 @@ def test_json_lines_are_read(tmp_path: Path) -> None:
     ],
 )
 def test_windows_files_are_read(tmp_path: Path, name: str, content: str) -> None:
-    """A byte order mark and carriage returns, which editors on Windows write, are no part of an example."""
+    """A byte order mark and carriage returns, as editors on Windows write them, are not part of an example."""
     path = tmp_path / name
     path.write_text(content, encoding="utf-8", newline="")
 
@@ -104,7 +104,7 @@ def test_windows_files_are_read(tmp_path: Path, name: str, content: str) -> None
     ],
 )
 def test_a_bad_line_is_named(*, tmp_path: Path, name: str, content: str, line: int, field: str, reason: str) -> None:
-    """A bad line is refused with its file, line, field and a reason that says what to write."""
+    """An error about an invalid line names the file, the line, the field and the fix."""
     path = tmp_path / name
     path.write_text(content)
 
@@ -117,13 +117,13 @@ def test_a_bad_line_is_named(*, tmp_path: Path, name: str, content: str, line: i
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "missing.conll"])
 def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
-    """A file that is not there is named."""
+    """An error about a missing file names it."""
     with pytest.raises(ExampleError, match=r"missing\.\w+: .*cannot be read"):
         read_source(str(tmp_path / name))
 
 
 def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the library, a data set by name says which extra to install."""
+    """Without the library, the error says which extra to install."""
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
 
     with pytest.raises(ExampleError, match=r"pip install 'twofold-service\[datasets\]'"):
@@ -141,14 +141,14 @@ def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_names_of_data_sets(name: str, parsed: tuple[str, str | None, str]) -> None:
-    """After the path come a configuration and a split; either may be left out."""
+    """A configuration and a split may follow the path; both are optional."""
     from twofold_trainer.datasets.readers import parse_name
 
     assert parse_name(name) == parsed
 
 
 class _Classes:
-    """Stand for `datasets.ClassLabel`."""
+    """A fake of `datasets.ClassLabel`."""
 
     def __init__(self, *names: str) -> None:
         self.names = names
@@ -159,7 +159,7 @@ class _Classes:
 
 @pytest.mark.parametrize("listed", [False, True])
 def test_rows_with_class_features_are_read(listed: bool) -> None:
-    """Numbers of classes and tags become their names, whether the tags' feature is wrapped in a list or not; -1 is unknown."""
+    """Class and tag numbers become names, whether the feature is wrapped in a list or not; -1 means unannotated."""
     from twofold_trainer.datasets.readers import _rows
 
     tags = _Classes("O", "B-city", "I-city")
@@ -190,7 +190,7 @@ def test_rows_with_class_features_are_read(listed: bool) -> None:
     ],
 )
 def test_a_bad_row_is_named(features: dict, row: dict, line: int, reason: str) -> None:
-    """A row that cannot be read is refused with its number and a reason."""
+    """An error about an invalid row names its number and the reason."""
     from twofold_trainer.datasets.readers import _rows
 
     with pytest.raises(ExampleError, match=reason) as refused:
@@ -200,7 +200,7 @@ def test_a_bad_row_is_named(features: dict, row: dict, line: int, reason: str) -
 
 
 def test_a_real_data_set_is_read(tmp_path: Path) -> None:
-    """A data set built and stored by the library is read with its features' names."""
+    """A data set that the library built and stored is read with the names of its features."""
     datasets = pytest.importorskip("datasets", reason="the extra `datasets` is not installed")
     features = datasets.Features(
         {

@@ -1,4 +1,4 @@
-"""What training is taught is what decoding reads."""
+"""Training targets match the decoder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def encoder(request: pytest.FixtureRequest) -> Encoder:
 
 
 def test_decoding_what_is_allowed_gives_the_annotation_back(encoder: Encoder) -> None:
-    """Logits that are high where training allows a tag decode to the annotated spans, sub-words and all."""
+    """Logits that are high for allowed tags decode to the annotated spans, including sub-words."""
     given = [Example(text="from zanzibar to Łódźville tomorrow", entities=tuple(SPANS)), *tiny_models.examples(40)]
     several = 0
     for target in make_targets(given, encoder, LABELS, teaches=("ner",)):
@@ -41,7 +41,7 @@ SPANS = (Span(start=5, end=13, type="city"), Span(start=17, end=26, type="city")
 
 
 def test_outside_is_open_for_types_that_are_not_annotated(encoder: Encoder) -> None:
-    """Outside every span, a word may be O or of a type that nobody looked for; its later sub-words cannot begin one."""
+    """Outside all spans, a word may be O or of an unannotated type; its later sub-words cannot begin a span."""
     example = Example(text="qqq paris", entities=(Span(start=4, end=9, type="city"),), annotated_types=("city",))
     (target,) = make_targets([example], encoder, LABELS)
     tags = LABELS.tags
@@ -55,7 +55,7 @@ def test_outside_is_open_for_types_that_are_not_annotated(encoder: Encoder) -> N
 
 
 def test_unaligned_annotations_teach_nothing_and_are_reported(encoder: Encoder) -> None:
-    """A span that ends inside a word leaves the word open, is counted, and is quoted with its surroundings."""
+    """A span that ends inside a word leaves the word open, is counted, and is quoted in its context."""
     example = Example(text="fly to paris tomorrow", entities=(Span(start=7, end=10, type="city"),))
     (target,) = make_targets([example], encoder, LABELS)
     count, quotes = describe_unaligned([target])
@@ -75,7 +75,7 @@ def test_unaligned_annotations_teach_nothing_and_are_reported(encoder: Encoder) 
 def test_an_example_teaches_only_the_heads_asked_for(
     encoder: Encoder, teaches: tuple[str, ...], label: int, open_tokens: bool
 ) -> None:
-    """What an example says to a head that it shall not teach is left out."""
+    """Annotations for other heads than the requested ones are ignored."""
     example = Example(text="play it", label="music", entities=())
     (target,) = make_targets([example], encoder, LABELS, teaches=teaches)
 

@@ -1,4 +1,4 @@
-"""What a trainer leaves for the report: the same figures as its events, the right examples, and no text where none may be."""
+"""The trainer's findings: the scores of its events, the right examples, and no text if none may be stored."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BOTH = [
 
 
 def findings_of(job: TrainerJob) -> tuple[list[Event], Findings]:
-    """Run a job to its end and read what it left."""
+    """Run a job to its end, and return its events and findings."""
     events, _ = tiny_models.ending(run_job(job))
     findings = read_findings(Path(job.store) / "jobs" / job.id)
     assert findings is not None
@@ -42,7 +42,7 @@ def findings_of(job: TrainerJob) -> tuple[list[Event], Findings]:
 
 
 def scores(events: Iterable[Event], moment: str) -> dict[str, float]:
-    """Return what was measured at a moment, dev aside."""
+    """Return the scores of one moment, without the dev scores."""
     message = [
         event
         for event in events
@@ -53,7 +53,7 @@ def scores(events: Iterable[Event], moment: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("head", ["ner", "classifier"])
 def test_findings_say_what_the_events_say(make_job: MakeJob, head: str) -> None:
-    """A whole job: figures, flips and names in the findings are those of its events, and texts are the held-out ones."""
+    """Scores, flips and names in the findings match the events, and their texts are the held-out ones."""
     margin = Statistical(margin=90)
     events, findings = findings_of(make_job(head, freeze="head", hyperparameters=QUICK, protection=margin))
     (judged,) = (event for event in events if isinstance(event, GateEvaluated))
@@ -81,7 +81,7 @@ def test_findings_say_what_the_events_say(make_job: MakeJob, head: str) -> None:
 
 
 def _check_changes(findings: Findings) -> None:
-    """Check that what is called better is better, and that each span lies in its text."""
+    """Assert that each change is better or worse as it says, and that its spans are within its text."""
     assert findings.changes
     for change in findings.changes:
         if change.label is not None:
@@ -97,7 +97,7 @@ def _check_changes(findings: Findings) -> None:
 
 
 def test_nothing_trained_is_found_too(make_job: MakeJob) -> None:
-    """A job that only measures leaves its figures, with nothing after them."""
+    """A job that only measures writes its scores, without scores after training."""
     _, findings = findings_of(make_job("classifier", freeze="all"))
 
     assert {figure.figure for figure in findings.figures} == {"protected", "retained", "new"}
@@ -106,7 +106,7 @@ def test_nothing_trained_is_found_too(make_job: MakeJob) -> None:
 
 
 def test_a_job_does_not_fail_for_its_report(make_job: MakeJob, store: Store) -> None:
-    """Where nothing can be written beside the job, it goes on and says so."""
+    """If findings cannot be written, the job continues with a warning."""
     (store.root / "jobs").write_text("no directory")
     events, end = tiny_models.ending(run_job(make_job("classifier", freeze="all")))
 
@@ -118,7 +118,7 @@ def test_a_job_does_not_fail_for_its_report(make_job: MakeJob, store: Store) -> 
 
 @pytest.mark.parametrize("mode", ["statistics", "none"])
 def test_no_text_where_none_may_be_kept(make_job: MakeJob, mode: str) -> None:
-    """A candidate that promises to keep no text leaves none: not in the findings, and not in an event, however it is judged."""
+    """If no text may be stored, neither the findings nor any event contains one."""
     cut = Example(text="a table for two peopleish today cut", entities=(Span(start=12, end=20, type="people"),))
     given = {"train": [*tiny_models.restaurant(80), cut], "dev": BOTH}
     margin = Statistical(margin=90)
@@ -146,12 +146,12 @@ def test_no_text_where_none_may_be_kept(make_job: MakeJob, mode: str) -> None:
 
 
 def label(name: str) -> Prediction:
-    """Answer with a label."""
+    """Return an answer with a label."""
     return Prediction(labels=(LabelScore(name, 0.9),))
 
 
 def test_labels_are_counted() -> None:
-    """Each label's part and each confusion add up to the examples."""
+    """The counts of labels and confusions add up to the examples."""
     examples = [Example(text=text, label=name) for text, name in (("a", "x"), ("b", "x"), ("c", "y"))]
     before = pairs_of("classifier", examples, [label("x"), label("y"), label("y")])
     after = pairs_of("classifier", examples, [label("x"), label("x"), label("z")])
@@ -172,7 +172,7 @@ def test_labels_are_counted() -> None:
 
 
 def test_entities_are_counted() -> None:
-    """A span of another type is a confusion, one that nobody marked is invented, and a type not looked for is passed over."""
+    """A span of another type is a confusion, an unexpected span is extra, and unannotated types do not count."""
     example = Example(
         text="from Oslo to Rome",
         entities=(Span(start=5, end=9, type="city"), Span(start=13, end=17, type="city")),
@@ -194,7 +194,7 @@ def test_entities_are_counted() -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 400), st.data())
 def test_an_interval_holds_its_value(examples: int, data: st.DataObject) -> None:
-    """Wilson's interval holds the share, lies within 0 and 1, and is never empty, even where all are right."""
+    """Wilson's interval contains the share, lies within 0 and 1, and is never empty."""
     right = data.draw(st.integers(0, examples))
     low, high = wilson(right / examples, examples)
 
@@ -203,7 +203,7 @@ def test_an_interval_holds_its_value(examples: int, data: st.DataObject) -> None
 
 
 def test_intervals() -> None:
-    """Known values: 81 of 263 (Newcombe 1998, at 95 % on two sides), and F1, where a bootstrap of perfect texts is not sure."""
+    """Known values: 81 of 263 (Newcombe 1998, two-sided 95 %), and F1, for which a bootstrap of perfect texts would have no width."""
     low, high = wilson(81 / 263, 263, alpha=0.025)
     assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
 
@@ -216,6 +216,6 @@ def test_intervals() -> None:
 
 
 def test_lengths_are_counted() -> None:
-    """Every text is in one range, and ranges above the longest text are left out."""
+    """Every text is in one range, up to the range of the longest text."""
     assert count_lengths([3, 4, 5, 16, 17]) == ((4, 2), (8, 1), (12, 0), (16, 1), (24, 1))
     assert count_lengths([]) == ()

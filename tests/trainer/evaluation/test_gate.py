@@ -1,4 +1,4 @@
-"""The gate: what it passes, what it refuses, and what it cannot tell."""
+"""The gate: PASS, FAIL and INCONCLUSIVE."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ NOTHING = Pair(None, None)
 
 
 def labels(before: str, after: str, *, times: int = 1) -> Pair:
-    """Make a pair of accuracies; each character is an example, "+" right and "-" wrong."""
+    """Return a pair of accuracies; each character is an example, "+" correct and "-" wrong."""
     return Pair(*(accuracy([int(item == "+") for item in row * times]) for row in (before, after)))
 
 
 def changed(examples: int, *, lost: int = 0, gained: int = 0) -> Pair:
-    """Make a pair in which so many answers changed."""
+    """Return a pair in which a number of answers changed."""
     same = examples - lost - gained
     return labels("+" * same + "+" * lost + "-" * gained, "+" * same + "-" * lost + "+" * gained)
 
@@ -41,7 +41,7 @@ BETTER = labels("----++", "--++++", times=20)
     ],
 )
 def test_the_protected_task_must_be_proven_whole(protected: Pair, margin: float, verdict: str, reason: str) -> None:
-    """PASS needs a lower bound above the margin, FAIL is a fall beyond it, and all else is INCONCLUSIVE with a number."""
+    """PASS needs a lower bound above the margin, FAIL a drop beyond it, and everything else is INCONCLUSIVE with a number."""
     judged = evaluate_gate(protected=protected, retained=NOTHING, new=BETTER, margin=margin, retained_margin=None)
 
     assert judged.verdict == verdict, judged.reason
@@ -49,7 +49,7 @@ def test_the_protected_task_must_be_proven_whole(protected: Pair, margin: float,
 
 
 def test_spans_are_judged_by_the_bootstrap() -> None:
-    """A protected NER head passes on many unchanged sentences, and not on fifty."""
+    """A protected NER head passes with many unchanged sentences, but not with fifty."""
     for sentences, verdict in ((2000, "pass"), (50, "inconclusive")):
         score = span_f1([SpanCounts(2, 2, 2)] * sentences)
         judged = evaluate_gate(
@@ -60,7 +60,7 @@ def test_spans_are_judged_by_the_bootstrap() -> None:
 
 
 def test_exact_protection_needs_no_statistics() -> None:
-    """With the same bytes fifty examples are enough, or none; one changed answer is a fault, not a matter of margins."""
+    """If the path is byte-identical, any number of examples is enough, and one changed answer is a bug."""
     few = evaluate_gate(
         protected=changed(50), retained=NOTHING, new=BETTER, margin=0.0, retained_margin=None, exact=True
     )
@@ -79,7 +79,7 @@ def test_exact_protection_needs_no_statistics() -> None:
 
 
 def test_exact_protection_compares_every_span() -> None:
-    """With the same bytes, one text's spans that differ are a fault, even where F1 is the same."""
+    """If the path is byte-identical, one text with other spans is a bug, even if F1 is the same."""
     before = span_f1([SpanCounts(1, 2, 2), SpanCounts(2, 2, 2)])
     after = span_f1([SpanCounts(2, 2, 2), SpanCounts(1, 2, 2)])
     judged = evaluate_gate(
@@ -91,7 +91,7 @@ def test_exact_protection_compares_every_span() -> None:
 
 @given(st.integers(0, 6), st.integers(0, 6), st.integers(13, 800), st.sampled_from([0.5, 1.0, 3.0]))
 def test_what_would_decide_is_more_than_there_is(gained: int, lost: int, examples: int, margin: float) -> None:
-    """Where the examples cannot decide, the number that would is larger than theirs; where they can, there is none."""
+    """If the examples cannot decide, the needed number is larger than theirs; if they can, there is none."""
     judged = evaluate_gate(
         protected=changed(examples, lost=lost, gained=gained),
         retained=NOTHING,
@@ -106,7 +106,7 @@ def test_what_would_decide_is_more_than_there_is(gained: int, lost: int, example
 
 
 def test_small_losses_do_not_add_up() -> None:
-    """A candidate within the margin of its base is refused if it is beyond it of what a person last approved."""
+    """A candidate within the margin of its base is rejected if it is beyond the margin of the approved checkpoint."""
     judged = evaluate_gate(
         protected=changed(3000, lost=6),
         approved=changed(3000, lost=45),
@@ -135,7 +135,7 @@ def test_small_losses_do_not_add_up() -> None:
 def test_the_adapted_head_is_judged_too(
     retained: Pair, new: Pair, retained_margin: float | None, verdict: str, reason: str
 ) -> None:
-    """Old labels may lose their margin and no more, and the new data's score may not fall."""
+    """Old labels may lose their margin at most, and the score of the new data may not drop."""
     judged = evaluate_gate(
         protected=changed(1000), retained=retained, new=new, margin=1.0, retained_margin=retained_margin
     )
@@ -145,7 +145,7 @@ def test_the_adapted_head_is_judged_too(
 
 
 def test_what_was_not_trained_is_refused() -> None:
-    """A candidate of which no stage was kept is refused, whatever its scores."""
+    """A candidate without a completed stage is rejected, whatever its scores."""
     good = changed(1000)
 
     assert (
@@ -155,7 +155,7 @@ def test_what_was_not_trained_is_refused() -> None:
 
 
 def test_negative_flips_are_named() -> None:
-    """The places of protected examples that were right and are wrong are listed; of spans, those with fewer right or more wrong ones."""
+    """The indices of protected examples that became wrong are listed; of spans, those with fewer correct or more wrong ones."""
     by_label = evaluate_gate(
         protected=labels("++-+", "+-++"), retained=NOTHING, new=BETTER, margin=90, retained_margin=None
     )

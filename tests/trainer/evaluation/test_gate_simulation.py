@@ -1,4 +1,4 @@
-"""The gate's promise, simulated: a regression beyond the margin is not passed more often than it says."""
+"""A simulation of the gate: it passes a regression beyond the margin no more often than it claims."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KINDS = [[SpanCounts(right, spans, spans) for right in range(spans + 1)] for spa
 @pytest.mark.parametrize("examples", [50, 178, 270, 300, 540, 1000, 2000])
 @pytest.mark.parametrize(("lost", "gained"), [(0.0101, 0.0), (0.0111, 0.001), (0.02, 0.0099), (0.06, 0.0499)])
 def test_a_planted_regression_of_labels_is_not_passed(examples: int, lost: float, gained: float) -> None:
-    """The true accuracy falls by 1.01 points; at a margin of 1 the gate passes it in at most 5 % of the cases."""
+    """The true accuracy drops by 1.01 points; at a margin of 1, the gate passes it in at most 5 % of the cases."""
     generator = np.random.default_rng([examples, round(1e4 * lost)])
     drawn = generator.multinomial(examples, [gained, lost, 1 - gained - lost], size=REPETITIONS)
     kinds, often = np.unique(drawn[:, :2], axis=0, return_counts=True)
@@ -40,7 +40,7 @@ def test_a_planted_regression_of_labels_is_not_passed(examples: int, lost: float
 
 @pytest.mark.parametrize("examples", [200, 270, 299, 473, 1000, 3000])
 def test_the_error_rate_is_exact_where_nothing_is_gained(examples: int) -> None:
-    """Counted and not drawn: of answers that are only lost, a fall by the margin passes in at most 5 % of the cases."""
+    """Computed exactly: if answers are only lost, a drop of the margin passes in at most 5 % of the cases."""
     passed = sum(
         math.comb(examples, lost) * 0.01**lost * 0.99 ** (examples - lost)
         for lost in range(examples // 50)
@@ -53,7 +53,7 @@ def test_the_error_rate_is_exact_where_nothing_is_gained(examples: int) -> None:
 def sentences(
     generator: np.random.Generator, count: int, shares: tuple[float, ...], *, lost: float, gained: float, whole: float
 ) -> tuple[list[SpanCounts], list[SpanCounts]]:
-    """Draw sentences, most spans found; then found ones are lost, others gained, and whole sentences go wrong."""
+    """Draw sentences with most spans correct; then some are lost, some gained, and some whole sentences go wrong."""
     spans = generator.choice(len(shares), size=count, p=shares)
     actual = generator.binomial(spans, FOUND)
     after = actual - generator.binomial(actual, lost) + generator.binomial(spans - actual, gained)
@@ -72,7 +72,7 @@ def sentences(
 def test_a_planted_regression_of_spans_is_not_passed(
     count: int, shares: tuple[float, ...], lost: float, gained: float, whole: float
 ) -> None:
-    """The true F1 falls by about a point and the margin is 1 % smaller; the gate passes it in at most 5 % of the cases."""
+    """The true F1 drops by about a point and the margin is 1 % smaller; the gate passes it in at most 5 % of the cases."""
     generator = np.random.default_rng([count, len(shares), round(1e4 * lost)])
     fall = FOUND - (1 - whole) * (FOUND * (1 - lost) + (1 - FOUND) * gained)
     passed = 0
@@ -84,7 +84,7 @@ def test_a_planted_regression_of_spans_is_not_passed(
 
 
 def test_no_change_is_passed_when_there_is_enough_to_see_it() -> None:
-    """The promise is not kept by refusing all: without a true change, 2,000 examples pass nearly always."""
+    """Without a true change, 2,000 examples pass almost always."""
     generator = np.random.default_rng(0)
     by_label = [
         paired_accuracy(int(won), int(gone), 2000).lower > -0.01

@@ -1,4 +1,4 @@
-"""Names that mean the same are found by what is answered on held-out examples, and said with what to do."""
+"""New names that take the answers of old ones are detected on held-out examples, with advice."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from twofold_trainer.evaluation.label_collisions import Collision, describe_coll
 
 
 def labelled(expected: str, answered: str) -> tuple[Example, Prediction]:
-    """Make an example of a label, and what was answered."""
+    """Return an example with a label, and an answer."""
     return Example(text="t", label=expected), Prediction(labels=(LabelScore(label=answered, score=0.9),))
 
 
 def marked(expected: str, answered: str | None, *, end: int = 1) -> tuple[Example, Prediction]:
-    """Make an example of one entity, and what was marked from its start."""
+    """Return an example with one entity, and an answer of another type for it."""
     spans = () if answered is None else (Entity(start=0, end=end, type=answered, score=0.9),)
     known = Example(text="t", entities=(Span(start=0, end=1, type=expected),), annotated_types=("currency", "place"))
     return known, Prediction(entities=spans)
@@ -48,14 +48,14 @@ CASES = {
 
 @pytest.mark.parametrize(("head", "pairs", "taken", "expected"), CASES.values(), ids=CASES)
 def test_collisions(head: str, pairs: list, taken: int | None, expected: int) -> None:
-    """A new name collides with an old one whose answers it takes: three at least, and a fifth of them."""
+    """A new name collides with an old one if it takes at least three and a fifth of its answers."""
     examples, answers = zip(*pairs, strict=True)
     wanted = [] if taken is None else [Collision("currency", "exchange", taken, expected)]
     assert find_collisions(head, examples, answers, {"exchange"}) == wanted
 
 
 def test_the_worst_come_first_and_the_rest_is_counted() -> None:
-    """A warning names five pairs, and says what to do."""
+    """The warning names the five worst pairs, counts the rest, and says what to do."""
     values = [pair for number in range(3, 10) for pair in [labelled(f"old {number}", f"new {number}")] * number]
     examples, answers = zip(*values, strict=True)
     note = describe_collisions(find_collisions("classifier", examples, answers, {f"new {n}" for n in range(10)}))
@@ -66,7 +66,7 @@ def test_the_worst_come_first_and_the_rest_is_counted() -> None:
 
 
 def test_a_label_under_a_second_name_is_told(make_job: MakeJob) -> None:
-    """Texts of weather come back as 'forecast', and the job's events name both; new intents collide with nothing."""
+    """If 'forecast' takes the texts of 'weather', an event names both; other new labels collide with nothing."""
     again = [
         Example(text=f"{example.text}0", label="forecast")
         for example in tiny_models.examples(400, seed=9)

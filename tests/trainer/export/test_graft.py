@@ -1,4 +1,4 @@
-"""A candidate's graph is made of its base's, and computes what the model does."""
+"""A candidate's graph is built from its base's, and computes what the model computes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ only_bert = pytest.mark.parametrize("exported_base", ["bert"], indirect=True)
 
 
 def prove(exported: Exported, labels: LabelSet = LABELS) -> None:
-    """Hold the candidate's graph against the model, at all shapes."""
+    """Assert that the candidate's graph agrees with the model at all shapes."""
     batches = parity_batches([example.text for example in tiny_models.examples(12)], exported.encoder)
     graph = Graph(exported.candidate, threads=1)
     pad_id = exported.backbone.settings.pad_id
@@ -32,7 +32,7 @@ def prove(exported: Exported, labels: LabelSet = LABELS) -> None:
 
 
 def test_a_model_that_moved_and_grew_gets_its_bases_nodes(exported: Exported) -> None:
-    """With other weights and more labels the graph has the base's nodes and the new outputs' size, and can be quantised."""
+    """With other weights and more labels, the graph keeps the base's nodes, has the new output sizes, and can be quantised."""
     grow_head(
         exported.model,
         "classifier",
@@ -58,7 +58,7 @@ def test_a_model_that_moved_and_grew_gets_its_bases_nodes(exported: Exported) ->
 def test_a_fork_gets_its_blocks_nodes_twice_and_its_branch_again(
     exported: Exported, head: HeadName, blocks: int
 ) -> None:
-    """A first fork of some or all blocks, and a later adaptation of the same branch, compute what the model does."""
+    """A first fork of some or all blocks, and a later adaptation of the same branch, give graphs that agree with the model."""
     exported.model.fork(head, blocks)
     assert exported.model.branch is not None
     move(exported.model.branch)
@@ -76,7 +76,7 @@ def test_a_fork_gets_its_blocks_nodes_twice_and_its_branch_again(
 
 @only_bert
 def test_what_was_one_tensor_and_is_two_cannot_be_grafted(exported: Exported) -> None:
-    """Biases that were equal share a tensor of the graph: it cannot tell them apart when they have moved apart."""
+    """Parameters that shared a tensor in the base and now differ cannot be grafted."""
     first, second = (block.output.dense.bias for block in exported.model.blocks()[:2])
     with torch.no_grad():
         second.copy_(first)
@@ -91,7 +91,7 @@ def test_what_was_one_tensor_and_is_two_cannot_be_grafted(exported: Exported) ->
 
 @only_bert
 def test_a_base_that_is_forked_otherwise_or_of_other_weights_cannot_be_grafted(exported: Exported) -> None:
-    """The reason is said: another fork, or a parameter that the graph does not have."""
+    """The error names the reason: another fork, or a parameter that the graph does not have."""
     with pytest.raises(GraftError, match="the fork of the base differs"):
         graft(exported.base, Branch(head="ner", blocks=1), exported.model, exported.candidate)
     move(exported.model.classifier)

@@ -1,4 +1,4 @@
-"""What a checkpoint carries: examples, statistics without any text, or nothing; and what each leaves of protection."""
+"""What a checkpoint stores (examples, statistics without text, or nothing), and the protection that each allows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ANNOTATED_FOR_BOTH = [
 
 @pytest.fixture(scope="module", params=["statistics", "none"])
 def textless(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[MemoryMode, Path]:
-    """A store whose first checkpoint carries no text, and its mode. Nothing here changes it."""
+    """A store whose first checkpoint stores no text, and its memory mode. Tests do not change it."""
     root = tmp_path_factory.mktemp(request.param)
     write_examples(root / "train.jsonl", tiny_models.examples(120))
     backbone = tiny_models.save_backbone("bert", root / "backbone", layers=3)
@@ -57,13 +57,13 @@ def adapted(events: Iterable[Event], store: Store) -> Checkpoint:
 
 
 def holds_any(checkpoint: Checkpoint, texts: Iterable[str]) -> bool:
-    """Tell whether any file of a checkpoint has one of the texts in it."""
+    """Return whether a file of a checkpoint contains one of the texts."""
     content = b"\n".join(path.read_bytes() for path in checkpoint.path.iterdir())
     return any(text.encode() in content for text in texts)
 
 
 def test_no_text_is_stored(textless: tuple[MemoryMode, Path]) -> None:
-    """No file of the checkpoint holds a text that was trained on, and its golden answers are to texts of nobody."""
+    """No file of the checkpoint contains a training text, and its golden answers are of random texts."""
     mode, root = textless
     checkpoint = Store(root).get("current")
 
@@ -76,7 +76,7 @@ def test_no_text_is_stored(textless: tuple[MemoryMode, Path]) -> None:
 
 
 def test_examples_are_stored_where_they_may_be(store: Store) -> None:
-    """The same search finds texts in a checkpoint that remembers examples."""
+    """The same search finds texts in a checkpoint that stores examples."""
     base = store.get("current")
 
     assert base.manifest.memory == "examples"
@@ -86,7 +86,7 @@ def test_examples_are_stored_where_they_may_be(store: Store) -> None:
 def test_auto_forks_where_nothing_can_be_proven(
     textless: tuple[MemoryMode, Path], make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without remembered examples AUTO keeps the protected path's bytes; the candidate carries on what its base carried."""
+    """Without stored examples AUTO keeps the protected path's bytes, and the candidate keeps the memory mode of its base."""
     # A fork is to be seen, whatever it gains.
     monkeypatch.setattr("twofold_trainer.training.dev_evaluator.DevEvaluator.noise_margin", lambda *_: 1.0)
     mode, root = textless
@@ -108,7 +108,7 @@ def test_auto_forks_where_nothing_can_be_proven(
 def test_a_shared_backbone_needs_somebody_to_judge_it(
     textless: tuple[MemoryMode, Path], make_job: MakeJob, tmp_path: Path
 ) -> None:
-    """Held-out examples that are annotated for both heads judge the protected one; without them nobody can tell."""
+    """Held-out examples with annotations for both heads score the protected one; without them the job is inconclusive."""
     _, root = textless
     store = copy(root, tmp_path)
     verdicts = []
@@ -136,7 +136,7 @@ def test_a_shared_backbone_needs_somebody_to_judge_it(
 
 
 def test_a_mode_is_left_when_asked(make_job: MakeJob, store: Store) -> None:
-    """A job may ask for another mode: from examples to none, and back to the examples that it has itself."""
+    """A job may request another memory mode: from examples to none, and back to the job's own examples."""
     base = store.get("current")
     events, _ = tiny_models.ending(run_job(make_job("ner", freeze="backbone", memory="none", hyperparameters=QUICK)))
     forgetful = adapted(events, store)
@@ -154,7 +154,7 @@ def test_a_mode_is_left_when_asked(make_job: MakeJob, store: Store) -> None:
 
 
 def test_damaged_statistics_are_found(make_job: MakeJob, store: Store) -> None:
-    """A checkpoint whose statistics have changed since it was published is refused as a base."""
+    """A checkpoint whose statistics have changed since it was published is rejected as a base."""
     events, _ = tiny_models.ending(
         run_job(make_job("ner", freeze="backbone", memory="statistics", hyperparameters=QUICK))
     )
@@ -174,7 +174,7 @@ def copy(root: Path, to: Path) -> Store:
 
 
 def test_the_same_job_twice_gives_the_same_bytes(make_job: MakeJob, store: Store) -> None:
-    """Seed, data and base decide every weight, whatever ran before in the process."""
+    """Seed, data and base determine every weight, whatever ran before in the process."""
     digests = []
     for _ in range(2):
         job = make_job("ner", freeze="head", hyperparameters=QUICK, protection=Statistical(margin=90))

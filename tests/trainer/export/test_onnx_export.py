@@ -1,4 +1,4 @@
-"""The exported graph computes what the model does, for every architecture and shape."""
+"""The exported graph agrees with the model, for every architecture and shape."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_graph_and_model_agree(exported: Exported) -> None:
-    """At every shape the graph gives the model's logits, a row alone gives what it gives among others, and both axes are free."""
+    """At every shape the graph gives the model's logits, rows do not affect each other, and both axes are dynamic."""
     model, encoder, settings, directory = exported.model, exported.encoder, exported.backbone.settings, exported.base
     texts = [example.text for example in tiny_models.examples(12)]
 

@@ -1,4 +1,4 @@
-"""The graph in int8: what it computes, that its rows are independent, and that its own gate decides."""
+"""The int8 graph: its results, the independence of its rows, and its gate."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ HELD_OUT = tiny_models.examples(700, seed=33)
 
 
 def reduction(checkpoint: Checkpoint, examples=HELD_OUT) -> QuantizationInputs:
-    """Judge by examples."""
+    """Return the inputs for evaluating by examples."""
     return QuantizationInputs(checkpoint.manifest.labels, checkpoint.encoder(), examples, 0, 1)
 
 
 def reduce(checkpoint: Checkpoint, examples=HELD_OUT) -> tuple[ReducedGraph, ...]:
-    """Run the reduction to its end."""
+    """Run reduce_precision() to its end."""
     running = reduce_precision(reduction(checkpoint, examples), checkpoint.path, StopSignal())
     while True:
         try:
@@ -53,9 +53,9 @@ def reduce(checkpoint: Checkpoint, examples=HELD_OUT) -> tuple[ReducedGraph, ...
 
 @pytest.fixture(scope="module")
 def reduced(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """A checkpoint with an int8 graph that was judged on many examples.
+    """A checkpoint with an int8 graph that was evaluated on many examples.
 
-    It is trained on twice the usual examples: its margins are then wide enough that int8 changes no answer on any CPU.
+    It is trained on twice the usual number of examples: its margins are then so wide that int8 changes no answer on any CPU.
     """
     base_store = tiny_models.make_base_store(tmp_path_factory.mktemp("base"), train_examples=480)
     base = Store(base_store).get("current")
@@ -73,7 +73,7 @@ def _fields(checkpoint: Checkpoint) -> dict:
 
 @pytest.fixture(scope="module")
 def engines(reduced: Checkpoint) -> dict[str, Engine]:
-    """The checkpoint as the server loads it, in both precisions."""
+    """The checkpoint in both precisions, as the server loads it."""
     return {item: load_engine(reduced, EngineSettings(threads=1, precision=item)) for item in ("fp32", "int8")}
 
 
@@ -92,7 +92,7 @@ def test_enough_examples_let_it_serve(reduced: Checkpoint) -> None:
 
 
 def test_too_few_examples_prove_nothing(base_store: Path) -> None:
-    """A first training with few held-out examples records that they prove nothing, and keeps no file of the graph."""
+    """With few held-out examples, a first checkpoint records that they prove nothing, and stores no int8 graph."""
     checkpoint = Store(base_store).get("current")
     [judged] = checkpoint.manifest.reduced
 
@@ -104,7 +104,7 @@ def test_too_few_examples_prove_nothing(base_store: Path) -> None:
 
 
 def test_a_head_without_examples_proves_nothing(reduced: Checkpoint) -> None:
-    """Where one head has no held-out example, the graph may not serve."""
+    """If a head has no held-out example, the graph may not serve."""
     only = [type(example)(text=example.text, label=example.label) for example in HELD_OUT]
     graphs = (Graph(reduced.path, threads=1), Graph(reduced.path, threads=1, name=INT8_GRAPH))
     judged = evaluate_quantized(reduction(reduced, only), *graphs, StopSignal())
@@ -114,7 +114,7 @@ def test_a_head_without_examples_proves_nothing(reduced: Checkpoint) -> None:
 
 
 def test_a_worse_graph_fails(reduced: Checkpoint, tmp_path: Path) -> None:
-    """A graph that answers worse is told so with figures, and its files are removed."""
+    """A worse graph fails with figures, and its files are removed."""
     shutil.copytree(reduced.path, tmp_path / "copy")
     copy = Checkpoint(tmp_path / "copy", reduced.manifest)
     wrong = [
@@ -132,7 +132,7 @@ def test_a_worse_graph_fails(reduced: Checkpoint, tmp_path: Path) -> None:
 
 
 class _Shuffled(Graph):
-    """A graph that takes each label for its neighbour."""
+    """A graph that answers the next label instead of each label."""
 
     def predict(self, encodings, labels, pad_id):
         turned = type(labels)(labels=(*labels.labels[1:], labels.labels[0]), entity_types=labels.entity_types)
@@ -140,7 +140,7 @@ class _Shuffled(Graph):
 
 
 def test_one_scale_for_a_batch_is_no_isolation(reduced: Checkpoint, tmp_path: Path) -> None:
-    """Dynamic quantisation per tensor, which takes one scale for the whole batch, is found out."""
+    """The isolation check detects dynamic quantisation per tensor, with one scale per batch."""
     shutil.copytree(reduced.path, tmp_path / "copy")
     quantize_dynamic(tmp_path / "copy" / GRAPH, tmp_path / "copy" / "per_tensor.onnx", weight_type=QuantType.QInt8)
     graph = Graph(tmp_path / "copy", threads=1, name="per_tensor.onnx")
@@ -149,7 +149,7 @@ def test_one_scale_for_a_batch_is_no_isolation(reduced: Checkpoint, tmp_path: Pa
 
 
 def answers(engine: Engine, texts: list[str], budget: int):
-    """Answer texts together."""
+    """Return the answers to texts in one batch."""
     encodings = engine.encoder.encode(texts)
     windows = [window for encoding in encodings for window in encoding.windows]
     rows = iter(engine.run_windows(windows, HEAD_OUTPUTS, budget))
@@ -164,7 +164,7 @@ TEXTS = st.lists(WORDS, max_size=60).map(" ".join)
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_neighbours_and_padding_change_nothing(engines: dict[str, Engine], precision: str, data: st.DataObject) -> None:
-    """A text has the same labels, spans and scores (to 1e-5) alone and in any batch, at any padding."""
+    """A text has the same labels, spans and scores (to 1e-5) alone and in any batch, with any padding."""
     texts = data.draw(st.lists(TEXTS, min_size=1, max_size=10))
     budget = data.draw(st.integers(8, 1024))
     engine = engines[precision]
@@ -180,7 +180,7 @@ def test_neighbours_and_padding_change_nothing(engines: dict[str, Engine], preci
 
 
 def test_weights_keep_their_channels() -> None:
-    """Each output channel has a step of its own: a large one takes nothing from a small one, and zeros stay zeros."""
+    """Each output channel has its own scale: large values do not affect small ones, and zeros stay zeros."""
     weights = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32) * np.asarray(
         [1, 1e-3, 100, 0], np.float32
     )
@@ -192,7 +192,7 @@ def test_weights_keep_their_channels() -> None:
 
 
 def test_a_graph_without_products_stays_alone(tmp_path: Path) -> None:
-    """Where only the heads multiply there is nothing to quantise, and nothing is written."""
+    """If only the heads have matrix products, nothing is quantised or written."""
     from support import tiny_checkpoints
 
     checkpoint = tiny_checkpoints.publish(Store(tmp_path))
@@ -203,7 +203,7 @@ def test_a_graph_without_products_stays_alone(tmp_path: Path) -> None:
 
 
 def test_what_fp32_answered_before_is_not_asked_again(reduced: Checkpoint) -> None:
-    """Answers that are known take the place of the graph's own: the right ones change nothing, wrong ones are believed."""
+    """Known fp32 answers are used instead of new ones, even if they are wrong."""
     fp32, int8 = (Graph(reduced.path, threads=1, name=name) for name in (GRAPH, INT8_GRAPH))
     requested = reduction(reduced, HELD_OUT[:60])
     known = dict(

@@ -1,4 +1,4 @@
-"""A graph multiplies no padding, whatever its architecture, and computes what it did."""
+"""An exported graph multiplies no padding, for every architecture, and gives the same results."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ pytestmark = pytest.mark.slow
 
 
 def products(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """The products of tokens and weights."""
+    """Return the products of tokens and weights."""
     weights = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
     return [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights]
 
 
 def test_every_product_of_an_exported_graph_reads_packed_tokens(exported: Exported) -> None:
-    """All of the blocks' products and the NER head's take lists of tokens; the classifier's takes rows, one for a text."""
+    """All products of the blocks and of the NER head read packed tokens; the classifier's read one row per text."""
     graph = onnx.load(exported.base / GRAPH, load_external_data=False).graph
     actual = products(graph)
 
@@ -31,7 +31,7 @@ def test_every_product_of_an_exported_graph_reads_packed_tokens(exported: Export
 
 
 def small() -> onnx.ModelProto:
-    """Tokens times weights, plus what stood there, with a norm of each; then the sum of each row's real tokens."""
+    """Return a small graph: tokens times weights plus a residual, with norms, then the sum of each row's real tokens."""
     generator = np.random.default_rng(0)
     weights = {
         "table": generator.normal(size=(20, 4)),
@@ -76,12 +76,12 @@ def small() -> onnx.ModelProto:
 
 
 def run(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """Run a model whose values may all be asked for."""
+    """Run a model, and return any of its values."""
     return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feeds)
 
 
 def test_a_packed_graph_computes_the_same_of_real_tokens_and_lets_a_mask_be_a_mask() -> None:
-    """Tokens and sums over the rows' real tokens are as before: what only the mask says is not taken for tokens."""
+    """Real tokens and row sums are unchanged, and values that depend only on the mask are not packed."""
     plain, packed = small(), small()
     assert (
         remove_padding(packed.graph) == 4
@@ -99,7 +99,7 @@ def test_a_packed_graph_computes_the_same_of_real_tokens_and_lets_a_mask_be_a_ma
 
 
 def test_a_graph_of_unknown_shapes_stays_as_it_is() -> None:
-    """Where no shape is known nothing is packed, and nothing is added."""
+    """A graph without known shapes is unchanged."""
     model = small()
     del model.graph.value_info[:]
     model.graph.output[0].type.tensor_type.ClearField("shape")
@@ -111,7 +111,7 @@ def test_a_graph_of_unknown_shapes_stays_as_it_is() -> None:
 
 
 def test_padding_costs_no_product(exported: Exported) -> None:
-    """What a product gives has as many rows as there are real tokens, however long the longest text is."""
+    """The output of a product has as many rows as there are real tokens, however long the longest text is."""
     model = onnx.load(exported.base / GRAPH)
     watched = [node.output[0] for node in products(model.graph) if node.input[0].startswith(PACKED)]
     model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in watched)

@@ -1,4 +1,4 @@
-"""The calibration error, by hand."""
+"""The calibration error compared with values computed by hand."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from twofold_trainer.scoring.calibration import expected_calibration_error
     ],
 )
 def test_it_is_the_weighted_distance(confidences: list[float], right: list[int], bins: int, error: float) -> None:
-    """In each range the distance of mean confidence from accuracy counts by the number of answers in it."""
+    """The distance between mean confidence and accuracy in each range is weighted by the number of answers in it."""
     assert expected_calibration_error(confidences, right, bins=bins) == pytest.approx(error, abs=1e-12)
 
 
@@ -34,7 +34,7 @@ ANSWERS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 1)), min_size=1, ma
 
 @given(ANSWERS, st.integers(1, 20), st.randoms())
 def test_it_is_a_share_and_knows_no_order(answers: list[tuple[float, int]], bins: int, shuffle: object) -> None:
-    """The error is from 0 to 1, is the same in any order, and is never less than over one range."""
+    """The error is from 0 to 1, does not depend on the order, and is never less than that over a single range."""
     error = expected_calibration_error(*zip(*answers, strict=True), bins=bins)
     turned = list(answers)
     shuffle.shuffle(turned)
@@ -45,7 +45,7 @@ def test_it_is_a_share_and_knows_no_order(answers: list[tuple[float, int]], bins
 
 
 def test_without_answers_there_is_none() -> None:
-    """Nothing to measure is None, not a perfect score."""
+    """Without answers the error is None, not 0."""
     assert expected_calibration_error([], []) is None
 
 
@@ -60,6 +60,6 @@ def test_without_answers_there_is_none() -> None:
     ],
 )
 def test_what_is_no_confidence_is_refused(confidences: list[float], right: list[int], bins: int, message: str) -> None:
-    """Answers that do not pair up, what is no probability and no bins are errors that name the value."""
+    """Errors about unequal lengths, invalid probabilities and missing bins name the value."""
     with pytest.raises(RefusedError, match=message):
         expected_calibration_error(confidences, right, bins=bins)

@@ -1,4 +1,4 @@
-"""Paired bounds against published values, closed forms and a likelihood maximised by search."""
+"""Paired bounds compared with published values, closed forms and a numerical maximum of the likelihood."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_tango_published_interval() -> None:
 
 @pytest.mark.parametrize("examples", [10, 50, 700, 5000])
 def test_without_a_changed_answer_the_bound_is_known(examples: int) -> None:
-    """With no answer changed the bounds are plus and minus z^2 / (n + z^2)."""
+    """If no answer changed, the bounds are plus and minus z^2 / (n + z^2)."""
     bounds = tango(0, 0, examples)
 
     assert bounds.lower == pytest.approx(-(Z**2) / (examples + Z**2))
@@ -48,14 +48,14 @@ def test_without_a_changed_answer_the_bound_is_known(examples: int) -> None:
 
 @pytest.mark.parametrize("examples", [1, 10, 50, 700])
 def test_without_an_event_its_probability_is_known(examples: int) -> None:
-    """With no event of n the exact bound is 1 - alpha^(1/n), about 3 / n; with n of n it is 1."""
+    """Without events among n, the exact bound is 1 - alpha^(1/n), about 3 / n; with n events it is 1."""
     assert clopper_pearson(0, examples) == pytest.approx(1 - 0.05 ** (1 / examples))
     assert clopper_pearson(examples, examples) == 1
 
 
 @pytest.mark.parametrize(("events", "examples"), [(1, 20), (3, 100), (9, 10), (40, 3000)])
 def test_the_exact_bound_is_where_the_tail_is_alpha(events: int, examples: int) -> None:
-    """At the bound, as few events or fewer have the probability alpha, counted term by term."""
+    """At the bound, the probability of as many events or fewer is alpha."""
     share = clopper_pearson(events, examples)
     tail = sum(math.comb(examples, k) * share**k * (1 - share) ** (examples - k) for k in range(events + 1))
 
@@ -69,7 +69,7 @@ COUNTS = st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(0, 200)).
 
 @given(COUNTS)
 def test_bounds_mirror_each_other(counts: tuple[int, int, int]) -> None:
-    """Exchanging gains and losses turns the interval round; it always holds the difference."""
+    """Exchanging gains and losses mirrors the interval, which always contains the difference."""
     gained, lost, examples = counts
     first, second = paired_accuracy(gained, lost, examples), paired_accuracy(lost, gained, examples)
 
@@ -80,7 +80,7 @@ def test_bounds_mirror_each_other(counts: tuple[int, int, int]) -> None:
 
 @given(COUNTS)
 def test_a_loss_more_never_looks_better(counts: tuple[int, int, int]) -> None:
-    """One more lost answer never raises the lower bound, and one less gained neither."""
+    """One more lost answer or one less gained answer never raises the lower bound."""
     gained, lost, examples = counts
     bound = paired_accuracy(gained, lost, examples + 1).lower
 
@@ -90,7 +90,7 @@ def test_a_loss_more_never_looks_better(counts: tuple[int, int, int]) -> None:
 
 @given(COUNTS)
 def test_the_corrected_bounds_are_never_tighter(counts: tuple[int, int, int]) -> None:
-    """The exact bound only widens Tango's interval, and leaves it alone where both sides have answers."""
+    """The exact bound only widens Tango's interval, and leaves it unchanged if there are gains and losses."""
     gained, lost, examples = counts
     score, corrected = tango(gained, lost, examples), paired_accuracy(gained, lost, examples)
 
@@ -102,7 +102,7 @@ def test_the_corrected_bounds_are_never_tighter(counts: tuple[int, int, int]) ->
 @pytest.mark.parametrize(("gained", "lost", "examples"), [(0, 1, 44), (1, 7, 21), (5, 2, 300), (3, 3, 60)])
 @pytest.mark.parametrize("difference", [-0.2, -0.05, 0.03])
 def test_the_restricted_likelihood_is_maximal(gained: int, lost: int, examples: int, difference: float) -> None:
-    """The closed form's probability of losing is what a plain search for the largest likelihood finds."""
+    """The closed-form probability of losing maximises the likelihood."""
 
     def likelihood(losing: np.ndarray) -> np.ndarray:
         gaining = losing + difference
@@ -134,13 +134,13 @@ def test_the_restricted_likelihood_is_maximal(gained: int, lost: int, examples: 
     ],
 )
 def test_what_can_be_proven(examples: int, share: float, points: float) -> None:
-    """The smallest margin is 2.49 sqrt(p / n), and so many examples are what that margin needs."""
+    """The smallest margin is 2.49 sqrt(p / n), and needed_examples() inverts it."""
     assert 100 * provable_margin(examples, share) == pytest.approx(points, abs=0.006)
     assert needed_examples(share, provable_margin(examples, share)) == pytest.approx(examples, abs=1)
 
 
 def test_unchanged_answers_still_need_examples() -> None:
-    """Where no answer changed, the needed examples are the fewest whose bound passes the margin."""
+    """If no answer changed, the needed examples are the fewest whose bound passes the margin."""
     needed = needed_examples(0.0, 0.01)
 
     assert paired_accuracy(0, 0, needed).lower > -0.01
@@ -148,7 +148,7 @@ def test_unchanged_answers_still_need_examples() -> None:
 
 
 def test_f1_difference_is_that_of_all_spans() -> None:
-    """The difference is between micro F1 over all sentences, and the bounds hold it."""
+    """The difference is between the micro F1 of all sentences, and the bounds contain it."""
     before = [SpanCounts(2, 2, 2)] * 90 + [SpanCounts(1, 2, 2)] * 10
     after = [SpanCounts(2, 2, 2)] * 85 + [SpanCounts(1, 2, 2)] * 15
     bounds = paired_f1(before, after)
@@ -158,7 +158,7 @@ def test_f1_difference_is_that_of_all_spans() -> None:
 
 
 def test_unchanged_spans_prove_no_more_than_unchanged_labels() -> None:
-    """A bootstrap without differences would promise everything; the bound is that of labels, wider if sentences differ."""
+    """Without differences, the F1 bound is that of labels, or wider if the sentences differ; a bootstrap alone would have no width."""
     same = [SpanCounts(2, 2, 2)] * 50
     uneven = [SpanCounts(1, 1, 1), SpanCounts(3, 3, 3)] * 25
 
@@ -167,7 +167,7 @@ def test_unchanged_spans_prove_no_more_than_unchanged_labels() -> None:
 
 
 def test_texts_without_spans_have_bounds() -> None:
-    """Where there was nothing to find, finding nothing is no change, and a wrong span is one."""
+    """For texts without spans, an empty prediction is no change and a predicted span is a change."""
     none, wrong = [SpanCounts(0, 0, 0)] * 50, [SpanCounts(0, 0, 0)] * 49 + [SpanCounts(0, 1, 0)]
 
     assert paired_f1(none, none).lower == pytest.approx(paired_accuracy(0, 0, 50).lower)
@@ -175,7 +175,7 @@ def test_texts_without_spans_have_bounds() -> None:
 
 
 def test_no_bound_is_beyond_what_a_score_can_do() -> None:
-    """A score from 0 to 1 can neither rise nor fall by more than 1, however few examples it was measured on."""
+    """The bounds of a difference are from -1 to 1, however few the examples."""
     nothing, everything = [SpanCounts(0, 0, 1)] * 5, [SpanCounts(1, 1, 1)] * 5
 
     assert paired_f1(nothing, everything).upper == 1
@@ -183,7 +183,7 @@ def test_no_bound_is_beyond_what_a_score_can_do() -> None:
 
 
 def test_many_sentences_come_to_the_bootstrap() -> None:
-    """With many changed sentences the bounds are close to the normal ones for the mean change."""
+    """With many changed sentences, the bounds are close to the normal approximation for the mean change."""
     generator = np.random.default_rng(0)
     before = [SpanCounts(2, 2, 2)] * 3000
     after = [SpanCounts(2 - int(lost), 2, 2) for lost in generator.random(3000) < 0.2]
@@ -195,7 +195,7 @@ def test_many_sentences_come_to_the_bootstrap() -> None:
 
 
 def test_the_same_seed_gives_the_same_bounds() -> None:
-    """Bounds are a function of the counts and the seed."""
+    """The bounds are a function of the counts and the seed."""
     before = [SpanCounts(2, 3, 2), SpanCounts(1, 1, 1)] * 40
     after = [SpanCounts(2, 2, 2), SpanCounts(0, 1, 1)] * 40
 

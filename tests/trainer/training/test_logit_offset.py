@@ -1,4 +1,4 @@
-"""The lead of new rows over old ones: what does best on dev, and nothing where nothing helps."""
+"""The logit offset of new rows: the best value on dev, and none if none helps."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class Probed:
 
     @property
     def source(self) -> FeatureSource:
-        """The features, which do not move."""
+        """The features, which do not change."""
         return self.stage_factory.features.base
 
     def dev(self) -> float:
-        """The score that training steers by."""
+        """The dev score."""
         return self.stage_factory.dev_evaluator.measure(self.plan.model, self.source).value
 
 
 @pytest.fixture(params=["classifier", "ner"])
 def probed(request: pytest.FixtureRequest, make_job: MakeJob) -> Probed:
-    """Probe a head with two new labels, or one new type."""
+    """A head with two new labels or one new type, after the probe."""
     rates = Hyperparameters(epochs=20, head_learning_rate=3e-2)
     plan = make_plan(make_job(request.param, freeze="backbone", hyperparameters=rates))
     stage_factory = make_stage_factory(plan, StopSignal())
@@ -46,7 +46,7 @@ def probed(request: pytest.FixtureRequest, make_job: MakeJob) -> Probed:
 
 @pytest.mark.parametrize("wrong", [-4.0, 4.0])
 def test_a_wrong_lead_is_made_good(probed: Probed, wrong: float) -> None:
-    """Where old rows shout new ones down, or new ones old, the lead goes the other way and dev gets better; nothing else moves."""
+    """If old rows dominate new ones or the other way round, the offset corrects it and the dev score rises; nothing else changes."""
     head = probed.plan.model.head(probed.plan.request.head)
     old = len(
         probed.plan.base.manifest.labels.labels
@@ -67,7 +67,7 @@ def test_a_wrong_lead_is_made_good(probed: Probed, wrong: float) -> None:
 
 
 def test_no_lead_without_a_gain(probed: Probed) -> None:
-    """Once the best lead is given, there is nothing more to gain, and not one bit moves."""
+    """After the best offset is applied, no other one improves the score, and no bit changes."""
     model, head = probed.plan.model, probed.plan.model.head(probed.plan.request.head)
     old = head.out_features - (2 if probed.plan.request.head == "classifier" else 2 * len(probed.plan.added))
     for _ in range(3):
@@ -79,7 +79,7 @@ def test_no_lead_without_a_gain(probed: Probed) -> None:
 
 
 def test_few_examples_give_no_lead_that_chance_could(probed: Probed, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What would be made good if the examples could tell is left as it is where they cannot."""
+    """If the examples are too few to tell, the offset stays zero."""
     model, head = probed.plan.model, probed.plan.model.head(probed.plan.request.head)
     old = head.out_features - (2 if probed.plan.request.head == "classifier" else 2 * len(probed.plan.added))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The loop: determinism, the best state, undone stages, schedules."""
+"""The training loop: determinism, the best state, undone stages, schedules."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ LEARNING = replace(RECIPE, epochs=4, batch_size=4, head_learning_rate=3e-2, back
 
 
 class World:
-    """Hold a tiny model with its data."""
+    """A tiny model with its data."""
 
     def __init__(self, directory: Path, *, seed: int = 0) -> None:
         backbone = tiny_models.make_backbone("bert", directory)
@@ -60,21 +60,21 @@ class World:
         self.stop = StopSignal()
 
     def train(self, *, blocks: int = 2, seed: int = 0, settings: recipe.Recipe = RECIPE, guard: Guard | None = None):
-        """Start a stage."""
+        """Run a stage."""
         stage = self.stage(blocks, settings)
         inputs = StageInputs(self.pool, Objective(), live(self.model, 0), guard)
         return self.runner(seed).run(stage, inputs, ProgressReporter(stage.steps))
 
     def stage(self, blocks: int, settings: recipe.Recipe = RECIPE, *, number: int = 0) -> Stage:
-        """Make a stage."""
+        """Return a stage."""
         return Stage(HEADS, blocks, 2, settings, self.pool, number)
 
     def runner(self, seed: int = 0) -> StageRunner:
-        """Make a runner."""
+        """Return a stage runner."""
         return StageRunner(self.model, self.dev_evaluator, seed, self.stop)
 
     def guard(self, *, allowed: float) -> Guard:
-        """Guard the classifier, from what it answers now."""
+        """Return a guard of the classifier, relative to its current score."""
         judge = self.dev_evaluator.scorers[0]
         return Guard(self.model, judge, LABELS, judge.score(self.model, LABELS).value, allowed)
 
@@ -84,7 +84,7 @@ class World:
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
-    """Two trainings of one seed end in identical weights, dropout and shuffling included; another seed does not."""
+    """Two trainings with the same seed give identical weights, including dropout and shuffling; another seed does not."""
     digests = []
     for number, seed in enumerate((3, 3, 4)):
         world = World(tmp_path / str(number))
@@ -96,7 +96,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_stage_reports_and_improves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stage measures before the first step and after each epoch, counts its steps, and leaves a better model."""
+    """A stage scores before the first step and after each epoch, counts its steps, and improves the model."""
     monkeypatch.setattr("twofold_trainer.training.progress.REPORT_SECONDS", 0.0)
     world = World(tmp_path)
     events = list(world.train(settings=LEARNING))
@@ -113,7 +113,7 @@ def test_a_stage_reports_and_improves(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_best_state_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If every epoch makes dev worse, the stage ends in the very bytes that it began with."""
+    """If every epoch lowers the dev score, the stage ends with the weights that it started with."""
     world = World(tmp_path)
     before = world.digest()
     values = iter([0.5, 0.4, 0.3])
@@ -139,7 +139,7 @@ def test_the_best_state_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_the_latest_state_that_dev_cannot_tell_from_the_best_is_kept(scores: list[float], kept: int) -> None:
-    """With two points of chance, each state is held against the best one so far, what the stage began with included."""
+    """With a noise margin of two points, each state is compared with the best one so far, including the initial state."""
     states = [{"weight": torch.tensor(float(number))} for number in range(len(scores))]
     best = Best(scores[0], states[0], scores[0])
     for score, state in zip(scores[1:], states[1:], strict=True):
@@ -150,7 +150,7 @@ def test_the_latest_state_that_dev_cannot_tell_from_the_best_is_kept(scores: lis
 
 
 def test_what_the_guard_does_not_pass_raises_no_bar() -> None:
-    """A state that may not be kept is no reason to refuse one that may."""
+    """A state that the guard rejects does not prevent a later state from being kept."""
     first, wild, tame = ({"weight": torch.tensor(float(number))} for number in range(3))
     best = Best(0.5, first, 0.5)
     best.update(0.9, wild, passes=False, noise=0.02)
@@ -161,7 +161,7 @@ def test_what_the_guard_does_not_pass_raises_no_bar() -> None:
 
 
 def test_patience_ends_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stage ends after as many measurements without a gain over its own first one as its patience allows."""
+    """A stage ends after as many scores without a gain as its patience allows."""
     world = World(tmp_path)
     seen = []
 
@@ -179,7 +179,7 @@ def test_patience_ends_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_few_examples_do_not_undo_a_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, examples: int, kept: bool
 ) -> None:
-    """A stage that seems to lose a point and a half keeps its state where so few examples cannot tell, and not otherwise."""
+    """A stage that seems to lose 1.5 points keeps its state only if the examples are too few to tell."""
     world = World(tmp_path)
     world.dev_evaluator.scorers[0].examples = world.dev_evaluator.scorers[0].examples[:1] * examples
     before = world.digest()
@@ -195,7 +195,7 @@ def test_few_examples_do_not_undo_a_stage(
 
 
 def test_a_useless_stage_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stage that does not help leaves no trace, and the climb says why it ended."""
+    """A stage that does not help is undone, and the result says why training ended."""
     world = World(tmp_path)
     monkeypatch.setattr("twofold_trainer.training.dev_evaluator.DevEvaluator.noise_margin", lambda *_: -2.0)
     stages = [world.stage(blocks, number=blocks) for blocks in (0, 1, 2)]
@@ -216,7 +216,7 @@ def test_a_useless_stage_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_guard_restores_then_ends_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the first breach the best state comes back and training goes on; at the second the stage is left; nothing of it stays."""
+    """At the first breach the best state is restored and training continues; at the second one the stage ends and is undone."""
     monkeypatch.setattr("twofold_trainer.protection.guard.EARLY_EVERY", 2)
     world = World(tmp_path)
     before = world.digest()
@@ -236,7 +236,7 @@ def test_the_guard_restores_then_ends_the_stage(tmp_path: Path, monkeypatch: pyt
 
 
 class Casts(TorchDispatchMode):
-    """Counts how often a tensor is turned into another type."""
+    """Counts the conversions of each tensor to another type."""
 
     def __init__(self, watched: torch.Tensor) -> None:
         super().__init__()
@@ -249,7 +249,7 @@ class Casts(TorchDispatchMode):
 
 
 def test_a_step_casts_a_weight_once_for_all_its_batches(tmp_path: Path) -> None:
-    """In mixed precision the batches of a step share the casts of what they train, and the next step makes its own."""
+    """In mixed precision, the batches of a step share the casts of trained weights, and the next step casts them again."""
     world = World(tmp_path)
     inputs = StageInputs(world.pool, Objective(), live(world.model, 0))
     stage_trainer = make_stage_trainer(world.model, world.stage(2, replace(RECIPE, mixed_precision=True)), inputs)
@@ -266,7 +266,7 @@ def test_a_step_casts_a_weight_once_for_all_its_batches(tmp_path: Path) -> None:
 
 
 def test_what_the_guard_lets_pass_is_kept(tmp_path: Path) -> None:
-    """A guard that is never breached changes nothing: the stage ends in the bytes of an unguarded one."""
+    """A guard without a breach changes nothing: the weights are those of an unguarded stage."""
     free, guarded = World(tmp_path / "a"), World(tmp_path / "b")
     list(free.train())
     list(guarded.train(guard=guarded.guard(allowed=1.0)))
@@ -275,7 +275,7 @@ def test_what_the_guard_lets_pass_is_kept(tmp_path: Path) -> None:
 
 
 def test_cancelling_stops_between_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a request to cancel, not one more step is made."""
+    """After a cancellation, no further step runs."""
     monkeypatch.setattr("twofold_trainer.training.progress.REPORT_SECONDS", 0.0)
     world = World(tmp_path)
     running = world.train()
@@ -287,7 +287,7 @@ def test_cancelling_stops_between_steps(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_time_is_a_named_stop(tmp_path: Path) -> None:
-    """When the time is over, a stage ends without an error, in its best state."""
+    """At the deadline a stage ends without an error, in its best state."""
     world = World(tmp_path)
     world.stop.set_deadline(0.0)
     events = list(world.train())
@@ -297,7 +297,7 @@ def test_time_is_a_named_stop(tmp_path: Path) -> None:
 
 
 def test_rates_rise_and_fall(tmp_path: Path) -> None:
-    """Rates rise over the warm-up to their full value, fall to zero, and are lower in lower blocks."""
+    """Learning rates rise during the warm-up, then fall to zero, and are lower in lower blocks."""
     world = World(tmp_path)
     optimizer = make_optimizer(world.model, trainable_groups(world.model, HEADS, 2), world.stage(2))
     full = sorted({group["lr"] for group in optimizer.param_groups}, reverse=True)

@@ -1,4 +1,4 @@
-"""Losses against figures worked out by hand."""
+"""Losses compared with values computed by hand."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ LN = [math.log(1.0), math.log(2.0), math.log(5.0)]
     ],
 )
 def test_partial_label_loss_is_minus_log_of_what_is_allowed(allowed: list[list[int]], expected: float) -> None:
-    """The loss is the mean of -log of the allowed probability; a token that may be anything is not counted."""
+    """The loss is the mean of -log of the allowed probability; tokens that may have any tag do not count."""
     logits = torch.tensor([LN] * len(allowed))
 
     assert partial_label_nll(logits, torch.tensor(allowed, dtype=torch.bool)).item() == pytest.approx(expected)
 
 
 def test_one_allowed_tag_is_cross_entropy() -> None:
-    """With one allowed tag for each token, loss and gradient are those of the cross entropy."""
+    """With one allowed tag per token, loss and gradient are those of the cross entropy."""
     logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
     tags = torch.tensor([0, 1, 2, 3, 4, 0])
 
@@ -44,7 +44,7 @@ def test_one_allowed_tag_is_cross_entropy() -> None:
 
 
 def test_open_types_get_no_push_towards_outside() -> None:
-    """A token that may be O or an unannotated type pushes only the annotated types down, and keeps the odds of the rest."""
+    """A token that may be O or an unannotated type lowers only the annotated types, and keeps the odds of the rest."""
     logits = torch.zeros(1, 5, requires_grad=True)
     partial_label_nll(logits, torch.tensor([[True, False, False, True, True]])).backward()
 
@@ -56,7 +56,7 @@ def test_open_types_get_no_push_towards_outside() -> None:
 
 
 def test_unknown_labels_are_not_counted() -> None:
-    """A text without a label adds nothing to the classifier's loss; a batch of such texts has loss zero and a gradient."""
+    """A text without a label adds nothing to the classifier's loss; a batch of such texts has a loss of zero and a gradient."""
     logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
 
     values = label_nll(logits, torch.tensor([2, -1, 0]))
@@ -68,7 +68,7 @@ def test_unknown_labels_are_not_counted() -> None:
 
 
 def test_one_allowed_tag_needs_no_teacher() -> None:
-    """Where the data says which tag a token has, the repaired loss is the cross entropy, also for a tag the teacher lacks."""
+    """For an annotated token, the repaired loss is the cross entropy, also for a tag that the teacher lacks."""
     logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
     tags = torch.tensor([0, 4, 3, 1])
 
@@ -78,7 +78,7 @@ def test_one_allowed_tag_needs_no_teacher() -> None:
 
 
 def test_the_teacher_repairs_what_the_data_does_not_annotate() -> None:
-    """A token that may be O or an unannotated type is taught the teacher's belief, renormalised over what is allowed."""
+    """A token that may be O or an unannotated type learns the teacher's probabilities, renormalised over the allowed tags."""
     logits = torch.tensor([[0.0, 0.0, 0.0, 0.0]])
     allowed = torch.tensor([[True, True, False, False]])
     teacher = torch.tensor([[math.log(1.0), math.log(3.0), math.log(6.0)]])
@@ -90,7 +90,7 @@ def test_the_teacher_repairs_what_the_data_does_not_annotate() -> None:
 
 
 def test_a_teacher_without_weight_leaves_it_open() -> None:
-    """Without weight the repaired loss is that of partial labels; each unit of weight adds the same, for open tokens only."""
+    """With weight 0 the repaired loss is the partial-label loss; each unit of weight adds the same amount, for open tokens only."""
     logits, teacher = torch.randn(5, 4), torch.randn(5, 3)
     allowed = torch.tensor([[True, True, False, False], [True, True, True, False], [False, False, False, True]])[
         [0, 1, 2, 0, 1]
@@ -107,7 +107,7 @@ def test_a_teacher_without_weight_leaves_it_open() -> None:
 
 
 def test_tokens_of_which_all_is_allowed_are_not_repaired() -> None:
-    """A token of which the data says nothing adds nothing; a batch of such tokens has loss zero and a gradient."""
+    """An unannotated token adds nothing; a batch of such tokens has a loss of zero and a gradient."""
     logits = torch.randn(2, 3, requires_grad=True)
     loss = repaired_nll(logits, torch.ones(2, 3).bool(), torch.randn(2, 3))
 
@@ -117,7 +117,7 @@ def test_tokens_of_which_all_is_allowed_are_not_repaired() -> None:
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_distillation_is_zero_only_for_the_teachers_answers(temperature: float) -> None:
-    """The loss is T^2 KL over the teacher's rows: zero for its own logits whatever new rows say, and as computed by hand."""
+    """The loss is T^2 KL over the teacher's rows: zero for its own logits whatever the new rows are, and otherwise as computed by hand."""
     teacher = torch.tensor([[0.0, math.log(3.0) * temperature]])
     student = torch.tensor([[0.0, 0.0, 9.0]])
     by_hand = temperature**2 * (0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5))
@@ -129,7 +129,7 @@ def test_distillation_is_zero_only_for_the_teachers_answers(temperature: float) 
 
 
 def test_distilling_nothing_is_zero() -> None:
-    """A batch without a rehearsed text has a loss of zero, and a gradient."""
+    """A batch without rehearsed texts has a loss of zero, and a gradient."""
     logits = torch.randn(3, 4, requires_grad=True)
 
     assert distillation(logits[:0], torch.randn(0, 4), 2.0).item() == 0.0

@@ -1,4 +1,4 @@
-"""What follows blocks: their head once more, then a fork's upper half; and old labels that are held firmly where they fall."""
+"""The refit stages: the head alone, then the upper half of the blocks; and full rehearsal if old labels drop."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ PASSES = GateResult("pass", "nobody asked")
 
 
 def prepare(plan: Plan) -> StageFactory:
-    """Fill a job's cache and grow_adapted_head its head."""
+    """Fill a job's cache, and grow its adapted head."""
     stage_factory = make_stage_factory(plan, StopSignal())
     grow_adapted_head(plan, stage_factory.features)
     return stage_factory
 
 
 def with_fork(plan: Plan, blocks: int) -> Plan:
-    """Let a plan fork so many blocks."""
+    """Return a plan with a fork of *blocks* blocks."""
     planner = planner_of(plan)
     forked = planner.stage(blocks, number=3, forked=True)
     return replace(plan, stages=(plan.stages[0], forked, *planner.refit_stages(forked, [forked])))
 
 
 def train_all(plan: Plan) -> tuple[StagesResult, list[Event]]:
-    """Train a plan to its end; returns what came of it, and what was heard."""
+    """Train a plan to its end; return the result and the events."""
     running, heard = train(plan, StopSignal(), lambda: PASSES), []
     try:
         while True:
@@ -53,7 +53,7 @@ def train_all(plan: Plan) -> tuple[StagesResult, list[Event]]:
 
 
 def notes(events: Iterable[Event]) -> list[str]:
-    """Return what was noted."""
+    """Return the messages of the notes."""
     return [event.message for event in events if isinstance(event, NoteAdded)]
 
 
@@ -68,10 +68,7 @@ def exact(make_job: MakeJob) -> Plan:
 def test_they_see_what_the_trained_blocks_see(
     exact: Plan, monkeypatch: pytest.MonkeyPatch, forked: int, refit: str, room: int
 ) -> None:
-    """Their features are those of the blocks as they are when they begin, of new texts, of what is remembered and of the judges.
-
-    Whether there is room to keep them or not.
-    """
+    """The cached features are those of the blocks at the start of the stage, for new, rehearsed and dev texts, whether they fit in memory or not."""
     monkeypatch.setattr("twofold_trainer.modeling.features.CACHE_BYTES", exact.feature_bytes * room)
     exact = with_fork(exact, forked)
     stage_factory = prepare(exact)
@@ -93,7 +90,7 @@ def test_they_see_what_the_trained_blocks_see(
 
 
 def test_the_head_moves_alone_at_its_own_rate(exact: Plan) -> None:
-    """Only the adapted head's two tensors move, at the rate of the recipe, and no guard is needed for that."""
+    """Only the adapted head's two tensors change, at the recipe's rate, without a guard."""
     stage_factory = prepare(exact)
     _, forked, head, _ = exact.stages
     exact.model.fork("ner", forked.blocks)
@@ -108,7 +105,7 @@ def test_the_head_moves_alone_at_its_own_rate(exact: Plan) -> None:
 
 
 def test_then_the_upper_half_moves_with_it_and_remembered_texts_weigh_as_much_as_new_ones(exact: Plan) -> None:
-    """The fork's upper half and its head move, at a fork's rates, to the end; nothing below them, and nothing of the other head."""
+    """The fork's upper half and its head change, at a fork's rates; nothing below them changes, nor the other head."""
     exact = with_fork(exact, 2)
     stage_factory = prepare(exact)
     exact.model.fork("ner", 2)
@@ -129,7 +126,7 @@ def test_then_the_upper_half_moves_with_it_and_remembered_texts_weigh_as_much_as
 
 
 def test_the_upper_half_of_shared_blocks_moves_under_guard(make_job: MakeJob) -> None:
-    """Both heads see what enters it, both are rehearsed, and the guard watches the protected one, whose texts are kept as well."""
+    """Both heads read the output of the upper half, both are rehearsed, and the guard checks the protected one with cached features."""
     settings = Hyperparameters(epochs=2, mixed_precision=False)
     plan = make_plan(make_job("ner", protection=Statistical(margin=60), hyperparameters=settings))
     stage_factory = prepare(plan)
@@ -156,7 +153,7 @@ def test_the_upper_half_of_shared_blocks_moves_under_guard(make_job: MakeJob) ->
 
 @pytest.mark.parametrize("blocks", [1, 2, 5, 6])
 def test_the_upper_half_is_the_larger_one(exact: Plan, blocks: int) -> None:
-    """Of an odd number of blocks the one in the middle moves once more, too; of one block that one."""
+    """Of an odd number of blocks, the middle one belongs to the upper half."""
     *_, upper = with_fork(exact, blocks).stages
     assert (upper.blocks, upper.forked) == ({1: 1, 2: 1, 5: 3, 6: 3}[blocks], True)
 
@@ -167,7 +164,7 @@ def test_the_upper_half_is_the_larger_one(exact: Plan, blocks: int) -> None:
 def test_a_fork_is_trained_as_a_whole_for_two_fifths_of_the_epochs(
     make_job: MakeJob, epochs: int | None, whole: int, upper: int
 ) -> None:
-    """Rounded up. Its upper half goes on for three more, or for as many as a caller asked for if that is less."""
+    """All blocks of a fork train for two fifths of the epochs, rounded up; its upper half for three more, or for fewer on request."""
     plan = make_plan(make_job("ner", protection=Exact(), hyperparameters=Hyperparameters(epochs=epochs)))
     _, forked, *_, last = plan.stages
     assert (forked.epochs, last.epochs) == (whole, upper)
@@ -184,10 +181,7 @@ def test_a_fork_is_trained_as_a_whole_for_two_fifths_of_the_epochs(
     ids=["by default", "asked for less", "asked for none", "staged"],
 )
 def test_they_rehearse_all_that_is_remembered(make_job: MakeJob, settings: dict[str, Any], share: float | None) -> None:
-    """All that teaches the head, or as much as a caller asks for. Where that is nothing, the head has not to be told once more.
-
-    A fork counts on its upper half all the same, shared blocks do not. STAGED has no such stages.
-    """
+    """A refit rehearses all remembered texts of the head, or the requested ratio; without any, only a fork refits its upper half."""
     plan = make_plan(make_job("ner", **settings))
     planner = planner_of(plan)
     forked, shared = planner.forked(), planner.shared()
@@ -209,7 +203,7 @@ def test_they_rehearse_all_that_is_remembered(make_job: MakeJob, settings: dict[
 def test_the_head_is_not_trained_alone_where_features_are_not_kept(
     exact: Plan, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would run every text again in each of its epochs; the plan does not promise it, and the upper half trains all the same."""
+    """If features do not fit in memory, the refit of the head is skipped, and the plan does not announce it; the upper half still trains."""
     job = make_job("ner", protection=Exact(), hyperparameters=QUICK)
     monkeypatch.setattr("twofold_trainer.modeling.features.CACHE_BYTES", exact.feature_bytes - 1)
     exact = make_plan(job)
@@ -229,7 +223,7 @@ def test_the_head_is_not_trained_alone_where_features_are_not_kept(
 
 
 def test_a_job_tells_of_them(exact: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plan names them, their steps are counted, and they come last of the stages that are kept."""
+    """The plan names the refit stages, their steps are counted, and they are the last completed stages."""
     monkeypatch.setattr("twofold_trainer.training.progress.REPORT_SECONDS", 0.0)
     monkeypatch.setattr(
         "twofold_trainer.training.dev_evaluator.DevEvaluator.noise_margin", lambda *_: 1.0
@@ -247,7 +241,7 @@ def test_a_job_tells_of_them(exact: Plan, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_what_does_not_help_is_undone(exact: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Head and blocks are then as the fork's stage left them, what was learnt before stays, and notes say so."""
+    """If a refit does not help, head and blocks keep the state of the stage before, and notes say so."""
     # The probe and the fork are kept whatever dev says, what follows them never.
     chances = iter([1.0, 1.0, -2.0, -2.0])
     monkeypatch.setattr("twofold_trainer.training.dev_evaluator.DevEvaluator.noise_margin", lambda *_: next(chances))
@@ -271,7 +265,7 @@ def test_what_does_not_help_is_undone(exact: Plan, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(("lost", "firmly"), [(0.014, False), (0.016, True)])
 def test_old_labels_that_fall_are_held_firmly(exact: Plan, lost: float, *, firmly: bool) -> None:
-    """Where the probe has cost more than OLD_LABEL_DROP of the old labels, a fork rehearses one to one at full weight, and a note says so."""
+    """If the probe costs old labels more than OLD_LABEL_DROP, a fork rehearses one to one at full weight, and a note says so."""
     halves = replace(exact.recipe, rehearsal_ratio=1.0, fork_rehearsal_ratio=0.5, rehearsed_weight=0.5)
     exact = with_fork(replace(exact, recipe=halves), 3)
     forked = exact.stages[1]
@@ -289,7 +283,7 @@ def test_old_labels_that_fall_are_held_firmly(exact: Plan, lost: float, *, firml
 
 
 def test_nothing_is_held_firmly_that_nothing_measures(exact: Plan) -> None:
-    """Where no example tells how the old labels do, they are rehearsed as ever; and a probe is never firm."""
+    """If no example scores the old labels, rehearsal is unchanged; a probe never rehearses in full."""
     stage_factory = prepare(exact)
     probe, forked, *_ = exact.stages
     floor = stage_factory.baseline_dev_score

@@ -1,4 +1,4 @@
-"""Trainers that are killed and go on from their snapshots: the weights are those of a training that nobody disturbed."""
+"""Trainers that are killed and resume from their snapshots end with the weights of an undisturbed training."""
 
 from __future__ import annotations
 
@@ -59,22 +59,22 @@ Undisturbed = Callable[[str], tuple[bytes, list[Event]]]
 
 
 class KilledError(BaseException):
-    """What no handler of the trainer's sees: as good as SIGKILL, and far cheaper."""
+    """An error that no handler of the trainer catches: like SIGKILL, but cheap."""
 
 
 def training_of(kind: str, make_job: MakeJob) -> TrainerJob:
-    """Make a job of a kind."""
+    """Return a job of a kind."""
     return make_job(**{"hyperparameters": LEARNS, **JOBS[kind]})
 
 
 def with_snapshots(job: TrainerJob, name: str = "killed") -> TrainerJob:
-    """Give a job a name, and snapshots as often as there can be."""
+    """Return the job with another id, and with a snapshot after every epoch."""
     return msgspec.structs.replace(job, id=name, snapshot_seconds=0.0)
 
 
 @pytest.fixture(autouse=True)
 def _guard_looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainings here are short."""
+    """Let the guard check often, because the trainings here are short."""
     monkeypatch.setattr("twofold_trainer.protection.guard.EARLY_EVERY", 2)
 
 
@@ -84,7 +84,7 @@ def with_request(job: TrainerJob, **changes: Any) -> TrainerJob:
 
 
 def weights(job: TrainerJob) -> tuple[bytes, list[Event]]:
-    """Train, and return the bytes of the weights as a candidate would hold them."""
+    """Train, and return the bytes of the weights and the events."""
     models: list[bytes] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "make_candidate", lambda plan, *_: models.append(save(plan.model.state_dict())))
@@ -94,7 +94,7 @@ def weights(job: TrainerJob) -> tuple[bytes, list[Event]]:
 
 
 def killed_after(snapshots: int, job: TrainerJob) -> bool:
-    """Train until so many snapshots were written, or to the end; tells whether it was killed."""
+    """Train until *snapshots* snapshots were written; return whether the training was killed."""
     offer, left = ResumeSnapshots.save_if_due, itertools.count(1)
 
     def fatal(self: ResumeSnapshots, number: int, take: Any) -> Iterator[NoteAdded]:
@@ -114,20 +114,20 @@ def killed_after(snapshots: int, job: TrainerJob) -> bool:
 
 @pytest.fixture(scope="module")
 def elsewhere(base_store: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeJob:
-    """Make jobs for a store of their own, which outlives a test."""
+    """A function that makes jobs for a separate store, shared by the tests of this module."""
     root = tmp_path_factory.mktemp("elsewhere")
     return job_maker(Store(shutil.copytree(base_store, root / "store")), root)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(elsewhere: MakeJob) -> Undisturbed:
-    """Train a job of a kind without disturbing it, once: its weights and its events."""
+    """A function that trains a job of a kind without a kill, once, and returns its weights and events."""
     return cache(lambda kind: weights(training_of(kind, elsewhere)))
 
 
 @pytest.fixture
 def whole_snapshots(elsewhere: MakeJob) -> Path:
-    """The snapshots that a staged training leaves at its end. Tests copy them."""
+    """The snapshots of a complete staged training. Tests copy them."""
     job = with_snapshots(training_of("stages", elsewhere))
     directory = Path(job.store) / "jobs" / job.id / SNAPSHOTS
     if not directory.exists():
@@ -136,7 +136,7 @@ def whole_snapshots(elsewhere: MakeJob) -> Path:
 
 
 def notes(events: list[Event]) -> list[str]:
-    """Return what was noted."""
+    """Return the messages of the notes."""
     return [event.message for event in events if isinstance(event, NoteAdded)]
 
 
@@ -144,7 +144,7 @@ def notes(events: list[Event]) -> list[str]:
 def test_a_training_that_is_killed_after_every_epoch_ends_in_the_same_bytes(
     kind: str, make_job: MakeJob, undisturbed: Undisturbed
 ) -> None:
-    """Killed after each epoch of each stage and resumed each time, a job has the weights of the undisturbed one, byte for byte."""
+    """A job that is killed after each epoch and resumed each time ends with byte-identical weights."""
     expected, seen = undisturbed(kind)
     job = with_snapshots(training_of(kind, make_job))
 
@@ -164,7 +164,7 @@ def test_a_training_that_is_killed_after_every_epoch_ends_in_the_same_bytes(
 def test_a_training_that_is_killed_within_an_epoch_ends_in_the_same_bytes(
     make_job: MakeJob, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was done since the last snapshot is done again, wherever the trainer was, and comes out the same."""
+    """A job that is killed within an epoch repeats the steps since the last snapshot and ends with byte-identical weights."""
     monkeypatch.setattr("twofold_trainer.training.progress.REPORT_SECONDS", 0.0)
     expected, _ = undisturbed("shared")
     job = with_snapshots(training_of("shared", make_job))
@@ -183,7 +183,7 @@ RUN = [sys.executable, "-m", "twofold_trainer", "run", "--threads", "1"]
 
 
 def test_a_process_that_gets_sigkill_goes_on_to_the_same_file(make_job: MakeJob, store: Store, tmp_path: Path) -> None:
-    """Real processes: one to the end, one with SIGKILL in its second stage and another one after it. Their files are equal."""
+    """A process that is killed with SIGKILL in its second stage is resumed by another one, and the weights equal an undisturbed process's."""
     settings = {"hyperparameters": LEARNS, "freeze": "staged", "protection": SHARED, "retained_margin": 100.0}
     files = []
     for name, killed in (("whole", False), ("killed", True)):
@@ -225,7 +225,7 @@ DAMAGES = {
 def test_a_snapshot_that_cannot_be_used_is_passed_over(
     damage: str, make_job: MakeJob, store: Store, undisturbed: Undisturbed, whole_snapshots: Path
 ) -> None:
-    """Its stage begins anew, with a note that says why, and the weights are the same."""
+    """If a snapshot cannot be used, its stage starts again with a note that says why, and the weights are the same."""
     expected, _ = undisturbed("stages")
     job = with_snapshots(training_of("stages", make_job))
     spoil, why = DAMAGES[damage]
@@ -241,7 +241,7 @@ def test_a_snapshot_that_cannot_be_used_is_passed_over(
 
 
 def test_a_snapshot_of_another_job_is_passed_over(make_job: MakeJob) -> None:
-    """With another seed, other rates or other examples under the same id, training begins anew."""
+    """With another seed, another learning rate or other examples under the same id, training starts again."""
     first = msgspec.structs.replace(make_job("ner", hyperparameters=LEARNS, freeze="backbone"), snapshot_seconds=0.0)
     assert killed_after(2, first)
     others = [
@@ -258,7 +258,7 @@ def test_a_snapshot_of_another_job_is_passed_over(make_job: MakeJob) -> None:
 def test_a_snapshot_that_cannot_be_written_stops_no_training(
     make_job: MakeJob, store: Store, undisturbed: Undisturbed
 ) -> None:
-    """Training goes on to the same weights, and one note says what a death would cost now."""
+    """Training continues to the same weights, and one note says that a restart would lose progress."""
     expected, _ = undisturbed("shared")
     job = with_snapshots(training_of("shared", make_job), "full")
     directory = store.root / "jobs" / job.id
@@ -273,7 +273,7 @@ def test_a_snapshot_that_cannot_be_written_stops_no_training(
 
 
 def test_snapshots_are_rare_and_cheap(tmp_path: Path) -> None:
-    """None before the time, then one in so many seconds, and fewer where writing takes long; nowhere, never."""
+    """Snapshots are written at most once per interval, and less often if writing is slow; NO_SNAPSHOTS writes none."""
     now = [100.0]
     cost = 0.0
     written: list[float] = []
@@ -299,7 +299,7 @@ def test_snapshots_are_rare_and_cheap(tmp_path: Path) -> None:
 
 
 def test_a_job_of_seconds_leaves_no_snapshot(make_job: MakeJob, store: Store) -> None:
-    """A job that is over before the first one would be due writes nothing."""
+    """A job that ends before the first snapshot is due writes none."""
     tiny_models.until(
         make_job("ner", hyperparameters=LEARNS, freeze="backbone", id="quick", snapshot_seconds=3600.0), "export"
     )
@@ -308,7 +308,7 @@ def test_a_job_of_seconds_leaves_no_snapshot(make_job: MakeJob, store: Store) ->
 
 
 def test_a_time_that_is_over_still_has_what_was_trained(make_job: MakeJob) -> None:
-    """A trainer that goes on with no time left keeps the best state of the snapshots, instead of the base."""
+    """A trainer that resumes after the deadline keeps the best state of the snapshots instead of the base."""
     job = with_snapshots(training_of("shared", make_job), "late")
     untrained, _ = weights(msgspec.structs.replace(with_request(job, max_runtime=1e-9), id="never"))
     assert not killed_after(99, job)

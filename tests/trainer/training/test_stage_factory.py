@@ -1,4 +1,4 @@
-"""What is kept for the stages of a job: in which precision, and how long what the base saw is true."""
+"""The cached features of stages: their precision, and how long the base's features are valid."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BLOCKS = {"heads": 0, "top block": 1, "all blocks": 3, "own copies": 3}
 
 
 def prepare(make_job: MakeJob, name: str) -> tuple[Plan, Stage, StageFactory]:
-    """Fill a job's cache, grow_adapted_head its head, and give it blocks of its own if the stage trains such."""
+    """Fill a job's cache, grow its adapted head, and fork it if the stage trains a fork."""
     forked = name == "own copies"
     plan = make_plan(
         make_job("ner", protection=Exact() if forked else Statistical(), freeze="auto" if forked else "head")
@@ -38,7 +38,7 @@ def prepare(make_job: MakeJob, name: str) -> tuple[Plan, Stage, StageFactory]:
 
 
 def see(stage_factory: StageFactory, inputs: StageInputs) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what the adapted head reads of the dev texts, over the source and over what is untrained."""
+    """Return the adapted head's features of the dev texts, from the source and from the frozen blocks."""
     encodings = stage_factory.dev_evaluator.scorers[0].encodings
     assert encodings
     assert inputs.untrained is not None
@@ -48,7 +48,7 @@ def see(stage_factory: StageFactory, inputs: StageInputs) -> tuple[torch.Tensor,
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_what_a_stage_begins_with_needs_no_block(make_job: MakeJob, name: str) -> None:
-    """Before anything moved, what the base saw is what the stage's source gives, and no block runs for it."""
+    """Before any block has changed, a stage uses the base's features and runs no block."""
     plan, stage, stage_factory = prepare(make_job, name)
     inputs = stage_factory.inputs(stage)
     expected, actual = see(stage_factory, inputs)
@@ -63,7 +63,7 @@ def test_what_a_stage_begins_with_needs_no_block(make_job: MakeJob, name: str) -
 
 @pytest.mark.parametrize("name", ["all blocks", "own copies"])
 def test_once_blocks_may_have_moved_they_are_asked(make_job: MakeJob, name: str) -> None:
-    """A stage that comes after one that trained blocks is measured over what those see now."""
+    """A stage after one that trained blocks is scored on the features of the changed blocks."""
     plan, stage, stage_factory = prepare(make_job, name)
     base = stage_factory.inputs(stage).untrained
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_once_blocks_may_have_moved_they_are_asked(make_job: MakeJob, name: str)
 def test_what_teaches_is_computed_as_steps_compute_it_and_what_judges_in_fp32(
     make_job: MakeJob, after: str, mixed: bool
 ) -> None:
-    """Kept features of training texts come in the precision of training steps, those of dev texts never in bf16."""
+    """Cached features of training texts have the precision of training steps, those of dev texts are fp32."""
     settings = Hyperparameters(mixed_precision=mixed, unfrozen_blocks=1)
     plan = make_plan(make_job("ner", hyperparameters=settings, freeze="head"))
     stage_factory = make_stage_factory(plan, StopSignal())
@@ -105,7 +105,7 @@ def test_what_teaches_is_computed_as_steps_compute_it_and_what_judges_in_fp32(
 def test_a_probe_learns_the_same_over_kept_features_and_without_them(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, mixed: bool
 ) -> None:
-    """Where features do not fit into memory, the probe's steps and its teacher see what they would have seen."""
+    """If features do not fit in memory, the probe's steps and its teacher get the same features."""
     losses, answers = [], []
     for fits in (True, False):
         plan = make_plan(make_job("ner", hyperparameters=Hyperparameters(mixed_precision=mixed), freeze="head"))
