@@ -17,7 +17,7 @@ BOTH = ("sqlite", "postgresql")
 
 @pytest.fixture
 def database() -> str:
-    """The kind of database that jobs are in; tests for both say so by parametrization."""
+    """The kind of database; tests for both use parametrization."""
     return "sqlite"
 
 
@@ -30,7 +30,7 @@ def postgresql() -> Iterator[PostgreSQL]:
 
 @pytest.fixture
 def location(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> DatabaseLocation:
-    """Where a table of jobs can be."""
+    """The location of the job database."""
     if database == "sqlite":
         return tmp_path / "jobs.sqlite3"
     server: PostgreSQL = request.getfixturevalue("postgresql")
@@ -48,5 +48,5 @@ def harness(tmp_path: Path, location: DatabaseLocation) -> Harness:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Make a store of the checkpoints "a" (current) and "b"."""
+    """A store with the checkpoints "a" (current) and "b"."""
     return tiny_checkpoints.make_store(tmp_path / "store", "a", "b")

@@ -1,4 +1,4 @@
-"""Jobs that are cancelled, servers that are stopped, and servers that die."""
+"""Cancelled jobs, stopped servers and killed servers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 @BOTH
 @pytest.mark.parametrize("ignores", [False, True], ids=["polite", "deaf to SIGTERM"])
 async def test_a_running_job_is_cancelled_once_its_trainer_is_gone(harness: Harness, ignores: bool) -> None:
-    """CancelJob returns when the process has ended, by force if need be; a second call finds the job over."""
+    """CancelJob returns when the trainer has ended, by force if necessary; a second call finds the job over."""
     harness.grace = 0.5
     harness.play(*([("ignore", 0)] if ignores else []), TRAIN, HANG)
 
@@ -62,7 +62,7 @@ async def test_a_running_job_is_cancelled_once_its_trainer_is_gone(harness: Harn
 
 @BOTH
 async def test_a_waiting_job_is_cancelled_at_once(harness: Harness) -> None:
-    """A job that waits ends without a trainer, and the one that runs goes on."""
+    """A queued job that is cancelled ends without a trainer, and the running job continues."""
     harness.play(TRAIN, ("sleep", 0.5), finish())
 
     async with harness.running() as runner:
@@ -74,7 +74,7 @@ async def test_a_waiting_job_is_cancelled_at_once(harness: Harness) -> None:
 
 
 async def test_a_job_is_cancelled_at_any_moment(harness: Harness) -> None:
-    """Cancelled right after it was made, while its process starts: it ends as cancelled, and the queue goes on."""
+    """A job that is cancelled while its trainer starts ends as cancelled, and the queue continues."""
     async with harness.running() as runner:
         for delay in (0.0, 0.002, 0.01, 0.03):
             harness.play(HANG)
@@ -88,7 +88,7 @@ async def test_a_job_is_cancelled_at_any_moment(harness: Harness) -> None:
 
 
 async def test_a_swap_is_not_cancelled_half_way(harness: Harness) -> None:
-    """Once the swap has begun the job is carried to its end, and CancelJob says that it came too late."""
+    """Once the swap has begun, the job is completed, and CancelJob says that it came too late."""
     harness.play(*publish())
 
     harness.promoter.may_promote = asyncio.Event()
@@ -105,7 +105,7 @@ async def test_a_swap_is_not_cancelled_half_way(harness: Harness) -> None:
 
 @BOTH
 async def test_stopping_the_server_keeps_the_running_job_and_the_others(harness: Harness) -> None:
-    """The running job waits with the reason and goes on first when the server is back, then the others; watchers are told."""
+    """When the server stops, the running job returns to the queue with a reason; after a restart it runs first, then the others."""
     harness.play(TRAIN, HANG)
 
     async def watch(runner: JobRunner, job_id: str) -> None:
@@ -140,7 +140,7 @@ async def test_stopping_the_server_keeps_the_running_job_and_the_others(harness:
 async def test_a_job_that_ran_when_the_server_died_gets_its_end(
     harness: Harness, promoted: bool, state: JobState, reason: str
 ) -> None:
-    """After a restart no job is left running: its candidate answers by now, or it is made to."""
+    """After a restart no job is left running: its candidate is live, or the job runs again."""
     harness.play(*publish())
     view = await harness.run(promote="auto")
     if not promoted:
@@ -159,7 +159,7 @@ async def test_a_job_that_ran_when_the_server_died_gets_its_end(
 
 
 async def test_a_server_that_is_killed_leaves_nothing_but_its_queue(tmp_path: Path) -> None:
-    """After SIGKILL the trainer is gone, the running job gets another one, and the waiting job runs after it."""
+    """After SIGKILL of the server its trainer is gone, the running job gets another one, and the queued job follows."""
     async with doomed_server(str(tmp_path)) as (server, first, second):
         [trainer] = psutil.Process(server.pid).children()
 
@@ -172,7 +172,7 @@ async def test_a_server_that_is_killed_leaves_nothing_but_its_queue(tmp_path: Pa
 
 
 async def test_two_servers_do_not_share_the_jobs_of_a_store(harness: Harness) -> None:
-    """A second runner over the same store is refused: it would take the first one's job for a dead one."""
+    """A second runner over the same store is rejected, because it would take over the first one's job."""
     async with harness.running():
         with pytest.raises(FailedPreconditionError, match="another server uses the job queue"):
             await harness.make().start()
@@ -182,7 +182,7 @@ async def test_two_servers_do_not_share_the_jobs_of_a_store(harness: Harness) ->
 async def test_a_job_whose_events_cannot_be_stored_fails_and_the_queue_goes_on(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full disk ends the job and its trainer with the reason, also when its end cannot be written at first."""
+    """A full disk ends the job and its trainer with the reason, even if the end cannot be written at first."""
     harness.play(TRAIN, HANG)
     monkeypatch.setattr("twofold_server.adaptation.runner._RETRY_SECONDS", 0.05)
     tell, failures = JobTable.append_event, iter(range(3))

@@ -26,7 +26,7 @@ TAKEN = StateEntered(state=JobState.FAILED, reason="Taken for dead.")
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hear of others at once. The lease stays: a busy machine must not take the living for dead."""
+    """Short heartbeats. The lease keeps its length, so that a busy machine does not count as dead."""
     monkeypatch.setattr(heartbeat, "HEARTBEAT_SECONDS", 0.05)
 
 
@@ -40,7 +40,7 @@ def peer(harness: Harness, tmp_path: Path) -> Harness:
 
 
 async def test_jobs_of_two_servers_run_one_at_a_time_and_are_seen_at_both(harness: Harness, peer: Harness) -> None:
-    """Whoever took the order, either server runs it, none runs beside another, and both tell of all."""
+    """Jobs of both servers run one at a time, on either server, and both servers report on all of them."""
     harness.play(TRAIN, ("sleep", 0.2), finish())
 
     async with harness.running() as first, peer.running() as two:
@@ -58,7 +58,7 @@ async def test_jobs_of_two_servers_run_one_at_a_time_and_are_seen_at_both(harnes
 
 
 async def test_a_server_that_starts_leaves_the_jobs_of_the_living_alone(harness: Harness, peer: Harness) -> None:
-    """A job goes on while another server starts beside it, looks for the dead, and stops."""
+    """A running job continues while another server starts, looks for orphaned jobs, and stops."""
     harness.play(TRAIN, ("sleep", 1.0), *publish())
 
     async with harness.running() as first:
@@ -72,7 +72,7 @@ async def test_a_server_that_starts_leaves_the_jobs_of_the_living_alone(harness:
 
 
 async def test_a_job_is_cancelled_at_a_server_that_does_not_run_it(harness: Harness, peer: Harness) -> None:
-    """CancelJob at either server returns when the trainer is gone."""
+    """CancelJob on either server returns when the trainer is gone."""
     harness.play(TRAIN, HANG)
 
     async with harness.running() as first:
@@ -87,7 +87,7 @@ async def test_a_job_is_cancelled_at_a_server_that_does_not_run_it(harness: Harn
 async def test_a_server_that_was_taken_for_dead_stops_its_job_and_goes_on(
     harness: Harness, location: DatabaseUrl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once another server has a job its trainer is stopped, nothing of it is promoted, and the queue goes on."""
+    """A server that was declared dead stops the trainer of a job that another server has taken over, promotes nothing, and continues."""
     harness.play(TRAIN, ("sleep", 0.3), *publish())
 
     async with harness.running() as first:
@@ -112,7 +112,7 @@ async def test_a_server_that_was_taken_for_dead_stops_its_job_and_goes_on(
 async def test_a_server_that_is_killed_leaves_its_jobs_to_the_others(
     harness: Harness, location: DatabaseUrl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A lease after SIGKILL its job goes on at the server that lives, the old trainer is gone, and so does the queue."""
+    """When the lease of a killed server ends, another server continues its job and the queue, and the old trainer is gone."""
     async with doomed_server(str(tmp_path), location.reveal()) as (server, first, second), harness.running() as runner:
         [trainer] = psutil.Process(server.pid).children()
         for _ in range(3):
@@ -128,7 +128,7 @@ async def test_a_server_that_is_killed_leaves_its_jobs_to_the_others(
 
 
 async def test_a_store_has_its_jobs_in_one_place(harness: Harness, peer: Harness) -> None:
-    """A server with SQLite does not start beside those that share a database, nor the other way round."""
+    """A server with SQLite does not start next to servers that share a database, nor the other way round."""
     peer.set(database=None)
 
     for first, second in ((harness, peer), (peer, harness)):
@@ -138,7 +138,7 @@ async def test_a_store_has_its_jobs_in_one_place(harness: Harness, peer: Harness
 
 
 async def test_a_database_that_restarts_is_waited_for(harness: Harness, postgresql: PostgreSQL) -> None:
-    """Connections that break under a running server cost at most the call that was in progress."""
+    """A restart of the database server costs at most the call in progress."""
     async with harness.running() as runner:
         for _ in range(3):
             postgresql.hang_up()

@@ -1,4 +1,4 @@
-"""Trainers that a server which died has left behind."""
+"""Orphaned trainers of a dead server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WAITS = "import time; time.sleep(600)"
 
 @pytest.fixture
 def started() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Hold what was started, and end it."""
+    """A function that starts processes; they end with the test."""
     processes: list[subprocess.Popen[bytes]] = []
     yield processes
     for process in processes:
@@ -33,7 +33,7 @@ def started() -> Iterator[list[subprocess.Popen[bytes]]]:
 def test_only_the_trainer_of_this_store_and_job_is_killed(
     tmp_path: Path, started: list[subprocess.Popen[bytes]]
 ) -> None:
-    """Whatever its path is written like, and held or not; another job's lives on, and one of a copy of the store."""
+    """Only the trainer of this store and job is killed, whatever its path looks like; trainers of other jobs and of copies of the store survive."""
     store = tmp_path / "store"
     for job in (JOB, "job-of-another"):
         (store / "jobs" / job).mkdir(parents=True)

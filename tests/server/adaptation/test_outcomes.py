@@ -1,4 +1,4 @@
-"""How a trainer's end becomes the job's, with real processes."""
+"""How the end of a trainer becomes the end of its job, with real processes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ ENDINGS: list[tuple[str, list[tuple[str, Any]], JobState, str]] = [
 async def test_every_ending_has_its_state_and_a_sentence(
     harness: Harness, actions: list[tuple[str, Any]], state: JobState, reason: str
 ) -> None:
-    """However the trainer ends, the job ends in the right state, with a reason, and serving is left alone."""
+    """However the trainer ends, the job ends in the right state with a reason, and serving is unaffected."""
     harness.play(*actions)
 
     view = await harness.run()
@@ -64,7 +64,7 @@ async def test_every_ending_has_its_state_and_a_sentence(
 
 
 async def test_a_trainer_that_cannot_start_says_so(harness: Harness) -> None:
-    """A wrong interpreter fails the job and names it."""
+    """An invalid interpreter fails the job, and the reason names it."""
     harness.set(trainer_python="/nowhere/python")
 
     view = await harness.run()
@@ -75,7 +75,7 @@ async def test_a_trainer_that_cannot_start_says_so(harness: Harness) -> None:
 
 
 async def test_lines_that_are_no_events_are_passed_over(harness: Harness) -> None:
-    """Malformed and endless lines become warnings, the first few of them, and the job goes on."""
+    """Malformed and overlong lines become warnings, at most the first few, and the job continues."""
     long = ("say", "x" * (2**20 + 5))
     harness.play(("say", "hello"), long, *[("say", '{"event": "Unheard"}')] * 30, TRAIN, finish())
 
@@ -88,7 +88,7 @@ async def test_lines_that_are_no_events_are_passed_over(harness: Harness) -> Non
 
 
 async def test_a_flood_of_events_is_kept_in_order(harness: Harness) -> None:
-    """Hundreds of events at once arrive whole, in order, and numbered without a gap."""
+    """Hundreds of events at once arrive complete, in order and numbered without a gap."""
     harness.play(("flood", 500), finish())
 
     async with harness.running() as runner:
@@ -100,7 +100,7 @@ async def test_a_flood_of_events_is_kept_in_order(harness: Harness) -> None:
 
 @pytest.mark.parametrize("last", [[finish()], []], ids=["after its last word", "without one"])
 async def test_a_trainer_that_falls_silent_does_not_stay(harness: Harness, last: list[tuple[str, Any]]) -> None:
-    """A trainer that says nothing more and does not end is killed after the grace; its last word counts."""
+    """A trainer that is silent and does not exit is killed after the grace period; its last event counts."""
     harness.grace = 0.3
     harness.play(TRAIN, *last, ("silence", 0), ("ignore", 0), HANG)
 
@@ -111,7 +111,7 @@ async def test_a_trainer_that_falls_silent_does_not_stay(harness: Harness, last:
 
 
 async def test_what_the_trainer_starts_ends_with_it(harness: Harness) -> None:
-    """A grandchild that holds the pipes open is ended with the trainer and holds nothing up."""
+    """A child of the trainer that holds the pipes open is killed with it and delays nothing."""
     harness.play(("spawn", 0), ("exit", 1))
     started_at = time.monotonic()
 
@@ -131,7 +131,7 @@ NICENESS = {
 
 @pytest.mark.parametrize("name", NICENESS)
 async def test_a_trainer_steps_back_as_far_as_it_is_told(harness: Harness, tmp_path: Path, name: str) -> None:
-    """Its niceness, its policy and the niceness of its session's group are those of the setting."""
+    """The trainer's niceness, scheduling policy and autogroup niceness are those of the setting."""
     requested, expected = NICENESS[name]
     harness.set(trainer_niceness=requested)
     harness.play(("sleep", 0.3), ("environment", str(tmp_path / "seen")), finish())
@@ -147,7 +147,7 @@ async def test_a_trainer_steps_back_as_far_as_it_is_told(harness: Harness, tmp_p
 async def test_the_trainer_gets_the_job_its_threads_and_no_secrets(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    """The trainer reads the request unchanged, has its thread budget, and sees no variable it does not need."""
+    """The trainer reads the request unchanged, has its thread budget, and sees no variable that it does not need."""
     monkeypatch.setenv("TWOFOLD_SECRET", "x")
     monkeypatch.setenv("HF_HOME", "/models")
     harness.play(("sleep", 0.3), ("environment", str(tmp_path / "seen")), finish())
@@ -184,7 +184,7 @@ QUOTING: dict[str, list[tuple[str, Any]]] = {
 async def test_what_a_trainer_quotes_is_not_logged(
     kind: str, harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A text in what a trainer says is for those who may see the job; the log has it for who debugs only."""
+    """A text in a trainer's output is visible to those who may see the job; the log has it at level DEBUG only."""
     caplog.set_level(logging.DEBUG, "twofold_server")
     harness.play(TRAIN, *QUOTING[kind])
 

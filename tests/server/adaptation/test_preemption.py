@@ -1,4 +1,4 @@
-"""A job that gives way to serving: when it is paused and resumed, and what that does to its processes."""
+"""Job preemption: when a job is paused and resumed, and what happens to its processes."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from twofold_server.jobs.model import JobState
 
 @dataclass
 class Jobs:
-    """Remembers what it was told."""
+    """Records its calls."""
 
     running_job: str = "one"
     messages: list[str] = field(default_factory=list)
 
     async def pause(self, reason: str) -> None:
-        """Note it."""
+        """Record the call."""
         self.messages.append(reason.split(maxsplit=1)[0])
 
     async def resume(self, reason: str) -> None:
-        """Note it."""
+        """Record the call."""
         self.messages.append(reason.split(maxsplit=1)[0])
 
 
 @dataclass
 class Day:
-    """Seconds that pass when told, with requests that take some time in each."""
+    """A fake clock with requests of given latencies in each second."""
 
     jobs: Jobs = field(default_factory=Jobs)
     now: float = 0.0
@@ -43,7 +43,7 @@ class Day:
         self.way = JobPreemptor(self.jobs, 0.1, clock=lambda: self.now)
 
     async def pass_by(self, seconds: int, *latencies: float) -> list[str]:
-        """Let seconds pass with a look at the end of each, and return what was told in them."""
+        """Let seconds pass with a poll at the end of each, and return the recorded calls."""
         before = len(self.jobs.messages)
         for _ in range(seconds):
             self.now += 1.0
@@ -69,12 +69,12 @@ FAST, SLOW = (0.05,) * 10, (0.2,) * 10
     ids=["fast", "slow", "one of twenty-one is slow", "one of eleven is slow", "too few to say", "nobody asks"],
 )
 async def test_a_job_is_paused_by_the_95th_percentile(latencies: tuple[float, ...], reasons: list[str]) -> None:
-    """More than one in twenty requests above the limit pause the job once, if there are enough of them to say."""
+    """A job is paused once if more than one in twenty requests exceeds the limit and there are enough requests."""
     assert await Day().pass_by(5, *latencies) == reasons
 
 
 async def test_each_pause_rests_longer_than_the_one_before() -> None:
-    """A job goes on once latency is below the limit and it has rested, 5 seconds first, then 10; another job begins anew."""
+    """A job resumes once latency is below the limit and its pause is over: 5 seconds first, then 10; a new job starts at 5."""
     day = Day()
     assert await day.pass_by(3, *SLOW) == ["Paused:"]
     assert await day.pass_by(20, *SLOW) == []
@@ -88,7 +88,7 @@ async def test_each_pause_rests_longer_than_the_one_before() -> None:
 
 
 async def test_without_a_job_nothing_is_paused() -> None:
-    """Slow answers alone pause nothing; a job that starts in the midst of them is paused."""
+    """Without a job nothing is paused, and a job that starts while answers are slow is paused."""
     day = Day(Jobs(running_job=""))
     assert await day.pass_by(5, *SLOW) == []
     day.jobs.running_job = "one"
@@ -96,7 +96,7 @@ async def test_without_a_job_nothing_is_paused() -> None:
 
 
 def states() -> set[str]:
-    """Return the states of the trainers' processes."""
+    """Return the states of the trainer processes."""
     return {child.status() for child in psutil.Process().children()}
 
 
@@ -108,7 +108,7 @@ async def reach(state: str) -> None:
 
 
 async def test_a_paused_job_stands_still_and_then_goes_on(harness: Harness) -> None:
-    """Its process is stopped, events and metrics say so, it counts as not running beside serving, and it ends well."""
+    """A paused job's process is stopped, events and metrics show it, it does not count as running, and it ends successfully."""
     harness.play(TRAIN, ("sleep", 1.0), finish())
 
     async with harness.running() as runner:
@@ -133,7 +133,7 @@ async def test_a_paused_job_stands_still_and_then_goes_on(harness: Harness) -> N
 
 
 async def test_a_paused_job_can_be_cancelled(harness: Harness) -> None:
-    """CancelJob wakes the trainer, which ends as it was asked to, long before the grace is over; nothing stays paused."""
+    """CancelJob resumes the trainer, which ends long before the grace period is over, and nothing stays paused."""
     harness.play(TRAIN, HANG)
 
     async with harness.running() as runner:
@@ -148,7 +148,7 @@ async def test_a_paused_job_can_be_cancelled(harness: Harness) -> None:
 
 
 async def test_a_server_watches_the_latency_of_its_requests(tmp_path: Path) -> None:
-    """With `preempt_above_ms` every request that is answered counts, and somebody looks; without it, nobody does."""
+    """With `preempt_above_ms` every answered request counts; without it, no latency is collected."""
     store = tiny_checkpoints.make_store(tmp_path, "a")
 
     async def heard(limit: float) -> tuple[int, bool]:

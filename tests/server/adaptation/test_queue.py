@@ -1,4 +1,4 @@
-"""One job at a time, in order, within bounds."""
+"""One job at a time, in order, within limits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 
 
 async def test_jobs_run_one_at_a_time_in_order(harness: Harness) -> None:
-    """Jobs start in the order of their making, each after the end of the one before; positions count down."""
+    """Jobs run in the order of their creation, each after the end of the one before, and queue positions count down."""
     harness.play(TRAIN, ("wait", "go-on"), finish())
 
     async with harness.running() as runner:
@@ -49,7 +49,7 @@ async def test_jobs_run_one_at_a_time_in_order(harness: Harness) -> None:
 
 
 async def test_a_full_queue_refuses_and_keeps_nothing(harness: Harness) -> None:
-    """A job too many is refused with a time to come back, and leaves no files."""
+    """If the queue is full, a job is rejected with a retry delay and leaves no files."""
     harness.set(max_queued_jobs=1)
     harness.play(TRAIN, HANG)
 
@@ -64,7 +64,7 @@ async def test_a_full_queue_refuses_and_keeps_nothing(harness: Harness) -> None:
 
 
 async def test_a_request_id_makes_one_job(harness: Harness) -> None:
-    """The same request finds its job, also after a restart and when the base is gone; another request is refused."""
+    """The same request returns its job, also after a restart and without its base; another request with its id is rejected."""
     spec = job_spec(head="classifier", request_id="r1")
     different = job_spec(head="classifier", request_id="r1", seed=1)
 
@@ -97,7 +97,7 @@ async def test_a_request_id_makes_one_job(harness: Harness) -> None:
 async def test_what_cannot_run_is_refused_before_it_waits(
     harness: Harness, spec: JobSpec, error: type[Exception], names: str
 ) -> None:
-    """A wrong base or data set is an answer to the call, not a failed job, and leaves no files."""
+    """An invalid base or data set is an error of the call, not a failed job, and leaves no files."""
     async with harness.running() as runner:
         with pytest.raises(error) as caught:
             await runner.submit(spec, INLINE)
@@ -107,7 +107,7 @@ async def test_what_cannot_run_is_refused_before_it_waits(
 
 
 async def test_a_caller_that_goes_away_leaves_whole_jobs_or_none(harness: Harness) -> None:
-    """Whenever a call is cancelled, each job that was made has its files, and no files are without a job."""
+    """Whenever a call is cancelled, each created job has its files, and no files are without a job."""
     harness.set(max_queued_jobs=99)
 
     async with harness.running() as runner:

@@ -1,4 +1,4 @@
-"""Jobs that lose their trainer or their server while they run, and go on."""
+"""Jobs that lose their trainer or server, and continue."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 
 @BOTH
 async def test_a_job_whose_trainer_is_killed_gets_another_one(harness: Harness) -> None:
-    """It waits, is begun again before those that came after it, says so among its events, and succeeds."""
+    """A job whose trainer is killed is queued, restarts before later jobs, records that in an event, and succeeds."""
     harness.play(TRAIN, ("die", 1), *publish())
 
     async with harness.running() as runner:
@@ -61,7 +61,7 @@ async def test_a_job_whose_trainer_is_killed_gets_another_one(harness: Harness) 
 
 @pytest.mark.parametrize("attempts", [1, 2, 3])
 async def test_a_trainer_that_dies_each_time_is_not_started_for_ever(harness: Harness, attempts: int) -> None:
-    """After so many attempts the job has failed with the reason, and how the trainer died; serving is left alone."""
+    """After the maximum number of attempts the job fails with the reason, and serving is unaffected."""
     harness.set(job_attempts=attempts)
     harness.play(TRAIN, ("kill", signal.SIGSEGV))
 
@@ -75,7 +75,7 @@ async def test_a_trainer_that_dies_each_time_is_not_started_for_ever(harness: Ha
 
 
 async def test_a_trainer_that_says_why_it_failed_is_not_started_again(harness: Harness) -> None:
-    """A failure with a word, or with an exit code, would come again: one attempt is all there is."""
+    """A trainer that fails with an event or an exit code is not restarted, because it would fail again."""
     for actions in ([finish("failed", "There is no data.")], [("exit", 1)]):
         harness.play(TRAIN, *actions)
         view = await harness.run()
@@ -87,7 +87,7 @@ async def test_a_trainer_that_says_why_it_failed_is_not_started_again(harness: H
 async def test_a_candidate_that_was_published_before_the_trainer_died_is_not_trained_again(
     harness: Harness, action: str
 ) -> None:
-    """Whether its event came or not, the next attempt finds the checkpoint by its job, and makes it answer."""
+    """If a candidate was published before the trainer died, the next attempt finds it by its job and promotes it."""
     harness.play(TRAIN, (action, "second"), ("die", 1), ("exit", 9))
 
     view = await harness.run(promote="auto")
@@ -100,7 +100,7 @@ async def test_a_candidate_that_was_published_before_the_trainer_died_is_not_tra
 
 @BOTH
 async def test_a_job_that_was_cancelled_does_not_come_back(harness: Harness) -> None:
-    """Cancelled while it waits for another trainer, or with a server that dies meanwhile, it ends as cancelled, without snapshots."""
+    """A cancelled job that waits for another trainer, or whose server dies, ends as cancelled, without snapshots."""
     harness.play(("snapshot", 0), TRAIN, HANG)
 
     async with harness.running() as runner:
@@ -122,7 +122,7 @@ async def test_a_job_that_was_cancelled_does_not_come_back(harness: Harness) -> 
 
 @pytest.mark.parametrize("last", [finish(), finish("rejected"), finish("failed"), ("exit", 1)])
 async def test_snapshots_go_with_the_end_of_their_job(harness: Harness, last: tuple[str, object]) -> None:
-    """They are there while the job may need them, and gone when it is over, however it ended."""
+    """Snapshots exist while the job may need them, and are deleted at its end, however it ends."""
     harness.play(("snapshot", 0), TRAIN, ("die", 1), last)
 
     view = await harness.run()
@@ -134,7 +134,7 @@ async def test_snapshots_go_with_the_end_of_their_job(harness: Harness, last: tu
 @BOTH
 @pytest.mark.parametrize("attempts", [1, 2])
 async def test_what_a_killed_trainer_was_writing_goes_with_it(harness: Harness, attempts: int) -> None:
-    """Its server need not be started anew: a half-written checkpoint is gone when the job is over, or begun again."""
+    """A half-written checkpoint of a killed trainer is deleted when its job is over or restarts, without a restart of the server."""
     harness.set(job_attempts=attempts)
     harness.play(TRAIN, ("stage", "half"), ("die", 1), finish())  # A second one would find the place taken.
 
@@ -145,7 +145,7 @@ async def test_what_a_killed_trainer_was_writing_goes_with_it(harness: Harness, 
 
 
 async def test_the_end_of_a_job_leaves_alone_what_is_young(harness: Harness) -> None:
-    """A job may be on its way to the table just then: its files stay, while those that waited an hour for theirs go."""
+    """The end of a job deletes files without a job only after an hour, because another server may be creating their job."""
     young, old = (harness.store.root / "jobs" / name for name in ("job-young", "job-old"))
 
     async with harness.running() as runner:
@@ -158,7 +158,7 @@ async def test_the_end_of_a_job_leaves_alone_what_is_young(harness: Harness) -> 
 
 
 async def test_the_time_that_a_job_has_had_counts(harness: Harness) -> None:
-    """The next trainer gets what is left of max_runtime, and never less than a second, to judge what there is."""
+    """The next trainer gets the remaining max_runtime, but at least one second, to evaluate the result."""
     for given, least, most in ((50.0, 40.0, 49.8), (0.1, 1.0, 1.0)):
         path = harness.store.root / "environment.json"
         (harness.store.root / "deaths").unlink(missing_ok=True)
@@ -169,7 +169,7 @@ async def test_the_time_that_a_job_has_had_counts(harness: Harness) -> None:
 
 
 async def test_a_start_clears_away_what_the_dead_have_left_half_done(harness: Harness) -> None:
-    """Staged files, examples without a job, and snapshots and half-written files of a job that is over go; the rest stays."""
+    """At start, staged files, examples without a job, and snapshots and partial files of finished jobs are deleted; all else stays."""
     view = await harness.run()
     root = harness.store.root
     job = root / "jobs" / view.id
@@ -191,7 +191,7 @@ async def test_a_start_clears_away_what_the_dead_have_left_half_done(harness: Ha
 
 @pytest.mark.parametrize("database", ["postgresql"])
 async def test_a_start_beside_others_leaves_alone_what_is_young(harness: Harness) -> None:
-    """Where servers share the jobs, another one may be making a job just now: its files stay for an hour."""
+    """If servers share the jobs, a start deletes files without a job only after an hour."""
     young, old = (harness.store.root / "jobs" / name for name in ("job-young", "job-old"))
     for path in (young, old):
         path.mkdir(parents=True)
@@ -204,7 +204,7 @@ async def test_a_start_beside_others_leaves_alone_what_is_young(harness: Harness
 
 
 async def test_phases_end_when_their_trainer_does(harness: Harness) -> None:
-    """A phase that ran when the trainer died has an end, so that times add up."""
+    """A phase that runs when the trainer dies is ended, so that the durations add up."""
     harness.play(("say", '{"event": "PhaseStarted", "phase": "validate"}'), TRAIN, ("die", 1), TRAIN, finish())
 
     view = await harness.run()

@@ -1,4 +1,4 @@
-"""What becomes of a candidate."""
+"""What happens to a candidate."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from twofold_server.jobs.model import JobState
 async def test_a_candidate_goes_where_the_job_says(
     harness: Harness, promote: Any, current: str, candidate: str | None, phases: list[str]
 ) -> None:
-    """AUTO swaps before the job succeeds, MANUAL nominates, NEVER only publishes."""
+    """AUTO swaps before the job succeeds, MANUAL sets the alias "candidate", NEVER only publishes."""
     harness.play(*publish())
 
     view = await harness.run(promote=promote)
@@ -48,7 +48,7 @@ async def test_a_candidate_goes_where_the_job_says(
 
 @pytest.mark.parametrize("error", [SwapError("golden text differs"), CheckpointNotFoundError("gone"), KeyError("odd")])
 async def test_a_failed_swap_fails_the_job_and_leaves_the_candidate(harness: Harness, error: Exception) -> None:
-    """If the candidate cannot be made live, the job says so, the old checkpoint serves, and the alias finds it."""
+    """If the candidate cannot go live, the job says so, the old checkpoint serves, and the alias "candidate" names the new one."""
     harness.play(*publish())
     harness.promoter.fails = error
 
@@ -60,7 +60,7 @@ async def test_a_failed_swap_fails_the_job_and_leaves_the_candidate(harness: Har
 
 
 async def test_a_candidate_is_not_promoted_over_what_it_was_not_compared_with(harness: Harness) -> None:
-    """If current moved while the job trained, by a rollback for one, the candidate waits for a person."""
+    """If `current` changed during the training, the candidate waits for a person."""
     harness.play(TRAIN, ("sleep", 0.5), *publish())
     add_checkpoint(harness.store, "other")
 
@@ -75,7 +75,7 @@ async def test_a_candidate_is_not_promoted_over_what_it_was_not_compared_with(ha
 
 
 async def test_a_queued_job_starts_from_what_is_current_then(harness: Harness) -> None:
-    """Two jobs that follow one another build on one another: the alias is resolved when the job starts."""
+    """A job resolves its base alias when it starts, so that consecutive jobs build on each other."""
     async with harness.running() as runner:
         harness.play(TRAIN, ("sleep", 0.3), *publish()[1:])
         first = await runner.submit(SPEC, INLINE)

@@ -1,4 +1,4 @@
-"""Uploads: all of it, or nothing."""
+"""Uploads are stored completely or not at all."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ async def upload(harness: Harness, *messages: Header | ExampleBatch | BaseExcept
 
 
 def left_behind(harness: Harness) -> list[Path]:
-    """Return what is in the store beside its checkpoint."""
+    """Return the files in the store other than its checkpoint."""
     return [path for name in ("uploads", "staging", "jobs") for path in harness.store.root.glob(f"{name}/*")]
 
 
 async def test_an_upload_is_stored_as_it_was_sent(harness: Harness) -> None:
-    """Examples keep their order and parts over many messages, and are found again by the upload's id."""
+    """Examples keep their order and parts over many messages, and the upload's id finds them."""
     sent = await upload(
         harness,
         Header("tickets of May"),
@@ -97,7 +97,7 @@ REFUSED: list[tuple[list[Any], type[Exception], str]] = [
 async def test_nothing_is_kept_of_a_bad_upload(
     harness: Harness, messages: list[Any], error: type[BaseException], names: str
 ) -> None:
-    """One bad line, a wrong order, too much, or a caller that went away: an error that names it, and no trace."""
+    """An invalid line, a wrong order, too much data or a disconnected caller gives an error that names it, and leaves no files."""
     harness.set(max_dataset_examples=4)
 
     with pytest.raises(error) as caught:
@@ -109,7 +109,7 @@ async def test_nothing_is_kept_of_a_bad_upload(
 
 @pytest.mark.parametrize("kind", ["label", "entity type"])
 async def test_a_data_set_has_no_more_names_than_it_may(kind: str, harness: Harness) -> None:
-    """The name that is one too many is refused where it stands, with the limit, and one that was there before is not."""
+    """The first name above the limit is rejected with its location and the limit; repeated names are not."""
     names = [str(number) for number in range(MAX_NAMES)]
 
     def example(name: str) -> Example:
@@ -131,7 +131,7 @@ async def test_a_data_set_has_no_more_names_than_it_may(kind: str, harness: Harn
     "upload_id", ["", ".", "..", "../checkpoints/first", "upload-1/../x", "/etc", "upload-", "upload-no", "upload-\n"]
 )
 async def test_no_upload_id_leaves_its_root(harness: Harness, upload_id: str) -> None:
-    """An id that is no name of ours is unknown, wherever it would lead."""
+    """An invalid upload id is not found, wherever it would lead."""
     await upload(harness, ExampleBatch("train", [GOOD]))
 
     with pytest.raises(UnknownNameError, match="there is no upload"):
@@ -139,7 +139,7 @@ async def test_no_upload_id_leaves_its_root(harness: Harness, upload_id: str) ->
 
 
 async def test_a_full_disk_is_told_and_leaves_nothing(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that takes no more ends the upload with an error that says so and when to come back."""
+    """On a full disk the upload ends with an error and a retry delay."""
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -153,7 +153,7 @@ async def test_a_full_disk_is_told_and_leaves_nothing(harness: Harness, monkeypa
 
 
 async def test_a_job_trains_on_an_upload(harness: Harness, tmp_path: Path) -> None:
-    """The trainer gets the upload's files, and the job is admitted by what was counted in them."""
+    """The trainer gets the upload's files, and validation uses the counts of the upload."""
     sent = await upload(harness, ExampleBatch("train", [GOOD]), ExampleBatch("dev", [GOOD]))
     harness.play(("environment", str(tmp_path / "seen")), finish())
 
@@ -170,7 +170,7 @@ async def test_a_job_trains_on_an_upload(harness: Harness, tmp_path: Path) -> No
 
 
 def contents_of(tmp_path: Path, *examples: Example) -> Contents:
-    """Count what examples hold."""
+    """Return the contents of examples."""
     with DatasetWriter(tmp_path, 9) as writer:
         writer.add("train", examples)
         return writer.finish()
@@ -202,7 +202,7 @@ ADMITTED: list[tuple[dict[str, Any], Example, list[tuple[str, str]]]] = [
 def test_a_job_must_fit_its_data_and_its_base(
     tmp_path: Path, settings: dict[str, Any], example: Example, expected: list[tuple[str, str]]
 ) -> None:
-    """The data says something to the adapted head, and names only what it may; a refusal names the example."""
+    """A data set must contain annotations of the adapted head and only allowed names; an error names the example."""
     actual = list(validate_request(job_spec(**settings), contents_of(tmp_path, example), BASE))
 
     assert [result.field for result in actual] == [field for field, _ in expected]

@@ -25,7 +25,7 @@ from twofold_server.jobs.model import JobState, PhaseEnded, StateEntered, replay
 
 
 async def test_watchers_see_every_event_wherever_they_begin(harness: Harness) -> None:
-    """Past events are replayed from any number, live ones follow, and all watchers see the same until the last one."""
+    """Past events are replayed from any sequence number, live ones follow, and all watchers see the same."""
     score = ScoreMeasured(figure="new", moment="before", metric="f1", value=0.5, examples=9)
     harness.play(TRAIN, say(score), ("sleep", 0.3), say(PhaseStarted(phase="gate")), finish())
 
@@ -61,7 +61,7 @@ def view_at_first(view: Any) -> Any:
 
 
 async def test_a_watcher_that_leaves_harms_nobody(harness: Harness) -> None:
-    """A cancelled watch ends neither the job nor the other watches."""
+    """A cancelled watch affects neither the job nor the other watchers."""
     harness.play(TRAIN, ("sleep", 0.4), finish())
 
     async with harness.running() as runner:

@@ -1,4 +1,4 @@
-"""The same text, the same answer: among any others, in batches of any size, whatever is made live meanwhile."""
+"""A text has the same answer in any batch of any size, whatever is swapped meanwhile."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ STEPS = st.lists(
 
 @cache
 def loaded():
-    """Load each checkpoint once for all examples."""
+    """The engines of all checkpoints, loaded once."""
     store = tiny_checkpoints.make_store(Path(mkdtemp()))
     return {
         tag: load_engine(tiny_checkpoints.publish(store, recipe), EngineSettings(threads=1))
@@ -54,12 +54,12 @@ def loaded():
 
 @cache
 def alone(tag, text):
-    """Answer a text in NumPy, window by window, without neighbours or padding."""
+    """Compute the answer to a text in NumPy, window by window, without neighbours or padding."""
     return tiny_checkpoints.answer(text, RECIPES[tag])
 
 
 async def play(steps, budget, passes):
-    """Play a story; return of each request its texts, what was live since it came, and its answers."""
+    """Play a scenario; return for each request its texts, the checkpoints that were live meanwhile, and its answers."""
     metrics, order, calls = Metrics(), ["a"], []
     slot = Slot(metrics)
     slot.swap(copy(loaded()["a"]))  # A copy, for what is replaced is closed.
@@ -95,7 +95,7 @@ async def play(steps, budget, passes):
 @settings(max_examples=25, deadline=None)
 @given(STEPS, st.integers(8, 512), st.integers(1, 2))
 async def test_neighbours_padding_and_swaps_change_nothing(steps, budget, passes):
-    """Each text is answered as the checkpoint that is named answers it alone, and by none that had been replaced before."""
+    """Each text gets the answer of the checkpoint that it names, and that checkpoint was live since the request began."""
     for texts, allowed, actual in await play(steps, budget, passes):
         for text, tag, answer in zip(texts, actual.checkpoint_ids, actual.answers, strict=True):
             assert tag in allowed

@@ -1,4 +1,4 @@
-"""Batcher and Inference over real engines, without gRPC: batches, limits, deadlines, failures and swaps."""
+"""Batcher and predictor over real engines, without gRPC: batches, limits, deadlines, failures and swaps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from twofold_server.versions.loader import load_engine
 
 @dataclass
 class Scene:
-    """Hold an inference and what it stands on."""
+    """A predictor with its collaborators."""
 
     inference: Predictor
     batcher: Batcher
@@ -39,7 +39,7 @@ class Scene:
         return [answer.labels[0].label for answer in actual.answers]
 
     async def queued(self, tokens):
-        """Wait until so many tokens wait."""
+        """Wait until a number of tokens is queued."""
         for _ in range(500):
             if self.value("twofold_queue_tokens") == tokens:
                 return
@@ -47,13 +47,13 @@ class Scene:
         raise AssertionError(f"{self.value('twofold_queue_tokens')} tokens wait and not {tokens}")
 
     def value(self, name, **labels):
-        """Read a metric."""
+        """Return the value of a metric."""
         return self.metrics.registry.get_sample_value(name, labels)
 
 
 @asynccontextmanager
 async def scene(store, *, batch=256, queue=4096, requests=64, passes=1, wait=float("inf"), batches=(), answered=()):
-    """Serve checkpoint "a" without a port, with one pass at a time where a test does not ask for more."""
+    """A function that serves checkpoint "a" without a port, by default with one pass at a time."""
     settings, metrics = EngineSettings(threads=1), Metrics()
     slot = Slot(metrics)
     slot.swap(load_engine(store.get("a"), settings))
@@ -71,7 +71,7 @@ async def scene(store, *, batch=256, queue=4096, requests=64, passes=1, wait=flo
 
 
 async def test_requests_that_wait_share_a_pass(store):
-    """While the engine is busy the queue grows, and is answered in one batch as soon as it is free."""
+    """Requests that wait while the engine is busy are answered in one batch."""
     async with scene(store) as served:
         with gated() as gate:
             first = asyncio.create_task(served.labels("rain"))
@@ -88,7 +88,7 @@ async def test_requests_that_wait_share_a_pass(store):
 
 
 async def test_a_large_request_is_split_and_comes_back_in_order(store):
-    """Texts of all lengths come back in their order, though they were answered in many batches."""
+    """Texts of a large request return in their order, although they were in many batches."""
     texts = [f"{'please ' * (index * 7 % 23)}{word}" for index, word in enumerate(["rain", "play", "wake"] * 20)]
 
     async with scene(store, batch=128) as served:
@@ -99,7 +99,7 @@ async def test_a_large_request_is_split_and_comes_back_in_order(store):
 
 
 async def test_too_many_requests_are_refused_at_once(store):
-    """Beyond max_requests a request is refused before it is tokenized, with a time to come back."""
+    """Beyond max_requests a request is rejected before tokenization, with a retry delay."""
     async with scene(store, requests=2) as served:
         with gated() as gate:
             waiting = [asyncio.create_task(served.labels("rain")) for _ in range(2)]
@@ -114,7 +114,7 @@ async def test_too_many_requests_are_refused_at_once(store):
 
 
 async def test_a_full_queue_refuses_and_empties(store):
-    """Beyond max_queue_tokens a request is refused; those that wait are answered, and then there is room again."""
+    """Beyond max_queue_tokens a request is rejected; after the queued ones are answered, there is room again."""
     async with scene(store, queue=20) as served:
         with gated() as gate:
             first = asyncio.create_task(served.labels("rain"))
@@ -136,9 +136,10 @@ async def test_a_full_queue_refuses_and_empties(store):
 
 
 async def test_what_would_wait_too_long_is_refused_at_the_door(store):
-    """With 10 ms until an answer, 10,000 tokens a second and a pass of 19 tokens there is room for 21 tokens at the door.
+    """A request that would wait too long is rejected before it is read, but not after it was admitted.
 
-    For 31 where a request was let in and is read by now; and when all are answered there is room again.
+    At 10,000 tokens per second and a limit of 10 ms, with a pass of 19 tokens in progress, 21 tokens are admitted before reading and
+    31 after it. When all are answered, there is room again.
     """
     async with scene(store, wait=0.01) as served:
         with gated() as gate:
@@ -165,13 +166,13 @@ async def test_what_would_wait_too_long_is_refused_at_the_door(store):
 
 
 async def test_a_request_above_the_limit_of_time_is_answered_alone(store):
-    """A request that takes longer than the limit by itself is answered, where nothing else waits."""
+    """A request that takes longer than the limit is answered if nothing else waits."""
     async with scene(store, wait=0.001) as served:
         assert await served.labels(*["rain"] * 200) == ["a_weather"] * 200
 
 
 async def test_a_pass_takes_a_quarter_of_the_time_at_most(store):
-    """With 10 ms until an answer and 10,000 tokens a second, eight texts of three tokens are a pass, and two wait for the next."""
+    """A pass takes at most a quarter of the limit: with 10 ms and 10,000 tokens per second, eight texts of three tokens, and two wait."""
     async with scene(store, wait=0.01) as served:
         with gated() as gate, mock.patch.object(ThroughputEstimator, "update"):
             calls = [asyncio.create_task(served.labels("rain"))]
@@ -185,7 +186,7 @@ async def test_a_pass_takes_a_quarter_of_the_time_at_most(store):
 
 
 async def test_an_empty_queue_takes_a_request_above_its_bound(store):
-    """A request larger than the whole queue is answered if nobody waits, and refused if somebody does."""
+    """A request larger than the whole queue is answered if the queue is empty, and rejected otherwise."""
     text = "so very much rain " * 100
 
     async with scene(store, queue=64) as served:
@@ -202,7 +203,7 @@ async def test_an_empty_queue_takes_a_request_above_its_bound(store):
 
 
 async def test_what_is_past_its_deadline_never_reaches_the_engine(store):
-    """A text whose deadline passes in the queue is dropped and counted, and its neighbours are answered."""
+    """A text whose deadline passes in the queue is dropped and counted, and other texts are answered."""
     async with scene(store) as served:
         with gated() as gate:
             first = asyncio.create_task(served.labels("rain"))
@@ -220,7 +221,7 @@ async def test_what_is_past_its_deadline_never_reaches_the_engine(store):
 
 
 async def test_what_nobody_waits_for_does_not_reach_the_engine_that_comes_next(store):
-    """A swap while texts wait changes nothing: of those past their deadline or left none is in a pass of the new engine."""
+    """After a swap, expired and abandoned texts are in no pass of the new engine."""
     async with scene(store) as served:
         new = await asyncio.to_thread(served.load, "b")
         with gated() as gate:
@@ -243,7 +244,7 @@ async def test_what_nobody_waits_for_does_not_reach_the_engine_that_comes_next(s
 
 
 async def test_a_request_that_waits_until_its_deadline_counts_as_slow(store):
-    """Who gives way to serving hears of answers that come too late for all who ask, and not of callers who just leave."""
+    """Preemption counts requests that expire in the queue as slow, but not those that the caller cancels."""
     heard = []
     listener = mock.Mock(spec=["request_finished"], request_finished=heard.append)
 
@@ -270,7 +271,7 @@ async def test_a_request_that_waits_until_its_deadline_counts_as_slow(store):
 
 
 async def test_an_engine_that_fails_fails_one_batch(store):
-    """Only the callers of the batch that failed hear of it; the next batch is answered."""
+    """If an engine fails, only the callers of that batch get an error; the next batch is answered."""
     async with scene(store) as served:
         with mock.patch.object(Engine, "run", side_effect=MemoryError("no more")):
             failed = await asyncio.gather(served.labels("rain", "play"), served.labels("wake"), return_exceptions=True)
@@ -281,9 +282,7 @@ async def test_an_engine_that_fails_fails_one_batch(store):
 
 @pytest.mark.parametrize("ask", ["predict", "embed"])
 async def test_a_text_with_numbers_that_are_none_fails_alone(store, ask):
-    """Where a checkpoint answers one text of a batch with NaN, its caller hears of it, its neighbours get their answers, and
-    who counts failures is told.
-    """  # noqa: D205 -- one sentence.
+    """If a text gives NaN, only its caller gets an error, the others get their answers, and the failure is counted."""  # noqa: D205 -- one sentence.
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(tag="c", breaks=("sunny",)), name="c")
     message = []
 
@@ -309,7 +308,7 @@ async def test_a_text_with_numbers_that_are_none_fails_alone(store, ask):
 
 
 async def test_stopping_answers_what_waits(store):
-    """stop() returns after the last answer; who comes later is sent away."""
+    """stop() returns after the last answer, and later requests are rejected."""
     async with scene(store) as served:
         with gated() as gate:
             waiting = [asyncio.create_task(served.labels("rain"))]
@@ -326,7 +325,7 @@ async def test_stopping_answers_what_waits(store):
 
 
 async def test_a_batch_runs_on_one_engine_and_late_ones_on_the_new(store):
-    """A swap between two batches of one request: each text says who answered, no pass mixes engines."""
+    """After a swap between two batches of one request, each text names its checkpoint, and no pass mixes engines."""
     async with scene(store, batch=24) as served:
         new = await asyncio.to_thread(served.load, "b")
         with gated() as gate:
@@ -343,7 +342,7 @@ async def test_a_batch_runs_on_one_engine_and_late_ones_on_the_new(store):
 
 
 async def test_another_tokenizer_reads_the_text_again(store):
-    """A text that was tokenized before a swap is tokenized again if the new checkpoint numbers its tokens otherwise."""
+    """A text is tokenized again if the new checkpoint has another tokenizer."""
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(tag="c", reverse_vocabulary=True))
 
     async with scene(store) as served:
@@ -368,7 +367,7 @@ async def test_another_tokenizer_reads_the_text_again(store):
 
 
 async def test_equal_tokenizers_are_not_asked_twice(store):
-    """Between checkpoints with the same tokenizer the tokens are kept."""
+    """A text is not tokenized again if the new checkpoint has the same tokenizer."""
     async with scene(store) as served:
         new = await asyncio.to_thread(served.load, "b")
         with gated() as gate:
@@ -383,7 +382,7 @@ async def test_equal_tokenizers_are_not_asked_twice(store):
 
 
 async def test_features_and_predictions_never_share_a_pass(store):
-    """Embed and Predict want other outputs; each is answered in its own pass."""
+    """Embed and Predict need different outputs and never share a pass."""
     async with scene(store) as served:
         with gated() as gate:
             first = asyncio.create_task(served.labels("rain"))
@@ -399,7 +398,7 @@ async def test_features_and_predictions_never_share_a_pass(store):
 
 
 async def test_passes_run_side_by_side_and_share_what_waits(store):
-    """With two passes at a time a request of many texts is divided between them, and its answers come in order."""
+    """With two concurrent passes, a large request is divided between them, and its answers return in order."""
     together = threading.Barrier(2, timeout=10)
     run, sizes = Engine.run, []
 
@@ -419,7 +418,7 @@ async def test_passes_run_side_by_side_and_share_what_waits(store):
 
 
 async def test_every_pass_ends_when_the_batcher_stops(store):
-    """stop() answers what all passes have and what waits, and leaves no thread."""
+    """stop() answers all texts in passes and in the queue, and leaves no thread."""
     async with scene(store, passes=3) as served:
         with gated() as gate:
             waiting = [asyncio.create_task(served.labels("rain")) for _ in range(8)]

@@ -1,4 +1,4 @@
-"""Engine: the graph's answers, whatever stands beside a text, and what must not be loaded."""
+"""The engine: the graph's answers in any batch, and checkpoints that must not be loaded."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ TEXTS = st.lists(WORDS, max_size=120).map(" ".join)
 
 @cache
 def engine() -> Engine:
-    """Load one engine for all tests that only ask it."""
+    """An engine for all tests that only run it."""
     store = tiny_checkpoints.make_store(Path(mkdtemp()), "a")
     return load_engine(store.get("a"), SETTINGS)
 
 
 def ask(texts, budget=256):
-    """Answer texts together."""
+    """Return the answers to texts in one batch."""
     encodings = engine().encoder.encode(texts)
     windows = [window for encoding in encodings for window in encoding.windows]
     rows = iter(engine().run_windows(windows, HEAD_OUTPUTS, budget))
@@ -45,7 +45,7 @@ def ask(texts, budget=256):
 
 
 def same(left, right):
-    """Compare two predictions: labels and spans exactly, scores to rounding."""
+    """Return whether two predictions are equal, scores up to rounding."""
     assert [label.label for label in left.labels] == [label.label for label in right.labels]
     assert [(e.start, e.end, e.type) for e in left.entities] == [(e.start, e.end, e.type) for e in right.entities]
     for mine, label in zip((*left.labels, *left.entities), (*right.labels, *right.entities), strict=True):
@@ -54,7 +54,7 @@ def same(left, right):
 
 @given(TEXTS)
 def test_the_graph_answers_as_the_arithmetic_says(text):
-    """A text's answer is what NumPy computes from the same numbers, in windows or not."""
+    """A text's answer equals the one computed in NumPy, with one or more windows."""
     [answer] = ask([text])
 
     same(answer, tiny_checkpoints.answer(text, top=3))
@@ -62,13 +62,13 @@ def test_the_graph_answers_as_the_arithmetic_says(text):
 
 @given(st.lists(TEXTS, min_size=1, max_size=8), st.integers(8, 512))
 def test_neighbours_and_padding_change_nothing(texts, budget):
-    """A text is answered alike alone and in any batch of any size."""
+    """A text has the same answer alone and in any batch of any size."""
     for together, text in zip(ask(texts, budget), texts, strict=True):
         same(together, ask([text])[0])
 
 
 def test_features_are_those_of_the_graph():
-    """The features come out by name, one row for each window."""
+    """Features are returned by name, one row per window."""
     [encoding] = engine().encoder.encode(["rain in oslo"])
     [(pooled, tokens)] = engine().run_windows(encoding.windows, FEATURE_OUTPUTS, 256)
     expected = tiny_checkpoints.make_weights(tiny_checkpoints.Recipe()).forward(*pad(encoding.windows, 0))
@@ -79,7 +79,7 @@ def test_features_are_those_of_the_graph():
 
 @pytest.mark.parametrize("kind", tiny_checkpoints.BROKEN)
 def test_a_broken_checkpoint_is_not_loaded(kind, tmp_path):
-    """Whatever is wrong with a checkpoint, loading it fails and says what, without a path of this machine."""
+    """Loading a broken checkpoint fails with an error that names the fault and no path of this machine."""
     store = tiny_checkpoints.make_store(tmp_path)
     message = tiny_checkpoints.BROKEN[kind][2]
     tiny_checkpoints.publish_broken(store, kind)
@@ -92,14 +92,14 @@ def test_a_broken_checkpoint_is_not_loaded(kind, tmp_path):
 
 
 def test_widths_that_the_graph_leaves_open_are_seen_when_it_runs(tmp_path):
-    """A graph with open widths is loaded if what comes out is as wide as the manifest says."""
+    """A graph with dynamic widths is loaded if its outputs are as wide as the manifest says."""
     store = tiny_checkpoints.make_store(tmp_path)
 
     assert load_engine(tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(open_widths=True)), SETTINGS).id == "a"
 
 
 def test_warming_up_compares_what_comes_out():
-    """Outputs that are not as wide as the manifest says fail the warm-up, whatever the graph declared."""
+    """Outputs that are not as wide as the manifest says fail the warm-up, whatever the graph declares."""
 
     def narrow(ids, mask, outputs):
         return [np.zeros((len(ids), 2), np.float32) for _ in outputs]
@@ -109,7 +109,7 @@ def test_warming_up_compares_what_comes_out():
 
 
 def test_on_a_gpu_the_longest_and_the_usual_shapes_are_run_first():
-    """Before an engine answers from a GPU its arena has grown, and its kernels are loaded; the longest window comes first."""
+    """Before an engine answers on a GPU, the warm-up runs the longest window first, then the usual shapes."""
     engine_, shapes, run = engine(), [], Engine.run
 
     def note(ids, mask, outputs):
@@ -126,7 +126,7 @@ def test_on_a_gpu_the_longest_and_the_usual_shapes_are_run_first():
 
 @pytest.mark.parametrize(("requested", "threads"), [({}, 2), ({"passes": 1}, 3), ({"threads": 2}, 2)])
 def test_an_engine_has_the_threads_that_are_allowed(requested, threads, monkeypatch):
-    """Unless somebody says how many, they are the CPUs of the affinity and the cgroup, less that of the other pass."""
+    """By default the number of threads is that of the CPUs of affinity and cgroup, minus one for the other pass."""
     monkeypatch.setattr("twofold_server.versions.loader.count_cpus", lambda: 3)
     with mock.patch("twofold_server.inference.engine.open_session", wraps=open_session) as opened:
         load_engine(engine().checkpoint, EngineSettings(**requested)).close()
@@ -135,7 +135,7 @@ def test_an_engine_has_the_threads_that_are_allowed(requested, threads, monkeypa
 
 
 def test_a_device_that_is_not_there_is_named():
-    """Asking for CUDA of a wheel without it says which extra to install."""
+    """If the installed onnxruntime lacks CUDA, the error names the extra to install."""
     checkpoint = engine().checkpoint
 
     with pytest.raises(SwapError, match="install the gpu extra"):
@@ -143,7 +143,7 @@ def test_a_device_that_is_not_there_is_named():
 
 
 def test_a_closed_engine_keeps_its_labels(tmp_path):
-    """After close() the session is gone; labels and encoder are still there for answers that are being decoded."""
+    """After close() the session is gone, but labels and encoder stay for answers that are being decoded."""
     engine_ = load_engine(tiny_checkpoints.make_store(tmp_path, "a").get("a"), SETTINGS)
     engine_.close()
 

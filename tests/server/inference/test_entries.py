@@ -15,13 +15,13 @@ PREDICTING = PredictTask()
 
 
 def entry(lengths, task=PREDICTING):
-    """Make an entry of windows of these lengths."""
+    """Return an entry of windows of the given lengths."""
     windows = tuple(SimpleNamespace(ids=range(length)) for length in lengths)
     return QueueEntry(SimpleNamespace(windows=windows), None, task, float("inf"), None)
 
 
 def cost(batch):
-    """Count tokens with padding."""
+    """Return the number of tokens with padding."""
     return sum(encoding.windows for encoding in batch) * max(encoding.longest for encoding in batch)
 
 
@@ -38,7 +38,7 @@ QUEUES = st.lists(
 
 @given(QUEUES, st.integers(1, 512), st.integers(0, 512))
 def test_a_batch_keeps_the_rules(queue, budget, tokens):
-    """The oldest is in it, all want the same outputs, and it is within both bounds unless it is one entry."""
+    """A batch contains the oldest entry, has one task, and is within both limits unless it is a single entry."""
     batch = select_batch(queue, tokens, budget, COST)
 
     assert queue[0] in batch
@@ -60,7 +60,7 @@ def test_batch_after_batch_answers_everything_once(queue, budget, tokens):
 
 
 def test_neighbours_in_length_go_together_where_padding_is_dear():
-    """Beside a long window what is added to the oldest is as long as it; between short ones the length says nothing."""
+    """Entries of similar length are batched together if padding is expensive, that is, with long windows."""
     long = [entry([10]), entry([160]), entry([9]), entry([161]), entry([10])]
     short = [entry([10]), entry([20]), entry([9]), entry([21]), entry([10])]
 
@@ -69,14 +69,14 @@ def test_neighbours_in_length_go_together_where_padding_is_dear():
 
 
 def test_who_came_first_does_not_wait_for_those_who_came_last():
-    """A batch is made of the oldest that have so many tokens together, however well a later one would fit."""
+    """A batch consists of the oldest entries, even if a later one would fit better."""
     queue = [entry([10]), entry([5]), entry([6]), entry([10])]
 
     assert select_batch(queue, 21, 999, COST) == [queue[0], queue[2], queue[1]]
 
 
 def test_a_long_text_does_not_wait_for_ever():
-    """However many short texts come after it, the oldest long text is in the next batch."""
+    """The oldest long text is in the next batch, however many short texts follow it."""
     queue = [entry([60]), *(entry([5]) for _ in range(100))]
 
     assert select_batch(queue, 64, 64, COST) == [queue[0]]
@@ -87,7 +87,7 @@ SIZES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 64)), max_size=30)
 
 @given(SIZES, st.integers(1, 256), st.integers(0, 64))
 def test_passes_cover_everything_within_the_budget(sizes, budget, cost):
-    """Every item is in one pass; a pass of several is within the budget, and its padding costs no more than a pass."""
+    """Every item is in one pass; a pass of several items is within the budget, and its padding costs at most a pass."""
     cut = split_into_passes(sizes, budget, cost)
 
     assert sorted(index for batch in cut for index in batch) == list(range(len(sizes)))
@@ -98,5 +98,5 @@ def test_passes_cover_everything_within_the_budget(sizes, budget, cost):
 
 
 def test_a_pass_ends_where_padding_costs_more_than_another_pass():
-    """Lengths that lie far apart get passes of their own, lengths that lie together share one."""
+    """Items of very different lengths get separate passes, items of similar lengths share one."""
     assert split_into_passes([(1, 9), (1, 140), (1, 10), (1, 138), (1, 8)], 1000, 8) == [[1, 3], [2, 0, 4]]

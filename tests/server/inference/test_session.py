@@ -1,4 +1,4 @@
-"""Sessions: the provider of a device and its options, and a clear word where there is none. No GPU is needed."""
+"""Sessions: the provider of a device and its options. No GPU is needed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def graph(tmp_path: Path) -> Path:
     ],
 )
 def test_a_device_has_its_provider(device: str, mib: int, available: tuple[str, ...], expected: object) -> None:
-    """Only what the device needs is asked for: a bounded arena and full precision on a GPU, nothing on a CPU."""
+    """A GPU session has a bounded arena and full precision; a CPU session has no options."""
     assert choose_providers(device, mib, available) == expected
 
 
@@ -49,14 +49,14 @@ def test_a_device_has_its_provider(device: str, mib: int, available: tuple[str, 
     ("device", "available", "extra"), [("cuda", ("CPUExecutionProvider",), "gpu"), ("cpu", (), "cpu")]
 )
 def test_a_wheel_without_the_provider_names_the_extra(device: str, available: tuple[str, ...], extra: str) -> None:
-    """Where the wheel lacks the provider, the error says what to install."""
+    """If the installed onnxruntime lacks the provider, the error says what to install."""
     with pytest.raises(SwapError, match=f"device '{device}' needs .*; install the {extra} extra, or choose another"):
         choose_providers(device, 0, available)
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider 'CUDAExecutionProvider' is not in available")
 def test_a_provider_that_does_not_start_is_an_error(graph: Path) -> None:
-    """Where CUDA does not start, onnxruntime falls back to the CPU; a server that was told to use a GPU must not."""
+    """If CUDA does not start, onnxruntime would fall back to the CPU; loading fails instead."""
     with (
         mock.patch.object(ort, "get_available_providers", return_value=list(BOTH)),
         mock.patch.object(ort, "preload_dlls") as preload,
@@ -67,7 +67,7 @@ def test_a_provider_that_does_not_start_is_an_error(graph: Path) -> None:
 
 
 def test_a_bound_pass_computes_the_same(graph: Path) -> None:
-    """A pass with its inputs and outputs bound to a device, here the CPU, gives what a plain pass gives, in that order."""
+    """A pass with inputs and outputs bound to a device, here the CPU, equals a plain pass."""
     session = open_session(graph, device="cpu", threads=1)
     ids = np.array([[2, 9, 12, 3], [2, 7, 3, 0]], np.int64)
     feeds = {"input_ids": ids, "attention_mask": np.array([[1, 1, 1, 1], [1, 1, 1, 0]], np.int64)}
@@ -79,7 +79,7 @@ def test_a_bound_pass_computes_the_same(graph: Path) -> None:
 
 
 def test_a_session_s_threads_sleep_and_keep_no_memory(graph: Path) -> None:
-    """It has as many as it is told, in a pool of its own; they do not spin beside a trainer, and no arena keeps what a batch took."""
+    """A session has its own pool of threads that do not spin, and no arena that keeps memory."""
     options = open_session(graph, device="cpu", threads=3).get_session_options()
 
     assert options.intra_op_num_threads == 3
@@ -90,7 +90,7 @@ def test_a_session_s_threads_sleep_and_keep_no_memory(graph: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no priority of its own")
 def test_a_session_is_loaded_behind_requests_and_answers_beside_them(graph: Path) -> None:
-    """Its weights are packed by a thread that comes last; its own threads, which will answer, keep their priority."""
+    """A session is loaded at idle priority, and its own threads have normal priority."""
 
     def niceness(thread: int) -> int:
         return os.getpriority(os.PRIO_PROCESS, thread)

@@ -1,4 +1,4 @@
-"""Slot: leases keep their engine alive, and no other."""
+"""The slot: a lease keeps its engine open, and no other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twofold_server.observability.metrics import Metrics
 
 
 class StubEngine:
-    """Stand for an engine that can be closed."""
+    """A fake engine that can be closed."""
 
     def __init__(self, name):
         self.id = name
@@ -22,7 +22,7 @@ class StubEngine:
         self.closed_by = None
 
     def close(self):
-        """Note the thread."""
+        """Record the thread."""
         self.state = EngineState.CLOSED
         self.closed_by = threading.current_thread().name
 
@@ -36,7 +36,7 @@ def closed(engine, patience=5.0):
 
 
 def value(metrics, name, **labels):
-    """Read a metric."""
+    """Return the value of a metric."""
     return metrics.registry.get_sample_value(name, labels)
 
 
@@ -47,7 +47,7 @@ def test_an_empty_slot_gives_no_lease():
 
 
 def test_the_old_engine_lives_as_long_as_its_leases():
-    """A swap does not wait; the old engine is closed after its last lease, on a thread of its own."""
+    """A swap does not wait; the old engine is closed in a separate thread after its last lease."""
     slot, old, new = Slot(Metrics()), StubEngine("old"), StubEngine("new")
     slot.swap(old)
     with slot.lease() as first, slot.lease() as second:
@@ -64,7 +64,7 @@ def test_the_old_engine_lives_as_long_as_its_leases():
 
 
 def test_leases_of_the_new_engine_do_not_keep_the_old_one():
-    """Leases are counted for each engine: traffic after a swap does not delay the drain."""
+    """Leases are counted per engine, so traffic after a swap does not delay the close."""
     slot, old, new = Slot(Metrics()), StubEngine("old"), StubEngine("new")
     slot.swap(old)
     lease = slot.lease()
@@ -77,7 +77,7 @@ def test_leases_of_the_new_engine_do_not_keep_the_old_one():
 
 
 def test_an_engine_that_nobody_leases_closes_at_once():
-    """Without leases there is nothing to wait for."""
+    """Without leases the old engine is closed at once."""
     slot, old = Slot(Metrics()), StubEngine("old")
     slot.swap(old)
     slot.swap(StubEngine("new"))
@@ -86,7 +86,7 @@ def test_an_engine_that_nobody_leases_closes_at_once():
 
 
 def test_an_error_under_a_lease_gives_it_back():
-    """A batch that fails does not keep its engine for ever."""
+    """A failed batch releases its lease."""
     slot, old = Slot(Metrics()), StubEngine("old")
     slot.swap(old)
     with pytest.raises(KeyError), slot.lease():
@@ -97,7 +97,7 @@ def test_an_error_under_a_lease_gives_it_back():
 
 
 def test_drain_returns_when_all_is_closed():
-    """Draining waits for the last lease, then for the engine."""
+    """drain() waits for the last lease and the close."""
     slot, old = Slot(Metrics()), StubEngine("old")
     slot.swap(old)
     lease = slot.lease()
@@ -110,7 +110,7 @@ def test_drain_returns_when_all_is_closed():
 
 
 def test_metrics_tell_what_is_in_memory():
-    """Ready, the live checkpoint and the engines in memory are right before, during and after a swap."""
+    """Metrics show readiness, the live checkpoint and the engines in memory before, during and after a swap."""
     metrics = Metrics()
     slot, old, new = Slot(metrics), StubEngine("old"), StubEngine("new")
     new.precision = "int8"
@@ -132,7 +132,7 @@ def test_metrics_tell_what_is_in_memory():
 
 
 def test_a_replaced_engine_can_stand_by_and_come_back():
-    """It stays open beside the new one, is live again by one swap, and the other one closes."""
+    """A standby engine stays open, can be swapped back, and then the other one is closed."""
     metrics = Metrics()
     slot, old, new = Slot(metrics), StubEngine("old"), StubEngine("new")
     slot.swap(old)
@@ -149,7 +149,7 @@ def test_a_replaced_engine_can_stand_by_and_come_back():
 
 
 def test_one_engine_stands_by_at_most():
-    """Another one takes its place, and it is closed; who dismisses an engine that is gone dismisses no other."""
+    """There is at most one standby engine, and releasing an engine that is gone does not release another."""
     slot, first, second = Slot(Metrics()), StubEngine("first"), StubEngine("second")
     slot.swap(StubEngine("live"))
     slot.set_standby(first)

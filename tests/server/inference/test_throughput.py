@@ -1,4 +1,4 @@
-"""The guess of how long what waits will take."""
+"""The estimate of how long queued tokens will take."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from twofold_server.inference.throughput import ThroughputEstimator
     ],
 )
 def test_what_runs_comes_before_what_waits(passes, running, tokens, seconds):
-    """At a thousand tokens a second the time is that of the passes that run and of the tokens that wait."""
+    """At a thousand tokens per second the estimate counts the tokens in passes and in the queue."""
     pace = ThroughputEstimator(passes, tokens_per_second=1000.0)
     for thread, size in enumerate(running):
         pace.begin(thread, size, 16)
@@ -28,7 +28,7 @@ def test_what_runs_comes_before_what_waits(passes, running, tokens, seconds):
 
 
 def test_a_pass_that_is_over_takes_no_more_time():
-    """Also where a pass failed, and so was not learnt from; a thread that had none may say so."""
+    """A finished pass no longer counts, even if it failed; finishing twice is harmless."""
     pace = ThroughputEstimator(1, tokens_per_second=1000.0)
     pace.begin(0, 84, 16)
     pace.end(0)
@@ -39,7 +39,7 @@ def test_a_pass_that_is_over_takes_no_more_time():
 
 @given(st.lists(st.integers(1, 2048), min_size=60, max_size=60))
 def test_the_speed_is_learnt_whatever_the_sizes_of_passes(sizes):
-    """After sixty passes of a machine that is fifty times slower than the first guess, the guess is right to a hundredth."""
+    """After sixty passes on a machine fifty times slower than the initial guess, the estimate is within one per cent."""
     pace = ThroughputEstimator(1)
     for tokens in sizes:
         pace.update(tokens, 16, (tokens + 16) / 200.0)
@@ -48,7 +48,7 @@ def test_the_speed_is_learnt_whatever_the_sizes_of_passes(sizes):
 
 
 def test_a_pass_of_no_time_does_no_harm():
-    """A clock that did not move gives a speed that is finite."""
+    """A pass of zero seconds gives a finite speed."""
     pace = ThroughputEstimator(1)
     pace.update(100, 16, 0.0)
 

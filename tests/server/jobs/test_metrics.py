@@ -1,4 +1,4 @@
-"""What Prometheus sees of a job while it runs, and after it."""
+"""What Prometheus sees of a running and a finished job."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from twofold_checkpoint.protocol.events import ScoreMeasured
 
 
 def score(figure: str, moment: str, value: float) -> tuple[str, str]:
-    """Let the trainer measure something."""
+    """Let the trainer write a score."""
     return say(ScoreMeasured(figure=figure, moment=moment, metric="f1", value=value, examples=9))
 
 
 async def test_the_running_job_is_seen_with_its_start(harness: Harness) -> None:
-    """While a job runs it counts as one, with the time at which it started; afterwards both are zero."""
+    """While a job runs, its metric is 1 and its start time is set; afterwards both are 0."""
     harness.play(TRAIN, ("wait", "go-on"), finish())
 
     async with harness.running() as runner:
@@ -27,7 +27,7 @@ async def test_the_running_job_is_seen_with_its_start(harness: Harness) -> None:
 
 
 async def test_scores_are_of_one_job(harness: Harness) -> None:
-    """The figures of the last job stay when it is over; the first figure of the next one takes the place of all."""
+    """The scores of the last job stay after its end; the first score of the next job replaces all of them."""
     figures = [(figure, moment) for figure in ("protected", "retained", "new") for moment in ("before", "after")]
 
     def actual() -> list[float | None]:
@@ -48,7 +48,7 @@ async def test_scores_are_of_one_job(harness: Harness) -> None:
 
 
 async def test_a_phase_of_a_strange_name_is_counted_as_other(harness: Harness) -> None:
-    """Whatever a trainer calls its phases, the labels are those that are documented."""
+    """Unknown phases are counted as "other", so that the labels are the documented ones."""
     harness.play(("say", '{"event": "PhaseStarted", "phase": "words of a caller"}'), TRAIN, finish())
     await harness.run()
 

@@ -1,4 +1,4 @@
-"""Events add up to the job that is shown."""
+"""Replaying events gives the job."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ SETTINGS = Hyperparameters(epochs=2, batch_size=8)
 
 
 def at(seconds: float) -> dt.datetime:
-    """Return a moment of the story."""
+    """Return a time after the start."""
     return START + dt.timedelta(seconds=seconds)
 
 
 def first() -> Job:
-    """Return a job to which nothing has happened."""
+    """Return a job without events."""
     return Job(id="job-1", spec=job_spec(head="ner"), created=START, base="alias")
 
 
 def tell(view: Job, *event: JobEvent) -> tuple[Job, list[EventRecord]]:
-    """Say one thing a second."""
+    """Apply one event per second."""
     records: list[EventRecord] = []
     for seconds, item in enumerate(event):
         new = record(view, item, at(seconds))
@@ -74,7 +74,7 @@ def tell(view: Job, *event: JobEvent) -> tuple[Job, list[EventRecord]]:
 
 
 def score(figure: str, moment: str, value: float) -> ScoreMeasured:
-    """Measure a figure."""
+    """Return the event of a score."""
     return ScoreMeasured(figure=figure, moment=moment, metric="f1", value=value, examples=9)  # type: ignore[arg-type]
 
 
@@ -132,7 +132,7 @@ REPORTS: list[tuple[list[JobEvent], dict[str, object]]] = [
 
 @pytest.mark.parametrize(("event", "expected"), EFFECTS)
 def test_a_job_is_the_sum_of_its_events(event: list[JobEvent], expected: dict[str, object]) -> None:
-    """Each kind of event changes what it is about, and nothing else."""
+    """Each kind of event changes only what it is about."""
     view, _ = tell(first(), *event)
 
     assert {name: getattr(view, name) for name in expected} == expected
@@ -140,14 +140,14 @@ def test_a_job_is_the_sum_of_its_events(event: list[JobEvent], expected: dict[st
 
 @pytest.mark.parametrize(("event", "expected"), REPORTS)
 def test_a_report_is_the_sum_of_what_was_measured(event: list[JobEvent], expected: dict[str, object]) -> None:
-    """Scores pair up before and after; what was not measured stays absent."""
+    """Scores before and after are paired, and missing ones stay absent."""
     view, _ = tell(first(), *event)
 
     assert {name: getattr(view.report, name) for name in expected} == expected
 
 
 def test_a_phase_ends_when_the_next_begins_or_the_job_is_over() -> None:
-    """The end of a phase is an event of its own, numbered, timed, and told under the phase that ended."""
+    """The end of a phase is a separate event with its number and time, recorded under the phase that ended."""
     over = StateEntered(state=JobState.SUCCEEDED, reason="Well.")
     _, records = tell(first(), QUEUED, RUNNING, PhaseStarted(phase="train"), NoteAdded(message="n"), over)
 
@@ -163,6 +163,6 @@ def test_a_phase_ends_when_the_next_begins_or_the_job_is_over() -> None:
 
 
 def test_ids_sort_by_time_and_differ() -> None:
-    """Ids of later jobs come later; two of the same second differ."""
+    """Ids sort by time, and two of the same second differ."""
     assert new_job_id(at(0)) < new_job_id(at(1)) < new_job_id(at(100_000))
     assert new_job_id(at(0)) != new_job_id(at(0))

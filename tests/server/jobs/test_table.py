@@ -1,4 +1,4 @@
-"""Jobs are as durable in PostgreSQL as in SQLite, and several servers share one table."""
+"""Jobs are equally durable in SQLite and PostgreSQL, and several servers share one table."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ ENDED = StateEntered(state=JobState.SUCCEEDED, reason="Well.")
 
 
 def job(number: int, **settings: str) -> Job:
-    """Return a job to which nothing has happened."""
+    """Return a job without events."""
     return Job(id=f"job-{number}", spec=job_spec(head="ner", **settings), created=START, base="alias")
 
 
 @BOTH
 def test_the_table_gives_back_what_was_said(location: DatabaseLocation) -> None:
-    """Every kind of event survives the file, and the stored job is the replay of the stored events."""
+    """Every kind of event is read back unchanged, and the stored job is the replay of the stored events."""
     everything = [item for event, _ in (*EFFECTS, *REPORTS) for item in event]
     everything = [record for record in everything if not isinstance(record, StateEntered)]
     table = JobTable(location)
@@ -84,7 +84,7 @@ def test_a_job_that_is_over_says_nothing_more(location: DatabaseLocation) -> Non
 
 @BOTH
 def test_what_came_of_a_job_follows_its_end(location: DatabaseLocation) -> None:
-    """A swap that was undone is told to a job that is over: one more event, and its end stays as it was."""
+    """A rollback is appended to a finished job as one more event, and its end stays unchanged."""
     table = JobTable(location)
     table.add(first(), "digest", limit=9)
     ended, _ = table.append_event("job-1", ENDED)
@@ -101,7 +101,7 @@ def test_what_came_of_a_job_follows_its_end(location: DatabaseLocation) -> None:
 
 @BOTH
 def test_a_request_id_makes_one_job_within_the_limit(location: DatabaseLocation) -> None:
-    """A repeated request finds its job although the queue is full; another one with its id, or one too many, is refused."""
+    """A repeated request returns its job even if the queue is full; another request with its id, or above the limit, is rejected."""
     table = JobTable(location)
     table.add(job(1, request_id="r"), "digest", limit=1)
 
@@ -117,7 +117,7 @@ def test_a_request_id_makes_one_job_within_the_limit(location: DatabaseLocation)
 
 @BOTH
 def test_queue_and_pages_survive(location: DatabaseLocation) -> None:
-    """Positions count those that wait before a job, pages go from new to old, also when the table is opened again."""
+    """Queue positions and pages are the same after the table is opened again."""
     table = JobTable(location)
     for number in range(5):
         table.add(job(number), "digest", limit=9)
@@ -137,7 +137,7 @@ def test_queue_and_pages_survive(location: DatabaseLocation) -> None:
 @BOTH
 @pytest.mark.parametrize("job_id", ["", "job-2", "a\0b", "\ud7ff\n", "' OR 1=1 --"])
 def test_what_is_no_job_is_not_found(location: DatabaseLocation, job_id: str) -> None:
-    """Whatever a caller writes in the place of an id is looked up, or refused, and never a failure."""
+    """Any string in place of a job id is looked up or rejected, and never an internal error."""
     table = JobTable(location)
     table.add(first(), "digest", limit=9)
 
@@ -167,7 +167,7 @@ def set_revision(location: DatabaseLocation, revision: str) -> None:
 
 @BOTH
 def test_a_newer_schema_is_rejected(location: DatabaseLocation) -> None:
-    """A schema that this version does not know stays unchanged, and the error says what to do."""
+    """A newer schema stays unchanged, and the error says what to do."""
     JobTable(location).close()
     set_revision(location, "9999")
 
@@ -179,7 +179,7 @@ def test_a_newer_schema_is_rejected(location: DatabaseLocation) -> None:
 
 @BOTH
 def test_a_schema_of_an_unreleased_version_is_rejected(location: DatabaseLocation) -> None:
-    """Tables that no migration created stay unchanged, and the error says what to do."""
+    """Tables without a revision stay unchanged, and the error says what to do."""
     JobTable(location).close()
     database = Database(location, migrates=False)
     with database.writing() as connection:
@@ -218,7 +218,7 @@ def test_a_database_of_the_first_revision_is_migrated(location: DatabaseLocation
 
 
 def test_a_file_is_durable(tmp_path: Path) -> None:
-    """SQLite writes ahead, and waits for the disk at the end of each transaction."""
+    """SQLite uses a write-ahead log and syncs each transaction."""
     database = Database(tmp_path / "jobs.sqlite3")
     with database.reading() as connection:
         actual = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")]
@@ -228,7 +228,7 @@ def test_a_file_is_durable(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_told(tmp_path: Path) -> None:
-    """What does not fit is an error with its reason, without any text of the caller; nothing of it is kept."""
+    """On a full disk the error has the reason but no text of the caller, and nothing is stored."""
     table = JobTable(tmp_path / "jobs.sqlite3")
     table.add(first(), "digest", limit=9)
     with table.database.reading() as connection:
@@ -243,7 +243,7 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
 
 
 def test_what_is_no_database_is_told(tmp_path: Path) -> None:
-    """A file that is something else is left as it is."""
+    """A file that is not a database stays unchanged."""
     path = tmp_path / "jobs.sqlite3"
     path.write_bytes(b"something else" * 999)
 
@@ -257,7 +257,7 @@ def test_what_is_no_database_is_told(tmp_path: Path) -> None:
     "url", ["postgresql://me:secret@127.0.0.1:1/jobs", "postgresql://me:secret@/jobs?host=/nowhere"]
 )
 def test_a_server_that_is_not_there_is_told(url: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The log says which database and why, callers hear that it does not answer, and nobody sees the password."""
+    """The log names the database and the reason, callers learn that it does not answer, and nobody sees the password."""
     with pytest.raises(DatabaseError) as raised:
         JobTable(DatabaseUrl(url))
 
@@ -270,7 +270,7 @@ def test_a_server_that_is_not_there_is_told(url: str, caplog: pytest.LogCaptureF
 
 @SHARED
 def test_connections_that_break_are_made_again(location: DatabaseLocation, postgresql: PostgreSQL) -> None:
-    """After a restart of the database server the next call answers."""
+    """After a restart of the database server the next call succeeds."""
     table = JobTable(location)
     table.add(first(), "digest", limit=9)
 
@@ -282,7 +282,7 @@ def test_connections_that_break_are_made_again(location: DatabaseLocation, postg
 
 @SHARED
 def test_many_servers_start_each_job_once_and_one_at_a_time(location: DatabaseLocation) -> None:
-    """Six servers that all ask for jobs get each of them at one server only, in order, and never two at a time."""
+    """Six servers that all ask for jobs get each job on one server only, in order, and never two at a time."""
     tables = [JobTable(location, owner=f"server-{number}") for number in range(6)]
     for number in range(30):
         tables[number % 6].add(job(number), "digest", limit=99)
@@ -311,7 +311,7 @@ def test_many_servers_start_each_job_once_and_one_at_a_time(location: DatabaseLo
 
 @SHARED
 def test_many_servers_keep_the_limit_and_the_request_ids(location: DatabaseLocation) -> None:
-    """Adding at once from many servers neither passes the limit nor makes two jobs of one request."""
+    """Concurrent submissions from many servers respect the queue limit and create one job per request id."""
     tables = [JobTable(location, owner=f"server-{number}") for number in range(6)]
 
     def add(number: int) -> str:
@@ -332,7 +332,7 @@ def test_many_servers_keep_the_limit_and_the_request_ids(location: DatabaseLocat
 
 @BOTH
 def test_a_start_that_was_not_heard_of_is_told_again(location: DatabaseLocation) -> None:
-    """A server that asks for its next job while one runs there gets that one: the answer was lost on the way."""
+    """A server that asks for a job while it already runs one gets that job again, because the earlier reply was lost."""
     table = JobTable(location)
     table.add(first(), "digest", limit=9)
     started, _ = table.start_next()
@@ -348,7 +348,7 @@ def test_a_start_that_was_not_heard_of_is_told_again(location: DatabaseLocation)
 def test_a_job_is_abandoned_when_its_server_has_not_beaten_for_long(
     location: DatabaseLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While a server beats, and for a lease after that, its job is its own, to whoever asks; then it is abandoned."""
+    """A job belongs to its server as long as the lease lasts; then it is abandoned."""
     left, right = JobTable(location, "one"), JobTable(location, "other")
     left.add(first(), "digest", limit=9)
     left.start_next()
@@ -366,7 +366,7 @@ def test_a_job_is_abandoned_when_its_server_has_not_beaten_for_long(
 
 @SHARED
 def test_a_job_is_cancelled_from_any_server(location: DatabaseLocation) -> None:
-    """A running job that another server cancels is to be cancelled at the one that runs it, and nowhere else."""
+    """A job that another server cancels is marked for the server that runs it, and for no other."""
     left, right = JobTable(location, "one"), JobTable(location, "other")
     left.add(first(), "digest", limit=9)
     left.start_next()

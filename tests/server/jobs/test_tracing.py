@@ -1,4 +1,4 @@
-"""Traces of jobs: asked for by a call, and told when they are over, whoever ended them."""
+"""Traces of jobs: linked to the call, and exported at the end by whichever server ends them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLAIN = {"rollback_seconds": 0.0}
 
 
 async def test_a_job_that_was_promoted(tmp_path):
-    """A job's span is linked to the call that asked for it, and below it are its wait, the trainer's phases and the swap."""
+    """A job's span links to the call, and has children for its wait, the trainer's phases and the swap."""
     store, harness = harness_of(tmp_path, Recipe(tag="b"))
     recording, caller = Recording(), Caller()
     judged = say(GateEvaluated(verdict="pass", reason="It is better."))
@@ -66,9 +66,9 @@ ENDINGS = [
 
 @pytest.mark.parametrize(("outcome", "reason", "status"), ENDINGS)
 async def test_other_endings(tmp_path, outcome, reason, status):
-    """A rejected job is no failure, a failed one is; the reason, which may quote a text, is in neither's span.
+    """A failed job's span has an error status, a rejected one has not; neither contains the reason, which may quote a text.
 
-    Jobs are few, so they are recorded whatever the share of calls is.
+    Jobs are few, so they are recorded whatever the share of traced calls is.
     """
     store, harness = harness_of(tmp_path, Recipe(tag="b"))
     harness.play(TRAIN, finish(outcome, reason))
@@ -85,7 +85,7 @@ async def test_other_endings(tmp_path, outcome, reason, status):
 
 
 async def test_a_job_that_another_server_ends(tmp_path):
-    """A job whose server went away is told by the one that ends it, and is linked to the call to the first."""
+    """A job whose server died is exported by the server that ends it, with a link to the original call."""
     store, harness = harness_of(tmp_path, Recipe(tag="b"))
     harness.play(TRAIN, HANG)
     first, second = Recording(), Recording()
@@ -103,7 +103,7 @@ async def test_a_job_that_another_server_ends(tmp_path):
 
 
 async def test_a_job_that_is_cancelled_while_it_waits(tmp_path):
-    """A job that never ran has a span with its wait alone; one that nobody traced has no link, and nothing goes wrong."""
+    """A job that never ran has a span with its wait only; a job of an untraced call has no link."""
     harness = Harness(tmp_path)
     harness.play(TRAIN, HANG)
     recording = Recording()

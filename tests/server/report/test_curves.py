@@ -1,4 +1,4 @@
-"""Events become curves, and values become positions in a chart."""
+"""Curves from events, and positions in a chart."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
 def records(*events: Event) -> list[EventRecord]:
-    """Number events."""
+    """Return numbered events."""
     return [EventRecord(sequence=number, time=NOW, phase="", event=event) for number, event in enumerate(events, 1)]
 
 
 def step(stage: str, number: int) -> StepCompleted:
-    """Make a step."""
+    """Return the event of a step."""
     return StepCompleted(stage=stage, step=number, total_steps=9, loss=1 / number, remaining_seconds=0.0)
 
 
 def dev(value: float) -> ScoreMeasured:
-    """Measure on dev."""
+    """Return the event of a dev score."""
     return ScoreMeasured(figure="dev", moment="during", metric="f1", value=value, examples=5)
 
 
 def test_events_are_grouped_by_stage() -> None:
-    """A stage begins with its phase, or when steps name another stage; the measurement before that belongs to it."""
+    """A stage begins with its phase, or when a step names another stage; the score before it belongs to it."""
     check = GuardChecked(step=1, baseline=0.9, value=0.8, allowed=0.05, examples=9, action="restore")
     before = ScoreMeasured(figure="new", moment="before", metric="f1", value=0.5, examples=5)
     job_records = records(

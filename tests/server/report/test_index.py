@@ -14,7 +14,7 @@ NOW = dt.datetime(2026, 1, 2, 3, 4, tzinfo=dt.UTC)
 
 
 def job(state=JobState.SUCCEEDED, verdict=None, **fields):
-    """Make a job."""
+    """Return a job."""
     report = Report(verdict=verdict, rolled_back=fields.pop("rolled_back", ""))
     spec = job_spec(head="ner", validate_only=fields.pop("validate_only", False))
     return Job(id="job-1", spec=spec, created=NOW, base="a", state=state, report=report, **fields)

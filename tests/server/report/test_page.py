@@ -99,23 +99,23 @@ class Page(HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """An element begins."""
+        """Handle the start of an element."""
         self.seen.add(tag)
         self.attributes += [(tag, name, value or "") for name, value in attrs]
         if tag not in VOID:
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        """An element ends."""
+        """Handle the end of an element."""
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        """Text stands in an element."""
+        """Handle the text of an element."""
         if self.open[-1:] != ["style"]:
             self.text += data
 
     def handle_comment(self, data: str) -> None:
-        """No page has one."""
+        """Fail, because no page has a comment."""
         raise AssertionError(f"a comment: {data}")
 
 
@@ -164,7 +164,7 @@ def test_any_text_leaves_the_page_whole(text: str) -> None:
 
 
 def test_nothing_is_loaded() -> None:
-    """The page has no script and refers to nothing outside itself, and tells the browser to load nothing."""
+    """The page has no script, no external reference, and a policy that forbids loading."""
     text = render(DOCUMENT)
     page = Page(text)
 
@@ -189,7 +189,7 @@ def leaves(value: Any) -> Iterator[Any]:
 
 
 def test_everything_is_shown() -> None:
-    """Each sentence, name, text and number of examples of the document is somewhere on the page."""
+    """Each sentence, name, text and number of examples of the document is on the page."""
     page = Page(render(DOCUMENT)).text
     hidden = {"pass", "succeeded", "restore", "f1"}  # Shown in other words or by colour.
     expected = {
@@ -249,7 +249,7 @@ BARE = {
 
 @pytest.mark.parametrize("name", [*BARE, "all"])
 def test_what_is_not_known_is_not_shown(name: str) -> None:
-    """Each part of a report may be missing, and all of them: the page shows the reason."""
+    """Any part of a report may be missing; the page always shows the reason."""
     changed = document(**(BARE if name == "all" else {name: BARE[name]}))
 
     assert DOCUMENT.reason in Page(render(changed)).text
@@ -300,7 +300,7 @@ def test_a_fall_is_red_only_beyond_what_was_allowed(
 
 
 def test_where_the_bytes_are_the_same_no_interval_decides() -> None:
-    """A candidate with an unchanged protected path says so, even under a margin, and draws no interval against its base."""
+    """A candidate with an unchanged protected path says so and shows no interval against its base."""
     proofs = replace(DOCUMENT.proofs, exact_texts=1090, exact_max_error=1e-7)
     (base,) = DOCUMENT.gate
     same = replace(base, after=base.before, lower_bound=-0.007, upper_bound=0.007, gained=0, lost=0)
@@ -325,7 +325,7 @@ def test_where_the_bytes_are_the_same_no_interval_decides() -> None:
 
 
 def test_changes_without_texts_are_counted() -> None:
-    """A report that may hold no text says how many examples changed."""
+    """A report without texts says how many examples changed."""
     page = Page(render(document(texts=False, changes=()))).text
 
     assert "5 held-out examples answered worse and 71 better" in page

@@ -1,4 +1,4 @@
-"""What a job needs is not deleted."""
+"""Checkpoints that jobs need are not deleted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def spec(base: str) -> JobSpec:
     ],
 )
 def test_a_job_needs_its_base_and_its_candidate(base, started_from, candidate, needed):
-    """What a specification names, what it named when it was looked up, and what the job has made: all else may go."""
+    """A job needs its base by name, the resolved base, and its candidate."""
     now = dt.datetime.now(dt.UTC)
     job = Job(id="job", spec=spec(base), created=now, base=started_from, candidate=candidate)
     aliases = Aliases(current="now", candidate="made")
@@ -47,12 +47,12 @@ def test_a_job_needs_its_base_and_its_candidate(base, started_from, candidate, n
 
 
 def test_no_jobs_need_nothing():
-    """Without a job that waits or runs, nothing is needed."""
+    """Without unfinished jobs nothing is needed."""
     assert needed_by("one", [], Aliases(current="one")) is None
 
 
 async def test_what_jobs_build_on_stays_until_they_are_over(harness: Harness):
-    """The bases of a job that runs and of one that waits stay, and go once the jobs are over."""
+    """The bases of running and queued jobs are kept until the jobs are over."""
     for name in ("second", "third", "fourth"):
         add_checkpoint(harness.store, name)
     harness.play(TRAIN, say(Published(checkpoint_id="fourth")), HANG)
@@ -82,7 +82,7 @@ async def test_what_jobs_build_on_stays_until_they_are_over(harness: Harness):
 
 
 async def test_a_job_and_a_deletion_at_once_do_not_part(harness: Harness):
-    """Whoever comes first wins: the job is made and the base stays, or the base goes and the job is refused."""
+    """If a job and a deletion race, either the job is created and its base stays, or the base is deleted and the job rejected."""
     harness.play(TRAIN)  # The trainer ends at once.
 
     async with harness.running() as runner:
@@ -105,7 +105,7 @@ async def test_a_job_and_a_deletion_at_once_do_not_part(harness: Harness):
 
 
 async def test_a_finished_job_needs_nothing(harness: Harness):
-    """The base of a job that is over goes once no alias names it."""
+    """The base of a finished job can be deleted once no alias names it."""
     harness.play(*publish())
 
     async with harness.running() as runner:

@@ -1,4 +1,4 @@
-"""What is beyond the limits goes; what is in use, or may be soon, stays."""
+"""Retention: what exceeds the limits is deleted; what is in use, or may soon be, is kept."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ DECISIONS: list[tuple[int, set[str], list[Retained], list[str]]] = [
 
 @pytest.mark.parametrize(("keep", "needed", "kept", "gone"), DECISIONS)
 def test_the_oldest_that_nothing_needs_go(keep: int, needed: set[str], kept: list[Retained], gone: list[str]) -> None:
-    """As many of the newest stay as the limit says, beside what is needed and what is young; 0 means that all stay."""
+    """The newest, the needed and the recent are kept; a limit of 0 keeps all."""
     assert expired(kept, keep=keep, needed=needed, now=NOW) == gone
 
 
@@ -69,12 +69,12 @@ REQUIRED_SCOPES: list[tuple[list[Job], Aliases, str | None, set[str]]] = [
 
 @pytest.mark.parametrize(("jobs", "aliases", "live", "needed"), REQUIRED_SCOPES)
 def test_what_is_needed(jobs: list[Job], aliases: Aliases, live: str | None, needed: set[str]) -> None:
-    """Every alias, what answers, and what an unfinished job asked for, builds on, or has made."""
+    """Needed are all aliases, the live checkpoint, and the bases and candidates of unfinished jobs."""
     assert needed_checkpoints(jobs, aliases, live) == needed
 
 
 def collector(harness: Harness, runner: JobRunner) -> GarbageCollector:
-    """Make a collector of a harness."""
+    """Return a garbage collector of a harness."""
     slot = Slot(harness.metrics)
     deleter = Deleter(harness.store, slot, runner.jobs)
     return GarbageCollector(
@@ -88,18 +88,18 @@ def collector(harness: Harness, runner: JobRunner) -> GarbageCollector:
 
 
 def age(path: Path, hours: float) -> None:
-    """Let a directory be older."""
+    """Set the age of a directory."""
     moment = time.time() - hours * HOUR
     os.utime(path, (moment, moment))
 
 
 def names(path: Path) -> set[str]:
-    """List a directory."""
+    """Return the names in a directory."""
     return {item.name for item in path.iterdir()}
 
 
 async def test_checkpoints_and_uploads_go_but_none_that_a_job_needs(harness: Harness) -> None:
-    """Beyond the limits the oldest are removed and counted; current, and what the job that runs came from, stay."""
+    """Beyond the limits the oldest are deleted and counted; current and the base of the running job are kept."""
     harness.set(keep_checkpoints=1, keep_uploads=1)
     harness.play(TRAIN, HANG)
     for number in range(4):
@@ -124,7 +124,7 @@ async def test_checkpoints_and_uploads_go_but_none_that_a_job_needs(harness: Har
 
 
 async def test_what_a_job_waits_or_trains_with_stays(harness: Harness) -> None:
-    """Uploads and bases of the job that runs and of one that waits stay, however old they are, until the jobs are over."""
+    """Uploads and bases of running and queued jobs are kept until the jobs are over, however old they are."""
     harness.set(keep_uploads=1, keep_checkpoints=1)
     harness.play(TRAIN, ("wait", "go-on"), finish())
     for name in ("old-0", "old-1", "newer", "newest"):
@@ -158,7 +158,7 @@ async def test_what_a_job_waits_or_trains_with_stays(harness: Harness) -> None:
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 async def test_jobs_go_with_all_that_is_theirs(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest jobs that are over go, with their events and files; one that runs cannot be removed."""
+    """The oldest finished jobs are deleted with their events and files; a running job is not."""
     monkeypatch.setattr("twofold_server.retention.policy.GRACE_SECONDS", 0.0)
     harness.set(keep_jobs=1)
 

@@ -1,4 +1,4 @@
-"""Who promoted what is written down, and can be read after any restart."""
+"""The history of alias changes, which survives restarts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECOND = Aliases(current="two", previous="one")
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_every_alias_that_moved_is_a_row_that_survives(location: DatabaseLocation) -> None:
-    """One promotion moves two aliases, which come newest first, in pages, from a database that was opened again."""
+    """A promotion changes two aliases, which are listed newest first, in pages, from a database that was opened again."""
     database = Database(location)
     AliasTable(database).write(AliasUpdate(FIRST, SECOND), ANNA, NOW)
     AliasTable(database).write(AliasUpdate(SECOND, SECOND), ANNA, NOW)
@@ -44,7 +44,7 @@ def test_every_alias_that_moved_is_a_row_that_survives(location: DatabaseLocatio
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_what_nobody_wrote_down_is_found_at_the_next_start(location: DatabaseLocation) -> None:
-    """An alias that another process moved, or a server that then died, is written down once, as moved from outside."""
+    """Changes by another process, or before a crash, are recorded at the next start with an outside author."""
     database = Database(location)
     table = AliasTable(database)
     table.write(AliasUpdate(Aliases(), FIRST), ANNA, NOW)
@@ -62,7 +62,7 @@ def test_what_nobody_wrote_down_is_found_at_the_next_start(location: DatabaseLoc
 
 
 async def history(server: object, **fields: object) -> list[tuple[str, ...]]:
-    """Read who moved "current" and "candidate", oldest first."""
+    """Return who changed "current" and "candidate", oldest first."""
     answer = await server.checkpoints.ListAliasChanges(pb.ListAliasChangesRequest(), **fields)
     assert all(change.time.seconds for change in answer.changes)
     return [
@@ -73,7 +73,7 @@ async def history(server: object, **fields: object) -> list[tuple[str, ...]]:
 
 
 async def test_calls_leave_the_name_of_the_token(tmp_path: Path) -> None:
-    """Promotion, roll back and deletion name who called, also after a restart; a wrong page is refused."""
+    """Promotion, rollback and deletion record the token's name, also after a restart; an invalid page token is rejected."""
     store = tiny_checkpoints.make_store(tmp_path / "store", "a", "b")
     store.set_candidate("b")
     callers = Callers(tmp_path / "tokens.toml")
@@ -101,7 +101,7 @@ async def test_calls_leave_the_name_of_the_token(tmp_path: Path) -> None:
 
 
 async def test_a_job_leaves_its_id(harness: Harness) -> None:
-    """What a job nominates is written down as the job's, and so is what it promotes."""
+    """Aliases that a job sets are recorded with the job as author."""
     harness.play(*publish())
     view = await harness.run()
 

@@ -1,4 +1,4 @@
-"""Judging a checkpoint by what was seen of it: never too early, and in the end."""
+"""Analysis of a swap: no false alarm, and every bad checkpoint is detected."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIMITS = RollbackSettings(
 
 
 def heads(classifier=Rate(), ner=Rate()):  # noqa: B008 -- it is frozen.
-    """Return what differs by head."""
+    """Return a value per head."""
     return {"classifier": classifier, "ner": ner}
 
 
@@ -47,7 +47,7 @@ CASES = [
 
 @pytest.mark.parametrize(("seen", "cause", "says"), CASES)
 def test_a_verdict_names_its_cause(seen, cause, says):
-    """What is proven beyond its limit is told with its figures; few requests, or a few bad ones, decide nothing."""
+    """A proven regression is reported with figures; few requests, or few failures, decide nothing."""
     actual = find_regression(seen, LIMITS, "ner")
 
     assert (actual and actual.cause) == cause
@@ -69,7 +69,7 @@ def test_a_verdict_names_its_cause(seen, cause, says):
     ],
 )
 def test_before_it_is_live_the_proof_is_the_candidate_s(seen, says):
-    """A candidate that was seen to agree too little is refused, though that is not proven; by fewer texts it is not."""
+    """A candidate in shadow is rejected if it agrees too little on enough texts, even without proof."""
     actual = reject_reason(seen, LIMITS, "ner")
 
     assert (actual is None) == (says is None)
@@ -77,7 +77,7 @@ def test_before_it_is_live_the_proof_is_the_candidate_s(seen, says):
 
 
 def test_an_unknown_head_may_change_as_an_adapted_one():
-    """Where nobody says which head was adapted, both have the wide limit."""
+    """If nobody knows which head was adapted, both have the wide limit."""
     seen = SwapStats(differing=heads(Rate(30, 60), Rate(30, 60)))
 
     assert find_regression(seen, LIMITS, None) is None
@@ -86,7 +86,7 @@ def test_an_unknown_head_may_change_as_an_adapted_one():
 
 @given(bad=st.integers(0, 400), good=st.integers(0, 400), limit=st.floats(0, 1))
 def test_no_share_within_its_limit_is_proven_above_it(bad, good, limit):
-    """Whatever was seen, a share that is observed within the limit is never called bad, and more bad ones only add proof."""
+    """A rate within its limit is never proven above it, and more failures only add evidence."""
     seen = Rate(bad, bad + good)
     proven = exceeds_limit(seen, limit)
 
@@ -97,7 +97,7 @@ def test_no_share_within_its_limit_is_proven_above_it(bad, good, limit):
 
 
 def first_proof(share, limit, looks, chance, alpha):
-    """Return after how many it was proven, looking after each; None if it never was."""
+    """Return after how many observations the proof came, testing after each; None without a proof."""
     seen = Rate()
     for number in range(looks):
         seen += chance.random() < share
@@ -107,7 +107,7 @@ def first_proof(share, limit, looks, chance, alpha):
 
 
 def test_to_look_after_each_does_not_add_up():
-    """At the limit itself, of 200 checkpoints that are looked at 300 times each hardly one in twenty is called bad."""
+    """At the limit itself, of 200 checkpoints that are tested 300 times each, at most one in twenty is called bad."""
     chance = random.Random(1)
     wrong = [first_proof(0.2, 0.2, 300, chance, 0.05) for _ in range(200)]
 
@@ -116,7 +116,7 @@ def test_to_look_after_each_does_not_add_up():
 
 @pytest.mark.parametrize(("share", "limit", "within"), [(0.5, 0.2, 60), (0.1, 0.02, 250), (1.0, 0.05, 5)])
 def test_what_is_bad_is_found(share, limit, within):
-    """Far above the limit a few dozen are enough; all of 50 checkpoints are found."""
+    """Far above the limit, a few dozen observations are enough for all of 50 checkpoints."""
     chance = random.Random(2)
     actual = [first_proof(share, limit, 1000, chance, 1e-3) for _ in range(50)]
 
@@ -155,12 +155,12 @@ def answer_of(label="x", *spans):
     ],
 )
 def test_answers_are_compared_by_what_both_can_say(item, second, actual):
-    """Labels and spans of names that only one checkpoint knows, and texts in which neither finds any, prove nothing."""
+    """Names that only one checkpoint has, and texts without entities in both answers, do not count."""
     assert agreements(item, second, SHARED) == actual
 
 
 def test_a_checkpoint_agrees_with_itself():
-    """On real answers, every head that can be compared agrees."""
+    """On real answers, a checkpoint agrees with itself in every comparable head."""
     shared = SharedNames.of(tiny_checkpoints.label_set("a"), tiny_checkpoints.label_set("a"))
     for text in tiny_checkpoints.TEXTS:
         assert set(agreements(tiny_checkpoints.answer(text), tiny_checkpoints.answer(text), shared).values()) == {True}

@@ -1,4 +1,4 @@
-"""Precision: which of a checkpoint's graphs serves, and what is said where there is none."""
+"""Precision: which graph of a checkpoint serves."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def load(root: Path, precision: str, **recipe) -> Engine:
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_the_graph_that_is_asked_for_serves(precision: str, tmp_path: Path) -> None:
-    """A checkpoint with both graphs serves in the precision that is asked for."""
+    """A checkpoint with both graphs serves in the requested precision."""
     assert load(tmp_path, precision, int8=PASSED).precision == precision
 
 
@@ -45,14 +45,14 @@ def test_the_graph_that_is_asked_for_serves(precision: str, tmp_path: Path) -> N
     ],
 )
 def test_a_graph_that_is_not_there_is_refused(int8: ReducedGraph | None, message: str, tmp_path: Path) -> None:
-    """A checkpoint without a graph in int8 that passed is not served in int8, and the error says why and what to write."""
+    """A checkpoint whose int8 graph did not pass is not served in int8, and the error says why and what to do."""
     with pytest.raises(SwapError, match=message):
         load(tmp_path, "int8", int8=int8)
 
 
 @pytest.mark.parametrize(("faster", "expected"), [("int8", "int8"), ("fp32", "fp32")])
 def test_auto_serves_what_is_faster(faster: str, expected: str, tmp_path: Path) -> None:
-    """Of the graphs that passed, auto keeps the one that ran faster, and closes the other."""
+    """Of the graphs that passed, auto keeps the faster one and closes the other."""
     loaded = []
 
     def timed(engines):
@@ -70,7 +70,7 @@ def test_auto_serves_what_is_faster(faster: str, expected: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("settled", ["int8", "fp32"])
 def test_auto_takes_what_is_fastest_in_a_checkpoint_like_it(settled: str, tmp_path: Path) -> None:
-    """Beside an engine of the same backbone, auto loads the precision of that one alone, and times nothing."""
+    """If an engine of the same backbone is loaded, auto uses its precision without timing."""
     live = load(tmp_path, settled, int8=PASSED)
     checkpoint = tiny_checkpoints.publish(Store(tmp_path), tiny_checkpoints.Recipe(tag="b", int8=PASSED))
 
@@ -85,7 +85,7 @@ def test_auto_takes_what_is_fastest_in_a_checkpoint_like_it(settled: str, tmp_pa
     "recipe", [{"int8": None}, {"int8": PASSED, "int8_golden_tag": "y"}], ids=["it has none", "it answers wrongly"]
 )
 def test_auto_does_not_insist_on_what_was_fastest(recipe: dict, tmp_path: Path) -> None:
-    """Beside an engine in int8, a checkpoint that cannot serve in int8 serves in fp32."""
+    """If an engine in int8 is loaded, a checkpoint that cannot serve in int8 serves in fp32."""
     live = load(tmp_path, "int8", int8=PASSED)
     checkpoint = tiny_checkpoints.publish(Store(tmp_path), tiny_checkpoints.Recipe(tag="b", **recipe))
 
@@ -96,12 +96,12 @@ def test_auto_does_not_insist_on_what_was_fastest(recipe: dict, tmp_path: Path) 
 
 @pytest.mark.parametrize("recipe", [{}, {"int8": FAILED}, {"int8": PASSED, "int8_golden_tag": "y"}])
 def test_auto_serves_fp32_where_nothing_else_may(recipe: dict, tmp_path: Path) -> None:
-    """Without a graph in int8, with one that failed, or with one that answers wrongly here, auto serves fp32."""
+    """Without an int8 graph that passed and answers correctly here, auto serves fp32."""
     assert load(tmp_path, "auto", **recipe).precision == "fp32"
 
 
 def test_int8_has_golden_answers_of_its_own(tmp_path: Path) -> None:
-    """A graph in int8 that does not give its own golden answers is not served."""
+    """An int8 graph that does not reproduce its own golden answers is not served."""
     with pytest.raises(
         SwapError,
         match=r"golden answers: .* label \['a_weather'\] instead of \['y_weather'\], for text 1 of golden.int8.json$",
@@ -110,7 +110,7 @@ def test_int8_has_golden_answers_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_graph_whose_neighbours_matter_is_refused(tmp_path: Path) -> None:
-    """In reduced precision golden texts are asked together, too, and an answer that changes is refused."""
+    """In reduced precision, golden texts are also checked in one batch, and a graph whose answers change is rejected."""
     honest = Engine.run
 
     def leaking(self, ids, mask, outputs):
@@ -131,7 +131,7 @@ def test_a_graph_whose_neighbours_matter_is_refused(tmp_path: Path) -> None:
 
 
 def test_engines_are_timed_in_turns(tmp_path: Path) -> None:
-    """Every engine runs every shape in every turn, one after the other."""
+    """The engines are timed alternately, each with every shape."""
     engine = load(tmp_path, "fp32")
     shapes = []
     honest = engine.run
@@ -158,7 +158,7 @@ def test_engines_are_timed_in_turns(tmp_path: Path) -> None:
     ],
 )
 def test_a_precision_of_another_device_is_refused(device: str, precision: str, message: str, capsys) -> None:
-    """A precision that the device does not have stops the server at once."""
+    """A precision that the device does not support stops the server at once."""
     with pytest.raises(SystemExit):
         read_config(["--device", device, "--precision", precision], {})
 
@@ -167,7 +167,7 @@ def test_a_precision_of_another_device_is_refused(device: str, precision: str, m
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_half_precision_is_not_in_this_checkpoint(precision: str, tmp_path: Path) -> None:
-    """On a GPU a half precision that nobody exported is refused, before anything is loaded."""
+    """On a GPU, a half precision that was not exported is rejected before anything is loaded."""
     checkpoint = tiny_checkpoints.publish(Store(tmp_path), tiny_checkpoints.Recipe())
 
     with pytest.raises(SwapError, match=f"this checkpoint has no {precision} graph"):

@@ -1,4 +1,4 @@
-"""Promoter: a checkpoint becomes live whole or not at all."""
+"""The promoter: a checkpoint goes live completely or not at all."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from twofold_server.versions.promoter import Promoter
 
 
 class Unwatched:
-    """Watches no swap."""
+    """Monitors no swap."""
 
     def begin(self, swap):
-        """Begin nothing."""
+        """Do nothing."""
 
     async def end(self):
-        """End nothing."""
+        """Do nothing."""
 
 
 async def unrecorded(update, author):
@@ -41,7 +41,7 @@ ANNA = Author("anna", "A test says so.")
 
 @dataclass
 class Scene:
-    """Hold a promoter and what it moves."""
+    """A promoter with its collaborators."""
 
     store: object
     slot: Slot
@@ -50,13 +50,13 @@ class Scene:
     announced: list
 
     def count(self, outcome):
-        """Count promotions."""
+        """Return the number of promotions."""
         return self.metrics.registry.get_sample_value("twofold_swaps_total", {"outcome": outcome})
 
 
 @asynccontextmanager
 async def scene(store, *, live="a"):
-    """Set the stage with a live checkpoint."""
+    """A promoter with a live checkpoint."""
     engine, metrics, announced = EngineSettings(threads=1), Metrics(), []
     slot = Slot(metrics)
 
@@ -83,7 +83,7 @@ async def scene(store, *, live="a"):
 
 
 async def test_a_promotion_moves_engine_and_aliases_together(store):
-    """Afterwards the new engine is live, "current" names it, "previous" the old one, and health was told last."""
+    """After a promotion the new engine is live, "current" names it, "previous" names the old one, and health was updated last."""
     async with scene(store) as setup:
         old = setup.slot.live
         done = await setup.promoter.promote("b", ANNA)
@@ -100,7 +100,7 @@ async def test_a_promotion_moves_engine_and_aliases_together(store):
 
 
 async def test_the_live_checkpoint_needs_no_promotion(store):
-    """Promoting what is live loads nothing and changes nothing."""
+    """Promoting the live checkpoint loads and changes nothing."""
     async with scene(store) as setup:
         with mock.patch.object(promoter, "load_engine", side_effect=AssertionError):
             done = await setup.promoter.promote("current", ANNA)
@@ -111,7 +111,7 @@ async def test_the_live_checkpoint_needs_no_promotion(store):
 
 @pytest.mark.parametrize("kind", tiny_checkpoints.BROKEN)
 async def test_a_broken_checkpoint_changes_nothing(kind, store):
-    """The old engine answers on, the aliases stay, nothing of the new engine is kept, and the error says why."""
+    """If a checkpoint is broken, the old engine keeps serving, the aliases stay, no new engine is kept, and the error says why."""
     reason = tiny_checkpoints.BROKEN[kind][2]
     tiny_checkpoints.publish_broken(store, kind)
 
@@ -139,7 +139,7 @@ async def test_a_broken_checkpoint_changes_nothing(kind, store):
 
 
 async def test_aliases_that_cannot_be_written_change_nothing(store):
-    """If the disk refuses the aliases, the ready engine is closed again and the old one serves on."""
+    """If the aliases cannot be written, the new engine is closed and the old one keeps serving."""
     async with scene(store) as setup:
         live = setup.slot.live
         with (
@@ -154,7 +154,7 @@ async def test_aliases_that_cannot_be_written_change_nothing(store):
 
 
 async def test_roll_back_returns_and_returns_again(store):
-    """Rolling back makes the previous checkpoint live; rolling back once more undoes it."""
+    """A rollback makes the previous checkpoint live, and a second one undoes it."""
     async with scene(store) as setup:
         await setup.promoter.promote("b", ANNA)
         assert (await setup.promoter.roll_back(ANNA)).checkpoint.id == "a"
@@ -163,7 +163,7 @@ async def test_roll_back_returns_and_returns_again(store):
 
 
 async def test_nothing_to_roll_back_to(store):
-    """Without a previous checkpoint the caller is told that it is the wrong moment."""
+    """Without a previous checkpoint, the error is FAILED_PRECONDITION."""
     async with scene(store) as setup:
         with pytest.raises(FailedPreconditionError, match="previous"):
             await setup.promoter.roll_back(ANNA)
@@ -172,7 +172,7 @@ async def test_nothing_to_roll_back_to(store):
 
 
 async def test_promotions_take_turns(store):
-    """Many at once end one after the other, with the engine and the aliases of the last one."""
+    """Concurrent promotions run one after the other; engine and aliases are those of the last one."""
     async with scene(store) as setup:
         done = await asyncio.gather(*(setup.promoter.promote(name, ANNA) for name in ("b", "a", "b", "a")))
 
@@ -181,7 +181,7 @@ async def test_promotions_take_turns(store):
 
 
 async def test_a_candidate_replaces_only_what_it_was_compared_with(store):
-    """Whatever became current while it waited for its turn stays; one that is current already is no failure."""
+    """A candidate is not promoted if another checkpoint became current meanwhile, unless it is the candidate itself."""
     async with scene(store) as setup:
         with pytest.raises(BaseChangedError, match="the current checkpoint is now a"):
             await setup.promoter.promote("b", ANNA, expected_current="c")
@@ -195,7 +195,7 @@ async def test_a_candidate_replaces_only_what_it_was_compared_with(store):
 
 
 async def test_a_caller_that_leaves_does_not_cut_a_promotion_in_half(store):
-    """A cancelled caller hears nothing, and the promotion ends whole: engine and aliases agree."""
+    """If the caller is cancelled, the promotion is completed, and engine and aliases agree."""
     async with scene(store) as setup:
         call = asyncio.create_task(setup.promoter.promote("b", ANNA))
         await asyncio.sleep(0)  # It has begun, and cannot have ended: its work is on a thread.
@@ -208,7 +208,7 @@ async def test_a_caller_that_leaves_does_not_cut_a_promotion_in_half(store):
 
 
 async def test_a_first_checkpoint_becomes_live_in_an_empty_slot(store):
-    """Where nothing answered before, nothing was replaced."""
+    """If nothing was live, nothing is reported as replaced."""
     async with scene(store, live="") as setup:
         assert (await setup.promoter.promote("b", ANNA)).replaced_id == ""
         assert setup.announced == ["b"]

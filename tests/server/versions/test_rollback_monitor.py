@@ -1,4 +1,4 @@
-"""A bad checkpoint that passed every check is undone by itself, under load, and everybody hears of it."""
+"""A bad checkpoint that passed every check is rolled back automatically, under load."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ pytestmark = pytest.mark.slow
 
 
 async def test_a_planted_checkpoint_is_rolled_back_by_itself(tmp_path, caplog):
-    """It passes gate and golden texts and errs on live ones: undone within the window, without a lost request, and seen
-    in metrics, in the job's events and reports, among the alias changes, and in the audit.
+    """A checkpoint that passes gate and golden texts but fails on live texts is rolled back within the window, without a lost request.
+
+    Metrics, the job's events and reports, the alias changes and the audit log show it.
     """  # noqa: D205 -- one sentence.
     caplog.set_level("INFO", "twofold_server.audit")
     store, harness = harness_of(tmp_path, tiny_checkpoints.Recipe(forgets=("sunny", "cold")))
@@ -65,7 +66,7 @@ async def test_a_planted_checkpoint_is_rolled_back_by_itself(tmp_path, caplog):
 
 
 async def one_engine(server):
-    """Tell whether one engine is in memory."""
+    """Return whether exactly one engine is in memory."""
     return await server.metric("twofold_engines") == 1
 
 
@@ -77,7 +78,7 @@ BAD = [
 
 @pytest.mark.parametrize(("recipe", "texts", "cause"), BAD, ids=["not finite", "fails"])
 async def test_errors_undo_what_a_job_made_live(tmp_path, recipe, texts, cause):
-    """Numbers that are none, and passes that fail, on live texts: the checkpoint before answers again."""
+    """If a job's checkpoint gives NaN or failing passes on live texts, the previous one is restored."""
     store, harness = harness_of(tmp_path, recipe)
 
     async with running(store, trainer_python=harness.config.trainer.python, **WATCH) as server:
@@ -89,7 +90,7 @@ async def test_errors_undo_what_a_job_made_live(tmp_path, recipe, texts, cause):
 
 @contextmanager
 def slow(checkpoint_id):
-    """Let a checkpoint take 20 ms longer for each pass."""
+    """Slow each pass of a checkpoint down by 20 ms."""
     run = Engine.run
 
     def slowed(engine, *arguments):
@@ -102,7 +103,7 @@ def slow(checkpoint_id):
 
 
 async def test_slowness_undoes_what_a_job_made_live(tmp_path):
-    """Each text takes many times as long as before: the checkpoint before answers again."""
+    """If a job's checkpoint takes many times as long per text, the previous one is restored."""
     store, harness = harness_of(tmp_path, tiny_checkpoints.Recipe())
 
     with slow("bad"):
@@ -115,7 +116,7 @@ async def test_slowness_undoes_what_a_job_made_live(tmp_path):
 
 
 async def test_what_a_person_chose_is_undone_for_errors_only(tmp_path):
-    """A person may want other answers: they are compared, and decide nothing; a checkpoint that fails is undone."""
+    """A checkpoint that a person promoted is rolled back for errors only; other answers are compared but decide nothing."""
     store = tiny_checkpoints.make_store(tmp_path / "store", "a")
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(forgets=("sunny", "cold")), name="other")
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(lacks_last_piece=True), name="bad")
@@ -136,7 +137,7 @@ async def test_what_a_person_chose_is_undone_for_errors_only(tmp_path):
 
 
 async def test_a_good_swap_stays_and_frees_its_memory(tmp_path):
-    """After the window the checkpoint before is gone from memory; rolling back within it loads nothing."""
+    """After the window the previous checkpoint leaves memory; a rollback within it loads nothing."""
     store = tiny_checkpoints.make_store(tmp_path / "store", "a")
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(), name="b")
 
@@ -155,7 +156,7 @@ async def test_a_good_swap_stays_and_frees_its_memory(tmp_path):
 
 
 async def test_a_new_swap_ends_the_window_of_the_last(tmp_path):
-    """Never more than two engines, however fast swaps follow one another; switched off, there is one after each."""
+    """There are never more than two engines, however fast swaps follow each other, and one if monitoring is off."""
     store = tiny_checkpoints.make_store(tmp_path / "store", "a", "b", "c")
 
     async with running(store, **WATCH) as server, traffic(server, callers=1):
@@ -169,7 +170,7 @@ async def test_a_new_swap_ends_the_window_of_the_last(tmp_path):
 
 
 async def test_without_the_one_before_in_memory_it_is_loaded(tmp_path):
-    """With a share of 0 nothing is compared and no memory kept; a checkpoint that fails is undone all the same."""
+    """With a share of 0 nothing is compared and no engine is on standby, but a failing checkpoint is still rolled back."""
     store, harness = harness_of(tmp_path, tiny_checkpoints.Recipe(lacks_last_piece=True))
 
     settings = {**WATCH, "rollback_share": 0}

@@ -1,4 +1,4 @@
-"""A candidate in shadow: it answers live texts, nobody gets its answers, and it is made live or refused by them."""
+"""Shadow tests: a candidate answers live texts, its answers are not returned, and they decide whether it goes live."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def in_shadow(tmp_path, recipe, **settings):
 
 
 async def started_at(server, job):
-    """Wait until the candidate stands by."""
+    """Wait until the candidate is on standby."""
 
     async def stands_by():
         assert (await job_of(server, job)).state in {pb.JOB_STATE_QUEUED, pb.JOB_STATE_RUNNING}
@@ -55,9 +55,7 @@ async def started_at(server, job):
 
 
 async def test_a_good_candidate_is_made_live_after_its_texts(tmp_path):
-    """The promotion waits until enough texts were compared; then it takes the engine that is loaded, and the report has
-    the agreement of both heads.
-    """  # noqa: D205 -- one sentence.
+    """The promotion waits until enough texts were compared, uses the loaded engine, and the report has the agreement of both heads."""  # noqa: D205 -- one sentence.
     async with in_shadow(tmp_path, tiny_checkpoints.Recipe()) as (server, store):
         async with traffic(server) as (answered, failed):
             job = await follow(server, await submit(server))
@@ -80,7 +78,7 @@ async def test_a_good_candidate_is_made_live_after_its_texts(tmp_path):
 
 
 async def test_who_follows_the_job_hears_how_far_it_is(tmp_path, monkeypatch):
-    """Every now and then the texts so far are an event of the job; the report keeps the last one only."""
+    """Progress events report the compared texts; the report has only the final numbers."""
     monkeypatch.setattr(shadow_test_module, "REPORT_SECONDS", 0.0)
     monkeypatch.setattr(shadow_test_module, "_POLL_SECONDS", 0.01)
 
@@ -100,7 +98,7 @@ async def test_who_follows_the_job_hears_how_far_it_is(tmp_path, monkeypatch):
 
 
 async def test_a_word_on_the_way_that_cannot_be_written_ends_nothing(tmp_path, monkeypatch):
-    """Where the database is away for a moment while a candidate is in shadow, its job goes on."""
+    """If a progress event cannot be written, the job continues."""
     monkeypatch.setattr(shadow_test_module, "REPORT_SECONDS", 0.0)
     monkeypatch.setattr(shadow_test_module, "_POLL_SECONDS", 0.01)
     say, refused = JobRepository.append_event, []
@@ -123,7 +121,7 @@ async def test_a_word_on_the_way_that_cannot_be_written_ends_nothing(tmp_path, m
 
 
 async def test_a_bad_candidate_is_rejected_and_never_answers(tmp_path):
-    """The gate passed it, live texts did not: REJECTED says why, the old checkpoint serves on, no caller saw the other."""
+    """A candidate that passed the gate but not the shadow test is REJECTED with a reason, and no caller saw its answers."""
     async with in_shadow(tmp_path, tiny_checkpoints.Recipe(forgets=("sunny", "cold"))) as (server, store):
         async with traffic(server) as (answered, failed):
             job = await follow(server, await submit(server))
@@ -137,7 +135,7 @@ async def test_a_bad_candidate_is_rejected_and_never_answers(tmp_path):
 
 
 async def test_without_live_texts_the_time_decides(tmp_path):
-    """Nobody calls, so after its time the candidate is made live, and a warning says that nothing was compared."""
+    """Without live texts the candidate goes live after the time limit, with a warning that nothing was compared."""
     async with in_shadow(tmp_path, tiny_checkpoints.Recipe(), shadow_seconds=0.5) as (server, _):
         job = await follow(server, await submit(server))
         assert job.state == pb.JOB_STATE_SUCCEEDED
@@ -150,7 +148,7 @@ async def test_without_live_texts_the_time_decides(tmp_path):
     (1.0, 0.0, ["train", "shadow", "swap"]),
 ])  # fmt: skip
 async def test_a_job_may_ask_for_another_share(tmp_path, requested, set_to, phases):
-    """What the request says counts, and what the server is set to where it says nothing; a share of 0 changes nothing."""
+    """The share of the request takes precedence over the server's setting, including 0."""
     async with in_shadow(tmp_path, tiny_checkpoints.Recipe(), shadow_share=set_to, shadow_seconds=0.2) as (server, _):
         job = await follow(server, await submit(server, shadow_share=requested))
         assert [phase.phase for phase in job.phases] == phases
@@ -166,7 +164,7 @@ async def test_a_wrong_share_is_refused(tmp_path):
 
 
 async def test_a_job_in_shadow_can_be_cancelled(tmp_path):
-    """It ends at once, the candidate leaves memory, and the old checkpoint stays live."""
+    """CancelJob ends the shadow test at once, the candidate leaves memory, and the old checkpoint stays live."""
     async with in_shadow(tmp_path, tiny_checkpoints.Recipe()) as (server, store):
         job = await submit(server)
         await started_at(server, job)
@@ -179,7 +177,7 @@ async def test_a_job_in_shadow_can_be_cancelled(tmp_path):
 
 @pytest.mark.parametrize(("name", "state"), [("other", pb.JOB_STATE_FAILED), ("candidate", pb.JOB_STATE_SUCCEEDED)])
 async def test_a_person_who_promotes_meanwhile_is_obeyed(tmp_path, name, state):
-    """The shadow test ends; the candidate is not promoted over what it was not compared with, and may be promoted itself."""
+    """If a person promotes another checkpoint meanwhile, the shadow test ends, and the candidate is not promoted automatically."""
     async with in_shadow(tmp_path, tiny_checkpoints.Recipe()) as (server, store):
         tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(), name="other")
         job = await submit(server)
@@ -193,7 +191,7 @@ async def test_a_person_who_promotes_meanwhile_is_obeyed(tmp_path, name, state):
 
 
 async def test_a_server_that_stops_does_not_wait_for_the_shadow(tmp_path):
-    """The job waits, and tries the same candidate once more when the server is back; nothing is trained again."""
+    """If the server stops, the job waits, and after the restart the same candidate is tested again without training."""
     store, harness = harness_of(tmp_path, tiny_checkpoints.Recipe())
 
     async with running(store, trainer_python=harness.config.trainer.python, **SHADOW) as server:
@@ -210,7 +208,7 @@ async def test_a_server_that_stops_does_not_wait_for_the_shadow(tmp_path):
 
 @pytest.fixture
 def pair(store):
-    """Two engines that answer alike."""
+    """Two engines with the same answers."""
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(), name="same")
     engines = [Engine(store.get(name)) for name in ("a", "same")]
     yield EnginePair(*engines, slowdown=3.0)
@@ -219,7 +217,7 @@ def pair(store):
 
 
 def counted(metrics):
-    """Return the texts by outcome."""
+    """Return the number of texts by outcome."""
     outcomes = ("compared", "failed", "dropped")
     return [
         metrics.registry.get_sample_value("twofold_shadow_texts_total", {"outcome": outcome}) for outcome in outcomes
@@ -227,7 +225,7 @@ def counted(metrics):
 
 
 def test_live_texts_come_first(pair, monkeypatch):
-    """While live texts wait nothing is compared: what waits for too long, or is one too many, is dropped and counted."""
+    """While live texts wait nothing is compared; queued texts that wait too long or exceed the limit are dropped and counted."""
     monkeypatch.setattr(shadows, "_MAX_QUEUE_SECONDS", 0.05)
     metrics, seen, quiet = Metrics(), [], threading.Event()
     shadow = ShadowTraffic(metrics, lambda: not quiet.is_set(), max_tokens=128)
@@ -251,7 +249,7 @@ def test_live_texts_come_first(pair, monkeypatch):
 
 
 def test_a_share_is_taken(pair):
-    """Of many texts about the share is compared, and no more."""
+    """About the configured share of many texts is compared."""
     metrics, seen = Metrics(), []
     shadow = ShadowTraffic(metrics, lambda: False, max_tokens=128)
     shadow.begin(pair, 0.2, seen.append)

@@ -1,4 +1,4 @@
-"""Swaps under a steady stream of requests: nothing fails, nothing is stale, nothing is mixed."""
+"""Swaps under load: no request fails, is stale or mixed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CALLERS = 6
 
 
 async def test_swaps_under_load(store):
-    """Over many swaps every request is answered, and none that began after a promotion by an older checkpoint."""
+    """During many swaps every request is answered, and never by a checkpoint that was replaced before the request began."""
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(tag="c", reverse_vocabulary=True))
     texts = [f"{'so ' * length}{word} in new york" for length in (0, 3, 40) for word in ("rain", "play", "wake")]
     expected = {
@@ -64,7 +64,7 @@ async def test_swaps_under_load(store):
 
 
 def recipes():
-    """Name the recipes by their tags."""
+    """Return the recipes by their tags."""
     return {
         "a": tiny_checkpoints.Recipe(),
         "b": tiny_checkpoints.Recipe(tag="b"),

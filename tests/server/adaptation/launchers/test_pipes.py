@@ -1,4 +1,4 @@
-"""Lines from a process, within bounds."""
+"""Bounded lines from the pipe of a process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LINES: list[tuple[list[bytes], list[bytes | None]]] = [
 
 @pytest.mark.parametrize(("chunks", "expected"), LINES)
 async def test_lines_come_whole_however_they_are_cut(chunks: list[bytes], expected: list[bytes | None]) -> None:
-    """Chunks do not matter; a line over the limit is one None, and the next line is whole again."""
+    """Lines do not depend on the chunks; a line over the limit gives one None, and the next line is complete."""
     reader = asyncio.StreamReader()
 
     async def feed() -> None:
