@@ -282,7 +282,7 @@ async def test_an_engine_that_fails_fails_one_batch(store):
 
 @pytest.mark.parametrize("ask", ["predict", "embed"])
 async def test_a_text_with_numbers_that_are_none_fails_alone(store, ask):
-    """If a text gives NaN, only its caller gets an error, the others get their answers, and the failure is counted."""  # noqa: D205 -- one sentence.
+    """If a text gives NaN, only its caller gets an error, the others get their answers, and the failure is counted."""
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(tag="c", breaks=("sunny",)), name="c")
     message = []
 

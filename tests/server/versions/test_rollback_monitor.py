@@ -22,7 +22,7 @@ async def test_a_planted_checkpoint_is_rolled_back_by_itself(tmp_path, caplog):
     """A checkpoint that passes gate and golden texts but fails on live texts is rolled back within the window, without a lost request.
 
     Metrics, the job's events and reports, the alias changes and the audit log show it.
-    """  # noqa: D205 -- one sentence.
+    """
     caplog.set_level("INFO", "twofold_server.audit")
     store, harness = harness_of(tmp_path, tiny_checkpoints.Recipe(forgets=("sunny", "cold")))
 

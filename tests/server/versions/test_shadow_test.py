@@ -55,7 +55,7 @@ async def started_at(server, job):
 
 
 async def test_a_good_candidate_is_made_live_after_its_texts(tmp_path):
-    """The promotion waits until enough texts were compared, uses the loaded engine, and the report has the agreement of both heads."""  # noqa: D205 -- one sentence.
+    """The promotion waits until enough texts were compared, uses the loaded engine, and the report has the agreement of both heads."""
     async with in_shadow(tmp_path, tiny_checkpoints.Recipe()) as (server, store):
         async with traffic(server) as (answered, failed):
             job = await follow(server, await submit(server))
