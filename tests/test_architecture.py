@@ -1,4 +1,4 @@
-"""The arrows between the packages, checked by importing, and by asking import-linter."""
+"""Imports between the packages, checked by importing and by import-linter."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ print(len(modules))
 
 
 def modules_of(package: str) -> list[str]:
-    """List all modules of a package."""
+    """Return the names of all modules of a package."""
     folder = FOLDERS[package]
     paths = sorted((folder / package).rglob("*.py"))
     names = [".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__init__") for path in paths]
@@ -53,7 +53,7 @@ def modules_of(package: str) -> list[str]:
 
 @pytest.mark.parametrize("package", WITHOUT)
 def test_a_package_imports_without_what_it_must_not_need(package):
-    """Every module imports in a process whose import system refuses what the package must do without."""
+    """Every module imports in a process that cannot import the forbidden packages."""
     ours, theirs = WITHOUT[package]
     modules = modules_of(package)
     command = [sys.executable, "-c", REFUSE, ",".join(ours + theirs), ",".join(modules)]
@@ -64,7 +64,7 @@ def test_a_package_imports_without_what_it_must_not_need(package):
 
 
 def test_the_refusal_refuses():
-    """The test above would notice: a module that is out of bounds cannot be imported."""
+    """The test above would notice a forbidden import."""
     command = [sys.executable, "-c", REFUSE, "json", "json.decoder"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
@@ -72,7 +72,7 @@ def test_the_refusal_refuses():
 
 
 def test_the_contracts_hold():
-    """import-linter's contracts in pyproject.toml hold: the four packages' arrows and the server's layers."""
+    """All contracts of import-linter in pyproject.toml are kept."""
     pytest.importorskip("importlinter", reason="import-linter is in the group `check`")
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
@@ -81,7 +81,7 @@ def test_the_contracts_hold():
 
 
 def test_files_stay_small():
-    """One concept a file: a file of the server or the client that passes 300 lines wants to be two."""
+    """No file of the server or the client has more than 300 lines."""
     lengths = {
         path.name: len(path.read_text(encoding="utf-8").splitlines())
         for room in ("server/twofold_server", "clients/python/twofold")

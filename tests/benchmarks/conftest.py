@@ -30,13 +30,13 @@ from benchmarks.adaptation.method_interface import Learner, Task
 
 
 def with_types(examples: Sequence[Example]) -> list[Example]:
-    """Note which types were looked for, as the scenarios' reader does."""
+    """Set the annotated types, as the scenarios' reader does."""
     return with_annotated_types(examples, types_of(examples))
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
-    """Small tensors are computed fastest by one thread, and always the same way."""
+    """One thread is fastest for small tensors, and deterministic."""
     torch.set_num_threads(1)
 
 
@@ -73,7 +73,7 @@ def base(_trained: Learner) -> Callable[[], Learner]:
 
 @pytest.fixture
 def make_task(tmp_path: Path) -> Callable:
-    """Make a task over new examples of the small world."""
+    """Return a task with new examples."""
 
     def make(head: str = "ner", **settings):
         make_examples = tiny_models.restaurant if head == "ner" else tiny_models.intents

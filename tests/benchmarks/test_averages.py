@@ -23,7 +23,7 @@ RUNS = [
 
 
 def test_the_mean_of_runs_stands_for_them() -> None:
-    """Scores are means, verdicts are listed, memory is the maximum; other runs stay as they are."""
+    """Scores are averaged, verdicts are listed, memory is the maximum; other runs stay unchanged."""
     other_method = make_run("a", "lwf", (70.0, 90.0, 90.0))
     averaged, unchanged = average([RUNS[0], other_method, *RUNS[1:]])
     assert unchanged is other_method
@@ -32,7 +32,7 @@ def test_the_mean_of_runs_stands_for_them() -> None:
 
 
 def test_a_sequence_is_averaged_step_by_step() -> None:
-    """Every figure of every step is a mean, those of earlier steps too."""
+    """Every score of every step is averaged, including those of earlier steps."""
     second = tuple((new + 2, protected - 1, retained) for new, protected, retained in SEQUENCE)
     earlier = tuple({name: value + 4 for name, value in scores.items()} for scores in EARLIER)
     (averaged,) = average(
@@ -44,14 +44,14 @@ def test_a_sequence_is_averaged_step_by_step() -> None:
 
 
 def test_failed_runs_do_not_count() -> None:
-    """A failed run is not averaged; if all failed, the first stands for all and gives the reason."""
+    """A failed run is not averaged; if all failed, the first one stands for all and has the reason."""
     failed = [make_run("a", "auto", error=reason, seed=seed) for seed, reason in enumerate(("killed", "no"))]
     assert average(failed) == [failed[0]]
     assert average([failed[0], RUNS[1]]) == [RUNS[1]]
 
 
 def test_the_spread_is_the_standard_deviation() -> None:
-    """It is that of the sums of scores; a method with one run has none."""
+    """It is the deviation of the sums of scores; a method with one run has none."""
     deviations = spreads([*RUNS, make_run("a", "lwf", (70.0, 90.0, 90.0))])
     assert deviations == pytest.approx({("a", "auto"): 6.52**0.5})
 
@@ -91,7 +91,7 @@ TABLES: list[Run] = [
 
 
 def test_tables_show_means_and_deviations() -> None:
-    """A line per method; after the mean sum stands the deviation of one run: the root mean square of 2.53 and 1.41."""
+    """There is a line per method; after the mean sum comes the deviation of one run, the root mean square of 2.53 and 1.41."""
     tables = make_tables(TABLES, ["a", "b"])
     assert "| auto | 82.0 | 90.0 → 89.8 | 90.0 → 87.0 | 1 | pass, fail | 10 | 900 |" in tables
     assert "| auto | 2 | 71.5 | 0.10 | 0.20 | 3.00 | 204.9 | ± 2.1 | 10 |" in tables

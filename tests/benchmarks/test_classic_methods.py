@@ -33,18 +33,18 @@ def state(learner: Learner) -> State:
 
 
 def same(left: State, right: State) -> bool:
-    """Tell whether two states have the same bytes."""
+    """Return whether two states have the same bytes."""
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 def drift(before: State, after: State) -> float:
-    """Return how far the backbone went."""
+    """Return the distance that the backbone moved."""
     names = [name for name in before if name.startswith("backbone.")]
     return float(sum((after[name] - before[name]).square().sum() for name in names)) ** 0.5
 
 
 def logits(learner: Learner, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what the heads' base rows answer to texts."""
+    """Return the logits of the base's rows for texts."""
     with torch.no_grad():
         actual = compute_features(learner.model, learner.encoder.encode(texts), learner.pad_id)
         return learner.model.classifier(actual.pooled)[:, :4], learner.model.ner(actual.tokens)[:, :7]
@@ -60,7 +60,7 @@ def test_every_classic_method_is_listed() -> None:
 def test_a_row_learns_and_keeps_old_rows_in_their_places(
     base: Base, make_task: Callable, method: str, head: str
 ) -> None:
-    """Every method answers new texts with new names better than chance, and the names of the base stay first."""
+    """Every method learns the new names better than chance, and the base's names come first."""
     task = make_task(head, hyperparameters={"epochs": 6})
     learner = METHODS[method](base(), task).learner
     names = {"ner": ("people",), "classifier": ("recipe", "taxi")}[head]
@@ -75,7 +75,7 @@ def test_a_row_learns_and_keeps_old_rows_in_their_places(
 
 @pytest.mark.parametrize("head", HEADS)
 def test_replaced_names_are_gone(base: Base, make_task: Callable, head: str) -> None:
-    """Where the new names take the old ones' place, neither the head nor the memory knows the old ones any more."""
+    """If new names replace the old ones, neither the head nor the memory has the old ones."""
     learner = METHODS["rehearsal"](base(), make_task(head, replaces=True)).learner
     if head == "classifier":
         assert learner.labels.labels == ("recipe", "taxi")
@@ -90,7 +90,7 @@ def test_replaced_names_are_gone(base: Base, make_task: Callable, head: str) -> 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_freezing_a_head_protects_nothing(base: Base, make_task: Callable, head: str) -> None:
-    """New data says nothing to the protected head: it stays as it is, frozen or not, and the backbone moves under it."""
+    """New data does not change the protected head, frozen or not, but the backbone changes under it."""
     free, frozen = (state(METHODS[method](base(), make_task(head)).learner) for method in CLASSIC_METHODS[:2])
     assert same(free, frozen)
     before = state(base())
@@ -100,7 +100,7 @@ def test_freezing_a_head_protects_nothing(base: Base, make_task: Callable, head:
 
 @pytest.mark.parametrize("method", CLASSIC_METHODS)
 def test_the_same_task_gives_the_same_bytes(base: Base, make_task: Callable, method: str) -> None:
-    """Nothing but the seed decides."""
+    """Only the seed affects the result."""
     first, again, another = (state(METHODS[method](base(), make_task(seed=seed)).learner) for seed in (0, 0, 1))
     assert same(first, again)
     assert not same(first, another)
@@ -108,7 +108,7 @@ def test_the_same_task_gives_the_same_bytes(base: Base, make_task: Callable, met
 
 @pytest.mark.parametrize(("method", "weight"), [("lwf", "lwf_weight"), ("ewc", "ewc_weight"), ("derpp", "derpp_alpha")])
 def test_a_heavier_weight_holds_more(base: Base, make_task: Callable, method: str, weight: str) -> None:
-    """The answers to the texts that a method holds on to move less under a large weight than under none."""
+    """Answers to the rehearsed texts change less with a large weight than with none."""
     held = make_task().train if method == "lwf" else base().memory.rehearsal[:60]
     texts = [example.text for example in held]
     before = logits(base(), texts)
@@ -121,7 +121,7 @@ def test_a_heavier_weight_holds_more(base: Base, make_task: Callable, method: st
 
 
 def test_no_weight_is_plain_fine_tuning(base: Base, make_task: Callable) -> None:
-    """LwF without a weight answers as fine-tuning does, but for what rounding does to gradients of zero."""
+    """LwF with weight 0 equals fine-tuning, except for the rounding of zero gradients."""
     task = make_task(hyperparameters={"lwf_weight": 0.0})
     texts = [example.text for example in task.train]
     plain, unweighted = (logits(METHODS[method](base(), task).learner, texts) for method in ("unconstrained", "lwf"))
@@ -141,7 +141,7 @@ def test_rehearsal_keeps_more_than_plain_fine_tuning(base: Base, make_task: Call
 
 
 def test_a_sequence_goes_on_from_where_it_was(base: Base, make_task: Callable) -> None:
-    """The memory after a step holds its texts, with the types that were looked for in them; the next step adds to it."""
+    """After a step the memory has its texts with their annotated types; the next step adds to it."""
     first = METHODS["rehearsal"](base(), make_task()).learner
     retained_heads = {example.text: example for example in first.memory.rehearsal}
     assert all(retained_heads[example.text] == example for example in make_task().train)
@@ -152,7 +152,7 @@ def test_a_sequence_goes_on_from_where_it_was(base: Base, make_task: Callable) -
 
 
 def test_every_tensor_of_the_backbone_has_one_rate(base: Base) -> None:
-    """The top block has the full rate, each below it less, embeddings least, and no tensor is named twice."""
+    """The top block has the full rate, each block below a lower one, embeddings the lowest, and no tensor is listed twice."""
     model = base().model
     groups = parameter_groups(model, HEADS, DEFAULTS)
     rate_of = {id(param): group["lr"] for group in groups for param in group["params"]}
@@ -180,7 +180,7 @@ vectors = st.lists(st.floats(-4, 4, width=32), min_size=6, max_size=6)
 
 @given(own=vectors, reference=vectors)
 def test_a_projected_gradient_does_no_harm(own: list[float], reference: list[float]) -> None:
-    """A-GEM's gradient never points against the reference, and one that did not already stays as it is."""
+    """A-GEM's gradient never points against the reference, and stays unchanged if it did not."""
     gradient, against = ([torch.tensor(values[:2]), torch.tensor(values[2:]).view(2, 2)] for values in (own, reference))
     actual = project(gradient, tuple(against))
     dot = float(torch.tensor(own) @ torch.tensor(reference))
@@ -193,7 +193,7 @@ def test_a_projected_gradient_does_no_harm(own: list[float], reference: list[flo
 
 
 def test_softened_kl_by_hand() -> None:
-    """At T = 2 logits (0, 2 ln 3) are (1/4, 3/4); against (1/2, 1/2) that is 4 (ln 2 - H), summed in nats."""
+    """At T = 2, logits (0, 2 ln 3) are (1/4, 3/4); compared with (1/2, 1/2) the loss is 4 (ln 2 - H), in nats."""
     old, new = torch.tensor([[0.0, 2 * torch.log(torch.tensor(3.0))]]), torch.zeros(1, 2)
     quarter, rest = torch.tensor(0.25), torch.tensor(0.75)
     by_hand = 4 * (quarter * (quarter / 0.5).log() + rest * (rest / 0.5).log())
@@ -218,14 +218,14 @@ def test_fisher_information_of_a_bias_is_the_variance_of_its_answer(base: Base, 
 
 
 def test_fisher_information_leaves_out_a_head_that_starts_anew(base: Base, make_task: Callable) -> None:
-    """Rows whose names are replaced are not held to what they were."""
+    """Rows whose names are replaced are not constrained."""
     context, _ = prepare(base(), make_task(replaces=True))
     names = {name.split(".")[0] for name in fisher_information(context, context.memory_targets[:2])}
     assert names == {"backbone", "classifier"}
 
 
 def test_a_text_without_new_words_changes_nothing_that_it_does_not_say(base: Base, make_task: Callable) -> None:
-    """New data that was not searched for the old types gives their rows no target on its O tokens."""
+    """New texts without annotation for old types give their rows no target on O tokens."""
     context, labels = prepare(base(), make_task())
     old = [index for index, tag in enumerate(labels.tags) if tag[2:] in ("artist", "city")]
     for target in context.new:

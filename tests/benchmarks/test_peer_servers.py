@@ -18,17 +18,17 @@ pytestmark = pytest.mark.slow
 
 
 def measured_server(rate: float, p99: float, cpu: float = 1.0) -> dict[str, float]:
-    """Make the measurements of a server."""
+    """Return the measurements of a server."""
     return {"per_second": rate, "p99_ms": p99, "cpu_ms": cpu, "p99_equal_ms": p99 / 2}
 
 
 def rounds(*pairs: tuple[dict[str, float], dict[str, float]]) -> list[dict[str, Any]]:
-    """Make rounds over one text set."""
+    """Return rounds over one text set."""
     return [{"short": {"twofold": twofold, "peer": peer}} for twofold, peer in pairs]
 
 
 def test_ratios_are_medians_of_neighbours() -> None:
-    """A machine that slows both sides down for a round changes their medians and not their ratio."""
+    """A machine that slows both sides down in a round changes their medians but not their ratio."""
     measured = rounds(
         (measured_server(200, 10), measured_server(100, 20)),
         (measured_server(20, 100), measured_server(10, 200)),
@@ -41,7 +41,7 @@ def test_ratios_are_medians_of_neighbours() -> None:
 
 
 def test_the_best_peer_is_the_best_at_each_figure() -> None:
-    """One peer is the best in throughput and another in latency: Twofold is compared with both."""
+    """Twofold is compared with the peer that is best in throughput and with the one that is best in latency."""
     quick = summarise(rounds((measured_server(200, 10), measured_server(160, 40, 1.25))))
     prompt = summarise(rounds((measured_server(210, 9), measured_server(70, 12, 2.0))))
     figures = compute_figures({"quick": quick, "prompt": prompt})
@@ -54,7 +54,7 @@ def test_the_best_peer_is_the_best_at_each_figure() -> None:
 
 
 def test_a_search_goes_axis_by_axis() -> None:
-    """Each axis is tried with the best of those before it, nothing twice, and what a choice leaves out is at its default."""
+    """Each axis is searched with the best values of the axes before it, without repetitions, and unset options have their defaults."""
     rates = {"batch": {8: 1.0, 16: 2.0, 32: 1.5}, "workers": {1: 1.0, 2: 3.0}}
     measured = []
 
@@ -78,7 +78,7 @@ def test_a_search_goes_axis_by_axis() -> None:
 
 @pytest.mark.parametrize("name", PEER_SERVERS)
 def test_a_peer_is_explained_and_pinned(name: str) -> None:
-    """Its folder says what its settings are and has exact versions, and every choice is one that settings can hold."""
+    """A peer's folder explains its settings and pins exact versions, and every choice is valid."""
     assert ast.get_docstring(ast.parse((HOME / name / "serve.py").read_text(encoding="utf-8")))
     pins = (HOME / name / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert all("==" in line for line in pins if line and not line.startswith("#"))

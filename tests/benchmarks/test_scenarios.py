@@ -1,4 +1,4 @@
-"""Sources: the eight steps, in their order, over small files."""
+"""Sources: the eight selection steps, in order, on small files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def write(root: Path, lines) -> Path:
 
 
 def source(**settings) -> Source:
-    """Make a source as the scenario file has it."""
+    """Return a source as in the scenario file."""
     return msgspec.convert({"file": "lines.jsonl", "use": BOTH, **settings}, Source)
 
 
@@ -78,7 +78,7 @@ CASES = {
 
 @pytest.mark.parametrize(("settings", "lines"), CASES.values(), ids=CASES)
 def test_a_source_chooses_lines(root: Path, settings: dict, lines: list[int]) -> None:
-    """Each step leaves the lines that its rule says, after the steps before it."""
+    """Each step selects lines by its rule, after the steps before it."""
     actual = resolve(root, source(n=len(lines), **settings))
     assert [example.text for example in actual] == [TEXTS[line] for line in lines]
 
@@ -96,7 +96,7 @@ TYPES = {
 
 @pytest.mark.parametrize(("settings", "names"), TYPES.values(), ids=TYPES)
 def test_entities_keep_their_places_under_new_names(root: Path, settings: dict, names: dict[str, str]) -> None:
-    """Entities of other types are gone, and every line says which types were looked for in it."""
+    """Entities of other types are removed, and every line states its annotated types."""
     for (_, _, spans), example in zip(LINES, resolve(root, source(n=len(LINES), **settings)), strict=True):
         kept = [(start, end, names[name]) for start, end, name in spans if name in names]
         assert [(span.start, span.end, span.type) for span in example.entities] == kept
@@ -105,7 +105,7 @@ def test_entities_keep_their_places_under_new_names(root: Path, settings: dict, 
 
 @pytest.mark.parametrize("use", [["label"], ["entities"], BOTH])
 def test_what_may_not_be_used_is_not_annotated(root: Path, use: list[str]) -> None:
-    """An annotation that is not used is None, which is not the same as an empty one."""
+    """An unused annotation is None, not empty."""
     for (_, label, spans), example in zip(LINES, resolve(root, source(n=len(LINES), use=use)), strict=True):
         assert example.label == (label if "label" in use else None)
         assert (example.entities is None) == ("entities" not in use)
@@ -114,7 +114,7 @@ def test_what_may_not_be_used_is_not_annotated(root: Path, use: list[str]) -> No
 
 
 def test_types_are_those_of_the_annotation_and_not_of_the_lines_that_are_left(root: Path) -> None:
-    """A source cut to one line still knows that its annotators looked for every type."""
+    """A source of a single line still has all types of its data set as annotated types."""
     (example,) = resolve(root, source(n=1, first=1))
     assert example.annotated_types == ("artist", "city", "date")
 
@@ -124,7 +124,7 @@ def test_types_are_those_of_the_annotation_and_not_of_the_lines_that_are_left(ro
     [({"n": 6}, "expected n 6, selected 7"), ({"n": 7, "entities": 8}, "expected entities 8, selected 7")],
 )
 def test_counts_are_checked(root: Path, settings: dict, message: str) -> None:
-    """A count that differs from the file's is an error that names both."""
+    """An error about a wrong count names both counts."""
     with pytest.raises(ScenarioError, match=message):
         resolve(root, source(**settings))
     assert len(resolve(root, source(n=7, entities=7))) == 7
@@ -133,7 +133,7 @@ def test_counts_are_checked(root: Path, settings: dict, message: str) -> None:
 
 
 def test_a_cap_counts_over_all_sources_of_a_list(root: Path) -> None:
-    """A list's sources follow each other, and its first lines are taken after all steps."""
+    """The sources of a list are concatenated, and the cap applies after all steps."""
     two = [source(n=1, labels=["book"]), source(n=3, labels=["play"])]
     assert [result.text for result in gather(root, two, 2)] == [TEXTS[3], TEXTS[0]]
     assert len(gather(root, two)) == 4
@@ -149,7 +149,7 @@ def test_a_cap_counts_over_all_sources_of_a_list(root: Path) -> None:
 def test_counting_out_is_slicing_each_label_and_then_the_rest(
     tmp_path_factory: pytest.TempPathFactory, *, labels: list[str], skipped: int, taken: int, skip: int, first: int
 ) -> None:
-    """Whatever the labels, steps 5 and 6 are slices: of each label's lines, then of what is left in the file's order."""
+    """Steps 5 and 6 are slices, first of each label's lines, then of the remaining lines in file order."""
     root = write(tmp_path_factory.mktemp("sets") / "x", [(f"t{n}", label, []) for n, label in enumerate(labels)])
     of_label = {name: [n for n, label in enumerate(labels) if label == name] for name in "abc"}
     kept = sorted(n for lines in of_label.values() for n in lines[skipped : skipped + taken])[skip : skip + first]
@@ -159,7 +159,7 @@ def test_counting_out_is_slicing_each_label_and_then_the_rest(
 
 
 def scenario(**changes) -> dict:
-    """Make a scenario as the file has it."""
+    """Return a scenario as in the file."""
     item = {"file": "lines.jsonl", "use": BOTH, "n": 7}
     return {
         "name": "s",
@@ -183,7 +183,7 @@ def write_file(root: Path, *scenarios: dict, **changes) -> None:
 
 
 def test_a_file_is_read_with_its_caps(root: Path) -> None:
-    """The caps of a short run are the file's own, and bound the base's lists as well as the steps'."""
+    """The caps of a short run are those of the file, and limit both the base's lists and the steps' lists."""
     write_file(root, scenario())
     actual = read_scenarios(root)
     size = choose_size("quick", actual.quick)

@@ -1,4 +1,4 @@
-"""What a real server exports after real traffic."""
+"""The metrics of a real server after real traffic."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXAMPLES = [Example(text="we are in berlin", entities=(Span(start=10, end=16, ty
 
 
 def write_trainer(path: Path) -> Path:
-    """Write a program that says what a trainer says of a job that the gate rejects, without training."""
+    """Write a program that plays a trainer whose job the gate rejects."""
     message = [PhaseStarted(phase=phase) for phase in PHASES[:-1]]
     message += [
         ScoreMeasured(figure=figure, moment=moment, metric="f1", value=0.9, examples=100)
@@ -43,14 +43,14 @@ def write_trainer(path: Path) -> Path:
 
 @contextmanager
 def two_gpus() -> Iterator[None]:
-    """Let the servers that start within the block find GPUs, which a double of NVIDIA's library shows them."""
+    """Let servers find two GPUs, through a fake of NVIDIA's library."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "support" / "doubles"), prepend=os.pathsep)
         yield
 
 
 def send_traffic(target: str, client: Client, broken: str) -> None:
-    """Make calls of every kind that the metrics tell apart."""
+    """Make calls of every kind that the metrics distinguish."""
     with grpc.insecure_channel(target) as channel:
         GRPCInferenceServiceStub(channel).ModelInfer(ask("rain in oslo today"))
     for texts in (["rain in oslo today"], ["play a song", "so much " * 40]):
@@ -67,7 +67,7 @@ def send_traffic(target: str, client: Client, broken: str) -> None:
 
 @pytest.fixture(scope="session")
 def scrape(tmp_path_factory: pytest.TempPathFactory) -> Scrape:
-    """Scrape a real server after traffic, a promotion, a failed one, and a job."""
+    """Return the metrics of a real server after calls, promotions (one fails) and a job."""
     root = tmp_path_factory.mktemp("scrape")
     store = tiny_checkpoints.make_store(root / "store", "a", "b")
     broken = tiny_checkpoints.publish_broken(store, "one bit flipped").id

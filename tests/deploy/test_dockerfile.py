@@ -24,12 +24,12 @@ class Stage:
     steps: list[tuple[str, str]] = field(default_factory=list)
 
     def named(self, word: str) -> list[str]:
-        """Return the steps of one kind."""
+        """Return the instructions of one kind."""
         return [rest for name, rest in self.steps if name == word]
 
 
 def read_stages() -> dict[str, Stage]:
-    """Read the Dockerfile."""
+    """Return the stages of the Dockerfile."""
     text = (ROOT / "Dockerfile").read_text()
     lines = re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", " ").splitlines()
     stages: dict[str, Stage] = {}
@@ -47,19 +47,19 @@ STAGES = read_stages()
 
 
 def lineage(name: str) -> Iterator[Stage]:
-    """Yield the stage and those that it is built from."""
+    """Yield the stage and its base stages."""
     while name in STAGES:
         yield STAGES[name]
         name = STAGES[name].base
 
 
 def inherited(name: str, word: str) -> list[str]:
-    """Return the steps of one kind of a stage and those that it is built from, its own first."""
+    """Return the instructions of one kind, of the stage and its base stages."""
     return [rest for stage in lineage(name) for rest in stage.named(word)]
 
 
 def expand(text: str) -> list[str]:
-    """Put in each accelerator."""
+    """Expand the build arguments."""
     return [text.replace("${ACCELERATOR}", value) for value in ("cpu", "gpu")] if "${" in text else [text]
 
 
@@ -73,7 +73,7 @@ def copied(stage: Stage) -> list[str]:
 
 
 def is_ignored(path: str) -> bool:
-    """Judge a path by .dockerignore: the last pattern that matches it or a folder above it decides."""
+    """Return whether .dockerignore excludes a path: the last matching pattern decides."""
     ignored = False
     for raw in (ROOT / ".dockerignore").read_text().splitlines():
         pattern = raw.strip()
@@ -88,7 +88,7 @@ def is_ignored(path: str) -> bool:
 
 
 def test_targets() -> None:
-    """The three targets exist, and every stage is built from a stage or from one Python, pinned to its patch version."""
+    """The three targets exist, and every base is another stage or one Python image pinned to a patch version."""
     assert set(FINAL) <= set(STAGES)
     bases = {stage.base for stage in STAGES.values()} - set(STAGES)
     assert len(bases) == 1
@@ -97,7 +97,7 @@ def test_targets() -> None:
 
 @pytest.mark.parametrize("name", FINAL)
 def test_user(name: str) -> None:
-    """Every image ends as a numbered user that is not root."""
+    """Every image ends with a numeric user other than root."""
     user = inherited(name, "USER")[0]
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
     assert all(word != "USER" or rest != "root" for stage in lineage(name) for word, rest in stage.steps)
@@ -105,7 +105,7 @@ def test_user(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["server", "all"])
 def test_health_check(name: str) -> None:
-    """Images that serve are checked through the client's own command, which has the options that are used."""
+    """The health check uses the client's command, with options that exist."""
     check = inherited(name, "HEALTHCHECK")[0]
     assert '["twofold", "--timeout", "3", "health"]' in check
     command = [sys.executable, "-m", "twofold.cli", "--timeout", "3", "health", "--help"]
@@ -113,7 +113,7 @@ def test_health_check(name: str) -> None:
 
 
 def test_sources() -> None:
-    """Nothing is added from an URL, and all that is copied exists and is not kept from the build."""
+    """Nothing is added from a URL, and everything that is copied exists and is not ignored."""
     for stage in STAGES.values():
         assert not stage.named("ADD")
         for source in copied(stage):
@@ -125,7 +125,7 @@ def test_sources() -> None:
 
 
 def test_copies_between_stages() -> None:
-    """A stage copies from stages that exist."""
+    """A stage copies only from existing stages."""
     for stage in STAGES.values():
         for rest in stage.named("COPY"):
             if rest.startswith("--from="):
@@ -133,7 +133,7 @@ def test_copies_between_stages() -> None:
 
 
 def test_every_install_is_locked() -> None:
-    """Every pip that may download takes a lock file that exists, and wants the hashes."""
+    """Every pip install uses an existing lock file with hashes."""
     installs = [run for stage in STAGES.values() for run in stage.named("RUN") if "pip install" in run]
     assert installs
     for run in installs:
@@ -148,7 +148,7 @@ def test_every_install_is_locked() -> None:
 
 @pytest.mark.parametrize("name", LOCKS)
 def test_lock_is_exact(name: str) -> None:
-    """A lock pins each requirement with a hash, and names no place to download from."""
+    """A lock pins each requirement with a hash, and names no index."""
     text = (ROOT / "requirements" / f"{name}.txt").read_text()
     assert "://" not in text
     assert not re.search(r"^\s*--(?!hash=sha256:[0-9a-f]{64})", text, re.MULTILINE)
@@ -160,7 +160,7 @@ def test_lock_is_exact(name: str) -> None:
 
 @pytest.mark.parametrize("name", LOCKS)
 def test_lock_has_what_is_asked_for(name: str) -> None:
-    """Every requirement of pyproject.toml that a lock stands for is pinned in it."""
+    """A lock pins every requirement of pyproject.toml that it covers."""
     import tomllib
 
     groups = {
@@ -183,14 +183,14 @@ def test_lock_has_what_is_asked_for(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["server-cpu", "server-gpu"])
 def test_server_is_locked_without_torch(name: str) -> None:
-    """The server's locks have one ONNX Runtime, and nothing of training."""
+    """The server's locks have one ONNX Runtime, and no training libraries."""
     pinned = set(re.findall(r"^([a-z0-9-]+)", (ROOT / "requirements" / f"{name}.txt").read_text(), re.MULTILINE))
     assert not pinned & {"torch", "transformers", "onnx", "safetensors"}
     assert len(pinned & {"onnxruntime", "onnxruntime-gpu"}) == 1
 
 
 def run_stage(stage: Stage, root: Path) -> None:
-    """Do what the stage says, with *root* in place of the image's root."""
+    """Run the stage's instructions, with *root* as the root directory."""
     python = Path(sys.executable).parent
     where = root
     for word, raw in stage.steps:
@@ -216,7 +216,7 @@ def run_stage(stage: Stage, root: Path) -> None:
 
 @pytest.mark.slow
 def test_server_stage_installs(tmp_path: Path) -> None:
-    """The server's stages, run here in a clean environment, give a server that starts and has no torch."""
+    """The server's stages, run in a clean environment, give a server that starts and has no torch."""
     run_stage(STAGES["wheels"], tmp_path)
     assert len(list((tmp_path / "wheels").glob("*.whl"))) == 2
     run_stage(STAGES["server-environment"], tmp_path)

@@ -16,7 +16,7 @@ each_panel = pytest.mark.parametrize("panel", PANELS, ids=[panel["title"] for pa
 
 @each_panel
 def test_panel_explains_itself(panel: dict) -> None:
-    """A panel has a title, a description in whole sentences, a unit and a query."""
+    """A panel has a title, a description in sentences, a unit and a query."""
     assert panel["title"]
     assert panel["description"].endswith(".")
     assert panel["fieldConfig"]["defaults"]["unit"] in UNITS
@@ -26,7 +26,7 @@ def test_panel_explains_itself(panel: dict) -> None:
 
 @each_panel
 def test_panel_keeps_to_the_choice(panel: dict) -> None:
-    """A panel asks the chosen data source about the chosen servers only."""
+    """A panel queries the chosen data source for the chosen servers only."""
     assert panel["datasource"] == SOURCE
     for target in panel["targets"]:
         assert target["datasource"] == SOURCE
@@ -34,14 +34,14 @@ def test_panel_keeps_to_the_choice(panel: dict) -> None:
 
 
 def test_ids() -> None:
-    """Every panel has an id of its own, and a title of its own to be found by."""
+    """Ids and titles of panels are unique."""
     for key in ("id", "title"):
         actual = [panel[key] for panel in BOARD["panels"]]
         assert len(set(actual)) == len(actual)
 
 
 def test_layout() -> None:
-    """No panel lies over another or beyond the 24 columns, and they stand in the file as on the page."""
+    """Panels do not overlap, fit into 24 columns, and are in the file in the order of the page."""
     seen: set[tuple[int, int]] = set()
     for panel in BOARD["panels"]:
         at = panel["gridPos"]
@@ -54,7 +54,7 @@ def test_layout() -> None:
 
 
 def test_variables() -> None:
-    """The board can be imported anywhere: its data source is a variable, and it claims no id."""
+    """The data source is a variable and the board has no id, so that it can be imported anywhere."""
     names = [variable["name"] for variable in BOARD["templating"]["list"]]
     assert names == ["source", "job", "instance"]
     assert BOARD["uid"] == "twofold"
@@ -62,20 +62,20 @@ def test_variables() -> None:
 
 
 def test_rows() -> None:
-    """The rows stand in the order in which one looks."""
+    """The rows are in the order in which an engineer looks at them."""
     rows = [panel["title"] for panel in BOARD["panels"] if panel["type"] == "row"]
     assert rows == ["Now", "Traffic", "Stages", "Batching", "Checkpoints", "Adaptation", "GPUs"]
 
 
 def test_provisioning() -> None:
-    """The provisioning file is one of dashboards from files."""
+    """The provisioning file provisions dashboards from files."""
     [provider] = yaml.safe_load((GRAFANA / "provisioning/dashboards/twofold.yaml").read_text())["providers"]
     assert provider["type"] == "file"
     assert provider["options"]["path"]
 
 
 def test_runbook_panels() -> None:
-    """Every panel that docs/runbook.md names in italics is on the dashboard."""
+    """Every panel in italics in docs/runbook.md is on the dashboard."""
     runbook = (GRAFANA.parents[1] / "docs" / "runbook.md").read_text()
     names = {" ".join(name.split()) for name in re.findall(r"(?<!\*)\*([^*]+)\*(?!\*)", runbook)}
     assert names

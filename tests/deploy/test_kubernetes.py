@@ -13,19 +13,19 @@ POD = OBJECTS["Deployment"]["spec"]["template"]
 
 
 def settings() -> Config:
-    """Read the settings of the container as the server does."""
+    """Return the settings of the container as the server reads them."""
     return read_config([], {item["name"]: item["value"] for item in SERVER["env"]})
 
 
 def test_settings() -> None:
-    """Every variable of the container is a setting of the server, and the server accepts them together."""
+    """Every variable of the container is a setting, and the server accepts them together."""
     known = {setting.variable for setting in SETTINGS.values()}
     assert {item["name"] for item in SERVER["env"]} <= known
     assert settings().listener.plaintext
 
 
 def test_ports() -> None:
-    """Container, probes and service agree with the ports that the server listens on."""
+    """Container, probes and service agree with the server's ports."""
     ports = {item["name"]: item["containerPort"] for item in SERVER["ports"]}
     config = settings()
     assert ports == {
@@ -39,13 +39,13 @@ def test_ports() -> None:
 
 
 def test_stopping() -> None:
-    """The pod is given longer to stop than the server takes to drain."""
+    """The pod's termination grace period is longer than the server's drain."""
     listener = settings().listener
     assert POD["spec"]["terminationGracePeriodSeconds"] >= listener.drain_delay + listener.drain_timeout + 5
 
 
 def test_store() -> None:
-    """The store is a volume that outlives the pod, and one server at a time has it."""
+    """The store is a persistent volume that one server at a time uses."""
     spec = OBJECTS["Deployment"]["spec"]
     assert (spec["replicas"], spec["strategy"]["type"]) == (1, "Recreate")
     mounts = {volumemount["name"]: volumemount["mountPath"] for volumemount in SERVER["volumeMounts"]}
@@ -57,14 +57,14 @@ def test_store() -> None:
 
 
 def test_user() -> None:
-    """The pod runs as the image's user, on a root that it cannot write."""
+    """The pod runs as the image's user, with a read-only root."""
     [user] = re.findall(r"^USER (\d+):", (KUBERNETES.parents[1] / "Dockerfile").read_text(), re.MULTILINE)
     assert POD["spec"]["securityContext"]["runAsUser"] == int(user)
     assert SERVER["securityContext"]["readOnlyRootFilesystem"]
 
 
 def test_monitor() -> None:
-    """The optional monitor finds the service and its port, under the name that the alerts expect as job."""
+    """The optional monitor selects the service and its port, with the job name that the alerts expect."""
     monitor = yaml.safe_load((KUBERNETES / "servicemonitor.yaml").read_text())
     service = OBJECTS["Service"]
     assert service["metadata"]["name"] == "twofold"

@@ -18,7 +18,7 @@ each_alert = pytest.mark.parametrize("alert", ALERTS, ids=[alert["alert"] for al
 
 @each_alert
 def test_alert_explains_itself(alert: dict) -> None:
-    """An alert says what is wrong, with its value and the limit, how urgent it is and what to do."""
+    """An alert has a summary with its value and limit, a severity and a runbook link."""
     notes = alert["annotations"]
     assert notes["summary"].endswith(".")
     assert "$value" in notes["description"]
@@ -31,20 +31,20 @@ def test_alert_explains_itself(alert: dict) -> None:
 
 
 def test_runbook_has_no_other_alert() -> None:
-    """Every chapter of the runbook is of an alert that exists."""
+    """Every chapter of the runbook belongs to an existing alert."""
     chapters = re.findall(r"^## (.*)$", (ROOT / "docs/runbook.md").read_text(), re.MULTILINE)
     assert chapters == [alert["alert"] for alert in ALERTS]
 
 
 @each_alert
 def test_alert_is_tested(alert: dict) -> None:
-    """There is a case in which the alert fires, and one in which it is silent."""
+    """There is a test in which the alert fires, and one in which it does not."""
     cases = [item for test in TESTS for item in test["alert_rule_test"] if item["alertname"] == alert["alert"]]
     assert {bool(case["exp_alerts"]) for case in cases} == {True, False}
 
 
 def test_scrape_example() -> None:
-    """The example scrapes the port that the server has by default, as the job that the alerts expect."""
+    """The example scrapes the server's default port, with the job name that the alerts expect."""
     [job] = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
     assert job["job_name"] == "twofold"
     assert job["static_configs"] == [{"targets": [ListenerSettings().metrics_listen]}]
@@ -60,7 +60,7 @@ def test_scrape_example() -> None:
     ids=" ".join,
 )
 def test_promtool(arguments: tuple[str, ...]) -> None:
-    """Prometheus itself accepts the rules, and each fires and is silent as its tests say."""
+    """Promtool accepts the rules, and their tests pass."""
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not on PATH; it comes with Prometheus (Debian: apt-get install prometheus)")

@@ -39,14 +39,14 @@ each_query = pytest.mark.parametrize("query", [item for _, item in QUERIES], ids
     ],
 )
 def test_extraction(query: str, actual: list[Selector], labels: set[str]) -> None:
-    """The metrics and labels of a query are found, and nothing else is taken for one."""
+    """All metrics and labels of a query are extracted, and nothing else."""
     assert selectors(query) == actual
     assert grouping_labels(query) == labels
 
 
 @each_query
 def test_metrics_exist(query: str, scrape: Scrape) -> None:
-    """Every metric that a query names is in the scrape of a real server, or is Prometheus's, or is recorded by a rule."""
+    """Every metric of a query is exported by a real server, by Prometheus, or by a recording rule."""
     recorded = {rule["record"] for rule in rules("rules.yml")}
     actual = selectors(query)
     assert actual
@@ -56,7 +56,7 @@ def test_metrics_exist(query: str, scrape: Scrape) -> None:
 
 @each_query
 def test_labels_exist(query: str, scrape: Scrape) -> None:
-    """Every label that a query names is one of its metrics', and every value that it looks for does occur."""
+    """Every label of a query belongs to its metric, and every value that it matches occurs."""
     known = set(OF_PROMETHEUS)
     for selector in selectors(query):
         series = scrape.get(selector.name, [])
@@ -75,7 +75,7 @@ def test_labels_exist(query: str, scrape: Scrape) -> None:
 
 
 def test_queries_are_valid(tmp_path: Path) -> None:
-    """Prometheus itself can read every query, with Grafana's variables filled in."""
+    """Prometheus parses every query, with Grafana's variables replaced."""
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not on PATH; it comes with Prometheus (Debian: apt-get install prometheus)")
@@ -89,7 +89,7 @@ def test_queries_are_valid(tmp_path: Path) -> None:
 
 
 def test_every_metric_is_shown(scrape: Scrape) -> None:
-    """Every metric of the server is in the dashboard or in a rule: what nobody looks at need not be counted."""
+    """Every metric of the server is in the dashboard or in a rule."""
     named = {selector.name for _, query in QUERIES for selector in selectors(query)}
     bases = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in named}
     exported = {var._name for var in vars(Metrics()).values() if isinstance(var, MetricWrapperBase)}
@@ -97,7 +97,7 @@ def test_every_metric_is_shown(scrape: Scrape) -> None:
 
 
 def test_documented_label_values(scrape: Scrape) -> None:
-    """Every value of a bounded label that a real server exports stands in docs/metrics.md."""
+    """docs/metrics.md has every value of a bounded label that a real server exports."""
     table = re.findall(r"^\| `(\w+)` \| \w+ \| (.*?) \|", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE)
     checked = 0
     for name, cell in table:

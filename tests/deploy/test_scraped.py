@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes a real server, and every panel, annotation and alert gets an answer from it."""
+"""A real Prometheus scrapes a real server, and every panel, annotation and alert has data."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ LONG = "10m"
 
 
 class Prometheus:
-    """A Prometheus that runs."""
+    """A running Prometheus."""
 
     def __init__(self, url: str) -> None:
         self._url = url
 
     def get(self, path: str, **query: str) -> Any:
-        """Ask its API, which must answer with success."""
+        """Call the API, which must succeed."""
         with urllib.request.urlopen(f"{self._url}{path}?{urllib.parse.urlencode(query)}", timeout=30) as answer:
             actual = json.load(answer)
         assert actual["status"] == "success"
         return actual["data"]
 
     def values(self, query: str) -> list[float]:
-        """Evaluate a query now, and return those of its values that are numbers."""
+        """Evaluate a query now, and return its numeric values."""
         actual = [float(item["value"][1]) for item in self.get("/api/v1/query", query=query)["result"]]
         return list(filter(math.isfinite, actual))
 
 
 @contextmanager
 def prometheus(directory: Path, target: str) -> Iterator[Prometheus]:
-    """Run one with our configuration, rules and alerts, that looks at a server each second."""
+    """Run Prometheus with our configuration, rules and alerts, and a scrape interval of one second."""
     program = shutil.which("prometheus")
     if program is None:
         pytest.skip("Prometheus is not on PATH (Debian: apt-get install prometheus)")
@@ -83,7 +83,7 @@ def prometheus(directory: Path, target: str) -> Iterator[Prometheus]:
 
 
 def until(actual: Any) -> None:
-    """Wait until something is found; what is wrong meanwhile is raised at last."""
+    """Wait until a value is found, and raise the last error otherwise."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -98,7 +98,7 @@ def until(actual: Any) -> None:
 
 @contextmanager
 def calling(client: Client) -> Iterator[None]:
-    """Call again and again: a rate rises between two looks only."""
+    """Call continuously, because a rate needs two scrapes."""
     ended = threading.Event()
 
     def call() -> None:
@@ -117,7 +117,7 @@ def calling(client: Client) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Let it see calls of every kind, promotions and a failed one, a job that ended, and calls beside one that runs."""
+    """A Prometheus that has seen every kind of call, promotions (one fails), a finished job and a running job."""
     root = tmp_path_factory.mktemp("live")
     store = tiny_checkpoints.make_store(root / "store", "a", "b")
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(), name="c")
@@ -146,7 +146,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
 
 @pytest.mark.parametrize("query", [item for _, item in panels()], ids=[name for name, _ in panels()])
 def test_every_panel_has_something_to_show(query: str, live: Prometheus) -> None:
-    """Each query of a panel is answered with a number."""
+    """Each query of a panel returns a number."""
     until(lambda: live.values(fill(query, interval=LONG)))
 
 
@@ -156,7 +156,7 @@ ROLLBACKS = {"Rollbacks"}
 
 @pytest.mark.parametrize("query", [item for _, item in annotations()], ids=[name for name, _ in annotations()])
 def test_every_annotation_is_answered(query: str, live: Prometheus, request: pytest.FixtureRequest) -> None:
-    """What happened is marked in the panels, and what did not is not."""
+    """Annotations show what happened, and nothing else."""
     if request.node.callspec.id in ROLLBACKS:
         assert live.values(fill(query, interval=LONG)) == []
         return
@@ -165,14 +165,14 @@ def test_every_annotation_is_answered(query: str, live: Prometheus, request: pyt
 
 @pytest.mark.parametrize(("name", "metric", "label"), list(variables()))
 def test_every_variable_has_values(name: str, metric: str, label: str, live: Prometheus) -> None:
-    """What one may choose among in the dashboard is there."""
+    """Every variable of the dashboard has values."""
     actual = live.get(f"/api/v1/label/{label}/values", **{"match[]": fill(metric, interval=LONG)})
     assert actual, name
     assert name != "job" or actual == ["twofold"]
 
 
 def test_every_rule_is_evaluated_without_an_error(live: Prometheus) -> None:
-    """All rules and alerts of the files are loaded, and each has been evaluated well."""
+    """All rules and alerts are loaded and evaluated without errors."""
     expected = {rule.get("alert") or rule["record"] for rule in rules("rules.yml") + rules("alerts.yml")}
 
     def actual() -> dict[str, str]:
@@ -184,14 +184,14 @@ def test_every_rule_is_evaluated_without_an_error(live: Prometheus) -> None:
 
 @pytest.mark.parametrize("alert", rules("alerts.yml"), ids=lambda alert: alert["alert"])
 def test_every_alert_has_what_it_looks_at(alert: dict, live: Prometheus) -> None:
-    """Its expression is answered, and each metric that it names is there: it is silent because all is well, not blind."""
+    """The expression of each alert is valid and its metrics exist, so silence means that all is well."""
     live.values(alert["expr"])
     for selector in selectors(alert["expr"]):
         until(lambda name=selector.name: live.values(f"count({name})"))
 
 
 def test_what_happened_is_alerted_and_nothing_else(live: Prometheus) -> None:
-    """The promotion that failed fires its alert at once, and no other alert fires."""
+    """The failed promotion fires its alert at once, and no other alert fires."""
 
     def firing() -> set[str]:
         alerts = live.get("/api/v1/alerts")["alerts"]

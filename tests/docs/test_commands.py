@@ -1,4 +1,4 @@
-"""What README.md and docs/ tell a reader to type is typed here, page by page, over a tiny model."""
+"""The commands in README.md and docs/ run as tests, page by page, with a tiny model."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ RATES = "--epochs 8 --batch-size 16 --head-learning-rate 2e-2 --backbone-learnin
 
 
 def name_of(page: Path) -> str:
-    """Name a page as its readers do."""
+    """Return a page's path in the repository."""
     return str(page.relative_to(ROOT))
 
 
 def typed(page: Path) -> list[Fence]:
-    """Return the blocks of a page that are run here."""
+    """Return the blocks of a page that tests run."""
     return [
         fence for fence in fences(page) if fence.runs and (fence.language == "sh" or name_of(page) not in ELSEWHERE)
     ]
 
 
 def script_of(page: Path) -> str:
-    """Return what a reader of the page would type, in order, after what the page takes to be there already."""
+    """Return the commands of a page in order, after its preparation."""
     commands = [item.body if item.language == "sh" else f"python - <<'END'\n{item.body}END\n" for item in typed(page)]
     script = "\n".join([f'source "{Path(__file__).with_name("walk.sh")}"', *already("".join(commands)), *commands])
     for placeholder, command in (("CHECKPOINT", "spare"), ("TOKEN", "token")):
@@ -53,7 +53,7 @@ def script_of(page: Path) -> str:
 
 
 def already(commands: str) -> list[str]:
-    """Return what comes before the first command: a store, a server, and a job if its report is asked for."""
+    """Return the commands that prepare a page: a store, a server, and a job if the page needs its report."""
     if "twofold-trainer init" in commands:
         return []
     made = ["cp -r shop store"]
@@ -67,7 +67,7 @@ def already(commands: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Lay out what the pages name: the example data under a reader's own names, and a store of checkpoints that answer."""
+    """A directory with the files that the pages name: example data and a store of checkpoints."""
     root = tmp_path_factory.mktemp("shop")
     tiny_checkpoints.make_store(root / "shop", "a", "b", "c", "d")
     for name in ("", "new-"):
@@ -82,14 +82,14 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a tiny backbone with random weights."""
+    """A tiny backbone with random weights."""
     from support.tiny_models import save_backbone  # Imports torch, which most pages do without.
 
     return save_backbone("bert", tmp_path_factory.mktemp("backbone"))
 
 
 def columns(example: Example) -> str:
-    """Write an example in CoNLL columns."""
+    """Return an example in CoNLL columns."""
     lines = [f"# label: {example.label}"] if example.label else []
     for word in re.finditer(r"\w+|[^\w\s]+", example.text):
         span = next((item for item in example.entities or () if item.start <= word.start() < item.end), None)
@@ -100,7 +100,7 @@ def columns(example: Example) -> str:
 
 @pytest.mark.parametrize("page", [item for item in PAGES if typed(item)], ids=name_of)
 def test_page(page: Path, shop: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """Every command and every example of a page runs as it stands, one after the other, and ends well."""
+    """Every command and example of a page runs unchanged, in order, and succeeds."""
     work = shutil.copytree(shop, tmp_path / "work", symlinks=True)
     gate, metrics = (f"127.0.0.1:{free_port()}" for _ in range(2))
     script = script_of(page).replace("127.0.0.1:8500", gate).replace("127.0.0.1:9500", metrics)
@@ -132,14 +132,14 @@ def test_page(page: Path, shop: Path, tmp_path: Path, request: pytest.FixtureReq
 
 
 def settings_of(page: Path) -> dict[str, str]:
-    """Return the files of settings that a page shows, by the names in their first lines."""
+    """Return the settings files that a page shows, by the names in their first lines."""
     bodies = [fence.body for fence in fences(page) if fence.language == "toml"]
     return {re.findall(r"^# (\w+\.toml)", body)[0]: body for body in bodies}
 
 
 @pytest.mark.parametrize("page", [item for item in PAGES if settings_of(item)], ids=name_of)
 def test_settings(page: Path, tmp_path: Path) -> None:
-    """Every file of settings that a page shows is one that the server takes."""
+    """The server accepts every settings file that a page shows."""
     for file, body in settings_of(page).items():
         assert tomllib.loads(body)
         (tmp_path / file).write_text(body)
@@ -148,7 +148,7 @@ def test_settings(page: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_fences(page: Path) -> None:
-    """Every block says its language, and one that is not run holds nothing that could be, but for what needs another service."""
+    """Every block names its language, and a block that is not run needs another service or tool."""
     for fence in fences(page):
         assert fence.language, fence.body
         if fence.language == "sh" and not fence.runs:
@@ -158,7 +158,7 @@ def test_fences(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_names(page: Path) -> None:
-    """Every target of make and every command of `twofold` that a page names in passing exists."""
+    """Every make target and `twofold` command in the text of a page exists."""
     text = page.read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:`|^)make ([a-z-]+[a-z])\b", text, re.MULTILINE)) <= targets

@@ -31,18 +31,18 @@ STRUCTS = (
 
 
 def rows(text: str) -> list[list[str]]:
-    """Return the cells of all tables, without their heads."""
+    """Return the cells of all tables, without their headers."""
     lines = re.findall(r"^\| (?=`)(.*) \|$", text, re.MULTILINE)
     return [[cell.strip() for cell in line.split("|")] for line in lines]
 
 
 def read(name: str) -> str:
-    """Read a page."""
+    """Return the text of a page."""
     return (DOCS / name).read_text(encoding="utf-8")
 
 
 def test_metrics() -> None:
-    """Every metric stands in docs/metrics.md with its type and labels, and nothing else does."""
+    """docs/metrics.md has every metric with its type and labels, and no other."""
     metrics = Metrics()
     labels_of = {var._name: var._labelnames for var in vars(metrics).values() if isinstance(var, MetricWrapperBase)}
     exported = {
@@ -57,7 +57,7 @@ def test_metrics() -> None:
 
 
 def test_configuration() -> None:
-    """Every setting stands in docs/configuration.md with its flag, variable, default, range and help, by group."""
+    """docs/configuration.md has every setting with its flag, variable, default, range and help, by group."""
     expected, titles = [], []
     for setting in SETTINGS.values():
         default = str(setting.default).lower() if setting.kind is bool else str(setting.default)
@@ -71,7 +71,7 @@ def test_configuration() -> None:
 
 
 def test_settings_in_prose() -> None:
-    """The prose of docs/configuration.md names no setting that there is not."""
+    """The prose of docs/configuration.md names only existing settings."""
     prose = re.sub(r"^\|.*\n", "", read("configuration.md"), flags=re.MULTILINE)
     named = {match.removeprefix("no-") for match in re.findall(r"`(?:--)?([a-z]+(?:-[a-z]+)+)`", prose)}
     assert named <= {setting.label for setting in SETTINGS.values()}
@@ -85,30 +85,30 @@ def chapters() -> dict[str, str]:
 
 @pytest.mark.parametrize("struct", STRUCTS, ids=lambda struct: struct.__name__)
 def test_fields(struct: type[msgspec.Struct]) -> None:
-    """Every field that is written stands in docs/checkpoint-format.md, in order, and nothing else does."""
+    """docs/checkpoint-format.md has every written field, in order, and no other."""
     documented = [cells[0].strip("`") for cells in rows(chapters()[struct.__name__])]
     assert documented == list(struct.__struct_encode_fields__)
 
 
 def test_no_other_struct() -> None:
-    """Every chapter of docs/checkpoint-format.md that is not of a file is of something that is written."""
+    """Every chapter of docs/checkpoint-format.md describes a file or a written struct."""
     named = set(chapters()) - {"Files"} - {title for title in chapters() if title.startswith("`")}
     assert named == {struct.__name__ for struct in STRUCTS}
 
 
 def test_files() -> None:
-    """Every file of a checkpoint stands in docs/checkpoint-format.md, and nothing else does."""
+    """docs/checkpoint-format.md has every file of a checkpoint, and no other."""
     documented = {cells[0].strip("`") for cells in rows(chapters()["Files"])}
     assert documented == {checkpoint.MANIFEST, *checkpoint.FILES, *checkpoint.INT8_FILES, checkpoint.STATISTICS}
 
 
 def test_format() -> None:
-    """docs/checkpoint-format.md describes the format that is written."""
+    """docs/checkpoint-format.md describes the current format version."""
     assert f"\nFormat {manifest.FORMAT}." in read("checkpoint-format.md")
 
 
 def test_links() -> None:
-    """Every link of the docs to another page, or to a heading in it, leads somewhere."""
+    """Every link in the docs to another page or heading works."""
     for page in DOCS.glob("*.md"):
         for target in re.findall(r"\]\(([^)#:\s]*(?:#[^)]*)?)\)", page.read_text(encoding="utf-8")):
             path, _, anchor = target.partition("#")
@@ -120,7 +120,7 @@ def test_links() -> None:
 
 
 def test_tensors() -> None:
-    """Every tensor stands in docs/open-inference.md with its datatype, in order, and nothing else does."""
+    """docs/open-inference.md has every tensor with its datatype, in order, and no other."""
     documented = [
         (re.match(r"`(\w+)`", name)[1], kind.strip("`")) for name, kind, _, _ in rows(read("open-inference.md"))
     ]

@@ -29,20 +29,20 @@ STRUCTS = (
 
 
 def chapters() -> dict[str, str]:
-    """Return the chapters of docs/report-format.md, which each describe something, by their headings."""
+    """Return the chapters of docs/report-format.md by their headings."""
     parts = re.split(r"^## (.*)\n", read("report-format.md"), flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 @pytest.mark.parametrize("struct", STRUCTS, ids=lambda struct: struct.__name__)
 def test_fields(struct: type[msgspec.Struct]) -> None:
-    """Every field of report.json stands in docs/report-format.md, in order, and nothing else does."""
+    """docs/report-format.md has every field of report.json, in order, and no other."""
     documented = [cells[0].strip("`") for cells in rows(chapters()[struct.__name__])]
     assert documented == list(struct.__struct_encode_fields__)
 
 
 def test_everything_is_described() -> None:
-    """Every chapter of docs/report-format.md is of something that a report holds, and whatever a report holds has one."""
+    """docs/report-format.md has a chapter for every struct of a report, and no other."""
     held = {
         value.__name__
         for module in (document, findings)
@@ -54,7 +54,7 @@ def test_everything_is_described() -> None:
 
 
 def test_verdicts() -> None:
-    """docs/report.md explains the words that a report of a trained candidate begins with."""
+    """docs/report.md explains the verdict words of a report."""
     for word in ("PASS", "REJECTED", "INCONCLUSIVE", "FAILED"):
         assert f"*{word}*" in read("report.md")
     assert rendering.POLICY.startswith("default-src 'none'")

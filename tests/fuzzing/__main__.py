@@ -1,4 +1,4 @@
-"""The fuzzer: calls that nobody means. See docs/security.md; `make fuzz` runs it."""
+"""The fuzzer: hostile calls to every method. See docs/security.md; `make fuzz` runs it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LONG = 100_000
 
 
 def main() -> int:
-    """Play the cases, print how it goes and a JSON line at the end; returns 1 if anything is wrong."""
+    """Play the cases, print the progress and a JSON line at the end; return 1 if there is a problem."""
     parser = argparse.ArgumentParser(prog="fuzz", description=__doc__)
     parser.add_argument("--cases", type=int, default=200_000)
     parser.add_argument("--seed", type=int, default=0)
@@ -79,7 +79,7 @@ def main() -> int:
 
 
 def teller(world_kind: str, directory: Path) -> Callable[[Tally], None]:
-    """Return what prints how it goes, and every problem once."""
+    """Return a function that prints the progress, and every problem once."""
     started_at, shown = time.monotonic(), 0
 
     def tell(tally: Tally) -> None:
@@ -95,7 +95,7 @@ def teller(world_kind: str, directory: Path) -> Callable[[Tally], None]:
 
 
 def write(problem: Problem, directory: Path) -> str:
-    """Write a problem's case to a file, and return what to print."""
+    """Write a problem's case to a file, and return the text to print."""
     if problem.case is None:
         return f"{problem.kind}: {problem.message}"
     directory.mkdir(parents=True, exist_ok=True)

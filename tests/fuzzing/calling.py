@@ -1,4 +1,4 @@
-"""Playing a case: what a caller does, and what comes of it."""
+"""Play a case: make the call, and return its outcome."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ class Known:
     newest: dict[bytes, bytes] = field(default_factory=lambda: {item: item for item in (JOB.encode(), UPLOAD.encode())})
 
     def fill(self, raw: bytes) -> bytes:
-        """Put what there is for what stands for it in a case."""
+        """Replace the placeholders of a case by existing ids."""
         for stands, made in self.newest.items():
             raw = raw.replace(stands, made)
         return raw
 
     def sign(self, value: bytes) -> bytes:
-        """Put a token for what stands for it."""
+        """Replace the placeholder of a token."""
         for name in TOKENS:
             value = value.replace(placeholder(name), self.tokens.get(name, "").encode())
         return value
 
     def learn(self, response: bytes) -> None:
-        """Note the job or the upload that was made."""
+        """Remember the job or upload of a response."""
         if made := _MADE.search(response):
             stands = JOB if made[0].startswith(b"job") else UPLOAD
             self.newest[stands.encode()] = made[0]
@@ -55,7 +55,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a case ended: the code's name, what the server said, and how long it took in seconds."""
+    """The outcome of a case: status code, details, and duration in seconds."""
 
     code: str
     message: str
@@ -64,7 +64,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Caller:
-    """Play cases against a server. Whatever lasts longer than *patience*, in seconds, hangs."""
+    """Plays cases against a server. A call that takes longer than *patience* seconds counts as blocked."""
 
     channel: grpc.aio.Channel
     ports: dict[str, str]
@@ -122,7 +122,7 @@ class Caller:
         return (UNHEARD if message == _OF_THE_CALLER else code), message
 
     async def _knock(self, case: Case) -> tuple[str, str]:
-        """Send bytes to a port, and read what comes at once."""
+        """Send bytes to a port, and read the immediate answer."""
         host, _, port = self.ports[case.path].rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         answer = b""
@@ -142,9 +142,9 @@ class Caller:
 
 
 def never_ends(case: Case) -> bool:
-    """Tell whether a call may go on until its caller leaves.
+    """Return whether a call may last until its caller leaves.
 
-    One without its one request may: grpcio's server waits for it, also after the caller has said that none will come.
+    A unary call without its request may: grpcio's server waits for it, even after the caller has closed its side.
     """
     method = METHODS.get(case.path)
     return method is not None and (method.is_open_ended or not (case.messages or method.streams_requests))
@@ -155,7 +155,7 @@ def _header(name: str, value: bytes) -> tuple[str, str | bytes]:
 
 
 async def _say(call: Any, messages: list[bytes], *, hold: bool) -> None:
-    """Send messages while the server listens, and say that there are no more unless that is withheld."""
+    """Send messages while the server reads, and close the stream unless the case says otherwise."""
     with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
         for message in messages:
             await call.write(message)

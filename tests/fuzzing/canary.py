@@ -1,4 +1,4 @@
-"""Somebody who asks all the time what the server must be able to answer."""
+"""A canary: constant calls whose answers are known."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BUGS = {"INTERNAL", "UNKNOWN", "DATA_LOSS"}
 
 @dataclass
 class Canary:
-    """Compare answers with what NumPy computes. *wrong* says what was not as it should be."""
+    """Compares answers with those computed in NumPy. *wrong* lists the differences."""
 
     world: World
     patience: float
@@ -33,14 +33,14 @@ class Canary:
     slowest: float = 0.0
 
     async def sing(self, channel: grpc.aio.Channel, every: float) -> None:
-        """Ask until cancelled, and see to it that there are checkpoints to promote."""
+        """Call until cancelled, and keep checkpoints available for promotion."""
         while True:
             await self.ask(channel)
             await asyncio.to_thread(self.world.restock)
             await asyncio.sleep(every)
 
     async def ask(self, channel: grpc.aio.Channel) -> None:
-        """Ask for every text, in one call. One that is shed for load is asked again."""
+        """Predict every text in one call. Retry a call that is shed."""
         stub, token = InferenceServiceStub(channel), self.world.known.tokens.get("all")
         metadata = [("authorization", f"Bearer {token}")] if token else []
         started_at = time.monotonic()
@@ -56,7 +56,7 @@ class Canary:
         self.wrong += _faults(answer)
 
     def look_at_metrics(self) -> None:
-        """Read the metrics once: they hold nothing that a caller wrote, and no call that ended by a bug, heard of or not."""
+        """Read the metrics once: they contain no text of callers, and no call that ended as an internal error."""
         with urllib.request.urlopen(self.world.server.metrics_url, timeout=self.patience) as response:
             text = response.read().decode()
         self.wrong += [f"a caller's words in the metrics: {line}" for line in text.splitlines() if MARK in line]

@@ -1,4 +1,4 @@
-"""One case: the bytes of a call, and how it is made. It comes of a seed and a number, and lasts as a file."""
+"""A case: the bytes of a call, and how it is made. A seed and a number determine it, and a file stores it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _PATHS = [path for path, method in METHODS.items() for _ in range(1 if method.na
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
-    """Hold what is sent. Metadata of names that end in "-bin" is bytes; *caller* is whose token comes first in it."""
+    """The content of a call. Metadata whose name ends in "-bin" is bytes; *caller* is the owner of the first token."""
 
     name: str
     kind: str
@@ -52,7 +52,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_case(seed: int, number: int, *, tokens: bool) -> Case:
-    """Make a case: the same one, whatever came before it. With *tokens* most callers show one."""
+    """Return a case, independent of earlier cases. With *tokens* most callers have one."""
     chance = Random(f"{seed}/{number}/{tokens}")
     kind = chance.choices(list(_KINDS), [weight for weight, _ in _KINDS.values()])[0]
     case = _KINDS[kind][1](chance)
@@ -67,7 +67,7 @@ def _ask(path: str, *messages: bytes, **how: object) -> Case:
 
 
 def _described(chance: Random) -> Method:
-    """Choose a method whose messages are known."""
+    """Choose a method with known messages."""
     while (method := METHODS[chance.choice(_PATHS)]).request is None:
         pass
     return method
@@ -112,7 +112,7 @@ def _lying(chance: Random) -> Case:
 
 
 def _streamed(chance: Random) -> Case:
-    """Make a call of any number of messages, to any method, by a caller who may leave or not listen."""
+    """Return a call with any number of messages, to any method, by a caller who may leave or not read."""
     method = _described(chance)
     if chance.random() < 0.6:
         method = METHODS[
@@ -135,13 +135,13 @@ def _flooding(chance: Random) -> Case:
 
 
 def _inflated(chance: Random) -> Case:
-    """Make a small call of a big message: much of one byte, compressed."""
+    """Return a small call with a large message: mostly one byte, compressed."""
     size = chance.choice((1, 8, 9, 32)) * 2**20
     return _ask(_described(chance).path, bytes([chance.choice((0, 0x0A, 0xFF))]) * size, compressed=True)
 
 
 def _nowhere(chance: Random) -> Case:
-    """Make a call of what there is not."""
+    """Return a call of a method that does not exist."""
     path = chance.choice(("/", "//", "/a/b/c", "/twofold.v1.InferenceService/", "/twofold.v1.InferenceService/Nothing"))
     if chance.random() < 0.4:
         service = chance.choice(

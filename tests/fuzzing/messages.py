@@ -1,4 +1,4 @@
-"""Protobuf messages that nobody would send: made from descriptors, spoilt, or broken as bytes."""
+"""Hostile protobuf messages: built from descriptors, modified, or with broken bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_BYTES = 7_900_000
 
 
 def invent(kind: Descriptor, chance: Random, depth: int = 0) -> Message:
-    """Make a message of a kind, with hostile values in any of its fields, and in those of its messages."""
+    """Return a message of a type, with hostile values in any of its fields, at any depth."""
     message: Message = GetMessageClass(kind)()
     share = chance.choice((0.3, 0.7, 1.0))
     for field in kind.fields:
@@ -26,7 +26,7 @@ def invent(kind: Descriptor, chance: Random, depth: int = 0) -> Message:
 
 
 def spoil(message: Message, chance: Random) -> Message:
-    """Return a copy of a message that is as it was but for one hostile field, at any depth."""
+    """Return a copy of a message with one hostile field, at any depth."""
     spoilt = type(message)()
     spoilt.CopyFrom(message)
     inner, depth = spoilt, 0
@@ -45,7 +45,7 @@ def spoil(message: Message, chance: Random) -> Message:
 
 
 def flood(kind: Descriptor, chance: Random) -> bytes:
-    """Return the bytes of a message that has one field, at any depth, far too often."""
+    """Return the bytes of a message with one field, at any depth, repeated far too often."""
     chain: list[Field] = []
     while True:
         repeated = [field for field in kind.fields if field.is_repeated]
@@ -69,7 +69,7 @@ def flood(kind: Descriptor, chance: Random) -> bytes:
 
 
 def damage(raw: bytes, chance: Random) -> bytes:
-    """Return bytes that were a message's: with bits flipped, cut off, repeated, stretched, or nested without end."""
+    """Return the damaged bytes of a message: with flipped bits, truncated, repeated, stretched, or nested endlessly."""
     content = bytearray(raw or blob(chance))
     index = chance.randrange(len(content) + 1)
     match chance.randrange(9):
@@ -112,7 +112,7 @@ def varint(number: int) -> bytes:
 
 
 def encode(number: int, wire: int, content: bytes) -> bytes:
-    """Encode a field of a wire type; where the type has a length, the content follows it."""
+    """Encode a field of a wire type; if the type has a length, the content follows it."""
     return varint(number << 3 | wire) + (varint(len(content)) + content if wire == 2 else content[:8].ljust(8, b"\x01"))
 
 
@@ -144,7 +144,7 @@ def _fill_map(message: Message, field: Field, chance: Random, depth: int) -> Non
 
 
 def _parts(message: Message) -> list[tuple[Field, Message]]:
-    """Return the messages in a message."""
+    """Return the messages within a message."""
     actual = []
     for field, content in message.ListFields():
         if not field.message_type:

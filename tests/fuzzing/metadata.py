@@ -1,4 +1,4 @@
-"""What callers say beside their message: tokens, right and wrong, ids of requests, and whatever else fits a header."""
+"""Metadata of calls: valid and invalid tokens, request ids, and anything else that fits a header."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 
 
 def placeholder(name: str) -> bytes:
-    """Return what stands for a token in a case; whoever plays it puts the token there."""
+    """Return the placeholder of a token, which the player replaces."""
     return f"<token {name}>".encode()
 
 
 def show(chance: Random, *, tokens: bool) -> tuple[str, tuple[tuple[str, bytes], ...]]:
-    """Return who calls (nobody, if the first token is none that is known) and the metadata of the call."""
+    """Return the caller (empty if the first token is unknown) and the metadata of the call."""
     shown: list[tuple[str, bytes]] = []
     if chance.random() < (0.3 if tokens else 0.05):
         for _ in range(chance.choice((1, 1, 2, 40))):
@@ -50,7 +50,7 @@ def show(chance: Random, *, tokens: bool) -> tuple[str, tuple[tuple[str, bytes],
 
 
 def _wrong(chance: Random) -> list[bytes]:
-    """Return headers of which the first one lets nobody in."""
+    """Return headers of which the first one is not a valid token."""
     right = b"Bearer " + placeholder("all")
     return chance.choice(
         (
@@ -74,7 +74,7 @@ def _wrong(chance: Random) -> list[bytes]:
 
 
 def _value(name: str, chance: Random) -> bytes:
-    """Return a header's value: any bytes for binary ones, else what may stand in one."""
+    """Return a header's value: any bytes for binary headers, otherwise printable characters."""
     length = chance.choice((0, 1, 16, 55, 300))
     if name.endswith("-bin"):
         return chance.randbytes(length)

@@ -1,4 +1,4 @@
-"""Every procedure that the server has, and what a caller who means well asks of it."""
+"""Every method of the server, with valid requests."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ _GOOD = {
 
 @dataclass(frozen=True)
 class Method:
-    """A procedure by its path. *request* is None if there is no message for it here."""
+    """A method by its path. *request* is None if its messages are unknown here."""
 
     path: str
     request: Descriptor | None
@@ -89,13 +89,13 @@ class Method:
 
     @property
     def good(self) -> list[Message]:
-        """Requests that are answered; of a stream, all in one call."""
+        """Valid requests; for a stream, all of one call."""
         kind = next(kind for file in _FILES for kind in (getattr(file, self.request.name, None),) if kind)
         return [kind(**fields) for fields in _GOOD.get(self.name, [{}])]
 
     @property
     def is_open_ended(self) -> bool:
-        """Whether its responses may never end by themselves."""
+        """Whether its responses may never end."""
         return self.name in {"Watch", "WatchJob"}
 
 

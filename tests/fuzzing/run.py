@@ -1,4 +1,4 @@
-"""Many cases against one world, some at a time, and what was wrong."""
+"""Play many cases against one world, some concurrently, and collect the problems."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _BUGS = {"INTERNAL", "UNKNOWN", "DATA_LOSS", "HTTP_500"}
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that should not be: of a case, or of the world at its end."""
+    """A problem of a case, or of the world at its end."""
 
     kind: str
     message: str
@@ -52,7 +52,7 @@ class Problem:
 
 @dataclass
 class Tally:
-    """What was counted while cases were played."""
+    """The counters of a run."""
 
     codes: Counter[tuple[str, str]] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
@@ -64,7 +64,7 @@ class Tally:
     canary_slowest: float = 0.0
 
     def note(self, case: Case, outcome: Outcome, *, tokens: bool) -> None:
-        """Count a case and judge how it ended."""
+        """Count a case and judge its outcome."""
         self.codes[
             case.path if case.path in METHODS or case.path.startswith("tcp:") else "elsewhere", outcome.code
         ] += 1
@@ -74,7 +74,7 @@ class Tally:
 
     @property
     def rss_growth(self) -> float:
-        """Memory in the last tenth of the time, over that in the second."""
+        """Return the memory in the last tenth of the time, relative to the second tenth."""
         tenth = len(self.memory) // 10
         if not tenth:
             return 1.0
@@ -82,7 +82,7 @@ class Tally:
 
 
 def judge(case: Case, outcome: Outcome, *, tokens: bool) -> str:
-    """Say what is wrong with how a case ended; nothing, if all is well."""
+    """Return the problem of a case's outcome, or an empty string."""
     code = outcome.code
     if code == HANGS:
         return "hang"
@@ -98,14 +98,14 @@ def judge(case: Case, outcome: Outcome, *, tokens: bool) -> str:
 
 
 def _may(case: Case) -> bool:
-    """Tell whether a case's caller may call its method. What there is not, anybody may ask for."""
+    """Return whether a case's caller may call its method. Anybody may call an unknown method."""
     need = REQUIRED_SCOPES.get(case.path, "open")
     scopes = TOKENS.get(case.caller, frozenset())
     return need == "open" or (need == "token" and bool(scopes)) or need in scopes
 
 
 def fuzz(world_kind: str, cases: Iterable[Case], *, at_once: int, tell: Callable[[Tally], None]) -> Tally:
-    """Play cases in a new world, and look at what is left of it; *tell* hears every few seconds how it goes."""
+    """Play cases in a new world, and check it at the end; *tell* gets the progress every few seconds."""
     tally, jobs = Tally(), set()
     with tempfile.TemporaryDirectory(prefix="twofold-fuzz-") as made:
         root = Path(made)
@@ -123,7 +123,7 @@ def fuzz(world_kind: str, cases: Iterable[Case], *, at_once: int, tell: Callable
 async def run(
     world: World, cases: Iterable[Case], tally: Tally, *, at_once: int, tell: Callable[[Tally], None]
 ) -> None:
-    """Play cases against a world, and count. A crash ends it, with the cases that were in flight among the problems."""
+    """Play cases against a world, and count. A crash ends the run, and the cases in flight become problems."""
     tokens = bool(world.known.tokens)
     canary = Canary(world, PATIENCE)
     waiting = iter(cases)
@@ -155,7 +155,7 @@ async def run(
 
 @asynccontextmanager
 async def _beside(*works: object) -> AsyncIterator[None]:
-    """Do some work until the block ends; what fails there, fails here."""
+    """Run a task until the block ends, and raise its error."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         yield
@@ -182,7 +182,7 @@ async def _report(tally: Tally, tell: Callable[[Tally], None]) -> None:
 
 
 def by_method(codes: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
-    """Return how often each code came, by the path of a case."""
+    """Return the counts of status codes, by method."""
     actual: dict[str, dict[str, int]] = {}
     for (path, code), count in sorted(codes.items()):
         actual.setdefault(path, {})[code] = count
@@ -190,6 +190,6 @@ def by_method(codes: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
 
 
 def split(cases: int) -> dict[str, range]:
-    """Share the numbers of cases out among the worlds: most go to an open server."""
+    """Divide the cases among the worlds: most go to a server without tokens."""
     few, more = cases // 10, cases // 10 + cases // 5
     return {"open": range(more, cases), "tokens": range(few, more), "postgresql": range(few)}

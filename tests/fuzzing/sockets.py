@@ -1,4 +1,4 @@
-"""Bytes for a port that do not come from a client of gRPC, nor from a browser that means well."""
+"""Bytes for a port that are not from a well-behaved gRPC client or browser."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ _HEADERS = (
 
 
 def http(chance: Random) -> list[bytes]:
-    """Return the parts of a request, which may be half of one."""
+    """Return the parts of an HTTP request, possibly incomplete."""
     if chance.random() < 0.1:
         return [chance.randbytes(chance.choice((0, 1, 100, 5000)))]
     line = b" ".join((chance.choice(_VERBS), chance.choice(_TARGETS), chance.choice(_VERSIONS)))
@@ -90,7 +90,7 @@ def http(chance: Random) -> list[bytes]:
 
 
 def http2(chance: Random) -> list[bytes]:
-    """Return the preface of HTTP/2 and frames that need not be any."""
+    """Return the HTTP/2 preface and frames, possibly invalid."""
     frames = b"".join(_frame(chance) for _ in range(chance.choice((1, 3, 30))))
     return [_PREFACE + chance.choice((_SETTINGS, b"")) + frames]
 

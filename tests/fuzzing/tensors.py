@@ -1,4 +1,4 @@
-"""Requests of the Open Inference Protocol whose tensors lie."""
+"""Open Inference requests with inconsistent tensors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TYPED = ("bytes_contents", "int_contents", "bool_contents", "fp32_contents", "f
 
 
 def lie(chance: Random) -> bytes:
-    """Return a ModelInferRequest that says one thing of its tensors and has another."""
+    """Return a ModelInferRequest whose tensors differ from their metadata."""
     strings = [
         text(chance).encode() if chance.random() < 0.8 else blob(chance) for _ in range(chance.choice((0, 1, 1, 2, 9)))
     ]
@@ -57,7 +57,7 @@ def _shape(count: int, chance: Random) -> list[int]:
 
 
 def _raw(strings: list[bytes], chance: Random) -> bytes:
-    """Write elements behind their lengths, of which one may be another's."""
+    """Write elements with their lengths, one of which may be wrong."""
     raw = write_strings(strings)
     match chance.randrange(6):
         case 0:
@@ -73,7 +73,7 @@ def _raw(strings: list[bytes], chance: Random) -> bytes:
 
 
 def _type(request: pb.ModelInferRequest, strings: list[bytes], chance: Random) -> None:
-    """Put contents into the tensors' typed fields."""
+    """Write contents into the typed fields of tensors."""
     for tensor in request.inputs:
         name = chance.choice(_TYPED)
         field = pb.InferTensorContents.DESCRIPTOR.fields_by_name[name]

@@ -1,4 +1,4 @@
-"""Hostile values of every type that a field may have."""
+"""Hostile values of every field type."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ _FLOATS = (0.0, -0.0, 1.0, -1.0, 0.5, 101.0, float("nan"), float("inf"), float("
 
 
 def text(chance: Random) -> str:
-    """Return a text: a known name, a path, something odd, something long, or a little of all of Unicode."""
+    """Return a text: a known name, a path, something unusual, something long, or any Unicode."""
     match chance.choices(("known", "path", "odd", "mark", "planes", "long"), (25, 10, 30, 15, 17, 3))[0]:
         case "known":
             return chance.choice(KNOWN + WORDS)
@@ -101,12 +101,12 @@ def text(chance: Random) -> str:
 
 
 def blob(chance: Random) -> bytes:
-    """Return bytes: a text's, or any."""
+    """Return bytes: those of a text, or any."""
     return text(chance).encode() if chance.random() < 0.5 else chance.randbytes(chance.choice((0, 1, 3, 4, 16, 300)))
 
 
 def value(field: Field, chance: Random) -> Any:
-    """Return a value for one element of a field that is no message."""
+    """Return a value for an element of a scalar field."""
     match field.cpp_type:
         case Field.CPPTYPE_STRING:
             return blob(chance) if field.type == Field.TYPE_BYTES else text(chance)

@@ -1,4 +1,4 @@
-"""A store with a server over it that is to be thrown away, and what must be true of both."""
+"""A disposable store with a server over it, and the checks of both."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _STORE = re.compile(
 
 @dataclass(frozen=True)
 class World:
-    """Hold a running server, its store, and what its callers know."""
+    """A running server, its store, and what its callers know."""
 
     root: Path
     server: Server
@@ -52,11 +52,11 @@ class World:
 
     @property
     def log(self) -> Path:
-        """What the server wrote to stderr."""
+        """The server's stderr."""
         return log_of(self.root)
 
     def restock(self) -> None:
-        """Publish the checkpoints that were deleted."""
+        """Publish the deleted checkpoints again."""
         for tag in CHECKPOINTS:
             if not (self.store.root / "checkpoints" / tag).is_dir():
                 tiny_checkpoints.publish(self.store, tiny_checkpoints.Recipe(tag=tag))
@@ -70,7 +70,7 @@ class World:
 
 @contextmanager
 def world(root: Path, *, tokens: bool = False, database: DatabaseUrl | None = None) -> Iterator[World]:
-    """Serve tiny checkpoints until the block ends. Jobs get a trainer that plays a script, and promote what is there."""
+    """Serve tiny checkpoints until the block ends. Jobs have a scripted trainer and promote existing checkpoints."""
     store = tiny_checkpoints.make_store(root / "store", *CHECKPOINTS)
     harness = Harness(root)
     judged = say(GateEvaluated(verdict="pass", reason="It is better."))
@@ -99,12 +99,12 @@ def opened(world_kind: str, root: Path) -> Iterator[World]:
 
 
 def log_of(root: Path) -> Path:
-    """Return where a world's server logs."""
+    """Return the path of a world's log."""
     return root / "server.log"
 
 
 def strangers(root: Path, jobs: set[str]) -> Iterator[str]:
-    """Yield what lies about after the end, and should not: beside the store, in it, or of jobs that there are not."""
+    """Yield unexpected files after the end: next to the store, in it, or of unknown jobs."""
     known = {"store", "directory", "python", "tokens.toml", "server.log"}
     yield from (f"{path.name} beside the store" for path in root.iterdir() if path.name not in known)
     yield from (f"{path.name} in the server's directory" for path in (root / "directory").iterdir())
@@ -118,7 +118,7 @@ def strangers(root: Path, jobs: set[str]) -> Iterator[str]:
 
 
 def indiscretions(log: Path) -> Iterator[str]:
-    """Yield the lines of a log that hold what a caller wrote, that are no JSON, or that tell of a bug."""
+    """Yield the log lines that contain text of a caller, are not JSON, or report a bug."""
     for line in log.read_bytes().decode("utf-8", "backslashreplace").splitlines():
         if MARK in line:
             yield f"a caller's words in the log: {line[:2000]}"

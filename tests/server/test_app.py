@@ -1,4 +1,4 @@
-"""The whole server: how it comes up, and how it goes."""
+"""The whole server: start and stop."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 async def test_a_damaged_current_checkpoint_falls_back_loudly(damage, store, caplog):
-    """The server comes up with the previous checkpoint and says so as errors; promoting a good one mends it."""
+    """If current is damaged, the server serves previous and logs errors; promoting a good checkpoint repairs it."""
     store.promote("b")
     DAMAGE[damage](store.root / "checkpoints" / "b")
 
@@ -43,7 +43,7 @@ async def test_a_damaged_current_checkpoint_falls_back_loudly(damage, store, cap
 
 
 async def test_nothing_that_can_serve_is_an_empty_store(store, caplog):
-    """If current is damaged and there is no previous, the server comes up unready and says why."""
+    """If current is damaged and there is no previous, the server starts without being ready, and says why."""
     DAMAGE["truncated weights"](store.root / "checkpoints" / "a")
 
     async with running(store) as server:
@@ -54,7 +54,7 @@ async def test_nothing_that_can_serve_is_an_empty_store(store, caplog):
 
 
 async def test_a_damaged_alias_file_is_no_reason_to_die(store):
-    """Unreadable aliases leave the server up and unready, so that it can be mended over the API."""
+    """With an unreadable alias file, the server starts without being ready and can be repaired over the API."""
     (store.root / "aliases.json").write_text("{")
 
     async with running(store) as server:
@@ -62,7 +62,7 @@ async def test_a_damaged_alias_file_is_no_reason_to_die(store):
 
 
 async def test_a_second_server_on_the_port_fails_loudly(store, tmp_path):
-    """Two servers never share a port by accident."""
+    """A second server on the same port fails to start."""
     async with running(store) as server:
         other_store = tiny_checkpoints.make_store(tmp_path / "other", "a")
         with pytest.raises(RuntimeError, match="bind"):
@@ -75,7 +75,7 @@ async def test_a_second_server_on_the_port_fails_loudly(store, tmp_path):
 
 
 async def test_calls_in_progress_are_answered_on_the_way_down(store):
-    """Draining waits for answers that are under way; a new call is refused."""
+    """While the server drains, calls in progress are answered and new calls are rejected."""
     going = AsyncExitStack()
     server = await going.enter_async_context(serve(config_of(store)))
     async with grpc.aio.insecure_channel(server.target) as channel:
@@ -92,7 +92,7 @@ async def test_calls_in_progress_are_answered_on_the_way_down(store):
 
 
 async def is_refused(stub):
-    """Call until the server refuses calls; those that it still takes run into a short deadline."""
+    """Call until the server rejects calls."""
     for _ in range(50):
         code, _ = await refusal(stub.Predict(pb.PredictRequest(texts=["rain"]), timeout=0.1))
         if code is grpc.StatusCode.UNAVAILABLE:
@@ -106,7 +106,7 @@ async def ask(stub, *texts):
 
 
 async def test_sigterm_drains_a_real_process(store):
-    """Calls in flight when SIGTERM comes are answered, the exit code is 0, and every log line is one JSON object."""
+    """On SIGTERM calls in flight are answered, the exit code is 0, and every log line is a JSON object."""
     target, metrics = (f"127.0.0.1:{free_port()}" for _ in range(2))
     command = [sys.executable, "-m", "twofold_server", "serve", "--store", str(store.root), "--listen", target]
     command += ["--metrics-listen", metrics, "--max-queue-tokens", "2000000"]
@@ -133,7 +133,7 @@ async def test_sigterm_drains_a_real_process(store):
 
 
 def test_the_public_client_talks_to_the_real_server(store):
-    """The client package and the server agree, on one text and on a stream of them."""
+    """The public client gets answers from a real server, for a text and for a stream."""
     with serving(store.root) as server, Client(server.target) as client:
         assert client.health() is Health.SERVING
         [prediction] = client.predict(["rain in new york"])
@@ -142,7 +142,7 @@ def test_the_public_client_talks_to_the_real_server(store):
 
 
 def test_a_server_that_cannot_start_says_why(store):
-    """A port that is taken ends with exit code 1 and one JSON line, which holds the traceback."""
+    """If the port is in use, the exit code is 1 and one JSON line has the traceback."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -158,7 +158,7 @@ def test_a_server_that_cannot_start_says_why(store):
 
 
 def test_tiny_answers_what_it_promises():
-    """The tests' own world is as its docstring says."""
+    """The tiny checkpoints answer as their docstring says."""
     answer = tiny_checkpoints.answer("wake me next friday in new york")
 
     assert answer.labels[0].label == "a_alarm"

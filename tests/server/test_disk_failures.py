@@ -1,4 +1,4 @@
-"""Stores on disks that are full or read-only, and two servers on one store: errors are clear, and what answered answers on."""
+"""Full and read-only disks, and two servers over one store: clear errors, and serving continues."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CALLS: dict[str, tuple[Callable[[AsyncClient], Awaitable[object]], type[Exceptio
 
 @pytest.mark.slow
 async def test_a_full_disk_refuses_what_needs_room_and_answers_on(tmp_path: Path) -> None:
-    """Uploads, jobs and promotions are refused with the reason and leave nothing; with room again they work."""
+    """On a full disk, uploads, jobs and promotions fail with the reason and leave no files; with free space they work."""
     with small_disk(tmp_path / "disk", 16) as disk:
         store = tiny_checkpoints.make_store(disk.path / "store", "a", "b")
 
@@ -43,7 +43,7 @@ async def test_a_full_disk_refuses_what_needs_room_and_answers_on(tmp_path: Path
 
 
 async def test_a_store_that_is_read_only_is_named(tmp_path: Path) -> None:
-    """A server over it does not start, and says what it could not write, and why."""
+    """On a read-only disk the server does not start, and names the path and the reason."""
     with small_disk(tmp_path / "disk", 16) as disk:
         store = tiny_checkpoints.make_store(disk.path / "store", "a")
         disk.make_read_only()
@@ -56,7 +56,7 @@ async def test_a_store_that_is_read_only_is_named(tmp_path: Path) -> None:
 
 
 async def test_a_second_server_on_a_store_is_refused_and_the_first_one_answers_on(tmp_path: Path) -> None:
-    """It would take the first one's jobs for those of a dead one."""
+    """A second server over a store is rejected, because it would take over the first one's jobs."""
     store = tiny_checkpoints.make_store(tmp_path / "store", "a")
 
     async with running(store) as first:

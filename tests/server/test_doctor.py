@@ -1,4 +1,4 @@
-"""Both doctors: `twofold-server doctor` on this machine, and what `twofold doctor` finds of TLS and tokens."""
+"""Both doctors: `twofold-server doctor` on this machine, and TLS and tokens in `twofold doctor`."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def checks_of(config):
 
 
 def states(checks):
-    """Return the names of those that are not well, with their states."""
+    """Return the checks that are not ok, with their states."""
     return {name: check.state for name, check in checks.items() if check.state != "ok"}
 
 
 def test_a_machine_that_is_well(store):
-    """With a whole store, a provider and a trainer all is well, and the store is as it was."""
+    """With a valid store, a provider and a trainer all checks pass, and the store is unchanged."""
     before = sorted(store.root.rglob("*"))
     checks = checks_of(config_of(store))
 
@@ -45,7 +45,7 @@ def test_a_machine_that_is_well(store):
 
 
 def test_a_damaged_checkpoint(store):
-    """A damaged current one fails, a damaged previous one is a warning; both are named with what to do."""
+    """A damaged current checkpoint fails, a damaged previous one is a warning; both have a fix."""
     store.promote("b")
     (store.root / "checkpoints" / "a" / files.GRAPH_WEIGHTS).write_bytes(b"short")
     checks = checks_of(config_of(store))
@@ -59,7 +59,7 @@ def test_a_damaged_checkpoint(store):
 
 
 def test_damaged_aliases(store):
-    """A file of aliases that cannot be read fails, and so does a store in which nothing is current."""
+    """An unreadable alias file fails, and so does a store without a current checkpoint."""
     (store.root / "aliases.json").write_text("{")
     assert states(checks_of(config_of(store))) == {"aliases": "failed"}
     (store.root / "aliases.json").unlink()
@@ -79,7 +79,7 @@ FAULTS = [
 
 @pytest.mark.parametrize(("settings", "name", "state", "fix"), FAULTS)
 def test_faults(store, *, settings, name, state, fix):
-    """Each fault is told by the check that it belongs to, with what to do."""
+    """Each fault is reported by its check, with a fix."""
     if settings.get("device") == "cuda" and "CUDA" in checks_of(config_of(store))["providers"].message:
         pytest.skip("this onnxruntime has CUDA")
     config = build_config(**{"store": store.root, **settings})
@@ -91,7 +91,7 @@ def test_faults(store, *, settings, name, state, fix):
 
 
 def test_tokens(store, tmp_path):
-    """A file of tokens is read as the server reads it; an empty one would let nobody in."""
+    """The token file is read as the server reads it, and an empty one is a warning."""
     path = tmp_path / "tokens.toml"
     path.write_text("")
     assert states(checks_of(config_of(store, tokens=path))) == {"tokens": "failed"}
@@ -100,7 +100,7 @@ def test_tokens(store, tmp_path):
 
 
 def test_the_command(store, capsys, monkeypatch):
-    """A line for each check, JSON if it is asked for, and 1 if one fails; a misspelt variable is a warning."""
+    """There is a line per check, or JSON on request; the exit code is 1 if a check fails, and a misspelt variable is a warning."""
     monkeypatch.setenv("TWOFOLD_STORR", "x")
     assert run_command("doctor", "--json", "--store", str(store.root)) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -115,7 +115,7 @@ DAYS = [(90, outside.State.OK, ""), (3, outside.State.WARNING, "Renew the certif
 
 @pytest.mark.parametrize(("days", "state", "fix"), DAYS)
 async def test_certificates_from_outside(store, tmp_path, *, days, state, fix):
-    """`twofold doctor` shakes hands, tells how long the certificate is good, and warns in its last two weeks."""
+    """`twofold doctor` reports how long the certificate is valid, and warns two weeks before its end."""
     authority, terms = trustme.CA(), {"not_after": dt.datetime.now(dt.UTC) + dt.timedelta(days=days)}
     checks = await examined(store, tmp_path, authority, TLS(root_certificates=roots_of(authority)), terms)
 
@@ -125,7 +125,7 @@ async def test_certificates_from_outside(store, tmp_path, *, days, state, fix):
 
 
 async def test_a_stranger_certificate_from_outside(store, tmp_path):
-    """A server whose certificate another authority made fails, with what to give."""
+    """A certificate of another authority fails with a fix."""
     checks = await examined(store, tmp_path, trustme.CA(), TLS(root_certificates=roots_of(trustme.CA())), {})
 
     assert checks["tls"].state is outside.State.FAILED
@@ -134,14 +134,14 @@ async def test_a_stranger_certificate_from_outside(store, tmp_path):
 
 
 async def test_encryption_is_found_out(store, tmp_path):
-    """Who speaks plaintext to a server with TLS is told what to give."""
+    """Plaintext to a server with TLS fails with a fix."""
     checks = await examined(store, tmp_path, trustme.CA(), None, {})
 
     assert "--tls or --ca FILE" in checks["grpc"].fix
 
 
 async def test_mutual_tls_from_outside(store, tmp_path):
-    """A server that asks for a certificate gets it, and the doctor all its answers."""
+    """With mutual TLS and a client certificate, all checks work."""
     authority, callers = trustme.CA(), trustme.CA()
     own = issue(callers, "me")
     chain = b"".join(pem.bytes() for pem in own.cert_chain_pems)
@@ -156,7 +156,7 @@ async def test_mutual_tls_from_outside(store, tmp_path):
 
 
 async def examined(store, folder, authority, tls, terms, *, client_ca=None):
-    """Run a server with TLS and return what is found of it from outside."""
+    """Run a server with TLS and return the checks from outside."""
     written = Files(folder)
     written.issue(authority, **terms)
     written.write(client_ca=client_ca)

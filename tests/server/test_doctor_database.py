@@ -1,4 +1,4 @@
-"""`twofold-server doctor` and what runs out or lies elsewhere: the database, certificates, the collector of traces."""
+"""`twofold-server doctor`: the database, certificates and the trace collector."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from twofold_server.storage.database import Database
 
 
 def sql(*statements):
-    """Return what lets SQLite do something with a file."""
+    """Return a function that executes SQL in an SQLite file."""
 
     def do(path):
         with closing(sqlite3.connect(path)) as connection:
@@ -77,7 +77,7 @@ def test_a_file(store, make, state, message, fix):
 
 
 def test_a_file_that_somebody_holds(store):
-    """A writer that does not end is told of as such."""
+    """A write lock of another process is reported as such."""
     path = store.root / "jobs.sqlite3"
     Database(path).close()
     with closing(sqlite3.connect(path)) as second:
@@ -101,13 +101,13 @@ def test_a_file_on_a_read_only_disk(store, tmp_path):
 
 @pytest.fixture(scope="module")
 def postgresql():
-    """Run a PostgreSQL server."""
+    """A PostgreSQL server."""
     with postgresql_server() as server:
         yield server
 
 
 def read_only(server, name):
-    """Let nobody write to a database."""
+    """Make a database read-only."""
     server.ask("template1", f"ALTER DATABASE {name} SET default_transaction_read_only = on")
 
 
@@ -136,7 +136,7 @@ SHARED = [
 
 @pytest.mark.parametrize(("made", "change", "state", "message", "fix"), SHARED)
 def test_postgresql(store, postgresql, *, made, change, state, message, fix):
-    """The same of a database that servers share; its password is not shown."""
+    """The state of a shared database is reported, without its password."""
     url = postgresql.make_database()
     name = url.reveal().partition("@/")[2].partition("?")[0]
     if made:
@@ -152,7 +152,7 @@ def test_postgresql(store, postgresql, *, made, change, state, message, fix):
 
 
 def test_a_user_without_rights(store, postgresql):
-    """Who may read and not write is told so, before the first job is lost."""
+    """A user who may read but not write is reported before the first job is lost."""
     url = postgresql.make_database()
     Database(url).close()
     name = url.reveal().partition("@/")[2].partition("?")[0]
@@ -168,7 +168,7 @@ def test_a_user_without_rights(store, postgresql):
 
 
 def test_a_database_that_is_gone(store):
-    """Where nobody answers, the setting is named."""
+    """If the database does not answer, the setting is named."""
     check = checks_of(config_of(store, database=DatabaseUrl("postgresql://me:secret@127.0.0.1:1/jobs")))["database"]
 
     assert (check.state, "does not answer" in check.message) == ("failed", True)
@@ -180,7 +180,7 @@ DAYS = [(90, "ok", ""), (3, "warning", "Renew it"), (-1, "failed", "Renew it")]
 
 @pytest.mark.parametrize(("days", "state", "fix"), DAYS)
 def test_a_certificate_that_ends(store, tmp_path, *, days, state, fix):
-    """A certificate that ends within two weeks is warned of, one that has ended fails."""
+    """A certificate that expires within two weeks is a warning, and an expired one fails."""
     ends = dt.datetime.now(dt.UTC) + dt.timedelta(days=days)
     files = Files(tmp_path)
     files.issue(trustme.CA(), not_after=ends)
@@ -194,7 +194,7 @@ def test_a_certificate_that_ends(store, tmp_path, *, days, state, fix):
 
 
 def test_a_collector_of_traces(store):
-    """One that takes connections is well; one that does not is a warning, for the server runs without it."""
+    """A trace collector that does not answer is a warning, because the server works without it."""
     assert "traces" not in checks_of(config_of(store))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         there = f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""A short run of the fuzzer, which `make fuzz` lets go on, and what its own judgement is worth."""
+"""A short run of the fuzzer, and tests of its checks; `make fuzz` runs it for longer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEALTH = "/grpc.health.v1.Health/Check"
 
 @pytest.mark.parametrize(("world_kind", "count"), [("open", 1500), ("tokens", 700)])
 def test_whatever_is_sent_the_server_goes_on(world_kind: str, count: int) -> None:
-    """No case crashes it, hangs, or ends in INTERNAL; answers stay right; the log and the store hold what they should."""
+    """No case crashes or blocks the server or ends in INTERNAL; answers stay right, and log and store stay clean."""
     cases = (make_case(1, number, tokens=world_kind == "tokens") for number in range(count))
 
     tally = fuzz(world_kind, cases, at_once=16, tell=lambda _: None)
@@ -34,7 +34,7 @@ def test_whatever_is_sent_the_server_goes_on(world_kind: str, count: int) -> Non
 
 
 def case(path: str = PREDICT, **how: object) -> Case:
-    """Make a case that says nothing."""
+    """Return an empty case."""
     return Case(name="", kind="", path=path, messages=(b"",), **how)
 
 
@@ -61,12 +61,12 @@ def case(path: str = PREDICT, **how: object) -> Case:
     ],
 )
 def test_the_fuzzer_knows_what_is_wrong(item: Case, code: str, tokens: bool, wrong: str) -> None:
-    """A bug's code, a call without an end, and an answer for one who may not have it are problems, and refusals are none."""
+    """An internal error, a call without an end and an unauthorised answer are problems; rejections are not."""
     assert judge(item, Outcome(code, "", 0.0), tokens=tokens) == wrong
 
 
 def test_the_fuzzer_sees_what_is_left_over(tmp_path: Path) -> None:
-    """A file beside the store, one in it that has no business there, and files of an unknown job are seen."""
+    """Unexpected files in the store or next to it, and files of unknown jobs, are reported."""
     for path in (
         "store/jobs/job-1/train.jsonl",
         "store/staging/half/file",
@@ -96,14 +96,14 @@ def test_the_fuzzer_sees_what_is_left_over(tmp_path: Path) -> None:
     ],
 )
 def test_the_fuzzer_reads_the_log(line: str, count: int, tmp_path: Path) -> None:
-    """A caller's words, a line that is no JSON and a traceback are seen."""
+    """Text of a caller, a line that is not JSON and a traceback in the log are reported."""
     (tmp_path / "log").write_text(f"{line}\n", encoding="utf-8")
 
     assert len(list(indiscretions(tmp_path / "log"))) == count
 
 
 def test_a_case_comes_of_its_number_and_lasts_as_a_file() -> None:
-    """The same seed and number make the same case, others make others, and a file gives back what was written."""
+    """The same seed and number give the same case, others give others, and a file gives the written case back."""
     cases = [make_case(3, number, tokens=number % 2 == 0) for number in range(60)]
 
     assert [make_case(3, number, tokens=number % 2 == 0) for number in range(60)] == cases
@@ -117,5 +117,5 @@ def test_the_worlds_share_the_cases() -> None:
 
 
 def test_every_procedure_has_its_messages() -> None:
-    """What is invented for a procedure comes of its message; those without one are only refused."""
+    """Every method's messages are built from its descriptor; methods without one are only rejected."""
     assert {method.name for method in METHODS.values() if method.request is None} == set(UNSUPPORTED)

@@ -22,13 +22,13 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 @pytest.mark.parametrize("service", ["", *SERVICES])
 async def test_every_service_is_healthy_once_a_checkpoint_answers(service, store):
-    """The server as a whole and each service say SERVING."""
+    """The server and each service are SERVING once a checkpoint is live."""
     async with running(store) as server:
         assert await server.is_serving(service)
 
 
 async def test_an_unknown_service_is_not_found(store):
-    """A name that is no service is NOT_FOUND."""
+    """The health of an unknown service is NOT_FOUND."""
     async with running(store) as server:
         code, _ = await refusal(server.health.Check(health_pb2.HealthCheckRequest(service="nobody")))
         assert code is grpc.StatusCode.NOT_FOUND
@@ -36,7 +36,7 @@ async def test_an_unknown_service_is_not_found(store):
 
 @pytest.mark.parametrize("method", ["Check", "Watch", "List"])
 async def test_what_cannot_be_read_is_refused_as_everywhere(method, store, caplog):
-    """Bytes that are no message are INVALID_ARGUMENT with a reason, and nothing is logged as a fault of ours."""
+    """Invalid bytes are INVALID_ARGUMENT with a reason, and no error is logged."""
     async with running(store) as server:
         call = server.channel.unary_stream(f"/grpc.health.v1.Health/{method}")(b"\x0a\xff")
         code, error = await refusal(call.read())
@@ -47,14 +47,14 @@ async def test_what_cannot_be_read_is_refused_as_everywhere(method, store, caplo
 
 
 async def test_all_states_are_listed(store):
-    """List reports each service, and the server under the empty name."""
+    """List returns each service, and the server under the empty name."""
     async with running(store) as server:
         statuses = (await server.health.List(health_pb2.HealthListRequest())).statuses
     assert {name: status.status for name, status in statuses.items()} == dict.fromkeys(("", *SERVICES), SERVING)
 
 
 async def test_a_watcher_hears_of_the_end_and_does_not_delay_it(store):
-    """Watch tells SERVING, then NOT_SERVING while calls are still answered, and is then ended."""
+    """Watch sends SERVING, then NOT_SERVING while calls are still answered, and then ends."""
     going = AsyncExitStack()
     server = await going.enter_async_context(serve(config_of(store, drain_delay=0.5, drain_timeout=30)))
     async with grpc.aio.insecure_channel(server.target) as channel:
@@ -70,7 +70,7 @@ async def test_a_watcher_hears_of_the_end_and_does_not_delay_it(store):
 
 
 async def test_reflection_lists_all_services(store):
-    """Tools such as grpcurl can ask what there is."""
+    """Reflection lists all services, for tools such as grpcurl."""
     async with running(store) as server:
         stub = reflection_pb2_grpc.ServerReflectionStub(server.channel)
         request = reflection_pb2.ServerReflectionRequest(list_services="")

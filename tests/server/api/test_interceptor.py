@@ -1,4 +1,4 @@
-"""The interceptor: codes, details and counts of whatever a method does."""
+"""The interceptor: status codes, details and counters for every outcome."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from twofold_server.observability.metrics import Metrics
 
 
 async def fails_with(store, error):
-    """Let Predict fail with an error, and return what the caller sees and what was counted."""
+    """Let Predict fail with an error; return the caller's view and the counters."""
     async with running(store) as server:
         with mock.patch.object(Predictor, "predict", side_effect=error):
             code, message = await refusal(server.predict("rain"))
@@ -40,7 +40,7 @@ async def fails_with(store, error):
 
 @pytest.mark.parametrize("kind", [kind for kind in STATUS if issubclass(kind, ServerError)])
 async def test_every_error_of_the_table_keeps_its_code_and_reason(kind, store):
-    """The caller sees the code and the stable reason of the table, and the call is counted under it."""
+    """Every error has the status code and the reason of the table, and is counted under its code."""
     made = {
         InvalidRequestError: lambda: InvalidRequestError(Violation("texts", "is wrong; write another")),
         OverloadedError: lambda: OverloadedError("full", retry_after=1.5),
@@ -60,7 +60,7 @@ async def test_every_error_of_the_table_keeps_its_code_and_reason(kind, store):
 
 
 async def test_grpc_retries_after_the_delay(store):
-    """A gRPC client with a retry policy waits for as long as the server asks, and gets its answer."""
+    """A gRPC client with a retry policy waits for the retry delay and gets its answer."""
     policy = {
         "maxAttempts": 2,
         "initialBackoff": "0.001s",
@@ -102,7 +102,7 @@ async def test_an_unknown_error_tells_nothing_of_our_insides(store, caplog):
 
 
 async def test_long_messages_are_cut(store):
-    """An error's text is one line that fits into trailers."""
+    """An error message is one line that fits into the trailers."""
     code, error, *_ = await fails_with(store, ServerErrorOfMany("x\n" * 5000))
 
     assert code is grpc.StatusCode.FAILED_PRECONDITION
@@ -111,16 +111,16 @@ async def test_long_messages_are_cut(store):
 
 
 class ServerErrorOfMany(next(kind for kind in STATUS if kind.__name__ == "FailedPreconditionError")):
-    """A kind that the table does not name."""
+    """An error class that is not in the table."""
 
 
 def test_a_kind_that_the_table_does_not_name_has_its_parents_code():
-    """status_of() goes up the family."""
+    """A class that is not in the table has the code of its base class."""
     assert status_of(ServerErrorOfMany()) == STATUS[ServerErrorOfMany.__mro__[1]]
 
 
 async def test_hanging_up_ends_streams_of_responses():
-    """A stream that waits for ever ends with UNAVAILABLE once the server leaves, so that it can stop."""
+    """When the server stops, an endless stream ends with UNAVAILABLE."""
 
     class Metrics:
         requests = request_seconds = in_flight = mock.MagicMock()
@@ -144,7 +144,7 @@ async def test_hanging_up_ends_streams_of_responses():
 
 
 async def test_a_stream_that_is_left_while_it_waits_ends_all_it_began():
-    """Its caller leaves before a response: what the method has to put away is put away when the call ends."""
+    """If the caller leaves before a response, the method's cleanup runs at the end of the call."""
 
     class Context:
         def time_remaining(self):
@@ -175,7 +175,7 @@ async def test_a_stream_that_is_left_while_it_waits_ends_all_it_began():
 
 
 async def test_a_stream_that_is_left_while_it_answers_is_no_bug():
-    """Its caller leaves between two responses: it is counted as CANCELLED."""
+    """If the caller leaves between two responses, the call is counted as CANCELLED."""
 
     class Context:
         def time_remaining(self):
@@ -193,7 +193,7 @@ async def test_a_stream_that_is_left_while_it_answers_is_no_bug():
 
 
 async def test_a_caller_who_left_is_not_told():
-    """An error for somebody who is not there any more ends the call as cancelled, and is no fault of ours to be logged."""
+    """An error after the caller has left ends the call as cancelled and is not logged as an error."""
 
     class Left:
         async def abort(self, *_, **__):
@@ -209,7 +209,7 @@ METHODS = ["InferenceService/Predict", "CheckpointService/PromoteCheckpoint", "A
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("raw", [b"\xff\xff\xff", b"\x0a\x02\xff\xfe", b"\x0a\xff\xff\xff\xff\x0f"])
 async def test_bytes_that_are_no_message_are_an_invalid_argument(method, raw, store):
-    """Whatever bytes come, the caller is told that it is their fault, and the call is counted."""
+    """Bytes that are not a message give INVALID_ARGUMENT, and the call is counted."""
     path = f"/twofold.v1.{method}"
 
     async def stream():
@@ -226,7 +226,7 @@ async def test_bytes_that_are_no_message_are_an_invalid_argument(method, raw, st
 
 
 async def test_random_bytes_never_hurt(store):
-    """A hundred messages of random bytes get a status each, none of them of our own fault, and the server serves on."""
+    """A hundred messages of random bytes get a status each, none of them is INTERNAL, and the server keeps serving."""
     chance = random.Random(0)
 
     async with running(store) as server:
@@ -237,7 +237,7 @@ async def test_random_bytes_never_hurt(store):
 
 
 async def test_a_message_that_is_too_large_is_refused(store):
-    """GRPC refuses it by itself and names the limit, and the server serves on."""
+    """GRPC rejects a message that is too large and names the limit, and the server keeps serving."""
     async with running(store, max_message_bytes=1000) as server:
         code, error = await refusal(server.predict("x" * 2000))
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -1,4 +1,4 @@
-"""The address of a database is read whole, and shown without what is secret."""
+"""The database URL is read completely, and shown without its secrets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("text", "shown"), SHOWN)
 def test_an_address_shows_no_secret(text: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """No way of printing the settings shows a password; whoever connects gets it."""
+    """No representation of the settings shows a password, but the connection gets it."""
     config = read_config([], {"TWOFOLD_DATABASE": text})
 
     assert config.database is not None
@@ -49,7 +49,7 @@ def test_an_address_shows_no_secret(text: str, shown: str, capsys: pytest.Captur
 @pytest.mark.parametrize("text", WRONG)
 @pytest.mark.parametrize("source", ["flag", "variable"])
 def test_a_wrong_address_is_not_quoted(text: str, source: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is no address ends with usage that says how one looks, and does not repeat what may be a password."""
+    """An invalid URL is rejected with usage, and not quoted, because it may contain a password."""
     arguments = (["--database", text], {}) if source == "flag" else ([], {"TWOFOLD_DATABASE": text})
     with pytest.raises(SystemExit):
         read_config(*arguments)
@@ -61,5 +61,5 @@ def test_a_wrong_address_is_not_quoted(text: str, source: str, capsys: pytest.Ca
 
 
 def test_without_an_address_jobs_are_in_the_store() -> None:
-    """There is no database unless one is named."""
+    """Without a URL, jobs are stored in the store."""
     assert Config().database is None

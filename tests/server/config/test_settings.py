@@ -1,4 +1,4 @@
-"""Config: flags, variables, the file, defaults, and what cannot be."""
+"""Settings from flags, variables, the file and defaults, and invalid ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from twofold_server.config.settings import Config, LimitSettings, TrainerSetting
 
 @pytest.fixture
 def file(tmp_path):
-    """Write a settings file and return what names it."""
+    """Write a settings file and return the flag that names it."""
 
     def written(text: str) -> list[str]:
         path = tmp_path / "server.toml"
@@ -27,7 +27,7 @@ def file(tmp_path):
 
 
 def test_a_flag_wins_over_a_variable_over_the_file_over_a_default(file):
-    """The four sources, in their order, and each setting says which of them set it."""
+    """A flag takes precedence over a variable, the file and the default, and each setting knows its origin."""
     flags = file('max_texts = 5\nmax_requests = 6\nstore = "/etc/store"\ndrain_delay = 2\nplaintext = false')
     environment = {"TWOFOLD_MAX_TEXTS": "7", "TWOFOLD_STORE": "/srv/store", "TWOFOLD_PLAINTEXT": "yes"}
 
@@ -44,7 +44,7 @@ def test_a_flag_wins_over_a_variable_over_the_file_over_a_default(file):
 
 
 def test_the_file_may_be_named_by_a_variable(file):
-    """TWOFOLD_CONFIG names the file; a flag names another; an empty variable is as if it were absent."""
+    """TWOFOLD_CONFIG names the file, a flag takes precedence, and an empty variable counts as unset."""
     _, path = file("max_texts = 5")
 
     assert read_config([], {"TWOFOLD_CONFIG": path}).limits.max_texts == 5
@@ -78,7 +78,7 @@ ALONE = {"tls_certificate", "tls_key", "tls_client_ca", "metrics_tls", "precisio
 
 @pytest.mark.parametrize("name", sorted(SETTINGS.keys() - ALONE))
 def test_every_setting_has_a_flag_a_variable_and_a_key(file, name):
-    """All three ways set the same setting to the same value."""
+    """Flag, variable and key set the same setting to the same value."""
     setting = SETTINGS[name]
     default = setting.read(Config())
     value = ANOTHER.get(name, default + 3 if isinstance(default, int | float) else "elsewhere")
@@ -112,7 +112,7 @@ BAD_FILES = [
 
 @pytest.mark.parametrize(("text", "says"), BAD_FILES)
 def test_a_bad_file_is_refused_whole(file, text, says):
-    """The message names the file, the key, the value and what to write."""
+    """An error about the file names the file, the key, the value and the fix."""
     flags = file(text)
 
     message = refused(flags, {})
@@ -154,7 +154,7 @@ def test_the_help_lists_every_command(capsys):
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path):
-    """Bytes that are not UTF-8, and a directory, are no settings file."""
+    """Invalid UTF-8 and a directory are rejected as settings files."""
     path = tmp_path / "x.toml"
     path.write_bytes(b"\xff")
 
@@ -163,7 +163,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
 
 
 def test_a_stranger_among_the_variables_is_warned_of():
-    """What looks like a setting and is none is named with the nearest one; what others set for themselves is not."""
+    """A warning names an unknown TWOFOLD_ variable and the nearest setting; other variables are ignored."""
     kubernetes = [
         "TWOFOLD_PORT",
         "TWOFOLD_PORT_8500_TCP_ADDR",
@@ -182,7 +182,7 @@ def test_a_stranger_among_the_variables_is_warned_of():
 
 
 def test_print_config_prints_a_file_of_settings(file, capsys, monkeypatch):
-    """What print-config prints is TOML that gives the same settings again, and says where each came from."""
+    """The output of print-config is TOML that gives the same settings, with the origin of each."""
     flags = file('trainer_python = "/opt/a \\"b\\"/python"\ndrain_delay = 2')
     monkeypatch.setenv("TWOFOLD_PLAINTEXT", "on")
     monkeypatch.setenv("TWOFOLD_STORR", "x")
@@ -215,7 +215,7 @@ SECRETS = [
 
 @pytest.mark.parametrize(("text", "shown"), SECRETS)
 def test_no_print_shows_a_password(text, shown, capsys):
-    """The password of an address is hidden in print-config, in the settings' own repr and in errors."""
+    """print-config, the settings' repr and errors hide the password of a URL."""
     run_command("print-config", "--trainer-python", text)
 
     assert json.dumps(shown) in capsys.readouterr().out
@@ -225,7 +225,7 @@ def test_no_print_shows_a_password(text, shown, capsys):
 
 
 def refused(flags, environment):
-    """Return what a wrong setting is answered with."""
+    """Return the error for an invalid setting."""
     message = io.StringIO()
     with pytest.raises(SystemExit) as ended, contextlib.redirect_stderr(message):
         resolved_settings(flags, environment)
@@ -257,7 +257,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("flags", "environment", "says"), WRONG)
 def test_what_cannot_be_ends_with_usage(flags, environment, says):
-    """A wrong setting ends with exit code 2, and says which and what to write."""
+    """An invalid setting ends with exit code 2 and an error that names it and the fix."""
     assert says in refused(flags, environment)
 
 
@@ -275,5 +275,5 @@ def test_what_cannot_be_ends_with_usage(flags, environment, says):
     ],
 )
 def test_loopback_is_what_only_this_machine_reaches(address, expected):
-    """Addresses of loopback need no TLS; all others do."""
+    """Loopback addresses need no TLS; all others do."""
     assert is_loopback(address) is expected

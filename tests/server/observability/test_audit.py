@@ -1,4 +1,4 @@
-"""Audit lines: who did what, and nothing that callers wrote."""
+"""Audit lines: who did what, without any text of callers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXAMPLES = [
 
 
 def adapt(*examples):
-    """Make a request that adapts to examples."""
+    """Return a request that adapts to examples."""
     return adaptation_pb2.AdaptRequest(
         head="HEAD_CLASSIFIER", dataset={"inline": {"train": examples}}, promote="PROMOTE_POLICY_NEVER"
     )
@@ -43,13 +43,13 @@ def lines_of(caplog):
 
 
 async def call(channel, path, request, **arguments):
-    """Call a procedure, and return the name of its code."""
+    """Call a method, and return the name of its status code."""
     code, _ = await Procedure(path, False, False).answer(channel, request.SerializeToString(), **arguments)
     return code
 
 
 def test_what_changes_things_is_audited():
-    """Every procedure that needs the scope admin leaves a line, and so do those that begin and end a job; others do not."""
+    """Every method with the scope admin, and those that start and end a job, write an audit line; others do not."""
     admin = {path for path, need in REQUIRED_SCOPES.items() if need == "admin"}
     jobs = {f"/twofold.v1.AdaptationService/{name}" for name in ("Adapt", "CancelJob")}
 
@@ -64,12 +64,12 @@ LOAD = "/inference.GRPCInferenceService/RepositoryModelLoad"
 
 
 def promote(name):
-    """Make a request that promotes."""
+    """Return a promotion request."""
     return checkpoints_pb2.PromoteCheckpointRequest(checkpoint=name)
 
 
 def delete(name):
-    """Make a request that deletes."""
+    """Return a deletion request."""
     return checkpoints_pb2.DeleteCheckpointRequest(checkpoint_id=name)
 
 
@@ -91,14 +91,14 @@ STORY = [
 
 @pytest.fixture
 def harness(tmp_path, store):
-    """Let jobs on the store hang until they are cancelled."""
+    """A store whose jobs run until they are cancelled."""
     made = Harness(tmp_path)
     made.play(HANG)
     return made
 
 
 async def test_each_call_leaves_one_line_whatever_its_outcome(store, harness, caplog):
-    """Who, what, which, and how it ended; of what callers wrote there is nothing."""
+    """Each call writes one line with caller, action, object and outcome, but no text of the caller."""
     caplog.set_level(logging.INFO)
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(tag="c"))
 
@@ -124,7 +124,7 @@ async def test_each_call_leaves_one_line_whatever_its_outcome(store, harness, ca
 
 
 async def test_who_is_the_token_also_where_it_is_refused(store, tmp_path, caplog):
-    """A line names the token; a refused call leaves one, and one without a known token is anonymous's."""
+    """A line names the token, also of a rejected call; without a known token the caller is anonymous."""
     caplog.set_level(logging.INFO)
     callers = Callers(tmp_path / "tokens.toml")
     callers.add("operator", "admin")
@@ -144,7 +144,7 @@ async def test_who_is_the_token_also_where_it_is_refused(store, tmp_path, caplog
 
 @pytest.mark.parametrize("token", [False, True])
 async def test_who_is_the_subject_of_a_certificate_where_there_is_no_token(token, store, tmp_path, caplog):
-    """With mutual TLS a line names the certificate's subject; a token tells more and comes first."""
+    """With mutual TLS a line names the certificate's subject, unless there is a token."""
     caplog.set_level(logging.INFO)
     authority = trustme.CA()
     mine = authority.issue_cert("localhost")

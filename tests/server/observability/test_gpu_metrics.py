@@ -1,4 +1,4 @@
-"""Figures of GPUs: those of the library where there is one, a reason in the log where there is none."""
+"""GPU metrics: the library's values, or a reason in the log."""
 
 import logging
 import math
@@ -10,12 +10,12 @@ from twofold_server.observability.metrics import Metrics
 
 
 def value(metrics, name, **labels):
-    """Read a metric as Prometheus would."""
+    """Return a metric as Prometheus reads it."""
     return metrics.registry.get_sample_value(name, labels)
 
 
 def test_each_gpu_tells_what_it_does_when_it_is_asked(monkeypatch):
-    """Bytes, shares of one and watts, of each GPU; what one does not tell, or no longer, is NaN."""
+    """Each GPU has its memory in bytes, its utilisation as a share and its power in watts; unavailable values are NaN."""
     monkeypatch.setattr(gpu_metrics, "nvml", double)
     metrics = Metrics()
 
@@ -37,13 +37,13 @@ def test_each_gpu_tells_what_it_does_when_it_is_asked(monkeypatch):
 
 
 def no_driver():
-    """Begin, where the library finds no driver."""
+    """Fail as the library does without a driver."""
     raise double.NVMLError("Driver Not Loaded")
 
 
 @pytest.mark.parametrize("reason", ["nvidia-ml-py", "Driver Not Loaded"])
 def test_without_the_package_or_a_driver_there_are_none(monkeypatch, caplog, reason):
-    """Nothing fails, nothing is exported, and the log has the reason, at debug: no GPU is no news."""
+    """Without the package or a driver there are no metrics, and the log has the reason at level DEBUG."""
     monkeypatch.setattr(double, "nvmlInit", no_driver)
     monkeypatch.setattr(gpu_metrics, "nvml", None if reason == "nvidia-ml-py" else double)
     metrics = Metrics()
@@ -58,7 +58,7 @@ def test_without_the_package_or_a_driver_there_are_none(monkeypatch, caplog, rea
 
 
 def test_the_real_library_has_all_that_is_asked_of_it():
-    """The names that the double has are the library's, and it begins or says why not in its own way."""
+    """The double has only names of the real library, which either works or fails in its own way."""
     pynvml = pytest.importorskip("pynvml", reason="nvidia-ml-py comes with the tests; without it there is no library")
     assert {name for name in vars(double) if name.startswith(("nvml", "NVML"))} <= vars(pynvml).keys()
     assert issubclass(pynvml.NVMLError, Exception)

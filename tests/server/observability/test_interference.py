@@ -1,4 +1,4 @@
-"""How much a job slows serving, as a ratio of two moving means."""
+"""The slowdown of serving by a job, as the ratio of two moving averages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CASES = {
 
 @pytest.mark.parametrize("batches", [case for case, _ in CASES.values()], ids=CASES)
 def test_the_ratio_of_the_means(batches: list[tuple[bool, float]], request: pytest.FixtureRequest) -> None:
-    """It is there once batches were seen with and without a job, and each counts with its own kind only."""
+    """The ratio exists once batches with and without a job were seen, and each average counts its own kind."""
     metrics, runs = Metrics(), []
     watch = Interference(metrics, lambda: runs[-1])
     for with_job, seconds in batches:

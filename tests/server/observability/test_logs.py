@@ -19,7 +19,7 @@ from twofold_server.testing import serving
 
 
 def line(message, *args, caplog, **kwargs):
-    """Log once, format the record as a line, and read it again."""
+    """Log once, format the record as a line, and parse it."""
     logging.getLogger("twofold_server.test").error(message, *args, **kwargs)
     text = JsonFormatter().format(caplog.records[-1])
     assert "\n" not in text
@@ -27,7 +27,7 @@ def line(message, *args, caplog, **kwargs):
 
 
 def test_a_line_holds_time_level_and_message(caplog):
-    """The message is filled in, the level is in small letters, the time is in UTC."""
+    """The message is formatted, the level is in lower case, and the time is in UTC."""
     actual = line("%s of\n%d", "one", 2, caplog=caplog)
 
     assert (actual["level"], actual["message"], actual["logger"]) == ("error", "one of\n2", "twofold_server.test")
@@ -35,7 +35,7 @@ def test_a_line_holds_time_level_and_message(caplog):
 
 
 def test_extra_fields_stand_beside_the_message(caplog):
-    """What is given as extra is in the line, even if JSON has no form for it."""
+    """Extra fields are in the line, even if JSON has no form for them."""
     actual = line("promoted", extra={"checkpoint": "a", "path": Path("x"), "seconds": 0.5}, caplog=caplog)
 
     assert (actual["checkpoint"], actual["path"], actual["seconds"]) == ("a", "x", 0.5)
@@ -53,7 +53,7 @@ def test_an_exception_leaves_its_traceback(caplog):
 
 @pytest.fixture
 def written():
-    """Collect the lines as they are written, in the midst of calls."""
+    """The log lines as they are written during calls."""
     lines = []
 
     class Keeping(logging.Handler):
@@ -82,7 +82,7 @@ SENT = [
 
 @pytest.mark.parametrize(("metadata", "expected"), SENT)
 async def test_the_lines_of_a_call_have_its_id(metadata, expected, store, written):
-    """All lines of a call share the id that its caller sent, or one of ours if that is none; another call has another."""
+    """All lines of a call have the caller's request id, or a generated one if that is invalid."""
     async with running(store) as server:
         for name in ("b", "a"):
             request = checkpoints_pb2.PromoteCheckpointRequest(checkpoint=name)
@@ -103,7 +103,7 @@ async def test_the_lines_of_a_call_have_its_id(metadata, expected, store, writte
 
 
 def test_the_audit_is_written_whatever_the_level():
-    """With `error` as the level, the audit's lines are there and other lines below it are not."""
+    """At level `error`, audit lines are written and other lines below it are not."""
     code = (
         "import logging; from twofold_server.observability.logs import log_to_stderr; log_to_stderr('error');"
         "[logging.getLogger(f'twofold_server.{name}').info(name) for name in ('audit', 'app')]"
@@ -115,7 +115,7 @@ def test_the_audit_is_written_whatever_the_level():
 
 
 def test_what_a_peer_says_who_hangs_up_is_not_logged(tmp_path):
-    """GRPC's core would print the words of a GOAWAY as they are; the log stays JSON, and without them."""
+    """GRPC's core would print the text of a GOAWAY frame; the log stays JSON, without that text."""
     goodbye = b"words of a caller"
     settings, ping, heard = (
         b"\0\0\0\x04\0\0\0\0\0",

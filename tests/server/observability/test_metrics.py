@@ -1,4 +1,4 @@
-"""Metrics: their values after known traffic, read off the port."""
+"""Metric values after known traffic, read from the port."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from twofold.v1 import inference_pb2 as pb
 
 
 async def test_values_after_known_traffic(store):
-    """Three good calls, a wrong one and a swap give exactly these numbers."""
+    """Three good calls, an invalid one and a swap give exactly these values."""
     async with running(store, rollback_seconds=0) as server:
         await server.predict("rain")  # 3 tokens
         await server.predict("rain in oslo", "play")  # 5 + 3 tokens, padded to 10
@@ -60,7 +60,7 @@ async def test_values_after_known_traffic(store):
 
 
 async def test_every_method_has_its_counters_from_the_start(store):
-    """Before the first call of a method its counters stand at zero, so that a rate sees the first error."""
+    """Before the first call of a method its counters are 0, so that a rate sees the first error."""
     async with running(store) as server:
         values = await asyncio.to_thread(read_metrics, server.metrics_url)
 
@@ -70,7 +70,7 @@ async def test_every_method_has_its_counters_from_the_start(store):
 
 
 async def test_waiting_tokens_and_calls_are_seen_while_they_wait(store):
-    """While the engine is held, the queue and the calls in flight are on the port; afterwards both are zero."""
+    """While the engine is blocked, the queue and the calls in flight are visible; afterwards both are 0."""
     async with running(store) as server:
         with gated() as gate:
             first = asyncio.ensure_future(server.predict("rain"))
@@ -86,7 +86,7 @@ async def test_waiting_tokens_and_calls_are_seen_while_they_wait(store):
 
 @pytest.mark.parametrize("texts", [1, 40])
 async def test_labels_are_bounded(texts, store):
-    """However many texts and checkpoints go by, the number of time series stays the same."""
+    """The number of time series does not depend on the number of texts and checkpoints."""
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(tag="c"))
 
     async with running(store) as server:

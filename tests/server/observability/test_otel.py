@@ -1,4 +1,4 @@
-"""Where traces go: to a collector that speaks OTLP, whether it is there or not, and nowhere unless they are wanted."""
+"""The export of traces: to an OTLP collector, available or not, and only if configured."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from twofold_server.config.settings import TracingSettings
 
 
 class GarbageCollector(TraceServiceServicer):
-    """Keeps what it is sent."""
+    """A collector that stores what it receives."""
 
     def __init__(self) -> None:
         self.requests = []
@@ -29,7 +29,7 @@ class GarbageCollector(TraceServiceServicer):
         self.endpoint = f"http://127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
 
     def Export(self, request, context):  # noqa: N802 -- as the service calls it.
-        """Take spans."""
+        """Receive spans."""
         self.requests.append(request)
         self.metadata.append(dict(context.invocation_metadata()))
         return ExportTraceServiceResponse()
@@ -43,14 +43,14 @@ class GarbageCollector(TraceServiceServicer):
 
 
 async def predictions(store, times, **settings):
-    """Serve, and answer that many calls one after another."""
+    """Serve, and answer a number of calls one after another."""
     async with running(store, trace_share=1.0, **settings) as server:
         for _ in range(times):
             assert (await server.predict("rain")).predictions[0].label == "a_weather"
 
 
 async def test_a_collector_receives_what_was_sent(store, monkeypatch):
-    """Over OTLP it gets every span, of whom OTEL_RESOURCE_ATTRIBUTES says, with the headers that OTEL_ says."""
+    """The collector gets every span over OTLP, with the resource and the headers of the OTEL_ variables."""
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=staging,service.name=intents")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=blue")
     with GarbageCollector() as collector:
@@ -79,7 +79,7 @@ async def test_a_collector_receives_what_was_sent(store, monkeypatch):
 
 
 async def test_a_collector_that_is_down_does_no_harm(store, monkeypatch):
-    """With nobody at the endpoint, and more spans than are kept for it, calls are answered and the server ends."""
+    """Without a collector at the endpoint, and with more spans than the buffer holds, calls are answered and the server stops."""
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "8")
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
@@ -88,7 +88,7 @@ async def test_a_collector_that_is_down_does_no_harm(store, monkeypatch):
 
 
 async def test_a_collector_that_never_answers_does_no_harm(store, monkeypatch):
-    """With one at the endpoint that takes connections and says nothing, calls are answered and the server ends."""
+    """If the collector never answers, calls are answered and the server stops."""
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         await predictions(store, 20, trace_endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}")
@@ -109,12 +109,12 @@ from twofold_server.config.settings import TracingSettings
 
 
 def python(code):
-    """Run code in a process of its own."""
+    """Run code in a separate process."""
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_without_the_extra():
-    """Without OpenTelemetry the server is there, and whoever asks for traces is told what to install."""
+    """Without OpenTelemetry the server works, and tracing gives an error that says what to install."""
     ended = python(
         f"{REFUSE}{OPEN}assert make_tracer(TracingSettings()) is None\nmake_tracer(TracingSettings(endpoint='http://x:1'))"
     )
@@ -123,7 +123,7 @@ def test_without_the_extra():
 
 
 def test_nothing_is_loaded_unless_it_is_wanted():
-    """With OpenTelemetry installed, a server without trace-endpoint loads nothing of it."""
+    """Without trace-endpoint the server imports nothing of OpenTelemetry."""
     ended = python(f"{OPEN}import sys\nmake_tracer(TracingSettings())\nprint('opentelemetry' in sys.modules)")
 
     assert ended.stdout == "False\n", ended.stderr
@@ -131,13 +131,13 @@ def test_nothing_is_loaded_unless_it_is_wanted():
 
 @pytest.mark.parametrize("endpoint", ["collector:4317", "grpc://collector:4317", "http://", ""])
 def test_an_endpoint_that_cannot_be(endpoint):
-    """What is no URL is refused, with what to write."""
+    """An invalid endpoint URL is rejected with a fix."""
     with pytest.raises(ValueError, match=r"trace-endpoint .* must be http://HOST:PORT, or https:// for TLS"):
         TracingSettings(endpoint=endpoint)
 
 
 def test_a_password_in_the_endpoint_is_hidden(store):
-    """Neither the settings' repr nor a refusal shows it."""
+    """Neither the settings' repr nor an error shows the password of the endpoint."""
     assert "hunter2" not in repr(config_of(store, trace_endpoint="https://me:hunter2@collector:4317"))
     with pytest.raises(ValueError, match="trace-endpoint") as refused:
         TracingSettings(endpoint="ftp://me:hunter2@collector")

@@ -1,4 +1,4 @@
-"""Traces of calls and batches over real gRPC: the tree is the documented one, in any batch."""
+"""Traces of calls and batches over real gRPC: the span tree is the documented one, for any batch."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ PREDICT = "twofold.v1.InferenceService/Predict"
 
 @asynccontextmanager
 async def traced(store, *, share=1.0, **settings):
-    """Run a server with traces; yield it, a client and the recording, whose tree is complete when the server has stopped."""
+    """Run a server with tracing; yield it, a client and the recording, which is complete when the server has stopped."""
     recording = Recording(share)
     async with running(store, recording.tracer, **settings) as server, AsyncClient(server.target) as client:
         yield server, client, recording
 
 
 async def test_a_call_goes_on_in_the_trace_of_its_caller(store):
-    """A call below a caller's span has its trace and parent, with the conventions' names and its stages below it."""
+    """A call within a caller's span has its trace and parent, conventional names, and its stages as children."""
     caller = Caller()
 
     async with traced(store) as (_, client, recording):
@@ -55,7 +55,7 @@ async def test_a_call_goes_on_in_the_trace_of_its_caller(store):
 
 
 async def test_one_pass_serves_many_traces(store):
-    """Calls that share a pass stand in traces of their own, and one batch is linked to all of them, and they to it."""
+    """Calls that share a pass have separate traces; the batch links to all of them, and they link to the batch."""
     async with traced(store, passes=1) as (server, client, recording):
         with gated() as gate:
             first = asyncio.create_task(client.predict("rain"))
@@ -80,7 +80,7 @@ MIXES = [
 
 @pytest.mark.parametrize(("settings", "sizes", "length"), MIXES)
 async def test_the_tree_in_any_batch(store, settings, sizes, length):
-    """However requests are cut into batches, each has its stages, and each batch all of its calls and no others."""
+    """However requests are batched, each has its stages, and each batch links to exactly its calls."""
     async with traced(store, **settings) as (_, client, recording):
         texts = [[f"{'so ' * length}{tiny_checkpoints.TEXTS[number % 3]}" for number in range(size)] for size in sizes]
         await asyncio.gather(*(client.predict(text) for text in texts))
@@ -91,7 +91,7 @@ async def test_the_tree_in_any_batch(store, settings, sizes, length):
 
 
 async def test_requests_of_a_stream(store):
-    """A stream is one call; each of its requests has its stages below it."""
+    """A stream is one call with the stages of each of its requests."""
     async with traced(store) as (_, client, recording):
         async for _ in client.predict_stream(["rain", "play", "wake"]):
             pass
@@ -105,7 +105,7 @@ async def test_requests_of_a_stream(store):
 
 
 async def test_no_text_in_any_span(store):
-    """Whatever a caller writes, texts or names, stands in no attribute, name or event."""
+    """No text or name of a caller is in any attribute, name or event."""
     async with traced(store) as (_, client, recording):
         await client.predict("secretword in oslo")
         await client.embed("secretword")
@@ -126,7 +126,7 @@ SHARES = [(0.0, False, 0), (0.0, True, 1), (1.0, False, 1), (1.0, True, 1)]
 
 @pytest.mark.parametrize(("share", "by_caller", "calls"), SHARES)
 async def test_who_is_recorded(store, share, by_caller, calls):
-    """A share of the calls is recorded, and whichever belongs to a trace that its caller records."""
+    """A share of the calls is recorded, and every call whose caller's trace is recorded."""
     caller = Caller()
 
     async with traced(store, share=share) as (_, client, recording):
@@ -142,7 +142,7 @@ async def test_who_is_recorded(store, share, by_caller, calls):
 
 
 async def test_a_batch_of_recorded_and_other_calls(store):
-    """A batch has links to those of its calls that are recorded, and to no others."""
+    """A batch links only to its recorded calls."""
     caller = Caller()
 
     async with traced(store, share=0.0, passes=1) as (server, client, recording):
@@ -163,7 +163,7 @@ async def test_a_batch_of_recorded_and_other_calls(store):
 
 
 async def test_a_pass_that_fails(store, monkeypatch):
-    """The batch and the call are marked as failed; what the error said is for the log."""
+    """Batch and call have an error status; the error text is only in the log."""
 
     def fail(*_):
         raise RuntimeError("the text was secretword")
@@ -182,7 +182,7 @@ async def test_a_pass_that_fails(store, monkeypatch):
 
 
 async def test_a_call_that_was_wrong(store):
-    """A caller's fault is the call's code, and not the server's failure."""
+    """An invalid request sets the status code of the call, but not an error status."""
     async with traced(store) as (_, client, recording):
         with pytest.raises(TwofoldError):
             await client.predict([])
@@ -193,7 +193,7 @@ async def test_a_call_that_was_wrong(store):
 
 
 async def test_log_lines_say_where_they_belong(store):
-    """A line that is logged during a call has the ids of its span and its trace; others have none."""
+    """A log line during a call has the ids of its span and trace; other lines have none."""
     lines, caller = [], Caller()
 
     class Keeping(logging.Handler):
@@ -228,7 +228,7 @@ WRITTEN = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=2
 
 @given(st.lists(st.tuples(st.sampled_from(HEADERS), WRITTEN | st.binary(max_size=20)), max_size=6))
 def test_hostile_metadata(metadata):
-    """Whatever metadata says of a trace, the call has a valid place in one."""
+    """Whatever the metadata says, the call has a valid span context."""
     call = RECORDING.tracer.start_call(f"/{PREDICT}", metadata)
     RECORDING.tracer.end_call(call, "OK")
 
@@ -242,7 +242,7 @@ RECORDING = Recording()
 
 
 async def test_hostile_metadata_over_the_wire(store, caplog):
-    """A call whose traceparent is nonsense is answered, in a trace of its own, and nothing of that is logged."""
+    """A call with an invalid traceparent is answered in a new trace, and nothing of it is logged."""
     recording = Recording()
 
     with caplog.at_level("DEBUG", "opentelemetry"):

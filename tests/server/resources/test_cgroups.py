@@ -1,4 +1,4 @@
-"""Control groups: which one a process is in, and what those above it allow, too."""
+"""Control groups: the one of the process, and the limits of its ancestors."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from twofold_server.resources.memory import count_free_bytes
     ],
 )
 def test_the_group_is_that_of_version_2(own: str, group: str) -> None:
-    """It is below what this process sees of the hierarchy, or else its root."""
+    """The group is that of cgroup version 2, below the visible root."""
     assert cgroups.find_group(own) == PurePosixPath(group)
 
 
 @pytest.fixture
 def hierarchy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put this process into the group "system.slice/unit" of a hierarchy that is empty yet; it may run on four CPUs."""
+    """An empty hierarchy with this process in the group "system.slice/unit", and four CPUs of affinity."""
     (tmp_path / "own").write_text("0::/system.slice/unit\n")
     (tmp_path / "cgroup/system.slice/unit").mkdir(parents=True)
     monkeypatch.setattr(cgroups, "_MEMBERSHIP", tmp_path / "own")
@@ -49,7 +49,7 @@ def hierarchy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_the_smallest_quota_counts(quotas: dict[str, str], expected: int, hierarchy: Path) -> None:
-    """No group has more CPUs than one above it, and none more than the affinity."""
+    """The smallest quota of all ancestors and the affinity is the limit."""
     for group, quota in quotas.items():
         (hierarchy / group / "cpu.max").write_text(f"{quota}\n")
 
@@ -57,7 +57,7 @@ def test_the_smallest_quota_counts(quotas: dict[str, str], expected: int, hierar
 
 
 def test_the_least_memory_that_a_group_has_left_counts(hierarchy: Path) -> None:
-    """Each group has what is below its own limit; one without a limit changes nothing."""
+    """The least free memory of all ancestors is the limit; one without a limit does not count."""
     (hierarchy / "system.slice/unit/memory.max").write_text("max\n")
     (hierarchy / "system.slice/unit/memory.current").write_text("5\n")
     assert (count_free_bytes() or 0) > 3000

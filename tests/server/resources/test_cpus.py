@@ -1,4 +1,4 @@
-"""Threads: as many as the process has CPUs, and one aside."""
+"""Threads: one per CPU, and work at idle priority."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ QUOTAS = [
 
 @pytest.mark.parametrize(("affinity", "cpu_max", "expected"), QUOTAS)
 def test_a_quota_cuts_the_affinity(affinity, cpu_max, expected):
-    """The CPUs are those of the affinity, cut by the quota rounded up, and never none."""
+    """The CPUs are those of the affinity, limited by the quota rounded up, and at least one."""
     assert effective_cpus(affinity, cpu_max) == expected
 
 
 def test_this_machine_has_a_cpu():
-    """Whatever this machine is, there is at least one CPU to use."""
+    """This machine has at least one CPU."""
     assert count_cpus() >= 1
 
 
 def priority():
-    """Return this thread's own."""
+    """Return this thread's priority."""
     return os.getpriority(os.PRIO_PROCESS, threading.get_native_id()), os.sched_getscheduler(0)
 
 
 def test_work_aside_is_done_on_another_thread():
-    """What the work returns comes back, and what it raises is raised."""
+    """run_in_thread() returns the result of the work, and raises its error."""
     assert run_in_thread(threading.get_ident) != threading.get_ident()
     with pytest.raises(ZeroDivisionError):
         run_in_thread(lambda: 1 // 0)
@@ -49,7 +49,7 @@ def test_work_aside_is_done_on_another_thread():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no priority of its own")
 def test_only_the_thread_that_steps_back_and_those_that_it_starts_do():
-    """They come last in niceness and in policy; the thread that waits for the work keeps both."""
+    """Only the thread that sets idle priority, and the threads that it starts, get it."""
 
     def work():
         set_idle_priority()
@@ -75,5 +75,5 @@ def test_only_the_thread_that_steps_back_and_those_that_it_starts_do():
     ],
 )
 def test_passes_and_their_threads_are_as_many_as_cpus(cpus, device, requested, passes, threads):
-    """Two passes where there is a second core, one on a GPU; their own threads and those they share are one for each CPU."""
+    """There are two passes with a second core, one on a GPU, and one thread per CPU in all."""
     assert split_cpus(cpus, device, **requested) == (passes, threads)

@@ -1,4 +1,4 @@
-"""Memory: what is left, and what is refused because it would not fit."""
+"""Memory: the available amount, and checkpoints that would not fit."""
 
 from __future__ import annotations
 
@@ -67,17 +67,17 @@ print(full - psutil.Process().memory_info().rss)
     ],
 )
 def test_the_smaller_of_machine_and_cgroup_counts(meminfo, limit, used, statistics, expected):
-    """What is left is what the machine and the cgroup both have left, never less than nothing, and None if nobody knows."""
+    """Available is the smaller of machine and cgroup, at least 0, and None if unknown."""
     assert free_bytes(meminfo, limit, used, statistics) == expected
 
 
 def test_this_machine_has_memory_left():
-    """On Linux the question has an answer."""
+    """On Linux the available memory is known."""
     assert count_free_bytes() > 0
 
 
 def test_what_does_not_fit_is_refused_before_it_is_loaded(store, monkeypatch):
-    """Too little memory for a second copy is an error that says how much is needed and free, and no session is opened."""
+    """If a second copy does not fit, loading fails with the needed and the free amount before a session is opened."""
     monkeypatch.setattr("twofold_server.versions.loader.count_free_bytes", lambda: 10 << 20)
     monkeypatch.setattr("twofold_server.versions.loader.Engine", None)
 
@@ -86,7 +86,7 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded(store, monkeypatch):
 
 
 def test_where_nobody_knows_it_is_tried(store, monkeypatch):
-    """Without an answer about memory a checkpoint is loaded."""
+    """If the available memory is unknown, a checkpoint is loaded."""
     monkeypatch.setattr("twofold_server.versions.loader.count_free_bytes", lambda: None)
 
     assert load_engine(store.get("b"), EngineSettings()).id == "b"
@@ -94,7 +94,7 @@ def test_where_nobody_knows_it_is_tried(store, monkeypatch):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps what is freed")
 def test_what_was_allocated_apart_goes_back_to_the_system():
-    """Of 80 MB that are freed below something that is not, all go back if they were allocated apart, and none if not."""
+    """80 MB that are freed below a live allocation return to the system if they were allocated with mmap, and not otherwise."""
 
     def went_back(how):
         command = [sys.executable, "-c", FREE_MOST, how]
@@ -106,7 +106,7 @@ def test_what_was_allocated_apart_goes_back_to_the_system():
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has arenas")
 def test_threads_share_arenas():
-    """Eight threads that allocate at once do it from two arenas, and from more if they are not told."""
+    """Eight allocating threads use two arenas, and more without the setting."""
 
     def count(how):
         command = [sys.executable, "-c", COUNT_ARENAS, how]

@@ -1,4 +1,4 @@
-"""Who is let in, and what the others are told, over a real port."""
+"""Authorization over a real port: who is admitted, and what the others are told."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OIP = "/inference.GRPCInferenceService/"
 
 @pytest.fixture
 def callers(tmp_path):
-    """Make a token for each scope, one for all of them, and the file."""
+    """A token for each scope, one for all of them, and their file."""
     made = Callers(tmp_path / "tokens.toml")
     for scope in ("predict", "adapt", "admin"):
         made.add(scope, scope)
@@ -29,14 +29,14 @@ def callers(tmp_path):
 
 
 async def test_the_table_holds_what_is_served_and_nothing_else(store):
-    """Every procedure that the server tells of, and every one that it refuses with advice, has its need in the table."""
+    """Every served method, and every one that is rejected with advice, is in the table of required scopes."""
     async with running(store) as server:
         paths = {item.path for item in await served(server.channel)}
     assert paths | {OIP + name for name in UNSUPPORTED} == set(REQUIRED_SCOPES)
 
 
 def allowed(need, caller):
-    """Say what a caller gets whose call needs this: in, or the code."""
+    """Return the expected outcome of a call: OK or its status code."""
     if need == "open":
         return "in"
     if caller in ("nobody", "stranger"):
@@ -46,7 +46,7 @@ def allowed(need, caller):
 
 @pytest.mark.parametrize("caller", ["nobody", "stranger", "predict", "adapt", "admin", "all"])
 async def test_every_procedure_lets_in_whom_the_table_says(caller, store, callers):
-    """Each procedure is called with no token, an unknown one and one of each scope: only what its need says gets in."""
+    """Each method is called without a token, with an unknown one and with one of each scope; the table decides."""
     unknown_callers = Callers(callers.path.with_name("others.toml"))
     unknown_callers.add("admin", "predict", "adapt", "admin")
     strangers = {"nobody": (), "stranger": unknown_callers.metadata("admin")}
@@ -68,7 +68,7 @@ async def test_every_procedure_lets_in_whom_the_table_says(caller, store, caller
 
 
 async def test_without_a_file_everybody_is_let_in(store):
-    """No tokens are asked for where none are configured, and one that comes along is not looked at."""
+    """Without a token file every call is admitted, and tokens are not checked."""
     async with running(store) as server:
         for metadata in ((), (("authorization", "Bearer of.good.news"),)):
             answer = await server.inference.Predict(pb.PredictRequest(texts=["rain"]), metadata=metadata)
@@ -88,7 +88,7 @@ HEADERS = [
 
 @pytest.mark.parametrize(("headers", "says"), HEADERS)
 async def test_a_call_without_a_good_token_is_told_what_to_do(headers, says, store, callers):
-    """UNAUTHENTICATED with a stable reason; the answer repeats nothing of a token, and the call is counted."""
+    """UNAUTHENTICATED has a stable reason, repeats nothing of the token, and is counted."""
     metadata = tuple((key, value.format(**callers.tokens)) for key, value in headers)
 
     async with running(store, tokens=callers.path) as server:
@@ -101,7 +101,7 @@ async def test_a_call_without_a_good_token_is_told_what_to_do(headers, says, sto
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER  "])
 async def test_the_scheme_may_be_written_in_any_case(scheme, store, callers):
-    """As HTTP has it, small and large letters are the same in `Bearer`."""
+    """The scheme `Bearer` is case-insensitive, as in HTTP."""
     metadata = (("authorization", f"{scheme} {callers.tokens['predict']}"),)
 
     async with running(store, tokens=callers.path) as server:
@@ -109,7 +109,7 @@ async def test_the_scheme_may_be_written_in_any_case(scheme, store, callers):
 
 
 async def test_a_token_without_the_scope_is_told_which(store, callers):
-    """PERMISSION_DENIED names the token, what it may do and what is needed."""
+    """PERMISSION_DENIED names the token, its scopes and the required one."""
     async with running(store, tokens=callers.path) as server:
         rolling = Procedure("/twofold.v1.CheckpointService/RollBack", False, False)
         code, error = await rolling.answer(server.channel, metadata=callers.metadata("predict"))
@@ -119,7 +119,7 @@ async def test_a_token_without_the_scope_is_told_which(store, callers):
 
 
 async def test_a_refused_request_is_not_read(store, callers):
-    """Who is not let in is told so even of bytes that are no message: they were not looked at."""
+    """A request without permission is rejected before its bytes are read."""
     async with running(store, tokens=callers.path) as server:
         predict = Procedure(PREDICT, False, False)
         assert (await predict.answer(server.channel, b"\xff\xff"))[0] == "UNAUTHENTICATED"
@@ -128,7 +128,7 @@ async def test_a_refused_request_is_not_read(store, callers):
 
 
 async def until_code(predict, server, expected, metadata):
-    """Call until the code is the expected one; fail after a minute."""
+    """Call until the status code is the expected one; fail after a minute."""
     for _ in range(600):
         if (await predict.answer(server.channel, metadata=metadata))[0] == expected:
             return
@@ -137,7 +137,7 @@ async def until_code(predict, server, expected, metadata):
 
 
 async def test_the_file_is_read_again_when_it_changes(store, callers, caplog):
-    """A new line lets in, a line that is gone lets in no more, and a wrong file changes nothing, all without a restart."""
+    """Added lines are admitted, removed lines are not, and an invalid file changes nothing, all without a restart."""
     predict = Procedure(PREDICT, False, False)
 
     async with running(store, tokens=callers.path) as server:
@@ -163,7 +163,7 @@ async def test_the_file_is_read_again_when_it_changes(store, callers, caplog):
 
 @pytest.mark.parametrize("text", ["new = {", None])
 async def test_a_server_does_not_start_with_a_wrong_file(text, store, callers):
-    """Where the first look at the file fails, there are no tokens to go on with."""
+    """With an invalid token file the server does not start."""
     callers.path.unlink() if text is None else callers.write(text)
 
     with pytest.raises((OSError, ValueError), match=r"tokens\.toml"):
@@ -172,7 +172,7 @@ async def test_a_server_does_not_start_with_a_wrong_file(text, store, callers):
 
 
 async def test_a_token_has_its_rate(store, callers):
-    """Beyond its rate a token gets RESOURCE_EXHAUSTED with the time to come back; other tokens are not touched."""
+    """Above its rate a token gets RESOURCE_EXHAUSTED with a retry delay; other tokens are unaffected."""
     callers.add("slow", "predict", rate=0.001)
     predict = Procedure(PREDICT, False, False)
 
@@ -188,7 +188,7 @@ async def test_a_token_has_its_rate(store, callers):
 
 
 async def test_a_rate_that_is_used_up_stays_so_when_another_line_changes(store, callers):
-    """Reading the file again gives nobody a fresh start whose own rate is the same."""
+    """Reloading the file does not reset the rate limit of an unchanged token."""
     callers.add("slow", "predict", rate=0.001)
     predict = Procedure(PREDICT, False, False)
 
@@ -201,7 +201,7 @@ async def test_a_rate_that_is_used_up_stays_so_when_another_line_changes(store, 
 
 
 async def test_the_requests_of_a_stream_wait_for_their_turn(store, callers):
-    """A stream is not refused for its rate but slowed down to it: every request is answered, in order."""
+    """A stream above its rate is slowed down, and every request is answered in order."""
     callers.add("slow", "predict", rate=10)
     requests = [pb.PredictStreamRequest(request=pb.PredictRequest(texts=["rain"]))] * 14
 
@@ -216,7 +216,7 @@ async def test_the_requests_of_a_stream_wait_for_their_turn(store, callers):
 
 
 async def test_the_client_shows_its_token_and_waits_for_its_rate(store, callers):
-    """Client(token=...) is let in, comes back when told to, and raises the error of its kind otherwise."""
+    """Client(token=...) is admitted, retries after the delay, and otherwise raises the right error."""
     callers.add("slow", "predict", rate=2)
     callers.add("slower", "predict", rate=0.001)
 

@@ -1,4 +1,4 @@
-"""Rates, by a clock that the test moves."""
+"""Rate limits, with a fake clock."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from twofold_server.security.rate_limit import RateLimit
 
 
 class Clock:
-    """A clock that stands until it is moved."""
+    """A fake clock."""
 
     now = 1000.0
 
     def __call__(self):
-        """Read the clock."""
+        """Return the time."""
         return self.now
 
 
 @pytest.mark.parametrize(("rate", "at_once"), [(0.5, 1), (1, 1), (3, 3), (50, 50)])
 def test_one_second_of_requests_may_come_at_once(rate, at_once):
-    """After a rest as many come through as the rate lets in a second, at least one; the next is told how long to wait."""
+    """After a pause, the requests of one second, but at least one, are admitted at once; the next gets its delay."""
     clock = Clock()
     limit = RateLimit(rate, clock)
 
@@ -32,7 +32,7 @@ def test_one_second_of_requests_may_come_at_once(rate, at_once):
 
 @pytest.mark.parametrize("rate", [0.5, 7, 100])
 def test_the_rate_holds_in_the_long_run(rate):
-    """Whoever asks again and again gets the rate, and what one second had left."""
+    """In the long run, the admitted requests match the rate."""
     clock = Clock()
     limit = RateLimit(rate, clock)
     taken = 0
@@ -44,7 +44,7 @@ def test_the_rate_holds_in_the_long_run(rate):
 
 
 def test_who_comes_when_told_is_let_in():
-    """The seconds that a refusal names are enough."""
+    """After the delay of a rejection, a request is admitted."""
     clock = Clock()
     limit = RateLimit(2, clock)
     while not (wait := limit.take()):
@@ -56,14 +56,14 @@ def test_who_comes_when_told_is_let_in():
 
 
 def test_places_that_are_taken_follow_each_other():
-    """Requests that wait are let on one after the other, at the rate."""
+    """Reserved requests follow each other at the rate."""
     limit = RateLimit(4, Clock())
 
     assert [limit.reserve() for _ in range(7)] == pytest.approx([0, 0, 0, 0, 0.25, 0.5, 0.75], abs=1e-5)
 
 
 async def test_a_stream_is_paced_and_loses_nothing():
-    """All requests of a stream come, in their order; the first waits for nothing, as its call was counted."""
+    """All requests of a stream are passed on in order; the first one without a delay."""
     limit = RateLimit(1000)
     taken = []
     limit.reserve = lambda: taken.append(None) or 0.0

@@ -54,14 +54,14 @@ class Files:
     folder: Path
 
     def write(self, *, certificate=None, key=None, client_ca=None):
-        """Replace those files that are given, each in one step."""
+        """Replace the given files, each atomically."""
         for name, content in (("cert.pem", certificate), ("key.pem", key), ("ca.pem", client_ca)):
             if content is not None:
                 (self.folder / "new").write_bytes(content)
                 (self.folder / "new").rename(self.folder / name)
 
     def issue(self, authority, **terms):
-        """Let the server have a new certificate of an authority."""
+        """Give the server a new certificate of an authority."""
         made = issue(authority, **terms)
         self.write(certificate=chain_of(made), key=key_of(made))
 
@@ -73,19 +73,19 @@ class Files:
 
 @pytest.fixture(scope="module")
 def authority():
-    """Make the authority of server and callers."""
+    """The authority of server and callers."""
     return trustme.CA()
 
 
 @pytest.fixture(scope="module")
 def other_authority():
-    """Make an authority that nobody trusts at first."""
+    """An authority that nobody trusts at first."""
     return trustme.CA()
 
 
 @pytest.fixture
 def files(tmp_path, authority):
-    """Write a server's files."""
+    """The files of a server."""
     made = Files(tmp_path)
     made.issue(authority)
     made.write(client_ca=roots_of(authority))
@@ -93,7 +93,7 @@ def files(tmp_path, authority):
 
 
 async def code_for(target, roots, certificate=None):
-    """Return the code of a call over a new connection, as one who trusts *roots* and shows a certificate."""
+    """Return the status code of a call over a new connection with the given roots and certificate."""
     pair = (key_of(certificate), chain_of(certificate)) if certificate else (None, None)
     credentials = grpc.ssl_channel_credentials(roots, *pair)
     # Channels of the same credentials would share a connection, and here each shall begin one.
@@ -108,7 +108,7 @@ async def code_for(target, roots, certificate=None):
 
 
 async def test_tls_lets_in_whoever_trusts_its_certificate(store, files, authority, other_authority):
-    """A caller that trusts the authority is answered; one that trusts another, or speaks plaintext, is not."""
+    """A caller that trusts the authority is answered; one that trusts another, or uses plaintext, is not."""
     async with serve(config_of(store, **files.settings(mutual=False))) as server:
         assert await code_for(server.target, roots_of(authority)) is grpc.StatusCode.OK
         assert await code_for(server.target, roots_of(other_authority)) is REFUSED
@@ -119,7 +119,7 @@ async def test_tls_lets_in_whoever_trusts_its_certificate(store, files, authorit
 
 
 async def test_mutual_tls_lets_in_certificates_of_its_authority(store, files, authority, other_authority):
-    """Only a caller with a certificate of the authority, that has begun and not run out, is answered."""
+    """Only a caller with a currently valid certificate of the authority is answered."""
     later = YESTERDAY + dt.timedelta(days=3)
     callers = {
         "known": issue(authority, "caller"),
@@ -136,7 +136,7 @@ async def test_mutual_tls_lets_in_certificates_of_its_authority(store, files, au
 
 
 async def test_an_expired_certificate_is_replaced_without_a_restart(store, files, authority):
-    """Callers refuse the server's expired certificate, and are answered once its files hold a new one."""
+    """Callers reject an expired server certificate, and are answered once its files have a new one."""
     files.issue(authority, not_before=YESTERDAY - dt.timedelta(days=9), not_after=YESTERDAY)
 
     async with serve(config_of(store, **files.settings(mutual=False))) as server:
@@ -146,7 +146,7 @@ async def test_an_expired_certificate_is_replaced_without_a_restart(store, files
 
 
 async def test_authorities_are_rotated_without_a_restart(store, files, authority, other_authority):
-    """Server and callers move to another authority; a connection that is open goes on."""
+    """Server and callers change to another authority, and an open connection continues."""
     old, new = issue(authority, "caller"), issue(other_authority, "caller")
 
     async with serve(config_of(store, **files.settings(mutual=True))) as server:
@@ -168,7 +168,7 @@ async def test_authorities_are_rotated_without_a_restart(store, files, authority
 
 
 def locked(certificate):
-    """Return a private key as PEM that a password protects."""
+    """Return a private key as PEM, protected by a password."""
     key = serialization.load_pem_private_key(key_of(certificate), None)
     encryption = serialization.BestAvailableEncryption(b"password")
     return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
@@ -185,7 +185,7 @@ WRONG = {
 
 @pytest.mark.parametrize("kind", WRONG)
 async def test_wrong_files_leave_the_old_ones_in_force(kind, *, store, files, authority, other_authority, caplog):
-    """What cannot serve is logged and not taken; the next files that can are."""
+    """Invalid files are logged and not used; the next valid ones are."""
     caller = issue(authority, "caller")
 
     async with serve(config_of(store, **files.settings(mutual=True))) as server:
@@ -201,7 +201,7 @@ async def test_wrong_files_leave_the_old_ones_in_force(kind, *, store, files, au
 
 @pytest.mark.parametrize("kind", WRONG)
 async def test_a_server_does_not_start_with_wrong_files(kind, store, files, other_authority):
-    """The error names the setting and what to give."""
+    """The error names the setting and the fix."""
     files.write(**WRONG[kind](other_authority))
 
     with pytest.raises(ValueError, match=r"^tls-.*; use "):
@@ -210,7 +210,7 @@ async def test_a_server_does_not_start_with_wrong_files(kind, store, files, othe
 
 
 def fetch(url, authority):
-    """Return the metrics as one who trusts an authority reads them, or the kind of error."""
+    """Return the metrics over TLS with the given roots, or the type of the error."""
     context = ssl.create_default_context(cadata=roots_of(authority).decode())
     try:
         with urllib.request.urlopen(url, context=context, timeout=60) as response:
@@ -220,7 +220,7 @@ def fetch(url, authority):
 
 
 async def test_metrics_come_by_tls_if_asked_for(store, files, authority, other_authority, caplog):
-    """With metrics-tls the HTTP port has the server's certificate, the new one when it changes, and the old one while the new is wrong."""
+    """With metrics-tls the HTTP port uses the server's certificate and reloads it when it changes."""
 
     def story(url):
         assert url.startswith("https://127.0.0.1:")
@@ -241,7 +241,7 @@ async def test_metrics_come_by_tls_if_asked_for(store, files, authority, other_a
 
 
 async def test_who_is_slow_to_shake_hands_holds_up_nobody(store, files, authority):
-    """A connection to the HTTP port that says nothing leaves others answered."""
+    """A connection that never completes the handshake does not block others."""
 
     def story(url):
         host, port = urlsplit(url).netloc.split(":")

@@ -1,4 +1,4 @@
-"""Tokens: their file, how one is made, and how one is found."""
+"""Tokens: their file, their creation and their lookup."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DIGEST = "0" * 64
 
 
 def test_a_token_is_found_by_the_line_that_was_made_with_it(tmp_path):
-    """What make_token() prints is a file of one token, whose digest is there and whose secret is not."""
+    """make_token() returns a line with the digest, and the file contains no secret."""
     token, line = make_token("checkout", ["adapt", "predict"], 12.5)
     (tmp_path / "tokens.toml").write_text(line, encoding="utf-8")
 
@@ -25,7 +25,7 @@ def test_a_token_is_found_by_the_line_that_was_made_with_it(tmp_path):
 
 
 def test_lines_can_be_appended_and_explained(tmp_path):
-    """The file holds a line for each token, and comments."""
+    """The file has a line per token, and may have comments."""
     made = [make_token(name, ["predict"]) for name in ("one", "two")]
     text = "# Who may call.\n" + "".join(f"{line}\n" for _, line in made)
     (tmp_path / "tokens.toml").write_text(text, encoding="utf-8")
@@ -36,7 +36,7 @@ def test_lines_can_be_appended_and_explained(tmp_path):
 
 
 def test_no_two_tokens_are_the_same():
-    """A token of the same name has another secret, of 256 bits."""
+    """Two tokens of the same name have different secrets of 256 bits."""
     first, second = (make_token("checkout", ["predict"])[0] for _ in range(2))
 
     assert first != second
@@ -59,7 +59,7 @@ def test_no_two_tokens_are_the_same():
     ],
 )
 def test_what_is_nearly_a_token_is_none(change, tmp_path):
-    """A token is found whole or not at all, under its own name only."""
+    """A token with any changed, missing or additional character is not found."""
     made = [make_token(name, ["predict"]) for name in ("checkout", "other")]
     (tmp_path / "tokens.toml").write_text("\n".join(line for _, line in made), encoding="utf-8")
     grants = read_tokens(tmp_path / "tokens.toml")
@@ -87,7 +87,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("text", "says"), WRONG)
 def test_a_wrong_file_is_refused_with_its_line(text, says, tmp_path):
-    """The error names the file, the token, the field and how to write it."""
+    """An error about an invalid file names the file, the token, the field and the fix."""
     (tmp_path / "tokens.toml").write_text(text, encoding="utf-8")
 
     with pytest.raises(ValueError, match="make-token") as caught:
@@ -97,7 +97,7 @@ def test_a_wrong_file_is_refused_with_its_line(text, says, tmp_path):
 
 
 def test_the_command_prints_the_line_and_the_token_apart(capsys, tmp_path):
-    """The line goes to stdout, to be appended to the file; the token goes to stderr, once."""
+    """The line for the file goes to stdout, and the token to stderr, once."""
     run_command("make-token", "checkout", "--scopes", "predict,admin", "--requests-per-second", "5")
 
     printed = capsys.readouterr()
@@ -120,7 +120,7 @@ def test_the_command_prints_the_line_and_the_token_apart(capsys, tmp_path):
     ],
 )
 def test_the_command_refuses_what_would_not_work(arguments, says, capsys):
-    """A wrong argument ends with exit code 2, and no token is made."""
+    """An invalid argument ends with exit code 2, and no token is created."""
     with pytest.raises(SystemExit) as ended:
         run_command("make-token", *arguments)
 

@@ -1,4 +1,4 @@
-"""GET /jobs and the reports beside the metrics, over real HTTP: what is shown, and to whom."""
+"""GET /jobs and reports on the metrics port, over real HTTP: what is shown, and to whom."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from twofold_server.security.tokens import make_token
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def scene(tmp_path_factory):
-    """Run a server with a rejected job and one that runs; call what is given with its address and the two ids."""
+    """Run a server with a rejected job and a running one; call *then* with its address and the two ids."""
     root = tmp_path_factory.mktemp("pages")
     store, harness = tiny_checkpoints.make_store(root / "store", "a"), Harness(root)
     tokens, lines = {}, []
@@ -48,7 +48,7 @@ async def scene(tmp_path_factory):
 
 
 def ask(address, path, method="GET", **headers):
-    """Ask for a page, and return its status, its headers and its content."""
+    """Request a page; return its status, headers and content."""
     connection = http.client.HTTPConnection(address, timeout=60)
     try:
         connection.request(method, path, headers=headers)
@@ -59,7 +59,7 @@ def ask(address, path, method="GET", **headers):
 
 
 async def test_what_is_shown(scene):
-    """The index names the job with its verdict, its report is there in both forms, and metrics are where they were."""
+    """The index lists the job with its verdict, its report is available in both formats, and metrics are unchanged."""
     play, over, _, _ = scene
 
     def asks(address):
@@ -93,7 +93,7 @@ async def test_what_is_shown(scene):
 
 
 async def test_what_is_not_there(scene):
-    """No path leads anywhere else: what is none of these pages is a 404 that says what there is."""
+    """Any other path is a 404 that lists the existing paths."""
     play, over, _, _ = scene
     paths = [
         "/jobs/none/report",
@@ -118,7 +118,7 @@ async def test_what_is_not_there(scene):
 
 
 async def test_a_job_that_is_not_over(scene):
-    """A job that waits or runs is in the index without a link, and its report is a 404 that says when there will be one."""
+    """An unfinished job is in the index without a link, and its report is a 404 that says when it will exist."""
     play, _, _, _ = scene
 
     index, page, job = await play(
@@ -132,7 +132,7 @@ async def test_a_job_that_is_not_over(scene):
 
 
 async def test_older_jobs(scene):
-    """The index goes on where it is told, and passes over what is no number."""
+    """The index continues at the requested position, and ignores an invalid one."""
     play, over, _, _ = scene
     queries = ("before=1", "before=" + "9" * 30, "before=x", "other=1")
 
@@ -146,7 +146,7 @@ TOKENS = [(None, 401), ("wrong", 401), ("caller", 403), ("trainer", 200), ("boss
 
 
 async def test_with_tokens(scene):
-    """With tokens, those with adapt or admin see jobs, others are told what they lack; metrics need none."""
+    """With tokens, the scopes adapt and admin see jobs, others learn which scope they lack, and metrics need no token."""
     play, over, tokens, file = scene
 
     def asks(address):
@@ -177,7 +177,7 @@ HOSTS = [
 
 
 async def test_without_tokens_only_this_machine_by_its_name(scene):
-    """Without tokens a page from elsewhere in a browser here, which asks by another name, sees nothing."""
+    """Without tokens, a request with a foreign Host header (DNS rebinding) is rejected."""
     play, over, _, _ = scene
 
     actual = await play(lambda address: [ask(address, f"/jobs/{over}/report", Host=host) for host, _ in HOSTS])
@@ -199,7 +199,7 @@ WAYS = [
 
 @pytest.mark.parametrize(("scheme", "plaintext", "caller", "status"), WAYS)
 async def test_over_a_network_nothing_travels_in_plaintext(scheme, plaintext, caller, status, scene):
-    """Who asks from elsewhere is heard over TLS, or where plaintext is asked for by name; else not even the token is looked at."""
+    """Other machines get reports over TLS or explicit plaintext only; otherwise not even the token is checked."""
     *_, tokens = scene
 
     metrics = Metrics()
@@ -217,7 +217,7 @@ async def test_over_a_network_nothing_travels_in_plaintext(scheme, plaintext, ca
 
 @pytest.mark.parametrize("method", ["POST", "DELETE", "PUT"])
 async def test_nothing_is_changed(scene, method):
-    """Pages are read; whatever else is asked is refused."""
+    """Pages are read-only; other methods are rejected."""
     play, over, _, _ = scene
 
     assert (await play(lambda address: ask(address, f"/jobs/{over}/report", method)))[0] == 405

@@ -1,4 +1,4 @@
-"""The metrics port, and callers of it who do not behave."""
+"""The metrics port and misbehaving clients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATIENCE = 60
 
 
 def test_who_hangs_up_leaves_a_line_and_no_traceback(caplog, capfd):
-    """A caller who breaks the connection in the middle is one line of the log; nothing is printed, and the port serves on."""
+    """A client that breaks the connection causes one log line and no traceback, and the port keeps serving."""
     caplog.set_level(logging.INFO)
     with serve_http(Metrics(), "127.0.0.1:0") as url:
         host, _, port = url.split("/")[2].rpartition(":")
@@ -39,7 +39,7 @@ def test_who_hangs_up_leaves_a_line_and_no_traceback(caplog, capfd):
 
 @pytest.mark.parametrize("rest", [b"\r\n folded: header", b"\x01", b"\x7f", b"x", b"..", b""])
 def test_a_version_that_is_none_is_answered(rest, capfd):
-    """A version that is none is not repeated in the answer, which is then plain."""
+    """An invalid HTTP version is not repeated in the answer."""
     request = b"GET /metrics HTTP/1.0\r\nAccept: application/openmetrics-text; version=1.0.0" + rest + b"\r\n\r\n"
     with serve_http(Metrics(), "127.0.0.1:0") as url:
         host, _, port = url.split("/")[2].rpartition(":")

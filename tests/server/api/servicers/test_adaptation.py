@@ -1,4 +1,4 @@
-"""The service through a real port, with the client that callers use."""
+"""AdaptationService over a real port, with the stubs that callers use."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def test_a_job_is_made_watched_and_done(harness: Harness) -> None:
 
 
 async def test_an_upload_is_made_and_used(harness: Harness) -> None:
-    """Examples go ahead of their job; a bad one is named by part, line and field."""
+    """Examples are uploaded before their job; an invalid one is named by part, line and field."""
     async with client_of(harness) as (client, _):
         upload = await client.upload_dataset(TRAIN, TRAIN[:1], display_name="May")
         assert (upload.train_examples, upload.dev_examples) == (2, 1)
@@ -102,7 +102,7 @@ async def test_an_upload_is_made_and_used(harness: Harness) -> None:
 
 
 async def test_errors_have_their_codes(harness: Harness) -> None:
-    """Each refusal comes as the code and with the fields that the contract promises."""
+    """Each error has the status code and the details of the contract."""
     harness.set(max_queued_jobs=1)
     harness.play(say(PhaseStarted(phase="train")), HANG)
 
@@ -131,7 +131,7 @@ async def test_errors_have_their_codes(harness: Harness) -> None:
 
 
 async def test_jobs_are_listed_newest_first_in_pages(harness: Harness) -> None:
-    """Pages follow one another without gaps or repeats; a wrong page is refused."""
+    """Pages follow each other without gaps or repetitions, and an invalid page size is rejected."""
     async with client_of(harness) as (client, _):
         made = [(await client.adapt(TRAIN, head="ner")).id for _ in range(5)]
         assert [job.id async for job in client.jobs(page_size=2)] == made[::-1]
@@ -141,7 +141,7 @@ async def test_jobs_are_listed_newest_first_in_pages(harness: Harness) -> None:
 
 @pytest.mark.parametrize("token", ["x", "-1", "9" * 19, "²"])
 async def test_a_page_token_that_is_none_is_refused(harness: Harness, token: str) -> None:
-    """A token that the server did not make is named."""
+    """An error about an invalid page token names the field."""
     async with served(harness) as (target, _), grpc.aio.insecure_channel(target) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await AdaptationServiceStub(channel).ListJobs(pb.ListJobsRequest(page_token=token))
@@ -149,7 +149,7 @@ async def test_a_page_token_that_is_none_is_refused(harness: Harness, token: str
 
 
 async def test_a_caller_that_goes_away_leaves_no_upload(harness: Harness) -> None:
-    """A stream that is cancelled before its end keeps nothing."""
+    """A stream that is cancelled before its end stores nothing."""
     async with served(harness) as (target, _), grpc.aio.insecure_channel(target) as channel:
         call = AdaptationServiceStub(channel).UploadDataset()
         batch = pb.ExampleBatch(examples=[pb.Example(text="a", label="b")])
@@ -163,7 +163,7 @@ async def test_a_caller_that_goes_away_leaves_no_upload(harness: Harness) -> Non
 
 
 async def test_watchers_come_and_go(harness: Harness) -> None:
-    """A watch that is cancelled ends alone; others see the job's end."""
+    """A cancelled watch ends alone; other watchers see the end of the job."""
     harness.play(say(PhaseStarted(phase="train")), ("sleep", 0.5), finish())
 
     async with client_of(harness) as (client, runner):

@@ -10,7 +10,7 @@ from twofold.v1 import checkpoints_pb2 as pb
 
 
 async def test_a_checkpoint_is_described_as_its_manifest_says(store):
-    """By id, by alias, or by nothing, which means current; with the aliases that name it."""
+    """A checkpoint is described by id, by alias, or by default as current, with the aliases that name it."""
     async with running(store) as server:
         stub = server.checkpoints
         for name in ("", "a", "current"):
@@ -32,7 +32,7 @@ UNKNOWN = [
 
 @pytest.mark.parametrize(("name", "says"), UNKNOWN)
 async def test_an_unknown_checkpoint_is_not_found(name, says, store):
-    """NOT_FOUND quotes the name; a path is no name."""
+    """NOT_FOUND quotes the name, and a path is not a name."""
     async with running(store) as server:
         stub = server.checkpoints
         for call in (
@@ -45,7 +45,7 @@ async def test_an_unknown_checkpoint_is_not_found(name, says, store):
 
 
 async def test_checkpoints_come_in_pages_newest_first(store):
-    """Pages follow each other without a gap, and the last has no token."""
+    """Pages follow each other without gaps, and the last one has no token."""
     for number in range(3):
         tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(tag=f"c{number}"))
 
@@ -72,7 +72,7 @@ async def test_a_wrong_page_is_named(fields, field, store):
 
 
 async def test_promote_and_roll_back(store):
-    """What is promoted answers, with its aliases; rolling back returns to what answered before."""
+    """The promoted checkpoint is live with its aliases, and a rollback restores the former one."""
     async with running(store) as server:
         stub = server.checkpoints
         code, error = await refusal(stub.RollBack(pb.RollBackRequest()))
@@ -92,7 +92,7 @@ async def test_promote_and_roll_back(store):
 
 @pytest.mark.parametrize("kind", ["no graph", "truncated weights", "wrong digest", "wrong width", "NaN weights"])
 async def test_a_broken_checkpoint_is_refused_and_the_old_one_answers(kind, store):
-    """FAILED_PRECONDITION says what is wrong, and nothing changed."""
+    """FAILED_PRECONDITION names the fault, and nothing changes."""
     tiny_checkpoints.publish_broken(store, kind)
 
     async with running(store) as server:
@@ -108,7 +108,7 @@ async def test_a_broken_checkpoint_is_refused_and_the_old_one_answers(kind, stor
 
 
 async def test_wrong_requests(store):
-    """A promotion needs a name, and a deletion an id, which is no alias."""
+    """A promotion needs a name, and a deletion an id instead of an alias."""
     async with running(store) as server:
         stub = server.checkpoints
         code, error = await refusal(stub.PromoteCheckpoint(pb.PromoteCheckpointRequest()))
@@ -120,7 +120,7 @@ async def test_wrong_requests(store):
 
 
 async def test_a_checkpoint_that_nothing_needs_is_deleted(store):
-    """It is gone, the others are there, and a second deletion finds nothing."""
+    """The checkpoint is gone, the others are there, and a second deletion is NOT_FOUND."""
     async with running(store) as server:
         stub = server.checkpoints
         request = pb.DeleteCheckpointRequest(checkpoint_id="b")
@@ -133,7 +133,7 @@ async def test_a_checkpoint_that_nothing_needs_is_deleted(store):
 
 
 async def test_what_is_needed_is_not_deleted(store):
-    """FAILED_PRECONDITION says why: it answers, or an alias names it. Nothing changes, and a roll back works."""
+    """FAILED_PRECONDITION says why: the checkpoint is live or has an alias. Nothing changes, and a rollback works."""
 
     async def refused(stub, name):
         code, error = await refusal(stub.DeleteCheckpoint(pb.DeleteCheckpointRequest(checkpoint_id=name)))
@@ -150,7 +150,7 @@ async def test_what_is_needed_is_not_deleted(store):
 
 
 async def test_what_answers_is_not_deleted_even_if_no_alias_names_it(store):
-    """Another process moved the aliases; the server still answers with the checkpoint, so it stays."""
+    """If another process changed the aliases, the live checkpoint is still not deleted."""
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(tag="c"))
 
     async with running(store) as server:

@@ -16,12 +16,12 @@ FAR = "so very much and the " * 500
 
 
 def spans(prediction):
-    """List a prediction's entities."""
+    """Return a prediction's entities."""
     return [(entity.start, entity.end, entity.type) for entity in prediction.entities]
 
 
 async def test_both_heads_answer_in_one_call(store):
-    """A prediction names label, entities and checkpoint, and the response says where the time went."""
+    """A prediction has a label, entities and the checkpoint, and the response has timings."""
     async with running(store) as server:
         response = await server.predict(*tiny_checkpoints.TEXTS)
 
@@ -37,7 +37,7 @@ async def test_both_heads_answer_in_one_call(store):
 
 
 async def test_a_long_text_is_read_to_its_end(store):
-    """Thousands of tokens are answered, and an entity at the far end stands where it stands in the text."""
+    """A text of thousands of tokens is answered, and an entity at its end has the right position."""
     text = f"oslo {FAR}new york"
 
     async with running(store) as server:
@@ -48,7 +48,7 @@ async def test_a_long_text_is_read_to_its_end(store):
 
 
 async def test_an_entity_on_the_seam_of_two_windows_is_whole(store):
-    """Wherever windows meet, a span of two words over the seam is one entity."""
+    """A span of two words across the boundary of two windows is one entity."""
     texts = [f"{'so ' * count}new york{' so' * 40}" for count in range(20, 44)]
 
     async with running(store) as server:
@@ -68,7 +68,7 @@ UNITS = [
 
 @pytest.mark.parametrize(("unit", "offsets"), UNITS)
 async def test_offsets_come_in_the_unit_asked_for(unit, offsets, store):
-    """After an emoji, offsets differ by the unit, for entities and for tokens."""
+    """After an emoji, the offsets of entities and tokens depend on the requested unit."""
     async with running(store) as server:
         predicted = await server.predict("😀 oslo", offset_unit=unit)
         request = pb.EmbedRequest(texts=["😀 oslo"], include_tokens=True, offset_unit=unit)
@@ -89,7 +89,7 @@ HEADS = [
 
 @pytest.mark.parametrize(("heads", "label", "entities"), HEADS)
 async def test_only_the_heads_asked_for_are_answered(heads, label, entities, store):
-    """A head that was not asked for is left empty."""
+    """The results of a head that was not requested are empty."""
     async with running(store) as server:
         [prediction] = (await server.predict("rain in oslo", heads=heads)).predictions
 
@@ -98,7 +98,7 @@ async def test_only_the_heads_asked_for_are_answered(heads, label, entities, sto
 
 @pytest.mark.parametrize(("requested", "given"), [(0, 1), (1, 1), (2, 2), (3, 3), (99, 3)])
 async def test_as_many_labels_as_asked_for(requested, given, store):
-    """Zero means one, too many means all; the best comes first."""
+    """Zero means one label, too many means all, and the best label is first."""
     async with running(store) as server:
         [prediction] = (await server.predict("rain", top_labels=requested)).predictions
 
@@ -109,7 +109,7 @@ async def test_as_many_labels_as_asked_for(requested, given, store):
 
 
 async def test_embed_gives_the_features(store):
-    """Pooled features have the hidden size; tokens come with places and without special tokens, if asked for."""
+    """Pooled features have the hidden size; tokens, if requested, have positions and no special tokens."""
     async with running(store) as server:
         plain = await server.inference.Embed(pb.EmbedRequest(texts=["rain in oslo", ""]))
         full = await server.inference.Embed(pb.EmbedRequest(texts=["rain in oslo", ""], include_tokens=True))
@@ -123,7 +123,7 @@ async def test_embed_gives_the_features(store):
 
 
 async def test_get_model_describes_what_is_live(store):
-    """Labels, types, sizes and limits are those of the live checkpoint and of the settings."""
+    """Labels, types, sizes and limits are those of the live checkpoint and the settings."""
     async with running(store, max_texts=7) as server:
         model = await server.inference.GetModel(pb.GetModelRequest())
 
@@ -150,7 +150,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("fields", "field", "says"), WRONG)
 async def test_a_wrong_field_is_named(fields, field, says, store):
-    """INVALID_ARGUMENT carries the field, what was wrong with it, and what to write instead."""
+    """INVALID_ARGUMENT names the field, its fault and the fix."""
     async with running(store, max_texts=4, max_characters=20) as server:
         code, error = await refusal(server.inference.Predict(pb.PredictRequest(**fields)))
 
@@ -162,7 +162,7 @@ async def test_a_wrong_field_is_named(fields, field, says, store):
 
 
 async def test_all_wrong_fields_are_named_at_once(store):
-    """A request with several faults is refused once; so many faults that they fill the trailers are cut."""
+    """All invalid fields are reported at once, up to the limit of the trailers."""
     async with running(store, max_characters=20) as server:
         request = pb.PredictRequest(texts=["x" * 30], heads=[9], top_labels=-1)
         _, error = await refusal(server.inference.Predict(request))
@@ -175,7 +175,7 @@ async def test_all_wrong_fields_are_named_at_once(store):
 
 
 async def answers_of(call):
-    """Read a stream to its end; returns what came, and the error that ended it or None."""
+    """Read a stream to its end; return the responses, and the error or None."""
     actual = []
     try:
         async for item in call:
@@ -186,12 +186,12 @@ async def answers_of(call):
 
 
 def stream_of(*requests):
-    """Make a stream of requests, each with these texts."""
+    """Return a stream of requests, each with the given texts."""
     return iter([pb.PredictStreamRequest(request=pb.PredictRequest(texts=texts)) for texts in requests])
 
 
 async def test_a_stream_is_answered_in_order(store):
-    """More requests than are worked on at once come back complete and in their order, long ones among short ones."""
+    """A stream with more requests than are processed at once gives complete answers in order."""
     words = {"rain": "a_weather", "play": "a_music", "wake": "a_alarm"}
     requests = [[word] * (1 + number % 5) for number, word in enumerate([*words] * 20)]
 
@@ -203,7 +203,7 @@ async def test_a_stream_is_answered_in_order(store):
 
 
 async def test_a_bad_request_ends_its_stream_after_the_good_ones(store):
-    """What came before a request without texts is answered; then the status names the field."""
+    """Requests before an invalid one are answered; then the status names the field."""
     async with running(store) as server:
         actual, error = await answers_of(server.inference.PredictStream(stream_of(["rain"], ["play"], [], ["wake"])))
         assert actual == [["a_weather"], ["a_music"]]
@@ -212,7 +212,7 @@ async def test_a_bad_request_ends_its_stream_after_the_good_ones(store):
 
 
 async def test_a_stream_waits_where_a_call_is_shed(store):
-    """With room for two requests in progress, forty of a stream are all answered, and a lone call beside them may be shed."""
+    """With room for two requests, all forty of a stream are answered, while a unary call may be shed."""
     async with running(store, max_requests=2) as server:
         actual, error = await answers_of(server.inference.PredictStream(stream_of(*[["rain"]] * 40)))
         assert (actual, error) == ([["a_weather"]] * 40, None)
@@ -220,7 +220,7 @@ async def test_a_stream_waits_where_a_call_is_shed(store):
 
 
 async def test_a_stream_reads_no_further_than_it_answers(store):
-    """While the engine is busy only so many requests of an endless stream are taken, and none is left once it is cancelled."""
+    """While the engine is busy, a limited number of requests is read from an endless stream, and none is left after its cancellation."""
     async with running(store) as server:
         taken = 0
 
@@ -253,7 +253,7 @@ async def test_a_stream_reads_no_further_than_it_answers(store):
 
 
 async def test_an_empty_store_is_served_as_unavailable_until_a_promotion(tmp_path):
-    """Without a checkpoint calls answer UNAVAILABLE and health NOT_SERVING; a promotion changes both."""
+    """Without a checkpoint calls give UNAVAILABLE and health is NOT_SERVING; a promotion changes both."""
     store = Store(tmp_path)
 
     async with running(store) as server:
@@ -275,7 +275,7 @@ async def promote(server, name):
 
 
 async def test_shed_load_says_when_to_come_back(store):
-    """RESOURCE_EXHAUSTED carries RetryInfo, before anything is read; health stays SERVING, and there is room again afterwards."""
+    """RESOURCE_EXHAUSTED has RetryInfo, comes before the request is read, and leaves health at SERVING."""
     async with running(store, max_requests=3) as server:
         with gated() as gate:
             waiting = [asyncio.ensure_future(server.predict("rain")) for _ in range(3)]
@@ -300,7 +300,7 @@ async def test_shed_load_says_when_to_come_back(store):
     ],
 )
 async def test_what_would_wait_too_long_is_shed(call, method, store):
-    """A call that comes when more waits than max_wait_ms allows has RetryInfo and is counted like others; a stream waits."""
+    """A call that would wait longer than max_wait_ms is rejected with RetryInfo and counted; a stream waits."""
     async with running(store, max_wait_ms=0.1, passes=1) as server:
         with gated() as gate:
             waiting = [asyncio.ensure_future(server.predict("rain"))]
@@ -321,7 +321,7 @@ async def test_what_would_wait_too_long_is_shed(call, method, store):
 
 
 async def test_a_deadline_that_passes_in_the_queue_costs_no_pass(store):
-    """The caller gets DEADLINE_EXCEEDED, the text is dropped before the engine, and others are answered."""
+    """The caller gets DEADLINE_EXCEEDED, the text does not reach the engine, and other calls are answered."""
     async with running(store) as server:
         with gated() as gate:
             first = asyncio.ensure_future(server.predict("rain"))
@@ -338,7 +338,7 @@ async def test_a_deadline_that_passes_in_the_queue_costs_no_pass(store):
 
 
 async def test_a_caller_that_leaves_costs_no_pass(store):
-    """A cancelled call leaves the queue, is counted as CANCELLED, and others are answered."""
+    """A cancelled call leaves the queue, is counted as CANCELLED, and other calls are answered."""
     async with running(store) as server:
         with gated() as gate:
             first = asyncio.ensure_future(server.predict("rain"))

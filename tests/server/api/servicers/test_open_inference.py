@@ -32,7 +32,7 @@ FORMS = [
 
 @pytest.mark.parametrize("form", FORMS)
 async def test_texts_in_and_answers_out(form, store):
-    """All outputs come back in order, with the checkpoint and the request's id, however the texts were sent."""
+    """All outputs are returned in order, with the checkpoint and the request's id, however the texts are encoded."""
     async with running(store) as server:
         stub = GRPCInferenceServiceStub(server.channel)
         response = await stub.ModelInfer(ask(*TEXTS, id="seven", **form))
@@ -54,7 +54,7 @@ async def test_texts_in_and_answers_out(form, store):
 
 @pytest.mark.parametrize("outputs", [["entities", "label"], ["label_score"], ["checkpoint_id"], ["entities"]])
 async def test_only_what_is_asked_for(outputs, store):
-    """Outputs come back in the order in which they were asked for, and no others; their values are the same."""
+    """Outputs are returned in the requested order, without others, and with the same values."""
     async with running(store) as server:
         stub = GRPCInferenceServiceStub(server.channel)
         everything = read(await stub.ModelInfer(ask(*TEXTS)))
@@ -65,7 +65,7 @@ async def test_only_what_is_asked_for(outputs, store):
 
 @pytest.mark.parametrize(("unit", "start"), [("code_point", 2), ("utf16", 3), ("utf8", 5)])
 async def test_offsets_in_the_caller_s_unit(unit, start, store):
-    """Entities stand where a string of the caller's language has them."""
+    """Entity offsets are in the caller's unit."""
     async with running(store) as server:
         stub = GRPCInferenceServiceStub(server.channel)
         actual = read(await stub.ModelInfer(ask("😀 oslo", parameters={"offset_unit": {"string_param": unit}})))
@@ -74,7 +74,7 @@ async def test_offsets_in_the_caller_s_unit(unit, start, store):
 
 
 async def test_what_others_add_is_passed_over(store):
-    """A priority, and parameters that nobody here knows, change nothing."""
+    """A priority and unknown parameters are ignored."""
     async with running(store) as server:
         stub = GRPCInferenceServiceStub(server.channel)
         parameters = {"priority": {"uint64_param": 1}, "timeout": {"int64_param": 0}, "gateway": {"string_param": "x"}}
@@ -84,7 +84,7 @@ async def test_what_others_add_is_passed_over(store):
 
 
 def tensor(**fields):
-    """Make the parts of a request that has this for its input."""
+    """Return the parts of a request with an input."""
     return {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], **fields}]}
 
 
@@ -154,7 +154,7 @@ WRONG = [
 
 
 async def test_what_is_wrong_is_named(store):
-    """INVALID_ARGUMENT names the field, quotes its value and says what to write; the server serves on."""
+    """INVALID_ARGUMENT names the field, its value and the fix, and the server keeps serving."""
     async with running(store, max_texts=4, max_characters=30) as server:
         stub = GRPCInferenceServiceStub(server.channel)
         for fields, field, says in WRONG:
@@ -193,7 +193,7 @@ PARTS = {
 @settings(deadline=None)
 @given(st.lists(st.text(max_size=5), min_size=1, max_size=4), st.booleans(), st.fixed_dictionaries({}, optional=PARTS))
 def test_any_request_is_read_or_refused(texts, typed, parts):
-    """Texts are read as they are; whatever takes the place of some part is understood, or wrong in a way that is named."""
+    """Any request is either read correctly or rejected with the name of a field."""
     request = ask(*texts, typed=typed, **parts)
     try:
         call = read_infer(request, LimitSettings())
@@ -211,7 +211,7 @@ def test_any_request_is_read_or_refused(texts, typed, parts):
 
 
 async def test_random_bytes_never_hurt(store):
-    """A hundred messages of random bytes get a status each, none of them of our own fault."""
+    """A hundred messages of random bytes get a status each, and none of them is INTERNAL."""
     chance = random.Random(0)
 
     async with running(store) as server:
@@ -242,7 +242,7 @@ UNKNOWN = [
 
 
 async def test_what_is_not_there_is_not_found(store):
-    """NOT_FOUND quotes the name and says what there is."""
+    """NOT_FOUND quotes the name and lists the existing ones."""
     async with running(store) as server:
         stub = GRPCInferenceServiceStub(server.channel)
         for method, request, says in UNKNOWN:
@@ -253,7 +253,7 @@ async def test_what_is_not_there_is_not_found(store):
 
 
 async def test_a_version_that_goes_while_a_text_waits_is_not_found(store):
-    """Whoever asks for one checkpoint is never answered by another, even if the swap comes after the request."""
+    """A request for one checkpoint is never answered by another one, even if a swap follows the request."""
     entered, leave = threading.Event(), threading.Event()
     run = Engine.run
 
@@ -283,7 +283,7 @@ async def test_a_version_that_goes_while_a_text_waits_is_not_found(store):
 
 
 async def test_a_text_that_waits_past_its_timeout_is_not_answered(store):
-    """The parameter is in microseconds; DEADLINE_EXCEEDED though the call itself has no deadline."""
+    """The timeout parameter is in microseconds, and causes DEADLINE_EXCEEDED even without a deadline of the call."""
     async with running(store, passes=1) as server:
         stub = GRPCInferenceServiceStub(server.channel)
         with gated() as gate:
@@ -300,7 +300,7 @@ async def test_a_text_that_waits_past_its_timeout_is_not_answered(store):
 
 
 async def test_load_is_shed_as_elsewhere(store):
-    """RESOURCE_EXHAUSTED at once, before anything is read, with the time after which to come back."""
+    """RESOURCE_EXHAUSTED comes before the request is read, with a retry delay."""
     async with running(store, max_requests=1) as server:
         stub = GRPCInferenceServiceStub(server.channel)
         with gated() as gate:

@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol says of the model and its repository, over a real port."""
+"""Model and repository metadata of the Open Inference Protocol, over a real port."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from twofold_server.app import serve
 
 
 async def test_the_model_is_described(store):
-    """Metadata and configuration name the same tensors, with the limits of this server."""
+    """Metadata and configuration have the same tensors, with the limits of this server."""
     async with running(store, max_texts=7) as server:
         stub = GRPCInferenceServiceStub(server.channel)
         described = await stub.ServerMetadata(pb.ServerMetadataRequest())
@@ -48,14 +48,14 @@ async def test_the_model_is_described(store):
 
 
 async def readiness(stub, name="twofold", version=""):
-    """Ask whether the server and a model are ready."""
+    """Return whether the server and a model are ready."""
     server = await stub.ServerReady(pb.ServerReadyRequest())
     model = await stub.ModelReady(pb.ModelReadyRequest(name=name, version=version))
     return server.ready, model.ready
 
 
 async def test_ready_is_what_answers(store):
-    """The model and its live version are ready; another name or version is not, and that is no error."""
+    """The model and its live version are ready; another name or version is not, without an error."""
     async with running(store) as server:
         stub = GRPCInferenceServiceStub(server.channel)
         assert (await stub.ServerLive(pb.ServerLiveRequest())).live
@@ -66,7 +66,7 @@ async def test_ready_is_what_answers(store):
 
 
 async def test_without_a_checkpoint_nothing_is_ready(tmp_path):
-    """The server lives and describes itself; asked for an answer it is UNAVAILABLE, until a checkpoint is loaded."""
+    """Without a checkpoint the server is live but not ready, and inference is UNAVAILABLE until one is loaded."""
     empty = Store(tmp_path / "empty").create()
 
     async with running(empty) as server:
@@ -84,7 +84,7 @@ async def test_without_a_checkpoint_nothing_is_ready(tmp_path):
 
 
 async def test_who_leaves_is_not_ready(store):
-    """Readiness ends when health says NOT_SERVING, while calls are still answered; the process is alive until its end."""
+    """Readiness ends when health is NOT_SERVING, while calls are still answered; the server stays live until its end."""
     going = AsyncExitStack()
     server = await going.enter_async_context(serve(config_of(store, drain_delay=0.5)))
     async with grpc.aio.insecure_channel(server.target) as channel:
@@ -101,7 +101,7 @@ async def test_who_leaves_is_not_ready(store):
 
 
 async def test_the_store_is_the_repository(store):
-    """The index lists checkpoints, newest first, with why they are not ready; loading one promotes it."""
+    """The index lists checkpoints, newest first, with the reason why they are not ready; loading one promotes it."""
     async with running(store) as server:
         stub = GRPCInferenceServiceStub(server.channel)
 
@@ -144,7 +144,7 @@ WRONG_LOADS = [
 
 
 async def test_a_wrong_load_is_refused(store):
-    """INVALID_ARGUMENT names the field, and the old checkpoint serves on."""
+    """INVALID_ARGUMENT names the field, and the old checkpoint keeps serving."""
     async with running(store) as server:
         stub = GRPCInferenceServiceStub(server.channel)
         for fields, field, says in WRONG_LOADS:
@@ -155,7 +155,7 @@ async def test_a_wrong_load_is_refused(store):
 
 
 async def test_a_broken_checkpoint_is_not_loaded(store):
-    """FAILED_PRECONDITION says what is wrong with it, and the old one serves on."""
+    """FAILED_PRECONDITION names the fault, and the old checkpoint keeps serving."""
     tiny_checkpoints.publish_broken(store, "NaN weights")
 
     async with running(store) as server:
@@ -167,7 +167,7 @@ async def test_a_broken_checkpoint_is_not_loaded(store):
 
 
 async def test_statistics_are_what_the_metrics_say(store):
-    """Calls of both protocols are in them once, and a swap does not set them back."""
+    """The statistics count the calls of both protocols once, and a swap does not reset them."""
     async with running(store) as server:
         stub = GRPCInferenceServiceStub(server.channel)
         await stub.ModelInfer(ask(*TEXTS))
@@ -195,7 +195,7 @@ async def test_statistics_are_what_the_metrics_say(store):
 
 
 async def test_what_is_not_served_says_what_to_call_instead(store):
-    """Triton's other methods are UNIMPLEMENTED, with a way out, and counted; any other name is gRPC's to refuse."""
+    """Triton's other methods are UNIMPLEMENTED with advice, and counted; gRPC rejects unknown ones."""
     async with running(store) as server:
         for method, instead in UNSUPPORTED.items():
             path = f"/inference.GRPCInferenceService/{method}"
@@ -224,7 +224,7 @@ SYMBOLS = {
 
 
 async def test_reflection_describes_both_protocols(store):
-    """Tools find the services' files by symbol and by name, whatever pool they are in; nonsense is not found."""
+    """Reflection finds the files of all services by symbol and name, and rejects unknown ones."""
     async with running(store) as server:
 
         async def files(**fields):

@@ -1,4 +1,4 @@
-"""The server, called by the tritonclient that others use, from a process of its own."""
+"""The server, called by tritonclient in a separate process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 
 
 async def call(store, *arguments):
-    """Run its interpreter beside a server, whose address replaces TARGET; return what was printed."""
+    """Run a command in tritonclient's environment against a server, whose address replaces TARGET; return its output."""
     async with running(store) as server:
         command = [argument.replace("TARGET", server.target) for argument in arguments]
         process = await asyncio.create_subprocess_exec(
@@ -47,7 +47,7 @@ ORDERS = [
 
 @pytest.mark.parametrize("modules", ORDERS)
 async def test_tritonclient(modules, store):
-    """It reads every answer; so does our client in the same process, whichever of the two is imported first."""
+    """Tritonclient reads every answer, and so does our client in the same process, in either import order."""
     answers = json.loads(await call(store, str(CALLS), "TARGET", *modules))
     actual = answers.pop("tritonclient")
 
@@ -93,7 +93,7 @@ async def test_tritonclient(modules, store):
 
 
 async def test_the_example(store):
-    """The example of docs/open-inference.md runs as it stands, but for the server's address."""
+    """The example of docs/open-inference.md runs unchanged, except for the server's address."""
     [example] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     printed = await call(store, "-W", "error", "-c", example.replace("127.0.0.1:8500", "TARGET"))
     assert re.fullmatch(r"(a_\w+ \[.*\]\n){2}", printed)

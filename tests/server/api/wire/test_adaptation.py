@@ -1,4 +1,4 @@
-"""Requests in, jobs and events out."""
+"""Requests, jobs and events on the wire."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ MINIMAL = {"head": "HEAD_NER", "dataset": {"inline": {"train": [{"text": "to Rom
 
 
 def request(**fields: Any) -> pb.AdaptRequest:
-    """Make a request like MINIMAL; a field that is None is left out."""
+    """Return a request like MINIMAL; a field that is None is left out."""
     given = {name: value for name, value in {**MINIMAL, **fields}.items() if value is not None}
     return json_format.ParseDict(given, pb.AdaptRequest())
 
 
 def inline(*train: dict[str, Any]) -> dict[str, Any]:
-    """Make a data set."""
+    """Return a data set with inline examples."""
     return {"inline": {"train": list(train)}}
 
 
 def span(start: int, end: int, kind: str = "city") -> dict[str, Any]:
-    """Make an entity."""
+    """Return an entity."""
     return {"start": start, "end": end, "type": kind}
 
 
 def test_what_is_left_out_means_what_the_proto_says() -> None:
-    """Zero values read as the documented defaults."""
+    """Zero values are read as the documented defaults."""
     spec, data = read_adapt(request())
 
     assert spec == job_spec(
@@ -59,7 +59,7 @@ def test_what_is_left_out_means_what_the_proto_says() -> None:
 
 
 def test_every_field_is_read() -> None:
-    """Nothing that a caller writes is lost."""
+    """Every field of a request is read."""
     settings = {
         "epochs": 3, "batch_size": 8, "head_learning_rate": 0.01, "backbone_learning_rate": 1e-5, "layer_decay": 0.5,
         "warmup_ratio": 0.25, "weight_decay": 0.0, "patience": 2, "rehearsal_ratio": 0.0, "unfrozen_blocks": 0,
@@ -106,7 +106,7 @@ def test_every_field_is_read() -> None:
 
 
 def test_presence_is_kept() -> None:
-    """Not annotated and annotated as nothing differ, in both parts; a margin of zero is not the default one."""
+    """Unannotated and annotated without entities stay distinct in both parts, and a margin of 0 is not the default."""
     spec, data = read_adapt(
         request(
             dataset={"inline": {
@@ -125,13 +125,13 @@ def test_presence_is_kept() -> None:
 
 
 def setting(name: str, value: float) -> tuple[dict[str, Any], str, str]:
-    """Make a case of a hyperparameter out of its range."""
+    """Return a case of a hyperparameter out of its range."""
     written = {"nan": "NaN", "inf": "Infinity"}.get(str(value), value)  # As JSON has them.
     return {"hyperparameters": {name: written}}, f"hyperparameters.{name}", f"{value:g} must be {RANGES[name]}"
 
 
 def just_outside(name: str) -> Iterator[float]:
-    """Yield values of a hyperparameter that are refused: on either side, and what is no number."""
+    """Yield invalid values of a hyperparameter: on either side of its range, and not finite."""
     allowed, field = RANGES[name], pb.Hyperparameters.DESCRIPTOR.fields_by_name[name]
     step = 1 if field.cpp_type == field.CPPTYPE_INT32 else 0.01
     yield from (allowed.low if allowed.above else allowed.low - step, allowed.high + step)
@@ -200,7 +200,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("fields", "field", "words"), WRONG)
 def test_a_wrong_field_is_named_with_its_remedy(fields: dict[str, Any], field: str, words: str) -> None:
-    """Each wrong value is refused by the name of its field."""
+    """Each invalid value is rejected with the name of its field and a fix."""
     with pytest.raises(InvalidRequestError) as caught:
         read_adapt(request(**fields))
 
@@ -209,7 +209,7 @@ def test_a_wrong_field_is_named_with_its_remedy(fields: dict[str, Any], field: s
 
 
 def test_all_wrong_fields_are_named_at_once_within_a_bound() -> None:
-    """A caller learns everything in one call, and a data set full of errors does not make an endless answer."""
+    """All invalid fields are reported at once, up to a limit."""
     with pytest.raises(InvalidRequestError) as caught:
         read_adapt(request(head=None, freeze=77, dataset=inline(*[{"text": ""}] * 100)))
 
@@ -219,13 +219,13 @@ def test_all_wrong_fields_are_named_at_once_within_a_bound() -> None:
 
 
 def test_every_hyperparameter_has_its_range() -> None:
-    """A number that is added to the message must be checked, too; what is true or false is never wrong."""
+    """Every numeric hyperparameter of the message has a range, and boolean ones have none."""
     fields = pb.Hyperparameters.DESCRIPTOR.fields
     assert list(RANGES) == [field.name for field in fields if field.type != field.TYPE_BOOL]
 
 
 def test_upload_messages_are_read() -> None:
-    """A header, train and dev examples; anything else is refused."""
+    """A header, train and dev examples are read; anything else is rejected."""
     example = pb.Example(text="a")
     batch = pb.ExampleBatch(examples=[example])
 
@@ -303,7 +303,7 @@ STORY: list[tuple[model.JobEvent, str | None]] = [
 
 
 def story() -> tuple[Job, list[EventRecord]]:
-    """Tell a job's whole life, a second for each event."""
+    """Return a job with one event of each kind, one per second, and its records."""
     view = Job(id="job-1", spec=job_spec(head="ner", request_id="r", promote="never"), created=START, base="")
     records: list[EventRecord] = []
     for seconds, (event, _) in enumerate(STORY):
@@ -314,7 +314,7 @@ def story() -> tuple[Job, list[EventRecord]]:
 
 
 def test_every_event_has_a_sentence_and_its_payload() -> None:
-    """People read the message of any event, programs its payload; a phase that ended tells its seconds."""
+    """Every event has a sentence for people and a payload for programs; the end of a phase has its duration."""
     _, records = story()
     payloads = {id(event): payload for event, payload in STORY}
 
@@ -333,7 +333,7 @@ def test_every_event_has_a_sentence_and_its_payload() -> None:
 
 
 def test_every_field_of_a_job_is_written() -> None:
-    """After a whole life every field of the message is set, and the echoed settings are the resolved ones."""
+    """After a complete job every field of the message is set, and the hyperparameters are the resolved ones."""
     view, _ = story()
     view = model.replace(view, queue_position=3)
 
@@ -352,7 +352,7 @@ def test_every_field_of_a_job_is_written() -> None:
 
 
 def test_a_job_that_waits_shows_what_was_asked() -> None:
-    """Before the trainer resolves the settings, those of the request are echoed, and nothing is made up."""
+    """Until the trainer resolves them, the hyperparameters are those of the request."""
     requested = job_spec(head="classifier", hyperparameters=Hyperparameters(epochs=7))
 
     message = write_job(Job(id="job-1", spec=requested, created=START, base="first"))

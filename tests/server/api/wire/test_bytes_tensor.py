@@ -15,12 +15,12 @@ from twofold_server.errors import InvalidRequestError
 @settings(deadline=None)
 @given(st.lists(st.binary(max_size=50), max_size=20))
 def test_what_was_written_is_read(strings):
-    """Any strings come back as they were."""
+    """Written strings are read back unchanged."""
     assert read_strings(write_strings(strings), len(strings), "raw") == strings
 
 
 def reference(raw, count):
-    """Read strings in the simplest way; None if they are not what *raw* holds."""
+    """Read strings in the simplest way; None if *raw* is invalid."""
     actual, stream = [], io.BytesIO(raw)
     for _ in range(count):
         length = int.from_bytes(head := stream.read(4), "little")
@@ -37,7 +37,7 @@ BYTES = st.lists(st.sampled_from([b"\0\0\0\0", b"\1\0\0\0", b"\2\0\0\0", b"\xff\
 @settings(deadline=None)
 @given(st.one_of(st.binary(max_size=30), BYTES.map(b"".join)), st.integers(0, 4))
 def test_any_bytes_are_read_or_refused(raw, count):
-    """Whatever comes, it is read as the simplest reader reads it, and the request is wrong where that gives up."""
+    """Any bytes are read as by the simplest reader, and rejected where that fails."""
     expected = reference(raw, count)
     if expected is None:
         with pytest.raises(InvalidRequestError):
@@ -49,7 +49,7 @@ def test_any_bytes_are_read_or_refused(raw, count):
 @settings(deadline=None)
 @given(st.lists(st.binary(max_size=8), min_size=1, max_size=5), st.data())
 def test_one_byte_more_or_less_is_noticed(strings, data):
-    """Raw contents that were cut anywhere, or go on, are refused."""
+    """Raw contents that are truncated or too long are rejected."""
     raw = write_strings(strings)
     cut = data.draw(st.integers(0, len(raw) - 1))
     for wrong in (raw[:cut], raw + b"\0"):
@@ -70,6 +70,6 @@ WRONG = [
 
 @pytest.mark.parametrize(("raw", "count", "says"), WRONG)
 def test_the_message_says_where_and_what(raw, count, says):
-    """The element is named, with what it says and what is there."""
+    """The error names the element, its length and the available bytes."""
     with pytest.raises(InvalidRequestError, match=says):
         read_strings(raw, count, "raw")

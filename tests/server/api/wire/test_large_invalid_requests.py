@@ -1,4 +1,4 @@
-"""Requests of a few megabytes with millions of faults: only the first ones are looked for."""
+"""Requests of megabytes with millions of faults: the check stops after the first ones."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ LIMITS = LimitSettings()
 
 
 def adapt(**dataset: Any) -> adaptation_pb2.AdaptRequest:
-    """Make an order that is right but for its data set."""
+    """Return a request that is valid except for its data set."""
     train = [adaptation_pb2.Example(text="rain", label="weather")]
     return adaptation_pb2.AdaptRequest(head=1, dataset={"inline": {"train": train}, **dataset})
 
 
 def infer(**fields: Any) -> open_pb.ModelInferRequest:
-    """Make a request for the model."""
+    """Return a request for the model."""
     return open_pb.ModelInferRequest(model_name="twofold", **fields)
 
 
@@ -63,7 +63,7 @@ def infer(**fields: Any) -> open_pb.ModelInferRequest:
     ],
 )
 def test_the_first_faults_of_many_are_told(read: Any, request_: Any, field: str) -> None:
-    """A flood is refused with at most twenty violations, the first of which names the field."""
+    """A request with many faults is rejected with at most twenty violations."""
     takes_config = read in {read_predict, read_infer}
 
     with pytest.raises(InvalidRequestError) as refused:

@@ -13,7 +13,7 @@ ENCODINGS = {"utf16": ("utf-16-le", 2), "utf8": ("utf-8", 1)}
 @pytest.mark.parametrize("unit", ENCODINGS)
 @given(text=st.text(st.characters(exclude_categories=["Cs"])), data=st.data())
 def test_a_slice_is_the_same_text_in_every_unit(unit, text, data):
-    """Cutting the encoded text at converted offsets gives the encoded cut."""
+    """Slicing the encoded text at converted offsets gives the encoded slice."""
     start, end = sorted(data.draw(st.tuples(*[st.integers(0, len(text))] * 2)))
     encoding, size = ENCODINGS[unit]
     offset = offset_converter(text, unit)
@@ -25,10 +25,10 @@ def test_a_slice_is_the_same_text_in_every_unit(unit, text, data):
 
 @given(st.text())
 def test_code_points_stay(text):
-    """An offset in code points is itself, and so is every offset in plain ASCII."""
+    """Offsets in code points, and all offsets in ASCII, are unchanged."""
     assert offset_converter(text, "code_point")(len(text)) == len(text)
 
 
 def test_examples():
-    """An emoji counts one, two and four."""
+    """An emoji has the length one, two or four."""
     assert [offset_converter("😀 oslo", unit)(2) for unit in ("code_point", "utf16", "utf8")] == [2, 3, 5]
