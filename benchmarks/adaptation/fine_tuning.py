@@ -19,7 +19,7 @@ from twofold_checkpoint.encoding import Encoding
 from twofold_checkpoint.labels import LabelSet
 from twofold_checkpoint.manifest import HEADS, HeadName, other_head
 from twofold_trainer.datasets.batching import batches
-from twofold_trainer.datasets.splits import Parts, forget, remember, types_of
+from twofold_trainer.datasets.splits import Parts, add_to_memory, drop_annotations, types_of
 from twofold_trainer.datasets.targets import Target, make_targets
 from twofold_trainer.modeling.features import FeatureCache, Features, FeatureSource, live
 from twofold_trainer.modeling.head_growth import class_means, clear_head, grow_head
@@ -116,9 +116,9 @@ def fine_tune(learner: Learner, task: Task, hook_factory: HookFactory, *, frozen
         live(model, learner.pad_id),
         hyperparameters.epochs,
     )
-    memory = forget(learner.memory, task.head) if task.replaces else learner.memory
+    memory = drop_annotations(learner.memory, task.head) if task.replaces else learner.memory
     parts = Parts(task.train, task.dev, ())
-    return Learner(model, learner.encoder, labels, remember(memory, parts, seed=task.seed))
+    return Learner(model, learner.encoder, labels, add_to_memory(memory, parts, seed=task.seed))
 
 
 def prepare(learner: Learner, task: Task) -> tuple[TrainingContext, LabelSet]:
@@ -143,7 +143,7 @@ def prepare(learner: Learner, task: Task) -> tuple[TrainingContext, LabelSet]:
         labels = old_labels.append(entity_types=types_of(task.train))
         rows = range(len(old_labels.tags), len(labels.tags))
     new = tuple(make_targets(task.train, learner.encoder, labels, teaches=(head,)))
-    memory = forget(learner.memory, head) if task.replaces else learner.memory
+    memory = drop_annotations(learner.memory, head) if task.replaces else learner.memory
     with torch.no_grad():
         features = ((target, frozen_features([target.encoding])) for target in new)
         grow_head(model, head, *class_means(features, head, rows, model.config.hidden_size))

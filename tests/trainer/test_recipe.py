@@ -15,7 +15,7 @@ from twofold_checkpoint.memory import Memory, normalize_text
 from twofold_checkpoint.protocol.job import Hyperparameters
 from twofold_trainer import recipe
 from twofold_trainer.datasets.batching import TrainingPool, batches
-from twofold_trainer.datasets.splits import remember, set_aside, split
+from twofold_trainer.datasets.splits import add_to_memory, set_aside, split
 from twofold_trainer.planning.stages import blocks_per_stage
 from twofold_trainer.scoring.scores import SpanCounts, accuracy, count_spans, span_f1, span_hits
 
@@ -94,7 +94,7 @@ def test_setting_aside_is_a_matter_of_the_text() -> None:
 def test_what_once_judged_never_trains() -> None:
     """A text in the memory keeps its part, and a text in both train and dev is held out."""
     first = split(tiny_models.examples(60), None, Memory(), held_out=0.2)
-    memory = remember(Memory(), first, seed=0)
+    memory = add_to_memory(Memory(), first, seed=0)
     swapped = split([*first.gate, *first.dev], first.train, memory, held_out=0.2)
 
     assert texts(swapped.train) == texts(first.train)
@@ -107,17 +107,17 @@ def test_what_once_judged_never_trains() -> None:
 def test_memory_grows_within_its_bounds_and_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each part of the memory is bounded and shared by old and new examples, and a text annotated twice keeps both annotations."""
     monkeypatch.setattr("twofold_trainer.datasets.splits.MEMORY_REHEARSAL", 40)
-    old = remember(Memory(), split(tiny_models.examples(60), None, Memory(), held_out=0.2), seed=0)
+    old = add_to_memory(Memory(), split(tiny_models.examples(60), None, Memory(), held_out=0.2), seed=0)
     again = replace(
         split(tiny_models.intents(60), None, Memory(), held_out=0.2),
         train=(*tiny_models.intents(30), Example(text=old.rehearsal[0].text, label="x")),
     )
-    new = remember(old, again, seed=0)
+    new = add_to_memory(old, again, seed=0)
 
     assert len(new.rehearsal) == 40
     assert texts(old.gate) < texts(new.gate)
     assert not texts(new.rehearsal) & (texts(new.gate) | texts(new.dev)) - texts(again.train)
-    joined = [item for item in remember(old, again, seed=0).rehearsal if item.label == "x"]
+    joined = [item for item in add_to_memory(old, again, seed=0).rehearsal if item.label == "x"]
     assert all(answer.entities == old.rehearsal[0].entities for answer in joined)
 
 

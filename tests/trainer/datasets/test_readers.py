@@ -122,7 +122,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
         read_source(str(tmp_path / name))
 
 
-def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the library, the error says which extra to install."""
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
 

@@ -22,25 +22,25 @@ def encoder(request: pytest.FixtureRequest) -> Encoder:
     return Encoder(Tokenizer.from_str(text), EncoderSettings(max_tokens=40, overlap=4, pad_id=0))
 
 
-def test_decoding_what_is_allowed_gives_the_annotation_back(encoder: Encoder) -> None:
+def test_allowed_tags_decode_to_the_annotation(encoder: Encoder) -> None:
     """Logits that are high for allowed tags decode to the annotated spans, including sub-words."""
     given = [Example(text="from zanzibar to Łódźville tomorrow", entities=tuple(SPANS)), *tiny_models.examples(40)]
-    several = 0
-    for target in make_targets(given, encoder, LABELS, teaches=("ner",)):
-        several += len(target.encoding.ids) > len(target.encoding.word_starts)
+    texts_with_sub_words = 0
+    for target in make_targets(given, encoder, LABELS, heads=("ner",)):
+        texts_with_sub_words += len(target.encoding.ids) > len(target.encoding.word_starts)
         logits = np.where(target.allowed, 9.0, 0.0).astype(np.float32)
         [actual] = decode_entities([target.encoding], [logits], LABELS.entity_types)
 
         assert [(result.start, result.end, result.type) for result in actual] == [
             (span.start, span.end, span.type) for span in target.example.entities or ()
         ]
-    assert several
+    assert texts_with_sub_words
 
 
 SPANS = (Span(start=5, end=13, type="city"), Span(start=17, end=26, type="city"), Span(start=27, end=35, type="date"))
 
 
-def test_outside_is_open_for_types_that_are_not_annotated(encoder: Encoder) -> None:
+def test_tokens_outside_spans_may_have_unannotated_types(encoder: Encoder) -> None:
     """Outside all spans, a word may be O or of an unannotated type; its later sub-words cannot begin a span."""
     example = Example(text="qqq paris", entities=(Span(start=4, end=9, type="city"),), annotated_types=("city",))
     (target,) = make_targets([example], encoder, LABELS)
@@ -54,14 +54,14 @@ def test_outside_is_open_for_types_that_are_not_annotated(encoder: Encoder) -> N
     assert all(rest == {"I-city"} for rest in names[second + 1 :])
 
 
-def test_unaligned_annotations_teach_nothing_and_are_reported(encoder: Encoder) -> None:
+def test_unaligned_annotations_are_excluded_and_reported(encoder: Encoder) -> None:
     """A span that ends inside a word leaves the word open, is counted, and is quoted in its context."""
     example = Example(text="fly to paris tomorrow", entities=(Span(start=7, end=10, type="city"),))
     (target,) = make_targets([example], encoder, LABELS)
     count, quotes = describe_unaligned([target])
 
-    places = target.encoding.offsets
-    touched = (places[:, 0] >= 7) & (places[:, 1] <= 12)
+    offsets = target.encoding.offsets
+    touched = (offsets[:, 0] >= 7) & (offsets[:, 1] <= 12)
     assert target.allowed[touched].all()
     assert not target.allowed[~touched].all(axis=1).any()
     assert count == 1
@@ -69,21 +69,21 @@ def test_unaligned_annotations_teach_nothing_and_are_reported(encoder: Encoder) 
 
 
 @pytest.mark.parametrize(
-    ("teaches", "label", "open_tokens"),
+    ("heads", "label", "open_tokens"),
     [(("ner",), -1, False), (("classifier",), 1, True), (("classifier", "ner"), 1, False)],
 )
-def test_an_example_teaches_only_the_heads_asked_for(
-    encoder: Encoder, teaches: tuple[str, ...], label: int, open_tokens: bool
+def test_annotations_for_other_heads_are_ignored(
+    encoder: Encoder, heads: tuple[str, ...], label: int, open_tokens: bool
 ) -> None:
     """Annotations for other heads than the requested ones are ignored."""
     example = Example(text="play it", label="music", entities=())
-    (target,) = make_targets([example], encoder, LABELS, teaches=teaches)
+    (target,) = make_targets([example], encoder, LABELS, heads=heads)
 
     assert target.label == label
     assert bool(target.allowed.all()) == open_tokens
 
 
-def test_not_annotated_and_annotated_as_nothing_differ(encoder: Encoder) -> None:
+def test_unannotated_differs_from_annotated_without_entities(encoder: Encoder) -> None:
     """Without entities every token is open; with an empty list every token is O."""
     unknown, empty = make_targets([Example(text="play it"), Example(text="play it", entities=())], encoder, LABELS)
 

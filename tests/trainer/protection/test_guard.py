@@ -65,7 +65,7 @@ class World:
         self.model = TwofoldModel(backbone.module, LABELS, "mean").eval()
         self.teacher = Teacher(self.model, live(self.model, 0))
         grown = LABELS.append(entity_types=("people",))
-        new = make_targets(tiny_models.restaurant(6), encoder, grown, teaches=("ner",))
+        new = make_targets(tiny_models.restaurant(6), encoder, grown, heads=("ner",))
         self.batch = [*new, *make_targets(tiny_models.examples(4), encoder, grown, rehearsed=True)]
         self.model.ner = torch.nn.Linear(self.model.ner.in_features, len(grown.tags))
         with torch.no_grad():

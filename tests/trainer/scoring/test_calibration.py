@@ -24,7 +24,9 @@ from twofold_trainer.scoring.calibration import expected_calibration_error
         ([0.2, 0.4, 0.5, 0.9, 1.0], [1, 0, 1, 1, 0], 2, (0.9 + 0.9) / 5),
     ],
 )
-def test_it_is_the_weighted_distance(confidences: list[float], right: list[int], bins: int, error: float) -> None:
+def test_the_error_is_the_weighted_distance(
+    confidences: list[float], right: list[int], bins: int, error: float
+) -> None:
     """The distance between mean confidence and accuracy in each range is weighted by the number of answers in it."""
     assert expected_calibration_error(confidences, right, bins=bins) == pytest.approx(error, abs=1e-12)
 
@@ -33,14 +35,14 @@ ANSWERS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 1)), min_size=1, ma
 
 
 @given(ANSWERS, st.integers(1, 20), st.randoms())
-def test_it_is_a_share_and_knows_no_order(answers: list[tuple[float, int]], bins: int, shuffle: object) -> None:
+def test_the_error_is_a_share_in_any_order(answers: list[tuple[float, int]], bins: int, shuffle: object) -> None:
     """The error is from 0 to 1, does not depend on the order, and is never less than that over a single range."""
     error = expected_calibration_error(*zip(*answers, strict=True), bins=bins)
-    turned = list(answers)
-    shuffle.shuffle(turned)
+    shuffled = list(answers)
+    shuffle.shuffle(shuffled)
 
     assert 0 <= error <= 1
-    assert expected_calibration_error(*zip(*turned, strict=True), bins=bins) == pytest.approx(error, abs=1e-12)
+    assert expected_calibration_error(*zip(*shuffled, strict=True), bins=bins) == pytest.approx(error, abs=1e-12)
     assert error >= expected_calibration_error(*zip(*answers, strict=True), bins=1) - 1e-12
 
 
@@ -59,7 +61,7 @@ def test_without_answers_there_is_none() -> None:
         ([0.5], [1], 0, "bins is 0"),
     ],
 )
-def test_what_is_no_confidence_is_refused(confidences: list[float], right: list[int], bins: int, message: str) -> None:
+def test_invalid_arguments_are_rejected(confidences: list[float], right: list[int], bins: int, message: str) -> None:
     """Errors about unequal lengths, invalid probabilities and missing bins name the value."""
     with pytest.raises(RefusedError, match=message):
         expected_calibration_error(confidences, right, bins=bins)

@@ -38,7 +38,7 @@ def test_tango_published_interval() -> None:
 
 
 @pytest.mark.parametrize("examples", [10, 50, 700, 5000])
-def test_without_a_changed_answer_the_bound_is_known(examples: int) -> None:
+def test_bounds_without_changed_answers(examples: int) -> None:
     """If no answer changed, the bounds are plus and minus z^2 / (n + z^2)."""
     bounds = tango(0, 0, examples)
 
@@ -47,7 +47,7 @@ def test_without_a_changed_answer_the_bound_is_known(examples: int) -> None:
 
 
 @pytest.mark.parametrize("examples", [1, 10, 50, 700])
-def test_without_an_event_its_probability_is_known(examples: int) -> None:
+def test_the_exact_bound_without_events(examples: int) -> None:
     """Without events among n, the exact bound is 1 - alpha^(1/n), about 3 / n; with n events it is 1."""
     assert clopper_pearson(0, examples) == pytest.approx(1 - 0.05 ** (1 / examples))
     assert clopper_pearson(examples, examples) == 1
@@ -79,7 +79,7 @@ def test_bounds_mirror_each_other(counts: tuple[int, int, int]) -> None:
 
 
 @given(COUNTS)
-def test_a_loss_more_never_looks_better(counts: tuple[int, int, int]) -> None:
+def test_the_lower_bound_is_monotonic(counts: tuple[int, int, int]) -> None:
     """One more lost answer or one less gained answer never raises the lower bound."""
     gained, lost, examples = counts
     bound = paired_accuracy(gained, lost, examples + 1).lower
@@ -89,7 +89,7 @@ def test_a_loss_more_never_looks_better(counts: tuple[int, int, int]) -> None:
 
 
 @given(COUNTS)
-def test_the_corrected_bounds_are_never_tighter(counts: tuple[int, int, int]) -> None:
+def test_the_corrected_bounds_are_never_narrower(counts: tuple[int, int, int]) -> None:
     """The exact bound only widens Tango's interval, and leaves it unchanged if there are gains and losses."""
     gained, lost, examples = counts
     score, corrected = tango(gained, lost, examples), paired_accuracy(gained, lost, examples)
@@ -133,7 +133,7 @@ def test_the_restricted_likelihood_is_maximal(gained: int, lost: int, examples: 
         (5000, 0.005, 0.25),
     ],
 )
-def test_what_can_be_proven(examples: int, share: float, points: float) -> None:
+def test_provable_margin_and_needed_examples(examples: int, share: float, points: float) -> None:
     """The smallest margin is 2.49 sqrt(p / n), and needed_examples() inverts it."""
     assert 100 * provable_margin(examples, share) == pytest.approx(points, abs=0.006)
     assert needed_examples(share, provable_margin(examples, share)) == pytest.approx(examples, abs=1)
@@ -174,7 +174,7 @@ def test_texts_without_spans_have_bounds() -> None:
     assert paired_f1(none, wrong).difference == -1
 
 
-def test_no_bound_is_beyond_what_a_score_can_do() -> None:
+def test_bounds_stay_within_one() -> None:
     """The bounds of a difference are from -1 to 1, however few the examples."""
     nothing, everything = [SpanCounts(0, 0, 1)] * 5, [SpanCounts(1, 1, 1)] * 5
 
@@ -182,13 +182,13 @@ def test_no_bound_is_beyond_what_a_score_can_do() -> None:
     assert paired_f1(everything, nothing).lower == -1
 
 
-def test_many_sentences_come_to_the_bootstrap() -> None:
+def test_many_changed_sentences_approach_the_normal_bounds() -> None:
     """With many changed sentences, the bounds are close to the normal approximation for the mean change."""
     generator = np.random.default_rng(0)
     before = [SpanCounts(2, 2, 2)] * 3000
     after = [SpanCounts(2 - int(lost), 2, 2) for lost in generator.random(3000) < 0.2]
     bounds = paired_f1(before, after)
-    moved = np.array([(after_one.right - 2) / 2 for after_one in after])
+    moved = np.array([(counts.right - 2) / 2 for counts in after])
     spread = Z * moved.std() / math.sqrt(3000)
 
     assert bounds.difference - bounds.lower == pytest.approx(spread, rel=0.15)

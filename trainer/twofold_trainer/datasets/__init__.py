@@ -1,1 +1,1 @@
-"""Examples: read, split, align and batch them."""
+"""Examples: reading, splitting, aligning and batching."""

@@ -10,7 +10,7 @@ from typing import TypeVar
 from twofold_trainer.datasets.targets import Target
 
 BUCKET = 16
-"""Number of batches per length bucket. It removes most padding and keeps most randomness."""
+"""Number of batches per length bucket. This value removes most padding and keeps most randomness."""
 
 
 T = TypeVar("T")
@@ -36,16 +36,17 @@ class TrainingPool:
         return -(-len(self.new) // size)
 
     def epoch(self, size: int, rng: random.Random) -> Iterator[Step]:
-        """Yield an epoch's steps. Each has a share of the new and a share of the rehearsed texts, in separate batches.
+        """Yield the steps of an epoch. Each has a batch of new texts and usually a batch of rehearsed texts.
 
-        With both sorted by length into shared batches, no step would contain long new and short old texts together, and
-        steps would undo each other: this cost 5 points of F1 on biomedical abstracts after commands.
+        The two are batched separately. If both were sorted by length into shared batches, long new texts and short old
+        texts would be in different steps, and steps would undo each other. On biomedical abstracts after commands, this
+        cost 5 points of F1.
         """
         rehearsed = rng.sample(self.rehearsed, self.rehearsed_per_epoch)
         new = list(batches(self.new, size, rng))
         rehearsal = list(batches(rehearsed, -(-len(rehearsed) // len(new)), rng)) if rehearsed and new else []
-        for number, batch in enumerate(new):
-            yield [batch, rehearsal[number]] if number < len(rehearsal) else [batch]
+        for index, batch in enumerate(new):
+            yield [batch, rehearsal[index]] if index < len(rehearsal) else [batch]
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

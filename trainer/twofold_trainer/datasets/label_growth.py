@@ -20,10 +20,13 @@ def head_labels(labels: LabelSet, head: HeadName) -> tuple[str, ...]:
 
 
 def extend_labels(request: TrainingRequest, old: LabelSet, examples: Sequence[Example]) -> LabelSet:
-    """Append, reject or substitute the examples' new labels, by the job's label policy. Raises RefusedError."""
+    """Return the labels after the job: the old ones, and the examples' new ones if the label policy allows them.
+
+    Raises RefusedError if the policy is "fixed" and the examples have new labels.
+    """
     if request.label_policy == "replace":
-        own: dict[str, tuple[str, ...]] = {"labels" if request.head == "classifier" else "entity_types": ()}
-        old = msgspec.structs.replace(old, **own)
+        emptied: dict[str, tuple[str, ...]] = {"labels" if request.head == "classifier" else "entity_types": ()}
+        old = msgspec.structs.replace(old, **emptied)
     if request.head == "classifier":
         grown = old.append(labels=(example.label for example in examples if example.label is not None))
     else:
@@ -33,6 +36,6 @@ def extend_labels(request: TrainingRequest, old: LabelSet, examples: Sequence[Ex
         # Do not quote the example: reasons become events, which must not contain texts.
         kind = "label" if request.head == "classifier" else "entity type"
         raise RefusedError(
-            f"the {kind} {added[0]!r} is new, and new names are not allowed here; correct it, or let labels be appended"
+            f"the {kind} {added[0]!r} is new, and the label policy is fixed; correct the name, or use the policy append"
         )
     return grown

@@ -32,7 +32,9 @@ def read_source(source: str) -> list[Example]:
         examples = list(read_conll(source))
     else:
         known = ", ".join(sorted(JSON_LINES | CONLL))
-        raise _error(source, 0, "", f"unknown file extension; use {known}, or {HUB}name for a data set of the Hub")
+        raise _error(
+            source, 0, "", f"unknown file extension; use {known}, or {HUB}name for a data set of the Hugging Face Hub"
+        )
     if not examples:
         raise _error(source, 0, "", "contains no examples")
     return examples
@@ -75,12 +77,12 @@ def read_conll(path: str) -> Iterator[Example]:
         tags.append(columns[-1])
 
 
-def _check_tag(tag: str, before: str, source: str, line: int) -> None:
-    """Raise ExampleError if the tag is not a BIO tag, or continues a span that has not begun."""
+def _check_tag(tag: str, previous: str, source: str, line: int) -> None:
+    """Raise ExampleError if the tag is not a BIO tag, or is an I tag that does not continue a span of its type."""
     if not _TAG.fullmatch(tag):
         raise _error(source, line, "tag", f"{tag!r} is not a BIO tag; use O, B-type or I-type")
-    if tag.startswith("I-") and before[2:] != tag[2:]:
-        reason = f"{tag!r} cannot follow {before!r}; begin a span with B-{tag[2:]} (BIO, also called IOB2)"
+    if tag.startswith("I-") and previous[2:] != tag[2:]:
+        reason = f"{tag!r} cannot follow {previous!r}; begin a span with B-{tag[2:]} (BIO, also called IOB2)"
         raise _error(source, line, "tag", reason)
 
 
@@ -140,29 +142,30 @@ def _rows(rows: Iterable[dict[str, Any]], features: Any, source: str) -> Iterato
     label = _first(LABEL_COLUMNS, features)
     tags = _first(TAG_COLUMNS, features) if tokens else None
     if not (text or tokens) or not (label or tags):
-        wanted = f"one of {TEXT_COLUMNS + TOKEN_COLUMNS} and one of {LABEL_COLUMNS + TAG_COLUMNS}"
-        raise _error(source, 0, "", f"has the columns {tuple(features)}; it needs {wanted}")
+        needed = f"one of {TEXT_COLUMNS + TOKEN_COLUMNS} and one of {LABEL_COLUMNS + TAG_COLUMNS}"
+        raise _error(source, 0, "", f"has the columns {tuple(features)}; it needs {needed}")
     for number, row in enumerate(rows, 1):
         name = _name(row[label], features[label], source, number, label) if label else None
         if not (tokens and tags):
-            body = row[text] if text else " ".join(row[tokens or ""])
-            yield check_example(Example(text=body, label=name), source=source, line=number)
+            content = row[text] if text else " ".join(row[tokens or ""])
+            yield check_example(Example(text=content, label=name), source=source, line=number)
             continue
         element = getattr(features[tags], "feature", features[tags])
         names = [_name(value, element, source, number, tags) or "O" for value in row[tags]]
         if len(names) != len(row[tokens]):
             raise _error(source, number, tags, f"has {len(names)} tags for {len(row[tokens])} tokens")
-        for before, tag in zip(["O", *names], names, strict=False):
-            _check_tag(tag, before, source, number)
+        for previous, tag in zip(["O", *names], names, strict=False):
+            _check_tag(tag, previous, source, number)
         yield check_example(_sentence(row[tokens], names, name), source=source, line=number)
 
 
-def _first(wanted: Sequence[str], features: Any) -> str | None:
-    return next((name for name in wanted if name in features), None)
+def _first(columns: Sequence[str], features: Any) -> str | None:
+    """Return the first of the columns that the data set has; None if it has none of them."""
+    return next((name for name in columns if name in features), None)
 
 
 def _name(value: Any, feature: Any, source: str, line: int, field: str) -> str | None:
-    """Return the name of a class; None if not annotated, which `datasets` writes as None or -1."""
+    """Return the name of a class, or None if the row is not annotated: `datasets` stores this as None or -1."""
     if value is None or value == -1:
         return None
     if isinstance(value, str):

@@ -33,16 +33,16 @@ class Parts:
 
 
 def split(train: Sequence[Example], dev: Sequence[Example] | None, memory: Memory, *, held_out: float) -> Parts:
-    """Divide the given examples.
+    """Split a job's examples into training, dev and gate.
 
     Without *dev*, the share *held_out* of *train* is set aside. Held-out examples are halved into dev and gate by a
-    hash of their text. A text in the memory keeps its part, and a text that occurs twice gets the
-    more protected part (gate, then dev, then training): a held-out text never becomes a training text.
+    hash of their text. A held-out text never becomes a training text: a text in the memory keeps its part, and a text
+    that occurs twice goes to the more protected part (gate, then dev, then training).
     """
     if dev is None:
         train, dev = set_aside(train, held_out)
-    halves = _halve(dev)
-    parts: dict[Part, Sequence[Example]] = {"gate": halves[1], "dev": halves[0], "rehearsal": train}
+    dev_half, gate_half = _halve(dev)
+    parts: dict[Part, Sequence[Example]] = {"gate": gate_half, "dev": dev_half, "rehearsal": train}
     part_of: dict[str, Part] = {}
     for part in reversed(PARTS):
         for example in getattr(memory, part):
@@ -79,8 +79,8 @@ def _halve(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
     return dev, gate
 
 
-def forget(memory: Memory, head: HeadName) -> Memory:
-    """Return the memory without annotations for a head. Examples without any other annotation are dropped."""
+def drop_annotations(memory: Memory, head: HeadName) -> Memory:
+    """Return the memory without its annotations for a head. Examples that have no other annotation are removed."""
 
     def strip(examples: Sequence[Example]) -> tuple[Example, ...]:
         unannotated = {"label": None} if head == "classifier" else {"entities": None, "annotated_types": None}
@@ -90,8 +90,8 @@ def forget(memory: Memory, head: HeadName) -> Memory:
     return Memory(rehearsal=strip(memory.rehearsal), dev=strip(memory.dev), gate=strip(memory.gate))
 
 
-def remember(memory: Memory, parts: Parts, *, seed: int) -> Memory:
-    """Return the memory with the new examples added, each part sampled to its limit and balanced."""
+def add_to_memory(memory: Memory, parts: Parts, *, seed: int) -> Memory:
+    """Return the memory with a job's examples added. Each part is sampled to its limit and balanced."""
     return Memory(
         rehearsal=_merge(memory.rehearsal, parts.train, MEMORY_REHEARSAL, seed),
         dev=_merge(memory.dev, parts.dev, MEMORY_DEV, seed),
@@ -126,7 +126,7 @@ def types_of(examples: Iterable[Example]) -> tuple[str, ...]:
 
 
 def with_annotated_types(examples: Iterable[Example], types: tuple[str, ...]) -> list[Example]:
-    """Set the annotated types of each example that has entities and does not state them."""
+    """Set the annotated types of each example that has entities but no annotated types."""
     return [
         msgspec.structs.replace(example, annotated_types=types)
         if example.entities is not None and example.annotated_types is None

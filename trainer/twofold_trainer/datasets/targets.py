@@ -42,23 +42,23 @@ def make_targets(
     encoder: Encoder,
     labels: LabelSet,
     *,
-    teaches: Collection[str] = ("classifier", "ner"),
+    heads: Collection[str] = ("classifier", "ner"),
     rehearsed: bool = False,
 ) -> list[Target]:
-    """Encode examples and build their targets for the heads in *teaches*."""
+    """Encode examples and build their targets for the given heads."""
     row_of = {label: row for row, label in enumerate(labels.labels)}
-    made = []
+    targets = []
     for example, encoding in zip(examples, encoder.encode([example.text for example in examples]), strict=True):
-        label = row_of[example.label] if "classifier" in teaches and example.label is not None else -1
+        label = row_of[example.label] if "classifier" in heads and example.label is not None else -1
         allowed = np.ones((len(encoding.ids), len(labels.tags)), bool)
         unaligned: tuple[Span, ...] = ()
-        if "ner" in teaches and example.entities is not None:
+        if "ner" in heads and example.entities is not None:
             aligned = align(encoding, example.entities, labels.entity_types)
             unaligned = aligned.unaligned
             annotated = labels.entity_types if example.annotated_types is None else example.annotated_types
             allowed = allowed_tags(aligned.tags, encoding.word_starts, len(encoding.ids), labels, annotated)
-        made.append(Target(example, encoding, label, allowed, unaligned, rehearsed))
-    return made
+        targets.append(Target(example, encoding, label, allowed, unaligned, rehearsed))
+    return targets
 
 
 def allowed_tags(
@@ -70,9 +70,9 @@ def allowed_tags(
 ) -> Mask:
     """Return (tokens, tags): True where a token may have a tag.
 
-    A token in a span has only its span's tag: the first sub-word of the first word B, every other one I, as the
-    decoder expects. A token outside all spans may be O, or have any tag of a type that the data does not annotate. A word
-    without annotation may have any tag.
+    A token in a span may only have its span's tag: B for the first sub-word of the first word and I for all others, as
+    the decoder expects. A token outside all spans may be O, or have any tag of a type that the data does not annotate.
+    A word touched by an unaligned span may have any tag.
     """
     width = len(labels.tags)
     outside = np.zeros(width, bool)
@@ -80,7 +80,7 @@ def allowed_tags(
     for index, name in enumerate(labels.entity_types):
         if name not in annotated:
             outside[[begin_tag(index), inside_tag(index)]] = True
-    # Only the first sub-word can begin a span, so the others exclude B.
+    # Only the first sub-word of a word can begin a span, so the others exclude B.
     outside_continued = outside.copy()
     outside_continued[1::2] = False
     allowed = np.zeros((tokens, width), bool)

@@ -78,7 +78,7 @@ class JobEvaluator:
         }
 
     def _rate(self, answers: Mapping[Figure, Sequence[Prediction]]) -> Scores:
-        return {figure: scorer.rate(answers[figure]) for figure, scorer in self.scorers.items()}
+        return {figure: scorer.score_predictions(answers[figure]) for figure, scorer in self.scorers.items()}
 
 
 def measured(score: HeadScore, figure: Figure, moment: Moment) -> ScoreMeasured:

@@ -9,7 +9,7 @@ from twofold_checkpoint.manifest import MemoryMode
 from twofold_checkpoint.memory import Memory
 
 from twofold_trainer.datasets.batching import chunks
-from twofold_trainer.datasets.splits import Parts, remember
+from twofold_trainer.datasets.splits import Parts, add_to_memory
 from twofold_trainer.modeling.model import TwofoldModel
 from twofold_trainer.protection.covariances import Covariances, add_covariances, collect_covariances
 from twofold_trainer.scoring.scorer import BATCH_SIZE
@@ -38,7 +38,7 @@ def update_memory(
     """Add the job's examples to the base's memory: its *memory* of examples, or its *statistics*."""
     if mode == "none":
         return UpdatedMemory(mode)
-    remembered = remember(memory, parts, seed=seed)
+    remembered = add_to_memory(memory, parts, seed=seed)
     if mode == "examples":
         return UpdatedMemory(mode, remembered)
     encodings = encoder.encode([example.text for example in remembered.rehearsal])

@@ -20,7 +20,7 @@ from twofold_trainer import recipe
 from twofold_trainer.datasets.annotations import annotated_for
 from twofold_trainer.datasets.job_examples import read_job_examples
 from twofold_trainer.datasets.label_growth import extend_labels, head_labels
-from twofold_trainer.datasets.splits import Parts, describe_dataset, forget, split, types_of
+from twofold_trainer.datasets.splits import Parts, describe_dataset, drop_annotations, split, types_of
 from twofold_trainer.datasets.targets import Target, describe_unaligned, make_targets, note_unaligned
 from twofold_trainer.errors import RefusedError
 from twofold_trainer.modeling.features import cache_bytes
@@ -164,7 +164,7 @@ def make_plan(job: TrainerJob) -> Plan:
     base.verify()
     memory = read_memory(base.path / MEMORY)
     if request.label_policy == "replace":
-        memory = forget(memory, request.head)
+        memory = drop_annotations(memory, request.head)
     train, dev, notes = read_job_examples(job, base.manifest.labels)
     parts = split(train, dev, memory, held_out=HELD_OUT_SHARE)
     if parts.moved:
@@ -189,9 +189,9 @@ def make_plan(job: TrainerJob) -> Plan:
         bf16=has_bf16(),
     )
     resolved = recipe.apply_hyperparameters(request.hyperparameters, default, blocks=blocks)
-    new = tuple(make_targets(parts.train, encoder, labels, teaches=(request.head,)))
+    new = tuple(make_targets(parts.train, encoder, labels, heads=(request.head,)))
     rehearsed = tuple(make_targets(memory.rehearsal, encoder, labels, rehearsed=True))
-    held_out = make_targets([*parts.dev, *parts.gate], encoder, labels, teaches=(request.head,))
+    held_out = make_targets([*parts.dev, *parts.gate], encoder, labels, heads=(request.head,))
     branch, hidden_size = base.manifest.branch, base.manifest.hidden_size
     protected_gate = _annotated(other_head(request.head), memory.gate, parts.gate)
     blocker = shared_backbone_blocker(request, branch, len(protected_gate))

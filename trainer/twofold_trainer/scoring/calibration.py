@@ -1,4 +1,4 @@
-"""Expected calibration error, a pure function."""
+"""Compute the expected calibration error. This is a pure function."""
 
 from __future__ import annotations
 

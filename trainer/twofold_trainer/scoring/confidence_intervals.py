@@ -14,15 +14,15 @@ from twofold_trainer.scoring.scores import HeadScore, SpanCounts
 
 
 def interval(score: HeadScore, *, seed: int = 0) -> Interval:
-    """Return the interval of a score: Wilson's for accuracy, and for F1 a bootstrap over texts, never tighter than Wilson's.
+    """Return the interval of a score: Wilson's for accuracy, and for F1 a bootstrap over texts that is never narrower than Wilson's.
 
-    If all texts are answered correctly, a bootstrap would have no width; Wilson's interval has one.
+    If all texts are answered correctly, the bootstrap has no width, but Wilson's interval has one.
     """
     low, high = wilson(score.value, score.examples)
     counts = [outcome for outcome in score.outcomes if isinstance(outcome, SpanCounts)]
     if counts:
-        interval = _bootstrap(counts, seed)
-        low, high = min(low, interval[0]), max(high, interval[1])
+        bootstrap_low, bootstrap_high = _bootstrap(counts, seed)
+        low, high = min(low, bootstrap_low), max(high, bootstrap_high)
     return Interval(value=score.value, low=low, high=high)
 
 
@@ -35,9 +35,10 @@ def wilson(share: float, examples: int, *, alpha: float = ALPHA) -> tuple[float,
 
 
 def _bootstrap(counts: list[SpanCounts], seed: int) -> tuple[float, float]:
-    kinds = Counter(counts)
-    numbers = np.array([(kind.right, kind.predicted + kind.expected) for kind in kinds], dtype=np.float64)
-    frequencies = np.array(list(kinds.values()), dtype=np.float64)
+    """Return the percentile interval of the micro F1 over resampled texts."""
+    distinct = Counter(counts)  # Texts with equal counts are resampled together.
+    numbers = np.array([(text.right, text.predicted + text.expected) for text in distinct], dtype=np.float64)
+    frequencies = np.array(list(distinct.values()), dtype=np.float64)
     resampled = (
         np.random.default_rng(seed).multinomial(int(frequencies.sum()), frequencies / frequencies.sum(), size=RESAMPLES)
         @ numbers

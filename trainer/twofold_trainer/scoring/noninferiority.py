@@ -1,6 +1,6 @@
-"""Paired non-inferiority bounds: is the new model worse than the old one by at most a margin? All values are shares, 0 to 1.
+"""Paired bounds for non-inferiority tests: is the new model worse than the old one by at most a margin? Scores are from 0 to 1.
 
-A test that finds no difference proves nothing; these bounds state what the examples prove. Each is one-sided at *alpha*.
+A test that detects no difference proves nothing; these bounds state what the examples prove. Each is one-sided at *alpha*.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ class Bounds:
     lower: float
     upper: float
     weight: float = 1.0
-    """By how much a changed example moves the score, in units of 1 / examples; 1 for labels."""
+    """The effect of one changed example on the score, in units of 1 / examples; 1 for labels."""
 
 
 def paired_accuracy(gained: int, lost: int, examples: int, *, alpha: float = ALPHA) -> Bounds:
-    """Bound the difference of two accuracies on the same examples: Tango's interval, or an exact one if one side is empty.
+    """Bound the difference of two accuracies on the same examples: Tango's interval, widened by an exact one if no answer was gained or none was lost.
 
-    If no answer was gained, the losses are binomial, and at 5 % Tango's test would pass a true drop of the margin in up to
-    6.7 % of the cases. The lower bound is then at most the exact one of Clopper and Pearson 1934 (Biometrika 26:404-413);
-    the upper bound likewise if no answer was lost. The error rate is then at most 5.9 %, at about 50 to 400 examples.
+    If no answer was gained, the losses are binomial, and Tango's test at 5 % would pass a true drop of the margin in up to
+    6.7 % of cases. The lower bound is then at most the exact one of Clopper and Pearson 1934 (Biometrika 26:404-413),
+    and likewise the upper bound if no answer was lost. With this correction, the error rate is at most 5.9 %, which
+    occurs at about 50 to 400 examples.
     """
     score = tango(gained, lost, examples, alpha=alpha)
     lower = score.lower if gained else min(score.lower, -clopper_pearson(lost, examples, alpha=alpha))
@@ -46,12 +47,11 @@ def paired_accuracy(gained: int, lost: int, examples: int, *, alpha: float = ALP
 
 
 def tango(gained: int, lost: int, examples: int, *, alpha: float = ALPHA) -> Bounds:
-    """Bound the difference of two paired proportions: *gained* right only after, *lost* right only before.
+    """Bound the difference of two paired proportions by the score interval of Tango 1998 (Statistics in Medicine 17:891-908).
 
-    The score interval of Tango 1998 (Statistics in Medicine 17:891-908), which is also defined for small counts and zero.
+    *gained* answers are right only after, *lost* answers only before. The interval is also defined for small counts and 0.
     """
     z = NormalDist().inv_cdf(1 - alpha)
-
     return Bounds(
         (gained - lost) / examples,
         _difference_at(z, gained, lost, examples) if gained - lost > -examples else -1.0,
@@ -60,14 +60,14 @@ def tango(gained: int, lost: int, examples: int, *, alpha: float = ALPHA) -> Bou
 
 
 def _difference_at(score: float, gained: int, lost: int, examples: int) -> float:
-    """Return the difference at which Tango's falling *score* is reached."""
+    """Return the difference at which Tango's statistic, which falls with the difference, equals *score*."""
     from scipy.optimize import bisect  # noqa: PLC0415, importing scipy takes longer than most commands
 
     return float(bisect(lambda difference: tango_score(gained, lost, examples, difference) - score, -1.0, 1.0))
 
 
 def tango_score(gained: int, lost: int, examples: int, difference: float) -> float:
-    """Return Tango's z of the hypothesis that the true difference of the proportions is *difference*."""
+    """Return Tango's z statistic for the hypothesis that the true difference of the proportions is *difference*."""
     n, shift = examples, difference * (1 - difference)
     b = -gained - lost + (2 * n - gained + lost) * difference
     # The maximum-likelihood estimate of the probability of losing, given the difference.
@@ -96,15 +96,16 @@ def paired_f1(
 ) -> Bounds:
     """Bound the difference of two micro F1 on the same sentences, by a paired bootstrap over sentences.
 
-    A bootstrap only sees differences that occurred: it is too optimistic if there are few, and certain if there are none.
-    So the bound is never tighter than paired_accuracy's bound for changed sentences, times the effect of one changed
-    sentence on F1. That effect is the root mean square over the changed sentences, shrunk towards the effect of losing a
-    whole sentence while there are few. tests/trainer/evaluation/test_gate_simulation.py checks the error rate. If a tenth
-    of the sentences contain two fifths of the spans and whole sentences go wrong, it is up to 7 %.
+    A bootstrap only resamples differences that occurred: its bounds are too narrow if there are few of them, and have no
+    width if there are none. So the bounds are never narrower than those of paired_accuracy for changed sentences, times
+    the effect of one changed sentence on F1. That effect is the root mean square over the changed sentences; if these
+    are few, it is shrunk towards the effect of losing a whole sentence. tests/trainer/evaluation/test_gate_simulation.py
+    checks the error rate. It is up to 7 % if a tenth of the sentences contain two fifths of the spans and errors affect
+    whole sentences.
     """
-    kinds = Counter(zip(before, after, strict=True))
-    counts = np.array([_numbers(*kind) for kind in kinds], dtype=np.float64)
-    frequencies = np.array(list(kinds.values()), dtype=np.float64)
+    distinct = Counter(zip(before, after, strict=True))  # Sentences with equal counts are resampled together.
+    counts = np.array([_row(*pair) for pair in distinct], dtype=np.float64)
+    frequencies = np.array(list(distinct.values()), dtype=np.float64)
     n = int(frequencies.sum())
     difference = float(_f1_difference(frequencies @ counts))
     generator = np.random.default_rng(seed)
@@ -112,25 +113,26 @@ def paired_f1(
     differences = _f1_difference(resampled @ counts)
     low, high = np.quantile(differences, (alpha, 1 - alpha))
 
-    # The effect on F1 of changing one sentence of each kind and no others, in units of 1 / n.
+    # For each distinct row, the effect on F1 if only one sentence with this row changes, in units of 1 / n.
     totals = frequencies @ counts
-    only = np.tile(totals, (len(counts), 1))
-    only[:, 3:] = totals[:3] + counts[:, 3:] - counts[:, :3]
-    moves = n * _f1_difference(only)
-    gained, lost = int(frequencies[moves > 0].sum()), int(frequencies[moves < 0].sum())
-    few = NormalDist().inv_cdf(1 - alpha) ** 2
-    weight = math.sqrt((float(frequencies @ moves**2) + few * _whole(counts, frequencies)) / (gained + lost + few))
-    coarse = paired_accuracy(gained, lost, n, alpha=alpha)
+    single_change = np.tile(totals, (len(counts), 1))
+    single_change[:, 3:] = totals[:3] + counts[:, 3:] - counts[:, :3]
+    effects = n * _f1_difference(single_change)
+    gained, lost = int(frequencies[effects > 0].sum()), int(frequencies[effects < 0].sum())
+    prior = NormalDist().inv_cdf(1 - alpha) ** 2  # The weight of the shrinkage, as a number of changed sentences.
+    squares = float(frequencies @ effects**2) + prior * _mean_square_weight(counts, frequencies)
+    weight = math.sqrt(squares / (gained + lost + prior))
+    by_sentence = paired_accuracy(gained, lost, n, alpha=alpha)
     return Bounds(
         difference,
-        max(-1.0, min(float(low), difference - weight * (coarse.difference - coarse.lower))),
-        min(1.0, max(float(high), difference + weight * (coarse.upper - coarse.difference))),
+        max(-1.0, min(float(low), difference - weight * (by_sentence.difference - by_sentence.lower))),
+        min(1.0, max(float(high), difference + weight * (by_sentence.upper - by_sentence.difference))),
         weight,
     )
 
 
-def _whole(counts: NDArray[np.float64], frequencies: NDArray[np.float64]) -> float:
-    """Return the mean square weight of the sentences with spans, where the mean weight of all sentences is 1."""
+def _mean_square_weight(counts: NDArray[np.float64], frequencies: NDArray[np.float64]) -> float:
+    """Return the mean square weight of the sentences with spans. A sentence's weight is its share of spans; the mean is 1."""
     spans = counts[:, 1] + counts[:, 2]
     present = spans > 0
     if not present.any():
@@ -140,12 +142,13 @@ def _whole(counts: NDArray[np.float64], frequencies: NDArray[np.float64]) -> flo
     )
 
 
-def _numbers(before: SpanCounts, after: SpanCounts) -> tuple[int, ...]:
+def _row(before: SpanCounts, after: SpanCounts) -> tuple[int, ...]:
+    """Return the six counts of a sentence: right, predicted and expected before, then after."""
     return before.right, before.predicted, before.expected, after.right, after.predicted, after.expected
 
 
 def _f1_difference(totals: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return F1 after minus F1 before of (..., 6) sums of counts; F1 is 1 if there are no spans at all."""
+    """Return F1 after minus F1 before, from sums of counts (..., 6). F1 is 1 if there are no spans at all."""
     scores = []
     for part in (totals[..., :3], totals[..., 3:]):
         spans = part[..., 1] + part[..., 2]
@@ -154,18 +157,18 @@ def _f1_difference(totals: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 EXPECTED_FLIPS = 0.01
-"""Share of the protected answers that a well-protected training still changes. It determines the provable margin."""
+"""Share of the protected answers that change even under good protection. It determines the provable margin."""
 
 
 def provable_margin(examples: int, discordant_share: float, *, alpha: float = ALPHA, power: float = POWER) -> float:
-    """Return the smallest margin that the examples prove if the score did not drop and *discordant_share* of the answers changed."""
+    """Return the smallest margin that *examples* prove if *discordant_share* of the answers changed and the score did not drop."""
     return _quantiles(alpha, power) * math.sqrt(discordant_share / examples)
 
 
 def needed_examples(discordant_share: float, margin: float, *, alpha: float = ALPHA, power: float = POWER) -> int:
-    """Return the number of examples that prove the margin if the score does not drop and *discordant_share* changes.
+    """Return the number of examples that prove the margin if *discordant_share* of the answers change and the score does not drop.
 
-    If few answers change, it is the number at which a true loss of the margin stays unseen with probability *alpha*.
+    If few answers change, it is the number at which a true drop by the margin stays undetected with probability *alpha*.
     """
     untouched = math.log(alpha) / math.log1p(-margin)
     return math.ceil(max(untouched, _quantiles(alpha, power) ** 2 * discordant_share / margin**2))

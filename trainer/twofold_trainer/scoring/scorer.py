@@ -36,10 +36,10 @@ def predict(
 ) -> list[Prediction]:
     """Return the best label and all entities of each text, in order. Raises CancelledError.
 
-    *source* provides the features of the texts if they are cheaper than a pass through the full model.
+    *source* provides the features of the texts; by default, they are computed with the full model.
     """
     source = source or live(model, pad_id, heads=heads)
-    answers: list[Prediction] = [Prediction()] * len(encodings)
+    predictions: list[Prediction] = [Prediction()] * len(encodings)
     order = sorted(range(len(encodings)), key=lambda index: len(encodings[index].ids))
     was_training = [module for module in model.modules() if module.training]
     model.eval()
@@ -47,13 +47,13 @@ def predict(
         for first in range(0, len(order), BATCH_SIZE):
             if stop is not None:
                 stop.check()
-            chosen = order[first : first + BATCH_SIZE]
-            batch = [encodings[index] for index in chosen]
-            for index, answer in zip(chosen, _decode(model, batch, source(batch), labels, heads), strict=True):
-                answers[index] = answer
+            indices = order[first : first + BATCH_SIZE]
+            batch = [encodings[index] for index in indices]
+            for index, prediction in zip(indices, _decode(model, batch, source(batch), labels, heads), strict=True):
+                predictions[index] = prediction
     for module in was_training:
         module.training = True
-    return answers
+    return predictions
 
 
 def _decode(
@@ -64,8 +64,8 @@ def _decode(
     heads: Sequence[HeadName],
 ) -> list[Prediction]:
     classifier = list(model.classifier(features.pooled).numpy()) if "classifier" in heads else None
-    sizes = np.cumsum([len(encoding.ids) for encoding in encodings])[:-1]
-    ner = np.split(model.ner(features.tokens).numpy(), sizes) if "ner" in heads else None
+    ends = np.cumsum([len(encoding.ids) for encoding in encodings])[:-1]
+    ner = np.split(model.ner(features.tokens).numpy(), ends) if "ner" in heads else None
     return decode(encodings, classifier, ner, labels)
 
 
@@ -81,7 +81,7 @@ class Scorer:
         self.encodings = encoder.encode([example.text for example in self.examples])
         self._pad_id = encoder.settings.pad_id
 
-    def answer(
+    def predict(
         self, model: TwofoldModel, labels: LabelSet, source: FeatureSource | None = None
     ) -> tuple[Prediction, ...]:
         """Return the model's predictions for the examples, in order."""
@@ -89,16 +89,19 @@ class Scorer:
             predict(model, self.encodings, labels, self._pad_id, heads=[self.head], source=source, stop=self._stop)
         )
 
-    def rate(self, answers: Sequence[Prediction]) -> HeadScore | None:
+    def score_predictions(self, predictions: Sequence[Prediction]) -> HeadScore | None:
         """Return the score of predictions for the examples; None without examples."""
-        pairs = list(zip(self.examples, answers, strict=True))
+        pairs = list(zip(self.examples, predictions, strict=True))
         if self.head == "classifier":
-            hits = [(answer.labels[0].score, int(answer.labels[0].label == example.label)) for example, answer in pairs]
+            best = [(example, prediction.labels[0]) for example, prediction in pairs]
+            hits = [(label.score, int(label.label == example.label)) for example, label in best]
             score = accuracy([right for _, right in hits])
         else:
-            spans = [(answer.entities, example.entities or (), example.annotated_types) for example, answer in pairs]
-            hits = [hit for span in spans for hit in span_hits(*span)]
-            score = span_f1([count_spans(*span) for span in spans])
+            texts = [
+                (prediction.entities, example.entities or (), example.annotated_types) for example, prediction in pairs
+            ]
+            hits = [hit for text in texts for hit in span_hits(*text)]
+            score = span_f1([count_spans(*text) for text in texts])
         if score is None:
             return None
         confidences = [min(1.0, confidence) for confidence, _ in hits]  # float32 rounding can exceed 1 by the last bit.
@@ -106,4 +109,4 @@ class Scorer:
 
     def score(self, model: TwofoldModel, labels: LabelSet, source: FeatureSource | None = None) -> HeadScore | None:
         """Return the score of the model; None without examples."""
-        return self.rate(self.answer(model, labels, source))
+        return self.score_predictions(self.predict(model, labels, source))

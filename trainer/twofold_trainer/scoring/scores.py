@@ -1,4 +1,4 @@
-"""Compute scores from predictions. Pure functions; None: nothing was measured."""
+"""Compute scores from predictions. These are pure functions; a score of None means that nothing was measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ METRIC_OF: dict[HeadName, Metric] = {"classifier": "accuracy", "ner": "f1"}
 
 @dataclass(frozen=True, slots=True)
 class SpanCounts:
-    """Numbers of spans of one or more texts: correct, predicted and expected."""
+    """The numbers of correct, predicted and expected spans in one or more texts."""
 
     right: int = 0
     predicted: int = 0
@@ -65,7 +65,7 @@ class HeadScore:
     value: float
     outcomes: tuple[int, ...] | tuple[SpanCounts, ...]
     calibration_error: float | None = None
-    """Calibration error of the labels or of the predicted spans; see calibration.py."""
+    """Expected calibration error of the labels or of the predicted spans."""
 
     @property
     def examples(self) -> int:
@@ -83,7 +83,7 @@ class HeadScore:
 
 
 def accuracy(right: Sequence[int]) -> HeadScore | None:
-    """Return the share of correct answers."""
+    """Return the share of correct answers; *right* contains 0 or 1 per answer."""
     return HeadScore("classifier", sum(right) / len(right), tuple(right)) if right else None
 
 
