@@ -6,7 +6,7 @@ import functools
 import inspect
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
 from twofold._channel import TLS, Endpoint
 from twofold._context import ClientContext
@@ -70,10 +70,24 @@ def _with_signature(method: F, body: Any) -> F:
 
 
 class _BaseClient:
-    """The representation of a client, and the warning if it is not closed."""
+    """The construction and representation of a client, and the warning if it is not closed."""
 
-    _endpoint: Endpoint
     _transport: BlockingTransport | AsyncTransport | None = None
+    _open: ClassVar[type[BlockingTransport | AsyncTransport]]
+
+    def __init__(
+        self,
+        target: str = "127.0.0.1:8500",
+        *,
+        tls: TLS | None = None,
+        token: str | None = None,
+        plaintext: bool = False,
+        timeout: float = 30.0,
+        retry: Retry = _DEFAULT_RETRY,
+    ) -> None:
+        self._endpoint = Endpoint(target=target, tls=tls, token=token, plaintext=plaintext)
+        self._context = ClientContext(timeout=timeout, retry=retry)
+        self._transport = self._open(self._endpoint)
 
     def __repr__(self) -> str:
         state = "closed" if self._transport is None or self._transport.closed else "open"
@@ -96,20 +110,7 @@ class Client(_BaseClient):
     """
 
     _transport: BlockingTransport
-
-    def __init__(
-        self,
-        target: str = "127.0.0.1:8500",
-        *,
-        tls: TLS | None = None,
-        token: str | None = None,
-        plaintext: bool = False,
-        timeout: float = 30.0,
-        retry: Retry = _DEFAULT_RETRY,
-    ) -> None:
-        self._endpoint = Endpoint(target=target, tls=tls, token=token, plaintext=plaintext)
-        self._context = ClientContext(timeout=timeout, retry=retry)
-        self._transport = BlockingTransport(self._endpoint)
+    _open = BlockingTransport
 
     predict = _blocking(inference.predict)
     predict_stream = _blocking_iterator(inference.predict_stream)
@@ -153,20 +154,7 @@ class AsyncClient(_BaseClient):
     """
 
     _transport: AsyncTransport
-
-    def __init__(
-        self,
-        target: str = "127.0.0.1:8500",
-        *,
-        tls: TLS | None = None,
-        token: str | None = None,
-        plaintext: bool = False,
-        timeout: float = 30.0,
-        retry: Retry = _DEFAULT_RETRY,
-    ) -> None:
-        self._endpoint = Endpoint(target=target, tls=tls, token=token, plaintext=plaintext)
-        self._context = ClientContext(timeout=timeout, retry=retry)
-        self._transport = AsyncTransport(self._endpoint)
+    _open = AsyncTransport
 
     predict = _async(inference.predict)
     predict_stream = _async_iterator(inference.predict_stream)
