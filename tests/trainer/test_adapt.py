@@ -565,5 +565,5 @@ def test_a_graph_that_cannot_be_used_again_is_exported(
 
     assert end.outcome == "succeeded", end.reason
     [note] = [example.message for example in notes(events) if "exported" in example.message]
-    assert ("it is too old" if failing == "graft" else "other shapes than the trained model") in note
+    assert ("it is too old" if failing == "graft" else "the shapes of the exported graph") in note
     assert phases(events)[-4:] == ["evaluate", "export", "parity", "gate"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec.structs import asdict
 from twofold_checkpoint.protocol.events import NoteAdded
 from twofold_checkpoint.protocol.findings import Findings
 
@@ -61,15 +62,7 @@ def _dataset(job: Job, findings: Findings) -> DatasetFacts | None:
     if facts is None:
         return None
     commonest = sorted(facts.label_counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_LABELS]
-    return DatasetFacts(
-        train_examples=facts.train_examples,
-        dev_examples=facts.dev_examples,
-        gate_examples=facts.gate_examples,
-        label_counts=dict(commonest),
-        unaligned_annotations=facts.unaligned_annotations,
-        mean_tokens=facts.mean_tokens,
-        lengths=findings.lengths,
-    )
+    return DatasetFacts(**{**asdict(facts), "label_counts": dict(commonest), "lengths": findings.lengths})
 
 
 def _notes(records: Sequence[EventRecord]) -> tuple[Note, ...]:

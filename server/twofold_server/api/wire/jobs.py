@@ -152,7 +152,7 @@ def tell(event: model.JobEvent, phase: str) -> str:
         case ev.PhaseStarted():
             return f"Phase {event.phase} started."
         case ev.DatasetDescribed():
-            parts = f"{event.train_examples} to train on, {event.dev_examples} to stop by, {event.gate_examples} to judge by"
+            parts = f"{event.train_examples} for training, {event.dev_examples} for early stopping, {event.gate_examples} for the gate"
             return f"The examples are split: {parts}."
         case ev.StepCompleted():
             left = f"about {event.remaining_seconds:.0f} s are left"
