@@ -143,7 +143,7 @@ async def test_what_has_no_report(harness: Harness) -> None:
         await client.cancel(view.id)
         assert "CancelJob was called while the job ran." in await client.report(view.id)
         request = pb.GetReportRequest(job_id=view.id, format=9)  # type: ignore[arg-type]
-        with pytest.raises(InvalidArgumentError, match="format: 9 is none; write REPORT_FORMAT_HTML"):
+        with pytest.raises(InvalidArgumentError, match="format: unknown format 9; use REPORT_FORMAT_HTML"):
             await client._transport.run(_raw(client, request))
 
 

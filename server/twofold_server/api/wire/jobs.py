@@ -39,7 +39,7 @@ def read_report_format(number: pb.ReportFormat.ValueType) -> ReportFormat:
     """Return the requested report format. Raises InvalidRequestError."""
     if number not in REPORT_FORMATS:
         raise InvalidRequestError(
-            Violation("format", f"{number} is none; write REPORT_FORMAT_HTML or REPORT_FORMAT_JSON")
+            Violation("format", f"unknown format {number}; use REPORT_FORMAT_HTML or REPORT_FORMAT_JSON")
         )
     return REPORT_FORMATS[number]
 
@@ -109,7 +109,7 @@ def _write_report(report: Report) -> pb.JobReport:
 def write_event(record: EventRecord) -> pb.JobEvent:
     """Return the message of an event."""
     event = pb.JobEvent(
-        sequence=record.sequence, time=_time(record.time), phase=record.phase, message=tell(record.event, record.phase)
+        sequence=record.sequence, time=_time(record.time), phase=record.phase, message=describe_event(record.event, record.phase)
     )
     match record.event:
         case model.StateEntered(state=state):
@@ -131,7 +131,7 @@ def write_event(record: EventRecord) -> pb.JobEvent:
     return event
 
 
-def tell(event: model.JobEvent, phase: str) -> str:
+def describe_event(event: model.JobEvent, phase: str) -> str:
     """Describe an event in one sentence."""
     match event:
         case (
