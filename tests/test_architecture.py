@@ -52,7 +52,7 @@ def modules_of(package: str) -> list[str]:
 
 
 @pytest.mark.parametrize("package", WITHOUT)
-def test_a_package_imports_without_what_it_must_not_need(package):
+def test_a_package_imports_without_forbidden_packages(package):
     """Every module imports in a process that cannot import the forbidden packages."""
     ours, theirs = WITHOUT[package]
     modules = modules_of(package)

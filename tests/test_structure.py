@@ -85,7 +85,7 @@ def test_every_kind_of_identifier_is_seen():
 
 
 @pytest.mark.parametrize("package", SUBPACKAGES)
-def test_a_package_says_in_one_sentence_what_lives_there(package):
+def test_a_package_docstring_is_one_sentence(package):
     """The `__init__.py` of a package is one sentence, and re-exports nothing."""
     source = (ROOT / package / "__init__.py").read_text(encoding="utf-8")
 
@@ -93,7 +93,7 @@ def test_a_package_says_in_one_sentence_what_lives_there(package):
 
 
 @pytest.mark.parametrize("source", ["", '"""Two. Sentences."""', '"""One."""\nfrom json import loads'])
-def test_a_package_that_says_more_or_nothing_is_noticed(source):
+def test_other_package_docstrings_are_noticed(source):
     """The test above would notice an empty package, a second sentence and a re-export."""
     assert not is_one_sentence(ast.parse(source))
 

@@ -74,7 +74,7 @@ def test_a_row_learns_and_keeps_old_rows_in_their_places(
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_replaced_names_are_gone(base: Base, make_task: Callable, head: str) -> None:
+def test_replaced_names_are_removed(base: Base, make_task: Callable, head: str) -> None:
     """If new names replace the old ones, neither the head nor the memory has the old ones."""
     learner = METHODS["rehearsal"](base(), make_task(head, replaces=True)).learner
     if head == "classifier":
@@ -140,7 +140,7 @@ def test_rehearsal_keeps_more_than_plain_fine_tuning(base: Base, make_task: Call
     assert surprise["rehearsal"] < 0.5 * surprise["unconstrained"]
 
 
-def test_a_sequence_goes_on_from_where_it_was(base: Base, make_task: Callable) -> None:
+def test_a_sequence_continues_with_its_memory(base: Base, make_task: Callable) -> None:
     """After a step the memory has its texts with their annotated types; the next step adds to it."""
     first = METHODS["rehearsal"](base(), make_task()).learner
     retained_heads = {example.text: example for example in first.memory.rehearsal}
@@ -179,7 +179,7 @@ vectors = st.lists(st.floats(-4, 4, width=32), min_size=6, max_size=6)
 
 
 @given(own=vectors, reference=vectors)
-def test_a_projected_gradient_does_no_harm(own: list[float], reference: list[float]) -> None:
+def test_a_projected_gradient_never_opposes_the_reference(own: list[float], reference: list[float]) -> None:
     """A-GEM's gradient never points against the reference, and stays unchanged if it did not."""
     gradient, against = ([torch.tensor(values[:2]), torch.tensor(values[2:]).view(2, 2)] for values in (own, reference))
     actual = project(gradient, tuple(against))
@@ -217,7 +217,7 @@ def test_fisher_information_of_a_bias_is_the_variance_of_its_answer(base: Base, 
     assert torch.allclose(estimated, wanted, atol=0.06)
 
 
-def test_fisher_information_leaves_out_a_head_that_starts_anew(base: Base, make_task: Callable) -> None:
+def test_fisher_information_excludes_replaced_rows(base: Base, make_task: Callable) -> None:
     """Rows whose names are replaced are not constrained."""
     context, _ = prepare(base(), make_task(replaces=True))
     names = {name.split(".")[0] for name in fisher_information(context, context.memory_targets[:2])}

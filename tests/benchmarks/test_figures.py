@@ -272,7 +272,7 @@ def test_scenarios_with_different_base_weights_are_named() -> None:
     assert find_mixed_bases(runs) == ["a"]
 
 
-def test_a_digest_is_of_the_settings_alone() -> None:
+def test_a_digest_depends_only_on_the_settings() -> None:
     """The order of keys does not matter; any changed value changes the digest."""
     settings = {"seed": 0, "caps": {"train_first": 1, "dev_first": 3}}
     assert digest_settings(settings) == digest_settings({"caps": {"dev_first": 3, "train_first": 1}, "seed": 0})

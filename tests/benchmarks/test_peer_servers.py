@@ -53,7 +53,7 @@ def test_the_best_peer_is_the_best_at_each_figure() -> None:
     assert figures["prompt_short_p99_ms"] == 12
 
 
-def test_a_search_goes_axis_by_axis() -> None:
+def test_settings_are_searched_axis_by_axis() -> None:
     """Each axis is searched with the best values of the axes before it, without repetitions, and unset options have their defaults."""
     rates = {"batch": {8: 1.0, 16: 2.0, 32: 1.5}, "workers": {1: 1.0, 2: 3.0}}
     measured = []

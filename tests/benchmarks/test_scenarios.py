@@ -104,7 +104,7 @@ def test_entities_keep_their_places_under_new_names(root: Path, settings: dict, 
 
 
 @pytest.mark.parametrize("use", [["label"], ["entities"], BOTH])
-def test_what_may_not_be_used_is_not_annotated(root: Path, use: list[str]) -> None:
+def test_unused_annotations_are_none(root: Path, use: list[str]) -> None:
     """An unused annotation is None, not empty."""
     for (_, label, spans), example in zip(LINES, resolve(root, source(n=len(LINES), use=use)), strict=True):
         assert example.label == (label if "label" in use else None)

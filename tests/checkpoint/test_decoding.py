@@ -80,7 +80,7 @@ def test_spans_survive_alignment_and_decoding(kind: str, text: str, marked: list
     st.lists(st.sampled_from(["", "to berlin now", "rome", "a b c d e", "Łódź tomorrow"]), min_size=1, max_size=6),
     st.integers(0, 2**32 - 1),
 )
-def test_a_text_is_decoded_alike_alone_and_among_others(texts: list[str], seed: int) -> None:
+def test_decoding_does_not_depend_on_the_batch(texts: list[str], seed: int) -> None:
     """A text has the same spans and scores alone and among others, for any logits."""
     encodings = encoder("wordpiece").encode(texts)
     random = np.random.default_rng(seed)
@@ -97,7 +97,7 @@ def test_a_text_is_decoded_alike_alone_and_among_others(texts: list[str], seed: 
     )
 
 
-def test_a_word_is_one_entity_or_none() -> None:
+def test_spans_never_end_inside_a_word() -> None:
     """The sub-words of a word vote together, so a span never ends inside a word."""
     [encoding] = encoder("wordpiece").encode(["berlin"])
     logits = np.zeros((6, 5), np.float32)
@@ -110,7 +110,7 @@ def test_a_word_is_one_entity_or_none() -> None:
     assert (entity.start, entity.end) == (0, 6)
 
 
-def test_neighbouring_spans_of_one_type_stay_two() -> None:
+def test_adjacent_spans_of_one_type_stay_separate() -> None:
     """A span that begins right after another one of its type is a separate span."""
     text = "rome paris"
     spans = [Span(start=0, end=4, type="city"), Span(start=5, end=10, type="city")]

@@ -99,7 +99,7 @@ def test_memory_survives_the_disk(tmp_path_factory: pytest.TempPathFactory, exam
     assert read_memory(path) == memory
 
 
-def test_halves_depend_on_the_text_alone() -> None:
+def test_halves_depend_only_on_the_text() -> None:
     """The half of a text depends only on its normalised text."""
     examples = [Example(text=f"text {number}") for number in range(100)]
     first, second = split_by_hash(examples)

@@ -70,7 +70,7 @@ def test_a_published_checkpoint_is_whole(store: Store) -> None:
     assert list((store.root / "staging").iterdir()) == []
 
 
-def test_a_failed_publication_leaves_nothing(store: Store) -> None:
+def test_a_failed_publication_leaves_no_files(store: Store) -> None:
     """A failed publication leaves neither a checkpoint nor staged files."""
     with pytest.raises(RuntimeError), store.staging() as staged:
         (staged / FILES[0]).write_text("half", encoding="utf-8")
@@ -96,7 +96,9 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"), [(truncate, "bytes instead of"), (flip, "has changed"), (Path.unlink, "No such file")]
 )
-def test_any_damage_to_any_file_is_found(store: Store, name: str, damage: Callable[[Path], None], message: str) -> None:
+def test_any_damage_to_any_file_is_detected(
+    store: Store, name: str, damage: Callable[[Path], None], message: str
+) -> None:
     """A file that is truncated, changed by one bit or missing is named."""
     checkpoint = publish(store, "one")
 
@@ -148,7 +150,7 @@ def test_a_manifest_that_forgets_a_file_is_corrupt(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", ["../one", "/etc", "", ".", "..", "a/b", "a\0b", "x" * 101, "-a"])
-def test_an_id_never_leaves_the_store(store: Store, name: str) -> None:
+def test_an_id_cannot_escape_the_store(store: Store, name: str) -> None:
     """An id that is not a plain name is not found, wherever it would lead."""
     with pytest.raises(CheckpointNotFoundError):
         store.get(name)
@@ -182,7 +184,7 @@ def test_promoting_the_current_checkpoint_changes_nothing(store: Store) -> None:
 
 
 @pytest.mark.parametrize("alias", ["current", "previous", "candidate"])
-def test_an_alias_that_names_nothing_says_so(store: Store, alias: str) -> None:
+def test_an_unset_alias_is_named(store: Store, alias: str) -> None:
     """An error about an unset alias names the alias."""
     with pytest.raises(CheckpointNotFoundError, match=alias):
         store.get(alias)
@@ -199,7 +201,7 @@ def test_a_checkpoint_that_is_not_there_cannot_be_promoted(store: Store) -> None
 
 
 @pytest.mark.parametrize("alias", ["current", "previous", "approved"])
-def test_what_an_alias_names_is_not_deleted(store: Store, alias: str) -> None:
+def test_a_checkpoint_with_an_alias_is_not_deleted(store: Store, alias: str) -> None:
     """A checkpoint that is current, previous or approved cannot be deleted, and the error says which of them it is."""
     for name in ("one", "two", "three"):
         publish(store, name)
@@ -216,7 +218,7 @@ def test_what_an_alias_names_is_not_deleted(store: Store, alias: str) -> None:
     assert len(store.list()) == 3
 
 
-def test_a_deleted_checkpoint_is_gone(store: Store) -> None:
+def test_deletion_removes_every_trace(store: Store) -> None:
     """A deleted checkpoint disappears from the list, the directory, the aliases and staging."""
     for name in ("one", "two", "three"):
         publish(store, name)
@@ -254,7 +256,7 @@ def test_only_a_checkpoint_can_be_deleted(store: Store, name: str) -> None:
     assert [checkpoint.id for checkpoint in store.list()] == ["one"]
 
 
-def test_aliases_survive_many_writers(store: Store) -> None:
+def test_aliases_survive_concurrent_writers(store: Store) -> None:
     """Concurrent writers of aliases never lose an update or leave a partial file."""
     names = [f"c{number}" for number in range(8)]
     for name in names:

@@ -159,7 +159,7 @@ def test_lock_is_exact(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LOCKS)
-def test_lock_has_what_is_asked_for(name: str) -> None:
+def test_lock_covers_all_requirements(name: str) -> None:
     """A lock pins every requirement of pyproject.toml that it covers."""
     import tomllib
 

@@ -183,14 +183,14 @@ def test_every_rule_is_evaluated_without_an_error(live: Prometheus) -> None:
 
 
 @pytest.mark.parametrize("alert", rules("alerts.yml"), ids=lambda alert: alert["alert"])
-def test_every_alert_has_what_it_looks_at(alert: dict, live: Prometheus) -> None:
+def test_every_alert_has_its_metrics(alert: dict, live: Prometheus) -> None:
     """The expression of each alert is valid and its metrics exist, so silence means that all is well."""
     live.values(alert["expr"])
     for selector in selectors(alert["expr"]):
         until(lambda name=selector.name: live.values(f"count({name})"))
 
 
-def test_what_happened_is_alerted_and_nothing_else(live: Prometheus) -> None:
+def test_only_the_failed_promotion_is_alerted(live: Prometheus) -> None:
     """The failed promotion fires its alert at once, and no other alert fires."""
 
     def firing() -> set[str]:

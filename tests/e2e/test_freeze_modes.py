@@ -71,7 +71,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_mode_moves_what_it_says_and_nothing_else(client: Client, store: Path, first: str, name: str) -> None:
+def test_a_mode_changes_only_its_tensors(client: Client, store: Path, first: str, name: str) -> None:
     """Frozen tensors keep their bytes, trained tensors change, new labels follow the old ones, and the report says so."""
     case = CASES[name]
     train, dev = ner_examples() if case.head is Head.NER else classifier_examples()
@@ -231,7 +231,7 @@ def test_new_names_are_refused_where_labels_are_fixed(client: Client) -> None:
         client.adapt([novel], head=Head.NER, label_policy="fixed")
 
 
-def test_types_of_the_first_checkpoint_are_still_found(client: Client) -> None:
+def test_the_model_keeps_its_first_entity_types(client: Client) -> None:
     """After all adaptations, the model still has the entity types of the first checkpoint."""
     model = client.model()
 

@@ -28,7 +28,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.mark.parametrize("name", FEW)
-def test_whatever_is_killed_the_job_ends_with_the_same_weights(name: str, world: World, tmp_path: Path) -> None:
+def test_a_killed_job_ends_with_the_same_weights(name: str, world: World, tmp_path: Path) -> None:
     """After a kill, the store opens, `current` answers, the job ends with the weights of an undisturbed job, and no files are left over."""
     assert tell(POINTS[name], tmp_path / "point", world).state == "succeeded"
 

@@ -74,7 +74,7 @@ async def test_a_second_server_on_the_port_fails_loudly(store, tmp_path):
         assert (await server.predict("rain")).checkpoint_id == "a"
 
 
-async def test_calls_in_progress_are_answered_on_the_way_down(store):
+async def test_draining_answers_calls_in_progress(store):
     """While the server drains, calls in progress are answered and new calls are rejected."""
     going = AsyncExitStack()
     server = await going.enter_async_context(serve(config_of(store)))
@@ -141,7 +141,7 @@ def test_the_public_client_talks_to_the_real_server(store):
         assert list(client.predict_stream("rain in new york" for _ in range(70))) == [prediction] * 70
 
 
-def test_a_server_that_cannot_start_says_why(store):
+def test_a_server_that_cannot_start_logs_why(store):
     """If the port is in use, the exit code is 1 and one JSON line has the traceback."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -157,7 +157,7 @@ def test_a_server_that_cannot_start_says_why(store):
     assert target in last["traceback"]
 
 
-def test_tiny_answers_what_it_promises():
+def test_tiny_checkpoints_answer_as_documented():
     """The tiny checkpoints answer as their docstring says."""
     answer = tiny_checkpoints.answer("wake me next friday in new york")
 

@@ -23,7 +23,7 @@ CALLS: dict[str, tuple[Callable[[AsyncClient], Awaitable[object]], type[Exceptio
 
 
 @pytest.mark.slow
-async def test_a_full_disk_refuses_what_needs_room_and_answers_on(tmp_path: Path) -> None:
+async def test_a_full_disk_rejects_writes_and_keeps_serving(tmp_path: Path) -> None:
     """On a full disk, uploads, jobs and promotions fail with the reason and leave no files; with free space they work."""
     with small_disk(tmp_path / "disk", 16) as disk:
         store = tiny_checkpoints.make_store(disk.path / "store", "a", "b")

@@ -133,7 +133,7 @@ async def test_a_stranger_certificate_from_outside(store, tmp_path):
     assert list(checks) == ["connection", "tls", "grpc"]
 
 
-async def test_encryption_is_found_out(store, tmp_path):
+async def test_plaintext_to_tls_is_reported(store, tmp_path):
     """Plaintext to a server with TLS fails with a fix."""
     checks = await examined(store, tmp_path, trustme.CA(), None, {})
 

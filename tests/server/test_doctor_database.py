@@ -167,7 +167,7 @@ def test_a_user_without_rights(store, postgresql):
     postgresql.ask(name, "DROP OWNED BY reader")
 
 
-def test_a_database_that_is_gone(store):
+def test_a_database_that_does_not_answer(store):
     """If the database does not answer, the setting is named."""
     check = checks_of(config_of(store, database=DatabaseUrl("postgresql://me:secret@127.0.0.1:1/jobs")))["database"]
 

@@ -161,7 +161,7 @@ def test_two_adaptations_in_a_row(make_job: MakeJob, store: Store) -> None:
         ("staged", Statistical(), None, 3),
     ],
 )
-def test_what_must_stay_frozen_does(
+def test_frozen_tensors_stay_frozen(
     *,
     head: str,
     freeze: str,
@@ -212,7 +212,7 @@ ADAPTS = Hyperparameters(epochs=6, backbone_learning_rate=3e-3, head_learning_ra
 @pytest.mark.parametrize(
     ("head", "requested", "blocks"), [("classifier", None, 3), ("classifier", 2, 2), ("ner", None, 3), ("ner", 1, 1)]
 )
-def test_auto_forks_what_it_could_not_prove(
+def test_auto_forks_if_the_margin_cannot_be_proven(
     make_job: MakeJob,
     store: Store,
     monkeypatch: pytest.MonkeyPatch,
@@ -309,7 +309,7 @@ def test_after_a_fork_each_head_adapts_without_touching_the_other(
     assert all(torch.equal(loaded["base"][name], loaded["third"][name]) for name in trunk)
 
 
-def test_what_no_stage_rehearses_is_not_run(make_job: MakeJob, store: Store) -> None:
+def test_unrehearsed_texts_are_not_encoded(make_job: MakeJob, store: Store) -> None:
     """Remembered texts without annotations for the adapted head are rehearsed only where shared blocks train."""
     events, _ = tiny_models.ending(run_job(make_job("classifier", freeze="backbone", hyperparameters=PROBE)))
     job = make_job("ner", base=single(events, Published).checkpoint_id, protection=Exact())
@@ -322,7 +322,7 @@ def test_what_no_stage_rehearses_is_not_run(make_job: MakeJob, store: Store) -> 
         assert training_encodings(plan.all_stages) == [target.encoding for target in (*plan.new, *rehearsed)]
 
 
-def test_losses_are_counted_from_what_a_person_approved(make_job: MakeJob, store: Store) -> None:
+def test_losses_are_counted_from_the_approved_checkpoint(make_job: MakeJob, store: Store) -> None:
     """After an unapproved adaptation, the gate also compares with the approved checkpoint, and says so."""
     first_events, _ = tiny_models.ending(run_job(make_job("ner", freeze="backbone", hyperparameters=PROBE)))
     approved, first = store.get("approved"), single(first_events, Published).checkpoint_id
@@ -342,7 +342,9 @@ def test_losses_are_counted_from_what_a_person_approved(make_job: MakeJob, store
     assert len({compared.examples for compared in judged.comparisons}) == 1
 
 
-def test_auto_shares_what_the_gate_passes(make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_keeps_a_shared_backbone_that_passes(
+    make_job: MakeJob, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a provable margin, AUTO trains shared blocks under the guard, and says why it kept or left them."""
     monkeypatch.setattr("twofold_trainer.protection.guard.EARLY_EVERY", 2)
     job = make_job("ner", hyperparameters=ADAPTS, protection=Statistical(margin=40), retained_margin=100.0)
@@ -440,7 +442,7 @@ UNSCORED = "so no score covers it; add dev examples."
         ("classifier", [intent for intent in tiny_models.intents(40, seed=8) if intent.label == "taxi"], "recipe"),
     ],
 )
-def test_new_names_that_nothing_judges_are_told_of(
+def test_new_names_without_held_out_examples_are_reported(
     make_job: MakeJob, head: str, dev: list[Example], missing: str | None
 ) -> None:
     """A warning names new labels without held-out examples, because no score would show whether they were learned."""
@@ -484,7 +486,7 @@ def test_refused_in_validation(head: str, settings: dict, reason: str, make_job:
     assert store_is_as_it_was(store)
 
 
-def test_what_was_not_used_is_noted(make_job: MakeJob) -> None:
+def test_ignored_annotations_are_noted(make_job: MakeJob) -> None:
     """Notes count ignored examples, ignored annotations of the other head, and spans inside words."""
     given = [
         *tiny_models.restaurant(40),

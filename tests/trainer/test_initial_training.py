@@ -73,7 +73,7 @@ def test_golden_answers_and_reloaded_weights_agree(base_store: Path) -> None:
         ([Example(text=" ")], ExampleError, "train.jsonl:1: text: is empty"),
     ],
 )
-def test_init_refuses_what_cannot_train_both_heads(
+def test_init_rejects_examples_for_one_head(
     examples: list[Example], error: type[Exception], reason: str, tmp_path: Path
 ) -> None:
     """Examples that cannot teach both heads are rejected before a backbone is loaded."""

@@ -71,7 +71,7 @@ def test_a_bad_job_file_is_a_failure_with_a_word(content: str | None, reason: st
     assert reason in event.reason
 
 
-def test_init_tells_a_person_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_init_names_an_invalid_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An invalid line ends init with exit code 1 and a message that names the line."""
     (tmp_path / "train.conll").write_text("Paris LOC\n")
     code = command._init(

@@ -81,7 +81,7 @@ def test_without_dev_examples_a_part_is_set_aside(count: int) -> None:
     assert split(given[::-1], None, Memory(), held_out=0.2).gate == parts.gate[::-1] or count < 10
 
 
-def test_setting_aside_is_a_matter_of_the_text() -> None:
+def test_held_out_texts_do_not_depend_on_the_order() -> None:
     """The order of the examples does not affect which are held out, and all copies of a text stay together."""
     given = [*tiny_models.examples(50), *tiny_models.examples(50)]
     kept, aside = set_aside(given, 0.2)
@@ -91,7 +91,7 @@ def test_setting_aside_is_a_matter_of_the_text() -> None:
     assert len(aside) == 20
 
 
-def test_what_once_judged_never_trains() -> None:
+def test_held_out_texts_never_train() -> None:
     """A text in the memory keeps its part, and a text in both train and dev is held out."""
     first = split(tiny_models.examples(60), None, Memory(), held_out=0.2)
     memory = add_to_memory(Memory(), first, seed=0)
@@ -121,7 +121,7 @@ def test_memory_grows_within_its_bounds_and_parts(monkeypatch: pytest.MonkeyPatc
     assert all(answer.entities == old.rehearsal[0].entities for answer in joined)
 
 
-def test_what_is_asked_for_goes_before_the_defaults() -> None:
+def test_requested_hyperparameters_override_the_defaults() -> None:
     """Every hyperparameter can be requested, including 0, and the resolved values are reported."""
     default = recipe.default_recipe("auto", "ner", blocks=6, examples=1000, hidden_size=384)
     requested = Hyperparameters(epochs=7, rehearsal_ratio=0.0, unfrozen_blocks=99)
@@ -212,7 +212,7 @@ def test_an_epoch_holds_every_new_example_and_its_share_of_old_ones() -> None:
     size=st.integers(1, 40),
     seed=st.integers(0, 9),
 )
-def test_an_epoch_leaves_nothing_out(new: int, old: int, ratio: float, size: int, seed: int) -> None:
+def test_an_epoch_contains_every_new_text(new: int, old: int, ratio: float, size: int, seed: int) -> None:
     """An epoch contains every new text once and the requested number of old texts, in the announced number of steps."""
     chance = random.Random(seed)
     fakes = [

@@ -43,7 +43,7 @@ BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 
 @BOTH
 @pytest.mark.parametrize("ignores", [False, True], ids=["polite", "deaf to SIGTERM"])
-async def test_a_running_job_is_cancelled_once_its_trainer_is_gone(harness: Harness, ignores: bool) -> None:
+async def test_cancelling_waits_for_the_trainer(harness: Harness, ignores: bool) -> None:
     """CancelJob returns when the trainer has ended, by force if necessary; a second call finds the job over."""
     harness.grace = 0.5
     harness.play(*([("ignore", 0)] if ignores else []), TRAIN, HANG)
@@ -87,7 +87,7 @@ async def test_a_job_is_cancelled_at_any_moment(harness: Harness) -> None:
         assert (await over(runner, view.id)).state is JobState.SUCCEEDED
 
 
-async def test_a_swap_is_not_cancelled_half_way(harness: Harness) -> None:
+async def test_a_swap_is_not_cancelled(harness: Harness) -> None:
     """Once the swap has begun, the job is completed, and CancelJob says that it came too late."""
     harness.play(*publish())
 
@@ -158,7 +158,7 @@ async def test_a_job_that_ran_when_the_server_died_gets_its_end(
     assert harness.store.aliases().current == "second"
 
 
-async def test_a_server_that_is_killed_leaves_nothing_but_its_queue(tmp_path: Path) -> None:
+async def test_a_killed_server_leaves_only_its_queue(tmp_path: Path) -> None:
     """After SIGKILL of the server its trainer is gone, the running job gets another one, and the queued job follows."""
     async with doomed_server(str(tmp_path)) as (server, first, second):
         [trainer] = psutil.Process(server.pid).children()
@@ -179,9 +179,7 @@ async def test_two_servers_do_not_share_the_jobs_of_a_store(harness: Harness) ->
 
 
 @BOTH
-async def test_a_job_whose_events_cannot_be_stored_fails_and_the_queue_goes_on(
-    harness: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_job_without_storage_for_events_fails(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk ends the job and its trainer with the reason, even if the end cannot be written at first."""
     harness.play(TRAIN, HANG)
     monkeypatch.setattr("twofold_server.adaptation.runner._RETRY_SECONDS", 0.05)

@@ -57,7 +57,7 @@ async def test_jobs_of_two_servers_run_one_at_a_time_and_are_seen_at_both(harnes
     assert sum(ended) == 6
 
 
-async def test_a_server_that_starts_leaves_the_jobs_of_the_living_alone(harness: Harness, peer: Harness) -> None:
+async def test_a_starting_server_does_not_take_over_living_jobs(harness: Harness, peer: Harness) -> None:
     """A running job continues while another server starts, looks for orphaned jobs, and stops."""
     harness.play(TRAIN, ("sleep", 1.0), *publish())
 
@@ -84,7 +84,7 @@ async def test_a_job_is_cancelled_at_a_server_that_does_not_run_it(harness: Harn
             assert psutil.Process().children() == []
 
 
-async def test_a_server_that_was_taken_for_dead_stops_its_job_and_goes_on(
+async def test_a_server_declared_dead_stops_its_job(
     harness: Harness, location: DatabaseUrl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that was declared dead stops the trainer of a job that another server has taken over, promotes nothing, and continues."""
@@ -109,7 +109,7 @@ async def test_a_server_that_was_taken_for_dead_stops_its_job_and_goes_on(
     assert harness.promoter.promoted == []
 
 
-async def test_a_server_that_is_killed_leaves_its_jobs_to_the_others(
+async def test_another_server_continues_the_jobs_of_a_killed_one(
     harness: Harness, location: DatabaseUrl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the lease of a killed server ends, another server continues its job and the queue, and the old trainer is gone."""

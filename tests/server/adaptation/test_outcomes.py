@@ -63,7 +63,7 @@ async def test_every_ending_has_its_state_and_a_sentence(
     assert harness.metric("twofold_jobs_running") == 0
 
 
-async def test_a_trainer_that_cannot_start_says_so(harness: Harness) -> None:
+async def test_a_trainer_that_cannot_start_fails_the_job(harness: Harness) -> None:
     """An invalid interpreter fails the job, and the reason names it."""
     harness.set(trainer_python="/nowhere/python")
 
@@ -99,7 +99,7 @@ async def test_a_flood_of_events_is_kept_in_order(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("last", [[finish()], []], ids=["after its last word", "without one"])
-async def test_a_trainer_that_falls_silent_does_not_stay(harness: Harness, last: list[tuple[str, Any]]) -> None:
+async def test_a_silent_trainer_is_killed(harness: Harness, last: list[tuple[str, Any]]) -> None:
     """A trainer that is silent and does not exit is killed after the grace period; its last event counts."""
     harness.grace = 0.3
     harness.play(TRAIN, *last, ("silence", 0), ("ignore", 0), HANG)
@@ -110,7 +110,7 @@ async def test_a_trainer_that_falls_silent_does_not_stay(harness: Harness, last:
     assert psutil.Process().children() == []
 
 
-async def test_what_the_trainer_starts_ends_with_it(harness: Harness) -> None:
+async def test_children_of_the_trainer_end_with_it(harness: Harness) -> None:
     """A child of the trainer that holds the pipes open is killed with it and delays nothing."""
     harness.play(("spawn", 0), ("exit", 1))
     started_at = time.monotonic()
@@ -130,7 +130,7 @@ NICENESS = {
 
 
 @pytest.mark.parametrize("name", NICENESS)
-async def test_a_trainer_steps_back_as_far_as_it_is_told(harness: Harness, tmp_path: Path, name: str) -> None:
+async def test_a_trainer_has_the_configured_priority(harness: Harness, tmp_path: Path, name: str) -> None:
     """The trainer's niceness, scheduling policy and autogroup niceness are those of the setting."""
     requested, expected = NICENESS[name]
     harness.set(trainer_niceness=requested)
@@ -181,9 +181,7 @@ QUOTING: dict[str, list[tuple[str, Any]]] = {
 
 
 @pytest.mark.parametrize("kind", QUOTING)
-async def test_what_a_trainer_quotes_is_not_logged(
-    kind: str, harness: Harness, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_quoted_texts_are_not_logged(kind: str, harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
     """A text in a trainer's output is visible to those who may see the job; the log has it at level DEBUG only."""
     caplog.set_level(logging.DEBUG, "twofold_server")
     harness.play(TRAIN, *QUOTING[kind])

@@ -107,7 +107,7 @@ async def reach(state: str) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_paused_job_stands_still_and_then_goes_on(harness: Harness) -> None:
+async def test_a_paused_job_stops_and_resumes(harness: Harness) -> None:
     """A paused job's process is stopped, events and metrics show it, it does not count as running, and it ends successfully."""
     harness.play(TRAIN, ("sleep", 1.0), finish())
 

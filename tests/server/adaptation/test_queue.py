@@ -94,7 +94,7 @@ async def test_a_request_id_makes_one_job(harness: Harness) -> None:
         ),
     ],
 )
-async def test_what_cannot_run_is_refused_before_it_waits(
+async def test_impossible_jobs_are_rejected_at_submission(
     harness: Harness, spec: JobSpec, error: type[Exception], names: str
 ) -> None:
     """An invalid base or data set is an error of the call, not a failed job, and leaves no files."""
@@ -106,7 +106,7 @@ async def test_what_cannot_run_is_refused_before_it_waits(
     assert list(harness.store.root.glob("jobs/*")) == list(harness.store.root.glob("staging/*")) == []
 
 
-async def test_a_caller_that_goes_away_leaves_whole_jobs_or_none(harness: Harness) -> None:
+async def test_a_cancelled_submission_is_complete_or_absent(harness: Harness) -> None:
     """Whenever a call is cancelled, each created job has its files, and no files are without a job."""
     harness.set(max_queued_jobs=99)
 

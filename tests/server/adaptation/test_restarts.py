@@ -74,7 +74,7 @@ async def test_a_trainer_that_dies_each_time_is_not_started_for_ever(harness: Ha
     assert harness.promoter.promoted == []
 
 
-async def test_a_trainer_that_says_why_it_failed_is_not_started_again(harness: Harness) -> None:
+async def test_a_failed_trainer_is_not_restarted(harness: Harness) -> None:
     """A trainer that fails with an event or an exit code is not restarted, because it would fail again."""
     for actions in ([finish("failed", "There is no data.")], [("exit", 1)]):
         harness.play(TRAIN, *actions)
@@ -133,7 +133,7 @@ async def test_snapshots_go_with_the_end_of_their_job(harness: Harness, last: tu
 
 @BOTH
 @pytest.mark.parametrize("attempts", [1, 2])
-async def test_what_a_killed_trainer_was_writing_goes_with_it(harness: Harness, attempts: int) -> None:
+async def test_partial_files_of_a_killed_trainer_are_deleted(harness: Harness, attempts: int) -> None:
     """A half-written checkpoint of a killed trainer is deleted when its job is over or restarts, without a restart of the server."""
     harness.set(job_attempts=attempts)
     harness.play(TRAIN, ("stage", "half"), ("die", 1), finish())  # A second one would find the place taken.
@@ -144,7 +144,7 @@ async def test_what_a_killed_trainer_was_writing_goes_with_it(harness: Harness, 
     assert list((harness.store.root / "staging").iterdir()) == []
 
 
-async def test_the_end_of_a_job_leaves_alone_what_is_young(harness: Harness) -> None:
+async def test_the_end_of_a_job_keeps_recent_files(harness: Harness) -> None:
     """The end of a job deletes files without a job only after an hour, because another server may be creating their job."""
     young, old = (harness.store.root / "jobs" / name for name in ("job-young", "job-old"))
 
@@ -168,7 +168,7 @@ async def test_the_time_that_a_job_has_had_counts(harness: Harness) -> None:
         assert least <= job["request"]["max_runtime"] <= most
 
 
-async def test_a_start_clears_away_what_the_dead_have_left_half_done(harness: Harness) -> None:
+async def test_a_start_deletes_partial_files(harness: Harness) -> None:
     """At start, staged files, examples without a job, and snapshots and partial files of finished jobs are deleted; all else stays."""
     view = await harness.run()
     root = harness.store.root
@@ -190,7 +190,7 @@ async def test_a_start_clears_away_what_the_dead_have_left_half_done(harness: Ha
 
 
 @pytest.mark.parametrize("database", ["postgresql"])
-async def test_a_start_beside_others_leaves_alone_what_is_young(harness: Harness) -> None:
+async def test_a_start_next_to_others_keeps_recent_files(harness: Harness) -> None:
     """If servers share the jobs, a start deletes files without a job only after an hour."""
     young, old = (harness.store.root / "jobs" / name for name in ("job-young", "job-old"))
     for path in (young, old):

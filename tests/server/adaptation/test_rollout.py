@@ -32,7 +32,7 @@ from twofold_server.jobs.model import JobState
         ("never", "first", None, ["train"]),
     ],
 )
-async def test_a_candidate_goes_where_the_job_says(
+async def test_promote_decides_where_a_candidate_goes(
     harness: Harness, promote: Any, current: str, candidate: str | None, phases: list[str]
 ) -> None:
     """AUTO swaps before the job succeeds, MANUAL sets the alias "candidate", NEVER only publishes."""
@@ -47,7 +47,7 @@ async def test_a_candidate_goes_where_the_job_says(
 
 
 @pytest.mark.parametrize("error", [SwapError("golden text differs"), CheckpointNotFoundError("gone"), KeyError("odd")])
-async def test_a_failed_swap_fails_the_job_and_leaves_the_candidate(harness: Harness, error: Exception) -> None:
+async def test_a_failed_swap_fails_the_job_and_keeps_the_candidate(harness: Harness, error: Exception) -> None:
     """If the candidate cannot go live, the job says so, the old checkpoint serves, and the alias "candidate" names the new one."""
     harness.play(*publish())
     harness.promoter.fails = error
@@ -59,7 +59,7 @@ async def test_a_failed_swap_fails_the_job_and_leaves_the_candidate(harness: Har
     assert (harness.store.aliases().current, harness.store.aliases().candidate) == ("first", "second")
 
 
-async def test_a_candidate_is_not_promoted_over_what_it_was_not_compared_with(harness: Harness) -> None:
+async def test_a_candidate_is_not_promoted_over_another_base(harness: Harness) -> None:
     """If `current` changed during the training, the candidate waits for a person."""
     harness.play(TRAIN, ("sleep", 0.5), *publish())
     add_checkpoint(harness.store, "other")
@@ -74,7 +74,7 @@ async def test_a_candidate_is_not_promoted_over_what_it_was_not_compared_with(ha
     assert (harness.store.aliases().current, harness.store.aliases().candidate) == ("other", "second")
 
 
-async def test_a_queued_job_starts_from_what_is_current_then(harness: Harness) -> None:
+async def test_a_queued_job_resolves_its_base_when_it_starts(harness: Harness) -> None:
     """A job resolves its base alias when it starts, so that consecutive jobs build on each other."""
     async with harness.running() as runner:
         harness.play(TRAIN, ("sleep", 0.3), *publish()[1:])

@@ -130,7 +130,7 @@ async def test_a_data_set_has_no_more_names_than_it_may(kind: str, harness: Harn
 @pytest.mark.parametrize(
     "upload_id", ["", ".", "..", "../checkpoints/first", "upload-1/../x", "/etc", "upload-", "upload-no", "upload-\n"]
 )
-async def test_no_upload_id_leaves_its_root(harness: Harness, upload_id: str) -> None:
+async def test_an_upload_id_cannot_escape_its_root(harness: Harness, upload_id: str) -> None:
     """An invalid upload id is not found, wherever it would lead."""
     await upload(harness, ExampleBatch("train", [GOOD]))
 
@@ -138,7 +138,7 @@ async def test_no_upload_id_leaves_its_root(harness: Harness, upload_id: str) ->
         harness.uploads.open(upload_id)
 
 
-async def test_a_full_disk_is_told_and_leaves_nothing(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_disk_ends_the_upload(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a full disk the upload ends with an error and a retry delay."""
 
     def full(*_: object) -> None:

@@ -60,7 +60,7 @@ def view_at_first(view: Any) -> Any:
     return type(view)(id=view.id, spec=view.spec, created=view.created, base="first")
 
 
-async def test_a_watcher_that_leaves_harms_nobody(harness: Harness) -> None:
+async def test_a_cancelled_watch_affects_nobody(harness: Harness) -> None:
     """A cancelled watch affects neither the job nor the other watchers."""
     harness.play(TRAIN, ("sleep", 0.4), finish())
 

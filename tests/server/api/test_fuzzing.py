@@ -21,7 +21,7 @@ HEALTH = "/grpc.health.v1.Health/Check"
 
 
 @pytest.mark.parametrize(("world_kind", "count"), [("open", 1500), ("tokens", 700)])
-def test_whatever_is_sent_the_server_goes_on(world_kind: str, count: int) -> None:
+def test_no_input_stops_the_server(world_kind: str, count: int) -> None:
     """No case crashes or blocks the server or ends in INTERNAL; answers stay right, and log and store stay clean."""
     cases = (make_case(1, number, tokens=world_kind == "tokens") for number in range(count))
 
@@ -60,12 +60,12 @@ def case(path: str = PREDICT, **how: object) -> Case:
         (case("tcp:metrics"), "HTTP_500", False, "internal"),
     ],
 )
-def test_the_fuzzer_knows_what_is_wrong(item: Case, code: str, tokens: bool, wrong: str) -> None:
+def test_the_fuzzer_detects_problems(item: Case, code: str, tokens: bool, wrong: str) -> None:
     """An internal error, a call without an end and an unauthorised answer are problems; rejections are not."""
     assert judge(item, Outcome(code, "", 0.0), tokens=tokens) == wrong
 
 
-def test_the_fuzzer_sees_what_is_left_over(tmp_path: Path) -> None:
+def test_the_fuzzer_detects_leftover_files(tmp_path: Path) -> None:
     """Unexpected files in the store or next to it, and files of unknown jobs, are reported."""
     for path in (
         "store/jobs/job-1/train.jsonl",

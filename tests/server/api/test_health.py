@@ -35,7 +35,7 @@ async def test_an_unknown_service_is_not_found(store):
 
 
 @pytest.mark.parametrize("method", ["Check", "Watch", "List"])
-async def test_what_cannot_be_read_is_refused_as_everywhere(method, store, caplog):
+async def test_unreadable_requests_are_invalid_arguments(method, store, caplog):
     """Invalid bytes are INVALID_ARGUMENT with a reason, and no error is logged."""
     async with running(store) as server:
         call = server.channel.unary_stream(f"/grpc.health.v1.Health/{method}")(b"\x0a\xff")
@@ -53,7 +53,7 @@ async def test_all_states_are_listed(store):
     assert {name: status.status for name, status in statuses.items()} == dict.fromkeys(("", *SERVICES), SERVING)
 
 
-async def test_a_watcher_hears_of_the_end_and_does_not_delay_it(store):
+async def test_a_health_watch_ends_with_the_server(store):
     """Watch sends SERVING, then NOT_SERVING while calls are still answered, and then ends."""
     going = AsyncExitStack()
     server = await going.enter_async_context(serve(config_of(store, drain_delay=0.5, drain_timeout=30)))

@@ -88,7 +88,7 @@ async def test_grpc_retries_after_the_delay(store):
     assert called_at[1] - called_at[0] >= 0.2
 
 
-async def test_an_unknown_error_tells_nothing_of_our_insides(store, caplog):
+async def test_an_unknown_error_reveals_no_internals(store, caplog):
     """The caller gets INTERNAL and the request's id; the log has the id with the traceback."""
     with caplog.at_level(logging.ERROR):
         code, error, counted, _ = await fails_with(store, KeyError("/srv/secret/path"))
@@ -192,7 +192,7 @@ async def test_a_stream_that_is_left_while_it_answers_is_no_bug():
     assert [metrics.requests.labels("Watch", code)._value.get() for code in ("CANCELLED", "INTERNAL")] == [1, 0]
 
 
-async def test_a_caller_who_left_is_not_told():
+async def test_errors_after_the_caller_left_are_not_logged():
     """An error after the caller has left ends the call as cancelled and is not logged as an error."""
 
     class Left:

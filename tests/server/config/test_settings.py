@@ -256,7 +256,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("flags", "environment", "says"), WRONG)
-def test_what_cannot_be_ends_with_usage(flags, environment, says):
+def test_invalid_settings_end_with_usage(flags, environment, says):
     """An invalid setting ends with exit code 2 and an error that names it and the fix."""
     assert says in refused(flags, environment)
 

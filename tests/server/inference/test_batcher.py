@@ -98,7 +98,7 @@ async def test_a_large_request_is_split_and_comes_back_in_order(store):
         assert served.value("twofold_batch_windows_count") > 5
 
 
-async def test_too_many_requests_are_refused_at_once(store):
+async def test_too_many_requests_are_rejected_at_once(store):
     """Beyond max_requests a request is rejected before tokenization, with a retry delay."""
     async with scene(store, requests=2) as served:
         with gated() as gate:
@@ -135,7 +135,7 @@ async def test_a_full_queue_refuses_and_empties(store):
         assert served.value("twofold_dropped_total", reason="cancelled") == 3
 
 
-async def test_what_would_wait_too_long_is_refused_at_the_door(store):
+async def test_requests_that_would_wait_too_long_are_rejected_before_reading(store):
     """A request that would wait too long is rejected before it is read, but not after it was admitted.
 
     At 10,000 tokens per second and a limit of 10 ms, with a pass of 19 tokens in progress, 21 tokens are admitted before reading and
@@ -165,7 +165,7 @@ async def test_what_would_wait_too_long_is_refused_at_the_door(store):
         assert await served.labels("play") == ["a_music"]
 
 
-async def test_a_request_above_the_limit_of_time_is_answered_alone(store):
+async def test_a_slow_request_is_answered_if_nothing_waits(store):
     """A request that takes longer than the limit is answered if nothing else waits."""
     async with scene(store, wait=0.001) as served:
         assert await served.labels(*["rain"] * 200) == ["a_weather"] * 200
@@ -202,7 +202,7 @@ async def test_an_empty_queue_takes_a_request_above_its_bound(store):
             await asyncio.gather(*calls)
 
 
-async def test_what_is_past_its_deadline_never_reaches_the_engine(store):
+async def test_expired_texts_never_reach_the_engine(store):
     """A text whose deadline passes in the queue is dropped and counted, and other texts are answered."""
     async with scene(store) as served:
         with gated() as gate:
@@ -220,7 +220,7 @@ async def test_what_is_past_its_deadline_never_reaches_the_engine(store):
         assert served.value("twofold_dropped_total", reason="deadline") == 1
 
 
-async def test_what_nobody_waits_for_does_not_reach_the_engine_that_comes_next(store):
+async def test_abandoned_texts_do_not_reach_the_next_engine(store):
     """After a swap, expired and abandoned texts are in no pass of the new engine."""
     async with scene(store) as served:
         new = await asyncio.to_thread(served.load, "b")
@@ -281,7 +281,7 @@ async def test_an_engine_that_fails_fails_one_batch(store):
 
 
 @pytest.mark.parametrize("ask", ["predict", "embed"])
-async def test_a_text_with_numbers_that_are_none_fails_alone(store, ask):
+async def test_a_text_with_nan_fails_alone(store, ask):
     """If a text gives NaN, only its caller gets an error, the others get their answers, and the failure is counted."""
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(tag="c", breaks=("sunny",)), name="c")
     message = []
@@ -307,7 +307,7 @@ async def test_a_text_with_numbers_that_are_none_fails_alone(store, ask):
         assert message == [("c", False), ("c", True)]
 
 
-async def test_stopping_answers_what_waits(store):
+async def test_stopping_answers_queued_requests(store):
     """stop() returns after the last answer, and later requests are rejected."""
     async with scene(store) as served:
         with gated() as gate:
@@ -366,7 +366,7 @@ async def test_another_tokenizer_reads_the_text_again(store):
         assert [(e.start, e.end, e.type) for e in actual.answers[0].entities] == spans
 
 
-async def test_equal_tokenizers_are_not_asked_twice(store):
+async def test_equal_tokenizers_do_not_tokenize_twice(store):
     """A text is not tokenized again if the new checkpoint has the same tokenizer."""
     async with scene(store) as served:
         new = await asyncio.to_thread(served.load, "b")
@@ -397,7 +397,7 @@ async def test_features_and_predictions_never_share_a_pass(store):
         assert embedded.answers[0].offsets.tolist() == [[0, 4]]
 
 
-async def test_passes_run_side_by_side_and_share_what_waits(store):
+async def test_concurrent_passes_share_the_queue(store):
     """With two concurrent passes, a large request is divided between them, and its answers return in order."""
     together = threading.Barrier(2, timeout=10)
     run, sizes = Engine.run, []

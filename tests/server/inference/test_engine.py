@@ -53,7 +53,7 @@ def same(left, right):
 
 
 @given(TEXTS)
-def test_the_graph_answers_as_the_arithmetic_says(text):
+def test_the_graph_matches_numpy(text):
     """A text's answer equals the one computed in NumPy, with one or more windows."""
     [answer] = ask([text])
 
@@ -91,14 +91,14 @@ def test_a_broken_checkpoint_is_not_loaded(kind, tmp_path):
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_widths_that_the_graph_leaves_open_are_seen_when_it_runs(tmp_path):
+def test_dynamic_widths_are_checked_at_warm_up(tmp_path):
     """A graph with dynamic widths is loaded if its outputs are as wide as the manifest says."""
     store = tiny_checkpoints.make_store(tmp_path)
 
     assert load_engine(tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(open_widths=True)), SETTINGS).id == "a"
 
 
-def test_warming_up_compares_what_comes_out():
+def test_the_warm_up_checks_output_widths():
     """Outputs that are not as wide as the manifest says fail the warm-up, whatever the graph declares."""
 
     def narrow(ids, mask, outputs):

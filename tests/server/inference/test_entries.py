@@ -59,7 +59,7 @@ def test_batch_after_batch_answers_everything_once(queue, budget, tokens):
     assert set(taken) == set(queue)
 
 
-def test_neighbours_in_length_go_together_where_padding_is_dear():
+def test_similar_lengths_are_batched_if_padding_is_expensive():
     """Entries of similar length are batched together if padding is expensive, that is, with long windows."""
     long = [entry([10]), entry([160]), entry([9]), entry([161]), entry([10])]
     short = [entry([10]), entry([20]), entry([9]), entry([21]), entry([10])]
@@ -68,7 +68,7 @@ def test_neighbours_in_length_go_together_where_padding_is_dear():
     assert [encoding.longest for encoding in select_batch(short, 999, 999, COST)] == [21, 20, 10, 10, 9]
 
 
-def test_who_came_first_does_not_wait_for_those_who_came_last():
+def test_a_batch_has_the_oldest_entries():
     """A batch consists of the oldest entries, even if a later one would fit better."""
     queue = [entry([10]), entry([5]), entry([6]), entry([10])]
 

@@ -89,7 +89,7 @@ def test_a_session_s_threads_sleep_and_keep_no_memory(graph: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no priority of its own")
-def test_a_session_is_loaded_behind_requests_and_answers_beside_them(graph: Path) -> None:
+def test_a_session_is_loaded_at_idle_priority(graph: Path) -> None:
     """A session is loaded at idle priority, and its own threads have normal priority."""
 
     def niceness(thread: int) -> int:

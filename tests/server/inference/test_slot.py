@@ -76,7 +76,7 @@ def test_leases_of_the_new_engine_do_not_keep_the_old_one():
         assert closed(old)
 
 
-def test_an_engine_that_nobody_leases_closes_at_once():
+def test_an_unleased_engine_closes_at_once():
     """Without leases the old engine is closed at once."""
     slot, old = Slot(Metrics()), StubEngine("old")
     slot.swap(old)
@@ -109,7 +109,7 @@ def test_drain_returns_when_all_is_closed():
     assert slot.live is None
 
 
-def test_metrics_tell_what_is_in_memory():
+def test_metrics_show_the_engines_in_memory():
     """Metrics show readiness, the live checkpoint and the engines in memory before, during and after a swap."""
     metrics = Metrics()
     slot, old, new = Slot(metrics), StubEngine("old"), StubEngine("new")

@@ -18,7 +18,7 @@ from twofold_server.inference.throughput import ThroughputEstimator
         (2, (84, 184), 500, 0.4),  # Two passes share what waits, and what runs.
     ],
 )
-def test_what_runs_comes_before_what_waits(passes, running, tokens, seconds):
+def test_the_estimate_counts_running_and_queued_tokens(passes, running, tokens, seconds):
     """At a thousand tokens per second the estimate counts the tokens in passes and in the queue."""
     pace = ThroughputEstimator(passes, tokens_per_second=1000.0)
     for thread, size in enumerate(running):
@@ -38,7 +38,7 @@ def test_a_pass_that_is_over_takes_no_more_time():
 
 
 @given(st.lists(st.integers(1, 2048), min_size=60, max_size=60))
-def test_the_speed_is_learnt_whatever_the_sizes_of_passes(sizes):
+def test_the_speed_is_learned_for_any_pass_size(sizes):
     """After sixty passes on a machine fifty times slower than the initial guess, the estimate is within one per cent."""
     pace = ThroughputEstimator(1)
     for tokens in sizes:
@@ -47,7 +47,7 @@ def test_the_speed_is_learnt_whatever_the_sizes_of_passes(sizes):
     assert pace.tokens_per_second == pytest.approx(200.0, rel=0.01)
 
 
-def test_a_pass_of_no_time_does_no_harm():
+def test_a_pass_of_zero_seconds_gives_a_finite_speed():
     """A pass of zero seconds gives a finite speed."""
     pace = ThroughputEstimator(1)
     pace.update(100, 16, 0.0)

@@ -139,7 +139,7 @@ def test_a_job_is_the_sum_of_its_events(event: list[JobEvent], expected: dict[st
 
 
 @pytest.mark.parametrize(("event", "expected"), REPORTS)
-def test_a_report_is_the_sum_of_what_was_measured(event: list[JobEvent], expected: dict[str, object]) -> None:
+def test_a_report_is_the_sum_of_its_measurements(event: list[JobEvent], expected: dict[str, object]) -> None:
     """Scores before and after are paired, and missing ones stay absent."""
     view, _ = tell(first(), *event)
 

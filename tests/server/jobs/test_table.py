@@ -44,7 +44,7 @@ def job(number: int, **settings: str) -> Job:
 
 
 @BOTH
-def test_the_table_gives_back_what_was_said(location: DatabaseLocation) -> None:
+def test_the_table_returns_stored_events(location: DatabaseLocation) -> None:
     """Every kind of event is read back unchanged, and the stored job is the replay of the stored events."""
     everything = [item for event, _ in (*EFFECTS, *REPORTS) for item in event]
     everything = [record for record in everything if not isinstance(record, StateEntered)]
@@ -69,7 +69,7 @@ def test_the_table_gives_back_what_was_said(location: DatabaseLocation) -> None:
 
 
 @BOTH
-def test_a_job_that_is_over_says_nothing_more(location: DatabaseLocation) -> None:
+def test_a_finished_job_has_no_more_events(location: DatabaseLocation) -> None:
     """The event with a final state is the last one."""
     table = JobTable(location)
     table.add(first(), "digest", limit=9)
@@ -83,7 +83,7 @@ def test_a_job_that_is_over_says_nothing_more(location: DatabaseLocation) -> Non
 
 
 @BOTH
-def test_what_came_of_a_job_follows_its_end(location: DatabaseLocation) -> None:
+def test_a_rollback_is_appended_after_the_end(location: DatabaseLocation) -> None:
     """A rollback is appended to a finished job as one more event, and its end stays unchanged."""
     table = JobTable(location)
     table.add(first(), "digest", limit=9)
@@ -136,7 +136,7 @@ def test_queue_and_pages_survive(location: DatabaseLocation) -> None:
 
 @BOTH
 @pytest.mark.parametrize("job_id", ["", "job-2", "a\0b", "\ud7ff\n", "' OR 1=1 --"])
-def test_what_is_no_job_is_not_found(location: DatabaseLocation, job_id: str) -> None:
+def test_an_invalid_job_id_is_not_found(location: DatabaseLocation, job_id: str) -> None:
     """Any string in place of a job id is looked up or rejected, and never an internal error."""
     table = JobTable(location)
     table.add(first(), "digest", limit=9)

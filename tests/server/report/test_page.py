@@ -248,7 +248,7 @@ BARE = {
 
 
 @pytest.mark.parametrize("name", [*BARE, "all"])
-def test_what_is_not_known_is_not_shown(name: str) -> None:
+def test_missing_parts_are_not_shown(name: str) -> None:
     """Any part of a report may be missing; the page always shows the reason."""
     changed = document(**(BARE if name == "all" else {name: BARE[name]}))
 
@@ -285,7 +285,7 @@ CHIPS = [
 
 
 @pytest.mark.parametrize(("figure", "value", "bounds", "exact", "text", "tone"), CHIPS)
-def test_a_fall_is_red_only_beyond_what_was_allowed(
+def test_a_drop_is_red_only_beyond_its_margin(
     *, figure: str, value: float, bounds: tuple[float, float], exact: bool, text: str, tone: str
 ) -> None:
     """A difference has the tone of the gate's judgement, and a drop shows what was allowed."""

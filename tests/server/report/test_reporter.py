@@ -80,7 +80,7 @@ ENDINGS: dict[str, tuple[list[tuple[str, Any]], str, str]] = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-async def test_every_job_leaves_a_report(harness: Harness, ending: str) -> None:
+async def test_every_finished_job_has_a_report(harness: Harness, ending: str) -> None:
     """Every finished job has both forms of its report, with the trainer's findings if they can be read."""
     actions, state, word = ENDINGS[ending]
     harness.play(*actions)
@@ -126,7 +126,7 @@ async def test_a_report_over_the_wire(harness: Harness) -> None:
         ]
 
 
-async def test_what_has_no_report(harness: Harness) -> None:
+async def test_jobs_without_a_report(harness: Harness) -> None:
     """An unknown job is NOT_FOUND, an unfinished job has no report yet, and an unknown format is named in the error."""
     async with client_of(harness) as (client, runner):
         with pytest.raises(NotFoundError):

@@ -40,7 +40,7 @@ def priority():
     return os.getpriority(os.PRIO_PROCESS, threading.get_native_id()), os.sched_getscheduler(0)
 
 
-def test_work_aside_is_done_on_another_thread():
+def test_run_in_thread_uses_another_thread():
     """run_in_thread() returns the result of the work, and raises its error."""
     assert run_in_thread(threading.get_ident) != threading.get_ident()
     with pytest.raises(ZeroDivisionError):
@@ -74,6 +74,6 @@ def test_only_the_thread_that_steps_back_and_those_that_it_starts_do():
         (16, "cuda", {}, 1, 16),
     ],
 )
-def test_passes_and_their_threads_are_as_many_as_cpus(cpus, device, requested, passes, threads):
+def test_passes_and_threads_match_the_cpus(cpus, device, requested, passes, threads):
     """There are two passes with a second core, one on a GPU, and one thread per CPU in all."""
     assert split_cpus(cpus, device, **requested) == (passes, threads)

@@ -76,7 +76,7 @@ def test_this_machine_has_memory_left():
     assert count_free_bytes() > 0
 
 
-def test_what_does_not_fit_is_refused_before_it_is_loaded(store, monkeypatch):
+def test_a_checkpoint_that_does_not_fit_is_rejected_before_loading(store, monkeypatch):
     """If a second copy does not fit, loading fails with the needed and the free amount before a session is opened."""
     monkeypatch.setattr("twofold_server.versions.loader.count_free_bytes", lambda: 10 << 20)
     monkeypatch.setattr("twofold_server.versions.loader.Engine", None)
@@ -85,7 +85,7 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded(store, monkeypatch):
         load_engine(store.get("b"), EngineSettings())
 
 
-def test_where_nobody_knows_it_is_tried(store, monkeypatch):
+def test_unknown_memory_does_not_prevent_loading(store, monkeypatch):
     """If the available memory is unknown, a checkpoint is loaded."""
     monkeypatch.setattr("twofold_server.versions.loader.count_free_bytes", lambda: None)
 
@@ -93,7 +93,7 @@ def test_where_nobody_knows_it_is_tried(store, monkeypatch):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps what is freed")
-def test_what_was_allocated_apart_goes_back_to_the_system():
+def test_mmapped_memory_returns_to_the_system():
     """80 MB that are freed below a live allocation return to the system if they were allocated with mmap, and not otherwise."""
 
     def went_back(how):

@@ -51,7 +51,7 @@ def test_no_jobs_need_nothing():
     assert needed_by("one", [], Aliases(current="one")) is None
 
 
-async def test_what_jobs_build_on_stays_until_they_are_over(harness: Harness):
+async def test_bases_are_kept_until_their_jobs_are_over(harness: Harness):
     """The bases of running and queued jobs are kept until the jobs are over."""
     for name in ("second", "third", "fourth"):
         add_checkpoint(harness.store, name)

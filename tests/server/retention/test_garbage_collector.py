@@ -68,7 +68,7 @@ REQUIRED_SCOPES: list[tuple[list[Job], Aliases, str | None, set[str]]] = [
 
 
 @pytest.mark.parametrize(("jobs", "aliases", "live", "needed"), REQUIRED_SCOPES)
-def test_what_is_needed(jobs: list[Job], aliases: Aliases, live: str | None, needed: set[str]) -> None:
+def test_needed_checkpoints(jobs: list[Job], aliases: Aliases, live: str | None, needed: set[str]) -> None:
     """Needed are all aliases, the live checkpoint, and the bases and candidates of unfinished jobs."""
     assert needed_checkpoints(jobs, aliases, live) == needed
 
@@ -98,7 +98,7 @@ def names(path: Path) -> set[str]:
     return {item.name for item in path.iterdir()}
 
 
-async def test_checkpoints_and_uploads_go_but_none_that_a_job_needs(harness: Harness) -> None:
+async def test_retention_keeps_what_jobs_need(harness: Harness) -> None:
     """Beyond the limits the oldest are deleted and counted; current and the base of the running job are kept."""
     harness.set(keep_checkpoints=1, keep_uploads=1)
     harness.play(TRAIN, HANG)
@@ -123,7 +123,7 @@ async def test_checkpoints_and_uploads_go_but_none_that_a_job_needs(harness: Har
     assert counts == {"checkpoint": 2, "upload": 2, "job": 0}
 
 
-async def test_what_a_job_waits_or_trains_with_stays(harness: Harness) -> None:
+async def test_uploads_and_bases_of_unfinished_jobs_are_kept(harness: Harness) -> None:
     """Uploads and bases of running and queued jobs are kept until the jobs are over, however old they are."""
     harness.set(keep_uploads=1, keep_checkpoints=1)
     harness.play(TRAIN, ("wait", "go-on"), finish())
@@ -182,7 +182,7 @@ async def test_jobs_go_with_all_that_is_theirs(harness: Harness, monkeypatch: py
     assert harness.metric("twofold_collected_total", kind="job") == 2
 
 
-async def test_without_limits_nothing_goes(harness: Harness) -> None:
+async def test_without_limits_nothing_is_deleted(harness: Harness) -> None:
     """By default everything is kept, however old."""
     add_checkpoint(harness.store, "old")
     age(harness.store.root / "checkpoints" / "old", 9999)

@@ -28,7 +28,7 @@ def callers(tmp_path):
     return made
 
 
-async def test_the_table_holds_what_is_served_and_nothing_else(store):
+async def test_the_table_has_every_served_method(store):
     """Every served method, and every one that is rejected with advice, is in the table of required scopes."""
     async with running(store) as server:
         paths = {item.path for item in await served(server.channel)}
@@ -45,7 +45,7 @@ def allowed(need, caller):
 
 
 @pytest.mark.parametrize("caller", ["nobody", "stranger", "predict", "adapt", "admin", "all"])
-async def test_every_procedure_lets_in_whom_the_table_says(caller, store, callers):
+async def test_every_method_admits_its_scopes(caller, store, callers):
     """Each method is called without a token, with an unknown one and with one of each scope; the table decides."""
     unknown_callers = Callers(callers.path.with_name("others.toml"))
     unknown_callers.add("admin", "predict", "adapt", "admin")
@@ -87,7 +87,7 @@ HEADERS = [
 
 
 @pytest.mark.parametrize(("headers", "says"), HEADERS)
-async def test_a_call_without_a_good_token_is_told_what_to_do(headers, says, store, callers):
+async def test_a_call_without_a_valid_token_is_unauthenticated(headers, says, store, callers):
     """UNAUTHENTICATED has a stable reason, repeats nothing of the token, and is counted."""
     metadata = tuple((key, value.format(**callers.tokens)) for key, value in headers)
 
@@ -108,7 +108,7 @@ async def test_the_scheme_may_be_written_in_any_case(scheme, store, callers):
         await server.inference.Predict(pb.PredictRequest(texts=["rain"]), metadata=metadata)
 
 
-async def test_a_token_without_the_scope_is_told_which(store, callers):
+async def test_a_missing_scope_is_named(store, callers):
     """PERMISSION_DENIED names the token, its scopes and the required one."""
     async with running(store, tokens=callers.path) as server:
         rolling = Procedure("/twofold.v1.CheckpointService/RollBack", False, False)
@@ -187,7 +187,7 @@ async def test_a_token_has_its_rate(store, callers):
         assert {code for code, _ in others} == {"INVALID_ARGUMENT"}
 
 
-async def test_a_rate_that_is_used_up_stays_so_when_another_line_changes(store, callers):
+async def test_reloading_tokens_keeps_their_rate_limits(store, callers):
     """Reloading the file does not reset the rate limit of an unchanged token."""
     callers.add("slow", "predict", rate=0.001)
     predict = Procedure(PREDICT, False, False)

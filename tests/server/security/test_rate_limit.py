@@ -43,7 +43,7 @@ def test_the_rate_holds_in_the_long_run(rate):
     assert taken == pytest.approx(100 * rate + max(1, rate), abs=2)
 
 
-def test_who_comes_when_told_is_let_in():
+def test_a_request_after_the_retry_delay_is_admitted():
     """After the delay of a rejection, a request is admitted."""
     clock = Clock()
     limit = RateLimit(2, clock)

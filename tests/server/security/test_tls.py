@@ -107,7 +107,7 @@ async def code_for(target, roots, certificate=None):
         return grpc.StatusCode.OK
 
 
-async def test_tls_lets_in_whoever_trusts_its_certificate(store, files, authority, other_authority):
+async def test_tls_admits_callers_that_trust_its_certificate(store, files, authority, other_authority):
     """A caller that trusts the authority is answered; one that trusts another, or uses plaintext, is not."""
     async with serve(config_of(store, **files.settings(mutual=False))) as server:
         assert await code_for(server.target, roots_of(authority)) is grpc.StatusCode.OK
@@ -184,7 +184,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-async def test_wrong_files_leave_the_old_ones_in_force(kind, *, store, files, authority, other_authority, caplog):
+async def test_invalid_certificate_files_are_not_used(kind, *, store, files, authority, other_authority, caplog):
     """Invalid files are logged and not used; the next valid ones are."""
     caller = issue(authority, "caller")
 
@@ -219,7 +219,7 @@ def fetch(url, authority):
         return type(error.reason)
 
 
-async def test_metrics_come_by_tls_if_asked_for(store, files, authority, other_authority, caplog):
+async def test_metrics_use_tls_on_request(store, files, authority, other_authority, caplog):
     """With metrics-tls the HTTP port uses the server's certificate and reloads it when it changes."""
 
     def story(url):
@@ -240,7 +240,7 @@ async def test_metrics_come_by_tls_if_asked_for(store, files, authority, other_a
         await asyncio.to_thread(story, server.metrics_url)
 
 
-async def test_who_is_slow_to_shake_hands_holds_up_nobody(store, files, authority):
+async def test_a_slow_handshake_blocks_nobody(store, files, authority):
     """A connection that never completes the handshake does not block others."""
 
     def story(url):

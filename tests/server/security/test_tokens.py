@@ -11,7 +11,7 @@ from twofold_server.security.tokens import find_grant, make_token, read_tokens
 DIGEST = "0" * 64
 
 
-def test_a_token_is_found_by_the_line_that_was_made_with_it(tmp_path):
+def test_a_token_is_found_by_its_digest(tmp_path):
     """make_token() returns a line with the digest, and the file contains no secret."""
     token, line = make_token("checkout", ["adapt", "predict"], 12.5)
     (tmp_path / "tokens.toml").write_text(line, encoding="utf-8")
@@ -58,7 +58,7 @@ def test_no_two_tokens_are_the_same():
         lambda token: token + "é\ud800",
     ],
 )
-def test_what_is_nearly_a_token_is_none(change, tmp_path):
+def test_a_changed_token_is_not_found(change, tmp_path):
     """A token with any changed, missing or additional character is not found."""
     made = [make_token(name, ["predict"]) for name in ("checkout", "other")]
     (tmp_path / "tokens.toml").write_text("\n".join(line for _, line in made), encoding="utf-8")
@@ -96,7 +96,7 @@ def test_a_wrong_file_is_refused_with_its_line(text, says, tmp_path):
     assert says in str(caught.value)
 
 
-def test_the_command_prints_the_line_and_the_token_apart(capsys, tmp_path):
+def test_make_token_prints_the_line_and_the_token_separately(capsys, tmp_path):
     """The line for the file goes to stdout, and the token to stderr, once."""
     run_command("make-token", "checkout", "--scopes", "predict,admin", "--requests-per-second", "5")
 
@@ -119,7 +119,7 @@ def test_the_command_prints_the_line_and_the_token_apart(capsys, tmp_path):
         (["a"], "--scopes"),
     ],
 )
-def test_the_command_refuses_what_would_not_work(arguments, says, capsys):
+def test_make_token_rejects_invalid_arguments(arguments, says, capsys):
     """An invalid argument ends with exit code 2, and no token is created."""
     with pytest.raises(SystemExit) as ended:
         run_command("make-token", *arguments)

@@ -43,7 +43,7 @@ def test_every_alias_that_moved_is_a_row_that_survives(location: DatabaseLocatio
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_what_nobody_wrote_down_is_found_at_the_next_start(location: DatabaseLocation) -> None:
+def test_missed_alias_changes_are_recorded_at_the_next_start(location: DatabaseLocation) -> None:
     """Changes by another process, or before a crash, are recorded at the next start with an outside author."""
     database = Database(location)
     table = AliasTable(database)
@@ -72,7 +72,7 @@ async def history(server: object, **fields: object) -> list[tuple[str, ...]]:
     ]
 
 
-async def test_calls_leave_the_name_of_the_token(tmp_path: Path) -> None:
+async def test_alias_changes_have_the_name_of_the_token(tmp_path: Path) -> None:
     """Promotion, rollback and deletion record the token's name, also after a restart; an invalid page token is rejected."""
     store = tiny_checkpoints.make_store(tmp_path / "store", "a", "b")
     store.set_candidate("b")
@@ -100,7 +100,7 @@ async def test_calls_leave_the_name_of_the_token(tmp_path: Path) -> None:
         ]
 
 
-async def test_a_job_leaves_its_id(harness: Harness) -> None:
+async def test_alias_changes_of_a_job_have_its_id(harness: Harness) -> None:
     """Aliases that a job sets are recorded with the job as author."""
     harness.play(*publish())
     view = await harness.run()

@@ -115,7 +115,7 @@ def test_to_look_after_each_does_not_add_up():
 
 
 @pytest.mark.parametrize(("share", "limit", "within"), [(0.5, 0.2, 60), (0.1, 0.02, 250), (1.0, 0.05, 5)])
-def test_what_is_bad_is_found(share, limit, within):
+def test_bad_checkpoints_are_detected(share, limit, within):
     """Far above the limit, a few dozen observations are enough for all of 50 checkpoints."""
     chance = random.Random(2)
     actual = [first_proof(share, limit, 1000, chance, 1e-3) for _ in range(50)]
@@ -154,7 +154,7 @@ def answer_of(label="x", *spans):
         (Prediction(), Prediction(), {}),
     ],
 )
-def test_answers_are_compared_by_what_both_can_say(item, second, actual):
+def test_answers_are_compared_by_shared_names(item, second, actual):
     """Names that only one checkpoint has, and texts without entities in both answers, do not count."""
     assert agreements(item, second, SHARED) == actual
 

@@ -29,7 +29,7 @@ def load(root: Path, precision: str, **recipe) -> Engine:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_the_graph_that_is_asked_for_serves(precision: str, tmp_path: Path) -> None:
+def test_the_requested_precision_serves(precision: str, tmp_path: Path) -> None:
     """A checkpoint with both graphs serves in the requested precision."""
     assert load(tmp_path, precision, int8=PASSED).precision == precision
 
@@ -51,7 +51,7 @@ def test_a_graph_that_is_not_there_is_refused(int8: ReducedGraph | None, message
 
 
 @pytest.mark.parametrize(("faster", "expected"), [("int8", "int8"), ("fp32", "fp32")])
-def test_auto_serves_what_is_faster(faster: str, expected: str, tmp_path: Path) -> None:
+def test_auto_serves_the_faster_graph(faster: str, expected: str, tmp_path: Path) -> None:
     """Of the graphs that passed, auto keeps the faster one and closes the other."""
     loaded = []
 
@@ -69,7 +69,7 @@ def test_auto_serves_what_is_faster(faster: str, expected: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("settled", ["int8", "fp32"])
-def test_auto_takes_what_is_fastest_in_a_checkpoint_like_it(settled: str, tmp_path: Path) -> None:
+def test_auto_reuses_the_precision_of_a_loaded_backbone(settled: str, tmp_path: Path) -> None:
     """If an engine of the same backbone is loaded, auto uses its precision without timing."""
     live = load(tmp_path, settled, int8=PASSED)
     checkpoint = tiny_checkpoints.publish(Store(tmp_path), tiny_checkpoints.Recipe(tag="b", int8=PASSED))
@@ -84,7 +84,7 @@ def test_auto_takes_what_is_fastest_in_a_checkpoint_like_it(settled: str, tmp_pa
 @pytest.mark.parametrize(
     "recipe", [{"int8": None}, {"int8": PASSED, "int8_golden_tag": "y"}], ids=["it has none", "it answers wrongly"]
 )
-def test_auto_does_not_insist_on_what_was_fastest(recipe: dict, tmp_path: Path) -> None:
+def test_auto_falls_back_to_fp32(recipe: dict, tmp_path: Path) -> None:
     """If an engine in int8 is loaded, a checkpoint that cannot serve in int8 serves in fp32."""
     live = load(tmp_path, "int8", int8=PASSED)
     checkpoint = tiny_checkpoints.publish(Store(tmp_path), tiny_checkpoints.Recipe(tag="b", **recipe))

@@ -180,7 +180,7 @@ async def test_promotions_take_turns(store):
         assert (setup.slot.live.id, store.aliases().current) == ("a", "a")
 
 
-async def test_a_candidate_replaces_only_what_it_was_compared_with(store):
+async def test_a_candidate_replaces_only_its_base(store):
     """A candidate is not promoted if another checkpoint became current meanwhile, unless it is the candidate itself."""
     async with scene(store) as setup:
         with pytest.raises(BaseChangedError, match="the current checkpoint is now a"):
@@ -194,7 +194,7 @@ async def test_a_candidate_replaces_only_what_it_was_compared_with(store):
         assert setup.count("failed") == 0
 
 
-async def test_a_caller_that_leaves_does_not_cut_a_promotion_in_half(store):
+async def test_a_cancelled_caller_does_not_interrupt_a_promotion(store):
     """If the caller is cancelled, the promotion is completed, and engine and aliases agree."""
     async with scene(store) as setup:
         call = asyncio.create_task(setup.promoter.promote("b", ANNA))

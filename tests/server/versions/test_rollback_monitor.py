@@ -77,7 +77,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("recipe", "texts", "cause"), BAD, ids=["not finite", "fails"])
-async def test_errors_undo_what_a_job_made_live(tmp_path, recipe, texts, cause):
+async def test_errors_roll_back_a_job_s_checkpoint(tmp_path, recipe, texts, cause):
     """If a job's checkpoint gives NaN or failing passes on live texts, the previous one is restored."""
     store, harness = harness_of(tmp_path, recipe)
 
@@ -102,7 +102,7 @@ def slow(checkpoint_id):
         yield
 
 
-async def test_slowness_undoes_what_a_job_made_live(tmp_path):
+async def test_slowness_rolls_back_a_job_s_checkpoint(tmp_path):
     """If a job's checkpoint takes many times as long per text, the previous one is restored."""
     store, harness = harness_of(tmp_path, tiny_checkpoints.Recipe())
 
@@ -115,7 +115,7 @@ async def test_slowness_undoes_what_a_job_made_live(tmp_path):
             await undone(server, "latency")
 
 
-async def test_what_a_person_chose_is_undone_for_errors_only(tmp_path):
+async def test_a_person_s_checkpoint_is_rolled_back_for_errors_only(tmp_path):
     """A checkpoint that a person promoted is rolled back for errors only; other answers are compared but decide nothing."""
     store = tiny_checkpoints.make_store(tmp_path / "store", "a")
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(forgets=("sunny", "cold")), name="other")
@@ -136,7 +136,7 @@ async def test_what_a_person_chose_is_undone_for_errors_only(tmp_path):
         assert (await server.predict("sunny!")).checkpoint_id == "other"
 
 
-async def test_a_good_swap_stays_and_frees_its_memory(tmp_path):
+async def test_a_good_swap_releases_the_standby_engine(tmp_path):
     """After the window the previous checkpoint leaves memory; a rollback within it loads nothing."""
     store = tiny_checkpoints.make_store(tmp_path / "store", "a")
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(), name="b")

@@ -77,7 +77,7 @@ async def test_a_good_candidate_is_made_live_after_its_texts(tmp_path):
         assert await server.metric("twofold_engines") == 1
 
 
-async def test_who_follows_the_job_hears_how_far_it_is(tmp_path, monkeypatch):
+async def test_progress_events_report_compared_texts(tmp_path, monkeypatch):
     """Progress events report the compared texts; the report has only the final numbers."""
     monkeypatch.setattr(shadow_test_module, "REPORT_SECONDS", 0.0)
     monkeypatch.setattr(shadow_test_module, "_POLL_SECONDS", 0.01)
@@ -97,7 +97,7 @@ async def test_who_follows_the_job_hears_how_far_it_is(tmp_path, monkeypatch):
         assert notes == [progress[-1]]
 
 
-async def test_a_word_on_the_way_that_cannot_be_written_ends_nothing(tmp_path, monkeypatch):
+async def test_an_unwritable_progress_event_is_ignored(tmp_path, monkeypatch):
     """If a progress event cannot be written, the job continues."""
     monkeypatch.setattr(shadow_test_module, "REPORT_SECONDS", 0.0)
     monkeypatch.setattr(shadow_test_module, "_POLL_SECONDS", 0.01)
@@ -176,7 +176,7 @@ async def test_a_job_in_shadow_can_be_cancelled(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "state"), [("other", pb.JOB_STATE_FAILED), ("candidate", pb.JOB_STATE_SUCCEEDED)])
-async def test_a_person_who_promotes_meanwhile_is_obeyed(tmp_path, name, state):
+async def test_a_promotion_by_a_person_ends_the_shadow_test(tmp_path, name, state):
     """If a person promotes another checkpoint meanwhile, the shadow test ends, and the candidate is not promoted automatically."""
     async with in_shadow(tmp_path, tiny_checkpoints.Recipe()) as (server, store):
         tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(), name="other")

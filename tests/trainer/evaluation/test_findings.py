@@ -52,7 +52,7 @@ def scores(events: Iterable[Event], moment: str) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("head", ["ner", "classifier"])
-def test_findings_say_what_the_events_say(make_job: MakeJob, head: str) -> None:
+def test_findings_match_the_events(make_job: MakeJob, head: str) -> None:
     """Scores, flips and names in the findings match the events, and their texts are the held-out ones."""
     margin = Statistical(margin=90)
     events, findings = findings_of(make_job(head, freeze="head", hyperparameters=QUICK, protection=margin))
@@ -96,7 +96,7 @@ def _check_changes(findings: Findings) -> None:
             )
 
 
-def test_nothing_trained_is_found_too(make_job: MakeJob) -> None:
+def test_a_job_that_only_measures_has_findings(make_job: MakeJob) -> None:
     """A job that only measures writes its scores, without scores after training."""
     _, findings = findings_of(make_job("classifier", freeze="all"))
 
@@ -117,7 +117,7 @@ def test_a_job_does_not_fail_for_its_report(make_job: MakeJob, store: Store) -> 
 
 
 @pytest.mark.parametrize("mode", ["statistics", "none"])
-def test_no_text_where_none_may_be_kept(make_job: MakeJob, mode: str) -> None:
+def test_findings_have_no_text_if_none_may_be_stored(make_job: MakeJob, mode: str) -> None:
     """If no text may be stored, neither the findings nor any event contains one."""
     cut = Example(text="a table for two peopleish today cut", entities=(Span(start=12, end=20, type="people"),))
     given = {"train": [*tiny_models.restaurant(80), cut], "dev": BOTH}

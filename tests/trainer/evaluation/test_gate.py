@@ -90,7 +90,7 @@ def test_exact_protection_compares_every_span() -> None:
 
 
 @given(st.integers(0, 6), st.integers(0, 6), st.integers(13, 800), st.sampled_from([0.5, 1.0, 3.0]))
-def test_what_would_decide_is_more_than_there_is(gained: int, lost: int, examples: int, margin: float) -> None:
+def test_the_needed_number_exceeds_the_examples(gained: int, lost: int, examples: int, margin: float) -> None:
     """If the examples cannot decide, the needed number is larger than theirs; if they can, there is none."""
     judged = evaluate_gate(
         protected=changed(examples, lost=lost, gained=gained),
@@ -144,7 +144,7 @@ def test_the_adapted_head_is_judged_too(
     assert reason in judged.reason
 
 
-def test_what_was_not_trained_is_refused() -> None:
+def test_a_candidate_without_training_is_rejected() -> None:
     """A candidate without a completed stage is rejected, whatever its scores."""
     good = changed(1000)
 

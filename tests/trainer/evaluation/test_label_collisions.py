@@ -65,7 +65,7 @@ def test_the_worst_come_first_and_the_rest_is_counted() -> None:
     assert "use the old one for both" in note.message
 
 
-def test_a_label_under_a_second_name_is_told(make_job: MakeJob) -> None:
+def test_a_duplicate_label_is_reported(make_job: MakeJob) -> None:
     """If 'forecast' takes the texts of 'weather', an event names both; other new labels collide with nothing."""
     again = [
         Example(text=f"{example.text}0", label="forecast")

@@ -75,7 +75,7 @@ def test_a_fork_gets_its_blocks_nodes_twice_and_its_branch_again(
 
 
 @only_bert
-def test_what_was_one_tensor_and_is_two_cannot_be_grafted(exported: Exported) -> None:
+def test_a_shared_tensor_that_diverged_cannot_be_grafted(exported: Exported) -> None:
     """Parameters that shared a tensor in the base and now differ cannot be grafted."""
     first, second = (block.output.dense.bias for block in exported.model.blocks()[:2])
     with torch.no_grad():

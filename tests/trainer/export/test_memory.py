@@ -135,7 +135,7 @@ def test_a_shared_backbone_needs_somebody_to_judge_it(
     assert verdicts == [("pass", True), ("inconclusive", False)]
 
 
-def test_a_mode_is_left_when_asked(make_job: MakeJob, store: Store) -> None:
+def test_a_job_may_change_the_memory_mode(make_job: MakeJob, store: Store) -> None:
     """A job may request another memory mode: from examples to none, and back to the job's own examples."""
     base = store.get("current")
     events, _ = tiny_models.ending(run_job(make_job("ner", freeze="backbone", memory="none", hyperparameters=QUICK)))
@@ -153,7 +153,7 @@ def test_a_mode_is_left_when_asked(make_job: MakeJob, store: Store) -> None:
     assert read_memory(base.path / MEMORY) != remembered
 
 
-def test_damaged_statistics_are_found(make_job: MakeJob, store: Store) -> None:
+def test_damaged_statistics_are_detected(make_job: MakeJob, store: Store) -> None:
     """A checkpoint whose statistics have changed since it was published is rejected as a base."""
     events, _ = tiny_models.ending(
         run_job(make_job("ner", freeze="backbone", memory="statistics", hyperparameters=QUICK))

@@ -191,7 +191,7 @@ def test_weights_keep_their_channels() -> None:
     assert (np.abs(quantised * scales - weights) <= scales / 2 * 1.001).all()
 
 
-def test_a_graph_without_products_stays_alone(tmp_path: Path) -> None:
+def test_a_graph_without_products_is_not_quantised(tmp_path: Path) -> None:
     """If only the heads have matrix products, nothing is quantised or written."""
     from support import tiny_checkpoints
 
@@ -202,7 +202,7 @@ def test_a_graph_without_products_stays_alone(tmp_path: Path) -> None:
     assert not list(checkpoint.path.glob("*int8*"))
 
 
-def test_what_fp32_answered_before_is_not_asked_again(reduced: Checkpoint) -> None:
+def test_known_fp32_answers_are_reused(reduced: Checkpoint) -> None:
     """Known fp32 answers are used instead of new ones, even if they are wrong."""
     fp32, int8 = (Graph(reduced.path, threads=1, name=name) for name in (GRAPH, INT8_GRAPH))
     requested = reduction(reduced, HELD_OUT[:60])

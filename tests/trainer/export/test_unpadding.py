@@ -98,7 +98,7 @@ def test_a_packed_graph_computes_the_same_of_real_tokens_and_lets_a_mask_be_a_ma
         np.testing.assert_array_equal(after[row, size:], np.repeat(after[row, size - 1][None], 4 - size, axis=0))
 
 
-def test_a_graph_of_unknown_shapes_stays_as_it_is() -> None:
+def test_a_graph_of_unknown_shapes_is_unchanged() -> None:
     """A graph without known shapes is unchanged."""
     model = small()
     del model.graph.value_info[:]

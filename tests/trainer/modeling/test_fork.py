@@ -95,7 +95,7 @@ def test_below_a_fork_nothing_is_one_heads_own(world: World, head: str) -> None:
         assert not is_untouched(world.model, other_name, names)
 
 
-def test_one_heads_path_alone_gives_that_heads_features(world: World) -> None:
+def test_one_path_gives_the_features_of_its_head(world: World) -> None:
     """For one head, a forked model runs only that head's path and gives the same features."""
     world.model.fork("ner", 2)
     world.shake([name for group in trainable_groups(world.model, ("ner",), 2) for name in group.names])
@@ -140,7 +140,7 @@ def test_a_cached_step_equals_an_uncached_one(world: World, depth: int, forked: 
 
 
 @pytest.mark.parametrize("forked", [False, True])
-def test_a_cached_pass_runs_what_lies_above_the_boundary_once(world: World, forked: bool) -> None:
+def test_a_cached_pass_runs_the_upper_blocks_once(world: World, forked: bool) -> None:
     """One run of the shared blocks serves both heads, and nothing below the cached prefix runs."""
     model = world.model
     if forked:

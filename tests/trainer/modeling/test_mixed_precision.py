@@ -48,7 +48,7 @@ def test_it_is_chosen_where_it_gains(bf16: bool, hidden_size: int, mixed: bool) 
     assert recipe.apply_hyperparameters(requested, chosen, blocks=2).mixed_precision is not mixed
 
 
-def test_the_cpu_says_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_depends_on_the_instruction_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Either instruction set is enough, and a torch release that cannot tell counts as none."""
     for able, expected in (
         ({"avx512_bf16": True}, True),

@@ -53,7 +53,7 @@ def test_an_unknown_architecture_is_one_block() -> None:
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 3, 4])
-def test_a_stage_trains_what_it_names_and_nothing_else(model: TwofoldModel, blocks: int) -> None:
+def test_a_stage_trains_only_its_groups(model: TwofoldModel, blocks: int) -> None:
     """The groups of a stage are disjoint, reach the requested depth, and exclude the other head and the token embeddings."""
     groups = trainable_groups(model, ("ner",), blocks)
     names = [name for group in groups for name in group.names]

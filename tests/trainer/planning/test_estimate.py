@@ -42,7 +42,7 @@ def test_only_stages_that_move_blocks_train(make_job: MakeJob) -> None:
 
 
 @pytest.mark.parametrize("freeze", ["auto", "head"])
-def test_the_sentence_counts_what_the_stages_draw(make_job: MakeJob, freeze: Freeze) -> None:
+def test_the_plan_states_the_rehearsed_texts(make_job: MakeJob, freeze: Freeze) -> None:
     """The plan states the largest number of rehearsed texts per epoch of its stages."""
     plan = make_plan(make_job("ner", freeze=freeze, hyperparameters=Hyperparameters(rehearsal_ratio=100.0)))
     drawn = [stage.pool.rehearsed_per_epoch for stage in plan.all_stages]

@@ -32,7 +32,7 @@ LABELS = LabelSet(labels=tuple(sorted(tiny_models.TEMPLATES)), entity_types=("ar
         (0.03, 1, "none"),
     ],
 )
-def test_the_guard_goes_back_once_and_then_leaves(drop: float, breaches: int, action: str) -> None:
+def test_the_guard_restores_once_and_then_ends_the_stage(drop: float, breaches: int, action: str) -> None:
     """A drop of more than three allowances restores the best state, and a second one ends the stage."""
     assert decide(drop, 0.01, breaches) == action
 
@@ -82,7 +82,7 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path / "bert")
 
 
-def test_new_and_rehearsed_texts_are_averaged_apart(world: World) -> None:
+def test_new_and_rehearsed_texts_are_averaged_separately(world: World) -> None:
     """Without a teacher, the loss is the sum of both heads' means over new texts and over rehearsed texts."""
     parts = world.batch[:6], world.batch[6:]
     expected = 0.0
@@ -101,9 +101,7 @@ def test_new_and_rehearsed_texts_are_averaged_apart(world: World) -> None:
     ("adapted", "expected"),
     [("ner", (0.25, 8.0)), ("classifier", (1.0, 2.0)), (None, (1.0, 8.0))],
 )
-def test_what_is_protected_weighs_less_than_what_is_adapted(
-    world: World, adapted: HeadName | None, expected: tuple[float, ...]
-) -> None:
+def test_the_protected_head_has_its_weight(world: World, adapted: HeadName | None, expected: tuple[float, ...]) -> None:
     """One weight scales all losses of the protected head, and another one the NER loss."""
     total = 0.0
     for part in (world.batch[:6], world.batch[6:]):
@@ -119,7 +117,7 @@ def test_what_is_protected_weighs_less_than_what_is_adapted(
     assert world.loss(objective) == pytest.approx(total, rel=1e-5)
 
 
-def test_what_is_rehearsed_weighs_what_it_is_told_to(world: World) -> None:
+def test_rehearsed_texts_have_their_weight(world: World) -> None:
     """One weight scales all losses on rehearsed texts, including distillation, and leaves those on new texts unchanged."""
     held = Distillation(world.teacher, protected=2.0, retained=3.0, retained_on_new=0.0, repair=0.0, temperature=2.0)
     nothing, half, whole = (
@@ -134,7 +132,7 @@ def test_what_is_rehearsed_weighs_what_it_is_told_to(world: World) -> None:
 
 
 @pytest.mark.parametrize("on_new", [0.0, 0.7])
-def test_the_teacher_adds_what_it_says(world: World, on_new: float) -> None:
+def test_the_teacher_adds_distillation(world: World, on_new: float) -> None:
     """The protected head is distilled on all texts, old rows of the adapted head on rehearsed texts or on request on new ones, and new texts are repaired."""
     own = Distillation(world.teacher, protected=2.0, retained=3.0, retained_on_new=on_new, repair=0.25, temperature=2.0)
     expected = 0.0

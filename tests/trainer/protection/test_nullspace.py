@@ -166,7 +166,7 @@ def test_the_branch_of_a_fork_can_be_heard(bert: World) -> None:
         assert torch.allclose(main.total, covariance.total)
 
 
-def test_collecting_leaves_no_trace(bert: World) -> None:
+def test_collecting_removes_its_hooks(bert: World) -> None:
     """After the collection, also with an error in it, the model has no hooks and is in its former mode."""
     bert.model.blocks()[1].train()
     modes = [module.training for module in bert.model.modules()]

@@ -79,7 +79,7 @@ def test_the_guard_looks_unless_it_is_switched_off(make_job: MakeJob, *, guarded
     assert any(isinstance(event, GuardChecked) for event in events) == guarded
 
 
-def test_norms_stay_where_they_may_not_move(make_job: MakeJob, store: Store) -> None:
+def test_frozen_norms_do_not_change(make_job: MakeJob, store: Store) -> None:
     """Without train_norms, no normalisation layer changes, and all other parameters of the blocks do."""
     names = moved(store, trained(make_job, train_norms=False)[0])
 

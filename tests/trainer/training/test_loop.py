@@ -149,7 +149,7 @@ def test_the_latest_state_that_dev_cannot_tell_from_the_best_is_kept(scores: lis
     assert best.best_accepted == max(scores[: kept + 1])
 
 
-def test_what_the_guard_does_not_pass_raises_no_bar() -> None:
+def test_rejected_states_do_not_raise_the_bar() -> None:
     """A state that the guard rejects does not prevent a later state from being kept."""
     first, wild, tame = ({"weight": torch.tensor(float(number))} for number in range(3))
     best = Best(0.5, first, 0.5)
@@ -265,7 +265,7 @@ def test_a_step_casts_a_weight_once_for_all_its_batches(tmp_path: Path) -> None:
     assert not torch.equal(weight, before)
 
 
-def test_what_the_guard_lets_pass_is_kept(tmp_path: Path) -> None:
+def test_an_unbreached_guard_changes_nothing(tmp_path: Path) -> None:
     """A guard without a breach changes nothing: the weights are those of an unguarded stage."""
     free, guarded = World(tmp_path / "a"), World(tmp_path / "b")
     list(free.train())

@@ -24,7 +24,7 @@ LN = [math.log(1.0), math.log(2.0), math.log(5.0)]
         ([[1, 0, 0], [1, 1, 1]], math.log(8)),
     ],
 )
-def test_partial_label_loss_is_minus_log_of_what_is_allowed(allowed: list[list[int]], expected: float) -> None:
+def test_partial_label_loss_is_minus_log_of_the_allowed_probability(allowed: list[list[int]], expected: float) -> None:
     """The loss is the mean of -log of the allowed probability; tokens that may have any tag do not count."""
     logits = torch.tensor([LN] * len(allowed))
 
@@ -77,7 +77,7 @@ def test_one_allowed_tag_needs_no_teacher() -> None:
     assert repaired.item() == pytest.approx(F.cross_entropy(logits, tags).item())
 
 
-def test_the_teacher_repairs_what_the_data_does_not_annotate() -> None:
+def test_the_teacher_repairs_unannotated_types() -> None:
     """A token that may be O or an unannotated type learns the teacher's probabilities, renormalised over the allowed tags."""
     logits = torch.tensor([[0.0, 0.0, 0.0, 0.0]])
     allowed = torch.tensor([[True, True, False, False]])
@@ -89,7 +89,7 @@ def test_the_teacher_repairs_what_the_data_does_not_annotate() -> None:
     assert logits.grad[0].tolist() == pytest.approx([0.25 - 0.25, 0.25 - 0.75, 0.25, 0.25])
 
 
-def test_a_teacher_without_weight_leaves_it_open() -> None:
+def test_repair_without_weight_is_the_partial_label_loss() -> None:
     """With weight 0 the repaired loss is the partial-label loss; each unit of weight adds the same amount, for open tokens only."""
     logits, teacher = torch.randn(5, 4), torch.randn(5, 3)
     allowed = torch.tensor([[True, True, False, False], [True, True, True, False], [False, False, False, True]])[

@@ -65,7 +65,7 @@ def exact(make_job: MakeJob) -> Plan:
 
 @pytest.mark.parametrize(("refit", "room"), [("head", 1), ("top block", 1), ("top block", 0)])
 @pytest.mark.parametrize("forked", [2, 1])
-def test_they_see_what_the_trained_blocks_see(
+def test_refits_use_features_of_the_trained_blocks(
     exact: Plan, monkeypatch: pytest.MonkeyPatch, forked: int, refit: str, room: int
 ) -> None:
     """The cached features are those of the blocks at the start of the stage, for new, rehearsed and dev texts, whether they fit in memory or not."""
@@ -200,9 +200,7 @@ def test_they_rehearse_all_that_is_remembered(make_job: MakeJob, settings: dict[
             assert stage.pool.rehearsed_per_epoch == expected
 
 
-def test_the_head_is_not_trained_alone_where_features_are_not_kept(
-    exact: Plan, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_head_refit_needs_cached_features(exact: Plan, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
     """If features do not fit in memory, the refit of the head is skipped, and the plan does not announce it; the upper half still trains."""
     job = make_job("ner", protection=Exact(), hyperparameters=QUICK)
     monkeypatch.setattr("twofold_trainer.modeling.features.CACHE_BYTES", exact.feature_bytes - 1)
@@ -222,7 +220,7 @@ def test_the_head_is_not_trained_alone_where_features_are_not_kept(
     assert "refit of the head" in make_plan(job).summary()
 
 
-def test_a_job_tells_of_them(exact: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plan_names_refit_stages(exact: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan names the refit stages, their steps are counted, and they are the last completed stages."""
     monkeypatch.setattr("twofold_trainer.training.progress.REPORT_SECONDS", 0.0)
     monkeypatch.setattr(
@@ -240,7 +238,7 @@ def test_a_job_tells_of_them(exact: Plan, monkeypatch: pytest.MonkeyPatch) -> No
     assert last.step == last.total_steps
 
 
-def test_what_does_not_help_is_undone(exact: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unhelpful_refit_is_undone(exact: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a refit does not help, head and blocks keep the state of the stage before, and notes say so."""
     # The probe and the fork are kept whatever dev says, what follows them never.
     chances = iter([1.0, 1.0, -2.0, -2.0])

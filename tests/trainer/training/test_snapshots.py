@@ -182,7 +182,7 @@ def test_a_training_that_is_killed_within_an_epoch_ends_in_the_same_bytes(
 RUN = [sys.executable, "-m", "twofold_trainer", "run", "--threads", "1"]
 
 
-def test_a_process_that_gets_sigkill_goes_on_to_the_same_file(make_job: MakeJob, store: Store, tmp_path: Path) -> None:
+def test_a_killed_process_resumes_to_the_same_weights(make_job: MakeJob, store: Store, tmp_path: Path) -> None:
     """A process that is killed with SIGKILL in its second stage is resumed by another one, and the weights equal an undisturbed process's."""
     settings = {"hyperparameters": LEARNS, "freeze": "staged", "protection": SHARED, "retained_margin": 100.0}
     files = []
@@ -298,7 +298,7 @@ def test_snapshots_are_rare_and_cheap(tmp_path: Path) -> None:
     assert not list(NO_SNAPSHOTS.save_if_due(0, lambda: None))
 
 
-def test_a_job_of_seconds_leaves_no_snapshot(make_job: MakeJob, store: Store) -> None:
+def test_a_short_job_writes_no_snapshot(make_job: MakeJob, store: Store) -> None:
     """A job that ends before the first snapshot is due writes none."""
     tiny_models.until(
         make_job("ner", hyperparameters=LEARNS, freeze="backbone", id="quick", snapshot_seconds=3600.0), "export"
@@ -307,7 +307,7 @@ def test_a_job_of_seconds_leaves_no_snapshot(make_job: MakeJob, store: Store) ->
     assert not (store.root / "jobs" / "quick" / SNAPSHOTS).exists()
 
 
-def test_a_time_that_is_over_still_has_what_was_trained(make_job: MakeJob) -> None:
+def test_a_resumed_trainer_past_its_deadline_keeps_the_best_state(make_job: MakeJob) -> None:
     """A trainer that resumes after the deadline keeps the best state of the snapshots instead of the base."""
     job = with_snapshots(training_of("shared", make_job), "late")
     untrained, _ = weights(msgspec.structs.replace(with_request(job, max_runtime=1e-9), id="never"))

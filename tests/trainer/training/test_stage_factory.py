@@ -47,7 +47,7 @@ def see(stage_factory: StageFactory, inputs: StageInputs) -> tuple[torch.Tensor,
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_what_a_stage_begins_with_needs_no_block(make_job: MakeJob, name: str) -> None:
+def test_initial_features_run_no_block(make_job: MakeJob, name: str) -> None:
     """Before any block has changed, a stage uses the base's features and runs no block."""
     plan, stage, stage_factory = prepare(make_job, name)
     inputs = stage_factory.inputs(stage)
@@ -62,7 +62,7 @@ def test_what_a_stage_begins_with_needs_no_block(make_job: MakeJob, name: str) -
 
 
 @pytest.mark.parametrize("name", ["all blocks", "own copies"])
-def test_once_blocks_may_have_moved_they_are_asked(make_job: MakeJob, name: str) -> None:
+def test_features_of_changed_blocks_are_recomputed(make_job: MakeJob, name: str) -> None:
     """A stage after one that trained blocks is scored on the features of the changed blocks."""
     plan, stage, stage_factory = prepare(make_job, name)
     base = stage_factory.inputs(stage).untrained
@@ -78,7 +78,7 @@ def test_once_blocks_may_have_moved_they_are_asked(make_job: MakeJob, name: str)
 
 @pytest.mark.parametrize("mixed", [True, False])
 @pytest.mark.parametrize("after", ["base", "top block"])
-def test_what_teaches_is_computed_as_steps_compute_it_and_what_judges_in_fp32(
+def test_training_features_have_step_precision_and_dev_features_fp32(
     make_job: MakeJob, after: str, mixed: bool
 ) -> None:
     """Cached features of training texts have the precision of training steps, those of dev texts are fp32."""

@@ -92,7 +92,7 @@ async def test_what_is_shown(scene):
         assert headers["Cache-Control"] == "no-store"
 
 
-async def test_what_is_not_there(scene):
+async def test_unknown_paths(scene):
     """Any other path is a 404 that lists the existing paths."""
     play, over, _, _ = scene
     paths = [

@@ -15,7 +15,7 @@ from twofold_server.observability.metrics import Metrics
 PATIENCE = 60
 
 
-def test_who_hangs_up_leaves_a_line_and_no_traceback(caplog, capfd):
+def test_a_broken_connection_logs_one_line(caplog, capfd):
     """A client that breaks the connection causes one log line and no traceback, and the port keeps serving."""
     caplog.set_level(logging.INFO)
     with serve_http(Metrics(), "127.0.0.1:0") as url:
@@ -38,7 +38,7 @@ def test_who_hangs_up_leaves_a_line_and_no_traceback(caplog, capfd):
 
 
 @pytest.mark.parametrize("rest", [b"\r\n folded: header", b"\x01", b"\x7f", b"x", b"..", b""])
-def test_a_version_that_is_none_is_answered(rest, capfd):
+def test_an_invalid_http_version_is_answered(rest, capfd):
     """An invalid HTTP version is not repeated in the answer."""
     request = b"GET /metrics HTTP/1.0\r\nAccept: application/openmetrics-text; version=1.0.0" + rest + b"\r\n\r\n"
     with serve_http(Metrics(), "127.0.0.1:0") as url:

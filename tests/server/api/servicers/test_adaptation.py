@@ -140,7 +140,7 @@ async def test_jobs_are_listed_newest_first_in_pages(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("token", ["x", "-1", "9" * 19, "²"])
-async def test_a_page_token_that_is_none_is_refused(harness: Harness, token: str) -> None:
+async def test_an_invalid_page_token_is_rejected(harness: Harness, token: str) -> None:
     """An error about an invalid page token names the field."""
     async with served(harness) as (target, _), grpc.aio.insecure_channel(target) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -148,7 +148,7 @@ async def test_a_page_token_that_is_none_is_refused(harness: Harness, token: str
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_a_caller_that_goes_away_leaves_no_upload(harness: Harness) -> None:
+async def test_a_cancelled_upload_leaves_no_files(harness: Harness) -> None:
     """A stream that is cancelled before its end stores nothing."""
     async with served(harness) as (target, _), grpc.aio.insecure_channel(target) as channel:
         call = AdaptationServiceStub(channel).UploadDataset()

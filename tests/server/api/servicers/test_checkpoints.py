@@ -9,7 +9,7 @@ from support.running_server import refusal, running
 from twofold.v1 import checkpoints_pb2 as pb
 
 
-async def test_a_checkpoint_is_described_as_its_manifest_says(store):
+async def test_a_checkpoint_is_described_by_its_manifest(store):
     """A checkpoint is described by id, by alias, or by default as current, with the aliases that name it."""
     async with running(store) as server:
         stub = server.checkpoints
@@ -132,7 +132,7 @@ async def test_a_checkpoint_that_nothing_needs_is_deleted(store):
         assert (await server.predict("rain")).checkpoint_id == "a"
 
 
-async def test_what_is_needed_is_not_deleted(store):
+async def test_needed_checkpoints_are_not_deleted(store):
     """FAILED_PRECONDITION says why: the checkpoint is live or has an alias. Nothing changes, and a rollback works."""
 
     async def refused(stub, name):
@@ -149,7 +149,7 @@ async def test_what_is_needed_is_not_deleted(store):
         assert (await server.predict("rain")).checkpoint_id == "a"
 
 
-async def test_what_answers_is_not_deleted_even_if_no_alias_names_it(store):
+async def test_the_live_checkpoint_is_not_deleted_without_an_alias(store):
     """If another process changed the aliases, the live checkpoint is still not deleted."""
     tiny_checkpoints.publish(store, tiny_checkpoints.Recipe(tag="c"))
 

@@ -67,7 +67,7 @@ UNITS = [
 
 
 @pytest.mark.parametrize(("unit", "offsets"), UNITS)
-async def test_offsets_come_in_the_unit_asked_for(unit, offsets, store):
+async def test_offsets_have_the_requested_unit(unit, offsets, store):
     """After an emoji, the offsets of entities and tokens depend on the requested unit."""
     async with running(store) as server:
         predicted = await server.predict("😀 oslo", offset_unit=unit)
@@ -88,7 +88,7 @@ HEADS = [
 
 
 @pytest.mark.parametrize(("heads", "label", "entities"), HEADS)
-async def test_only_the_heads_asked_for_are_answered(heads, label, entities, store):
+async def test_only_requested_heads_are_answered(heads, label, entities, store):
     """The results of a head that was not requested are empty."""
     async with running(store) as server:
         [prediction] = (await server.predict("rain in oslo", heads=heads)).predictions
@@ -97,7 +97,7 @@ async def test_only_the_heads_asked_for_are_answered(heads, label, entities, sto
 
 
 @pytest.mark.parametrize(("requested", "given"), [(0, 1), (1, 1), (2, 2), (3, 3), (99, 3)])
-async def test_as_many_labels_as_asked_for(requested, given, store):
+async def test_top_labels_limits_the_labels(requested, given, store):
     """Zero means one label, too many means all, and the best label is first."""
     async with running(store) as server:
         [prediction] = (await server.predict("rain", top_labels=requested)).predictions
@@ -122,7 +122,7 @@ async def test_embed_gives_the_features(store):
         assert plain.checkpoint_id == "a"
 
 
-async def test_get_model_describes_what_is_live(store):
+async def test_get_model_describes_the_live_checkpoint(store):
     """Labels, types, sizes and limits are those of the live checkpoint and the settings."""
     async with running(store, max_texts=7) as server:
         model = await server.inference.GetModel(pb.GetModelRequest())
@@ -274,7 +274,7 @@ async def promote(server, name):
     return await server.checkpoints.PromoteCheckpoint(checkpoints_pb2.PromoteCheckpointRequest(checkpoint=name))
 
 
-async def test_shed_load_says_when_to_come_back(store):
+async def test_shed_load_has_a_retry_delay(store):
     """RESOURCE_EXHAUSTED has RetryInfo, comes before the request is read, and leaves health at SERVING."""
     async with running(store, max_requests=3) as server:
         with gated() as gate:
@@ -299,7 +299,7 @@ async def test_shed_load_says_when_to_come_back(store):
         (lambda server: server.inference.Embed(pb.EmbedRequest(texts=["rain"])), "Embed"),
     ],
 )
-async def test_what_would_wait_too_long_is_shed(call, method, store):
+async def test_calls_that_would_wait_too_long_are_shed(call, method, store):
     """A call that would wait longer than max_wait_ms is rejected with RetryInfo and counted; a stream waits."""
     async with running(store, max_wait_ms=0.1, passes=1) as server:
         with gated() as gate:
@@ -337,7 +337,7 @@ async def test_a_deadline_that_passes_in_the_queue_costs_no_pass(store):
         assert sum(dropped) == 1
 
 
-async def test_a_caller_that_leaves_costs_no_pass(store):
+async def test_a_cancelled_call_costs_no_pass(store):
     """A cancelled call leaves the queue, is counted as CANCELLED, and other calls are answered."""
     async with running(store) as server:
         with gated() as gate:

@@ -53,7 +53,7 @@ async def test_texts_in_and_answers_out(form, store):
 
 
 @pytest.mark.parametrize("outputs", [["entities", "label"], ["label_score"], ["checkpoint_id"], ["entities"]])
-async def test_only_what_is_asked_for(outputs, store):
+async def test_only_requested_outputs_are_returned(outputs, store):
     """Outputs are returned in the requested order, without others, and with the same values."""
     async with running(store) as server:
         stub = GRPCInferenceServiceStub(server.channel)
@@ -73,7 +73,7 @@ async def test_offsets_in_the_caller_s_unit(unit, start, store):
         assert (entity["start"], entity["end"]) == (start, start + 4)
 
 
-async def test_what_others_add_is_passed_over(store):
+async def test_unknown_parameters_are_ignored(store):
     """A priority and unknown parameters are ignored."""
     async with running(store) as server:
         stub = GRPCInferenceServiceStub(server.channel)
@@ -153,7 +153,7 @@ WRONG = [
 ]
 
 
-async def test_what_is_wrong_is_named(store):
+async def test_invalid_fields_are_named(store):
     """INVALID_ARGUMENT names the field, its value and the fix, and the server keeps serving."""
     async with running(store, max_texts=4, max_characters=30) as server:
         stub = GRPCInferenceServiceStub(server.channel)
@@ -241,7 +241,7 @@ UNKNOWN = [
 ]
 
 
-async def test_what_is_not_there_is_not_found(store):
+async def test_unknown_names_are_not_found(store):
     """NOT_FOUND quotes the name and lists the existing ones."""
     async with running(store) as server:
         stub = GRPCInferenceServiceStub(server.channel)
@@ -252,7 +252,7 @@ async def test_what_is_not_there_is_not_found(store):
         assert (await server.predict("rain")).checkpoint_id == "a"
 
 
-async def test_a_version_that_goes_while_a_text_waits_is_not_found(store):
+async def test_a_replaced_version_is_not_found(store):
     """A request for one checkpoint is never answered by another one, even if a swap follows the request."""
     entered, leave = threading.Event(), threading.Event()
     run = Engine.run

@@ -54,7 +54,7 @@ async def readiness(stub, name="twofold", version=""):
     return server.ready, model.ready
 
 
-async def test_ready_is_what_answers(store):
+async def test_only_the_live_version_is_ready(store):
     """The model and its live version are ready; another name or version is not, without an error."""
     async with running(store) as server:
         stub = GRPCInferenceServiceStub(server.channel)
@@ -83,7 +83,7 @@ async def test_without_a_checkpoint_nothing_is_ready(tmp_path):
         assert await readiness(stub, version="a") == (True, True)
 
 
-async def test_who_leaves_is_not_ready(store):
+async def test_a_stopping_server_is_not_ready(store):
     """Readiness ends when health is NOT_SERVING, while calls are still answered; the server stays live until its end."""
     going = AsyncExitStack()
     server = await going.enter_async_context(serve(config_of(store, drain_delay=0.5)))
@@ -166,7 +166,7 @@ async def test_a_broken_checkpoint_is_not_loaded(store):
         assert await readiness(stub, version="a") == (True, True)
 
 
-async def test_statistics_are_what_the_metrics_say(store):
+async def test_statistics_match_the_metrics(store):
     """The statistics count the calls of both protocols once, and a swap does not reset them."""
     async with running(store) as server:
         stub = GRPCInferenceServiceStub(server.channel)
@@ -194,7 +194,7 @@ async def test_statistics_are_what_the_metrics_say(store):
         assert values["twofold_request_seconds_count", (("method", "ModelInfer"),)] == 2
 
 
-async def test_what_is_not_served_says_what_to_call_instead(store):
+async def test_unserved_methods_name_an_alternative(store):
     """Triton's other methods are UNIMPLEMENTED with advice, and counted; gRPC rejects unknown ones."""
     async with running(store) as server:
         for method, instead in UNSUPPORTED.items():

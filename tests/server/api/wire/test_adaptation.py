@@ -42,7 +42,7 @@ def span(start: int, end: int, kind: str = "city") -> dict[str, Any]:
     return {"start": start, "end": end, "type": kind}
 
 
-def test_what_is_left_out_means_what_the_proto_says() -> None:
+def test_zero_values_mean_the_documented_defaults() -> None:
     """Zero values are read as the documented defaults."""
     spec, data = read_adapt(request())
 
@@ -351,7 +351,7 @@ def test_every_field_of_a_job_is_written() -> None:
     assert message.report.dataset.label_counts == {"city": 8}
 
 
-def test_a_job_that_waits_shows_what_was_asked() -> None:
+def test_a_queued_job_shows_the_requested_hyperparameters() -> None:
     """Until the trainer resolves them, the hyperparameters are those of the request."""
     requested = job_spec(head="classifier", hyperparameters=Hyperparameters(epochs=7))
 

@@ -14,7 +14,7 @@ from twofold_server.errors import InvalidRequestError
 
 @settings(deadline=None)
 @given(st.lists(st.binary(max_size=50), max_size=20))
-def test_what_was_written_is_read(strings):
+def test_written_strings_are_read_back(strings):
     """Written strings are read back unchanged."""
     assert read_strings(write_strings(strings), len(strings), "raw") == strings
 
@@ -48,7 +48,7 @@ def test_any_bytes_are_read_or_refused(raw, count):
 
 @settings(deadline=None)
 @given(st.lists(st.binary(max_size=8), min_size=1, max_size=5), st.data())
-def test_one_byte_more_or_less_is_noticed(strings, data):
+def test_one_byte_more_or_less_is_rejected(strings, data):
     """Raw contents that are truncated or too long are rejected."""
     raw = write_strings(strings)
     cut = data.draw(st.integers(0, len(raw) - 1))
@@ -69,7 +69,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("raw", "count", "says"), WRONG)
-def test_the_message_says_where_and_what(raw, count, says):
+def test_the_error_names_element_and_length(raw, count, says):
     """The error names the element, its length and the available bytes."""
     with pytest.raises(InvalidRequestError, match=says):
         read_strings(raw, count, "raw")

@@ -62,7 +62,7 @@ def infer(**fields: Any) -> open_pb.ModelInferRequest:
         (read_adapt, adapt(inline={"train": [adaptation_pb2.Example()] * MANY}), "dataset.inline.train[0].text"),
     ],
 )
-def test_the_first_faults_of_many_are_told(read: Any, request_: Any, field: str) -> None:
+def test_the_first_of_many_faults_are_reported(read: Any, request_: Any, field: str) -> None:
     """A request with many faults is rejected with at most twenty violations."""
     takes_config = read in {read_predict, read_infer}
 

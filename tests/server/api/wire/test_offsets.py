@@ -24,7 +24,7 @@ def test_a_slice_is_the_same_text_in_every_unit(unit, text, data):
 
 
 @given(st.text())
-def test_code_points_stay(text):
+def test_code_points_are_unchanged(text):
     """Offsets in code points, and all offsets in ASCII, are unchanged."""
     assert offset_converter(text, "code_point")(len(text)) == len(text)
 
