@@ -109,7 +109,10 @@ def _write_report(report: Report) -> pb.JobReport:
 def write_event(record: EventRecord) -> pb.JobEvent:
     """Return the message of an event."""
     event = pb.JobEvent(
-        sequence=record.sequence, time=_time(record.time), phase=record.phase, message=describe_event(record.event, record.phase)
+        sequence=record.sequence,
+        time=_time(record.time),
+        phase=record.phase,
+        message=describe_event(record.event, record.phase),
     )
     match record.event:
         case model.StateEntered(state=state):
