@@ -142,7 +142,7 @@ def prepare(learner: Learner, task: Task) -> tuple[TrainingContext, LabelSet]:
     else:
         labels = old_labels.append(entity_types=types_of(task.train))
         rows = range(len(old_labels.tags), len(labels.tags))
-    new = tuple(make_targets(task.train, learner.encoder, labels, teaches=(head,)))
+    new = tuple(make_targets(task.train, learner.encoder, labels, heads=(head,)))
     memory = drop_annotations(learner.memory, head) if task.replaces else learner.memory
     with torch.no_grad():
         features = ((target, frozen_features([target.encoding])) for target in new)
