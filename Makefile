@@ -91,7 +91,7 @@ test: setup .venv-triton/.done  ## run all tests
 test-fast: setup  ## run the tests that are not marked slow: before each commit
 	GOMP_SPINCOUNT=2000 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'not slow'
 
-demo: setup  ## train, serve, adapt under load and swap, on this machine (10 minutes)
+demo: setup  ## train, serve, adapt under load and swap, on this machine (3 minutes)
 	$(BIN)/python examples/demo.py
 
 # Serve another store with make serve STORE=path. The default is the demo's store; if it is empty, a first checkpoint is trained.

@@ -81,7 +81,7 @@ def _verify(plan: Plan, staged: Path, texts: Sequence[str], stop: StopSignal) ->
         plan.base.path,
         staged,
         plan.encoder.encode(list(texts)),
-        other_head(plan.job.request.head),
+        other_head(plan.request.head),
         (plan.base.manifest.labels, plan.labels),
         pad_id=plan.encoder.settings.pad_id,
         threads=torch.get_num_threads(),
