@@ -37,7 +37,9 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> argparse.
         epilog="twofold-server COMMAND --help lists the options of a command.",
         allow_abbrev=False,
     )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND [OPTION ...]", required=True)
+    commands = parser.add_subparsers(
+        prog="twofold-server", title="commands", metavar="COMMAND [OPTION ...]", required=True
+    )
     _add_settings_command(commands, "serve", serve, "run the server until SIGTERM or SIGINT")
     doctor = _add_settings_command(commands, "doctor", diagnose, "check whether the server can run on this machine")
     doctor.add_argument("--json", action="store_true", help="print each check as a line of JSON")

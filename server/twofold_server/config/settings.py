@@ -213,8 +213,8 @@ class Config(SettingsGroup):
             raise ValueError("metrics-tls needs tls-certificate and tls-key")
         if not self.tls.certificate and not self.listener.plaintext and not is_loopback(self.listener.listen):
             raise ValueError(
-                f"listen {self.listener.listen!r} is off loopback and there is no TLS; give tls-certificate and tls-key, "
-                "or say --plaintext if the network protects the port"
+                f"listen {self.listener.listen!r} is not a loopback address, which requires TLS; set tls-certificate and tls-key, "
+                "or plaintext if the network protects the port"
             )
 
 
