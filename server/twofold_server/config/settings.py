@@ -214,7 +214,7 @@ class Config(SettingsGroup):
         if not self.tls.certificate and not self.listener.plaintext and not is_loopback(self.listener.listen):
             raise ValueError(
                 f"listen {self.listener.listen!r} is not a loopback address, which requires TLS; set tls-certificate and tls-key, "
-                "or plaintext if the network protects the port"
+                "or --plaintext if the network protects the port"
             )
 
 
